@@ -1,0 +1,154 @@
+"""The documents that travel between sites and hub: candidates, evaluations, the report.
+
+Torch-free and closed (unknown fields are refused), so that hub and outbox can check every byte that leaves a site.
+Numbers are finite; there is no free text beside names the hub already knows.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from suture_stitching.portable.metadata import Member, Task
+
+Metric = Literal["accuracy", "balanced_accuracy", "auroc", "dice", "r2", "mae"]
+SplitName = Literal["validation", "test"]
+CandidateId = Annotated[str, StringConstraints(pattern=r"^c[0-9]{2,4}$")]
+Point = Annotated[str, StringConstraints(pattern=r"^n[0-9]{1,7}$")]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class Interval(_Closed):
+    """A value with its 95 % bootstrap interval."""
+
+    value: Finite
+    low: Finite
+    high: Finite
+
+
+class Stitch(_Closed):
+    """An affine map from the features of member `source` to those of member `target`, at one match.
+
+    Its tensors are `<weight>` (out, in) and `<bias>` (out,) in the candidates' safetensors file.
+    """
+
+    source: Count
+    target: Count
+    weight: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_.]{1,64}$")]
+    bias: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_.]{1,64}$")]
+    r2: Finite | None = None
+
+
+class Match(_Closed):
+    """One place where members are joined: a stitch point per member (by member index), the mixing weight, the stitches.
+
+    The mixed feature of a member is `(1 - alpha) * own + alpha * mean(translated from the others)`.
+    """
+
+    points: dict[Annotated[str, StringConstraints(pattern=r"^[0-9]{1,3}$")], Point]
+    alpha: Fraction
+    stitches: tuple[Stitch, ...]
+
+
+class Candidate(_Closed):
+    """One way to use the members: one of them alone, their plain ensemble, or a stitched ensemble."""
+
+    id: CandidateId
+    kind: Literal["single", "ensemble", "stitched"]
+    members: tuple[Count, ...]
+    matches: tuple[Match, ...] = ()
+    refined: bool = False
+
+
+class CandidateSet(_Closed):
+    """What a `fit` task produced; the tensors of all stitches are in `stitches.safetensors` beside it.
+
+    Candidates `c00` to `c<K-1>` are the members alone, in order; the next one is their plain ensemble.
+    """
+
+    schema_: Literal["suture.candidates/1"] = Field(default="suture.candidates/1", alias="schema")
+    task: Task
+    members: Annotated[tuple[Member, ...], Field(min_length=2)]
+    #: Labels of the ensemble's output: the members' labels, first seen first.
+    labels: tuple[str, ...] | None = None
+    n: Count
+    seed: int
+    candidates: Annotated[tuple[Candidate, ...], Field(min_length=1, max_length=999)]
+
+
+class Score(Interval):
+    """One candidate's metric on one split; `difference` is candidate minus the party's own model, paired."""
+
+    difference: Interval | None = None
+
+
+class SplitScores(_Closed):
+    """All candidates on one split of one party's dataset, and how often members agree there (a label-free proxy)."""
+
+    n: Count
+    scores: dict[CandidateId, Score]
+
+
+class Evaluation(_Closed):
+    """What an `evaluate` task may let out: numbers only."""
+
+    schema_: Literal["suture.evaluation/1"] = Field(default="suture.evaluation/1", alias="schema")
+    metric: Metric
+    higher_is_better: bool = True
+    #: Index of the party's own member, if it has one: what `difference` is measured against.
+    own: Count | None = None
+    splits: dict[SplitName, SplitScores]
+
+
+class PartyReport(_Closed):
+    """One party's rows: `own`, `peer:<repo>`, `ensemble`, `stitched`, measured on its own test data."""
+
+    metric: Metric
+    n: Count
+    rows: dict[str, Interval]
+    verdict: Literal["adopt", "care", "reject"]
+
+
+class CandidateReport(_Closed):
+    """One candidate as the report shows it: `metrics[party]` on the test split, and whether it is on the front."""
+
+    id: CandidateId
+    kind: Literal["single", "ensemble", "stitched"]
+    label: str
+    metrics: dict[str, Finite]
+    front: bool
+
+
+class ReportLineage(_Closed):
+    """What the chosen model was made of."""
+
+    job: str
+    members: tuple[Member, ...]
+
+
+class Missing(_Closed):
+    """A party that was asked and has no column, and how it is told to others."""
+
+    party: str
+    reason: Literal["declined", "no_answer", "too_few_samples", "failed"]
+
+
+class Report(_Closed):
+    """The party report, `report.json`. A contract: fields are only ever added."""
+
+    schema_: Literal["suture.report/1"] = Field(default="suture.report/1", alias="schema")
+    requester: str
+    parties: dict[str, PartyReport]
+    chosen: CandidateId
+    candidates: tuple[CandidateReport, ...]
+    lineage: ReportLineage
+    missing: tuple[Missing, ...] = ()
+    #: Hypervolume of the front over the parties' metrics, reference point 0.
+    hypervolume: Finite | None = None

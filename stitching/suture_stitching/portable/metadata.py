@@ -1,0 +1,210 @@
+"""`suture.json`: what a model is, in words a machine can check.
+
+Field names follow the MONAI bundle's metadata where it has them (`num_channels`, `spatial_shape`, `value_range`,
+`intended_use`, ...). The schema is closed: an unknown field is refused, so that a typo never passes silently.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from suture_stitching.errors import SutureError
+
+SCHEMA: Literal["suture.model/1"] = "suture.model/1"
+MAX_BYTES = 256 * 1024
+
+Text = Annotated[str, StringConstraints(max_length=4000)]
+Label = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Task = Literal["classification", "segmentation", "regression"]
+_PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?")
+
+
+def check_name(name: str) -> str:
+    """Return `name` if it may name a party, site or model; raise `ValueError` saying the rule otherwise."""
+    if not _PART.fullmatch(name) or "--" in name or ".." in name or name.endswith(".git"):
+        raise ValueError(
+            "a name has 1 to 96 ASCII letters, digits, '_', '-' or '.', starts and ends with a letter, digit or '_', "
+            "and holds no '--' or '..' and no '.git' at its end"
+        )
+    return name
+
+
+def check_repo(repo: str) -> str:
+    """Return `repo` if it reads `party/name`; raise `ValueError` saying the rule otherwise."""
+    party, slash, name = repo.partition("/")
+    if not slash:
+        raise ValueError("a model is named party/name")
+    check_name(party)
+    check_name(name)
+    return repo
+
+
+Name = Annotated[str, AfterValidator(check_name)]
+#: `party/name`; the same rule for names as the Hugging Face Hub's.
+Repo = Annotated[str, AfterValidator(check_repo)]
+Revision = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Normalisation(_Closed):
+    """Per-channel `(x - mean) / std`, applied by the caller before the model; one number per channel."""
+
+    mean: tuple[float, ...]
+    std: tuple[Annotated[float, Field(gt=0)], ...]
+
+
+class InputSpec(_Closed):
+    """One input tensor, without its batch dimension: `(num_channels, *spatial_shape)` or `(num_channels,)` for tables.
+
+    `spatial_shape` holds null where any size is accepted. Values lie in `value_range` before `preprocessing`.
+    """
+
+    format: Literal["image", "table", "signal", "sequence"] = "image"
+    modality: Text | None = None
+    num_channels: Annotated[int, Field(ge=1, le=1_000_000)]
+    spatial_shape: Annotated[tuple[Annotated[int, Field(ge=1, le=1_000_000)] | None, ...], Field(max_length=3)] = ()
+    dtype: Literal["float32", "float16", "bfloat16", "float64", "int64"] = "float32"
+    value_range: tuple[float, float] | None = None
+    spacing: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    preprocessing: Normalisation | None = None
+    channels: tuple[Label, ...] | None = None
+
+
+class OutputSpec(_Closed):
+    """One output tensor: `(num_channels,)` for classification, `(num_channels, *spatial_shape)` for segmentation."""
+
+    format: Literal["logits", "probabilities", "values"] = "logits"
+    num_channels: Annotated[int, Field(ge=1, le=1_000_000)]
+    spatial_shape: Annotated[tuple[Annotated[int, Field(ge=1)] | None, ...], Field(max_length=3)] = ()
+
+
+class TrainingData(_Closed):
+    """What the model learnt from, in words; never a path or a name of a patient."""
+
+    description: Text | None = None
+    n: Annotated[int, Field(ge=0)] | None = None
+
+
+class Member(_Closed):
+    """A model that a stitched ensemble was made of."""
+
+    repo: Repo
+    revision: Revision
+    sha256: Sha256
+
+
+class Lineage(_Closed):
+    """Where a stitched ensemble comes from."""
+
+    job: Annotated[str, StringConstraints(max_length=64)]
+    requester: Annotated[str, StringConstraints(max_length=96)]
+    members: Annotated[tuple[Member, ...], Field(min_length=1)]
+    candidate: Annotated[str, StringConstraints(max_length=64)]
+
+
+class ModelMetadata(_Closed):
+    """The content of `suture.json`."""
+
+    schema_: Literal["suture.model/1"] = Field(alias="schema")
+    task: Task
+    inputs: Annotated[dict[Label, InputSpec], Field(min_length=1, max_length=16)]
+    outputs: Annotated[dict[Label, OutputSpec], Field(min_length=1, max_length=16)]
+    #: Names of the output channels, in order; classes of a classifier or of a segmentation (background included).
+    labels: tuple[Label, ...] | None = None
+    license: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    description: Text | None = None
+    intended_use: Text | None = None
+    training_data: TrainingData | None = None
+    authors: tuple[Label, ...] = ()
+    references: tuple[Text, ...] = ()
+    eval_metrics: dict[Label, float] | None = None
+    lineage: Lineage | None = None
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    @model_validator(mode="after")
+    def _labels_match(self) -> ModelMetadata:
+        if self.task in ("classification", "segmentation"):
+            if self.labels is None:
+                raise ValueError(f"labels: a {self.task} model must name its output channels in order")
+            if len(set(self.labels)) != len(self.labels):
+                raise ValueError("labels: each label may occur once")
+            channels = next(iter(self.outputs.values())).num_channels
+            if len(self.labels) != channels:
+                raise ValueError(f"labels: {len(self.labels)} labels for {channels} output channels")
+        return self
+
+    @classmethod
+    def from_json(cls, text: str | bytes, *, where: str = "suture.json") -> ModelMetadata:
+        """Parse and check; raises `SutureError` (`metadata.*`) naming the field."""
+        if len(text) > MAX_BYTES:
+            raise SutureError("metadata.too_large", f"larger than {MAX_BYTES} bytes", where=where)
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            field = ".".join(str(part) for part in first["loc"]) or "(whole document)"
+            raise SutureError(
+                "metadata.invalid",
+                f"{field}: {first['msg']}",
+                where=where,
+                hint="the fields are described in docs/suture-json.md",
+            ) from None
+
+    def to_json(self) -> str:
+        """Return the canonical text: sorted keys, no nulls, ends in a newline."""
+        content = self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def incompatibilities(models: Sequence[tuple[str, ModelMetadata]]) -> list[str]:
+    """Say why these models cannot be combined, one sentence each; empty when they can.
+
+    `models` are (name, metadata). They need one task, one input of the same kind and size, and for classification or
+    segmentation at least one label that two of them share or a union of labels by name (any label sets may differ).
+    """
+    problems: list[str] = []
+    if len(models) < 2:
+        return ["a stitch needs at least two models"]
+    (first_name, first), *rest = models
+    for name, metadata in models:
+        if len(metadata.inputs) != 1 or len(metadata.outputs) != 1:
+            problems.append(f"{name} has several inputs or outputs; only one of each can be stitched")
+    for name, metadata in rest:
+        if metadata.task != first.task:
+            problems.append(f"{first_name} does {first.task}, {name} does {metadata.task}")
+            continue
+        ours, theirs = next(iter(first.inputs.values())), next(iter(metadata.inputs.values()))
+        if ours.format != theirs.format:
+            problems.append(f"{first_name} reads {ours.format}, {name} reads {theirs.format}")
+        if ours.num_channels != theirs.num_channels:
+            problems.append(
+                f"{first_name} reads {ours.num_channels} input channel(s), {name} reads {theirs.num_channels}"
+            )
+        if not _sizes_agree(ours.spatial_shape, theirs.spatial_shape):
+            problems.append(
+                f"{first_name} reads images of {_size(ours.spatial_shape)}, {name} of {_size(theirs.spatial_shape)}"
+            )
+        ours_out, theirs_out = next(iter(first.outputs.values())), next(iter(metadata.outputs.values()))
+        if first.task == "regression" and ours_out.num_channels != theirs_out.num_channels:
+            problems.append(
+                f"{first_name} predicts {ours_out.num_channels} value(s), {name} {theirs_out.num_channels}"
+            )
+    return problems
+
+
+def _sizes_agree(a: tuple[int | None, ...], b: tuple[int | None, ...]) -> bool:
+    return len(a) == len(b) and all(x is None or y is None or x == y for x, y in zip(a, b, strict=True))
+
+
+def _size(shape: tuple[int | None, ...]) -> str:
+    return " x ".join("any" if size is None else str(size) for size in shape) or "no spatial size"
