@@ -1,0 +1,502 @@
+"""A connection to a hub: every call has a timeout, is retried where that is harmless, and fails with a `SutureError`.
+
+    with Connection("https://hub.example", token) as hub:
+        hub.get("/v1/whoami")
+        hub.download("/v1/models/north/digits/revisions/latest/files/model.safetensors", path, sha256=digest)
+
+The token travels in one header to one origin (redirects are not followed) and is in no error, log line or URL.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+import httpx
+
+from suture_stitching.errors import SutureError
+
+ATTEMPTS = 5
+MAX_DOCUMENT = 64 * 2**20
+#: Told how many more bytes went over the wire; negative when a transfer had to start again.
+OnBytes = Callable[[int], None]
+
+_PROGRESS = 2**20
+_LONGEST_PAUSE = 20.0
+_LONGEST_RETRY_AFTER = 120.0
+_IDEMPOTENT = {"GET", "HEAD", "PUT", "DELETE"}
+_LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+
+
+class HubError(SutureError):
+    """The hub refused or could not be asked. `status` is the HTTP status, or None when no answer came."""
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        where: str | None = None,
+        hint: str | None = None,
+        status: int | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(code, message, where=where, hint=hint)
+        self.status = status
+        self.retry_after = retry_after
+
+
+class AuthError(HubError):
+    """401 or 403: no token, a wrong or revoked one, or one whose roles do not allow this."""
+
+
+class NotFound(HubError):
+    """404: it does not exist, or this token may not see it."""
+
+
+class Conflict(HubError):
+    """409: the request contradicts what the hub knows."""
+
+
+class Fenced(Conflict):
+    """409 `task.fenced`: another lease of this task is valid now, or the task has ended. Stop working on it."""
+
+
+class Refused(HubError):
+    """Any other 4xx: the hub checked what it got and does not accept it."""
+
+
+class Unavailable(HubError):
+    """No answer, 429 or 5xx, after all retries: the same request may succeed later."""
+
+
+class Connection:
+    """Calls to one hub with one token; safe to share between threads. Opens no socket until the first call.
+
+    `sleep` waits between retries; pass an event's `wait` to make it end early.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: str | None = None,
+        *,
+        attempts: int = ATTEMPTS,
+        timeout: float = 30.0,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        self.url = check_url(url)
+        self._attempts = attempts
+        self._timeout = timeout
+        self._sleep = sleep
+        headers = {"User-Agent": "suture/1", "Accept": "application/json"}
+        if token is not None:
+            headers["Authorization"] = f"Bearer {check_token(token)}"
+        # A hospital's proxy cannot reach this machine's own loopback: leave the environment's proxies aside there.
+        self._client = httpx.Client(
+            base_url=self.url, headers=headers, trust_env=httpx.URL(self.url).host not in _LOOPBACK
+        )
+
+    def __repr__(self) -> str:
+        return f"Connection({self.url!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the sockets."""
+        self._client.close()
+
+    # Documents
+
+    def get(self, path: str, *, wait: float = 0.0, **params: Any) -> Any:
+        """Return the JSON document at `path`; `wait` is how long the hub was asked to hold its answer, in seconds."""
+        return self.request("GET", path, params=params, wait=wait)
+
+    def post(self, path: str, body: Any = None, *, idempotent: bool = False, wait: float = 0.0) -> Any:
+        """Send a JSON document and return the answer, or None for 204. Retried after any failure only if idempotent."""
+        return self.request("POST", path, body=body, idempotent=idempotent, wait=wait)
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Any = None,
+        params: Mapping[str, Any] | None = None,
+        idempotent: bool | None = None,
+        wait: float = 0.0,
+    ) -> Any:
+        """Make one call, with retries, and return its JSON document, or None when the answer has no content."""
+        harmless = method in _IDEMPOTENT if idempotent is None else idempotent
+        build = {"json": body} if body is not None else {}
+        return self._retried(
+            harmless,
+            lambda: self._document(method, path, params=_given(params), timeout=self._limits(wait), **build),
+        )
+
+    def pages(self, path: str, *, limit: int | None = None, **params: Any) -> Iterator[Any]:
+        """Yield the items of a listing, page after page, at most `limit` of them."""
+        cursor: str | None = None
+        seen = 0
+        while limit is None or seen < limit:
+            page = self.get(path, **params, cursor=cursor, limit=min(100, limit - seen) if limit else None)
+            for item in page["items"]:
+                yield item
+                seen += 1
+            # A hub that answers the same cursor again would otherwise keep us here for ever.
+            if page["next"] is None or page["next"] == cursor:
+                return
+            cursor = page["next"]
+
+    # Files
+
+    def download(
+        self,
+        path: str,
+        target: Path,
+        *,
+        sha256: str,
+        size: int | None = None,
+        on_bytes: OnBytes | None = None,
+    ) -> Path:
+        """Stream a file to `target`, which appears complete and verified or not at all; resumed when interrupted.
+
+        Raises `SutureError` `download.digest` when the content is not what was promised.
+        """
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
+        partial = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                transfer = _Transfer(file, size, on_bytes or (lambda _count: None))
+                self._fetch(path, transfer)
+                found = transfer.digest.hexdigest()
+                if found != sha256:
+                    raise SutureError(
+                        "download.digest",
+                        f"the content has sha256 {found}, but {sha256} was promised",
+                        where=path,
+                        hint="try again; if it happens again, tell the hub's operator: the file was altered or damaged",
+                    )
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(target)
+            _sync_folder(target.parent)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        return target
+
+    def _fetch(self, path: str, transfer: _Transfer) -> None:
+        failures = 0
+        while True:
+            before = transfer.received
+            try:
+                self._fetch_rest(path, transfer)
+                return
+            except Unavailable as error:
+                # What counts is failing again and again at one spot: a long file may see many short interruptions.
+                failures = 1 if transfer.received - before >= _PROGRESS else failures + 1
+                if failures >= self._attempts:
+                    raise
+                self._sleep(pause(failures, error.retry_after))
+
+    def _fetch_rest(self, path: str, transfer: _Transfer) -> None:
+        headers = {"Accept": "*/*", "Accept-Encoding": "identity"}
+        if transfer.received:
+            headers["Range"] = f"bytes={transfer.received}-"
+        try:
+            with self._client.stream("GET", path, headers=headers, timeout=self._limits(0)) as response:
+                if response.status_code == 416:
+                    transfer.restart()
+                    raise Unavailable("hub.range", "the hub could not continue the download", where=path, status=416)
+                if not response.is_success:
+                    raise _error_of(response, _read(response))
+                expected = f"bytes {transfer.received}-"
+                if response.status_code != 206 or not response.headers.get("Content-Range", "").startswith(expected):
+                    transfer.restart()
+                for chunk in response.iter_raw():
+                    transfer.write(chunk)
+        except httpx.TransportError as error:
+            raise _unreachable(self.url, error) from None
+
+    def upload(
+        self,
+        path: str,
+        source: Path | bytes,
+        *,
+        params: Mapping[str, Any] | None = None,
+        on_bytes: OnBytes | None = None,
+    ) -> Any:
+        """PUT one file, or bytes, as the raw body, streamed; return the answer."""
+
+        def attempt() -> Any:
+            with ExitStack() as stack:
+                content: Any = source
+                if isinstance(source, Path):
+                    content = stack.enter_context(_CountedFile(source, on_bytes))
+                return self._document(
+                    "PUT",
+                    path,
+                    params=_given(params),
+                    content=content,
+                    headers={"Content-Type": "application/octet-stream"},
+                    timeout=self._limits(300),
+                )
+
+        return self._retried(True, attempt)
+
+    def upload_parts(
+        self,
+        path: str,
+        parts: Mapping[str, tuple[str, Path | bytes]],
+        *,
+        params: Mapping[str, Any] | None = None,
+        on_bytes: OnBytes | None = None,
+    ) -> Any:
+        """PUT several files as one streamed multipart form; `parts` is field -> (file name, content)."""
+
+        def attempt() -> Any:
+            with ExitStack() as stack:
+                files = {
+                    field: (
+                        name,
+                        stack.enter_context(_CountedFile(source, on_bytes)) if isinstance(source, Path) else source,
+                        "application/octet-stream",
+                    )
+                    for field, (name, source) in parts.items()
+                }
+                return self._document("PUT", path, params=_given(params), files=files, timeout=self._limits(300))
+
+        return self._retried(True, attempt)
+
+    # One call
+
+    def _retried(self, harmless: bool, call: Callable[[], Any]) -> Any:
+        for attempt in range(1, self._attempts + 1):
+            try:
+                return call()
+            except Unavailable as error:
+                if attempt == self._attempts or not (harmless or _was_not_processed(error)):
+                    raise
+                self._sleep(pause(attempt, error.retry_after))
+        raise AssertionError("unreachable")
+
+    def _document(self, method: str, path: str, **options: Any) -> Any:
+        try:
+            with self._client.stream(method, path, **options) as response:
+                body = _read(response)
+        except httpx.TransportError as error:
+            raise _unreachable(self.url, error) from None
+        if not response.is_success:
+            raise _error_of(response, body)
+        if not body:
+            return None
+        try:
+            return httpx.Response(200, content=body).json()
+        except ValueError:
+            raise HubError(
+                "hub.answer",
+                "the answer is not JSON",
+                where=f"{self.url}{path}",
+                hint="check that the URL is that of a Suture hub",
+                status=response.status_code,
+            ) from None
+
+    def _limits(self, wait: float) -> httpx.Timeout:
+        return httpx.Timeout(self._timeout, connect=10.0, read=self._timeout + wait)
+
+
+def segment(text: str) -> str:
+    """Return `text` quoted as one piece of a URL's path."""
+    return quote(text, safe="")
+
+
+def model_path(repo: str) -> str:
+    """Return the path of the model `party/name` under the hub's URL."""
+    party, _, name = repo.partition("/")
+    return f"/v1/models/{segment(party)}/{segment(name)}"
+
+
+def pause(attempt: int, retry_after: float | None = None, jitter: Callable[[], float] = random.random) -> float:
+    """Return how many seconds to wait after failure number `attempt` (from 1).
+
+    Exponential with full jitter, at most 20 s, but never less than what the server asked for (at most 120 s).
+    """
+    backoff = min(_LONGEST_PAUSE, 0.25 * 2.0**attempt) * jitter()
+    return max(backoff, min(retry_after or 0.0, _LONGEST_RETRY_AFTER))
+
+
+def check_url(url: str) -> str:
+    """Return the hub's URL without a slash at its end; raise `SutureError` `hub.url` unless it is plain http(s)."""
+    hint = "give it as https://hub.example"
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        raise SutureError("hub.url", "this is not a URL", where="hub URL", hint=hint) from None
+    if parsed.userinfo:
+        raise SutureError("hub.url", "the URL holds a user name or password", where="hub URL", hint=hint)
+    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.fragment:
+        raise SutureError("hub.url", f"{url!r} is not the address of a hub", where="hub URL", hint=hint)
+    return url.rstrip("/")
+
+
+def check_token(token: str) -> str:
+    """Return the token; raise `SutureError` `auth.token` if it cannot be one (never showing it)."""
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise SutureError(
+            "auth.token",
+            "the token holds characters that no token has",
+            where="token",
+            hint="copy it again, without spaces or line breaks",
+        )
+    return token
+
+
+class _Transfer:
+    """The received part of a download: written, hashed and counted together."""
+
+    def __init__(self, file: io.BufferedWriter, size: int | None, on_bytes: OnBytes) -> None:
+        self.digest = hashlib.sha256()
+        self.received = 0
+        self._file = file
+        self._size = size
+        self._on_bytes = on_bytes
+
+    def write(self, chunk: bytes) -> None:
+        if self._size is not None and self.received + len(chunk) > self._size:
+            raise SutureError("download.size", f"more than the promised {self._size} bytes came", where="download")
+        self._file.write(chunk)
+        self.digest.update(chunk)
+        self.received += len(chunk)
+        self._on_bytes(len(chunk))
+
+    def restart(self) -> None:
+        self._on_bytes(-self.received)
+        self._file.seek(0)
+        self._file.truncate()
+        self.digest = hashlib.sha256()
+        self.received = 0
+
+
+class _CountedFile(io.FileIO):
+    """A file being uploaded that tells how much of it was read."""
+
+    def __init__(self, path: Path, on_bytes: OnBytes | None) -> None:
+        super().__init__(path, "rb")
+        self._on_bytes = on_bytes
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        chunk = super().read(size if size is not None else -1)
+        if self._on_bytes is not None:
+            self._on_bytes(len(chunk))
+        return chunk
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        position = self.tell()
+        target = super().seek(offset, whence)
+        if self._on_bytes is not None and target != position:
+            self._on_bytes(target - position)
+        return target
+
+
+def _read(response: httpx.Response) -> bytes:
+    body = bytearray()
+    for chunk in response.iter_bytes():
+        body += chunk
+        if len(body) > MAX_DOCUMENT:
+            raise HubError("hub.answer", f"the answer is larger than {MAX_DOCUMENT} bytes", where=response.url.path)
+    return bytes(body)
+
+
+def _error_of(response: httpx.Response, body: bytes) -> HubError:
+    status = response.status_code
+    code, message, where, hint = f"http.{status}", f"the hub answered {status}", response.url.path, None
+    try:
+        told = httpx.Response(status, content=body).json()["error"]
+        code, message = _plain(told["code"]) or code, _plain(told["message"]) or message
+        where, hint = _plain(told.get("where")) or where, _plain(told.get("hint"))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        pass  # a proxy's page, say: the status is all we know
+    kind = _kind(status, code)
+    return kind(code, message, where=where, hint=hint, status=status, retry_after=_retry_after(response))
+
+
+def _kind(status: int, code: str) -> type[HubError]:
+    if status in (401, 403):
+        return AuthError
+    if status == 404:
+        return NotFound
+    if status == 409:
+        return Fenced if code == "task.fenced" else Conflict
+    if status == 429 or status >= 500:
+        return Unavailable
+    return Refused
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    value = response.headers.get("Retry-After")
+    if value is None:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return None
+
+
+def _was_not_processed(error: Unavailable) -> bool:
+    """Whether the hub certainly did nothing: it said so, or no connection was made."""
+    return error.status in (429, 503) or error.code == "hub.unreachable"
+
+
+def _unreachable(url: str, error: httpx.TransportError) -> Unavailable:
+    reason = _plain(str(error)) or type(error).__name__
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout):
+        return Unavailable(
+            "hub.unreachable",
+            f"no connection ({reason})",
+            where=url,
+            hint="check the URL, and that the hub runs: GET /healthz needs no token",
+        )
+    return Unavailable("hub.interrupted", f"the connection broke ({reason})", where=url, hint="try again")
+
+
+def _plain(text: object) -> str | None:
+    """Return text from the other side fit for a terminal: printable and bounded."""
+    if not isinstance(text, str):
+        return None
+    return "".join(character if character.isprintable() else " " for character in text[:2000]).strip() or None
+
+
+def _given(params: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {key: value for key, value in (params or {}).items() if value is not None}
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
