@@ -1,0 +1,57 @@
+"""Readers of a site's datasets: folders of images, `.npz` files and tables.
+
+    spec = DatasetSpec(path="scans", format="image_folder", labels=("normal", "pneumonia"))
+    dataset = open_dataset(spec)
+    for inputs, targets in dataset.batches("train", 64, seed=0):
+        ...
+
+Errors name files, columns and positions, never a value: it may belong to a patient.
+"""
+
+from __future__ import annotations
+
+from suture_stitching.data.dataset import ArrayDataset, Dataset
+from suture_stitching.data.spec import SPLITS, Columns, DatasetSpec, Split, SplitRule
+from suture_stitching.errors import SutureError
+
+
+def open_dataset(spec: DatasetSpec) -> Dataset:
+    """Open what `spec` describes and check it; raises `SutureError` (`dataset.*`) saying what is wrong and where."""
+    where = str(spec.path)
+    if not spec.path.exists():
+        raise SutureError(
+            "dataset.missing_path",
+            "there is nothing at this path",
+            where=where,
+            hint="check the dataset's path and that its volume is mounted",
+        )
+    if spec.path.is_dir() != (spec.format == "image_folder"):
+        kind = "a folder" if spec.path.is_dir() else "a file"
+        raise SutureError(
+            "dataset.wrong_format",
+            f"this is {kind}, but the format is {spec.format}",
+            where=where,
+            hint="image_folder is a folder; npz, csv and parquet are files",
+        )
+    try:
+        if spec.format == "image_folder":
+            from suture_stitching.data.image_folder import ImageFolder
+
+            return ImageFolder(spec)
+        if spec.format == "npz":
+            from suture_stitching.data.npz import open_npz
+
+            return open_npz(spec)
+        from suture_stitching.data.table import open_table
+
+        return open_table(spec)
+    except PermissionError:
+        raise SutureError(
+            "dataset.not_readable",
+            "the site may not read this",
+            where=where,
+            hint="give the account that runs the site's worker read access",
+        ) from None
+
+
+__all__ = ["SPLITS", "ArrayDataset", "Columns", "Dataset", "DatasetSpec", "Split", "SplitRule", "open_dataset"]
