@@ -1,0 +1,177 @@
+"""What the hub answers, checked: a field that is missing or of another kind is an error, an unknown one is ignored."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError, model_validator
+
+from suture.http import HubError
+from suture_stitching.documents import Report
+from suture_stitching.errors import SutureError
+from suture_stitching.portable.metadata import Member, ModelMetadata, Name, Repo, Sha256
+from suture_stitching.portable.metadata import Revision as RevisionId
+
+JobState = Literal["queued", "fitting", "evaluating", "composing", "complete", "partial", "failed", "cancelled"]
+ENDED: frozenset[JobState] = frozenset({"complete", "partial", "failed", "cancelled"})
+#: A plain file name: it becomes one in a folder here, so it must not lead anywhere else.
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$")]
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    @classmethod
+    def of(cls, document: Any, where: str) -> Self:
+        """Check a document; raises `HubError` `hub.answer` naming the field that is not as agreed."""
+        try:
+            return cls.model_validate(document)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            field = ".".join(str(part) for part in first["loc"]) or "(whole document)"
+            raise HubError(
+                "hub.answer",
+                f"the hub's answer is not as agreed: {field}: {first['msg']}",
+                where=where,
+                hint="compare the versions of the hub and of this client",
+            ) from None
+
+
+class File(_Answer):
+    """One file of a revision."""
+
+    name: FileName
+    size: int
+    sha256: Sha256
+
+
+class Revision(_Answer):
+    """An immutable commit of a model; its id is computed from its files' digests, and checked here."""
+
+    id: RevisionId
+    repo: Repo
+    created_at: datetime
+    metadata: ModelMetadata
+    files: tuple[File, ...]
+    job: str | None = None
+
+    @model_validator(mode="after")
+    def _id_follows_from_files(self) -> Self:
+        if revision_id({file.name: file.sha256 for file in self.files}) != self.id:
+            raise ValueError("the id does not follow from the files' digests")
+        if not any(file.name == "model.safetensors" for file in self.files):
+            raise ValueError("there is no model.safetensors")
+        return self
+
+    def file(self, name: str) -> File | None:
+        """Return the entry of one file, or None when the revision does not have it."""
+        return next((file for file in self.files if file.name == name), None)
+
+    @property
+    def model_file(self) -> File:
+        """The entry of `model.safetensors`."""
+        return next(file for file in self.files if file.name == "model.safetensors")
+
+
+class Model(_Answer):
+    """A repository `party/name` and its newest revision."""
+
+    id: Repo
+    visibility: Literal["private", "all"]
+    shared_with: tuple[Name, ...] = ()
+    revision: RevisionId
+    metadata: ModelMetadata
+    created_at: datetime
+    updated_at: datetime
+
+
+class TaskProgress(_Answer):
+    """How far a site says it is."""
+
+    step: str
+    done: int
+    total: int
+    seconds_left: float | None = None
+
+
+class Task(_Answer):
+    """One site's part of a job."""
+
+    id: str
+    kind: Literal["fit", "evaluate", "compose"]
+    party: str
+    state: str
+    attempt: int = 0
+    progress: TaskProgress | None = None
+    reason: str | None = None
+
+
+class Result(_Answer):
+    """The revision a job published."""
+
+    repo: Repo
+    revision: RevisionId
+
+
+class MissingParty(_Answer):
+    """A party that was asked and is not in the report."""
+
+    party: str
+    reason: str
+
+
+class JobError(_Answer):
+    """Why a job failed; `correlation_id` finds the details in the log of the site concerned."""
+
+    code: str
+    correlation_id: str | None = None
+
+
+class JobStatus(_Answer):
+    """A job as it is now."""
+
+    id: str
+    requester: str
+    state: JobState
+    models: tuple[Member, ...]
+    dataset: str
+    evaluate_at: tuple[str, ...]
+    created_at: datetime
+    finished_at: datetime | None = None
+    tasks: tuple[Task, ...] = ()
+    result: Result | None = None
+    missing: tuple[MissingParty, ...] = ()
+    error: JobError | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the job will not change any more."""
+        return self.state in ENDED
+
+
+class Event(_Answer):
+    """Something that happened to a job."""
+
+    seq: int
+    at: datetime
+    task: str | None = None
+    kind: str
+    data: dict[str, Any] = {}
+
+
+def revision_id(digests: dict[str, str]) -> str:
+    """Return the id of a revision: 40 hex digits of the SHA-256 over the sorted lines `name NUL sha256 LF`."""
+    lines = "".join(f"{name}\0{digest}\n" for name, digest in sorted(digests.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()[:40]
+
+
+def read_report(text: str | bytes, *, where: str) -> Report:
+    """Parse `report.json`; raises `SutureError` `report.invalid`."""
+    try:
+        return Report.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(part) for part in first["loc"]) or "(whole document)"
+        raise SutureError("report.invalid", f"{field}: {first['msg']}", where=where) from None

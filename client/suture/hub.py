@@ -1,0 +1,317 @@
+"""A hub as seen from Python: publish, list, stitch, load.
+
+import suture
+
+hub = suture.Hub("https://hub.example", token)          # or what `suture login` stored
+hub.publish(network, example, "north/digits", labels=["0", "1"], license="CC-BY-4.0")
+job = hub.stitch(["north/digits", "south/digits"], dataset="digits", evaluate_at=["south"])
+job.wait()
+model = hub.load(job.status.result.repo)                 # a torch.nn.Module
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
+
+from suture.answers import File, JobStatus, Model, Revision, read_report
+from suture.credentials import resolve
+from suture.http import Connection, NotFound, OnBytes, model_path, segment
+from suture.job import Job
+from suture.parcel import Description, Parcel, export_model, pack, sha256_of
+from suture_stitching.documents import Report
+from suture_stitching.errors import SutureError
+from suture_stitching.portable.metadata import Member, ModelMetadata, check_repo
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+
+Visibility = Literal["private", "all"]
+
+
+class Hub:
+    """One hub, as one party. Opens no connection until the first call.
+
+    Without arguments: SUTURE_HUB and SUTURE_TOKEN, then what `suture login` stored. Every method may raise
+    `SutureError`; its subclasses in `suture.http` say whether the token, the name or the network is at fault.
+    """
+
+    def __init__(self, url: str | None = None, token: str | None = None) -> None:
+        credentials = resolve(url, token)
+        self.connection = Connection(credentials.url, credentials.token)
+
+    def __repr__(self) -> str:
+        return f"Hub({self.connection.url!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.connection.close()
+
+    @property
+    def url(self) -> str:
+        """The hub's address."""
+        return self.connection.url
+
+    def whoami(self) -> dict[str, Any]:
+        """Return whose token this is: `party`, `kind`, `roles`."""
+        answer: dict[str, Any] = self.connection.get("/v1/whoami")
+        return answer
+
+    # Models
+
+    def publish(
+        self,
+        model: Module,
+        example: Tensor,
+        repo: str,
+        *,
+        card: str | None = None,
+        visibility: Visibility = "all",
+        show: Callable[[Parcel], None] | None = None,
+        **description: Unpack[Description],
+    ) -> Revision:
+        """Export `model`, check that the file alone computes the same, and publish it as `repo` (`party/name`).
+
+        `example` is a batch of inputs `(N, C, *spatial)` with N >= 2. What leaves is handed to `show` first, which may
+        raise to stop; without it, a line per file is printed. The same content again gives the same revision.
+        """
+        _check_repo(repo)
+        with tempfile.TemporaryDirectory(prefix="suture-") as folder:
+            path = Path(folder) / "model.safetensors"
+            metadata = export_model(model, example, path, **description)
+            return self._send(repo, pack(path, metadata, repo=repo, card=card), visibility, show)
+
+    def publish_file(
+        self,
+        path: str | Path,
+        repo: str,
+        *,
+        metadata: ModelMetadata | str | Path | None = None,
+        card: str | None = None,
+        visibility: Visibility = "all",
+        show: Callable[[Parcel], None] | None = None,
+        on_bytes: OnBytes | None = None,
+    ) -> Revision:
+        """Publish a portable model that was exported before.
+
+        `metadata` is a `suture.json`, by default the one beside the model; a `README.md` beside it is the card.
+        """
+        _check_repo(repo)
+        path = Path(path)
+        if path.is_dir():
+            path = path / "model.safetensors"
+        if not isinstance(metadata, ModelMetadata):
+            metadata = _read_metadata(Path(metadata) if metadata is not None else path.parent / "suture.json")
+        if card is None and (path.parent / "README.md").is_file():
+            card = (path.parent / "README.md").read_text()
+        return self._send(repo, pack(path, metadata, repo=repo, card=card), visibility, show, on_bytes)
+
+    def models(self, search: str | None = None, *, party: str | None = None, task: str | None = None) -> list[Model]:
+        """Return the models this token may read, by name."""
+        pages = self.connection.pages("/v1/models", search=search, party=party, task=task)
+        return [Model.of(item, "/v1/models") for item in pages]
+
+    def revision(self, repo: str, revision: str | None = None) -> Revision:
+        """Return what is known of a revision: its metadata and files; by default the newest."""
+        _check_repo(repo)
+        path = f"{model_path(repo)}/revisions/{segment(revision or 'latest')}"
+        found = Revision.of(self.connection.get(path), path)
+        if found.repo != repo or (revision is not None and found.id != revision):
+            raise SutureError("hub.answer", f"the hub answered with {found.repo} at {found.id}", where=path)
+        return found
+
+    def load(self, repo: str, revision: str | None = None, *, device: str = "cpu") -> Module:
+        """Return the model as a `torch.nn.Module`, in evaluation mode, from the cache where it is there already.
+
+        Digests and lineage are verified; nothing in the file is executed but the graph's allowed operators.
+        """
+        from suture_stitching.portable.format import check_against, check_file
+        from suture_stitching.portable.runtime import load
+
+        found = self.revision(repo, revision)
+        self.verify_lineage(found)
+        file = found.model_file
+        path = _cache() / f"{file.sha256}.safetensors"
+        if not path.is_file() or sha256_of(path) != file.sha256:
+            self._download(found, file, path)
+        check_against(check_file(path), found.metadata, where=f"{repo} at {found.id}")
+        return load(path, device=device)
+
+    def pull(
+        self, repo: str, folder: str | Path, revision: str | None = None, *, on_bytes: OnBytes | None = None
+    ) -> Revision:
+        """Write all files of a revision into `folder`, each verified; files that are there already are left alone."""
+        found = self.revision(repo, revision)
+        self.verify_lineage(found)
+        for file in found.files:
+            target = Path(folder) / file.name
+            if target.is_file() and sha256_of(target) == file.sha256:
+                if on_bytes is not None:
+                    on_bytes(file.size)
+                continue
+            self._download(found, file, target, on_bytes)
+        return found
+
+    def report(self, repo: str, revision: str | None = None) -> Report:
+        """Return the party report of a stitched ensemble."""
+        found = self.revision(repo, revision)
+        file = found.file("report.json")
+        if file is None:
+            raise SutureError(
+                "report.none",
+                "this revision has no report: it was published, not stitched",
+                where=f"{repo} at {found.id}",
+            )
+        with tempfile.TemporaryDirectory(prefix="suture-") as name:
+            text = self._download(found, file, Path(name) / file.name).read_bytes()
+        return read_report(text, where=f"{repo} at {found.id}")
+
+    def verify_lineage(self, revision: Revision) -> list[Member]:
+        """Check that the members a model says it is made of are what the hub holds under those names.
+
+        Returns the members that this token cannot see and that are therefore unverified. Raises `SutureError`
+        `lineage.contradiction` when one is visible and differs.
+        """
+        lineage = revision.metadata.lineage
+        unseen: list[Member] = []
+        for member in lineage.members if lineage is not None else ():
+            try:
+                found = self.revision(member.repo, member.revision)
+            except NotFound:
+                unseen.append(member)
+                continue
+            if found.model_file.sha256 != member.sha256:
+                raise SutureError(
+                    "lineage.contradiction",
+                    f"it names {member.repo} at {member.revision} with another digest than the hub has",
+                    where=f"{revision.repo} at {revision.id}",
+                    hint="do not use it; tell the hub's operator",
+                )
+        return unseen
+
+    # Jobs
+
+    def stitch(
+        self,
+        models: Sequence[str],
+        dataset: str,
+        evaluate_at: Sequence[str] = (),
+        *,
+        publish_as: str | None = None,
+        evaluate_within: int = 86400,
+        **options: Any,
+    ) -> Job:
+        """Ask for a stitched ensemble of `models` (`party/name` or `party/name@revision`), fitted on `dataset`.
+
+        `dataset` is the name your own site gave it; the parties in `evaluate_at` are asked to evaluate (`party` or
+        `party/dataset`) and have `evaluate_within` seconds. The result appears as `<your party>/<publish_as>`.
+        """
+        body = {
+            "models": [_model_at(name) for name in models],
+            "dataset": dataset,
+            "evaluate_at": list(evaluate_at),
+            "publish_as": publish_as,
+            "evaluate_within": evaluate_within,
+            "options": options,
+        }
+        answer = self.connection.post("/v1/jobs", {key: value for key, value in body.items() if value is not None})
+        return Job(self.connection, JobStatus.of(answer, "/v1/jobs"))
+
+    def job(self, job: str) -> Job:
+        """Return a job by its id."""
+        path = f"/v1/jobs/{segment(job)}"
+        return Job(self.connection, JobStatus.of(self.connection.get(path), path))
+
+    def jobs(self, state: str | None = None, *, limit: int = 50) -> list[JobStatus]:
+        """Return your party's newest jobs."""
+        return [JobStatus.of(item, "/v1/jobs") for item in self.connection.pages("/v1/jobs", state=state, limit=limit)]
+
+    # The way of the bytes
+
+    def _send(
+        self,
+        repo: str,
+        parcel: Parcel,
+        visibility: Visibility,
+        show: Callable[[Parcel], None] | None,
+        on_bytes: OnBytes | None = None,
+    ) -> Revision:
+        if show is not None:
+            show(parcel)
+        else:
+            _print_parcel(repo, parcel, visibility, self.url)
+        path = f"{model_path(repo)}/revisions"
+        answer = self.connection.upload_parts(
+            path,
+            {
+                "model": ("model.safetensors", parcel.model),
+                "metadata": ("suture.json", parcel.metadata.to_json().encode()),
+                "card": ("README.md", parcel.card.encode()),
+            },
+            params={"visibility": visibility},
+            on_bytes=on_bytes,
+        )
+        revision = Revision.of(answer, path)
+        if {file.name: file.sha256 for file in revision.files} != parcel.digests():
+            raise SutureError(
+                "publish.altered",
+                "the hub stored something else than what was sent",
+                where=f"{repo} at {revision.id}",
+                hint="tell the hub's operator",
+            )
+        return revision
+
+    def _download(self, revision: Revision, file: File, target: Path, on_bytes: OnBytes | None = None) -> Path:
+        path = f"{model_path(revision.repo)}/revisions/{revision.id}/files/{segment(file.name)}"
+        return self.connection.download(path, target, sha256=file.sha256, size=file.size, on_bytes=on_bytes)
+
+
+def _model_at(name: str) -> dict[str, str]:
+    repo, at, revision = name.partition("@")
+    _check_repo(repo)
+    return {"repo": repo, "revision": revision} if at else {"repo": repo}
+
+
+def _check_repo(repo: str) -> None:
+    try:
+        check_repo(repo)
+    except ValueError as error:
+        raise SutureError("model.name", str(error), where=repo, hint="write it as party/name") from None
+
+
+def _read_metadata(path: Path) -> ModelMetadata:
+    try:
+        return ModelMetadata.from_json(path.read_bytes(), where=str(path))
+    except OSError as error:
+        raise SutureError(
+            "metadata.missing",
+            error.strerror or "cannot be read",
+            where=str(path),
+            hint="write a suture.json beside the model or name one: it says task, sizes, labels and license",
+        ) from None
+
+
+def _cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "suture" / "models"
+
+
+def _print_parcel(repo: str, parcel: Parcel, visibility: Visibility, url: str) -> None:
+    import sys
+
+    print(f"leaves this machine for {repo} at {url}, visible to {_visible_to(visibility)}:", file=sys.stderr)
+    for what, how_much in parcel.lines():
+        print(f"  {what:<20} {how_much}", file=sys.stderr)
+
+
+def _visible_to(visibility: Visibility) -> str:
+    return "all parties" if visibility == "all" else "your party and those you share it with"
