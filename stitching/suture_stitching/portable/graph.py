@@ -34,7 +34,7 @@ class SameDevice:
 
 
 #: What an operator's argument may be. Floats may be infinite; lists nest.
-Value: TypeAlias = "None | bool | int | float | str | Ref | DType | SameDevice | tuple[Value, ...]"
+Value: TypeAlias = "bool | int | float | str | Ref | DType | SameDevice | tuple[Value, ...] | None"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """What the graph accepts: shape with None where a size is free (the batch is), and element type."""
+    """A tensor the graph accepts or returns: shape with None where a size is free (the batch is), element type."""
 
     shape: tuple[int | None, ...]
     dtype: str
@@ -64,11 +64,16 @@ Output: TypeAlias = "Ref | tuple[Output, ...] | dict[str, Output]"
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """Nodes in executable order. Node `i` is called `n<i>` wherever a name is needed."""
+    """Nodes in executable order. Node `i` is called `n<i>` wherever a name is needed.
+
+    `outputs` states what each leaf of `output` is, in order of appearance, so that sizes can be compared without
+    running anything; writing a graph fills it in, and every dry run checks it.
+    """
 
     inputs: tuple[Input, ...]
     nodes: tuple[Node, ...]
     output: Output
+    outputs: tuple[Input, ...] = ()
 
 
 def references(value: object) -> Iterator[int]:

@@ -196,9 +196,7 @@ def incompatibilities(models: Sequence[tuple[str, ModelMetadata]]) -> list[str]:
             )
         ours_out, theirs_out = next(iter(first.outputs.values())), next(iter(metadata.outputs.values()))
         if first.task == "regression" and ours_out.num_channels != theirs_out.num_channels:
-            problems.append(
-                f"{first_name} predicts {ours_out.num_channels} value(s), {name} {theirs_out.num_channels}"
-            )
+            problems.append(f"{first_name} predicts {ours_out.num_channels} value(s), {name} {theirs_out.num_channels}")
     return problems
 
 

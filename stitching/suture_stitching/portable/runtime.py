@@ -1,0 +1,183 @@
+"""Run, read and write portable models.
+
+model = load("model.safetensors")
+features = model.features(["n17"], x)          # only what n17 needs runs
+output = model.resume({"n17": stitched}, x)    # only what follows n17 runs
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from suture_stitching.errors import SutureError
+from suture_stitching.portable.format import FORMAT, VERSION, PortableHeader, check_file, leaves
+from suture_stitching.portable.graph import TENSOR, Graph, Input, Ref
+from suture_stitching.portable.graph_json import graph_to_json
+from suture_stitching.portable.program import Program, Slots, nest
+from suture_stitching.portable.schemas import TENSOR_KIND, TORCH_DTYPES
+
+#: Arguments that hold running statistics, which no gradient may change.
+_STATISTICS = {"aten.batch_norm.default": (3, 4), "aten.instance_norm.default": (3, 4)}
+
+
+class PortableModel(torch.nn.Module):
+    """A frozen model that runs from its graph and tensors alone.
+
+    `tensors` maps the names in the graph to tensors. They become parameters that need no gradient (running statistics
+    and integers become buffers) under names of their own; gradients flow through the activations. Inputs and outputs
+    are as in `graph.inputs` and `graph.outputs`, batch first.
+    """
+
+    def __init__(self, graph: Graph, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.graph = graph
+        self.program = Program(graph)
+        named = [str(node.args[0]) for node in graph.nodes if node.op == TENSOR]
+        if missing := set(named) - tensors.keys():
+            raise SutureError("model.tensors", f"the graph names tensor {min(missing)}, which is not given")
+        self._own_names = {name: f"t{index}" for index, name in enumerate(dict.fromkeys(named))}
+        statistics = _statistics(graph)
+        for name, own in self._own_names.items():
+            tensor = tensors[name].detach()
+            if tensor.is_floating_point() and name not in statistics:
+                self.register_parameter(own, torch.nn.Parameter(tensor, requires_grad=False))
+            else:
+                self.register_buffer(own, tensor)
+        self._output_nodes = frozenset(ref.node for ref in leaves(graph.output))
+        self.eval()
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The model's tensors by their names in the graph."""
+        return {name: self._tensor(name) for name in self._own_names}
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """Return the output for `inputs`, nested as the original module's; raises `SutureError` (`input.*`)."""
+        return self.resume({}, *inputs)
+
+    def features(self, points: Sequence[str], *inputs: Tensor) -> dict[str, Tensor]:
+        """Return the values at `points` (such as `n17`); only what they need runs."""
+        wanted = {point: self._node(point) for point in points}
+        slots = self._run(frozenset(wanted.values()), {}, inputs)
+        return {point: slots[node] for point, node in wanted.items()}
+
+    def resume(self, values: Mapping[str, Tensor], *inputs: Tensor) -> Any:
+        """Return the output as if the points in `values` had these values; only what the output then needs runs.
+
+        What bypasses the points is computed from `inputs`.
+        """
+        given = {self._node(point): value for point, value in values.items()}
+        return nest(self.graph.output, self._run(self._output_nodes, given, inputs))
+
+    def _node(self, point: str) -> int:
+        index = int(point[1:]) if point[:1] == "n" and point[1:].isdecimal() and len(point) < 9 else -1
+        if not 0 <= index < len(self.graph.nodes) or self.program.kinds[index] != TENSOR_KIND:
+            raise SutureError("point.unknown", f"{point} is no tensor in this model", hint="see points.find_points")
+        return index
+
+    def _run(self, targets: frozenset[int], given: Mapping[int, Tensor], inputs: Sequence[Tensor]) -> Slots:
+        plan = self.program.plan(targets, frozenset(given))
+        if inputs or plan.inputs:
+            check_inputs(self.graph.inputs, inputs)
+        known = next(iter(inputs), None) if inputs else next(iter(given.values()), None)
+        slots = self.program.slots(None if known is None else known.device)
+        for node, name in plan.tensors:
+            slots[node] = self._tensor(name)
+        for node, index in plan.inputs:
+            slots[node] = inputs[index]
+        for node, value in given.items():
+            slots[node] = value
+        self.program.run(plan, slots)
+        return slots
+
+    def _tensor(self, name: str) -> Tensor:
+        own = self._own_names[name]
+        tensor = self._parameters.get(own)
+        return self.get_buffer(own) if tensor is None else tensor
+
+
+def load(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> PortableModel:
+    """Return the model in the file at `path` on `device`.
+
+    Every static check runs first; raises `SutureError` (`model.*`). Run files of strangers in a process of their own.
+    """
+    path = Path(path)
+    header = check_file(path)
+    Program(header.graph)
+    return PortableModel(header.graph, _read_tensors(path, header, device))
+
+
+def save(graph: Graph, tensors: Mapping[str, Tensor], path: str | os.PathLike[str]) -> PortableHeader:
+    """Write a graph and its tensors as a portable model at `path`, check what was written, and return its header.
+
+    A file that was there before is replaced in one step; on failure nothing is left behind.
+    """
+    path = Path(path)
+    content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    metadata = {"format": FORMAT, "version": VERSION, "graph": graph_to_json(graph), "torch": torch.__version__}
+    handle, temporary_name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(temporary_name)
+    try:
+        save_file(content, temporary, metadata)
+        header = check_file(temporary)
+        Program(header.graph)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return header
+
+
+def check_inputs(expected: Sequence[Input], inputs: Sequence[Tensor]) -> None:
+    """Raise `SutureError` (`input.*`) unless `inputs` have the number, shapes and types that a graph expects."""
+    if len(inputs) != len(expected):
+        raise SutureError("input.count", f"the model reads {len(expected)} tensor(s), {len(inputs)} were given")
+    for index, (spec, tensor) in enumerate(zip(expected, inputs, strict=True)):
+        if len(tensor.shape) != len(spec.shape) or any(
+            want is not None and want != have for want, have in zip(spec.shape, tensor.shape, strict=True)
+        ):
+            wanted = ", ".join("any" if size is None else str(size) for size in spec.shape)
+            raise SutureError(
+                "input.shape", f"has shape {tuple(tensor.shape)}, the model reads ({wanted})", where=f"input {index}"
+            )
+        if tensor.dtype != TORCH_DTYPES[spec.dtype]:
+            raise SutureError(
+                "input.dtype",
+                f"holds {str(tensor.dtype).removeprefix('torch.')}, the model reads {spec.dtype}",
+                where=f"input {index}",
+            )
+
+
+def _statistics(graph: Graph) -> set[str]:
+    """Return the names of the tensors that are running statistics."""
+    found = set()
+    for node in graph.nodes:
+        for position in _STATISTICS.get(node.op, ()):
+            value = node.args[position] if position < len(node.args) else None
+            if isinstance(value, Ref) and graph.nodes[value.node].op == TENSOR:
+                found.add(str(graph.nodes[value.node].args[0]))
+    return found
+
+
+def _read_tensors(path: Path, header: PortableHeader, device: str | torch.device) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            tensors = {name: file.get_tensor(name) for name in header.tensors}
+    except (SafetensorError, OSError) as error:
+        raise SutureError("model.unreadable", str(error)[:200], where=path.name) from error
+    for name, info in header.tensors.items():
+        if tuple(tensors[name].shape) != info.shape or tensors[name].dtype != TORCH_DTYPES[info.dtype]:
+            raise SutureError("model.unreadable", f"tensor {name} changed while it was read", where=path.name)
+    return tensors
