@@ -254,11 +254,11 @@ def _check_values(array: NDArray[Any], value_range: tuple[float, float] | None, 
     for chunk in _chunks(array):
         rows = chunk.reshape(len(chunk), -1)
         if chunk.dtype.kind == "f":
-            _refuse_rows(~np.isfinite(rows).all(axis=1), start, "dataset.not_finite", "holds NaN or infinity", where)
+            _refuse_rows(~np.isfinite(rows), start, "dataset.not_finite", "holds NaN or infinity", where)
         if value_range is not None:
             low, high = value_range
             slack = 1e-5 * (high - low)
-            outside: NDArray[np.bool_] = np.logical_or(rows < low - slack, rows > high + slack).any(axis=1)
+            outside = np.logical_or(rows < low - slack, rows > high + slack)
             _refuse_rows(
                 outside, start, "dataset.value_range", f"has values outside the declared range {low} to {high}", where
             )
@@ -269,7 +269,7 @@ def _check_labels(targets: NDArray[Any], labels: int, where: str) -> None:
     start = 0
     for chunk in _chunks(targets):
         rows = chunk.reshape(len(chunk), -1)
-        outside: NDArray[np.bool_] = np.logical_or(rows < 0, rows >= labels).any(axis=1)
+        outside = np.logical_or(rows < 0, rows >= labels)
         _refuse_rows(
             outside, start, "dataset.label_out_of_range", f"has a label that is not one of 0 to {labels - 1}", where
         )
@@ -277,10 +277,11 @@ def _check_labels(targets: NDArray[Any], labels: int, where: str) -> None:
 
 
 def _refuse_rows(bad: NDArray[np.bool_], start: int, code: str, problem: str, where: str) -> None:
+    """Raise for the first row of `bad` that has any element set; the rows begin at sample `start`."""
     if bad.any():
         raise SutureError(
             code,
-            f"sample {start + int(np.argmax(bad))} {problem}",
+            f"sample {start + int(np.argmax(bad.any(axis=1)))} {problem}",
             where=where,
             hint="samples are counted from 0; correct or remove it",
         )

@@ -198,6 +198,13 @@ def _sample(file: str, listed: dict[str, tuple[str, str | None]] | None, spec: D
             where=where,
             hint=f"labels are {', '.join(spec.labels)}; correct the line, or add its label to labels",
         )
+    if split and split not in SPLITS:
+        raise SutureError(
+            "dataset.unknown_split",
+            f"the split of {file} is not one of {', '.join(SPLITS)}",
+            where=where,
+            hint="correct the line, or leave out the column to have the split made from a seed",
+        )
     if folder in spec.labels and folder != label:
         raise SutureError(
             "dataset.contradiction",
