@@ -144,9 +144,16 @@ class Connection:
         idempotent: bool | None = None,
         wait: float = 0.0,
     ) -> Any:
-        """Make one call, with retries, and return its JSON document, or None when the answer has no content."""
+        """Make one call, with retries, and return its JSON document, or None when the answer has no content.
+
+        `body` is a JSON value, or the exact bytes of one.
+        """
         harmless = method in _IDEMPOTENT if idempotent is None else idempotent
-        build = {"json": body} if body is not None else {}
+        build: dict[str, Any] = {}
+        if isinstance(body, bytes):
+            build = {"content": body, "headers": {"Content-Type": "application/json"}}
+        elif body is not None:
+            build = {"json": body}
         return self._retried(
             harmless,
             lambda: self._document(method, path, params=_given(params), timeout=self._limits(wait), **build),
