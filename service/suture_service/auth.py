@@ -1,0 +1,113 @@
+"""Who is calling. A token is shown once and kept as its sha256 only; endpoints get a typed `Caller`."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Annotated, Literal
+
+from fastapi import Depends
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from suture_service.errors import Forbidden, Unauthorized
+from suture_service.hub import HubDep
+from suture_service.parties.repository import find_token, mark_used
+
+#: `operator` runs the hub: adds parties, and tokens and sites of any party. `admin` does that for its own party.
+Role = Literal["operator", "admin", "publisher", "requester", "reader"]
+
+_bearer = HTTPBearer(auto_error=False, description="A token of a party or of a site: `suture_…`.")
+# Writing at every request would make every read a write.
+_LAST_USED_STEP = timedelta(seconds=60)
+
+
+@dataclass(frozen=True)
+class Caller:
+    """A party, or one of its sites, with what the token allows."""
+
+    token_id: str
+    party_id: int
+    party: str
+    roles: frozenset[str]
+    site_id: int | None = None
+    site: str | None = None
+
+    @property
+    def kind(self) -> Literal["party", "site"]:
+        """What the token belongs to."""
+        return "party" if self.site_id is None else "site"
+
+    @property
+    def name(self) -> str:
+        """Who did it, as records show it: the party, or `party/site`."""
+        return self.party if self.site is None else f"{self.party}/{self.site}"
+
+    def require(self, role: Role) -> None:
+        """Raise `Forbidden` unless the token has this role."""
+        if role not in self.roles:
+            raise Forbidden(
+                "auth.forbidden",
+                f"this token lacks the role {role!r}",
+                hint="ask an admin of your party for a token with that role",
+            )
+
+    def require_own(self, party: str, role: Role) -> None:
+        """Raise `Forbidden` unless the token acts for this party and has this role."""
+        if party != self.party:
+            raise Forbidden(
+                "auth.forbidden", f"this token belongs to {self.party}", where=party, hint=f"use a token of {party}"
+            )
+        self.require(role)
+
+    def require_rule_over(self, party: str) -> None:
+        """Raise `Forbidden` unless the token may manage this party's tokens and sites."""
+        if "operator" not in self.roles:
+            self.require_own(party, "admin")
+
+
+def new_secret(kind: str) -> tuple[str, str]:
+    """Return a new token and the digest to keep of it."""
+    secret = f"suture_{kind}_{secrets.token_urlsafe(32)}"
+    return secret, digest(secret)
+
+
+def digest(secret: str) -> str:
+    """Return what is kept of a token. It has 256 random bits, so a plain hash cannot be guessed back."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def _authenticate(hub: HubDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> Caller:
+    if credentials is None:
+        raise Unauthorized
+    now = hub.now()
+    with hub.database.reading() as session:
+        token = find_token(session, digest(credentials.credentials))
+        if token is None:
+            raise Unauthorized
+        caller = Caller(
+            token.id,
+            token.party_id,
+            token.party.name,
+            frozenset(token.roles),
+            token.site_id,
+            token.site.name if token.site else None,
+        )
+        stale = token.last_used_at is None or now - token.last_used_at > _LAST_USED_STEP
+    if stale:
+        with hub.database.writing() as session:
+            mark_used(session, caller.token_id, now)
+    return caller
+
+
+CallerDep = Annotated[Caller, Depends(_authenticate)]
+
+
+def _site(caller: CallerDep) -> Caller:
+    if caller.site_id is None:
+        raise Forbidden("auth.forbidden", "only a site may do this", hint="use the token of a site")
+    return caller
+
+
+SiteDep = Annotated[Caller, Depends(_site)]

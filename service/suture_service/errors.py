@@ -1,0 +1,163 @@
+"""What the hub answers when it refuses: one base class that carries the HTTP status, and the handlers for it."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from sqlalchemy.exc import OperationalError
+from starlette.exceptions import HTTPException
+
+from suture_stitching.errors import SutureError
+
+log = structlog.get_logger(__name__)
+
+
+class HubError(SutureError):
+    """A refusal with its HTTP status; every other `SutureError` (a bad model, bad metadata) is answered with 422."""
+
+    status: ClassVar[int] = 422
+
+
+class NotFound(HubError):
+    """Unknown, or not for this caller: both answer the same."""
+
+    status = 404
+
+    def __init__(self, what: str = "nothing here", *, where: str | None = None) -> None:
+        super().__init__("not_found", f"{what}, or it is not shared with you", where=where)
+
+
+class Unauthorized(HubError):
+    """No token, a wrong one or a revoked one."""
+
+    status = 401
+
+    def __init__(self) -> None:
+        super().__init__(
+            "auth.invalid",
+            "the token is missing, wrong or revoked",
+            hint="send `Authorization: Bearer <token>`; ask your hub's operator for a token",
+        )
+
+
+class Forbidden(HubError):
+    """The token is good but lacks the role, or belongs to another party."""
+
+    status = 403
+
+
+class Conflict(HubError):
+    """The request does not fit the present state."""
+
+    status = 409
+
+
+class TooLarge(HubError):
+    """More bytes than the hub takes."""
+
+    status = 413
+
+
+class Malformed(HubError):
+    """The body could not be read as what it claims to be."""
+
+    status = 400
+
+
+class RangeNotSatisfiable(HubError):
+    """The requested range lies outside the file."""
+
+    status = 416
+
+    def __init__(self, size: int) -> None:
+        super().__init__("range.not_satisfiable", f"the file has {size} bytes", where="Range")
+        self.size = size
+
+
+class Unavailable(HubError):
+    """The hub cannot do this right now; the same request may work in a moment."""
+
+    status = 503
+
+
+class ErrorBody(BaseModel):
+    """What is wrong, where, and what to do next."""
+
+    code: str = Field(description="Stable and machine-readable: `noun.problem`.", examples=["model.truncated"])
+    message: str = Field(examples=["the file ends inside tensor 'conv1.weight'"])
+    where: str | None = Field(default=None, description="The file, field or node.", examples=["model.safetensors"])
+    hint: str | None = Field(default=None, description="What to do next.", examples=["upload the file again"])
+
+
+class ErrorAnswer(BaseModel):
+    """Every refusal has this body."""
+
+    error: ErrorBody
+
+
+_MEANING = {
+    400: "The body could not be read.",
+    401: "The token is missing, wrong or revoked (`auth.invalid`).",
+    403: "The token lacks the role, or belongs to another party (`auth.forbidden`).",
+    404: "Unknown, or not shared with you (`not_found`).",
+    409: "It does not fit the present state; the code says why.",
+    413: "More bytes than the hub takes.",
+    416: "The requested range lies outside the file.",
+    422: "The content is refused; the code, place and hint say why.",
+}
+
+
+def answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the `responses` of an endpoint that may refuse with these statuses."""
+    return {status: {"model": ErrorAnswer, "description": _MEANING[status]} for status in sorted({401, *statuses})}
+
+
+def _answer(status: int, error: SutureError, headers: dict[str, str] | None = None) -> JSONResponse:
+    return JSONResponse({"error": error.as_dict()}, status_code=status, headers=headers)
+
+
+async def _refuse(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, SutureError)
+    status = error.status if isinstance(error, HubError) else 422
+    headers = {}
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, RangeNotSatisfiable):
+        headers["Content-Range"] = f"bytes */{error.size}"
+    if isinstance(error, Unavailable):
+        headers["Retry-After"] = "1"
+    return _answer(status, error, headers)
+
+
+async def _invalid(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"][1:]) or str(first["loc"][0])
+    message = first["msg"].removeprefix("Value error, ")
+    return _answer(422, HubError("request.invalid", message, where=place, hint="the API is described at /docs"))
+
+
+async def _http(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    code = {404: "not_found", 405: "request.method", 413: "request.too_large"}.get(error.status_code, "request.invalid")
+    return _answer(error.status_code, SutureError(code, str(error.detail)), dict(error.headers or {}))
+
+
+async def _busy(_request: Request, error: Exception) -> JSONResponse:
+    # The driver's text may quote the statement's values: its class is enough to find the cause.
+    log.error("database", error=type(error).__name__, cause=type(getattr(error, "orig", None)).__name__)
+    busy = Unavailable("hub.busy", "the database did not answer in time", hint="try again in a moment")
+    return _answer(503, busy, {"Retry-After": "1"})
+
+
+def install(app: FastAPI) -> None:
+    """Make the app answer every refusal, expected or not, in the one form."""
+    app.add_exception_handler(SutureError, _refuse)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(OperationalError, _busy)

@@ -1,0 +1,99 @@
+"""What one hub process is made of, and how endpoints get at it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Annotated, TypeVar
+
+from fastapi import Depends, Request
+from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
+
+from suture_service.database import Database
+from suture_service.observe import Metrics
+from suture_service.settings import Settings
+from suture_service.storage import BlobStore
+
+T = TypeVar("T")
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
+
+
+def utc_now() -> datetime:
+    """Return the present moment."""
+    return datetime.now(UTC)
+
+
+@dataclass
+class Hub:
+    """Settings, database, store and clock of one process; `closing` is set when it has been told to stop."""
+
+    settings: Settings
+    database: Database
+    store: BlobStore
+    metrics: Metrics
+    now: Callable[[], datetime] = utc_now
+    closing: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def read(self, work: Callable[[Session], T]) -> T:
+        """Do `work` in a thread, in a transaction that changes nothing."""
+
+        def run() -> T:
+            with self.database.reading() as session:
+                return work(session)
+
+        return await run_in_threadpool(run)
+
+    async def write(self, work: Callable[[Session], T]) -> T:
+        """Do `work` in a thread, in one transaction."""
+
+        def run() -> T:
+            with self.database.writing() as session:
+                return work(session)
+
+        return await run_in_threadpool(run)
+
+    async def poll(self, request: Request, wait: float, look: Callable[[], Awaitable[T | None]]) -> T | None:
+        """Look until there is something, `wait` seconds have passed, the caller has gone, or the hub stops.
+
+        Between two looks nothing is held: no connection, no thread.
+        """
+        loop = asyncio.get_running_loop()
+        deadline, pause = loop.time() + min(wait, self.settings.max_wait_seconds), FIRST_PAUSE
+        with self.metrics.waiting.track_inprogress():
+            while not await request.is_disconnected():
+                found = await look()
+                left = deadline - loop.time()
+                if found is not None or left <= 0 or self.closing.is_set():
+                    return found
+                try:
+                    await asyncio.wait_for(self.closing.wait(), min(pause, left))
+                except TimeoutError:
+                    pause = min(pause * 1.5, LONGEST_PAUSE)
+        return None
+
+
+def hub_of(request: Request) -> Hub:
+    """Return the hub this request came to."""
+    hub: Hub = request.app.state.hub
+    return hub
+
+
+HubDep = Annotated[Hub, Depends(hub_of)]
+
+
+def _reading(hub: HubDep) -> Iterator[Session]:
+    with hub.database.reading() as session:
+        yield session
+
+
+def _writing(hub: HubDep) -> Iterator[Session]:
+    with hub.database.writing() as session:
+        yield session
+
+
+# Scope "function": the transaction ends before the answer leaves, so a caller never hears of what was not committed.
+Reading = Annotated[Session, Depends(_reading, scope="function")]
+Writing = Annotated[Session, Depends(_writing, scope="function")]

@@ -1,0 +1,133 @@
+"""The hub as an application: `create_app(settings)` for any ASGI server, `serve(settings)` to run it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+import structlog
+import uvicorn
+from fastapi import APIRouter, FastAPI, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from suture_service import errors
+from suture_service.database import Database
+from suture_service.errors import ErrorAnswer, Unavailable
+from suture_service.hub import Hub, HubDep
+from suture_service.models import endpoints as models
+from suture_service.observe import Metrics, Observe, configure_logging
+from suture_service.operate import check_migrated
+from suture_service.parties import endpoints as parties
+from suture_service.settings import Settings
+from suture_service.sites import endpoints as sites
+from suture_service.storage import BlobStore
+
+log = structlog.get_logger(__name__)
+health = APIRouter(tags=["health"])
+
+_DESCRIPTION = """Parties publish trained models here and ask for stitched ensembles; their sites lease the work.
+The hub never sees data.
+
+Every refusal has the body `{"error": {"code", "message", "where", "hint"}}`. What is unknown and what is not shared
+with you answer the same."""
+_TAGS = [
+    {"name": "models", "description": "Publish, find and download models."},
+    {"name": "jobs", "description": "Ask for a stitched ensemble and follow the work."},
+    {"name": "tasks", "description": "For sites: lease work and answer it. Every write carries the lease's fence."},
+    {"name": "parties", "description": "Organisations and their tokens."},
+    {"name": "sites", "description": "Installations of a party beside its data."},
+    {"name": "health", "description": "For whoever runs the hub."},
+]
+#: How long requests in progress may take to end when the hub is told to stop.
+GRACE_SECONDS = 20
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the hub. Its database must be migrated (`operate.migrate`) before the first request."""
+    hub = Hub(settings, Database(settings.database_url), BlobStore(settings.store), Metrics())
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        check_migrated(hub.database.engine)
+        hub.store.sweep()
+        try:
+            yield
+        finally:
+            hub.closing.set()
+            hub.database.close()
+
+    app = FastAPI(
+        title="Suture hub",
+        version=version("suture"),
+        description=_DESCRIPTION,
+        openapi_tags=_TAGS,
+        lifespan=lifespan,
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+    )
+    app.state.hub = hub
+    app.add_middleware(Observe, metrics=hub.metrics, max_request_bytes=settings.max_request_bytes)
+    errors.install(app)
+    for router in (health, parties.router, sites.router, models.router):
+        app.include_router(router)
+    return app
+
+
+@health.get("/healthz")
+def healthz() -> dict[str, str]:
+    """Say that the process answers."""
+    return {"status": "ok"}
+
+
+@health.get("/readyz", responses={503: {"model": ErrorAnswer, "description": "Database or store does not answer."}})
+def readyz(hub: HubDep) -> dict[str, str]:
+    """Say that database and store answer, and that the hub is not about to stop."""
+    if hub.closing.is_set():
+        raise Unavailable("hub.closing", "the hub is about to stop")
+    try:
+        check_migrated(hub.database.engine)
+        hub.store.check()
+    except Exception as error:
+        log.exception("not ready")
+        raise Unavailable("hub.not_ready", "the database or the store does not answer") from error
+    return {"status": "ready"}
+
+
+@health.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+def metrics(hub: HubDep) -> Response:
+    """Return this process's metrics in Prometheus' text format."""
+    return Response(generate_latest(hub.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+class _Server(uvicorn.Server):
+    """Tells long polls to end before it waits for the requests in progress."""
+
+    def __init__(self, config: uvicorn.Config, hub: Hub) -> None:
+        super().__init__(config)
+        self._hub = hub
+
+    async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+        self._hub.closing.set()
+        await super().shutdown(sockets)  # type: ignore[arg-type]
+
+
+def server(settings: Settings, *, host: str = "127.0.0.1", port: int = 8420) -> uvicorn.Server:
+    """Return a server that is not yet running: `.run()` runs it, `.should_exit = True` stops it."""
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        timeout_keep_alive=30,
+    )
+    return _Server(config, app.state.hub)
+
+
+def serve(settings: Settings, host: str = "127.0.0.1", port: int = 8420) -> None:
+    """Run the hub until SIGTERM or SIGINT; long polls end at once, other requests may finish."""
+    configure_logging(settings.log_level)
+    server(settings, host=host, port=port).run()

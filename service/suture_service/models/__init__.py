@@ -1,0 +1,1 @@
+"""Models that parties publish, and their revisions."""

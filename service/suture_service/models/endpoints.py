@@ -1,0 +1,190 @@
+"""`/v1/models`: list, read, publish, change, download."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query, Request, Response
+from sqlalchemy.orm import Session
+
+from suture_service.auth import Caller, CallerDep
+from suture_service.errors import answers
+from suture_service.hub import HubDep, Reading, Writing
+from suture_service.models import repository, service
+from suture_service.models.publishing import check_and_keep, receive_parts
+from suture_service.models.schemas import FileOut, ModelChange, ModelOut, RevisionOut, Visibility
+from suture_service.paging import Cursor, Limit, Page, decode, page
+from suture_service.parties.service import checked_name
+from suture_service.storage.download import send_file
+from suture_service.tables import Revision
+from suture_stitching.portable.metadata import Task
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+Rev = Annotated[str, Path(description="40 hex digits, or `latest`.")]
+_BINARY = {"type": "string", "format": "binary"}
+_PARTS = {
+    "type": "object",
+    "required": ["model", "metadata"],
+    "properties": {
+        "model": {**_BINARY, "description": "`model.safetensors`, a portable model."},
+        "metadata": {**_BINARY, "description": "`suture.json`."},
+        "card": {**_BINARY, "description": "`README.md`, the model card."},
+    },
+    "additionalProperties": False,
+}
+_UPLOAD: dict[str, Any] = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _PARTS}}}}
+FILE_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The file.", "content": {"application/octet-stream": {"schema": _BINARY}}},
+    206: {"description": "The range that was asked for."},
+    304: {"description": "The caller has it already (`If-None-Match`)."},
+    **answers(404, 416),
+}
+
+
+@router.get("", responses=answers(422))
+def list_models(
+    caller: CallerDep,
+    session: Reading,
+    search: Annotated[
+        str | None, Query(max_length=200, description="Part of `party/name` or of the description.")
+    ] = None,
+    party: Annotated[str | None, Query(max_length=96)] = None,
+    task: Task | None = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> Page[ModelOut]:
+    """List the models the caller may read, by name."""
+    rows = repository.list_models(
+        session,
+        caller.party_id,
+        search=search,
+        party=party,
+        task=task,
+        after=decode(cursor, str, str),
+        limit=limit,
+    )
+    return page(rows, limit, lambda row: _show(row, caller), lambda row: (row.Model.party.name, row.Model.name))
+
+
+@router.get("/{party}/{name}", responses=answers(404))
+def get_model(caller: CallerDep, session: Reading, party: str, name: str) -> ModelOut:
+    """Read a model. One that is private to others looks unknown."""
+    return _show(service.get_model(session, caller, f"{party}/{name}"), caller)
+
+
+@router.patch("/{party}/{name}", responses=answers(403, 404, 422))
+def change_model(
+    hub: HubDep, caller: CallerDep, session: Writing, party: str, name: str, body: ModelChange
+) -> ModelOut:
+    """Change who may read an own model (role `publisher`)."""
+    found = service.change(
+        session, caller, f"{party}/{name}", hub.now(), visibility=body.visibility, shared_with=body.shared_with
+    )
+    return _show(found, caller)
+
+
+@router.get("/{party}/{name}/revisions", responses=answers(404, 422))
+def list_revisions(
+    caller: CallerDep, session: Reading, party: str, name: str, limit: Limit = 50, cursor: Cursor = None
+) -> Page[RevisionOut]:
+    """List a model's revisions, newest first."""
+    before = decode(cursor, int)
+    repo = f"{party}/{name}"
+    service.get_model(session, caller, repo)
+    rows = repository.list_revisions(session, caller.party_id, repo, int(before[0]) if before else None, limit)
+    return page(rows, limit, show_revision, lambda revision: (revision.id,))
+
+
+@router.put(
+    "/{party}/{name}/revisions",
+    status_code=201,
+    responses={
+        200: {"model": RevisionOut, "description": "The model has this content already; nothing changed."},
+        **answers(400, 403, 413, 422),
+    },
+    openapi_extra=_UPLOAD,
+)
+async def publish(
+    hub: HubDep,
+    caller: CallerDep,
+    request: Request,
+    response: Response,
+    party: str,
+    name: str,
+    visibility: Annotated[Visibility, Query(description="Applied only when this makes the model.")] = "private",
+) -> RevisionOut:
+    """Publish a revision (role `publisher`): all files or nothing, checked before anyone can see them.
+
+    `curl -X PUT -H "Authorization: Bearer $TOKEN" -F model=@model.safetensors -F metadata=@suture.json
+    $HUB/v1/models/north/digits/revisions`
+    """
+    caller.require_own(party, "publisher")
+    checked_name(name, "name")
+    content_type = request.headers.get("content-type")
+    async with receive_parts(hub.store, hub.settings, request.stream(), content_type) as uploads:
+        checked = await check_and_keep(uploads)
+
+    def commit(session: Session) -> tuple[RevisionOut, bool]:
+        revision, new = service.publish(
+            session,
+            party_id=caller.party_id,
+            name=name,
+            files=checked.files,
+            metadata=checked.metadata,
+            created_by=caller.name,
+            now=hub.now(),
+            visibility=visibility,
+        )
+        return show_revision(revision), new
+
+    shown, new = await hub.write(commit)
+    if new:
+        hub.metrics.published.inc()
+    response.status_code = 201 if new else 200
+    return shown
+
+
+@router.get("/{party}/{name}/revisions/{revision}", responses=answers(404))
+def get_revision(caller: CallerDep, session: Reading, party: str, name: str, revision: Rev) -> RevisionOut:
+    """Read a revision with its files."""
+    return show_revision(service.get_revision(session, caller, f"{party}/{name}", revision))
+
+
+@router.head("/{party}/{name}/revisions/{revision}/files/{file}", include_in_schema=False)
+@router.get("/{party}/{name}/revisions/{revision}/files/{file}", response_class=Response, responses=FILE_ANSWERS)
+async def download(
+    hub: HubDep, caller: CallerDep, request: Request, party: str, name: str, revision: Rev, file: str
+) -> Response:
+    """Download a file: `model.safetensors`, `suture.json`, `README.md` or `report.json`; whole or a `Range` of it."""
+    found = await hub.read(lambda session: service.get_file(session, caller, f"{party}/{name}", revision, file))
+    return await send_file(request, hub.store, name=found.name, sha256=found.sha256, size=found.size)
+
+
+def _show(row: repository.Listed, caller: Caller) -> ModelOut:
+    model, revision = row.Model, row.Revision
+    own = model.party_id == caller.party_id
+    return ModelOut(
+        id=model.repo,
+        party=model.party.name,
+        name=model.name,
+        visibility=model.visibility,
+        shared_with=sorted(share.party.name for share in model.shares) if own else [],
+        revision=revision.revision,
+        metadata=revision.content,
+        created_at=model.created_at,
+        updated_at=model.updated_at,
+    )
+
+
+def show_revision(revision: Revision) -> RevisionOut:
+    """Return a revision as the API shows it."""
+    return RevisionOut(
+        id=revision.revision,
+        repo=revision.model.repo,
+        created_at=revision.created_at,
+        created_by=revision.created_by,
+        metadata=revision.content,
+        files=[FileOut(name=file.name, size=file.size, sha256=file.sha256) for file in revision.files],
+        job=revision.job_id,
+    )

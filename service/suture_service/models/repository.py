@@ -1,0 +1,115 @@
+"""All SQL about models and revisions. Whatever a caller reads starts from `readable`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+from sqlalchemy import ColumnElement, Row, Select, and_, exists, func, or_, select, tuple_
+from sqlalchemy.orm import Session, contains_eager, selectinload
+
+from suture_service.tables import Model, ModelShare, Party, Revision
+
+Listed: TypeAlias = "Row[Model, Revision]"
+
+
+def may_read(party_id: int) -> ColumnElement[bool]:
+    """The condition under which a party may read a model: it owns it, all may, or it is shared with it."""
+    shared = exists().where(ModelShare.model_id == Model.id, ModelShare.party_id == party_id)
+    return or_(Model.party_id == party_id, Model.visibility == "all", shared)
+
+
+def readable(party_id: int) -> Select[Model, Revision]:
+    """Models this party may read, each with its newest revision."""
+    newest = select(func.max(Revision.id)).where(Revision.model_id == Model.id).correlate(Model).scalar_subquery()
+    return (
+        select(Model, Revision)
+        .join(Model.party)
+        .join(Revision, Revision.id == newest)
+        .where(may_read(party_id))
+        .options(contains_eager(Model.party), selectinload(Model.shares).joinedload(ModelShare.party))
+    )
+
+
+def find_model(session: Session, party_id: int, repo: str) -> Listed | None:
+    """Return the model `party/name` and its newest revision, if this party may read it."""
+    party, _, name = repo.partition("/")
+    statement = readable(party_id).where(Party.name == party, Model.name == name)
+    return session.execute(statement).one_or_none()
+
+
+def list_models(
+    session: Session,
+    party_id: int,
+    *,
+    search: str | None,
+    party: str | None,
+    task: str | None,
+    after: tuple[Any, ...] | None,
+    limit: int,
+) -> Sequence[Listed]:
+    """Return readable models by party and name; one more than `limit`."""
+    statement = readable(party_id).order_by(Party.name, Model.name).limit(limit + 1)
+    if search:
+        repo = Party.name + "/" + Model.name
+        statement = statement.where(
+            or_(repo.icontains(search, autoescape=True), Model.description.icontains(search, autoescape=True))
+        )
+    if party is not None:
+        statement = statement.where(Party.name == party)
+    if task is not None:
+        statement = statement.where(Model.task == task)
+    if after is not None:
+        statement = statement.where(tuple_(Party.name, Model.name) > tuple_(*after))
+    return session.execute(statement).all()
+
+
+def _readable_revisions(party_id: int, repo: str) -> Select[Revision]:
+    party, _, name = repo.partition("/")
+    return (
+        select(Revision)
+        .join(Revision.model)
+        .join(Model.party)
+        .where(may_read(party_id), Party.name == party, Model.name == name)
+        .options(contains_eager(Revision.model).contains_eager(Model.party), selectinload(Revision.files))
+    )
+
+
+def find_revision(session: Session, party_id: int, repo: str, revision: str) -> Revision | None:
+    """Return a revision (40 hex digits or `latest`) of `party/name`, if this party may read it."""
+    statement = _readable_revisions(party_id, repo)
+    if revision == "latest":
+        statement = statement.order_by(Revision.id.desc()).limit(1)
+    else:
+        statement = statement.where(Revision.revision == revision)
+    return session.scalars(statement).one_or_none()
+
+
+def list_revisions(session: Session, party_id: int, repo: str, before: int | None, limit: int) -> Sequence[Revision]:
+    """Return a readable model's revisions, newest first; one more than `limit`."""
+    statement = _readable_revisions(party_id, repo).order_by(Revision.id.desc()).limit(limit + 1)
+    if before is not None:
+        statement = statement.where(Revision.id < before)
+    return session.scalars(statement).all()
+
+
+def unreadable_by(session: Session, model_ids: Sequence[int], party_id: int) -> set[int]:
+    """Return those of the models that a party may not read."""
+    statement = select(Model.id).where(and_(Model.id.in_(model_ids), may_read(party_id)))
+    return set(model_ids) - set(session.scalars(statement))
+
+
+def own_model(session: Session, party_id: int, name: str) -> Model | None:
+    """Return a party's own model, to be changed."""
+    return session.scalars(select(Model).where(Model.party_id == party_id, Model.name == name)).one_or_none()
+
+
+def own_revision(session: Session, model_id: int, revision: str) -> Revision | None:
+    """Return a revision of a model by its id."""
+    statement = select(Revision).where(Revision.model_id == model_id, Revision.revision == revision)
+    return session.scalars(statement).one_or_none()
+
+
+def lock_party(session: Session, party_id: int) -> Party:
+    """Return a party and let nobody else publish under it until this transaction ends."""
+    return session.scalars(select(Party).where(Party.id == party_id).with_for_update()).one()

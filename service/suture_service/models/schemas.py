@@ -1,0 +1,67 @@
+"""What the API says about models and revisions."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from suture_service.parties.schemas import Input
+from suture_stitching.portable.metadata import Name
+
+Visibility = Literal["private", "all"]
+REVISION = "3f0a52c4e8b71d96a0c5e3f2b4d6879a1c2e4f60"
+DIGEST = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+METADATA: dict[str, Any] = {
+    "schema": "suture.model/1",
+    "task": "classification",
+    "inputs": {"image": {"format": "image", "num_channels": 1, "spatial_shape": [8, 8]}},
+    "outputs": {"digit": {"format": "logits", "num_channels": 2}},
+    "labels": ["0", "1"],
+    "license": "Apache-2.0",
+}
+
+
+class ModelOut(BaseModel):
+    """A model with its newest revision."""
+
+    id: str = Field(examples=["north/digits"])
+    party: str = Field(examples=["north"])
+    name: str = Field(examples=["digits"])
+    visibility: Visibility
+    shared_with: list[str] = Field(description="Parties that may read a private model; shown to its owner only.")
+    revision: str = Field(description="The newest revision.", examples=[REVISION])
+    metadata: dict[str, Any] = Field(description="Its `suture.json`.", examples=[METADATA])
+    created_at: datetime
+    updated_at: datetime
+
+
+class ModelChange(Input):
+    """What an owner may change; what is left out stays."""
+
+    visibility: Visibility | None = None
+    shared_with: list[Name] | None = Field(default=None, max_length=200, examples=[["south"]])
+
+
+class FileOut(BaseModel):
+    """A file of a revision; `size` in bytes."""
+
+    name: str = Field(examples=["model.safetensors"])
+    size: int = Field(examples=[81244])
+    sha256: str = Field(examples=[DIGEST])
+
+
+class RevisionOut(BaseModel):
+    """An immutable commit of a model."""
+
+    id: str = Field(
+        description="First 40 hex digits of the sha256 over `name\\0sha256\\n` of its files, sorted by name.",
+        examples=[REVISION],
+    )
+    repo: str = Field(examples=["north/digits"])
+    created_at: datetime
+    created_by: str = Field(examples=["north"])
+    metadata: dict[str, Any] = Field(description="Its `suture.json`.", examples=[METADATA])
+    files: list[FileOut]
+    job: str | None = Field(default=None, description="The job that made it, when the hub published a job's result.")

@@ -1,0 +1,181 @@
+"""What a hub's operator does, as plain functions on the database: migrate, add parties and sites, make tokens.
+
+settings = Settings(database_url="sqlite:///hub.db", store="store")
+migrate(settings)
+add_party(settings, "north")
+token_id, token = create_token(settings, "north", ["publisher", "requester"])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import cast, get_args
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
+
+from suture_service.auth import Role
+from suture_service.database import Database
+from suture_service.errors import HubError, NotFound
+from suture_service.hub import utc_now
+from suture_service.parties import repository, service
+from suture_service.parties.service import checked_name
+from suture_service.settings import Settings
+from suture_service.sites.service import add_site as add_site_row
+from suture_service.sites.service import is_online
+from suture_stitching.errors import SutureError
+
+ROLES: tuple[Role, ...] = get_args(Role)
+_ALL = 100_000
+
+
+@dataclass(frozen=True)
+class PartyRow:
+    """A party and the names of its sites; `online` are those that asked for work recently."""
+
+    name: str
+    created_at: datetime
+    sites: tuple[str, ...]
+    online: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """A token without its secret."""
+
+    id: str
+    name: str | None
+    site: str | None
+    roles: tuple[str, ...]
+    created_at: datetime
+    last_used_at: datetime | None
+    revoked_at: datetime | None
+
+
+def migrations_folder() -> Path:
+    """Return where the migrations are: inside the installed package, or beside it in a source checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "migrations"
+    return installed if installed.is_dir() else package.parents[1] / "migrations"
+
+
+def alembic_config(settings: Settings) -> Config:
+    """Return the configuration that Alembic's own commands need."""
+    config = Config()
+    config.set_main_option("script_location", str(migrations_folder()))
+    config.attributes["database_url"] = settings.database_url
+    return config
+
+
+def migrate(settings: Settings) -> None:
+    """Bring the database to the present schema. Safe to repeat, and from several processes at once."""
+    command.upgrade(alembic_config(settings), "head")
+
+
+def check_migrated(engine: Engine) -> None:
+    """Raise `SutureError` (`hub.not_migrated`) unless the database has the schema this hub was written for."""
+    wanted = ScriptDirectory(str(migrations_folder())).get_current_head()
+    with engine.connect() as connection:
+        found = MigrationContext.configure(connection).get_current_revision()
+    if found != wanted:
+        raise SutureError(
+            "hub.not_migrated",
+            f"the database has schema {found or 'none'}, this hub needs {wanted}",
+            where="database_url",
+            hint="run `suture hub migrate`",
+        )
+
+
+def add_party(settings: Settings, name: str) -> str:
+    """Add a party and return its name; raises `SutureError` (`name.invalid`, `party.exists`)."""
+    with _writing(settings) as session:
+        return service.add_party(session, name, utc_now()).name
+
+
+def create_token(settings: Settings, party: str, roles: Sequence[str], *, name: str | None = None) -> tuple[str, str]:
+    """Make a token of a party and return `(id, secret)`; the secret is kept nowhere."""
+    for role in roles:
+        if role not in ROLES:
+            raise HubError("role.unknown", f"{role!r} is no role", where="roles", hint=f"one of {', '.join(ROLES)}")
+    if name is not None:
+        checked_name(name, "name")
+    with _writing(settings) as session:
+        owner = service.get_party(session, party)
+        token, secret = service.add_token(session, owner, cast(Sequence[Role], roles), utc_now(), name=name)
+        return token.id, secret
+
+
+def revoke_token(settings: Settings, token_id: str) -> None:
+    """End a token at once; raises `SutureError` (`not_found`)."""
+    with _writing(settings) as session:
+        if repository.get_token(session, token_id) is None:
+            raise NotFound(f"no token {token_id!r}")
+        repository.revoke(session, token_id, utc_now())
+
+
+def add_site(settings: Settings, party: str, name: str) -> str:
+    """Add a site to a party and return its token, which is kept nowhere."""
+    with _writing(settings) as session:
+        site = add_site_row(session, service.get_party(session, party), name, utc_now())
+        return service.add_site_token(session, site, utc_now())[1]
+
+
+def list_parties(settings: Settings) -> list[PartyRow]:
+    """Return all parties by name, with their sites."""
+    now = utc_now()
+    with _reading(settings) as session:
+        return [
+            PartyRow(
+                party.name,
+                party.created_at,
+                tuple(site.name for site in party.sites),
+                tuple(site.name for site in party.sites if is_online(site, now, settings.online_seconds)),
+            )
+            for party in repository.list_parties(session, None, _ALL)
+        ]
+
+
+def list_tokens(settings: Settings, party: str) -> list[TokenRow]:
+    """Return a party's tokens and those of its sites, without secrets."""
+    with _reading(settings) as session:
+        owner = service.get_party(session, party)
+        return [
+            TokenRow(
+                token.id,
+                token.name,
+                token.site.name if token.site else None,
+                tuple(token.roles),
+                token.created_at,
+                token.last_used_at,
+                token.revoked_at,
+            )
+            for token in repository.list_tokens(session, owner.id, None, _ALL)
+        ]
+
+
+@contextmanager
+def _reading(settings: Settings) -> Iterator[Session]:
+    database = Database(settings.database_url)
+    try:
+        with database.reading() as session:
+            yield session
+    finally:
+        database.close()
+
+
+@contextmanager
+def _writing(settings: Settings) -> Iterator[Session]:
+    database = Database(settings.database_url)
+    try:
+        with database.writing() as session:
+            yield session
+    finally:
+        database.close()

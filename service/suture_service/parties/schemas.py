@@ -1,0 +1,73 @@
+"""What the API says about parties and tokens."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from suture_service.auth import Role
+from suture_stitching.portable.metadata import Name
+
+
+class Input(BaseModel):
+    """A request body: unknown fields are refused, so that a typo never passes silently."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class WhoAmI(BaseModel):
+    """What the presented token is."""
+
+    party: str = Field(examples=["north"])
+    kind: Literal["party", "site"]
+    roles: list[str] = Field(examples=[["publisher", "requester"]])
+    site: str | None = Field(default=None, examples=[None])
+
+
+class SiteState(BaseModel):
+    """A site, as every party sees it."""
+
+    name: str = Field(examples=["north-gpu"])
+    online: bool = Field(description="It asked for work within the last 90 seconds.")
+
+
+class PartyOut(BaseModel):
+    """A party, as every party sees it."""
+
+    name: str = Field(examples=["north"])
+    created_at: datetime
+    sites: list[SiteState]
+
+
+class PartyIn(Input):
+    """A new party."""
+
+    name: Name = Field(examples=["north"])
+
+
+class TokenIn(Input):
+    """A new token; every valid token may read what its party may read."""
+
+    roles: list[Role] = Field(max_length=5, examples=[["publisher", "requester"]])
+    name: Name | None = Field(default=None, description="For people, to tell tokens apart.", examples=["laptop"])
+
+
+class TokenMade(BaseModel):
+    """The only answer that ever holds the token."""
+
+    id: str = Field(examples=["tok_5f0c2a9be1d34c77"])
+    token: str = Field(description="Shown once; the hub keeps a digest.", examples=["suture_party_…"])
+
+
+class TokenOut(BaseModel):
+    """A token without its secret."""
+
+    id: str = Field(examples=["tok_5f0c2a9be1d34c77"])
+    name: str | None
+    site: str | None
+    roles: list[str]
+    created_at: datetime
+    last_used_at: datetime | None = Field(description="To the minute.")
+    revoked_at: datetime | None

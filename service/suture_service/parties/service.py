@@ -1,0 +1,105 @@
+"""The rules of parties and tokens."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from suture_service.auth import Caller, Role, new_secret
+from suture_service.errors import Conflict, Forbidden, HubError, NotFound
+from suture_service.parties import repository
+from suture_service.tables import Party, Site, Token
+from suture_stitching.portable.metadata import check_name
+
+
+def checked_name(name: str, where: str) -> str:
+    """Return a name that may name a party, site or model; raises `HubError` (`name.invalid`)."""
+    try:
+        return check_name(name)
+    except ValueError as error:
+        raise HubError("name.invalid", f"{name!r}: {error}", where=where) from None
+
+
+def get_party(session: Session, name: str) -> Party:
+    """Return a party; every caller may know that it exists."""
+    party = repository.find_party(session, name)
+    if party is None:
+        raise NotFound(f"no party {name!r}")
+    return party
+
+
+def add_party(session: Session, name: str, now: datetime) -> Party:
+    """Add a party; raises `Conflict` (`party.exists`)."""
+    checked_name(name, "name")
+    if repository.find_party(session, name) is not None:
+        raise _exists(name)
+    party = Party(name=name, created_at=now)
+    session.add(party)
+    try:
+        session.flush()
+    except IntegrityError:
+        raise _exists(name) from None
+    return party
+
+
+def _exists(name: str) -> Conflict:
+    return Conflict("party.exists", f"there is a party {name!r} already", where="name")
+
+
+def add_token(
+    session: Session, party: Party, roles: Sequence[Role], now: datetime, *, name: str | None = None
+) -> tuple[Token, str]:
+    """Add a token of a party; return it and its secret, which is kept nowhere."""
+    secret, secret_sha256 = new_secret("party")
+    token = Token(
+        id=f"tok_{secrets.token_hex(8)}",
+        party=party,
+        name=name,
+        secret_sha256=secret_sha256,
+        roles=sorted({"reader", *roles}),
+        created_at=now,
+    )
+    session.add(token)
+    session.flush()
+    return token, secret
+
+
+def add_site_token(session: Session, site: Site, now: datetime) -> tuple[Token, str]:
+    """Add the token that a site works with; return it and its secret."""
+    secret, secret_sha256 = new_secret("site")
+    token = Token(
+        id=f"tok_{secrets.token_hex(8)}",
+        party_id=site.party_id,
+        site=site,
+        name=site.name,
+        secret_sha256=secret_sha256,
+        roles=["reader"],
+        created_at=now,
+    )
+    session.add(token)
+    session.flush()
+    return token, secret
+
+
+def check_grant(caller: Caller, party: str, roles: Sequence[Role]) -> None:
+    """Raise `Forbidden` unless the caller may give these roles to a token of this party."""
+    caller.require_rule_over(party)
+    if "operator" in roles and "operator" not in caller.roles:
+        raise Forbidden("auth.forbidden", "only an operator makes operators", where="roles")
+
+
+def revoke(session: Session, caller: Caller, token_id: str, now: datetime) -> None:
+    """End a token; a token the caller has no say over looks unknown."""
+    token = repository.get_token(session, token_id)
+    rules = "operator" in caller.roles or (
+        token is not None and token.party_id == caller.party_id and "admin" in caller.roles
+    )
+    if token is None or not rules:
+        raise NotFound("no such token")
+    if "operator" in token.roles and "operator" not in caller.roles:
+        raise NotFound("no such token")
+    repository.revoke(session, token_id, now)

@@ -1,0 +1,39 @@
+"""The hub's settings: keyword arguments, or environment variables that start with `SUTURE_HUB_`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Seconds = Annotated[float, Field(gt=0)]
+Bytes = Annotated[int, Field(gt=0)]
+
+
+class Settings(BaseSettings):
+    """Where the hub keeps its state, and its limits. Sizes in bytes, times in seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="SUTURE_HUB_", extra="forbid", frozen=True)
+
+    #: `sqlite:///path` or `postgresql://…`; may hold a password, so it is never shown.
+    database_url: str = Field(default="sqlite:///suture-hub.db", repr=False)
+    #: A folder, or `s3://bucket/prefix` (credentials from the usual AWS variables).
+    store: str = "suture-store"
+
+    lease_seconds: Seconds = 60
+    max_attempts: Annotated[int, Field(ge=1)] = 3
+    #: A site counts as online for this long after it last asked for work.
+    online_seconds: Seconds = 90
+    max_wait_seconds: Seconds = 25
+    #: How often each hub process looks for lapsed leases and passed deadlines.
+    sweep_seconds: Seconds = 1
+
+    max_model_bytes: Bytes = 8 * 2**30
+    max_stitches_bytes: Bytes = 2 * 2**30
+    max_document_bytes: Bytes = 8 * 2**20
+    max_card_bytes: Bytes = 2**20
+    #: Any request body that is not a file.
+    max_request_bytes: Bytes = 8 * 2**20
+
+    log_level: str = "info"

@@ -1,0 +1,1 @@
+"""Installations of a party beside its data."""

@@ -1,0 +1,21 @@
+"""What the API says about sites."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, Field
+
+from suture_service.parties.schemas import Input
+from suture_stitching.portable.metadata import Name
+
+
+class SiteIn(Input):
+    """A new site."""
+
+    name: Name = Field(examples=["north-gpu"])
+
+
+class SiteMade(BaseModel):
+    """The only answer that ever holds the site's token."""
+
+    site: str = Field(examples=["north-gpu"])
+    token: str = Field(description="Shown once; the hub keeps a digest.", examples=["suture_site_…"])

@@ -1,0 +1,36 @@
+"""The rules of sites."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from suture_service.errors import Conflict
+from suture_service.parties.service import checked_name
+from suture_service.sites import repository
+from suture_service.tables import Party, Site
+
+
+def is_online(site: Site, now: datetime, online_seconds: float) -> bool:
+    """Whether a site asked for work recently."""
+    return site.last_seen_at is not None and now - site.last_seen_at <= timedelta(seconds=online_seconds)
+
+
+def add_site(session: Session, party: Party, name: str, now: datetime) -> Site:
+    """Add a site to a party; raises `Conflict` (`site.exists`)."""
+    checked_name(name, "name")
+    if repository.find_site(session, party.id, name) is not None:
+        raise _exists(party, name)
+    site = Site(party_id=party.id, name=name, created_at=now)
+    session.add(site)
+    try:
+        session.flush()
+    except IntegrityError:
+        raise _exists(party, name) from None
+    return site
+
+
+def _exists(party: Party, name: str) -> Conflict:
+    return Conflict("site.exists", f"{party.name} has a site {name!r} already", where="name")

@@ -1,0 +1,70 @@
+"""Answering with a file from the store: ranges, ETags, HEAD."""
+
+from __future__ import annotations
+
+import re
+
+from fastapi import Request
+from starlette.responses import Response, StreamingResponse
+
+from suture_service.errors import RangeNotSatisfiable
+from suture_service.storage.blobs import BlobStore
+
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
+_MEDIA = {".json": "application/json", ".md": "text/plain; charset=utf-8"}
+
+
+async def send_file(request: Request, store: BlobStore, *, name: str, sha256: str, size: int) -> Response:
+    """Return the file, or the range of it that was asked for (206), or 304 where the caller has it already.
+
+    Raises `RangeNotSatisfiable` (416). Several ranges in one request are answered with the whole file, as HTTP allows.
+    """
+    etag = f'"{sha256}"'
+    headers = {
+        "ETag": etag,
+        "Accept-Ranges": "bytes",
+        # A revision never changes, but who may read it does.
+        "Cache-Control": "private, no-cache",
+        "Content-Disposition": f'attachment; filename="{name}"',
+        "X-Content-Type-Options": "nosniff",
+    }
+    if _holds(request.headers.get("if-none-match"), etag):
+        return Response(status_code=304, headers=headers)
+    wanted = request.headers.get("range")
+    if request.headers.get("if-range", etag) != etag:
+        wanted = None
+    start, end = parse_range(wanted, size) or (0, size)
+    partial = (start, end) != (0, size) or (wanted is not None and parse_range(wanted, size) is not None)
+    if partial:
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
+    headers["Content-Length"] = str(end - start)
+    status = 206 if partial else 200
+    media_type = next((media for suffix, media in _MEDIA.items() if name.endswith(suffix)), "application/octet-stream")
+    if request.method == "HEAD":
+        return Response(status_code=status, headers=headers, media_type=media_type)
+    content = await store.stream(sha256, start, end)
+    return StreamingResponse(content, status_code=status, headers=headers, media_type=media_type)
+
+
+def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
+    """Return `(start, end)`, end exclusive, of a `Range` header; None where there is none that must be honoured."""
+    match = _RANGE.fullmatch(header.strip()) if header else None
+    if match is None or match.group() == "bytes=-":
+        return None
+    first, last = match.groups()
+    if first:
+        start, end = int(first), min(int(last) + 1 if last else size, size)
+        if last and int(last) < int(first):
+            return None
+    else:
+        start, end = max(size - int(last), 0), size
+    if start >= end:
+        raise RangeNotSatisfiable(size)
+    return start, end
+
+
+def _holds(header: str | None, etag: str) -> bool:
+    if header is None:
+        return False
+    tags = [tag.strip().removeprefix("W/") for tag in header.split(",")]
+    return etag in tags or "*" in tags

@@ -1,0 +1,98 @@
+"""Reading `multipart/form-data` part by part as it arrives, without ever holding a part in memory."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from suture_service.errors import Malformed
+
+EPILOGUE = 64 * 1024
+_HEADERS_DONE, _PART_DONE = object(), object()
+
+
+class MultipartReader:
+    """Pull parts off a request body: `next_part()` returns a part's name, then `body()` yields its bytes."""
+
+    def __init__(self, chunks: AsyncIterator[bytes], content_type: str | None) -> None:
+        kind, options = parse_options_header(content_type)
+        boundary = options.get(b"boundary")
+        if kind != b"multipart/form-data" or not boundary:
+            raise Malformed(
+                "upload.not_multipart",
+                "the body must be multipart/form-data",
+                where="Content-Type",
+                hint="with curl: -F model=@model.safetensors -F metadata=@suture.json",
+            )
+        self._chunks = chunks
+        self._events: deque[object] = deque()
+        self._field, self._value = b"", b""
+        self._headers: dict[bytes, bytes] = {}
+        self._ended = False
+        try:
+            self._parser = MultipartParser(
+                boundary,
+                {
+                    "on_part_begin": self._headers.clear,
+                    "on_header_field": self._on_header_field,
+                    "on_header_value": self._on_header_value,
+                    "on_header_end": self._on_header_end,
+                    "on_headers_finished": lambda: self._events.append(_HEADERS_DONE),
+                    "on_part_data": lambda data, start, end: self._events.append(data[start:end]),
+                    "on_part_end": lambda: self._events.append(_PART_DONE),
+                    "on_end": self._on_end,
+                },
+            )
+        except FormParserError as error:
+            raise Malformed("upload.malformed", str(error), where="Content-Type") from None
+
+    async def next_part(self) -> str | None:
+        """Return the next part's form name, or None at the end of the body."""
+        while (event := await self._next()) is not None:
+            if event is _HEADERS_DONE:
+                _, options = parse_options_header(self._headers.get(b"content-disposition"))
+                return options.get(b"name", b"").decode("utf-8", "replace")
+        await self._read_epilogue()
+        return None
+
+    async def body(self) -> AsyncIterator[bytes]:
+        """Yield the bytes of the part that `next_part` named."""
+        while (event := await self._next()) is not _PART_DONE:
+            assert isinstance(event, bytes)
+            yield event
+
+    async def _next(self) -> object | None:
+        while not self._events and not self._ended:
+            try:
+                self._parser.write(await anext(self._chunks))
+            except StopAsyncIteration:
+                raise Malformed(
+                    "upload.truncated", "the body ended inside a part", hint="upload all files again"
+                ) from None
+            except FormParserError as error:
+                raise Malformed("upload.malformed", f"not readable as multipart/form-data: {error}") from None
+        return self._events.popleft() if self._events else None
+
+    async def _read_epilogue(self) -> None:
+        # What follows the last boundary means nothing, but left unread it would cost the caller its connection.
+        left = EPILOGUE
+        async for chunk in self._chunks:
+            left -= len(chunk)
+            if left < 0:
+                raise Malformed("upload.malformed", "too much follows the last part")
+
+    def _on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self._field += data[start:end]
+
+    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _on_header_end(self) -> None:
+        self._headers[self._field.lower()] = self._value
+        self._field, self._value = b"", b""
+
+    def _on_end(self) -> None:
+        self._ended = True
