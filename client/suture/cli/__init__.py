@@ -1,0 +1,14 @@
+"""The command `suture`."""
+
+from __future__ import annotations
+
+
+def main() -> None:
+    """Run the command line."""
+    from suture.processes import end_with_parent
+
+    end_with_parent()
+
+    from suture.cli.app import app
+
+    app(prog_name="suture")

@@ -1,0 +1,52 @@
+"""The tree of commands."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from suture.cli import hub, jobs, local, login, models, site
+from suture.cli.terminal import EXIT_CODES, group
+
+app = group(
+    "Publish trained models, never data, and stitch models of several parties into one better ensemble.\n\n"
+    "The hub and its token come from `suture login`, or from SUTURE_HUB and SUTURE_TOKEN.\n\n"
+    "\b\n"
+    "Examples:\n"
+    "  suture demo                                 the whole story on this machine, in about a minute\n"
+    "  suture login --hub https://hub.example      keep your party's token\n"
+    "  suture publish out north/digits             publish what `suture export` wrote\n"
+    "  suture stitch north/digits south/digits --dataset digits --evaluate-at south\n"
+    "  suture report north/stitched\n\n" + EXIT_CODES
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"suture {version('suture')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _wanted: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print it and end")
+    ] = False,
+) -> None:
+    pass
+
+
+app.command()(local.demo)
+app.command()(local.up)
+app.command()(login.login)
+app.command()(models.export)
+app.command()(models.publish)
+app.command()(models.models)
+app.command()(jobs.stitch)
+app.add_typer(jobs.app, name="jobs")
+app.command()(models.pull)
+app.command()(models.report)
+app.add_typer(hub.app, name="hub")
+app.add_typer(site.app, name="site")

@@ -1,0 +1,179 @@
+"""Commands about jobs: stitch, and jobs list, show, wait, cancel."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from suture.answers import JobState, JobStatus
+from suture.cli.terminal import Format, FormatOption, console, group, notes, print_json, print_table
+from suture.hub import Hub
+from suture.job import Job
+
+app = group("Follow, wait for and cancel stitch jobs.")
+JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="the job's id, job_…")]
+TimeoutOption = Annotated[float | None, typer.Option(help="stop waiting after so many seconds; the job goes on")]
+
+
+def stitch(
+    models: Annotated[
+        list[str], typer.Argument(metavar="PARTY/NAME...", help="two models or more; @ID for a revision")
+    ],
+    dataset: Annotated[str, typer.Option(help="the name your own site gave the dataset to fit on")],
+    evaluate_at: Annotated[
+        list[str] | None, typer.Option(metavar="PARTY", help="a party to evaluate on its own data; may be repeated")
+    ] = None,
+    publish_as: Annotated[str | None, typer.Option(metavar="NAME", help="the result's name under your party")] = None,
+    evaluate_within: Annotated[int, typer.Option(metavar="SECONDS", help="how long the others may take")] = 86400,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="an option of the fit, such as seed=1; may be repeated"),
+    ] = None,
+    wait: Annotated[bool, typer.Option(help="wait for the end; otherwise print the job's id and return")] = True,
+    timeout: TimeoutOption = None,
+    format: FormatOption = Format.text,
+) -> None:
+    """Ask for a stitched ensemble of two models or more, fitted at your site, evaluated at others'.
+
+    \b
+    Examples:
+      suture stitch north/digits south/digits --dataset digits --evaluate-at south
+      suture stitch a/m b/m --dataset scans --publish-as joint --no-wait --format json
+    """
+    with Hub() as hub:
+        job = hub.stitch(
+            models,
+            dataset,
+            evaluate_at or (),
+            publish_as=publish_as,
+            evaluate_within=evaluate_within,
+            **dict(_key_value(text) for text in option or ()),
+        )
+        if not wait:
+            _show(job.status, format)
+            return
+        notes.print(f"{job.id}: on this machine Ctrl-C only ends the waiting")
+        _finish(job, timeout, format)
+
+
+@app.command("list")
+def list_jobs(
+    state: Annotated[JobState | None, typer.Option(help="only jobs in this state")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="how many of the newest")] = 50,
+    format: FormatOption = Format.text,
+) -> None:
+    """List your party's jobs, newest first.
+
+    \b
+    Examples:
+      suture jobs list
+      suture jobs list --state failed --format json
+    """
+    with Hub() as hub:
+        found = hub.jobs(state, limit=limit)
+    if format is Format.json:
+        print_json(found)
+        return
+    rows = [
+        (
+            job.id,
+            job.state,
+            ", ".join(member.repo for member in job.models),
+            job.dataset,
+            job.result.repo if job.result is not None else "",
+            f"{job.created_at:%Y-%m-%d %H:%M}",
+        )
+        for job in found
+    ]
+    print_table(("job", "state", "models", "dataset", "result", "created (UTC)"), rows, empty="no jobs")
+
+
+@app.command()
+def show(job: JobArgument, format: FormatOption = Format.text) -> None:
+    """Show a job with its tasks.
+
+    \b
+    Example:
+      suture jobs show job_1f2e3d
+    """
+    with Hub() as hub:
+        _show(hub.job(job).status, format)
+
+
+@app.command()
+def wait(job: JobArgument, timeout: TimeoutOption = None, format: FormatOption = Format.text) -> None:
+    """Wait until a job has ended, with a bar for each task.
+
+    \b
+    Example:
+      suture jobs wait job_1f2e3d --timeout 3600
+    """
+    with Hub() as hub:
+        _finish(hub.job(job), timeout, format)
+
+
+@app.command()
+def cancel(job: JobArgument, format: FormatOption = Format.text) -> None:
+    """Cancel a job; the sites working on it stop.
+
+    \b
+    Example:
+      suture jobs cancel job_1f2e3d
+    """
+    with Hub() as hub:
+        found = hub.job(job)
+        _show(found.cancel(), format)
+
+
+def _finish(job: Job, timeout: float | None, format: Format) -> None:
+    status = job.wait(timeout, progress=format is Format.text, console=notes)
+    _show(status, format)
+    if format is Format.text and status.result is not None:
+        repo = status.result.repo
+        notes.print(f"next:  suture report {repo}\n       suture pull {repo}", soft_wrap=True)
+
+
+def _show(job: JobStatus, format: Format) -> None:
+    if format is Format.json:
+        print_json(job)
+        return
+    console.print(f"{job.id}  {job.state}  created {_ago(job.created_at)} by {job.requester}")
+    console.print("models   " + ", ".join(f"{member.repo}@{member.revision[:10]}" for member in job.models))
+    console.print(f"dataset  {job.dataset}")
+    if job.tasks:
+        rows = [(task.kind, task.party, task.state, _progress(task), task.reason or "") for task in job.tasks]
+        print_table(("task", "party", "state", "progress", "reason"), rows, empty="")
+    for missing in job.missing:
+        console.print(f"missing  {missing.party}: {missing.reason.replace('_', ' ')}")
+    if job.result is not None:
+        console.print(f"result   {job.result.repo}@{job.result.revision}", soft_wrap=True)
+    if job.error is not None:
+        reference = f" (in the site's log: {job.error.correlation_id})" if job.error.correlation_id else ""
+        console.print(f"error    {job.error.code}{reference}")
+
+
+def _progress(task: Any) -> str:
+    if task.progress is None:
+        return ""
+    return f"{task.progress.step} {task.progress.done}/{task.progress.total}"
+
+
+def _ago(moment: datetime) -> str:
+    seconds = max(0, int((datetime.now(UTC) - moment.astimezone(UTC)).total_seconds()))
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit} ago"
+    return f"{seconds} s ago"
+
+
+def _key_value(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise typer.BadParameter("write it as KEY=VALUE", param_hint="--option")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value

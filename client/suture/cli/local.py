@@ -1,0 +1,53 @@
+"""Commands for one machine: demo and up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from suture.cli.terminal import ExitCode
+
+
+def demo(
+    root: Annotated[Path, typer.Option(help="folder to play in; what is in it is removed first")] = Path(
+        ".suture/demo"
+    ),
+    seed: Annotated[int, typer.Option(help="of the division of the data, the training and the fit")] = 0,
+) -> None:
+    """Play the whole story on this machine with real processes: publish, stitch, evaluate, pull, report.
+
+    Two parties with real images of digits, a hub, and a site for each. Leaves report.json, report.html and
+    ensemble/model.safetensors in the folder, and no process running. Ends with 8 if a target is missed.
+
+    \b
+    Example:
+      suture demo
+    """
+    from suture.demo import run
+
+    if not run(root, Console(highlight=False), seed=seed):
+        raise typer.Exit(ExitCode.TARGET)
+
+
+def up(
+    root: Annotated[Path, typer.Option(help="folder of the database, the models and the site")] = Path(".suture/up"),
+    data: Annotated[
+        Path | None, typer.Option(help="a dataset of yours: a folder of images by class, .npz, .csv or .parquet")
+    ] = None,
+) -> None:
+    """Keep a hub and one site running on this machine until Ctrl-C, and print the commands to type next.
+
+    Without --data the dataset is scikit-learn's digits, and two example models lie ready to be published. Started
+    again on the same folder it goes on with what is there.
+
+    \b
+    Examples:
+      suture up
+      suture up --root hospital --data scans/
+    """
+    from suture.up import run
+
+    run(root, data, Console(highlight=False))

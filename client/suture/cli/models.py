@@ -1,0 +1,263 @@
+"""Commands about models: export, publish, models, pull, report."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from suture.cli.terminal import (
+    Format,
+    FormatOption,
+    console,
+    notes,
+    print_json,
+    print_table,
+)
+from suture.hub import Hub
+from suture.parcel import Description, Parcel
+from suture_stitching.errors import Cancelled, SutureError
+from suture_stitching.portable.metadata import Task
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+RepoArgument = Annotated[str, typer.Argument(metavar="PARTY/NAME", help="the model's name at the hub")]
+RevisionOption = Annotated[
+    str | None, typer.Option("--revision", metavar="ID", help="a revision's 40 hex digits; the newest by default")
+]
+
+
+def export(
+    source: Annotated[
+        str, typer.Argument(metavar="MODULE:NAME", help="your code: a torch module, or a function that returns one")
+    ],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="where to write the three files to publish")],
+    shape: Annotated[str, typer.Option(help="one input without its batch, such as 1,28,28 or 17")],
+    license: Annotated[str, typer.Option(help="such as CC-BY-4.0: what others may do with the model")],
+    labels: Annotated[str | None, typer.Option(help="names of the output channels in order: cat,dog")] = None,
+    task: Annotated[Task, typer.Option(help="what the model does")] = "classification",
+    value_range: Annotated[str | None, typer.Option(help="range of the input values, such as 0,1")] = None,
+    mean: Annotated[str | None, typer.Option(help="what you subtract before the model, per channel")] = None,
+    std: Annotated[str | None, typer.Option(help="what you divide by then, per channel")] = None,
+    description: Annotated[str | None, typer.Option(help="what the model is")] = None,
+    intended_use: Annotated[str | None, typer.Option(help="what it may be used for")] = None,
+    training_data: Annotated[str | None, typer.Option(help="what it learnt from, in words")] = None,
+    n: Annotated[int | None, typer.Option(help="number of training samples")] = None,
+) -> None:
+    """Turn a trained PyTorch model of yours into a portable model, ready to be looked at and published.
+
+    Your own code is imported here, on your own machine, from the current folder; the written file holds the weights
+    and a list of allowed operations, and is verified by computing with it. Nothing is sent.
+
+    \b
+    Examples:
+      suture export lesions:trained out --shape 3,224,224 --labels benign,malignant --license CC-BY-4.0
+      suture export risk:model out --shape 17 --task regression --license CC-BY-4.0
+    """
+    import torch
+
+    from suture.card import write_card
+    from suture.parcel import export_model
+
+    sizes = [int(size) for size in _numbers(shape, "--shape")]
+    parts = labels.split(",") if labels is not None else None
+    given: dict[str, Any] = {
+        "license": license,
+        "task": task,
+        "labels": parts,
+        "value_range": tuple(_numbers(value_range, "--value-range")) if value_range else None,
+        "mean": _numbers(mean, "--mean") if mean else None,
+        "std": _numbers(std, "--std") if std else None,
+        "description": description,
+        "intended_use": intended_use,
+        "training_data": training_data,
+        "n": n,
+    }
+    module = _imported(source)
+    example = torch.rand(2, *sizes, generator=torch.Generator().manual_seed(0))
+    folder.mkdir(parents=True, exist_ok=True)
+    metadata = export_model(module, example, folder / "model.safetensors", **cast(Description, given))
+    (folder / "suture.json").write_text(metadata.to_json())
+    (folder / "README.md").write_text(write_card(source.rpartition(":")[0], metadata))
+    notes.print(f"wrote {folder}/model.safetensors, suture.json and README.md; the file alone computes the same")
+    notes.print(f"next:  suture publish {folder} PARTY/NAME")
+
+
+def publish(
+    path: Annotated[Path, typer.Argument(help="model.safetensors, or the folder that `suture export` wrote")],
+    repo: RepoArgument,
+    metadata: Annotated[Path | None, typer.Option(help="suture.json; by default the one beside the model")] = None,
+    card: Annotated[Path | None, typer.Option(help="README.md; by default the one beside the model")] = None,
+    private: Annotated[bool, typer.Option("--private", help="for your party alone; others see nothing")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask before sending")] = False,
+    format: FormatOption = Format.text,
+) -> None:
+    """Publish a portable model: show what leaves this machine, ask, send, verify what the hub stored.
+
+    Sending the same content again is harmless and gives the same revision.
+
+    \b
+    Examples:
+      suture publish out north/digits
+      suture publish model.safetensors north/digits --metadata suture.json --yes
+    """
+
+    def show(parcel: Parcel) -> None:
+        notes.print(f"leaves this machine for {hub.url} as {repo}:")
+        for what, how_much in parcel.lines():
+            notes.print(f"  {what:<20} {how_much}", soft_wrap=True)
+        notes.print(f"  {'visible to':<20} {'your party alone' if private else 'every party at this hub'}")
+        if not yes and sys.stdin.isatty() and not typer.confirm("send it?", default=True, err=True):
+            raise Cancelled("nothing was sent")
+        bar.start()
+        bar.add_task("send", total=parcel.size)
+
+    bar = _byte_bar()
+    try:
+        with Hub() as hub:
+            revision = hub.publish_file(
+                path,
+                repo,
+                metadata=metadata,
+                card=card.read_text() if card is not None else None,
+                visibility="private" if private else "all",
+                show=show,
+                on_bytes=lambda count: bar.advance(bar.task_ids[0], count),
+            )
+    finally:
+        bar.stop()
+    if format is Format.json:
+        print_json(revision)
+    else:
+        console.print(f"{repo} is now at revision {revision.id}")
+
+
+def models(
+    search: Annotated[str | None, typer.Argument(help="words in the name or description")] = None,
+    party: Annotated[str | None, typer.Option(help="only this party's")] = None,
+    task: Annotated[Task | None, typer.Option(help="only models that do this")] = None,
+    format: FormatOption = Format.text,
+) -> None:
+    """List the models you may read.
+
+    \b
+    Examples:
+      suture models
+      suture models polyps --task segmentation --format json
+    """
+    with Hub() as hub:
+        found = hub.models(search, party=party, task=task)
+    if format is Format.json:
+        print_json(found)
+        return
+    rows = [
+        (
+            model.id,
+            model.metadata.task,
+            len(model.metadata.labels or ()) or "",
+            "stitched" if model.metadata.lineage else "",
+            "everyone" if model.visibility == "all" else "private",
+            model.revision[:10],
+            f"{model.updated_at:%Y-%m-%d %H:%M}",
+        )
+        for model in found
+    ]
+    columns = ("model", "task", "labels", "", "visible to", "revision", "updated (UTC)")
+    print_table(columns, rows, empty="no models; publish one with `suture publish`")
+
+
+def pull(
+    repo: RepoArgument,
+    folder: Annotated[Path | None, typer.Argument(help="where to put the files; ./NAME by default")] = None,
+    revision: RevisionOption = None,
+    format: FormatOption = Format.text,
+) -> None:
+    """Download a model with its metadata, card and report; digests and lineage are verified.
+
+    \b
+    Examples:
+      suture pull north/stitched
+      suture pull north/digits folder --revision 3f0c…
+    """
+    target = folder or Path(repo.rpartition("/")[2])
+    bar = _byte_bar()
+    with Hub() as hub, bar:
+        found = hub.revision(repo, revision)
+        task = bar.add_task("receive", total=sum(file.size for file in found.files))
+        found = hub.pull(repo, target, found.id, on_bytes=lambda count: bar.advance(task, count))
+    if format is Format.json:
+        print_json({"folder": str(target), "revision": found})
+        return
+    for file in found.files:
+        console.print(f"{target / file.name}  {file.size:,} bytes, sha256 {file.sha256}", soft_wrap=True)
+
+
+def report(
+    source: Annotated[
+        str, typer.Argument(metavar="PARTY/NAME|JOB|FILE", help="a stitched ensemble, a job's id, or a report.json")
+    ],
+    html: Annotated[Path | None, typer.Option(help="write the whole report with its plot to this file")] = None,
+    revision: RevisionOption = None,
+    format: FormatOption = Format.text,
+) -> None:
+    """Show the party report: each party's own model, its peers, the plain and the stitched ensemble on its own data.
+
+    \b
+    Examples:
+      suture report north/stitched
+      suture report job_1f2e3d --html report.html
+      suture report .suture/demo/report.json --format json
+    """
+    from suture.answers import read_report
+    from suture.report_table import report_table
+
+    if Path(source).is_file():
+        found = read_report(Path(source).read_bytes(), where=source)
+    else:
+        with Hub() as hub:
+            found = hub.job(source).report() if source.startswith("job_") else hub.report(source, revision)
+    if html is not None:
+        from suture_stitching.report import to_html
+
+        html.write_text(to_html(found))
+        notes.print(f"wrote {html}")
+    if format is Format.json:
+        print_json(found)
+    elif html is None:
+        console.print(report_table(found))
+
+
+def _byte_bar() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    return Progress(*columns, console=notes, transient=True)
+
+
+def _numbers(text: str, option: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter("numbers separated by commas are expected", param_hint=option) from None
+
+
+def _imported(source: str) -> Module:
+    """Return the torch module that `module:name` is or makes. It is the user's own code, named on the command line."""
+    import torch
+
+    module_name, colon, name = source.partition(":")
+    if not colon:
+        raise typer.BadParameter("write it as MODULE:NAME, such as lesions:trained", param_hint="MODULE:NAME")
+    sys.path.insert(0, os.getcwd())  # noqa: PTH109  # what `python -m` does
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError) as error:
+        raise SutureError("export.import", str(error), where=source, hint="run it in the folder of your code") from None
+    made = found if isinstance(found, torch.nn.Module) else found()
+    if not isinstance(made, torch.nn.Module):
+        raise SutureError("export.module", f"it gave a {type(made).__name__}, not a torch.nn.Module", where=source)
+    return made

@@ -1,0 +1,149 @@
+"""Commands of a site's operator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from suture.cli.terminal import Format, FormatOption, console, group, notes, print_json
+from suture_stitching.errors import SutureError
+
+if TYPE_CHECKING:
+    from suture_worker.config import SiteConfig
+
+app = group(
+    "Run a site beside your data. It dials out to the hub; nothing can dial in, and no data leave.\n\n"
+    "\b\n"
+    "Example of a first start:\n"
+    "  suture site init site.toml\n"
+    "  suture site check site.toml\n"
+    "  suture site run site.toml"
+)
+ConfigArgument = Annotated[Path, typer.Argument(metavar="SITE.TOML", help="the site's configuration")]
+HERE = Path("site.toml")
+
+EXAMPLE = """\
+# A site: an installation of Suture beside your data. Relative paths start at this file's folder.
+# Unknown keys are refused, so that a typo never passes silently.
+
+[hub]
+url = "http://127.0.0.1:8420"
+token_file = "token"            # what `suture hub site add` printed; chmod 600
+
+[site]
+state = "state"                 # queue, cache and the log of everything that left
+device = "auto"                 # auto, cpu or cuda:0
+
+# A Redis of your own; without this the site starts one that listens on a socket in its state folder.
+# [broker]
+# url = "redis://127.0.0.1:6379/0"
+
+# A dataset has a name that others may ask for; its path is known here alone.
+[datasets.digits]
+path = "data/digits.npz"        # image_folder: <path>/<class>/*.png; npz: images, labels; csv, parquet: a label column
+format = "npz"
+task = "classification"
+labels = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]   # class names, in the order of their index
+split = { validation = 0.2, test = 0.3, seed = 0 }            # used where the data say nothing of splits
+
+# Nobody may do anything that is not allowed here: not even your own party.
+[policy]
+min_samples = 11                # fewer test samples than this and no number leaves
+
+[[policy.allow]]
+parties = ["north"]             # who asks
+actions = ["fit", "evaluate"]   # fit: learn stitches here (for your own party); evaluate: measure candidates here
+datasets = ["digits"]
+"""
+
+
+@app.command()
+def init(path: ConfigArgument = HERE) -> None:
+    """Write a commented site.toml to start from. An existing file is left alone.
+
+    \b
+    Example:
+      suture site init site.toml
+    """
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(EXAMPLE)
+    except FileExistsError:
+        raise SutureError("site.exists", "the file is there already", where=str(path), hint="name another") from None
+    except OSError as error:
+        raise SutureError("site.unwritable", error.strerror or "it cannot be written", where=str(path)) from None
+    notes.print(f"wrote {path}; edit it, save the site's token in the token file beside it, then:")
+    notes.print(f"next:  suture site check {path}")
+
+
+@app.command()
+def run(path: ConfigArgument = HERE) -> None:
+    """Run the whole site until it is told to stop: agent, Celery worker and, unless one is named, its own Redis.
+
+    \b
+    Example:
+      suture site run site.toml
+    """
+    from suture_worker import run_site
+
+    run_site(_load(path))
+
+
+@app.command()
+def agent(path: ConfigArgument = HERE) -> None:
+    """Run only the agent: the part that holds the site's token and talks to the hub.
+
+    \b
+    Example:
+      suture site agent site.toml
+    """
+    from suture_worker import run_agent
+
+    run_agent(_load(path))
+
+
+@app.command()
+def worker(path: ConfigArgument = HERE) -> None:
+    """Run only the Celery worker: the part that computes. It has no token and talks to its broker alone.
+
+    \b
+    Example:
+      suture site worker site.toml
+    """
+    from suture_worker import run_worker
+
+    run_worker(_load(path))
+
+
+@app.command()
+def check(path: ConfigArgument = HERE, format: FormatOption = Format.text) -> None:
+    """Check configuration, token, hub, broker, datasets and device, and say what to do about each problem.
+
+    Ends with 5 when something would keep the site from working.
+
+    \b
+    Example:
+      suture site check site.toml
+    """
+    from suture_worker import check_site
+
+    checks = check_site(_load(path))
+    if format is Format.json:
+        print_json([vars(item) for item in checks])
+    else:
+        for item in checks:
+            console.print(item)
+    if not all(item.ok for item in checks):
+        raise typer.Exit(5)
+
+
+def _load(path: Path) -> SiteConfig:
+    try:
+        from suture_worker import load_site
+    except ModuleNotFoundError as error:
+        raise SutureError(
+            "site.not_installed", f"{error.name} is not installed", hint="pip install 'suture[worker]'"
+        ) from None
+    return load_site(path)

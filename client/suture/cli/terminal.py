@@ -1,0 +1,150 @@
+"""What all commands share: exit codes, how errors and results are printed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from enum import IntEnum, StrEnum
+from typing import Annotated, Any
+
+import typer
+from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from typer.core import TyperGroup
+
+from suture.http import AuthError, NotFound, Unavailable
+from suture.job import JobFailed
+from suture_stitching.errors import Cancelled, SutureError
+
+#: For people; results for machines go to standard output.
+console = Console(highlight=False, markup=False)
+notes = Console(stderr=True, highlight=False, markup=False)
+
+
+class ExitCode(IntEnum):
+    """The numbers `suture` ends with; scripts rely on them."""
+
+    OK = 0
+    ERROR = 1
+    USAGE = 2
+    AUTH = 3
+    NOT_FOUND = 4
+    REFUSED = 5
+    UNAVAILABLE = 6
+    JOB = 7
+    TARGET = 8
+    INTERRUPTED = 130
+
+
+EXIT_CODES = """\b
+Exit codes:
+  0    done (also when a job ended without a party's answer: the report names it as missing)
+  1    an error nobody foresaw
+  2    the command line is wrong
+  3    no token, a wrong one, or not allowed
+  4    not found, or not visible to this token
+  5    the input was refused: the message says what is wrong, where, and what to do
+  6    the hub does not answer
+  7    the job failed or was cancelled
+  8    `suture demo` missed one of its targets
+  130  interrupted
+"""
+
+
+class Format(StrEnum):
+    """How a command prints its result."""
+
+    text = "text"
+    json = "json"
+
+
+def _remember(context: typer.Context, value: Format) -> Format:
+    context.meta["suture.format"] = value
+    return value
+
+
+FormatOption = Annotated[
+    Format, typer.Option("--format", callback=_remember, is_eager=True, help="text for people, json for machines")
+]
+
+
+class Commands(TyperGroup):
+    """A group of commands that ends with a message and the right exit code when one of them fails."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except SutureError as error:
+            show_error(error, Format(ctx.meta.get("suture.format", Format.text)))
+            raise typer.Exit(exit_code(error)) from None
+
+
+def group(text: str) -> typer.Typer:
+    """Return an empty group of commands with the help `text`."""
+    return typer.Typer(
+        cls=Commands,
+        help=text,
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,  # their tables of local variables would show tokens
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    )
+
+
+def exit_code(error: SutureError) -> ExitCode:
+    """Return the number to end with after `error`."""
+    if isinstance(error, AuthError):
+        return ExitCode.AUTH
+    if isinstance(error, NotFound):
+        return ExitCode.NOT_FOUND
+    if isinstance(error, Unavailable):
+        return ExitCode.UNAVAILABLE
+    if isinstance(error, JobFailed | Cancelled):
+        return ExitCode.JOB
+    return ExitCode.REFUSED
+
+
+def show_error(error: SutureError, form: Format = Format.text) -> None:
+    """Print what is wrong, where, and what to do next, on standard error."""
+    if form is Format.json:
+        print(json.dumps({"error": error.as_dict()}), file=sys.stderr)
+        return
+    notes.print(f"error: {error.message}", style="red", soft_wrap=True)
+    if error.where:
+        notes.print(f"where: {error.where}", soft_wrap=True)
+    if error.hint or isinstance(error, AuthError):
+        hint = error.hint or "type `suture login` with a valid token"
+        notes.print(f"next:  {hint}", soft_wrap=True)
+    notes.print(f"code:  {error.code}", style="dim")
+
+
+def print_json(value: BaseModel | Mapping[str, Any] | Sequence[Any]) -> None:
+    """Print a document on standard output."""
+    print(json.dumps(_plain(value), indent=2, ensure_ascii=False))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str) -> None:
+    """Print rows under headings, or the line `empty` when there are none."""
+    if not rows:
+        notes.print(empty)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(str(cell)) for cell in row))  # as Text: no markup from names is interpreted
+    console.print(table)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json", by_alias=True, exclude_none=True)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(item) for item in value]
+    return value
