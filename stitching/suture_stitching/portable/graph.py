@@ -98,3 +98,34 @@ def substitute(value: Value, replace: Callable[[Ref], Value]) -> Value:
     if isinstance(value, tuple):
         return tuple(substitute(item, replace) for item in value)
     return value
+
+
+def prune(graph: Graph) -> Graph:
+    """Return `graph` without the nodes its output does not need; the others keep their order and are renumbered."""
+    needed = set(references(graph.output))
+    for index in range(len(graph.nodes) - 1, -1, -1):
+        if index in needed:
+            needed.update(references(graph.nodes[index]))
+    new_index = {old: new for new, old in enumerate(sorted(needed))}
+
+    def renumber(ref: Ref) -> Value:
+        return Ref(new_index[ref.node])
+
+    nodes = tuple(
+        Node(
+            node.op,
+            tuple(substitute(arg, renumber) for arg in node.args),
+            {name: substitute(arg, renumber) for name, arg in node.kwargs.items()},
+            node.module,
+        )
+        for node in (graph.nodes[index] for index in new_index)
+    )
+    return Graph(graph.inputs, nodes, _renumber_output(graph.output, new_index), graph.outputs)
+
+
+def _renumber_output(output: Output, new_index: dict[int, int]) -> Output:
+    if isinstance(output, Ref):
+        return Ref(new_index[output.node])
+    if isinstance(output, dict):
+        return {name: _renumber_output(item, new_index) for name, item in output.items()}
+    return tuple(_renumber_output(item, new_index) for item in output)

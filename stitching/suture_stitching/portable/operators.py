@@ -31,7 +31,10 @@ _ARITHMETIC = """
 """
 _IDENTITY = "dropout feature_dropout clone contiguous detach to.dtype alias"
 _RECURRENT = "lstm.input gru.input"
-_INDEXING = "embedding index.Tensor index_select slice.Tensor select.int split.Tensor split_with_sizes chunk unbind.int"
+_INDEXING = """
+    embedding index.Tensor index_select slice.Tensor select.int split.Tensor split_with_sizes chunk unbind.int
+    slice_scatter select_scatter copy
+"""
 _SHAPE = """
     cat stack view reshape permute transpose.int flatten.using_ints unflatten.int unsqueeze squeeze.dim squeeze.dims
     expand expand_as roll flip repeat sym_size.int

@@ -7,9 +7,10 @@ output = model.resume({"n17": stitched}, x)    # only what follows n17 runs
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from suture_stitching.errors import SutureError
+from suture_stitching.portable.dry_run import Budget, measure, with_outputs
 from suture_stitching.portable.format import FORMAT, VERSION, PortableHeader, check_file, leaves
 from suture_stitching.portable.graph import TENSOR, Graph, Input, Ref
 from suture_stitching.portable.graph_json import graph_to_json
@@ -37,10 +39,10 @@ class PortableModel(torch.nn.Module):
     are as in `graph.inputs` and `graph.outputs`, batch first.
     """
 
-    def __init__(self, graph: Graph, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, graph: Graph | Program, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self.graph = graph
-        self.program = Program(graph)
+        self.program = Program(graph) if isinstance(graph, Graph) else graph
+        self.graph = graph = self.program.graph
         named = [str(node.args[0]) for node in graph.nodes if node.op == TENSOR]
         if missing := set(named) - tensors.keys():
             raise SutureError("model.tensors", f"the graph names tensor {min(missing)}, which is not given")
@@ -105,15 +107,24 @@ class PortableModel(torch.nn.Module):
         return self.get_buffer(own) if tensor is None else tensor
 
 
-def load(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> PortableModel:
+def load(
+    path: str | os.PathLike[str],
+    *,
+    device: str | torch.device = "cpu",
+    input_shapes: Sequence[Sequence[int]] | None = None,
+    budget: Budget | None = None,
+) -> PortableModel:
     """Return the model in the file at `path` on `device`.
 
-    Every static check runs first; raises `SutureError` (`model.*`). Run files of strangers in a process of their own.
+    Every static check runs first, and given `input_shapes` (with the batch) a dry run against `budget`, before any
+    tensor is read. Raises `SutureError` (`model.*`). Run files of strangers in a process of their own.
     """
     path = Path(path)
     header = check_file(path)
-    Program(header.graph)
-    return PortableModel(header.graph, _read_tensors(path, header, device))
+    program = Program(header.graph)
+    if input_shapes is not None:
+        measure(program, header.tensors, input_shapes, budget)
+    return PortableModel(program, _read_tensors(path, header, device))
 
 
 def save(graph: Graph, tensors: Mapping[str, Tensor], path: str | os.PathLike[str]) -> PortableHeader:
@@ -121,22 +132,38 @@ def save(graph: Graph, tensors: Mapping[str, Tensor], path: str | os.PathLike[st
 
     A file that was there before is replaced in one step; on failure nothing is left behind.
     """
+    with replacing(path) as temporary:
+        return write(graph, tensors, temporary)
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary path beside `path` to write to; it takes the place of `path` if nothing is raised."""
     path = Path(path)
-    content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata = {"format": FORMAT, "version": VERSION, "graph": graph_to_json(graph), "torch": torch.__version__}
-    handle, temporary_name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(temporary_name)
     try:
-        save_file(content, temporary, metadata)
-        header = check_file(temporary)
-        Program(header.graph)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise SutureError("file.unwritable", error.strerror or "cannot be written", where=str(path)) from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        os.fsync(handle)
         temporary.chmod(0o644)
         temporary.replace(path)
     finally:
+        os.close(handle)
         temporary.unlink(missing_ok=True)
+
+
+def write(graph: Graph, tensors: Mapping[str, Tensor], path: Path) -> PortableHeader:
+    """Write a graph and its tensors to `path` in place, check what was written, and return its header."""
+    if not graph.outputs:
+        graph = with_outputs(graph, tensors)
+    content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    metadata = {"format": FORMAT, "version": VERSION, "graph": graph_to_json(graph), "torch": torch.__version__}
+    save_file(content, path, metadata)
+    header = check_file(path)
+    Program(header.graph)
     return header
 
 

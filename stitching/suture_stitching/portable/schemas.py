@@ -16,6 +16,7 @@ from torch import Tensor
 
 from suture_stitching.errors import SutureError
 from suture_stitching.portable.graph import INPUT, TENSOR, DType, Graph, Node, Ref, SameDevice, Value
+from suture_stitching.portable.graph_json import MAX_LIST
 from suture_stitching.portable.operators import ATEN, DTYPES, GETITEM
 
 #: What the value of a node is.
@@ -62,16 +63,40 @@ def _getitem(values: Sequence[Tensor], index: int) -> Tensor:
     return values[index]
 
 
+def _several(name: str, count: Callable[..., int]) -> Callable[..., Any]:
+    """Return the operator, which makes several tensors, with their number bounded."""
+    function = _OVERLOADS[name]
+
+    def bounded(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if count(tensor, *args, **kwargs) > MAX_LIST:
+            raise ValueError(f"more than {MAX_LIST} results")
+        return function(tensor, *args, **kwargs)
+
+    return bounded
+
+
 def _lstm(
     input: Tensor, hx: Sequence[Tensor], params: Sequence[Tensor], has_biases: bool, num_layers: int, *rest: Any
 ) -> Any:
     _check_recurrent(input, hx, params, 4, 2, has_biases, num_layers, *rest)
+    if input.is_meta:  # its meta kernel walks through every step
+        bidirectional, batch_first = rest[2:]
+        return (_recurrent_output(input, hx[0], bidirectional, batch_first), hx[0].clone(), hx[1].clone())
     return _OVERLOADS["aten.lstm.input"](input, hx, params, has_biases, num_layers, *rest)
 
 
 def _gru(input: Tensor, hx: Tensor, params: Sequence[Tensor], has_biases: bool, num_layers: int, *rest: Any) -> Any:
     _check_recurrent(input, [hx], params, 3, 1, has_biases, num_layers, *rest)
+    if input.is_meta:
+        bidirectional, batch_first = rest[2:]
+        return (_recurrent_output(input, hx, bidirectional, batch_first), hx.clone())
     return _OVERLOADS["aten.gru.input"](input, hx, params, has_biases, num_layers, *rest)
+
+
+def _recurrent_output(input: Tensor, state: Tensor, bidirectional: bool, batch_first: bool) -> Tensor:
+    output = input.new_empty(input.shape[0], input.shape[1], state.shape[2] * (2 if bidirectional else 1))
+    # The kernels work step by step and hand a transposed view to who wants the batch first.
+    return output.transpose(0, 1).contiguous().transpose(0, 1) if batch_first else output
 
 
 def _check_recurrent(
@@ -112,6 +137,9 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     **_OVERLOADS,
     "aten.lstm.input": _lstm,
     "aten.gru.input": _gru,
+    "aten.unbind.int": _several("aten.unbind.int", lambda x, dim=0: x.shape[dim]),
+    "aten.split.Tensor": _several("aten.split.Tensor", lambda x, split_size, dim=0: x.shape[dim] // split_size),
+    "aten.chunk.default": _several("aten.chunk.default", lambda x, chunks, dim=0: min(chunks, x.shape[dim])),
     GETITEM: _getitem,
     "sym.add": operator.add,
     "sym.sub": operator.sub,
