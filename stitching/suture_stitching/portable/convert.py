@@ -1,0 +1,328 @@
+"""From a recording (`torch.export`) to a graph of allowed operators and its tensors."""
+
+from __future__ import annotations
+
+import hashlib
+import operator
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, fx
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+from torch.utils import _pytree as pytree
+
+from suture_stitching.errors import SutureError
+from suture_stitching.portable.graph import (
+    INPUT,
+    TENSOR,
+    DType,
+    Graph,
+    Input,
+    Node,
+    Output,
+    Ref,
+    SameDevice,
+    Value,
+    prune,
+)
+from suture_stitching.portable.graph_json import is_tensor_name
+from suture_stitching.portable.operators import ATEN, DTYPES, GETITEM
+from suture_stitching.portable.schemas import schema_of
+from suture_stitching.portable.tracing import module_path
+
+_aten = torch.ops.aten
+_SIZE_ARITHMETIC: dict[Any, str] = {
+    operator.add: "sym.add",
+    operator.sub: "sym.sub",
+    operator.mul: "sym.mul",
+    operator.floordiv: "sym.floordiv",
+    operator.mod: "sym.mod",
+    operator.neg: "sym.neg",
+}
+#: What a frozen model needs no more: the value is its first argument's.
+_DROPOUTS = (_aten.dropout.default, _aten.feature_dropout.default, _aten.alpha_dropout.default)
+_CASTS = (_aten.to.device, _aten.to.dtype_layout, _aten.to.other, _aten.type_as.default, _aten._to_copy.default)
+_FACTORIES = {"aten.zeros.default", "aten.ones.default", "aten.full.default", "aten.arange.default"}
+
+
+def convert(program: ExportedProgram) -> tuple[Graph, dict[str, Tensor]]:
+    """Return the graph and the tensors it needs, by name.
+
+    Values that depend on neither an input nor the model's state are computed now and stored once; tied weights are
+    stored once. Raises `SutureError` (`export.operator`, ...) naming the module and operator that cannot be exported.
+    """
+    return _Converter(program).convert()
+
+
+def plain_output(output: Any, leaf: Callable[[Any], Any]) -> Any:
+    """Return a nested output as tuples and dictionaries only, with `leaf` applied to what is neither."""
+    if isinstance(output, dict):
+        if not all(isinstance(name, str) for name in output):
+            raise SutureError("export.output", "the keys of an output dictionary must be texts")
+        return {name: plain_output(item, leaf) for name, item in output.items()}
+    if isinstance(output, list | tuple):
+        return tuple(plain_output(item, leaf) for item in output)
+    return leaf(output)
+
+
+class _Converter:
+    def __init__(self, program: ExportedProgram) -> None:
+        self._program = program
+        self._nodes: list[Node] = []
+        self._place: dict[fx.Node, Value] = {}
+        self._tensors: dict[str, Tensor] = {}
+        self._stored: dict[Any, Ref] = {}
+        #: State (parameters, buffers, constants) and what depends on nothing else, by node, once it is known.
+        self._known: dict[fx.Node, Any] = {}
+        self._state_names: dict[fx.Node, str] = {}
+        self._from_state: set[fx.Node] = set()
+        self._parameters: set[fx.Node] = set()
+        self._sizes: dict[Any, Ref] = {}
+
+    def convert(self) -> tuple[Graph, dict[str, Tensor]]:
+        graph = self._program.graph
+        live = _live_nodes(graph)
+        inputs = self._placeholders()
+        for node in graph.nodes:
+            if node in live and node.op == "call_function":
+                self._operation(node)
+        specs: list[Input] = []
+        output = self._output(specs)
+        finished = prune(Graph(inputs, tuple(self._nodes), output, tuple(specs)))
+        used = {node.args[0] for node in finished.nodes if node.op == TENSOR}
+        return finished, {name: tensor for name, tensor in self._tensors.items() if name in used}
+
+    def _placeholders(self) -> tuple[Input, ...]:
+        inputs: list[Input] = []
+        by_name = {node.name: node for node in self._program.graph.nodes if node.op == "placeholder"}
+        for spec in self._program.graph_signature.input_specs:
+            node = by_name[spec.arg.name]
+            if spec.kind == InputKind.USER_INPUT:
+                self._input(node, len(inputs))
+                inputs.append(_spec(node.meta["val"]))
+                continue
+            self._known[node] = _state(self._program, str(spec.target))
+            self._state_names[node] = str(spec.target)
+            self._from_state.add(node)
+            if spec.kind == InputKind.PARAMETER:
+                self._parameters.add(node)
+        return tuple(inputs)
+
+    def _input(self, node: fx.Node, index: int) -> None:
+        reference = self._place[node] = self._add(Node(INPUT, (index,)))
+        for axis, size in enumerate(node.meta["val"].shape):
+            if isinstance(size, torch.SymInt) and size.node.expr not in self._sizes:
+                self._sizes[size.node.expr] = self._add(Node("aten.sym_size.int", (reference, axis)))
+
+    def _operation(self, node: fx.Node) -> None:
+        target, result = node.target, node.meta.get("val")
+        if isinstance(result, bool | int | float):
+            self._place[node] = result
+        elif isinstance(result, torch.SymInt):
+            self._place[node] = self._size(node, result)
+        elif target in _DROPOUTS and not _argument(node, "train"):
+            self._pass_on(node)
+        elif self._depends_on_state_alone(node):
+            self._from_state.add(node)
+            if self._parameters.isdisjoint(node.all_input_nodes):
+                self._evaluate(node)
+            else:
+                self._parameters.add(node)
+                self._of_parameters(node)
+        elif target is operator.getitem:
+            self._place[node] = self._add(Node(GETITEM, self._values(node.args), module=module_path(node)))
+        else:
+            self._place[node] = self._add(_allowed(node, self._values))
+
+    def _depends_on_state_alone(self, node: fx.Node) -> bool:
+        return all(source in self._from_state for source in node.all_input_nodes)
+
+    def _of_parameters(self, node: fx.Node) -> None:
+        """Keep what is computed from weights in the graph, or compute it now when no allowed operator does it."""
+        name = GETITEM if node.target is operator.getitem else _operator_name(node.target)
+        source = node.all_input_nodes[0]
+        if name not in ATEN and not (name == GETITEM and source in self._place):
+            self._evaluate(node)
+        elif name == GETITEM:
+            self._place[node] = self._add(Node(GETITEM, self._values(node.args), module=module_path(node)))
+        else:
+            self._place[node] = self._add(_allowed(node, self._values))
+
+    def _evaluate(self, node: fx.Node) -> Any:
+        """Return the value of a node that depends on state alone."""
+        if node not in self._known:
+            if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+                _refuse("export.random", node, "draws random numbers", "a shared model gives the same output each time")
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._evaluate)
+            with torch.no_grad():
+                self._known[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+        return self._known[node]
+
+    def _pass_on(self, node: fx.Node) -> None:
+        """Give `node` the value of its first argument."""
+        source = node.args[0]
+        assert isinstance(source, fx.Node)
+        if source in self._from_state:
+            self._known[node] = self._evaluate(source)
+            self._from_state.add(node)
+        else:
+            self._place[node] = self._place[source]
+
+    def _size(self, node: fx.Node, size: torch.SymInt) -> Value:
+        """Return a size as a number, as a size of an input where it is one (cuts need not cross it then), or as is."""
+        expression = size.node.expr
+        if expression.is_number:
+            return int(expression)
+        if expression not in self._sizes:
+            arithmetic = _SIZE_ARITHMETIC.get(node.target)
+            if arithmetic is None and node.target is not _aten.sym_size.int:
+                _refuse("export.operator", node, f"uses {node.target} on sizes", "keep to + - * // % on sizes")
+            self._sizes[expression] = self._add(Node(arithmetic or "aten.sym_size.int", self._values(node.args)))
+        return self._sizes[expression]
+
+    def _values(self, args: Any) -> tuple[Value, ...]:
+        return tuple(self._value(arg) for arg in args)
+
+    def _value(self, arg: Any) -> Value:
+        if isinstance(arg, fx.Node):
+            if arg not in self._place:
+                self._place[arg] = self._tensor(arg)
+            return self._place[arg]
+        if isinstance(arg, list | tuple):
+            return self._values(arg)
+        if isinstance(arg, torch.dtype):
+            return DType(_dtype_name(arg))
+        if isinstance(arg, torch.memory_format):
+            return str(arg).removeprefix("torch.")
+        if arg is None or isinstance(arg, bool | int | float | str):
+            return arg
+        raise SutureError("export.argument", f"an operator has a {type(arg).__name__} as argument")
+
+    def _tensor(self, node: fx.Node) -> Ref:
+        """Store a tensor of the state, or computed from it, and return its node; equal memory is stored once."""
+        tensor = self._evaluate(node)
+        if not isinstance(tensor, Tensor):
+            _refuse("export.operator", node, "has several constant results", "register them as buffers")
+        _dtype_name(tensor.dtype)
+        name = self._state_names.get(node)
+        identity: Any = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+        if name is None or tensor.numel() == 0:
+            content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            identity = (hashlib.sha256(content.numpy().tobytes()).digest(), tensor.shape, tensor.dtype)
+        if identity not in self._stored:
+            name = self._new_name(name or f"constant.{len(self._tensors)}")
+            self._tensors[name] = tensor.detach()
+            self._stored[identity] = self._add(Node(TENSOR, (name,)))
+        return self._stored[identity]
+
+    def _new_name(self, name: str) -> str:
+        name = "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "_" for c in name)
+        if not is_tensor_name(name) or name in self._tensors:
+            name = f"tensor.{len(self._tensors)}"
+        return name
+
+    def _output(self, specs: list[Input]) -> Output:
+        (outputs,) = self._program.graph.output_node().args
+
+        def leaf(item: Any) -> Ref:
+            value = self._value(item) if isinstance(item, fx.Node) else None
+            if not isinstance(value, Ref) or not isinstance(item.meta.get("val"), Tensor):
+                raise SutureError(
+                    "export.output",
+                    f"the module returns {'a size' if value is not None else item!r} among its outputs",
+                    hint="return tensors only",
+                )
+            specs.append(_spec(item.meta["val"]))
+            return value
+
+        nested = pytree.tree_unflatten(list(outputs), self._program.call_spec.out_spec)
+        output: Output = plain_output(nested, leaf)
+        return output
+
+    def _add(self, node: Node) -> Ref:
+        self._nodes.append(node)
+        return Ref(len(self._nodes) - 1)
+
+
+def _live_nodes(graph: fx.Graph) -> set[fx.Node]:
+    """Return the nodes that the output needs; torch.export adds assertions, which nothing reads."""
+    live: set[fx.Node] = set()
+    waiting = [graph.output_node()]
+    while waiting:
+        for source in waiting.pop().all_input_nodes:
+            if source not in live:
+                live.add(source)
+                waiting.append(source)
+    return live
+
+
+def _allowed(node: fx.Node, values: Callable[[Any], tuple[Value, ...]]) -> Node:
+    """Return the node for an operator on the list; raises `SutureError` naming one that is not."""
+    if node.target in _CASTS:
+        return Node(
+            "aten.to.dtype",
+            (*values(node.args[:1]), DType(_dtype_name(node.meta["val"].dtype))),
+            module=module_path(node),
+        )
+    name = _operator_name(node.target)
+    if name not in ATEN:
+        _refuse(
+            "export.operator", node, f"uses {name}", "that operator cannot be in a portable model; express it by others"
+        )
+    declared = {argument.name: str(argument.real_type) for argument in schema_of(name).arguments}
+    kwargs: dict[str, Value] = {}
+    for key, arg in node.kwargs.items():
+        if arg is not None and key != "pin_memory" and "Layout" not in declared[key] and "Device" not in declared[key]:
+            (kwargs[key],) = values((arg,))
+    if name in _FACTORIES:
+        kwargs |= {"dtype": DType(_dtype_name(node.meta["val"].dtype)), "device": SameDevice()}
+    return Node(name, values(node.args), kwargs, module_path(node))
+
+
+def _operator_name(target: Any) -> str:
+    if isinstance(target, torch._ops.OpOverload):
+        return f"{target.namespace}.{target._schema.name.split('::')[1]}.{target._overloadname}"
+    return str(getattr(target, "__name__", target))
+
+
+def _argument(node: fx.Node, name: str) -> Any:
+    """Return the argument that a call of an operator gives for `name`."""
+    for position, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+        if argument.name == name:
+            return node.args[position] if position < len(node.args) else node.kwargs.get(name, argument.default_value)
+    raise KeyError(name)
+
+
+def _state(program: ExportedProgram, name: str) -> Any:
+    return program.state_dict[name] if name in program.state_dict else program.constants[name]
+
+
+def _spec(value: Tensor) -> Input:
+    return Input(tuple(int(size) if _is_fixed(size) else None for size in value.shape), _dtype_name(value.dtype))
+
+
+def _is_fixed(size: Any) -> bool:
+    return isinstance(size, int) or size.node.expr.is_number
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise SutureError(
+            "export.dtype", f"a tensor holds {name}", hint=f"a portable model may hold {', '.join(sorted(DTYPES))}"
+        )
+    return name
+
+
+def _refuse(code: str, node: fx.Node, problem: str, hint: str) -> NoReturn:
+    path = module_path(node)
+    lines = [line.strip() for line in str(node.meta.get("stack_trace") or "").splitlines() if line.strip()]
+    source = f" in `{lines[-1][:120]}`" if lines else ""
+    raise SutureError(
+        code,
+        f"module {path!r} {problem}{source}" if path else f"the module {problem}{source}",
+        where=path or None,
+        hint=hint,
+    )

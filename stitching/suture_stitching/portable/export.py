@@ -1,0 +1,152 @@
+"""Turn a trained module into a portable model, and prove that the file alone gives the same outputs.
+
+    exported = export(module, example, "model.safetensors")
+
+The module is recorded in evaluation mode, reduced to the operators a portable model may use, written, read back, and
+compared with the live module at batch sizes it was not recorded with. Nothing is left behind when any of this fails.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from suture_stitching.errors import SutureError
+from suture_stitching.portable.convert import convert, plain_output
+from suture_stitching.portable.format import PortableHeader
+from suture_stitching.portable.graph import Graph
+from suture_stitching.portable.runtime import load, replacing, write
+from suture_stitching.portable.tracing import evaluating, trace
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A written portable model; `difference` is the worst one seen, relative to the size of the outputs."""
+
+    graph: Graph
+    path: Path
+    header: PortableHeader
+    difference: float
+
+
+def export(
+    module: torch.nn.Module,
+    example: Tensor | Sequence[Tensor],
+    path: str | os.PathLike[str],
+    *,
+    tolerance: float = 1e-5,
+    dynamic_spatial: bool = False,
+) -> Exported:
+    """Write `module` as a portable model to `path` and return what was written.
+
+    `example` is an input batch `(N, C, *spatial)`, or several inputs; the batch size stays free, the other sizes only
+    if `dynamic_spatial`. The module is left as it was. Raises `SutureError` (`export.*`) naming the module and
+    operator that cannot be exported, or the difference when the file does not reproduce the module within `tolerance`.
+    """
+    path = Path(path)
+    inputs = (example,) if isinstance(example, Tensor) else tuple(example)
+    _check_example(inputs)
+    with evaluating(module), torch.no_grad():
+        expected = {size: _outputs(module, _batch(inputs, size)) for size in (1, 2, 3)}
+    # Recorded without gradients, a `with torch.no_grad()` inside the module leaves no trace.
+    with evaluating(module), torch.no_grad():
+        graph, tensors = convert(trace(module, _batch(inputs, 2), dynamic_spatial=dynamic_spatial))
+    with replacing(path) as temporary:
+        header = write(graph, tensors, temporary)
+        difference = _verify(temporary, inputs, expected, tolerance)
+    return Exported(header.graph, path, header, difference)
+
+
+def _check_example(inputs: Sequence[Tensor]) -> None:
+    if not inputs or not all(isinstance(x, Tensor) for x in inputs):
+        raise SutureError("export.example", "the example must be a tensor or a tuple of tensors", where="example")
+    if any(x.dim() == 0 or x.shape[0] == 0 or x.shape[0] != inputs[0].shape[0] for x in inputs):
+        raise SutureError(
+            "export.example",
+            f"the inputs have the shapes {[tuple(x.shape) for x in inputs]}",
+            where="example",
+            hint="the first dimension of every input is the batch, with at least one sample",
+        )
+
+
+def _batch(inputs: Sequence[Tensor], size: int) -> tuple[Tensor, ...]:
+    """Return a batch of `size` samples; repeated ones are shifted, so that mixing up samples would be seen."""
+
+    def sample(x: Tensor, index: int) -> Tensor:
+        first = x[index % x.shape[0]]
+        return first.roll(index // x.shape[0], dims=-1) if first.dim() else first
+
+    return tuple(torch.stack([sample(x, index) for index in range(size)]) for x in inputs)
+
+
+def _outputs(module: torch.nn.Module, inputs: Sequence[Tensor]) -> Any:
+    try:
+        return plain_output(module(*inputs), _is_tensor)
+    except SutureError:
+        raise
+    except Exception as error:
+        if inputs[0].shape[0] == 1:
+            return None  # some modules need two samples; then one sample proves nothing
+        raise SutureError(
+            "export.example",
+            f"the module fails on a batch of {inputs[0].shape[0]} samples: {str(error)[:400]}",
+            where="example",
+            hint="give an example of the shape (N, C, *spatial) that the module reads",
+        ) from error
+
+
+def _is_tensor(leaf: object) -> Tensor:
+    if not isinstance(leaf, Tensor):
+        raise SutureError(
+            "export.output", f"the module returns a {type(leaf).__name__} among its outputs; only tensors can be"
+        )
+    return leaf
+
+
+def _verify(path: Path, inputs: Sequence[Tensor], expected: Mapping[int, Any], tolerance: float) -> float:
+    """Return the worst relative difference between the file and the live module; refuse one over `tolerance`."""
+    model = load(path, device=inputs[0].device)
+    worst = 0.0
+    for size, output in expected.items():
+        if output is None:
+            continue
+        with torch.no_grad():
+            actual = model(*_batch(inputs, size))
+        for name, want, have in _paired(output, actual, "output"):
+            difference = _difference(want, have)
+            if not difference <= tolerance:
+                raise SutureError(
+                    "export.differs",
+                    f"the portable model differs from the module by {difference:.2g} (relative) for {size} sample(s); "
+                    f"at most {tolerance:.2g} is allowed",
+                    where=name,
+                    hint="the module may be random or depend on the batch size or on hidden state in evaluation mode",
+                )
+            worst = max(worst, difference)
+    return worst
+
+
+def _paired(want: Any, have: Any, name: str) -> Iterator[tuple[str, Tensor, Tensor]]:
+    if isinstance(want, Tensor):
+        yield name, want, have
+        return
+    keys = want.keys() if isinstance(want, dict) else range(len(want))
+    for key in keys:
+        yield from _paired(want[key], have[key], f"{name}[{key!r}]")
+
+
+def _difference(want: Tensor, have: Tensor) -> float:
+    if want.shape != have.shape or want.dtype != have.dtype:
+        return float("inf")
+    if want.numel() == 0 or torch.equal(want, have):
+        return 0.0
+    want, have = want.double(), have.double()
+    same = (want == have) | (want.isnan() & have.isnan())
+    scale = want[want.isfinite()].abs().max().clamp(min=1.0) if want.isfinite().any() else 1.0
+    return float(((want - have).abs() / scale)[~same].nan_to_num(nan=float("inf")).max()) if not same.all() else 0.0
