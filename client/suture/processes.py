@@ -64,7 +64,7 @@ class Processes:
         """Start a process with the output in `log`. It gets no input and none of this process's SUTURE_ variables."""
         log.parent.mkdir(parents=True, exist_ok=True)
         with _held_back_signals(), log.open("ab") as output:
-            process = subprocess.Popen(
+            process = subprocess.Popen(  # noqa: S603 - the callers name our own programs
                 list(command),
                 stdin=subprocess.DEVNULL,
                 stdout=output,

@@ -7,7 +7,6 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ _FORMATS = {".npz": "npz", ".csv": "csv", ".parquet": "parquet"}
 
 
 def run(root: Path, data: Path | None, console: Console) -> None:
-    """Start hub and site in `root`, print what to type next, and keep both running until the process is told to stop."""
+    """Start hub and site in `root`, print what to type next, and keep both running until told to stop."""
     name, dataset = _own_dataset(data) if data is not None else ("digits", _example_dataset(root))
     with Installation(root, port=PORT) as here:
         known = here.site_file(PARTY).exists()
@@ -70,7 +69,7 @@ def _own_dataset(path: Path) -> tuple[str, dict[str, Any]]:
         ) from None
 
 
-def _labels_in(path: Path, form: str) -> Sequence[str]:
+def _labels_in(path: Path, form: str) -> list[str]:
     try:
         if form == "npz":
             with np.load(path, allow_pickle=False) as arrays:

@@ -32,7 +32,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _root(
     _wanted: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="print it and end")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version and end")
     ] = False,
 ) -> None:
     pass

@@ -96,7 +96,12 @@ def list_parties(format: FormatOption = Format.text) -> None:
     if format is Format.json:
         print_json(
             [
-                {"name": row.name, "created_at": row.created_at.isoformat(), "sites": row.sites, "online": row.online}
+                {
+                    "name": row.name,
+                    "created_at": row.created_at.isoformat(),
+                    "sites": [{"name": name, "online": name in row.online} for name in row.sites],
+                    "online": row.online,
+                }
                 for row in found
             ]
         )

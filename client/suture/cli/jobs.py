@@ -24,19 +24,21 @@ def stitch(
     ],
     dataset: Annotated[str, typer.Option(help="the name your own site gave the dataset to fit on")],
     evaluate_at: Annotated[
-        list[str] | None, typer.Option(metavar="PARTY", help="a party to evaluate on its own data; may be repeated")
+        list[str] | None, typer.Option(metavar="PARTY", help="a party to evaluate on its own data; repeatable")
     ] = None,
     publish_as: Annotated[str | None, typer.Option(metavar="NAME", help="the result's name under your party")] = None,
     evaluate_within: Annotated[int, typer.Option(metavar="SECONDS", help="how long the others may take")] = 86400,
     option: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="an option of the fit, such as seed=1; may be repeated"),
+        typer.Option(metavar="KEY=VALUE", help="an option of the fit, such as seed=1; repeatable"),
     ] = None,
     wait: Annotated[bool, typer.Option(help="wait for the end; otherwise print the job's id and return")] = True,
     timeout: TimeoutOption = None,
     format: FormatOption = Format.text,
 ) -> None:
-    """Ask for a stitched ensemble of two models or more, fitted at your site, evaluated at others'.
+    """Ask for a stitched ensemble of several models.
+
+    It is fitted at your own site and evaluated at yours and at those of the parties you name; only numbers leave them.
 
     \b
     Examples:
@@ -105,7 +107,7 @@ def show(job: JobArgument, format: FormatOption = Format.text) -> None:
 
 @app.command()
 def wait(job: JobArgument, timeout: TimeoutOption = None, format: FormatOption = Format.text) -> None:
-    """Wait until a job has ended, with a bar for each task.
+    """Wait until a job has ended.
 
     \b
     Example:

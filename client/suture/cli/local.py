@@ -12,15 +12,14 @@ from suture.cli.terminal import ExitCode
 
 
 def demo(
-    root: Annotated[Path, typer.Option(help="folder to play in; what is in it is removed first")] = Path(
-        ".suture/demo"
-    ),
+    root: Annotated[Path, typer.Option(help="folder to play in; emptied first")] = Path(".suture/demo"),
     seed: Annotated[int, typer.Option(help="of the division of the data, the training and the fit")] = 0,
 ) -> None:
-    """Play the whole story on this machine with real processes: publish, stitch, evaluate, pull, report.
+    """Play the whole story on this machine.
 
-    Two parties with real images of digits, a hub, and a site for each. Leaves report.json, report.html and
-    ensemble/model.safetensors in the folder, and no process running. Ends with 8 if a target is missed.
+    With real processes: publish, stitch, evaluate, pull, report. Two parties with real images of digits, a hub, and a
+    site for each. Leaves report.json, report.html and ensemble/model.safetensors in the folder, and no process
+    running. Ends with 8 if a target is missed.
 
     \b
     Example:
@@ -38,7 +37,9 @@ def up(
         Path | None, typer.Option(help="a dataset of yours: a folder of images by class, .npz, .csv or .parquet")
     ] = None,
 ) -> None:
-    """Keep a hub and one site running on this machine until Ctrl-C, and print the commands to type next.
+    """Keep a hub and a site running on this machine.
+
+    Prints the commands to type next, and runs until Ctrl-C.
 
     Without --data the dataset is scikit-learn's digits, and two example models lie ready to be published. Started
     again on the same folder it goes on with what is there.

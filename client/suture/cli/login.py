@@ -20,10 +20,11 @@ def login(
     forget: Annotated[bool, typer.Option("--forget", help="delete the stored token instead")] = False,
     format: FormatOption = Format.text,
 ) -> None:
-    """Check a token at the hub and keep both for later commands, readable by you alone.
+    """Keep a hub's address and your token.
 
-    The token is asked for, read from --token-file, or taken from standard input: never from the command line, where
-    other users of this machine could see it.
+    They are checked at the hub and stored for later commands, readable by you alone. The token is asked for, read
+    from --token-file, or taken from standard input: never from the command line, where other users of this machine
+    could see it.
 
     \b
     Examples:

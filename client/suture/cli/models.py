@@ -50,7 +50,7 @@ def export(
     training_data: Annotated[str | None, typer.Option(help="what it learnt from, in words")] = None,
     n: Annotated[int | None, typer.Option(help="number of training samples")] = None,
 ) -> None:
-    """Turn a trained PyTorch model of yours into a portable model, ready to be looked at and published.
+    """Turn a PyTorch model of yours into a portable model.
 
     Your own code is imported here, on your own machine, from the current folder; the written file holds the weights
     and a list of allowed operations, and is verified by computing with it. Nothing is sent.
@@ -98,9 +98,10 @@ def publish(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask before sending")] = False,
     format: FormatOption = Format.text,
 ) -> None:
-    """Publish a portable model: show what leaves this machine, ask, send, verify what the hub stored.
+    """Publish a portable model.
 
-    Sending the same content again is harmless and gives the same revision.
+    Shows what leaves this machine, asks, sends it, and verifies what the hub stored. Sending the same content again
+    is harmless and gives the same revision.
 
     \b
     Examples:
@@ -178,7 +179,9 @@ def pull(
     revision: RevisionOption = None,
     format: FormatOption = Format.text,
 ) -> None:
-    """Download a model with its metadata, card and report; digests and lineage are verified.
+    """Download a model with metadata, card and report.
+
+    Digests and lineage are verified; files that are there already are left alone.
 
     \b
     Examples:
@@ -206,7 +209,9 @@ def report(
     revision: RevisionOption = None,
     format: FormatOption = Format.text,
 ) -> None:
-    """Show the party report: each party's own model, its peers, the plain and the stitched ensemble on its own data.
+    """Show the party report of a stitched ensemble.
+
+    For each party, on its own test data: its own model, its peers', the plain ensemble, the stitched ensemble.
 
     \b
     Examples:

@@ -61,7 +61,9 @@ datasets = ["digits"]
 
 @app.command()
 def init(path: ConfigArgument = HERE) -> None:
-    """Write a commented site.toml to start from. An existing file is left alone.
+    """Write a commented site.toml to start from.
+
+    An existing file is left alone.
 
     \b
     Example:
@@ -80,7 +82,9 @@ def init(path: ConfigArgument = HERE) -> None:
 
 @app.command()
 def run(path: ConfigArgument = HERE) -> None:
-    """Run the whole site until it is told to stop: agent, Celery worker and, unless one is named, its own Redis.
+    """Run the whole site until it is told to stop.
+
+    Agent, Celery worker and, unless site.toml names one, a Redis of its own.
 
     \b
     Example:
@@ -93,7 +97,9 @@ def run(path: ConfigArgument = HERE) -> None:
 
 @app.command()
 def agent(path: ConfigArgument = HERE) -> None:
-    """Run only the agent: the part that holds the site's token and talks to the hub.
+    """Run only the agent, which talks to the hub.
+
+    It holds the site's token and computes nothing.
 
     \b
     Example:
@@ -106,7 +112,9 @@ def agent(path: ConfigArgument = HERE) -> None:
 
 @app.command()
 def worker(path: ConfigArgument = HERE) -> None:
-    """Run only the Celery worker: the part that computes. It has no token and talks to its broker alone.
+    """Run only the Celery worker, which computes.
+
+    It has no token and talks to its broker alone.
 
     \b
     Example:
@@ -119,9 +127,10 @@ def worker(path: ConfigArgument = HERE) -> None:
 
 @app.command()
 def check(path: ConfigArgument = HERE, format: FormatOption = Format.text) -> None:
-    """Check configuration, token, hub, broker, datasets and device, and say what to do about each problem.
+    """Check that the site can work.
 
-    Ends with 5 when something would keep the site from working.
+    Configuration, token, hub, broker, datasets and device; says what to do about each problem. Ends with 5 when
+    something would keep the site from working.
 
     \b
     Example:

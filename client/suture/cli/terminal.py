@@ -89,6 +89,7 @@ def group(text: str) -> typer.Typer:
         cls=Commands,
         help=text,
         no_args_is_help=True,
+        add_completion=False,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,  # their tables of local variables would show tokens
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
