@@ -100,7 +100,6 @@ def list_parties(format: FormatOption = Format.text) -> None:
                     "name": row.name,
                     "created_at": row.created_at.isoformat(),
                     "sites": [{"name": name, "online": name in row.online} for name in row.sites],
-                    "online": row.online,
                 }
                 for row in found
             ]
@@ -131,7 +130,7 @@ def create_token(
     \b
     Examples:
       suture hub token create north --role publisher --role requester
-      suture hub token create north > token && chmod 600 token
+      (umask 077; suture hub token create north > token)
     """
     from suture_service import operate
 

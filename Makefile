@@ -1,0 +1,47 @@
+# What a newcomer types: `make demo`, `make test`. Everything is installed into .venv, nothing else is touched.
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check install
+# The first interpreter that Suture runs on.
+PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
+	$$name -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$name && break; done)
+
+.PHONY: help demo up test lint format clean
+.DEFAULT_GOAL := help
+
+help:  ## show this
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1	/' | expand -t 16
+
+demo: $(INSTALLED)  ## play the whole story on this machine: two parties, two sites, one stitched ensemble
+	@$(BIN)/suture demo
+
+up: $(INSTALLED)  ## keep a hub and a site running on this machine
+	@$(BIN)/suture up
+
+test: $(INSTALLED)  ## run all tests
+	@$(BIN)/python -m pytest
+
+lint: $(INSTALLED)  ## check style and types
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+format: $(INSTALLED)  ## put the code into its agreed form
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+clean:  ## remove what was installed and what the demo left
+	rm -rf $(VENV) .suture .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# torch comes first and by itself, see constraints.txt.
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Suture needs Python 3.11, 3.12 or 3.13 on the PATH"; exit 1; }
+	@echo "Installing Suture into $(VENV), once; this takes a few minutes."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "  1/2  PyTorch"
+	@$(PIP) --quiet "$$(sed -n '/^torch==/p' constraints.txt)"
+	@echo "  2/2  Suture and what else it uses"
+	@$(PIP) --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
