@@ -163,11 +163,13 @@ class Connection:
         """Yield the items of a listing, page after page, at most `limit` of them."""
         cursor: str | None = None
         seen = 0
-        while limit is None or seen < limit:
-            page = self.get(path, **params, cursor=cursor, limit=min(100, limit - seen) if limit else None)
+        while True:
+            page = self.get(path, **params, cursor=cursor, limit=limit and min(100, limit - seen))
             for item in page["items"]:
                 yield item
                 seen += 1
+                if seen == limit:
+                    return
             # A hub that answers the same cursor again would otherwise keep us here for ever.
             if page["next"] is None or page["next"] == cursor:
                 return
