@@ -41,7 +41,6 @@ _SIZE_ARITHMETIC: dict[Any, str] = {
     operator.mod: "sym.mod",
     operator.neg: "sym.neg",
 }
-#: What a frozen model needs no more: the value is its first argument's.
 _DROPOUTS = (_aten.dropout.default, _aten.feature_dropout.default, _aten.alpha_dropout.default)
 _CASTS = (_aten.to.device, _aten.to.dtype_layout, _aten.to.other, _aten.type_as.default, _aten._to_copy.default)
 _FACTORIES = {"aten.zeros.default", "aten.ones.default", "aten.full.default", "aten.arange.default"}
@@ -122,7 +121,7 @@ class _Converter:
             self._place[node] = result
         elif isinstance(result, torch.SymInt):
             self._place[node] = self._size(node, result)
-        elif target in _DROPOUTS and not _argument(node, "train"):
+        elif _changes_nothing(node):
             self._pass_on(node)
         elif self._depends_on_state_alone(node):
             self._from_state.add(node)
@@ -244,6 +243,16 @@ class _Converter:
     def _add(self, node: Node) -> Ref:
         self._nodes.append(node)
         return Ref(len(self._nodes) - 1)
+
+
+def _changes_nothing(node: fx.Node) -> bool:
+    """Say whether the value is the first argument's: dropout in evaluation mode, and a slice from start to end."""
+    if node.target in _DROPOUTS:
+        return not _argument(node, "train")
+    if node.target is not _aten.slice.Tensor:
+        return False
+    to_the_end = _argument(node, "end") in (None, 2**63 - 1)
+    return _argument(node, "start") in (None, 0) and to_the_end and _argument(node, "step") == 1
 
 
 def _live_nodes(graph: fx.Graph) -> set[fx.Node]:

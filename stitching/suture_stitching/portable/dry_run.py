@@ -44,10 +44,10 @@ class Cost:
 
 @dataclass(frozen=True)
 class Measured:
-    """A pass on the meta device: its cost, and per node the shape of its tensor (None for others) and its FLOPs."""
+    """A pass on the meta device: its cost, and per node what its tensor is (None for others) and its FLOPs."""
 
     cost: Cost
-    shapes: tuple[tuple[int, ...] | None, ...]
+    tensors: tuple[Input | None, ...]
     flops: tuple[int, ...]
 
 
@@ -78,14 +78,14 @@ def measure(
     plan = program.plan(frozenset(output_nodes))
     slots = program.slots(torch.device("meta"))
     memory = _Memory(budget.bytes)
-    node_shapes: list[tuple[int, ...] | None] = [None] * len(graph.nodes)
+    found: list[Input | None] = [None] * len(graph.nodes)
     node_flops = [0] * len(graph.nodes)
     for node, name in plan.tensors:
         slots[node] = torch.empty(tensors[name].shape, dtype=_dtype(tensors[name]), device="meta")
     for node, index in plan.inputs:
         slots[node] = inputs[index]
     for node in (*(node for node, _ in plan.tensors), *(node for node, _ in plan.inputs)):
-        node_shapes[node] = tuple(slots[node].shape)
+        found[node] = _spec(slots[node])
         memory.hold(slots[node])
     total = 0
     for step in plan.steps:
@@ -96,7 +96,7 @@ def measure(
             raise program.failure(step.node, error) from error
         slots[step.node] = value
         if isinstance(value, Tensor):
-            node_shapes[step.node] = tuple(value.shape)
+            found[step.node] = _spec(value)
         node_flops[step.node] = _flops(graph.nodes[step.node], slots, value)
         total += node_flops[step.node]
         if total > budget.flops:
@@ -107,7 +107,7 @@ def measure(
             slots[slot] = None
     outputs = tuple(_spec(slots[node]) for node in output_nodes)
     _check_outputs(graph.outputs, outputs)
-    return Measured(Cost(total, memory.peak, outputs), tuple(node_shapes), tuple(node_flops))
+    return Measured(Cost(total, memory.peak, outputs), tuple(found), tuple(node_flops))
 
 
 def with_outputs(graph: Graph, tensors: Mapping[str, Tensor | TensorInfo]) -> Graph:
