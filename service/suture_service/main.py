@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 
 import structlog
@@ -15,6 +16,8 @@ from suture_service import errors
 from suture_service.database import Database
 from suture_service.errors import ErrorAnswer, Unavailable
 from suture_service.hub import Hub, HubDep
+from suture_service.jobs import endpoints as jobs
+from suture_service.jobs.flow import sweep_forever
 from suture_service.models import endpoints as models
 from suture_service.observe import Metrics, Observe, configure_logging
 from suture_service.operate import check_migrated
@@ -22,6 +25,7 @@ from suture_service.parties import endpoints as parties
 from suture_service.settings import Settings
 from suture_service.sites import endpoints as sites
 from suture_service.storage import BlobStore
+from suture_service.tasks import endpoints as tasks
 
 log = structlog.get_logger(__name__)
 health = APIRouter(tags=["health"])
@@ -51,10 +55,14 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         check_migrated(hub.database.engine)
         hub.store.sweep()
+        sweeper = asyncio.create_task(sweep_forever(hub))
         try:
             yield
         finally:
             hub.closing.set()
+            sweeper.cancel()
+            with suppress(asyncio.CancelledError):
+                await sweeper
             hub.database.close()
 
     app = FastAPI(
@@ -68,7 +76,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.hub = hub
     app.add_middleware(Observe, metrics=hub.metrics, max_request_bytes=settings.max_request_bytes)
     errors.install(app)
-    for router in (health, parties.router, sites.router, models.router):
+    for router in (health, parties.router, sites.router, models.router, jobs.router, tasks.router):
         app.include_router(router)
     return app
 

@@ -17,6 +17,7 @@ import anyio
 import structlog
 from fastapi import HTTPException
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from suture_stitching.errors import SutureError
@@ -25,6 +26,8 @@ log = structlog.get_logger(__name__)
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9_.-]{1,64}")
 DRAIN_BYTES, DRAIN_SECONDS = 64 * 2**20, 5.0
+#: As nginx calls it: the caller went away before there was an answer.
+CUT = 499
 _QUIET = ("/healthz", "/readyz", "/metrics")
 
 
@@ -129,6 +132,8 @@ class _Exchange:
         started = time.perf_counter()
         try:
             await self._app(self._scope, self.receive, self.send)
+        except ClientDisconnect:
+            self._status = CUT
         except Exception:
             log.exception("failed")
             if not self._started:

@@ -1,0 +1,1 @@
+"""What parties ask for: a stitched ensemble of some models."""

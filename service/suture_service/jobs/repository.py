@@ -1,0 +1,110 @@
+"""All SQL about jobs, their tasks, files and events."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import Select, delete, exists, or_, select, tuple_, union
+from sqlalchemy.orm import Session, joinedload, selectinload
+
+from suture_service.auth import Caller
+from suture_service.jobs.states import JobState, TaskState
+from suture_service.tables import Event, Job, JobMember, Model, Revision, Task, TaskFile
+
+_MEMBERS = selectinload(Job.members).joinedload(JobMember.revision)
+_WHOLE = (
+    joinedload(Job.requester),
+    selectinload(Job.tasks).joinedload(Task.party),
+    _MEMBERS.selectinload(Revision.files),
+    _MEMBERS.joinedload(Revision.model).joinedload(Model.party),
+)
+
+
+def readable(caller: Caller) -> Select[Job]:
+    """Jobs this caller may read: its party's; for a site also those with a task for its party."""
+    mine = Job.requester_id == caller.party_id
+    if caller.kind == "site":
+        mine = or_(mine, exists().where(Task.job_id == Job.id, Task.party_id == caller.party_id))
+    return select(Job).where(mine).options(*_WHOLE)
+
+
+def find_job(session: Session, caller: Caller, job_id: str) -> Job | None:
+    """Return a job the caller may read."""
+    return session.scalars(readable(caller).where(Job.id == job_id)).one_or_none()
+
+
+def list_jobs(
+    session: Session, caller: Caller, *, state: str | None, before: tuple[datetime, str] | None, limit: int
+) -> Sequence[Job]:
+    """Return readable jobs, newest first; one more than `limit`."""
+    statement = readable(caller).order_by(Job.created_at.desc(), Job.id.desc()).limit(limit + 1)
+    if state is not None:
+        statement = statement.where(Job.state == state)
+    if before is not None:
+        statement = statement.where(tuple_(Job.created_at, Job.id) < tuple_(*before))
+    return session.scalars(statement).all()
+
+
+def lock_job(session: Session, job_id: str, *, skip_locked: bool = False) -> Job | None:
+    """Return a job, and let nobody else change it or its tasks until this transaction ends.
+
+    With `skip_locked`, None where another hub has it. (On SQLite a writing transaction has the whole database.)
+    """
+    locked = select(Job.id).where(Job.id == job_id).with_for_update(skip_locked=skip_locked)
+    if session.scalars(locked).one_or_none() is None:
+        return None
+    whole = select(Job).where(Job.id == job_id).options(*_WHOLE).execution_options(populate_existing=True)
+    return session.scalars(whole).one()
+
+
+def result_of(session: Session, job_id: str) -> Revision | None:
+    """Return the revision that the hub published for a job."""
+    statement = (
+        select(Revision)
+        .where(Revision.job_id == job_id)
+        .options(joinedload(Revision.model).joinedload(Model.party), selectinload(Revision.files))
+    )
+    return session.scalars(statement).one_or_none()
+
+
+def results_of(session: Session, job_ids: Sequence[str]) -> dict[str, Revision]:
+    """Return the published revisions of several jobs, by job."""
+    statement = (
+        select(Revision).where(Revision.job_id.in_(job_ids)).options(joinedload(Revision.model).joinedload(Model.party))
+    )
+    return {revision.job_id: revision for revision in session.scalars(statement) if revision.job_id is not None}
+
+
+def fitted_files(session: Session, job_id: str) -> dict[str, TaskFile]:
+    """Return what a job's finished fit has left, by file name."""
+    statement = (
+        select(TaskFile)
+        .join(Task, Task.id == TaskFile.task_id)
+        .where(Task.job_id == job_id, Task.kind == "fit", Task.state == TaskState.DONE)
+    )
+    return {file.name: file for file in session.scalars(statement)}
+
+
+def works_on(session: Session, party_id: int, job_id: str) -> bool:
+    """Whether a site of the party holds a lease of one of the job's tasks."""
+    statement = select(Task.id).where(Task.job_id == job_id, Task.party_id == party_id, Task.state == TaskState.LEASED)
+    return session.scalars(statement.limit(1)).first() is not None
+
+
+def due_jobs(session: Session, now: datetime, limit: int = 100) -> Sequence[str]:
+    """Return jobs with a lapsed lease or a passed deadline."""
+    lapsed = select(Task.job_id).where(Task.state == TaskState.LEASED, Task.lease_expires_at < now)
+    late = select(Job.id).where(Job.state == JobState.EVALUATING, Job.answer_by < now)
+    return session.scalars(union(lapsed, late).limit(limit)).all()
+
+
+def list_events(session: Session, job_id: str, after: int, limit: int = 500) -> Sequence[Event]:
+    """Return what happened after event `after`, in order."""
+    statement = select(Event).where(Event.job_id == job_id, Event.seq > after).order_by(Event.seq).limit(limit)
+    return session.scalars(statement).all()
+
+
+def drop_progress(session: Session, job_id: str, task_id: str) -> None:
+    """Forget the task's earlier progress: only the latest is worth keeping."""
+    session.execute(delete(Event).where(Event.job_id == job_id, Event.task_id == task_id, Event.kind == "progress"))

@@ -1,0 +1,153 @@
+"""What the API says about jobs."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, Field
+
+from suture_service.jobs.states import JobState, Kind, MissingReason, TaskState
+from suture_service.models.schemas import DIGEST, REVISION
+from suture_service.parties.schemas import Input
+from suture_stitching.portable.metadata import Name, Repo, Revision, check_name
+
+MAX_OPTIONS = 16 * 1024
+WEEKS_4 = 28 * 24 * 3600
+JOB = "job_6b1f0c9d2e3a4857"
+
+
+def check_asked(text: str) -> str:
+    """Return `party` or `party/dataset` as it is; raise `ValueError` otherwise."""
+    party, slash, dataset = text.partition("/")
+    check_name(party)
+    if slash:
+        check_name(dataset)
+    return text
+
+
+def check_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Return options that are small and plain JSON; raise `ValueError` otherwise."""
+    try:
+        size = len(json.dumps(options, allow_nan=False))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if size > MAX_OPTIONS:
+        raise ValueError(f"larger than {MAX_OPTIONS} bytes")
+    return options
+
+
+class JobModel(Input):
+    """A model to stitch; without a revision, the newest."""
+
+    repo: Repo = Field(examples=["north/digits"])
+    revision: Revision | None = Field(default=None, examples=[REVISION])
+
+
+class JobIn(Input):
+    """What a party asks for."""
+
+    models: Annotated[list[JobModel], Field(min_length=2, max_length=16)]
+    dataset: Name = Field(description="Name of a dataset at the requester's own site.", examples=["digits"])
+    evaluate_at: Annotated[list[Annotated[str, AfterValidator(check_asked)]], Field(max_length=64)] = Field(
+        default=[],
+        description="Other parties to evaluate, as `party` or `party/dataset`. The requester always does.",
+        examples=[["south"]],
+    )
+    publish_as: Name | None = Field(
+        default=None, description="Name of the result under the requester; `stitched-…` by default.", examples=["both"]
+    )
+    evaluate_within: Annotated[int, Field(ge=1, le=WEEKS_4)] = Field(
+        default=86400, description="Seconds other parties have to answer, from the end of the fit."
+    )
+    options: Annotated[dict[str, Any], AfterValidator(check_options)] = Field(
+        default={}, description="Options of the fit, checked by the requester's site.", examples=[{"seed": 0}]
+    )
+
+
+class MemberOut(BaseModel):
+    """A model the job stitches; `sha256` is that of its `model.safetensors`."""
+
+    repo: str = Field(examples=["north/digits"])
+    revision: str = Field(examples=[REVISION])
+    sha256: str = Field(examples=[DIGEST])
+
+
+class ProgressOut(BaseModel):
+    """How far a task is."""
+
+    step: str = Field(examples=["moments"])
+    done: int = Field(examples=[12])
+    total: int = Field(examples=[40])
+    seconds_left: float | None = Field(default=None, examples=[31.5])
+
+
+class TaskOut(BaseModel):
+    """A task of the job."""
+
+    id: str = Field(examples=["task_0c9d2e3a48576b1f"])
+    kind: Kind
+    party: str = Field(examples=["north"])
+    state: TaskState
+    attempt: int
+    progress: ProgressOut | None = None
+    reason: str | None = Field(default=None, description="Why it was not done, or not the first time.")
+
+
+class ResultOut(BaseModel):
+    """The published stitched ensemble."""
+
+    repo: str = Field(examples=["north/both"])
+    revision: str = Field(examples=[REVISION])
+
+
+class MissingOut(BaseModel):
+    """A party that was asked to evaluate and has no column in the report."""
+
+    party: str = Field(examples=["south"])
+    reason: MissingReason
+
+
+class JobError(BaseModel):
+    """Why a job failed; under `correlation_id` the site's own log has the details."""
+
+    code: str = Field(examples=["dataset.unknown"])
+    correlation_id: str | None = None
+
+
+class JobOut(BaseModel):
+    """A job and its tasks."""
+
+    id: str = Field(examples=[JOB])
+    requester: str = Field(examples=["north"])
+    state: JobState
+    models: list[MemberOut]
+    dataset: str = Field(examples=["digits"])
+    evaluate_at: list[str] = Field(examples=[["south"]])
+    created_at: datetime
+    finished_at: datetime | None
+    tasks: list[TaskOut]
+    result: ResultOut | None
+    missing: list[MissingOut]
+    error: JobError | None
+
+
+class EventOut(BaseModel):
+    """Something that happened in a job.
+
+    `job` and `task` events carry the new state; of `progress` events only the latest of each task is kept.
+    """
+
+    seq: int
+    at: datetime
+    task: str | None = None
+    kind: str = Field(examples=["task"])
+    data: dict[str, Any] = Field(examples=[{"kind": "fit", "party": "north", "state": "leased", "attempt": 1}])
+
+
+class EventsOut(BaseModel):
+    """What happened after event `after`; ask again with `after` set to `next`."""
+
+    items: list[EventOut]
+    next: int

@@ -1,0 +1,215 @@
+"""The rules of jobs: what may be asked for, and by whom. All that can be known beforehand is checked beforehand."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+
+from sqlalchemy.orm import Session
+
+from suture_service.auth import Caller
+from suture_service.errors import Conflict, HubError, NotFound
+from suture_service.hub import Hub
+from suture_service.jobs import repository
+from suture_service.jobs.flow import Flow, missing
+from suture_service.jobs.schemas import (
+    JobError,
+    JobIn,
+    JobOut,
+    MemberOut,
+    MissingOut,
+    ProgressOut,
+    ResultOut,
+    TaskOut,
+)
+from suture_service.jobs.states import ACTIVE_JOBS, JobState
+from suture_service.models.repository import find_revision, unreadable_by
+from suture_service.models.service import MODEL, REPORT, StoredFile, no_model
+from suture_service.parties.repository import find_party
+from suture_service.sites.repository import has_site
+from suture_service.tables import Job, JobMember, Party, Revision
+from suture_stitching.portable.metadata import ModelMetadata, incompatibilities
+
+
+def create(hub: Hub, session: Session, caller: Caller, asked: JobIn) -> Job:
+    """Check what is asked for and add the job with its first task."""
+    caller.require("requester")
+    revisions = _members(session, caller, asked)
+    requester = find_party(session, caller.party)
+    assert requester is not None
+    entries = [_entry(text) for text in asked.evaluate_at]
+    parties = _parties(session, requester, [name for name, _ in entries])
+    _check_readable(session, revisions, parties)
+    _check_compatible(revisions)
+    job_id = f"job_{secrets.token_hex(8)}"
+    job = Job(
+        id=job_id,
+        requester=requester,
+        created_by=caller.name,
+        state=JobState.QUEUED,
+        dataset=asked.dataset,
+        publish_as=asked.publish_as or f"stitched-{job_id[4:12]}",
+        evaluate_at=[{"party": name, "dataset": dataset} for name, dataset in entries],
+        evaluate_within=asked.evaluate_within,
+        options=asked.options,
+        created_at=hub.now(),
+        last_seq=0,
+        members=[JobMember(position=position, revision=revision) for position, revision in enumerate(revisions)],
+        tasks=[],
+    )
+    session.add(job)
+    session.flush()
+    Flow(hub, session, job).begin()
+    session.flush()
+    return job
+
+
+def _members(session: Session, caller: Caller, asked: JobIn) -> list[Revision]:
+    revisions: list[Revision] = []
+    for position, model in enumerate(asked.models):
+        where = f"models.{position}"
+        revision = find_revision(session, caller.party_id, model.repo, model.revision or "latest")
+        if revision is None:
+            raise no_model(where)
+        if revision in revisions:
+            raise HubError("job.duplicate_model", f"{model.repo} is named twice", where=where)
+        revisions.append(revision)
+    return revisions
+
+
+def _entry(text: str) -> tuple[str, str | None]:
+    party, _, dataset = text.partition("/")
+    return party, dataset or None
+
+
+def _parties(session: Session, requester: Party, names: Sequence[str]) -> list[Party]:
+    """Return the requester and those asked to evaluate; all must exist and have a site."""
+    parties = [requester]
+    for position, name in enumerate(names):
+        where = f"evaluate_at.{position}"
+        if name in names[:position]:
+            raise HubError("job.duplicate_party", f"{name} is named twice", where=where)
+        party = find_party(session, name)
+        if party is None:
+            raise HubError("party.unknown", f"there is no party {name!r}", where=where)
+        if party is not requester:
+            parties.append(party)
+    for party in parties:
+        if not has_site(session, party.id):
+            raise Conflict(
+                "job.no_site",
+                f"{party.name} has no site, so nobody there could do the work",
+                where=party.name,
+                hint="an admin of that party adds one: `suture hub site add`",
+            )
+    return parties
+
+
+def _check_readable(session: Session, revisions: Sequence[Revision], parties: Sequence[Party]) -> None:
+    repos = {revision.model_id: revision.model.repo for revision in revisions}
+    for party in parties:
+        for model_id in sorted(unreadable_by(session, list(repos), party.id)):
+            raise Conflict(
+                "job.not_shared",
+                f"{party.name} is asked to evaluate but may not read {repos[model_id]}",
+                where=repos[model_id],
+                hint=f"its owner shares it with {party.name} first, or leave {party.name} out of evaluate_at",
+            )
+
+
+def _check_compatible(revisions: Sequence[Revision]) -> None:
+    models = [(revision.model.repo, ModelMetadata.model_validate(revision.content)) for revision in revisions]
+    problems = incompatibilities(models)
+    if problems:
+        raise Conflict(
+            "job.incompatible", "; ".join(problems), where="models", hint="choose models of the same task and input"
+        )
+
+
+def get(session: Session, caller: Caller, job_id: str) -> Job:
+    """Return a job, if the caller may read it."""
+    job = repository.find_job(session, caller, job_id)
+    if job is None:
+        raise _no_job()
+    return job
+
+
+def cancel(hub: Hub, session: Session, caller: Caller, job_id: str) -> Job:
+    """End an own job (role `requester`); a job that is cancelled already stays as it is."""
+    _require_own(session, caller, job_id)
+    caller.require("requester")
+    job = repository.lock_job(session, job_id)
+    assert job is not None
+    if job.state == JobState.CANCELLED:
+        return job
+    if job.state not in ACTIVE_JOBS:
+        raise Conflict("job.ended", f"the job has ended already: {job.state}", where=job_id)
+    Flow(hub, session, job).cancel()
+    return job
+
+
+def get_report(session: Session, caller: Caller, job_id: str) -> StoredFile:
+    """Return the party report of an own job."""
+    _require_own(session, caller, job_id)
+    revision = repository.result_of(session, job_id)
+    for file in revision.files if revision is not None else ():
+        if file.name == REPORT:
+            return StoredFile(file.sha256, file.size)
+    raise NotFound("the job has no report", where=job_id)
+
+
+def get_file(session: Session, caller: Caller, job_id: str, name: str) -> StoredFile:
+    """Return a file of the fit, for the requester and for sites that hold a lease of one of the job's tasks."""
+    job = get(session, caller, job_id)
+    if job.requester_id != caller.party_id and not repository.works_on(session, caller.party_id, job_id):
+        raise _no_job()
+    file = repository.fitted_files(session, job_id).get(name)
+    if file is None:
+        raise NotFound("the job has no such file", where=name)
+    return StoredFile(file.sha256, file.size)
+
+
+def _require_own(session: Session, caller: Caller, job_id: str) -> None:
+    if get(session, caller, job_id).requester_id != caller.party_id:
+        raise _no_job()
+
+
+def _no_job() -> NotFound:
+    return NotFound("no such job")
+
+
+def member(revision: Revision) -> MemberOut:
+    """Return a model as jobs, reports and lineage name it."""
+    sha256 = next(file.sha256 for file in revision.files if file.name == MODEL)
+    return MemberOut(repo=revision.model.repo, revision=revision.revision, sha256=sha256)
+
+
+def show(job: Job, result: Revision | None) -> JobOut:
+    """Return a job as the API shows it."""
+    return JobOut(
+        id=job.id,
+        requester=job.requester.name,
+        state=JobState(job.state),
+        models=[member(entry.revision) for entry in job.members],
+        dataset=job.dataset,
+        evaluate_at=[
+            f"{entry['party']}/{entry['dataset']}" if entry["dataset"] else entry["party"] for entry in job.evaluate_at
+        ],
+        created_at=job.created_at,
+        finished_at=job.finished_at,
+        tasks=[
+            TaskOut(
+                id=task.id,
+                kind=task.kind,
+                party=task.party.name,
+                state=task.state,
+                attempt=task.attempt,
+                progress=ProgressOut.model_validate(task.progress) if task.progress is not None else None,
+                reason=task.reason,
+            )
+            for task in job.tasks
+        ],
+        result=ResultOut(repo=result.model.repo, revision=result.revision) if result is not None else None,
+        missing=[MissingOut(party=entry.party, reason=entry.reason) for entry in missing(job)],
+        error=JobError(code=job.error_code, correlation_id=job.error_correlation_id) if job.error_code else None,
+    )

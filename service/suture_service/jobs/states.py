@@ -1,0 +1,178 @@
+"""The states of jobs and tasks, and what follows when a task ends. Pure: no database, no clock.
+
+job:   queued -> fitting -> evaluating -> composing -> complete | partial      (failed, cancelled from any of them)
+task:  open <-> leased -> done | failed | declined          (expired, cancelled from open and leased)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal, TypeAlias
+
+
+class JobState(StrEnum):
+    """Where a job is."""
+
+    QUEUED = "queued"
+    FITTING = "fitting"
+    EVALUATING = "evaluating"
+    COMPOSING = "composing"
+    COMPLETE = "complete"
+    PARTIAL = "partial"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class JobEvent(StrEnum):
+    """What can happen to a job."""
+
+    START = "start"
+    FITTED = "fitted"
+    EVALUATED = "evaluated"
+    COMPOSED = "composed"
+    COMPOSED_PARTLY = "composed_partly"
+    FAIL = "fail"
+    CANCEL = "cancel"
+
+
+class TaskState(StrEnum):
+    """Where a task is."""
+
+    OPEN = "open"
+    LEASED = "leased"
+    DONE = "done"
+    FAILED = "failed"
+    DECLINED = "declined"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+
+
+class TaskEvent(StrEnum):
+    """What can happen to a task."""
+
+    LEASE = "lease"
+    REQUEUE = "requeue"
+    COMPLETE = "complete"
+    FAIL = "fail"
+    DECLINE = "decline"
+    EXPIRE = "expire"
+    CANCEL = "cancel"
+
+
+ACTIVE_JOBS = frozenset({JobState.QUEUED, JobState.FITTING, JobState.EVALUATING, JobState.COMPOSING})
+ACTIVE_TASKS = frozenset({TaskState.OPEN, TaskState.LEASED})
+
+JOB_TRANSITIONS: dict[tuple[JobState, JobEvent], JobState] = {
+    (JobState.QUEUED, JobEvent.START): JobState.FITTING,
+    (JobState.FITTING, JobEvent.FITTED): JobState.EVALUATING,
+    (JobState.EVALUATING, JobEvent.EVALUATED): JobState.COMPOSING,
+    (JobState.COMPOSING, JobEvent.COMPOSED): JobState.COMPLETE,
+    (JobState.COMPOSING, JobEvent.COMPOSED_PARTLY): JobState.PARTIAL,
+    **{(state, JobEvent.FAIL): JobState.FAILED for state in ACTIVE_JOBS},
+    **{(state, JobEvent.CANCEL): JobState.CANCELLED for state in ACTIVE_JOBS},
+}
+
+TASK_TRANSITIONS: dict[tuple[TaskState, TaskEvent], TaskState] = {
+    (TaskState.OPEN, TaskEvent.LEASE): TaskState.LEASED,
+    (TaskState.LEASED, TaskEvent.REQUEUE): TaskState.OPEN,
+    (TaskState.LEASED, TaskEvent.COMPLETE): TaskState.DONE,
+    (TaskState.LEASED, TaskEvent.FAIL): TaskState.FAILED,
+    (TaskState.LEASED, TaskEvent.DECLINE): TaskState.DECLINED,
+    **{(state, TaskEvent.EXPIRE): TaskState.EXPIRED for state in ACTIVE_TASKS},
+    **{(state, TaskEvent.CANCEL): TaskState.CANCELLED for state in ACTIVE_TASKS},
+}
+
+
+class NotPossible(Exception):
+    """This cannot happen to something in this state."""
+
+
+def next_job_state(state: JobState, event: JobEvent) -> JobState:
+    """Return the state after `event`; raises `NotPossible`."""
+    if (state, event) not in JOB_TRANSITIONS:
+        raise NotPossible(f"{event} is not possible for a job that is {state}")
+    return JOB_TRANSITIONS[state, event]
+
+
+def next_task_state(state: TaskState, event: TaskEvent) -> TaskState:
+    """Return the state after `event`; raises `NotPossible`."""
+    if (state, event) not in TASK_TRANSITIONS:
+        raise NotPossible(f"{event} is not possible for a task that is {state}")
+    return TASK_TRANSITIONS[state, event]
+
+
+Kind = Literal["fit", "evaluate", "compose"]
+MissingReason = Literal["declined", "no_answer", "too_few_samples", "failed"]
+
+
+@dataclass(frozen=True)
+class TaskView:
+    """What the rules below need to know of a task; `own` if its party is the requester."""
+
+    kind: Kind
+    party: str
+    own: bool
+    state: TaskState
+    reason: str | None = None
+    correlation_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Move:
+    """The job goes on with this event."""
+
+    event: JobEvent
+
+
+@dataclass(frozen=True)
+class Fail:
+    """The job cannot go on, for this reason."""
+
+    code: str
+    correlation_id: str | None = None
+
+
+Step: TypeAlias = "Move | Fail | None"
+
+
+def next_step(state: JobState, tasks: Sequence[TaskView]) -> Step:
+    """Say what follows from the states of a job's tasks; None while there is something to wait for."""
+    if state in (JobState.FITTING, JobState.COMPOSING):
+        kind = "fit" if state is JobState.FITTING else "compose"
+        task = next(task for task in tasks if task.kind == kind)
+        if task.state in ACTIVE_TASKS:
+            return None
+        if task.state is not TaskState.DONE:
+            return _failure(task)
+        if kind == "fit":
+            return Move(JobEvent.FITTED)
+        return Move(JobEvent.COMPOSED_PARTLY if missing_parties(tasks) else JobEvent.COMPOSED)
+    if state is JobState.EVALUATING:
+        evaluations = [task for task in tasks if task.kind == "evaluate"]
+        for task in evaluations:
+            if task.own and task.state not in ACTIVE_TASKS and task.state is not TaskState.DONE:
+                return _failure(task)
+        if all(task.state not in ACTIVE_TASKS for task in evaluations):
+            return Move(JobEvent.EVALUATED)
+    return None
+
+
+def _failure(task: TaskView) -> Fail:
+    return Fail(task.reason or f"task.{task.state}", task.correlation_id)
+
+
+def missing_parties(tasks: Iterable[TaskView]) -> list[tuple[str, MissingReason]]:
+    """Return the parties that were asked to evaluate and have not, with the reason others are told; by name."""
+    reasons: dict[TaskState, MissingReason] = {
+        TaskState.DECLINED: "declined",
+        TaskState.FAILED: "failed",
+        TaskState.EXPIRED: "no_answer",
+    }
+    missing: list[tuple[str, MissingReason]] = []
+    for task in tasks:
+        if task.kind == "evaluate" and task.state in reasons:
+            few = task.state is TaskState.DECLINED and task.reason == "policy.too_few_samples"
+            missing.append((task.party, "too_few_samples" if few else reasons[task.state]))
+    return sorted(missing)

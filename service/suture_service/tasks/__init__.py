@@ -1,0 +1,1 @@
+"""The work of a job, as sites see it: leased, kept alive, answered."""

@@ -1,0 +1,150 @@
+"""What the API says about tasks, as sites see them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, StringConstraints
+
+from suture_service.jobs.schemas import JOB, MemberOut, MissingOut
+from suture_service.jobs.states import Kind, TaskState
+from suture_service.models.schemas import DIGEST, METADATA
+from suture_service.parties.schemas import Input
+from suture_stitching.documents import Evaluation
+
+Code = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}(\.[a-z0-9_]{1,50})?$")]
+CorrelationId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+Fence = Annotated[int, Field(ge=0, description="The `fence` of the lease; a stale one gets 409 `task.fenced`.")]
+StepName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_ .:/()-]{1,100}$")]
+Amount = Annotated[int, Field(ge=0, le=10**15)]
+
+
+class LeaseIn(Input):
+    """How long to wait for work."""
+
+    wait: Annotated[float, Field(ge=0, le=25)] = 0
+
+
+class SpecMember(MemberOut):
+    """A model to work with; `size` in bytes is that of its `model.safetensors`."""
+
+    size: int = Field(examples=[81244])
+    party: str = Field(examples=["north"])
+    metadata: dict[str, Any] = Field(description="Its `suture.json`.", examples=[METADATA])
+
+
+class SpecFile(BaseModel):
+    """A file of the fit, under `/v1/jobs/{id}/files/`."""
+
+    sha256: str = Field(examples=[DIGEST])
+    size: int
+
+
+class FitSpec(BaseModel):
+    """Fit candidates on a dataset of the requester's site."""
+
+    members: list[SpecMember]
+    dataset: str = Field(examples=["digits"])
+    options: dict[str, Any]
+
+
+class EvaluateSpec(BaseModel):
+    """Evaluate all candidates; `dataset` is null where the site chooses, `own` the index of the party's own member."""
+
+    members: list[SpecMember]
+    dataset: str | None
+    own: int | None
+    candidates: dict[str, SpecFile]
+
+
+class ComposeSpec(BaseModel):
+    """Choose and compose; the hub publishes the result as `publish_as`."""
+
+    members: list[SpecMember]
+    candidates: dict[str, SpecFile]
+    evaluations: dict[str, Evaluation]
+    missing: list[MissingOut]
+    publish_as: str = Field(examples=["north/both"])
+    job: str = Field(examples=[JOB])
+
+
+class JobRef(BaseModel):
+    """Whose job it is."""
+
+    id: str = Field(examples=[JOB])
+    requester: str = Field(examples=["north"])
+
+
+class LeasedTask(BaseModel):
+    """A task that this site holds until `lease_expires_at`; each heartbeat moves that on."""
+
+    id: str = Field(examples=["task_0c9d2e3a48576b1f"])
+    kind: Kind
+    attempt: int
+    fence: int
+    lease_seconds: float = Field(examples=[60])
+    lease_expires_at: datetime
+    job: JobRef
+    spec: FitSpec | EvaluateSpec | ComposeSpec
+
+
+class HeartbeatIn(Input):
+    """A sign of life."""
+
+    fence: Fence
+
+
+class ProgressIn(Input):
+    """How far the task is; also a sign of life."""
+
+    fence: Fence
+    step: StepName = Field(examples=["moments"])
+    done: Amount
+    total: Amount
+    seconds_left: Annotated[float, Field(ge=0, le=10**9, allow_inf_nan=False)] | None = None
+
+
+class Pulse(BaseModel):
+    """The lease goes on until then; with `cancel`, stop working on the task."""
+
+    lease_expires_at: datetime
+    cancel: bool
+
+
+class PutFile(BaseModel):
+    """What the hub received."""
+
+    name: str = Field(examples=["candidates.json"])
+    size: int
+    sha256: str = Field(examples=[DIGEST])
+
+
+class ResultIn(Input):
+    """The result: for `evaluate` an Evaluation, for `fit` `{"n": samples}`, for `compose` `{"chosen": candidate}`."""
+
+    fence: Fence
+    document: dict[str, Any] = Field(examples=[{"n": 412}])
+
+
+class FailIn(Input):
+    """The site could not do it; `retryable` if another attempt may succeed."""
+
+    fence: Fence
+    code: Code = Field(examples=["child.killed"])
+    correlation_id: CorrelationId | None = None
+    retryable: bool = False
+
+
+class DeclineIn(Input):
+    """The site's policy does not allow it."""
+
+    fence: Fence
+    code: Code = Field(examples=["policy.denied"])
+
+
+class TaskEnded(BaseModel):
+    """The task after this."""
+
+    id: str
+    state: TaskState

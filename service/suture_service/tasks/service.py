@@ -1,0 +1,318 @@
+"""The rules of tasks: who may lease what, and what a lease allows. Every write carries the fence of its lease."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from suture_service.auth import Caller
+from suture_service.errors import Conflict, HubError, NotFound
+from suture_service.hub import Hub
+from suture_service.jobs import repository as jobs
+from suture_service.jobs.flow import Flow, missing
+from suture_service.jobs.schemas import MissingOut
+from suture_service.jobs.service import member
+from suture_service.jobs.states import ACTIVE_JOBS, TaskState
+from suture_service.models.service import METADATA, MODEL, StoredFile, publish
+from suture_service.sites.repository import mark_seen, seen_since
+from suture_service.storage import BlobStore
+from suture_service.tables import Job, Revision, Task, TaskFile
+from suture_service.tasks import documents, repository
+from suture_service.tasks.documents import CANDIDATES, FILES, STITCHES, FileContent, JobFacts
+from suture_service.tasks.schemas import (
+    ComposeSpec,
+    EvaluateSpec,
+    FitSpec,
+    JobRef,
+    LeasedTask,
+    SpecFile,
+    SpecMember,
+)
+from suture_stitching.documents import Evaluation
+from suture_stitching.portable.metadata import MAX_BYTES, Member, ModelMetadata
+
+_SEEN_STEP = timedelta(seconds=10)
+
+
+def note_presence(hub: Hub, site: Caller) -> None:
+    """Write down that the site asks for work: that is what makes it online."""
+    assert site.site_id is not None
+    now = hub.now()
+    with hub.database.reading() as session:
+        if seen_since(session, site.site_id, now - _SEEN_STEP):
+            return
+    with hub.database.writing() as session:
+        mark_seen(session, site.site_id, now, _SEEN_STEP)
+
+
+def lease(hub: Hub, site: Caller) -> LeasedTask | None:
+    """Lease the oldest open task of the site's party, if there is one. Of any number of hubs, one gives it out."""
+    with hub.database.reading() as session:
+        candidates = [(task.id, task.job_id) for task in repository.open_tasks(session, site.party_id)]
+    for task_id, job_id in candidates:
+        with hub.database.writing() as session:
+            job = jobs.lock_job(session, job_id, skip_locked=True)
+            task = next((task for task in job.tasks if task.id == task_id), None) if job is not None else None
+            if job is None or task is None or task.state != TaskState.OPEN:
+                continue
+            assert site.site_id is not None
+            Flow(hub, session, job).lease(task, site.site_id)
+            return _show(hub, session, job, task)
+    return None
+
+
+def _show(hub: Hub, session: Session, job: Job, task: Task) -> LeasedTask:
+    assert task.lease_expires_at is not None
+    return LeasedTask(
+        id=task.id,
+        kind=task.kind,
+        attempt=task.attempt,
+        fence=task.fence,
+        lease_seconds=hub.settings.lease_seconds,
+        lease_expires_at=task.lease_expires_at,
+        job=JobRef(id=job.id, requester=job.requester.name),
+        spec=_spec(session, job, task),
+    )
+
+
+def _spec(session: Session, job: Job, task: Task) -> FitSpec | EvaluateSpec | ComposeSpec:
+    members = [_spec_member(entry.revision) for entry in job.members]
+    if task.kind == "fit":
+        return FitSpec(members=members, dataset=job.dataset, options=job.options)
+    fitted = jobs.fitted_files(session, job.id)
+    candidates = {name: SpecFile(sha256=fitted[name].sha256, size=fitted[name].size) for name in (CANDIDATES, STITCHES)}
+    if task.kind == "evaluate":
+        return EvaluateSpec(members=members, dataset=task.dataset, own=_own(job, task), candidates=candidates)
+    return ComposeSpec(
+        members=members,
+        candidates=candidates,
+        evaluations={name: Evaluation.model_validate(document) for name, document in _evaluations(job).items()},
+        missing=[MissingOut(party=entry.party, reason=entry.reason) for entry in missing(job)],
+        publish_as=f"{job.requester.name}/{job.publish_as}",
+        job=job.id,
+    )
+
+
+def _spec_member(revision: Revision) -> SpecMember:
+    size = next(file.size for file in revision.files if file.name == MODEL)
+    ref, party = member(revision), revision.model.party.name
+    return SpecMember(**ref.model_dump(), size=size, party=party, metadata=revision.content)
+
+
+def _own(job: Job, task: Task) -> int | None:
+    owners = [entry.revision.model.party_id for entry in job.members]
+    return owners.index(task.party_id) if task.party_id in owners else None
+
+
+def _evaluations(job: Job) -> dict[str, dict[str, Any]]:
+    return {
+        task.party.name: task.result
+        for task in job.tasks
+        if task.kind == "evaluate" and task.state == TaskState.DONE and task.result is not None
+    }
+
+
+def pulse(hub: Hub, session: Session, site: Caller, task_id: str, fence: int) -> tuple[datetime, bool]:
+    """Renew the lease; return until when, and whether the job wants the work to stop."""
+    until = hub.now() + timedelta(seconds=hub.settings.lease_seconds)
+    task = _own_task(session, site, task_id)
+    if not repository.renew(session, task_id, fence, until):
+        raise fenced(task_id)
+    return until, task.job.state not in ACTIVE_JOBS
+
+
+def progress(
+    hub: Hub, session: Session, site: Caller, task_id: str, fence: int, progress: dict[str, Any]
+) -> tuple[datetime, bool]:
+    """Record how far a task is, and renew the lease."""
+    job, task = _locked(session, site, task_id)
+    if task.state != TaskState.LEASED or task.fence != fence:
+        raise fenced(task_id)
+    flow = Flow(hub, session, job)
+    task.lease_expires_at = flow.lease_end()
+    if flow.active:
+        flow.progress(task, progress)
+    return task.lease_expires_at, not flow.active
+
+
+def file_limit(hub: Hub, session: Session, site: Caller, task_id: str, fence: int, name: str) -> int:
+    """Return how many bytes a file may have; raises unless the lease allows the site to put it."""
+    task = _own_task(session, site, task_id)
+    _require_lease(task, fence)
+    if name not in FILES[task.kind]:
+        allowed = ", ".join(FILES[task.kind]) or "none"
+        raise HubError(
+            "task.file", f"{name!r} is no file of a {task.kind} task", where=name, hint=f"allowed: {allowed}"
+        )
+    settings = hub.settings
+    limits = {
+        MODEL: settings.max_model_bytes,
+        METADATA: MAX_BYTES,
+        STITCHES: settings.max_stitches_bytes,
+    }
+    return limits.get(name, settings.max_document_bytes)
+
+
+def put_file(session: Session, site: Caller, task_id: str, fence: int, name: str, file: StoredFile) -> None:
+    """Write down a file that is stored, if the lease still holds."""
+    _, task = _locked(session, site, task_id)
+    _require_lease(task, fence)
+    repository.put_file(session, task, name, fence=fence, size=file.size, sha256=file.sha256)
+
+
+def finish(hub: Hub, site: Caller, task_id: str, fence: int, document: dict[str, Any]) -> TaskState:
+    """Check a result, outside any transaction, then take it; repeating the same result is harmless."""
+    with hub.database.reading() as session:
+        task = _own_task(session, site, task_id)
+        if task.state == TaskState.DONE and task.fence == fence:
+            return _repeated(task, document)
+        _require_lease(task, fence)
+        job = jobs.find_job(session, site, task.job_id)
+        assert job is not None, "a site may read the jobs it has tasks of"
+        files = {file.name: file for file in task.files if file.fence == fence}
+        fitted = jobs.fitted_files(session, job.id)
+    checked, metadata = _check(hub.store, job, task, document, files, fitted)
+    with hub.database.writing() as session:
+        job, task = _locked(session, site, task_id)
+        if task.state == TaskState.DONE and task.fence == fence:
+            return _repeated(task, document)
+        _require_lease(task, fence)
+        present = {file.name: file.sha256 for file in task.files if file.fence == fence}
+        if present != {name: file.sha256 for name, file in files.items()}:
+            raise Conflict("task.files_changed", "a file was put while the result was checked", where=task_id)
+        if metadata is not None:
+            stored = {name: StoredFile(file.sha256, file.size) for name, file in files.items()}
+            _, new = publish(
+                session,
+                party_id=job.requester_id,
+                name=job.publish_as,
+                files=stored,
+                metadata=metadata,
+                created_by=site.name,
+                now=hub.now(),
+                job_id=job.id,
+            )
+            hub.metrics.published.inc(int(new))
+        Flow(hub, session, job).complete(task, checked)
+        return TaskState(task.state)
+
+
+def _repeated(task: Task, document: dict[str, Any]) -> TaskState:
+    # Compared as the hub would have kept it: an Evaluation is kept with its defaults filled in.
+    kept = document
+    if task.kind == "evaluate":
+        kept = documents.evaluation_as_kept(document)
+    if kept != task.result:
+        raise fenced(task.id)
+    return TaskState.DONE
+
+
+def _check(
+    store: BlobStore,
+    job: Job,
+    task: Task,
+    document: dict[str, Any],
+    files: dict[str, TaskFile],
+    fitted: dict[str, TaskFile],
+) -> tuple[dict[str, Any], ModelMetadata | None]:
+    absent = [name for name in FILES[task.kind] if name not in files]
+    if absent:
+        raise HubError(
+            "task.file_missing",
+            f"{', '.join(absent)} must be put before the result",
+            where=absent[0],
+            hint=f"PUT /v1/tasks/{task.id}/files/{absent[0]}?fence={task.fence}",
+        )
+    facts = _facts(job)
+    contents = {name: _content(store, file) for name, file in files.items()}
+    if task.kind == "fit":
+        return documents.check_fit(facts, document, contents), None
+    candidates = _content(store, fitted[CANDIDATES])
+    if task.kind == "evaluate":
+        return documents.check_evaluation(document, _own(job, task), candidates), None
+    return documents.check_composed(
+        facts, document, contents, candidates=candidates, evaluated=list(_evaluations(job)), missing=missing(job)
+    )
+
+
+def _content(store: BlobStore, file: TaskFile) -> FileContent:
+    return FileContent(file.size, file.sha256, partial(store.read, file.sha256, size=file.size))
+
+
+def _facts(job: Job) -> JobFacts:
+    members = tuple(Member.model_validate(member(entry.revision).model_dump()) for entry in job.members)
+    task = ModelMetadata.model_validate(job.members[0].revision.content).task
+    return JobFacts(job=job.id, requester=job.requester.name, task=task, members=members)
+
+
+def fail(
+    hub: Hub,
+    session: Session,
+    site: Caller,
+    task_id: str,
+    fence: int,
+    code: str,
+    correlation_id: str | None,
+    *,
+    retryable: bool,
+) -> TaskState:
+    """End a leased task without a result, or open it again."""
+    job, task = _locked(session, site, task_id)
+    if _said_before(task, fence, TaskState.FAILED, code):
+        return TaskState(task.state)
+    _require_fence(task, fence)
+    Flow(hub, session, job).fail(task, code, correlation_id, retryable=retryable)
+    return TaskState(task.state)
+
+
+def decline(hub: Hub, session: Session, site: Caller, task_id: str, fence: int, code: str) -> TaskState:
+    """End a leased task that the site's policy does not allow."""
+    job, task = _locked(session, site, task_id)
+    if _said_before(task, fence, TaskState.DECLINED, code):
+        return TaskState(task.state)
+    _require_fence(task, fence)
+    Flow(hub, session, job).decline(task, code)
+    return TaskState(task.state)
+
+
+def _said_before(task: Task, fence: int, state: TaskState, code: str) -> bool:
+    ended = (state, TaskState.CANCELLED)
+    return task.fence == fence and task.state in ended and task.reason == code
+
+
+def _locked(session: Session, site: Caller, task_id: str) -> tuple[Job, Task]:
+    job = jobs.lock_job(session, _own_task(session, site, task_id).job_id)
+    assert job is not None
+    return job, next(task for task in job.tasks if task.id == task_id)
+
+
+def _own_task(session: Session, site: Caller, task_id: str) -> Task:
+    task = repository.find_task(session, site.party_id, task_id)
+    if task is None:
+        raise NotFound("no such task")
+    return task
+
+
+def _require_fence(task: Task, fence: int) -> None:
+    if task.state != TaskState.LEASED or task.fence != fence:
+        raise fenced(task.id)
+
+
+def _require_lease(task: Task, fence: int) -> None:
+    """Raise unless the lease holds and the job still wants the work."""
+    _require_fence(task, fence)
+    if task.job.state not in ACTIVE_JOBS:
+        raise fenced(task.id)
+
+
+def fenced(task_id: str) -> Conflict:
+    """Return the answer to a write whose lease is over."""
+    return Conflict(
+        "task.fenced",
+        "this lease is over: the task was leased again, or it or its job has ended",
+        where=task_id,
+        hint="stop working on it and lease again",
+    )
