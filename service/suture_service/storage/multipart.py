@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -11,7 +12,12 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from suture_service.errors import Malformed
 
 EPILOGUE = 64 * 1024
-_HEADERS_DONE, _PART_DONE = object(), object()
+_PART_DONE = object()
+
+
+@dataclass(frozen=True)
+class _Start:
+    name: str
 
 
 class MultipartReader:
@@ -36,11 +42,11 @@ class MultipartReader:
             self._parser = MultipartParser(
                 boundary,
                 {
-                    "on_part_begin": self._headers.clear,
+                    "on_part_begin": self._on_part_begin,
                     "on_header_field": self._on_header_field,
                     "on_header_value": self._on_header_value,
                     "on_header_end": self._on_header_end,
-                    "on_headers_finished": lambda: self._events.append(_HEADERS_DONE),
+                    "on_headers_finished": self._on_headers_finished,
                     "on_part_data": lambda data, start, end: self._events.append(data[start:end]),
                     "on_part_end": lambda: self._events.append(_PART_DONE),
                     "on_end": self._on_end,
@@ -52,9 +58,8 @@ class MultipartReader:
     async def next_part(self) -> str | None:
         """Return the next part's form name, or None at the end of the body."""
         while (event := await self._next()) is not None:
-            if event is _HEADERS_DONE:
-                _, options = parse_options_header(self._headers.get(b"content-disposition"))
-                return options.get(b"name", b"").decode("utf-8", "replace")
+            if isinstance(event, _Start):
+                return event.name
         await self._read_epilogue()
         return None
 
@@ -84,6 +89,10 @@ class MultipartReader:
             if left < 0:
                 raise Malformed("upload.malformed", "too much follows the last part")
 
+    def _on_part_begin(self) -> None:
+        # Not cleared but new: several parts may be parsed before the first of them is read.
+        self._headers = {}
+
     def _on_header_field(self, data: bytes, start: int, end: int) -> None:
         self._field += data[start:end]
 
@@ -93,6 +102,10 @@ class MultipartReader:
     def _on_header_end(self) -> None:
         self._headers[self._field.lower()] = self._value
         self._field, self._value = b"", b""
+
+    def _on_headers_finished(self) -> None:
+        _, options = parse_options_header(self._headers.get(b"content-disposition"))
+        self._events.append(_Start(options.get(b"name", b"").decode("utf-8", "replace")))
 
     def _on_end(self) -> None:
         self._ended = True

