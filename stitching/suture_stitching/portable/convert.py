@@ -30,7 +30,7 @@ from suture_stitching.portable.graph import (
 from suture_stitching.portable.graph_json import is_tensor_name
 from suture_stitching.portable.operators import ATEN, DTYPES, GETITEM
 from suture_stitching.portable.schemas import schema_of
-from suture_stitching.portable.tracing import module_path
+from suture_stitching.portable.tracing import constant_nodes, is_in_place, module_path
 
 _aten = torch.ops.aten
 _SIZE_ARITHMETIC: dict[Any, str] = {
@@ -42,6 +42,7 @@ _SIZE_ARITHMETIC: dict[Any, str] = {
     operator.neg: "sym.neg",
 }
 _DROPOUTS = (_aten.dropout.default, _aten.feature_dropout.default, _aten.alpha_dropout.default)
+_SAME_AS: dict[Any, str] = {_aten._unsafe_view.default: "aten.reshape.default"}
 _CASTS = (_aten.to.device, _aten.to.dtype_layout, _aten.to.other, _aten.type_as.default, _aten._to_copy.default)
 _FACTORIES = {"aten.zeros.default", "aten.ones.default", "aten.full.default", "aten.arange.default"}
 
@@ -77,15 +78,13 @@ class _Converter:
         self._known: dict[fx.Node, Any] = {}
         self._state_names: dict[fx.Node, str] = {}
         self._from_state: set[fx.Node] = set()
-        self._parameters: set[fx.Node] = set()
+        self._constant = constant_nodes(program)
         self._sizes: dict[Any, Ref] = {}
 
     def convert(self) -> tuple[Graph, dict[str, Tensor]]:
-        graph = self._program.graph
-        live = _live_nodes(graph)
         inputs = self._placeholders()
-        for node in graph.nodes:
-            if node in live and node.op == "call_function":
+        for node in _live_nodes(self._program.graph, self._constant):
+            if node.op == "call_function":
                 self._operation(node)
         specs: list[Input] = []
         output = self._output(specs)
@@ -105,8 +104,6 @@ class _Converter:
             self._known[node] = _state(self._program, str(spec.target))
             self._state_names[node] = str(spec.target)
             self._from_state.add(node)
-            if spec.kind == InputKind.PARAMETER:
-                self._parameters.add(node)
         return tuple(inputs)
 
     def _input(self, node: fx.Node, index: int) -> None:
@@ -125,10 +122,9 @@ class _Converter:
             self._pass_on(node)
         elif self._depends_on_state_alone(node):
             self._from_state.add(node)
-            if self._parameters.isdisjoint(node.all_input_nodes):
+            if node in self._constant:
                 self._evaluate(node)
             else:
-                self._parameters.add(node)
                 self._of_parameters(node)
         elif target is operator.getitem:
             self._place[node] = self._add(Node(GETITEM, self._values(node.args), module=module_path(node)))
@@ -186,9 +182,8 @@ class _Converter:
 
     def _value(self, arg: Any) -> Value:
         if isinstance(arg, fx.Node):
-            if arg not in self._place:
-                self._place[arg] = self._tensor(arg)
-            return self._place[arg]
+            # A constant may be written to between two readers, so its place is looked up by content each time.
+            return self._place[arg] if arg in self._place else self._tensor(arg)
         if isinstance(arg, list | tuple):
             return self._values(arg)
         if isinstance(arg, torch.dtype):
@@ -212,7 +207,7 @@ class _Converter:
             identity = (hashlib.sha256(content.numpy().tobytes()).digest(), tensor.shape, tensor.dtype)
         if identity not in self._stored:
             name = self._new_name(name or f"constant.{len(self._tensors)}")
-            self._tensors[name] = tensor.detach()
+            self._tensors[name] = tensor.detach().clone() if node in self._constant else tensor.detach()
             self._stored[identity] = self._add(Node(TENSOR, (name,)))
         return self._stored[identity]
 
@@ -255,16 +250,16 @@ def _changes_nothing(node: fx.Node) -> bool:
     return _argument(node, "start") in (None, 0) and to_the_end and _argument(node, "step") == 1
 
 
-def _live_nodes(graph: fx.Graph) -> set[fx.Node]:
-    """Return the nodes that the output needs; torch.export adds assertions, which nothing reads."""
-    live: set[fx.Node] = set()
-    waiting = [graph.output_node()]
+def _live_nodes(graph: fx.Graph, constant: set[fx.Node]) -> list[fx.Node]:
+    """Return, in order, what the output needs (nothing reads torch.export's assertions) and writes to constants."""
+    live: set[fx.Node] = {node for node in constant if is_in_place(node)}
+    waiting = [graph.output_node(), *live]
     while waiting:
         for source in waiting.pop().all_input_nodes:
             if source not in live:
                 live.add(source)
                 waiting.append(source)
-    return live
+    return [node for node in graph.nodes if node in live]
 
 
 def _allowed(node: fx.Node, values: Callable[[Any], tuple[Value, ...]]) -> Node:

@@ -123,7 +123,7 @@ def _refuse_mutation(program: ExportedProgram) -> None:
     ]
     owners = {_storage(node): state[node.name] for node in program.graph.nodes if node.name in state}
     for node in program.graph.nodes:
-        if _is_in_place(node) and _storage(node.args[0]) in owners:
+        if is_in_place(node) and _storage(node.args[0]) in owners:
             changed.append(str(owners[_storage(node.args[0])]))
     if changed:
         raise SutureError(
@@ -134,7 +134,21 @@ def _refuse_mutation(program: ExportedProgram) -> None:
         )
 
 
-def _is_in_place(node: object) -> bool:
+def constant_nodes(program: ExportedProgram) -> set[fx.Node]:
+    """Return the operations whose values depend on neither an input nor a parameter: they can be computed once."""
+    kinds = {spec.arg.name: spec.kind for spec in program.graph_signature.input_specs}
+    constant: set[fx.Node] = set()
+    for node in program.graph.nodes:
+        if node.op == "placeholder":
+            if kinds[node.name] in (InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
+                constant.add(node)
+        elif node.op == "call_function" and constant.issuperset(node.all_input_nodes):
+            constant.add(node)
+    return constant
+
+
+def is_in_place(node: object) -> bool:
+    """Say whether `node` runs an operator that writes to one of its arguments."""
     return (
         isinstance(node, fx.Node) and isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
     )
@@ -149,9 +163,15 @@ def _make_functional(program: ExportedProgram) -> bool:
     """Replace in-place operators by functional ones; False (and nothing changed) when another alias is read later."""
     nodes = list(program.graph.nodes)
     position = {node: index for index, node in enumerate(nodes)}
-    in_place = [node for node in nodes if _is_in_place(node)]
+    constant = constant_nodes(program)
+    in_place = [node for node in nodes if is_in_place(node) and node not in constant]
+    written_by_constants = {_storage(node) for node in constant if is_in_place(node)}
     for node in in_place:
-        if _functional_twin(node.target) is None or _read_through_another_alias(node, nodes, position):
+        if (
+            _storage(node) in written_by_constants
+            or _functional_twin(node.target) is None
+            or _read_through_another_alias(node, nodes, position)
+        ):
             return False
     for node in in_place:
         written = node.args[0]
@@ -174,7 +194,7 @@ def _functional_twin(target: Any) -> Any:
 def _read_through_another_alias(node: fx.Node, nodes: list[fx.Node], position: dict[fx.Node, int]) -> bool:
     """Say whether memory that `node` writes is read later through anything but its chain of in-place results."""
     chain = {node}
-    while _is_in_place(node) and isinstance(node.args[0], fx.Node):
+    while is_in_place(node) and isinstance(node.args[0], fx.Node):
         node = node.args[0]
         chain.add(node)
     first = max(chain, key=position.__getitem__)
