@@ -15,6 +15,7 @@ import os
 import random
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -108,6 +109,8 @@ class Connection:
         self._client = httpx.Client(
             base_url=self.url, headers=headers, trust_env=httpx.URL(self.url).host not in _LOOPBACK
         )
+        # Closes the sockets; when forgotten, too, so that `suture.Hub().models()` in one line leaves none open.
+        self.close = weakref.finalize(self, self._client.close)
 
     def __repr__(self) -> str:
         return f"Connection({self.url!r})"
@@ -119,10 +122,6 @@ class Connection:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def close(self) -> None:
-        """Close the sockets."""
-        self._client.close()
 
     # Documents
 

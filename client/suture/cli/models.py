@@ -262,7 +262,7 @@ def _imported(source: str) -> Module:
         found = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError) as error:
         raise SutureError("export.import", str(error), where=source, hint="run it in the folder of your code") from None
-    made = found if isinstance(found, torch.nn.Module) else found()
+    made = found() if callable(found) and not isinstance(found, torch.nn.Module) else found
     if not isinstance(made, torch.nn.Module):
         raise SutureError("export.module", f"it gave a {type(made).__name__}, not a torch.nn.Module", where=source)
     return made

@@ -24,6 +24,9 @@ console = Console(highlight=False, markup=False)
 notes = Console(stderr=True, highlight=False, markup=False)
 
 
+_UNFOLDED = 240  # so that in a file or a pipe each row is one line
+
+
 class ExitCode(IntEnum):
     """The numbers `suture` ends with; scripts rely on them."""
 
@@ -134,11 +137,11 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, emp
         notes.print(empty)
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    for index, column in enumerate(columns):
+        table.add_column(column, overflow="fold", no_wrap=index == 0)
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))  # as Text: no markup from names is interpreted
-    console.print(table)
+    console.print(table, width=None if console.is_terminal else _UNFOLDED)
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,277 @@
+"""The command line: help, results for people and machines, errors and exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from typer.testing import CliRunner
+
+from suture.cli.app import app
+from suture.cli.terminal import EXIT_CODES, ExitCode, exit_code
+from suture.http import AuthError, NotFound, Refused, Unavailable
+from suture.job import JobFailed
+from suture_service import operate
+from suture_service.settings import Settings
+from suture_stitching.errors import Cancelled, SutureError
+
+if TYPE_CHECKING:
+    from click.testing import Result
+    from tests.client.conftest import LiveHub
+
+MODULE = """
+import torch
+torch.manual_seed(0)
+def trained():
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2)).eval()
+number = 3
+"""
+
+
+def suture(*arguments: str | Path, given: str | None = None) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=given)
+
+
+def commands(group: Any = None, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    import typer
+
+    group = group or typer.main.get_command(app)
+    found = [path]
+    for name, command in getattr(group, "commands", {}).items():
+        found += commands(command, (*path, name))
+    return found
+
+
+@pytest.fixture
+def signed_in(live_hub: LiveHub, monkeypatch: pytest.MonkeyPatch) -> str:
+    token = live_hub.token("north")
+    monkeypatch.setenv("SUTURE_HUB", live_hub.url)
+    monkeypatch.setenv("SUTURE_TOKEN", token)
+    return token
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with a user's own module in it."""
+    (tmp_path / "animals.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+def exported(folder: Path) -> Path:
+    ended = suture(
+        "export", "animals:trained", "out", "--shape", "1,4,4", "--labels", "cat,dog", "--license", "CC0-1.0"
+    )
+    sys.modules.pop("animals")
+    assert ended.exit_code == 0, ended.output
+    return folder / "out"
+
+
+@pytest.mark.parametrize("path", commands(), ids=" ".join)
+def test_every_command_explains_itself(path: tuple[str, ...]) -> None:
+    ended = suture(*path, "--help")
+    assert ended.exit_code == 0
+    if path not in (("jobs",), ("hub", "party"), ("hub", "token"), ("hub", "site")):
+        assert "Example" in ended.output
+
+
+def test_the_exit_codes_are_documented_and_kept() -> None:
+    numbered = {int(line.split()[0]) for line in EXIT_CODES.splitlines() if line.strip()[:1].isdigit()}
+    assert numbered == {int(code) for code in ExitCode}
+    for error, code in (
+        (AuthError("a", "b"), 3),
+        (NotFound("a", "b"), 4),
+        (Refused("a", "b"), 5),
+        (SutureError("a", "b"), 5),
+        (Unavailable("a", "b"), 6),
+        (JobFailed("a", "b"), 7),
+        (Cancelled(), 7),
+    ):
+        assert exit_code(error) == code
+    assert suture("publish").exit_code == 2
+    assert suture("no-such-command").exit_code == 2
+
+
+def test_help_is_quick_because_torch_is_not_imported() -> None:
+    code = "import sys; from suture.cli.app import app\ntry: app(['--help'])\nfinally: print('torch' in sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.stdout.splitlines()[-1] == "False"
+
+
+# A party's commands
+
+
+def test_export_publish_list_and_pull(signed_in: str, folder: Path) -> None:
+    out = exported(folder)
+    assert {path.name for path in out.iterdir()} == {"model.safetensors", "suture.json", "README.md"}
+    published = suture("publish", out, "north/animals", "--format", "json")
+    assert published.exit_code == 0, published.output
+    revision = json.loads(published.stdout)
+    assert "leaves this machine" in published.stderr
+    listed = suture("models", "animals", "--format", "json")
+    assert [(model["id"], model["revision"]) for model in json.loads(listed.stdout)] == [
+        ("north/animals", revision["id"])
+    ]
+    assert "north/animals" in suture("models").stdout
+    assert "no models" in suture("models", "nothing-like-this").stderr
+    pulled = suture("pull", "north/animals", "here")
+    assert pulled.exit_code == 0, pulled.output
+    assert (folder / "here" / "suture.json").read_bytes() == (out / "suture.json").read_bytes()
+    assert json.loads(suture("pull", "north/animals", "here", "--format", "json").stdout)["folder"] == "here"
+
+
+def test_a_published_model_has_no_report(signed_in: str, folder: Path) -> None:
+    suture("publish", exported(folder), "north/animals", "--yes")
+    ended = suture("report", "north/animals")
+    assert ended.exit_code == ExitCode.REFUSED
+    assert "published, not stitched" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("animals:nothing",), "nothing"),
+        (("nowhere:trained",), "nowhere"),
+        (("animals:number",), "int"),
+    ],
+)
+def test_a_module_that_cannot_be_had_is_named(folder: Path, arguments: tuple[str, ...], problem: str) -> None:
+    ended = suture("export", *arguments, "out", "--shape", "1,4,4", "--labels", "a,b", "--license", "CC0-1.0")
+    sys.modules.pop("animals", None)
+    assert ended.exit_code == ExitCode.REFUSED
+    assert problem in ended.stderr
+    assert not (folder / "out").exists()
+
+
+def test_errors_say_what_where_and_what_next(signed_in: str, folder: Path) -> None:
+    ended = suture("pull", "north/unknown")
+    assert ended.exit_code == ExitCode.NOT_FOUND
+    assert ended.stdout == ""
+    assert "error:" in ended.stderr
+    assert "where:" in ended.stderr
+    machine = suture("pull", "north/unknown", "--format", "json")
+    assert json.loads(machine.stderr.splitlines()[-1])["error"]["code"] == "not_found"
+    (folder / "model.safetensors").write_bytes(b"not one")
+    (folder / "suture.json").write_text("{}")
+    refused = suture("publish", folder, "north/animals")
+    assert refused.exit_code == ExitCode.REFUSED
+    assert "suture.json" in refused.stderr
+
+
+def test_a_wrong_token_and_an_absent_hub_have_their_codes(signed_in: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUTURE_TOKEN", "suture_north_wrong")
+    ended = suture("models")
+    assert ended.exit_code == ExitCode.AUTH
+    assert "suture_north_wrong" not in ended.output
+    monkeypatch.setattr("suture.http.ATTEMPTS", 1)
+    monkeypatch.setattr("suture.http.pause", lambda *_: 0.0)
+    monkeypatch.setenv("SUTURE_HUB", "http://127.0.0.1:9")
+    assert suture("models").exit_code == ExitCode.UNAVAILABLE
+
+
+def test_without_a_hub_the_next_command_is_named() -> None:
+    ended = suture("models")
+    assert ended.exit_code == ExitCode.REFUSED
+    assert "suture login" in ended.stderr
+
+
+def test_login_keeps_a_token_that_works_and_no_other(live_hub: LiveHub, tmp_path: Path) -> None:
+    token = live_hub.token("south", "requester")
+    wrong = suture("login", "--hub", live_hub.url, given="suture_south_wrong\n")
+    assert wrong.exit_code == ExitCode.AUTH
+    assert suture("models").exit_code == ExitCode.REFUSED
+    ended = suture("login", "--hub", live_hub.url, given=token + "\n")
+    assert ended.exit_code == 0
+    assert "south" in ended.stdout
+    assert token not in ended.output
+    assert suture("models").exit_code == 0
+    assert suture("login", "--forget").exit_code == 0
+    assert suture("models").exit_code == ExitCode.REFUSED
+    (tmp_path / "token").write_text(token)
+    (tmp_path / "token").chmod(0o644)
+    exposed = suture("login", "--hub", live_hub.url, "--token-file", tmp_path / "token")
+    assert exposed.exit_code == ExitCode.REFUSED
+    assert "chmod 600" in exposed.stderr
+    (tmp_path / "token").chmod(0o600)
+    assert suture("login", "--hub", live_hub.url, "--token-file", tmp_path / "token").exit_code == 0
+
+
+def test_a_job_can_be_asked_for_followed_and_cancelled(signed_in: str, folder: Path) -> None:
+    out = exported(folder)
+    for name in ("north/a1", "north/a2"):
+        suture("publish", out, name, "--yes")
+    asked = suture(
+        *("stitch", "north/a1", "north/a2", "--dataset", "animals", "--evaluate-at", "south", "--no-wait"),
+        *("--option", "seed=3", "--format", "json"),
+    )
+    assert asked.exit_code == 0, asked.output
+    job = json.loads(asked.stdout)["id"]
+    assert job in suture("jobs", "list").stdout
+    assert job in [found["id"] for found in json.loads(suture("jobs", "list", "--format", "json").stdout)]
+    shown = suture("jobs", "show", job)
+    assert "fit" in shown.stdout
+    assert "north/a1" in shown.stdout
+    waited = suture("jobs", "wait", job, "--timeout", "0.2")
+    assert waited.exit_code == ExitCode.REFUSED
+    assert f"suture jobs wait {job}" in waited.stderr
+    assert suture("jobs", "cancel", job).exit_code == 0
+    assert suture("jobs", "wait", job).exit_code == ExitCode.JOB
+    assert suture("jobs", "show", "job_0000000000000000").exit_code == ExitCode.NOT_FOUND
+    assert suture("stitch", "north/a1", "north/a2", "--dataset", "x", "--option", "seed").exit_code == ExitCode.USAGE
+
+
+# An operator's commands
+
+
+def test_an_operator_sets_up_a_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUTURE_HUB_DATABASE_URL", f"sqlite:///{tmp_path / 'hub.db'}")
+    monkeypatch.setenv("SUTURE_HUB_STORE", str(tmp_path / "models"))
+    assert suture("hub", "migrate").exit_code == 0
+    assert suture("hub", "migrate").exit_code == 0
+    assert suture("hub", "party", "add", "west").exit_code == 0
+    again = suture("hub", "party", "add", "west")
+    assert again.exit_code == ExitCode.REFUSED
+    assert "west" in again.stderr
+    made = suture("hub", "token", "create", "west", "--role", "publisher", "--name", "laptop")
+    assert made.stdout.strip().startswith("suture_")
+    assert len(made.stdout.split()) == 1
+    (listed,) = json.loads(suture("hub", "token", "list", "west", "--format", "json").stdout)
+    assert "publisher" in listed["roles"]
+    assert "laptop" in suture("hub", "token", "list", "west").stdout
+    assert suture("hub", "token", "revoke", listed["id"]).exit_code == 0
+    assert suture("hub", "token", "revoke", "unknown").exit_code != 0
+    assert suture("hub", "token", "create", "west", "--role", "king").exit_code == ExitCode.REFUSED
+    assert suture("hub", "site", "add", "west", "main").stdout.strip().startswith("suture_")
+    assert json.loads(suture("hub", "site", "list", "--format", "json").stdout) == [
+        {"party": "west", "site": "main", "online": False}
+    ]
+    assert "main (offline)" in suture("hub", "party", "list").stdout
+    assert json.loads(suture("hub", "party", "list", "--format", "json").stdout)[0]["name"] == "west"
+    assert [row.name for row in operate.list_parties(Settings())] == ["west"]
+
+
+def test_a_wrong_setting_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUTURE_HUB_MAX_ATTEMPTS", "many")
+    ended = suture("hub", "migrate")
+    assert ended.exit_code == ExitCode.REFUSED
+    assert "SUTURE_HUB_MAX_ATTEMPTS" in ended.stderr
+
+
+def test_a_site_configuration_to_start_from_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from suture_worker import load_site
+
+    monkeypatch.chdir(tmp_path)
+    assert suture("site", "init").exit_code == 0
+    assert tomllib.loads((tmp_path / "site.toml").read_text())["policy"]["min_samples"] == 11
+    assert list(load_site(tmp_path / "site.toml").datasets) == ["digits"]
+    (tmp_path / "site.toml").write_text("mine")
+    assert suture("site", "init", "site.toml").exit_code == ExitCode.REFUSED
+    assert (tmp_path / "site.toml").read_text() == "mine"
+    assert suture("site", "run", "nowhere.toml").exit_code == ExitCode.REFUSED
+    assert suture("site", "init", "no/such/folder/site.toml").exit_code == ExitCode.REFUSED

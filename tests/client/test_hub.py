@@ -1,0 +1,334 @@
+"""The SDK against a real hub: publish, list, load, pull, report."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from suture.http import AuthError, Conflict, NotFound, Refused, Unavailable
+from suture.hub import Hub
+from suture.parcel import Parcel, export_model
+from suture_stitching.errors import Cancelled, SutureError
+
+if TYPE_CHECKING:
+    from tests.client.conftest import LiveHub
+
+LABELS = ["cat", "dog", "bird"]
+
+
+@pytest.fixture(scope="session")
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 6 * 6, 3)).eval()
+
+
+@pytest.fixture(scope="session")
+def example() -> Tensor:
+    return torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory, network: nn.Module, example: Tensor) -> Path:
+    folder = tmp_path_factory.mktemp("exported")
+    metadata = export_model(
+        network, example, folder / "model.safetensors", labels=LABELS, license="CC-BY-4.0", value_range=(0.0, 1.0)
+    )
+    (folder / "suture.json").write_text(metadata.to_json())
+    return folder
+
+
+@pytest.fixture
+def north(live_hub: LiveHub) -> Hub:
+    return live_hub.client("north")
+
+
+def new_name() -> str:
+    return f"north/m{uuid4().hex[:8]}"
+
+
+def quietly(_parcel: Parcel) -> None:
+    pass
+
+
+def test_a_network_comes_back_as_it_was(north: Hub, network: nn.Module, example: Tensor) -> None:
+    repo = new_name()
+    seen: list[Parcel] = []
+    revision = north.publish(
+        network,
+        example,
+        repo,
+        labels=LABELS,
+        license="CC-BY-4.0",
+        mean=[0.5],
+        std=[0.2],
+        description="Animals | seen from afar",
+        show=seen.append,
+    )
+    assert revision.repo == repo
+    assert {file.name for file in revision.files} == {"model.safetensors", "suture.json", "README.md"}
+    assert seen[0].parameters == sum(parameter.numel() for parameter in network.parameters())
+    assert any("cat, dog, bird" in how_much for _, how_much in seen[0].lines())
+
+    loaded = north.load(repo)
+    assert isinstance(loaded, nn.Module)
+    assert torch.equal(loaded(example), network(example))
+    metadata = north.revision(repo).metadata
+    assert metadata.labels == tuple(LABELS)
+    (inputs,) = metadata.inputs.values()
+    assert (inputs.num_channels, inputs.spatial_shape) == (1, (8, 8))
+    assert inputs.preprocessing is not None
+    assert inputs.preprocessing.mean == (0.5,)
+    assert repo in [model.id for model in north.models()]
+    assert repo in [model.id for model in north.models("from afar")]
+
+
+def test_what_leaves_is_said_by_default(
+    north: Hub, exported: Path, capsys: pytest.CaptureFixture[str], live_hub: LiveHub
+) -> None:
+    repo = new_name()
+    north.publish_file(exported, repo)
+    told = capsys.readouterr().err
+    for part in (repo, live_hub.url, "model.safetensors", "suture.json", "README.md", "all parties"):
+        assert part in told
+
+
+def test_nothing_leaves_when_the_showing_is_refused(north: Hub, exported: Path) -> None:
+    repo = new_name()
+
+    def refuse(_parcel: Parcel) -> None:
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        north.publish_file(exported, repo, show=refuse)
+    with pytest.raises(NotFound):
+        north.revision(repo)
+
+
+def test_the_same_again_is_the_same_revision(north: Hub, exported: Path) -> None:
+    repo = new_name()
+    first = north.publish_file(exported, repo, show=quietly)
+    again = north.publish_file(exported / "model.safetensors", repo, show=quietly)
+    other = north.publish_file(exported, repo, card="# Another card\n", show=quietly)
+    assert first.id == again.id != other.id
+    assert north.revision(repo).id == other.id
+    assert north.revision(repo, first.id).created_at == first.created_at
+
+
+def test_a_private_model_looks_unknown_to_others(live_hub: LiveHub, north: Hub, exported: Path) -> None:
+    repo = new_name()
+    north.publish_file(exported, repo, visibility="private", show=quietly)
+    south = live_hub.client("south")
+    with pytest.raises(NotFound) as hidden:
+        south.load(repo)
+    with pytest.raises(NotFound) as unknown:
+        south.load("north/nothing-here")
+    assert (hidden.value.code, hidden.value.hint) == (unknown.value.code, unknown.value.hint)
+    assert repo not in [model.id for model in south.models()]
+
+
+@pytest.mark.parametrize("token", [None, "suture_north_wrong"])
+def test_a_wrong_token_is_told_apart(live_hub: LiveHub, token: str | None) -> None:
+    with pytest.raises(AuthError):
+        Hub(live_hub.url, token).models()
+
+
+def test_a_revoked_token_ends(live_hub: LiveHub) -> None:
+    from suture_service import operate
+
+    token_id, secret = operate.create_token(live_hub.settings, "north", ["publisher"])
+    hub = Hub(live_hub.url, secret)
+    hub.models()
+    operate.revoke_token(live_hub.settings, token_id)
+    with pytest.raises(AuthError) as caught:
+        hub.models()
+    assert secret not in str(caught.value)
+
+
+def test_a_token_without_the_role_cannot_publish(live_hub: LiveHub, exported: Path) -> None:
+    with pytest.raises(SutureError):
+        live_hub.client("north", "requester").publish_file(exported, new_name(), show=quietly)
+    with pytest.raises(SutureError):
+        live_hub.client("south").publish_file(exported, new_name(), show=quietly)
+
+
+def test_constructing_touches_no_network() -> None:
+    hub = Hub("http://192.0.2.1:9", "token")
+    assert hub.url == "http://192.0.2.1:9"
+    assert "token" not in repr(hub)
+
+
+def test_importing_the_sdk_does_not_import_torch() -> None:
+    code = (
+        "import sys, suture, suture.cli.app; sys.exit('torch' in sys.modules or 'suture_service.main' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# Bad input
+
+
+@pytest.mark.parametrize("name", ["digits", "north/", "/digits", "north/../x", "north/a/b", "north/a b"])
+def test_a_name_that_is_none_is_refused_before_anything_is_sent(north: Hub, exported: Path, name: str) -> None:
+    for call in (
+        lambda: north.publish_file(exported, name),
+        lambda: north.load(name),
+        lambda: north.stitch([name], "d"),
+    ):
+        with pytest.raises(SutureError) as caught:
+            call()
+        assert caught.value.code == "model.name"
+
+
+def test_metadata_of_other_sizes_is_refused_here(north: Hub, exported: Path, tmp_path: Path) -> None:
+    wrong = (exported / "suture.json").read_text().replace("8", "9")
+    (tmp_path / "suture.json").write_text(wrong)
+    with pytest.raises(SutureError) as caught:
+        north.publish_file(exported, new_name(), metadata=tmp_path / "suture.json")
+    assert caught.value.code == "metadata.mismatch"
+
+
+def test_a_file_without_metadata_says_what_is_missing(north: Hub, exported: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes((exported / "model.safetensors").read_bytes())
+    with pytest.raises(SutureError) as caught:
+        north.publish_file(tmp_path, new_name())
+    assert caught.value.code == "metadata.missing"
+    assert "suture.json" in (caught.value.where or "")
+
+
+def test_a_pickle_is_refused_here(north: Hub, exported: Path, tmp_path: Path) -> None:
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "model.pt")
+    with pytest.raises(SutureError) as caught:
+        north.publish_file(tmp_path / "model.pt", new_name(), metadata=exported / "suture.json")
+    assert caught.value.code.startswith("model.")
+
+
+def test_missing_labels_are_named(north: Hub, network: nn.Module, example: Tensor) -> None:
+    with pytest.raises(SutureError, match="labels"):
+        north.publish(network, example, new_name(), license="CC-BY-4.0")
+    with pytest.raises(SutureError, match="2 labels for 3"):
+        north.publish(network, example, new_name(), labels=["cat", "dog"], license="CC-BY-4.0")
+    with pytest.raises(SutureError, match="mean and std"):
+        north.publish(network, example, new_name(), labels=LABELS, mean=[0.1], license="CC-BY-4.0")
+
+
+def test_an_upload_of_what_the_hub_will_not_have_is_refused_whole(live_hub: LiveHub, north: Hub) -> None:
+    repo = new_name()
+    with pytest.raises(Refused) as caught:
+        north.connection.upload_parts(
+            f"/v1/models/{repo}/revisions",
+            {"model": ("model.safetensors", b"\x80\x02}q\x00."), "metadata": ("suture.json", b"{}")},
+        )
+    assert caught.value.code.split(".")[0] in ("model", "metadata")
+    with pytest.raises(NotFound):
+        north.revision(repo)
+
+
+# Cache, files, lineage
+
+
+def test_a_damaged_cache_is_noticed_and_fetched_again(
+    north: Hub, exported: Path, network: nn.Module, example: Tensor, tmp_path: Path
+) -> None:
+    repo = new_name()
+    north.publish_file(exported, repo, show=quietly)
+    north.load(repo)
+    (cached,) = (Path(os.environ["XDG_CACHE_HOME"]) / "suture" / "models").iterdir()
+    content = bytearray(cached.read_bytes())
+    content[-1] ^= 1
+    cached.write_bytes(content)
+    assert torch.equal(north.load(repo)(example), network(example))
+
+
+def test_loading_again_needs_no_second_download(north: Hub, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repo = new_name()
+    north.publish_file(exported, repo, show=quietly)
+    north.load(repo)
+    monkeypatch.setattr(north.connection, "download", lambda *_args, **_options: pytest.fail("downloaded again"))
+    north.load(repo)
+
+
+def test_pull_writes_all_files_and_leaves_those_that_are_there(north: Hub, exported: Path, tmp_path: Path) -> None:
+    repo = new_name()
+    north.publish_file(exported, repo, show=quietly)
+    folder = tmp_path / "pulled"
+    counted: list[int] = []
+    found = north.pull(repo, folder, on_bytes=counted.append)
+    assert sum(counted) == sum(file.size for file in found.files)
+    assert (folder / "model.safetensors").read_bytes() == (exported / "model.safetensors").read_bytes()
+    assert "suture.Hub().load" in (folder / "README.md").read_text()
+    before = (folder / "model.safetensors").stat().st_mtime_ns
+    (folder / "README.md").write_text("damaged")
+    north.pull(repo, folder)
+    assert (folder / "model.safetensors").stat().st_mtime_ns == before
+    assert "suture.Hub().load" in (folder / "README.md").read_text()
+
+
+def test_a_published_model_has_no_report(north: Hub, exported: Path) -> None:
+    repo = new_name()
+    north.publish_file(exported, repo, show=quietly)
+    with pytest.raises(SutureError) as caught:
+        north.report(repo)
+    assert caught.value.code == "report.none"
+
+
+def test_a_job_is_refused_before_anyone_works(live_hub: LiveHub, north: Hub, exported: Path) -> None:
+    first, second = new_name(), new_name()
+    north.publish_file(exported, first, show=quietly)
+    north.publish_file(exported, second, visibility="private", show=quietly)
+    for models, party, kind in (
+        ([first, "north/unknown"], "south", NotFound),
+        ([first, second], "south", Conflict),
+        ([first, first], "nobody", SutureError),
+        ([first, second], "east", SutureError),
+    ):
+        with pytest.raises(kind):
+            north.stitch(models, "digits", [party])
+    assert all(job.state != "queued" or first not in [m.repo for m in job.models] for job in north.jobs())
+
+
+def test_a_job_can_be_followed_and_cancelled(live_hub: LiveHub, north: Hub, exported: Path) -> None:
+    first, second = new_name(), new_name()
+    for repo in (first, second):
+        north.publish_file(exported, repo, show=quietly)
+    job = north.stitch([first, f"{second}@{north.revision(second).id}"], "digits", ["south"], seed=1)
+    assert [member.repo for member in job.status.models] == [first, second]
+    assert job.id in [found.id for found in north.jobs(limit=1)]
+    with pytest.raises(SutureError) as slow:
+        job.wait(0.5, progress=False)
+    assert slow.value.code == "job.timeout"
+    with pytest.raises(NotFound):
+        live_hub.client("east").job(job.id)
+    job.cancel()
+    with pytest.raises(Cancelled):
+        north.job(job.id).wait(10)
+    events = list(job.events())
+    assert events
+    assert [event.seq for event in events] == sorted({event.seq for event in events})
+
+
+def test_a_hub_that_lies_about_a_digest_is_found_out(
+    north: Hub, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo = new_name()
+    north.publish_file(exported, repo, show=quietly)
+    answer = north.connection.get(f"/v1/models/{repo}/revisions/latest")
+    answer["files"][0]["sha256"] = "0" * 64
+    monkeypatch.setattr(north.connection, "get", lambda *_args, **_params: answer)
+    with pytest.raises(SutureError, match="does not follow") as caught:
+        north.load(repo)
+    assert caught.value.code == "hub.answer"
+
+
+def test_a_hub_that_is_away_is_unavailable(exported: Path) -> None:
+    hub = Hub("http://127.0.0.1:9", "token")
+    hub.connection._attempts = 1
+    with pytest.raises(Unavailable):
+        hub.publish_file(exported, "north/digits", show=quietly)
