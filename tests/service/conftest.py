@@ -12,8 +12,8 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from suture_service import operate
+from suture_service.database import Base
 from suture_service.hub import Hub
 from suture_service.jobs.flow import sweep_once
 from suture_service.main import create_app
@@ -78,7 +79,7 @@ def metadata_of(classes: int = 2, *, channels: int = 1, side: int = SIDE, **chan
 
 
 class Postgres:
-    """One PostgreSQL server on a unix socket, with a migrated database to copy from."""
+    """One PostgreSQL server on a unix socket, whose migrated database is emptied for each test."""
 
     def __init__(self, folder: Path) -> None:
         # Only the binaries are wanted: the package's own way of running them changes users and permissions as root.
@@ -105,8 +106,7 @@ class Postgres:
         with (folder / "log").open("wb") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, **self._user)
         self._wait(folder / "log")
-        self.make("template")
-        operate.migrate(Settings(database_url=self.url("template")))
+        operate.migrate(Settings(database_url=self.make("migrated")))
 
     def _wait(self, log: Path) -> None:
         for _ in range(600):
@@ -121,25 +121,28 @@ class Postgres:
     def url(self, name: str) -> str:
         return f"postgresql://hub@/{name}?host={self._socket}"
 
-    def run(self, statement: str) -> None:
-        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+    def run(self, statement: str, *, database: str = "postgres") -> None:
+        with psycopg.connect(self.url(database), autocommit=True) as connection:
             connection.execute(statement)
 
-    def make(self, name: str, *, template: str = "template0") -> str:
-        self.run(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+    def make(self, name: str) -> str:
+        self.run(f"CREATE DATABASE {name}")
         return self.url(name)
 
-    def fresh(self) -> str:
+    def empty(self) -> str:
+        """A database without tables."""
         self._count += 1
-        return self.make(f"test{self._count}", template="template")
+        return self.make(f"empty{self._count}")
+
+    def fresh(self) -> str:
+        """The migrated database, emptied."""
+        tables = ", ".join(table.name for table in Base.metadata.sorted_tables)
+        self.run(f"TRUNCATE {tables} RESTART IDENTITY CASCADE", database="migrated")
+        return self.url("migrated")
 
     def stop(self) -> None:
-        self._process.send_signal(signal.SIGINT)
-        try:
-            self._process.wait(20)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait(20)
+        self._process.send_signal(signal.SIGQUIT)  # at once, without writing anything back
+        self._process.wait(60)
 
 
 @pytest.fixture(scope="session")
@@ -165,9 +168,7 @@ def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The address of a database without tables."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'empty.db'}"
-    server: Postgres = request.getfixturevalue("postgres")
-    server._count += 1
-    return server.make(f"empty{server._count}")
+    return request.getfixturevalue("postgres").empty()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -227,6 +228,10 @@ class Actor:
 
 class World:
     """A hub, a clock that tests can turn on, parties `north`, `south` and `east`, each with a site."""
+
+    model = staticmethod(model_bytes)
+    metadata = staticmethod(metadata_of)
+    safetensors = staticmethod(safetensors_bytes)
 
     def __init__(self, settings: Settings, client: TestClient, hub: Hub) -> None:
         self.settings, self.client, self.hub = settings, client, hub

@@ -1,29 +1,177 @@
+"""Publishing, listing, sharing and downloading models."""
+
 from __future__ import annotations
 
 import hashlib
-import json
 
-import pytest
+PATH = "/v1/models/north/digits"
+
+
+def refusal(answer, status):
+    assert answer.status_code == status, answer.text
+    return answer.json()["error"]
 
 
 def test_publish_and_read_back(world):
-    card = b"# Digits\n"
-    model = world.north.publish("north/digits", card=card, model=None)
-    assert model.status_code == 201, model.text
-    revision = model.json()
+    answer = world.north.publish("north/digits", card=b"# Digits\n")
+    assert answer.status_code == 201, answer.text
+    revision = answer.json()
     files = {file["name"]: file for file in revision["files"]}
     assert set(files) == {"model.safetensors", "suture.json", "README.md"}
     lines = "".join(f"{name}\0{file['sha256']}\n" for name, file in sorted(files.items()))
     assert revision["id"] == hashlib.sha256(lines.encode()).hexdigest()[:40]
     assert (revision["repo"], revision["created_by"], revision["job"]) == ("north/digits", "north", None)
-    path = "/v1/models/north/digits/revisions"
     for rev in ("latest", revision["id"]):
-        assert world.south.get(f"{path}/{rev}").json() == revision
+        assert world.south.get(f"{PATH}/revisions/{rev}").json() == revision
         for name, file in files.items():
-            content = world.south.get(f"{path}/{rev}/files/{name}").content
+            content = world.south.get(f"{PATH}/revisions/{rev}/files/{name}").content
             assert hashlib.sha256(content).hexdigest() == file["sha256"]
             assert len(content) == file["size"]
-    found = world.south.get("/v1/models/north/digits").json()
+    found = world.south.get(PATH).json()
     assert found["revision"] == revision["id"]
     assert found["metadata"] == revision["metadata"]
-    assert world.south.get(path).json()["items"] == [revision]
+    assert revision["metadata"].items() >= {"labels": ["0", "1"], "license": "Apache-2.0"}.items()
+    assert world.south.get(f"{PATH}/revisions").json() == {"items": [revision], "next": None}
+
+
+def test_same_content_is_the_same_revision(world):
+    first = world.north.publish("north/digits").json()
+    second = world.north.publish("north/digits", model=world.model(seed=1)).json()
+    assert first["id"] != second["id"]
+    blobs = world.blobs()
+    for known in (first, second):
+        seed = 0 if known is first else 1
+        again = world.north.publish("north/digits", model=world.model(seed=seed))
+        assert again.status_code == 200
+        assert again.json() == known
+    assert world.north.get(PATH).json()["revision"] == second["id"]
+    assert world.blobs() == blobs
+
+
+def test_a_private_model_looks_unknown_to_others(world):
+    revision = world.north.publish("north/digits", visibility=None).json()["id"]
+    missing = refusal(world.south.get("/v1/models/north/nothing"), 404)
+    for path in (
+        PATH,
+        f"{PATH}/revisions",
+        f"{PATH}/revisions/latest",
+        f"{PATH}/revisions/{revision}",
+        f"{PATH}/revisions/{revision}/files/model.safetensors",
+    ):
+        assert refusal(world.south.get(path), 404) == missing
+        assert world.north.get(path).status_code == 200
+        assert world.sites["north"].get(path).status_code == 200
+    assert refusal(world.south("PATCH", PATH, json={"visibility": "all"}), 404) == missing
+    assert world.south.get("/v1/models").json()["items"] == []
+
+
+def test_sharing_with_one_party(world):
+    world.north.publish("north/digits", visibility="private")
+    changed = world.north("PATCH", PATH, json={"shared_with": ["south", "north"]}).json()
+    assert changed["shared_with"] == ["south"]
+    assert world.south.get(PATH).json()["shared_with"] == []  # whom else it is shared with is the owner's affair
+    assert world.sites["south"].get(PATH).status_code == 200
+    assert world.east.get(PATH).status_code == 404
+    error = refusal(world.north("PATCH", PATH, json={"shared_with": ["east", "nowhere"]}), 422)
+    assert error["code"] == "party.unknown"
+    assert world.east.get(PATH).status_code == 404
+    assert world.north("PATCH", PATH, json={"shared_with": []}).json()["shared_with"] == []
+    assert world.south.get(PATH).status_code == 404
+    assert world.north("PATCH", PATH, json={"visibility": "all"}).json()["visibility"] == "all"
+    assert world.east.get(PATH).status_code == 200
+
+
+def test_only_the_owner_changes_a_model(world):
+    world.north.publish("north/digits")
+    assert refusal(world.south("PATCH", PATH, json={"visibility": "private"}), 403)["code"] == "auth.forbidden"
+    reader = world.actor("north", "reader")
+    assert refusal(reader("PATCH", PATH, json={"visibility": "private"}), 403)["code"] == "auth.forbidden"
+    assert refusal(world.north("PATCH", PATH, json={"visible": "all"}), 422)["code"] == "request.invalid"
+
+
+def test_listing_searches_filters_and_pages(world):
+    regression = world.metadata(task="regression", labels=None, description="Length of stay, 100% real")
+    for name in ("digits", "letters", "stay"):
+        world.north.publish(f"north/{name}", metadata=regression if name == "stay" else None)
+    world.south.publish("south/digits")
+    world.south.publish("south/hidden", visibility="private")
+
+    def ids(**params):
+        return [item["id"] for item in world.north.get("/v1/models", params=params).json()["items"]]
+
+    assert ids() == ["north/digits", "north/letters", "north/stay", "south/digits"]
+    assert ids(search="DIG") == ["north/digits", "south/digits"]
+    assert ids(search="h/dig") == ["north/digits", "south/digits"]
+    assert ids(search="100%") == ["north/stay"]
+    assert ids(search="_ig") == []
+    assert ids(party="south") == ["south/digits"]
+    assert ids(task="regression") == ["north/stay"]
+    first = world.north.get("/v1/models", params={"limit": 3}).json()
+    assert [item["id"] for item in first["items"]] == ["north/digits", "north/letters", "north/stay"]
+    assert ids(limit=3, cursor=first["next"]) == ["south/digits"]
+    for cursor in ("x", "WzFd", first["next"][:-4]):
+        assert refusal(world.north.get("/v1/models", params={"cursor": cursor}), 422)["code"] == "request.cursor"
+    assert refusal(world.north.get("/v1/models", params={"limit": 0}), 422)["where"] == "limit"
+
+
+def test_revisions_are_listed_newest_first(world):
+    ids = [world.north.publish("north/digits", model=world.model(seed=seed)).json()["id"] for seed in range(3)]
+    first = world.south.get(f"{PATH}/revisions", params={"limit": 2}).json()
+    assert [item["id"] for item in first["items"]] == [ids[2], ids[1]]
+    rest = world.south.get(f"{PATH}/revisions", params={"cursor": first["next"]}).json()
+    assert [item["id"] for item in rest["items"]] == [ids[0]]
+    assert rest["next"] is None
+
+
+def test_ranges_and_conditions(world):
+    content = world.model()
+    revision = world.north.publish("north/digits").json()
+    path = f"{PATH}/revisions/{revision['id']}/files/model.safetensors"
+    size = len(content)
+    whole = world.south.get(path)
+    etag = whole.headers["etag"]
+    assert (whole.status_code, whole.content) == (200, content)
+    assert etag == f'"{hashlib.sha256(content).hexdigest()}"'
+    assert whole.headers["accept-ranges"] == "bytes"
+    assert whole.headers["content-disposition"].startswith("attachment")
+    for header, start, end in (
+        ("bytes=0-9", 0, 10),
+        ("bytes=10-", 10, size),
+        ("bytes=-7", size - 7, size),
+        (f"bytes=5-{size + 100}", 5, size),
+        (f"bytes=0-{size - 1}", 0, size),
+        (f"bytes=-{size + 5}", 0, size),
+    ):
+        part = world.south.get(path, headers={"Range": header})
+        assert part.status_code == 206, header
+        assert part.content == content[start:end]
+        assert part.headers["content-range"] == f"bytes {start}-{end - 1}/{size}"
+        assert part.headers["content-length"] == str(end - start)
+    for header in (f"bytes={size}-", "bytes=-0", f"bytes={size + 3}-{size + 9}"):
+        past = world.south.get(path, headers={"Range": header})
+        assert refusal(past, 416)["code"] == "range.not_satisfiable"
+        assert past.headers["content-range"] == f"bytes */{size}"
+    for header in ("bytes=5-2", "bytes=-", "lines=1-2", "bytes=0-1,5-6", "bytes=a-b"):
+        assert world.south.get(path, headers={"Range": header}).status_code == 200, header
+    assert world.south.get(path, headers={"Range": "bytes=0-9", "If-Range": etag}).status_code == 206
+    assert world.south.get(path, headers={"Range": "bytes=0-9", "If-Range": '"other"'}).status_code == 200
+    for tags in (etag, f'"a", {etag}', f"W/{etag}", "*"):
+        known = world.south.get(path, headers={"If-None-Match": tags})
+        assert (known.status_code, known.content) == (304, b"")
+        assert known.headers["etag"] == etag
+    assert world.south.get(path, headers={"If-None-Match": '"a"'}).status_code == 200
+    head = world.south("HEAD", path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert (head.headers["content-length"], head.headers["etag"]) == (str(size), etag)
+    assert refusal(world.south.get(f"{PATH}/revisions/latest/files/README.md"), 404)["code"] == "not_found"
+
+
+def test_a_file_the_store_has_lost_is_said_so(world):
+    world.north.publish("north/digits")
+    store = world.settings.store
+    (path,) = [blob for blob in world.blobs() if hashlib.sha256(world.model()).hexdigest() in blob]
+    from pathlib import Path
+
+    (Path(store) / path).unlink()
+    error = refusal(world.north.get(f"{PATH}/revisions/latest/files/model.safetensors"), 503)
+    assert error["code"] == "store.missing"
