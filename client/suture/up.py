@@ -79,7 +79,7 @@ def _labels_in(path: Path, form: str) -> list[str]:
 
             table = csv.read_csv(path) if form == "csv" else parquet.read_table(path, columns=["label"])
             column = table["label"].to_numpy(zero_copy_only=False)
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, EOFError, KeyError, ValueError) as error:
         raise SutureError(
             "up.data",
             f"its labels cannot be read: {error}",
