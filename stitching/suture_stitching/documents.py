@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from suture_stitching.portable.metadata import Member, Task
+from suture_stitching.portable.metadata import Label, Member, Name, Task
 
 Metric = Literal["accuracy", "balanced_accuracy", "auroc", "dice", "r2", "mae"]
 SplitName = Literal["validation", "test"]
 CandidateId = Annotated[str, StringConstraints(pattern=r"^c[0-9]{2,4}$")]
 Point = Annotated[str, StringConstraints(pattern=r"^n[0-9]{1,7}$")]
+#: `own`, `peer:<party/name>`, `ensemble` or `stitched`.
+Row = Annotated[
+    str, StringConstraints(pattern=r"^(own|ensemble|stitched|peer:[A-Za-z0-9_.-]{1,96}/[A-Za-z0-9_.-]{1,96})$")
+]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
@@ -77,10 +81,30 @@ class CandidateSet(_Closed):
     task: Task
     members: Annotated[tuple[Member, ...], Field(min_length=2)]
     #: Labels of the ensemble's output: the members' labels, first seen first.
-    labels: tuple[str, ...] | None = None
+    labels: tuple[Label, ...] | None = None
     n: Count
     seed: int
     candidates: Annotated[tuple[Candidate, ...], Field(min_length=1, max_length=999)]
+
+    @model_validator(mode="after")
+    def _names_only_what_is_there(self) -> CandidateSet:
+        everyone = tuple(range(len(self.members)))
+        first = [(candidate.kind, candidate.members) for candidate in self.candidates[: len(everyone) + 1]]
+        if first != [*(("single", (index,)) for index in everyone), ("ensemble", everyone)]:
+            raise ValueError("candidates: the members alone come first, in order, then their plain ensemble")
+        if [candidate.id for candidate in self.candidates] != [f"c{i:02}" for i in range(len(self.candidates))]:
+            raise ValueError("candidates: ids count up from c00")
+        for candidate in self.candidates:
+            named = {*candidate.members}
+            for match in candidate.matches:
+                named |= {int(index) for index in match.points}
+                for stitch in match.stitches:
+                    named |= {stitch.source, stitch.target}
+                    if stitch.source == stitch.target:
+                        raise ValueError(f"candidates.{candidate.id}: a stitch joins two different members")
+            if not named <= set(everyone):
+                raise ValueError(f"candidates.{candidate.id}: there are only {len(everyone)} members")
+        return self
 
 
 class Score(Interval):
@@ -108,12 +132,18 @@ class Evaluation(_Closed):
 
 
 class PartyReport(_Closed):
-    """One party's rows: `own`, `peer:<repo>`, `ensemble`, `stitched`, measured on its own test data."""
+    """One party's rows: `own`, `peer:<repo>`, `ensemble`, `stitched`, measured on its own test data.
+
+    `stitched` is the chosen candidate, or the best stitched one on the requester's validation data when another kind
+    was chosen. A row is left out where there is nothing to show: `own` for a party that has no model among the members.
+    """
 
     metric: Metric
     n: Count
-    rows: dict[str, Interval]
+    rows: dict[Row, Interval]
     verdict: Literal["adopt", "care", "reject"]
+    #: By row, the row's model minus the party's own, measured on the same samples (paired).
+    differences: dict[Row, Interval] = {}
 
 
 class CandidateReport(_Closed):
@@ -121,22 +151,22 @@ class CandidateReport(_Closed):
 
     id: CandidateId
     kind: Literal["single", "ensemble", "stitched"]
-    label: str
-    metrics: dict[str, Finite]
+    label: Annotated[str, StringConstraints(max_length=1000)]
+    metrics: dict[Name, Finite]
     front: bool
 
 
 class ReportLineage(_Closed):
     """What the chosen model was made of."""
 
-    job: str
+    job: Annotated[str, StringConstraints(max_length=64)]
     members: tuple[Member, ...]
 
 
 class Missing(_Closed):
     """A party that was asked and has no column, and how it is told to others."""
 
-    party: str
+    party: Name
     reason: Literal["declined", "no_answer", "too_few_samples", "failed"]
 
 
@@ -144,8 +174,8 @@ class Report(_Closed):
     """The party report, `report.json`. A contract: fields are only ever added."""
 
     schema_: Literal["suture.report/1"] = Field(default="suture.report/1", alias="schema")
-    requester: str
-    parties: dict[str, PartyReport]
+    requester: Name
+    parties: dict[Name, PartyReport]
     chosen: CandidateId
     candidates: tuple[CandidateReport, ...]
     lineage: ReportLineage

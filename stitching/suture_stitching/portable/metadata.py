@@ -52,7 +52,7 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
 class _Closed(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Normalisation(_Closed):
@@ -77,6 +77,21 @@ class InputSpec(_Closed):
     spacing: tuple[Annotated[float, Field(gt=0)], ...] | None = None
     preprocessing: Normalisation | None = None
     channels: tuple[Label, ...] | None = None
+
+    @model_validator(mode="after")
+    def _one_entry_per_channel_and_axis(self) -> InputSpec:
+        entries = {
+            "preprocessing.mean": (self.preprocessing and self.preprocessing.mean, self.num_channels, "channel"),
+            "preprocessing.std": (self.preprocessing and self.preprocessing.std, self.num_channels, "channel"),
+            "channels": (self.channels, self.num_channels, "channel"),
+            "spacing": (self.spacing, len(self.spatial_shape), "axis of spatial_shape"),
+        }
+        for name, (found, wanted, per) in entries.items():
+            if found is not None and len(found) != wanted:
+                raise ValueError(f"{name}: one entry per {per} is needed, {wanted}, not {len(found)}")
+        if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
+            raise ValueError("value_range: the first number must be the smaller one")
+        return self
 
 
 class OutputSpec(_Closed):
@@ -129,7 +144,7 @@ class ModelMetadata(_Closed):
     eval_metrics: dict[Label, float] | None = None
     lineage: Lineage | None = None
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
     @model_validator(mode="after")
     def _labels_match(self) -> ModelMetadata:

@@ -1,0 +1,155 @@
+"""From what a job measured to the party report (torch-free, pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol
+
+from suture_stitching.documents import (
+    Candidate,
+    CandidateReport,
+    CandidateSet,
+    Evaluation,
+    Interval,
+    Missing,
+    PartyReport,
+    Report,
+    ReportLineage,
+    Score,
+)
+from suture_stitching.errors import SutureError
+
+Verdict = Literal["adopt", "care", "reject"]
+
+
+class Choice(Protocol):
+    """What the selection decided, by candidate id and by party."""
+
+    @property
+    def chosen(self) -> str:
+        """The candidate that is published."""
+
+    @property
+    def front(self) -> Sequence[str]:
+        """The candidates that no other one beats for every party, on validation data."""
+
+    @property
+    def hypervolume(self) -> float | None:
+        """Of the front, reference point 0."""
+
+    @property
+    def verdicts(self) -> Mapping[str, Verdict]:
+        """What each party should do with the chosen candidate."""
+
+
+def build(
+    candidates: CandidateSet,
+    evaluations: Mapping[str, Evaluation],
+    choice: Choice,
+    *,
+    requester: str,
+    parties_of_members: Sequence[str],
+    job: str,
+    missing: Sequence[Missing] = (),
+) -> Report:
+    """Return the report of a job: every number is from the test splits, none of which took part in the choice.
+
+    `evaluations` are by party; `parties_of_members` names the owner of each member. Raises `SutureError`
+    `report.incomplete` when a party did not measure all candidates.
+    """
+    by_id = {candidate.id: candidate for candidate in candidates.candidates}
+    scores = {party: _test_scores(party, evaluation, by_id) for party, evaluation in evaluations.items()}
+    stitched = _stitched_row(by_id, evaluations.get(requester), choice.chosen)
+    parties = {
+        party: _party_report(candidates, evaluation, scores[party], choice.verdicts[party], party, stitched)
+        for party, evaluation in evaluations.items()
+    }
+    front = frozenset(choice.front)
+    names = [_member_name(candidates, index, parties_of_members) for index in range(len(candidates.members))]
+    return Report(
+        requester=requester,
+        parties=parties,
+        chosen=choice.chosen,
+        candidates=tuple(
+            CandidateReport(
+                id=candidate.id,
+                kind=candidate.kind,
+                label=describe(candidate, names),
+                metrics={party: scores[party][candidate.id].value for party in evaluations},
+                front=candidate.id in front,
+            )
+            for candidate in candidates.candidates
+        ),
+        lineage=ReportLineage(job=job, members=candidates.members),
+        missing=tuple(missing),
+        hypervolume=choice.hypervolume,
+    )
+
+
+def describe(candidate: Candidate, names: Sequence[str]) -> str:
+    """Say in a few words what a candidate is; `names` are the members'."""
+    if candidate.kind == "single":
+        return f"{names[candidate.members[0]]} alone"
+    if candidate.kind == "ensemble":
+        return "plain ensemble"
+    places = [" / ".join(match.points[key] for key in sorted(match.points, key=int)) for match in candidate.matches]
+    where = f"at {' and '.join(places)}" if len(places) <= 2 else f"at {len(places)} points"
+    alphas = sorted({match.alpha for match in candidate.matches})
+    weights = "-".join(f"{alpha:g}" for alpha in (alphas if len(alphas) < 2 else (alphas[0], alphas[-1])))
+    return f"stitched {where}, weight {weights}{', refined' if candidate.refined else ''}"
+
+
+def _member_name(candidates: CandidateSet, index: int, parties: Sequence[str]) -> str:
+    """The model's full name; a model that its owner published under another party keeps both."""
+    repo = candidates.members[index].repo
+    return repo if repo.startswith(f"{parties[index]}/") else f"{repo} ({parties[index]})"
+
+
+def _test_scores(party: str, evaluation: Evaluation, candidates: Mapping[str, Candidate]) -> Mapping[str, Score]:
+    test = evaluation.splits.get("test")
+    if test is None or not candidates.keys() <= test.scores.keys():
+        raise SutureError(
+            "report.incomplete",
+            "not every candidate was measured on the test split",
+            where=f"evaluation of {party}",
+            hint="the site must evaluate all candidates on both splits",
+        )
+    return test.scores
+
+
+def _stitched_row(candidates: Mapping[str, Candidate], own: Evaluation | None, chosen: str) -> str | None:
+    """Return the candidate shown as `stitched`: the chosen one, else the requester's best one on validation data."""
+    stitched = [candidate.id for candidate in candidates.values() if candidate.kind == "stitched"]
+    if candidates[chosen].kind == "stitched" or not stitched:
+        return chosen if candidates[chosen].kind == "stitched" else None
+    validation = own.splits.get("validation") if own else None
+    if own is None or validation is None or not set(stitched) <= validation.scores.keys():
+        return None
+    sign = 1 if own.higher_is_better else -1
+    return max(stitched, key=lambda candidate: sign * validation.scores[candidate].value)
+
+
+def _party_report(
+    candidates: CandidateSet,
+    evaluation: Evaluation,
+    scores: Mapping[str, Score],
+    verdict: Verdict,
+    party: str,
+    stitched: str | None,
+) -> PartyReport:
+    rows: dict[str, Score] = {}
+    for index, member in enumerate(candidates.members):
+        single = scores[candidates.candidates[index].id]
+        rows["own" if index == evaluation.own else f"peer:{member.repo}"] = single
+    ensemble = next((candidate.id for candidate in candidates.candidates if candidate.kind == "ensemble"), None)
+    if ensemble is not None:
+        rows["ensemble"] = scores[ensemble]
+    if stitched is not None:
+        rows["stitched"] = scores[stitched]
+    return PartyReport(
+        metric=evaluation.metric,
+        n=evaluation.splits["test"].n,
+        rows={row: Interval(value=score.value, low=score.low, high=score.high) for row, score in rows.items()},
+        verdict=verdict,
+        differences={row: score.difference for row, score in rows.items() if score.difference and row != "own"},
+    )

@@ -1,0 +1,210 @@
+"""The party report as one self-contained HTML page: no script, nothing loaded from elsewhere, every name escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from jinja2 import Environment, StrictUndefined, Template
+
+from suture_stitching.documents import CandidateReport, PartyReport, Report
+from suture_stitching.report import plot
+from suture_stitching.report.words import METRIC_MEANINGS, REASONS, SIGNS, VERDICTS, Scale, scale_of
+
+_ROWS = {"own": "own model", "ensemble": "plain ensemble", "stitched": "stitched ensemble"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a party's table; `low`, `at`, `high` are positions in per cent of the drawn axis."""
+
+    name: str
+    value: str
+    interval: str
+    change: str
+    low: float
+    at: float
+    high: float
+    strong: bool
+
+
+@dataclass(frozen=True)
+class PartySection:
+    """What the page says about one party."""
+
+    name: str
+    asked: bool
+    verdict: str
+    badge: str
+    sign: str
+    sentence: str
+    metric: str
+    axis_title: str
+    meaning: str
+    n: str
+    rows: tuple[Row, ...]
+    axis: tuple[plot.Tick, ...]
+
+
+@dataclass(frozen=True)
+class CandidateRow:
+    """One line of the table of all candidates."""
+
+    label: str
+    values: tuple[str, ...]
+    note: str
+
+
+def to_html(report: Report) -> str:
+    """Return the page as text in UTF-8; a pure function of the report."""
+    parties = sorted(report.parties, key=lambda party: (party != report.requester, party))
+    chosen = next(candidate for candidate in report.candidates if candidate.id == report.chosen)
+    return _template().render(
+        report=report,
+        chosen=chosen,
+        sections=[_section(report, party, chosen) for party in parties],
+        plots=plot.plots(report),
+        frame=plot,
+        missing=[(missing.party, REASONS[missing.reason]) for missing in report.missing],
+        candidates=_candidate_rows(report, parties),
+        parties=parties,
+        front=sum(candidate.front for candidate in report.candidates),
+        lead=_lead(report, chosen),
+    )
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string((files(__package__) / "report.html.jinja").read_text(encoding="utf-8"))
+
+
+def _lead(report: Report, chosen: CandidateReport) -> str:
+    others = len(report.parties) - (report.requester in report.parties)
+    measured = {
+        0: f"{report.requester} alone measured them",
+        1: f"{report.requester} and one other party measured them, each on its own data",
+    }.get(others, f"{report.requester} and {others} other parties measured them, each on its own data")
+    made = f"{len(report.candidates)} ways to use {len(report.lineage.members)} models were tried, and {measured}."
+    if chosen.kind == "stitched":
+        return f"{made} The one chosen for {report.requester} is a stitched ensemble."
+    if chosen.kind == "ensemble":
+        return (
+            f"{made} No stitched ensemble did better for {report.requester} than the plain ensemble, which was chosen."
+        )
+    return (
+        f"{made} Nothing did well enough for {report.requester} to replace a single model: {chosen.label} was chosen."
+    )
+
+
+def _section(report: Report, party: str, chosen: CandidateReport) -> PartySection:
+    found = report.parties[party]
+    scale = scale_of(found.metric)
+    at, axis = _axis(found, scale)
+    stitched_name = "stitched ensemble" if chosen.kind == "stitched" else "best stitched ensemble (not chosen)"
+    chosen_row = _row_of(report, party, chosen)
+    order = ["own", *sorted(row for row in found.rows if row.startswith("peer:")), "ensemble", "stitched"]
+    rows = []
+    for row in (row for row in order if row in found.rows):
+        interval = found.rows[row]
+        difference = found.differences.get(row)
+        rows.append(
+            Row(
+                name=stitched_name if row == "stitched" else _ROWS.get(row, row.removeprefix("peer:")),
+                value=scale.text(interval.value),
+                interval=f"{scale.number(interval.low)} to {scale.number(interval.high)}",
+                change=scale.change(difference.value) if difference else "",
+                low=at(interval.low),
+                at=at(interval.value),
+                high=at(interval.high),
+                strong=row == chosen_row,
+            )
+        )
+    return PartySection(
+        name=party,
+        asked=party == report.requester,
+        verdict=found.verdict,
+        badge=VERDICTS[found.verdict],
+        sign=SIGNS[found.verdict],
+        sentence=_sentence(found, scale, chosen, party, chosen_row),
+        metric=scale.name,
+        axis_title=f"{scale.name}, {scale.unit}" if scale.unit else scale.name,
+        meaning=METRIC_MEANINGS[found.metric],
+        n=f"{found.n:,}",
+        rows=tuple(rows),
+        axis=axis,
+    )
+
+
+def _row_of(report: Report, party: str, chosen: CandidateReport) -> str:
+    """Return the row of a party's table that is the chosen candidate."""
+    if chosen.kind != "single":
+        return chosen.kind
+    # Candidates c00 to c<K-1> are the members alone, in order.
+    peer = f"peer:{report.lineage.members[int(chosen.id[1:])].repo}"
+    return peer if peer in report.parties[party].rows else "own"
+
+
+def _sentence(found: PartyReport, scale: Scale, chosen: CandidateReport, party: str, row: str) -> str:
+    """Say in words what the chosen model does at this party, against its own model and the plain ensemble."""
+    value = chosen.metrics[party]
+    compared = []
+    if row != "own" and "own" in found.rows:
+        text = _against(value - found.rows["own"].value, scale, "its own model")
+        difference = found.differences.get(row)
+        if difference is not None:
+            low, high = scale.signed(difference.low), scale.change(difference.high)
+            text += f" (95 % interval of the difference: {low} to {high})"
+        compared.append(text)
+    if row != "ensemble" and "ensemble" in found.rows:
+        compared.append(_against(value - found.rows["ensemble"].value, scale, "the plain ensemble"))
+    name = {
+        "own": "Its own model stays the choice, and",
+        "ensemble": "The plain ensemble",
+        "stitched": "The stitched ensemble",
+    }.get(row, f"The chosen model, {row.removeprefix('peer:')},")
+    end = f": {' and '.join(compared)}." if compared else "."
+    return f"{name} reaches {scale.text(value)} on {party}'s test data{end}"
+
+
+def _against(difference: float, scale: Scale, what: str) -> str:
+    if not float(scale.number(abs(difference))):
+        return f"the same as {what}"
+    better = (difference > 0) == scale.higher_is_better
+    return f"{scale.change(abs(difference)).removeprefix('+')} {'better' if better else 'worse'} than {what}"
+
+
+def _axis(found: PartyReport, scale: Scale) -> tuple[Callable[[float], float], tuple[plot.Tick, ...]]:
+    low = min(interval.low for interval in found.rows.values())
+    high = max(interval.high for interval in found.rows.values())
+    margin = 0.06 * (high - low) or 0.05
+    low, high = low - margin, high + margin
+
+    def at(value: float) -> float:
+        return round(100 * (value - low) / (high - low), 2)
+
+    marks = plot.ticks(low, high, 4)
+    decimals = scale.decimals_between(marks[1] - marks[0] if len(marks) > 1 else high - low)
+    return at, tuple(plot.Tick(at(value), scale.number(value, decimals)) for value in marks)
+
+
+def _candidate_rows(report: Report, parties: list[str]) -> list[CandidateRow]:
+    """All candidates, the requester's best first."""
+    scales = {party: scale_of(report.parties[party].metric) for party in parties}
+
+    def rank(candidate: CandidateReport) -> float:
+        value = candidate.metrics.get(report.requester, 0.0)
+        return -value if report.requester in scales and scales[report.requester].higher_is_better else value
+
+    return [
+        CandidateRow(
+            label=candidate.label,
+            values=tuple(
+                scales[party].text(candidate.metrics[party]) if party in candidate.metrics else "" for party in parties
+            ),
+            note="chosen" if candidate.id == report.chosen else "on the front" if candidate.front else "",
+        )
+        for candidate in sorted(report.candidates, key=rank)
+    ]

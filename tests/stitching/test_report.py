@@ -1,0 +1,298 @@
+import re
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+
+import pytest
+
+from suture_stitching.documents import (
+    Candidate,
+    CandidateSet,
+    Evaluation,
+    Interval,
+    Match,
+    Missing,
+    Report,
+    Score,
+    SplitScores,
+)
+from suture_stitching.errors import SutureError
+from suture_stitching.portable.metadata import Member
+from suture_stitching.report import build, plot, to_html
+from suture_stitching.report.words import scale_of
+
+
+@dataclass
+class Decision:
+    chosen: str
+    front: tuple[str, ...] = ("c00", "c04")
+    hypervolume: float | None = 0.93
+    verdicts: dict[str, str] = field(default_factory=lambda: {"north": "adopt", "south": "care", "east": "reject"})
+
+
+SINGLES = ("c00", "c01")
+CANDIDATES = CandidateSet(
+    task="classification",
+    members=(
+        Member(repo="north/digits", revision="a" * 40, sha256="1" * 64),
+        Member(repo="south/digits", revision="b" * 40, sha256="2" * 64),
+    ),
+    labels=("0", "1"),
+    n=100,
+    seed=0,
+    candidates=(
+        Candidate(id="c00", kind="single", members=(0,)),
+        Candidate(id="c01", kind="single", members=(1,)),
+        Candidate(id="c02", kind="ensemble", members=(0, 1)),
+        Candidate(
+            id="c03",
+            kind="stitched",
+            members=(0, 1),
+            matches=(Match(points={"0": "n4", "1": "n7"}, alpha=0.5, stitches=()),),
+        ),
+        Candidate(
+            id="c04",
+            kind="stitched",
+            members=(0, 1),
+            matches=(Match(points={"0": "n9", "1": "n12"}, alpha=0.25, stitches=()),),
+            refined=True,
+        ),
+    ),
+)
+
+
+def evaluation(values, own=None, n=200, metric="accuracy", validation=None):
+    def scores(numbers):
+        return {
+            f"c{i:02}": Score(
+                value=value,
+                low=value - 0.02,
+                high=value + 0.01,
+                difference=None
+                if own is None
+                else Interval(
+                    value=value - numbers[own], low=value - numbers[own] - 0.03, high=value - numbers[own] + 0.02
+                ),
+            )
+            for i, value in enumerate(numbers)
+        }
+
+    return Evaluation(
+        metric=metric,
+        higher_is_better=metric != "mae",
+        own=own,
+        splits={
+            "validation": SplitScores(n=99, scores=scores(validation or values)),
+            "test": SplitScores(n=n, scores=scores(values)),
+        },
+    )
+
+
+NORTH = evaluation([0.98, 0.49, 0.82, 0.9, 0.956], own=0, n=1234)
+SOUTH = evaluation([0.21, 0.96, 0.97, 0.9, 0.963], own=1)
+
+
+def report(evaluations=None, chosen="c04", **options):
+    return build(
+        CANDIDATES,
+        evaluations or {"north": NORTH, "south": SOUTH},
+        Decision(chosen),
+        requester="north",
+        parties_of_members=["north", "south"],
+        job="job_1",
+        **options,
+    )
+
+
+class Page(HTMLParser):
+    """Collects every element with its attributes, and the text outside of `style`."""
+
+    VOID = frozenset({"meta", "path", "rect", "circle", "line", "link", "img", "br"})
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.open, self.words = [], [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"<{tag}> closed out of order"
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.words.append(data)
+
+    @property
+    def text(self):
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+
+def test_each_party_has_its_own_rows_from_its_test_split():
+    found = report()
+    assert found.parties["north"].rows.keys() == {"own", "peer:south/digits", "ensemble", "stitched"}
+    assert found.parties["south"].rows.keys() == {"peer:north/digits", "own", "ensemble", "stitched"}
+    assert found.parties["north"].rows["own"].value == 0.98
+    assert found.parties["south"].rows["own"].value == 0.96
+    assert found.parties["north"].rows["stitched"] == Interval(value=0.956, low=0.956 - 0.02, high=0.956 + 0.01)
+    assert found.parties["north"].n == 1234
+    assert found.parties["north"].verdict == "adopt"
+    assert found.parties["south"].differences["stitched"].value == pytest.approx(0.003)
+    assert "own" not in found.parties["north"].differences
+
+
+def test_candidates_carry_metrics_front_and_a_description():
+    found = {candidate.id: candidate for candidate in report().candidates}
+    assert found["c04"].metrics == {"north": 0.956, "south": 0.963}
+    assert [found[i].front for i in sorted(found)] == [True, False, False, False, True]
+    assert found["c00"].label == "north/digits alone"
+    assert found["c03"].label == "stitched at n4 / n7, weight 0.5"
+    assert found["c04"].label == "stitched at n9 / n12, weight 0.25, refined"
+
+
+def test_the_document_survives_a_round_trip():
+    found = report(missing=[Missing(party="west", reason="declined")])
+    assert Report.model_validate_json(found.model_dump_json(by_alias=True)) == found
+
+
+def test_a_party_without_a_model_has_peers_only():
+    found = report({"north": NORTH, "east": evaluation([0.5, 0.6, 0.7, 0.8, 0.9])})
+    assert found.parties["east"].rows.keys() == {"peer:north/digits", "peer:south/digits", "ensemble", "stitched"}
+    assert found.parties["east"].differences == {}
+
+
+def test_when_another_kind_is_chosen_the_best_stitched_one_on_validation_is_still_shown():
+    # c03 is the better one on validation, c04 on test: the test split must not decide.
+    north = evaluation([0.98, 0.49, 0.82, 0.9, 0.956], own=0, validation=[0.98, 0.49, 0.82, 0.97, 0.95])
+    found = report({"north": north, "south": SOUTH}, chosen="c00")
+    assert found.parties["south"].rows["stitched"].value == 0.9
+    page = Page(to_html(found)).text
+    assert "best stitched ensemble (not chosen)" in page
+    assert "Its own model stays the choice" in page
+
+
+def test_an_incomplete_evaluation_is_refused():
+    short = evaluation([0.98, 0.49, 0.82, 0.9], own=0)
+    with pytest.raises(SutureError, match="evaluation of north") as error:
+        report({"north": short, "south": SOUTH})
+    assert error.value.code == "report.incomplete"
+
+
+def test_the_page_says_what_was_measured():
+    page = Page(to_html(report(missing=[Missing(party="west", reason="no_answer")]))).text
+    for expected in [
+        "Stitched ensemble for north",
+        "95.6 %",
+        "93.6 to 96.6",
+        "1,234 test samples",
+        "Adopt",
+        "Look closely",
+        "2.4 points worse than its own model",
+        "13.6 points better than the plain ensemble",
+        "west did not answer in time",
+        "job_1",
+        "a" * 40,
+        "2" * 64,
+        "stitched at n9 / n12, weight 0.25, refined",
+        "hypervolume 0.9300",
+    ]:
+        assert expected in page, expected
+
+
+def test_the_page_is_self_contained_well_formed_and_without_script():
+    text = to_html(report())
+    page = Page(text)
+    assert page.open == []
+    tags = {tag for tag, _ in page.elements}
+    assert not tags & {"script", "link", "img", "iframe", "object", "embed", "base", "form", "use", "image"}
+    assert not any(
+        name in ("src", "href", "srcset") or name.startswith("on") for _, found in page.elements for name in found
+    )
+    assert "url(" not in text
+    assert "@import" not in text
+    assert {"default-src 'none'; style-src 'unsafe-inline'"} <= {found.get("content") for _, found in page.elements}
+    assert len(text) < 60_000
+
+
+def test_hostile_names_stay_text():
+    evil = '"><script>alert(1)</script>'
+    # The document itself refuses such names; the page must not rely on it.
+    found = report().model_copy(update={"requester": evil, "parties": {evil: report().parties["north"]}})
+    candidates = tuple(c.model_copy(update={"label": evil, "metrics": {evil: 0.5}}) for c in found.candidates)
+    missing = (Missing(party="west", reason="failed").model_copy(update={"party": evil}),)
+    text = to_html(found.model_copy(update={"candidates": candidates, "missing": missing}))
+    assert "<script" not in text
+    assert Page(text).open == []
+
+
+def test_marks_lie_inside_the_frame_and_better_is_up_and_right():
+    (drawn,) = plot.plots(report())
+    assert len(drawn.marks) == len(CANDIDATES.candidates)
+    for mark in drawn.marks:
+        assert plot.LEFT <= mark.x <= plot.RIGHT
+        assert plot.TOP <= mark.y <= plot.BOTTOM
+    where = {mark.tooltip.split(":")[0]: mark for mark in drawn.marks}
+    assert where["north/digits alone"].x > where["plain ensemble"].x > where["south/digits alone"].x
+    assert where["plain ensemble"].y < where["north/digits alone"].y
+    (chosen,) = [mark for mark in drawn.marks if mark.role == "chosen"]
+    assert chosen.front
+    assert chosen is drawn.marks[-1]  # drawn last, so that nothing covers it
+    assert {tag.text for tag in drawn.tags} == {"chosen", "plain ensemble", "north/digits alone", "south/digits alone"}
+
+
+def test_a_metric_that_should_be_low_is_turned_round():
+    values = [2.0, 8.0, 5.0, 3.0, 1.0]
+    found = report({"north": evaluation(values, own=0, metric="mae"), "south": evaluation(values, own=1, metric="mae")})
+    (drawn,) = plot.plots(found)
+    where = {mark.tooltip.split(":")[0]: mark for mark in drawn.marks}
+    chosen = next(mark for mark in drawn.marks if mark.role == "chosen")
+    assert chosen.x == max(mark.x for mark in drawn.marks)
+    assert chosen.y == min(mark.y for mark in drawn.marks)
+    assert where["south/digits alone"].x == min(mark.x for mark in drawn.marks)
+    assert "1.000 better than its own model" in Page(to_html(found)).text
+
+
+def test_three_parties_give_a_plot_for_each_pair_with_the_requester():
+    found = report({"north": NORTH, "south": SOUTH, "east": evaluation([0.5, 0.6, 0.7, 0.8, 0.9])})
+    assert [(drawn.x_party, drawn.y_party) for drawn in plot.plots(found)] == [("north", "east"), ("north", "south")]
+    assert len([tag for tag, found in Page(to_html(found)).elements if found.get("role") == "img"]) == 2
+
+
+def test_the_requester_alone_has_a_report_without_a_plot():
+    text = to_html(report({"north": NORTH}, missing=[Missing(party="south", reason="declined")]))
+    assert Page(text).open == []
+    assert plot.plots(report({"north": NORTH})) == []
+
+
+def test_candidates_that_are_all_equal_can_be_drawn():
+    (drawn,) = plot.plots(report({"north": evaluation([0.5] * 5, own=0), "south": evaluation([0.0] * 5, own=1)}))
+    assert len({(mark.x, mark.y) for mark in drawn.marks}) == 1
+    assert drawn.x_ticks
+    assert drawn.y_ticks
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]),
+        (0.41, 0.52, [0.42, 0.44, 0.46, 0.48, 0.5, 0.52]),
+        (-3, 9, [-2, 0, 2, 4, 6, 8]),
+    ],
+)
+def test_ticks_are_round_numbers(low, high, expected):
+    assert plot.ticks(low, high) == pytest.approx(expected)
+
+
+def test_numbers_are_written_with_their_unit_and_a_true_minus():
+    accuracy, dice = scale_of("accuracy"), scale_of("dice")
+    assert accuracy.text(0.9564) == "95.6 %"
+    assert accuracy.change(-0.0123) == "−1.2 points"
+    assert accuracy.change(0.0123) == "+1.2 points"
+    assert dice.text(0.9564) == "0.956"
+    assert dice.change(-0.01) == "−0.010"
