@@ -75,7 +75,7 @@ def run(root: Path, console: Console, *, seed: int = 0) -> bool:
         with _step(console, "two parties with digits of their own; north saw mostly 0-4, south 5-9 on another scanner"):
             data = digits.parties(seed)
             for party in digits.PARTIES:
-                _write_data(root / party / "data" / "digits.npz", data[party])
+                write_data(root / party / "data" / "digits.npz", data[party])
         with _step(console, "a hub, and at each party a site with its own agent, Celery worker and Redis"):
             _start(here)
         modules = {party: _train(party, data[party], seed, console) for party in digits.PARTIES}
@@ -118,7 +118,8 @@ def _clean(root: Path) -> None:
                 entry.unlink()
 
 
-def _write_data(path: Path, data: digits.PartyData) -> None:
+def write_data(path: Path, data: digits.PartyData) -> None:
+    """Write a party's images, labels and splits as a site reads them."""
     path.parent.mkdir(parents=True, mode=0o700)
     np.savez(path, images=data.images, labels=data.labels, split=data.split)
 

@@ -120,7 +120,7 @@ def list_parties(format: FormatOption = Format.text) -> None:
 def create_token(
     party: PartyArgument,
     role: Annotated[
-        list[str] | None, typer.Option(help="publisher, requester or admin; may be repeated; reading needs none")
+        list[str] | None, typer.Option(help="publisher, requester, admin or operator; repeatable; reading needs none")
     ] = None,
     name: Annotated[str | None, typer.Option(help="a name to recognise it by")] = None,
     format: FormatOption = Format.text,

@@ -1,0 +1,118 @@
+"""`suture demo` and `suture up` as a newcomer runs them; and that nothing they started outlives them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from suture import digits
+from suture.demo import targets
+from suture_stitching.documents import Report
+
+if TYPE_CHECKING:
+    from tests.flow.conftest import Command
+
+pytestmark = pytest.mark.flow
+
+
+@pytest.fixture(scope="module")
+def played(suture: type[Command], tmp_path_factory: pytest.TempPathFactory) -> tuple[Command, Path]:
+    """A demo, played to its end."""
+    folder = tmp_path_factory.mktemp("demo")
+    command = suture("demo", "--root", str(folder / "root"), home=folder)
+    command.wait()
+    return command, folder / "root"
+
+
+def test_the_demo_reaches_its_targets_and_stops_everything(played: tuple[Command, Path]) -> None:
+    command, root = played
+    output = command.output.read_text()
+    assert command.process.returncode == 0, output
+    assert len(command.family) > 5, "hub, two sites, each with agent, worker and Redis"
+    assert command.left_running() == []
+    for part in ("own model", "plain ensemble", "stitched ensemble", "verdict", "a prediction"):
+        assert part in output
+    report = Report.model_validate_json((root / "report.json").read_bytes())
+    assert report.schema_ == "suture.report/1"
+    assert [target.met for target in targets(report)] == [True] * 3
+    assert len(re.findall(r"^met ", output, re.MULTILINE)) == 3
+
+
+def test_the_demo_leaves_a_model_that_works_and_a_page_that_needs_nothing(played: tuple[Command, Path]) -> None:
+    from suture_stitching.portable.runtime import load
+
+    _, root = played
+    north = digits.parties(0)["north"]
+    model = load(root / "ensemble" / "model.safetensors")
+    test = north.split == "test"
+    accuracy = digits.accuracy(model, north.images[test], north.labels[test])
+    report = json.loads((root / "report.json").read_text())
+    assert accuracy == pytest.approx(report["parties"]["north"]["rows"]["stitched"]["value"], abs=0.005)
+    page = (root / "report.html").read_text()
+    assert not re.findall(r"""(?:src|href)\s*=\s*["'](?:https?:)?//""", page)
+    assert "north" in page
+
+
+def test_the_demo_keeps_the_parties_data_apart(played: tuple[Command, Path]) -> None:
+    _, root = played
+    for party, other in (("north", "south"), ("south", "north")):
+        configuration = (root / party / "site" / "site.toml").read_text()
+        assert str(root / party / "data") in configuration
+        assert str(root / other) not in configuration
+    assert not list((root / "hub").rglob("*.npz"))
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_demo_leaves_no_process(suture: type[Command], tmp_path: Path, sent: signal.Signals) -> None:
+    command = suture("demo", "--root", str(tmp_path / "root"), home=tmp_path)
+    command.wait_for("asks for a stitch")
+    assert len(command.family) > 5
+    command.process.send_signal(sent)
+    assert command.wait(seconds=60) == 128 + sent
+    assert command.left_running() == []
+
+
+def test_what_up_tells_to_type_works_and_a_second_up_goes_on(suture: type[Command], tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    command = suture("up", "--root", str(root), home=tmp_path)
+    told = command.wait_for("Ctrl-C stops")
+    token = (root / "local" / "token").read_text().strip()
+    assert token in told
+    typed = re.findall(r"^  (\S.*suture.*)$", told.partition("In another terminal")[2], re.MULTILINE)
+    assert len(typed) == 3
+    for line in typed:
+        ended = run(line, tmp_path)
+        assert ended.returncode == 0, f"{line}\n{ended.stdout}{ended.stderr}"
+    report = json.loads(run("suture report local/stitched --format json", tmp_path).stdout)
+    assert report["requester"] == "local"
+    command.process.send_signal(signal.SIGINT)
+    assert command.wait(seconds=60) == 130
+    assert command.left_running() == []
+
+    again = suture("up", "--root", str(root), home=tmp_path)
+    told = again.wait_for("Ctrl-C stops")
+    assert token not in told
+    assert run(re.findall(r"^  (.*login.*)$", told, re.MULTILINE)[0], tmp_path).returncode == 0
+    models = json.loads(run("suture models --format json", tmp_path).stdout)
+    assert {model["id"] for model in models} == {"local/first", "local/second", "local/stitched"}
+    again.process.send_signal(signal.SIGTERM)
+    assert again.wait(seconds=60) == 143
+    assert again.left_running() == []
+
+
+def run(line: str, home: Path) -> subprocess.CompletedProcess[str]:
+    """Type a line into another terminal."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "XDG_CONFIG_HOME": str(home / "config")}
+    environment |= {"XDG_CACHE_HOME": str(home / "cache")}
+    return subprocess.run(
+        ["bash", "-c", line], env=environment, capture_output=True, text=True, timeout=300, check=False
+    )

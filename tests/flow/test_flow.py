@@ -1,0 +1,141 @@
+"""The whole way with real processes: publish, ask, fit, evaluate elsewhere, compose, pull; on both databases."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from suture.http import NotFound
+from suture.job import JobFailed
+from suture_stitching.errors import Cancelled
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.flow.conftest import Place
+
+    from suture.digits import PartyData
+
+pytestmark = pytest.mark.flow
+MODELS = ["north/digits", "south/digits"]
+SECONDS = 240
+
+
+def test_two_parties_get_an_ensemble_and_its_report(
+    place: Place, data: dict[str, PartyData], exported: dict[str, Path], tmp_path: Path
+) -> None:
+    north = place.hubs["north"]
+    job = north.stitch(MODELS, "digits", ["south"], publish_as="both", evaluate_within=SECONDS)
+    status = job.wait(SECONDS, progress=False)
+    assert status.state == "complete"
+    assert status.missing == ()
+    assert status.result is not None
+    assert {(task.kind, task.party, task.state) for task in status.tasks} == {
+        ("fit", "north", "done"),
+        ("evaluate", "north", "done"),
+        ("evaluate", "south", "done"),
+        ("compose", "north", "done"),
+    }
+    kinds = [event.kind for event in job.events()]
+    assert {"job", "task", "progress"} <= set(kinds)
+
+    revision = north.pull("north/both", tmp_path / "both")
+    assert revision.id == status.result.revision
+    assert revision.job == job.id
+    lineage = revision.metadata.lineage
+    assert lineage is not None
+    assert (lineage.job, lineage.requester) == (job.id, "north")
+    assert lineage.members == status.models
+    assert north.verify_lineage(revision) == []
+
+    report = north.report("north/both")
+    assert report == job.report()
+    assert report.lineage.members == lineage.members
+    for party, images in data.items():
+        column = report.parties[party]
+        peer = next(repo for repo in MODELS if not repo.startswith(party))
+        assert set(column.rows) == {"own", f"peer:{peer}", "ensemble", "stitched"}
+        assert column.n == (images.split == "test").sum()
+        assert all(row.low <= row.value <= row.high for row in column.rows.values())
+        assert column.verdict in ("adopt", "care", "reject")
+    assert report.chosen == lineage.candidate
+    assert any(candidate.front for candidate in report.candidates)
+
+    # The report says of the stitched ensemble what the pulled file does.
+    model = north.load("north/both")
+    for party, images in data.items():
+        test = images.split == "test"
+        with torch.no_grad():
+            probabilities = model(torch.from_numpy(images.images[test]))
+        torch.testing.assert_close(probabilities.sum(1), torch.ones(len(probabilities)))
+        labels = torch.tensor([int(label) for label in revision.metadata.labels or ()])
+        right = labels[probabilities.argmax(1)] == torch.from_numpy(images.labels[test])
+        assert right.double().mean().item() == pytest.approx(report.parties[party].rows["stitched"].value, abs=0.005)
+    # It is a model like any other: the other party can read it, too, once it is shared.
+    assert "both" in [model.id.partition("/")[2] for model in north.models()]
+
+
+def test_only_numbers_left_the_other_site(place: Place) -> None:
+    """After the test above: everything that left south is in its log, byte for byte, and is an evaluation."""
+    state = place.here.site_file("south").parent / "state"
+    left = [json.loads(line) for line in (state / "outbox" / "egress.jsonl").read_text().splitlines()]
+    assert left
+    for entry in left:
+        assert entry["kind"] == "evaluate"
+    assert not list((place.here.root / "hub").rglob("*.npz"))
+
+
+def test_who_declines_and_who_is_away_is_named_as_missing(place: Place) -> None:
+    job = place.hubs["north"].stitch(MODELS, "digits", ["south/other", "east"], publish_as="partly", evaluate_within=3)
+    status = job.wait(SECONDS, progress=False)
+    assert status.state == "partial"
+    assert {(missing.party, missing.reason) for missing in status.missing} == {
+        ("south", "declined"),
+        ("east", "no_answer"),
+    }
+    report = place.hubs["north"].report("north/partly")
+    assert set(report.parties) == {"north"}
+    assert {(missing.party, missing.reason) for missing in report.missing} == {
+        ("south", "declined"),
+        ("east", "no_answer"),
+    }
+
+
+def test_a_dataset_the_site_does_not_know_fails_the_job_and_says_so(place: Place) -> None:
+    job = place.hubs["north"].stitch(MODELS, "unknown", ["south"])
+    with pytest.raises(JobFailed) as caught:
+        job.wait(SECONDS, progress=False)
+    assert caught.value.code == "dataset.unknown"
+    assert job.status.result is None
+
+
+def test_a_party_may_not_fit_where_the_site_does_not_allow_it(place: Place) -> None:
+    job = place.hubs["south"].stitch(MODELS, "digits", ["north"])
+    with pytest.raises(JobFailed) as caught:
+        job.wait(SECONDS, progress=False)
+    assert caught.value.code.startswith("policy.")
+
+
+def test_a_cancelled_job_stops_and_the_site_goes_on(place: Place) -> None:
+    north = place.hubs["north"]
+    job = north.stitch(MODELS, "digits", [])
+    for _event in job.events():
+        if any(task.state == "leased" for task in job.refresh().tasks):
+            break
+    job.cancel()
+    with pytest.raises(Cancelled):
+        job.wait(60, progress=False)
+    assert all(task.state in ("cancelled", "done") for task in job.refresh().tasks)
+    following = north.stitch(MODELS, "unknown", [])
+    with pytest.raises(JobFailed):
+        following.wait(60, progress=False)
+
+
+def test_others_see_nothing_of_a_job(place: Place) -> None:
+    job = place.hubs["north"].jobs(limit=1)[0]
+    with pytest.raises(NotFound):
+        place.hubs["east"].job(job.id)
+    assert place.hubs["east"].jobs() == []
