@@ -151,7 +151,7 @@ class CandidateReport(_Closed):
 
     id: CandidateId
     kind: Literal["single", "ensemble", "stitched"]
-    label: Annotated[str, StringConstraints(max_length=1000)]
+    label: Annotated[str, StringConstraints(max_length=200)]
     metrics: dict[Name, Finite]
     front: bool
 

@@ -93,7 +93,8 @@ def describe(candidate: Candidate, names: Sequence[str]) -> str:
     if candidate.kind == "ensemble":
         return "plain ensemble"
     places = [" / ".join(match.points[key] for key in sorted(match.points, key=int)) for match in candidate.matches]
-    where = f"at {' and '.join(places)}" if len(places) <= 2 else f"at {len(places)} points"
+    named = " and ".join(places)
+    where = f"at {named}" if len(named) <= 60 else f"in {len(places)} places"
     alphas = sorted({match.alpha for match in candidate.matches})
     weights = "-".join(f"{alpha:g}" for alpha in (alphas if len(alphas) < 2 else (alphas[0], alphas[-1])))
     return f"stitched {where}, weight {weights}{', refined' if candidate.refined else ''}"
