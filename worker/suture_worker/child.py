@@ -1,0 +1,208 @@
+"""The process that touches models and data: `python -m suture_worker.child FOLDER PARENT`.
+
+It gives up everything it does not need before it imports torch, does one task, writes what may leave into the folder's
+`results/`, and says how it ended. Whatever happens to it, the worker that watches it lives on.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from suture_stitching.documents import CandidateSet
+from suture_stitching.errors import Cancelled, SutureError
+from suture_stitching.progress import Progress as EngineProgress
+from suture_worker import confine, files
+from suture_worker.folder import DOCUMENT, Outcome, Progress, Run, TaskFolder
+from suture_worker.lease import CANDIDATES, ComposeSpec, EvaluateSpec, FitSpec, Task
+from suture_worker.outbox import MODEL, REPORT
+from suture_worker.policy import TOO_FEW, too_few
+
+if TYPE_CHECKING:
+    from suture_stitching.data import Dataset, Split
+    from suture_stitching.fit import Member
+
+PROGRESS_SECONDS = 1.0
+_DEVICES = ("null", "zero", "urandom", "random", "shm")
+_SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/etc", "/opt", "/proc", "/sys", "/run/nvidia-persistenced")
+
+
+def main(arguments: list[str]) -> None:
+    """Do the task in the folder and write its ending."""
+    path, parent = arguments
+    confine.die_with_parent(int(parent))
+    folder = TaskFolder(Path(path).parent, Path(path).name)
+    run = folder.run
+    _give_up(folder, run)
+    folder.write_ending(_ending(lambda: _do(folder, run)))
+
+
+def _give_up(folder: TaskFolder, run: Run) -> None:
+    """Keep only what the task needs; say in the site's log what this kernel could not take away."""
+    interpreter = {Path(place) for place in (*sys.path, sys.prefix, sys.base_prefix, sys.executable) if place}
+    data = [run.dataset.path] if run.dataset is not None else []
+    devices = [Path("/dev") / name for name in _DEVICES]
+    if run.device.startswith("cuda"):
+        devices += [*Path("/dev").glob("nvidia*"), Path("/proc/self"), Path("/dev/dxg")]
+    read = [*interpreter, *map(Path, _SYSTEM), *data, folder.path]
+    if not confine.only_files(read=read, write=[folder.results, folder.scratch, *devices]):
+        print("this kernel cannot keep the child to its own files", file=sys.stderr)
+    if not confine.no_network():
+        print("this kernel cannot keep the child from the network", file=sys.stderr)
+    confine.limit(memory_bytes=run.memory_bytes, cpu_seconds=run.cpu_seconds, device=run.device)
+
+
+def _ending(work: Callable[[], None]) -> Outcome:
+    try:
+        work()
+    except Cancelled:
+        return Outcome(state="cancelled", code="work.cancelled")
+    except SutureError as error:
+        traceback.print_exc()
+        if error.code == TOO_FEW:
+            return Outcome(state="declined", code=TOO_FEW)
+        return _failed(error.code)
+    except MemoryError:
+        traceback.print_exc()
+        return _failed("work.out_of_memory")
+    except Exception as error:
+        traceback.print_exc()
+        return _failed("work.out_of_memory" if _is_out_of_memory(error) else "work.failed")
+    return Outcome(state="done")
+
+
+def _failed(code: str) -> Outcome:
+    try:
+        return Outcome(state="failed", code=code)
+    except ValidationError:
+        return Outcome(state="failed", code="work.failed")
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # Torch's allocators raise RuntimeError or a subclass; its text is all that tells the CPU's one apart.
+    text = str(error)
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+
+
+def _do(folder: TaskFolder, run: Run) -> None:
+    import torch
+
+    if run.threads is not None:
+        torch.set_num_threads(run.threads)
+    task = folder.assignment.task
+    report = _Reporter(folder)
+    report(EngineProgress("loading", 0, len(task.spec.members)))
+    members = _load(task, folder, run.device)
+    if isinstance(task.spec, FitSpec):
+        _fit(task.spec, members, folder, run, report)
+    elif isinstance(task.spec, EvaluateSpec):
+        _evaluate(task.spec, members, folder, run, report)
+    else:
+        _compose(task, task.spec, members, folder)
+
+
+def _load(task: Task, folder: TaskFolder, device: str) -> list[Member]:
+    from suture_stitching.fit import Member
+    from suture_stitching.portable.runtime import load
+
+    return [
+        Member(load(folder.member(index), device=device), member.metadata, member.ref)
+        for index, member in enumerate(task.spec.members)
+    ]
+
+
+def _fit(spec: FitSpec, members: list[Member], folder: TaskFolder, run: Run, report: _Reporter) -> None:
+    from suture_stitching.fit import FitOptions, fit
+
+    try:
+        options = FitOptions.model_validate(spec.options)
+    except ValidationError as error:
+        fields = ", ".join(".".join(map(str, detail["loc"])) for detail in error.errors())
+        raise SutureError("job.options", f"not in order: {fields}", where="options") from None
+    dataset = _open(run, ("train", "validation"))
+    fitted = fit(members, dataset, options=options, device=run.device, progress=report)
+    fitted.save(folder.results)
+    _write_document(folder, {"n": fitted.candidates.n})
+
+
+def _evaluate(spec: EvaluateSpec, members: list[Member], folder: TaskFolder, run: Run, report: _Reporter) -> None:
+    from suture_stitching.evaluate import evaluate
+    from suture_stitching.fit import FitResult
+
+    dataset = _open(run, ("validation", "test"))
+    fitted = FitResult.load(folder.candidates)
+    evaluation = evaluate(members, fitted, dataset, own=spec.own, device=run.device, progress=report)
+    files.write(folder.results / DOCUMENT, evaluation.model_dump_json(by_alias=True))
+
+
+def _compose(task: Task, spec: ComposeSpec, members: list[Member], folder: TaskFolder) -> None:
+    from suture_stitching.compose import compose
+    from suture_stitching.fit import FitResult
+    from suture_stitching.portable.export import save
+    from suture_stitching.report import build
+    from suture_stitching.select import choose
+
+    candidates = CandidateSet.model_validate_json((folder.candidates / CANDIDATES).read_bytes())
+    choice = choose(candidates, spec.evaluations, requester=task.job.requester)
+    report = build(
+        candidates,
+        spec.evaluations,
+        choice,
+        requester=task.job.requester,
+        parties_of_members=[member.party for member in spec.members],
+        job=task.job.id,
+        missing=spec.missing,
+    )
+    composed = compose(members, FitResult.load(folder.candidates), choice.chosen)
+    save(composed.graph, composed.tensors, folder.results / MODEL)
+    files.write(folder.results / REPORT, report.model_dump_json(by_alias=True))
+    _write_document(folder, {"chosen": choice.chosen})
+
+
+def _open(run: Run, needed: tuple[Split, ...]) -> Dataset:
+    from suture_stitching.data import open_dataset
+
+    assert run.dataset is not None, "the agent allows no fit or evaluation without a dataset"
+    dataset = open_dataset(run.dataset)
+    split = too_few({split: dataset.n(split) for split in needed}, run.min_samples)
+    if split is not None:
+        raise SutureError(
+            TOO_FEW, f"the {split} split has fewer than {run.min_samples} samples", where=str(run.dataset.path)
+        )
+    return dataset
+
+
+def _write_document(folder: TaskFolder, document: dict[str, object]) -> None:
+    files.write(folder.results / DOCUMENT, json.dumps(document))
+
+
+class _Reporter:
+    """Called by the engine between batches: notes how far it is, and stops it when the task was cancelled."""
+
+    def __init__(self, folder: TaskFolder) -> None:
+        self._folder = folder
+        self._last = 0.0
+
+    def __call__(self, progress: EngineProgress) -> None:
+        if self._folder.cancelled:
+            raise Cancelled
+        now = time.monotonic()
+        if now < self._last + PROGRESS_SECONDS:
+            return
+        self._last = now
+        self._folder.write_progress(
+            Progress(
+                step=progress.step, done=progress.done, total=progress.total, seconds_left=progress.seconds_left
+            )
+        )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,201 @@
+"""`site.toml`: which hub, which datasets, and who may do what with them.
+
+Closed: an unknown key or a bad value refuses to start, naming file, field and what to do. Relative paths are relative
+to the file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from suture_stitching.data.spec import DatasetSpec
+from suture_stitching.errors import SutureError
+from suture_stitching.portable.metadata import Name
+
+GUIDE = "the fields are described in docs/site.md"
+
+
+def _check_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
+        raise ValueError("give the hub's address as https://hub.example")
+    return url.rstrip("/")
+
+
+def _check_broker(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("redis", "rediss", "redis+socket") or not (parts.hostname or parts.path):
+        raise ValueError("give it as redis+socket:///path/to/redis.sock or redis://host:6379/0")
+    return url
+
+
+def _check_device(device: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,2})?", device):
+        raise ValueError('give "auto", "cpu" or "cuda:0"')
+    return device
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class HubConfig(_Closed):
+    """`[hub]`: where the hub is, and the file that holds this site's token."""
+
+    url: Annotated[str, AfterValidator(_check_url)]
+    token_file: Path = Path("token")
+
+
+class StateConfig(_Closed):
+    """`[site]`: where the site keeps its state, and what it computes on."""
+
+    state: Path = Path("state")
+    device: Annotated[str, AfterValidator(_check_device)] = "auto"
+    name: Name | None = None
+
+
+class BrokerConfig(_Closed):
+    """`[broker]`: a Redis beside the site. Without it the site starts its own on a unix socket."""
+
+    # A URL may hold a password: never shown.
+    url: Annotated[str, AfterValidator(_check_broker), Field(repr=False)]
+
+
+class Limits(_Closed):
+    """`[limits]`: what one task may take. Without a number: the machine's memory and 16 GiB; all processors."""
+
+    seconds: Annotated[int, Field(ge=1, le=7 * 86400)] = 4 * 3600
+    memory_gib: Annotated[float, Field(gt=0)] | None = None
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+
+
+class Rule(_Closed):
+    """`[[policy.allow]]`: these parties may do this with these datasets. What no rule allows is declined."""
+
+    parties: Annotated[tuple[Name, ...], Field(min_length=1)]
+    actions: Annotated[tuple[Literal["fit", "evaluate"], ...], Field(min_length=1)]
+    datasets: Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+class PolicyConfig(_Closed):
+    """`[policy]`: rules, and how many samples a split needs before anything derived from it may leave."""
+
+    min_samples: Annotated[int, Field(ge=2)] = 11
+    allow: tuple[Rule, ...] = ()
+
+
+class SiteConfig(_Closed):
+    """The content of `site.toml`, checked, with absolute paths."""
+
+    path: Path
+    hub: HubConfig
+    site: StateConfig = StateConfig()
+    broker: BrokerConfig | None = None
+    limits: Limits = Limits()
+    datasets: dict[Name, DatasetSpec] = {}
+    policy: PolicyConfig = PolicyConfig()
+
+    @model_validator(mode="after")
+    def _rules_name_datasets(self) -> SiteConfig:
+        for index, rule in enumerate(self.policy.allow):
+            for name in rule.datasets:
+                if name not in self.datasets:
+                    raise ValueError(
+                        f"policy.allow[{index}].datasets: there is no [datasets.{name}]; "
+                        f"there are: {', '.join(self.datasets) or 'none'}"
+                    )
+        return self
+
+    @property
+    def state(self) -> Path:
+        """The folder of everything this site keeps."""
+        return self.site.state
+
+
+def load_site(path: str | Path) -> SiteConfig:
+    """Read and check `site.toml`; raises `SutureError` (`site.*`) naming the field. Reads no token, opens no data."""
+    file = Path(path).absolute()
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SutureError("site.missing", "there is no such file", where=str(path), hint=GUIDE) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SutureError("site.unreadable", f"it cannot be read ({type(error).__name__})", where=str(path)) from None
+    except tomllib.TOMLDecodeError as error:
+        raise SutureError("site.not_toml", str(error), where=str(path), hint="correct this line") from None
+    if "path" in content:
+        raise SutureError("site.invalid", "path: unknown field", where=str(path), hint=GUIDE)
+    _anchor(content, file.parent)
+    try:
+        return SiteConfig.model_validate({**content, "path": file})
+    except ValidationError as error:
+        problems = "; ".join(_problem(detail) for detail in error.errors(include_url=False, include_input=False)[:5])
+        raise SutureError("site.invalid", problems, where=str(path), hint=GUIDE) from None
+
+
+def read_token(config: SiteConfig) -> str:
+    """Return the site's token; raises `SutureError` (`site.token_*`) if others on this machine could read it."""
+    file = config.hub.token_file
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise SutureError(
+            "site.token_missing",
+            f"the token file cannot be read ({type(error).__name__})",
+            where=str(file),
+            hint="save in it, mode 0600, what `suture hub site create` printed at the hub",
+        ) from None
+    with os.fdopen(descriptor, encoding="utf-8", errors="replace") as opened:
+        status = os.fstat(opened.fileno())
+        if not stat.S_ISREG(status.st_mode) or status.st_mode & 0o077:
+            raise SutureError(
+                "site.token_exposed",
+                "others on this machine may read the token",
+                where=str(file),
+                hint=f"chmod 600 {file}",
+            )
+        token = opened.read(4096).strip()
+    if not token:
+        raise SutureError("site.token_missing", "the token file is empty", where=str(file), hint="save the token in it")
+    return token
+
+
+def prepare_state(config: SiteConfig) -> Path:
+    """Create the state folder, readable by this user alone, and return it."""
+    for folder in (config.state, *(config.state / name for name in ("tasks", "cache", "outbox", "logs", "redis"))):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if folder.stat().st_mode & 0o077:
+            folder.chmod(0o700)
+    return config.state
+
+
+def _anchor(content: dict[str, Any], base: Path) -> None:
+    """Make the paths in `content` absolute, from the folder of the file that named them."""
+    site = content.setdefault("site", {})
+    hub = content.get("hub")
+    if isinstance(site, dict):
+        site.setdefault("state", "state")
+    if isinstance(hub, dict):
+        hub.setdefault("token_file", "token")
+    datasets = content.get("datasets")
+    tables = [(site, "state"), (hub, "token_file")]
+    tables += [(table, "path") for table in (datasets.values() if isinstance(datasets, dict) else ())]
+    for table, key in tables:
+        if isinstance(table, dict) and isinstance(table.get(key), str):
+            table[key] = Path(os.path.normpath(base / Path(table[key]).expanduser()))
+
+
+def _problem(detail: Any) -> str:
+    field = ".".join(str(part) for part in detail["loc"])
+    message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "extra_forbidden":
+        message = "unknown field; remove it or correct its spelling"
+    return f"{field}: {message}" if field else message

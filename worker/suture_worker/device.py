@@ -1,0 +1,55 @@
+"""What this machine has: a device to compute on, processors, memory."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+#: Code and libraries that a child maps before it computes anything.
+_BASE_BYTES = 16 * 2**30
+
+
+def resolve_device(wanted: str) -> str:
+    """Return the device to use; "auto" is the first CUDA device if there is one, else the CPU.
+
+    Asked of a process of its own, so that the worker neither imports torch nor holds memory of the device.
+    """
+    if wanted != "auto":
+        return wanted
+    return "cuda:0" if cuda_devices() else "cpu"
+
+
+def cuda_devices() -> list[str]:
+    """Return the names of the CUDA devices torch can use."""
+    script = (
+        "import torch\n"
+        "for i in range(torch.cuda.device_count()):\n"
+        "    print(torch.cuda.get_device_name(i), torch.cuda.get_device_properties(i).total_memory // 2**30, 'GiB')\n"
+    )
+    if not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg")):
+        return []  # spares importing torch where there is certainly none
+    answer = subprocess.run(  # noqa: S603 - our own interpreter
+        [sys.executable, "-I", "-c", script], capture_output=True, text=True, timeout=120, check=False
+    )
+    return answer.stdout.splitlines() if answer.returncode == 0 else []
+
+
+def processors() -> int:
+    """Return how many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def memory_bytes(gib: float | None) -> int:
+    """Return how much memory a child may map: `gib`, or this machine's memory and 16 GiB."""
+    if gib is not None:
+        return int(gib * 2**30)
+    return physical_memory() + _BASE_BYTES
+
+
+def physical_memory() -> int:
+    """Return this machine's memory in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,240 @@
+"""A task's folder, `state/tasks/<id>`: all that agent, worker and child tell each other about it.
+
+    task.json      the leased task, its fence, and the dataset the policy allowed    written by the agent
+    members/       the members' portable models, `0.safetensors` ...                 agent
+    candidates/    the fitted candidates the task starts from                        agent
+    cancel         present when the work must stop                                   agent
+    lock           held by the worker while it works; free when it died              worker
+    runs           how often the work was started                                    worker
+    run.json       what the child may use: device, limits, the dataset's place       worker
+    child.log      what the child printed; never leaves the site                     worker
+    outcome.json   how it ended; written once, last                                  worker
+    results/       progress, ending, and what may leave; all that a child can write  child
+
+Every file appears whole or not at all, so that any of the three can be killed at any time.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+
+from suture_stitching.data.spec import DatasetSpec
+from suture_stitching.errors import SutureError
+from suture_stitching.portable.metadata import Name
+from suture_worker import files
+from suture_worker.lease import Identifier, Task
+
+Code = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,40}\.[a-z][a-z0-9_]{0,60}$")]
+CorrelationId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
+DOCUMENT, PROGRESS, ENDING = "document.json", "progress.json", "ending.json"
+MAX_SMALL = 64 * 1024
+
+_ID: TypeAdapter[str] = TypeAdapter(Identifier)
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Assignment(_Closed):
+    """A leased task and what the policy decided about it."""
+
+    task: Task
+    dataset: Name | None = None
+
+
+class Run(_Closed):
+    """What the child may use. Nothing here leads to the hub."""
+
+    device: str
+    threads: int | None
+    memory_bytes: int
+    cpu_seconds: int
+    min_samples: int
+    dataset: DatasetSpec | None
+
+
+class Progress(_Closed):
+    """How far the child is, as it wrote it."""
+
+    step: Annotated[str, Field(max_length=200)]
+    done: Annotated[int, Field(ge=0)]
+    total: Annotated[int, Field(ge=0)]
+    seconds_left: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+
+
+class Outcome(_Closed):
+    """How the work ended; for everything but `done`, a code and the id under which the site's log tells more."""
+
+    state: Literal["done", "failed", "declined", "cancelled"]
+    code: Code | None = None
+    correlation_id: CorrelationId | None = None
+    retryable: bool = False
+
+
+class TaskFolder:
+    """The files of one task under `tasks`; the id is checked, since it may come from a broker."""
+
+    def __init__(self, tasks: Path, task_id: str) -> None:
+        try:
+            self.id = _ID.validate_python(task_id)
+        except ValidationError:
+            raise SutureError("task.invalid", "this is not the id of a task", where="task queue") from None
+        self.path = tasks / self.id
+        self.members = self.path / "members"
+        self.candidates = self.path / "candidates"
+        self.results = self.path / "results"
+        self.scratch = self.path / "scratch"
+        self.log = self.path / "child.log"
+        self._cancel = self.path / "cancel"
+        self._outcome = self.path / "outcome.json"
+
+    def create(self, assignment: Assignment) -> None:
+        """Make the folder anew for this lease; whatever an earlier lease of the task left is gone."""
+        self.remove()
+        for folder in (self.path, self.members, self.candidates):
+            folder.mkdir(mode=0o700, parents=True)
+        files.write(self.path / "task.json", assignment.model_dump_json(by_alias=True))
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is work here: the task was written completely."""
+        return (self.path / "task.json").exists()
+
+    @property
+    def assignment(self) -> Assignment:
+        """The task; raises `SutureError` `task.invalid` if it cannot be read."""
+        try:
+            return Assignment.model_validate_json((self.path / "task.json").read_bytes())
+        except (OSError, ValidationError):
+            raise SutureError("task.invalid", "the task's folder is damaged", where=self.id) from None
+
+    def member(self, index: int) -> Path:
+        """Where the portable model of member `index` lies."""
+        return self.members / f"{index}.safetensors"
+
+    # Cancel, progress, outcome
+
+    def cancel(self) -> None:
+        """Ask for the work to stop."""
+        self._cancel.touch(mode=0o600)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the work was asked to stop."""
+        return self._cancel.exists()
+
+    def write_progress(self, progress: Progress) -> None:
+        """Tell how far the work is."""
+        files.write(self.results / PROGRESS, progress.model_dump_json())
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far the work is; None before it said so, or if what it said is not in order."""
+        try:
+            return Progress.model_validate_json(_small(self.results / PROGRESS))
+        except (OSError, ValidationError, SutureError):
+            return None
+
+    def write_ending(self, ending: Outcome) -> None:
+        """Say, from within the child, how it ended."""
+        files.write(self.results / ENDING, ending.model_dump_json())
+
+    @property
+    def ending(self) -> Outcome | None:
+        """How the child says it ended; None if it did not, or wrote something else."""
+        try:
+            return Outcome.model_validate_json(_small(self.results / ENDING))
+        except (OSError, ValidationError, SutureError):
+            return None
+
+    def finish(self, outcome: Outcome) -> None:
+        """Write how the work ended, unless that is already known."""
+        if not self._outcome.exists():
+            files.write(self._outcome, outcome.model_dump_json())
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How the work ended; None while it has not."""
+        try:
+            return Outcome.model_validate_json(self._outcome.read_bytes())
+        except FileNotFoundError:
+            return None
+
+    # The worker's turn
+
+    @contextmanager
+    def locked(self) -> Iterator[bool]:
+        """Hold the task's lock, which the kernel frees when the holder dies; yields False if another holds it."""
+        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+        finally:
+            os.close(descriptor)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a worker is at it."""
+        if not (self.path / "lock").exists():
+            return False
+        with self.locked() as free:
+            return not free
+
+    def begin_run(self, run: Run) -> int:
+        """Clear what an interrupted run left, write what the child may use, and return which run this is, from 1."""
+        for leftover in (self.results, self.scratch):
+            shutil.rmtree(leftover, ignore_errors=True)
+            leftover.mkdir(mode=0o700)
+        counter = self.path / "runs"
+        runs = int(counter.read_text()) + 1 if counter.exists() else 1
+        files.write(counter, str(runs))
+        files.write(self.path / "run.json", run.model_dump_json())
+        return runs
+
+    @property
+    def run(self) -> Run:
+        """What the child may use."""
+        return Run.model_validate_json((self.path / "run.json").read_bytes())
+
+    def remove(self) -> None:
+        """Delete the folder. Its task file goes first, so that what is left of it is never taken for work."""
+        (self.path / "task.json").unlink(missing_ok=True)
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def unfinished(tasks: Path) -> list[TaskFolder]:
+    """Return the folders of tasks that were not brought to an end, oldest first; remove half-made ones."""
+    found = []
+    for path in sorted(tasks.iterdir(), key=lambda path: path.stat().st_mtime):
+        try:
+            folder = TaskFolder(tasks, path.name)
+        except SutureError:
+            continue
+        if folder.exists:
+            found.append(folder)
+        else:
+            folder.remove()
+    return found
+
+
+def _small(path: Path) -> bytes:
+    """Read a file that a child wrote, which may be anything."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        content = file.read(MAX_SMALL + 1)
+    if len(content) > MAX_SMALL:
+        raise SutureError("work.bad_file", "the file is too large", where=path.name)
+    return content

@@ -1,0 +1,83 @@
+"""What a site says to the hub, and nothing else. Messages about work are taken only if the outbox cleared them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from suture.http import Connection, model_path, segment
+from suture_stitching.errors import SutureError
+from suture_worker.lease import Claim, FileRef, LeasedMember
+from suture_worker.outbox import MODEL, Cleared
+
+#: Short enough that a site that is told to stop does so between two questions.
+LEASE_WAIT = 5.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The hub's answer to a sign of life."""
+
+    cancel: bool
+
+
+class Hub:
+    """The hub as this site's agent sees it; `sleep` ends early when the agent stops."""
+
+    def __init__(self, url: str, token: str, *, sleep: Callable[[float], object]) -> None:
+        self._connection = Connection(url, token, sleep=sleep)
+        # A sign of life that comes late is worth nothing: give up soon, the next one follows.
+        self._signs = Connection(url, token, sleep=sleep, attempts=2, timeout=10)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._connection.close()
+        self._signs.close()
+
+    def whoami(self) -> Any:
+        """Return whose token this is."""
+        return self._connection.get("/v1/whoami")
+
+    def lease(self, wait: float = LEASE_WAIT) -> Any | None:
+        """Wait for a task and lease it; the answer is not yet checked. None when there is none."""
+        return self._connection.post("/v1/tasks/lease", {"wait": wait}, wait=wait)
+
+    def heartbeat(self, claim: Claim) -> Answer:
+        """Keep the lease; raises `suture.http.Fenced` when it is lost."""
+        return _answer(self._signs.post(f"{_path(claim.task)}/heartbeat", {"fence": claim.fence}, idempotent=True))
+
+    def send(self, message: Cleared) -> Answer | None:
+        """Send what the outbox cleared; harmless to repeat. Raises `suture.http.Fenced` when the lease is lost."""
+        if message.kind == "file":
+            assert message.name is not None
+            path = f"{_path(message.claim.task)}/files/{segment(message.name)}"
+            answer = self._connection.upload(path, message.content, params={"fence": message.claim.fence})
+            if answer["sha256"] != message.sha256:
+                raise SutureError("upload.digest", "the hub received other bytes than were sent", where=message.name)
+            return None
+        assert isinstance(message.content, bytes)
+        path = f"{_path(message.claim.task)}/{message.kind}"
+        if message.kind == "progress":
+            return _answer(self._signs.request("POST", path, body=message.content, idempotent=True))
+        self._connection.request("POST", path, body=message.content, idempotent=True)
+        return None
+
+    def fetch_member(self, member: LeasedMember, target: Path, on_bytes: Callable[[int], None]) -> None:
+        """Download a member's portable model, verified."""
+        path = f"{model_path(member.repo)}/revisions/{member.revision}/files/{MODEL}"
+        self._connection.download(path, target, sha256=member.sha256, size=member.size, on_bytes=on_bytes)
+
+    def fetch_job_file(self, job: str, name: str, ref: FileRef, target: Path, on_bytes: Callable[[int], None]) -> None:
+        """Download one of a job's files, verified."""
+        path = f"/v1/jobs/{segment(job)}/files/{segment(name)}"
+        self._connection.download(path, target, sha256=ref.sha256, size=ref.size, on_bytes=on_bytes)
+
+
+def _path(task_id: str) -> str:
+    return f"/v1/tasks/{segment(task_id)}"
+
+
+def _answer(answer: Any) -> Answer:
+    return Answer(cancel=isinstance(answer, dict) and answer.get("cancel") is True)

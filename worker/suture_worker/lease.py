@@ -1,0 +1,168 @@
+"""The task a hub leases to this site, checked before anything acts on it: the hub may be wrong or broken into."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from suture_stitching.documents import Evaluation, Missing
+from suture_stitching.errors import SutureError
+from suture_stitching.portable.metadata import Member, ModelMetadata, Name, Repo, Revision, Sha256
+
+#: Ids become names of folders and parts of URLs.
+Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+Kind = Literal["fit", "evaluate", "compose"]
+Size = Annotated[int, Field(ge=1, le=64 * 2**30)]
+CANDIDATES, STITCHES = "candidates.json", "stitches.safetensors"
+
+
+class Claim(NamedTuple):
+    """A task and the fence that proves to the hub that its lease is ours."""
+
+    task: str
+    fence: int
+
+
+class _FromHub(BaseModel):
+    # A newer hub may say more than this site knows: unknown fields are left aside, known ones are checked.
+    model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)
+
+
+class LeasedMember(_FromHub):
+    """A model to work with, as the hub describes it."""
+
+    repo: Repo
+    revision: Revision
+    sha256: Sha256
+    size: Size
+    party: Name
+    metadata: ModelMetadata
+
+    @property
+    def ref(self) -> Member:
+        """The member as documents name it."""
+        return Member(repo=self.repo, revision=self.revision, sha256=self.sha256)
+
+
+class FileRef(_FromHub):
+    """A file the hub keeps for this job."""
+
+    sha256: Sha256
+    size: Size
+
+
+class CandidateFiles(_FromHub):
+    """The two files of a fitted candidate set."""
+
+    candidates: FileRef = Field(alias=CANDIDATES)
+    stitches: FileRef = Field(alias=STITCHES)
+
+
+Members = Annotated[tuple[LeasedMember, ...], Field(min_length=2, max_length=64)]
+
+
+class FitSpec(_FromHub):
+    """Fit candidates on a dataset of the requester's site."""
+
+    members: Members
+    dataset: Annotated[str, Field(max_length=200)]
+    options: dict[str, Any] = {}
+
+
+class EvaluateSpec(_FromHub):
+    """Measure fitted candidates on this party's data. `own` is the index of the party's own member."""
+
+    members: Members
+    dataset: Annotated[str, Field(max_length=200)] | None = None
+    own: Annotated[int, Field(ge=0)] | None = None
+    candidates: CandidateFiles
+
+    @model_validator(mode="after")
+    def _own_is_a_member(self) -> EvaluateSpec:
+        if self.own is not None and self.own >= len(self.members):
+            raise ValueError("own: there is no such member")
+        return self
+
+
+class ComposeSpec(_FromHub):
+    """Choose among the candidates by everybody's evaluations and compose the chosen one; reads no dataset."""
+
+    members: Members
+    candidates: CandidateFiles
+    evaluations: dict[Name, Evaluation]
+    missing: tuple[Missing, ...] = ()
+    publish_as: Repo
+
+
+class JobRef(_FromHub):
+    """Whose job it is."""
+
+    id: Identifier
+    requester: Name
+
+
+class Task(_FromHub):
+    """One leased task."""
+
+    id: Identifier
+    kind: Kind
+    attempt: Annotated[int, Field(ge=1)]
+    fence: int
+    lease_seconds: Annotated[float, Field(ge=1, le=86400)] = 60.0
+    job: JobRef
+    spec: FitSpec | EvaluateSpec | ComposeSpec
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spec_of_its_kind(cls, content: Any) -> Any:
+        if not isinstance(content, dict) or isinstance(content.get("spec"), BaseModel):
+            return content
+        kinds: dict[Any, type[BaseModel]] = {"fit": FitSpec, "evaluate": EvaluateSpec, "compose": ComposeSpec}
+        spec = kinds.get(content.get("kind"))
+        return {**content, "spec": spec.model_validate(content.get("spec"))} if spec else content
+
+    @property
+    def claim(self) -> Claim:
+        """What every message about the task carries."""
+        return Claim(self.id, self.fence)
+
+    @property
+    def files(self) -> CandidateFiles | None:
+        """The fitted candidates this task starts from; None for a fit."""
+        return None if isinstance(self.spec, FitSpec) else self.spec.candidates
+
+    def to_json(self) -> str:
+        """Return the text from which `from_json` makes an equal task."""
+        return self.model_dump_json(by_alias=True)
+
+    @classmethod
+    def parse(cls, content: Any) -> Task:
+        """Check a leased task; raises `SutureError` `task.invalid` naming the field."""
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            field = ".".join(str(part) for part in first["loc"])
+            raise SutureError(
+                "task.invalid",
+                f"{field}: {first['msg']}",
+                where="leased task",
+                hint="update this site, or tell the hub's operator",
+            ) from None
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Task:
+        """Read back what `to_json` wrote."""
+        return cls.model_validate_json(text)
+
+
+def claim_of(content: Any) -> Claim | None:
+    """Return the claim to a leased task that could not be parsed, so that it can be given back, or None."""
+    if not isinstance(content, dict):
+        return None
+    task, fence = content.get("id"), content.get("fence")
+    if isinstance(task, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", task) and isinstance(fence, int):
+        return Claim(task, fence)
+    return None

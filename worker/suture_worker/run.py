@@ -1,0 +1,151 @@
+"""Starting a site: all of it in one process tree, or its agent and its worker each on their own."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import structlog
+
+from suture_stitching.errors import SutureError
+from suture_worker import broker, confine
+from suture_worker.config import SiteConfig, load_site, prepare_state, read_token
+from suture_worker.supervise import Part, supervise
+
+log = structlog.get_logger(__name__)
+
+
+def run_site(config: SiteConfig) -> None:
+    """Run Redis (unless site.toml names one), the Celery worker and the agent until SIGTERM or SIGINT.
+
+    Each is restarted when it ends, and none outlives this process, however it ends. Raises `SutureError` (`site.*`)
+    when the site cannot start.
+    """
+    _set_up_logging()
+    read_token(config)
+    state = prepare_state(config)
+    names = ["worker", "agent"]
+    if config.broker is None:
+        broker.redis_command(config)
+        names.insert(0, "redis")
+    with _alone(state / "site.lock"), _told_to_stop() as stop:
+        parts = [Part(name, _command(name, config), state / "logs" / f"{name}.log") for name in names]
+        log.info("the site starts", state=str(state), parts=names)
+        try:
+            supervise(parts, stop, environment=_environment())
+        finally:
+            if config.broker is None:
+                broker.remove_socket(config)
+        log.info("the site has stopped")
+
+
+def run_agent(config: SiteConfig) -> None:
+    """Run the agent until SIGTERM or SIGINT: the one part that needs the token and the network."""
+    from suture_worker.agent import Agent
+    from suture_worker.celery_app import make_app
+    from suture_worker.hub import Hub
+    from suture_worker.outbox import Outbox
+
+    _set_up_logging()
+    confine.hide_memory()
+    token = read_token(config)
+    state = prepare_state(config)
+    with _alone(state / "agent.lock"), _told_to_stop() as stop:
+        hub = Hub(config.hub.url, token, sleep=stop.wait)
+        outbox = Outbox(state / "outbox", min_samples=config.policy.min_samples)
+        try:
+            log.info("the agent starts", hub=config.hub.url)
+            Agent(config, hub, outbox, make_app(config), stop).run()
+        finally:
+            outbox.close()
+            hub.close()
+
+
+def run_worker(config: SiteConfig) -> None:
+    """Run the Celery worker until SIGTERM or SIGINT; it needs neither token nor hub. A running task is stopped."""
+    # Read by Celery when it is imported: on SIGTERM end now, not in some hours when the task has.
+    os.environ["REMAP_SIGTERM"] = "SIGQUIT"
+    from suture_worker.celery_app import serve
+
+    _set_up_logging()
+    prepare_state(config)
+    serve(config)
+
+
+def main(arguments: list[str]) -> None:
+    """Run one part as a process of its own: `PART SITE.TOML PARENT`."""
+    name, path, parent = arguments
+    confine.die_with_parent(int(parent))
+    try:
+        config = load_site(path)
+        if name == "redis":
+            command = broker.redis_command(config)
+            os.execv(command[0], command)  # noqa: S606 - keeps the process, and with it the tie to its parent
+        {"agent": run_agent, "worker": run_worker}[name](config)
+    except SutureError as error:
+        log.error("cannot go on", part=name, **error.as_dict())
+        raise SystemExit(1) from None
+
+
+def _command(name: str, config: SiteConfig) -> list[str]:
+    return [sys.executable, "-m", "suture_worker", name, str(config.path), str(os.getpid())]
+
+
+def _environment() -> dict[str, str]:
+    """Return this process's environment without what belongs to other parts of Suture, a token say."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("SUTURE_")}
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    with path.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SutureError(
+                "site.running",
+                "this site runs already",
+                where=str(path.parent),
+                hint="stop it first, or give this one another state folder",
+            ) from None
+        yield
+
+
+@contextmanager
+def _told_to_stop() -> Iterator[threading.Event]:
+    """Yield an event that SIGTERM and SIGINT set."""
+    stop = threading.Event()
+
+    def told(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    previous = {number: signal.signal(number, told) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _set_up_logging() -> None:
+    os.umask(0o077)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    for noisy in ("httpx", "httpcore"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+    )

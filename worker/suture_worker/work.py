@@ -1,0 +1,197 @@
+"""The worker's part of a task: start the child, watch it, and write down how it ended, whatever it did."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import structlog
+from celery.exceptions import SoftTimeLimitExceeded
+
+from suture_stitching.errors import SutureError
+from suture_worker import faults
+from suture_worker.config import SiteConfig
+from suture_worker.device import memory_bytes, processors, resolve_device
+from suture_worker.folder import Outcome, Run, TaskFolder
+
+MAX_RUNS = 3
+GRACE_SECONDS = 10.0
+_POLL_SECONDS = 0.2
+_LOCK_SECONDS = 2.0
+#: All of the worker's environment that a child gets: no token, no proxy, no broker.
+_PASSED_ON = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "TZ")
+_NATIVE = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSYS, signal.SIGTRAP}
+
+log = structlog.get_logger(__name__)
+
+
+def work(config: SiteConfig, task_id: str) -> str:
+    """Do the task of this id, once: return how it ended, or why there was nothing to do.
+
+    A message may come twice, or after its task was dropped; the folder's lock and outcome tell.
+    """
+    folder = TaskFolder(config.state / "tasks", task_id)
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while folder.exists:
+        with folder.locked() as mine:
+            if mine:
+                return _work_alone(config, folder)
+        if time.monotonic() > deadline:
+            return "another worker is at it"
+        time.sleep(_POLL_SECONDS)
+    return "there is no such task"
+
+
+def _work_alone(config: SiteConfig, folder: TaskFolder) -> str:
+    if folder.outcome is not None:
+        return "it is done already"
+    try:
+        outcome = _attempt(config, folder)
+    except SutureError as error:
+        outcome = _failed(config, folder, error.code, str(error))
+    except OSError as error:
+        outcome = _failed(config, folder, "site.io", str(error), retryable=True)
+    folder.finish(outcome)
+    log.info("task ended", task=folder.id, state=outcome.state, code=outcome.code)
+    return outcome.state
+
+
+def _attempt(config: SiteConfig, folder: TaskFolder) -> Outcome:
+    assignment = folder.assignment
+    name = assignment.dataset
+    if name is not None and name not in config.datasets:
+        raise SutureError("dataset.unknown", "this worker's site.toml has no such dataset", where=folder.id)
+    run = Run(
+        device=resolve_device(config.site.device),
+        threads=config.limits.threads,
+        memory_bytes=memory_bytes(config.limits.memory_gib),
+        cpu_seconds=config.limits.seconds * processors(),
+        min_samples=config.policy.min_samples,
+        dataset=config.datasets[name] if name is not None else None,
+    )
+    if folder.begin_run(run) > MAX_RUNS:
+        return _failed(config, folder, "work.interrupted", f"started {MAX_RUNS} times, never ended", retryable=True)
+    log.info("task starts", task=folder.id, kind=assignment.task.kind, device=run.device)
+    killed_before = _out_of_memory_kills()
+    child = _start(folder)
+    try:
+        stopped = _watch(child, folder, time.monotonic() + config.limits.seconds)
+    except SoftTimeLimitExceeded:
+        stopped = "work.time_limit"
+    finally:
+        # Also when this worker is told to go: the child, and whatever it started, never outlives it.
+        _kill(child)
+    return _outcome(config, folder, child.returncode, stopped, starved=_out_of_memory_kills() > killed_before)
+
+
+def _start(folder: TaskFolder) -> subprocess.Popen[bytes]:
+    environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    environment |= {"HOME": str(folder.scratch), "TMPDIR": str(folder.scratch)}
+    # Written by the worker's own hand: a child cannot make its parent write elsewhere.
+    with open(folder.log, "wb", opener=_private) as output:
+        return subprocess.Popen(  # noqa: S603 - our own program
+            [sys.executable, "-I", "-B", "-m", "suture_worker.child", str(folder.path), str(os.getpid())],
+            env=environment,
+            cwd=folder.scratch,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _watch(child: subprocess.Popen[bytes], folder: TaskFolder, deadline: float) -> str | None:
+    """Wait for the child; return the code of the reason if it had to be stopped."""
+    asked_at: float | None = None
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(_POLL_SECONDS)
+            return "work.cancelled" if asked_at is not None else None
+        now = time.monotonic()
+        if now > deadline:
+            return "work.time_limit"
+        if asked_at is None and folder.cancelled:
+            asked_at = now  # it looks at the same file between two batches
+        if asked_at is not None and now > asked_at + GRACE_SECONDS:
+            return "work.cancelled"
+
+
+def _kill(child: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+def _outcome(config: SiteConfig, folder: TaskFolder, status: int, stopped: str | None, *, starved: bool) -> Outcome:
+    if stopped == "work.cancelled" or folder.cancelled:
+        return Outcome(state="cancelled", code="work.cancelled", correlation_id=faults.new_correlation_id())
+    printed = _tail(folder.log)
+    if stopped is not None:
+        return _failed(config, folder, stopped, f"stopped after {config.limits.seconds} s\n{printed}")
+    ending = folder.ending
+    if status == 0 and ending is not None:
+        if ending.state in ("failed", "declined"):
+            given = ending.correlation_id or faults.new_correlation_id()
+            code = ending.code or "work.failed"
+            faults.note(config.state, task=folder.id, code=code, correlation_id=given, text=printed)
+            return ending.model_copy(update={"code": code, "correlation_id": given})
+        return ending
+    code = crash_code(status, printed, starved=starved)
+    text = f"ended with {_named(status)}\n{printed}"
+    return _failed(config, folder, code, text, retryable=code == "work.interrupted")
+
+
+def crash_code(status: int, printed: str, *, starved: bool) -> str:
+    """Return the code for a child that ended with `status` (negative: by that signal) without saying how.
+
+    `starved`: meanwhile the kernel ended a process because memory had run out.
+    """
+    if "bad_alloc" in printed or "MemoryError" in printed or (status == -signal.SIGKILL and starved):
+        return "work.out_of_memory"
+    if status == -signal.SIGXCPU:
+        return "work.time_limit"
+    if -status in _NATIVE:
+        return "model.crashed"
+    if status in (-signal.SIGKILL, -signal.SIGTERM):
+        return "work.interrupted"
+    return "work.failed"
+
+
+def _out_of_memory_kills() -> int:
+    """Return how many processes this machine's kernel has ended for want of memory."""
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+
+
+def _failed(config: SiteConfig, folder: TaskFolder, code: str, text: str, *, retryable: bool = False) -> Outcome:
+    correlation_id = faults.new_correlation_id()
+    faults.note(config.state, task=folder.id, code=code, correlation_id=correlation_id, text=text)
+    return Outcome(state="failed", code=code, correlation_id=correlation_id, retryable=retryable)
+
+
+def _named(status: int) -> str:
+    try:
+        return signal.Signals(-status).name if status < 0 else f"status {status}"
+    except ValueError:
+        return f"signal {-status}"
+
+
+def _tail(path: Path, size: int = 16 * 1024) -> str:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - size))
+            return file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
