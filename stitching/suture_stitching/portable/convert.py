@@ -29,8 +29,8 @@ from suture_stitching.portable.graph import (
 )
 from suture_stitching.portable.graph_json import is_tensor_name
 from suture_stitching.portable.operators import ATEN, DTYPES, GETITEM
+from suture_stitching.portable.rewrite import constant_nodes, is_in_place, module_path
 from suture_stitching.portable.schemas import schema_of
-from suture_stitching.portable.tracing import constant_nodes, is_in_place, module_path
 
 _aten = torch.ops.aten
 _SIZE_ARITHMETIC: dict[Any, str] = {
@@ -42,7 +42,17 @@ _SIZE_ARITHMETIC: dict[Any, str] = {
     operator.neg: "sym.neg",
 }
 _DROPOUTS = (_aten.dropout.default, _aten.feature_dropout.default, _aten.alpha_dropout.default)
-_SAME_AS: dict[Any, str] = {_aten._unsafe_view.default: "aten.reshape.default"}
+#: Other names for operators on the list, which take the same arguments.
+_SAME_AS: dict[Any, str] = {
+    _aten._unsafe_view.default: "aten.reshape.default",
+    _aten.swapaxes.default: "aten.transpose.int",
+    _aten.swapdims.default: "aten.transpose.int",
+    _aten.clamp_min.default: "aten.clamp.default",
+    _aten.mul.Scalar: "aten.mul.Tensor",
+    _aten.add.Scalar: "aten.add.Tensor",
+    _aten.sub.Scalar: "aten.sub.Tensor",
+    _aten.div.Scalar: "aten.div.Tensor",
+}
 _CASTS = (_aten.to.device, _aten.to.dtype_layout, _aten.to.other, _aten.type_as.default, _aten._to_copy.default)
 _FACTORIES = {"aten.zeros.default", "aten.ones.default", "aten.full.default", "aten.arange.default"}
 
@@ -136,7 +146,7 @@ class _Converter:
 
     def _of_parameters(self, node: fx.Node) -> None:
         """Keep what is computed from weights in the graph, or compute it now when no allowed operator does it."""
-        name = GETITEM if node.target is operator.getitem else _operator_name(node.target)
+        name = GETITEM if node.target is operator.getitem else _listed_name(node.target)
         source = node.all_input_nodes[0]
         if name not in ATEN and not (name == GETITEM and source in self._place):
             self._evaluate(node)
@@ -270,7 +280,7 @@ def _allowed(node: fx.Node, values: Callable[[Any], tuple[Value, ...]]) -> Node:
             (*values(node.args[:1]), DType(_dtype_name(node.meta["val"].dtype))),
             module=module_path(node),
         )
-    name = _operator_name(node.target)
+    name = _listed_name(node.target)
     if name not in ATEN:
         _refuse(
             "export.operator", node, f"uses {name}", "that operator cannot be in a portable model; express it by others"
@@ -285,7 +295,10 @@ def _allowed(node: fx.Node, values: Callable[[Any], tuple[Value, ...]]) -> Node:
     return Node(name, values(node.args), kwargs, module_path(node))
 
 
-def _operator_name(target: Any) -> str:
+def _listed_name(target: Any) -> str:
+    """Return the name under which the list has an operator, or would have it."""
+    if target in _SAME_AS:
+        return _SAME_AS[target]
     if isinstance(target, torch._ops.OpOverload):
         return f"{target.namespace}.{target._schema.name.split('::')[1]}.{target._overloadname}"
     return str(getattr(target, "__name__", target))

@@ -80,9 +80,10 @@ class InputSpec(_Closed):
 
     @model_validator(mode="after")
     def _one_entry_per_channel_and_axis(self) -> InputSpec:
-        entries = {
-            "preprocessing.mean": (self.preprocessing and self.preprocessing.mean, self.num_channels, "channel"),
-            "preprocessing.std": (self.preprocessing and self.preprocessing.std, self.num_channels, "channel"),
+        scale = self.preprocessing
+        entries: dict[str, tuple[Sequence[object] | None, int, str]] = {
+            "preprocessing.mean": (scale.mean if scale else None, self.num_channels, "channel"),
+            "preprocessing.std": (scale.std if scale else None, self.num_channels, "channel"),
             "channels": (self.channels, self.num_channels, "channel"),
             "spacing": (self.spacing, len(self.spatial_shape), "axis of spatial_shape"),
         }

@@ -21,13 +21,13 @@ _RESAMPLING = """
     upsample_linear1d.vec upsample_bilinear2d.vec upsample_trilinear3d.vec pad
 """
 _ACTIVATION = """
-    relu leaky_relu prelu elu gelu silu sigmoid tanh hardtanh hardswish hardsigmoid softplus relu6
+    relu leaky_relu prelu elu gelu silu sigmoid tanh hardtanh hardswish hardsigmoid softplus relu6 selu celu mish
     softmax.int log_softmax.int
 """
 _ARITHMETIC = """
-    add.Tensor sub.Tensor mul.Tensor div.Tensor neg pow.Tensor_Scalar sqrt rsqrt exp log abs clamp rsub.Scalar
-    sum sum.dim_IntList mean mean.dim amax linalg_vector_norm var.correction argmax
-    eq.Scalar ne.Scalar gt.Scalar lt.Scalar ge.Scalar le.Scalar logical_not masked_fill.Scalar where.self
+    add.Tensor sub.Tensor mul.Tensor div.Tensor neg addcmul pow.Tensor_Scalar sqrt rsqrt exp log abs clamp rsub.Scalar
+    sum sum.dim_IntList mean mean.dim amax linalg_vector_norm var.correction
+    eq.Scalar ne.Scalar gt.Scalar lt.Scalar ge.Scalar le.Scalar logical_not masked_fill.Scalar where.self bitwise_not
 """
 _IDENTITY = "dropout feature_dropout clone contiguous detach to.dtype alias"
 _RECURRENT = "lstm.input gru.input"

@@ -8,6 +8,7 @@ module call.
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -125,8 +126,11 @@ class Program:
         read = self._reader(tuple(_prepared(node, i, arg) for i, arg in enumerate(node.args)))
         if not node.kwargs:
             return lambda slots: function(*read(slots))
-        names = tuple(node.kwargs)
-        read_kwargs = self._reader(tuple(_prepared(node, name, arg) for name, arg in node.kwargs.items()))
+        kwargs = {name: _prepared(node, name, arg) for name, arg in node.kwargs.items()}
+        if all(_is_constant(value) for value in kwargs.values()):
+            function = functools.partial(function, **{name: _constant(value) for name, value in kwargs.items()})
+            return lambda slots: function(*read(slots))
+        names, read_kwargs = tuple(kwargs), self._reader(tuple(kwargs.values()))
         return lambda slots: function(*read(slots), **dict(zip(names, read_kwargs(slots), strict=True)))
 
     def _reader(self, values: tuple[Any, ...]) -> Callable[[Slots], tuple[Any, ...]]:

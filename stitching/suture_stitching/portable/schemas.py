@@ -7,6 +7,7 @@ are pinned, and sizes of recurrent states are checked at each call.
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
@@ -82,7 +83,7 @@ def _lstm(
     if input.is_meta:  # its meta kernel walks through every step
         bidirectional, batch_first = rest[2:]
         return (_recurrent_output(input, hx[0], bidirectional, batch_first), hx[0].clone(), hx[1].clone())
-    return _OVERLOADS["aten.lstm.input"](input, hx, params, has_biases, num_layers, *rest)
+    return _OVERLOADS["aten.lstm.input"]._op(input, hx, params, has_biases, num_layers, *rest)
 
 
 def _gru(input: Tensor, hx: Tensor, params: Sequence[Tensor], has_biases: bool, num_layers: int, *rest: Any) -> Any:
@@ -90,7 +91,7 @@ def _gru(input: Tensor, hx: Tensor, params: Sequence[Tensor], has_biases: bool, 
     if input.is_meta:
         bidirectional, batch_first = rest[2:]
         return (_recurrent_output(input, hx, bidirectional, batch_first), hx.clone())
-    return _OVERLOADS["aten.gru.input"](input, hx, params, has_biases, num_layers, *rest)
+    return _OVERLOADS["aten.gru.input"]._op(input, hx, params, has_biases, num_layers, *rest)
 
 
 def _recurrent_output(input: Tensor, state: Tensor, bidirectional: bool, batch_first: bool) -> Tensor:
@@ -105,6 +106,23 @@ def _check_recurrent(
     params: Sequence[Tensor],
     gates: int,
     n_states: int,
+    *how: Any,
+) -> None:
+    """Raise `ValueError` unless every shape and element type is what `torch.nn.LSTM` or `GRU` would pass."""
+    tensors = (*states, *params)
+    if len(states) != n_states or any(tensor.dtype != input.dtype for tensor in tensors):
+        raise ValueError("input, states and weights of a recurrent layer must have one type, with one tensor per state")
+    if not input.is_floating_point():
+        raise ValueError("a recurrent layer reads floating-point numbers")
+    _check_recurrent_shapes(input.shape, tuple([tensor.shape for tensor in tensors]), gates, n_states, *how)
+
+
+@functools.lru_cache(maxsize=1024)
+def _check_recurrent_shapes(
+    input: torch.Size,
+    actual: tuple[torch.Size, ...],
+    gates: int,
+    n_states: int,
     has_biases: bool,
     num_layers: int,
     dropout: float,
@@ -112,29 +130,26 @@ def _check_recurrent(
     bidirectional: bool,
     batch_first: bool,
 ) -> None:
-    """Raise `ValueError` unless every shape and element type is what `torch.nn.LSTM` or `GRU` would pass."""
     directions = 2 if bidirectional else 1
-    if input.dim() != 3 or len(states) != n_states or num_layers > 64:
-        raise ValueError("a recurrent layer reads (N, L, C) and one tensor per state")
-    hidden, batch = states[0].shape[-1], input.shape[0 if batch_first else 1]
+    if len(input) != 3 or not actual[0] or num_layers > 64:
+        raise ValueError("a recurrent layer reads (N, L, C)")
+    hidden, batch = actual[0][-1], input[0 if batch_first else 1]
     expected: list[tuple[int, ...]] = [(num_layers * directions, batch, hidden)] * n_states
     for layer in range(num_layers):
-        size = input.shape[2] if layer == 0 else hidden * directions
+        size = input[2] if layer == 0 else hidden * directions
         for _ in range(directions):
             expected += [(gates * hidden, size), (gates * hidden, hidden)]
             expected += [(gates * hidden,)] * (2 if has_biases else 0)
-    actual = [tuple(tensor.shape) for tensor in (*states, *params)]
-    if actual != expected:
-        raise ValueError(f"recurrent states and weights have the shapes {actual}, not {expected}")
-    if input.shape[0] == 0 or input.shape[1] == 0 or hidden == 0 or input.shape[2] == 0:
+    if list(actual) != expected:
+        raise ValueError(f"recurrent states and weights have the shapes {[*map(tuple, actual)]}, not {expected}")
+    if 0 in input or hidden == 0:
         raise ValueError("a recurrent layer needs at least one sample, step and feature")
-    if any(tensor.dtype != input.dtype for tensor in (*states, *params)) or not input.is_floating_point():
-        raise ValueError("input, states and weights of a recurrent layer must have one floating-point type")
 
 
 #: What runs for each operator's name.
 FUNCTIONS: Mapping[str, Callable[..., Any]] = {
-    **_OVERLOADS,
+    # What calling the overload calls, without the Python function in between.
+    **{name: overload._op for name, overload in _OVERLOADS.items()},
     "aten.lstm.input": _lstm,
     "aten.gru.input": _gru,
     "aten.unbind.int": _several("aten.unbind.int", lambda x, dim=0: x.shape[dim]),
