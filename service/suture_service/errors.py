@@ -139,6 +139,8 @@ async def _invalid(_request: Request, error: Exception) -> JSONResponse:
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"][1:]) or str(first["loc"][0])
     message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "json_invalid":
+        place, message = "body", f"this is no JSON: {first['ctx']['error']}"
     return _answer(422, HubError("request.invalid", message, where=place, hint="the API is described at /docs"))
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from sqlalchemy.orm import Session
 from starlette.testclient import TestClient
 
 from suture_service import operate
@@ -26,7 +27,9 @@ from suture_service.database import Base
 from suture_service.hub import Hub
 from suture_service.jobs.flow import sweep_once
 from suture_service.main import create_app
+from suture_service.parties import service as parties
 from suture_service.settings import Settings
+from suture_service.sites import service as sites
 from suture_stitching.portable.format import graph_to_json
 from suture_stitching.portable.graph import Graph, Input, Node, Ref
 
@@ -76,6 +79,74 @@ def metadata_of(classes: int = 2, *, channels: int = 1, side: int = SIDE, **chan
     }
     content.update(changes)
     return {key: value for key, value in content.items() if value is not None}
+
+
+STITCHES = safetensors_bytes(
+    {
+        "s0.w": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]},
+        "s0.b": {"dtype": "F32", "shape": [2], "data_offsets": [16, 24]},
+    },
+    bytes(24),
+)
+
+
+def _refs(task: Any) -> list[dict[str, str]]:
+    return [{key: member[key] for key in ("repo", "revision", "sha256")} for member in task["spec"]["members"]]
+
+
+def candidates_of(task: Any, **changes: Any) -> dict[str, Any]:
+    """The candidates of a fit of two members."""
+    stitch = {"source": 1, "target": 0, "weight": "s0.w", "bias": "s0.b"}
+    match = {"points": {"0": "n4", "1": "n4"}, "alpha": 0.5, "stitches": [stitch]}
+    return {
+        "schema": "suture.candidates/1",
+        "task": "classification",
+        "members": _refs(task),
+        "labels": ["0", "1"],
+        "n": 412,
+        "seed": 0,
+        "candidates": [
+            {"id": "c00", "kind": "single", "members": [0]},
+            {"id": "c01", "kind": "single", "members": [1]},
+            {"id": "c02", "kind": "ensemble", "members": [0, 1]},
+            {"id": "c03", "kind": "stitched", "members": [0, 1], "matches": [match]},
+        ],
+        **changes,
+    }
+
+
+def evaluation_of(task: Any, **changes: Any) -> dict[str, Any]:
+    """The evaluation of those candidates."""
+    score = {"value": 0.9, "low": 0.8, "high": 0.95}
+    split = {"n": 100, "scores": dict.fromkeys(("c00", "c01", "c02", "c03"), score)}
+    content = {"metric": "accuracy", "own": task["spec"]["own"], "splits": {"validation": split, "test": split}}
+    return {"schema": "suture.evaluation/1", **content, **changes}
+
+
+def composed_of(
+    task: Any, *, lineage: Any = None, report: Any = None, model: bytes | None = None, **metadata: Any
+) -> dict[str, bytes]:
+    """The files of a composed model; the arguments change what its documents say."""
+    spec, members = task["spec"], _refs(task)
+    interval = {"value": 0.9, "low": 0.8, "high": 0.95}
+    rows = {"metric": "accuracy", "n": 100, "rows": {"stitched": interval}, "verdict": "adopt"}
+    origin = {"job": spec["job"], "requester": task["job"]["requester"], "members": members, "candidate": "c03"}
+    content = metadata_of(**{"lineage": {**origin, **(lineage or {})}, **metadata})
+    document = {
+        "schema": "suture.report/1",
+        "requester": task["job"]["requester"],
+        "parties": dict.fromkeys(spec["evaluations"], rows),
+        "chosen": "c03",
+        "candidates": [],
+        "lineage": {"job": spec["job"], "members": members},
+        "missing": spec["missing"],
+        **(report or {}),
+    }
+    return {
+        "model.safetensors": model_bytes(seed=99) if model is None else model,
+        "suture.json": json.dumps(content).encode(),
+        "report.json": json.dumps(document).encode(),
+    }
 
 
 class Postgres:
@@ -232,33 +303,88 @@ class World:
     model = staticmethod(model_bytes)
     metadata = staticmethod(metadata_of)
     safetensors = staticmethod(safetensors_bytes)
+    candidates_of = staticmethod(candidates_of)
+    evaluation_of = staticmethod(evaluation_of)
+    STITCHES = STITCHES
 
     def __init__(self, settings: Settings, client: TestClient, hub: Hub) -> None:
         self.settings, self.client, self.hub = settings, client, hub
         self._offset = timedelta(0)
         hub.now = self.now
-        self.operator = self.party("operators", "operator", site=False)
         self.sites: dict[str, Actor] = {}
-        self.north = self.party("north")
-        self.south = self.party("south")
-        self.east = self.party("east")
+        with hub.database.writing() as session:
+            self.operator = self._party(session, "operators", ["operator"], site=False)
+            self.north, self.south, self.east = (
+                self._party(session, name, ["publisher", "requester"]) for name in ("north", "south", "east")
+            )
 
     def now(self) -> datetime:
         return datetime.now(UTC) + self._offset
 
-    def party(self, name: str, *roles: str, site: bool = True) -> Actor:
-        operate.add_party(self.settings, name)
+    def _party(self, session: Session, name: str, roles: Any, *, site: bool = True) -> Actor:
+        party = parties.add_party(session, name, self.now())
         if site:
-            self.sites[name] = Actor(self.client, operate.add_site(self.settings, name, f"{name}-site"))
-        return self.actor(name, *(roles or ("publisher", "requester")))
+            added = sites.add_site(session, party, f"{name}-site", self.now())
+            self.sites[name] = Actor(self.client, parties.add_site_token(session, added, self.now())[1])
+        return Actor(self.client, parties.add_token(session, party, roles, self.now())[1])
 
-    def actor(self, party: str, *roles: str) -> Actor:
-        return Actor(self.client, operate.create_token(self.settings, party, roles)[1])
+    def actor(self, party: str, *roles: Any) -> Actor:
+        with self.hub.database.writing() as session:
+            return Actor(
+                self.client, parties.add_token(session, parties.get_party(session, party), roles, self.now())[1]
+            )
 
     def later(self, seconds: float) -> None:
         """Let time pass, and let the hub notice."""
         self._offset += timedelta(seconds=seconds)
         sweep_once(self.hub)
+
+    def ask(self, *, models: Any = ("north/digits", "south/digits"), **changes: Any) -> Any:
+        """Publish two models, if need be, and post a job by `north`."""
+        for party in ("north", "south"):
+            if self.north.get(f"/v1/models/{party}/digits").status_code == 404:
+                getattr(self, party).publish(f"{party}/digits", model=self.model(seed=len(party) + ord(party[0])))
+        body = {"models": [{"repo": repo} for repo in models], "dataset": "digits", "evaluate_at": ["south"]}
+        return self.north.post("/v1/jobs", {**body, **changes})
+
+    def job(self, job: Any) -> Any:
+        answer = self.north.get(f"/v1/jobs/{job['id']}")
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def fit(self, **changes: Any) -> Any:
+        """Lease the fit of `north` and finish it; return the task."""
+        site = self.sites["north"]
+        task = site.lease()
+        assert task["kind"] == "fit"
+        assert site.put(task, "candidates.json", json.dumps(candidates_of(task, **changes)).encode()).status_code == 200
+        assert site.put(task, "stitches.safetensors", STITCHES).status_code == 200
+        answer = site.tell(task, "result", document={"n": 412})
+        assert answer.status_code == 200, answer.text
+        return task
+
+    def evaluate(self, party: str) -> Any:
+        """Lease the evaluation of a party and finish it; return the task."""
+        task = self.sites[party].lease()
+        assert task["kind"] == "evaluate"
+        answer = self.sites[party].tell(task, "result", document=evaluation_of(task))
+        assert answer.status_code == 200, answer.text
+        return task
+
+    def put_composed(self, task: Any, **changes: Any) -> None:
+        for name, content in composed_of(task, **changes).items():
+            answer = self.sites["north"].put(task, name, content)
+            assert answer.status_code == 200, answer.text
+
+    def compose(self) -> Any:
+        """Lease the composition of `north` and finish it; return the task."""
+        site = self.sites["north"]
+        task = site.lease()
+        assert task["kind"] == "compose"
+        self.put_composed(task)
+        answer = site.tell(task, "result", document={"chosen": "c03"})
+        assert answer.status_code == 200, answer.text
+        return task
 
     def blobs(self) -> list[str]:
         folder = Path(self.settings.store)

@@ -1,0 +1,113 @@
+"""The state machine: what can happen, what follows, who is missing."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+
+from suture_service.jobs.states import (
+    ACTIVE_JOBS,
+    ACTIVE_TASKS,
+    Fail,
+    JobEvent,
+    JobState,
+    Move,
+    NotPossible,
+    TaskEvent,
+    TaskState,
+    TaskView,
+    missing_parties,
+    next_job_state,
+    next_step,
+    next_task_state,
+)
+
+
+def test_every_transition_is_as_written_down_or_refused():
+    ends = {JobState.COMPLETE, JobState.PARTIAL, JobState.FAILED, JobState.CANCELLED}
+    for state, event in product(JobState, JobEvent):
+        if state in ends:
+            with pytest.raises(NotPossible):
+                next_job_state(state, event)
+        elif event in (JobEvent.FAIL, JobEvent.CANCEL):
+            assert next_job_state(state, event) in ends
+    for state, event in product(TaskState, TaskEvent):
+        if state not in ACTIVE_TASKS:
+            with pytest.raises(NotPossible):
+                next_task_state(state, event)
+    assert next_task_state(TaskState.LEASED, TaskEvent.REQUEUE) == TaskState.OPEN
+    for event in (TaskEvent.COMPLETE, TaskEvent.FAIL, TaskEvent.DECLINE, TaskEvent.REQUEUE):
+        with pytest.raises(NotPossible):
+            next_task_state(TaskState.OPEN, event)
+    with pytest.raises(NotPossible, match="lease is not possible for a task that is leased"):
+        next_task_state(TaskState.LEASED, TaskEvent.LEASE)
+
+
+def test_every_state_of_a_job_can_be_reached_and_left():
+    reached, edge = {JobState.QUEUED}, [JobState.QUEUED]
+    while edge:
+        state = edge.pop()
+        for event in JobEvent:
+            try:
+                after = next_job_state(state, event)
+            except NotPossible:
+                continue
+            assert state in ACTIVE_JOBS
+            if after not in reached:
+                reached.add(after)
+                edge.append(after)
+    assert reached == set(JobState)
+
+
+def evaluation(party, state, reason=None):
+    return TaskView("evaluate", party, party == "north", state, reason)
+
+
+def fit(state, reason=None):
+    return TaskView("fit", "north", True, state, reason, "c-1")
+
+
+@pytest.mark.parametrize("state", [TaskState.OPEN, TaskState.LEASED])
+def test_nothing_follows_from_work_that_goes_on(state):
+    assert next_step(JobState.FITTING, [fit(state)]) is None
+    north = evaluation("north", TaskState.DONE)
+    assert next_step(JobState.EVALUATING, [north, evaluation("south", state)]) is None
+    assert next_step(JobState.QUEUED, [fit(state)]) is None
+
+
+def test_what_follows_a_fit():
+    assert next_step(JobState.FITTING, [fit(TaskState.DONE)]) == Move(JobEvent.FITTED)
+    assert next_step(JobState.FITTING, [fit(TaskState.FAILED, "child.killed")]) == Fail("child.killed", "c-1")
+    assert next_step(JobState.FITTING, [fit(TaskState.DECLINED, "policy.denied")]) == Fail("policy.denied", "c-1")
+
+
+@pytest.mark.parametrize("state", [TaskState.DONE, TaskState.FAILED, TaskState.DECLINED, TaskState.EXPIRED])
+def test_other_parties_never_stop_a_job(state):
+    tasks = [fit(TaskState.DONE), evaluation("north", TaskState.DONE), evaluation("south", state, "x")]
+    assert next_step(JobState.EVALUATING, tasks) == Move(JobEvent.EVALUATED)
+    composed = [*tasks, TaskView("compose", "north", True, TaskState.DONE)]
+    end = JobEvent.COMPOSED if state is TaskState.DONE else JobEvent.COMPOSED_PARTLY
+    assert next_step(JobState.COMPOSING, composed) == Move(end)
+
+
+def test_without_its_own_evaluation_a_job_fails_at_once():
+    tasks = [evaluation("north", TaskState.FAILED, "dataset.missing"), evaluation("south", TaskState.OPEN)]
+    assert next_step(JobState.EVALUATING, tasks) == Fail("dataset.missing")
+
+
+def test_why_a_party_is_missing():
+    tasks = [
+        evaluation("west", TaskState.EXPIRED),
+        evaluation("south", TaskState.DECLINED, "policy.too_few_samples"),
+        evaluation("east", TaskState.DECLINED, "policy.denied"),
+        evaluation("coast", TaskState.FAILED, "policy.too_few_samples"),
+        evaluation("north", TaskState.DONE),
+        fit(TaskState.DECLINED),
+    ]
+    assert missing_parties(tasks) == [
+        ("coast", "failed"),
+        ("east", "declined"),
+        ("south", "too_few_samples"),
+        ("west", "no_answer"),
+    ]
