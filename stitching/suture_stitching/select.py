@@ -1,0 +1,134 @@
+"""Which candidate to use: the non-dominated ones over all parties, and one default among them.
+
+Parties' *validation* data decide, their *test* data only report. Pure: documents in, a choice out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import moocore
+import numpy as np
+from numpy.typing import NDArray
+
+from suture_stitching.documents import Candidate, CandidateSet, Evaluation, Interval, SplitName
+from suture_stitching.errors import SutureError
+
+Verdict = Literal["adopt", "care", "reject"]
+#: Losing less than this much of a metric that runs from 0 to 1 asks for care, losing more is a reason to reject.
+CARE = 0.05
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The chosen candidate; the front and its hypervolume on test data; each party's verdict on the chosen one."""
+
+    chosen: str
+    front: tuple[str, ...]
+    hypervolume: float
+    verdicts: dict[str, Verdict]
+
+
+def choose(candidates: CandidateSet, evaluations: Mapping[str, Evaluation], *, requester: str) -> Choice:
+    """Return the default choice for `requester`, whose evaluation must be among `evaluations` (party -> document).
+
+    Of the candidates that are not worse than the requester's own model on its own validation data (the 95 % interval of
+    the paired difference does not lie below zero), the one with the best mean over the other parties' validation data;
+    ties go to the better one on the requester's own data, then to the simpler one. If nobody else answered, the best
+    on the requester's own data. If none qualifies, its own model stays. A requester without a model among the members
+    is held to the best single one. Raises `SutureError` `evaluation.missing`.
+    """
+    own = evaluations.get(requester)
+    if own is None:
+        raise SutureError("evaluation.missing", "the requester's own evaluation is missing", where=requester)
+    for party, evaluation in evaluations.items():
+        _check(candidates, party, evaluation)
+    others = [evaluation for party, evaluation in evaluations.items() if party != requester]
+    reference = _reference(candidates, own)
+    pool = [one for one in candidates.candidates if one.id != reference and _keeps_up(one, own, reference)]
+
+    def merit(one: Candidate) -> tuple[float, float]:
+        ours = _value(own, one.id)
+        return (float(np.mean([_value(other, one.id) for other in others])) if others else ours, ours)
+
+    # `max` keeps the first of equals, and candidates come from the simplest to the most elaborate.
+    chosen = max(pool, key=merit).id if pool else reference
+    front, hypervolume = _front(candidates, list(evaluations.values()))
+    plain = candidates.candidates[len(candidates.members)].id
+    verdicts: dict[str, Verdict] = {
+        party: _verdict(chosen, plain, evaluation) if pool else "reject" for party, evaluation in evaluations.items()
+    }
+    return Choice(chosen, front, hypervolume, verdicts)
+
+
+def _check(candidates: CandidateSet, party: str, evaluation: Evaluation) -> None:
+    ids = {one.id for one in candidates.candidates}
+    for split in ("validation", "test"):
+        scores = evaluation.splits.get(split)
+        if scores is None or scores.scores.keys() != ids:
+            raise SutureError(
+                "evaluation.incomplete",
+                f"the evaluation does not score every candidate on {split} data",
+                where=party,
+                hint="ask this party's site operator to update the site",
+            )
+
+
+def _reference(candidates: CandidateSet, own: Evaluation) -> str:
+    singles = [one for one in candidates.candidates if one.kind == "single"]
+    if own.own is not None:
+        return singles[own.own].id
+    return max(singles, key=lambda one: _value(own, one.id)).id
+
+
+def _keeps_up(one: Candidate, own: Evaluation, reference: str) -> bool:
+    difference = own.splits["validation"].scores[one.id].difference
+    if own.own is not None and difference is not None:
+        return difference.high >= 0 if own.higher_is_better else difference.low <= 0
+    return _value(own, one.id) >= _value(own, reference)
+
+
+def _verdict(chosen: str, plain: str, evaluation: Evaluation) -> Verdict:
+    """Return what a party should do with the chosen candidate, by its own test data.
+
+    adopt: not worse than the party's own model (the paired interval reaches zero); care: worse, but by less than
+    `CARE`; reject: worse than that. A party without a model of its own compares with the plain ensemble: adopt where
+    the two intervals overlap.
+    """
+    scores, sign = evaluation.splits["test"].scores, 1.0 if evaluation.higher_is_better else -1.0
+    score = scores[chosen]
+    if evaluation.own is not None and score.difference is not None:
+        gain, best_case = sign * score.difference.value, sign * _better_end(score.difference, sign)
+    else:
+        gain = sign * (score.value - scores[plain].value)
+        best_case = sign * (_better_end(score, sign) - _better_end(scores[plain], -sign))
+    if best_case >= 0:
+        return "adopt"
+    return "care" if gain > -CARE else "reject"
+
+
+def _better_end(interval: Interval, sign: float) -> float:
+    return interval.high if sign > 0 else interval.low
+
+
+def _front(candidates: CandidateSet, evaluations: Sequence[Evaluation]) -> tuple[tuple[str, ...], float]:
+    ids = [one.id for one in candidates.candidates]
+    points: NDArray[np.float64] = np.array(
+        [[_signed(evaluation, id, "test") for evaluation in evaluations] for id in ids], dtype=np.float64
+    )
+    kept = moocore.is_nondominated(points, maximise=True, keep_weakly=True)
+    front = tuple(id for id, keep in zip(ids, kept, strict=True) if keep)
+    # Errors have no natural worst value: there the worst candidate's is the reference.
+    reference = np.where([one.higher_is_better for one in evaluations], 0.0, points.min(axis=0))
+    return front, float(moocore.hypervolume(points, ref=reference, maximise=True))
+
+
+def _value(evaluation: Evaluation, id: str) -> float:
+    return _signed(evaluation, id, "validation")
+
+
+def _signed(evaluation: Evaluation, id: str, split: SplitName) -> float:
+    value = evaluation.splits[split].scores[id].value
+    return value if evaluation.higher_is_better else -value

@@ -1,0 +1,31 @@
+"""Regression: values per sample; the metric is the mean absolute error, lower is better."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from suture_stitching.documents import Metric
+from suture_stitching.tasks.task import Task
+
+
+class Regression(Task):
+    """Outputs and targets `(N, K)`."""
+
+    metric: Metric = "mae"
+    higher_is_better = False
+
+    def combine(self, outputs: Sequence[Tensor], members: Sequence[int]) -> Tensor:
+        """Return the mean of the members' values."""
+        return torch.stack([output.float() for output in outputs]).mean(0)
+
+    def loss(self, combined: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean squared error."""
+        return F.mse_loss(combined, targets.to(combined.dtype))
+
+    def scores(self, combined: Tensor, targets: Tensor) -> Tensor:
+        """Return each sample's absolute error, averaged over its values."""
+        return (combined.double() - targets.double()).abs().flatten(1).mean(1)

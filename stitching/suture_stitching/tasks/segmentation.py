@@ -1,0 +1,44 @@
+"""Segmentation: one label per position; the metric is the mean Dice coefficient of the labels but the first."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from suture_stitching.documents import Metric
+from suture_stitching.tasks.classification import Labelled
+
+
+class Segmentation(Labelled):
+    """Targets `(N, *spatial)`; the first label of the ensemble is the background."""
+
+    metric: Metric = "dice"
+
+    def loss(self, combined: Tensor, targets: Tensor) -> Tensor:
+        """Return cross-entropy plus soft Dice loss (Milletari, Navab and Ahmadi, "V-Net", 2016)."""
+        truth = self._one_hot(targets).to(combined.dtype)
+        axes = tuple(range(2, combined.dim()))
+        overlap = (combined * truth).sum(axes)
+        size = combined.sum(axes) + truth.sum(axes)
+        dice = (2 * overlap + 1) / (size + 1)
+        return super().loss(combined, targets) + 1 - dice[:, 1:].mean()
+
+    def scores(self, combined: Tensor, targets: Tensor) -> Tensor:
+        """Return per sample the mean Dice over the foreground labels that it shows or that were predicted.
+
+        1 where neither is the case: there was nothing to find and nothing was found.
+        """
+        truth, found = self._one_hot(targets)[:, 1:], self._hot(combined.argmax(1))[:, 1:]
+        axes = tuple(range(2, truth.dim()))
+        size = (truth.sum(axes) + found.sum(axes)).double()
+        dice = 2 * (truth & found).sum(axes).double() / size.clamp(min=1)
+        shown = size > 0
+        mean = (dice * shown).sum(1) / shown.sum(1).clamp(min=1)
+        return torch.where(shown.any(1), mean, 1.0)
+
+    def _one_hot(self, targets: Tensor) -> Tensor:
+        return self._hot(self.positions(targets))
+
+    def _hot(self, positions: Tensor) -> Tensor:
+        return F.one_hot(positions, len(self.space.labels)).movedim(-1, 1).bool()

@@ -1,0 +1,55 @@
+"""The interface of a task, and which one serves given members."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from suture_stitching.documents import Metric
+from suture_stitching.errors import SutureError
+from suture_stitching.portable.metadata import ModelMetadata, incompatibilities
+
+
+class Task(ABC):
+    """Combines members' outputs and compares the result with a dataset's targets.
+
+    `labels` are the ensemble's (None for regression). Targets are what the dataset delivers, in its own labels.
+    """
+
+    metric: Metric
+    higher_is_better = True
+    labels: tuple[str, ...] | None = None
+
+    @abstractmethod
+    def combine(self, outputs: Sequence[Tensor], members: Sequence[int]) -> Tensor:
+        """Return the ensemble's output of `outputs`, one per member in `members`; with labels, probabilities."""
+
+    @abstractmethod
+    def loss(self, combined: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss, a scalar through which gradients flow."""
+
+    @abstractmethod
+    def scores(self, combined: Tensor, targets: Tensor) -> Tensor:
+        """Return each sample's score `(N,)` float64; the metric is their mean."""
+
+
+def task_of(members: Sequence[ModelMetadata], labels: Sequence[str], *, where: str = "dataset") -> Task:
+    """Return the task of these members on a dataset with these labels.
+
+    Raises `SutureError` `members.incompatible` saying which and why, or `dataset.unknown_label`.
+    """
+    # Imported here because they subclass Task.
+    from suture_stitching.tasks.classification import Classification
+    from suture_stitching.tasks.regression import Regression
+    from suture_stitching.tasks.segmentation import Segmentation
+
+    named = [(f"member {index}", metadata) for index, metadata in enumerate(members)]
+    if problems := incompatibilities(named) if len(named) > 1 else []:
+        raise SutureError("members.incompatible", "; ".join(problems), hint="choose models of one task and input")
+    if members[0].task == "classification":
+        return Classification(members, labels, where=where)
+    if members[0].task == "segmentation":
+        return Segmentation(members, labels, where=where)
+    return Regression()
