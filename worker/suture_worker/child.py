@@ -7,6 +7,7 @@ It gives up everything it does not need before it imports torch, does one task, 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 import traceback
@@ -30,8 +31,10 @@ if TYPE_CHECKING:
     from suture_stitching.fit import Member
 
 PROGRESS_SECONDS = 1.0
-_DEVICES = ("null", "zero", "urandom", "random", "shm")
-_SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/etc", "/opt", "/proc", "/sys", "/run/nvidia-persistenced")
+_DEVICES = ("null", "zero", "urandom", "random")
+#: Libraries, and what the C library looks up; not the whole of /etc or /opt, where a site may keep its token.
+_SYSTEM = ("/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/local/cuda", "/usr/share", "/lib", "/lib64", "/proc", "/sys")
+_ETC = ("ld.so.cache", "localtime", "passwd", "group", "nsswitch.conf")
 
 
 def main(arguments: list[str]) -> None:
@@ -50,8 +53,10 @@ def _give_up(folder: TaskFolder, run: Run) -> None:
     data = [run.dataset.path] if run.dataset is not None else []
     devices = [Path("/dev") / name for name in _DEVICES]
     if run.device.startswith("cuda"):
-        devices += [*Path("/dev").glob("nvidia*"), Path("/proc/self"), Path("/dev/dxg")]
-    read = [*interpreter, *map(Path, _SYSTEM), *data, folder.path]
+        devices += [*Path("/dev").glob("nvidia*"), Path("/dev/dxg"), Path("/dev/shm"), Path("/proc/self")]  # noqa: S108
+    libraries = [Path(place) for place in os.environ.get("LD_LIBRARY_PATH", "").split(":") if place]
+    system = [*map(Path, _SYSTEM), *(Path("/etc") / name for name in _ETC), *libraries]
+    read = [*interpreter, *system, *data, folder.path]
     if not confine.only_files(read=read, write=[folder.results, folder.scratch, *devices]):
         print("this kernel cannot keep the child to its own files", file=sys.stderr)
     if not confine.no_network():

@@ -120,7 +120,7 @@ class Task(_FromHub):
         if not isinstance(content, dict) or isinstance(content.get("spec"), BaseModel):
             return content
         kinds: dict[Any, type[BaseModel]] = {"fit": FitSpec, "evaluate": EvaluateSpec, "compose": ComposeSpec}
-        spec = kinds.get(content.get("kind"))
+        spec = kinds.get(str(content.get("kind")))
         return {**content, "spec": spec.model_validate(content.get("spec"))} if spec else content
 
     @property

@@ -1,0 +1,130 @@
+"""`site.toml`: closed, anchored at its own folder, and a token that nobody else can read."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from suture_stitching.errors import SutureError
+from suture_worker.config import load_site, prepare_state, read_token
+
+
+@pytest.fixture
+def changed(tmp_path, make):
+    def change(old: str, new: str) -> Path:
+        path = make.write_site(tmp_path)
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+        return path
+
+    return change
+
+
+def test_paths_are_relative_to_the_file(tmp_path, make, monkeypatch):
+    make.write_site(tmp_path / "deep" / "site")
+    monkeypatch.chdir(tmp_path)
+    config = load_site("deep/site/site.toml")
+    here = tmp_path / "deep" / "site"
+    assert config.path == here / "site.toml"
+    assert config.state == here / "state"
+    assert config.hub.token_file == here / "token"
+    assert config.datasets["patches"].path == here / "patches.npz"
+
+
+def test_absolute_paths_and_defaults_stay(changed, tmp_path):
+    config = load_site(changed('state = "state"', f'state = "{tmp_path}/elsewhere"'))
+    assert config.state == tmp_path / "elsewhere"
+    assert config.policy.min_samples == 11
+    assert config.broker is None
+    assert config.limits.seconds == 4 * 3600
+
+
+def test_state_and_token_have_defaults(tmp_path):
+    (tmp_path / "site.toml").write_text('[hub]\nurl = "https://hub.example/"\n')
+    config = load_site(tmp_path / "site.toml")
+    assert config.hub.url == "https://hub.example"
+    assert (config.state, config.hub.token_file) == (tmp_path / "state", tmp_path / "token")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "field"),
+    [
+        ('device = "cpu"', 'device = "cpu"\ncolour = 3', "site.colour: unknown field"),
+        ("[policy]", "[polcy]", "polcy: unknown field"),
+        ('device = "cpu"', 'device = "tpu"', "site.device"),
+        ('url = "http', 'url = "ftp', "hub.url"),
+        ('url = "http://', 'url = "http://user:secret@', "hub.url"),
+        ("min_samples = 11", "min_samples = 1", "policy.min_samples"),
+        ("min_samples = 11", 'min_samples = "many"', "policy.min_samples"),
+        ('actions = ["fit", "evaluate"]', 'actions = ["fit", "publish"]', "policy.allow.0.actions.1"),
+        ('datasets = ["patches"]', 'datasets = ["ptches"]', "policy.allow[0].datasets: there is no [datasets.ptches]"),
+        ('parties = ["north"]', "parties = []", "policy.allow.0.parties"),
+        ('parties = ["north"]', 'parties = ["no/rth"]', "policy.allow.0.parties.0"),
+        ('format = "npz"', 'format = "pickle"', "datasets.patches.format"),
+        ('path = "patches.npz"', "path = 3", "datasets.patches.path"),
+        ("[limits]", '[broker]\nurl = "amqp://x"\n[limits]', "broker.url"),
+        ("threads = 1", "threads = 0", "limits.threads"),
+        ("[hub]", 'path = "x"\n[hub]', "path: unknown field"),
+        ("[site]", "datasets = 3\n[site]", "hub.datasets: unknown field"),
+    ],
+)
+def test_what_is_not_in_order_is_named(changed, old, new, field):
+    with pytest.raises(SutureError) as caught:
+        load_site(changed(old, new))
+    assert caught.value.code == "site.invalid"
+    assert field in caught.value.message
+    assert caught.value.where.endswith("site.toml")
+    assert caught.value.hint
+    assert "secret" not in str(caught.value)
+
+
+def test_a_file_that_is_no_toml_names_the_line(changed):
+    with pytest.raises(SutureError, match="line 2"):
+        load_site(changed('url = "http', "url = http"))
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(SutureError) as caught:
+        load_site(tmp_path / "none.toml")
+    assert caught.value.code == "site.missing"
+
+
+def test_a_broker_url_is_never_shown(changed):
+    config = load_site(changed("[limits]", '[broker]\nurl = "redis://:hunter2@broker:6379/0"\n[limits]'))
+    assert config.broker.url.endswith("broker:6379/0")
+    assert "hunter2" not in repr(config)
+
+
+def test_token(site):
+    assert read_token(site) == "suture_t_1"
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o660])
+def test_a_token_others_can_read_is_refused(site, mode):
+    site.hub.token_file.chmod(mode)
+    with pytest.raises(SutureError) as caught:
+        read_token(site)
+    assert caught.value.code == "site.token_exposed"
+    assert "chmod 600" in caught.value.hint
+    assert "suture_t_1" not in str(caught.value)
+
+
+def test_a_token_that_is_missing_or_empty(site):
+    site.hub.token_file.write_text("\n")
+    with pytest.raises(SutureError, match="empty"):
+        read_token(site)
+    site.hub.token_file.unlink()
+    with pytest.raises(SutureError) as caught:
+        read_token(site)
+    assert caught.value.code == "site.token_missing"
+
+
+def test_state_is_for_this_user_alone(site):
+    site.state.chmod(0o755)
+    prepare_state(site)
+    folders = [site.state, *(path for path in site.state.rglob("*") if path.is_dir())]
+    assert len(folders) == 6
+    assert {stat.S_IMODE(folder.stat().st_mode) for folder in folders} == {0o700}

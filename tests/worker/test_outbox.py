@@ -1,0 +1,336 @@
+"""The gate: what a child wrote leaves only in its schema, rounded, from enough samples, and is noted first."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from suture_stitching.documents import CandidateSet, Evaluation, Missing
+from suture_stitching.errors import SutureError
+from suture_stitching.report import build
+from suture_worker.egress import verify
+from suture_worker.folder import Assignment, Progress, Run, TaskFolder
+from suture_worker.lease import Claim, Task
+from suture_worker.outbox import Outbox, _Choice
+
+CLAIM = Claim("task_fit", 7)
+
+
+@pytest.fixture
+def outbox(site):
+    box = Outbox(site.state / "outbox", min_samples=11)
+    yield box
+    box.close()
+
+
+@pytest.fixture
+def entries(site):
+    return lambda: verify(site.state / "outbox" / "egress.jsonl")
+
+
+@pytest.fixture
+def prepared(site):
+    """A task's folder as a child leaves it."""
+
+    def prepare(task) -> tuple[Task, TaskFolder]:
+        parsed = Task.parse(task)
+        folder = TaskFolder(site.state / "tasks", parsed.id)
+        folder.create(Assignment(task=parsed, dataset=None))
+        folder.begin_run(
+            Run(device="cpu", threads=1, memory_bytes=1, cpu_seconds=1, min_samples=11, dataset=None)
+        )
+        return parsed, folder
+
+    return prepare
+
+
+@pytest.fixture
+def fitted(prepared, make, write_json):
+    def fit(n=60, tensors=None, metadata=None, **changes):
+        task = make.leased("fit")
+        parsed, folder = prepared(task)
+        write_json(folder.results / "document.json", {"n": n})
+        write_json(folder.results / "candidates.json", make.candidates(task, **{"n": n, **changes}))
+        save_file(tensors or make.stitches(), folder.results / "stitches.safetensors", metadata=metadata)
+        return parsed, folder
+
+    return fit
+
+
+@pytest.fixture
+def evaluated(prepared, make, write_json):
+    def evaluate(document=None, own=0):
+        task = make.leased("evaluate", own=own)
+        parsed, folder = prepared(task)
+        write_json(folder.candidates / "candidates.json", make.candidates(task))
+        write_json(folder.results / "document.json", document or make.evaluation(own))
+        return parsed, folder
+
+    return evaluate
+
+
+def refused(outbox, task, folder):
+    with pytest.raises(SutureError) as caught:
+        outbox.result(task, folder)
+    return caught.value
+
+
+# Messages
+
+
+def test_progress_says_a_known_word_and_numbers(outbox, entries):
+    message = outbox.progress(CLAIM, Progress(step="moments", done=3, total=9, seconds_left=4.56789))
+    assert json.loads(message.content) == {"fence": 7, "step": "moments", "done": 3, "total": 9, "seconds_left": 4.6}
+    assert entries()[0].body.encode() == message.content
+
+
+def test_any_other_word_is_replaced(outbox):
+    message = outbox.progress(CLAIM, Progress(step="reading PATIENT-0042.png", done=3, total=9))
+    assert json.loads(message.content)["step"] == "working"
+
+
+def test_an_error_is_a_code_and_an_id(outbox, entries):
+    message = outbox.failure(CLAIM, "dataset.missing_path", "0123456789abcdef", retryable=False)
+    content = {"fence": 7, "code": "dataset.missing_path", "correlation_id": "0123456789abcdef", "retryable": False}
+    assert json.loads(message.content) == content
+    assert entries()[0].sha256 == hashlib.sha256(message.content).hexdigest()
+
+
+@pytest.mark.parametrize("code", ["PATIENT-0042", "dataset", "no such file: /data/PATIENT", "a.b c", "", "a." + 99 * "b"])
+def test_a_code_that_is_no_code_does_not_leave(outbox, entries, code):
+    with pytest.raises(SutureError):
+        outbox.failure(CLAIM, code, "0123456789abcdef", retryable=False)
+    with pytest.raises(SutureError):
+        outbox.decline(CLAIM, code)
+    assert entries() == []
+
+
+# Fit
+
+
+def test_a_fit_leaves_as_two_files_and_a_number(outbox, entries, fitted):
+    task, folder = fitted()
+    candidates, stitches, result = outbox.result(task, folder)
+    assert json.loads(result.content) == {"fence": 1, "document": {"n": 60}}
+    assert stitches.content == folder.results / "stitches.safetensors"
+    left = CandidateSet.model_validate_json(candidates.content)
+    match = left.candidates[3].matches[0]
+    assert match.stitches[0].r2 == 0.1235
+    assert match.alpha == 1 / 3, "the mixing weight is part of the model, not measured"
+    noted = [(entry.kind, entry.name, entry.sha256) for entry in entries()]
+    assert noted == [
+        ("file", "candidates.json", candidates.sha256),
+        ("file", "stitches.safetensors", hashlib.sha256(stitches.content.read_bytes()).hexdigest()),
+        ("result", None, result.sha256),
+    ]
+
+
+def test_the_exact_bytes_of_documents_are_kept(outbox, site, fitted):
+    for message in outbox.result(*fitted()):
+        kept = site.state / "outbox" / "documents" / message.sha256
+        assert isinstance(message.content, bytes) == kept.exists()
+        if kept.exists():
+            assert kept.read_bytes() == message.content
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"labels": ["dark", "bright", "PATIENT-0042"]}, "labels"),
+        ({"members": [{"repo": "north/net", "revision": "0" * 40, "sha256": "f" * 64}] * 2}, "members"),
+        ({"comment": "PATIENT-0042"}, "comment"),
+        ({"seed": "PATIENT"}, "seed"),
+        ({"candidates": []}, "candidates"),
+        ({"tensors": "missing"}, "stitches.safetensors"),
+        ({"tensors": "extra"}, "stitches.safetensors"),
+        ({"tensors": "double"}, "stitches.safetensors"),
+        ({"tensors": "nan"}, "stitches.safetensors"),
+        ({"tensors": "rank"}, "stitches.safetensors"),
+        ({"metadata": {"note": "PATIENT-0042"}}, "stitches.safetensors"),
+    ],
+)
+def test_a_fit_that_holds_more_does_not_leave(outbox, entries, fitted, make, changes, where):
+    tensors = {
+        "missing": {"s0.weight": np.ones((2, 3), np.float32)},
+        "extra": make.stitches(images=np.ones((4, 4), np.float32)),
+        "double": make.stitches(**{"s0.weight": np.ones((2, 3))}),
+        "nan": make.stitches(**{"s0.bias": np.array([1, np.nan], np.float32)}),
+        "rank": make.stitches(**{"s0.bias": np.ones((2, 1), np.float32)}),
+    }
+    changes = {key: tensors[value] if key == "tensors" else value for key, value in changes.items()}
+    error = refused(outbox, *fitted(**changes))
+    assert error.code == "outbox.refused"
+    assert where in str(error)
+    assert "PATIENT" not in str(error)
+    assert entries() == [], "nothing was noted as having left"
+
+
+def test_bytes_after_the_stitches_do_not_leave(outbox, fitted):
+    task, folder = fitted()
+    with (folder.results / "stitches.safetensors").open("ab") as file:
+        file.write(b"PATIENT!")
+    assert "belong to no tensor" in str(refused(outbox, task, folder))
+
+
+def test_a_fit_on_too_few_samples_does_not_leave(outbox, entries, fitted):
+    assert refused(outbox, *fitted(n=10)).code == "policy.too_few_samples"
+    assert entries() == []
+
+
+def test_a_link_to_another_file_does_not_leave(outbox, fitted, tmp_path):
+    task, folder = fitted()
+    secret = tmp_path / "candidates.json"
+    os.replace(folder.results / "candidates.json", secret)
+    (folder.results / "candidates.json").symlink_to(secret)
+    assert refused(outbox, task, folder).code == "outbox.refused"
+
+
+def test_a_missing_file(outbox, fitted):
+    task, folder = fitted()
+    (folder.results / "document.json").unlink()
+    assert "document.json: is missing" in str(refused(outbox, task, folder))
+
+
+# Evaluate
+
+
+def test_an_evaluation_leaves_rounded(outbox, site, evaluated):
+    task, folder = evaluated()
+    (message,) = outbox.result(task, folder)
+    content = json.loads(message.content)
+    evaluation = Evaluation.model_validate(content["document"])
+    score = evaluation.splits["test"].scores["c03"]
+    assert (score.value, score.low, score.high) == (0.8123, 0.7123, 0.9123)
+    assert b"0.81234" not in message.content
+    assert (site.state / "outbox" / "documents" / message.sha256).read_bytes() == message.content
+
+
+def change(**changes):
+    def apply(document):
+        document.update(changes)
+
+    return apply
+
+
+def drop(document):
+    del document["splits"]["test"]["scores"]["c03"]
+
+
+def add(document):
+    document["splits"]["test"]["scores"]["c77"] = document["splits"]["test"]["scores"]["c00"]
+
+
+def comment(document):
+    document["splits"]["test"]["scores"]["c00"] = {"value": 1, "low": 1, "high": 1, "note": "PATIENT"}
+
+
+@pytest.mark.parametrize("spoil", [change(own=1), change(splits={}), change(metric="PATIENT"), drop, add, comment])
+def test_an_evaluation_of_anything_else_does_not_leave(outbox, entries, evaluated, make, spoil):
+    document = make.evaluation()
+    spoil(document)
+    assert refused(outbox, *evaluated(document)).code == "outbox.refused"
+    assert entries() == []
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_an_evaluation_on_too_few_samples_does_not_leave(outbox, evaluated, make, split):
+    document = make.evaluation()
+    document["splits"][split]["n"] = 10
+    assert refused(outbox, *evaluated(document)).code == "policy.too_few_samples"
+
+
+def test_numbers_that_are_not_finite_do_not_leave(outbox, evaluated, make):
+    task, folder = evaluated()
+    text = (folder.results / "document.json").read_text()
+    (folder.results / "document.json").write_text(text.replace("0.81234567", "NaN", 1))
+    assert refused(outbox, task, folder).code == "outbox.refused"
+
+
+# Compose
+
+
+@pytest.fixture
+def composed(prepared, make, write_json, composed_model):
+    def compose(spoil=None, chosen="c03"):
+        missing = [{"party": "east", "reason": "declined"}]
+        evaluations = {"north": make.evaluation(0), "south": make.evaluation(1, n=30)}
+        task = make.leased("compose", evaluations=evaluations, missing=missing)
+        parsed, folder = prepared(task)
+        write_json(folder.candidates / "candidates.json", make.candidates(task))
+        choice = _Choice("c03", ("c02", "c03"), 0.123456, {"north": "adopt", "south": "care"})
+        report = build(
+            CandidateSet.model_validate(make.candidates(task)),
+            parsed.spec.evaluations,
+            choice,
+            requester="north",
+            parties_of_members=["north", "south"],
+            job="job_1",
+            missing=[Missing(party="east", reason="declined")],
+        ).model_dump(mode="json", by_alias=True)
+        if spoil:
+            spoil(report)
+        write_json(folder.results / "report.json", report)
+        write_json(folder.results / "document.json", {"chosen": chosen})
+        (folder.results / "model.safetensors").write_bytes(composed_model)
+        return parsed, folder
+
+    return compose
+
+
+def test_a_composition_leaves_as_model_metadata_and_report(outbox, entries, composed):
+    model, metadata, report, result = outbox.result(*composed())
+    assert [model.name, metadata.name, report.name] == ["model.safetensors", "suture.json", "report.json"]
+    described = json.loads(metadata.content)
+    assert described["lineage"]["candidate"] == "c03"
+    assert [member["repo"] for member in described["lineage"]["members"]] == ["north/net", "south/net"]
+    assert described["labels"] == ["dark", "bright"]
+    assert described["outputs"] == {"class": {"format": "probabilities", "num_channels": 2, "spatial_shape": []}}
+    assert described["license"] == "CC-BY-4.0"
+    assert described["eval_metrics"] == {"accuracy at north": 0.8123, "accuracy at south": 0.8123}
+    assert json.loads(report.content)["hypervolume"] == 0.1235
+    assert json.loads(result.content)["document"] == {"chosen": "c03"}
+    assert [entry.name for entry in entries()] == ["model.safetensors", "suture.json", "report.json", None]
+
+
+def text_in_label(report):
+    report["candidates"][3]["label"] = "stitched PATIENT-0042"
+
+
+def other_number(report):
+    report["parties"]["south"]["rows"]["own"]["value"] = 0.7777
+
+
+def other_n(report):
+    report["parties"]["south"]["n"] = 31
+
+
+def other_party(report):
+    report["parties"]["west"] = report["parties"]["south"]
+
+
+def no_missing(report):
+    report["missing"] = []
+
+
+@pytest.mark.parametrize("spoil", [text_in_label, other_number, other_n, other_party, no_missing])
+def test_a_report_that_does_not_follow_from_the_evaluations_does_not_leave(outbox, entries, composed, spoil):
+    error = refused(outbox, *composed(spoil))
+    assert error.code == "outbox.refused"
+    assert "PATIENT" not in str(error)
+    assert entries() == []
+
+
+def test_another_choice_than_the_report_s_does_not_leave(outbox, composed):
+    assert refused(outbox, *composed(chosen="c02")).code == "outbox.refused"
+
+
+def test_a_model_of_another_size_does_not_leave(outbox, composed, write_json):
+    task, folder = composed()
+    content = (folder.results / "model.safetensors").read_bytes()
+    (folder.results / "model.safetensors").write_bytes(content[:-1])
+    assert refused(outbox, task, folder).code == "model.truncated"

@@ -1,0 +1,126 @@
+"""The site's policy: nothing without a rule, and no hint about what else there is."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from suture_stitching.data.spec import DatasetSpec
+from suture_worker.config import HubConfig, PolicyConfig, Rule, SiteConfig
+from suture_worker.lease import Task
+from suture_worker.policy import Allow, Decline, decide, too_few
+
+
+def spec(**changes):
+    return DatasetSpec(**{"path": "/data", "format": "npz", "labels": ("dark", "bright"), **changes})
+
+
+def config(rules, **datasets):
+    return SiteConfig(
+        path="/site.toml",
+        hub=HubConfig(url="https://hub.example"),
+        datasets=datasets or {"patches": spec(), "other": spec()},
+        policy=PolicyConfig(allow=tuple(Rule(parties=p, actions=a, datasets=d) for p, a, d in rules)),
+    )
+
+
+def answer(task, rules, **datasets):
+    decision = decide(Task.parse(task), config(rules, **datasets))
+    return decision.dataset if isinstance(decision, Allow) else decision.code
+
+
+NORTH = (["north"], ["fit", "evaluate"], ["patches"])
+
+
+def test_nothing_is_allowed_without_a_rule(make):
+    for kind in ("fit", "evaluate", "compose"):
+        assert answer(make.leased(kind), []) == "policy.denied"
+        assert answer(make.leased(kind, requester="south"), [NORTH]) == "policy.denied"
+
+
+def test_what_a_rule_names_is_allowed(make):
+    assert answer(make.leased("fit"), [NORTH]) == "patches"
+    assert answer(make.leased("evaluate", dataset="patches"), [NORTH]) == "patches"
+    assert decide(Task.parse(make.leased("compose")), config([NORTH])) == Allow(None)
+
+
+def test_an_action_is_not_another_one(make):
+    only_evaluate = (["north"], ["evaluate"], ["patches"])
+    assert answer(make.leased("fit"), [only_evaluate]) == "policy.denied"
+    assert answer(make.leased("compose"), [only_evaluate]) == "policy.denied"
+    assert answer(make.leased("evaluate", dataset="patches"), [only_evaluate]) == "patches"
+
+
+def test_one_party_s_dataset_is_not_another_s(make):
+    rules = [NORTH, (["south"], ["fit"], ["other"])]
+    assert answer(make.leased("fit", dataset="other"), rules) == "dataset.unknown"
+    assert answer(make.leased("fit", dataset="other", requester="south"), rules) == "other"
+
+
+def test_a_forbidden_dataset_looks_like_an_unknown_one(make):
+    assert answer(make.leased("fit", dataset="other"), [NORTH]) == "dataset.unknown"
+    assert answer(make.leased("fit", dataset="nothing"), [NORTH]) == "dataset.unknown"
+
+
+def test_a_party_chooses_its_datasets_for_each_rule(make):
+    rules = [(["north"], ["fit"], ["patches"]), (["north"], ["evaluate"], ["other"])]
+    assert answer(make.leased("fit", dataset="other"), rules) == "dataset.unknown"
+    assert answer(make.leased("evaluate"), rules) == "other"
+
+
+def test_without_a_name_the_one_dataset_that_suits(make):
+    both = (["north"], ["evaluate"], ["patches", "other"])
+    task = make.leased("evaluate")
+    assert answer(task, [both]) == "policy.ambiguous_dataset"
+    assert answer(task, [both], patches=spec(), other=spec(labels=("cat", "dog"))) == "patches"
+    assert answer(task, [both], patches=spec(), other=spec(task="segmentation")) == "patches"
+    assert answer(task, [both], patches=spec(), other=spec(format="csv")) == "patches"
+    assert answer(task, [both], patches=spec(), other=spec(format="image_folder", channels=3)) == "patches"
+    assert answer(task, [both], patches=spec(labels=("dark", "x")), other=spec(format="csv")) == "policy.no_dataset"
+
+
+def test_a_table_suits_a_model_of_tables(make):
+    both = (["north"], ["evaluate"], ["patches", "other"])
+    inputs = {"row": {"format": "table", "num_channels": 2}}
+    members = [make.member(i, metadata={**make.METADATA, "inputs": inputs}) for i in range(2)]
+    two = spec(format="csv", columns={"features": ("age", "weight")})
+    three = spec(format="csv", columns={"features": ("age", "weight", "height")})
+    assert answer(make.leased("evaluate", members=members), [both], patches=two, other=three) == "patches"
+
+
+def test_the_reason_stays_here(make):
+    decision = decide(Task.parse(make.leased("evaluate")), config([(["north"], ["evaluate"], ["patches", "other"])]))
+    assert isinstance(decision, Decline)
+    assert "patches, other" in decision.reason
+    assert "patches" not in decision.code
+
+
+PARTIES, DATASETS = st.sampled_from(["north", "south", "east"]), st.sampled_from(["patches", "other"])
+RULES = st.lists(
+    st.tuples(
+        st.lists(PARTIES, min_size=1, max_size=2),
+        st.lists(st.sampled_from(["fit", "evaluate"]), min_size=1, max_size=2),
+        st.lists(DATASETS, min_size=1, max_size=2),
+    ),
+    max_size=4,
+)
+
+
+@given(rules=RULES, requester=PARTIES, kind=st.sampled_from(["fit", "evaluate"]), dataset=st.none() | DATASETS)
+def test_whatever_is_allowed_has_a_rule_that_says_so(make, rules, requester, kind, dataset):
+    asked = dataset or ("patches" if kind == "fit" else None)
+    decision = decide(Task.parse(make.leased(kind, requester=requester, dataset=asked)), config(rules))
+    granted = {name for parties, actions, names in rules if requester in parties and kind in actions for name in names}
+    if isinstance(decision, Allow):
+        assert decision.dataset in granted
+        assert asked in (None, decision.dataset)
+    elif asked is not None:
+        assert asked not in granted
+    else:
+        assert len(granted) != 1
+
+
+@pytest.mark.parametrize(("samples", "split"), [({"validation": 10, "test": 99}, "validation"), ({"test": 11}, None)])
+def test_too_few(samples, split):
+    assert too_few(samples, 11) == split
