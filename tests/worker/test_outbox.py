@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 
 import numpy as np
 import pytest
@@ -41,9 +40,7 @@ def prepared(site):
         parsed = Task.parse(task)
         folder = TaskFolder(site.state / "tasks", parsed.id)
         folder.create(Assignment(task=parsed, dataset=None))
-        folder.begin_run(
-            Run(device="cpu", threads=1, memory_bytes=1, cpu_seconds=1, min_samples=11, dataset=None)
-        )
+        folder.begin_run(Run(device="cpu", threads=1, memory_bytes=1, cpu_seconds=1, min_samples=11, dataset=None))
         return parsed, folder
 
     return prepare
@@ -101,7 +98,9 @@ def test_an_error_is_a_code_and_an_id(outbox, entries):
     assert entries()[0].sha256 == hashlib.sha256(message.content).hexdigest()
 
 
-@pytest.mark.parametrize("code", ["PATIENT-0042", "dataset", "no such file: /data/PATIENT", "a.b c", "", "a." + 99 * "b"])
+@pytest.mark.parametrize(
+    "code", ["PATIENT-0042", "dataset", "no such file: /data/PATIENT", "a.b c", "", "a." + 99 * "b"]
+)
 def test_a_code_that_is_no_code_does_not_leave(outbox, entries, code):
     with pytest.raises(SutureError):
         outbox.failure(CLAIM, code, "0123456789abcdef", retryable=False)
@@ -185,7 +184,7 @@ def test_a_fit_on_too_few_samples_does_not_leave(outbox, entries, fitted):
 def test_a_link_to_another_file_does_not_leave(outbox, fitted, tmp_path):
     task, folder = fitted()
     secret = tmp_path / "candidates.json"
-    os.replace(folder.results / "candidates.json", secret)
+    (folder.results / "candidates.json").replace(secret)
     (folder.results / "candidates.json").symlink_to(secret)
     assert refused(outbox, task, folder).code == "outbox.refused"
 

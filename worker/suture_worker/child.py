@@ -33,7 +33,17 @@ if TYPE_CHECKING:
 PROGRESS_SECONDS = 1.0
 _DEVICES = ("null", "zero", "urandom", "random")
 #: Libraries, and what the C library looks up; not the whole of /etc or /opt, where a site may keep its token.
-_SYSTEM = ("/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/local/cuda", "/usr/share", "/lib", "/lib64", "/proc", "/sys")
+_SYSTEM = (
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/local/lib",
+    "/usr/local/cuda",
+    "/usr/share",
+    "/lib",
+    "/lib64",
+    "/proc",
+    "/sys",
+)
 _ETC = ("ld.so.cache", "localtime", "passwd", "group", "nsswitch.conf")
 
 
@@ -203,9 +213,7 @@ class _Reporter:
             return
         self._last = now
         self._folder.write_progress(
-            Progress(
-                step=progress.step, done=progress.done, total=progress.total, seconds_left=progress.seconds_left
-            )
+            Progress(step=progress.step, done=progress.done, total=progress.total, seconds_left=progress.seconds_left)
         )
 
 

@@ -49,7 +49,7 @@ def limit(*, memory_bytes: int, cpu_seconds: int, device: str) -> None:
     """Bound memory and processor time; no core dump, which would hold patients' data."""
     # CUDA reserves far more address space than it uses; there, count what is writable instead.
     _lower(resource.RLIMIT_DATA if device.startswith("cuda") else resource.RLIMIT_AS, memory_bytes)
-    _lower(resource.RLIMIT_CPU, cpu_seconds)
+    _lower(resource.RLIMIT_CPU, cpu_seconds, beyond=5)  # SIGXCPU says why; only then SIGKILL
     _lower(resource.RLIMIT_CORE, 0)
     # When memory runs out on the whole machine, this process is the one to end, not the worker or the agent.
     with contextlib.suppress(OSError):
@@ -139,11 +139,10 @@ def _landlock_version() -> int:
         return 0
 
 
-def _lower(kind: int, value: int) -> None:
+def _lower(kind: int, value: int, *, beyond: int = 0) -> None:
     _, hard = resource.getrlimit(kind)
-    if hard != resource.RLIM_INFINITY:
-        value = min(value, hard)
-    resource.setrlimit(kind, (value, value))
+    highest = value + beyond if hard == resource.RLIM_INFINITY else min(value + beyond, hard)
+    resource.setrlimit(kind, (min(value, highest), highest))
 
 
 def _syscall(number: int, *arguments: int | bytes | None) -> int:
