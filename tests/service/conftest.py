@@ -392,6 +392,12 @@ class World:
 
 
 @pytest.fixture
+def handmade() -> type[World]:
+    """`.model(…)` and `.metadata(…)` alone."""
+    return World
+
+
+@pytest.fixture
 def settings(database_url: str, tmp_path: Path) -> Settings:
     # The sweeper rests: tests let time pass, and sweep, by `World.later`.
     return Settings(database_url=database_url, store=str(tmp_path / "store"), sweep_seconds=3600)

@@ -59,14 +59,14 @@ def _moment(key: tuple[Any, ...] | None) -> tuple[datetime, str] | None:
         raise HubError("request.cursor", "not a cursor of this list", where="cursor") from None
 
 
-@router.get("/{job_id}", responses=answers(404))
+@router.get("/{job_id}", responses=answers(404, 422))
 def get_job(caller: CallerDep, session: Reading, job_id: JobId) -> JobOut:
     """Read a job of your party; a site also one with a task for its party."""
     job = service.get(session, caller, job_id)
     return service.show(job, repository.result_of(session, job_id))
 
 
-@router.post("/{job_id}/cancel", responses=answers(403, 404, 409))
+@router.post("/{job_id}/cancel", responses=answers(403, 404, 409, 422))
 def cancel_job(hub: HubDep, caller: CallerDep, session: Writing, job_id: JobId) -> JobOut:
     """Cancel a job (role `requester`). Sites at work on it stop at their next heartbeat; repeating it is harmless."""
     return service.show(service.cancel(hub, session, caller, job_id), None)

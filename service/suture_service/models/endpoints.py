@@ -38,7 +38,7 @@ FILE_ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"description": "The file.", "content": {"application/octet-stream": {"schema": _BINARY}}},
     206: {"description": "The range that was asked for."},
     304: {"description": "The caller has it already (`If-None-Match`)."},
-    **answers(404, 416),
+    **answers(404, 416, 422),
 }
 
 
@@ -67,7 +67,7 @@ def list_models(
     return page(rows, limit, lambda row: _show(row, caller), lambda row: (row.Model.party.name, row.Model.name))
 
 
-@router.get("/{party}/{name}", responses=answers(404))
+@router.get("/{party}/{name}", responses=answers(404, 422))
 def get_model(caller: CallerDep, session: Reading, party: str, name: str) -> ModelOut:
     """Read a model. One that is private to others looks unknown."""
     return _show(service.get_model(session, caller, f"{party}/{name}"), caller)
@@ -145,7 +145,7 @@ async def publish(
     return shown
 
 
-@router.get("/{party}/{name}/revisions/{revision}", responses=answers(404))
+@router.get("/{party}/{name}/revisions/{revision}", responses=answers(404, 422))
 def get_revision(caller: CallerDep, session: Reading, party: str, name: str, revision: Rev) -> RevisionOut:
     """Read a revision with its files."""
     return show_revision(service.get_revision(session, caller, f"{party}/{name}", revision))

@@ -66,7 +66,7 @@ def list_tokens(
     return page(rows, limit, _show_token, lambda token: (token.id,))
 
 
-@router.delete("/tokens/{token_id}", status_code=204, responses=answers(404))
+@router.delete("/tokens/{token_id}", status_code=204, responses=answers(404, 422))
 def revoke_token(hub: HubDep, caller: CallerDep, session: Writing, token_id: str) -> Response:
     """Revoke a token at once (role `admin` of its party, or `operator`). Repeating it is harmless."""
     service.revoke(session, caller, token_id, hub.now())

@@ -10,7 +10,7 @@ import hashlib
 import os
 import secrets
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -148,34 +148,44 @@ class BlobStore:
 
     async def _write(self, name: str, chunks: AsyncIterator[bytes], limit: int, where: str) -> Upload:
         digest, size = hashlib.sha256(), 0
-        # Dropped without close, a writer discards what it has: that is how a broken upload leaves nothing.
-        writer = obstore.open_writer_async(self._store, name, buffer_size=PART, max_concurrency=1)
         pending = bytearray()
-        async for chunk in chunks:
-            size += len(chunk)
-            if size > limit:
-                raise TooLarge(
-                    "upload.too_large",
-                    f"larger than the {limit} bytes this hub takes",
-                    where=where,
-                    hint="ask the hub's operator to raise the limit",
-                )
-            digest.update(chunk)
-            pending += chunk
-            if len(pending) >= CHUNK:
-                await writer.write(bytes(pending))
-                pending.clear()
-        await writer.write(bytes(pending))
-        await writer.close()
+        writer = obstore.open_writer_async(self._store, name, buffer_size=PART, max_concurrency=1)
+        try:
+            async for chunk in chunks:
+                size += len(chunk)
+                if size > limit:
+                    raise _too_large(limit, where)
+                digest.update(chunk)
+                pending += chunk
+                if len(pending) >= CHUNK:
+                    await writer.write(bytes(pending))
+                    pending.clear()
+            await writer.write(bytes(pending))
+            await writer.close()
+        finally:
+            # Dropped without close, a writer gives up what it has; the error's traceback must not keep it alive.
+            del writer
         if self._folder is not None:
             await run_sync(_flush, self._folder / name)
         return Upload(self, name, digest.hexdigest(), size)
 
     async def _remove(self, name: str) -> None:
-        try:
-            await obstore.delete_async(self._store, name)
-        except FileNotFoundError:
+        if self._folder is not None:
+            # The parts of an unfinished upload lie beside it, as `name#1`.
+            for path in (self._folder / TEMPORARY).glob(f"{name.removeprefix(TEMPORARY + '/')}*"):
+                path.unlink(missing_ok=True)
             return
+        with suppress(FileNotFoundError):
+            await obstore.delete_async(self._store, name)
+
+
+def _too_large(limit: int, where: str) -> TooLarge:
+    return TooLarge(
+        "upload.too_large",
+        f"larger than the {limit} bytes this hub takes",
+        where=where,
+        hint="ask the hub's operator to raise the limit",
+    )
 
 
 def _path(sha256: str) -> str:

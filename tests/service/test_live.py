@@ -1,0 +1,300 @@
+"""A hub on a real socket: cut uploads, early refusals, long polls, shutdown, several hubs on one database."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from suture_service import operate
+from suture_service.main import server
+from suture_service.settings import Settings
+
+
+class Live:
+    """One running hub: its address, and ways to act."""
+
+    def __init__(self, settings):
+        self.settings = settings
+        self.server = server(settings, port=0)
+        self.hub = self.server.config.app.state.hub
+        self._thread = threading.Thread(target=self.server.run)
+
+    def __enter__(self):
+        self._thread.start()
+        until(lambda: self.server.started or not self._thread.is_alive())
+        assert self.server.started
+        self.port = self.server.servers[0].sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        return self
+
+    def __exit__(self, *_error):
+        self.stop()
+
+    def stop(self):
+        self.server.should_exit = True
+        self._thread.join(30)
+        assert not self._thread.is_alive()
+
+    def client(self, token):
+        return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {token}"}, timeout=30)
+
+
+def until(condition, seconds=20.0):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+    return found
+
+
+@pytest.fixture
+def settings(database_url, tmp_path):
+    settings = Settings(database_url=database_url, store=str(tmp_path / "store"), sweep_seconds=0.05, lease_seconds=1)
+    for party in ("north", "south"):
+        operate.add_party(settings, party)
+    return settings
+
+
+@pytest.fixture
+def live(settings):
+    with Live(settings) as running:
+        yield running
+
+
+@pytest.fixture
+def token(settings):
+    return operate.create_token(settings, "north", ["publisher", "requester"])[1]
+
+
+@pytest.fixture
+def site(settings):
+    operate.add_site(settings, "south", "south-site")
+    return operate.add_site(settings, "north", "north-site")
+
+
+def blobs(settings):
+    from pathlib import Path
+
+    return [path for path in Path(settings.store).rglob("*") if path.is_file()]
+
+
+def publish(client, handmade, repo="north/digits", seed=0, **metadata):
+    content = json.dumps(handmade.metadata(**metadata)).encode()
+    files = {"model": ("m", handmade.model(seed=seed)), "metadata": ("s", content)}
+    answer = client.put(f"/v1/models/{repo}/revisions", params={"visibility": "all"}, files=files)
+    assert answer.status_code == 201, answer.text
+    return answer.json()
+
+
+def ask(live, token, handmade):
+    with live.client(token) as client:
+        for seed, name in enumerate(("one", "two")):
+            if client.get(f"/v1/models/north/{name}").status_code == 404:
+                publish(client, handmade, f"north/{name}", seed)
+        body = {"models": [{"repo": "north/one"}, {"repo": "north/two"}], "dataset": "digits"}
+        answer = client.post("/v1/jobs", json=body)
+        assert answer.status_code == 201, answer.text
+        return answer.json()
+
+
+def test_an_upload_that_is_cut_leaves_nothing(live, settings, token, handmade):
+    start = (
+        b"PUT /v1/models/north/digits/revisions HTTP/1.1\r\nHost: hub\r\n"
+        b"Authorization: Bearer " + token.encode() + b"\r\n"
+        b"Content-Type: multipart/form-data; boundary=B\r\nContent-Length: 100000000\r\n\r\n"
+        b'--B\r\nContent-Disposition: form-data; name="model"; filename="m"\r\n\r\n'
+    )
+    with socket.create_connection(("127.0.0.1", live.port)) as connection:
+        connection.sendall(start + bytes(12_000_000))
+        until(lambda: blobs(settings))
+    until(lambda: not blobs(settings))
+    with live.client(token) as client:
+        assert client.get("/v1/models").json()["items"] == []
+        revision = publish(client, handmade)
+        path = f"/v1/models/north/digits/revisions/{revision['id']}/files/model.safetensors"
+        content = handmade.model()
+        part = client.get(path, headers={"Range": "bytes=100-"})
+        assert (part.status_code, part.content) == (206, content[100:])
+        whole = client.get(path)
+        assert whole.content == content
+        assert client.get(path, headers={"If-None-Match": whole.headers["etag"]}).status_code == 304
+        assert client.head(path).headers["content-length"] == str(len(content))
+
+
+def test_a_refusal_reaches_a_caller_that_is_still_sending(live, token):
+    body = {"model": ("m", bytes(20_000_000)), "metadata": ("s", b"{}")}
+    with live.client("suture_party_wrong") as client:
+        for _ in range(3):
+            answer = client.put("/v1/models/north/digits/revisions", files=body)
+            assert answer.json()["error"]["code"] == "auth.invalid"
+    with live.client(token) as client:
+        for _ in range(3):
+            answer = client.put("/v1/models/south/digits/revisions", files=body)
+            assert answer.json()["error"]["code"] == "auth.forbidden"
+            answer = client.put("/v1/models/north/digits/revisions", files={"other": ("o", bytes(20_000_000))})
+            assert answer.json()["error"]["code"] == "upload.unknown_part"
+
+
+def test_curl_publishes_as_documented(live, token, handmade, tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(handmade.model())
+    (tmp_path / "suture.json").write_text(json.dumps(handmade.metadata()))
+    url = f"{live.url}/v1/models/north/digits/revisions"
+    command = ["curl", "-sS", "-X", "PUT", "-H", f"Authorization: Bearer {token}"]
+    command += ["-F", "model=@model.safetensors", "-F", "metadata=@suture.json", url]
+    try:
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    except FileNotFoundError:
+        pytest.skip("there is no curl here")
+    assert json.loads(done.stdout)["repo"] == "north/digits", done.stdout + done.stderr
+
+
+def test_long_polls_hold_neither_threads_nor_connections(live, token, site, handmade):
+    """Many more sites wait than there are threads and connections; the hub still answers, and one gets the task."""
+    with live.client(site) as client, ThreadPoolExecutor(80) as pool:
+        client.timeout = 60
+        polls = [pool.submit(client.post, "/v1/tasks/lease", json={"wait": 4}) for _ in range(80)]
+        until(lambda: live.hub.metrics.waiting._value.get() == 80)
+        job = ask(live, token, handmade)
+        answers = [poll.result() for poll in polls]
+    leased = [answer for answer in answers if answer.status_code == 200]
+    assert {answer.status_code for answer in answers} <= {200, 204}
+    assert len({(answer.json()["id"], answer.json()["fence"]) for answer in leased}) == len(leased) >= 1
+    assert all(answer.json()["job"]["id"] == job["id"] for answer in leased)
+
+
+def test_events_arrive_while_waiting(live, token, site, handmade):
+    job = ask(live, token, handmade)
+    with live.client(token) as requester, live.client(site) as worker, ThreadPoolExecutor(1) as pool:
+        seen = requester.get(f"/v1/jobs/{job['id']}/events").json()
+        path = f"/v1/jobs/{job['id']}/events?after={seen['next']}&wait=20"
+        poll = pool.submit(requester.get, path)
+        time.sleep(0.3)
+        assert not poll.done()
+        assert worker.post("/v1/tasks/lease", json={"wait": 0}).status_code == 200
+        items = poll.result(10).json()["items"]
+        assert items[0]["data"]["state"] == "leased"
+        idle = time.monotonic()
+        after = items[-1]["seq"] + 10
+        assert requester.get(f"/v1/jobs/{job['id']}/events?after={after}&wait=0.5").json()["items"] == []
+        assert 0.4 < time.monotonic() - idle < 5
+
+
+def test_the_hub_itself_notices_a_lapsed_lease(live, token, site, handmade):
+    ask(live, token, handmade)
+    with live.client(site) as client:
+        first = client.post("/v1/tasks/lease", json={"wait": 0}).json()
+        second = client.post("/v1/tasks/lease", json={"wait": 20})
+        assert second.status_code == 200
+        assert (second.json()["id"], second.json()["fence"]) == (first["id"], first["fence"] + 1)
+        stale = client.post(f"/v1/tasks/{first['id']}/heartbeat", json={"fence": first["fence"]})
+        assert stale.json()["error"]["code"] == "task.fenced"
+
+
+def test_shutdown_ends_long_polls_at_once(settings, site):
+    with Live(settings) as live, live.client(site) as client, ThreadPoolExecutor(1) as pool:
+        poll = pool.submit(client.post, "/v1/tasks/lease", json={"wait": 25})
+        until(lambda: live.hub.metrics.waiting._value.get() == 1)
+        started = time.monotonic()
+        live.stop()
+        assert poll.result(5).status_code == 204
+        assert time.monotonic() - started < 8
+
+
+def test_serve_stops_on_sigterm(settings, tmp_path):
+    code = (
+        "import sys; from suture_service.main import serve; from suture_service.settings import Settings; "
+        "serve(Settings(database_url=sys.argv[1], store=sys.argv[2]), port=int(sys.argv[3]))"
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-W", "error", "-c", code, settings.database_url, settings.store, str(port)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    try:
+
+        def ready():
+            try:
+                return httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=5).status_code == 200
+            except httpx.TransportError:
+                assert process.poll() is None
+                return False
+
+        until(ready, 40)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    lines = [json.loads(line) for line in errors.splitlines()]  # every line is JSON, the server's own included
+    assert any(line["event"] == "Finished server process [" + str(process.pid) + "]" for line in lines)
+    assert process.returncode in (0, -signal.SIGTERM)
+
+
+def test_two_hubs_on_one_database_give_each_task_out_once(settings, token, site, handmade):
+    with Live(settings) as one, Live(settings) as two:
+        jobs = {ask(one, token, handmade)["id"] for _ in range(10)}
+        leases = []
+
+        def work(live):
+            with live.client(site) as client:
+                while (answer := client.post("/v1/tasks/lease", json={"wait": 0})).status_code == 200:
+                    leases.append(answer.json())
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(work, [one, two] * 4))
+        held = [(lease["id"], lease["fence"]) for lease in leases]
+        assert len(set(held)) == len(held)
+        assert {lease["job"]["id"] for lease in leases} == jobs
+
+
+def test_racing_writers_agree_on_one_outcome(settings, token, site, handmade):
+    """Cancel, failure and the sweeper of two hubs meet; each job ends once, and its history has no gap."""
+    with Live(settings) as one, Live(settings) as two:
+        job = ask(one, token, handmade)
+        with one.client(site) as worker, two.client(site) as other, two.client(token) as requester:
+            task = worker.post("/v1/tasks/lease", json={"wait": 5}).json()
+            body = {"fence": task["fence"], "step": "x", "done": 1, "total": 2}
+            calls = [lambda: requester.post(f"/v1/jobs/{job['id']}/cancel")]
+            calls += [lambda: other.post(f"/v1/tasks/{task['id']}/progress", json=body)] * 5
+            calls += [lambda: worker.post(f"/v1/tasks/{task['id']}/heartbeat", json={"fence": task["fence"]})] * 5
+            fail = {"fence": task["fence"], "code": "work.cancelled"}
+            calls += [lambda: worker.post(f"/v1/tasks/{task['id']}/fail", json=fail)]
+            with ThreadPoolExecutor(len(calls)) as pool:
+                statuses = {answer.status_code for answer in pool.map(lambda call: call(), calls)}
+            assert statuses <= {200, 409}
+            done = requester.get(f"/v1/jobs/{job['id']}").json()
+            assert done["state"] in ("cancelled", "failed")
+            events = requester.get(f"/v1/jobs/{job['id']}/events").json()["items"]
+            ends = [
+                event
+                for event in events
+                if event["kind"] == "job" and event["data"]["state"] in ("cancelled", "failed")
+            ]
+            assert len(ends) == 1
+            seqs = [event["seq"] for event in events if event["kind"] != "progress"]
+            assert seqs == sorted(set(seqs))
+
+
+def test_the_same_model_published_by_many_at_once(live, token, handmade):
+    content = json.dumps(handmade.metadata()).encode()
+
+    def put(seed):
+        files = {"model": ("m", handmade.model(seed=seed % 2)), "metadata": ("s", content)}
+        with live.client(token) as client:
+            return client.put("/v1/models/north/digits/revisions", files=files)
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(put, range(8)))
+    assert sorted(answer.status_code for answer in answers) == [200] * 6 + [201] * 2
+    assert len({answer.json()["id"] for answer in answers}) == 2
+    with live.client(token) as client:
+        assert len(client.get("/v1/models/north/digits/revisions").json()["items"]) == 2
