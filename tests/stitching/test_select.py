@@ -1,0 +1,119 @@
+"""The choice among candidates and the verdicts."""
+
+import pytest
+
+from suture_stitching.documents import Candidate, CandidateSet, Evaluation, Interval, Score, SplitScores
+from suture_stitching.errors import SutureError
+from suture_stitching.portable.metadata import Member
+from suture_stitching.select import choose
+
+MEMBERS = tuple(Member(repo=f"{p}/m", revision="a" * 40, sha256="b" * 64) for p in ("north", "south"))
+KINDS = [("single", (0,)), ("single", (1,)), ("ensemble", (0, 1)), ("stitched", (0, 1)), ("stitched", (0, 1))]
+CANDIDATES = CandidateSet(
+    task="classification",
+    members=MEMBERS,
+    labels=("a", "b"),
+    n=100,
+    seed=0,
+    candidates=tuple(Candidate(id=f"c{i:02}", kind=kind, members=members) for i, (kind, members) in enumerate(KINDS)),
+)
+
+
+def evaluation(
+    values: list[float], own: int | None, *, noise: float = 0.02, test: list[float] | None = None
+) -> Evaluation:
+    def split(numbers: list[float]) -> SplitScores:
+        def score(value: float) -> Score:
+            difference = value - numbers[own] if own is not None else 0.0
+            return Score(
+                value=value,
+                low=value - noise,
+                high=value + noise,
+                difference=None
+                if own is None
+                else Interval(value=difference, low=difference - noise, high=difference + noise),
+            )
+
+        return SplitScores(n=100, scores={f"c{i:02}": score(value) for i, value in enumerate(numbers)})
+
+    return Evaluation(metric="accuracy", own=own, splits={"validation": split(values), "test": split(test or values)})
+
+
+def test_the_best_for_others_among_those_that_keep_up() -> None:
+    choice = choose(
+        CANDIDATES,
+        {
+            "north": evaluation([0.99, 0.50, 0.82, 0.98, 0.985], 0),
+            "south": evaluation([0.20, 0.95, 0.97, 0.96, 0.90], 1),
+        },
+        requester="north",
+    )
+    assert choice.chosen == "c03"
+    assert choice.verdicts == {"north": "adopt", "south": "adopt"}
+    assert set(choice.front) == {"c00", "c02", "c03", "c04"}
+    assert choice.hypervolume == pytest.approx(0.99 * 0.20 + 0.985 * 0.70 + 0.98 * 0.06 + 0.82 * 0.01)
+
+
+def test_validation_chooses_and_test_reports() -> None:
+    choice = choose(
+        CANDIDATES,
+        {
+            "north": evaluation([0.9, 0.5, 0.9, 0.9, 0.9], 0, test=[0.9, 0.5, 0.9, 0.87, 0.9]),
+            "south": evaluation([0.2, 0.9, 0.8, 0.9, 0.8], 1, test=[0.2, 0.9, 0.9, 0.8, 0.9]),
+        },
+        requester="north",
+    )
+    assert choice.chosen == "c03"
+    assert choice.verdicts == {"north": "care", "south": "reject"}
+
+
+def test_when_none_keeps_up_the_own_model_stays() -> None:
+    choice = choose(CANDIDATES, {"north": evaluation([0.99, 0.5, 0.8, 0.9, 0.9], 0)}, requester="north")
+    assert choice.chosen == "c00"
+    assert choice.verdicts == {"north": "reject"}
+
+
+def test_alone_the_best_on_own_data_is_chosen() -> None:
+    choice = choose(CANDIDATES, {"north": evaluation([0.9, 0.5, 0.9, 0.91, 0.93], 0)}, requester="north")
+    assert choice.chosen == "c04"
+
+
+def test_ties_go_to_the_simpler_candidate() -> None:
+    choice = choose(CANDIDATES, {"north": evaluation([0.9, 0.5, 0.9, 0.9, 0.9], 0)}, requester="north")
+    assert choice.chosen == "c02"
+
+
+def test_errors_are_better_when_lower() -> None:
+    north, south = (
+        evaluation(values, own).model_copy(update={"higher_is_better": False, "metric": "mae"})
+        for values, own in (([0.1, 0.9, 0.3, 0.11, 0.4], 0), ([0.9, 0.1, 0.3, 0.2, 0.05], 1))
+    )
+    choice = choose(CANDIDATES, {"north": north, "south": south}, requester="north")
+    assert choice.chosen == "c03"
+    assert choice.verdicts == {"north": "adopt", "south": "reject"}
+    assert "c02" not in choice.front
+
+
+def test_a_party_without_a_model_compares_with_the_plain_ensemble() -> None:
+    choice = choose(
+        CANDIDATES,
+        {
+            "north": evaluation([0.9, 0.5, 0.7, 0.9, 0.6], 0),
+            "east": evaluation([0.5, 0.5, 0.9, 0.8, 0.7], None, noise=0.01),
+        },
+        requester="north",
+    )
+    assert choice.chosen == "c03"
+    assert choice.verdicts["east"] == "reject"
+
+
+def test_without_the_requester_there_is_no_choice() -> None:
+    with pytest.raises(SutureError, match="requester") as raised:
+        choose(CANDIDATES, {"south": evaluation([1, 1, 1, 1, 1], 1)}, requester="north")
+    assert raised.value.code == "evaluation.missing"
+
+
+def test_an_evaluation_that_leaves_candidates_out_is_refused() -> None:
+    with pytest.raises(SutureError) as raised:
+        choose(CANDIDATES, {"north": evaluation([1, 1, 1, 1], 0)}, requester="north")
+    assert raised.value.code == "evaluation.incomplete"

@@ -1,0 +1,72 @@
+"""The closed-form stitch against least squares in float64."""
+
+import pytest
+import torch
+
+from suture_stitching.moments import Moments
+from suture_stitching.solve import explained_variance, solve
+
+X, Y = slice(0, 6), slice(6, 10)
+
+
+def sample(n: int, seed: int, noise: float = 0.1) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, 6, generator=generator, dtype=torch.float64) * 2 + 3
+    mix = torch.randn(6, 4, generator=torch.Generator().manual_seed(99), dtype=torch.float64)
+    y = x @ mix - 7 + noise * torch.randn(n, 4, generator=generator, dtype=torch.float64)
+    return torch.cat([x, y], 1)
+
+
+def test_without_ridge_it_is_least_squares() -> None:
+    data = sample(500, 0)
+    found = solve(Moments.of(data), X, Y, Moments.of(sample(200, 1)), ridges=(0.0,))
+    design = torch.cat([data[:, X], torch.ones(500, 1, dtype=torch.float64)], 1)
+    wanted = torch.linalg.lstsq(design, data[:, Y]).solution
+    assert torch.allclose(found.weight, wanted[:-1].T, atol=1e-9)
+    assert torch.allclose(found.bias, wanted[-1], atol=1e-8)
+
+
+def test_r2_from_moments_is_r2_of_the_predictions() -> None:
+    held_out = sample(300, 2, noise=1.0)
+    found = solve(Moments.of(sample(400, 3, noise=1.0)), X, Y, Moments.of(held_out))
+    error = (held_out[:, X] @ found.weight.T + found.bias - held_out[:, Y]).square().sum()
+    total = (held_out[:, Y] - held_out[:, Y].mean(0)).square().sum()
+    assert found.r2 == pytest.approx(float(1 - error / total), abs=1e-9)
+
+
+def test_the_ridge_is_the_one_that_serves_held_out_rows_best() -> None:
+    few, held_out = Moments.of(sample(8, 4, noise=20.0)), Moments.of(sample(300, 5, noise=20.0))
+    found = solve(few, X, Y, held_out)
+    for ridge in (0.0, 1e-8, 100.0):
+        assert found.r2 >= solve(few, X, Y, held_out, ridges=(ridge,)).r2
+
+
+def test_the_identity_is_found() -> None:
+    moments = Moments.of(torch.cat([sample(500, 6)[:, X]] * 2, 1))
+    found = solve(moments, slice(0, 6), slice(6, 12), moments)
+    assert torch.allclose(found.weight, torch.eye(6, dtype=torch.float64), atol=1e-6)
+    assert found.r2 == pytest.approx(1, abs=1e-9)
+
+
+def test_constant_features_give_the_mean() -> None:
+    data = sample(100, 7)
+    data[:, X] = 4
+    found = solve(Moments.of(data), X, Y, Moments.of(data))
+    assert torch.equal(found.weight, torch.zeros(4, 6, dtype=torch.float64))
+    assert torch.allclose(found.bias, data[:, Y].mean(0))
+
+
+def test_redundant_features_stay_finite() -> None:
+    data = sample(100, 8)
+    data[:, 1] = data[:, 0]
+    data[:, 2] = 0
+    found = solve(Moments.of(data), X, Y, Moments.of(sample(100, 9)))
+    assert bool(torch.isfinite(found.weight).all())
+
+
+def test_a_constant_target_that_is_met_is_explained() -> None:
+    data = sample(50, 10)
+    data[:, Y] = 2
+    found = solve(Moments.of(data), X, Y, Moments.of(data))
+    assert found.r2 == 1
+    assert explained_variance(Moments.of(data), X, Y, found.weight, found.bias + 1) == 0

@@ -1,0 +1,89 @@
+"""Combining outputs, losses and scores per task."""
+
+import pytest
+import torch
+
+from suture_stitching.errors import SutureError
+from suture_stitching.portable.metadata import InputSpec, ModelMetadata, OutputSpec
+from suture_stitching.tasks import task_of
+
+
+def model(labels: tuple[str, ...] | None, task: str = "classification", format: str = "logits") -> ModelMetadata:
+    channels = len(labels) if labels else 2
+    return ModelMetadata(
+        schema="suture.model/1",
+        task=task,
+        inputs={"image": InputSpec(num_channels=1, spatial_shape=(8, 8))},
+        outputs={"pred": OutputSpec(num_channels=channels, format=format)},
+        labels=labels,
+        license="CC0-1.0",
+    )
+
+
+def test_equal_labels_are_averaged_as_probabilities() -> None:
+    task = task_of([model(("a", "b")), model(("a", "b"), format="probabilities")], ("a", "b"))
+    logits, probabilities = torch.randn(5, 2), torch.rand(5, 2).softmax(1)
+    assert torch.allclose(task.combine([logits, probabilities], [0, 1]), (logits.softmax(1) + probabilities) / 2)
+
+
+def test_labels_are_matched_by_name() -> None:
+    task = task_of([model(("a", "b")), model(("c", "b"), format="probabilities")], ("b", "c"))
+    assert task.labels == ("a", "b", "c")
+    first, second = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.7, 0.3]])
+    p = first.softmax(1)[0]
+    mean = torch.tensor([p[0], (p[1] + 0.3) / 2, 0.7])
+    combined = task.combine([first, second], [0, 1])
+    assert torch.allclose(combined[0], mean / mean.sum())
+    assert combined.sum() == pytest.approx(1)
+    # Target 1 of the dataset is `c`, position 2 of the ensemble.
+    assert task.scores(combined, torch.tensor([1])).tolist() == [1.0]
+    assert float(task.loss(combined, torch.tensor([1]))) == pytest.approx(-float((0.7 / mean.sum()).log()), abs=1e-6)
+
+
+def test_a_member_alone_never_predicts_what_it_does_not_know() -> None:
+    task = task_of([model(("a", "b")), model(("c", "b"))], ("a",))
+    assert task.combine([torch.zeros(3, 2)], [0])[:, 2].tolist() == [0, 0, 0]
+
+
+def test_a_label_nobody_knows_is_named() -> None:
+    with pytest.raises(SutureError, match="'z'") as raised:
+        task_of([model(("a", "b")), model(("a", "b"))], ("a", "z"), where="digits")
+    assert raised.value.code == "dataset.unknown_label"
+
+
+def test_models_of_different_tasks_are_refused() -> None:
+    with pytest.raises(SutureError, match="member 0 does classification, member 1 does regression") as raised:
+        task_of([model(("a", "b")), model(None, "regression")], ("a", "b"))
+    assert raised.value.code == "members.incompatible"
+
+
+def test_dice_is_that_of_the_definition() -> None:
+    task = task_of([model(("background", "cell"), "segmentation")] * 2, ("background", "cell"))
+    truth = torch.zeros(3, 4, 4, dtype=torch.int64)
+    truth[0, :2] = 1
+    truth[1, 0, 0] = 1
+    found = torch.zeros(3, 4, 4, dtype=torch.int64)
+    found[0, 1:3] = 1
+    combined = torch.nn.functional.one_hot(found, 2).movedim(-1, 1).float()
+    assert task.scores(combined, truth).tolist() == [0.5, 0.0, 1.0]
+    assert float(task.loss(combined, truth)) > float(
+        task.loss(torch.nn.functional.one_hot(truth, 2).movedim(-1, 1).float(), truth)
+    )
+
+
+def test_regression_measures_absolute_error() -> None:
+    task = task_of([model(None, "regression")] * 2, ())
+    combined = task.combine([torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]])], [0, 1])
+    assert combined.tolist() == [[2.0, 3.0]]
+    assert task.scores(combined, torch.tensor([[2.0, 1.0]])).tolist() == [1.0]
+    assert not task.higher_is_better
+
+
+@pytest.mark.parametrize("kind", ["classification", "segmentation"])
+def test_gradients_flow_through_the_loss(kind: str) -> None:
+    task = task_of([model(("a", "b"), kind)] * 2, ("a", "b"))
+    shape = (4, 2) if kind == "classification" else (4, 2, 8, 8)
+    outputs = [torch.randn(shape, requires_grad=True) for _ in range(2)]
+    targets = torch.randint(2, (4,) if kind == "classification" else (4, 8, 8))
+    task.loss(task.combine(outputs, [0, 1]), targets).backward()
+    assert all(output.grad is not None and bool(output.grad.abs().sum() > 0) for output in outputs)
