@@ -38,7 +38,7 @@ _LAYERS = _names(
 _NORMS = _names("batch_norm instance_norm group_norm layer_norm rms_norm")
 _ELEMENTWISE = _names(
     """relu leaky_relu prelu elu gelu silu sigmoid tanh hardtanh hardswish hardsigmoid softplus relu6 selu celu mish
-    softmax log_softmax add sub mul div pow sqrt rsqrt exp log abs clamp rsub masked_fill where dropout feature_dropout
+    softmax log_softmax add sub mul div pow sqrt rsqrt exp log abs clamp rsub masked_fill where
     neg clone contiguous detach to alias addcmul"""
 )
 _VIEWS = _names("view reshape permute transpose flatten unflatten unsqueeze squeeze")

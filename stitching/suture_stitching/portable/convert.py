@@ -48,6 +48,8 @@ _SAME_AS: dict[Any, str] = {
     _aten.swapaxes.default: "aten.transpose.int",
     _aten.swapdims.default: "aten.transpose.int",
     _aten.clamp_min.default: "aten.clamp.default",
+    _aten.fill.Tensor: "aten.copy.default",
+    _aten.fill.Scalar: "aten.full_like.default",
     _aten.mul.Scalar: "aten.mul.Tensor",
     _aten.add.Scalar: "aten.add.Tensor",
     _aten.sub.Scalar: "aten.sub.Tensor",
@@ -89,6 +91,10 @@ class _Converter:
         self._state_names: dict[fx.Node, str] = {}
         self._from_state: set[fx.Node] = set()
         self._constant = constant_nodes(program)
+        #: Tied weights go by the name that comes first.
+        self._first_names: dict[Any, str] = {}
+        for name, tensor in program.state_dict.items():
+            self._first_names.setdefault(_memory(tensor), name)
         self._sizes: dict[Any, Ref] = {}
 
     def convert(self) -> tuple[Graph, dict[str, Tensor]]:
@@ -158,8 +164,7 @@ class _Converter:
     def _evaluate(self, node: fx.Node) -> Any:
         """Return the value of a node that depends on state alone."""
         if node not in self._known:
-            if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
-                _refuse("export.random", node, "draws random numbers", "a shared model gives the same output each time")
+            _refuse_random(node)
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._evaluate)
             with torch.no_grad():
                 self._known[node] = node.target(*args, **kwargs)  # type: ignore[operator]
@@ -211,12 +216,12 @@ class _Converter:
             _refuse("export.operator", node, "has several constant results", "register them as buffers")
         _dtype_name(tensor.dtype)
         name = self._state_names.get(node)
-        identity: Any = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+        identity: Any = _memory(tensor)
         if name is None or tensor.numel() == 0:
             content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
             identity = (hashlib.sha256(content.numpy().tobytes()).digest(), tensor.shape, tensor.dtype)
         if identity not in self._stored:
-            name = self._new_name(name or f"constant.{len(self._tensors)}")
+            name = self._new_name(self._first_names.get(identity) or name or f"constant.{len(self._tensors)}")
             self._tensors[name] = tensor.detach().clone() if node in self._constant else tensor.detach()
             self._stored[identity] = self._add(Node(TENSOR, (name,)))
         return self._stored[identity]
@@ -282,6 +287,7 @@ def _allowed(node: fx.Node, values: Callable[[Any], tuple[Value, ...]]) -> Node:
         )
     name = _listed_name(node.target)
     if name not in ATEN:
+        _refuse_random(node)
         _refuse(
             "export.operator", node, f"uses {name}", "that operator cannot be in a portable model; express it by others"
         )
@@ -312,6 +318,11 @@ def _argument(node: fx.Node, name: str) -> Any:
     raise KeyError(name)
 
 
+def _memory(tensor: Tensor) -> tuple[Any, ...]:
+    """Return what two tensors have in common when they are one."""
+    return (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+
+
 def _state(program: ExportedProgram, name: str) -> Any:
     return program.state_dict[name] if name in program.state_dict else program.constants[name]
 
@@ -331,6 +342,11 @@ def _dtype_name(dtype: torch.dtype) -> str:
             "export.dtype", f"a tensor holds {name}", hint=f"a portable model may hold {', '.join(sorted(DTYPES))}"
         )
     return name
+
+
+def _refuse_random(node: fx.Node) -> None:
+    if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+        _refuse("export.random", node, "draws random numbers", "a shared model gives the same output each time")
 
 
 def _refuse(code: str, node: fx.Node, problem: str, hint: str) -> NoReturn:

@@ -104,7 +104,7 @@ def _outputs(module: torch.nn.Module, inputs: Sequence[Tensor]) -> Any:
 def _is_tensor(leaf: object) -> Tensor:
     if not isinstance(leaf, Tensor):
         raise SutureError(
-            "export.output", f"the module returns a {type(leaf).__name__} among its outputs; only tensors can be"
+            "export.output", f"the module returns a {type(leaf).__name__} among its outputs", hint="return tensors only"
         )
     return leaf
 

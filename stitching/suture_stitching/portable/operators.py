@@ -29,7 +29,7 @@ _ARITHMETIC = """
     sum sum.dim_IntList mean mean.dim amax linalg_vector_norm var.correction
     eq.Scalar ne.Scalar gt.Scalar lt.Scalar ge.Scalar le.Scalar logical_not masked_fill.Scalar where.self bitwise_not
 """
-_IDENTITY = "dropout feature_dropout clone contiguous detach to.dtype alias"
+_IDENTITY = "clone contiguous detach to.dtype alias"
 _RECURRENT = "lstm.input gru.input"
 _INDEXING = """
     embedding index.Tensor index_select slice.Tensor select.int split.Tensor split_with_sizes chunk unbind.int

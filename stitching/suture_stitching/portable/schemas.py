@@ -38,8 +38,6 @@ _POSITIVE = {"stride", "dilation", "kernel_size", "groups", "num_groups", "split
 _NOT_NEGATIVE = {"padding", "output_padding", "output_size"}
 _NUMBER_AS_TENSOR = {"aten.add.Tensor", "aten.sub.Tensor", "aten.mul.Tensor", "aten.div.Tensor"}
 _PINNED: dict[tuple[str, str], Value] = {
-    ("aten.dropout.default", "train"): False,
-    ("aten.feature_dropout.default", "train"): False,
     ("aten.lstm.input", "train"): False,
     ("aten.gru.input", "train"): False,
     ("aten.scaled_dot_product_attention.default", "dropout_p"): 0,
@@ -289,14 +287,14 @@ def _check_value(value: Value, argument: Any, op: str, kinds: list[Kind]) -> Non
         fits = _is(value, declared, kinds)
     if not fits:
         raise ValueError(f"argument {name} must be {argument.real_type}")
-    _check_size(value, name, op)
+    _check_size(value, name)
 
 
-def _check_size(value: Value, name: str, op: str) -> None:
+def _check_size(value: Value, name: str) -> None:
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, bool) or not isinstance(number, int):
             continue
-        to_the_end = op == "aten.slice.Tensor" and number == _TO_THE_END
+        to_the_end = name == "end" and number == _TO_THE_END
         if abs(number) > _MAX_NUMBER and not to_the_end:
             raise ValueError(f"{name} is out of bounds")
         if name in _POSITIVE and number < 1:

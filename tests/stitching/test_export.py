@@ -1,0 +1,257 @@
+"""Exporting: the file alone gives what the module gave, and what cannot be exported is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from suture_stitching.errors import SutureError
+from suture_stitching.portable.export import export
+from suture_stitching.portable.format import check_file
+from suture_stitching.portable.graph import Input
+from suture_stitching.portable.runtime import load
+
+
+def flat(output: Any) -> list[Tensor]:
+    if isinstance(output, Tensor):
+        return [output]
+    items = output.values() if isinstance(output, dict) else output
+    return [leaf for item in items for leaf in flat(item)]
+
+
+@pytest.mark.parametrize("size", [1, 5, 9])
+def test_the_file_alone_gives_the_same_outputs(network, size):
+    x = network.batch(size, seed=size)
+    with torch.no_grad():
+        for want, have in zip(flat(network.module(x)), flat(network.load()(x)), strict=True):
+            torch.testing.assert_close(have, want, rtol=1e-5, atol=1e-6)
+
+
+def test_gradients_of_input_and_weights_are_the_same(network):
+    if network.name == "writing":
+        pytest.skip("its weight normalisation is computed at export")
+    model = network.load().requires_grad_()
+    x = network.batch(3)
+    tracked = [x.clone().requires_grad_(x.is_floating_point()) for _ in range(2)]
+    grads = []
+    for net, leaf in zip((network.module, model), tracked, strict=True):
+        net.zero_grad()
+        sum(out.square().sum() for out in flat(net(leaf))).backward()
+        grads.append(leaf.grad)
+    if x.is_floating_point():
+        torch.testing.assert_close(grads[1], grads[0], rtol=1e-4, atol=1e-5)
+    originals = dict(network.module.named_parameters())
+    compared = 0
+    for name, tensor in model.tensors.items():
+        if name in originals:
+            torch.testing.assert_close(tensor.grad, originals[name].grad, rtol=1e-4, atol=1e-5)
+            compared += 1
+    assert compared == len({id(p) for p in originals.values()})
+
+
+def test_a_frozen_model_needs_no_gradient_but_passes_it_on(networks):
+    network = networks("resnet")
+    model = network.load()
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    x = network.batch(2).requires_grad_()
+    model(x).sum().backward()
+    assert x.grad is not None
+    assert x.grad.abs().sum() > 0
+
+
+def test_the_module_is_left_as_it_was(tmp_path, networks):
+    module = networks("resnet").module
+    module.train()
+    module.layer1.eval()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    modes = [part.training for part in module.modules()]
+    try:
+        export(module, torch.randn(2, 3, 16, 16), tmp_path / "m.safetensors")
+        assert [part.training for part in module.modules()] == modes
+    finally:
+        module.eval()
+    for name, tensor in module.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_tied_weights_are_stored_once(networks):
+    header = check_file(networks("tied").path)
+    assert set(header.tensors) == {"first.weight", "first.bias", "second.bias"}
+
+
+def test_nested_outputs_stay_nested(networks):
+    network = networks("nested")
+    output = network.load()(network.batch(2))
+    assert list(output) == ["logits", "more"]
+    assert isinstance(output["more"], tuple)
+    assert output["more"][1][0].shape == (2, 4)
+
+
+def test_constants_are_computed_once_and_dropout_is_gone(networks):
+    graph = check_file(networks("writing").path).graph
+    ops = [node.op for node in graph.nodes]
+    assert not any("zeros" in op or "sqrt" in op or "norm" in op for op in ops)
+    assert not any("dropout" in node.op for node in check_file(networks("mlp").path).graph.nodes)
+
+
+def test_nodes_know_their_module(networks):
+    graph = check_file(networks("resnet").path).graph
+    assert {"stem.0", "layer1.0.conv1", "layer2.0.shortcut.1", "fc"} <= {node.module for node in graph.nodes}
+
+
+def test_sizes_are_stated(networks):
+    graph = check_file(networks("unet").path).graph
+    assert graph.inputs == (Input((None, 1, 16, 16), "float32"),)
+    assert graph.outputs == (Input((None, 2, 16, 16), "float32"),)
+
+
+def test_other_sizes_stay_free_when_asked(tmp_path, networks):
+    module = networks("unet").module
+    exported = export(module, torch.randn(2, 1, 16, 16), tmp_path / "m.safetensors", dynamic_spatial=True)
+    assert exported.graph.inputs[0].shape == (None, 1, None, None)
+    x = torch.randn(3, 1, 32, 24)
+    with torch.no_grad():
+        torch.testing.assert_close(load(exported.path)(x), module(x))
+
+
+def test_several_inputs(tmp_path):
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 4), nn.Linear(5, 4)
+
+        def forward(self, x, y):
+            return self.a(x) * self.b(y)
+
+    module = Two()
+    exported = export(module, (torch.randn(2, 3), torch.randn(2, 5)), tmp_path / "m.safetensors")
+    x, y = torch.randn(4, 3), torch.randn(4, 5)
+    with torch.no_grad():
+        assert torch.equal(load(exported.path)(x, y), module.eval()(x, y))
+
+
+def test_a_file_that_was_there_is_replaced(tmp_path, networks):
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(b"old")
+    export(networks("mlp").module, torch.randn(2, 13), path)
+    check_file(path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+class Deciding(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 1 if x.sum() > 0 else x
+
+
+class Sorting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Module()
+        self.inner.forward = lambda x: x.sort(dim=1).values
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner.forward(x)
+
+
+class Sorter(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sort(dim=1).values
+
+
+class Counting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x * self.calls
+
+
+class Noisy(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.randn_like(x)
+
+
+class FixedNoise(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.randn(3)
+
+
+class AlwaysDropping(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(x, 0.5)
+
+
+class FixedBatch(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(2, 3) * 2
+
+
+class SizeReturning(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, int]:
+        return x * 2, x.shape[0]
+
+
+class Complex(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.fft.rfft(x).abs()
+
+
+@pytest.mark.parametrize(
+    ("module", "code", "says"),
+    [
+        (Deciding(), "export.data_dependent", "decision"),
+        (nn.Sequential(nn.Linear(3, 3), Sorter()), "export.operator", "module '1' uses aten.sort.default"),
+        (Counting(), "export.mutation", "calls"),
+        (Noisy(), "export.random", "random"),
+        (FixedNoise(), "export.random", "random"),
+        (AlwaysDropping(), "export.random", "random"),
+        (FixedBatch(), "export.example", "batch of 3"),
+        (SizeReturning(), "export.output", "int"),
+        (Complex(), "export.operator", "fft"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else None,
+)
+def test_what_cannot_be_exported_is_named_and_nothing_is_left_behind(tmp_path: Path, module, code, says):
+    with pytest.raises(SutureError) as refused:
+        export(module, torch.randn(2, 3), tmp_path / "m.safetensors")
+    assert refused.value.code == code
+    assert says in str(refused.value)
+    assert refused.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_is_not_reproduced_is_refused(tmp_path):
+    class Stateful(nn.Module):
+        """Keeps its state in Python, where a recording cannot see it."""
+
+        factor = 1.0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.factor += 1.0
+            return x * self.factor
+
+    with pytest.raises(SutureError) as refused:
+        export(Stateful(), torch.randn(2, 3), tmp_path / "m.safetensors")
+    assert refused.value.code in ("export.differs", "export.failed")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("example", [(), (torch.randn(2, 3), torch.randn(3, 3)), torch.tensor(1.0), torch.randn(0, 3)])
+def test_an_example_without_a_batch_is_refused(tmp_path, example):
+    with pytest.raises(SutureError) as refused:
+        export(nn.Linear(3, 3), example, tmp_path / "m.safetensors")
+    assert refused.value.code == "export.example"
+
+
+def test_an_example_of_the_wrong_shape_is_refused(tmp_path):
+    with pytest.raises(SutureError) as refused:
+        export(nn.Linear(3, 3), torch.randn(2, 5), tmp_path / "m.safetensors")
+    assert refused.value.code == "export.example"
+    assert list(tmp_path.iterdir()) == []
