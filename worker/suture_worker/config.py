@@ -20,7 +20,7 @@ from suture_stitching.data.spec import DatasetSpec
 from suture_stitching.errors import SutureError
 from suture_stitching.portable.metadata import Name
 
-GUIDE = "the fields are described in docs/site.md"
+GUIDE = "the fields are described in docs/site-operator.md"
 
 
 def _check_url(url: str) -> str:
@@ -151,7 +151,7 @@ def read_token(config: SiteConfig) -> str:
             "site.token_missing",
             f"the token file cannot be read ({type(error).__name__})",
             where=str(file),
-            hint="save in it, mode 0600, what `suture hub site create` printed at the hub",
+            hint="save in it, mode 0600, what `suture hub site add` printed at the hub",
         ) from None
     with os.fdopen(descriptor, encoding="utf-8", errors="replace") as opened:
         status = os.fstat(opened.fileno())

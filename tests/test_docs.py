@@ -1,0 +1,146 @@
+"""The documentation is true: links lead somewhere, commands exist, examples are accepted, fields are described."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+
+from suture.cli.app import app
+from suture_stitching.data import Columns, DatasetSpec, SplitRule
+from suture_stitching.errors import SutureError
+from suture_stitching.portable import metadata
+from suture_worker.config import load_site
+
+ROOT = Path(__file__).parents[1]
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
+COMMANDS = typer.main.get_command(app)
+
+
+def by_path(path):
+    return str(path.relative_to(ROOT))
+
+
+def blocks(page, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def headings(page):
+    titles = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=by_path)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        if target.startswith("https://"):
+            continue
+        name, _, anchor = target.partition("#")
+        found = (page.parent / name).resolve() if name else page
+        assert found.exists(), target
+        assert found.is_relative_to(ROOT), target
+        if anchor:
+            assert anchor in headings(found), target
+
+
+def command_lines():
+    for page in PAGES:
+        lines = re.findall(r"^    ((?:docker compose exec hub )?suture .+)$", page.read_text(), re.MULTILINE)
+        for line in lines:
+            yield pytest.param(line.removeprefix("docker compose exec hub "), id=f"{by_path(page)}: {line[:60]}")
+
+
+@pytest.mark.parametrize("line", list(command_lines()))
+def test_commands_and_their_options_exist(line):
+    words = shlex.split(line, comments=True)[1:]
+    command, path = COMMANDS, ["suture"]
+    while words and hasattr(command, "commands"):
+        name = words.pop(0)
+        assert name in command.commands, f"there is no command {' '.join([*path, name])}"
+        command, path = command.commands[name], [*path, name]
+    assert not hasattr(command, "commands"), f"{' '.join(path)} needs a further word"
+    known = {option for parameter in command.params for option in [*parameter.opts, *parameter.secondary_opts]}
+    assert {word for word in words if word.startswith("--")} <= known
+    required = [
+        parameter for parameter in command.params if parameter.required and parameter.param_type_name == "argument"
+    ]
+    assert len([word for word in words if not word.startswith("-")]) >= len(required)
+
+
+def site_files():
+    for page in PAGES:
+        for index, text in enumerate(blocks(page, "toml")):
+            yield pytest.param(text, id=f"{by_path(page)} {index}")
+
+
+@pytest.mark.parametrize("text", list(site_files()))
+def test_examples_of_site_toml_are_accepted(text, tmp_path):
+    (tmp_path / "site.toml").write_text(text)
+    assert load_site(tmp_path / "site.toml").datasets
+
+
+def test_a_wrong_example_of_site_toml_would_be_noticed(tmp_path):
+    (tmp_path / "site.toml").write_text('[hub]\nurl = "https://hub.example"\ncolour = "red"\n')
+    with pytest.raises(SutureError):
+        load_site(tmp_path / "site.toml")
+
+
+def test_every_field_of_a_dataset_is_described():
+    text = (ROOT / "docs/site-operator.md").read_text()
+    for field in [*DatasetSpec.model_fields, *Columns.model_fields, *SplitRule.model_fields]:
+        assert re.search(rf"\b{field}\b", text), field
+
+
+def test_every_field_of_suture_json_is_described_and_its_example_is_accepted():
+    page = ROOT / "docs/suture-json.md"
+    (example,) = blocks(page, "json")
+    accepted = metadata.ModelMetadata.from_json(example)
+    assert json.loads(accepted.to_json())["labels"] == ["normal", "polyp"]
+    kinds = [metadata.InputSpec, metadata.OutputSpec, metadata.TrainingData, metadata.Normalisation, metadata.Lineage]
+    fields = {field for kind in kinds for field in kind.model_fields}
+    fields |= {field.alias or name for name, field in metadata.ModelMetadata.model_fields.items()}
+    for field in fields:
+        assert f"`{field}`" in page.read_text(), field
+
+
+def test_every_decision_is_listed():
+    index = (ROOT / "docs/decisions/README.md").read_text()
+    pages = sorted((ROOT / "docs/decisions").glob("[0-9]*.md"))
+    assert [page.name[:4] for page in pages] == [f"{number:04}" for number in range(1, len(pages) + 1)]
+    for page in pages:
+        title = page.read_text().splitlines()[0].removeprefix("# ").partition(". ")[2]
+        assert f"[{title}]({page.name})" in index
+        for part in ("Context", "Decision", "Consequences", "Alternatives"):
+            assert f"**{part}.**" in page.read_text(), f"{page.name}: {part}"
+
+
+def test_every_page_is_reached_from_the_readme():
+    reached, waiting = set(), [ROOT / "README.md"]
+    while waiting:
+        page = waiting.pop()
+        if page in reached:
+            continue
+        reached.add(page)
+        for target in re.findall(r"\]\(([^)#]+\.md)", page.read_text()):
+            if not target.startswith("https://"):
+                waiting.append((page.parent / target).resolve())
+    assert set(PAGES) <= reached
+
+
+def test_pages_and_commands_that_messages_name_exist():
+    sources = [
+        path for folder in ("stitching", "client", "service", "worker") for path in (ROOT / folder).rglob("*.py")
+    ]
+    text = "\n".join(path.read_text() for path in sources)
+    named = set(re.findall(r"\bdocs/[\w/.-]+\.md", text))
+    assert named
+    assert [page for page in named if not (ROOT / page).exists()] == []
+    for words in re.findall(r"`suture ((?:[a-z]+ ?)+)", text):
+        command = COMMANDS
+        for word in words.split():
+            if not hasattr(command, "commands"):
+                break
+            assert word in command.commands, f"suture {words}"
+            command = command.commands[word]
