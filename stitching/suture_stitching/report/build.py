@@ -31,7 +31,7 @@ class Choice(Protocol):
 
     @property
     def front(self) -> Sequence[str]:
-        """The candidates that no other one beats for every party, on validation data."""
+        """The candidates that no other one beats for every party."""
 
     @property
     def hypervolume(self) -> float | None:
@@ -52,7 +52,7 @@ def build(
     job: str,
     missing: Sequence[Missing] = (),
 ) -> Report:
-    """Return the report of a job: every number is from the test splits, none of which took part in the choice.
+    """Return the report of a job: every number is from the test splits, which took no part in the choice.
 
     `evaluations` are by party; `parties_of_members` names the owner of each member. Raises `SutureError`
     `report.incomplete` when a party did not measure all candidates.

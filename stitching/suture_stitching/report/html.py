@@ -12,6 +12,7 @@ from jinja2 import Environment, StrictUndefined, Template
 from suture_stitching.documents import CandidateReport, PartyReport, Report
 from suture_stitching.report import plot
 from suture_stitching.report.words import METRIC_MEANINGS, REASONS, SIGNS, VERDICTS, Scale, scale_of
+from suture_stitching.select import CARE
 
 _ROWS = {"own": "own model", "ensemble": "plain ensemble", "stitched": "stitched ensemble"}
 
@@ -72,6 +73,8 @@ def to_html(report: Report) -> str:
         parties=parties,
         front=sum(candidate.front for candidate in report.candidates),
         lead=_lead(report, chosen),
+        names=VERDICTS,
+        verdicts=_verdicts(),
     )
 
 
@@ -79,6 +82,16 @@ def to_html(report: Report) -> str:
 def _template() -> Template:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string((files(__package__) / "report.html.jinja").read_text(encoding="utf-8"))
+
+
+def _verdicts() -> list[tuple[str, str]]:
+    """Say what each verdict means, as `select` gives them."""
+    care = f"{100 * CARE:g} points (of a metric without per cent: {CARE:g})"
+    return [
+        ("adopt", "on the party's test data not worse than its own model, as far as the 95 % interval can tell"),
+        ("care", f"worse than its own model there, by less than {care}"),
+        ("reject", "worse than that, or no candidate kept up with the requester's own model"),
+    ]
 
 
 def _lead(report: Report, chosen: CandidateReport) -> str:
