@@ -61,7 +61,7 @@ def make_app(config: SiteConfig) -> Celery:
 
 def ring(app: Celery, task_id: str) -> None:
     """Tell the worker that there is a task; raises `kombu.exceptions.OperationalError` when Redis is away."""
-    policy: dict[str, Any] = {"max_retries": 2, "interval_start": 0.1, "interval_step": 0.5, "timeout": 5}
+    policy: dict[str, Any] = {"max_retries": 2, "interval_start": 0.1, "interval_step": 0.5}
     app.send_task(TASK, args=[task_id], ignore_result=True, retry=True, retry_policy=policy)
 
 

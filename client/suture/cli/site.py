@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -140,10 +141,10 @@ def check(path: ConfigArgument = HERE, format: FormatOption = Format.text) -> No
 
     checks = check_site(_load(path))
     if format is Format.json:
-        print_json([vars(item) for item in checks])
+        print_json([asdict(item) for item in checks])
     else:
         for item in checks:
-            console.print(item)
+            console.print(str(item))
     if not all(item.ok for item in checks):
         raise typer.Exit(5)
 
