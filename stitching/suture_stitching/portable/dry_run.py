@@ -18,7 +18,7 @@ from suture_stitching.errors import SutureError
 from suture_stitching.portable.format import TensorInfo
 from suture_stitching.portable.graph import Graph, Input, Node, references
 from suture_stitching.portable.graph_json import leaves
-from suture_stitching.portable.program import OPERATOR_ERRORS, Program, Slots
+from suture_stitching.portable.program import Program, Slots
 from suture_stitching.portable.schemas import TORCH_DTYPES
 
 
@@ -92,7 +92,7 @@ def measure(
         try:
             with torch.no_grad():
                 value = step.run(slots)
-        except OPERATOR_ERRORS as error:
+        except Exception as error:  # as in `Program.run`
             raise program.failure(step.node, error) from error
         slots[step.node] = value
         if isinstance(value, Tensor):
@@ -182,7 +182,7 @@ def _meta_inputs(specs: Sequence[Input], shapes: Sequence[Sequence[int]]) -> lis
             torch.empty(tuple(shape), dtype=TORCH_DTYPES[spec.dtype], device="meta")
             for spec, shape in zip(specs, shapes, strict=True)
         ]
-    except OPERATOR_ERRORS as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         raise SutureError("input.shape", f"{shapes} are not shapes of tensors") from error
 
 

@@ -21,9 +21,6 @@ from suture_stitching.portable.schemas import FUNCTIONS, MEMORY_FORMATS, TORCH_D
 Slots: TypeAlias = list[Any]
 Run: TypeAlias = Callable[[Slots], Any]
 
-#: What an operator raises for shapes or types that do not fit.
-OPERATOR_ERRORS = (RuntimeError, IndexError, TypeError, ValueError, NotImplementedError, OverflowError)
-
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -77,7 +74,7 @@ class Program:
                 slots[node] = step.run(slots)
                 for slot in step.dead:
                     slots[slot] = None
-        except OPERATOR_ERRORS as error:
+        except Exception as error:  # operators raise all kinds for shapes and types that do not fit
             if _is_out_of_memory(error):
                 raise
             raise self.failure(node, error) from error

@@ -207,4 +207,11 @@ def _read_tensors(path: Path, header: PortableHeader, device: str | torch.device
     for name, info in header.tensors.items():
         if tuple(tensors[name].shape) != info.shape or tensors[name].dtype != TORCH_DTYPES[info.dtype]:
             raise SutureError("model.unreadable", f"tensor {name} changed while it was read", where=path.name)
+        if info.dtype == "bool" and (tensors[name].view(torch.uint8) > 1).any():
+            raise SutureError(
+                "model.tensors",
+                f"tensor {name} holds other values than true and false",
+                where=path.name,
+                hint="the file is damaged or was not written by Suture; export it again",
+            )
     return tensors

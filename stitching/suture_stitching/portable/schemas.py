@@ -18,7 +18,7 @@ from torch import Tensor
 from suture_stitching.errors import SutureError
 from suture_stitching.portable.graph import INPUT, TENSOR, DType, Graph, Node, Ref, SameDevice, Value
 from suture_stitching.portable.graph_json import MAX_LIST
-from suture_stitching.portable.operators import ATEN, DTYPES, GETITEM
+from suture_stitching.portable.operators import ATEN, DTYPES, GETITEM, OPERATORS
 
 #: What the value of a node is.
 Kind = str
@@ -60,6 +60,18 @@ _OVERLOADS: dict[str, Any] = {name: _overload(name) for name in sorted(ATEN)}
 
 def _getitem(values: Sequence[Tensor], index: int) -> Tensor:
     return values[index]
+
+
+def _size(function: Callable[..., int]) -> Callable[..., int]:
+    """Return arithmetic whose results stay sizes: squaring a number sixty times would fill the memory."""
+
+    def bounded(*sizes: int) -> int:
+        size = function(*sizes)
+        if not -_TO_THE_END <= size <= _TO_THE_END:
+            raise ValueError("a size is out of bounds")
+        return size
+
+    return bounded
 
 
 def _several(name: str, count: Callable[..., int]) -> Callable[..., Any]:
@@ -154,12 +166,12 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "aten.split.Tensor": _several("aten.split.Tensor", lambda x, split_size, dim=0: x.shape[dim] // split_size),
     "aten.chunk.default": _several("aten.chunk.default", lambda x, chunks, dim=0: min(chunks, x.shape[dim])),
     GETITEM: _getitem,
-    "sym.add": operator.add,
-    "sym.sub": operator.sub,
-    "sym.mul": operator.mul,
-    "sym.floordiv": operator.floordiv,
-    "sym.mod": operator.mod,
-    "sym.neg": operator.neg,
+    "sym.add": _size(operator.add),
+    "sym.sub": _size(operator.sub),
+    "sym.mul": _size(operator.mul),
+    "sym.floordiv": _size(operator.floordiv),
+    "sym.mod": _size(operator.mod),
+    "sym.neg": _size(operator.neg),
 }
 
 
@@ -242,6 +254,8 @@ def _check_node(node: Node, kinds: list[Kind]) -> Kind:
         if any(isinstance(arg, Ref) and kinds[arg.node] != SIZE_KIND for arg in node.args):
             raise ValueError("arithmetic on sizes takes sizes and numbers")
         return SIZE_KIND
+    if node.op not in OPERATORS:
+        raise ValueError(f"{node.op} is not on the list of operators a portable model may use")
     bound = bind(node)
     for argument in schema_of(node.op).arguments:
         if argument.name in bound:
