@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 ASKING, ASKED = digits.PARTIES
 REPO = "digits"
 RESULT = "digits-stitched"
-_JOB_SECONDS = 600.0
+_JOB_SECONDS = 300.0
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from suture.installation import PORT, Installation
 from suture_stitching.errors import SutureError
+from suture_worker import load_site
 
 PARTY = "local"
 EXAMPLES = ("first", "second")
@@ -23,19 +24,18 @@ _FORMATS = {".npz": "npz", ".csv": "csv", ".parquet": "parquet"}
 
 def run(root: Path, data: Path | None, console: Console) -> None:
     """Start hub and site in `root`, print what to type next, and keep both running until told to stop."""
-    name, dataset = _own_dataset(data) if data is not None else ("digits", _example_dataset(root))
     with Installation(root, port=PORT) as here:
-        known = here.site_file(PARTY).exists()
-        here.start_hub()
-        created = here.add_party(PARTY)
-        here.add_site(PARTY, {name: dataset}, allow={PARTY: ["fit", "evaluate"]})
-        if known and f"[datasets.{name}]" not in here.site_file(PARTY).read_text().replace('"', ""):
+        name, dataset = _own_dataset(data) if data is not None else ("digits", _example_dataset(root))
+        if here.site_file(PARTY).exists() and name not in load_site(here.site_file(PARTY)).datasets:
             raise SutureError(
                 "up.dataset",
                 f"this installation has no dataset {name} yet",
                 where=str(here.site_file(PARTY)),
                 hint=f"add [datasets.{name}] and a rule for it there, or choose another --root",
             )
+        here.start_hub()
+        created = here.add_party(PARTY)
+        here.add_site(PARTY, {name: dataset}, allow={PARTY: ["fit", "evaluate"]})
         here.start_site(PARTY)
         if data is None:
             _example_models(root, console)

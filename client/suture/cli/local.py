@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +11,20 @@ import typer
 from rich.console import Console
 
 from suture.cli.terminal import ExitCode
+from suture_stitching.errors import SutureError
+
+
+@contextmanager
+def everything_installed() -> Iterator[None]:
+    """Name the extras when one of their packages is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise SutureError(
+            "suture.not_installed",
+            f"{error.name} is not installed",
+            hint="hub and site on one machine need: pip install 'suture[service,worker,demo]'",
+        ) from None
 
 
 def demo(
@@ -25,7 +41,8 @@ def demo(
     Example:
       suture demo
     """
-    from suture.demo import run
+    with everything_installed():
+        from suture.demo import run
 
     if not run(root, Console(highlight=False), seed=seed):
         raise typer.Exit(ExitCode.TARGET)
@@ -49,6 +66,7 @@ def up(
       suture up
       suture up --root hospital --data scans/
     """
-    from suture.up import run
+    with everything_installed():
+        from suture.up import run
 
     run(root, data, Console(highlight=False))
