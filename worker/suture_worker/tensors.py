@@ -4,33 +4,59 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import re
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
-from suture_stitching.documents import CandidateSet
+from suture_stitching.documents import CandidateSet, Gate
 from suture_stitching.errors import SutureError
 from suture_worker.lease import STITCHES
+from suture_worker.policy import TOO_FEW
 
 _MAX_HEADER = 16 * 2**20
 _CHUNK = 2**22
 
 
-def check_stitches(path: Path, candidates: CandidateSet) -> None:
-    """Raise `SutureError` `outbox.refused` unless `path` holds exactly the stitches of `candidates`, in float32."""
+def check_stitches(path: Path, candidates: CandidateSet, *, min_samples: int) -> None:
+    """Raise `SutureError` unless `path` holds exactly the tensors of `candidates`, in float32 (`outbox.refused`).
+
+    Centres are means of samples: with more of them than there are groups of `min_samples`, one would be a patient's
+    own features (`policy.too_few_samples`).
+    """
     header, start = _header(path)
     header.pop("__metadata__", None)
-    stitches = [stitch for item in candidates.candidates for match in item.matches for stitch in match.stitches]
-    shapes = {stitch.weight: 2 for stitch in stitches} | {stitch.bias: 1 for stitch in stitches}
-    if header.keys() != shapes.keys():
+    ranks = _ranks(candidates)
+    if header.keys() != ranks.keys():
         _refuse("its tensors are not those of the candidates")
     position = 0
     for entry in sorted(header.items(), key=lambda item: _offsets(item[1])):
-        position = _check_tensor(*entry, position, shapes)
+        position = _check_tensor(*entry, position, ranks)
     if start + position != path.stat().st_size:
         _refuse("it holds bytes that belong to no tensor")
     _check_finite(path, start)
+    for gate in _gates(candidates):
+        if header[gate.centres]["shape"][0] > candidates.n // min_samples + 1:
+            raise SutureError(TOO_FEW, f"a centre would stand for fewer than {min_samples} samples", where=STITCHES)
+
+
+def _gates(candidates: CandidateSet) -> list[Gate]:
+    matches = [match for item in candidates.candidates for match in item.matches]
+    return [match.gate for match in matches if match.gate is not None]
+
+
+def _ranks(candidates: CandidateSet) -> dict[str, int]:
+    """Return how many dimensions each tensor has."""
+    ranks: dict[str, int] = {}
+    for item in candidates.candidates:
+        for match in item.matches:
+            for stitch in match.stitches:
+                ranks |= {stitch.weight: 2, stitch.bias: 1}
+    for gate in _gates(candidates):
+        ranks |= {gate.weight: 2, gate.bias: 1, gate.centres: 2}
+    return ranks
 
 
 def _header(path: Path) -> tuple[dict[str, Any], int]:
@@ -43,9 +69,18 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
         header = json.loads(text)
     except ValueError:
         _refuse("it is not a safetensors file")
-    if not isinstance(header, dict) or header.get("__metadata__", {"format": "pt"}) != {"format": "pt"}:
+    if not isinstance(header, dict) or not _only_sizes(header.get("__metadata__", {})):
         _refuse("its header holds more than tensors")
     return header, 8 + length
+
+
+def _only_sizes(metadata: Any) -> bool:
+    """Whether a header says nothing but the inputs' shape: `{"input_shape": "1,28,28"}`."""
+    if not isinstance(metadata, dict) or not metadata.keys() <= {"input_shape"}:
+        return False
+    return all(
+        isinstance(text, str) and re.fullmatch(r"[0-9]{1,7}(,[0-9]{1,7}){0,3}", text) for text in metadata.values()
+    )
 
 
 def _offsets(entry: Any) -> tuple[int, int]:
