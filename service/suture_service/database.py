@@ -1,4 +1,8 @@
-"""Sessions on SQLite or PostgreSQL. A request is one transaction; only this module commits."""
+"""Sessions on SQLite or PostgreSQL. A request is one transaction; only this module commits.
+
+An endpoint opens its transaction itself, in the thread in which it runs: kept open by a dependency, the transaction
+would still hold its connection and locks while the request waits for a thread that others, waiting for them, occupy.
+"""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DataError, OperationalError
 from starlette.exceptions import HTTPException
 
 from suture_stitching.errors import SutureError
@@ -157,9 +157,15 @@ async def _busy(_request: Request, error: Exception) -> JSONResponse:
     return _answer(503, busy, {"Retry-After": "1"})
 
 
+async def _not_storable(_request: Request, error: Exception) -> JSONResponse:
+    # A character or number that no column can hold, such as NUL in a name: nothing that exists has it.
+    return _answer(422, HubError("request.invalid", "a value holds a character or number that cannot be stored"))
+
+
 def install(app: FastAPI) -> None:
     """Make the app answer every refusal, expected or not, in the one form."""
     app.add_exception_handler(SutureError, _refuse)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(OperationalError, _busy)
+    app.add_exception_handler(DataError, _not_storable)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, TypeVar
@@ -82,18 +82,3 @@ def hub_of(request: Request) -> Hub:
 
 
 HubDep = Annotated[Hub, Depends(hub_of)]
-
-
-def _reading(hub: HubDep) -> Iterator[Session]:
-    with hub.database.reading() as session:
-        yield session
-
-
-def _writing(hub: HubDep) -> Iterator[Session]:
-    with hub.database.writing() as session:
-        yield session
-
-
-# Scope "function": the transaction ends before the answer leaves, so a caller never hears of what was not committed.
-Reading = Annotated[Session, Depends(_reading, scope="function")]
-Writing = Annotated[Session, Depends(_writing, scope="function")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 import structlog
@@ -17,7 +17,7 @@ from suture_service.database import Database
 from suture_service.errors import ErrorAnswer, Unavailable
 from suture_service.hub import Hub, HubDep
 from suture_service.jobs import endpoints as jobs
-from suture_service.jobs.flow import sweep_forever
+from suture_service.jobs.flow import sweep_until_closing
 from suture_service.models import endpoints as models
 from suture_service.observe import Metrics, Observe, configure_logging
 from suture_service.operate import check_migrated
@@ -55,14 +55,13 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         check_migrated(hub.database.engine)
         hub.store.sweep()
-        sweeper = asyncio.create_task(sweep_forever(hub))
+        sweeper = asyncio.create_task(sweep_until_closing(hub))
         try:
             yield
         finally:
             hub.closing.set()
-            sweeper.cancel()
-            with suppress(asyncio.CancelledError):
-                await sweeper
+            # Not cancelled: its thread would go on and meet a closed database.
+            await sweeper
             hub.database.close()
 
     app = FastAPI(

@@ -37,11 +37,15 @@ def decode(cursor: str | None, *kinds: type) -> tuple[str | int, ...] | None:
         return None
     try:
         key = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        if isinstance(key, list) and [type(part) for part in key] == list(kinds):
+        if isinstance(key, list) and [type(part) for part in key] == list(kinds) and all(map(_is_key, key)):
             return tuple(key)
     except ValueError:
         pass
     raise HubError("request.cursor", "not a cursor of this list", where="cursor", hint="use the `next` of a page")
+
+
+def _is_key(part: object) -> bool:
+    return not isinstance(part, int) or 0 <= part < 2**31
 
 
 def page(

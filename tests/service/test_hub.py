@@ -12,6 +12,7 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
+from suture_service.paging import encode
 from suture_service.settings import Settings
 
 
@@ -121,6 +122,26 @@ def test_bodies_that_are_no_files_are_limited(start):
 
     answer = world.north("POST", "/v1/jobs", content=chunks(), headers={"Content-Type": "application/json"})
     assert refusal(answer, 413)["code"] == "request.too_large"
+
+
+def test_values_that_no_database_holds(world):
+    for path in (
+        "/v1/models/north/a%00b",
+        "/v1/models?search=%00",
+        "/v1/models?party=%00",
+        "/v1/jobs/job_%00",
+        "/v1/models/north/digits/revisions?cursor=" + encode(2**63),
+        "/v1/parties?cursor=" + encode("a\0b"),
+        "/v1/jobs/x/events?after=" + "9" * 20,
+    ):
+        assert world.north.get(path).status_code in (200, 404, 422), path
+    body = {"fence": 2**40}
+    assert refusal(world.sites["north"].post("/v1/tasks/x/heartbeat", body), 422)["where"] == "fence"
+    answer = world.north.publish("north/digits", metadata=world.metadata(description="a\0b"))
+    assert answer.status_code in (201, 422)
+    text = b'{"models": [{"repo": "a/b"}, {"repo": "a/c"}], "dataset": "d", "options": {"x": "\\ud800"}}'
+    answer = world.north("POST", "/v1/jobs", content=text, headers={"Content-Type": "application/json"})
+    assert refusal(answer, 422)["where"] == "options"
 
 
 def test_unknown_addresses_and_methods(world):

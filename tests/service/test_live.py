@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -298,3 +299,18 @@ def test_the_same_model_published_by_many_at_once(live, token, handmade):
     assert len({answer.json()["id"] for answer in answers}) == 2
     with live.client(token) as client:
         assert len(client.get("/v1/models/north/digits/revisions").json()["items"]) == 2
+
+
+def test_many_writers_and_readers_at_once(live, settings):
+    """More than there are threads and connections: nobody may wait for someone who waits for him."""
+    admin = operate.create_token(settings, "north", ["admin"])[1]
+    url = f"{live.url}/v1/parties/north/tokens"
+    # Made once: a context for every call would take longer than the calls.
+    options = {"headers": {"Authorization": f"Bearer {admin}"}, "timeout": 60, "verify": ssl.create_default_context()}
+    with ThreadPoolExecutor(100) as pool:
+        started = time.monotonic()
+        writes = [pool.submit(httpx.post, url, json={"roles": []}, **options) for _ in range(80)]
+        reads = [pool.submit(httpx.get, f"{url}?limit=200", **options) for _ in range(80)]
+        assert {write.result().status_code for write in writes} == {201}
+        assert {read.result().status_code for read in reads} == {200}
+        assert time.monotonic() - started < 25

@@ -10,13 +10,14 @@ from sqlalchemy.orm import Session
 
 from suture_service.auth import CallerDep
 from suture_service.errors import HubError, answers
-from suture_service.hub import HubDep, Reading, Writing
+from suture_service.hub import HubDep
 from suture_service.jobs import repository, service
 from suture_service.jobs.schemas import JOB, EventOut, EventsOut, JobIn, JobOut
 from suture_service.jobs.states import ACTIVE_JOBS, JobState
 from suture_service.models.endpoints import FILE_ANSWERS
 from suture_service.models.service import REPORT
 from suture_service.paging import Cursor, Limit, Page, decode, page
+from suture_service.parties.schemas import MAX_INTEGER
 from suture_service.storage.download import send_file
 from suture_service.tables import Job
 from suture_stitching.documents import Report
@@ -26,28 +27,30 @@ JobId = Annotated[str, Path(examples=[JOB])]
 
 
 @router.post("", status_code=201, responses=answers(403, 404, 409, 422))
-def create_job(hub: HubDep, caller: CallerDep, session: Writing, body: JobIn) -> JobOut:
+def create_job(hub: HubDep, caller: CallerDep, body: JobIn) -> JobOut:
     """Ask for a stitched ensemble (role `requester`).
 
     Refused before anyone works: `not_found` for a model you may not read, `job.incompatible` naming which models and
     why, `job.not_shared` where a party that shall evaluate may not read a model, `party.unknown`, `job.no_site`.
     """
-    return service.show(service.create(hub, session, caller, body), None)
+    with hub.database.writing() as session:
+        return service.show(service.create(hub, session, caller, body), None)
 
 
 @router.get("", responses=answers(422))
 def list_jobs(
-    caller: CallerDep, session: Reading, state: JobState | None = None, limit: Limit = 50, cursor: Cursor = None
+    hub: HubDep, caller: CallerDep, state: JobState | None = None, limit: Limit = 50, cursor: Cursor = None
 ) -> Page[JobOut]:
     """List your party's jobs, newest first; a site also sees those with a task for its party."""
-    before = _moment(decode(cursor, str, str))
-    rows = repository.list_jobs(session, caller, state=state, before=before, limit=limit)
-    results = repository.results_of(session, [job.id for job in rows])
+    with hub.database.reading() as session:
+        before = _moment(decode(cursor, str, str))
+        rows = repository.list_jobs(session, caller, state=state, before=before, limit=limit)
+        results = repository.results_of(session, [job.id for job in rows])
 
-    def show(job: Job) -> JobOut:
-        return service.show(job, results.get(job.id))
+        def show(job: Job) -> JobOut:
+            return service.show(job, results.get(job.id))
 
-    return page(rows, limit, show, lambda job: (job.created_at.isoformat(), job.id))
+        return page(rows, limit, show, lambda job: (job.created_at.isoformat(), job.id))
 
 
 def _moment(key: tuple[Any, ...] | None) -> tuple[datetime, str] | None:
@@ -60,16 +63,18 @@ def _moment(key: tuple[Any, ...] | None) -> tuple[datetime, str] | None:
 
 
 @router.get("/{job_id}", responses=answers(404, 422))
-def get_job(caller: CallerDep, session: Reading, job_id: JobId) -> JobOut:
+def get_job(hub: HubDep, caller: CallerDep, job_id: JobId) -> JobOut:
     """Read a job of your party; a site also one with a task for its party."""
-    job = service.get(session, caller, job_id)
-    return service.show(job, repository.result_of(session, job_id))
+    with hub.database.reading() as session:
+        job = service.get(session, caller, job_id)
+        return service.show(job, repository.result_of(session, job_id))
 
 
 @router.post("/{job_id}/cancel", responses=answers(403, 404, 409, 422))
-def cancel_job(hub: HubDep, caller: CallerDep, session: Writing, job_id: JobId) -> JobOut:
+def cancel_job(hub: HubDep, caller: CallerDep, job_id: JobId) -> JobOut:
     """Cancel a job (role `requester`). Sites at work on it stop at their next heartbeat; repeating it is harmless."""
-    return service.show(service.cancel(hub, session, caller, job_id), None)
+    with hub.database.writing() as session:
+        return service.show(service.cancel(hub, session, caller, job_id), None)
 
 
 @router.get("/{job_id}/events", responses=answers(404, 422))
@@ -78,7 +83,7 @@ async def job_events(
     caller: CallerDep,
     request: Request,
     job_id: JobId,
-    after: Annotated[int, Query(ge=0, description="The `next` of the answer before; 0 for all.")] = 0,
+    after: Annotated[int, Query(ge=0, le=MAX_INTEGER, description="The `next` of the answer before; 0 for all.")] = 0,
     wait: Annotated[float, Query(ge=0, le=25, description="Seconds to wait for something to happen.")] = 0,
 ) -> EventsOut:
     """Follow a job: what happened after an event, at once or as soon as something does."""

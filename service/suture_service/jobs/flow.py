@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, cast
 
@@ -242,11 +243,12 @@ def sweep_once(hub: Hub) -> int:
     return moved
 
 
-async def sweep_forever(hub: Hub) -> None:
-    """Sweep until cancelled; an error is logged, and the next round tries again."""
-    while True:
+async def sweep_until_closing(hub: Hub) -> None:
+    """Sweep until the hub stops; an error is logged, and the next round tries again."""
+    while not hub.closing.is_set():
         try:
             await run_in_threadpool(sweep_once, hub)
         except Exception:
             log.exception("sweep failed")
-        await asyncio.sleep(hub.settings.sweep_seconds)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(hub.closing.wait(), hub.settings.sweep_seconds)

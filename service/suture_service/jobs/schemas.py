@@ -30,7 +30,7 @@ def check_asked(text: str) -> str:
 def check_options(options: dict[str, Any]) -> dict[str, Any]:
     """Return options that are small and plain JSON; raise `ValueError` otherwise."""
     try:
-        size = len(json.dumps(options, allow_nan=False))
+        size = len(json.dumps(options, allow_nan=False, ensure_ascii=False).encode())
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if size > MAX_OPTIONS:

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from suture_service.auth import Caller, CallerDep
 from suture_service.errors import answers
-from suture_service.hub import HubDep, Reading, Writing
+from suture_service.hub import HubDep
 from suture_service.models import repository, service
 from suture_service.models.publishing import check_and_keep, receive_parts
 from suture_service.models.schemas import FileOut, ModelChange, ModelOut, RevisionOut, Visibility
@@ -44,8 +44,8 @@ FILE_ANSWERS: dict[int | str, dict[str, Any]] = {
 
 @router.get("", responses=answers(422))
 def list_models(
+    hub: HubDep,
     caller: CallerDep,
-    session: Reading,
     search: Annotated[
         str | None, Query(max_length=200, description="Part of `party/name` or of the description.")
     ] = None,
@@ -55,45 +55,47 @@ def list_models(
     cursor: Cursor = None,
 ) -> Page[ModelOut]:
     """List the models the caller may read, by name."""
-    rows = repository.list_models(
-        session,
-        caller.party_id,
-        search=search,
-        party=party,
-        task=task,
-        after=decode(cursor, str, str),
-        limit=limit,
-    )
-    return page(rows, limit, lambda row: _show(row, caller), lambda row: (row.Model.party.name, row.Model.name))
+    with hub.database.reading() as session:
+        rows = repository.list_models(
+            session,
+            caller.party_id,
+            search=search,
+            party=party,
+            task=task,
+            after=decode(cursor, str, str),
+            limit=limit,
+        )
+        return page(rows, limit, lambda row: _show(row, caller), lambda row: (row.Model.party.name, row.Model.name))
 
 
 @router.get("/{party}/{name}", responses=answers(404, 422))
-def get_model(caller: CallerDep, session: Reading, party: str, name: str) -> ModelOut:
+def get_model(hub: HubDep, caller: CallerDep, party: str, name: str) -> ModelOut:
     """Read a model. One that is private to others looks unknown."""
-    return _show(service.get_model(session, caller, f"{party}/{name}"), caller)
+    with hub.database.reading() as session:
+        return _show(service.get_model(session, caller, f"{party}/{name}"), caller)
 
 
 @router.patch("/{party}/{name}", responses=answers(403, 404, 422))
-def change_model(
-    hub: HubDep, caller: CallerDep, session: Writing, party: str, name: str, body: ModelChange
-) -> ModelOut:
+def change_model(hub: HubDep, caller: CallerDep, party: str, name: str, body: ModelChange) -> ModelOut:
     """Change who may read an own model (role `publisher`)."""
-    found = service.change(
-        session, caller, f"{party}/{name}", hub.now(), visibility=body.visibility, shared_with=body.shared_with
-    )
-    return _show(found, caller)
+    with hub.database.writing() as session:
+        found = service.change(
+            session, caller, f"{party}/{name}", hub.now(), visibility=body.visibility, shared_with=body.shared_with
+        )
+        return _show(found, caller)
 
 
 @router.get("/{party}/{name}/revisions", responses=answers(404, 422))
 def list_revisions(
-    caller: CallerDep, session: Reading, party: str, name: str, limit: Limit = 50, cursor: Cursor = None
+    hub: HubDep, caller: CallerDep, party: str, name: str, limit: Limit = 50, cursor: Cursor = None
 ) -> Page[RevisionOut]:
     """List a model's revisions, newest first."""
-    before = decode(cursor, int)
-    repo = f"{party}/{name}"
-    service.get_model(session, caller, repo)
-    rows = repository.list_revisions(session, caller.party_id, repo, int(before[0]) if before else None, limit)
-    return page(rows, limit, show_revision, lambda revision: (revision.id,))
+    with hub.database.reading() as session:
+        before = decode(cursor, int)
+        repo = f"{party}/{name}"
+        service.get_model(session, caller, repo)
+        rows = repository.list_revisions(session, caller.party_id, repo, int(before[0]) if before else None, limit)
+        return page(rows, limit, show_revision, lambda revision: (revision.id,))
 
 
 @router.put(
@@ -146,9 +148,10 @@ async def publish(
 
 
 @router.get("/{party}/{name}/revisions/{revision}", responses=answers(404, 422))
-def get_revision(caller: CallerDep, session: Reading, party: str, name: str, revision: Rev) -> RevisionOut:
+def get_revision(hub: HubDep, caller: CallerDep, party: str, name: str, revision: Rev) -> RevisionOut:
     """Read a revision with its files."""
-    return show_revision(service.get_revision(session, caller, f"{party}/{name}", revision))
+    with hub.database.reading() as session:
+        return show_revision(service.get_revision(session, caller, f"{party}/{name}", revision))
 
 
 @router.head("/{party}/{name}/revisions/{revision}/files/{file}", include_in_schema=False)

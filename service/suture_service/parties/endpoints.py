@@ -6,7 +6,7 @@ from fastapi import APIRouter, Response
 
 from suture_service.auth import CallerDep
 from suture_service.errors import answers
-from suture_service.hub import HubDep, Reading, Writing
+from suture_service.hub import HubDep
 from suture_service.paging import Cursor, Limit, Page, decode, page
 from suture_service.parties import repository, service
 from suture_service.parties.schemas import PartyIn, PartyOut, SiteState, TokenIn, TokenMade, TokenOut, WhoAmI
@@ -23,54 +23,57 @@ def whoami(caller: CallerDep) -> WhoAmI:
 
 
 @router.get("/parties", responses=answers(422))
-def list_parties(
-    hub: HubDep, caller: CallerDep, session: Reading, limit: Limit = 50, cursor: Cursor = None
-) -> Page[PartyOut]:
+def list_parties(hub: HubDep, caller: CallerDep, limit: Limit = 50, cursor: Cursor = None) -> Page[PartyOut]:
     """List all parties by name, with their sites. Whom to ask is no secret among parties."""
-    after = decode(cursor, str)
-    now, online = hub.now(), hub.settings.online_seconds
+    with hub.database.reading() as session:
+        after = decode(cursor, str)
+        now, online = hub.now(), hub.settings.online_seconds
 
-    def show(party: Party) -> PartyOut:
-        sites = [SiteState(name=site.name, online=is_online(site, now, online)) for site in party.sites]
-        return PartyOut(name=party.name, created_at=party.created_at, sites=sites)
+        def show(party: Party) -> PartyOut:
+            sites = [SiteState(name=site.name, online=is_online(site, now, online)) for site in party.sites]
+            return PartyOut(name=party.name, created_at=party.created_at, sites=sites)
 
-    rows = repository.list_parties(session, str(after[0]) if after else None, limit)
-    return page(rows, limit, show, lambda party: (party.name,))
+        rows = repository.list_parties(session, str(after[0]) if after else None, limit)
+        return page(rows, limit, show, lambda party: (party.name,))
 
 
 @router.post("/parties", status_code=201, responses=answers(403, 409, 422))
-def add_party(hub: HubDep, caller: CallerDep, session: Writing, body: PartyIn) -> PartyOut:
+def add_party(hub: HubDep, caller: CallerDep, body: PartyIn) -> PartyOut:
     """Add a party (role `operator`)."""
-    caller.require("operator")
-    party = service.add_party(session, body.name, hub.now())
-    return PartyOut(name=party.name, created_at=party.created_at, sites=[])
+    with hub.database.writing() as session:
+        caller.require("operator")
+        party = service.add_party(session, body.name, hub.now())
+        return PartyOut(name=party.name, created_at=party.created_at, sites=[])
 
 
 @router.post("/parties/{party}/tokens", status_code=201, responses=answers(403, 404, 422))
-def add_token(hub: HubDep, caller: CallerDep, session: Writing, party: str, body: TokenIn) -> TokenMade:
+def add_token(hub: HubDep, caller: CallerDep, party: str, body: TokenIn) -> TokenMade:
     """Make a token (role `admin` of the party, or `operator`). The answer is the only place that ever shows it."""
-    service.check_grant(caller, party, body.roles)
-    token, secret = service.add_token(session, service.get_party(session, party), body.roles, hub.now(), name=body.name)
-    return TokenMade(id=token.id, token=secret)
+    with hub.database.writing() as session:
+        service.check_grant(caller, party, body.roles)
+        token, secret = service.add_token(
+            session, service.get_party(session, party), body.roles, hub.now(), name=body.name
+        )
+        return TokenMade(id=token.id, token=secret)
 
 
 @router.get("/parties/{party}/tokens", responses=answers(403, 404, 422))
-def list_tokens(
-    caller: CallerDep, session: Reading, party: str, limit: Limit = 50, cursor: Cursor = None
-) -> Page[TokenOut]:
+def list_tokens(hub: HubDep, caller: CallerDep, party: str, limit: Limit = 50, cursor: Cursor = None) -> Page[TokenOut]:
     """List a party's tokens and those of its sites, without secrets (role `admin` of the party, or `operator`)."""
-    caller.require_rule_over(party)
-    after = decode(cursor, str)
-    found = service.get_party(session, party)
-    rows = repository.list_tokens(session, found.id, str(after[0]) if after else None, limit)
-    return page(rows, limit, _show_token, lambda token: (token.id,))
+    with hub.database.reading() as session:
+        caller.require_rule_over(party)
+        after = decode(cursor, str)
+        found = service.get_party(session, party)
+        rows = repository.list_tokens(session, found.id, str(after[0]) if after else None, limit)
+        return page(rows, limit, _show_token, lambda token: (token.id,))
 
 
 @router.delete("/tokens/{token_id}", status_code=204, responses=answers(404, 422))
-def revoke_token(hub: HubDep, caller: CallerDep, session: Writing, token_id: str) -> Response:
+def revoke_token(hub: HubDep, caller: CallerDep, token_id: str) -> Response:
     """Revoke a token at once (role `admin` of its party, or `operator`). Repeating it is harmless."""
-    service.revoke(session, caller, token_id, hub.now())
-    return Response(status_code=204)
+    with hub.database.writing() as session:
+        service.revoke(session, caller, token_id, hub.now())
+        return Response(status_code=204)
 
 
 def _show_token(token: Token) -> TokenOut:

@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from suture_service.auth import Role
 from suture_stitching.portable.metadata import Name
 
+#: The largest number an integer column holds.
+MAX_INTEGER = 2**31 - 1
+
 
 class Input(BaseModel):
     """A request body: unknown fields are refused, so that a typo never passes silently."""

@@ -6,7 +6,7 @@ from fastapi import APIRouter
 
 from suture_service.auth import CallerDep
 from suture_service.errors import answers
-from suture_service.hub import HubDep, Writing
+from suture_service.hub import HubDep
 from suture_service.parties.service import add_site_token, get_party
 from suture_service.sites import service
 from suture_service.sites.schemas import SiteIn, SiteMade
@@ -15,9 +15,10 @@ router = APIRouter(prefix="/v1", tags=["sites"])
 
 
 @router.post("/parties/{party}/sites", status_code=201, responses=answers(403, 404, 409, 422))
-def add_site(hub: HubDep, caller: CallerDep, session: Writing, party: str, body: SiteIn) -> SiteMade:
+def add_site(hub: HubDep, caller: CallerDep, party: str, body: SiteIn) -> SiteMade:
     """Add a site and make its token (role `admin` of the party, or `operator`). The token is shown here only."""
-    caller.require_rule_over(party)
-    site = service.add_site(session, get_party(session, party), body.name, hub.now())
-    _, secret = add_site_token(session, site, hub.now())
-    return SiteMade(site=site.name, token=secret)
+    with hub.database.writing() as session:
+        caller.require_rule_over(party)
+        site = service.add_site(session, get_party(session, party), body.name, hub.now())
+        _, secret = add_site_token(session, site, hub.now())
+        return SiteMade(site=site.name, token=secret)

@@ -9,8 +9,9 @@ from starlette.concurrency import run_in_threadpool
 
 from suture_service.auth import SiteDep
 from suture_service.errors import answers
-from suture_service.hub import HubDep, Writing
+from suture_service.hub import HubDep
 from suture_service.models.service import StoredFile
+from suture_service.parties.schemas import MAX_INTEGER
 from suture_service.tasks import service
 from suture_service.tasks.schemas import (
     DeclineIn,
@@ -47,18 +48,20 @@ async def lease(hub: HubDep, site: SiteDep, request: Request, body: LeaseIn) -> 
 
 
 @router.post("/{task_id}/heartbeat", responses=answers(403, 404, 409, 422))
-def heartbeat(hub: HubDep, site: SiteDep, session: Writing, task_id: TaskId, body: HeartbeatIn) -> Pulse:
+def heartbeat(hub: HubDep, site: SiteDep, task_id: TaskId, body: HeartbeatIn) -> Pulse:
     """Renew the lease, and hear whether the work shall stop."""
-    until, cancel = service.pulse(hub, session, site, task_id, body.fence)
-    return Pulse(lease_expires_at=until, cancel=cancel)
+    with hub.database.writing() as session:
+        until, cancel = service.pulse(hub, session, site, task_id, body.fence)
+        return Pulse(lease_expires_at=until, cancel=cancel)
 
 
 @router.post("/{task_id}/progress", responses=answers(403, 404, 409, 422))
-def progress(hub: HubDep, site: SiteDep, session: Writing, task_id: TaskId, body: ProgressIn) -> Pulse:
+def progress(hub: HubDep, site: SiteDep, task_id: TaskId, body: ProgressIn) -> Pulse:
     """Say how far the task is; renews the lease like a heartbeat."""
-    content = body.model_dump(exclude={"fence"})
-    until, cancel = service.progress(hub, session, site, task_id, body.fence, content)
-    return Pulse(lease_expires_at=until, cancel=cancel)
+    with hub.database.writing() as session:
+        content = body.model_dump(exclude={"fence"})
+        until, cancel = service.progress(hub, session, site, task_id, body.fence, content)
+        return Pulse(lease_expires_at=until, cancel=cancel)
 
 
 @router.put(
@@ -72,7 +75,7 @@ async def put_file(
     request: Request,
     task_id: TaskId,
     name: str,
-    fence: Annotated[int, Query(ge=0, description="The `fence` of the lease.")],
+    fence: Annotated[int, Query(ge=0, le=MAX_INTEGER, description="The `fence` of the lease.")],
 ) -> PutFile:
     """Put a file of the result, as the raw body; a file of the same name is replaced.
 
@@ -97,15 +100,17 @@ def result(hub: HubDep, site: SiteDep, task_id: TaskId, body: ResultIn) -> TaskE
 
 
 @router.post("/{task_id}/fail", responses=answers(403, 404, 409, 422))
-def fail(hub: HubDep, site: SiteDep, session: Writing, task_id: TaskId, body: FailIn) -> TaskEnded:
+def fail(hub: HubDep, site: SiteDep, task_id: TaskId, body: FailIn) -> TaskEnded:
     """Say that the task could not be done. A code and a correlation id, no text: details stay in the site's log."""
-    state = service.fail(
-        hub, session, site, task_id, body.fence, body.code, body.correlation_id, retryable=body.retryable
-    )
-    return TaskEnded(id=task_id, state=state)
+    with hub.database.writing() as session:
+        state = service.fail(
+            hub, session, site, task_id, body.fence, body.code, body.correlation_id, retryable=body.retryable
+        )
+        return TaskEnded(id=task_id, state=state)
 
 
 @router.post("/{task_id}/decline", responses=answers(403, 404, 409, 422))
-def decline(hub: HubDep, site: SiteDep, session: Writing, task_id: TaskId, body: DeclineIn) -> TaskEnded:
+def decline(hub: HubDep, site: SiteDep, task_id: TaskId, body: DeclineIn) -> TaskEnded:
     """Say that the site's policy does not allow the task."""
-    return TaskEnded(id=task_id, state=service.decline(hub, session, site, task_id, body.fence, body.code))
+    with hub.database.writing() as session:
+        return TaskEnded(id=task_id, state=service.decline(hub, session, site, task_id, body.fence, body.code))

@@ -10,12 +10,14 @@ from pydantic import BaseModel, Field, StringConstraints
 from suture_service.jobs.schemas import JOB, MemberOut, MissingOut
 from suture_service.jobs.states import Kind, TaskState
 from suture_service.models.schemas import DIGEST, METADATA
-from suture_service.parties.schemas import Input
+from suture_service.parties.schemas import MAX_INTEGER, Input
 from suture_stitching.documents import Evaluation
 
 Code = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}(\.[a-z0-9_]{1,50})?$")]
 CorrelationId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-Fence = Annotated[int, Field(ge=0, description="The `fence` of the lease; a stale one gets 409 `task.fenced`.")]
+Fence = Annotated[
+    int, Field(ge=0, le=MAX_INTEGER, description="The `fence` of the lease; a stale one gets 409 `task.fenced`.")
+]
 StepName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_ .:/()-]{1,100}$")]
 Amount = Annotated[int, Field(ge=0, le=10**15)]
 
