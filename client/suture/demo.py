@@ -87,7 +87,7 @@ def run(root: Path, console: Console, *, seed: int = 0) -> bool:
         with _step(console, "both sites ask the hub for work"):
             here.wait_until_online(*digits.PARTIES)
         repos = [f"{party}/{REPO}" for party in digits.PARTIES]
-        console.print(f"[bold]{ASKING} asks for a stitch[/] of {' and '.join(repos)}, and {ASKED} to evaluate it")
+        console.print(f"[bold]{ASKING} asks for a stitch of {' and '.join(repos)}, {ASKED} evaluates, too[/]")
         hub = hubs[ASKING]
         job = hub.stitch(repos, REPO, [ASKED], publish_as=RESULT, evaluate_within=int(_JOB_SECONDS), seed=seed)
         status = job.wait(_JOB_SECONDS, console=console)
@@ -103,7 +103,9 @@ def run(root: Path, console: Console, *, seed: int = 0) -> bool:
     console.print()
     console.print(report_table(report))
     met = _judge(report, console)
-    console.print(f"{time.monotonic() - started:.0f} s; everything is stopped. Look at {root / 'report.html'}")
+    console.print(
+        f"{time.monotonic() - started:.0f} s; everything is stopped. Look at {root / 'report.html'}", soft_wrap=True
+    )
     return met
 
 
@@ -138,7 +140,7 @@ def _start(here: Installation) -> None:
             }
         }
         allow = {ASKING: ["fit", "evaluate"] if party == ASKING else ["evaluate"]}
-        here.add_site(party, datasets, allow=allow)
+        here.add_site(party, datasets, allow=allow, limits={"threads": 1})
         here.start_site(party)
 
 
@@ -199,7 +201,8 @@ def _predict(hub: Hub, repo: str, data: digits.PartyData, console: Console) -> N
     best = int(probabilities.argmax())
     console.print(
         f"[bold]a prediction[/] by {repo}, a torch.nn.Module: this image shows a {labels[best]} "
-        f"(probability {probabilities[best]:.3f}; it is a {truth})"
+        f"(probability {probabilities[best]:.3f}; it is a {truth})",
+        soft_wrap=True,
     )
 
 
@@ -208,14 +211,15 @@ def _judge(report: Report, console: Console) -> bool:
     for target in reached:
         word, style = ("met", "green") if target.met else ("MISSED", "red")
         console.print(
-            f"[{style}]{word:<7}[/] {target.what}: {target.points:+.1f} points, at least {target.least:+g} wanted"
+            f"[{style}]{word:<7}[/] {target.what}: {target.points:+.1f} points, at least {target.least:+g} wanted",
+            soft_wrap=True,
         )
     return all(target.met for target in reached)
 
 
 @contextmanager
 def _step(console: Console, text: str) -> Iterator[None]:
-    console.print(f"[bold]{text}[/]")
+    console.print(f"[bold]{text}[/]", soft_wrap=True)
     began = time.monotonic()
     yield
     console.print(f"    done in {time.monotonic() - began:.1f} s", style="dim")
