@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from suture.http import Connection, HubError
+from suture.hub import Hub
+from suture.processes import Processes
+from suture_service import operate
+from suture_service.settings import Settings
 from suture_stitching.portable.export import export
+from suture_stitching.portable.metadata import ModelMetadata
 from suture_worker.config import SiteConfig, load_site, prepare_state
+from suture_worker.folder import Assignment, TaskFolder
+from suture_worker.lease import Task
 
 SITE = """\
 [hub]
@@ -41,17 +52,20 @@ labels = ["dark", "bright"]
 
 [policy]
 min_samples = 11
-
-[[policy.allow]]
-parties = ["north"]
-actions = ["fit", "evaluate"]
-datasets = ["patches"]
-
-[[policy.allow]]
-parties = ["south"]
-actions = ["evaluate"]
-datasets = ["patches", "other"]
 """
+
+RULE = """
+[[policy.allow]]
+parties = {parties}
+actions = {actions}
+datasets = {datasets}
+"""
+#: Parties, actions, datasets.
+Rule = tuple[list[str], list[str], list[str]]
+RULES: list[Rule] = [
+    (["north"], ["fit", "evaluate"], ["patches"]),
+    (["south"], ["evaluate"], ["patches", "other"]),
+]
 
 METADATA: dict[str, Any] = {
     "schema": "suture.model/1",
@@ -63,10 +77,21 @@ METADATA: dict[str, Any] = {
 }
 
 
-def write_site(folder: Path, *, url: str = "http://127.0.0.1:9", limits: str = "", token: str = "suture_t_1") -> Path:
+def write_site(
+    folder: Path,
+    *,
+    url: str = "http://127.0.0.1:9",
+    limits: str = "",
+    token: str = "suture_t_1",
+    rules: Sequence[Rule] = RULES,
+) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "site.toml"
-    path.write_text(SITE.format(url=url, limits=limits))
+    text = SITE.format(url=url, limits=limits)
+    for rule in rules:
+        parties, actions, datasets = map(json.dumps, rule)
+        text += RULE.format(parties=parties, actions=actions, datasets=datasets)
+    path.write_text(text)
     (folder / "token").write_text(f"{token}\n")
     (folder / "token").chmod(0o600)
     return path
@@ -206,6 +231,52 @@ def composed_model(portable: list[Path]) -> bytes:
     return portable[0].read_bytes()
 
 
+@pytest.fixture(scope="session")
+def quick() -> dict[str, Any]:
+    """Options of a fit that is soon done."""
+    return {"refine_epochs": 1, "refine_candidates": 1, "max_matches": 1, "alphas": [0.5]}
+
+
+@pytest.fixture(scope="session")
+def long() -> dict[str, Any]:
+    """Options of a fit that can be interrupted."""
+    return {"refine_epochs": 1000, "refine_candidates": 8}
+
+
+@pytest.fixture(scope="session")
+def members(portable: list[Path]) -> list[dict[str, Any]]:
+    """The members as the hub describes them."""
+    return [
+        member(index, sha256=hashlib.sha256(path.read_bytes()).hexdigest(), size=path.stat().st_size)
+        for index, path in enumerate(portable)
+    ]
+
+
+@pytest.fixture
+def data(site: SiteConfig) -> None:
+    """Data where the site says they are."""
+    save_patches(site.datasets["patches"].path)
+
+
+@pytest.fixture
+def assign(site: SiteConfig, members: list[dict[str, Any]], portable: list[Path]) -> Callable[..., TaskFolder]:
+    """Give the site a task whose files are all there, as the agent leaves it."""
+
+    def prepare(
+        kind: str = "fit", dataset: str | None = "patches", files: dict[str, bytes] | None = None, **spec: Any
+    ) -> TaskFolder:
+        task = Task.parse(leased(kind, members=members, **spec))
+        folder = TaskFolder(site.state / "tasks", task.id)
+        folder.create(Assignment(task=task, dataset=dataset))
+        for index, path in enumerate(portable):
+            folder.member(index).write_bytes(path.read_bytes())
+        for name, content in (files or {}).items():
+            (folder.candidates / name).write_bytes(content)
+        return folder
+
+    return prepare
+
+
 @pytest.fixture
 def write_json() -> Callable[[Path, Any], None]:
     def write(path: Path, content: Any) -> None:
@@ -213,6 +284,82 @@ def write_json() -> Callable[[Path, Any], None]:
         path.write_text(json.dumps(content))
 
     return write
+
+
+class LiveHub:
+    """A hub in a process of its own, with leases that lapse soon; parties, their models and their sites."""
+
+    def __init__(self, processes: Processes, folder: Path, port: int) -> None:
+        self.processes = processes
+        self.folder = folder
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+        self.settings = Settings(database_url=f"sqlite:///{folder / 'hub.db'}", store=str(folder / "store"))
+        self._clients: dict[str, Hub] = {}
+
+    def start(self) -> None:
+        environment = {
+            "SUTURE_HUB_DATABASE_URL": self.settings.database_url,
+            "SUTURE_HUB_STORE": self.settings.store,
+            "SUTURE_HUB_LEASE_SECONDS": "3",
+            "SUTURE_HUB_SWEEP_SECONDS": "0.2",
+        }
+        command = [sys.executable, "-m", "suture", "hub", "serve", "--port", str(self.port)]
+        self.processes.start("hub", command, log=self.folder / "hub.log", environment=environment)
+        with Connection(self.url, attempts=1, timeout=5) as probe:
+            self.processes.wait_until(lambda: _answers(probe), "until the hub is ready", seconds=60)
+
+    def stop(self) -> None:
+        self.processes.stop("hub")
+
+    def start_if_away(self) -> None:
+        with Connection(self.url, attempts=1, timeout=5) as probe:
+            if not _answers(probe):
+                self.start()
+
+    def client(self, party: str) -> Hub:
+        """The party itself, which may publish and ask."""
+        if party not in self._clients:
+            token = operate.create_token(self.settings, party, ["publisher", "requester"])[1]
+            self._clients[party] = Hub(self.url, token)
+        return self._clients[party]
+
+    def site_token(self, party: str) -> str:
+        """The token of a new site of the party."""
+        return operate.add_site(self.settings, party, f"site{uuid4().hex[:8]}")
+
+    def add_party(self) -> str:
+        """A new party with a site, which has neither models nor open tasks of another test."""
+        party = operate.add_party(self.settings, f"p{uuid4().hex[:8]}")
+        self.site_token(party)
+        return party
+
+
+def _answers(hub: Connection) -> bool:
+    try:
+        hub.get("/readyz")
+    except HubError:
+        return False
+    return True
+
+
+@pytest.fixture(scope="session")
+def live_hub(portable: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveHub]:
+    """A hub with the models north/net and south/net."""
+    folder = tmp_path_factory.mktemp("hub")
+    with socket.socket() as probe, Processes() as processes:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        probe.close()
+        hub = LiveHub(processes, folder, port)
+        operate.migrate(hub.settings)
+        for party in ("north", "south", "east"):
+            operate.add_party(hub.settings, party)
+        hub.start()
+        metadata = ModelMetadata.model_validate(METADATA)
+        for party, path in zip(("north", "south"), portable, strict=True):
+            hub.client(party).publish_file(path, f"{party}/net", metadata=metadata, show=lambda _parcel: None)
+        yield hub
 
 
 @pytest.fixture(scope="session")

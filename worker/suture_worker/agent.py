@@ -10,6 +10,7 @@ import random
 import shutil
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
@@ -27,7 +28,7 @@ from suture_worker.cache import Cache
 from suture_worker.celery_app import ring
 from suture_worker.config import SiteConfig
 from suture_worker.folder import Assignment, Outcome, TaskFolder, unfinished
-from suture_worker.hub import Hub
+from suture_worker.hub import LEASE_WAIT, Hub
 from suture_worker.lease import CANDIDATES, STITCHES, Claim, Task, claim_of
 from suture_worker.outbox import Cleared, Outbox
 from suture_worker.policy import TOO_FEW, Decline, decide
@@ -78,7 +79,7 @@ class Agent:
             failures = 0
             while not self._stop.is_set():
                 try:
-                    leased = self._hub.lease()
+                    leased = self._hub.lease(LEASE_WAIT)
                 except AuthError:
                     raise
                 except HubError as error:
@@ -162,6 +163,10 @@ class Agent:
                 outcome = self._failed(task, error.code, error)
             except OSError as error:
                 outcome = self._failed(task, "site.io", error, retryable=True)
+            except (_Lost, _Stopping):
+                raise
+            except Exception:  # a fault of ours must not bring the agent back to the same task for ever
+                outcome = self._failed(task, "site.fault", traceback.format_exc(), retryable=True)
         for message in self._messages(task, folder, outcome):
             try:
                 self._deliver(message, pulse)

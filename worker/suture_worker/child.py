@@ -17,20 +17,20 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from suture_stitching.documents import CandidateSet
 from suture_stitching.errors import Cancelled, SutureError
 from suture_stitching.progress import Progress as EngineProgress
 from suture_worker import confine, files
 from suture_worker.folder import DOCUMENT, Outcome, Progress, Run, TaskFolder
-from suture_worker.lease import CANDIDATES, ComposeSpec, EvaluateSpec, FitSpec, Task
-from suture_worker.outbox import MODEL, REPORT
+from suture_worker.lease import ComposeSpec, EvaluateSpec, FitSpec, Task
+from suture_worker.outbox import MODEL
 from suture_worker.policy import TOO_FEW, too_few
 
 if TYPE_CHECKING:
     from suture_stitching.data import Dataset, Split
-    from suture_stitching.fit import Member
+    from suture_stitching.members import Member
 
 PROGRESS_SECONDS = 1.0
+_NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "failed to map segment")
 _DEVICES = ("null", "zero", "urandom", "random")
 #: Libraries, and what the C library looks up; not the whole of /etc or /opt, where a site may keep its token.
 _SYSTEM = (
@@ -101,39 +101,61 @@ def _failed(code: str) -> Outcome:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    # Torch's allocators raise RuntimeError or a subclass; its text is all that tells the CPU's one apart.
-    text = str(error)
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+    # Neither torch's allocators nor the loader of shared libraries has a kind of error of its own for this.
+    text = str(error).lower()
+    return isinstance(error, RuntimeError | ImportError | OSError) and any(words in text for words in _NO_MEMORY)
 
 
 def _do(folder: TaskFolder, run: Run) -> None:
+    task = folder.assignment.task
+    report = _Reporter(folder)
+    report(EngineProgress("load", 0, len(task.spec.members)))
+    # Data first: what is wrong with them shows before torch is imported.
+    dataset = _open(run, task)
+    members = _load(task, folder, run)
+    if isinstance(task.spec, ComposeSpec):
+        _compose(task, task.spec, members, folder)
+        return
+    assert dataset is not None, "the agent allows no fit or evaluation without a dataset"
+    if isinstance(task.spec, FitSpec):
+        _fit(task.spec, members, dataset, folder, run, report)
+    else:
+        _evaluate(task.spec, members, dataset, folder, run, report)
+
+
+def _open(run: Run, task: Task) -> Dataset | None:
+    """Return the dataset if there are enough samples in the splits whose results will leave."""
+    from suture_stitching.data import open_dataset
+
+    if run.dataset is None:
+        return None
+    dataset = open_dataset(run.dataset)
+    needed: tuple[Split, ...] = ("train", "validation") if task.kind == "fit" else ("validation", "test")
+    split = too_few({split: dataset.n(split) for split in needed}, run.min_samples)
+    if split is not None:
+        raise SutureError(
+            TOO_FEW, f"the {split} split has fewer than {run.min_samples} samples", where=str(run.dataset.path)
+        )
+    return dataset
+
+
+def _load(task: Task, folder: TaskFolder, run: Run) -> list[Member]:
     import torch
+
+    from suture_stitching.members import Member
+    from suture_stitching.portable.runtime import load
 
     if run.threads is not None:
         torch.set_num_threads(run.threads)
-    task = folder.assignment.task
-    report = _Reporter(folder)
-    report(EngineProgress("loading", 0, len(task.spec.members)))
-    members = _load(task, folder, run.device)
-    if isinstance(task.spec, FitSpec):
-        _fit(task.spec, members, folder, run, report)
-    elif isinstance(task.spec, EvaluateSpec):
-        _evaluate(task.spec, members, folder, run, report)
-    else:
-        _compose(task, task.spec, members, folder)
-
-
-def _load(task: Task, folder: TaskFolder, device: str) -> list[Member]:
-    from suture_stitching.fit import Member
-    from suture_stitching.portable.runtime import load
-
     return [
-        Member(load(folder.member(index), device=device), member.metadata, member.ref)
+        Member(load(folder.member(index), device=run.device), member.metadata, member.ref)
         for index, member in enumerate(task.spec.members)
     ]
 
 
-def _fit(spec: FitSpec, members: list[Member], folder: TaskFolder, run: Run, report: _Reporter) -> None:
+def _fit(
+    spec: FitSpec, members: list[Member], dataset: Dataset, folder: TaskFolder, run: Run, report: _Reporter
+) -> None:
     from suture_stitching.fit import FitOptions, fit
 
     try:
@@ -141,17 +163,17 @@ def _fit(spec: FitSpec, members: list[Member], folder: TaskFolder, run: Run, rep
     except ValidationError as error:
         fields = ", ".join(".".join(map(str, detail["loc"])) for detail in error.errors())
         raise SutureError("job.options", f"not in order: {fields}", where="options") from None
-    dataset = _open(run, ("train", "validation"))
     fitted = fit(members, dataset, options=options, device=run.device, progress=report)
     fitted.save(folder.results)
     _write_document(folder, {"n": fitted.candidates.n})
 
 
-def _evaluate(spec: EvaluateSpec, members: list[Member], folder: TaskFolder, run: Run, report: _Reporter) -> None:
+def _evaluate(
+    spec: EvaluateSpec, members: list[Member], dataset: Dataset, folder: TaskFolder, run: Run, report: _Reporter
+) -> None:
     from suture_stitching.evaluate import evaluate
-    from suture_stitching.fit import FitResult
+    from suture_stitching.fitted import FitResult
 
-    dataset = _open(run, ("validation", "test"))
     fitted = FitResult.load(folder.candidates)
     evaluation = evaluate(members, fitted, dataset, own=spec.own, device=run.device, progress=report)
     files.write(folder.results / DOCUMENT, evaluation.model_dump_json(by_alias=True))
@@ -159,39 +181,16 @@ def _evaluate(spec: EvaluateSpec, members: list[Member], folder: TaskFolder, run
 
 def _compose(task: Task, spec: ComposeSpec, members: list[Member], folder: TaskFolder) -> None:
     from suture_stitching.compose import compose
-    from suture_stitching.fit import FitResult
-    from suture_stitching.portable.export import save
-    from suture_stitching.report import build
+    from suture_stitching.fitted import FitResult
+    from suture_stitching.portable.runtime import save
     from suture_stitching.select import choose
 
-    candidates = CandidateSet.model_validate_json((folder.candidates / CANDIDATES).read_bytes())
-    choice = choose(candidates, spec.evaluations, requester=task.job.requester)
-    report = build(
-        candidates,
-        spec.evaluations,
-        choice,
-        requester=task.job.requester,
-        parties_of_members=[member.party for member in spec.members],
-        job=task.job.id,
-        missing=spec.missing,
-    )
-    composed = compose(members, FitResult.load(folder.candidates), choice.chosen)
+    # The outbox makes report and metadata itself, from the same evaluations by the same choice.
+    fitted = FitResult.load(folder.candidates)
+    choice = choose(fitted.candidates, spec.evaluations, requester=task.job.requester)
+    composed = compose(members, fitted, choice.chosen)
     save(composed.graph, composed.tensors, folder.results / MODEL)
-    files.write(folder.results / REPORT, report.model_dump_json(by_alias=True))
     _write_document(folder, {"chosen": choice.chosen})
-
-
-def _open(run: Run, needed: tuple[Split, ...]) -> Dataset:
-    from suture_stitching.data import open_dataset
-
-    assert run.dataset is not None, "the agent allows no fit or evaluation without a dataset"
-    dataset = open_dataset(run.dataset)
-    split = too_few({split: dataset.n(split) for split in needed}, run.min_samples)
-    if split is not None:
-        raise SutureError(
-            TOO_FEW, f"the {split} split has fewer than {run.min_samples} samples", where=str(run.dataset.path)
-        )
-    return dataset
 
 
 def _write_document(folder: TaskFolder, document: dict[str, object]) -> None:

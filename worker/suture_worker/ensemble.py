@@ -34,7 +34,10 @@ def _input(members: tuple[LeasedMember, ...]) -> InputSpec:
     """What all members can read; each one's own normalisation is part of the composed graph."""
     inputs = [next(iter(member.metadata.inputs.values())) for member in members]
     shape = _shape([spec.spatial_shape for spec in inputs])
-    return inputs[0].model_copy(update={"spatial_shape": shape, "preprocessing": None})
+    value_range = next((spec.value_range for spec in inputs if spec.value_range is not None), None)
+    return inputs[0].model_copy(
+        update={"spatial_shape": shape, "preprocessing": None, "value_range": value_range, "dtype": "float32"}
+    )
 
 
 def _output(members: tuple[LeasedMember, ...], candidates: CandidateSet) -> OutputSpec:

@@ -40,7 +40,7 @@ class Hub:
         """Return whose token this is."""
         return self._connection.get("/v1/whoami")
 
-    def lease(self, wait: float = LEASE_WAIT) -> Any | None:
+    def lease(self, wait: float) -> Any | None:
         """Wait for a task and lease it; the answer is not yet checked. None when there is none."""
         return self._connection.post("/v1/tasks/lease", {"wait": wait}, wait=wait)
 

@@ -23,6 +23,7 @@ from suture_stitching.documents import CandidateId, CandidateSet, Evaluation, Re
 from suture_stitching.errors import SutureError
 from suture_stitching.portable.format import check_against, check_file
 from suture_stitching.report.build import build
+from suture_stitching.select import choose
 from suture_worker.egress import EgressLog
 from suture_worker.ensemble import describe_ensemble
 from suture_worker.files import sha256_of
@@ -35,10 +36,9 @@ MODEL, METADATA, REPORT = "model.safetensors", "suture.json", "report.json"
 DECIMALS = 4
 MAX_DOCUMENT = 16 * 2**20
 #: Everything a site says about what it is doing; any other word a child writes is replaced.
-STEPS = frozenset(
-    {"loading", "reading", "points", "moments", "matching", "solving", "refining", "evaluating", "choosing"}
-    | {"composing", "saving", "fetching", "waiting"}
-)
+STEPS = frozenset({"fetch", "load", "match", "solve", "gate", "double", "refine", "fit", "evaluate", "compose"})
+#: Numbers of a candidate that are part of the model, not measured.
+_EXACT = frozenset({"alpha", "near", "far"})
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class Outbox:
         self._enough([document.n, candidates.n])
         _members_match(task, candidates)
         _expect(set(candidates.labels or ()) <= _labels(task), "candidates.labels", "names labels that no member has")
-        check_stitches(_regular(folder.results / STITCHES), candidates)
+        check_stitches(_regular(folder.results / STITCHES), candidates, min_samples=self._min_samples)
         fitted: dict[str, bytes | Path] = {
             CANDIDATES: _json(_rounded(_dump(candidates))),
             STITCHES: folder.results / STITCHES,
@@ -167,11 +167,22 @@ class Outbox:
         return _rounded(_dump(evaluation))
 
     def _composition(self, task: Task, spec: ComposeSpec, folder: TaskFolder) -> tuple[dict[str, bytes | Path], Any]:
+        # Choice, report and metadata follow from what the hub sent; made here, they can hold nothing from a child.
         document = _read(_ComposeDocument, folder.results / DOCUMENT)
         candidates = _read(CandidateSet, folder.candidates / CANDIDATES)
-        report = _read(Report, folder.results / REPORT)
-        _check_report(task, spec, candidates, report, document.chosen)
-        report = Report.model_validate(_rounded(_dump(report)))
+        _members_match(task, candidates)
+        choice = choose(candidates, spec.evaluations, requester=task.job.requester)
+        _expect(document.chosen == choice.chosen, "document.chosen", "is not the candidate to choose")
+        made = build(
+            candidates,
+            spec.evaluations,
+            choice,
+            requester=task.job.requester,
+            parties_of_members=[member.party for member in spec.members],
+            job=task.job.id,
+            missing=spec.missing,
+        )
+        report = Report.model_validate(_rounded(_dump(made)))
         metadata = describe_ensemble(task, candidates, report)
         model = _regular(folder.results / MODEL)
         check_against(check_file(model), metadata)
@@ -185,39 +196,6 @@ class Outbox:
     def _enough(self, samples: Iterable[int]) -> None:
         if any(n < self._min_samples for n in samples):
             raise SutureError(TOO_FEW, "the result comes from too few samples to leave this site", where="outbox")
-
-
-@dataclass(frozen=True)
-class _Choice:
-    """The few things a report adds to what the job knows already."""
-
-    chosen: str
-    front: tuple[str, ...]
-    hypervolume: float | None
-    verdicts: Mapping[str, Literal["adopt", "care", "reject"]]
-
-
-def _check_report(task: Task, spec: ComposeSpec, candidates: CandidateSet, report: Report, chosen: str) -> None:
-    """Make the report again from the evaluations the hub sent: all else in it is the choice, and no text."""
-    _members_match(task, candidates)
-    _expect(report.chosen == chosen, "report.chosen", "is not the chosen candidate")
-    _expect(report.parties.keys() == spec.evaluations.keys(), "report.parties", "are not those that answered")
-    choice = _Choice(
-        report.chosen,
-        tuple(candidate.id for candidate in report.candidates if candidate.front),
-        report.hypervolume,
-        {party: found.verdict for party, found in report.parties.items()},
-    )
-    again = build(
-        candidates,
-        spec.evaluations,
-        choice,
-        requester=task.job.requester,
-        parties_of_members=[member.party for member in spec.members],
-        job=task.job.id,
-        missing=spec.missing,
-    )
-    _expect(report == again, "report", "does not follow from the evaluations")
 
 
 def _labels(task: Task) -> set[str]:
@@ -271,13 +249,13 @@ def _content(path: Path) -> bytes:
 
 
 def _dump(document: BaseModel) -> Any:
-    return document.model_dump(mode="json", by_alias=True)
+    return document.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 def _rounded(content: Any, *, key: str = "") -> Any:
-    """Round every number: the last digits of a metric tell single samples apart. Mixing weights are not measured."""
+    """Round every measured number: the last digits of a metric tell single samples apart."""
     if isinstance(content, float):
-        return content if key == "alpha" else round(content, DECIMALS)
+        return content if key in _EXACT else round(content, DECIMALS)
     if isinstance(content, dict):
         return {name: _rounded(value, key=name) for name, value in content.items()}
     if isinstance(content, list):

@@ -50,7 +50,7 @@ class Pulse:
 
     def fetching(self, done: int, total: int) -> None:
         """Say how much of the members has been fetched, in bytes."""
-        self._fetching = Progress(step="fetching", done=max(0, done), total=total)
+        self._fetching = Progress(step="fetch", done=max(0, done), total=total)
 
     def _run(self) -> None:
         interval = self._task.lease_seconds / 3

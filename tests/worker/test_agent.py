@@ -1,0 +1,246 @@
+"""The agent against a live hub, without a worker: leases, policy, restarts, outages, cancelling."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+
+from suture.http import AuthError
+from suture_worker.agent import Agent, back_off
+from suture_worker.celery_app import make_app
+from suture_worker.config import load_site, prepare_state
+from suture_worker.egress import verify
+from suture_worker.folder import TaskFolder
+from suture_worker.hub import Hub
+from suture_worker.outbox import Outbox
+
+MODELS = ["north/net", "south/net"]
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch):
+    monkeypatch.setattr("suture_worker.agent.LEASE_WAIT", 0.5)
+
+
+def until(condition, seconds=30.0):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return found
+
+
+@pytest.fixture
+def party(live_hub):
+    return live_hub.add_party()
+
+
+@pytest.fixture
+def site_of(live_hub, make, tmp_path):
+    def write(party, *, rules=None, name="site", url=None, token=None):
+        rules = rules if rules is not None else [([party], ["fit", "evaluate"], ["patches"])]
+        token = token or live_hub.site_token(party)
+        config = load_site(make.write_site(tmp_path / name, url=url or live_hub.url, token=token, rules=rules))
+        prepare_state(config)
+        return config
+
+    return write
+
+
+class Running:
+    def __init__(self, config):
+        self.config = config
+        self.stop = threading.Event()
+        self.error = None
+        self.hub = Hub(config.hub.url, config.hub.token_file.read_text().strip(), sleep=self.stop.wait)
+        self.outbox = Outbox(config.state / "outbox", min_samples=config.policy.min_samples)
+        self.agent = Agent(config, self.hub, self.outbox, make_app(config), self.stop)
+        self.thread = threading.Thread(target=self._run)
+
+    def _run(self):
+        try:
+            self.agent.run()
+        except AuthError as error:
+            self.error = error
+
+    def tasks(self):
+        return sorted(path.name for path in (self.config.state / "tasks").iterdir())
+
+    def folder(self):
+        return TaskFolder(self.config.state / "tasks", self.tasks()[0])
+
+
+@contextmanager
+def agent(config):
+    running = Running(config)
+    running.thread.start()
+    try:
+        yield running
+    finally:
+        running.stop.set()
+        running.thread.join(30)
+        assert not running.thread.is_alive()
+        running.outbox.close()
+        running.hub.close()
+
+
+def ended(job):
+    return until(lambda: job.refresh().state in ("failed", "complete", "cancelled") and job.status)
+
+
+def taken(running):
+    """Wait until the site holds a task with its members, ready for a worker."""
+    return until(lambda: running.tasks() and running.folder().member(1).exists() and running.folder())
+
+
+def test_what_no_rule_allows_is_declined(live_hub, party, site_of):
+    job = live_hub.client(party).stitch(MODELS, "patches")
+    config = site_of(party, rules=[])
+    with agent(config):
+        status = ended(job)
+    assert (status.state, status.error.code) == ("failed", "policy.denied")
+    entries = verify(config.state / "outbox" / "egress.jsonl")
+    assert [(entry.kind, entry.body) for entry in entries] == [("decline", '{"code":"policy.denied","fence":1}')]
+
+
+@pytest.mark.parametrize("dataset", ["other", "nothing"])
+def test_an_unknown_and_a_forbidden_dataset_look_the_same(live_hub, party, site_of, dataset):
+    job = live_hub.client(party).stitch(MODELS, dataset)
+    with agent(site_of(party)):
+        status = ended(job)
+    assert (status.state, status.error.code) == ("failed", "dataset.unknown")
+
+
+def test_a_task_is_fetched_verified_and_kept_for_the_worker(live_hub, party, site_of, portable):
+    live_hub.client(party).stitch(MODELS, "patches")
+    with agent(site_of(party)) as running:
+        folder = taken(running)
+        assert [folder.member(index).read_bytes() for index in (0, 1)] == [path.read_bytes() for path in portable]
+        assert folder.assignment.dataset == "patches"
+        assert folder.assignment.task.job.requester == party
+        modes = {path.stat().st_mode & 0o077 for path in folder.path.rglob("*")}
+        assert modes == {0}
+
+
+def test_the_lease_is_kept_by_heartbeats(live_hub, party, site_of):
+    job = live_hub.client(party).stitch(MODELS, "patches")
+    with agent(site_of(party)) as running:
+        taken(running)
+        time.sleep(4)  # a lease lasts 3
+        task = job.refresh().tasks[0]
+        assert (task.state, task.attempt) == ("leased", 1)
+
+
+def test_a_restarted_agent_goes_on(live_hub, party, site_of):
+    job = live_hub.client(party).stitch(MODELS, "patches")
+    config = site_of(party)
+    with agent(config) as running:
+        folder = taken(running)
+    assert folder.exists
+    with agent(config):
+        time.sleep(4)
+        task = job.refresh().tasks[0]
+        assert (task.state, task.attempt) == ("leased", 1)
+        assert folder.assignment.task.fence == 1
+
+
+def test_a_lease_lost_meanwhile_is_dropped_and_taken_anew(live_hub, party, site_of):
+    job = live_hub.client(party).stitch(MODELS, "patches")
+    config = site_of(party)
+    with agent(config) as running:
+        folder = taken(running)
+    (folder.path / "left").touch()
+    until(lambda: job.refresh().tasks[0].attempt == 2)
+    with agent(config):
+        until(lambda: job.refresh().tasks[0].state == "leased" and folder.exists)
+        assert folder.assignment.task.fence == 2
+        assert not (folder.path / "left").exists()
+
+
+def test_another_site_s_lease_is_not_disturbed(live_hub, party, site_of):
+    job = live_hub.client(party).stitch(MODELS, "patches")
+    first, second = site_of(party, name="first"), site_of(party, name="second")
+    with agent(first) as running:
+        folder = taken(running)
+    until(lambda: job.refresh().tasks[0].attempt == 2)
+    with agent(second) as other, agent(first) as running:
+        taken(other)
+        until(lambda: running.tasks() == [])
+        time.sleep(4)
+        assert job.refresh().tasks[0].attempt == 2
+        assert running.tasks() == []
+    assert not folder.exists
+
+
+def test_cancelling_a_job_frees_the_site(live_hub, party, site_of):
+    job = live_hub.client(party).stitch(MODELS, "patches")
+    with agent(site_of(party)) as running:
+        taken(running)
+        job.cancel()
+        until(lambda: running.tasks() == [])
+    assert ended(job).tasks[0].state == "cancelled"
+
+
+def test_an_agent_that_is_there_first_waits_for_the_hub(live_hub, party, site_of):
+    job = live_hub.client(party).stitch(MODELS, "patches")
+    live_hub.stop()
+    try:
+        with agent(site_of(party)) as running:
+            time.sleep(2)
+            assert running.thread.is_alive()
+            live_hub.start()
+            taken(running)
+    finally:
+        live_hub.start_if_away()
+    assert job.refresh().tasks[0].state == "leased"
+
+
+def test_a_wrong_token_ends_the_agent(live_hub, party, site_of):
+    with agent(site_of(party, token="suture_site_wrong")) as running:
+        running.thread.join(20)
+        assert isinstance(running.error, AuthError)
+        assert "suture_site_wrong" not in str(running.error)
+
+
+def test_a_task_that_is_not_in_order_is_given_back(live_hub, party, site_of):
+    job = live_hub.client(party).stitch(MODELS, "patches")
+    running = Running(site_of(party))
+    leased = running.hub.lease(1)
+    running.agent._begin({**leased, "spec": {"members": "PATIENT-0042"}})
+    running.outbox.close()
+    running.hub.close()
+    assert (ended(job).error.code, running.tasks()) == ("task.invalid", [])
+    entries = verify(running.config.state / "outbox" / "egress.jsonl")
+    assert [entry.kind for entry in entries] == ["fail"]
+    assert "PATIENT" not in entries[0].body
+
+
+def test_a_member_that_is_not_what_was_promised(live_hub, party, site_of):
+    job = live_hub.client(party).stitch(MODELS, "patches")
+    running = Running(site_of(party))
+    leased = running.hub.lease(1)
+    leased["spec"]["members"][1]["sha256"] = "0" * 64
+    running.agent._begin(leased)
+    running.outbox.close()
+    running.hub.close()
+    assert ended(job).error.code == "download.digest"
+    assert not (running.config.state / "cache" / ("0" * 64)).exists()
+
+
+def test_the_token_is_nowhere_in_state(live_hub, party, site_of):
+    live_hub.client(party).stitch(MODELS, "patches")
+    config = site_of(party)
+    with agent(config) as running:
+        taken(running)
+    token = config.hub.token_file.read_bytes().strip()
+    held = [path for path in config.state.rglob("*") if path.is_file()]
+    assert len(held) > 5
+    assert not [path for path in held if token in path.read_bytes()]
+
+
+def test_pauses_double_up_to_a_minute_and_are_spread():
+    assert [back_off(n, lambda: 1.0) for n in (1, 2, 3, 7, 100)] == [1, 2, 4, 60, 60]
+    assert [back_off(n, lambda: 0.0) for n in (1, 2, 100)] == [0.5, 1, 30]

@@ -1,0 +1,208 @@
+"""A real Celery worker on the site's own Redis: what goes over the broker, and work that survives being killed."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from suture_stitching.errors import SutureError
+from suture_worker import broker
+from suture_worker.celery_app import TASK, make_app, ring
+
+
+def until(condition, seconds=40.0):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return found
+
+
+class Site:
+    """A site's Redis and worker as processes of their own."""
+
+    def __init__(self, config):
+        self.config = config
+        self.app = make_app(config)
+        self.processes = {}
+
+    def start(self, name):
+        command = [sys.executable, "-m", "suture_worker", name, str(self.config.path), str(os.getpid())]
+        with (self.config.state / "logs" / f"{name}.log").open("ab") as output:
+            self.processes[name] = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+
+    def log(self, name):
+        return (self.config.state / "logs" / f"{name}.log").read_text()
+
+    def answers(self):
+        try:
+            return broker.check_answers(self.config)
+        except SutureError:
+            return False
+
+    def start_worker(self):
+        before = self.log("worker").count("ready.") if "worker" in self.processes else 0
+        self.start("worker")
+        until(lambda: self.log("worker").count("ready.") > before)
+
+    def end(self, name, number=signal.SIGKILL):
+        process = self.processes[name]
+        process.send_signal(number)
+        process.wait(20)
+
+    def pool(self):
+        """The processes in which Celery runs tasks."""
+        children = psutil.Process(self.processes["worker"].pid).children()
+        return [child for child in children if "suture_worker" in " ".join(child.cmdline())]
+
+    def child(self, folder):
+        """The process that computes, once it does."""
+
+        def find():
+            if folder.progress is None or folder.progress.step == "load":
+                return None
+            for process in psutil.process_iter(["cmdline"]):
+                words = process.info["cmdline"] or []
+                if "suture_worker.child" in words and str(folder.path) in words:
+                    return process
+            return None
+
+        return until(find)
+
+
+@pytest.fixture
+def running(site):
+    here = Site(site)
+    here.start("redis")
+    until(here.answers)
+    yield here
+    for process in reversed(here.processes.values()):
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def gone(process):
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_message_is_json_and_holds_an_id(running):
+    ring(running.app, "task_fit")
+    assert broker.waiting(running.config) == 1
+    with broker.connect(running.config) as client:
+        message = json.loads(client.lindex(broker.QUEUE, 0))
+    assert message["content-type"] == "application/json"
+    arguments, keywords, _ = json.loads(base64.b64decode(message["body"]))
+    assert (arguments, keywords) == (["task_fit"], {})
+    assert message["headers"]["task"] == TASK
+
+
+def test_the_worker_does_a_task_and_outlives_its_child(running, data, assign, quick, long):
+    running.start_worker()
+    folder = assign(options=quick)
+    ring(running.app, folder.id)
+    ring(running.app, folder.id)  # a message may come twice
+    until(lambda: folder.outcome)
+    assert folder.outcome.state == "done", folder.log.read_text()
+    assert int((folder.path / "runs").read_text()) == 1
+    until(lambda: broker.waiting(running.config) == 0)
+
+    folder = assign(options=long)
+    ring(running.app, folder.id)
+    running.child(folder).send_signal(signal.SIGSEGV)
+    until(lambda: folder.outcome)
+    assert folder.outcome.code == "model.crashed"
+    assert running.processes["worker"].poll() is None
+
+    folder = assign("evaluate", dataset="other")  # no such file: the worker is still there to say so
+    ring(running.app, folder.id)
+    assert until(lambda: folder.outcome).code == "dataset.missing_path"
+
+
+def test_celery_delivers_again_when_its_process_is_killed(running, data, assign, long):
+    running.start_worker()
+    folder = assign(options=long)
+    ring(running.app, folder.id)
+    child = running.child(folder)
+    (pool,) = running.pool()
+    pool.kill()
+    until(lambda: gone(child))
+    until(lambda: (folder.path / "runs").read_text() == "2")
+    folder.cancel()
+    assert until(lambda: folder.outcome).state == "cancelled"
+
+
+def test_a_killed_worker_leaves_no_process_and_no_outcome(running, data, assign, long):
+    running.start_worker()
+    folder = assign(options=long)
+    ring(running.app, folder.id)
+    child, (pool,) = running.child(folder), running.pool()
+    running.end("worker")
+    until(lambda: gone(child) and gone(pool))
+    assert folder.outcome is None
+    until(lambda: not folder.busy)
+    running.start_worker()
+    ring(running.app, folder.id)
+    running.child(folder)
+    assert (folder.path / "runs").read_text() == "2"
+    folder.cancel()
+    assert until(lambda: folder.outcome).state == "cancelled"
+
+
+def test_a_worker_told_to_stop_does_so_in_the_middle_of_a_task(running, data, assign, long):
+    running.start_worker()
+    folder = assign(options=long)
+    ring(running.app, folder.id)
+    child, (pool,) = running.child(folder), running.pool()
+    began = time.monotonic()
+    running.end("worker", signal.SIGTERM)
+    assert time.monotonic() - began < 7
+    until(lambda: gone(child) and gone(pool))
+    assert folder.outcome is None
+
+
+def test_hostile_messages_do_nothing(running, data, assign, quick, tmp_path):
+    running.start_worker()
+    trap = tmp_path / "trap"
+    headers = {"lang": "py", "task": TASK, "id": "x", "argsrepr": "", "kwargsrepr": ""}
+    properties = {"delivery_info": {"exchange": "", "routing_key": broker.QUEUE}, "delivery_tag": "x"}
+
+    class Trap:
+        def __reduce__(self):
+            return (Path(trap).touch, ())
+
+    def message(body, content_type="application/json", **changes):
+        return {
+            "body": base64.b64encode(body).decode(),
+            "content-encoding": "utf-8" if content_type == "application/json" else "binary",
+            "content-type": content_type,
+            "headers": {**headers, **changes},
+            "properties": {**properties, "body_encoding": "base64"},
+        }
+
+    embedded = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+    hostile = [
+        message(pickle.dumps(([Trap()], {}, embedded)), "application/x-python-serialize"),
+        message(json.dumps([["../../../etc"], {}, embedded]).encode()),
+        message(json.dumps([[{"x": 1}], {}, embedded]).encode()),
+        message(json.dumps([[], {"folder": "/etc"}, embedded]).encode()),
+        message(json.dumps([["task_fit"], {}, embedded]).encode(), task="os.system"),
+    ]
+    with broker.connect(running.config) as client:
+        for entry in hostile:
+            client.lpush(broker.QUEUE, json.dumps(entry))
+    folder = assign("evaluate", dataset="other")
+    ring(running.app, folder.id)
+    assert until(lambda: folder.outcome).code == "dataset.missing_path"
+    assert not trap.exists()
+    assert running.processes["worker"].poll() is None

@@ -1,0 +1,319 @@
+"""The worker's part with real models, data and child processes: results, confinement, and every way to end badly."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from suture_stitching.documents import CandidateSet, Evaluation
+from suture_stitching.fit import FitResult
+from suture_stitching.portable.runtime import load
+from suture_worker.config import Limits, StateConfig, load_site, prepare_state
+from suture_worker.folder import Assignment, TaskFolder
+from suture_worker.lease import Task
+from suture_worker.outbox import Outbox
+from suture_worker.work import crash_code, work
+
+
+@pytest.fixture(scope="session")
+def fitted(tmp_path_factory, make, members, portable, quick):
+    """The files of a real fit."""
+    folder = tmp_path_factory.mktemp("fitted")
+    config = load_site(make.write_site(folder))
+    prepare_state(config)
+    make.save_patches(config.datasets["patches"].path)
+    task = Task.parse(make.leased("fit", members=members, options=quick))
+    place = TaskFolder(config.state / "tasks", task.id)
+    place.create(Assignment(task=task, dataset="patches"))
+    for index, path in enumerate(portable):
+        place.member(index).write_bytes(path.read_bytes())
+    assert work(config, task.id) == "done", (place.path / "child.log").read_text()
+    return place
+
+
+@pytest.fixture
+def candidate_files(fitted):
+    return {name: (fitted.results / name).read_bytes() for name in ("candidates.json", "stitches.safetensors")}
+
+
+def failures(site):
+    path = site.state / "logs" / "failures.log"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def failed(site, folder, code):
+    """The task failed with `code`, and its correlation id leads to the text."""
+    outcome = folder.outcome
+    assert (outcome.state, outcome.code) == ("failed", code), failures(site)
+    (entry,) = [entry for entry in failures(site) if entry["correlation_id"] == outcome.correlation_id]
+    assert (entry["task"], entry["code"]) == (folder.id, code)
+    return entry["text"]
+
+
+# What comes out
+
+
+def test_a_fit(fitted):
+    result = FitResult.load(fitted.results)
+    assert [candidate.kind for candidate in result.candidates.candidates][:3] == ["single", "single", "ensemble"]
+    assert any(candidate.kind == "stitched" for candidate in result.candidates.candidates)
+    document = json.loads((fitted.results / "document.json").read_text())
+    assert document == {"n": result.candidates.n}
+    assert fitted.progress is not None
+    assert fitted.outcome.state == "done"
+
+
+def test_what_a_fit_wrote_may_leave(fitted, tmp_path):
+    outbox = Outbox(tmp_path, min_samples=11)
+    messages = outbox.result(fitted.assignment.task, fitted)
+    outbox.close()
+    assert [message.name for message in messages] == ["candidates.json", "stitches.safetensors", None]
+
+
+def test_an_evaluation(site, data, assign, candidate_files, tmp_path):
+    folder = assign("evaluate", files=candidate_files, own=1)
+    assert work(site, folder.id) == "done", folder.log.read_text()
+    evaluation = Evaluation.model_validate_json((folder.results / "document.json").read_bytes())
+    assert evaluation.own == 1
+    assert evaluation.splits["test"].n == 36
+    assert evaluation.splits["test"].scores["c01"].difference.value == 0
+    outbox = Outbox(tmp_path, min_samples=11)
+    assert len(outbox.result(folder.assignment.task, folder)) == 1
+    outbox.close()
+
+
+def test_a_composition_computes_what_was_evaluated(site, assign, candidate_files, make, tmp_path):
+    names = [c.id for c in CandidateSet.model_validate_json(candidate_files["candidates.json"]).candidates]
+    chosen = names[-1]
+
+    def evaluation(own):
+        document = make.evaluation(own, value=0.5)
+        for split in document["splits"].values():
+            base = split["scores"]["c00"]
+            split["scores"] = {name: {**base, "difference": {"value": 0, "low": -0.1, "high": 0.1}} for name in names}
+            split["scores"][chosen] = {"value": 0.9, "low": 0.8, "high": 0.95}
+            split["scores"][chosen]["difference"] = {"value": 0.4, "low": 0.3, "high": 0.5}
+        return document
+
+    evaluations = {"north": evaluation(0), "south": evaluation(1)}
+    folder = assign("compose", dataset=None, files=candidate_files, evaluations=evaluations)
+    assert work(site, folder.id) == "done", folder.log.read_text()
+    assert json.loads((folder.results / "document.json").read_text()) == {"chosen": chosen}
+    import torch
+
+    images = torch.from_numpy(make.patches(8, 3)[0])
+    output = load(folder.results / "model.safetensors")(images)
+    assert output.shape == (8, 2)
+    torch.testing.assert_close(output.sum(1), torch.ones(8))
+    outbox = Outbox(tmp_path, min_samples=11)
+    messages = outbox.result(folder.assignment.task, folder)
+    outbox.close()
+    assert [message.name for message in messages] == ["model.safetensors", "suture.json", "report.json", None]
+
+
+def test_a_task_is_done_once(site, fitted):
+    written = (fitted.results / "document.json").stat().st_mtime_ns
+    state = fitted.path.parent.parent
+    assert work(site.model_copy(update={"site": StateConfig(state=state)}), fitted.id) == "it is done already"
+    assert (fitted.results / "document.json").stat().st_mtime_ns == written
+
+
+def test_a_message_for_a_dropped_task_does_nothing(site):
+    assert work(site, "task_gone") == "there is no such task"
+
+
+def test_a_task_another_worker_is_at_is_left_alone(site, data, assign, monkeypatch):
+    monkeypatch.setattr("suture_worker.work._LOCK_SECONDS", 0.2)
+    folder = assign()
+    with folder.locked():
+        assert work(site, folder.id) == "another worker is at it"
+    assert folder.outcome is None
+
+
+# What does not work out
+
+
+@pytest.mark.parametrize(("n", "kind"), [(30, "fit"), (30, "evaluate")])
+def test_too_few_samples_are_declined(site, make, assign, candidate_files, n, kind):
+    make.save_patches(site.datasets["patches"].path, n=n)
+    folder = assign(kind, files=candidate_files if kind == "evaluate" else None)
+    assert work(site, folder.id) == "declined"
+    assert folder.outcome.code == "policy.too_few_samples"
+
+
+def test_data_that_are_not_there(site, assign):
+    folder = assign()
+    assert work(site, folder.id) == "failed"
+    assert str(site.datasets["patches"].path) in failed(site, folder, "dataset.missing_path")
+
+
+def test_data_of_another_size(site, assign):
+    images = np.random.default_rng(0).random((120, 1, 5, 5), np.float32)
+    np.savez(site.datasets["patches"].path, images=images, labels=np.arange(120) % 2)
+    folder = assign()
+    work(site, folder.id)
+    failed(site, folder, "dataset.wrong_shape")
+
+
+def test_options_that_are_not_in_order(site, data, assign):
+    folder = assign(options={"sed": 3})
+    work(site, folder.id)
+    failed(site, folder, "job.options")
+
+
+def test_a_damaged_model(site, data, assign):
+    folder = assign()
+    content = folder.member(1).read_bytes()
+    folder.member(1).write_bytes(content[:-8])
+    work(site, folder.id)
+    failed(site, folder, "model.truncated")
+
+
+def test_a_dataset_this_worker_does_not_have(site, data, assign):
+    folder = assign(dataset="unheard")
+    work(site, folder.id)
+    failed(site, folder, "dataset.unknown")
+
+
+def test_too_little_memory(site, data, assign, long):
+    folder = assign(options=long)
+    work(site.model_copy(update={"limits": Limits(threads=1, memory_gib=0.4)}), folder.id)
+    failed(site, folder, "work.out_of_memory")
+
+
+def test_too_little_time(site, data, assign, long):
+    folder = assign(options=long)
+    work(site.model_copy(update={"limits": Limits(threads=1, seconds=2)}), folder.id)
+    failed(site, folder, "work.time_limit")
+
+
+def computes(folder: TaskFolder) -> bool:
+    return folder.progress is not None and folder.progress.step != "load"
+
+
+def child_of(folder: TaskFolder, seconds: float = 30.0) -> int:
+    """The id of the process that works on the folder, once it computes."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                words = path.read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if b"suture_worker.child" in words and os.fsencode(folder.path) in words and computes(folder):
+                return int(path.parent.name)
+        time.sleep(0.05)
+    raise AssertionError("no child")
+
+
+@pytest.fixture
+def in_background(site):
+    threads = []
+
+    def begin(folder):
+        thread = threading.Thread(target=work, args=(site, folder.id))
+        thread.start()
+        threads.append(thread)
+        return thread
+
+    yield begin
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGSEGV, "model.crashed"), (signal.SIGKILL, "work.interrupted")])
+def test_a_child_that_is_killed(site, data, assign, in_background, number, code, long):
+    folder = assign(options=long)
+    thread = in_background(folder)
+    os.kill(child_of(folder), number)
+    thread.join(30)
+    text = failed(site, folder, code)
+    assert number.name in text
+    assert folder.outcome.retryable == (number == signal.SIGKILL)
+
+
+def test_cancelling_stops_it_between_two_batches(site, data, assign, in_background, long):
+    folder = assign(options=long)
+    thread = in_background(folder)
+    child_of(folder)
+    began = time.monotonic()
+    folder.cancel()
+    thread.join(30)
+    assert folder.outcome.state == "cancelled"
+    assert time.monotonic() - began < 5, "it was asked, and did not have to be killed"
+
+
+def test_a_child_that_does_not_listen_is_killed(site, data, assign, in_background, monkeypatch, long):
+    monkeypatch.setattr("suture_worker.work.GRACE_SECONDS", 1.0)
+    folder = assign(options=long)
+    thread = in_background(folder)
+    pid = child_of(folder)
+    os.kill(pid, signal.SIGSTOP)
+    folder.cancel()
+    thread.join(30)
+    assert folder.outcome.state == "cancelled"
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_what_was_interrupted_too_often_is_given_up(site, data, assign):
+    folder = assign()
+    (folder.path / "runs").write_text("3")
+    work(site, folder.id)
+    failed(site, folder, "work.interrupted")
+    assert folder.outcome.retryable
+
+
+# Confinement
+
+
+def test_the_child_s_surroundings(site, data, assign, in_background, monkeypatch, long):
+    for name in ("SUTURE_TOKEN", "HTTPS_PROXY", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "secret-0042")
+    folder = assign(options=long)
+    in_background(folder)
+    process = Path(f"/proc/{child_of(folder)}")
+    environment = (process / "environ").read_bytes()
+    status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
+    limits = (process / "limits").read_text()
+    opened = [str(path.readlink()) for path in (process / "fd").iterdir()]
+    folder.cancel()
+    assert b"secret-0042" not in environment
+    assert b"suture_t_1" not in environment
+    assert f"HOME={folder.scratch}".encode() in environment.split(b"\0")
+    assert status["Seccomp"].strip() == "2"
+    assert status["NoNewPrivs"].strip() == "1"
+    assert re.search(r"^Max core file size +0 +0 ", limits, re.MULTILINE)
+    assert not [place for place in opened if place.startswith("socket:")]
+    assert "the child" not in folder.log.read_text(), "this kernel could confine it"
+
+
+@pytest.mark.parametrize(
+    ("status", "printed", "starved", "code"),
+    [
+        (-signal.SIGSEGV, "", False, "model.crashed"),
+        (-signal.SIGABRT, "", False, "model.crashed"),
+        (
+            -signal.SIGABRT,
+            "terminate called after throwing an instance of 'std::bad_alloc'",
+            False,
+            "work.out_of_memory",
+        ),
+        (-signal.SIGKILL, "", True, "work.out_of_memory"),
+        (-signal.SIGKILL, "", False, "work.interrupted"),
+        (-signal.SIGXCPU, "", False, "work.time_limit"),
+        (1, "MemoryError", False, "work.out_of_memory"),
+        (1, "Traceback", False, "work.failed"),
+        (0, "", False, "work.failed"),
+    ],
+)
+def test_crash_codes(status, printed, starved, code):
+    assert crash_code(status, printed, starved=starved) == code
