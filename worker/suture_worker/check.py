@@ -75,6 +75,10 @@ def _hub(config: SiteConfig) -> Iterator[Check]:
     if config.hub.url.startswith("http://") and httpx.URL(config.hub.url).host not in ("127.0.0.1", "localhost", "::1"):
         yield Check("hub", "warn", "the token travels unencrypted", "use the hub's https:// address")
     yield _clock(config.hub.url)
+    yield from _guarded("token", lambda: _token(config))
+
+
+def _token(config: SiteConfig) -> Iterator[Check]:
     token = read_token(config)
     try:
         with Connection(config.hub.url, token, attempts=2, timeout=10) as hub:

@@ -88,6 +88,7 @@ def main(arguments: list[str]) -> None:
         config = load_site(path)
         if name == "redis":
             command = broker.redis_command(config)
+            broker.socket_path(config).unlink(missing_ok=True)  # a killed one's
             os.execv(command[0], command)  # noqa: S606 - keeps the process, and with it the tie to its parent
         {"agent": run_agent, "worker": run_worker}[name](config)
     except SutureError as error:
