@@ -223,6 +223,7 @@ class World:
     def __init__(self, settings: Settings, client: TestClient, hub: Hub) -> None:
         self.settings, self.client, self.hub = settings, client, hub
         self._offset = timedelta(0)
+        self._published: set[str] = set()
         hub.now = self.now
         self.sites: dict[str, Actor] = {}
         with hub.database.writing() as session:
@@ -254,9 +255,9 @@ class World:
 
     def ask(self, *, models: Any = ("north/digits", "south/digits"), **changes: Any) -> Any:
         """Publish two models, if need be, and post a job by `north`."""
-        for party in ("north", "south"):
-            if self.north.get(f"/v1/models/{party}/digits").status_code == 404:
-                getattr(self, party).publish(f"{party}/digits", model=self.model(seed=len(party) + ord(party[0])))
+        for party in {"north", "south"} - self._published:
+            getattr(self, party).publish(f"{party}/digits", model=self.model(seed=ord(party[0])))
+            self._published.add(party)
         body = {"models": [{"repo": repo} for repo in models], "dataset": "digits", "evaluate_at": ["south"]}
         return self.north.post("/v1/jobs", {**body, **changes})
 
