@@ -35,9 +35,8 @@ def test_health(world):
 
 
 def test_metrics_count_routes_not_names(world):
-    world.north.publish("north/digits")
-    world.north.get("/v1/models/north/digits")
     world.ask()
+    world.north.get("/v1/models/north/digits")
     world.sites["north"].lease()
     text = world.client.get("/metrics").text
     route = 'method="GET",route="/v1/models/{party}/{name}",status="200"'
