@@ -16,6 +16,8 @@ Metric = Literal["accuracy", "balanced_accuracy", "auroc", "dice", "r2", "mae"]
 SplitName = Literal["validation", "test"]
 CandidateId = Annotated[str, StringConstraints(pattern=r"^c[0-9]{2,4}$")]
 Point = Annotated[str, StringConstraints(pattern=r"^n[0-9]{1,7}$")]
+#: A tensor in `stitches.safetensors`.
+TensorName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(?:[._][a-z0-9]+)*$", max_length=64)]
 #: `own`, `peer:<party/name>`, `ensemble` or `stitched`.
 Row = Annotated[
     str, StringConstraints(pattern=r"^(own|ensemble|stitched|peer:[A-Za-z0-9_.-]{1,96}/[A-Za-z0-9_.-]{1,96})$")
@@ -45,20 +47,42 @@ class Stitch(_Closed):
 
     source: Count
     target: Count
-    weight: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_.]{1,64}$")]
-    bias: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_.]{1,64}$")]
+    weight: TensorName
+    bias: TensorName
     r2: Finite | None = None
+
+
+class Gate(_Closed):
+    """How much a sample is trusted to be like the fit data, by the members' own features side by side at a match.
+
+    With `<weight>` (D, D) and `<bias>` (D,) whitening the D features and `<centres>` (K, D) in whitened units, the
+    squared distance to the nearest centre counts fully up to `near` and not at all from `far` on.
+    """
+
+    weight: TensorName
+    bias: TensorName
+    centres: TensorName
+    near: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    far: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+    @model_validator(mode="after")
+    def _far_is_farther(self) -> Gate:
+        if self.far <= self.near:
+            raise ValueError("far: must be larger than near")
+        return self
 
 
 class Match(_Closed):
     """One place where members are joined: a stitch point per member (by member index), the mixing weight, the stitches.
 
-    The mixed feature of a member is `(1 - alpha) * own + alpha * mean(translated from the others)`.
+    The mixed feature of a member is `(1 - w) * own + w * mean(translated from the others)`; `w` is `alpha`, times
+    `gate` where there is one.
     """
 
     points: dict[Annotated[str, StringConstraints(pattern=r"^[0-9]{1,3}$")], Point]
     alpha: Fraction
     stitches: tuple[Stitch, ...]
+    gate: Gate | None = None
 
 
 class Candidate(_Closed):

@@ -66,6 +66,11 @@ class Moments:
         scatter = self.scatter + other.scatter + torch.outer(step, step) * (self.n * other.n / n)
         return Moments(n, mean, scatter)
 
+    def select(self, *columns: slice) -> Moments:
+        """Return the moments of these columns alone, in this order."""
+        index = torch.cat([torch.arange(len(self.mean), device=self.mean.device)[part] for part in columns])
+        return Moments(self.n, self.mean[index], self.scatter[index][:, index])
+
     @property
     def covariance(self) -> Tensor:
         """Return `(D, D)`, normalised by `n`."""

@@ -12,7 +12,8 @@ from suture_stitching.portable.metadata import ModelMetadata
 from suture_stitching.tasks.labels import LabelSpace
 from suture_stitching.tasks.task import Task
 
-SMALLEST = 1e-7  # keeps the logarithm of a probability finite
+#: Keeps the logarithm of a probability finite. Far below any that matters, since nothing is learnt from what it holds.
+SMALLEST = 1e-30
 
 
 class Labelled(Task):

@@ -1,0 +1,56 @@
+"""A chosen candidate becomes one portable model: members, stitches, preprocessing and averaging in one graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from suture_stitching.documents import Candidate
+from suture_stitching.fitted import FitResult
+from suture_stitching.members import Member, value_range
+from suture_stitching.merge import Merge
+from suture_stitching.portable.graph import TENSOR, Ref, prune
+from suture_stitching.portable.metadata import InputSpec, OutputSpec
+from suture_stitching.portable.runtime import PortableModel
+from suture_stitching.tasks import task_of
+
+
+def compose(members: Sequence[Member], fitted: FitResult, candidate_id: str) -> PortableModel:
+    """Return the candidate as one model that reads `input_spec(members)` and gives `output_spec(...)`.
+
+    Its output equals that of the candidate evaluated piece by piece. Write it with `portable.runtime.save`. Raises
+    `SutureError` (`candidate.unknown`, `candidates.*`).
+    """
+    merge = Merge(members, task_of([member.metadata for member in members], ()), fitted.stitches)
+    (output,) = outputs_of(merge, fitted, [fitted.candidate(candidate_id)])
+    graph = prune(merge.graph(output))
+    named = {str(node.args[0]) for node in graph.nodes if node.op == TENSOR}
+    return PortableModel(graph, {name: tensor for name, tensor in merge.tensors.items() if name in named})
+
+
+def outputs_of(merge: Merge, fitted: FitResult, candidates: Sequence[Candidate]) -> tuple[Ref, ...]:
+    """Return the nodes of the candidates' outputs in `merge`, building what is not there yet."""
+    points = fitted.points(merge.members)
+    return tuple(
+        merge.ensemble(merge.join(fitted.joins(points, candidate)), candidate.members) for candidate in candidates
+    )
+
+
+def input_spec(members: Sequence[Member]) -> InputSpec:
+    """Return what a composed model reads: what the members read, before their preprocessing."""
+    first = members[0].input
+    shape = tuple(
+        next((size for size in sizes if size is not None), None)
+        for sizes in zip(*(member.input.spatial_shape for member in members), strict=True)
+    )
+    return first.model_copy(
+        update={"spatial_shape": shape, "preprocessing": None, "value_range": value_range(members), "dtype": "float32"}
+    )
+
+
+def output_spec(members: Sequence[Member], fitted: FitResult) -> OutputSpec:
+    """Return what a composed model gives: probabilities of the ensemble's labels, or values."""
+    first = next(iter(members[0].metadata.outputs.values()))
+    labels = fitted.candidates.labels
+    if labels is None:
+        return first
+    return first.model_copy(update={"format": "probabilities", "num_channels": len(labels)})

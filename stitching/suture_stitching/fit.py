@@ -1,0 +1,421 @@
+"""Fit stitched ensembles of frozen models to one party's data: from stitch points to a set of candidates.
+
+    members = [Member(load("north.safetensors"), metadata, ref), Member(load("south.safetensors"), ...)]
+    fitted = fit(members, dataset)
+    fitted.save(folder)
+
+Candidates are each member alone, their plain ensemble, and stitched ensembles: at each match and mixing weight, in
+closed form and (the most promising) refined, each with and without a gate that leaves unfamiliar samples alone. Which
+one is used is decided later, on the data of all parties that answer (`evaluate`, `select`).
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from suture_stitching import solve
+from suture_stitching.data import Dataset
+from suture_stitching.documents import Candidate, CandidateSet, Gate, Stitch
+from suture_stitching.documents import Match as MatchDocument
+from suture_stitching.errors import SutureError
+from suture_stitching.familiarity import FAMILIAR, bounds
+from suture_stitching.fitted import FitResult
+from suture_stitching.matching import Group, match, similarities
+from suture_stitching.members import Member, batch_size, batches, check_inputs, number_of_batches
+from suture_stitching.merge import GateTensors, Join, Merge
+from suture_stitching.moments import Moments, rows
+from suture_stitching.points import StitchPoint
+from suture_stitching.portable.runtime import PortableModel
+from suture_stitching.progress import OnProgress, Progress, ignore
+from suture_stitching.reading import Reading, read
+from suture_stitching.refine import NOISE, Spread, refine
+from suture_stitching.tasks import task_of
+
+__all__ = ["FitOptions", "FitResult", "Member", "fit"]
+
+#: Samples of the first look at all points, and how many features of all points together are compared there.
+_SURVEY = 512
+_SURVEY_WIDTH = 4096
+_SURVEY_GRIDS = ((), (16,), (4, 4), (1, 4, 4))
+
+
+class FitOptions(BaseModel):
+    """What a job may ask of a fit."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    #: Mixing weights to try at each match.
+    alphas: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=1, max_length=8)] = (
+        0.25,
+        0.5,
+        0.75,
+    )
+    #: Matches to use: the most similar ones, and always the last.
+    max_matches: Annotated[int, Field(ge=1, le=16)] = 6
+    #: Whether stitches are trained on the task after they were solved for, for how long, and how many candidates'.
+    refine: bool = True
+    refine_epochs: Annotated[int, Field(ge=1, le=1000)] = 60
+    refine_candidates: Annotated[int, Field(ge=1, le=64)] = 6
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A stitched candidate before it has an id."""
+
+    joins: tuple[Join, ...]
+    refined: bool = False
+
+
+def fit(
+    members: Sequence[Member],
+    dataset: Dataset,
+    *,
+    options: FitOptions | None = None,
+    device: str | torch.device = "cpu",
+    progress: OnProgress = ignore,
+) -> FitResult:
+    """Return the candidates for `members` fitted on the `train` split of `dataset`, tuned on its `validation` split.
+
+    The members are not changed. `progress` is called between batches and may raise `Cancelled`. The same seed gives
+    the same result on the same device. Raises `SutureError`: `members.*` for models that do not go together,
+    `dataset.*` for unfit data, `features.not_finite` for a model that gives NaN or infinity on this data.
+    """
+    if len(members) < 2:
+        raise SutureError("members.too_few", "a stitch needs at least two models")
+    return _Fit(members, dataset, options or FitOptions(), device, progress).run()
+
+
+class _Fit:
+    def __init__(
+        self,
+        members: Sequence[Member],
+        dataset: Dataset,
+        options: FitOptions,
+        device: str | torch.device,
+        progress: OnProgress,
+    ) -> None:
+        check_inputs(members, dataset)
+        self._members, self._dataset, self._options, self._device = members, dataset, options, device
+        self._task = task_of([member.metadata for member in members], dataset.labels, where=dataset.where)
+        self._refuse_one_class()
+        self._points = [member.points(dataset.input_shape) for member in members]
+        self._merge = Merge(members, self._task)
+        self._progress = _Clock(progress, dataset, options)
+        self._stitches: dict[str, Tensor] = {}
+        #: The closed forms that refinement starts from, by the names of the others.
+        self._starts: dict[str, Tensor] = {}
+        self._spreads: dict[str, Spread] = {}
+        self._r2: dict[str, float] = {}
+
+    def run(self) -> FitResult:
+        groups = self._matches()
+        plans: list[_Plan] = []
+        if groups:
+            reading = read(
+                self._members, self._task, self._merge, groups, self._dataset, self._device, self._progress.tick
+            )
+            joins = [self._solved(index, group, reading) for index, group in enumerate(groups)]
+            gates = self._gates(groups, reading)
+            plans = self._plans(joins)
+            if len(joins) > 1:
+                plans += self._chain(groups, joins, reading)
+            if self._options.refine:
+                plans += self._refined(plans)
+            plans += [_gated(plan, joins, gate) for gate in gates for plan in plans if plan.refined or gate is gates[1]]
+        self._progress.finish()
+        return FitResult(self._documents(plans), self._stitches, tuple(self._dataset.input_shape))
+
+    def _refuse_one_class(self) -> None:
+        if self._task.labels is not None and sum(1 for n in self._dataset.counts("train").values() if n) < 2:
+            raise SutureError(
+                "dataset.one_class",
+                "the training samples show a single class, so nothing can be learnt from them",
+                where=self._dataset.where,
+                hint="add samples of other classes",
+            )
+
+    def _matches(self) -> list[dict[int, StitchPoint]]:
+        """Return the matches to use, in the order of the networks."""
+        if any(not own for own in self._points):
+            return []
+        groups = match(self._points, self._similarities())
+        if len(groups) > self._options.max_matches:
+            last = groups[-1]
+            best = sorted(groups[:-1], key=lambda group: -group.similarity)[: self._options.max_matches - 1]
+            groups = [group for group in groups if group in best or group is last]
+        return [self._of(group) for group in groups]
+
+    def _of(self, group: Group) -> dict[int, StitchPoint]:
+        return {member: self._points[member][index] for member, index in sorted(group.points.items())}
+
+    def _similarities(self) -> Tensor:
+        """Return linear CKA of all stitch points, from a part of the data at a few positions."""
+        flat = [(member, point) for member, own in enumerate(self._points) for point in own]
+        refs = [self._merge.point(self._merge.native, member, point) for member, point in flat]
+        model = PortableModel(self._merge.graph(tuple(refs)), self._merge.tensors).to(self._device)
+        widest = max(8, _SURVEY_WIDTH // len(flat))
+        generator = torch.Generator().manual_seed(self._options.seed)
+        sketches = [_sketch(point.shape[0], widest, generator, self._device) for _, point in flat]
+        widths = [min(point.shape[0], widest) for _, point in flat]
+        total = Moments.nothing(sum(widths), self._device)
+        limit = -(-_SURVEY // batch_size(self._dataset))
+        rank = max(len(point.shape) - 1 for _, point in flat)
+        for _, (x, _y) in zip(
+            range(limit),
+            batches(self._members, self._dataset, "train", self._device, seed=self._options.seed),
+            strict=False,
+        ):
+            self._progress.tick("match")
+            with torch.no_grad():
+                features = model(x)
+            parts = []
+            for (member, point), feature, sketch in zip(flat, features, sketches, strict=True):
+                self._check_finite(feature, member, point)
+                grid = _SURVEY_GRIDS[len(point.shape) - 1 or rank]
+                found = rows(feature.float(), grid, point.channel_axis)
+                parts.append(found if sketch is None else found @ sketch)
+            total = total + Moments.of(torch.cat(parts, 1))
+        return similarities(total, widths).cpu()
+
+    def _check_finite(self, feature: Tensor, member: int, point: StitchPoint) -> None:
+        if not bool(torch.isfinite(feature).all()):
+            raise SutureError(
+                "features.not_finite",
+                f"the model gives NaN or infinity at {point.name} ({point.module}) on this data",
+                where=self._members[member].ref.repo,
+                hint="check that the data are in the value range that its suture.json names",
+            )
+
+    def _solved(self, index: int, points: Mapping[int, StitchPoint], reading: Reading) -> Join:
+        """Return a match with its stitches in closed form, to be mixed with any weight."""
+        names = {}
+        for source in points:
+            for target in points:
+                if source != target:
+                    train, held_out = reading.pair(index, points[target].shape[1:])
+                    columns = reading.columns(index)
+                    name = f"p{index:02d}.{source}_{target}"
+                    names[source, target] = self._solve(name, train, held_out, columns[source], columns[target])
+        return Join(points, 0.5, names)
+
+    def _solve(self, name: str, train: Moments, held_out: Moments, source: slice, target: slice) -> tuple[str, str]:
+        weight, bias = f"{name}.weight", f"{name}.bias"
+        solution = solve.solve(train, source, target, held_out)
+        self._stitches[weight], self._stitches[bias] = solution.weight.float().cpu(), solution.bias.float().cpu()
+        robust = solve.solve(train, source, target, held_out, (NOISE**2,))
+        self._starts[weight], self._starts[bias] = robust.weight.float().cpu(), robust.bias.float().cpu()
+        variance = train.covariance.diagonal().clamp(min=0)
+        self._spreads[weight] = Spread(train.mean[source], _deviation(variance[source]), _deviation(variance[target]))
+        self._r2[weight] = solution.r2
+        return weight, bias
+
+    def _plans(self, joins: Sequence[Join]) -> list[_Plan]:
+        return [_Plan((replace(join, alpha=alpha),)) for join in joins for alpha in self._options.alphas]
+
+    def _chain(
+        self, groups: Sequence[Mapping[int, StitchPoint]], joins: Sequence[Join], reading: Reading
+    ) -> list[_Plan]:
+        """Return candidates that mix at the last two matches.
+
+        The later stitches must work on features that went through the earlier ones too, so they are solved for on both
+        (the doubled batch: native half, stitched half), with the native features as their target.
+        """
+        first, last = replace(joins[-2], alpha=self._middle()), len(joins) - 1
+        points = groups[last]
+        merge = Merge(self._members, self._task, self._stitches)
+        stitched = merge.join([first])
+        again = reading.stitched(
+            merge, stitched, points, self._members, self._dataset, self._device, self._progress.tick
+        )
+        names = {}
+        for source in points:
+            for target in points:
+                if source != target:
+                    grid = points[target].shape[1:]
+                    native = reading.pair(last, grid)
+                    columns = reading.columns(last)
+                    both = [
+                        part.select(columns[source], columns[target]) + more
+                        for part, more in zip(native, again[source, target], strict=True)
+                    ]
+                    width = points[source].shape[0]
+                    names[source, target] = self._solve(
+                        f"p{last - 1:02d}.p{last:02d}.{source}_{target}",
+                        both[0],
+                        both[1],
+                        slice(0, width),
+                        slice(width, width + points[target].shape[0]),
+                    )
+        return [_Plan((first, Join(points, self._middle(), names)))]
+
+    def _refined(self, plans: Sequence[_Plan]) -> list[_Plan]:
+        """Return refined copies of the most promising candidates.
+
+        Late matches come first: there each member has done its own work undisturbed before anything is mixed, and
+        little has to be computed again in every step.
+        """
+        last = plans[-1].joins[-1].points
+        middle = self._middle()
+        late = [plan for plan in reversed(plans) if len(plan.joins) == 1 and plan.joins[0].points == last]
+        earlier = [
+            plan
+            for plan in reversed(plans)
+            if len(plan.joins) > 1 or (plan.joins[0].points != last and plan.joins[0].alpha == middle)
+        ]
+        chosen = [*late, *earlier][: self._options.refine_candidates]
+        refined = []
+        for number, plan in enumerate(chosen):
+            new = refine(
+                self._members,
+                self._task,
+                plan.joins,
+                self._starts,
+                self._spreads,
+                self._dataset,
+                epochs=self._options.refine_epochs,
+                seed=self._options.seed,
+                device=self._device,
+                progress=functools.partial(self._progress.epoch, number, len(chosen)),
+            )
+            renamed = {old: f"r{number:02d}.{old}" for old in new}
+            self._stitches.update({renamed[old]: tensor.cpu() for old, tensor in new.items()})
+            refined.append(_Plan(tuple(_renamed(join, renamed) for join in plan.joins), refined=True))
+        return refined
+
+    def _gates(self, groups: Sequence[Mapping[int, StitchPoint]], reading: Reading) -> list[list[GateTensors]]:
+        """Return for each strictness a gate per match; how far is too far comes from the validation split."""
+        unbounded = []
+        for index in range(len(groups)):
+            whitening = reading.whitening(index)
+            names = [f"g{index:02d}.{part}" for part in ("weight", "bias", "centres")]
+            tensors = (whitening.weight, whitening.bias, whitening.centres)
+            self._stitches.update(zip(names, (tensor.cpu() for tensor in tensors), strict=True))
+            unbounded.append(GateTensors(names[0], names[1], names[2], near=0.0, far=1.0))
+        merge = Merge(self._members, self._task, self._stitches)
+        distances = tuple(merge.distance(points, gate) for points, gate in zip(groups, unbounded, strict=True))
+        model = PortableModel(merge.graph(distances), merge.tensors).to(self._device)
+        found: list[list[Tensor]] = [[] for _ in groups]
+        for x, _ in batches(self._members, self._dataset, "validation", self._device):
+            self._progress.tick("gate")
+            with torch.no_grad():
+                for own, distance in zip(found, model(x), strict=True):
+                    own.append(distance.flatten().cpu())
+        limits = [[bounds(torch.cat(own), familiar) for own in found] for familiar in FAMILIAR]
+        return [
+            [replace(gate, near=near, far=far) for gate, (near, far) in zip(unbounded, own, strict=True)]
+            for own in limits
+        ]
+
+    def _middle(self) -> float:
+        """Return the mixing weight closest to one half."""
+        return min(self._options.alphas, key=lambda alpha: abs(alpha - 0.5))
+
+    def _documents(self, plans: Sequence[_Plan]) -> CandidateSet:
+        everyone = tuple(range(len(self._members)))
+        candidates = [Candidate(id=_id(member), kind="single", members=(member,)) for member in everyone]
+        candidates.append(Candidate(id=_id(len(candidates)), kind="ensemble", members=everyone))
+        for plan in plans:
+            matches = tuple(self._match_document(join) for join in plan.joins)
+            candidates.append(
+                Candidate(
+                    id=_id(len(candidates)), kind="stitched", members=everyone, matches=matches, refined=plan.refined
+                )
+            )
+        return CandidateSet(
+            task=self._members[0].metadata.task,
+            members=tuple(member.ref for member in self._members),
+            labels=self._task.labels,
+            n=self._dataset.n("train"),
+            seed=self._options.seed,
+            candidates=tuple(candidates),
+        )
+
+    def _match_document(self, join: Join) -> MatchDocument:
+        stitches = tuple(
+            Stitch(source=source, target=target, weight=weight, bias=bias, r2=self._r2.get(weight))
+            for (source, target), (weight, bias) in sorted(join.stitches.items())
+        )
+        gate = None if join.gate is None else Gate(**vars(join.gate))
+        points = {str(member): point.name for member, point in sorted(join.points.items())}
+        return MatchDocument(points=points, alpha=join.alpha, stitches=stitches, gate=gate)
+
+
+class _Clock:
+    """Tells how far a step is, in batches or epochs, and from it how long the whole fit still takes."""
+
+    def __init__(self, progress: OnProgress, dataset: Dataset, options: FitOptions) -> None:
+        self._progress, self._started = progress, time.monotonic()
+        train, validation = (number_of_batches(dataset, split) for split in ("train", "validation"))
+        self._totals = {
+            "match": min(train, -(-_SURVEY // batch_size(dataset))),
+            "solve": train + validation,
+            "gate": validation,
+            "double": train + validation,
+            "refine": options.refine_candidates * options.refine_epochs if options.refine else 0,
+        }
+        # An epoch of training costs about a pass over the data; batches of other steps count singly.
+        self._costs = dict.fromkeys(self._totals, 1.0) | {"refine": float(train + validation)}
+        self._done = dict.fromkeys(self._totals, 0)
+
+    def tick(self, step: str) -> None:
+        """Report one more batch of `step`, before it is computed."""
+        self._report(step)
+        self._done[step] += 1
+
+    def epoch(self, candidate: int, candidates: int, done: int, epochs: int) -> None:
+        """Report how many epochs of which refinement are done."""
+        self._totals["refine"] = candidates * epochs
+        self._done["refine"] = candidate * epochs + done
+        self._report("refine")
+
+    def finish(self) -> None:
+        """Report that all is done."""
+        self._progress(Progress("fit", 1, 1, 0.0))
+
+    def _report(self, step: str) -> None:
+        spent = sum(self._done[name] * cost for name, cost in self._costs.items())
+        whole = sum(max(self._totals[name], self._done[name]) * cost for name, cost in self._costs.items())
+        elapsed = time.monotonic() - self._started
+        left = elapsed * (whole - spent) / spent if spent else None
+        self._progress(Progress(step, self._done[step], max(self._totals[step], self._done[step]), left))
+
+
+def _gated(plan: _Plan, joins: Sequence[Join], gates: Sequence[GateTensors]) -> _Plan:
+    by_points = {tuple(sorted((m, p.name) for m, p in join.points.items())): i for i, join in enumerate(joins)}
+
+    def gate(join: Join) -> GateTensors:
+        return gates[by_points[tuple(sorted((m, p.name) for m, p in join.points.items()))]]
+
+    return replace(plan, joins=tuple(replace(join, gate=gate(join)) for join in plan.joins))
+
+
+def _renamed(join: Join, names: Mapping[str, str]) -> Join:
+    stitches = {pair: (names[weight], names[bias]) for pair, (weight, bias) in join.stitches.items()}
+    return replace(join, stitches=stitches)
+
+
+def _sketch(width: int, widest: int, generator: torch.Generator, device: str | torch.device) -> Tensor | None:
+    """Return a random projection to `widest` channels for more than that; similarities survive it approximately."""
+    if width <= widest:
+        return None
+    sketch: Tensor = torch.randn(width, widest, generator=generator) / widest**0.5
+    return sketch.to(device)
+
+
+def _deviation(variances: Tensor) -> float:
+    """Return the typical deviation of features with these variances; 1 if all are constant."""
+    mean = float(variances.mean())
+    return mean**0.5 if mean > 0 else 1.0
+
+
+def _id(number: int) -> str:
+    return f"c{number:02d}"

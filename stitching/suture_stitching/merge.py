@@ -1,0 +1,362 @@
+"""One graph out of several members: stitched at their matches, outputs averaged.
+
+    merge = Merge(members, task)
+    values = merge.join([join])                  # every node's value, with the members mixed at one match
+    graph = merge.graph(merge.ensemble(values))
+
+Equal operations on equal values become one node. So any number of candidates can live in one graph, in which each
+member runs once up to the stitch points and only what lies behind them is repeated; and a composed model is the very
+same nodes as the candidate that was evaluated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from suture_stitching.errors import SutureError
+from suture_stitching.members import Member, value_range
+from suture_stitching.points import StitchPoint
+from suture_stitching.portable.graph import INPUT, TENSOR, DType, Graph, Input, Output, Ref, Value, substitute
+from suture_stitching.portable.graph import Node as GraphNode
+from suture_stitching.portable.graph_json import leaves
+from suture_stitching.tasks import Task
+from suture_stitching.tasks.classification import Labelled
+
+#: The values of a member's nodes; None for those that are no longer of use.
+Values = list[Ref]
+
+
+@dataclass(frozen=True)
+class GateTensors:
+    """The names of a gate's tensors and its two distances; see `familiarity`."""
+
+    weight: str
+    bias: str
+    centres: str
+    near: float
+    far: float
+
+
+@dataclass(frozen=True)
+class Join:
+    """A match, ready to build: a stitch point per member, and the names of the stitches' tensors by (source, target).
+
+    Weights are `(out, in)`, biases `(out,)`.
+    """
+
+    points: Mapping[int, StitchPoint]
+    alpha: float
+    stitches: Mapping[tuple[int, int], tuple[str, str]]
+    gate: GateTensors | None = None
+
+
+class Merge:
+    """A graph under construction. Tensors of member `m` are named `m<m>.<name>`, those of stitches `stitch.<name>`."""
+
+    def __init__(self, members: Sequence[Member], task: Task, stitches: Mapping[str, Tensor] | None = None) -> None:
+        self.members = members
+        self.tensors: dict[str, Tensor] = {}
+        self._task = task
+        self._stitches = stitches or {}
+        self._nodes: list[GraphNode] = []
+        self._known: dict[str, Ref] = {}
+        self._spec = _input_spec(members)
+        self._free_sizes = None in self._spec.shape[2:]
+        self._input = self._add(INPUT, 0)
+        self.native: list[Values] = [self._walk(m, [], 0) for m in range(len(members))]
+
+    def graph(self, output: Output) -> Graph:
+        """Return what was built so far, with this output."""
+        return Graph((self._spec,), tuple(self._nodes), output)
+
+    def point(self, values: Sequence[Values], member: int, point: StitchPoint) -> Ref:
+        """Return the value of a member's stitch point among `values`."""
+        return values[member][_node(point)]
+
+    def join(self, joins: Sequence[Join]) -> list[Values]:
+        """Return all members' values when they are mixed at `joins`, which are in the order of the networks."""
+        values = [list(native) for native in self.native]
+        last: dict[int, int] = {}
+        for join in joins:
+            for member, point in join.points.items():
+                if member in last:
+                    self._walk(member, values[member], last[member] + 1, _node(point) + 1)
+            before = {member: self.point(values, member, point) for member, point in join.points.items()}
+            weight = self._mixing_weight(join)
+            for member, point in join.points.items():
+                values[member][_node(point)] = self._mixed(join, member, before, weight)
+                last[member] = _node(point)
+        for member, node in last.items():
+            self._walk(member, values[member], node + 1)
+        return values
+
+    def ensemble(self, values: Sequence[Values], members: Sequence[int] | None = None) -> Ref:
+        """Return the averaged output of `members` (default all): probabilities of the ensemble's labels, or values."""
+        members = range(len(self.members)) if members is None else members
+        outputs = [self._output(values, member) for member in members]
+        if not isinstance(self._task, Labelled):
+            return self._mean(outputs)
+        own, space = self._task.space, self._task.space.labels
+        if all(own.columns[member] == tuple(range(len(space))) for member in members):
+            return self._mean(outputs)
+        knowing = own.knowing(members)
+        placed = []
+        for member, output in zip(members, outputs, strict=True):
+            place = torch.zeros(len(space), len(own.columns[member]))
+            for column, label in enumerate(own.columns[member]):
+                place[label, column] = 1 / knowing[label]
+            name = f"labels.{member}." + "_".join(map(str, members))
+            placed.append(self._affine(output, self._tensor(name, place), None, self._output_rank(member)))
+        total = self._sum(placed)
+        if bool((knowing == knowing[0]).all()):
+            return total
+        return self._add("aten.div.Tensor", total, self._add("aten.sum.dim_IntList", total, (1,), True))
+
+    def distance(self, points: Mapping[int, StitchPoint], gate: GateTensors) -> Ref:
+        """Return how far each sample's native features at a match are from what the gate knows, `(N, 1, 1, ...)`."""
+        grid = gate_grid(points)
+        maps = [
+            self._resampled(
+                self._map(self.native[member][_node(point)], point),
+                point.shape[1:],
+                grid,
+                like=self._like(points, grid),
+            )
+            for member, point in sorted(points.items())
+        ]
+        rank = len(grid)
+        if rank:
+            # A vector among maps is the same at all positions.
+            whole = next(m for m, (_, point) in zip(maps, sorted(points.items()), strict=True) if point.shape[1:])
+            maps = [
+                m if point.shape[1:] else self._add("aten.add.Tensor", m, self._zero(whole))
+                for m, (_, point) in zip(maps, sorted(points.items()), strict=True)
+            ]
+        side_by_side = self._add("aten.cat.default", tuple(maps), 1)
+        white = self._affine(side_by_side, self._stitch(gate.weight), self._stitch(gate.bias), rank)
+        centres = self._stitches[gate.centres]
+        # |w - c|^2 = |w|^2 - (2 c w - |c|^2)
+        twice = self._tensor(f"stitch.{gate.centres}.twice", 2 * centres)
+        square = self._tensor(f"stitch.{gate.centres}.square", -centres.square().sum(1))
+        nearest = self._add("aten.amax.default", self._affine(white, twice, square, rank), (1,), True)
+        length = self._add("aten.sum.dim_IntList", self._add("aten.mul.Tensor", white, white), (1,), True)
+        distance = self._add("aten.sub.Tensor", length, nearest)
+        return self._add("aten.mean.dim", distance, tuple(range(2, 2 + rank)), True) if rank else distance
+
+    def stitch_node(self, name: str) -> Ref:
+        """Return the node that holds a stitch's tensor."""
+        return self._stitch(name)
+
+    def _mixing_weight(self, join: Join) -> Value:
+        """Return alpha, or alpha times how familiar each sample is."""
+        if join.gate is None or join.alpha == 0:
+            return join.alpha
+        width = join.gate.far - join.gate.near
+        fallen = self._add("aten.mul.Tensor", self.distance(join.points, join.gate), -join.alpha / width)
+        risen = self._add("aten.add.Tensor", fallen, join.alpha * join.gate.far / width)
+        return self._add("aten.clamp.default", risen, 0.0, join.alpha)
+
+    def _mixed(self, join: Join, member: int, before: Mapping[int, Ref], weight: Value) -> Ref:
+        """Return `own + weight * (mean of the translated features - own)`, in the layout of the member's own point."""
+        point = join.points[member]
+        own = self._map(before[member], point)
+        rank, grid = len(point.shape) - 1, point.shape[1:]
+        translated = []
+        for source, theirs in join.points.items():
+            if source == member:
+                continue
+            names = join.stitches[source, member]
+            tensors = [self._stitch(name) for name in names]
+            feature = self._map(before[source], theirs)
+            if theirs.shape[1:]:
+                feature = self._resampled(feature, theirs.shape[1:], grid, like=own)
+                translated.append(self._affine(feature, tensors[0], tensors[1], rank))
+            else:
+                feature = self._affine(feature, tensors[0], tensors[1], 0)
+                translated.append(self._resampled(feature, (), grid, like=own))
+        step = self._add("aten.sub.Tensor", self._mean(translated), own)
+        if isinstance(weight, Ref):
+            weight = self._with_rank(weight, len(gate_grid(join.points)), rank)
+        mixed = self._add("aten.add.Tensor", own, self._add("aten.mul.Tensor", step, weight))
+        return self._unmap(mixed, point)
+
+    def _walk(self, member: int, values: Values, start: int, stop: int | None = None) -> Values:
+        """Give the nodes `start` to `stop` of a member their values, reading those in `values` before them."""
+        model = self.members[member].model
+        for index, node in enumerate(model.graph.nodes[start:stop], start=start):
+            if node.op == INPUT:
+                value = self._prepared(member)
+            elif node.op == TENSOR:
+                name = str(node.args[0])
+                value = self._tensor(f"m{member}.{name}", model.tensors[name])
+            else:
+                args = tuple(substitute(arg, lambda ref: values[ref.node]) for arg in node.args)
+                kwargs = {name: substitute(arg, lambda ref: values[ref.node]) for name, arg in node.kwargs.items()}
+                value = self._add(node.op, *args, module=f"m{member}.{node.module}".rstrip("."), **kwargs)
+            if index < len(values):
+                values[index] = value
+            else:
+                values.append(value)
+        return values
+
+    def _prepared(self, member: int) -> Ref:
+        """Return the ensemble's input in the member's value range, normalised as the member needs it."""
+        spec, x = self.members[member].input, self._input
+        ours, theirs = value_range(self.members), spec.value_range
+        if ours and theirs and ours != theirs:
+            x = self._add("aten.sub.Tensor", x, float(ours[0]))
+            x = self._add("aten.mul.Tensor", x, (theirs[1] - theirs[0]) / (ours[1] - ours[0]))
+            x = self._add("aten.add.Tensor", x, float(theirs[0]))
+        if spec.preprocessing is not None:
+            axes = (1, len(spec.preprocessing.mean), *(1 for _ in self._spec.shape[2:]))
+            for name, op in (("mean", "aten.sub.Tensor"), ("std", "aten.div.Tensor")):
+                numbers = torch.tensor(getattr(spec.preprocessing, name)).reshape(axes)
+                x = self._add(op, x, self._tensor(f"input.{member}.{name}", numbers))
+        return x
+
+    def _output(self, values: Sequence[Values], member: int) -> Ref:
+        """Return a member's output in float32, as probabilities of its own labels or as values."""
+        graph = self.members[member].model.graph
+        output = values[member][_only_output(self.members[member])]
+        if graph.outputs and graph.outputs[0].dtype != "float32":
+            output = self._add("aten.to.dtype", output, DType("float32"))
+        spec = next(iter(self.members[member].metadata.outputs.values()))
+        if isinstance(self._task, Labelled) and spec.format == "logits":
+            output = self._add("aten.softmax.int", output, 1)
+        return output
+
+    def _output_rank(self, member: int) -> int:
+        return len(next(iter(self.members[member].metadata.outputs.values())).spatial_shape)
+
+    def _map(self, value: Ref, point: StitchPoint) -> Ref:
+        """Return a point's value as `(N, C, *spatial)`."""
+        rank = len(point.shape) + 1
+        if point.channel_axis == 1:
+            return value
+        order = (0, point.channel_axis, *(d for d in range(1, rank) if d != point.channel_axis))
+        return self._add("aten.permute.default", value, order)
+
+    def _unmap(self, value: Ref, point: StitchPoint) -> Ref:
+        """Undo `_map`."""
+        rank = len(point.shape) + 1
+        if point.channel_axis == 1:
+            return value
+        order = [0, *range(2, rank)]
+        order.insert(point.channel_axis, 1)
+        return self._add("aten.permute.default", value, tuple(order))
+
+    def _like(self, points: Mapping[int, StitchPoint], grid: tuple[int, ...]) -> Ref:
+        member, point = next((m, p) for m, p in sorted(points.items()) if p.shape[1:] == grid)
+        return self._map(self.native[member][_node(point)], point)
+
+    def _resampled(self, feature: Ref, spatial: tuple[int, ...], grid: tuple[int, ...], *, like: Ref) -> Ref:
+        """Do to `(N, C, *spatial)` what `moments.to_grid` does; a vector's sizes stay 1 and are spread by arithmetic.
+
+        Where sizes are free, the grid is taken from `like` when the model runs.
+        """
+        if spatial == grid:
+            return feature
+        if not grid:
+            return self._add("aten.mean.dim", feature, tuple(range(2, 2 + len(spatial))))
+        if not spatial:
+            return self._with_rank(feature, 0, len(grid))
+        size: tuple[Value, ...] = grid
+        if self._free_sizes:
+            size = tuple(self._add("aten.sym_size.int", like, 2 + axis) for axis in range(len(grid)))
+        if all(ours >= theirs for ours, theirs in zip(spatial, grid, strict=True)):
+            return self._add(f"aten.adaptive_avg_pool{len(grid)}d.default", feature, size)
+        name = ("linear1d", "bilinear2d", "trilinear3d")[len(grid) - 1]
+        return self._add(f"aten.upsample_{name}.vec", feature, size, False, None)
+
+    def _with_rank(self, value: Ref, rank: int, wanted: int) -> Ref:
+        """Return `(N, C, 1, ...)` with `wanted` instead of `rank` spatial dimensions; all of them have size 1."""
+        for _ in range(rank, wanted):
+            value = self._add("aten.unsqueeze.default", value, -1)
+        for _ in range(wanted, rank):
+            value = self._add("aten.squeeze.dim", value, -1)
+        return value
+
+    def _zero(self, like: Ref) -> Ref:
+        """Return zeros `(N, 1, *spatial)` of the size of a map."""
+        first = self._add("aten.slice.Tensor", like, 1, 0, 1)
+        return self._add("aten.zeros_like.default", first)
+
+    def _affine(self, x: Ref, weight: Ref, bias: Ref | None, rank: int) -> Ref:
+        """Apply `(out, in)` and `(out,)` to the channels of `(N, in, *spatial)`: a linear layer or 1x1 convolution."""
+        if not rank:
+            return self._add("aten.linear.default", x, weight, bias)
+        for _ in range(rank):
+            weight = self._add("aten.unsqueeze.default", weight, -1)
+        return self._add(f"aten.conv{rank}d.default", x, weight, bias)
+
+    def _mean(self, values: Sequence[Ref]) -> Ref:
+        total = self._sum(values)
+        return total if len(values) == 1 else self._add("aten.div.Tensor", total, float(len(values)))
+
+    def _sum(self, values: Sequence[Ref]) -> Ref:
+        total, *rest = values
+        for value in rest:
+            total = self._add("aten.add.Tensor", total, value)
+        return total
+
+    def _stitch(self, name: str) -> Ref:
+        return self._tensor(f"stitch.{name}", self._stitches[name])
+
+    def _tensor(self, name: str, value: Tensor) -> Ref:
+        self.tensors.setdefault(name, value)
+        return self._add(TENSOR, name)
+
+    def _add(self, op: str, *args: Value, module: str = "", **kwargs: Value) -> Ref:
+        """Return the node that does this, a new one only if there is none."""
+        key = repr((op, args, kwargs))
+        ref = self._known.get(key)
+        if ref is None:
+            ref = self._known[key] = Ref(len(self._nodes))
+            self._nodes.append(GraphNode(op, args, dict(kwargs), module))
+        return ref
+
+
+def gate_grid(points: Mapping[int, StitchPoint]) -> tuple[int, ...]:
+    """Return the grid on which a match's features lie side by side: the smallest map's; `()` if all are vectors."""
+    grids = [point.shape[1:] for _, point in sorted(points.items()) if point.shape[1:]]
+    return min(grids, key=lambda grid: torch.Size(grid).numel(), default=())
+
+
+def name_of(ref: Ref) -> str:
+    """Return the name of a node in a portable model."""
+    return f"n{ref.node}"
+
+
+def _node(point: StitchPoint) -> int:
+    return int(point.name[1:])
+
+
+def _only_output(member: Member) -> int:
+    found = list(leaves(member.model.graph.output))
+    if len(found) != 1:
+        raise SutureError(
+            "member.output",
+            f"the model has {len(found)} outputs; only models with one can be stitched",
+            where=member.ref.repo,
+        )
+    return found[0].node
+
+
+def _input_spec(members: Sequence[Member]) -> Input:
+    """Return what the merged graph reads: a size is fixed where it is for any member."""
+    shapes = [member.model.graph.inputs[0].shape for member in members]
+    sizes = []
+    for own in zip(*shapes, strict=True):
+        fixed = {size for size in own if size is not None}
+        if len(fixed) > 1:
+            raise SutureError(
+                "members.incompatible",
+                f"the models read inputs of the shapes {', '.join(map(str, shapes))}",
+                hint="choose models that read one size",
+            )
+        sizes.append(fixed.pop() if fixed else None)
+    return Input(tuple(sizes), "float32")

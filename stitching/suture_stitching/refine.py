@@ -1,0 +1,260 @@
+"""Short training of a candidate's stitches on the task's loss; the members stay as they are, bit for bit.
+
+A closed-form stitch imitates the other member's features, its mistakes on this party's data included. Refinement
+lets the stitches do what helps the task instead. It starts at the closed form and is held to it, and it stops early on
+validation data. The features are trained on with noise, and the closed form it starts from is the one for such noise:
+least squares with noisy inputs is ridge regression with the noise's variance as the ridge (Bishop, "Training with
+Noise is Equivalent to Tikhonov Regularization", 1995). That keeps the stitches small where this party's data say
+little, which is where the others' data lie. Steps are taken in units of the features' own spread, so that one learning
+rate serves every network and layer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from suture_stitching.data import Dataset, Split
+from suture_stitching.members import Member, batches
+from suture_stitching.merge import Join, Merge, name_of
+from suture_stitching.portable.graph import INPUT, TENSOR, Ref, references
+from suture_stitching.portable.runtime import PortableModel
+from suture_stitching.portable.schemas import TENSOR_KIND
+from suture_stitching.tasks import Task
+
+BATCH = 64
+LEARNING_RATE = 1e-2
+#: Weight of the squared distance from the closed form, per output channel and in units of the features' spread.
+ANCHOR = 1e-4
+#: Deviation of the noise on the features that are mixed, in units of their own.
+NOISE = 0.7
+#: Training is short: epochs are fewer where there is much data.
+MOST_STEPS = 2000
+#: Features in front of the stitches are kept in memory up to this size, else computed again in every epoch.
+_CACHE_BYTES = 1 << 30
+
+#: Called after every epoch with how many are done and how many there are.
+OnEpoch = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean `(in,)` of a stitch's source features, and the typical deviations of source and target features.
+
+    One deviation for all channels: dividing by each channel's own would blow up those that hardly vary on this data
+    and mean something on others'.
+    """
+
+    mean_in: Tensor
+    deviation_in: float
+    deviation_out: float
+
+
+def refine(
+    members: Sequence[Member],
+    task: Task,
+    joins: Sequence[Join],
+    stitches: Mapping[str, Tensor],
+    spreads: Mapping[str, Spread],
+    dataset: Dataset,
+    *,
+    epochs: int,
+    seed: int,
+    device: str | torch.device = "cpu",
+    progress: OnEpoch = lambda done, total: None,
+) -> dict[str, Tensor]:
+    """Return new tensors for the stitches of `joins` by name; `stitches` hold their closed forms for `NOISE`.
+
+    `spreads` are by the name of the stitch's weight. The loss is that of the ensemble's output plus the mean of the
+    members' own, on the training split; the result is the one with the lowest loss on the validation split, which may
+    be the closed form. Deterministic for a seed on the same device.
+    """
+    trainer = _Trainer(members, task, joins, stitches, spreads, device)
+    reader = _Reader(trainer, members, dataset, device, seed)
+    steps = -(-dataset.n("train") // BATCH)
+    epochs = max(1, min(epochs, MOST_STEPS // steps))
+    patience = max(3, epochs // 4)
+    optimizer = torch.optim.Adam(trainer.parameters, lr=LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+    noise = torch.Generator().manual_seed(seed)
+    best, best_epoch, kept = math.inf, 0, trainer.state()
+    for epoch in range(epochs + 1):
+        loss = trainer.mean_loss(reader.batches("validation"))
+        if loss < best:
+            best, best_epoch, kept = loss, epoch, trainer.state()
+        progress(epoch, epochs)
+        if epoch == epochs or epoch - best_epoch >= patience or not math.isfinite(loss):
+            break
+        for batch in reader.batches("train", epoch):
+            optimizer.zero_grad()
+            (trainer.loss(trainer.with_noise(batch, noise)) + trainer.anchor()).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        schedule.step()
+    progress(epochs, epochs)
+    return kept
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Inputs, targets, and the known values in front of the stitches, by node."""
+
+    x: Tensor
+    y: Tensor
+    values: Mapping[str, Tensor]
+
+
+class _Trainer:
+    """The candidate with its stitches as `closed form + step`, where the steps are what is trained."""
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        task: Task,
+        joins: Sequence[Join],
+        stitches: Mapping[str, Tensor],
+        spreads: Mapping[str, Spread],
+        device: str | torch.device,
+    ) -> None:
+        self._task = task
+        # Mixed without a gate: the stitches are for familiar samples, and these are what they learn from.
+        open_joins = [Join(join.points, join.alpha, join.stitches) for join in joins]
+        merge = Merge(members, task, stitches)
+        values = merge.join(open_joins)
+        mixed = sorted({member for join in joins for member in join.points})
+        outputs = (merge.ensemble(values), *(merge.ensemble(values, [member]) for member in mixed))
+        self._pairs = sorted({names for join in joins for names in join.stitches.values()})
+        self.nodes = {name: name_of(merge.stitch_node(name)) for names in self._pairs for name in names}
+        #: Where the members are mixed first: what lies behind is computed in every step.
+        self.points = {name_of(merge.point(merge.native, m, point)) for m, point in joins[0].points.items()}
+        self.model = PortableModel(merge.graph(outputs), merge.tensors).to(device)
+        self._closed = {name: stitches[name].to(device) for name in self.nodes}
+        self._spreads = {weight: spreads[weight] for weight, _ in self._pairs}
+        self._means = {weight: spread.mean_in.float().to(device) for weight, spread in self._spreads.items()}
+        self._steps = {name: torch.zeros_like(tensor, requires_grad=True) for name, tensor in self._closed.items()}
+        self.parameters = list(self._steps.values())
+
+    def loss(self, batch: _Batch) -> Tensor:
+        """Return the loss of the ensemble plus the mean loss of its members."""
+        given = {self.nodes[name]: tensor for name, tensor in self._tensors().items()}
+        combined, *single = self.model.resume({**given, **batch.values}, batch.x)
+        own = torch.stack([self._task.loss(output, batch.y) for output in single]).mean()
+        return self._task.loss(combined, batch.y) + own
+
+    def with_noise(self, batch: _Batch, generator: torch.Generator) -> _Batch:
+        """Return the batch with noise on the features that are mixed first."""
+        values = dict(batch.values)
+        for name in sorted(self.points & values.keys()):
+            value = values[name]
+            noise = torch.randn(value.shape, generator=generator).to(value)
+            values[name] = value + NOISE * value.std() * noise
+        return _Batch(batch.x, batch.y, values)
+
+    def anchor(self) -> Tensor:
+        """Return the penalty for leaving the closed form."""
+        return ANCHOR * torch.stack([step.square().sum() / step.shape[0] for step in self._steps.values()]).sum()
+
+    def mean_loss(self, batches: Iterator[_Batch]) -> float:
+        """Return the loss over all samples of `batches`."""
+        total, n = 0.0, 0
+        with torch.no_grad():
+            for batch in batches:
+                total += float(self.loss(batch)) * len(batch.y)
+                n += len(batch.y)
+        return total / max(n, 1)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the stitches as they are now."""
+        with torch.no_grad():
+            return {name: tensor.detach().clone() for name, tensor in self._tensors().items()}
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {}
+        for weight, bias in self._pairs:
+            spread = self._spreads[weight]
+            turn = self._steps[weight] * (spread.deviation_out / spread.deviation_in)
+            shift = self._steps[bias] * spread.deviation_out - turn @ self._means[weight]
+            tensors[weight] = self._closed[weight] + turn
+            tensors[bias] = self._closed[bias] + shift
+        return tensors
+
+
+class _Reader:
+    """Batches with everything that lies in front of the stitches computed once, as far as memory allows."""
+
+    def __init__(
+        self, trainer: _Trainer, members: Sequence[Member], dataset: Dataset, device: str | torch.device, seed: int
+    ) -> None:
+        self._trainer, self._members, self._dataset = trainer, members, dataset
+        self._device, self._seed = device, seed
+        probe, _ = next(batches(members, dataset, "validation", device))
+        self._front = _batch_first(trainer.model, _frontier(trainer), probe)
+        self._kept: dict[Split, _Batch] = {}
+        if self._bytes_per_sample(probe) * (dataset.n("train") + dataset.n("validation")) <= _CACHE_BYTES:
+            self._kept = {split: self._all(split) for split in ("train", "validation")}
+
+    def batches(self, split: Split, epoch: int | None = None) -> Iterator[_Batch]:
+        """Yield all samples of `split`, shuffled differently in every `epoch`, in order without one."""
+        seed = None if epoch is None else self._seed * 100_003 + epoch
+        kept = self._kept.get(split)
+        if kept is None:
+            yield from self._read(split, seed)
+            return
+        order = torch.arange(len(kept.y))
+        if seed is not None:
+            order = torch.randperm(len(kept.y), generator=torch.Generator().manual_seed(seed))
+        for index in torch.split(order.to(kept.x.device), BATCH):
+            yield _Batch(kept.x[index], kept.y[index], {name: value[index] for name, value in kept.values.items()})
+
+    def _read(self, split: Split, seed: int | None) -> Iterator[_Batch]:
+        for x, y in batches(self._members, self._dataset, split, self._device, seed=seed):
+            for part_x, part_y in zip(torch.split(x, BATCH), torch.split(y, BATCH), strict=True):
+                with torch.no_grad():
+                    yield _Batch(part_x, part_y, self._trainer.model.features(self._front, part_x))
+
+    def _all(self, split: Split) -> _Batch:
+        parts = list(self._read(split, None))
+        values = {name: torch.cat([part.values[name] for part in parts]) for name in self._front}
+        return _Batch(torch.cat([part.x for part in parts]), torch.cat([part.y for part in parts]), values)
+
+    def _bytes_per_sample(self, probe: Tensor) -> int:
+        with torch.no_grad():
+            values = self._trainer.model.features(self._front, probe[:1])
+        return sum(value.nbytes for value in (probe[:1], *values.values()))
+
+
+def _frontier(trainer: _Trainer) -> list[str]:
+    """Return the points that are mixed first, and what else comes from the input alone and is read behind them."""
+    graph, kinds = trainer.model.graph, trainer.model.program.kinds
+    points = {int(name[1:]) for name in trainer.points}
+    moving = points | {int(name[1:]) for name in trainer.nodes.values()}
+    needed = set(references(graph.output))
+    for index in range(len(graph.nodes) - 1, -1, -1):
+        if index in needed and index not in points:
+            needed.update(references(graph.nodes[index]))
+    from_input: set[int] = set()
+    front = set(points)
+    for index, node in enumerate(graph.nodes):
+        sources = set(references(node))
+        if sources & moving and index not in points:
+            moving.add(index)
+            if index in needed:
+                front |= {source for source in sources - moving if kinds[source] == TENSOR_KIND}
+        if node.op == INPUT or sources & from_input:
+            from_input.add(index)
+    return [name_of(Ref(index)) for index in sorted(front & from_input) if graph.nodes[index].op not in (INPUT, TENSOR)]
+
+
+def _batch_first(model: PortableModel, names: Sequence[str], probe: Tensor) -> list[str]:
+    """Return those of `names` whose values have one entry per sample; the others are computed again when needed."""
+    two, three = (torch.cat([probe] * size)[:size] for size in (2, 3))
+    with torch.no_grad():
+        a, b = model.features(names, two), model.features(names, three)
+    return [
+        name
+        for name in names
+        if a[name].shape[:1] == (2,) and b[name].shape[:1] == (3,) and a[name].shape[1:] == b[name].shape[1:]
+    ]
