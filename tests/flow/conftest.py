@@ -36,7 +36,7 @@ def exported(data: dict[str, digits.PartyData], tmp_path_factory: pytest.TempPat
     folders = {}
     for party, images in data.items():
         train = images.split == "train"
-        module = digits.train(digits.network(party), images.images[train], images.labels[train], epochs=15)
+        module = digits.train(digits.network(party), images.images[train], images.labels[train], epochs=5)
         folders[party] = tmp_path_factory.mktemp(party)
         metadata = export_model(
             module,
