@@ -21,30 +21,36 @@ def tried(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_no_network():
+@pytest.mark.parametrize("which", ["local", "none"])
+def test_no_network(which):
     script = """
-assert confine.no_network()
+local = sys.argv[1] == "local"
+assert confine.no_network(local=local)
 for family in (socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK, socket.AF_PACKET):
     try:
         socket.socket(family, socket.SOCK_DGRAM)
     except PermissionError:
         continue
     sys.exit(f"opened {family}")
-socket.socket(socket.AF_UNIX).close()
+try:
+    socket.socket(socket.AF_UNIX).close()
+    assert local
+except PermissionError:
+    assert not local
 assert os.fork() or os._exit(0) is None
 try:
     socket.create_connection(("127.0.0.1", 9))
 except PermissionError:
     print("refused")
 """
-    answer = tried(script)
+    answer = tried(script, which)
     assert (answer.returncode, answer.stdout) == (0, "refused\n"), answer.stderr
 
 
 def test_no_network_for_what_it_starts():
     script = """
 import subprocess
-confine.no_network()
+confine.no_network(local=True)
 sys.exit(subprocess.run([sys.executable, "-c", "import socket; socket.socket()"], stderr=subprocess.DEVNULL).returncode)
 """
     assert tried(script).returncode == 1

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import threading
 
 import pytest
 
@@ -69,6 +71,34 @@ def test_any_change_is_found(filled, change, line):
     filled.write_bytes(b"".join(text + b"\n" for text in change(filled.read_bytes().splitlines())))
     with pytest.raises(SutureError, match=f"line {line} "):
         verify(filled)
+
+
+def test_two_threads_do_not_break_the_chain(tmp_path):
+    log = EgressLog(tmp_path)
+
+    def write(number):
+        for _ in range(50):
+            log.small(f"task_{number}", "progress", b"{}")
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    log.close()
+    assert len(verify(tmp_path / "egress.jsonl")) == 200
+
+
+def test_a_full_disk_leaves_no_half_line(filled, monkeypatch):
+    log = EgressLog(filled.parent)
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:10]))
+    with pytest.raises(OSError, match="disk is full"):
+        log.small("task_2", "fail", b"{}")
+    monkeypatch.undo()
+    log.small("task_3", "fail", b"{}")
+    log.close()
+    assert [entry.task for entry in verify(filled)][3:] == ["task_3"]
 
 
 def test_no_log_is_an_unbroken_one(tmp_path):

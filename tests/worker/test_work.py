@@ -10,7 +10,6 @@ import threading
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from suture_stitching.documents import CandidateSet, Evaluation
@@ -20,7 +19,7 @@ from suture_worker.config import Limits, StateConfig, load_site, prepare_state
 from suture_worker.folder import Assignment, TaskFolder
 from suture_worker.lease import Task
 from suture_worker.outbox import Outbox
-from suture_worker.work import crash_code, work
+from suture_worker.work import GRACE_SECONDS, crash_code, work
 
 
 @pytest.fixture(scope="session")
@@ -155,14 +154,6 @@ def test_data_that_are_not_there(site, assign):
     assert str(site.datasets["patches"].path) in failed(site, folder, "dataset.missing_path")
 
 
-def test_data_of_another_size(site, assign):
-    images = np.random.default_rng(0).random((120, 1, 5, 5), np.float32)
-    np.savez(site.datasets["patches"].path, images=images, labels=np.arange(120) % 2)
-    folder = assign()
-    work(site, folder.id)
-    failed(site, folder, "dataset.wrong_shape")
-
-
 def test_options_that_are_not_in_order(site, data, assign):
     folder = assign(options={"sed": 3})
     work(site, folder.id)
@@ -230,26 +221,13 @@ def in_background(site):
         assert not thread.is_alive()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGSEGV, "model.crashed"), (signal.SIGKILL, "work.interrupted")])
-def test_a_child_that_is_killed(site, data, assign, in_background, number, code, long):
+def test_a_child_that_is_killed(site, data, assign, in_background, long):
     folder = assign(options=long)
     thread = in_background(folder)
-    os.kill(child_of(folder), number)
+    os.kill(child_of(folder), signal.SIGKILL)
     thread.join(30)
-    text = failed(site, folder, code)
-    assert number.name in text
-    assert folder.outcome.retryable == (number == signal.SIGKILL)
-
-
-def test_cancelling_stops_it_between_two_batches(site, data, assign, in_background, long):
-    folder = assign(options=long)
-    thread = in_background(folder)
-    child_of(folder)
-    began = time.monotonic()
-    folder.cancel()
-    thread.join(30)
-    assert folder.outcome.state == "cancelled"
-    assert time.monotonic() - began < 5, "it was asked, and did not have to be killed"
+    assert "SIGKILL" in failed(site, folder, "work.interrupted")
+    assert folder.outcome.retryable
 
 
 def test_a_child_that_does_not_listen_is_killed(site, data, assign, in_background, monkeypatch, long):
@@ -275,17 +253,21 @@ def test_what_was_interrupted_too_often_is_given_up(site, data, assign):
 # Confinement
 
 
-def test_the_child_s_surroundings(site, data, assign, in_background, monkeypatch, long):
+def test_the_child_s_surroundings_and_its_end_when_cancelled(site, data, assign, in_background, monkeypatch, long):
     for name in ("SUTURE_TOKEN", "HTTPS_PROXY", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "secret-0042")
     folder = assign(options=long)
-    in_background(folder)
+    thread = in_background(folder)
     process = Path(f"/proc/{child_of(folder)}")
     environment = (process / "environ").read_bytes()
     status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
     limits = (process / "limits").read_text()
     opened = [str(path.readlink()) for path in (process / "fd").iterdir()]
+    began = time.monotonic()
     folder.cancel()
+    thread.join(30)
+    assert folder.outcome.state == "cancelled"
+    assert time.monotonic() - began < GRACE_SECONDS / 2, "it was asked, and did not have to be killed"
     assert b"secret-0042" not in environment
     assert b"suture_t_1" not in environment
     assert f"HOME={folder.scratch}".encode() in environment.split(b"\0")

@@ -21,7 +21,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from suture.http import AuthError, Fenced, HubError, NotFound, Unavailable
-from suture_stitching.errors import SutureError
+from suture_stitching.errors import Cancelled, SutureError
 from suture_stitching.portable.format import check_against, check_file
 from suture_worker import broker, faults
 from suture_worker.cache import Cache
@@ -196,6 +196,8 @@ class Agent:
             fetched += arrived
             pulse.fetching(fetched, total)
             self._check(pulse)
+            if pulse.cancelled.is_set():
+                raise Cancelled
 
         # What is in the folder already was checked when it came, and a child cannot write there.
         for index, member in enumerate(task.spec.members):
@@ -287,6 +289,8 @@ class Agent:
                 outcome = self._failed(task, error.code, error)
                 if error.code == TOO_FEW:
                     outcome = Outcome(state="declined", code=TOO_FEW)
+            except Exception:  # as above: whatever a child wrote, the agent must not fail on it again and again
+                outcome = self._failed(task, "site.fault", traceback.format_exc())
         code = outcome.code or "work.failed"
         if outcome.state == "declined":
             return [self._outbox.decline(task.claim, code)]

@@ -69,7 +69,8 @@ def _give_up(folder: TaskFolder, run: Run) -> None:
     read = [*interpreter, *system, *data, folder.path]
     if not confine.only_files(read=read, write=[folder.results, folder.scratch, *devices]):
         print("this kernel cannot keep the child to its own files", file=sys.stderr)
-    if not confine.no_network():
+    # Redis listens on a local socket too; but CUDA needs some to reach its own services.
+    if not confine.no_network(local=run.device.startswith("cuda")):
         print("this kernel cannot keep the child from the network", file=sys.stderr)
     confine.limit(memory_bytes=run.memory_bytes, cpu_seconds=run.cpu_seconds, device=run.device)
 

@@ -48,7 +48,8 @@ def hide_memory() -> None:
 def limit(*, memory_bytes: int, cpu_seconds: int, device: str) -> None:
     """Bound memory and processor time; no core dump, which would hold patients' data."""
     # CUDA reserves far more address space than it uses; there, count what is writable instead.
-    _lower(resource.RLIMIT_DATA if device.startswith("cuda") else resource.RLIMIT_AS, memory_bytes)
+    if sys.platform == "linux":  # other kernels refuse to bound either
+        _lower(resource.RLIMIT_DATA if device.startswith("cuda") else resource.RLIMIT_AS, memory_bytes)
     _lower(resource.RLIMIT_CPU, cpu_seconds, beyond=5)  # SIGXCPU says why; only then SIGKILL
     _lower(resource.RLIMIT_CORE, 0)
     # When memory runs out on the whole machine, this process is the one to end, not the worker or the agent.
@@ -56,8 +57,8 @@ def limit(*, memory_bytes: int, cpu_seconds: int, device: str) -> None:
         Path("/proc/self/oom_score_adj").write_text("1000")
 
 
-def no_network() -> bool:
-    """Refuse this process any socket but a local one; return whether this kernel and machine can do that."""
+def no_network(*, local: bool) -> bool:
+    """Refuse this process any socket, or any but `local` ones; return whether this kernel and machine can do that."""
     known = _SOCKET.get(platform.machine())
     if sys.platform != "linux" or known is None:
         return False
@@ -73,7 +74,7 @@ def no_network() -> bool:
         (equal, 4, 0, _IO_URING_SETUP),  # could open sockets on its own
         (equal, 0, 2, socket),
         (load, 0, 0, 16),  # its first argument, the address family
-        (equal, 0, 1, 1),  # a local one: the C library and CUDA talk to services of this machine
+        (equal, 0, 1, 1 if local else 0xFFFFFFFF),  # 1 is a local one
         (answer, 0, 0, allow),
         (answer, 0, 0, refuse),
     ]

@@ -13,6 +13,7 @@ import errno
 import hashlib
 import json
 import os
+import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -49,6 +50,8 @@ class EgressLog:
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._drop_torn_line()
         self._seq, self._prev = _last(self.path)
+        # Progress is sent from another thread than results.
+        self._turn = threading.Lock()
 
     def close(self) -> None:
         """Close the file."""
@@ -69,15 +72,16 @@ class EgressLog:
         self._append(task, "file", name, sha256, size, None)
 
     def _append(self, task: str, kind: str, name: str | None, sha256: str, size: int, body: str | None) -> None:
-        time = datetime.now(UTC).isoformat(timespec="milliseconds")
-        entry = Entry(self._seq + 1, time, task, kind, name, sha256, size, body, self._prev)
-        line = json.dumps(entry.__dict__, ensure_ascii=True, separators=(",", ":")).encode()
-        before = os.fstat(self._descriptor).st_size
-        if os.write(self._descriptor, line + b"\n") != len(line) + 1:
-            os.ftruncate(self._descriptor, before)
-            raise OSError(errno.ENOSPC, "the disk is full", str(self.path))
-        os.fsync(self._descriptor)
-        self._seq, self._prev = entry.seq, hashlib.sha256(line).hexdigest()
+        with self._turn:
+            time = datetime.now(UTC).isoformat(timespec="milliseconds")
+            entry = Entry(self._seq + 1, time, task, kind, name, sha256, size, body, self._prev)
+            line = json.dumps(entry.__dict__, ensure_ascii=True, separators=(",", ":")).encode()
+            before = os.fstat(self._descriptor).st_size
+            if os.write(self._descriptor, line + b"\n") != len(line) + 1:
+                os.ftruncate(self._descriptor, before)
+                raise OSError(errno.ENOSPC, "the disk is full", str(self.path))
+            os.fsync(self._descriptor)
+            self._seq, self._prev = entry.seq, hashlib.sha256(line).hexdigest()
 
     def _drop_torn_line(self) -> None:
         # A line is durable before its message is sent, so an incomplete one at the end names nothing that left.

@@ -77,8 +77,8 @@ class Pulse:
         except HubError as error:
             # The work goes on: if the hub is back before it gives the task away, nothing is lost.
             log.warning("no sign of life reached the hub", task=self._task.id, code=error.code)
-        except OSError:
-            log.exception("the outbox cannot be written", task=self._task.id)
+        except Exception:  # a full disk under the outbox, say: the lease is worth another try
+            log.exception("no sign of life could be made", task=self._task.id)
         else:
             if answer is not None and answer.cancel:
                 self.cancelled.set()
