@@ -1,0 +1,195 @@
+"""Stitch points: where they are, what they look like, which of them are clean, and what bypasses the others."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from suture_stitching.errors import SutureError
+from suture_stitching.points import StitchPoint, find_points
+from suture_stitching.portable.export import export
+from suture_stitching.portable.runtime import PortableModel, load
+
+
+def points_of(module: nn.Module, example: Tensor, tmp_path) -> tuple[PortableModel, list[StitchPoint]]:
+    export(module, example, tmp_path / "m.safetensors")
+    model = load(tmp_path / "m.safetensors")
+    return model, find_points(model)
+
+
+def test_points_follow_layers_with_what_belongs_to_them(networks):
+    network = networks("resnet")
+    points = {point.module: point for point in find_points(network.load())}
+    assert points["stem.2"].shape == (8, 16, 16)
+    assert "stem.0" not in points
+    assert "stem.1" not in points
+    assert points["layer2.0.shortcut.1"].shape == (16, 8, 8)
+    assert "fc" not in points
+
+
+def test_clean_cuts_of_a_residual_network_lie_between_its_blocks(networks):
+    points = find_points(networks("resnet").load())
+    clean = [(point.module, point.block) for point in points if point.clean]
+    assert clean == [
+        ("stem.2", True),
+        ("layer1.0.relu", True),
+        ("layer1.1.relu", True),
+        ("layer2.0.relu", True),
+        ("layer2.1.relu", True),
+        ("", True),
+    ]
+    assert all(not point.bypassed for point in points if point.clean)
+    inside = next(point for point in points if point.module == "layer1.1.bn2")
+    assert not inside.clean
+    assert not inside.block
+    before = next(point for point in points if point.module == "layer1.0.relu" and point.clean)
+    assert inside.bypassed == (before.name,)
+
+
+def test_skips_of_a_unet_bypass_its_bottleneck(networks):
+    model = networks("unet").load()
+    points = {point.module: point for point in find_points(model)}
+    bottleneck = points["bottleneck.5"]
+    assert not bottleneck.clean
+    assert bottleneck.bypassed == (points["encoder1.5"].name, points["encoder2.5"].name)
+    assert points["encoder1.5"].clean
+    assert points["decoder1.5"].clean
+    assert points["decoder2.5"].bypassed == (points["encoder1.5"].name,)
+
+
+def test_a_point_and_what_bypasses_it_are_all_the_output_needs(network):
+    """With their values given, it makes no difference what the input is."""
+    model, x, other = network.load(), network.batch(2, seed=1), network.batch(2, seed=2)
+    want = model(x)
+    for point in find_points(model):
+        values = model.features([point.name, *point.bypassed], x)
+        assert _equal(model.resume(values, other), want)
+        assert point.clean or not _equal(model.resume({point.name: values[point.name]}, other), want)
+
+
+def _equal(a, b) -> bool:
+    if isinstance(a, Tensor):
+        return torch.equal(a, b)
+    keys = a.keys() if isinstance(a, dict) else range(len(a))
+    return all(_equal(a[key], b[key]) for key in keys)
+
+
+def test_depth_grows_from_input_to_output(network):
+    model = network.load()
+    points = find_points(model)
+    assert all(0 <= point.depth <= 1 for point in points)
+    depth = {int(point.name[1:]): point.depth for point in points}
+    clean = [point.depth for point in points if point.clean]
+    assert clean == sorted(clean)
+    assert list(depth) == sorted(depth)
+
+
+def test_shapes_are_those_of_the_features(network):
+    model, x = network.load(), network.batch(3)
+    points = find_points(model)
+    features = model.features([point.name for point in points], x)
+    for point in points:
+        value = features[point.name]
+        assert value.shape[0] == 3
+        assert tuple(value.movedim(point.channel_axis, 1).shape[1:]) == point.shape
+
+
+def test_token_sequences_have_their_channels_last(networks):
+    points = find_points(networks("transformer").load())
+    sequences = [point for point in points if len(point.shape) == 2]
+    assert sequences
+    assert all(point.channel_axis == 2 and point.shape[0] in (16, 32) for point in sequences)
+    blocks = [point.module for point in points if point.clean and point.block and "encoder" in point.module]
+    assert blocks == ["encoder.layers.0.norm2", "encoder.layers.1.norm2"]
+
+
+def test_blocks_that_end_in_an_addition(networks):
+    points = find_points(networks("prenorm").load())
+    blocks = [point.module for point in points if point.clean and point.block and "encoder" in point.module]
+    assert blocks == ["encoder.layers.0", "encoder.layers.1"]
+
+
+def test_tensors_that_are_not_batch_first_are_left_out(tmp_path):
+    class Mixing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            rows = self.a(x.reshape(-1, 4))  # samples times positions
+            return self.b(F.relu(rows)).reshape(x.shape[0], -1)
+
+    _, points = points_of(Mixing(), torch.randn(2, 3, 4), tmp_path)
+    assert points == []
+
+
+def test_channels_of_a_flattened_map_are_no_channels(tmp_path):
+    module = nn.Sequential(
+        nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 36, 5), nn.ReLU(), nn.Linear(5, 2)
+    )
+    _, points = points_of(module, torch.randn(2, 1, 8, 8), tmp_path)
+    assert [(point.module, point.shape) for point in points] == [("1", (3, 6, 6)), ("4", (5,))]
+
+
+def test_a_pooled_map_is_a_vector(tmp_path):
+    module = nn.Sequential(nn.Conv2d(1, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
+    _, points = points_of(module, torch.randn(2, 1, 8, 8), tmp_path)
+    assert [point.shape for point in points] == [(3, 6, 6), (3,)]
+
+
+def test_channels_last_maps(tmp_path):
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patch = nn.Conv2d(1, 6, 2, 2)
+            self.norm, self.mix = nn.LayerNorm(6), nn.Linear(6, 6)
+            self.head = nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.norm(self.patch(x).permute(0, 2, 3, 1))
+            y = (y + F.gelu(self.mix(y))).permute(0, 3, 1, 2)
+            return self.head(y.mean((2, 3)))
+
+    _, points = points_of(Last(), torch.randn(2, 1, 8, 12), tmp_path)
+    assert [(point.shape, point.channel_axis) for point in points] == [
+        ((6, 4, 6), 3),
+        ((6, 4, 6), 3),
+        ((6, 4, 6), 1),
+        ((6,), 1),
+    ]
+
+
+def test_edges_that_carry_sizes_are_no_bypass(tmp_path):
+    class Sized(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = F.relu(self.a(x))
+            return self.b(y + torch.zeros(x.shape[0], 6))
+
+    _, points = points_of(Sized(), torch.randn(2, 4), tmp_path)
+    assert points
+    assert all(point.clean for point in points)
+
+
+def test_a_free_size_must_be_given(tmp_path, networks):
+    module = networks("unet").module
+    export(module, torch.randn(2, 1, 16, 16), tmp_path / "m.safetensors", dynamic_spatial=True)
+    model = load(tmp_path / "m.safetensors")
+    with pytest.raises(SutureError) as refused:
+        find_points(model)
+    assert refused.value.code == "points.shape"
+    without, with_batch = find_points(model, (1, 32, 32)), find_points(model, (8, 1, 32, 32))
+    assert without == with_batch
+    assert without[0].shape == (4, 32, 32)
+    fixed = find_points(networks("unet").load())
+    assert [point.module for point in fixed] == [point.module for point in without]
+
+
+def test_a_size_the_model_cannot_take(networks):
+    with pytest.raises(SutureError):
+        find_points(networks("cnn").load(), (1, 20, 20))
