@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from suture_stitching.data import DatasetSpec
 from suture_worker import broker
 from suture_worker.check import check_site
 from suture_worker.config import load_site
@@ -85,6 +88,23 @@ def test_a_wrong_token(known, found, live_hub, token, detail):
     assert check.status == "fail"
     assert detail in str(check)
     assert token not in str(check)
+
+
+def test_a_link_out_of_the_dataset(known, found, tmp_path):
+    config, _ = known
+    folder = tmp_path / "scans"
+    for label in ("dark", "bright"):
+        (folder / label).mkdir(parents=True)
+        for index in range(40):
+            pixels = np.random.default_rng(index).integers(0, 255, (6, 6), np.uint8)
+            Image.fromarray(pixels).save(folder / label / f"{index}.png")
+    spec = DatasetSpec(path=folder, format="image_folder", labels=("dark", "bright"))
+    config = config.model_copy(update={"datasets": {"scans": spec}})
+    assert found(config)["dataset scans"].status == "ok"
+    (folder / "dark" / "0.png").rename(tmp_path / "0.png")
+    (folder / "dark" / "0.png").symlink_to(tmp_path / "0.png")
+    check = {item.status: item for item in check_site(config) if item.name == "dataset scans"}["fail"]
+    assert "0.png is a link" in check.detail
 
 
 def test_an_altered_log_of_what_left(site, found):

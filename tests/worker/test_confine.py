@@ -105,26 +105,31 @@ except PermissionError:
     assert version < 6 or (answer.stdout, alive) == ("refused\n", True)
 
 
-def test_memory_is_bounded():
+def test_memory_is_bounded_but_not_what_is_mapped_from_a_file(tmp_path):
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(2**33)
     script = """
-confine.limit(memory_bytes=2**30, cpu_seconds=60, device="cpu")
+import mmap
+confine.limit(memory_bytes=2**30, cpu_seconds=60)
+with Path(sys.argv[1]).open("rb") as file:
+    print(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)[-1])
 try:
     bytearray(2**31)
 except MemoryError:
     print("refused")
 """
-    assert tried(script).stdout == "refused\n"
+    assert tried(script, str(tmp_path / "large")).stdout == "0\nrefused\n"
 
 
 def test_processor_time_is_bounded():
-    answer = tried("confine.limit(memory_bytes=2**32, cpu_seconds=1, device='cpu')\nwhile True: pass")
+    answer = tried("confine.limit(memory_bytes=2**32, cpu_seconds=1)\nwhile True: pass")
     assert answer.returncode == -24  # SIGXCPU
 
 
 def test_no_core_dump():
     script = """
 import resource
-confine.limit(memory_bytes=2**32, cpu_seconds=60, device="cpu")
+confine.limit(memory_bytes=2**32, cpu_seconds=60)
 print(resource.getrlimit(resource.RLIMIT_CORE))
 """
     assert tried(script).stdout == "(0, 0)\n"

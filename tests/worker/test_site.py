@@ -25,6 +25,7 @@ from suture_worker.egress import verify
 from suture_worker.hub import Hub
 from suture_worker.outbox import Outbox
 
+pytestmark = pytest.mark.flow
 MARKER = "PATIENT-0042"
 IMAGES = """\
 [datasets.scans]
@@ -142,8 +143,37 @@ def everything_that_left(live_hub, sites):
     return {path: path.read_bytes() for path in held}
 
 
-def test_a_whole_job(live_hub, make, sites, quick, tmp_path):
+def fail_on_broken_data(live_hub, sites):
+    """A failure whose text names a patient: a code leaves."""
+    requester, _ = sites
+    job = live_hub.client(requester.party).stitch([f"{site.party}/net" for site in sites], "broken")
+    until(lambda: job.refresh().state == "failed")
+    assert job.status.error.code == "dataset.missing_path"
+    logged = (requester.config.state / "logs" / "failures.log").read_text()
+    assert job.status.error.correlation_id in logged
+    assert MARKER in logged
+
+
+def check_nothing_of_a_patient_left(live_hub, sites):
+    """No name and no image of the sites is in any byte that the hub or an outbox has."""
+    left = everything_that_left(live_hub, sites)
+    assert sum(len(content) for content in left.values()) > 100_000
+    assert any(path.name == "egress.jsonl" for path in left)
+    assert any(path.name == "hub.db" for path in left)
+    # Eight pixels of an image, as floats or as they were stored; a run of one value would be found anywhere.
+    windows = [image.ravel()[8:16] for site in sites for image in site.images]
+    needles = [window.tobytes() for window in windows if len(set(window)) > 4]
+    needles += [(window * 255).round().astype(np.uint8).tobytes() for window in windows if len(set(window)) > 4]
+    needles += [MARKER.encode(), *(os.fsencode(site.folder) for site in sites)]
+    assert len(needles) > 300
+    for path, content in left.items():
+        found = [needle for needle in needles if needle in content]
+        assert not found, path
+
+
+def test_a_whole_job_and_nothing_of_a_patient_leaves(live_hub, make, sites, quick, tmp_path):
     requester, other = sites
+    fail_on_broken_data(live_hub, sites)
     third = live_hub.add_party()
     client = live_hub.client(requester.party)
     models = [f"{site.party}/net" for site in sites]
@@ -166,9 +196,9 @@ def test_a_whole_job(live_hub, make, sites, quick, tmp_path):
     output = client.load(result.repo, result.revision)(torch.from_numpy(requester.images[:16]))
     torch.testing.assert_close(output.sum(1), torch.ones(16))
 
-    for site, kinds in ((requester, {"progress", "file", "result"}), (other, {"progress", "result"})):
+    for site, kinds in ((requester, {"fail", "file", "result"}), (other, {"result"})):
         entries = verify(site.config.state / "outbox" / "egress.jsonl")
-        assert {entry.kind for entry in entries} - {"progress"} == kinds - {"progress"}
+        assert {entry.kind for entry in entries} - {"progress"} == kinds
         names = {entry.name for entry in entries if entry.kind == "file"}
         expected = {"candidates.json", "stitches.safetensors", "model.safetensors", "suture.json", "report.json"}
         assert names == (expected if site is requester else set())
@@ -176,16 +206,7 @@ def test_a_whole_job(live_hub, make, sites, quick, tmp_path):
         kept = [entry for entry in entries if entry.kind == "result"]
         assert all((documents / entry.sha256).stat().st_size == entry.size for entry in kept)
         assert list((site.config.state / "tasks").iterdir()) == []
-
-
-def test_a_failure_leaves_as_a_code(live_hub, sites):
-    requester, _ = sites
-    job = live_hub.client(requester.party).stitch([f"{site.party}/net" for site in sites], "broken")
-    until(lambda: job.refresh().state == "failed")
-    assert job.status.error.code == "dataset.missing_path"
-    logged = (requester.config.state / "logs" / "failures.log").read_text()
-    assert job.status.error.correlation_id in logged
-    assert MARKER in logged
+    check_nothing_of_a_patient_left(live_hub, sites)
 
 
 def test_cancelling_in_the_middle_of_a_fit(live_hub, sites, long):
@@ -216,22 +237,3 @@ def test_a_killed_agent_and_worker_are_started_again_and_the_job_goes_on(live_hu
     until(lambda: job.refresh().tasks[0].state == "leased")
     job.cancel()
     until(lambda: list((requester.config.state / "tasks").iterdir()) == [])
-
-
-def test_nothing_of_a_patient_left(live_hub, sites):
-    """Runs after the others: every name and every image of both sites is in no byte that the hub or the outbox has."""
-    for site in sites:
-        site.stop()
-    left = everything_that_left(live_hub, sites)
-    assert sum(len(content) for content in left.values()) > 100_000
-    assert any(path.name == "egress.jsonl" for path in left)
-    assert any(path.name == "hub.db" for path in left)
-    # Eight pixels of an image, as floats or as they were stored; a run of one value would be found anywhere.
-    windows = [image.ravel()[8:16] for site in sites for image in site.images]
-    needles = [window.tobytes() for window in windows if len(set(window)) > 4]
-    needles += [(window * 255).round().astype(np.uint8).tobytes() for window in windows if len(set(window)) > 4]
-    needles += [MARKER.encode(), *(os.fsencode(site.folder) for site in sites)]
-    assert len(needles) > 300
-    for path, content in left.items():
-        found = [needle for needle in needles if needle in content]
-        assert not found, path

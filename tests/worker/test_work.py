@@ -11,9 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 from suture_stitching.documents import CandidateSet, Evaluation
 from suture_stitching.fit import FitResult
+from suture_stitching.portable.export import export
 from suture_stitching.portable.runtime import load
 from suture_worker.config import Limits, StateConfig, load_site, prepare_state
 from suture_worker.folder import Assignment, TaskFolder
@@ -106,8 +109,6 @@ def test_a_composition_computes_what_was_evaluated(site, assign, candidate_files
     folder = assign("compose", dataset=None, files=candidate_files, evaluations=evaluations)
     assert work(site, folder.id) == "done", folder.log.read_text()
     assert json.loads((folder.results / "document.json").read_text()) == {"chosen": chosen}
-    import torch
-
     images = torch.from_numpy(make.patches(8, 3)[0])
     output = load(folder.results / "model.safetensors")(images)
     assert output.shape == (8, 2)
@@ -174,9 +175,14 @@ def test_a_dataset_this_worker_does_not_have(site, data, assign):
     failed(site, folder, "dataset.unknown")
 
 
-def test_too_little_memory(site, data, assign, long):
-    folder = assign(options=long)
-    work(site.model_copy(update={"limits": Limits(threads=1, memory_gib=0.4)}), folder.id)
+def test_too_little_memory(site, data, assign, quick, tmp_path, make):
+    """A model that makes 1.7 GB of a batch of these small images, where a task may use 1."""
+    channels = 200_000
+    pooled = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 2))
+    export(nn.Sequential(nn.Conv2d(1, channels, 1), *pooled).eval(), torch.rand(2, 1, 6, 6), tmp_path / "large")
+    folder = assign(options=quick)
+    folder.member(1).write_bytes((tmp_path / "large").read_bytes())
+    work(site.model_copy(update={"limits": Limits(threads=1, memory_gib=1)}), folder.id)
     failed(site, folder, "work.out_of_memory")
 
 

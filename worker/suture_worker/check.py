@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Literal
 
 import httpx
@@ -162,11 +164,21 @@ def _dataset(config: SiteConfig, name: str) -> Iterator[Check]:
     size = " x ".join(map(str, dataset.input_shape))
     small = [split for split, n in samples.items() if n < minimum]
     detail = f"{spec.task}, {labels}input {size}; {shown}"
+    if (link := _leads_out(spec.path)) is not None:
+        hint = "models run confined to the dataset's folder and cannot follow it: copy or bind-mount what it points to"
+        yield Check(f"dataset {name}", "fail", f"{link} is a link to somewhere else", hint)
     if small:
         hint = f"nothing derived from a split with fewer than {minimum} samples leaves this site"
         yield Check(f"dataset {name}", "warn", detail, hint)
     else:
         yield Check(f"dataset {name}", "ok", detail)
+
+
+def _leads_out(folder: Path) -> Path | None:
+    """Return the first link in the dataset's folder whose target is outside it, if there is one."""
+    root = folder.resolve()
+    found = (Path(place, name) for place, folders, names in os.walk(root) for name in (*folders, *names))
+    return next((path for path in found if path.is_symlink() and not path.resolve().is_relative_to(root)), None)
 
 
 def _policy(config: SiteConfig) -> Iterator[Check]:

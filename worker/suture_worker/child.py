@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from suture_stitching.members import Member
 
 PROGRESS_SECONDS = 1.0
-_NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "failed to map segment")
+#: What torch's allocators and the loader of shared libraries say, none of which has a kind of error of its own for it.
+_NO_MEMORY = ("out of memory", "can't allocate", "cannot allocate", "failed to map segment", "cannot map zero-fill")
 _DEVICES = ("null", "zero", "urandom", "random")
 #: Libraries, and what the C library looks up; not the whole of /etc or /opt, where a site may keep its token.
 _SYSTEM = (
@@ -72,7 +73,7 @@ def _give_up(folder: TaskFolder, run: Run) -> None:
     # Redis listens on a local socket too; but CUDA needs some to reach its own services.
     if not confine.no_network(local=run.device.startswith("cuda")):
         print("this kernel cannot keep the child from the network", file=sys.stderr)
-    confine.limit(memory_bytes=run.memory_bytes, cpu_seconds=run.cpu_seconds, device=run.device)
+    confine.limit(memory_bytes=run.memory_bytes, cpu_seconds=run.cpu_seconds)
 
 
 def _ending(work: Callable[[], None]) -> Outcome:
@@ -88,6 +89,10 @@ def _ending(work: Callable[[], None]) -> Outcome:
     except MemoryError:
         traceback.print_exc()
         return _failed("work.out_of_memory")
+    except PermissionError:
+        # Within its confinement only the dataset can hold something it may not read, such as a link that leads out.
+        traceback.print_exc()
+        return _failed("dataset.not_readable")
     except Exception as error:
         traceback.print_exc()
         return _failed("work.out_of_memory" if _is_out_of_memory(error) else "work.failed")
@@ -102,7 +107,6 @@ def _failed(code: str) -> Outcome:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    # Neither torch's allocators nor the loader of shared libraries has a kind of error of its own for this.
     text = str(error).lower()
     return isinstance(error, RuntimeError | ImportError | OSError) and any(words in text for words in _NO_MEMORY)
 

@@ -70,10 +70,10 @@ class BrokerConfig(_Closed):
 
 
 class Limits(_Closed):
-    """`[limits]`: what one task may take. Without a number: the machine's memory and 16 GiB; all processors."""
+    """`[limits]`: what one task may take. Without a number: all of the machine's memory and processors."""
 
     seconds: Annotated[int, Field(ge=1, le=7 * 86400)] = 4 * 3600
-    memory_gib: Annotated[float, Field(gt=0)] | None = None
+    memory_gib: Annotated[float, Field(ge=1)] | None = None
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
 
 

@@ -45,11 +45,12 @@ def hide_memory() -> None:
         _prctl(_PR_SET_DUMPABLE, 0)
 
 
-def limit(*, memory_bytes: int, cpu_seconds: int, device: str) -> None:
+def limit(*, memory_bytes: int, cpu_seconds: int) -> None:
     """Bound memory and processor time; no core dump, which would hold patients' data."""
-    # CUDA reserves far more address space than it uses; there, count what is writable instead.
-    if sys.platform == "linux":  # other kernels refuse to bound either
-        _lower(resource.RLIMIT_DATA if device.startswith("cuda") else resource.RLIMIT_AS, memory_bytes)
+    # Memory it may write to, not address space: a dataset mapped from a file may be larger than this machine's memory,
+    # and CUDA reserves far more addresses than it uses.
+    if sys.platform == "linux":
+        _lower(resource.RLIMIT_DATA, memory_bytes)
     _lower(resource.RLIMIT_CPU, cpu_seconds, beyond=5)  # SIGXCPU says why; only then SIGKILL
     _lower(resource.RLIMIT_CORE, 0)
     # When memory runs out on the whole machine, this process is the one to end, not the worker or the agent.

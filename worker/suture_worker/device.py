@@ -7,9 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-#: Code and libraries that a child maps before it computes anything.
-_BASE_BYTES = 16 * 2**30
-
 
 def resolve_device(wanted: str) -> str:
     """Return the device to use; "auto" is the first CUDA device if there is one, else the CPU.
@@ -44,10 +41,8 @@ def processors() -> int:
 
 
 def memory_bytes(gib: float | None) -> int:
-    """Return how much memory a child may map: `gib`, or this machine's memory and 16 GiB."""
-    if gib is not None:
-        return int(gib * 2**30)
-    return physical_memory() + _BASE_BYTES
+    """Return how much memory a child may use: `gib`, or all this machine has."""
+    return int(gib * 2**30) if gib is not None else physical_memory()
 
 
 def physical_memory() -> int:

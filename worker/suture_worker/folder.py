@@ -32,7 +32,7 @@ from suture_stitching.portable.metadata import Name
 from suture_worker import files
 from suture_worker.lease import Identifier, Task
 
-Code = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,40}\.[a-z][a-z0-9_]{0,60}$")]
+Code = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}\.[a-z][a-z0-9_]{0,49}$")]
 CorrelationId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
 DOCUMENT, PROGRESS, ENDING = "document.json", "progress.json", "ending.json"
 MAX_SMALL = 64 * 1024

@@ -26,6 +26,8 @@ _LOCK_SECONDS = 2.0
 #: All of the worker's environment that a child gets: no token, no proxy, no broker.
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "TZ")
 _NATIVE = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSYS, signal.SIGTRAP}
+#: What native code and Python say last when memory has run out.
+_NO_MEMORY = ("std::bad_alloc", "MemoryError", "cannot allocate memory")
 
 log = structlog.get_logger(__name__)
 
@@ -155,7 +157,7 @@ def crash_code(status: int, printed: str, *, starved: bool) -> str:
 
     `starved`: meanwhile the kernel ended a process because memory had run out.
     """
-    if "bad_alloc" in printed or "MemoryError" in printed or (status == -signal.SIGKILL and starved):
+    if any(words in printed for words in _NO_MEMORY) or (status == -signal.SIGKILL and starved):
         return "work.out_of_memory"
     if status == -signal.SIGXCPU:
         return "work.time_limit"
