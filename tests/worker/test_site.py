@@ -50,6 +50,13 @@ def until(condition, seconds=90.0):
     return found
 
 
+def words_of(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []  # it has just ended
+
+
 def write_scans(folder: Path, make, n=120, seed=1) -> np.ndarray:
     """Write pictures whose names are patients'; return their bytes as a model would read them."""
     images, labels = make.patches(n, seed)
@@ -213,7 +220,7 @@ def test_cancelling_in_the_middle_of_a_fit(live_hub, sites, long):
     requester, _ = sites
     job = live_hub.client(requester.party).stitch([f"{site.party}/net" for site in sites], "scans", **long)
     until(lambda: job.refresh().tasks[0].progress and job.status.tasks[0].progress.step == "refine")
-    (child,) = [process for process in requester.processes() if "suture_worker.child" in process.cmdline()]
+    (child,) = [process for process in requester.processes() if "suture_worker.child" in words_of(process)]
     job.cancel()
     until(lambda: not child.is_running())
     until(lambda: list((requester.config.state / "tasks").iterdir()) == [])
@@ -227,7 +234,7 @@ def test_a_killed_agent_and_worker_are_started_again_and_the_job_goes_on(live_hu
 
     def part(name):
         words = ["suture_worker", name]
-        return [process for process in requester.processes() if process.cmdline()[2:4] == words]
+        return [process for process in requester.processes() if words_of(process)[2:4] == words]
 
     for name in ("agent", "worker"):
         for process in part(name):
