@@ -1,4 +1,4 @@
-"""A real PostgreSQL server for all tests that want one."""
+"""What all tests share: one thread for torch, and a real PostgreSQL server for those that want one."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+# Before torch is imported anywhere: the networks in tests are tiny, and several processes share the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import psycopg
 import pytest

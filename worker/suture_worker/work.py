@@ -93,7 +93,8 @@ def _attempt(config: SiteConfig, folder: TaskFolder) -> Outcome:
 
 def _start(folder: TaskFolder) -> subprocess.Popen[bytes]:
     environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-    environment |= {"HOME": str(folder.scratch), "TMPDIR": str(folder.scratch)}
+    # Threads that wait sleep instead of spinning: on a shared machine that makes small models several times faster.
+    environment |= {"HOME": str(folder.scratch), "TMPDIR": str(folder.scratch), "OMP_WAIT_POLICY": "PASSIVE"}
     # Written by the worker's own hand: a child cannot make its parent write elsewhere.
     with open(folder.log, "wb", opener=_private) as output:
         return subprocess.Popen(  # noqa: S603 - our own program
