@@ -285,6 +285,11 @@ def test_metadata_survives_its_canonical_text():
     assert "null" not in text
 
 
+def test_inputs_keep_the_order_of_the_graphs_inputs():
+    two = {"volume": {"num_channels": 2}, "age": {"num_channels": 1}}
+    assert list(ModelMetadata.from_json(metadata(inputs=two).to_json()).inputs) == ["volume", "age"]
+
+
 @pytest.mark.parametrize(
     ("changes", "field"),
     [

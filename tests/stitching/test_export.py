@@ -33,8 +33,6 @@ def test_the_file_alone_gives_the_same_outputs(network, size):
 
 
 def test_gradients_of_input_and_weights_are_the_same(network):
-    if network.name == "writing":
-        pytest.skip("its weight normalisation is computed at export")
     model = network.load().requires_grad_()
     x = network.batch(3)
     tracked = [x.clone().requires_grad_(x.is_floating_point()) for _ in range(2)]
@@ -51,7 +49,9 @@ def test_gradients_of_input_and_weights_are_the_same(network):
         if name in originals:
             torch.testing.assert_close(tensor.grad, originals[name].grad, rtol=1e-4, atol=1e-5)
             compared += 1
-    assert compared == len({id(p) for p in originals.values()})
+    # The normalised weight of "writing" is computed from two parameters at export.
+    folded = 2 if network.name == "writing" else 0
+    assert compared == len({id(p) for p in originals.values()}) - folded
 
 
 def test_a_frozen_model_needs_no_gradient_but_passes_it_on(networks):
@@ -143,19 +143,93 @@ def test_a_file_that_was_there_is_replaced(tmp_path, networks):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_portable_model_can_be_part_of_another_and_be_exported_again(tmp_path, networks):
+    network = networks("lstm")
+    whole = nn.Sequential(network.load(), nn.Softmax(1))
+    exported = export(whole, network.batch(2), tmp_path / "m.safetensors")
+    x = network.batch(5)
+    with torch.no_grad():
+        torch.testing.assert_close(load(exported.path)(x), network.module(x).softmax(1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions(tmp_path, dtype):
+    module = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2)).to(dtype).eval()
+    exported = export(module, torch.randn(2, 6, dtype=dtype), tmp_path / "m.safetensors")
+    x = torch.randn(4, 6, dtype=dtype)
+    assert exported.graph.inputs[0].dtype == str(dtype).removeprefix("torch.")
+    with torch.no_grad():
+        torch.testing.assert_close(load(exported.path)(x), module(x))
+
+
+class WritingToItsInput(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.relu_() + x
+
+
+class WritingInMixedTypes(nn.Module):
+    """The in-place sum keeps the narrow type; a functional one would not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x.half()
+        h.add_(x)
+        return h * 2
+
+
+class WritingThroughAView(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        h = x * 2
+        row = h[:, 0]
+        row.mul_(3)
+        return h + 1
+
+
+class WritingTwice(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        h = x + 1
+        before = h * 10
+        h.add_(1)
+        h.mul_(2)
+        return torch.cat([before, h], 1)
+
+
+class WritingToAConstantBetweenReaders(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        mask = torch.zeros(3)
+        y = x + mask
+        mask.add_(1)
+        return torch.cat([y, x + mask], 1)
+
+
+class WritingTheInputIntoAConstant(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        total = torch.zeros(3)
+        total += 1
+        total[:2] = x.sum(0)[:2]
+        return x + total
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        WritingToItsInput(),
+        WritingInMixedTypes(),
+        WritingThroughAView(),
+        WritingTwice(),
+        WritingToAConstantBetweenReaders(),
+        WritingTheInputIntoAConstant(),
+    ],
+    ids=lambda module: type(module).__name__,
+)
+def test_writing_in_place_means_the_same(tmp_path, module):
+    exported = export(module, torch.randn(2, 3), tmp_path / "m.safetensors")
+    x = torch.randn(4, 3)
+    assert torch.equal(load(exported.path)(x.clone()), module(x.clone()))
+
+
 class Deciding(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x + 1 if x.sum() > 0 else x
-
-
-class Sorting(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = nn.Module()
-        self.inner.forward = lambda x: x.sort(dim=1).values
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.inner.forward(x)
 
 
 class Sorter(nn.Module):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).with_name("mutants.py")
-COUNT = 2000
+COUNT = 1500
 
 
 @pytest.mark.parametrize("first", [0, 1_000_000])

@@ -177,9 +177,12 @@ class ModelMetadata(_Closed):
             ) from None
 
     def to_json(self) -> str:
-        """Return the canonical text: sorted keys, no nulls, ends in a newline."""
+        """Return the canonical text: fields in the order of this schema, no nulls, ends in a newline.
+
+        Inputs and outputs keep their order, which is that of the graph's.
+        """
         content = self.model_dump(mode="json", by_alias=True, exclude_none=True)
-        return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
 def incompatibilities(models: Sequence[tuple[str, ModelMetadata]]) -> list[str]:

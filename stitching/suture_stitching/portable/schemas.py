@@ -124,10 +124,12 @@ def _check_recurrent(
         raise ValueError("input, states and weights of a recurrent layer must have one type, with one tensor per state")
     if not input.is_floating_point():
         raise ValueError("a recurrent layer reads floating-point numbers")
-    _check_recurrent_shapes(input.shape, tuple([tensor.shape for tensor in tensors]), gates, n_states, *how)
+    shapes = tuple([tensor.shape for tensor in tensors])
+    # While a portable model is itself recorded, sizes are symbols, which no cache takes.
+    check = _check_recurrent_shapes if torch.compiler.is_compiling() else _checked_before
+    check(input.shape, shapes, gates, n_states, *how)
 
 
-@functools.lru_cache(maxsize=1024)
 def _check_recurrent_shapes(
     input: torch.Size,
     actual: tuple[torch.Size, ...],
@@ -154,6 +156,9 @@ def _check_recurrent_shapes(
         raise ValueError(f"recurrent states and weights have the shapes {[*map(tuple, actual)]}, not {expected}")
     if 0 in input or hidden == 0:
         raise ValueError("a recurrent layer needs at least one sample, step and feature")
+
+
+_checked_before = functools.lru_cache(maxsize=1024)(_check_recurrent_shapes)
 
 
 #: What runs for each operator's name.
