@@ -106,8 +106,8 @@ def export_model(module: Module, example: Tensor, path: Path, **description: Unp
     `example` is a batch of inputs `(N, C, *spatial)` with N >= 2.
     """
     import torch
-    from suture_stitching.portable.export import export
 
+    from suture_stitching.portable.export import export
     from suture_stitching.portable.runtime import load
 
     export(module, example, path)

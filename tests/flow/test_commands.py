@@ -70,11 +70,16 @@ def test_the_demo_keeps_the_parties_data_apart(played: tuple[Command, Path]) -> 
     assert not list((root / "hub").rglob("*.npz"))
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_demo_leaves_no_process(suture: type[Command], tmp_path: Path, sent: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("sent", "at"), [(signal.SIGINT, "asks for a stitch"), (signal.SIGTERM, "a hub, and at each party a site")]
+)
+def test_an_interrupted_demo_leaves_no_process(
+    suture: type[Command], tmp_path: Path, sent: signal.Signals, at: str
+) -> None:
     command = suture("demo", "--root", str(tmp_path / "root"), home=tmp_path)
-    command.wait_for("asks for a stitch")
-    assert len(command.family) > 5
+    command.wait_for(at)
+    while len(command.family) < 4:
+        command.look()
     command.process.send_signal(sent)
     assert command.wait(seconds=60) == 128 + sent
     assert command.left_running() == []
