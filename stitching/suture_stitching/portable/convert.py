@@ -41,6 +41,7 @@ _SIZE_ARITHMETIC: dict[Any, str] = {
     operator.mod: "sym.mod",
     operator.neg: "sym.neg",
 }
+_COPIES = (_aten.copy.default, _aten.fill.Tensor)
 _DROPOUTS = (_aten.dropout.default, _aten.feature_dropout.default, _aten.alpha_dropout.default)
 #: Other names for operators on the list, which take the same arguments.
 _SAME_AS: dict[Any, str] = {
@@ -48,7 +49,6 @@ _SAME_AS: dict[Any, str] = {
     _aten.swapaxes.default: "aten.transpose.int",
     _aten.swapdims.default: "aten.transpose.int",
     _aten.clamp_min.default: "aten.clamp.default",
-    _aten.fill.Tensor: "aten.copy.default",
     _aten.fill.Scalar: "aten.full_like.default",
     _aten.mul.Scalar: "aten.mul.Tensor",
     _aten.add.Scalar: "aten.add.Tensor",
@@ -142,10 +142,24 @@ class _Converter:
                 self._evaluate(node)
             else:
                 self._of_parameters(node)
+        elif target in _COPIES:
+            self._place[node] = self._copy(node)
         elif target is operator.getitem:
             self._place[node] = self._add(Node(GETITEM, self._values(node.args), module=module_path(node)))
         else:
             self._place[node] = self._add(_allowed(node, self._values))
+
+    def _copy(self, node: fx.Node) -> Value:
+        """Return what is written over a tensor, in that tensor's type and size; torch's copy has no derivative."""
+        over, written = node.args[:2]
+        assert isinstance(over, fx.Node)
+        assert isinstance(written, fx.Node)
+        value, wanted, path = self._value(written), node.meta["val"], module_path(node)
+        if written.meta["val"].dtype != wanted.dtype:
+            value = self._add(Node("aten.to.dtype", (value, DType(_dtype_name(wanted.dtype))), module=path))
+        if written.meta["val"].shape != wanted.shape:
+            value = self._add(Node("aten.expand_as.default", (value, self._value(over)), module=path))
+        return value
 
     def _depends_on_state_alone(self, node: fx.Node) -> bool:
         return all(source in self._from_state for source in node.all_input_nodes)

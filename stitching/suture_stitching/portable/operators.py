@@ -33,7 +33,7 @@ _IDENTITY = "clone contiguous detach to.dtype alias"
 _RECURRENT = "lstm.input gru.input"
 _INDEXING = """
     embedding index.Tensor index_select slice.Tensor select.int split.Tensor split_with_sizes chunk unbind.int
-    slice_scatter select_scatter copy
+    slice_scatter select_scatter
 """
 _SHAPE = """
     cat stack view reshape permute transpose.int flatten.using_ints unflatten.int unsqueeze squeeze.dim squeeze.dims
