@@ -147,6 +147,15 @@ def test_a_restarted_agent_goes_on(live_hub, party, site_of):
         assert folder.assignment.task.fence == 1
 
 
+def test_a_rule_taken_back_holds_for_a_task_under_way(live_hub, party, site_of):
+    job = live_hub.client(party).stitch(MODELS, "patches")
+    with agent(site_of(party)) as running:
+        folder = taken(running)
+    with agent(site_of(party, rules=[])):
+        assert ended(job).error.code == "policy.denied"
+        until(lambda: not folder.path.exists())
+
+
 def test_a_lease_lost_meanwhile_is_dropped_and_taken_anew(live_hub, party, site_of):
     job = live_hub.client(party).stitch(MODELS, "patches")
     config = site_of(party)

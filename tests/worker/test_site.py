@@ -42,7 +42,7 @@ labels = ["dark", "bright"]
 """
 
 
-def until(condition, seconds=90.0):
+def until(condition, seconds=150.0):
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline

@@ -31,7 +31,7 @@ from suture_worker.folder import Assignment, Outcome, TaskFolder, unfinished
 from suture_worker.hub import LEASE_WAIT, Hub
 from suture_worker.lease import CANDIDATES, STITCHES, Claim, Task, claim_of
 from suture_worker.outbox import Cleared, Outbox
-from suture_worker.policy import TOO_FEW, Decline, decide
+from suture_worker.policy import TOO_FEW, Allow, Decline, decide
 from suture_worker.pulse import Pulse
 
 LONGEST_PAUSE = 60.0
@@ -96,13 +96,21 @@ class Agent:
 
     def _resume(self, folder: TaskFolder) -> None:
         try:
-            task = folder.assignment.task
+            assignment = folder.assignment
         except SutureError as error:
             log.warning("dropped", task=folder.id, problem=str(error))
             folder.remove()
             return
+        task = assignment.task
         log.info("going on with a task", task=task.id, kind=task.kind)
-        self._attend(task, folder)
+        # The operator may have changed the rules, which is what sites are restarted for.
+        decision = decide(task, self._config)
+        if isinstance(decision, Allow) and decision.dataset == assignment.dataset:
+            self._attend(task, folder)
+            return
+        self._end_work(folder)
+        folder.remove()
+        self._follow(task, decision)
 
     def _begin(self, leased: object) -> None:
         try:
@@ -114,14 +122,17 @@ class Agent:
                 self._give_back(claim, error)
             return
         log.info("leased", task=task.id, kind=task.kind, attempt=task.attempt, requester=task.job.requester)
-        decision = decide(task, self._config)
-        folder = TaskFolder(self._tasks, task.id)
-        if isinstance(decision, Decline):
-            log.info("declined", task=task.id, code=decision.code, reason=decision.reason)
-            self._try(lambda: self._deliver(self._outbox.decline(task.claim, decision.code), None), task.id)
+        self._follow(task, decide(task, self._config))
+
+    def _follow(self, task: Task, decision: Allow | Decline) -> None:
+        """Do what the policy says about a task that is ours and not yet begun."""
+        if isinstance(decision, Allow):
+            folder = TaskFolder(self._tasks, task.id)
+            folder.create(Assignment(task=task, dataset=decision.dataset))
+            self._attend(task, folder)
             return
-        folder.create(Assignment(task=task, dataset=decision.dataset))
-        self._attend(task, folder)
+        log.info("declined", task=task.id, code=decision.code, reason=decision.reason)
+        self._try(lambda: self._deliver(self._outbox.decline(task.claim, decision.code), None), task.id)
 
     def _give_back(self, claim: Claim, error: SutureError) -> None:
         correlation_id = self._note(claim.task, error.code, str(error))
