@@ -9,7 +9,7 @@ from suture_stitching.documents import Report
 
 _NAMES = {"own": "own model", "ensemble": "plain ensemble", "stitched": "stitched ensemble"}
 _STYLES = {"adopt": "green", "care": "yellow", "reject": "red"}
-_MEANING = {"adopt": "better, adopt", "care": "look closely", "reject": "do not adopt"}
+_MEANING = {"adopt": "adopt", "care": "look closely", "reject": "do not adopt"}
 
 
 def report_table(report: Report) -> Table:

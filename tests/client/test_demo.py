@@ -69,7 +69,7 @@ def test_the_table_shows_every_row_party_interval_and_verdict() -> None:
         "stitched ensemble",
         "0.960 [0.940, 0.980]",
         "1,270",
-        "better, adopt",
+        "adopt",
         "look closely",
         "missing: east (no answer)",
     ):

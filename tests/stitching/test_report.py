@@ -8,6 +8,7 @@ from suture_stitching.documents import (
     Candidate,
     CandidateSet,
     Evaluation,
+    Gate,
     Interval,
     Match,
     Missing,
@@ -18,6 +19,7 @@ from suture_stitching.documents import (
 from suture_stitching.errors import SutureError
 from suture_stitching.portable.metadata import Member
 from suture_stitching.report import build, plot, to_html
+from suture_stitching.report.build import describe
 from suture_stitching.report.words import scale_of
 
 
@@ -58,6 +60,13 @@ CANDIDATES = CandidateSet(
         ),
     ),
 )
+
+
+def test_a_gated_candidate_says_so():
+    gate = Gate(weight="g.weight", bias="g.bias", centres="g.centres", near=1.0, far=1.25)
+    plain = CANDIDATES.candidates[4]
+    gated = plain.model_copy(update={"matches": (plain.matches[0].model_copy(update={"gate": gate}),)})
+    assert describe(gated, ["a", "b"]) == f"{describe(plain, ['a', 'b'])}, familiar samples only (to 1.25)"
 
 
 def evaluation(values, own=None, n=200, metric="accuracy", validation=None):

@@ -97,7 +97,9 @@ def describe(candidate: Candidate, names: Sequence[str]) -> str:
     where = f"at {named}" if len(named) <= 60 else f"in {len(places)} places"
     alphas = sorted({match.alpha for match in candidate.matches})
     weights = "-".join(f"{alpha:g}" for alpha in (alphas if len(alphas) < 2 else (alphas[0], alphas[-1])))
-    return f"stitched {where}, weight {weights}{', refined' if candidate.refined else ''}"
+    reach = max((match.gate.far for match in candidate.matches if match.gate), default=None)
+    gated = "" if reach is None else f", familiar samples only (to {reach:.3g})"
+    return f"stitched {where}, weight {weights}{', refined' if candidate.refined else ''}{gated}"
 
 
 def _member_name(candidates: CandidateSet, index: int, parties: Sequence[str]) -> str:
