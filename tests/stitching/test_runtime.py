@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import weakref
 
 import pytest
@@ -360,18 +361,15 @@ def test_pruning_keeps_what_the_output_needs(networks):
 
 def test_running_costs_no_more_than_eager(networks):
     """Not a benchmark, a guard: the interpreter's own work stays small beside that of the operators."""
-    import time
-
     network = networks("resnet")
     model, x = network.load(), network.batch(4)
 
-    def fastest(net: torch.nn.Module) -> float:
-        times = []
-        for _ in range(30):
-            start = time.perf_counter()
-            net(x)
-            times.append(time.perf_counter() - start)
-        return min(times)
+    def seconds(net: torch.nn.Module) -> float:
+        start = time.perf_counter()
+        net(x)
+        return time.perf_counter() - start
 
     with torch.no_grad():
-        assert fastest(model) < 1.5 * fastest(network.module)
+        # In turn, so that whatever else the machine does meets both.
+        pairs = [(seconds(model), seconds(network.module)) for _ in range(50)]
+    assert min(ours for ours, _ in pairs) < 1.5 * min(eager for _, eager in pairs)
