@@ -24,8 +24,8 @@ from suture_stitching.moments import Moments
 SHRINKAGE = 1e-2
 #: A class with fewer samples gets no centre of its own, which would tell what a single patient's features are.
 FEWEST = 11
-#: The part of held-out samples that a gate takes for familiar without reserve: a strict, a usual and a lenient one.
-FAMILIAR = (0.9, 0.95, 0.98)
+#: The part of held-out samples that a gate takes for familiar without reserve, from the strictest to the most lenient.
+FAMILIAR = (0.9, 0.95, 0.975, 0.9875)
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def whiten(moments: Moments, classes: ClassSums | None = None) -> Whitening:
 def bounds(distances: Tensor, familiar: float) -> tuple[float, float]:
     """Return `near` and `far` from held-out samples' distances `(N,)`.
 
-    The part `familiar` of them is not farther than `near`; `far` lies as much beyond it as it lies beyond the median.
+    The part `familiar` of them is not farther than `near`; `far` is beyond it by half its own way from the median.
     """
     middle, near = torch.quantile(distances.double(), torch.tensor([0.5, familiar], dtype=torch.float64)).tolist()
-    return near, near + max(near - middle, 0.05 * near, 1e-6)
+    return near, near + max((near - middle) / 2, 0.05 * near, 1e-6)

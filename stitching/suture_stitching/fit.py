@@ -63,7 +63,7 @@ class FitOptions(BaseModel):
     max_matches: Annotated[int, Field(ge=1, le=16)] = 6
     #: Whether stitches are trained on the task after they were solved for, for how long, and how many candidates'.
     refine: bool = True
-    refine_epochs: Annotated[int, Field(ge=1, le=1000)] = 60
+    refine_epochs: Annotated[int, Field(ge=1, le=1000)] = 40
     refine_candidates: Annotated[int, Field(ge=1, le=64)] = 6
 
 
@@ -130,7 +130,14 @@ class _Fit:
                 plans += self._chain(groups, joins, reading)
             if self._options.refine:
                 plans += self._refined(plans)
-            plans += [_gated(plan, joins, gate) for gate in gates for plan in plans if plan.refined or gate is gates[1]]
+            # Stitches at the last match cost little to evaluate: they get every strictness, the others the usual one.
+            last = joins[-1].points
+            plans += [
+                _gated(plan, joins, gate)
+                for gate in gates
+                for plan in plans
+                if gate is gates[1] or (plan.refined and plan.joins[0].points == last)
+            ]
         self._progress.finish()
         return FitResult(self._documents(plans), self._stitches, tuple(self._dataset.input_shape))
 

@@ -19,6 +19,8 @@ from suture_stitching.errors import SutureError
 Verdict = Literal["adopt", "care", "reject"]
 #: Losing less than this much of a metric that runs from 0 to 1 asks for care, losing more is a reason to reject.
 CARE = 0.05
+#: Means over other parties that differ by less than this part of the best one are taken for equal.
+TIE = 0.01
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,10 @@ def choose(candidates: CandidateSet, evaluations: Mapping[str, Evaluation], *, r
     """Return the default choice for `requester`, whose evaluation must be among `evaluations` (party -> document).
 
     Of the candidates that are not worse than the requester's own model on its own validation data (the 95 % interval of
-    the paired difference does not lie below zero), the one with the best mean over the other parties' validation data;
-    ties go to the better one on the requester's own data, then to the simpler one. If nobody else answered, the best
-    on the requester's own data. If none qualifies, its own model stays. A requester without a model among the members
-    is held to the best single one. Raises `SutureError` `evaluation.missing`.
+    the paired difference does not lie below zero), those with the best mean over the other parties' validation data
+    (means within `TIE` of the best say the same); of these the best on the requester's own data, then the simplest. If
+    nobody else answered, the best on the requester's own data. If none qualifies, its own model stays. A requester
+    without a model among the members is held to the best single one. Raises `SutureError` `evaluation.missing`.
     """
     own = evaluations.get(requester)
     if own is None:
@@ -48,13 +50,12 @@ def choose(candidates: CandidateSet, evaluations: Mapping[str, Evaluation], *, r
     others = [evaluation for party, evaluation in evaluations.items() if party != requester]
     reference = _reference(candidates, own)
     pool = [one for one in candidates.candidates if one.id != reference and _keeps_up(one, own, reference)]
-
-    def merit(one: Candidate) -> tuple[float, float]:
-        ours = _value(own, one.id)
-        return (float(np.mean([_value(other, one.id) for other in others])) if others else ours, ours)
-
+    if pool and others:
+        means = [float(np.mean([_value(other, one.id) for other in others])) for one in pool]
+        least = max(means) - TIE * abs(max(means))
+        pool = [one for one, mean in zip(pool, means, strict=True) if mean >= least]
     # `max` keeps the first of equals, and candidates come from the simplest to the most elaborate.
-    chosen = max(pool, key=merit).id if pool else reference
+    chosen = max(pool, key=lambda one: _value(own, one.id)).id if pool else reference
     front, hypervolume = _front(candidates, list(evaluations.values()))
     plain = candidates.candidates[len(candidates.members)].id
     verdicts: dict[str, Verdict] = {
