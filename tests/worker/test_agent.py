@@ -16,6 +16,7 @@ from suture_worker.egress import verify
 from suture_worker.folder import TaskFolder
 from suture_worker.hub import Hub
 from suture_worker.outbox import Outbox
+from suture_worker.stop import Stop
 
 MODELS = ["north/net", "south/net"]
 
@@ -53,7 +54,7 @@ def site_of(live_hub, make, tmp_path):
 class Running:
     def __init__(self, config):
         self.config = config
-        self.stop = threading.Event()
+        self.stop = Stop()
         self.error = None
         self.hub = Hub(config.hub.url, config.hub.token_file.read_text().strip(), sleep=self.stop.wait)
         self.outbox = Outbox(config.state / "outbox", min_samples=config.policy.min_samples)

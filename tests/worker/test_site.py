@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
 import sys
 import threading
 import time
@@ -17,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from suture.processes import Processes
 from suture_stitching.portable.metadata import ModelMetadata
 from suture_worker.agent import Agent
 from suture_worker.celery_app import make_app
@@ -24,6 +23,7 @@ from suture_worker.config import load_site, prepare_state
 from suture_worker.egress import verify
 from suture_worker.hub import Hub
 from suture_worker.outbox import Outbox
+from suture_worker.stop import Stop
 
 pytestmark = pytest.mark.flow
 MARKER = "PATIENT-0042"
@@ -86,20 +86,9 @@ class Site:
         self.config = load_site(self.config_path)
         self.process = None
 
-    def start(self):
+    def start(self, processes):
         command = [sys.executable, "-m", "suture", "site", "run", str(self.config_path)]
-        with (self.folder / "run.log").open("ab") as output:
-            self.process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
-
-    def stop(self):
-        if self.process is None:
-            return
-        processes = self.processes()
-        self.process.send_signal(signal.SIGTERM)
-        self.process.wait(20)
-        self.process = None
-        _, alive = psutil.wait_procs(processes, timeout=5)
-        assert alive == []
+        self.process = processes.start(self.party, command, log=self.folder / "run.log").process
 
     def processes(self):
         return psutil.Process(self.process.pid).children(recursive=True)
@@ -113,7 +102,7 @@ def declining(hub, make, party, folder):
     """A site that allows nothing."""
     config = load_site(make.write_site(folder, url=hub.url, token=hub.site_token(party), rules=[]))
     prepare_state(config)
-    stop = threading.Event()
+    stop = Stop()
     client = Hub(config.hub.url, config.hub.token_file.read_text().strip(), sleep=stop.wait)
     outbox = Outbox(config.state / "outbox", min_samples=11)
     thread = threading.Thread(target=Agent(config, client, outbox, make_app(config), stop).run)
@@ -130,17 +119,14 @@ def sites(live_hub, make, portable, tmp_path_factory):
     """Two parties with a model and a running site each; the first one may ask both."""
     parties = [live_hub.add_party() for _ in range(2)]
     running = []
-    try:
+    with Processes() as processes:
         for party, path in zip(parties, portable, strict=True):
             metadata = ModelMetadata.model_validate(make.METADATA)
             live_hub.client(party).publish_file(path, f"{party}/net", metadata=metadata, show=lambda _parcel: None)
             site = Site(tmp_path_factory.mktemp(party), live_hub, make, parties, party)
             running.append(site)
-            site.start()
+            site.start(processes)
         yield running
-    finally:
-        for site in running:
-            site.stop()
 
 
 def everything_that_left(live_hub, sites):

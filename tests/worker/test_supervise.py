@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from suture_worker.stop import Stop
 from suture_worker.supervise import Part, pause_before, supervise
 
 NOTE = (
@@ -53,7 +54,7 @@ def running(pid: int) -> bool:
 
 def run_until(parts, condition, seconds=20.0):
     """Supervise in this thread, as it must be, until another one sees that `condition` holds."""
-    stop, held = threading.Event(), []
+    stop, held = Stop(), []
 
     def watch():
         deadline = time.monotonic() + seconds

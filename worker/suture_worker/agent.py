@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 import shutil
-import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -33,6 +32,7 @@ from suture_worker.lease import CANDIDATES, STITCHES, Claim, Task, claim_of
 from suture_worker.outbox import Cleared, Outbox
 from suture_worker.policy import TOO_FEW, Allow, Decline, decide
 from suture_worker.pulse import Pulse
+from suture_worker.stop import Stop
 
 LONGEST_PAUSE = 60.0
 #: How long a task may lie in the queue untouched before it is rung for again, and before it is given up.
@@ -62,7 +62,7 @@ def back_off(failures: int, jitter: Callable[[], float] = random.random) -> floa
 class Agent:
     """One site's agent. `stop` ends it, between two steps and out of any wait."""
 
-    def __init__(self, config: SiteConfig, hub: Hub, outbox: Outbox, app: Celery, stop: threading.Event) -> None:
+    def __init__(self, config: SiteConfig, hub: Hub, outbox: Outbox, app: Celery, stop: Stop) -> None:
         self._config = config
         self._hub = hub
         self._outbox = outbox

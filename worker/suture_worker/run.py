@@ -5,19 +5,17 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 import structlog
 
 from suture_stitching.errors import SutureError
 from suture_worker import broker, confine
 from suture_worker.config import SiteConfig, load_site, prepare_state, read_token
+from suture_worker.stop import told_to_stop
 from suture_worker.supervise import Part, supervise
 
 log = structlog.get_logger(__name__)
@@ -36,7 +34,7 @@ def run_site(config: SiteConfig) -> None:
     if config.broker is None:
         broker.redis_command(config)
         names.insert(0, "redis")
-    with _alone(state / "site.lock"), _told_to_stop() as stop:
+    with _alone(state / "site.lock"), told_to_stop() as stop:
         parts = [Part(name, _command(name, config), state / "logs" / f"{name}.log") for name in names]
         log.info("the site starts", state=str(state), parts=names)
         try:
@@ -58,7 +56,7 @@ def run_agent(config: SiteConfig) -> None:
     confine.hide_memory()
     token = read_token(config)
     state = prepare_state(config)
-    with _alone(state / "agent.lock"), _told_to_stop() as stop:
+    with _alone(state / "agent.lock"), told_to_stop() as stop:
         hub = Hub(config.hub.url, token, sleep=stop.wait)
         outbox = Outbox(state / "outbox", min_samples=config.policy.min_samples)
         try:
@@ -118,22 +116,6 @@ def _alone(path: Path) -> Iterator[None]:
                 hint="stop it first, or give this one another state folder",
             ) from None
         yield
-
-
-@contextmanager
-def _told_to_stop() -> Iterator[threading.Event]:
-    """Yield an event that SIGTERM and SIGINT set."""
-    stop = threading.Event()
-
-    def told(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    previous = {number: signal.signal(number, told) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _set_up_logging() -> None:

@@ -6,13 +6,14 @@ import contextlib
 import os
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
+
+from suture_worker.stop import Stop
 
 STABLE_SECONDS = 60.0
 LONGEST_PAUSE = 60.0
@@ -99,7 +100,7 @@ class _Kept:
                 os.killpg(self.process.pid, signal.SIGKILL)
 
 
-def supervise(parts: Sequence[Part], stop: threading.Event, *, environment: Mapping[str, str]) -> None:
+def supervise(parts: Sequence[Part], stop: Stop, *, environment: Mapping[str, str]) -> None:
     """Start `parts` in order and keep them running until `stop` is set; then stop them, the last one first.
 
     Call it from the main thread: the kernel ends a part when the thread that started it is gone.
