@@ -36,7 +36,7 @@ from suture_stitching.points import StitchPoint
 from suture_stitching.portable.runtime import PortableModel
 from suture_stitching.progress import OnProgress, Progress, ignore
 from suture_stitching.reading import Reading, read
-from suture_stitching.refine import NOISE, Spread, refine
+from suture_stitching.refine import NOISE, ROUNDS, Spread, refine
 from suture_stitching.tasks import task_of
 
 __all__ = ["FitOptions", "FitResult", "Member", "fit"]
@@ -61,9 +61,9 @@ class FitOptions(BaseModel):
     )
     #: Matches to use: the most similar ones, and always the last.
     max_matches: Annotated[int, Field(ge=1, le=16)] = 6
-    #: Whether stitches are trained on the task after they were solved for, for how long, and how many candidates'.
+    #: Whether stitches are trained on the task after they were solved for, how many steps, and how many candidates'.
     refine: bool = True
-    refine_epochs: Annotated[int, Field(ge=1, le=1000)] = 40
+    refine_steps: Annotated[int, Field(ge=1, le=100_000)] = 300
     refine_candidates: Annotated[int, Field(ge=1, le=64)] = 6
 
 
@@ -288,10 +288,10 @@ class _Fit:
                 self._starts,
                 self._spreads,
                 self._dataset,
-                epochs=self._options.refine_epochs,
+                steps=self._options.refine_steps,
                 seed=self._options.seed,
                 device=self._device,
-                progress=functools.partial(self._progress.epoch, number, len(chosen)),
+                progress=functools.partial(self._progress.training, number, len(chosen)),
             )
             renamed = {old: f"r{number:02d}.{old}" for old in new}
             self._stitches.update({renamed[old]: tensor.cpu() for old, tensor in new.items()})
@@ -357,7 +357,7 @@ class _Fit:
 
 
 class _Clock:
-    """Tells how far a step is, in batches or epochs, and from it how long the whole fit still takes."""
+    """Tells how far a step is, in batches or rounds of training, and from it how long the whole fit still takes."""
 
     def __init__(self, progress: OnProgress, dataset: Dataset, options: FitOptions) -> None:
         self._progress, self._started = progress, time.monotonic()
@@ -367,10 +367,11 @@ class _Clock:
             "solve": train + validation,
             "gate": validation,
             "double": train + validation,
-            "refine": options.refine_candidates * options.refine_epochs if options.refine else 0,
+            "refine": options.refine_candidates * ROUNDS if options.refine else 0,
         }
-        # An epoch of training costs about a pass over the data; batches of other steps count singly.
-        self._costs = dict.fromkeys(self._totals, 1.0) | {"refine": float(train + validation)}
+        # A training step costs about as much as a quarter of the batches of other steps.
+        round_cost = validation + options.refine_steps / ROUNDS / 4
+        self._costs = dict.fromkeys(self._totals, 1.0) | {"refine": round_cost}
         self._done = dict.fromkeys(self._totals, 0)
 
     def tick(self, step: str) -> None:
@@ -378,10 +379,10 @@ class _Clock:
         self._report(step)
         self._done[step] += 1
 
-    def epoch(self, candidate: int, candidates: int, done: int, epochs: int) -> None:
-        """Report how many epochs of which refinement are done."""
-        self._totals["refine"] = candidates * epochs
-        self._done["refine"] = candidate * epochs + done
+    def training(self, candidate: int, candidates: int, done: int, rounds: int) -> None:
+        """Report how many rounds of which refinement are done."""
+        self._totals["refine"] = candidates * rounds
+        self._done["refine"] = candidate * rounds + done
         self._report("refine")
 
     def finish(self) -> None:

@@ -11,6 +11,7 @@ rate serves every network and layer.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,13 +33,14 @@ LEARNING_RATE = 1e-2
 ANCHOR = 1e-4
 #: Deviation of the noise on the features that are mixed, in units of their own.
 NOISE = 0.7
-#: Training is short: epochs are fewer where there is much data.
-MOST_STEPS = 2000
+#: How often, in the course of the training, the validation split is looked at; it stops after `PATIENCE` looks in vain.
+ROUNDS = 20
+PATIENCE = 6
 #: Features in front of the stitches are kept in memory up to this size, else computed again in every epoch.
 _CACHE_BYTES = 1 << 30
 
-#: Called after every epoch with how many are done and how many there are.
-OnEpoch = Callable[[int, int], None]
+#: Called after every round with how many are done and how many there are.
+OnRound = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,10 @@ def refine(
     spreads: Mapping[str, Spread],
     dataset: Dataset,
     *,
-    epochs: int,
+    steps: int,
     seed: int,
     device: str | torch.device = "cpu",
-    progress: OnEpoch = lambda done, total: None,
+    progress: OnRound = lambda done, total: None,
 ) -> dict[str, Tensor]:
     """Return new tensors for the stitches of `joins` by name; `stitches` hold their closed forms for `NOISE`.
 
@@ -75,26 +77,26 @@ def refine(
     """
     trainer = _Trainer(members, task, joins, stitches, spreads, device)
     reader = _Reader(trainer, members, dataset, device, seed)
-    steps = -(-dataset.n("train") // BATCH)
-    epochs = max(1, min(epochs, MOST_STEPS // steps))
-    patience = max(3, epochs // 4)
+    rounds = min(ROUNDS, steps)
     optimizer = torch.optim.Adam(trainer.parameters, lr=LEARNING_RATE)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     noise = torch.Generator().manual_seed(seed)
-    best, best_epoch, kept = math.inf, 0, trainer.state()
-    for epoch in range(epochs + 1):
+    training = reader.endless()
+    best, best_round, kept = math.inf, 0, trainer.state()
+    for number in range(rounds + 1):
         loss = trainer.mean_loss(reader.batches("validation"))
         if loss < best:
-            best, best_epoch, kept = loss, epoch, trainer.state()
-        progress(epoch, epochs)
-        if epoch == epochs or epoch - best_epoch >= patience or not math.isfinite(loss):
+            best, best_round, kept = loss, number, trainer.state()
+        progress(number, rounds)
+        if number == rounds or number - best_round >= PATIENCE or not math.isfinite(loss):
             break
-        for batch in reader.batches("train", epoch):
+        for _ in range(steps * number // rounds, steps * (number + 1) // rounds):
             optimizer.zero_grad()
-            (trainer.loss(trainer.with_noise(batch, noise)) + trainer.anchor()).backward()  # type: ignore[no-untyped-call]
+            batch = trainer.with_noise(next(training), noise)
+            (trainer.loss(batch) + trainer.anchor()).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-        schedule.step()
-    progress(epochs, epochs)
+            schedule.step()
+    progress(rounds, rounds)
     return kept
 
 
@@ -195,6 +197,11 @@ class _Reader:
         self._kept: dict[Split, _Batch] = {}
         if self._bytes_per_sample(probe) * (dataset.n("train") + dataset.n("validation")) <= _CACHE_BYTES:
             self._kept = {split: self._all(split) for split in ("train", "validation")}
+
+    def endless(self) -> Iterator[_Batch]:
+        """Yield training batches without end, shuffled anew in every epoch."""
+        for epoch in itertools.count():
+            yield from self.batches("train", epoch)
 
     def batches(self, split: Split, epoch: int | None = None) -> Iterator[_Batch]:
         """Yield all samples of `split`, shuffled differently in every `epoch`, in order without one."""
