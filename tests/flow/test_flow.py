@@ -26,7 +26,7 @@ pytestmark = pytest.mark.flow
 MODELS = ["north/digits", "south/digits"]
 SECONDS = 240
 #: A fit that is over soon: what is fitted well is tested with the engine.
-QUICK: dict[str, Any] = {"alphas": [0.5], "max_matches": 2, "refine_candidates": 1, "refine_epochs": 5}
+QUICK: dict[str, Any] = {"alphas": [0.5], "max_matches": 2, "refine_candidates": 1, "refine_steps": 20}
 
 
 def test_two_parties_get_an_ensemble_and_its_report(

@@ -234,13 +234,13 @@ def composed_model(portable: list[Path]) -> bytes:
 @pytest.fixture(scope="session")
 def quick() -> dict[str, Any]:
     """Options of a fit that is soon done."""
-    return {"refine_epochs": 1, "refine_candidates": 1, "max_matches": 1, "alphas": [0.5]}
+    return {"refine_steps": 10, "refine_candidates": 1, "max_matches": 1, "alphas": [0.5]}
 
 
 @pytest.fixture(scope="session")
 def long() -> dict[str, Any]:
     """Options of a fit that can be interrupted."""
-    return {"refine_epochs": 1000, "refine_candidates": 8}
+    return {"refine_steps": 100_000, "refine_candidates": 8}
 
 
 @pytest.fixture(scope="session")
