@@ -44,6 +44,21 @@ def test_tasks_are_leased_oldest_first_by_any_site_of_the_party(world):
     assert other.lease()["job"]["id"] == jobs[1]
 
 
+@pytest.mark.parametrize("sign", ["heartbeat", "progress"])
+def test_a_site_at_work_is_online(world, leased, sign):
+    def online():
+        listed = world.south.get("/v1/parties").json()["items"]
+        return next(party for party in listed if party["name"] == "north")["sites"][0]["online"]
+
+    for _ in range(3):
+        world.later(50)
+        content = {"step": "x", "done": 0, "total": 1} if sign == "progress" else {}
+        assert world.sites["north"].tell(leased[1], sign, **content).status_code == 200
+        assert online()
+    world.later(91)
+    assert not online()
+
+
 def test_a_lapsed_lease_opens_the_task_again(world, leased):
     job, first = leased
     north = world.sites["north"]

@@ -38,7 +38,7 @@ _SEEN_STEP = timedelta(seconds=10)
 
 
 def note_presence(hub: Hub, site: Caller) -> None:
-    """Write down that the site asks for work: that is what makes it online."""
+    """Write down that the site asks for work, which makes it online; so does a sign of life of a task."""
     assert site.site_id is not None
     now = hub.now()
     with hub.database.reading() as session:
@@ -121,6 +121,7 @@ def pulse(hub: Hub, session: Session, site: Caller, task_id: str, fence: int) ->
     task = _own_task(session, site, task_id)
     if not repository.renew(session, task_id, fence, until):
         raise fenced(task_id)
+    _is_there(hub, session, site)
     return until, task.job.state not in ACTIVE_JOBS
 
 
@@ -131,11 +132,18 @@ def progress(
     job, task = _locked(session, site, task_id)
     if task.state != TaskState.LEASED or task.fence != fence:
         raise fenced(task_id)
+    _is_there(hub, session, site)
     flow = Flow(hub, session, job)
     task.lease_expires_at = flow.lease_end()
     if flow.active:
         flow.progress(task, progress)
     return task.lease_expires_at, not flow.active
+
+
+def _is_there(hub: Hub, session: Session, site: Caller) -> None:
+    """Write down that the site is online: one that works on a long task asks for no other meanwhile."""
+    assert site.site_id is not None
+    mark_seen(session, site.site_id, hub.now(), _SEEN_STEP)
 
 
 def file_limit(hub: Hub, session: Session, site: Caller, task_id: str, fence: int, name: str) -> int:
