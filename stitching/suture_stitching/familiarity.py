@@ -22,7 +22,7 @@ from suture_stitching.moments import Moments
 
 #: Added to each variance, as a part of the mean variance: directions that hardly vary are not to be over-trusted.
 SHRINKAGE = 1e-2
-#: A class with fewer samples gets no centre of its own, which would tell what a single patient's features are.
+#: A class with fewer samples gets no centre of its own, which would tell what a few patients' features are.
 FEWEST = 11
 #: The part of held-out samples that a gate takes for familiar without reserve, from the strictest to the most lenient.
 FAMILIAR = (0.9, 0.95, 0.975, 0.9875)
@@ -63,27 +63,26 @@ class Whitening:
         return (white[:, None] - self.centres[None]).square().sum(2).amin(1)
 
 
-def whiten(moments: Moments, classes: ClassSums | None = None) -> Whitening:
+def whiten(moments: Moments, classes: ClassSums | None = None, *, fewest: int = FEWEST) -> Whitening:
     """Return the whitening of features with these moments; one centre per class, or one for all without classes.
 
-    Classes of fewer than `FEWEST` samples share the centre of all data.
+    Classes of fewer than `fewest` samples have none, and the mean of all data, from which theirs could be subtracted,
+    is not told either unless all classes are that small.
     """
     mean, scatter = moments.mean, moments.scatter
     centres = mean[None]
-    if classes is not None:
-        large = classes.samples >= FEWEST
-        means = classes.sums[large] / classes.rows[large, None]
-        offsets = means - mean
+    if classes is not None and bool((large := classes.samples >= fewest).any()):
+        centres = classes.sums[large] / classes.rows[large, None]
+        offsets = centres - mean
         scatter = scatter - (offsets * classes.rows[large, None]).T @ offsets
-        shared = bool((classes.samples[~large] > 0).any()) or not bool(large.any())
-        centres = torch.cat([means, mean[None]]) if shared else means
+    origin = centres.mean(0)
     values, vectors = torch.linalg.eigh(scatter / max(moments.n, 1.0))
     values = values.clamp(min=0)
     floor = SHRINKAGE * values.mean()
     if floor <= 0:
         floor = torch.ones_like(floor)  # constant features: every deviation counts as it is
     weight = (vectors / ((values + floor) * len(mean)).sqrt()).T
-    return Whitening(weight.float(), (-weight @ mean).float(), ((centres - mean) @ weight.T).float())
+    return Whitening(weight.float(), (-weight @ origin).float(), ((centres - origin) @ weight.T).float())
 
 
 def bounds(distances: Tensor, familiar: float) -> tuple[float, float]:

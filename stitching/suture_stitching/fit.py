@@ -26,7 +26,7 @@ from suture_stitching.data import Dataset
 from suture_stitching.documents import Candidate, CandidateSet, Gate, Stitch
 from suture_stitching.documents import Match as MatchDocument
 from suture_stitching.errors import SutureError
-from suture_stitching.familiarity import FAMILIAR, bounds
+from suture_stitching.familiarity import FAMILIAR, FEWEST, bounds
 from suture_stitching.fitted import FitResult
 from suture_stitching.matching import Group, match, similarities
 from suture_stitching.members import Member, batch_size, batches, check_inputs, number_of_batches
@@ -80,18 +80,20 @@ def fit(
     dataset: Dataset,
     *,
     options: FitOptions | None = None,
+    fewest: int = FEWEST,
     device: str | torch.device = "cpu",
     progress: OnProgress = ignore,
 ) -> FitResult:
     """Return the candidates for `members` fitted on the `train` split of `dataset`, tuned on its `validation` split.
 
-    The members are not changed. `progress` is called between batches and may raise `Cancelled`. The same seed gives
-    the same result on the same device. Raises `SutureError`: `members.*` for models that do not go together,
-    `dataset.*` for unfit data, `features.not_finite` for a model that gives NaN or infinity on this data.
+    The members are not changed. Of a class with fewer than `fewest` training samples no mean is kept. `progress` is
+    called between batches and may raise `Cancelled`. The same seed gives the same result on the same device. Raises
+    `SutureError`: `members.*` for models that do not go together, `dataset.*` for unfit data, `features.not_finite` for
+    a model that gives NaN or infinity on this data.
     """
     if len(members) < 2:
         raise SutureError("members.too_few", "a stitch needs at least two models")
-    return _Fit(members, dataset, options or FitOptions(), device, progress).run()
+    return _Fit(members, dataset, options or FitOptions(), fewest, device, progress).run()
 
 
 class _Fit:
@@ -100,10 +102,12 @@ class _Fit:
         members: Sequence[Member],
         dataset: Dataset,
         options: FitOptions,
+        fewest: int,
         device: str | torch.device,
         progress: OnProgress,
     ) -> None:
         check_inputs(members, dataset)
+        self._fewest = fewest
         self._members, self._dataset, self._options, self._device = members, dataset, options, device
         self._task = task_of([member.metadata for member in members], dataset.labels, where=dataset.where)
         self._refuse_one_class()
@@ -302,7 +306,7 @@ class _Fit:
         """Return for each strictness a gate per match; how far is too far comes from the validation split."""
         unbounded = []
         for index in range(len(groups)):
-            whitening = reading.whitening(index)
+            whitening = reading.whitening(index, self._fewest)
             names = [f"g{index:02d}.{part}" for part in ("weight", "bias", "centres")]
             tensors = (whitening.weight, whitening.bias, whitening.centres)
             self._stitches.update(zip(names, (tensor.cpu() for tensor in tensors), strict=True))

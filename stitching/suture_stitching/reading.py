@@ -48,10 +48,10 @@ class Reading:
             start += point.shape[0]
         return found
 
-    def whitening(self, index: int) -> Whitening:
-        """Return how familiar features are measured at a match."""
+    def whitening(self, index: int, fewest: int) -> Whitening:
+        """Return how familiar features are measured at a match; `fewest` samples make a class mean."""
         train, _ = self.pair(index, gate_grid(self.groups[index]))
-        return whiten(train, self.classes[index])
+        return whiten(train, self.classes[index], fewest=fewest)
 
     def stitched(
         self,
