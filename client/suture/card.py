@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
-
 from suture_stitching.portable.metadata import ModelMetadata
 
 
 def write_card(repo: str, metadata: ModelMetadata) -> str:
     """Return a card in Markdown with the front matter that model hubs read."""
+    # Imported here: no other command needs it, and it is slow to load.
+    from huggingface_hub import ModelCardData
+
+    front = ModelCardData(library_name="suture", license=metadata.license, tags=["suture", metadata.task])
     (input_spec,) = list(metadata.inputs.values())[:1]
     size = " x ".join(str(part) if part is not None else "any" for part in input_spec.spatial_shape)
     lines = [
         "---",
-        "library_name: suture",
-        f"license: {json.dumps(metadata.license)}",
-        f"tags: [suture, {metadata.task}]",
+        front.to_yaml(),
         "---",
         "",
         f"# {repo}",
