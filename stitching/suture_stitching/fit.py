@@ -12,7 +12,6 @@ one is used is decided later, on the data of all parties that answer (`evaluate`
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
@@ -22,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from suture_stitching import solve
+from suture_stitching.clock import Clock
 from suture_stitching.data import Dataset
 from suture_stitching.documents import Candidate, CandidateSet, Gate, Stitch
 from suture_stitching.documents import Match as MatchDocument
@@ -34,7 +34,7 @@ from suture_stitching.merge import GateTensors, Join, Merge
 from suture_stitching.moments import Moments, rows
 from suture_stitching.points import StitchPoint
 from suture_stitching.portable.runtime import PortableModel
-from suture_stitching.progress import OnProgress, Progress, ignore
+from suture_stitching.progress import OnProgress, ignore
 from suture_stitching.reading import Reading, read
 from suture_stitching.refine import NOISE, ROUNDS, Spread, refine
 from suture_stitching.tasks import task_of
@@ -113,7 +113,7 @@ class _Fit:
         self._refuse_one_class()
         self._points = [member.points(dataset.input_shape) for member in members]
         self._merge = Merge(members, self._task)
-        self._progress = _Clock(progress, dataset, options)
+        self._progress = Clock(progress, self._steps())
         self._stitches: dict[str, Tensor] = {}
         #: The closed forms that refinement starts from, by the names of the others.
         self._starts: dict[str, Tensor] = {}
@@ -142,8 +142,21 @@ class _Fit:
                 for plan in plans
                 if gate is gates[1] or (plan.refined and plan.joins[0].points == last)
             ]
-        self._progress.finish()
+        self._progress.finish("fit")
         return FitResult(self._documents(plans), self._stitches, tuple(self._dataset.input_shape))
+
+    def _steps(self) -> dict[str, tuple[int, float]]:
+        """Return what there is to do, in passes of batches."""
+        train, validation = (number_of_batches(self._dataset, split) for split in ("train", "validation"))
+        # A step of training, without the pass in front of the stitches, costs about a quarter of a batch.
+        rounds = self._options.refine_candidates * ROUNDS if self._options.refine else 0
+        return {
+            "match": (min(train, -(-_SURVEY // batch_size(self._dataset))), 1.0),
+            "solve": (train + validation, 1.0),
+            "gate": (validation, 1.0),
+            "double": (train + validation, 1.0),
+            "refine": (rounds, validation + self._options.refine_steps / ROUNDS / 4),
+        }
 
     def _refuse_one_class(self) -> None:
         if self._task.labels is not None and sum(1 for n in self._dataset.counts("train").values() if n) < 2:
@@ -295,12 +308,15 @@ class _Fit:
                 steps=self._options.refine_steps,
                 seed=self._options.seed,
                 device=self._device,
-                progress=functools.partial(self._progress.training, number, len(chosen)),
+                progress=functools.partial(self._trained, number, len(chosen)),
             )
             renamed = {old: f"r{number:02d}.{old}" for old in new}
             self._stitches.update({renamed[old]: tensor.cpu() for old, tensor in new.items()})
             refined.append(_Plan(tuple(_renamed(join, renamed) for join in plan.joins), refined=True))
         return refined
+
+    def _trained(self, number: int, candidates: int, done: int, rounds: int) -> None:
+        self._progress.reached("refine", number * rounds + done, candidates * rounds)
 
     def _gates(self, groups: Sequence[Mapping[int, StitchPoint]], reading: Reading) -> list[list[GateTensors]]:
         """Return for each strictness a gate per match; how far is too far comes from the validation split."""
@@ -358,47 +374,6 @@ class _Fit:
         gate = None if join.gate is None else Gate(**vars(join.gate))
         points = {str(member): point.name for member, point in sorted(join.points.items())}
         return MatchDocument(points=points, alpha=join.alpha, stitches=stitches, gate=gate)
-
-
-class _Clock:
-    """Tells how far a step is, in batches or rounds of training, and from it how long the whole fit still takes."""
-
-    def __init__(self, progress: OnProgress, dataset: Dataset, options: FitOptions) -> None:
-        self._progress, self._started = progress, time.monotonic()
-        train, validation = (number_of_batches(dataset, split) for split in ("train", "validation"))
-        self._totals = {
-            "match": min(train, -(-_SURVEY // batch_size(dataset))),
-            "solve": train + validation,
-            "gate": validation,
-            "double": train + validation,
-            "refine": options.refine_candidates * ROUNDS if options.refine else 0,
-        }
-        # A training step costs about as much as a quarter of the batches of other steps.
-        round_cost = validation + options.refine_steps / ROUNDS / 4
-        self._costs = dict.fromkeys(self._totals, 1.0) | {"refine": round_cost}
-        self._done = dict.fromkeys(self._totals, 0)
-
-    def tick(self, step: str) -> None:
-        """Report one more batch of `step`, before it is computed."""
-        self._report(step)
-        self._done[step] += 1
-
-    def training(self, candidate: int, candidates: int, done: int, rounds: int) -> None:
-        """Report how many rounds of which refinement are done."""
-        self._totals["refine"] = candidates * rounds
-        self._done["refine"] = candidate * rounds + done
-        self._report("refine")
-
-    def finish(self) -> None:
-        """Report that all is done."""
-        self._progress(Progress("fit", 1, 1, 0.0))
-
-    def _report(self, step: str) -> None:
-        spent = sum(self._done[name] * cost for name, cost in self._costs.items())
-        whole = sum(max(self._totals[name], self._done[name]) * cost for name, cost in self._costs.items())
-        elapsed = time.monotonic() - self._started
-        left = elapsed * (whole - spent) / spent if spent else None
-        self._progress(Progress(step, self._done[step], max(self._totals[step], self._done[step]), left))
 
 
 def _gated(plan: _Plan, joins: Sequence[Join], gates: Sequence[GateTensors]) -> _Plan:
