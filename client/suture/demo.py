@@ -110,14 +110,18 @@ def run(root: Path, console: Console, *, seed: int = 0) -> bool:
 
 
 def _clean(root: Path) -> None:
-    if not root.exists():
+    """Remove what an earlier demo left in `root`, and nothing else; refuse a folder that no demo has made."""
+    if not root.exists() or not any(root.iterdir()):
         return
+    if not (root / "lock").is_file():
+        raise SutureError(
+            "demo.root", "this folder holds something that is not a demo's", where=str(root), hint="name an empty one"
+        )
     with lock(root):  # not under the feet of a demo that runs
-        for entry in root.iterdir():
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            elif entry.name != "lock":
-                entry.unlink()
+        for name in ("hub", *digits.PARTIES, "ensemble"):
+            shutil.rmtree(root / name, ignore_errors=True)
+        for name in ("report.json", "report.html", "hub.log", *(f"{party}.log" for party in digits.PARTIES)):
+            (root / name).unlink(missing_ok=True)
 
 
 def write_data(path: Path, data: digits.PartyData) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from suture.demo import targets
+from suture.demo import _clean, targets
+from suture.installation import Installation
 from suture.report_table import report_table
 from suture_stitching.documents import Report
+from suture_stitching.errors import SutureError
 
 
 def report(own: float, ensemble: float, stitched: float, peer_ensemble: float, peer_stitched: float) -> Report:
@@ -53,6 +56,29 @@ def test_targets_are_differences_between_rows_in_points() -> None:
 )
 def test_each_target_can_be_missed_and_is_met_on_the_line(values: tuple[float, ...], met: list[bool]) -> None:
     assert [target.met for target in targets(report(*values))] == met
+
+
+def test_only_what_a_demo_left_is_removed(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    with Installation(root):
+        (root / "north" / "data").mkdir(parents=True)
+        (root / "report.json").touch()
+        (root / "my notes").touch()
+        with pytest.raises(SutureError) as busy:
+            _clean(root)
+        assert busy.value.code == "root.in_use"
+        assert (root / "report.json").exists()
+    _clean(root)
+    assert {path.name for path in root.iterdir()} == {"lock", "my notes"}
+    _clean(tmp_path / "not there")
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "hub").mkdir()
+    with pytest.raises(SutureError) as caught:
+        _clean(tmp_path)
+    assert caught.value.code == "demo.root"
+    assert (tmp_path / "hub").is_dir()
 
 
 def test_the_table_shows_every_row_party_interval_and_verdict() -> None:

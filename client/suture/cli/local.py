@@ -28,7 +28,9 @@ def everything_installed() -> Iterator[None]:
 
 
 def demo(
-    root: Annotated[Path, typer.Option(help="folder to play in; emptied first")] = Path(".suture/demo"),
+    root: Annotated[Path, typer.Option(help="folder to play in; what an earlier demo left there is removed")] = Path(
+        ".suture/demo"
+    ),
     seed: Annotated[int, typer.Option(help="of the division of the data, the training and the fit")] = 0,
 ) -> None:
     """Play the whole story on this machine.
