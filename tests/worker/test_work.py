@@ -22,7 +22,7 @@ from suture_worker.config import Limits, StateConfig, load_site, prepare_state
 from suture_worker.folder import Assignment, TaskFolder
 from suture_worker.lease import Task
 from suture_worker.outbox import Outbox
-from suture_worker.work import GRACE_SECONDS, crash_code, work
+from suture_worker.work import crash_code, work
 
 
 @pytest.fixture(scope="session")
@@ -262,6 +262,7 @@ def test_what_was_interrupted_too_often_is_given_up(site, data, assign):
 def test_the_child_s_surroundings_and_its_end_when_cancelled(site, data, assign, in_background, monkeypatch, long):
     for name in ("SUTURE_TOKEN", "HTTPS_PROXY", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "secret-0042")
+    monkeypatch.setattr("suture_worker.work.GRACE_SECONDS", 100.0)
     folder = assign(options=long)
     thread = in_background(folder)
     process = Path(f"/proc/{child_of(folder)}")
@@ -271,9 +272,9 @@ def test_the_child_s_surroundings_and_its_end_when_cancelled(site, data, assign,
     opened = [str(path.readlink()) for path in (process / "fd").iterdir()]
     began = time.monotonic()
     folder.cancel()
-    thread.join(30)
+    thread.join(90)
     assert folder.outcome.state == "cancelled"
-    assert time.monotonic() - began < GRACE_SECONDS / 2, "it was asked, and did not have to be killed"
+    assert time.monotonic() - began < 90, "it was asked, and did not have to be killed"
     assert b"secret-0042" not in environment
     assert b"suture_t_1" not in environment
     assert f"HOME={folder.scratch}".encode() in environment.split(b"\0")
