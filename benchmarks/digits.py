@@ -77,9 +77,7 @@ def measure(seed: int, folder: Path) -> list[dict[str, object]]:
 
 
 def misses(row: dict[str, object]) -> bool:
-    value = {
-        name: float(str(number)) for name, number in row.items() if name.endswith(("here", "there"))
-    }
+    value = {name: float(str(number)) for name, number in row.items() if name.endswith(("here", "there"))}
     return value["chosen here"] < value["own here"] - 0.04 or value["chosen there"] < value["plain there"] - 0.02
 
 
