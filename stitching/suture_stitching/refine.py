@@ -27,7 +27,8 @@ from suture_stitching.portable.runtime import PortableModel
 from suture_stitching.portable.schemas import TENSOR_KIND
 from suture_stitching.tasks import Task
 
-BATCH = 64
+#: Samples in a step of training; of masks fewer, where every position is a sample.
+BATCH, BATCH_OF_MASKS = 64, 8
 LEARNING_RATE = 1e-2
 #: Weight of the squared distance from the closed form, per output channel and in units of the features' spread.
 ANCHOR = 1e-4
@@ -192,6 +193,7 @@ class _Reader:
     ) -> None:
         self._trainer, self._members, self._dataset = trainer, members, dataset
         self._device, self._seed = device, seed
+        self._batch = BATCH_OF_MASKS if dataset.task == "segmentation" else BATCH
         probe, _ = next(batches(members, dataset, "validation", device))
         self._front = _batch_first(trainer.model, _frontier(trainer), probe)
         self._kept: dict[Split, _Batch] = {}
@@ -213,12 +215,12 @@ class _Reader:
         order = torch.arange(len(kept.y))
         if seed is not None:
             order = torch.randperm(len(kept.y), generator=torch.Generator().manual_seed(seed))
-        for index in torch.split(order.to(kept.x.device), BATCH):
+        for index in torch.split(order.to(kept.x.device), self._batch):
             yield _Batch(kept.x[index], kept.y[index], {name: value[index] for name, value in kept.values.items()})
 
     def _read(self, split: Split, seed: int | None) -> Iterator[_Batch]:
         for x, y in batches(self._members, self._dataset, split, self._device, seed=seed):
-            for part_x, part_y in zip(torch.split(x, BATCH), torch.split(y, BATCH), strict=True):
+            for part_x, part_y in zip(torch.split(x, self._batch), torch.split(y, self._batch), strict=True):
                 with torch.no_grad():
                     yield _Batch(part_x, part_y, self._trainer.model.features(self._front, part_x))
 
