@@ -201,6 +201,7 @@ class Agent:
         total = sum(member.size for member in task.spec.members) + sum(ref.size for ref in refs.values())
         self._check_space(total)
         fetched = 0
+        pulse.fetching(fetched, total)
 
         def count(arrived: int) -> None:
             nonlocal fetched

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from types import TracebackType
@@ -55,14 +56,18 @@ class Pulse:
     def _run(self) -> None:
         interval = self._task.lease_seconds / 3
         told: Progress | None = None
-        last = 0.0
+        last = told_at = -math.inf
         while not self._ended.is_set() and not self.lost.is_set():
             now = time.monotonic()
             progress = self._folder.progress or self._fetching
             news = progress is not None and progress != told
-            if now - last >= (min(PROGRESS_SECONDS, interval) if news else interval):
-                self._beat(progress if news else None)
-                told, last = progress, now
+            # News counts from the last news, so that the first comes at once: a short task is over in seconds.
+            if news and now - told_at >= min(PROGRESS_SECONDS, interval):
+                self._beat(progress)
+                told, told_at, last = progress, now, now
+            elif now - last >= interval:
+                self._beat(None)
+                last = now
             self._ended.wait(min(_TICK, interval / 2))
 
     def _beat(self, progress: Progress | None) -> None:
