@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated
 
 import torch
@@ -32,6 +32,7 @@ from suture_stitching.matching import Group, match, similarities
 from suture_stitching.members import Member, batch_size, batches, check_inputs, number_of_batches
 from suture_stitching.merge import GateTensors, Join, Merge
 from suture_stitching.moments import Moments, rows
+from suture_stitching.plans import Plan, closed_forms, gated, middle_of, to_refine
 from suture_stitching.points import StitchPoint
 from suture_stitching.portable.runtime import PortableModel
 from suture_stitching.progress import OnProgress, ignore
@@ -65,14 +66,6 @@ class FitOptions(BaseModel):
     refine: bool = True
     refine_steps: Annotated[int, Field(ge=1, le=100_000)] = 300
     refine_candidates: Annotated[int, Field(ge=1, le=64)] = 6
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """A stitched candidate before it has an id."""
-
-    joins: tuple[Join, ...]
-    refined: bool = False
 
 
 def fit(
@@ -122,26 +115,20 @@ class _Fit:
 
     def run(self) -> FitResult:
         groups = self._matches()
-        plans: list[_Plan] = []
+        plans: list[Plan] = []
         if groups:
             reading = read(
                 self._members, self._task, self._merge, groups, self._dataset, self._device, self._progress.tick
             )
             joins = [self._solved(index, group, reading) for index, group in enumerate(groups)]
             gates = self._gates(groups, reading)
-            plans = self._plans(joins)
+            plans = closed_forms(joins, self._options.alphas)
             if len(joins) > 1:
-                plans += self._chain(groups, joins, reading)
+                plans.append(self._chain(groups, joins, reading))
             if self._options.refine:
-                plans += self._refined(plans)
-            # Stitches at the last match cost little to evaluate: they get every strictness, the others the usual one.
-            last = joins[-1].points
-            plans += [
-                _gated(plan, joins, gate)
-                for gate in gates
-                for plan in plans
-                if gate is gates[1] or (plan.refined and plan.joins[0].points == last)
-            ]
+                chosen = to_refine(plans, self._options.alphas, self._options.refine_candidates)
+                plans += [self._refined(number, len(chosen), plan) for number, plan in enumerate(chosen)]
+            plans += gated(plans, joins, gates)
         self._progress.finish("fit")
         return FitResult(self._documents(plans), self._stitches, tuple(self._dataset.input_shape))
 
@@ -242,18 +229,14 @@ class _Fit:
         self._r2[weight] = solution.r2
         return weight, bias
 
-    def _plans(self, joins: Sequence[Join]) -> list[_Plan]:
-        return [_Plan((replace(join, alpha=alpha),)) for join in joins for alpha in self._options.alphas]
-
-    def _chain(
-        self, groups: Sequence[Mapping[int, StitchPoint]], joins: Sequence[Join], reading: Reading
-    ) -> list[_Plan]:
-        """Return candidates that mix at the last two matches.
+    def _chain(self, groups: Sequence[Mapping[int, StitchPoint]], joins: Sequence[Join], reading: Reading) -> Plan:
+        """Return a candidate that mixes at the last two matches.
 
         The later stitches must work on features that went through the earlier ones too, so they are solved for on both
         (the doubled batch: native half, stitched half), with the native features as their target.
         """
-        first, last = replace(joins[-2], alpha=self._middle()), len(joins) - 1
+        middle, last = middle_of(self._options.alphas), len(joins) - 1
+        first = replace(joins[-2], alpha=middle)
         points = groups[last]
         merge = Merge(self._members, self._task, self._stitches)
         stitched = merge.join([first])
@@ -279,41 +262,25 @@ class _Fit:
                         slice(0, width),
                         slice(width, width + points[target].shape[0]),
                     )
-        return [_Plan((first, Join(points, self._middle(), names)))]
+        return Plan((first, Join(points, middle, names)))
 
-    def _refined(self, plans: Sequence[_Plan]) -> list[_Plan]:
-        """Return refined copies of the most promising candidates.
-
-        Late matches come first: there each member has done its own work undisturbed before anything is mixed, and
-        little has to be computed again in every step.
-        """
-        last = plans[-1].joins[-1].points
-        middle = self._middle()
-        late = [plan for plan in reversed(plans) if len(plan.joins) == 1 and plan.joins[0].points == last]
-        earlier = [
-            plan
-            for plan in reversed(plans)
-            if len(plan.joins) > 1 or (plan.joins[0].points != last and plan.joins[0].alpha == middle)
-        ]
-        chosen = [*late, *earlier][: self._options.refine_candidates]
-        refined = []
-        for number, plan in enumerate(chosen):
-            new = refine(
-                self._members,
-                self._task,
-                plan.joins,
-                self._starts,
-                self._spreads,
-                self._dataset,
-                steps=self._options.refine_steps,
-                seed=self._options.seed,
-                device=self._device,
-                progress=functools.partial(self._trained, number, len(chosen)),
-            )
-            renamed = {old: f"r{number:02d}.{old}" for old in new}
-            self._stitches.update({renamed[old]: tensor.cpu() for old, tensor in new.items()})
-            refined.append(_Plan(tuple(_renamed(join, renamed) for join in plan.joins), refined=True))
-        return refined
+    def _refined(self, number: int, count: int, plan: Plan) -> Plan:
+        """Return the refined copy of a candidate, the `number`th of `count`."""
+        new = refine(
+            self._members,
+            self._task,
+            plan.joins,
+            self._starts,
+            self._spreads,
+            self._dataset,
+            steps=self._options.refine_steps,
+            seed=self._options.seed,
+            device=self._device,
+            progress=functools.partial(self._trained, number, count),
+        )
+        names = {old: f"r{number:02d}.{old}" for old in new}
+        self._stitches.update({names[old]: tensor.cpu() for old, tensor in new.items()})
+        return plan.with_stitches(names)
 
     def _trained(self, number: int, candidates: int, done: int, rounds: int) -> None:
         self._progress.reached("refine", number * rounds + done, candidates * rounds)
@@ -342,11 +309,7 @@ class _Fit:
             for own in limits
         ]
 
-    def _middle(self) -> float:
-        """Return the mixing weight closest to one half."""
-        return min(self._options.alphas, key=lambda alpha: abs(alpha - 0.5))
-
-    def _documents(self, plans: Sequence[_Plan]) -> CandidateSet:
+    def _documents(self, plans: Sequence[Plan]) -> CandidateSet:
         everyone = tuple(range(len(self._members)))
         candidates = [Candidate(id=_id(member), kind="single", members=(member,)) for member in everyone]
         candidates.append(Candidate(id=_id(len(candidates)), kind="ensemble", members=everyone))
@@ -374,20 +337,6 @@ class _Fit:
         gate = None if join.gate is None else Gate(**vars(join.gate))
         points = {str(member): point.name for member, point in sorted(join.points.items())}
         return MatchDocument(points=points, alpha=join.alpha, stitches=stitches, gate=gate)
-
-
-def _gated(plan: _Plan, joins: Sequence[Join], gates: Sequence[GateTensors]) -> _Plan:
-    by_points = {tuple(sorted((m, p.name) for m, p in join.points.items())): i for i, join in enumerate(joins)}
-
-    def gate(join: Join) -> GateTensors:
-        return gates[by_points[tuple(sorted((m, p.name) for m, p in join.points.items()))]]
-
-    return replace(plan, joins=tuple(replace(join, gate=gate(join)) for join in plan.joins))
-
-
-def _renamed(join: Join, names: Mapping[str, str]) -> Join:
-    stitches = {pair: (names[weight], names[bias]) for pair, (weight, bias) in join.stitches.items()}
-    return replace(join, stitches=stitches)
 
 
 def _sketch(width: int, widest: int, generator: torch.Generator, device: str | torch.device) -> Tensor | None:
