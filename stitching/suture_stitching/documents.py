@@ -15,6 +15,8 @@ from suture_stitching.portable.metadata import Label, Member, Name, Task
 Metric = Literal["accuracy", "balanced_accuracy", "auroc", "dice", "r2", "mae"]
 SplitName = Literal["validation", "test"]
 CandidateId = Annotated[str, StringConstraints(pattern=r"^c[0-9]{2,4}$")]
+#: A member's index among the ensemble's, as a key of a JSON object.
+MemberIndex = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,3}$")]
 Point = Annotated[str, StringConstraints(pattern=r"^n[0-9]{1,7}$")]
 #: A tensor in `stitches.safetensors`.
 TensorName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(?:[._][a-z0-9]+)*$", max_length=64)]
@@ -53,15 +55,15 @@ class Stitch(_Closed):
 
 
 class Gate(_Closed):
-    """How much a sample is trusted to be like the fit data, by the members' own features side by side at a match.
+    """How much a sample is trusted to be like the fit data, by the members' own features at `points`.
 
-    With `<weight>` (D, D) and `<bias>` (D,) whitening the D features and `<centres>` (K, D) in whitened units, the
-    squared distance to the nearest centre counts fully up to `near` and not at all from `far` on.
+    The features are averaged over positions and stand side by side; `<weight>` (D, D) and `<bias>` (D,) whiten them.
+    A sample whose squared distance is at most `near` counts fully, one at `far` or beyond not at all.
     """
 
+    points: dict[MemberIndex, Point]
     weight: TensorName
     bias: TensorName
-    centres: TensorName
     near: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     far: Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -79,7 +81,7 @@ class Match(_Closed):
     `gate` where there is one.
     """
 
-    points: dict[Annotated[str, StringConstraints(pattern=r"^[0-9]{1,3}$")], Point]
+    points: dict[MemberIndex, Point]
     alpha: Fraction
     stitches: tuple[Stitch, ...]
     gate: Gate | None = None
@@ -122,6 +124,7 @@ class CandidateSet(_Closed):
             named = {*candidate.members}
             for match in candidate.matches:
                 named |= {int(index) for index in match.points}
+                named |= {int(index) for index in match.gate.points} if match.gate else set()
                 for stitch in match.stitches:
                     named |= {stitch.source, stitch.target}
                     if stitch.source == stitch.target:

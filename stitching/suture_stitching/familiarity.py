@@ -2,13 +2,14 @@
 
 A stitch says something about inputs like those it was fitted on. On others, such as images of another scanner, the
 translated features are arbitrary, and mixing them in destroys what the other member knows. So a gate measures how far
-the members' own features at a match, side by side, lie from those of the fit data: the Mahalanobis distance to the
-nearest class mean with one covariance for all classes (Lee, Lee, Lee and Shin, "A Simple Unified Framework for
-Detecting Out-of-Distribution Samples and Adversarial Attacks", 2018). Familiar samples are mixed as fitted,
-unfamiliar ones not at all: there the ensemble is the plain one.
+the members' own features of a sample, side by side and averaged over its positions, lie from those of the fit data:
+the Mahalanobis distance to their mean (after Lee, Lee, Lee and Shin, "A Simple Unified Framework for Detecting
+Out-of-Distribution Samples and Adversarial Attacks", 2018). Familiar samples are mixed as fitted, unfamiliar ones not
+at all: there the ensemble is the plain one.
 
-Two members that see the same sample are also a check on each other: an unusual *combination* of usual features is far
-away too, which no member could tell alone.
+Averages over positions tell one scanner or stain from another far better than features at single positions do, and
+early layers tell them better than late ones. Two members that see the same sample are also a check on each other: an
+unusual *combination* of usual features is far away too, which no member could tell alone.
 """
 
 from __future__ import annotations
@@ -22,67 +23,31 @@ from suture_stitching.moments import Moments
 
 #: Added to each variance, as a part of the mean variance: directions that hardly vary are not to be over-trusted.
 SHRINKAGE = 1e-2
-#: A class with fewer samples gets no centre of its own, which would tell what a few patients' features are.
-FEWEST = 11
 #: The part of held-out samples that a gate takes for familiar without reserve, from the strictest to the most lenient.
 FAMILIAR = (0.9, 0.95, 0.975, 0.9875)
 
 
 @dataclass(frozen=True)
-class ClassSums:
-    """Per class: samples `(K,)`, rows `(K,)` and their feature sums `(K, D)`; float64. Adds up as moments do."""
-
-    samples: Tensor
-    rows: Tensor
-    sums: Tensor
-
-    @classmethod
-    def of(cls, rows: Tensor, classes: Tensor, number: int) -> ClassSums:
-        """Return the sums of `rows` `(N * P, D)`, `P` successive ones per sample; `classes` `(N,)` in 0..number-1."""
-        each = rows.shape[0] // classes.shape[0]
-        samples = torch.bincount(classes, minlength=number).double()
-        sums = torch.zeros(number, rows.shape[1], dtype=torch.float64, device=rows.device)
-        sums.index_add_(0, classes.repeat_interleave(each), rows.double())
-        return cls(samples, samples * each, sums)
-
-    def __add__(self, other: ClassSums) -> ClassSums:
-        return ClassSums(self.samples + other.samples, self.rows + other.rows, self.sums + other.sums)
-
-
-@dataclass(frozen=True)
 class Whitening:
-    """`weight` `(D, D)`, `bias` `(D,)` and `centres` `(K, D)`, float32: distances are squared norms after it."""
+    """`weight` `(D, D)` and `bias` `(D,)`, float32: distances are squared norms after it."""
 
     weight: Tensor
     bias: Tensor
-    centres: Tensor
 
     def distance(self, rows: Tensor) -> Tensor:
-        """Return for `rows` `(R, D)` the squared distance to the nearest centre, divided by D: about 1 at home."""
-        white = rows @ self.weight.T + self.bias
-        return (white[:, None] - self.centres[None]).square().sum(2).amin(1)
+        """Return for `rows` `(R, D)` the squared distance to the mean, divided by D: about 1 at home."""
+        return (rows @ self.weight.T + self.bias).square().sum(1)
 
 
-def whiten(moments: Moments, classes: ClassSums | None = None, *, fewest: int = FEWEST) -> Whitening:
-    """Return the whitening of features with these moments; one centre per class, or one for all without classes.
-
-    Classes of fewer than `fewest` samples have none, and the mean of all data, from which theirs could be subtracted,
-    is not told either unless all classes are that small.
-    """
-    mean, scatter = moments.mean, moments.scatter
-    centres = mean[None]
-    if classes is not None and bool((large := classes.samples >= fewest).any()):
-        centres = classes.sums[large] / classes.rows[large, None]
-        offsets = centres - mean
-        scatter = scatter - (offsets * classes.rows[large, None]).T @ offsets
-    origin = centres.mean(0)
-    values, vectors = torch.linalg.eigh(scatter / max(moments.n, 1.0))
+def whiten(moments: Moments) -> Whitening:
+    """Return the whitening of features with these moments."""
+    values, vectors = torch.linalg.eigh(moments.covariance)
     values = values.clamp(min=0)
     floor = SHRINKAGE * values.mean()
     if floor <= 0:
         floor = torch.ones_like(floor)  # constant features: every deviation counts as it is
-    weight = (vectors / ((values + floor) * len(mean)).sqrt()).T
-    return Whitening(weight.float(), (-weight @ origin).float(), ((centres - origin) @ weight.T).float())
+    weight = (vectors / ((values + floor) * len(moments.mean)).sqrt()).T
+    return Whitening(weight.float(), (-weight @ moments.mean).float())
 
 
 def bounds(distances: Tensor, familiar: float) -> tuple[float, float]:

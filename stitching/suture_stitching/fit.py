@@ -26,13 +26,13 @@ from suture_stitching.data import Dataset
 from suture_stitching.documents import Candidate, CandidateSet, Gate, Stitch
 from suture_stitching.documents import Match as MatchDocument
 from suture_stitching.errors import SutureError
-from suture_stitching.familiarity import FAMILIAR, FEWEST, bounds
+from suture_stitching.familiarity import FAMILIAR, bounds, whiten
 from suture_stitching.fitted import FitResult
 from suture_stitching.matching import Group, match, similarities
 from suture_stitching.members import Member, batch_size, batches, check_inputs, number_of_batches
 from suture_stitching.merge import GateTensors, Join, Merge
 from suture_stitching.moments import Moments, rows
-from suture_stitching.plans import Plan, closed_forms, gated, middle_of, to_refine
+from suture_stitching.plans import Plan, closed_forms, gated, middle_of, places, to_refine
 from suture_stitching.points import StitchPoint
 from suture_stitching.portable.runtime import PortableModel
 from suture_stitching.progress import OnProgress, ignore
@@ -73,20 +73,19 @@ def fit(
     dataset: Dataset,
     *,
     options: FitOptions | None = None,
-    fewest: int = FEWEST,
     device: str | torch.device = "cpu",
     progress: OnProgress = ignore,
 ) -> FitResult:
     """Return the candidates for `members` fitted on the `train` split of `dataset`, tuned on its `validation` split.
 
-    The members are not changed. Of a class with fewer than `fewest` training samples no mean is kept. `progress` is
+    The members are not changed. `progress` is
     called between batches and may raise `Cancelled`. The same seed gives the same result on the same device. Raises
     `SutureError`: `members.*` for models that do not go together, `dataset.*` for unfit data, `features.not_finite` for
     a model that gives NaN or infinity on this data.
     """
     if len(members) < 2:
         raise SutureError("members.too_few", "a stitch needs at least two models")
-    return _Fit(members, dataset, options or FitOptions(), fewest, device, progress).run()
+    return _Fit(members, dataset, options or FitOptions(), device, progress).run()
 
 
 class _Fit:
@@ -95,12 +94,10 @@ class _Fit:
         members: Sequence[Member],
         dataset: Dataset,
         options: FitOptions,
-        fewest: int,
         device: str | torch.device,
         progress: OnProgress,
     ) -> None:
         check_inputs(members, dataset)
-        self._fewest = fewest
         self._members, self._dataset, self._options, self._device = members, dataset, options, device
         self._task = task_of([member.metadata for member in members], dataset.labels, where=dataset.where)
         self._refuse_one_class()
@@ -117,9 +114,7 @@ class _Fit:
         groups = self._matches()
         plans: list[Plan] = []
         if groups:
-            reading = read(
-                self._members, self._task, self._merge, groups, self._dataset, self._device, self._progress.tick
-            )
+            reading = read(self._members, self._merge, groups, self._dataset, self._device, self._progress.tick)
             joins = [self._solved(index, group, reading) for index, group in enumerate(groups)]
             gates = self._gates(groups, reading)
             plans = closed_forms(joins, self._options.alphas)
@@ -128,7 +123,7 @@ class _Fit:
             if self._options.refine:
                 chosen = to_refine(plans, self._options.alphas, self._options.refine_candidates)
                 plans += [self._refined(number, len(chosen), plan) for number, plan in enumerate(chosen)]
-            plans += gated(plans, joins, gates)
+            plans += gated(plans, gates)
         self._progress.finish("fit")
         return FitResult(self._documents(plans), self._stitches, tuple(self._dataset.input_shape))
 
@@ -286,28 +281,27 @@ class _Fit:
         self._progress.reached("refine", number * rounds + done, candidates * rounds)
 
     def _gates(self, groups: Sequence[Mapping[int, StitchPoint]], reading: Reading) -> list[list[GateTensors]]:
-        """Return for each strictness a gate per match; how far is too far comes from the validation split."""
+        """Return for each place a gate per strictness; how far is too far comes from the validation split."""
         unbounded = []
-        for index in range(len(groups)):
-            whitening = reading.whitening(index, self._fewest)
-            names = [f"g{index:02d}.{part}" for part in ("weight", "bias", "centres")]
-            tensors = (whitening.weight, whitening.bias, whitening.centres)
-            self._stitches.update(zip(names, (tensor.cpu() for tensor in tensors), strict=True))
-            unbounded.append(GateTensors(names[0], names[1], names[2], near=0.0, far=1.0))
+        for index in places(groups):
+            whitening = whiten(reading.pooled[index])
+            gate = GateTensors(groups[index], f"g{index:02d}.weight", f"g{index:02d}.bias", near=0.0, far=1.0)
+            self._stitches[gate.weight], self._stitches[gate.bias] = whitening.weight.cpu(), whitening.bias.cpu()
+            unbounded.append(gate)
         merge = Merge(self._members, self._task, self._stitches)
-        distances = tuple(merge.distance(points, gate) for points, gate in zip(groups, unbounded, strict=True))
+        distances = tuple(merge.distance(gate) for gate in unbounded)
         model = PortableModel(merge.graph(distances), merge.tensors).to(self._device)
-        found: list[list[Tensor]] = [[] for _ in groups]
+        found: list[list[Tensor]] = [[] for _ in unbounded]
         for x, _ in batches(self._members, self._dataset, "validation", self._device):
             self._progress.tick("gate")
             with torch.no_grad():
                 for own, distance in zip(found, model(x), strict=True):
                     own.append(distance.flatten().cpu())
-        limits = [[bounds(torch.cat(own), familiar) for own in found] for familiar in FAMILIAR]
-        return [
-            [replace(gate, near=near, far=far) for gate, (near, far) in zip(unbounded, own, strict=True)]
-            for own in limits
-        ]
+        gates = []
+        for gate, own in zip(unbounded, found, strict=True):
+            limits = [bounds(torch.cat(own), familiar) for familiar in FAMILIAR]
+            gates.append([replace(gate, near=near, far=far) for near, far in limits])
+        return gates
 
     def _documents(self, plans: Sequence[Plan]) -> CandidateSet:
         everyone = tuple(range(len(self._members)))
@@ -334,9 +328,20 @@ class _Fit:
             Stitch(source=source, target=target, weight=weight, bias=bias, r2=self._r2.get(weight))
             for (source, target), (weight, bias) in sorted(join.stitches.items())
         )
-        gate = None if join.gate is None else Gate(**vars(join.gate))
-        points = {str(member): point.name for member, point in sorted(join.points.items())}
-        return MatchDocument(points=points, alpha=join.alpha, stitches=stitches, gate=gate)
+        gate = None
+        if join.gate is not None:
+            gate = Gate(
+                points=_names(join.gate.points),
+                weight=join.gate.weight,
+                bias=join.gate.bias,
+                near=join.gate.near,
+                far=join.gate.far,
+            )
+        return MatchDocument(points=_names(join.points), alpha=join.alpha, stitches=stitches, gate=gate)
+
+
+def _names(points: Mapping[int, StitchPoint]) -> dict[str, str]:
+    return {str(member): point.name for member, point in sorted(points.items())}
 
 
 def _sketch(width: int, widest: int, generator: torch.Generator, device: str | torch.device) -> Tensor | None:

@@ -17,7 +17,7 @@ from suture_stitching.documents import Candidate, CandidateSet
 from suture_stitching.documents import Match as MatchDocument
 from suture_stitching.errors import SutureError
 from suture_stitching.members import Member
-from suture_stitching.merge import GateTensors, Join, gate_grid
+from suture_stitching.merge import GateTensors, Join
 from suture_stitching.points import StitchPoint
 from suture_stitching.portable.runtime import replacing
 
@@ -88,12 +88,7 @@ class FitResult:
             )
 
     def _join(self, match: MatchDocument, points: Sequence[Mapping[str, StitchPoint]]) -> Join:
-        found: dict[int, StitchPoint] = {}
-        for key, name in match.points.items():
-            member = int(key)
-            if member >= len(points) or name not in points[member]:
-                raise SutureError("candidates.points", f"member {member} has no stitch point {name}", where=CANDIDATES)
-            found[member] = points[member][name]
+        found = _found(match.points, points)
         stitches = {}
         for stitch in match.stitches:
             if not {stitch.source, stitch.target} <= found.keys() or stitch.source == stitch.target:
@@ -107,31 +102,41 @@ class FitResult:
             raise SutureError("candidates.points", "a match needs a stitch for every ordered pair", where=CANDIDATES)
         gate = None
         if match.gate is not None:
-            width = sum(point.shape[0] for point in found.values())
+            seen = _found(match.gate.points, points)
+            width = sum(point.shape[0] for point in seen.values())
             self._check(match.gate.weight, (width, width))
             self._check(match.gate.bias, (width,))
-            self._check(match.gate.centres, (None, width))
-            gate = GateTensors(**match.gate.model_dump())
+            gate = GateTensors(seen, match.gate.weight, match.gate.bias, match.gate.near, match.gate.far)
         _check_grids(found)
         return Join(found, match.alpha, stitches, gate)
 
-    def _check(self, name: str, shape: tuple[int | None, ...]) -> None:
+    def _check(self, name: str, shape: tuple[int, ...]) -> None:
         tensor = self.stitches.get(name)
         fits = (
             tensor is not None
             and tensor.dtype == torch.float32
-            and tensor.dim() == len(shape)
-            and all(want is None or want == have for want, have in zip(shape, tensor.shape, strict=True))
+            and tuple(tensor.shape) == shape
             and bool(torch.isfinite(tensor).all())
         )
         if not fits:
             raise SutureError("candidates.tensors", f"{name} is missing or is not as it should be", where=STITCHES)
 
 
+def _found(names: Mapping[str, str], points: Sequence[Mapping[str, StitchPoint]]) -> dict[int, StitchPoint]:
+    """Return the members' points of these names."""
+    found = {}
+    for key, name in names.items():
+        member = int(key)
+        if member >= len(points) or name not in points[member]:
+            raise SutureError("candidates.points", f"member {member} has no stitch point {name}", where=CANDIDATES)
+        found[member] = points[member][name]
+    return found
+
+
 def _check_grids(points: Mapping[int, StitchPoint]) -> None:
     ranks = {len(point.shape) - 1 for point in points.values() if len(point.shape) > 1}
     if len(ranks) > 1:
-        raise SutureError("candidates.points", f"maps of {gate_grid(points)} and others do not fit", where=CANDIDATES)
+        raise SutureError("candidates.points", f"maps of {min(ranks)} and {max(ranks)} dimensions", where=CANDIDATES)
 
 
 def _first_line(error: Exception) -> str:

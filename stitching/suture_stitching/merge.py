@@ -32,11 +32,11 @@ Values = list[Ref]
 
 @dataclass(frozen=True)
 class GateTensors:
-    """The names of a gate's tensors and its two distances; see `familiarity`."""
+    """Where a gate looks, the names of its tensors and its two distances; see `familiarity`."""
 
+    points: Mapping[int, StitchPoint]
     weight: str
     bias: str
-    centres: str
     near: float
     far: float
 
@@ -116,32 +116,16 @@ class Merge:
             return total
         return self._add("aten.div.Tensor", total, self._add("aten.sum.dim_IntList", total, (1,), True))
 
-    def distance(self, points: Mapping[int, StitchPoint], gate: GateTensors) -> Ref:
-        """Return how far each sample's native features at a match are from what the gate knows, `(N, 1, 1, ...)`."""
-        grid, rank = gate_grid(points), len(gate_grid(points))
-        like = next(
-            self._map(self.native[member][_node(point)], point)
-            for member, point in sorted(points.items())
-            if point.shape[1:] == grid
-        )
-        maps = []
-        for member, point in sorted(points.items()):
+    def distance(self, gate: GateTensors) -> Ref:
+        """Return how far each sample's native features are from what the gate knows, `(N, 1)`."""
+        means = []
+        for member, point in sorted(gate.points.items()):
             feature = self._map(self.native[member][_node(point)], point)
-            feature = self._resampled(feature, point.shape[1:], grid, like=like)
-            if grid and not point.shape[1:]:
-                # A vector among maps is the same at all positions.
-                feature = self._add("aten.add.Tensor", feature, self._zero(like))
-            maps.append(feature)
-        side_by_side = self._add("aten.cat.default", tuple(maps), 1)
-        white = self._affine(side_by_side, self._stitch(gate.weight), self._stitch(gate.bias), rank)
-        centres = self._stitches[gate.centres]
-        # |w - c|^2 = |w|^2 - (2 c w - |c|^2)
-        twice = self._tensor(f"stitch.{gate.centres}.twice", 2 * centres)
-        square = self._tensor(f"stitch.{gate.centres}.square", -centres.square().sum(1))
-        nearest = self._add("aten.amax.default", self._affine(white, twice, square, rank), (1,), True)
-        length = self._add("aten.sum.dim_IntList", self._add("aten.mul.Tensor", white, white), (1,), True)
-        distance = self._add("aten.sub.Tensor", length, nearest)
-        return self._add("aten.mean.dim", distance, tuple(range(2, 2 + rank)), True) if rank else distance
+            rank = len(point.shape) - 1
+            means.append(self._add("aten.mean.dim", feature, tuple(range(2, 2 + rank))) if rank else feature)
+        side_by_side = self._add("aten.cat.default", tuple(means), 1)
+        white = self._affine(side_by_side, self._stitch(gate.weight), self._stitch(gate.bias), 0)
+        return self._add("aten.sum.dim_IntList", self._add("aten.mul.Tensor", white, white), (1,), True)
 
     def stitch_node(self, name: str) -> Ref:
         """Return the node that holds a stitch's tensor."""
@@ -152,7 +136,7 @@ class Merge:
         if join.gate is None or join.alpha == 0:
             return join.alpha
         width = join.gate.far - join.gate.near
-        fallen = self._add("aten.mul.Tensor", self.distance(join.points, join.gate), -join.alpha / width)
+        fallen = self._add("aten.mul.Tensor", self.distance(join.gate), -join.alpha / width)
         risen = self._add("aten.add.Tensor", fallen, join.alpha * join.gate.far / width)
         return self._add("aten.clamp.default", risen, 0.0, join.alpha)
 
@@ -176,7 +160,7 @@ class Merge:
                 translated.append(self._resampled(feature, (), grid, like=own))
         step = self._add("aten.sub.Tensor", self._mean(translated), own)
         if isinstance(weight, Ref):
-            weight = self._with_rank(weight, len(gate_grid(join.points)), rank)
+            weight = self._with_rank(weight, 0, rank)
         mixed = self._add("aten.add.Tensor", own, self._add("aten.mul.Tensor", step, weight))
         return self._unmap(mixed, point)
 
@@ -272,11 +256,6 @@ class Merge:
             value = self._add("aten.squeeze.dim", value, -1)
         return value
 
-    def _zero(self, like: Ref) -> Ref:
-        """Return zeros `(N, 1, *spatial)` of the size of a map."""
-        first = self._add("aten.slice.Tensor", like, 1, 0, 1)
-        return self._add("aten.zeros_like.default", first)
-
     def _affine(self, x: Ref, weight: Ref, bias: Ref | None, rank: int) -> Ref:
         """Apply `(out, in)` and `(out,)` to the channels of `(N, in, *spatial)`: a linear layer or 1x1 convolution."""
         if not rank:
@@ -310,12 +289,6 @@ class Merge:
             ref = self._known[key] = Ref(len(self._nodes))
             self._nodes.append(GraphNode(op, args, dict(kwargs), module))
         return ref
-
-
-def gate_grid(points: Mapping[int, StitchPoint]) -> tuple[int, ...]:
-    """Return the grid on which a match's features lie side by side: the smallest map's; `()` if all are vectors."""
-    grids = [point.shape[1:] for _, point in sorted(points.items()) if point.shape[1:]]
-    return min(grids, key=lambda grid: torch.Size(grid).numel(), default=())
 
 
 def name_of(ref: Ref) -> str:

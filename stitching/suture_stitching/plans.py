@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from suture_stitching.merge import GateTensors, Join
+from suture_stitching.points import StitchPoint
 
 
 @dataclass(frozen=True)
@@ -50,24 +51,26 @@ def to_refine(plans: Sequence[Plan], alphas: Sequence[float], most: int) -> list
     return [*late, *earlier][:most]
 
 
-def gated(plans: Sequence[Plan], joins: Sequence[Join], gates: Sequence[Sequence[GateTensors]]) -> list[Plan]:
-    """Return gated copies of `plans`; `gates[strictness][match]` belong to `joins[match]`.
+def places(groups: Sequence[Mapping[int, StitchPoint]]) -> list[int]:
+    """Return the matches at which gates look: one a third into the networks, where scanners differ most, and the last.
 
-    Refined stitches at the last match cost little to evaluate: they get every strictness, the others the usual one.
+    What differs from one hospital to another may be how an image looks or what it shows.
     """
-    last = joins[-1].points
+    depths = [sum(point.depth for point in points.values()) / len(points) for points in groups]
+    early = min(range(len(groups)), key=lambda index: abs(depths[index] - 1 / 3))
+    return sorted({early, len(groups) - 1})
+
+
+def gated(plans: Sequence[Plan], gates: Sequence[Sequence[GateTensors]]) -> list[Plan]:
+    """Return gated copies of `plans`; `gates` are those of each place, from the strictest to the most lenient.
+
+    Refined stitches at the last match cost little to evaluate: they get every gate, the others the usual one.
+    """
+    last = max(plans, key=lambda plan: min(point.depth for point in plan.joins[0].points.values())).joins[0].points
     return [
-        _gated(plan, joins, gate)
-        for gate in gates
+        replace(plan, joins=tuple(replace(join, gate=gate) for join in plan.joins))
+        for own in gates
+        for gate in own
         for plan in plans
-        if gate is gates[1] or (plan.refined and plan.joins[0].points == last)
+        if (gate is gates[0][1] or (plan.refined and plan.joins[0].points == last))
     ]
-
-
-def _gated(plan: Plan, joins: Sequence[Join], gates: Sequence[GateTensors]) -> Plan:
-    by_points = {_places(join): gate for join, gate in zip(joins, gates, strict=True)}
-    return replace(plan, joins=tuple(replace(join, gate=by_points[_places(join)]) for join in plan.joins))
-
-
-def _places(join: Join) -> tuple[tuple[int, str], ...]:
-    return tuple(sorted((member, point.name) for member, point in join.points.items()))

@@ -10,15 +10,12 @@ import torch
 from torch import Tensor
 
 from suture_stitching.data import Dataset, Split
-from suture_stitching.familiarity import ClassSums, Whitening, whiten
 from suture_stitching.members import Member, batches
-from suture_stitching.merge import Merge, Values, gate_grid
-from suture_stitching.moments import Moments, rows
+from suture_stitching.merge import Merge, Values
+from suture_stitching.moments import Moments, channels_second, rows
 from suture_stitching.points import StitchPoint
 from suture_stitching.portable.graph import Ref
 from suture_stitching.portable.runtime import PortableModel
-from suture_stitching.tasks import Task
-from suture_stitching.tasks.classification import Classification
 
 #: Positions of a map that are counted per sample: neighbours say much the same.
 POSITIONS = 256
@@ -30,11 +27,14 @@ _SPLITS: tuple[Split, Split] = ("train", "validation")
 
 @dataclass(frozen=True)
 class Reading:
-    """Moments by match and grid, of the features of all matched members side by side; of both splits."""
+    """Moments by match and grid, of the features of all matched members side by side; of both splits.
+
+    `pooled` are, by match, the training split's moments of the features averaged over positions: a row is a sample.
+    """
 
     groups: Sequence[Points]
     moments: Mapping[tuple[int, Grid], tuple[Moments, Moments]]
-    classes: Sequence[ClassSums | None]
+    pooled: Sequence[Moments]
 
     def pair(self, index: int, grid: Grid) -> tuple[Moments, Moments]:
         """Return the moments of a match on a grid, of `train` and `validation`."""
@@ -47,11 +47,6 @@ class Reading:
             found[member] = slice(start, start + point.shape[0])
             start += point.shape[0]
         return found
-
-    def whitening(self, index: int, fewest: int) -> Whitening:
-        """Return how familiar features are measured at a match; `fewest` samples make a class mean."""
-        train, _ = self.pair(index, gate_grid(self.groups[index]))
-        return whiten(train, self.classes[index], fewest=fewest)
 
     def stitched(
         self,
@@ -94,7 +89,6 @@ class Reading:
 
 def read(
     members: Sequence[Member],
-    task: Task,
     merge: Merge,
     groups: Sequence[Points],
     dataset: Dataset,
@@ -105,9 +99,9 @@ def read(
     refs = [merge.point(merge.native, member, point) for points in groups for member, point in points.items()]
     model = _model(merge, refs, device)
     totals: dict[tuple[int, Grid], list[Moments]] = {}
-    classes: list[ClassSums | None] = [None] * len(groups)
+    pooled: list[Moments | None] = [None] * len(groups)
     for number, split in enumerate(_SPLITS):
-        for x, y in batches(members, dataset, split, device):
+        for x, _ in batches(members, dataset, split, device):
             tick("solve")
             with torch.no_grad():
                 features = iter(model(x))
@@ -118,12 +112,13 @@ def read(
                     found = Moments.of(side)
                     pair = totals.setdefault((index, grid), [_none(found), _none(found)])
                     pair[number] = pair[number] + found
-                    if split == "train" and grid == gate_grid(points) and isinstance(task, Classification):
-                        assert task.labels is not None
-                        sums = ClassSums.of(side, task.positions(y), len(task.labels))
-                        before = classes[index]
-                        classes[index] = sums if before is None else before + sums
-    return Reading(groups, {key: (train, held_out) for key, (train, held_out) in totals.items()}, classes)
+                if split == "train":
+                    found = Moments.of(torch.cat([_mean(feature, point) for point, feature in own], 1))
+                    before = pooled[index]
+                    pooled[index] = found if before is None else before + found
+    return Reading(
+        groups, {key: (train, held_out) for key, (train, held_out) in totals.items()}, [one for one in pooled if one]
+    )
 
 
 def _model(merge: Merge, refs: Sequence[Ref], device: str | torch.device) -> PortableModel:
@@ -138,6 +133,12 @@ def _rows(feature: Tensor, grid: Grid, point: StitchPoint) -> Tensor:
         return found
     kept = torch.linspace(0, positions - 1, POSITIONS, device=found.device).long()
     return found.reshape(-1, positions, found.shape[1])[:, kept].flatten(0, 1)
+
+
+def _mean(feature: Tensor, point: StitchPoint) -> Tensor:
+    """Return a feature map's mean over positions, `(N, C)`."""
+    found = channels_second(feature.float(), point.channel_axis)
+    return found.flatten(2).mean(2) if found.dim() > 2 else found
 
 
 def _none(like: Moments) -> Moments:

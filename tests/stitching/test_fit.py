@@ -57,7 +57,7 @@ def test_candidates_come_from_the_simplest_to_the_most_elaborate(fitted: FitResu
 def test_every_tensor_is_named_finite_and_used(fitted: FitResult) -> None:
     matches = [match for c in fitted.candidates.candidates for match in c.matches]
     named = {name for match in matches for s in match.stitches for name in (s.weight, s.bias)}
-    named |= {name for m in matches if m.gate for name in (m.gate.weight, m.gate.bias, m.gate.centres)}
+    named |= {name for m in matches if m.gate for name in (m.gate.weight, m.gate.bias)}
     assert named == fitted.stitches.keys()
     assert all(torch.isfinite(tensor).all() for tensor in fitted.stitches.values())
     assert all(tensor.dtype == torch.float32 for tensor in fitted.stitches.values())

@@ -12,7 +12,7 @@ from torch import Tensor
 from suture_stitching.errors import SutureError
 from suture_stitching.familiarity import Whitening
 from suture_stitching.members import Member
-from suture_stitching.merge import GateTensors, Join, Merge, gate_grid
+from suture_stitching.merge import GateTensors, Join, Merge
 from suture_stitching.moments import channels_second, rows, to_grid
 from suture_stitching.points import StitchPoint
 from suture_stitching.portable.runtime import PortableModel
@@ -228,21 +228,18 @@ def test_gate_opens_for_the_near_and_closes_for_the_far(pair: list[Member], kind
     tensors |= {
         "g.weight": torch.randn(width, width, generator=generator) / width,
         "g.bias": torch.randn(width, generator=generator),
-        "g.centres": torch.randn(4, width, generator=generator),
     }
     x = torch.randn(12, *SHAPE)
-    # By plain code: rows side by side on the common grid, the nearest centre, the mean over positions.
-    grid = gate_grid(points)
+    # By plain code: means over positions side by side.
     side = torch.cat(
-        [rows(pair[m].model.features([p.name], x)[p.name], grid, p.channel_axis) for m, p in points.items()], 1
+        [rows(pair[m].model.features([p.name], x)[p.name], (), p.channel_axis) for m, p in points.items()], 1
     )
-    whitening = Whitening(tensors["g.weight"], tensors["g.bias"], tensors["g.centres"])
-    distance = whitening.distance(side).reshape(12, -1).mean(1)
+    distance = Whitening(tensors["g.weight"], tensors["g.bias"]).distance(side)
     near, far = distance.quantile(0.3).item(), distance.quantile(0.7).item()
-    gate = GateTensors("g.weight", "g.bias", "g.centres", near, far)
+    gate = GateTensors(points, "g.weight", "g.bias", near, far)
     join = Join(points, 0.5, names, gate)
     merge = Merge(pair, task_of([m.metadata for m in pair], ()), tensors)
-    found, merged = _run(merge, (merge.distance(points, gate), merge.ensemble(merge.join([join]))), x)
+    found, merged = _run(merge, (merge.distance(gate), merge.ensemble(merge.join([join]))), x)
     assert torch.allclose(found.flatten(), distance, rtol=1e-4)
     opened = ((far - distance) / (far - near)).clamp(0, 1)
     assert opened.min() == 0

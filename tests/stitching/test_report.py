@@ -63,7 +63,7 @@ CANDIDATES = CandidateSet(
 
 
 def test_a_gated_candidate_says_so():
-    gate = Gate(weight="g.weight", bias="g.bias", centres="g.centres", near=1.0, far=1.25)
+    gate = Gate(points={"0": "n1", "1": "n2"}, weight="g.weight", bias="g.bias", near=1.0, far=1.25)
     plain = CANDIDATES.candidates[4]
     gated = plain.model_copy(update={"matches": (plain.matches[0].model_copy(update={"gate": gate}),)})
     assert describe(gated, ["a", "b"]) == f"{describe(plain, ['a', 'b'])}, familiar samples only (to 1.25)"

@@ -183,29 +183,18 @@ def test_a_fit_on_too_few_samples_does_not_leave(outbox, entries, fitted):
 
 
 def gated(make, near=1 / 7):
-    gate = {"weight": "g0.weight", "bias": "g0.bias", "centres": "g0.centres", "near": near, "far": 2 / 7}
     items = make.candidates(make.leased("fit"))["candidates"]
-    items[3]["matches"][0]["gate"] = gate
+    match = items[3]["matches"][0]
+    match["gate"] = {"points": match["points"], "weight": "g0.weight", "bias": "g0.bias", "near": near, "far": 2 / 7}
     return items
-
-
-def gate_tensors(make, centres):
-    shapes = {"g0.weight": (5, 5), "g0.bias": (5,), "g0.centres": (centres, 5)}
-    return make.stitches(**{name: np.ones(shape, np.float32) for name, shape in shapes.items()})
 
 
 def test_gates_leave_with_their_tensors(outbox, fitted, make):
     metadata = {"input_shape": "1,6,6"}
-    messages = outbox.result(*fitted(candidates=gated(make), tensors=gate_tensors(make, 2), metadata=metadata))
+    tensors = make.stitches(**{"g0.weight": np.ones((5, 5), np.float32), "g0.bias": np.ones(5, np.float32)})
+    messages = outbox.result(*fitted(candidates=gated(make), tensors=tensors, metadata=metadata))
     match = CandidateSet.model_validate_json(messages[0].content).candidates[3].matches[0]
     assert match.gate.near == 1 / 7
-
-
-def test_a_centre_for_a_few_samples_does_not_leave(outbox, fitted, make):
-    """60 samples have room for 5 groups of 11, and one for what is left."""
-    assert outbox.result(*fitted(candidates=gated(make), tensors=gate_tensors(make, 6)))
-    error = refused(outbox, *fitted(candidates=gated(make), tensors=gate_tensors(make, 7)))
-    assert error.code == "policy.too_few_samples"
 
 
 def test_a_link_to_another_file_does_not_leave(outbox, fitted, tmp_path):

@@ -168,7 +168,7 @@ def _fit(
     except ValidationError as error:
         fields = ", ".join(".".join(map(str, detail["loc"])) for detail in error.errors())
         raise SutureError("job.options", f"not in order: {fields}", where="options") from None
-    fitted = fit(members, dataset, options=options, fewest=run.min_samples, device=run.device, progress=report)
+    fitted = fit(members, dataset, options=options, device=run.device, progress=report)
     fitted.save(folder.results)
     _write_document(folder, {"n": fitted.candidates.n})
 

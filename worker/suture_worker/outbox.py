@@ -149,7 +149,7 @@ class Outbox:
         self._enough([document.n, candidates.n])
         _members_match(task, candidates)
         _expect(set(candidates.labels or ()) <= _labels(task), "candidates.labels", "names labels that no member has")
-        check_stitches(_regular(folder.results / STITCHES), candidates, min_samples=self._min_samples)
+        check_stitches(_regular(folder.results / STITCHES), candidates)
         fitted: dict[str, bytes | Path] = {
             CANDIDATES: _json(_rounded(_dump(candidates))),
             STITCHES: folder.results / STITCHES,

@@ -13,18 +13,13 @@ import numpy as np
 from suture_stitching.documents import CandidateSet, Gate
 from suture_stitching.errors import SutureError
 from suture_worker.lease import STITCHES
-from suture_worker.policy import TOO_FEW
 
 _MAX_HEADER = 16 * 2**20
 _CHUNK = 2**22
 
 
-def check_stitches(path: Path, candidates: CandidateSet, *, min_samples: int) -> None:
-    """Raise `SutureError` unless `path` holds exactly the tensors of `candidates`, in float32 (`outbox.refused`).
-
-    Centres are means of samples: with more of them than there are groups of `min_samples`, one would be a patient's
-    own features (`policy.too_few_samples`).
-    """
+def check_stitches(path: Path, candidates: CandidateSet) -> None:
+    """Raise `SutureError` unless `path` holds exactly the tensors of `candidates`, in float32 (`outbox.refused`)."""
     header, start = _header(path)
     header.pop("__metadata__", None)
     ranks = _ranks(candidates)
@@ -36,9 +31,6 @@ def check_stitches(path: Path, candidates: CandidateSet, *, min_samples: int) ->
     if start + position != path.stat().st_size:
         _refuse("it holds bytes that belong to no tensor")
     _check_finite(path, start)
-    for gate in _gates(candidates):
-        if header[gate.centres]["shape"][0] > candidates.n // min_samples + 1:
-            raise SutureError(TOO_FEW, f"a centre would stand for fewer than {min_samples} samples", where=STITCHES)
 
 
 def _gates(candidates: CandidateSet) -> list[Gate]:
@@ -54,7 +46,7 @@ def _ranks(candidates: CandidateSet) -> dict[str, int]:
             for stitch in match.stitches:
                 ranks |= {stitch.weight: 2, stitch.bias: 1}
     for gate in _gates(candidates):
-        ranks |= {gate.weight: 2, gate.bias: 1, gate.centres: 2}
+        ranks |= {gate.weight: 2, gate.bias: 1}
     return ranks
 
 
