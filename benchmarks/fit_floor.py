@@ -1,0 +1,178 @@
+"""What a fit costs beside running the members once: `python benchmarks/fit_floor.py`.
+
+Capture, matching and closed form of all pairs may take 1.5 times one plain inference pass of both members over the
+same data; evaluating all candidates 2.5 times one pass; and peak memory may not depend on the number of samples.
+Members are residual classifiers of digits and U-Nets of drawn lesions. Ends with an error where a limit is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import timed, write_json
+from networks import LESION, ResNet, UNet, as_member, classifiers, lesions, unets
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from suture_stitching.data import ArrayDataset, Dataset, Split
+from suture_stitching.documents import SplitName
+from suture_stitching.evaluate import evaluate
+from suture_stitching.fit import FitOptions, FitResult, fit
+from suture_stitching.members import Member, batches
+from suture_stitching.progress import Progress
+
+CAPTURE, EVALUATE, MEMORY = 1.5, 2.5, 1.1
+#: What a fit reports while it runs the members, matches their points and solves.
+STEPS = ("start", "match", "solve")
+
+
+class Phases:
+    """The seconds that each step of a fit takes, by its own progress."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._step, self._since = "start", time.perf_counter()
+
+    def __call__(self, progress: Progress) -> None:
+        now = time.perf_counter()
+        self.seconds[self._step] = self.seconds.get(self._step, 0.0) + now - self._since
+        self._step, self._since = progress.step, now
+
+
+def plain_pass(nets: Sequence[nn.Module], members: Sequence[Member], dataset: Dataset, splits: Sequence[Split]) -> None:
+    with torch.no_grad():
+        for split in splits:
+            for x, _ in batches(members, dataset, split, "cpu"):
+                for net in nets:
+                    net(x)
+
+
+def fitted_in(members: Sequence[Member], dataset: Dataset, phases: Phases) -> FitResult:
+    # Few steps of refinement: how many there are does not change which candidates there are.
+    return fit(members, dataset, options=FitOptions(refine_steps=2), progress=phases)
+
+
+def measure(nets: Sequence[nn.Module], dataset: ArrayDataset, rounds: int) -> dict[str, Any]:
+    members = [as_member(net, dataset, f"m{index}", index) for index, net in enumerate(nets)]
+    plain_pass(nets, members, dataset, ("validation",))
+    found: dict[str, list[float]] = {}
+    steps: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        plain = timed(lambda: plain_pass(nets, members, dataset, ("train", "validation")))
+        phases = Phases()
+        fitted = fitted_in(members, dataset, phases)
+        for name, seconds in phases.seconds.items():
+            steps.setdefault(name, []).append(seconds / plain)
+        found.setdefault("pass over train and validation, s", []).append(plain)
+        found.setdefault("capture, match, solve", []).append(sum(phases.seconds.get(step, 0) for step in STEPS) / plain)
+        found.setdefault("evaluate all candidates", []).append(evaluation(nets, members, fitted, dataset))
+    return {
+        "candidates": len(fitted.candidates.candidates),
+        "matches": len({str(c.matches[0].points) for c in fitted.candidates.candidates if c.matches}),
+        **{name: statistics.median(values) for name, values in found.items()},
+        "steps": {name: statistics.median(values) for name, values in steps.items()},
+    }
+
+
+def evaluation(nets: Sequence[nn.Module], members: Sequence[Member], fitted: FitResult, dataset: ArrayDataset) -> float:
+    """Return how many times a plain pass the evaluation takes."""
+    splits: tuple[SplitName, SplitName] = ("validation", "test")
+    one = timed(lambda: plain_pass(nets, members, dataset, splits))
+    return timed(lambda: evaluate(members, fitted, dataset, splits=splits)) / one
+
+
+def case(name: str, size: int, samples: int, steps: int) -> tuple[list[nn.Module], ArrayDataset]:
+    torch.manual_seed(0)
+    if name == "U-Nets":
+        return unets(size, n=samples, steps=steps)
+    nets = (ResNet(), ResNet(widths=(24, 48, 96, 128), blocks=(1, 2, 2, 1)))
+    return classifiers(size, n=samples, steps=steps, nets=nets)
+
+
+def peak_memory(samples: int) -> float:
+    """Return the peak resident memory in MB of a process that fits and evaluates with so many samples."""
+    process = subprocess.Popen([sys.executable, __file__, "--fit-only", str(samples)])
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"the fit of {samples} samples failed")
+    return usage.ru_maxrss / 1024
+
+
+def fit_only(samples: int) -> None:
+    """Fit on 64 images that occur again and again, so that only what reads them can need more memory for more."""
+    images, masks = lesions(64, 32)
+    index = np.arange(samples)
+    parts = {"train": index[: samples // 2], "validation": index[samples // 2 : -samples // 4]}
+    split = {name: part % len(images) for name, part in {**parts, "test": index[-samples // 4 :]}.items()}
+    dataset = ArrayDataset(images, masks, LESION, task="segmentation", split=split)
+    torch.manual_seed(0)
+    nets = (UNet(width=8), UNet(width=12, norm=nn.InstanceNorm2d))
+    members = [as_member(net.eval(), dataset, f"m{index}", index) for index, net in enumerate(nets)]
+    evaluate(members, fitted_in(members, dataset, Phases()), dataset)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=64, help="height and width of the images")
+    parser.add_argument("--samples", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--quick", action="store_true", help="128 samples, one round")
+    parser.add_argument("--json", type=Path, default=Path("fit_floor.json"))
+    parser.add_argument("--fit-only", type=int, metavar="SAMPLES", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.fit_only:
+        fit_only(options.fit_only)
+        return
+    samples, rounds = (128, 1) if options.quick else (options.samples, options.rounds)
+    rows = {}
+    for name in ("ResNets", "U-Nets"):
+        nets, dataset = case(name, options.size, samples, steps=20)
+        rows[name] = measure(nets, dataset, rounds)
+    few, many = 512, 1024 if options.quick else 4096  # both fill a batch
+    memory = {n: peak_memory(n) for n in (few, many)}
+    growth = memory[many] / memory[few]
+
+    missed = []
+    table = Table("", "allowed", *rows, title=f"{samples} samples of {options.size} x {options.size}")
+    for quantity, allowed in (("capture, match, solve", CAPTURE), ("evaluate all candidates", EVALUATE)):
+        table.add_row(quantity, f"{allowed:.2f} x", *(f"{row[quantity]:.2f} x" for row in rows.values()))
+        missed += [f"{name}: {quantity}" for name, row in rows.items() if row[quantity] > allowed]
+    table.add_section()
+    for quantity in ("candidates", "matches", "pass over train and validation, s"):
+        table.add_row(quantity, "", *(f"{row[quantity]:.3g}" for row in rows.values()))
+    for step in dict.fromkeys(step for row in rows.values() for step in row["steps"]):
+        table.add_row(f"  fit: {step}", "", *(f"{row['steps'].get(step, 0):.2f} x" for row in rows.values()))
+    table.add_section()
+    table.add_row("peak memory", f"{MEMORY:.2f} x", "", f"{growth:.2f} x")
+    table.add_row("", "", "", f"{memory[few]:.0f} MB for {few}, {memory[many]:.0f} MB for {many} samples")
+    Console().print(table)
+    missed += ["peak memory"] if growth > MEMORY else []
+    write_json(
+        options.json,
+        "fit_floor",
+        {"cases": rows, "peak_memory_mb": memory, "missed": missed},
+        size=options.size,
+        samples=samples,
+        rounds=rounds,
+        seed=0,
+    )
+    if missed:
+        raise SystemExit(f"over the limit: {', '.join(missed)}")
+
+
+if __name__ == "__main__":
+    main()
