@@ -20,7 +20,6 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from suture_stitching import solve
 from suture_stitching.clock import Clock
 from suture_stitching.data import Dataset
 from suture_stitching.documents import Candidate, CandidateSet, Gate, Stitch
@@ -38,6 +37,7 @@ from suture_stitching.portable.runtime import PortableModel
 from suture_stitching.progress import OnProgress, ignore
 from suture_stitching.reading import Reading, read
 from suture_stitching.refine import NOISE, ROUNDS, Spread, refine
+from suture_stitching.solve import Source
 from suture_stitching.tasks import task_of
 
 __all__ = ["FitOptions", "FitResult", "Member", "fit"]
@@ -215,9 +215,10 @@ class _Fit:
 
     def _solve(self, name: str, train: Moments, held_out: Moments, source: slice, target: slice) -> tuple[str, str]:
         weight, bias = f"{name}.weight", f"{name}.bias"
-        solution = solve.solve(train, source, target, held_out)
+        features = Source(train, source, held_out)
+        solution = features.to(target)
         self._stitches[weight], self._stitches[bias] = solution.weight.float().cpu(), solution.bias.float().cpu()
-        robust = solve.solve(train, source, target, held_out, (NOISE**2,))
+        robust = features.to(target, (NOISE**2,))
         self._starts[weight], self._starts[bias] = robust.weight.float().cpu(), robust.bias.float().cpu()
         variance = train.covariance.diagonal().clamp(min=0)
         self._spreads[weight] = Spread(train.mean[source], _deviation(variance[source]), _deviation(variance[target]))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from suture_stitching.moments import Moments
-from suture_stitching.solve import explained_variance, solve
+from suture_stitching.solve import RIDGES, Source, explained_variance, solve
 
 X, Y = slice(0, 6), slice(6, 10)
 
@@ -39,6 +39,23 @@ def test_the_ridge_is_the_one_that_serves_held_out_rows_best() -> None:
     found = solve(few, X, Y, held_out)
     for ridge in (0.0, 1e-8, 100.0):
         assert found.r2 >= solve(few, X, Y, held_out, ridges=(ridge,)).r2
+
+
+def test_every_target_and_ridge_is_served_by_one_decomposition() -> None:
+    train, held_out = Moments.of(sample(30, 11, noise=5.0)), Moments.of(sample(300, 12, noise=5.0))
+    features = Source(train, X, held_out)
+    covariance = train.covariance
+    for target in (slice(6, 8), slice(8, 10), Y):
+        solutions = []
+        for ridge in RIDGES:
+            damped = covariance[X, X] + ridge * covariance[X, X].diagonal().mean() * torch.eye(6, dtype=torch.float64)
+            weight = torch.linalg.solve(damped, covariance[X, target]).T
+            bias = train.mean[target] - weight @ train.mean[X]
+            found = features.to(target, (ridge,))
+            assert torch.allclose(found.weight, weight, atol=1e-9)
+            assert torch.allclose(found.bias, bias, atol=1e-9)
+            solutions.append((explained_variance(held_out, X, target, weight, bias), ridge))
+        assert (features.to(target).r2, features.to(target).ridge) == pytest.approx(max(solutions), abs=1e-9)
 
 
 def test_the_identity_is_found() -> None:
