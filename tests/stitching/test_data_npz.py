@@ -203,7 +203,6 @@ def test_arrays_in_memory_are_datasets_too():
         {"labels": ("one", "one")},
         {"task": "regression"},
         {"format": "csv", "task": "segmentation"},
-        {"format": "image_folder", "task": "regression", "labels": ()},
         {"value_range": (1.0, 0.0)},
         {"channels": 3},
         {"split": {"validation": 0.6, "test": 0.6}},

@@ -1,4 +1,4 @@
-"""Readers of a site's datasets: folders of images, `.npz` files and tables.
+"""Readers of a site's datasets: folders of images or volumes, `.npz` files and tables.
 
     spec = DatasetSpec(path="scans", format="image_folder", labels=("normal", "pneumonia"))
     dataset = open_dataset(spec)
@@ -10,8 +10,11 @@ Errors name files, columns and positions, never a value: it may belong to a pati
 
 from __future__ import annotations
 
-from suture_stitching.data.dataset import ArrayDataset, Dataset
-from suture_stitching.data.spec import SPLITS, Columns, DatasetSpec, Split, SplitRule
+from importlib.util import find_spec
+
+from suture_stitching.data.arrays import ArrayDataset
+from suture_stitching.data.dataset import Dataset
+from suture_stitching.data.spec import FOLDERS, SPLITS, Columns, DatasetSpec, Split, SplitRule
 from suture_stitching.errors import SutureError
 
 
@@ -25,19 +28,30 @@ def open_dataset(spec: DatasetSpec) -> Dataset:
             where=where,
             hint="check the dataset's path and that its volume is mounted",
         )
-    if spec.path.is_dir() != (spec.format == "image_folder"):
+    if spec.path.is_dir() != (spec.format in FOLDERS):
         kind = "a folder" if spec.path.is_dir() else "a file"
         raise SutureError(
             "dataset.wrong_format",
             f"this is {kind}, but the format is {spec.format}",
             where=where,
-            hint="image_folder is a folder; npz, csv and parquet are files",
+            hint="image_folder and nifti are folders; npz, csv and parquet are files",
         )
     try:
         if spec.format == "image_folder":
             from suture_stitching.data.image_folder import ImageFolder
 
             return ImageFolder(spec)
+        if spec.format == "nifti":
+            if not (find_spec("nibabel") and find_spec("monai")):
+                raise SutureError(
+                    "dataset.missing_package",
+                    "volumes need nibabel and MONAI",
+                    where=where,
+                    hint="pip install 'suture[imaging]'",
+                )
+            from suture_stitching.data.volumes import VolumeFolder
+
+            return VolumeFolder(spec)
         if spec.format == "npz":
             from suture_stitching.data.npz import open_npz
 

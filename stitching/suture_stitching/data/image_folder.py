@@ -1,278 +1,137 @@
-"""A folder of images by class, decoded batch by batch.
-
-scans/normal/0001.png                     the class folder is the label
-scans/train/normal/0001.png               with the splits as top folders: train, validation, test
-scans/labels.csv                          optional: file,label[,split]; must agree with the images
-"""
+"""A folder of images, decoded batch by batch; with a label each, or with masks."""
 
 from __future__ import annotations
 
-import csv
-import os
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from suture_stitching.data.dataset import Dataset, full_scale, to_range
-from suture_stitching.data.spec import SPLITS, DatasetSpec
-from suture_stitching.data.splits import Indices, by_name, carve_validation, stratified
+from suture_stitching.data.arrays import full_scale, to_range
+from suture_stitching.data.folder import FolderDataset
+from suture_stitching.data.listing import Sample, unreadable
+from suture_stitching.data.spec import DatasetSpec
+from suture_stitching.data.splits import Indices
 from suture_stitching.errors import SutureError
 
-LABELS_FILE = "labels.csv"
-_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".pgm", ".ppm"})
-_IGNORED = frozenset({"thumbs.db", "desktop.ini"})
-_GREY_MODES = frozenset({"1", "L", "I;16", "I;16L", "I;16B"})
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".pgm", ".ppm")
+_DEEP_MODES = frozenset({"I;16", "I;16L", "I;16B"})
+_GREY_MODES = frozenset({"1", "L"}) | _DEEP_MODES
 _COLOUR_MODES = frozenset({"RGB", "RGBA", "P", "CMYK", "YCbCr"})
+#: The value in a mask with a palette is the index of a colour, whatever the colour is.
+_MASK_MODES = frozenset({"P"}) | _GREY_MODES
 
 
 @dataclass(frozen=True)
-class _Sample:
-    file: str  # relative to the dataset's folder, with forward slashes on every system
-    label: str
-    split: str | None
+class _Header:
+    height: int
+    width: int
+    channels: int
+    deep: bool
 
 
-class ImageFolder(Dataset):
-    """Images of one size, `(C, H, W)` with C = 1 (grey) or 3 (colour), scaled onto `value_range` (default (0, 1)).
-
-    Only the list of files is held; images are decoded when their batch is asked for.
-    """
+class ImageFolder(FolderDataset[_Header]):
+    """Images of one size, `(C, H, W)` with C = 1 (grey) or 3 (colour), scaled onto `value_range` (default (0, 1))."""
 
     def __init__(self, spec: DatasetSpec) -> None:
-        self.task = spec.task
-        self.labels = spec.labels
-        self.value_range = spec.value_range or (0.0, 1.0)
-        self.where = str(spec.path)
-        self._root = spec.path
-        samples = _list_samples(spec)
-        self._files = [sample.file for sample in samples]
-        index = {label: i for i, label in enumerate(spec.labels)}
-        self._targets = np.array([index[sample.label] for sample in samples], dtype=np.int64)
-        height, width, channels = self._check_headers(spec.channels)
-        self.input_shape = (channels, height, width)
+        super().__init__(spec, _SUFFIXES)
 
-        keys = [sample.file.encode() for sample in samples]
-        classes = self._targets.tolist()
-        if any(sample.split for sample in samples):
-            names = [sample.split or "" for sample in samples]
-            self._splits = carve_validation(by_name(names, where=self.where), keys, classes, spec.split)
-        else:
-            self._splits = stratified(keys, classes, spec.split)
-        self._check_splits()
-
-    def _read(self, indices: Indices) -> tuple[NDArray[np.float32], NDArray[Any]]:
+    def _read(self, indices: Indices, seed: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[Any]]:
         assert self.value_range is not None
+        samples = [self._samples[index] for index in indices]
         images = np.empty((len(indices), *self.input_shape), dtype=np.float32)
-        for row, index in enumerate(indices):
-            pixels = self._decode(self._files[index])
+        for row, sample in enumerate(samples):
+            pixels = self._decode(sample.file)
             full = full_scale(pixels.dtype)
             assert full is not None
             images[row] = to_range(pixels.astype(np.float32), full, self.value_range)
-        return images, self._targets[indices]
-
-    def _label_counts(self, indices: Indices) -> NDArray[np.int64]:
-        return np.bincount(self._targets[indices], minlength=len(self.labels)).astype(np.int64)
+        if self.task != "segmentation":
+            return images, self._targets[indices]
+        return images, np.stack([self._mask(sample) for sample in samples])
 
     def _decode(self, file: str) -> NDArray[Any]:
         """Return the image as `(C, H, W)` of an unsigned integer type."""
         channels, height, width = self.input_shape
         with _opened(self._root / file, file) as image:
             if (image.height, image.width) != (height, width):
-                raise _sizes_differ(self._files[0], (height, width), file, (image.height, image.width))
-            if image.mode.startswith("I;16"):
+                raise _sizes_differ(self._samples[0].file, (height, width), file, (image.height, image.width))
+            if image.mode in _DEEP_MODES:
                 pixels = np.asarray(image).astype(np.uint16)
                 return np.broadcast_to(pixels, (channels, height, width))
             pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
         return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
-    def _check_headers(self, channels: int | None) -> tuple[int, int, int]:
-        """Read every image's header (no pixels) and return the common (height, width, channels)."""
-        first: tuple[int, int] | None = None
+    def _mask(self, sample: Sample) -> NDArray[Any]:
+        file = str(sample.target)
+        with _opened(self._root / file, file) as image:
+            if (image.height, image.width) != self.input_shape[1:]:
+                raise _mask_differs(file)
+            values = np.asarray(image)
+        return self._indices_of_mask(values.astype(np.int64), file)
+
+    def _check_content(self, sample: Sample) -> None:
+        self._decode(sample.file)
+        if self.task == "segmentation":
+            self._mask(sample)
+
+    def _header(self, sample: Sample) -> _Header:
+        with _opened(self._root / sample.file, sample.file) as image:
+            mode, height, width = image.mode, image.height, image.width
+        if mode not in _GREY_MODES | _COLOUR_MODES:
+            raise unreadable(sample.file, f"pixels of type {mode} are not supported")
+        if self.task == "segmentation":
+            file = str(sample.target)
+            with _opened(self._root / file, file) as mask:
+                size, kind = (mask.height, mask.width), mask.mode
+            if size != (height, width):
+                raise _mask_differs(file)
+            if kind not in _MASK_MODES:
+                raise SutureError(
+                    "dataset.mask_in_colour",
+                    f"a mask has one value per pixel, not a colour ({kind})",
+                    where=file,
+                    hint="save it as a grey image or one with a palette, whose values are the labels' indices",
+                )
+        return _Header(height, width, 1 if mode in _GREY_MODES else 3, mode in _DEEP_MODES)
+
+    def _shape(self, files: list[str], headers: list[_Header]) -> tuple[int, ...]:
+        first = headers[0]
         seen: dict[int, str] = {}
-        for file in self._files:
-            with _opened(self._root / file, file) as image:
-                size = (image.height, image.width)
-                mode = image.mode
-            if mode not in _GREY_MODES | _COLOUR_MODES:
-                raise _unreadable(file, f"pixels of type {mode} are not supported")
-            if mode.startswith("I;16") and channels == 3:
-                raise _unreadable(file, "a 16-bit grey image cannot be delivered in colour")
-            seen.setdefault(1 if mode in _GREY_MODES else 3, file)
-            first = first or size
-            if size != first:
-                raise _sizes_differ(self._files[0], first, file, size)
-        if channels is None and len(seen) > 1:
+        for file, header in zip(files, headers, strict=True):
+            if header.deep and self._spec.channels == 3:
+                raise unreadable(file, "a 16-bit grey image cannot be delivered in colour")
+            if (header.height, header.width) != (first.height, first.width):
+                raise _sizes_differ(files[0], (first.height, first.width), file, (header.height, header.width))
+            seen.setdefault(header.channels, file)
+        if self._spec.channels is None and len(seen) > 1:
             raise SutureError(
                 "dataset.channels_differ",
                 f"{seen[1]} is grey and {seen[3]} is in colour",
                 where=self.where,
                 hint="set channels = 1 (all grey) or channels = 3 (all colour) for this dataset",
             )
-        assert first is not None
-        return (*first, channels or next(iter(seen)))
+        return self._spec.channels or first.channels, first.height, first.width
 
 
 @contextmanager
 def _opened(path: Path, file: str) -> Iterator[Image.Image]:
     """Open an image; whatever Pillow raises in the block, for a broken or hostile file, names the file instead."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        # A header that claims hundreds of millions of pixels is refused before they are allocated.
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            with Image.open(path) as image:
-                yield image
-        except SutureError:
-            raise
-        except Exception as error:
-            raise _unreadable(file, _reason(error)) from None
-
-
-def _list_samples(spec: DatasetSpec) -> list[_Sample]:
-    """Return every image with its label, in order of its name, after checking folders and `labels.csv`."""
-    root = spec.path
-    images = sorted(_find_images(root))
-    if not images:
-        raise SutureError(
-            "dataset.empty", "there are no images", where=str(root), hint="put images into one folder per class"
-        )
-    listed = _read_labels_file(root / LABELS_FILE) if (root / LABELS_FILE).exists() else None
-    samples = [_sample(file, listed, spec) for file in images]
-    if listed:
-        present = set(images)
-        absent = next((file for file in listed if file not in present), None)
-        if absent is not None:
-            raise SutureError(
-                "dataset.missing_image",
-                f"{absent} is listed but there is no such image",
-                where=str(root / LABELS_FILE),
-                hint="add the image or remove its line; files are relative to the dataset's folder",
-            )
-    with_split = [sample for sample in samples if sample.split]
-    if with_split and len(with_split) < len(samples):
-        lone = next(sample.file for sample in samples if not sample.split)
-        raise SutureError(
-            "dataset.unknown_split",
-            f"{lone} belongs to no split while other images do",
-            where=str(root),
-            hint=f"move it below one of the top folders {', '.join(SPLITS)}, or name its split in {LABELS_FILE}",
-        )
-    return samples
-
-
-def _sample(file: str, listed: dict[str, tuple[str, str | None]] | None, spec: DatasetSpec) -> _Sample:
-    folders = PurePosixPath(file).parts[:-1]
-    folder_split = folders[0] if folders and folders[0] in SPLITS and folders[0] not in spec.labels else None
-    if folder_split:
-        folders = folders[1:]
-    folder = folders[0] if folders else None
-    if listed is None:
-        if folder not in spec.labels:
-            raise SutureError(
-                "dataset.unlabelled_image" if folder is None else "dataset.unknown_label",
-                f"{file} lies in no class folder" if folder is None else f"the folder of {file} is none of the labels",
-                where=str(spec.path),
-                hint=f"labels are {', '.join(spec.labels)}; name the folder after one of them, or add it to labels",
-            )
-        return _Sample(file, folder, folder_split)
-    where = str(spec.path / LABELS_FILE)
-    if file not in listed:
-        raise SutureError(
-            "dataset.unlabelled_image",
-            f"{file} has no line",
-            where=where,
-            hint="add a line for it, or move the image out of the dataset's folder",
-        )
-    label, split = listed[file]
-    if label not in spec.labels:
-        raise SutureError(
-            "dataset.unknown_label",
-            f"the label of {file} is not among the dataset's labels",
-            where=where,
-            hint=f"labels are {', '.join(spec.labels)}; correct the line, or add its label to labels",
-        )
-    if split and split not in SPLITS:
-        raise SutureError(
-            "dataset.unknown_split",
-            f"the split of {file} is not one of {', '.join(SPLITS)}",
-            where=where,
-            hint="correct the line, or leave out the column to have the split made from a seed",
-        )
-    if folder in spec.labels and folder != label:
-        raise SutureError(
-            "dataset.contradiction",
-            f"{file} is listed as '{label}' but lies in the folder '{folder}'",
-            where=where,
-            hint="correct the line or move the image",
-        )
-    if split and folder_split and split != folder_split:
-        raise SutureError(
-            "dataset.contradiction",
-            f"{file} is listed in split '{split}' but lies in the folder '{folder_split}'",
-            where=where,
-            hint="correct the line or move the image",
-        )
-    return _Sample(file, label, split or folder_split)
-
-
-def _find_images(root: Path) -> Iterator[str]:
-    """Yield every image below `root`, relative to it; refuse a file in a class folder that is not an image."""
-    for folder, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        inside = Path(folder) != root
-        for name in files:
-            if name.startswith(".") or name.lower() in _IGNORED:
-                continue
-            file = (Path(folder) / name).relative_to(root).as_posix()
-            if Path(name).suffix.lower() in _SUFFIXES:
-                yield file
-            elif inside:
-                raise _unreadable(file, "not a kind of image this reader knows")
-
-
-def _read_labels_file(path: Path) -> dict[str, tuple[str, str | None]]:
-    """Return (label, split) by file, from a CSV file with the columns file, label and optionally split."""
-    listed: dict[str, tuple[str, str | None]] = {}
     try:
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            rows = csv.DictReader(lines, strict=True)
-            columns = rows.fieldnames or []
-            if not {"file", "label"} <= set(columns) or not set(columns) <= {"file", "label", "split"}:
-                raise SutureError(
-                    "dataset.missing_column",
-                    "the first line must name the columns file,label or file,label,split",
-                    where=str(path),
-                )
-            for row in rows:
-                line = rows.line_num
-                file = (row["file"] or "").strip().replace("\\", "/").removeprefix("./")
-                if not file or not row["label"] or None in row:
-                    raise SutureError(
-                        "dataset.incomplete_line",
-                        f"line {line} does not have a value for each column",
-                        where=str(path),
-                        hint="each line is file,label or file,label,split",
-                    )
-                if file in listed:
-                    raise SutureError(
-                        "dataset.duplicate",
-                        f"line {line}: {file} is listed a second time",
-                        where=str(path),
-                        hint="keep one line per image",
-                    )
-                listed[file] = (row["label"].strip(), (row.get("split") or "").strip() or None)
-    except (UnicodeDecodeError, csv.Error):
-        raise SutureError(
-            "dataset.unreadable", "not a CSV file in UTF-8", where=str(path), hint="save it as CSV (UTF-8)"
-        ) from None
-    return listed
+        with Image.open(path) as image:
+            # A header that claims hundreds of millions of pixels is refused before they are allocated; Pillow itself
+            # only warns about half of them.
+            if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                raise Image.DecompressionBombError
+            yield image
+    except SutureError:
+        raise
+    except Exception as error:
+        raise unreadable(file, _reason(error)) from None
 
 
 def _sizes_differ(first: str, size: tuple[int, int], file: str, other: tuple[int, int]) -> SutureError:
@@ -284,12 +143,12 @@ def _sizes_differ(first: str, size: tuple[int, int], file: str, other: tuple[int
     )
 
 
-def _unreadable(file: str, reason: str) -> SutureError:
+def _mask_differs(file: str) -> SutureError:
     return SutureError(
-        "dataset.unreadable_image",
-        f"cannot be read as an image: {reason}",
+        "dataset.mask_mismatch",
+        "the mask has another size than its image",
         where=file,
-        hint="replace or remove the file",
+        hint="each pixel of an image has one in its mask; export the mask again",
     )
 
 

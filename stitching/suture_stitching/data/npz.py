@@ -1,13 +1,15 @@
-"""Arrays in an `.npz` file: `images`, `labels` and, optionally, `split`.
+"""Arrays in an `.npz` file: `images`, `labels` or `masks` and, optionally, `split` and `group`.
 
 The file is never unpickled, and a header is believed only as far as there are bytes behind it. Arrays stored without
-compression (`numpy.savez`) are memory-mapped; compressed ones are held as they are stored and converted per batch.
+compression (`numpy.savez`) are memory-mapped; compressed ones are unpacked, large ones to a temporary file that is
+mapped. All are converted batch by batch.
 """
 
 from __future__ import annotations
 
 import struct
 import zipfile
+import zlib
 from math import prod
 from pathlib import Path
 from typing import IO, Any
@@ -16,33 +18,41 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from suture_stitching.data.dataset import ArrayDataset, index_labels
+from suture_stitching.data.arrays import ArrayDataset, index_labels
 from suture_stitching.data.spec import DatasetSpec
+from suture_stitching.data.spool import Spool
 from suture_stitching.errors import SutureError
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
+#: Compressed arrays up to this size are held in memory.
+_HELD_BYTES = 32 * 1024 * 1024
+_PIECE = 1024 * 1024
 
 
 def open_npz(spec: DatasetSpec) -> ArrayDataset:
     """Open the arrays that `spec.columns` names. Raises `SutureError` (`dataset.*`) naming the array and the sample."""
     path, columns = spec.path, spec.columns
-    label_name = columns.label or "labels"
     try:
         with zipfile.ZipFile(path) as archive:
             names = {name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")}
-            for name in (columns.images, label_name, *([columns.split] if columns.split else [])):
+            masks = spec.task == "segmentation" and "masks" in names
+            label_name = columns.label or ("masks" if masks else "labels")
+            wanted = (columns.images, label_name, columns.split, columns.group)
+            for name in (name for name in wanted if name is not None):
                 if name not in names:
                     raise SutureError(
                         "dataset.missing_column",
                         f"there is no array '{name}'; the file holds {', '.join(sorted(names)) or 'none'}",
                         where=str(path),
-                        hint="name the arrays in the dataset's columns: images, label, split",
+                        hint="name the arrays in the dataset's columns: images, label, split, group",
                     )
             images = _read_array(archive, path, columns.images)
             labels = _read_array(archive, path, label_name)
             split_name = columns.split or ("split" if "split" in names else None)
             splits = _read_array(archive, path, split_name) if split_name else None
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+            group_name = columns.group or ("group" if "group" in names else None)
+            groups = _read_array(archive, path, group_name) if group_name else None
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
         if isinstance(error, PermissionError):
             raise
         raise SutureError(
@@ -52,6 +62,12 @@ def open_npz(spec: DatasetSpec) -> ArrayDataset:
             hint="write it again with numpy.savez or numpy.savez_compressed",
         ) from None
 
+    if groups is not None and (groups.dtype.kind not in "USbui" or groups.shape != (len(images),)):
+        raise SutureError(
+            "dataset.wrong_shape",
+            f"{len(images)} samples need as many groups, each a number or a name",
+            where=f"{path}: {group_name}",
+        )
     if spec.task == "classification" and labels.dtype.kind in "USbui":
         labels = index_labels(labels, spec.labels, where=f"{path}: {label_name}")
     return ArrayDataset(
@@ -60,6 +76,7 @@ def open_npz(spec: DatasetSpec) -> ArrayDataset:
         spec.labels,
         task=spec.task,
         split=spec.split if splits is None else _split_names(splits, len(images), f"{path}: {split_name}"),
+        groups=groups,
         value_range=spec.value_range,
         where=str(path),
     )
@@ -82,6 +99,11 @@ def _read_array(archive: zipfile.ZipFile, path: Path, name: str) -> NDArray[Any]
             offset = _data_offset(path, entry) + header_bytes
             mapped: NDArray[Any] = np.memmap(str(path), dtype, "r", offset, shape, "F" if fortran else "C")
             return mapped
+        if size > _HELD_BYTES:
+            with Spool() as spool:
+                while piece := stream.read(_PIECE):
+                    spool.append(piece)
+                return spool.array(shape, dtype, fortran=fortran)
         held: NDArray[Any] = np.frombuffer(stream.read(), dtype=dtype)
         return held.reshape(shape[::-1]).T if fortran else held.reshape(shape)
 

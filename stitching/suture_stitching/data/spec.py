@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,10 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from suture_stitching.portable.metadata import Label, Task
 
-Format = Literal["image_folder", "npz", "csv", "parquet"]
+Format = Literal["image_folder", "nifti", "npz", "csv", "parquet"]
 Split = Literal["train", "validation", "test"]
 #: `train` is what a fit learns from; candidates are chosen on `validation` and reported on `test`.
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+#: Formats that are a folder with one file per sample; the others are one file.
+FOLDERS: tuple[Format, ...] = ("image_folder", "nifti")
 
 
 class _Closed(BaseModel):
@@ -34,14 +37,17 @@ class SplitRule(_Closed):
 
 
 class Columns(_Closed):
-    """Names of a table's columns, or of the arrays in an `.npz` file.
+    """Names of a table's columns, of the arrays in an `.npz` file, or of the columns of a folder's `labels.csv`.
 
-    Without names: `label` (tables) or `labels` (npz), `split` where there is one, `images`, and for a table every other
-    column is a feature. The order of `features` is the order in which the models read them.
+    Without names: `label` (tables), `labels` or, for segmentation, `masks` (npz), `split` where there is one, `images`,
+    `group` in an `.npz` file or `labels.csv` where there is one, and for a table every other column is a feature. The
+    order of `features` is the order in which the models read them. Samples of one `group`, a patient say, are kept in
+    one split.
     """
 
     label: Label | None = None
     split: Label | None = None
+    group: Label | None = None
     features: Annotated[tuple[Label, ...], Field(min_length=1)] | None = None
     images: Label = "images"
 
@@ -49,11 +55,20 @@ class Columns(_Closed):
 class DatasetSpec(_Closed):
     """One `[datasets.<name>]` of a site.
 
-    `labels` are the class names in the order of their index, for classification and segmentation. `value_range` is the
-    range that images have when delivered, and by default (0, 1) for unsigned integers: these are scaled onto it from
-    their type's full range; other numbers are delivered as they are and must lie within it. `channels` turns colour
-    images into grey (1) or grey ones into colour (3). `missing` says what a table's empty cells become: an error, or
-    the column's mean over the training split.
+    `labels` are the class names in the order of their index, for all tasks but regression; `mask_values` are the values
+    that stand for them in the masks of a folder, by default 0, 1, 2 and so on. `value_range` is the range that images
+    have when delivered, and by default (0, 1) for unsigned integers: these are scaled onto it from their type's full
+    range; other numbers are delivered as they are and must lie within it. `channels` turns colour images into grey (1)
+    or grey ones into colour (3). `missing` says what a table's empty cells become: an error, or the column's mean over
+    the training split.
+
+    For folders: `group` is a regular expression whose first group finds, in a file's path, the patient that it belongs
+    to; `on_unreadable` says whether files that cannot be read are an error or left out; `workers` is how many threads
+    read ahead.
+
+    For volumes (`nifti`): they are resampled to `spacing` in mm (default: as stored) and read in patches of `window`
+    voxels; the stored values `intensity` are mapped onto `value_range` and what lies beyond is clipped, by default each
+    volume's 0.5th and 99.5th percentile; `patches` are how many patches of each volume a pass reads.
     """
 
     path: Path
@@ -65,22 +80,57 @@ class DatasetSpec(_Closed):
     value_range: tuple[float, float] | None = None
     channels: Literal[1, 3] | None = None
     missing: Literal["error", "mean"] = "error"
+    mask_values: tuple[int, ...] | None = None
+    group: Annotated[str, Field(max_length=200)] | None = None
+    on_unreadable: Literal["error", "skip"] = "error"
+    workers: Annotated[int, Field(ge=0, le=64)] | None = None
+    window: Annotated[tuple[Annotated[int, Field(ge=1, le=1024)], ...], Field(min_length=3, max_length=3)] | None = None
+    spacing: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=3, max_length=3)] | None = None
+    intensity: tuple[float, float] | None = None
+    patches: Annotated[int, Field(ge=1, le=64)] = 4
 
     @model_validator(mode="after")
     def _says_what_the_task_needs(self) -> DatasetSpec:
         if self.task == "regression":
             if self.labels:
                 raise ValueError("labels: a regression has none")
-        elif len(self.labels) < 2:
-            raise ValueError(f"labels: {self.task} needs the names of two classes or more, in the order of their index")
+        elif len(self.labels) < (least := 1 if self.task == "multilabel" else 2):
+            classes = "one class" if least == 1 else "two classes"
+            raise ValueError(f"labels: {self.task} needs the names of {classes} or more, in the order of their index")
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("labels: each label may occur once")
-        if self.format == "image_folder" and self.task != "classification":
-            raise ValueError(f"format: a folder of images by class is for classification; use npz for {self.task}")
         if self.format in ("csv", "parquet") and self.task == "segmentation":
-            raise ValueError("format: a table holds no segmentation; use npz")
-        if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
-            raise ValueError("value_range: the first number must be the smaller one")
-        if self.channels is not None and self.format != "image_folder":
-            raise ValueError("channels: only for a folder of images")
+            raise ValueError("format: a table holds no segmentation; use npz or a folder")
+        for name in ("value_range", "intensity"):
+            bounds = getattr(self, name)
+            if bounds is not None and not bounds[0] < bounds[1]:
+                raise ValueError(f"{name}: the first number must be the smaller one")
+        return self
+
+    @model_validator(mode="after")
+    def _says_what_the_format_needs(self) -> DatasetSpec:
+        of_folders = ("group", "on_unreadable", "workers", "mask_values")
+        of_volumes = ("window", "spacing", "intensity", "patches")
+        allowed = {
+            "channels": self.format == "image_folder",
+            **dict.fromkeys(of_folders, self.format in FOLDERS),
+            **dict.fromkeys(of_volumes, self.format == "nifti"),
+        }
+        for name, fits in allowed.items():
+            if not fits and getattr(self, name) != type(self).model_fields[name].default:
+                kind = {"channels": "a folder of images"}.get(name, "a folder" if name in of_folders else "volumes")
+                raise ValueError(f"{name}: only for {kind}")
+        if self.format == "nifti" and self.window is None:
+            raise ValueError("window: volumes need one, the three sizes in voxels that the models read")
+        if self.mask_values is not None and (
+            self.task != "segmentation" or not len(set(self.mask_values)) == len(self.mask_values) == len(self.labels)
+        ):
+            raise ValueError("mask_values: a segmentation has one value per label, all different")
+        if self.group is not None:
+            try:
+                pattern = re.compile(self.group)
+            except re.error as error:
+                raise ValueError(f"group: not a regular expression: {error}") from None
+            if pattern.groups != 1:
+                raise ValueError("group: the expression needs one group in parentheses, the one that names the patient")
         return self

@@ -1,8 +1,14 @@
-"""Tables: a CSV or Parquet file with one row per sample, one column per feature, and a label column."""
+"""Tables: a CSV or Parquet file with one row per sample, one column per feature, and a label column.
+
+A table is read once, a piece at a time, into a temporary file that is mapped: it may be larger than memory.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,70 +17,277 @@ import pyarrow.csv
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from suture_stitching.data.dataset import ArrayDataset, divide, index_labels
+from suture_stitching.data.arrays import ArrayDataset, chunks, label_indices, refuse_unknown, strata
 from suture_stitching.data.spec import DatasetSpec
+from suture_stitching.data.splits import Indices, digests, split_samples
+from suture_stitching.data.spool import Spool
 from suture_stitching.errors import SutureError
+
+_ROWS = 1 << 16
+#: How Arrow names the column with a cell that does not convert; what follows is the cell, which is not passed on.
+_BAD_CELL = re.compile(r"In CSV column #(\d+): CSV conversion error")
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Which columns are read, and as what."""
+
+    features: tuple[str, ...]
+    targets: tuple[str, ...]
+    split: str | None
+    group: str | None
+    numbers: frozenset[str]
+
+    @property
+    def all(self) -> list[str]:
+        return list(dict.fromkeys([*self.features, *self.targets, *filter(None, (self.split, self.group))]))
 
 
 def open_table(spec: DatasetSpec) -> ArrayDataset:
     """Read the columns that `spec` names. Raises `SutureError` (`dataset.*`) naming the column."""
-    table = _read(spec)
-    where, columns = str(spec.path), spec.columns
-    names = table.column_names
-    repeated = next((name for name in names if names.count(name) > 1), None)
-    if repeated is not None:
-        raise SutureError("dataset.duplicate", f"the column '{repeated}' occurs more than once", where=where)
-    label = columns.label or "label"
-    split = columns.split or ("split" if "split" in names and "split" not in (columns.features or ()) else None)
-    features = columns.features or tuple(name for name in names if name not in (label, split))
-    for name in (label, *features, *([split] if split else [])):
-        if name not in names:
-            raise SutureError(
-                "dataset.missing_column",
-                f"there is no column '{name}'; the table has {', '.join(names)}",
-                where=where,
-                hint="name them in the dataset's columns: label, features, split",
+    where = str(spec.path)
+    chosen = _choose(_schema(spec), spec)
+    codes = {name: _Codes() for name in chosen.all if name not in chosen.numbers}
+    empty: dict[str, int] = dict.fromkeys(chosen.all, 0)
+    numbers: list[NDArray[np.float64]] = []
+    keys: list[NDArray[np.void]] = []
+    rows = 0
+    with Spool() as spool:
+        for batch in _batches(spec, chosen):
+            for name in chosen.all:
+                empty[name] += batch.column(name).null_count
+            for name, column in codes.items():
+                column.add(batch.column(name))
+            # Missing cells are NaN from here to where they are filled in; cells that hold NaN count as missing.
+            values = np.stack([_numbers(batch, name, rows, where) for name in chosen.features], axis=1)
+            for name, count in zip(chosen.features, np.isnan(values).sum(axis=0).tolist(), strict=True):
+                empty[name] += count - batch.column(name).null_count
+            numbers.append(
+                np.array([_numbers(batch, name, rows, where) for name in chosen.targets if name not in codes])
             )
-    if not table.num_rows:
-        raise SutureError("dataset.empty", "the table has no rows", where=where)
+            keys.append(digests(values))
+            with np.errstate(over="ignore"):  # infinite ones are refused below
+                spool.append(values.astype(np.float32))
+            rows += len(values)
+        if not rows:
+            raise SutureError("dataset.empty", "the table has no rows", where=where)
+        _refuse_empty(chosen, empty, rows, spec)
+        inputs = spool.array((rows, len(chosen.features)), np.float32)
 
-    targets = _labels(table, label, spec)
-    names_of_splits = _text(table, split, where) if split else None
-    # Missing cells are NaN from here to where they are filled in; cells that hold NaN themselves count as missing.
-    values = np.stack([_numbers(table, name, where) for name in features], axis=1)
-    empty = np.isnan(values)
-    if empty.any() and spec.missing == "error":
-        column = int(np.argmax(empty.any(axis=0)))
-        raise SutureError(
-            "dataset.missing_values",
-            f"the column '{features[column]}' is empty in {int(empty[:, column].sum())} of {len(values)} rows",
-            where=where,
-            hint='complete or remove these rows, leave the column out of features, or set missing = "mean"',
-        )
-
-    split_rule = spec.split if names_of_splits is None else names_of_splits
-    classes = np.zeros(len(targets), dtype=np.int64) if spec.task == "regression" else targets
-    splits = divide(values, classes, split_rule, where=where)
-    if empty.any():
-        values = _fill_with_mean(values, values[splits["train"]], features, where)
+    targets = _targets(chosen, codes, np.concatenate(numbers, axis=-1).T, spec)
+    splits = split_samples(
+        np.concatenate(keys),
+        strata(targets, spec.task),
+        spec.split,
+        names=codes[chosen.split].texts if chosen.split else None,
+        groups=codes[chosen.group].texts if chosen.group else None,
+        where=where,
+    )
+    if any(empty[name] for name in chosen.features):
+        _fill_with_mean(inputs, splits["train"], chosen.features, where)
     return ArrayDataset(
-        values.astype(np.float32),
+        inputs,
         targets,
         spec.labels,
         task=spec.task,
         split=splits,
         value_range=spec.value_range,
-        channels=features,
+        channels=chosen.features,
         where=where,
     )
 
 
-def _fill_with_mean(
-    values: NDArray[np.float64], train: NDArray[np.float64], features: tuple[str, ...], where: str
-) -> NDArray[np.float64]:
-    """Return `values` with NaN replaced by the column's mean over the training rows, so that no test value leaks in."""
-    known = ~np.isnan(train)
-    counts = known.sum(axis=0)
+class _Codes:
+    """A column of text, each distinct value kept once."""
+
+    def __init__(self) -> None:
+        self._index: dict[str, int] = {}
+        self._parts: list[NDArray[np.int32]] = []
+
+    def add(self, column: Any) -> None:
+        encoded = column.dictionary_encode()
+        known = [self._index.setdefault(str(value), len(self._index)) for value in encoded.dictionary.to_pylist()]
+        # Rows without a value are refused once all are counted.
+        positions = encoded.indices.fill_null(0).to_numpy(zero_copy_only=False)
+        self._parts.append(np.array(known or [0], dtype=np.int32)[positions])
+
+    @property
+    def distinct(self) -> NDArray[np.str_]:
+        return np.array(list(self._index), dtype=np.str_)
+
+    @property
+    def codes(self) -> NDArray[np.int32]:
+        return np.concatenate(self._parts)
+
+    @property
+    def texts(self) -> NDArray[np.str_]:
+        return self.distinct[self.codes]
+
+
+def _choose(schema: Any, spec: DatasetSpec) -> _Chosen:
+    where, columns, names = str(spec.path), spec.columns, schema.names
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated is not None:
+        raise SutureError("dataset.duplicate", f"the column '{repeated}' occurs more than once", where=where)
+    targets = spec.labels if spec.task == "multilabel" else (columns.label or "label",)
+    split = columns.split or ("split" if "split" in names and "split" not in (columns.features or ()) else None)
+    reserved = {*targets, *filter(None, (split, columns.group))}
+    features = columns.features or tuple(name for name in names if name not in reserved)
+    chosen = _Chosen(
+        features,
+        targets,
+        split,
+        columns.group,
+        frozenset(features if spec.task == "classification" else (*features, *targets)),
+    )
+    for name in (*targets, *features, *filter(None, (split, columns.group))):
+        if name not in names:
+            wanted = "one column per label, features, split" if spec.task == "multilabel" else "label, features, split"
+            raise SutureError(
+                "dataset.missing_column",
+                f"there is no column '{name}'; the table has {', '.join(names)}",
+                where=where,
+                hint=f"name them in the dataset's columns: {wanted}",
+            )
+    if not features:
+        raise SutureError("dataset.missing_column", "the table has no column besides the label", where=where)
+    if leak := set(features) & reserved:
+        raise SutureError(
+            "dataset.contradiction",
+            f"the column '{min(leak)}' is a feature and says the label, split or group as well",
+            where=where,
+            hint="leave it out of features",
+        )
+    for name in sorted(chosen.numbers):
+        if not _is_number(kind := schema.field(name).type):
+            raise _not_numbers(name, str(kind), where)
+    return chosen
+
+
+def _schema(spec: DatasetSpec) -> Any:
+    """Return names and types; of CSV as its first rows show them."""
+    with _naming_the_file(spec):
+        if spec.format == "parquet":
+            with pyarrow.parquet.ParquetFile(spec.path) as file:
+                return file.schema_arrow
+        with pyarrow.csv.open_csv(
+            spec.path, convert_options=pyarrow.csv.ConvertOptions(strings_can_be_null=True)
+        ) as file:
+            return file.schema
+
+
+def _batches(spec: DatasetSpec, chosen: _Chosen) -> Iterator[Any]:
+    """Yield the chosen columns, some rows at a time: numbers as numbers or booleans, the others as they are or text."""
+    with _naming_the_file(spec, _schema(spec).names):
+        if spec.format == "parquet":
+            with pyarrow.parquet.ParquetFile(spec.path, buffer_size=1 << 20) as file:
+                yield from file.iter_batches(_ROWS, columns=chosen.all)
+            return
+        # What the first rows show as an integer may be broken further down.
+        seen = _schema(spec)
+        types = {
+            name: (pyarrow.bool_() if pyarrow.types.is_boolean(seen.field(name).type) else pyarrow.float64())
+            if name in chosen.numbers
+            else pyarrow.string()
+            for name in chosen.all
+        }
+        options = pyarrow.csv.ConvertOptions(strings_can_be_null=True, column_types=types, include_columns=chosen.all)
+        with pyarrow.csv.open_csv(spec.path, convert_options=options) as file:
+            yield from file
+
+
+@contextmanager
+def _naming_the_file(spec: DatasetSpec, names: Sequence[str] = ()) -> Iterator[None]:
+    try:
+        yield
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowException, UnicodeDecodeError) as error:
+        # Arrow's own message quotes the line it stumbled over, so it is not passed on.
+        if (cell := _BAD_CELL.search(str(error))) and int(cell[1]) < len(names):
+            raise _not_numbers(names[int(cell[1])], "text in some of its rows", str(spec.path)) from None
+        raise SutureError(
+            "dataset.unreadable",
+            "not a Parquet file" if spec.format == "parquet" else "not CSV: a row has too many or too few cells",
+            where=str(spec.path),
+            hint="a table has one header line, and one cell per column in every row",
+        ) from None
+
+
+def _is_number(kind: Any) -> bool:
+    types = pyarrow.types
+    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or types.is_null(kind))
+
+
+def _not_numbers(name: str, kind: str, where: str) -> SutureError:
+    return SutureError(
+        "dataset.not_numbers",
+        f"the column '{name}' holds {kind}, not numbers",
+        where=where,
+        hint="encode it as numbers, or leave it out of features",
+    )
+
+
+def _numbers(batch: Any, name: str, start: int, where: str) -> NDArray[np.float64]:
+    """Return a column of a batch that begins at row `start`, NaN where it is empty."""
+    column = batch.column(name)
+    values: NDArray[np.float64] = column.cast(pyarrow.float64()).to_numpy(zero_copy_only=False)
+    if np.isinf(values).any():
+        raise SutureError(
+            "dataset.not_finite",
+            f"the column '{name}' is infinite in row {start + int(np.argmax(np.isinf(values)))}",
+            where=where,
+            hint="rows are counted from 0 below the header; correct or remove it",
+        )
+    return values
+
+
+def _refuse_empty(chosen: _Chosen, empty: dict[str, int], rows: int, spec: DatasetSpec) -> None:
+    for name in chosen.all:
+        if not empty[name] or (name in chosen.features and spec.missing == "mean"):
+            continue
+        hint = "complete or remove these rows"
+        if name in chosen.features:
+            hint += ', leave the column out of features, or set missing = "mean"'
+        raise SutureError(
+            "dataset.missing_values",
+            f"the column '{name}' is empty in {empty[name]} of {rows} rows",
+            where=str(spec.path),
+            hint=hint,
+        )
+
+
+def _targets(
+    chosen: _Chosen, codes: dict[str, _Codes], numbers: NDArray[np.float64], spec: DatasetSpec
+) -> NDArray[Any]:
+    if spec.task != "classification":
+        return numbers
+    column = codes[chosen.targets[0]]
+    distinct: NDArray[Any] = column.distinct
+    if not set(distinct.tolist()) <= set(spec.labels):
+        distinct = _whole_numbers(distinct)
+    targets = label_indices(distinct, spec.labels)[column.codes]
+    refuse_unknown(targets, spec.labels, where=f"{spec.path}: {chosen.targets[0]}")
+    return targets
+
+
+def _whole_numbers(texts: NDArray[np.str_]) -> NDArray[Any]:
+    """Return the texts as integers if all of them are some, 1 or 1.0; else as they are."""
+    try:
+        values = texts.astype(np.float64)
+    except ValueError:
+        return texts
+    whole = np.isfinite(values) & (values == np.trunc(values)) & (np.abs(values) < 2**53)
+    return values.astype(np.int64) if whole.all() else texts
+
+
+def _fill_with_mean(values: NDArray[np.float32], train: Indices, features: tuple[str, ...], where: str) -> None:
+    """Replace NaN in `values` by the column's mean over the training rows, so that no test value leaks in."""
+    counts = np.zeros(len(features), dtype=np.int64)
+    sums = np.zeros(len(features))
+    for start in range(0, len(train), _ROWS):
+        rows = values[train[start : start + _ROWS]]
+        known = ~np.isnan(rows)
+        counts += known.sum(axis=0)
+        sums += np.where(known, rows, 0.0).sum(axis=0, dtype=np.float64)
     if not counts.all():
         raise SutureError(
             "dataset.missing_values",
@@ -82,79 +295,6 @@ def _fill_with_mean(
             where=where,
             hint="leave the column out of features, or complete it",
         )
-    means = np.where(known, train, 0.0).sum(axis=0) / counts
-    return np.where(np.isnan(values), means, values)
-
-
-def _read(spec: DatasetSpec) -> Any:
-    path: Path = spec.path
-    try:
-        if spec.format == "parquet":
-            return pyarrow.parquet.read_table(path)
-        return pyarrow.csv.read_csv(path, convert_options=pyarrow.csv.ConvertOptions(strings_can_be_null=True))
-    except (pyarrow.ArrowInvalid, pyarrow.ArrowException, UnicodeDecodeError):
-        # Arrow's own message quotes the line it stumbled over, so it is not passed on.
-        raise SutureError(
-            "dataset.unreadable",
-            "not a Parquet file" if spec.format == "parquet" else "not CSV: a row has too many or too few cells",
-            where=str(path),
-            hint="a table has one header line, and one cell per column in every row",
-        ) from None
-
-
-def _numbers(table: Any, name: str, where: str) -> NDArray[np.float64]:
-    column = table.column(name)
-    kind = column.type
-    if not (
-        pyarrow.types.is_integer(kind)
-        or pyarrow.types.is_floating(kind)
-        or pyarrow.types.is_boolean(kind)
-        or pyarrow.types.is_null(kind)
-    ):
-        raise SutureError(
-            "dataset.not_numbers",
-            f"the column '{name}' holds {kind}, not numbers",
-            where=where,
-            hint="encode it as numbers, or leave it out of features",
-        )
-    values: NDArray[np.float64] = column.cast(pyarrow.float64()).to_numpy()
-    if np.isinf(values).any():
-        raise SutureError(
-            "dataset.not_finite",
-            f"the column '{name}' is infinite in row {int(np.argmax(np.isinf(values)))}",
-            where=where,
-            hint="rows are counted from 0 below the header; correct or remove it",
-        )
-    return values
-
-
-def _text(table: Any, name: str, where: str) -> list[str]:
-    _refuse_nulls(table, name, where)
-    return [str(value) for value in table.column(name).to_pylist()]
-
-
-def _labels(table: Any, name: str, spec: DatasetSpec) -> NDArray[Any]:
-    where = str(spec.path)
-    if spec.task == "regression":
-        _refuse_nulls(table, name, where)
-        return _numbers(table, name, where)
-    _refuse_nulls(table, name, where)
-    column = table.column(name)
-    if pyarrow.types.is_floating(column.type):
-        values = column.to_numpy()
-        if np.array_equal(values, np.trunc(values)):
-            return index_labels(values.astype(np.int64), spec.labels, where=f"{where}: {name}")
-    if pyarrow.types.is_integer(column.type):
-        return index_labels(column.to_numpy(), spec.labels, where=f"{where}: {name}")
-    return index_labels(np.array(_text(table, name, where)), spec.labels, where=f"{where}: {name}")
-
-
-def _refuse_nulls(table: Any, name: str, where: str) -> None:
-    missing = table.column(name).null_count
-    if missing:
-        raise SutureError(
-            "dataset.missing_values",
-            f"the column '{name}' is empty in {missing} of {table.num_rows} rows",
-            where=where,
-            hint="complete or remove these rows",
-        )
+    means = (sums / counts).astype(np.float32)
+    for chunk in chunks(values):
+        np.copyto(chunk, means, where=np.isnan(chunk))

@@ -1,0 +1,282 @@
+"""A dataset held in arrays, in memory or mapped from a file; and what the readers of files share about values.
+
+Importing this module does not import torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from suture_stitching.data.dataset import Dataset
+from suture_stitching.data.spec import Split, SplitRule
+from suture_stitching.data.splits import Indices, Keys, Splits, digests, split_samples
+from suture_stitching.errors import SutureError
+from suture_stitching.portable.metadata import Task
+
+_CHUNK_BYTES = 32 * 1024 * 1024
+#: Stands for a label that is none of the dataset's.
+_UNKNOWN = np.iinfo(np.int64).min
+
+
+class ArrayDataset(Dataset):
+    """A dataset held in arrays (or memory-mapped from a file), converted batch by batch.
+
+    `inputs` are `(N, C, *spatial)`; 8- and 16-bit unsigned integers are scaled onto `value_range` (default (0, 1)),
+    other numbers are taken as they are. `targets` are label indices `(N,)`, 0 or 1 per label `(N, L)`, masks
+    `(N, *spatial)`, or values `(N, K)` or `(N,)`. `split` names a split per sample, or gives the indices of each, or is
+    the rule by which they are made; samples of one of `groups` (one per sample: a patient) are kept in one split.
+    """
+
+    def __init__(
+        self,
+        inputs: ArrayLike,
+        targets: ArrayLike,
+        labels: Sequence[str] = (),
+        *,
+        task: Task = "classification",
+        split: Sequence[str] | SplitRule | Splits | None = None,
+        groups: Sequence[str] | NDArray[Any] | None = None,
+        value_range: tuple[float, float] | None = None,
+        channels: Sequence[str] | None = None,
+        where: str = "dataset",
+    ) -> None:
+        self.where = where
+        self.task = task
+        self.labels = tuple(labels)
+        self._inputs = _as_inputs(np.asanyarray(inputs), where)
+        self._targets = _as_targets(np.asanyarray(targets), task, where)
+        self.input_shape = tuple(self._inputs.shape[1:])
+        self.channels = None if channels is None else tuple(channels)
+        self._scale = full_scale(self._inputs.dtype)
+        self.value_range = value_range or ((0.0, 1.0) if self._scale else None)
+        self._check_content()
+        if not isinstance(split, Mapping):
+            if groups is not None and len(groups) != len(self._inputs):
+                raise SutureError(
+                    "dataset.count_mismatch", f"{len(self._inputs)} samples but {len(groups)} groups", where=where
+                )
+            split = divide(self._inputs, strata(self._targets, task), split, groups=groups, where=where)
+        self._splits = split
+        self._check_splits()
+
+    def _read(self, indices: Indices, seed: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[Any]]:
+        inputs = self._inputs[indices].astype(np.float32)
+        if self._scale and self.value_range:
+            inputs = to_range(inputs, self._scale, self.value_range)
+        return inputs, self._targets[indices]
+
+    def _label_counts(self, indices: Indices) -> NDArray[np.int64]:
+        counts = np.zeros(len(self.labels), dtype=np.int64)
+        if self.task == "classification":
+            counts += np.bincount(self._targets[indices], minlength=len(self.labels))
+        elif self.task == "multilabel":
+            counts += self._targets[indices].sum(axis=0).astype(np.int64)
+        else:
+            for index in indices:
+                counts[np.unique(self._targets[index])] += 1
+        return counts
+
+    def _check_content(self) -> None:
+        if len(self._inputs) != len(self._targets):
+            raise SutureError(
+                "dataset.count_mismatch",
+                f"{len(self._inputs)} samples but {len(self._targets)} labels",
+                where=self.where,
+                hint="each sample needs exactly one label",
+            )
+        if not len(self._inputs):
+            raise SutureError("dataset.empty", "there are no samples", where=self.where)
+        if self.task == "segmentation" and self._targets.shape[1:] != self._inputs.shape[2:]:
+            raise SutureError(
+                "dataset.count_mismatch",
+                f"masks of size {self._targets.shape[1:]} for images of size {self._inputs.shape[2:]}",
+                where=self.where,
+                hint="a mask has its image's size, without the channels: (N, *spatial)",
+            )
+        if self.task == "multilabel":
+            _check_marks(self._targets, len(self.labels), self.where)
+        elif self.task != "regression":
+            _check_labels(self._targets, len(self.labels), self.where)
+        _check_values(self._targets, None, f"{self.where}: labels")
+        _check_values(self._inputs, None if self._scale else self.value_range, self.where)
+
+
+def divide(
+    inputs: NDArray[Any],
+    classes: NDArray[Any],
+    split: Sequence[str] | NDArray[Any] | SplitRule | None,
+    *,
+    groups: Sequence[str] | NDArray[Any] | None = None,
+    where: str,
+) -> dict[Split, Indices]:
+    """Return the samples of each split, by their given names or by the rule, the same for any order of the samples."""
+    keys: Keys = digests(inputs) if groups is None else ()
+    if split is None or isinstance(split, SplitRule):
+        return split_samples(keys, classes, split or SplitRule(), groups=groups, where=where)
+    if len(split) != len(inputs):
+        raise SutureError("dataset.count_mismatch", f"{len(inputs)} samples but {len(split)} split names", where=where)
+    return split_samples(keys, classes, SplitRule(), names=split, groups=groups, where=where)
+
+
+def strata(targets: NDArray[Any], task: Task) -> NDArray[np.int64]:
+    """Return the stratum `(N,)` of each sample, which splits share out alike.
+
+    With several labels per sample it is the rarest label that the sample has.
+    """
+    if task == "classification":
+        return targets.astype(np.int64)
+    if task != "multilabel":
+        return np.zeros(len(targets), dtype=np.int64)
+    rarest_first = targets[:, np.argsort(targets.sum(axis=0), kind="stable")] > 0
+    return np.where(rarest_first.any(axis=1), rarest_first.argmax(axis=1) + 1, 0).astype(np.int64)
+
+
+def full_scale(dtype: np.dtype[Any]) -> float | None:
+    """Return the largest value of an image type that is scaled (8- and 16-bit unsigned, boolean), None for others."""
+    if dtype == np.bool_:
+        return 1.0
+    if dtype in (np.uint8, np.uint16):
+        return float(np.iinfo(dtype).max)
+    return None
+
+
+def to_range(values: NDArray[np.float32], full: float, value_range: tuple[float, float]) -> NDArray[np.float32]:
+    """Map values from 0..`full` onto `value_range`, in float32."""
+    low, high = value_range
+    return values * np.float32((high - low) / full) + np.float32(low)
+
+
+def _as_inputs(inputs: NDArray[Any], where: str) -> NDArray[Any]:
+    if inputs.dtype.kind not in "buif":
+        raise SutureError("dataset.not_numbers", f"inputs are of type {inputs.dtype}, not numbers", where=where)
+    if inputs.ndim < 2:
+        raise SutureError(
+            "dataset.wrong_shape",
+            f"inputs have the shape {inputs.shape}",
+            where=where,
+            hint="inputs are (N, C) for tables, (N, C, *spatial) for images",
+        )
+    return inputs
+
+
+def _as_targets(targets: NDArray[Any], task: Task, where: str) -> NDArray[Any]:
+    if task == "regression":
+        if targets.dtype.kind not in "uif" or targets.ndim not in (1, 2):
+            raise SutureError("dataset.wrong_shape", "targets are not numbers of shape (N,) or (N, K)", where=where)
+        return targets.reshape(len(targets), -1).astype(np.float32)
+    if task == "multilabel":
+        if targets.dtype.kind not in "buif" or targets.ndim != 2:
+            raise SutureError(
+                "dataset.wrong_shape", "labels are not 0 or 1 of shape (N, L), one column per label", where=where
+            )
+        return targets.astype(np.float32)
+    if targets.dtype.kind not in "bui":
+        raise SutureError(
+            "dataset.not_numbers",
+            f"labels are of type {targets.dtype}, not integers",
+            where=where,
+            hint="labels are indices into the list of labels, counted from 0",
+        )
+    if task == "classification" and targets.ndim != 1:
+        raise SutureError("dataset.wrong_shape", f"labels have the shape {targets.shape}, not (N,)", where=where)
+    # Masks keep their narrow type until a batch is read.
+    return targets.astype(np.int64) if task == "classification" else targets
+
+
+def chunks(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Yield successive rows of `array` in pieces of bounded size, so that a memory-mapped file is never held whole."""
+    rows = max(1, _CHUNK_BYTES // max(1, array[:1].nbytes))
+    for start in range(0, len(array), rows):
+        yield array[start : start + rows]
+
+
+def _check_values(array: NDArray[Any], value_range: tuple[float, float] | None, where: str) -> None:
+    if array.dtype.kind != "f" and value_range is None:
+        return
+    start = 0
+    for chunk in chunks(array):
+        rows = chunk.reshape(len(chunk), -1)
+        if chunk.dtype.kind == "f":
+            _refuse_rows(~np.isfinite(rows), start, "dataset.not_finite", "holds NaN or infinity", where)
+        if value_range is not None:
+            low, high = value_range
+            slack = 1e-5 * (high - low)
+            outside = np.logical_or(rows < low - slack, rows > high + slack)
+            _refuse_rows(
+                outside, start, "dataset.value_range", f"has values outside the declared range {low} to {high}", where
+            )
+        start += len(chunk)
+
+
+def _check_labels(targets: NDArray[Any], labels: int, where: str) -> None:
+    start = 0
+    for chunk in chunks(targets):
+        rows = chunk.reshape(len(chunk), -1)
+        outside = np.logical_or(rows < 0, rows >= labels)
+        _refuse_rows(
+            outside, start, "dataset.label_out_of_range", f"has a label that is not one of 0 to {labels - 1}", where
+        )
+        start += len(chunk)
+
+
+def _check_marks(targets: NDArray[np.float32], labels: int, where: str) -> None:
+    if targets.shape[1] != labels:
+        raise SutureError(
+            "dataset.wrong_shape",
+            f"{targets.shape[1]} columns for {labels} labels",
+            where=where,
+            hint="each label has one column that holds 1 where a sample has it, else 0",
+        )
+    _refuse_rows((targets != 0) & (targets != 1), 0, "dataset.label_out_of_range", "has a label not 0 or 1", where)
+
+
+def _refuse_rows(bad: NDArray[np.bool_], start: int, code: str, problem: str, where: str) -> None:
+    """Raise for the first row of `bad` that has any element set; the rows begin at sample `start`."""
+    if bad.any():
+        raise SutureError(
+            code,
+            f"sample {start + int(np.argmax(bad.any(axis=1)))} {problem}",
+            where=where,
+            hint="samples are counted from 0; correct or remove it",
+        )
+
+
+def index_labels(values: NDArray[Any], labels: Sequence[str], *, where: str) -> NDArray[np.int64]:
+    """Turn labels as stored, by name or by index, into indices.
+
+    Integers are indices from 0, unless the labels are themselves those numbers' text. Raises `SutureError`
+    (`dataset.unknown_label`) naming the first sample whose label is none of `labels`.
+    """
+    distinct, inverse = np.unique(values, return_inverse=True)
+    found = label_indices(distinct, labels)[inverse].reshape(values.shape)
+    refuse_unknown(found, labels, where=where)
+    return found
+
+
+def label_indices(distinct: NDArray[Any], labels: Sequence[str]) -> NDArray[np.int64]:
+    """Return the index of each of these labels as stored, which are all there are.
+
+    `refuse_unknown` then says which samples have one that is none of `labels`.
+    """
+    names: Mapping[str, int] = {label: index for index, label in enumerate(labels)}
+    texts = [value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value) for value in distinct]
+    if distinct.dtype.kind in "bui" and not all(text in names for text in texts):
+        return distinct.astype(np.int64)
+    return np.array([names.get(text, _UNKNOWN) for text in texts], dtype=np.int64)
+
+
+def refuse_unknown(indices: NDArray[np.int64], labels: Sequence[str], *, where: str) -> None:
+    """Raise `SutureError` `dataset.unknown_label` naming the first sample whose label is none of `labels`."""
+    unknown = indices == _UNKNOWN
+    if unknown.any():
+        row = int(np.argmax(unknown.reshape(len(indices), -1).any(axis=1)))
+        raise SutureError(
+            "dataset.unknown_label",
+            f"sample {row} has a label that is not among the dataset's labels",
+            where=where,
+            hint=f"labels are {', '.join(labels)}; correct the sample (counted from 0) or the site's list",
+        )

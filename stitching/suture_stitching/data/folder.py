@@ -1,0 +1,137 @@
+"""What all folders with one file per sample have in common: only the list of files is held."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from suture_stitching.data.ahead import ahead, default_workers
+from suture_stitching.data.arrays import strata
+from suture_stitching.data.dataset import Dataset
+from suture_stitching.data.listing import UNREADABLE, Sample, list_samples
+from suture_stitching.data.spec import DatasetSpec
+from suture_stitching.data.splits import Indices, split_samples
+from suture_stitching.errors import SutureError
+
+Header = TypeVar("Header")
+
+
+class FolderDataset(Dataset, Generic[Header]):
+    """Lists the files, reads their headers, and divides them; a subclass knows how to read a file.
+
+    A file whose header cannot be read is an error that names it, or with `on_unreadable = "skip"` left out; then all
+    files are read to their end at opening, so that the splits hold what can be read.
+    """
+
+    def __init__(self, spec: DatasetSpec, suffixes: tuple[str, ...]) -> None:
+        self.task = spec.task
+        self.labels = spec.labels
+        self.value_range = spec.value_range or (0.0, 1.0)
+        self.where = str(spec.path)
+        self.workers = default_workers() if spec.workers is None else spec.workers
+        self._spec = spec
+        self._root = spec.path
+        samples, others = list_samples(spec, suffixes)
+
+        checked = list(ahead(self._header_or_error, samples, self.workers))
+        known = [(sample, it) for sample, it in zip(samples, checked, strict=True) if not isinstance(it, SutureError)]
+        if not known:
+            raise _first_error(checked)
+        self.input_shape = self._shape([sample.file for sample, _ in known], [header for _, header in known])
+        self._samples = [sample for sample, _ in known]
+        if spec.on_unreadable == "skip":
+            errors = list(ahead(self._content_error, self._samples, self.workers))
+            self._samples = [sample for sample, error in zip(self._samples, errors, strict=True) if error is None]
+            if not self._samples:
+                raise _first_error(errors)
+        kept = {sample.file for sample in self._samples}
+        self.skipped = (*others, *(sample.file for sample in samples if sample.file not in kept))
+
+        self._targets = self._known_targets()
+        grouped = any(sample.group for sample in self._samples)
+        self._splits = split_samples(
+            [sample.file.encode() for sample in self._samples],
+            strata(self._targets, self.task),
+            spec.split,
+            names=[sample.split or "" for sample in self._samples] if self._samples[0].split else None,
+            # A file of no group is a group of its own.
+            groups=[sample.group or f"/{sample.file}" for sample in self._samples] if grouped else None,
+            where=self.where,
+        )
+        self._check_splits()
+
+    @abstractmethod
+    def _header(self, sample: Sample) -> Header:
+        """Return what the file says about itself; raise `unreadable` if it cannot be read."""
+
+    @abstractmethod
+    def _shape(self, files: list[str], headers: list[Header]) -> tuple[int, ...]:
+        """Return the shape `(C, *spatial)` in which all are delivered; raise if they do not go together."""
+
+    @abstractmethod
+    def _check_content(self, sample: Sample) -> None:
+        """Read the whole sample; raise `unreadable` if that is not possible."""
+
+    @abstractmethod
+    def _mask(self, sample: Sample) -> NDArray[Any]:
+        """Return the sample's mask `(*spatial)` as stored, in label indices."""
+
+    def _indices_of_mask(self, values: NDArray[Any], file: str) -> NDArray[Any]:
+        """Return the label indices that a mask's values stand for."""
+        stand_for = np.array(self._spec.mask_values or range(len(self.labels)))
+        ascending = np.argsort(stand_for)
+        place = np.searchsorted(stand_for[ascending], values).clip(max=len(stand_for) - 1)
+        if (stand_for[ascending][place] != values).any():
+            raise SutureError(
+                "dataset.label_out_of_range",
+                "the mask has a value that is none of "
+                + ("mask_values" if self._spec.mask_values else f"0 to {len(self.labels) - 1}"),
+                where=file,
+                hint="correct the mask, or say in mask_values which value stands for each label, such as [0, 255]",
+            )
+        indices: NDArray[Any] = ascending.astype(np.min_scalar_type(len(stand_for) - 1))[place]
+        return indices
+
+    def _label_counts(self, indices: Indices) -> NDArray[np.int64]:
+        counts = np.zeros(len(self.labels), dtype=np.int64)
+        if self.task == "classification":
+            counts += np.bincount(self._targets[indices], minlength=len(self.labels))
+        elif self.task == "multilabel":
+            counts += self._targets[indices].sum(axis=0).astype(np.int64)
+        else:
+            for mask in ahead(lambda index: self._mask(self._samples[index]), indices, self.workers):
+                counts[np.unique(mask)] += 1
+        return counts
+
+    def _known_targets(self) -> NDArray[Any]:
+        """Return label indices `(N,)` or values `(N, K)`; for a segmentation nothing `(N, 0)`."""
+        targets = [sample.target for sample in self._samples]
+        if self.task == "segmentation":
+            return np.empty((len(targets), 0), dtype=np.float32)
+        if self.task == "classification":
+            return np.array([self.labels.index(str(target)) for target in targets], dtype=np.int64)
+        return np.array(targets, dtype=np.float32)
+
+    def _header_or_error(self, sample: Sample) -> Header | SutureError:
+        try:
+            return self._header(sample)
+        except SutureError as error:
+            if error.code == UNREADABLE and self._spec.on_unreadable == "skip":
+                return error
+            raise
+
+    def _content_error(self, sample: Sample) -> SutureError | None:
+        try:
+            self._check_content(sample)
+        except SutureError as error:
+            if error.code == UNREADABLE:
+                return error
+            raise
+        return None
+
+
+def _first_error(found: list[Any]) -> SutureError:
+    return next(error for error in found if isinstance(error, SutureError))

@@ -1,0 +1,31 @@
+"""Predicting a volume of any size by a model of one size: a window slides over it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+#: Windows that are predicted at once.
+_AT_ONCE = 4
+_OVERLAP = 0.25
+
+
+def predict(model: Callable[[Tensor], Sequence[Tensor]], x: Tensor, window: Sequence[int]) -> Sequence[Tensor]:
+    """Return the model's outputs `(N, k, *spatial)` for `x` `(N, C, *spatial)`, predicted in windows.
+
+    Neighbouring windows overlap by a quarter; where they do, predictions are averaged with Gaussian weights, since they
+    are best in a window's middle (Isensee et al., nnU-Net, 2021). A smaller `x` is padded with its smallest value.
+    """
+    from monai.inferers import sliding_window_inference
+
+    found: Tensor | tuple[Tensor, ...] = sliding_window_inference(
+        x,
+        tuple(window),
+        _AT_ONCE,
+        lambda part: tuple(model(part)),
+        overlap=_OVERLAP,
+        mode="gaussian",
+        cval=float(x.min()),
+    )
+    return found if isinstance(found, tuple) else (found,)
