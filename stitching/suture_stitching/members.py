@@ -1,4 +1,4 @@
-"""A member of an ensemble: a portable model with what its owner says about it."""
+"""A member of an ensemble: a portable model with what its owner says about it; and how data come to what it reads."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from suture_stitching.compatibility import channel_weights, ensemble_input
 from suture_stitching.data import Dataset, Split
 from suture_stitching.errors import SutureError
+from suture_stitching.moments import to_grid
 from suture_stitching.points import StitchPoint, find_points
 from suture_stitching.portable.metadata import InputSpec, ModelMetadata
 from suture_stitching.portable.metadata import Member as MemberRef
@@ -30,28 +33,66 @@ class Member:
 
     @property
     def input(self) -> InputSpec:
-        """The model's only input."""
-        return next(iter(self.metadata.inputs.values()))
+        """The model's only input; a size that the metadata leave free is that of the graph."""
+        spec = next(iter(self.metadata.inputs.values()))
+        channels, *sizes = self.model.graph.inputs[0].shape[1:]
+        stated = spec.spatial_shape if len(spec.spatial_shape) == len(sizes) else (None,) * len(sizes)
+        shape = tuple(size or said for size, said in zip(sizes, stated, strict=True))
+        return spec.model_copy(update={"num_channels": channels or spec.num_channels, "spatial_shape": shape})
 
     def points(self, input_shape: Sequence[int]) -> list[StitchPoint]:
-        """Return where the model can be stitched, in order: clean cuts and ends of blocks."""
-        return [point for point in find_points(self.model, input_shape) if point.clean or point.block]
+        """Return where the model can be stitched, in order: clean cuts and ends of blocks, token sequences in parts.
+
+        `input_shape` is the ensemble's, `(C, *spatial)`.
+        """
+        shape = _with_sizes(self.input, input_shape)
+        found = find_points(self.model, shape)
+        return [part for point in found if point.clean or point.block for part in point.parts()]
 
 
-def value_range(members: Sequence[Member]) -> tuple[float, float] | None:
-    """Return the range of the ensemble's inputs: the one that the first member to name one names."""
-    return next((member.input.value_range for member in members if member.input.value_range is not None), None)
+def shared_input(members: Sequence[Member]) -> InputSpec:
+    """Return what the ensemble of these reads; raises `SutureError` `members.incompatible` for other ranks."""
+    inputs = [member.input for member in members]
+    for member, spec in zip(members, inputs, strict=True):
+        if len(spec.spatial_shape) != len(inputs[0].spatial_shape):
+            raise SutureError(
+                "members.incompatible",
+                f"{members[0].ref.repo} reads inputs with {len(inputs[0].spatial_shape)} spatial axes, "
+                f"{member.ref.repo} with {len(spec.spatial_shape)}",
+                hint="choose models for data of one kind: all of slices, or all of volumes",
+            )
+    return ensemble_input(inputs)
+
+
+def input_shape(members: Sequence[Member], dataset: Dataset) -> tuple[int, ...]:
+    """Return the shape `(C, *spatial)` that the ensemble reads `dataset` in; sizes that are free are the dataset's."""
+    return _with_sizes(shared_input(members), dataset.input_shape)
 
 
 def batches(
     members: Sequence[Member], dataset: Dataset, split: Split, device: str | torch.device, *, seed: int | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield inputs in the ensemble's value range and their targets, on `device`; `seed` shuffles them."""
-    ours, theirs = value_range(members), dataset.value_range
+    """Yield inputs as the ensemble reads them and their targets, on `device`; `seed` shuffles them.
+
+    Values are brought from the dataset's range to the ensemble's, channels and sizes to its own; masks follow.
+    """
+    spec, sizes = shared_input(members), input_shape(members, dataset)[1:]
+    ours, theirs = spec.value_range, dataset.value_range
+    weights = channel_weights(
+        (dataset.input_shape[0], dataset.channels), (spec.num_channels, spec.channels), spec.format
+    )
+    matrix = None if weights is None else torch.tensor(weights, device=device)
     for x, y in dataset.batches(split, batch_size(dataset), seed=seed):
+        x, y = x.to(device), y.to(device)
         if ours and theirs and ours != theirs:
             x = (x - theirs[0]) * ((ours[1] - ours[0]) / (theirs[1] - theirs[0])) + ours[0]
-        yield x.to(device), y.to(device)
+        if matrix is not None:
+            x = (x.movedim(1, -1) @ matrix.T).movedim(-1, 1)
+        if x.shape[2:] != sizes:
+            x = to_grid(x, sizes)
+            if dataset.task == "segmentation":
+                y = F.interpolate(y.unsqueeze(1).float(), size=sizes, mode="nearest-exact").squeeze(1).to(y.dtype)
+        yield x, y
 
 
 def batch_size(dataset: Dataset) -> int:
@@ -68,7 +109,10 @@ def number_of_batches(dataset: Dataset, split: Split) -> int:
 
 
 def check_inputs(members: Sequence[Member], dataset: Dataset) -> None:
-    """Raise `SutureError` (`dataset.wrong_shape`, `member.input`) unless every member can read this dataset."""
+    """Raise `SutureError` (`dataset.*`, `member.input`, `members.incompatible`) unless the members can read these data.
+
+    Sizes may differ, and channels as far as `channel_weights` converts them.
+    """
     for member in members:
         inputs = member.model.graph.inputs
         if len(inputs) != 1 or inputs[0].dtype != "float32":
@@ -78,15 +122,30 @@ def check_inputs(members: Sequence[Member], dataset: Dataset) -> None:
                 where=member.ref.repo,
                 hint="export the model in float32, with its other inputs fixed",
             )
-        expected = inputs[0].shape[1:]
-        fits = len(expected) == len(dataset.input_shape) and all(
-            want is None or want == have for want, have in zip(expected, dataset.input_shape, strict=True)
+    if dataset.task != members[0].metadata.task:
+        raise SutureError(
+            "dataset.wrong_task",
+            f"the dataset is for {dataset.task}, the models do {members[0].metadata.task}",
+            where=dataset.where,
         )
-        if not fits:
-            raise SutureError(
-                "dataset.wrong_shape",
-                f"samples have the shape {dataset.input_shape}, {member.ref.repo} reads "
-                f"({', '.join('any' if size is None else str(size) for size in expected)})",
-                where=dataset.where,
-                hint="resize the data to (C, *spatial) as the model's suture.json says",
-            )
+    spec = shared_input(members)
+    have = (dataset.input_shape[0], dataset.channels)
+    problem = None
+    try:
+        channel_weights(have, (spec.num_channels, spec.channels), spec.format)
+    except ValueError as error:
+        problem = str(error)
+    if problem or len(dataset.input_shape) != 1 + len(spec.spatial_shape):
+        sizes = ", ".join("any" if size is None else str(size) for size in (spec.num_channels, *spec.spatial_shape))
+        raise SutureError(
+            "dataset.wrong_shape",
+            f"samples have the shape {dataset.input_shape}, the models together read ({sizes})"
+            + (f": {problem}" if problem else ""),
+            where=dataset.where,
+            hint="give the data as (C, *spatial), with the channels that the models' suture.json names",
+        )
+
+
+def _with_sizes(spec: InputSpec, shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the input's channels and fixed sizes, with the free ones from `shape` `(C, *spatial)`."""
+    return (spec.num_channels, *(fixed or given for fixed, given in zip(spec.spatial_shape, shape[1:], strict=True)))
