@@ -1,0 +1,202 @@
+"""Every way to use several parties' models, side by side: `python benchmarks/study.py digits --seeds 5`.
+
+    python benchmarks/study.py digits heart cells --data FOLDER
+    python benchmarks/study.py --task segmentation --party NORTH=north.npz --party SOUTH=south.npz --budget 60
+    python benchmarks/study.py --task classification --party A=a.csv --party B=b.csv --label COLUMN
+
+Each party's data are divided into training, validation and test samples, and each party trains a network of a design
+of its own. Compared are, on the same divisions and seeds: each model alone, the plain ensemble, distillation, weight
+averaging, federated averaging, training on all data together, and stitching, with each party as the requester in turn.
+Writes a page with the tables, plots, and JSON with versions, seeds and hardware.
+
+`.npz` files hold `images` (N, H, W[, C]) or (N, C, H, W), with `masks` (N, H, W) or `labels` (N,), and optionally
+`group` (N,), whose samples stay in one split; `.csv` files have a header, and may have a column `group`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from common import write_json
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from study_parts import plots, table
+from study_parts.data import Study, digits_study
+from study_parts.reading import cells_study, files_study, heart_study
+from study_parts.run import Runner, SeedResult
+from study_parts.summary import Summary, summarise
+from study_parts.training import OnShare
+
+from suture_stitching.errors import SutureError
+
+KNOWN = ("digits", "heart", "cells")
+METRICS = {"classification": "accuracy", "segmentation": "Dice"}
+#: Minutes for data that are not among the known ones.
+BUDGET = 60.0
+#: Part of the bounded time that is kept back for reading data, starting up and writing the results.
+SPARE = 0.04
+
+
+class Stages:
+    """Shows which stage of a seed's work is being done, and how long each one took."""
+
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._task = bar.add_task("", total=1.0)
+        self._started, self._name, self._title = time.perf_counter(), "", ""
+        self.seconds: dict[str, float] = {}
+
+    def begin(self, title: str) -> None:
+        """Begin a seed."""
+        self._title, self._name, self.seconds = title, "", {}
+
+    def __call__(self, name: str) -> OnShare:
+        """Begin a stage; return where to report the part of it that is done."""
+        self.end()
+        self._name, self._started = name, time.perf_counter()
+        self._bar.update(self._task, description=f"{self._title}: {name}", completed=0.0)
+        return lambda done: self._bar.update(self._task, completed=done)
+
+    def end(self) -> None:
+        """End the present stage."""
+        if self._name:
+            self.seconds[self._name] = time.perf_counter() - self._started
+            if not self._bar.console.is_terminal:
+                self._bar.console.print(f"{self._title}: {self._name}, {self.seconds[self._name]:.1f} s")
+            self._name = ""
+
+
+@contextmanager
+def stages(console: Console) -> Iterator[Stages]:
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        yield Stages(bar)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What was asked for."""
+
+    seeds: int
+    first_seed: int
+    budget: float | None
+    device: torch.device
+    out: Path
+
+
+def study_of(options: argparse.Namespace) -> list[Study]:
+    """Return the studies that the command line names; raises `SutureError` or `SystemExit` for what cannot be."""
+    if options.party:
+        if options.task is None:
+            raise SystemExit("--party needs --task segmentation or --task classification")
+        pairs = [str(one).partition("=") for one in options.party]
+        if len(pairs) < 2 or any(not name or not file for name, _, file in pairs):
+            raise SystemExit("give --party NAME=FILE twice or more")
+        files = {name: Path(file) for name, _, file in pairs}
+        for file in files.values():
+            if not file.is_file():
+                raise SystemExit(f"there is no file {file}")
+        return [files_study(options.task, files, options.label)]
+    names = options.studies or (KNOWN if options.data else ("digits",))
+    if options.data is None and set(names) - {"digits"}:
+        raise SystemExit("heart and cells need --data FOLDER")
+    makers = {"heart": heart_study, "cells": cells_study}
+    return [digits_study() if name == "digits" else makers[name](options.data) for name in names]
+
+
+def measure(study: Study, settings: Settings, console: Console) -> Summary:
+    """Run a study within its time, print and write what it found."""
+    started = time.perf_counter()
+    results: list[SeedResult] = []
+    notes = list(study.notes)
+    with stages(console) as stage:
+        stage.begin(study.name)
+        stage("trying the networks")
+        runner = Runner(study, settings.device)
+        seconds = None if settings.budget is None else settings.budget * 60 * (1 - SPARE)
+        for index, seed in enumerate(range(settings.first_seed, settings.first_seed + settings.seeds)):
+            share = None
+            if seconds is not None:
+                left = seconds - (time.perf_counter() - started)
+                # As many seeds as can be trained in full; one, cut short, where there is not time for that.
+                fitting = max(1, min(settings.seeds - index, int(left / runner.full_seconds)))
+                if index and left < 0.8 * runner.seed_seconds(results):
+                    break
+                share = left / fitting
+            stage.begin(f"{study.name}, seed {seed}")
+            with tempfile.TemporaryDirectory() as folder:
+                result = runner.run(seed, share, stage, Path(folder))
+            stage.end()
+            result.seconds.update(stage.seconds)
+            results.append(result)
+            notes += [f"Seed {seed}: {note}" for note in result.notes]
+            console.print(f"{study.name}, seed {seed}: {sum(stage.seconds.values()):.0f} s")
+    notes += runner.notes
+    summary = summarise(study.parties, results)
+    write(study, settings, summary, results, notes)
+    table.show(console, study.name, METRICS[study.task], study.parties, summary)
+    for note in notes:
+        console.print(f"- {note}")
+    return summary
+
+
+def write(
+    study: Study, settings: Settings, summary: Summary, results: Sequence[SeedResult], notes: Sequence[str]
+) -> None:
+    """Write page, plots and JSON into the folder for results."""
+    settings.out.mkdir(parents=True, exist_ok=True)
+    metric = METRICS[study.task]
+    names = []
+    for asked in summary.asked:
+        names.append(f"{study.name}-{asked.requester}.svg")
+        (settings.out / names[-1]).write_text(plots.plot(asked, summary, study.parties, metric))
+    page = table.markdown(study.name, metric, study.parties, summary, notes, names)
+    (settings.out / f"{study.name}.md").write_text(page)
+    write_json(
+        settings.out / f"{study.name}.json",
+        "study",
+        table.document(study.task, metric, study.parties, summary, results, notes),
+        seeds=[result.seed for result in results],
+        budget_minutes=settings.budget,
+        device=str(settings.device),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("studies", nargs="*", choices=[*KNOWN, []], help="which of the known data; all that there are")
+    parser.add_argument("--data", type=Path, help="folder with the tables of heart disease and the cells' images")
+    parser.add_argument("--task", choices=["segmentation", "classification"], help="of the parties' files")
+    parser.add_argument("--party", action="append", metavar="NAME=FILE", help="a party's .npz or .csv, twice or more")
+    parser.add_argument("--label", metavar="COLUMN", help="of the tables")
+    parser.add_argument("--seeds", type=int, default=5, help="at most so many (default 5)")
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--budget", type=float, metavar="MINUTES", help=f"for each study (own files: {BUDGET:g})")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--out", type=Path, default=Path("study-results"), help="folder for results")
+    parser.add_argument("--check", action="store_true", help="exit with 1 where a target is missed")
+    options = parser.parse_args(arguments)
+    budget = options.budget or (BUDGET if options.party else None)
+    name = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    settings = Settings(options.seeds, options.first_seed, budget, torch.device(name), options.out)
+    console = Console(width=160 if not sys.stdout.isatty() else None)
+    try:
+        summaries = [measure(study, settings, console) for study in study_of(options)]
+    except SutureError as error:
+        console.print(f"[red]{error}[/red]")
+        return 2
+    missed = sum(summary.missed for summary in summaries)
+    console.print(f"{missed} targets missed" if missed else "all targets met")
+    return 1 if missed and options.check else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

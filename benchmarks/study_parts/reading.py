@@ -1,0 +1,288 @@
+"""Parties' files become a study: arrays in `.npz`, tables in `.csv`, and the medical data this benchmark knows."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from study_parts.data import IMAGE_SHARES, Samples, Study, divided, tables_study
+from study_parts.nets import LARGE, UNet
+from suture_stitching.errors import SutureError
+from suture_stitching.portable.metadata import Task
+
+#: Larger images are made smaller.
+LARGEST = 256
+HOSPITALS = {
+    "cleveland": "heart_cleveland",
+    "hungarian": "heart_hungarian",
+    "switzerland": "heart_switzerland",
+    "va": "heart_va",
+}
+LABORATORIES = {"tecom": "wbc_tecom", "cellavision": "wbc_cellavision"}
+
+
+def heart_study(folder: Path) -> Study:
+    """Return heart disease (0, 1) at four hospitals, from the UCI tables."""
+    return table_files(
+        "heart",
+        {party: folder / f"{file}.csv" for party, file in HOSPITALS.items()},
+        label="disease",
+        categories=("cp", "restecg", "slope", "thal"),
+        ignored=("num",),
+        zero_is_missing=("chol",),
+    )
+
+
+def cells_study(folder: Path) -> Study:
+    """Return white blood cells (background, cytoplasm, nucleus) at two laboratories."""
+    files = {party: folder / f"{file}.npz" for party, file in LABORATORIES.items()}
+    return image_files("cells", "segmentation", files, masks="masks3", labels=("background", "cytoplasm", "nucleus"))
+
+
+def files_study(task: Task, files: Mapping[str, Path], label: str | None) -> Study:
+    """Return a study of the parties' own files, all `.npz` or all `.csv`."""
+    kinds = {path.suffix.lower() for path in files.values()}
+    if kinds == {".csv"}:
+        if task != "classification" or label is None:
+            raise SutureError("study.task", "tables are for classification, with --label COLUMN", where="--party")
+        return table_files("tables", files, label=label)
+    if kinds == {".npz"}:
+        return image_files(task, task, files)
+    raise SutureError("study.files", "the parties' files must all be .npz or all .csv", where="--party")
+
+
+def table_files(
+    name: str,
+    files: Mapping[str, Path],
+    *,
+    label: str,
+    categories: Sequence[str] = (),
+    ignored: Sequence[str] = (),
+    zero_is_missing: Sequence[str] = (),
+) -> Study:
+    """Return a study of tables with a header; columns with text are categories, `group` keeps rows together."""
+    rows = {party: _rows(path) for party, path in files.items()}
+    for party, own in rows.items():
+        if not own or label not in own[0]:
+            raise SutureError("study.label", f"there is no column '{label}', or no row", where=str(files[party]))
+        rows[party] = [row for row in own if row[label] != ""]
+    shared = [column for column in next(iter(rows.values()))[0] if all(column in own[0] for own in rows.values())]
+    columns = [column for column in shared if column not in (label, "group", *ignored)]
+    notes = []
+    if left := sorted({column for own in rows.values() for column in own[0]} - set(shared)):
+        notes.append(f"Columns that not every party has were left out: {', '.join(left)}.")
+    features: dict[str, list[NDArray[np.float32]]] = {party: [] for party in files}
+    channels: list[str] = []
+    kinds: list[bool] = []
+    for column in columns:
+        values = {party: [row[column] for row in own] for party, own in rows.items()}
+        seen = sorted({value for own in values.values() for value in own} - {""})
+        as_category = column in categories or not all(_is_number(value) for value in seen)
+        if as_category and column not in categories and len(seen) > 20:
+            notes.append(f"Column '{column}' has text with {len(seen)} values and was left out.")
+            continue
+        channels += [f"{column}={value}" for value in seen] if as_category else [column]
+        kinds += [not as_category] * (len(seen) if as_category else 1)
+        for party, own in values.items():
+            if as_category:
+                features[party].append(_one_hot(own, seen))
+            else:
+                features[party].append(_numbers(own, column in zero_is_missing)[:, None])
+    labels = sorted({row[label] for own in rows.values() for row in own}, key=_by_number)
+    tables = {
+        party: (
+            np.concatenate(features[party], axis=1),
+            np.array([labels.index(row[label]) for row in own], dtype=np.int64),
+            np.array([row["group"] for row in own]) if "group" in own[0] else None,
+        )
+        for party, own in rows.items()
+    }
+    notes.append("Numbers were brought to mean 0 and deviation 1 by each party's own training samples.")
+    return tables_study(name, tables, labels, channels, np.array(kinds), notes)
+
+
+def image_files(
+    name: str,
+    task: Task,
+    files: Mapping[str, Path],
+    *,
+    masks: str = "masks",
+    labels: Sequence[str] | None = None,
+) -> Study:
+    """Return a study of images with masks or labels; channels and sizes are made alike, and notes say how."""
+    notes: list[str] = []
+    arrays = {party: _arrays(path, masks if task == "segmentation" else "labels") for party, path in files.items()}
+    images = {party: _scaled(_channels_first(own[0], files[party])) for party, own in arrays.items()}
+    images = _same_channels(images, notes)
+    truths = {party: own[1] for party, own in arrays.items()}
+    values: Sequence[Any]
+    if task == "segmentation":
+        truths = {party: _mask_values(party, mask, notes) for party, mask in truths.items()}
+    values = sorted({value for truth in truths.values() for value in np.unique(truth).tolist()})
+    if task == "segmentation" and values[0] != 0:
+        notes.append(f"No mask has the value 0; {values[0]} is taken for the background.")
+    if len(values) < 2:
+        raise SutureError("study.one_class", "there is a single class in all parties' data", where=name)
+    table = {value: index for index, value in enumerate(values)}
+    targets = {party: _looked_up(truth, table) for party, truth in truths.items()}
+    size = _size(next(iter(images.values())).shape[2:], task)
+    samples = {}
+    for party, own in images.items():
+        if own.shape[2:] != size:
+            notes.append(f"{party}: images of {own.shape[2]} x {own.shape[3]} were resized to {size[0]} x {size[1]}.")
+            own = _resized(own, size)
+        target = targets[party]
+        if task == "segmentation" and target.shape[1:] != size:
+            target = _resized_masks(target, size)
+        samples[party] = Samples(own, target, arrays[party][2])
+    named = labels or ([f"label {value}" for value in values] if task == "classification" else _mask_labels(values))
+
+    return Study(
+        name,
+        task,
+        tuple(named),
+        tuple(files),
+        lambda seed: divided(samples, seed, IMAGE_SHARES),
+        augment=min(size) >= LARGE // 2,
+        notes=notes,
+    )
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return [{key: (value or "").strip() for key, value in row.items() if key} for row in csv.DictReader(file)]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _by_number(text: str) -> tuple[float, str]:
+    return (float(text) if _is_number(text) else float("inf"), text)
+
+
+def _numbers(values: Sequence[str], zero_is_missing: bool) -> NDArray[np.float32]:
+    numbers = np.array([float(value) if value else np.nan for value in values], dtype=np.float32)
+    numbers[~np.isfinite(numbers)] = np.nan
+    return np.where(numbers == 0, np.nan, numbers).astype(np.float32) if zero_is_missing else numbers
+
+
+def _one_hot(values: Sequence[str], seen: Sequence[str]) -> NDArray[np.float32]:
+    return np.array([[float(value == one) for one in seen] for value in values], dtype=np.float32)
+
+
+def _arrays(path: Path, wanted: str) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]:
+    with np.load(path, allow_pickle=False) as file:
+        for name in ("images", wanted):
+            if name not in file.files:
+                raise SutureError(
+                    "study.arrays", f"there is no array '{name}' among {', '.join(file.files)}", where=str(path)
+                )
+        images, truth = file["images"], file[wanted]
+        group = file["group"] if "group" in file.files else None
+    if len(images) != len(truth) or (group is not None and len(group) != len(images)):
+        raise SutureError("study.arrays", f"{len(images)} images, but {len(truth)} {wanted}", where=str(path))
+    return images, truth, group
+
+
+def _channels_first(images: NDArray[Any], path: Path) -> NDArray[Any]:
+    if images.ndim == 3:
+        return images[:, None]
+    if images.ndim != 4:
+        raise SutureError("study.arrays", f"images have the shape {images.shape}", where=str(path))
+    return np.moveaxis(images, -1, 1) if images.shape[-1] <= 4 < images.shape[1] else images
+
+
+def _scaled(images: NDArray[Any]) -> NDArray[Any]:
+    """Return images as uint8 where they are, else as float32 in 0..1."""
+    if images.dtype == np.uint8:
+        return images
+    values = np.nan_to_num(images.astype(np.float32))
+    low, high = float(values.min()), float(values.max())
+    if low >= 0 and high <= 1:
+        return values
+    if low >= 0 and high <= 255:
+        return values / 255
+    return (values - low) / max(high - low, 1e-6)
+
+
+def _same_channels(images: dict[str, NDArray[Any]], notes: list[str]) -> dict[str, NDArray[Any]]:
+    colour = any(own.shape[1] >= 3 for own in images.values())
+    alike = {}
+    for party, own in images.items():
+        if own.shape[1] == 4:
+            notes.append(f"{party}: the fourth channel of the images was left out.")
+            own = own[:, :3]
+        elif colour and own.shape[1] == 1:
+            notes.append(f"{party}: grey images were repeated in three channels.")
+            own = np.repeat(own, 3, axis=1)
+        elif own.shape[1] == 2:
+            notes.append(f"{party}: the second channel of the images was left out.")
+            own = own[:, :1] if not colour else np.repeat(own[:, :1], 3, axis=1)
+        alike[party] = own
+    if len({own.dtype for own in alike.values()}) > 1:
+        alike = {party: own.astype(np.float32) / 255 if own.dtype == np.uint8 else own for party, own in alike.items()}
+    return alike
+
+
+def _mask_values(party: str, masks: NDArray[Any], notes: list[str]) -> NDArray[np.int64]:
+    if masks.ndim == 4 and masks.shape[-1] == 1:
+        masks = masks[..., 0]
+    elif masks.ndim == 4 and masks.shape[1] == 1:
+        masks = masks[:, 0]
+    values = np.unique(masks)
+    if masks.dtype.kind == "f" and not np.array_equal(values, np.round(values)):
+        notes.append(f"{party}: masks of fractions were cut at half of their largest value.")
+        return (masks > 0.5 * values[-1]).astype(np.int64)
+    if len(values) > 32:
+        notes.append(f"{party}: masks of {len(values)} grey values were cut at half of the largest.")
+        return (masks > 0.5 * float(values[-1])).astype(np.int64)
+    if len(values) == 2 and values[0] == 0 and values[1] != 1:
+        notes.append(f"{party}: masks of 0 and {int(values[1])} were read as 0 and 1.")
+        return (masks > 0).astype(np.int64)
+    return masks.astype(np.int64)
+
+
+def _mask_labels(values: Sequence[Any]) -> list[str]:
+    return ["background", "foreground"] if len(values) == 2 else ["background", *(f"class {v}" for v in values[1:])]
+
+
+def _looked_up(truth: NDArray[Any], table: Mapping[Any, int]) -> NDArray[Any]:
+    found = np.zeros(truth.shape, dtype=np.uint8 if truth.ndim > 1 else np.int64)
+    for value, index in table.items():
+        found[truth == value] = index
+    return found
+
+
+def _size(first: Sequence[int], task: Task) -> tuple[int, int]:
+    """Return the first party's size, at most `LARGEST`; for segmentation a multiple of what a U-Net halves."""
+    shrink = min(1.0, LARGEST / max(first))
+    multiple = UNet.MULTIPLE if task == "segmentation" else 1
+    height, width = (max(multiple, round(side * shrink / multiple) * multiple) for side in first)
+    return height, width
+
+
+def _resized(images: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    parts = []
+    for start in range(0, len(images), 64):
+        x = torch.from_numpy(np.ascontiguousarray(images[start : start + 64])).float()
+        y = F.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False).numpy()
+        parts.append(y.round().clip(0, 255).astype(np.uint8) if images.dtype == np.uint8 else y)
+    return np.concatenate(parts)
+
+
+def _resized_masks(masks: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    x = torch.from_numpy(np.ascontiguousarray(masks)).float()[:, None]
+    resized: NDArray[Any] = F.interpolate(x, size, mode="nearest-exact")[:, 0].numpy().astype(masks.dtype)
+    return resized

@@ -1,0 +1,393 @@
+"""All methods on one division of the parties' data: train, combine, stitch, and measure at every party."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import moocore
+import numpy as np
+import torch
+from torch import nn
+
+from study_parts import references
+from study_parts.data import Part, PartyData, Study, joined
+from study_parts.references import Predictor
+from study_parts.scores import Floats, auroc, balanced_accuracy, sample_scores
+from study_parts.training import Machine, OnShare, machine_for, recipe_of, train
+from suture_stitching.compose import compose
+from suture_stitching.documents import Evaluation
+from suture_stitching.errors import SutureError
+from suture_stitching.evaluate import evaluate
+from suture_stitching.fit import FitOptions, FitResult, Member, fit
+from suture_stitching.portable.export import export
+from suture_stitching.portable.metadata import Member as MemberRef
+from suture_stitching.portable.metadata import ModelMetadata
+from suture_stitching.portable.runtime import load
+from suture_stitching.progress import Progress
+from suture_stitching.select import choose
+
+#: Part of a bounded time that is left for fitting and evaluating.
+FOR_FITTING = 0.35
+
+#: Opens a stage of the work by its name and returns where to report how much of it is done.
+OnStage = Callable[[str], OnShare]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One method at one party: a score per test sample, and metrics that are no means of such scores."""
+
+    scores: Floats
+    besides: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Stitched:
+    """What a requester's fit gave: which candidate was chosen, and all candidates' metrics on test data."""
+
+    chosen: str
+    kind: Literal["single", "ensemble", "stitched"]
+    refined: bool
+    gated: bool
+    candidates: dict[str, dict[str, float]]
+    kinds: dict[str, str]
+    #: Not dominated on the parties' validation data.
+    front: tuple[str, ...]
+    hypervolume: float
+    #: The same of the candidates that are no stitched ones.
+    plain_hypervolume: float
+    seconds: float
+    options: dict[str, Any]
+
+
+@dataclass
+class SeedResult:
+    """All methods for one seed; those of one requester have its name behind a colon."""
+
+    seed: int
+    methods: dict[str, dict[str, Measured]] = field(default_factory=dict)
+    stitched: dict[str, Stitched] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+class TimeLeft:
+    """Shares out the time up to a moment over what is still to be trained and fitted."""
+
+    def __init__(self, seconds: float | None, costs: float, fits: int) -> None:
+        self._end = None if seconds is None else time.perf_counter() + seconds
+        self._fitting = 0.0 if seconds is None else seconds * FOR_FITTING
+        self._costs, self._fits = costs, fits
+
+    def training(self, cost: float) -> float:
+        """Return the seconds for a training of this cost, in the unit of all costs."""
+        if self._end is None:
+            return float("inf")
+        left = self._end - self._fitting - time.perf_counter()
+        share = max(left, 1e-3) * cost / max(self._costs, 1e-9)
+        self._costs -= cost
+        return share
+
+    def fit(self) -> float:
+        """Return the seconds for the next fit and its evaluations."""
+        if self._end is None:
+            return float("inf")
+        left = self._end - time.perf_counter()
+        share = max(left, 1e-3) / max(self._fits, 1)
+        self._fits -= 1
+        return share
+
+
+class Runner:
+    """Runs one study's seeds on one machine."""
+
+    def __init__(self, study: Study, device: torch.device) -> None:
+        self._study = study
+        first = study.divide(0)
+        self._input_shape = next(iter(first.values())).inputs.shape[1:]
+        self._recipe = recipe_of(study.task, len(self._input_shape) - 1, study.augment)
+        sizes = [int((own.split == "train").sum()) for own in first.values()]
+        trials = [
+            machine_for(
+                study.untrained(design, self._input_shape, 0), own.part("train", device), device, self._recipe.batch
+            )
+            for design, own in enumerate(first.values())
+        ]
+        # Most of them decide, so that all of a study's networks are run alike.
+        halves = sum(machine.half for machine, _ in trials)
+        self._machine = Machine(device, 2 * halves > len(trials))
+        half = "bfloat16, channels last" if self._machine.half else "float32"
+        self.notes = [f"Trained in {half} on {device.type}, at most {self._recipe.epochs} epochs."]
+        #: Seconds of a full training of each design on one party's data.
+        self._costs = [[self._recipe.steps(size) * seconds for size in sizes] for _, seconds in trials]
+        self._all_costs = [self._recipe.steps(sum(sizes)) * seconds for _, seconds in trials]
+
+    @property
+    def full_seconds(self) -> float:
+        """About how long all trainings and fits of a seed take when nothing bounds them."""
+        return self._training_costs() / (1 - FOR_FITTING)
+
+    @staticmethod
+    def seed_seconds(results: Sequence[SeedResult]) -> float:
+        """Return how long the last seed took."""
+        return sum(results[-1].seconds.values())
+
+    def _training_costs(self) -> float:
+        own = sum(costs[party] for party, costs in enumerate(self._costs))
+        return 2 * own + sum(self._costs[0][1:]) + self._all_costs[0] + sum(self._all_costs)
+
+    def run(self, seed: int, seconds: float | None, stage: OnStage, folder: Path) -> SeedResult:
+        """Return the results of all methods for `seed`; `seconds` bounds the time, `folder` holds the members."""
+        return _Seed(self, self._study, seed, seconds, stage, folder).run()
+
+
+class _Seed:
+    def __init__(
+        self, runner: Runner, study: Study, seed: int, seconds: float | None, stage: OnStage, folder: Path
+    ) -> None:
+        self._study, self._seed, self._stage, self._folder = study, seed, stage, folder
+        self._recipe, self._machine = runner._recipe, runner._machine
+        self._costs, self._all_costs = runner._costs, runner._all_costs
+        self._left = TimeLeft(seconds, runner._training_costs(), len(study.parties))
+        self._data: dict[str, PartyData] = study.divide(seed)
+        device = self._machine.device
+        self._parts = {
+            split: [self._data[party].part(split, device) for party in study.parties]
+            for split in ("train", "validation", "test")
+        }
+        self._shape = next(iter(self._data.values())).inputs.shape[1:]
+        self._result = SeedResult(seed)
+
+    def run(self) -> SeedResult:
+        names = self._study.parties
+        members = [self._trained(f"{party}: own model", index, self._own(index)) for index, party in enumerate(names)]
+        for party, module in zip(names, members, strict=True):
+            self._measure(f"alone: {party}", references.of_network(module, self._machine))
+        plain = references.mean_of_probabilities(members, self._machine)
+        self._measure("plain ensemble", plain)
+        self._measure("plain ensemble (logits)", references.mean_of_logits(members, self._machine))
+        for index, party in enumerate(names):
+            part = references.taught(self._parts["train"][index], plain)
+            student = self._trained(f"{party}: distilled", index, self._own(index), part=part, start=100)
+            self._measure(f"distilled: {party}", references.of_network(student, self._machine))
+        # The first party's own model is one of the common set: it started where all of them start.
+        common = [members[0]] + [
+            self._trained(f"{party}: model of the common design", 0, self._own(index, design=0))
+            for index, party in enumerate(names)
+            if index > 0
+        ]
+        sizes = [float(len(part)) for part in self._parts["train"]]
+        self._measure("weight averaging", references.of_network(references.averaged(common, sizes), self._machine))
+        self._measure("federated averaging", references.of_network(self._federated(), self._machine))
+        self._union()
+        self._stitch(members)
+        return self._result
+
+    def _own(self, index: int, design: int | None = None) -> tuple[Part, list[Part], float]:
+        """Return a party's training samples, its validation samples, and what a training on them costs."""
+        cost = self._costs[index if design is None else design][index]
+        return self._parts["train"][index], [self._parts["validation"][index]], cost
+
+    def _untrained(self, design: int, start: int = 0) -> nn.Module:
+        return self._study.untrained(design, self._shape, self._seed + 1000 * start)
+
+    def _trained(
+        self,
+        name: str,
+        design: int,
+        data: tuple[Part, list[Part], float],
+        *,
+        part: Part | None = None,
+        start: int = 0,
+    ) -> nn.Module:
+        own, validation, cost = data
+        return train(
+            self._untrained(design, start),
+            part or own,
+            validation,
+            self._recipe,
+            self._machine,
+            seconds=self._left.training(cost),
+            seed=self._seed,
+            progress=self._stage(name),
+        )
+
+    def _federated(self) -> nn.Module:
+        return references.federated(
+            self._untrained(0),
+            self._parts["train"],
+            self._parts["validation"],
+            self._recipe,
+            self._machine,
+            seconds=self._left.training(self._all_costs[0]),
+            seed=self._seed,
+            progress=self._stage("federated averaging"),
+        )
+
+    def _union(self) -> None:
+        """Train every design on all data, and keep the one that is best on the parties' validation data."""
+        together = joined(self._parts["train"])
+        trained = [
+            self._trained(f"union, design {design}", design, (together, self._parts["validation"], cost))
+            for design, cost in enumerate(self._all_costs)
+        ]
+
+        def on_validation(module: nn.Module) -> float:
+            predict = references.of_network(module, self._machine)
+            return float(np.mean([self._scores(predict, part).mean() for part in self._parts["validation"]]))
+
+        best = max(trained, key=on_validation)
+        self._measure("union training", references.of_network(best, self._machine))
+
+    def _scores(self, predict: Predictor, part: Part) -> Floats:
+        return sample_scores(self._study.task, predict(part), part.y.long()).cpu().numpy()  # type: ignore[no-any-return]
+
+    def _measure(self, method: str, predict: Predictor) -> None:
+        """Measure a method at every party."""
+        found = {}
+        for party, part in zip(self._study.parties, self._parts["test"], strict=True):
+            probabilities, y = predict(part), part.y.long()
+            besides: dict[str, float | None] = {}
+            if self._study.task == "classification":
+                shown, truth = probabilities.double().cpu().numpy(), y.cpu().numpy()
+                besides = {"balanced accuracy": balanced_accuracy(shown, truth), "AUROC": auroc(shown, truth)}
+            found[party] = Measured(sample_scores(self._study.task, probabilities, y).cpu().numpy(), besides)
+        self._result.methods[method] = found
+
+    def _stitch(self, modules: Sequence[nn.Module]) -> None:
+        members = [self._member(index, module) for index, module in enumerate(modules)]
+        datasets = {}
+        for party in self._study.parties:
+            try:
+                datasets[party] = self._study.dataset(party, self._data[party])
+            except SutureError as error:
+                self._result.notes.append(f"{party} takes no part in stitching: {error}")
+        for party in self._study.parties:
+            limit, started = self._left.fit(), time.perf_counter()
+            if party not in datasets:
+                continue
+            try:
+                fitted, options = self._fitted(party, members, datasets[party], limit)
+                evaluations = {}
+                for other, dataset in datasets.items():
+                    index = self._study.parties.index(other)
+                    progress = self._engine(f"{party} asks: evaluation at {other}")
+                    evaluations[other] = evaluate(
+                        members, fitted, dataset, own=index, device=self._machine.device, progress=progress
+                    )
+            except SutureError as error:
+                self._result.notes.append(f"{party} cannot ask for a stitched ensemble: {error}")
+                continue
+            chosen = choose(fitted.candidates, evaluations, requester=party).chosen
+            seconds = time.perf_counter() - started
+            self._result.stitched[party] = _stitched(fitted, evaluations, chosen, seconds, options)
+            model = compose(members, fitted, chosen).to(self._machine.device)
+            self._measure(f"stitched: {party}", lambda part, model=model: _outputs(model, part))  # type: ignore[misc]
+
+    def _member(self, index: int, module: nn.Module) -> Member:
+        path = self._folder / f"{index}.safetensors"
+        module = module.to("cpu").to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        part = self._parts["train"][index]
+        repeated = torch.arange(2).remainder(len(part)).to(part.x.device)
+        export(module, part.inputs(repeated).cpu(), path)
+        shape = self._shape
+        image = len(shape) > 1
+        metadata = ModelMetadata.model_validate(
+            {
+                "schema": "suture.model/1",
+                "task": self._study.task,
+                "inputs": {
+                    "input": {
+                        "format": "image" if image else "table",
+                        "num_channels": shape[0],
+                        "spatial_shape": shape[1:],
+                        **({"value_range": (0.0, 1.0)} if image else {}),
+                    }
+                },
+                "outputs": {
+                    "output": {
+                        "num_channels": len(self._study.labels),
+                        "spatial_shape": shape[1:] if self._study.task == "segmentation" else (),
+                    }
+                },
+                "labels": self._study.labels,
+                "license": "CC-BY-4.0",
+            }
+        )
+        ref = MemberRef(repo=f"party{index}/{self._study.name}", revision=f"{index:040x}", sha256=f"{index:064x}")
+        return Member(load(path), metadata, ref)
+
+    def _fitted(
+        self, party: str, members: Sequence[Member], dataset: Any, limit: float
+    ) -> tuple[FitResult, dict[str, Any]]:
+        """Return a fit that took no longer than about half of `limit`, with less refinement where it must be."""
+        end = time.perf_counter() + 0.5 * limit
+        for options in (FitOptions(seed=self._seed), FitOptions(seed=self._seed, refine=False)):
+            try:
+                progress = self._engine(f"{party} asks: fit", end if options.refine else float("inf"))
+                fitted = fit(members, dataset, options=options, device=self._machine.device, progress=progress)
+            except _TooLongError:
+                self._result.notes.append(f"{party}: the time was too short for refinement; closed forms only.")
+                continue
+            return fitted, options.model_dump()
+        raise AssertionError("a fit without refinement is not bounded")
+
+    def _engine(self, name: str, end: float = float("inf")) -> Callable[[Progress], None]:
+        share = self._stage(name)
+
+        def report(progress: Progress) -> None:
+            if time.perf_counter() > end and progress.done < progress.total:
+                raise _TooLongError
+            share(progress.done / max(progress.total, 1))
+
+        return report
+
+
+class _TooLongError(Exception):
+    """A fit does not end in time."""
+
+
+def _outputs(model: nn.Module, part: Part, batch: int = 32) -> torch.Tensor:
+    with torch.inference_mode():
+        return torch.cat([model(part.inputs(slice(start, start + batch))) for start in range(0, len(part), batch)])
+
+
+def _stitched(
+    fitted: FitResult, evaluations: dict[str, Evaluation], chosen: str, seconds: float, options: dict[str, Any]
+) -> Stitched:
+    ids = [candidate.id for candidate in fitted.candidates.candidates]
+    kinds = {candidate.id: candidate.kind for candidate in fitted.candidates.candidates}
+    values = {
+        split: np.array([[one.splits[split].scores[id].value for one in evaluations.values()] for id in ids])
+        for split in ("validation", "test")
+    }
+    stitched = np.array([kinds[id] == "stitched" for id in ids])
+    kept = moocore.is_nondominated(values["validation"], maximise=True, keep_weakly=False)
+    plain = np.zeros(len(ids), dtype=bool)
+    plain[~stitched] = moocore.is_nondominated(values["validation"][~stitched], maximise=True, keep_weakly=False)
+    own = fitted.candidate(chosen)
+    return Stitched(
+        chosen=chosen,
+        kind=own.kind,
+        refined=own.refined,
+        gated=any(match.gate is not None for match in own.matches),
+        candidates={
+            id: dict(zip(evaluations, row.tolist(), strict=True)) for id, row in zip(ids, values["test"], strict=True)
+        },
+        kinds=kinds,
+        front=tuple(id for id, keep in zip(ids, kept, strict=True) if keep),
+        hypervolume=hypervolume(values["test"][kept]),
+        plain_hypervolume=hypervolume(values["test"][plain]),
+        seconds=seconds,
+        options=options,
+    )
+
+
+def hypervolume(points: Any) -> float:
+    """Return the hypervolume of points `(n, parties)` over the reference point 0."""
+    array = np.atleast_2d(np.asarray(points, dtype=np.float64))
+    return float(moocore.hypervolume(array, ref=np.zeros(array.shape[1]), maximise=True))

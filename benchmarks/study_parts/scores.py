@@ -1,0 +1,101 @@
+"""Metrics of predictions, and their intervals over seeds and samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from suture_stitching.documents import Interval
+from suture_stitching.portable.metadata import Task
+
+Floats = NDArray[np.float64]
+RESAMPLES = 2000
+
+
+def sample_scores(task: Task, probabilities: Tensor, y: Tensor) -> Tensor:
+    """Return one score per sample `(N,)`, whose mean is the metric.
+
+    Classification: 1 where the most probable label is right, else 0 (accuracy). Segmentation: mean Dice over the labels
+    but the first that the sample shows or that were found; 1 where there is nothing to find and nothing was found.
+    """
+    found = probabilities.argmax(1)
+    if task == "classification":
+        return (found == y).double()
+    labels = probabilities.shape[1]
+    a, b = (F.one_hot(one, labels).movedim(-1, 1)[:, 1:].flatten(2).bool() for one in (y, found))
+    size = (a.sum(2) + b.sum(2)).double()
+    dice = 2 * (a & b).sum(2).double() / size.clamp(min=1)
+    shown = size > 0
+    mean = (dice * shown).sum(1) / shown.sum(1).clamp(min=1)
+    return mean.where(shown.any(1), mean.new_ones(()))
+
+
+def balanced_accuracy(probabilities: Floats, y: NDArray[np.int64]) -> float:
+    """Return the share of rightly classified samples, averaged over the classes that there are."""
+    right = probabilities.argmax(1) == y
+    return float(np.mean([right[y == value].mean() for value in np.unique(y)]))
+
+
+def auroc(probabilities: Floats, y: NDArray[np.int64]) -> float | None:
+    """Return the area under the ROC curve, averaged over the classes; None where there is a single class.
+
+    The share of pairs, one with the class and one without, that are ranked rightly (Hanley and McNeil, 1982).
+    """
+    areas = []
+    classes = np.unique(y)
+    for value in classes if probabilities.shape[1] > 2 else classes[-1:]:
+        inside, outside = probabilities[y == value, value], probabilities[y != value, value]
+        if len(inside) and len(outside):
+            difference = inside[:, None] - outside[None, :]
+            areas.append(float((difference > 0).mean() + 0.5 * (difference == 0).mean()))
+    return float(np.mean(areas)) if areas else None
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """Bootstrap means of one method at one party: `value`, and `(RESAMPLES,)` means of resampled seeds and samples."""
+
+    value: float
+    means: Floats
+
+    @property
+    def interval(self) -> Interval:
+        """The mean with its 95 % interval."""
+        low, high = np.quantile(self.means, (0.025, 0.975))
+        return Interval(value=self.value, low=float(low), high=float(high))
+
+    def __sub__(self, other: Resampled) -> Resampled:
+        """Return the paired difference: both were resampled alike."""
+        return Resampled(self.value - other.value, self.means - other.means)
+
+
+def mean_of(parts: Sequence[Resampled]) -> Resampled:
+    """Return the mean over parties, whose samples were drawn independently."""
+    return Resampled(
+        float(np.mean([part.value for part in parts])), np.mean(np.stack([part.means for part in parts]), axis=0)
+    )
+
+
+class Bootstrap:
+    """Resamples seeds, and within each seed the samples of a party's test split, alike for all methods.
+
+    Two stages (Davison and Hinkley, "Bootstrap Methods and their Application", 1997, section 3.8): with a single seed
+    only the samples vary.
+    """
+
+    def __init__(self, sizes: Sequence[int], *, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        self._seeds = rng.integers(0, len(sizes), (RESAMPLES, len(sizes)))
+        #: Per seed, how often each sample was drawn, divided by the number of samples.
+        self._weights = [rng.multinomial(n, np.full(n, 1 / n), RESAMPLES) / n for n in sizes]
+
+    def __call__(self, scores: Sequence[Floats]) -> Resampled:
+        """Return the mean of one method's scores, given `(N,)` for each seed."""
+        means = np.stack([weights @ own for weights, own in zip(self._weights, scores, strict=True)])
+        drawn = means[self._seeds, np.arange(RESAMPLES)[:, None]]
+        return Resampled(float(np.mean([own.mean() for own in scores])), drawn.mean(axis=1))

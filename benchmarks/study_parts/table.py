@@ -1,0 +1,186 @@
+"""A study's summary as Markdown, for the terminal and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from study_parts.run import SeedResult
+from study_parts.summary import UNION, Asked, Row, Summary
+from suture_stitching.documents import Interval
+
+Cells = list[list[str]]
+
+
+def markdown(
+    name: str, metric: str, parties: Sequence[str], summary: Summary, notes: Sequence[str], plots: Sequence[str]
+) -> str:
+    """Return the whole result as a page."""
+    seeds = max(row.seeds for row in summary.rows)
+    lines = [
+        f"## {name}",
+        "",
+        f"{metric} on test data, mean over {seeds} seed{'s' if seeds > 1 else ''} with its 95 % interval; "
+        "hypervolume in per cent of union training's.",
+        "",
+        *_markdown_table(*methods(parties, summary)),
+        "",
+    ]
+    for measure in _besides(summary):
+        lines += [f"{measure} of the same models:", "", *_markdown_table(*besides(measure, parties, summary)), ""]
+    lines += ["What stitching did for each requester:", "", *_markdown_table(*gaps(summary)), ""]
+    lines += ["Targets:", "", *_markdown_table(*targets(summary)), ""]
+    lines += [line for plot in plots for line in (f"![Methods and candidates]({plot})", "")]
+    lines += [f"- {note}" for note in notes]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def show(console: Console, name: str, metric: str, parties: Sequence[str], summary: Summary) -> None:
+    """Print the tables."""
+    for title, (head, rows) in (
+        (f"{name}: {metric}", methods(parties, summary)),
+        *((f"{name}: {measure}", besides(measure, parties, summary)) for measure in _besides(summary)),
+        (f"{name}: stitching", gaps(summary)),
+        (f"{name}: targets", targets(summary)),
+    ):
+        table = Table(*head, title=title, title_justify="left")
+        for row in rows:
+            style = "red" if row[-1].startswith("missed") else "bold" if row[0].startswith("stitched") else None
+            table.add_row(*row, style=style)
+        console.print(table)
+
+
+def document(
+    task: str,
+    metric: str,
+    parties: Sequence[str],
+    summary: Summary,
+    results: Sequence[SeedResult],
+    notes: Sequence[str],
+) -> dict[str, Any]:
+    """Return everything for a JSON file."""
+    return {
+        "task": task,
+        "metric": metric,
+        "parties": list(parties),
+        "notes": list(notes),
+        "methods": [_plain(asdict(row)) for row in summary.rows],
+        "asked": [_plain(asdict(asked)) for asked in summary.asked],
+        "seeds": [
+            {
+                "seed": result.seed,
+                "seconds": {stage: round(seconds, 1) for stage, seconds in result.seconds.items()},
+                "methods": {
+                    method: {party: float(own.scores.mean()) for party, own in found.items()}
+                    for method, found in result.methods.items()
+                },
+            }
+            for result in results
+        ],
+    }
+
+
+def methods(parties: Sequence[str], summary: Summary) -> tuple[list[str], Cells]:
+    """Return head and rows of the reference table."""
+    union = next(row.hypervolume for row in summary.rows if row.method == UNION)
+    head = ["method", *parties, "mean", "hypervolume"]
+    return head, [
+        [row.method, *(_interval(row.parties[party]) for party in parties), f"{row.mean.value:.3f}", _share(row, union)]
+        for row in summary.rows
+    ]
+
+
+def besides(measure: str, parties: Sequence[str], summary: Summary) -> tuple[list[str], Cells]:
+    """Return head and rows of another metric."""
+    return ["method", *parties], [
+        [row.method, *(_number(row.besides[measure].get(party)) for party in parties)] for row in summary.rows
+    ]
+
+
+def gaps(summary: Summary) -> tuple[list[str], Cells]:
+    """Return how much of the gap between plain ensemble and union training each requester's choice closes."""
+    head = ["requester", "gap closed here", "at the others", "at all", "front", "front without stitches", "chosen"]
+    return head, [
+        [
+            asked.requester,
+            *(_percent(gap) for gap in (asked.gap_here, asked.gap_there, asked.gap_all)),
+            _percent(asked.front / asked.union if asked.union else None),
+            _percent(asked.front_without / asked.union if asked.union else None),
+            _choices(asked),
+        ]
+        for asked in summary.asked
+    ]
+
+
+def targets(summary: Summary) -> tuple[list[str], Cells]:
+    """Return each target and whether it is met."""
+    return ["requester", "target", "by", "result"], [
+        [
+            asked.requester,
+            target.text,
+            f"{target.value:.1%}" if target.interval is None else _signed(target.interval),
+            target.status,
+        ]
+        for asked in summary.asked
+        for target in asked.targets
+    ]
+
+
+def _besides(summary: Summary) -> list[str]:
+    return list(summary.rows[0].besides)
+
+
+def _choices(asked: Asked) -> str:
+    """Return what kinds of candidates were chosen, and how often."""
+    kinds = [
+        " ".join(word for word, given in (("gated", fit.gated), ("refined", fit.refined), (fit.kind, True)) if given)
+        for fit in asked.fits
+    ]
+    return ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
+
+
+def _markdown_table(head: Sequence[str], rows: Cells) -> list[str]:
+    return [
+        "| " + " | ".join(head) + " |",
+        "|" + "---|" * len(head),
+        *("| " + " | ".join(_strong(row)) + " |" for row in rows),
+    ]
+
+
+def _strong(row: Sequence[str]) -> list[str]:
+    return [f"**{row[0]}**", *row[1:]] if row[0].startswith("stitched") else list(row)
+
+
+def _interval(interval: Interval) -> str:
+    return f"{interval.value:.3f} ({interval.low:.3f}–{interval.high:.3f})"
+
+
+def _signed(interval: Interval) -> str:
+    return f"{interval.value:+.3f} ({interval.low:+.3f} to {interval.high:+.3f})".replace("-", "−")
+
+
+def _share(row: Row, union: float) -> str:
+    return _percent(row.hypervolume / union if union else None)
+
+
+def _percent(share: float | None) -> str:
+    return "no gap" if share is None else f"{100 * share:.0f} %".replace("-", "−")
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _plain(value: Any) -> Any:
+    """Return documents and arrays inside as plain JSON values."""
+    if isinstance(value, Interval):
+        return value.model_dump()
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return value

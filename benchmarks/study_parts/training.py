@@ -1,0 +1,273 @@
+"""Training within a given time: the learning rate falls as a cosine over the time or the epochs, whichever end first.
+
+The state with the best validation metric is kept. Nothing here is particular to stitching.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from study_parts.data import Part
+from study_parts.scores import sample_scores
+from suture_stitching.portable.metadata import Task
+
+#: Called with the part of a training that is done.
+OnShare = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How networks of one study are trained."""
+
+    task: Task
+    learning_rate: float
+    weight_decay: float
+    batch: int
+    epochs: int
+    #: Looks at the validation split in the course of a training.
+    looks: int
+    augment: bool = False
+
+    def steps(self, samples: int) -> int:
+        """Return how many steps all epochs over `samples` have."""
+        return self.epochs * max(1, samples // self.batch)
+
+
+def recipe_of(task: Task, spatial: int, augment: bool) -> Recipe:
+    """Return the recipe for inputs with `spatial` axes."""
+    if task == "segmentation":
+        return Recipe(task, 3e-3, 1e-2, batch=8, epochs=120, looks=24, augment=augment)
+    if spatial:
+        return Recipe(
+            task, 3e-3, 1e-2, batch=32 if augment else 64, epochs=100 if augment else 40, looks=20, augment=augment
+        )
+    return Recipe(task, 3e-3, 1e-2, batch=32, epochs=60, looks=20)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where to compute, and whether in bfloat16 with the channels last, which is faster where it is supported."""
+
+    device: torch.device
+    half: bool
+
+    def run(self, module: nn.Module, x: Tensor) -> Tensor:
+        """Return the module's output as float32."""
+        if not self.half:
+            return module(x)  # type: ignore[no-any-return]
+        with torch.autocast(self.device.type, torch.bfloat16):
+            return module(x.contiguous(memory_format=torch.channels_last)).float()  # type: ignore[no-any-return]
+
+
+def machine_for(module: nn.Module, part: Part, device: torch.device, batch: int) -> tuple[Machine, float]:
+    """Return the faster way to train `module` here, and the seconds that a step takes."""
+    ways = [Machine(device, False)]
+    if part.x.dim() == 4 and min(part.x.shape[2:]) >= 32:
+        ways.append(Machine(device, True))
+    seconds = []
+    for way in ways:
+        trial = Training(copy.deepcopy(module), Recipe("classification", 1e-3, 0.0, batch, 1, 1), way, seed=0)
+        for number in range(5):
+            if number == 2:
+                _wait(device)
+                started = time.perf_counter()
+            trial.time_step(part)
+        _wait(device)
+        seconds.append((time.perf_counter() - started) / 3)
+    best = min(range(len(ways)), key=seconds.__getitem__)
+    return ways[best], seconds[best]
+
+
+class Training:
+    """One network being trained, step by step."""
+
+    def __init__(self, module: nn.Module, recipe: Recipe, machine: Machine, *, seed: int) -> None:
+        self.recipe, self.machine = recipe, machine
+        self.module = module.to(machine.device)
+        if machine.half:
+            self.module = self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.module.train()
+        self._optimizer = torch.optim.AdamW(
+            module.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        )
+        self._generator = torch.Generator().manual_seed(seed)
+        self._order = torch.empty(0, dtype=torch.long)
+
+    def step(self, part: Part, done: float) -> None:
+        """Take one step on samples of `part`, when the part `done` of the training lies behind."""
+        warm = min(1.0, done / 0.05 + 0.05)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.recipe.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        x, y, soft = self._batch(part)
+        output = self.machine.run(self.module, x)
+        value = loss(self.recipe.task, output, y)
+        if soft is not None:
+            value = 0.5 * value + 0.5 * soft_loss(self.recipe.task, output, soft)
+        self._update(value)
+
+    def time_step(self, part: Part) -> None:
+        """Take a step as costly as a real one, for its time alone."""
+        index = torch.arange(self.recipe.batch) % len(part)
+        self._update(self.machine.run(self.module, part.inputs(index)).square().mean())
+
+    def _update(self, value: Tensor) -> None:
+        self._optimizer.zero_grad()
+        value.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.module.parameters(), 5.0)
+        self._optimizer.step()
+
+    def _batch(self, part: Part) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return the next samples; a rest that is smaller than a batch waits for the next shuffle."""
+        size = min(self.recipe.batch, len(part))
+        if len(self._order) < size:
+            self._order = torch.randperm(len(part), generator=self._generator)
+        index, self._order = self._order[:size].to(part.x.device), self._order[size:]
+        if size == 1:  # batch normalisation needs two
+            index = index.repeat(2)
+        x, y = part.inputs(index), part.targets(index)
+        soft = None if part.soft is None else part.soft[index].float()
+        return augmented(x, y, soft, self._generator) if self.recipe.augment else (x, y, soft)
+
+
+def train(
+    module: nn.Module,
+    part: Part,
+    validation: Sequence[Part],
+    recipe: Recipe,
+    machine: Machine,
+    *,
+    seconds: float,
+    seed: int,
+    progress: OnShare = lambda done: None,
+) -> nn.Module:
+    """Train `module` in place on `part`; return it, in evaluation mode, as it was best on `validation`.
+
+    Best is the highest mean metric over the parties' validation splits, and of equal ones the lowest loss.
+    """
+    training = Training(module, recipe, machine, seed=seed)
+    steps = recipe.steps(len(part))
+    return run(
+        training.module,
+        lambda done: training.step(part, done),
+        validation,
+        recipe,
+        machine,
+        steps=steps,
+        seconds=seconds,
+        progress=progress,
+    )
+
+
+def run(
+    module: nn.Module,
+    step: Callable[[float], None],
+    validation: Sequence[Part],
+    recipe: Recipe,
+    machine: Machine,
+    *,
+    steps: int,
+    seconds: float,
+    progress: OnShare,
+) -> nn.Module:
+    """Call `step` until `steps` are done or `seconds` have passed; leave `module` in its best state on validation."""
+    started, taken, looks = time.perf_counter(), 0, 0
+    best: tuple[float, float] | None = None
+    kept: dict[str, Any] = {}
+    done = 0.0
+    while done < 1:
+        step(done)
+        taken += 1
+        done = min(1.0, max(taken / steps, (time.perf_counter() - started) / max(seconds, 1e-9)))
+        # The first states are never the best ones; looking at them costs time.
+        if done >= 1 or done * recipe.looks >= looks + 1 and done > 0.25:
+            looks = int(done * recipe.looks)
+            found = validated(module, validation, recipe.task, machine)
+            if best is None or found > best:
+                best, kept = found, copy.deepcopy(module.state_dict())
+        progress(done)
+    module.load_state_dict(kept)
+    return module.eval()
+
+
+def validated(module: nn.Module, validation: Sequence[Part], task: Task, machine: Machine) -> tuple[float, float]:
+    """Return mean metric and minus the mean loss over the parties' validation splits."""
+    metrics, losses = [], []
+    for part in validation:
+        output = logits(module, part, machine)
+        metrics.append(float(sample_scores(task, output.softmax(1), part.y.long()).mean()))
+        losses.append(float(loss(task, output, part.y.long())))
+    found = (sum(metrics) / len(metrics), -sum(losses) / len(losses))
+    return found if all(map(math.isfinite, found)) else (-1.0, -math.inf)
+
+
+def logits(module: nn.Module, part: Part, machine: Machine, batch: int = 32) -> Tensor:
+    """Return the module's outputs for all samples, in evaluation mode; its mode is left as it was."""
+    training = module.training
+    module.eval()
+    with torch.inference_mode():
+        parts = [machine.run(module, part.inputs(slice(start, start + batch))) for start in range(0, len(part), batch)]
+    module.train(training)
+    return torch.cat(parts)
+
+
+def loss(task: Task, output: Tensor, y: Tensor) -> Tensor:
+    """Return cross-entropy, in segmentation plus soft Dice loss (Milletari, Navab and Ahmadi, "V-Net", 2016)."""
+    entropy = F.cross_entropy(output, y)
+    if task != "segmentation":
+        return entropy
+    return entropy + _dice_loss(output.softmax(1), F.one_hot(y, output.shape[1]).movedim(-1, 1).to(output.dtype))
+
+
+def soft_loss(task: Task, output: Tensor, soft: Tensor) -> Tensor:
+    """Return the same with a teacher's probabilities as the targets (Hinton, Vinyals and Dean, 2015)."""
+    entropy = F.cross_entropy(output, soft)
+    return entropy + _dice_loss(output.softmax(1), soft) if task == "segmentation" else entropy
+
+
+def _dice_loss(found: Tensor, truth: Tensor) -> Tensor:
+    overlap, size = (found * truth).sum((2, 3)), found.sum((2, 3)) + truth.sum((2, 3))
+    return 1 - ((2 * overlap + 1) / (size + 1))[:, 1:].mean()
+
+
+def augmented(
+    x: Tensor, y: Tensor, soft: Tensor | None, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Turn, mirror, scale and recolour each image at random; masks and soft masks go along."""
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return (low + (high - low) * torch.rand(shape, generator=generator)).to(x.device)
+
+    n = len(x)
+    angle, scale = uniform(0, 2 * math.pi, n), uniform(0.8, 1.2, n)
+    mirror = torch.where(uniform(-1, 1, n) < 0, -1.0, 1.0)
+    cosine, sine = angle.cos() * scale, angle.sin() * scale
+    moved = uniform(-0.1, 0.1, 2, n)
+    # Only square images can be turned by any angle without being cut off more than the border.
+    turn = torch.stack(
+        [torch.stack([mirror * cosine, -sine, moved[0]], 1), torch.stack([mirror * sine, cosine, moved[1]], 1)], 1
+    )
+    grid = F.affine_grid(turn, [n, 1, *x.shape[2:]], align_corners=False)
+    x = F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
+    if y.dim() > 1:
+        y = F.grid_sample(y[:, None].float(), grid, mode="nearest", padding_mode="reflection", align_corners=False)[
+            :, 0
+        ].long()
+        if soft is not None:
+            soft = F.grid_sample(soft, grid, padding_mode="reflection", align_corners=False)
+    gain, contrast = uniform(0.85, 1.15, n, x.shape[1], 1, 1), uniform(0.8, 1.2, n, 1, 1, 1)
+    mean = x.mean((1, 2, 3), keepdim=True)
+    return ((x - mean) * contrast + mean * gain).clamp(0, 1), y, soft
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
