@@ -135,6 +135,72 @@ def test_several_inputs(tmp_path):
         assert torch.equal(load(exported.path)(x, y), module.eval()(x, y))
 
 
+class MixedPrecision(nn.Module):
+    """Full precision where it matters, as in `with torch.autocast(..., enabled=False)`."""
+
+    def __init__(self, enabled: bool, device: str = "cpu") -> None:
+        super().__init__()
+        self.fc, self.enabled, self.device = nn.Linear(3, 3), enabled, device
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.fc(x)
+        with torch.autocast(self.device, enabled=self.enabled):
+            a, b = self.fc(y).float() * 2, y + 1
+            with torch.autocast("cpu", enabled=False):
+                b = b.exp()
+        return a - b
+
+
+class SineEmbedding(nn.Module):
+    """Positions counted along a row whose length is free, as in EdgeNeXt."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps = torch.ones_like(x[:, 0]).cumsum(1)
+        return x + torch.stack([steps.sin(), steps.cos()], 1)
+
+
+class Repeating(nn.Module):
+    """One query per window of an image, as in GCViT."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.repeat_interleave(x.shape[-1], dim=0).sum(-1) + x.repeat_interleave(2, -1).sum()
+
+
+class ProjectedLstm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.LSTM(2, 5, num_layers=2, proj_size=3, bidirectional=True, batch_first=True)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        output, (_hidden, cell) = self.rnn(x.transpose(1, 2))
+        return output, cell.transpose(0, 1)
+
+
+class Pooled(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.max_pool1d(x, 3, 2, padding=1, ceil_mode=True)
+        return F.max_pool1d(y, kernel_size=2) + nn.MaxPool1d(2, stride=1, dilation=2)(y)[..., :1]
+
+
+@pytest.mark.parametrize(
+    "module",
+    [MixedPrecision(False), MixedPrecision(True, "cuda"), SineEmbedding(), Repeating(), ProjectedLstm(), Pooled()],
+    ids=lambda module: type(module).__name__,
+)
+@pytest.mark.parametrize("free", [False, True])
+@pytest.mark.filterwarnings("ignore:.*CUDA is not available")
+def test_what_networks_of_others_need(tmp_path, module, free):
+    channels, length = (4, 3) if isinstance(module, MixedPrecision) else (2, 16)
+    exported = export(module.eval(), torch.randn(2, channels, length), tmp_path / "m.safetensors", dynamic_spatial=free)
+    model = load(exported.path)
+    # A linear layer and torch's recording of an LSTM fix the length.
+    longer = length if isinstance(module, MixedPrecision | ProjectedLstm) or not free else 21
+    x = torch.randn(3, channels, longer)
+    with torch.no_grad():
+        for want, have in zip(flat(module(x)), flat(model(x)), strict=True):
+            torch.testing.assert_close(have, want, rtol=1e-6, atol=1e-6)
+
+
 def test_a_file_that_was_there_is_replaced(tmp_path, networks):
     path = tmp_path / "m.safetensors"
     path.write_bytes(b"old")
@@ -287,6 +353,7 @@ class Complex(nn.Module):
         (FixedNoise(), "export.random", "random"),
         (AlwaysDropping(), "export.random", "random"),
         (FixedBatch(), "export.example", "batch of 3"),
+        (MixedPrecision(True), "export.autocast", "autocast"),
         (SizeReturning(), "export.output", "int"),
         (Complex(), "export.operator", "fft"),
     ],

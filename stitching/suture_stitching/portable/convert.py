@@ -144,6 +144,8 @@ class _Converter:
                 self._of_parameters(node)
         elif target in _COPIES:
             self._place[node] = self._copy(node)
+        elif target is _aten.repeat_interleave.self_int and _argument(node, "dim") is not None:
+            self._place[node] = self._repeat_each(node)
         elif target is operator.getitem:
             self._place[node] = self._add(Node(GETITEM, self._values(node.args), module=module_path(node)))
         else:
@@ -160,6 +162,18 @@ class _Converter:
         if written.meta["val"].shape != wanted.shape:
             value = self._add(Node("aten.expand_as.default", (value, self._value(over)), module=path))
         return value
+
+    def _repeat_each(self, node: fx.Node) -> Ref:
+        """Repeat each entry along an axis by a new axis that is expanded and folded into it."""
+        source, path = node.args[0], module_path(node)
+        assert isinstance(source, fx.Node)
+        n_axes = source.meta["val"].dim()
+        axis = int(_argument(node, "dim")) % n_axes
+        sizes = [-1] * (n_axes + 1)
+        sizes[axis + 1] = _argument(node, "repeats")
+        value = self._add(Node("aten.unsqueeze.default", (self._value(source), axis + 1), module=path))
+        value = self._add(Node("aten.expand.default", (value, self._values(sizes)), module=path))
+        return self._add(Node("aten.flatten.using_ints", (value, axis, axis + 1), module=path))
 
     def _depends_on_state_alone(self, node: fx.Node) -> bool:
         return all(source in self._from_state for source in node.all_input_nodes)

@@ -26,6 +26,7 @@ _ACTIVATION = """
 """
 _ARITHMETIC = """
     add.Tensor sub.Tensor mul.Tensor div.Tensor neg addcmul pow.Tensor_Scalar sqrt rsqrt exp log abs clamp rsub.Scalar
+    sin cos cumsum
     sum sum.dim_IntList mean mean.dim amax linalg_vector_norm var.correction
     eq.Scalar ne.Scalar gt.Scalar lt.Scalar ge.Scalar le.Scalar logical_not masked_fill.Scalar where.self bitwise_not
 """

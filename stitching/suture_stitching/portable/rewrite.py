@@ -13,6 +13,8 @@ from torch import Tensor, fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
+from suture_stitching.errors import SutureError
+
 _aten = torch.ops.aten
 #: Factories that take only type and device from their first argument, and what they fill with.
 _FILL: dict[Any, float] = {
@@ -110,6 +112,45 @@ def _read_through_another_alias(node: fx.Node, nodes: list[fx.Node], position: d
         for later in nodes[position[first] + 1 :]
         for source in later.all_input_nodes
     )
+
+
+def inline_autocast(program: ExportedProgram, device: str) -> None:
+    """Put what stands in `torch.autocast` blocks that change nothing on `device` where the block stands.
+
+    Raises `SutureError` (`export.autocast`) for a block that is in force: which types its operators would take is
+    torch's to choose at run time, and not in the recording.
+    """
+    _inline_autocast(program.graph_module, device)
+    program.graph_module.recompile()
+
+
+def _inline_autocast(module: fx.GraphModule, device: str) -> None:
+    for node in list(module.graph.nodes):
+        if node.target is not torch.ops.higher_order.wrap_with_autocast:
+            continue
+        device_type, _dtype, enabled, _cache, body, *arguments = node.args
+        if enabled and device_type == device:
+            path = module_path(node)
+            raise SutureError(
+                "export.autocast",
+                f"{f'module {path!r}' if path else 'the module'} computes in a torch.autocast block",
+                where=path or None,
+                hint="put enabled=False there; a portable model is run under autocast as a whole, by those who want it",
+            )
+        block = getattr(module, body.target)
+        _inline_autocast(block, device)
+        with module.graph.inserting_before(node):
+            values = dict(zip(block.graph.find_nodes(op="placeholder"), arguments, strict=True))
+            results = module.graph.graph_copy(block.graph, values)
+        _replace_results(node, results)
+        module.graph.erase_node(node)
+
+
+def _replace_results(node: fx.Node, results: Any) -> None:
+    """Let the readers of a block's results read those of the operators that give them."""
+    for user in list(node.users):
+        user.replace_all_uses_with(results[user.args[1]])
+        user.graph.erase_node(user)
 
 
 def detach_factories(program: ExportedProgram) -> None:

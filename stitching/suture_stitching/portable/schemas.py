@@ -143,18 +143,20 @@ def _check_recurrent_shapes(
     batch_first: bool,
 ) -> None:
     directions = 2 if bidirectional else 1
-    if len(input) != 3 or not actual[0] or num_layers > 64:
+    if len(input) != 3 or not all(actual[:n_states]) or num_layers > 64:
         raise ValueError("a recurrent layer reads (N, L, C)")
-    hidden, batch = actual[0][-1], input[0 if batch_first else 1]
-    expected: list[tuple[int, ...]] = [(num_layers * directions, batch, hidden)] * n_states
+    # The first state is the output of a step, narrower than the cell's where an LSTM projects it (`proj_size`).
+    output, hidden, batch = actual[0][-1], actual[n_states - 1][-1], input[0 if batch_first else 1]
+    expected: list[tuple[int, ...]] = [(num_layers * directions, batch, size) for size in (output, hidden)[:n_states]]
     for layer in range(num_layers):
-        size = input[2] if layer == 0 else hidden * directions
+        size = input[2] if layer == 0 else output * directions
         for _ in range(directions):
-            expected += [(gates * hidden, size), (gates * hidden, hidden)]
+            expected += [(gates * hidden, size), (gates * hidden, output)]
             expected += [(gates * hidden,)] * (2 if has_biases else 0)
-    if list(actual) != expected:
+            expected += [(output, hidden)] if output < hidden else []
+    if list(actual) != expected or output > hidden:
         raise ValueError(f"recurrent states and weights have the shapes {[*map(tuple, actual)]}, not {expected}")
-    if 0 in input or hidden == 0:
+    if 0 in input or output == 0:
         raise ValueError("a recurrent layer needs at least one sample, step and feature")
 
 
@@ -320,6 +322,33 @@ def _check_size(value: Value, name: str) -> None:
             raise ValueError(f"{name} must be at least 1")
         if name in _NOT_NEGATIVE and number < 0:
             raise ValueError(f"{name} must not be negative")
+
+
+def checked(node: Node) -> Callable[..., Any]:
+    """Return what runs for `node`; bounded sizes that its graph computes are checked at each call, as constants were.
+
+    The returned function raises `ValueError` for a stride of zero, say.
+    """
+    function = FUNCTIONS[node.op]
+    if not node.op.startswith("aten."):
+        return function
+    bounded = _POSITIVE | _NOT_NEGATIVE
+    names = [argument.name for argument in schema_of(node.op).arguments]
+    given = [*zip(names, node.args, strict=False), *node.kwargs.items()]
+    if not any(name in bounded and any(_references(value)) for name, value in given):
+        return function
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        for name, value in (*zip(names, args, strict=False), *kwargs.items()):
+            if name in bounded:
+                _check_size(tuple(value) if isinstance(value, list) else value, name)
+        return function(*args, **kwargs)
+
+    return run
+
+
+def _references(value: Value) -> list[bool]:
+    return [isinstance(item, Ref) for item in (value if isinstance(value, tuple) else (value,))]
 
 
 def _is(value: Value, declared: str, kinds: list[Kind]) -> bool:

@@ -12,12 +12,20 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
+from torch.overrides import TorchFunctionMode
 
 from suture_stitching.errors import SutureError
-from suture_stitching.portable.rewrite import detach_factories, is_in_place, make_functional, storage_of
+from suture_stitching.portable.rewrite import (
+    detach_factories,
+    inline_autocast,
+    is_in_place,
+    make_functional,
+    storage_of,
+)
 
 
 def trace(module: torch.nn.Module, example: Sequence[Tensor], *, dynamic_spatial: bool) -> ExportedProgram:
@@ -35,16 +43,44 @@ def trace(module: torch.nn.Module, example: Sequence[Tensor], *, dynamic_spatial
     ]
     with _quietly():
         try:
-            program = torch.export.export(
-                module, tuple(example), dynamic_shapes=_shapes_for(module, shapes), strict=False
-            )
+            with _FreeLength() if dynamic_spatial else contextlib.nullcontext():
+                program = torch.export.export(
+                    module, tuple(example), dynamic_shapes=_shapes_for(module, shapes), strict=False
+                )
         except Exception as error:  # torch.export raises dozens of types; each of them means the same to the caller
             raise _tracing_error(error) from error
+        inline_autocast(program, example[0].device.type)
         _refuse_mutation(program)
         detach_factories(program)
         if not make_functional(program):
             program = program.run_decompositions({})
     return program
+
+
+class _FreeLength(TorchFunctionMode):
+    """Record `max_pool1d` as its two-dimensional twin: torch's own fixes the length to that of the example."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func not in (F.max_pool1d, torch.max_pool1d) or (kwargs or {}).get("return_indices"):
+            return func(*args, **(kwargs or {}))
+        return _max_pool1d(*args, **(kwargs or {}))
+
+
+def _max_pool1d(
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Tensor:
+    def row(size: Any, other: int) -> tuple[int, int]:
+        return (other, size[0] if isinstance(size, list | tuple) else size)
+
+    stride = row(stride, 1) if stride else row(kernel_size, 1)
+    rows = input.unsqueeze(-2)
+    return F.max_pool2d(rows, row(kernel_size, 1), stride, row(padding, 0), row(dilation, 1), ceil_mode).squeeze(-2)
 
 
 def _shapes_for(module: torch.nn.Module, shapes: list[dict[int, Any]]) -> Any:
@@ -88,6 +124,12 @@ def _tracing_error(error: Exception) -> SutureError:
             "export.fixed_batch",
             f"the module only works for one batch size: {first_line[:400]}",
             hint="take the batch size from the input, as in x.flatten(1) or x.reshape(x.shape[0], -1)",
+        )
+    if isinstance(error, NotImplementedError) and "inequality" in text:
+        return SutureError(
+            "export.free_size",
+            f"torch cannot tell which sizes the module allows: {first_line[:400]}",
+            hint="record it for one size (dynamic_spatial=False), or round down in its pooling (ceil_mode=False)",
         )
     if "data-dependent" in text or "GuardOnDataDependent" in type(error).__name__:
         return SutureError(
