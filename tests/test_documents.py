@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from suture_stitching.compatibility import incompatibilities
 from suture_stitching.documents import (
     Candidate,
     CandidateReport,
@@ -24,7 +25,7 @@ from suture_stitching.documents import (
     Stitch,
 )
 from suture_stitching.errors import SutureError
-from suture_stitching.portable.metadata import Member, ModelMetadata, check_name, check_repo, incompatibilities
+from suture_stitching.portable.metadata import Member, ModelMetadata, check_name, check_repo
 
 finite = st.floats(-1e6, 1e6, allow_nan=False)
 intervals = st.builds(Interval, value=finite, low=finite, high=finite)
@@ -260,6 +261,10 @@ METADATA = {
 }
 
 
+def image(channels, *sizes, **given):
+    return {"inputs": {"image": {"num_channels": channels, "spatial_shape": sizes, "value_range": [0, 1], **given}}}
+
+
 def metadata(**changes):
     return ModelMetadata.from_json(
         json.dumps({key: value for key, value in {**METADATA, **changes}.items() if value is not None})
@@ -359,11 +364,13 @@ def test_bad_names(name):
     [
         ({}, None),
         ({"labels": ["flu", "cold"]}, None),
-        ({"inputs": {"image": {"num_channels": 1, "spatial_shape": [None, None]}}}, None),
-        ({"inputs": {"image": {"num_channels": 3, "spatial_shape": [8, 8]}}}, "3"),
-        ({"inputs": {"image": {"num_channels": 1, "spatial_shape": [8, 9]}}}, "8 x 9"),
-        ({"inputs": {"image": {"num_channels": 1, "spatial_shape": [8, 8, 8]}}}, "8 x 8 x 8"),
-        ({"inputs": {"table": {"num_channels": 1, "format": "table", "spatial_shape": [8, 8]}}}, "table"),
+        (image(1, None, None), None),
+        (image(3, 8, 8), None),
+        (image(4, 8, 8), "1 channel(s) cannot be made of 4"),
+        (image(1, 8, 9), None),
+        (image(1, 8, 8, 8), "8 x 8 x 8"),
+        (image(1, 8, 8, value_range=None), "value_range"),
+        (image(1, 8, 8, format="table"), "table"),
         ({"task": "regression", "labels": None}, "regression"),
         ({"inputs": {"a": {"num_channels": 1}, "b": {"num_channels": 1}}}, "several"),
     ],

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from suture_stitching.compatibility import ensemble_output
 from suture_stitching.documents import Candidate
 from suture_stitching.fitted import FitResult
-from suture_stitching.members import Member, value_range
+from suture_stitching.members import Member, shared_input
 from suture_stitching.merge import Merge
 from suture_stitching.portable.graph import TENSOR, Ref, prune
 from suture_stitching.portable.metadata import InputSpec, OutputSpec
@@ -36,21 +37,10 @@ def outputs_of(merge: Merge, fitted: FitResult, candidates: Sequence[Candidate])
 
 
 def input_spec(members: Sequence[Member]) -> InputSpec:
-    """Return what a composed model reads: what the members read, before their preprocessing."""
-    first = members[0].input
-    shape = tuple(
-        next((size for size in sizes if size is not None), None)
-        for sizes in zip(*(member.input.spatial_shape for member in members), strict=True)
-    )
-    return first.model_copy(
-        update={"spatial_shape": shape, "preprocessing": None, "value_range": value_range(members), "dtype": "float32"}
-    )
+    """Return what a composed model reads: the ensemble's input, before anyone's preprocessing."""
+    return shared_input(members)
 
 
 def output_spec(members: Sequence[Member], fitted: FitResult) -> OutputSpec:
     """Return what a composed model gives: probabilities of the ensemble's labels, or values."""
-    first = next(iter(members[0].metadata.outputs.values()))
-    labels = fitted.candidates.labels
-    if labels is None:
-        return first
-    return first.model_copy(update={"format": "probabilities", "num_channels": len(labels)})
+    return ensemble_output([member.metadata for member in members], fitted.candidates.labels)

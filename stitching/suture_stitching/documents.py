@@ -12,12 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 from suture_stitching.portable.metadata import Label, Member, Name, Task
 
-Metric = Literal["accuracy", "balanced_accuracy", "auroc", "dice", "r2", "mae"]
+Metric = Literal["accuracy", "balanced_accuracy", "auroc", "f1", "dice", "r2", "mae"]
 SplitName = Literal["validation", "test"]
 CandidateId = Annotated[str, StringConstraints(pattern=r"^c[0-9]{2,4}$")]
 #: A member's index among the ensemble's, as a key of a JSON object.
 MemberIndex = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,3}$")]
-Point = Annotated[str, StringConstraints(pattern=r"^n[0-9]{1,7}$")]
+#: A node of a member's graph; `.0` is the first token (the class token) of the sequence there.
+Point = Annotated[str, StringConstraints(pattern=r"^n[0-9]{1,7}(\.0)?$")]
 #: A tensor in `stitches.safetensors`.
 TensorName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(?:[._][a-z0-9]+)*$", max_length=64)]
 #: `own`, `peer:<party/name>`, `ensemble` or `stitched`.
@@ -110,6 +111,8 @@ class CandidateSet(_Closed):
     labels: tuple[Label, ...] | None = None
     n: Count
     seed: int
+    #: Why there are no stitched candidates: a member without stitch points, or none that says what another's says.
+    unstitched: Literal["no_points", "no_match"] | None = None
     candidates: Annotated[tuple[Candidate, ...], Field(min_length=1, max_length=999)]
 
     @model_validator(mode="after")

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from suture_stitching.compatibility import channel_weights
 from suture_stitching.errors import SutureError
-from suture_stitching.members import Member, value_range
+from suture_stitching.members import Member, shared_input
 from suture_stitching.points import StitchPoint
 from suture_stitching.portable.graph import INPUT, TENSOR, DType, Graph, Input, Output, Ref, Value, substitute
 from suture_stitching.portable.graph import Node as GraphNode
@@ -28,6 +29,8 @@ from suture_stitching.tasks.classification import Labelled
 
 #: The values of a member's nodes, in the order of its own graph.
 Values = list[Ref]
+#: Beyond the end of any sequence.
+_END = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -64,18 +67,25 @@ class Merge:
         self._stitches = stitches or {}
         self._nodes: list[GraphNode] = []
         self._known: dict[str, Ref] = {}
-        self._spec = _input_spec(members)
-        self._free_sizes = None in self._spec.shape[2:]
+        self._shared = shared_input(members)
+        self._free_sizes = None in self._shared.spatial_shape
         self._input = self._add(INPUT, 0)
         self.native: list[Values] = [self._walk(m, [], 0) for m in range(len(members))]
 
     def graph(self, output: Output) -> Graph:
         """Return what was built so far, with this output."""
-        return Graph((self._spec,), tuple(self._nodes), output)
+        read = Input((None, self._shared.num_channels, *self._shared.spatial_shape), "float32")
+        return Graph((read,), tuple(self._nodes), output)
 
     def point(self, values: Sequence[Values], member: int, point: StitchPoint) -> Ref:
-        """Return the value of a member's stitch point among `values`."""
-        return values[member][_node(point)]
+        """Return the value of a member's stitch point among `values`, in the layout that the point states."""
+        value = values[member][point.node]
+        if point.tokens is None:
+            return value
+        if len(point.shape) == 1:
+            return self._add("aten.select.int", value, 1, point.tokens[0])
+        patches = self._add("aten.permute.default", self._tokens(value, *point.tokens), (0, 2, 1))
+        return self._add("aten.unflatten.int", patches, 2, point.shape[1:])
 
     def join(self, joins: Sequence[Join]) -> list[Values]:
         """Return all members' values when they are mixed at `joins`, which are in the order of the networks."""
@@ -84,12 +94,13 @@ class Merge:
         for join in joins:
             for member, point in join.points.items():
                 if member in last:
-                    self._walk(member, values[member], last[member] + 1, _node(point) + 1)
+                    self._walk(member, values[member], last[member] + 1, point.node + 1)
             before = {member: self.point(values, member, point) for member, point in join.points.items()}
             weight = self._mixing_weight(join)
             for member, point in join.points.items():
-                values[member][_node(point)] = self._mixed(join, member, before, weight)
-                last[member] = _node(point)
+                mixed = self._mixed(join, member, before, weight)
+                values[member][point.node] = self._put(mixed, point, values[member][point.node])
+                last[member] = point.node
         for member, node in last.items():
             self._walk(member, values[member], node + 1)
         return values
@@ -112,7 +123,7 @@ class Merge:
             name = f"labels.{member}." + "_".join(map(str, members))
             placed.append(self._affine(output, self._tensor(name, place), None, self._output_rank(member)))
         total = self._sum(placed)
-        if bool((knowing == knowing[0]).all()):
+        if not self._task.exclusive or bool((knowing == knowing[0]).all()):
             return total
         return self._add("aten.div.Tensor", total, self._add("aten.sum.dim_IntList", total, (1,), True))
 
@@ -120,7 +131,7 @@ class Merge:
         """Return how far each sample's native features are from what the gate knows, `(N, 1)`."""
         means = []
         for member, point in sorted(gate.points.items()):
-            feature = self._map(self.native[member][_node(point)], point)
+            feature = self._map(self.point(self.native, member, point), point)
             rank = len(point.shape) - 1
             means.append(self._add("aten.mean.dim", feature, tuple(range(2, 2 + rank))) if rank else feature)
         side_by_side = self._add("aten.cat.default", tuple(means), 1)
@@ -184,33 +195,78 @@ class Merge:
         return values
 
     def _prepared(self, member: int) -> Ref:
-        """Return the ensemble's input in the member's value range, normalised as the member needs it."""
-        spec, x = self.members[member].input, self._input
-        ours, theirs = value_range(self.members), spec.value_range
+        """Return the ensemble's input as the member reads it: its channels, value range and size, normalised."""
+        spec, x, shared = self.members[member].input, self._input, self._shared
+        rank = len(spec.spatial_shape)
+        have, want = (shared.num_channels, shared.channels), (spec.num_channels, spec.channels)
+        weights = channel_weights(have, want, spec.format)
+        if weights is not None:
+            x = self._affine(x, self._tensor(f"input.{member}.channels", torch.tensor(weights)), None, rank)
+        ours, theirs = shared.value_range, spec.value_range
         if ours and theirs and ours != theirs:
             x = self._add("aten.sub.Tensor", x, float(ours[0]))
             x = self._add("aten.mul.Tensor", x, (theirs[1] - theirs[0]) / (ours[1] - ours[0]))
             x = self._add("aten.add.Tensor", x, float(theirs[0]))
+        x = self._at_size(x, shared.spatial_shape, spec.spatial_shape)
         if spec.preprocessing is not None:
-            axes = (1, len(spec.preprocessing.mean), *(1 for _ in self._spec.shape[2:]))
+            axes = (1, len(spec.preprocessing.mean), *(1 for _ in range(rank)))
             for name, op in (("mean", "aten.sub.Tensor"), ("std", "aten.div.Tensor")):
                 numbers = torch.tensor(getattr(spec.preprocessing, name)).reshape(axes)
                 x = self._add(op, x, self._tensor(f"input.{member}.{name}", numbers))
         return x
 
     def _output(self, values: Sequence[Values], member: int) -> Ref:
-        """Return a member's output in float32, as probabilities of its own labels or as values."""
+        """Return a member's output in float32: probabilities of its own labels, at the input's size, or values."""
         graph = self.members[member].model.graph
         output = values[member][_only_output(self.members[member])]
         if graph.outputs and graph.outputs[0].dtype != "float32":
             output = self._add("aten.to.dtype", output, DType("float32"))
-        spec = next(iter(self.members[member].metadata.outputs.values()))
-        if isinstance(self._task, Labelled) and spec.format == "logits":
-            output = self._add("aten.softmax.int", output, 1)
+        if isinstance(self._task, Labelled):
+            output = self._probabilities(output, member, self._task)
+        if self._output_rank(member):
+            read = self.members[member].input.spatial_shape
+            given = graph.outputs[0].shape[2:] if graph.outputs else read
+            # A mask of free size is as large as what it is of.
+            sizes = tuple(size or own for size, own in zip(given, read, strict=True))
+            output = self._at_size(output, sizes, self._shared.spatial_shape)
         return output
+
+    def _probabilities(self, output: Ref, member: int, task: Labelled) -> Ref:
+        """Do to a member's output what `Labelled.probabilities` does."""
+        logits = next(iter(self.members[member].metadata.outputs.values())).format == "logits"
+        if task.is_binary(member):
+            if logits:
+                both = (self._add("aten.neg.default", output), output)
+                return self._add("aten.sigmoid.default", self._add("aten.cat.default", both, 1))
+            return self._add("aten.cat.default", (self._add("aten.rsub.Scalar", output, 1), output), 1)
+        if not logits:
+            return output
+        if task.exclusive:
+            return self._add("aten.softmax.int", output, 1)
+        return self._add("aten.sigmoid.default", output)
 
     def _output_rank(self, member: int) -> int:
         return len(next(iter(self.members[member].metadata.outputs.values())).spatial_shape)
+
+    def _put(self, mixed: Ref, point: StitchPoint, value: Ref) -> Ref:
+        """Return the node's `value` with `mixed` at the point; the opposite of `point`."""
+        if point.tokens is None:
+            return mixed
+        start, stop = point.tokens
+        if len(point.shape) == 1:
+            mixed = self._add("aten.unsqueeze.default", mixed, 1)
+        else:
+            mixed = self._add("aten.permute.default", self._add("aten.flatten.using_ints", mixed, 2), (0, 2, 1))
+        whole = [mixed]
+        if start:
+            whole.insert(0, self._tokens(value, 0, start))
+        if len(point.shape) == 1:
+            whole.append(self._tokens(value, stop, _END))
+        return self._add("aten.cat.default", tuple(whole), 1) if len(whole) > 1 else mixed
+
+    def _tokens(self, value: Ref, start: int, stop: int) -> Ref:
+        """Return these tokens of a sequence `(N, L, C)`."""
+        return self._add("aten.slice.Tensor", value, 1, start, stop)
 
     def _map(self, value: Ref, point: StitchPoint) -> Ref:
         """Return a point's value as `(N, C, *spatial)`."""
@@ -243,10 +299,26 @@ class Merge:
         size: tuple[Value, ...] = grid
         if self._free_sizes:
             size = tuple(self._add("aten.sym_size.int", like, 2 + axis) for axis in range(len(grid)))
-        if all(ours >= theirs for ours, theirs in zip(spatial, grid, strict=True)):
-            return self._add(f"aten.adaptive_avg_pool{len(grid)}d.default", feature, size)
-        name = ("linear1d", "bilinear2d", "trilinear3d")[len(grid) - 1]
-        return self._add(f"aten.upsample_{name}.vec", feature, size, False, None)
+        smaller = all(ours >= theirs for ours, theirs in zip(spatial, grid, strict=True))
+        return self._at(feature, size, smaller=smaller)
+
+    def _at_size(self, x: Ref, have: tuple[int | None, ...], want: tuple[int | None, ...]) -> Ref:
+        """Resample inputs or outputs `(N, C, *spatial)` from one size to another; what is free in either stays."""
+        changed = {axis: (h, w) for axis, (h, w) in enumerate(zip(have, want, strict=True)) if h and w and h != w}
+        if not changed:
+            return x
+        size = tuple(
+            changed[axis][1] if axis in changed else self._add("aten.sym_size.int", x, 2 + axis)
+            for axis in range(len(have))
+        )
+        return self._at(x, size, smaller=all(h > w for h, w in changed.values()))
+
+    def _at(self, x: Ref, size: tuple[Value, ...], *, smaller: bool) -> Ref:
+        """Resample `(N, C, *spatial)` to `size`: averages where it gets smaller, linear where it gets larger."""
+        if smaller:
+            return self._add(f"aten.adaptive_avg_pool{len(size)}d.default", x, size)
+        name = ("linear1d", "bilinear2d", "trilinear3d")[len(size) - 1]
+        return self._add(f"aten.upsample_{name}.vec", x, size, False, None)
 
     def _with_rank(self, value: Ref, rank: int, wanted: int) -> Ref:
         """Return `(N, C, 1, ...)` with `wanted` instead of `rank` spatial dimensions; all of them have size 1."""
@@ -296,10 +368,6 @@ def name_of(ref: Ref) -> str:
     return f"n{ref.node}"
 
 
-def _node(point: StitchPoint) -> int:
-    return int(point.name[1:])
-
-
 def _only_output(member: Member) -> int:
     found = list(leaves(member.model.graph.output))
     if len(found) != 1:
@@ -309,19 +377,3 @@ def _only_output(member: Member) -> int:
             where=member.ref.repo,
         )
     return found[0].node
-
-
-def _input_spec(members: Sequence[Member]) -> Input:
-    """Return what the merged graph reads: a size is fixed where it is for any member."""
-    shapes = [member.model.graph.inputs[0].shape for member in members]
-    sizes = []
-    for own in zip(*shapes, strict=True):
-        fixed = {size for size in own if size is not None}
-        if len(fixed) > 1:
-            raise SutureError(
-                "members.incompatible",
-                f"the models read inputs of the shapes {', '.join(map(str, shapes))}",
-                hint="choose models that read one size",
-            )
-        sizes.append(fixed.pop() if fixed else None)
-    return Input(tuple(sizes), "float32")

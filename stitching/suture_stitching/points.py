@@ -8,7 +8,7 @@ dimension is not the batch are told apart. Edges that only carry sizes are ignor
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from suture_stitching.errors import SutureError
@@ -43,6 +43,8 @@ _ELEMENTWISE = _names(
 )
 _VIEWS = _names("view reshape permute transpose flatten unflatten unsqueeze squeeze")
 _FOLLOWERS = _NORMS | _ELEMENTWISE | _VIEWS
+#: At most this many tokens (a class token, registers) stand in front of those of the patches.
+_MOST_PREFIX_TOKENS = 8
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,9 @@ class StitchPoint:
     counted in layers on the longest way. A `clean` point is all that the output needs to know; otherwise `bypassed`
     are the values that reach the output around it. `block` is True where all readers lie outside the block of modules
     the point belongs to.
+
+    `grid` is the map that a sequence's last tokens are, such as the patches of an image; empty where there is none.
+    `tokens` is set on the parts of such a sequence (`parts`): the range of tokens a part consists of.
     """
 
     name: str
@@ -64,6 +69,29 @@ class StitchPoint:
     bypassed: tuple[str, ...] = ()
     channel_axis: int = 1
     block: bool = True
+    grid: tuple[int, ...] = ()
+    tokens: tuple[int, int] | None = None
+
+    @property
+    def node(self) -> int:
+        """Return the number of the node in the model's graph."""
+        return int(self.name[1:].partition(".")[0])
+
+    def parts(self) -> list[StitchPoint]:
+        """Return what can be stitched on its own here: the point itself, or the parts of a sequence with a grid.
+
+        These are the patches as a map `(C, *grid)`, under the point's name, and the class token as a vector `(C,)`
+        under `<name>.0`: what it says about the whole image answers to another network's vectors or averaged maps.
+        Further tokens in front of the patches stay each network's own.
+        """
+        if not self.grid:
+            return [self]
+        channels, length = self.shape
+        first = length - prod(self.grid)
+        part = replace(self, channel_axis=1, clean=self.clean and not first)
+        patches = replace(part, shape=(channels, *self.grid), tokens=(first, length))
+        token = replace(part, name=f"{self.name}.0", shape=(channels,), tokens=(0, 1))
+        return [patches, token] if first else [patches]
 
 
 def find_points(model: PortableModel, shape: Sequence[int] | None = None) -> list[StitchPoint]:
@@ -87,6 +115,8 @@ class _Finder:
         self._tensors = two
         self._ends = {ref.node for ref in leaves(graph.output)}
         self._batch_first = [_is_batch_first(a, b) for a, b in zip(two, three, strict=True)]
+        #: The input's spatial sizes, where they are fixed.
+        self._image = tuple(size for size in graph.inputs[0].shape[2:] if size is not None)
         self._sources = self._flow()
         self._readers: list[list[int]] = [[] for _ in graph.nodes]
         for node, sources in enumerate(self._sources):
@@ -110,6 +140,7 @@ class _Finder:
                 () if node in cuts else self._bypassing(node),
                 self._channel_axes[node] or 1,
                 self._ends_block(node),
+                self._grid(node),
             )
             for node in tails
         ]
@@ -192,6 +223,23 @@ class _Finder:
         assert axis is not None
         sizes = [size or 0 for size in tensor.shape]
         return (sizes[axis], *(size for position, size in enumerate(sizes) if position not in (0, axis)))
+
+    def _grid(self, index: int) -> tuple[int, ...]:
+        """Return the map that a token sequence is in a network for images or volumes of a fixed size, else nothing.
+
+        As many tokens as a map has that was computed before, or as the image divided into equal patches; the fewest
+        tokens left over in front count as class token and registers.
+        """
+        tensor, rank = self._tensors[index], len(self._image)
+        if rank < 2 or tensor is None or self._channel_axes[index] != 2 or len(tensor.shape) != 3:
+            return ()
+        length = int(tensor.shape[1] or 0)
+        maps = [self._shape(i)[1:] for i in range(index) if self._is_suitable(i)]
+        patches = [tuple(size // side for size in self._image) for side in range(2, min(self._image) + 1)]
+        padded = [tuple(-(-size // side) for size in self._image) for side in range(2, min(self._image) + 1)]
+        grids = [grid for grid in (*reversed(maps), *patches, *padded) if len(grid) == rank]
+        found = [grid for grid in grids if 0 <= length - prod(grid) <= min(_MOST_PREFIX_TOKENS, prod(grid) - 1)]
+        return max(found, key=prod, default=())
 
     def _depths(self) -> list[int]:
         """Return the number of layers on the longest way from an input to each node."""

@@ -33,12 +33,30 @@ def _random(points: dict[int, StitchPoint], seed: int = 0) -> tuple[dict[tuple[i
     return names, tensors
 
 
+def _read(member: Member, point: StitchPoint, x: Tensor) -> Tensor:
+    """Return a point's features as `(N, C, *spatial)`."""
+    value = member.model.features([f"n{point.node}"], x)[f"n{point.node}"]
+    if point.tokens is None:
+        return channels_second(value, point.channel_axis)
+    if len(point.shape) == 1:
+        return value[:, point.tokens[0]]
+    return value[:, slice(*point.tokens)].movedim(2, 1).unflatten(2, point.shape[1:])
+
+
+def _resume(member: Member, point: StitchPoint, mixed: Tensor, x: Tensor) -> Tensor:
+    """Return the member's output with these features at the point."""
+    name = f"n{point.node}"
+    if point.tokens is None:
+        return member.model.resume({name: mixed.movedim(1, point.channel_axis)}, x)
+    value = member.model.features([name], x)[name].clone()
+    tokens = mixed.unsqueeze(1) if len(point.shape) == 1 else mixed.flatten(2).movedim(1, 2)
+    value[:, slice(*point.tokens)] = tokens
+    return member.model.resume({name: value}, x)
+
+
 def _piecewise(members: list[Member], join: Join, tensors: dict[str, Tensor], x: Tensor, weight: Tensor) -> list:
     """Return the members' outputs with plain torch code: read, translate, mix, go on."""
-    maps = {
-        m: channels_second(members[m].model.features([p.name], x)[p.name], p.channel_axis)
-        for m, p in join.points.items()
-    }
+    maps = {m: _read(members[m], p, x) for m, p in join.points.items()}
     outputs = []
     for target, point in join.points.items():
         grid = point.shape[1:]
@@ -51,8 +69,7 @@ def _piecewise(members: list[Member], join: Join, tensors: dict[str, Tensor], x:
         own = maps[target]
         factor = weight.reshape(-1, *(1 for _ in own.shape[1:]))
         mixed = (1 - factor) * own + factor * torch.stack(translated).mean(0)
-        mixed = mixed.movedim(1, point.channel_axis)
-        outputs.append(members[target].model.resume({point.name: mixed}, x))
+        outputs.append(_resume(members[target], point, mixed, x))
     return outputs
 
 
@@ -101,7 +118,7 @@ def test_token_sequences_and_three_members(tmp_path: Path) -> None:
     ]
     points = [own[1] for own in _points(*members)]
     tokens = [member(Tokens(), tmp_path, "west/net", seed=4), member(Tokens(), tmp_path, "far/net", seed=5)]
-    sequences = [next(p for p in own if p.channel_axis == 2) for own in _points(*tokens)]
+    sequences = [next(p for p in own if p.tokens) for own in _points(*tokens)]
     vector = _points(members[0])[0][-1]
     cases = [(members, points), (tokens, sequences), ([tokens[0], members[0]], [sequences[0], vector])]
     x = torch.randn(3, *SHAPE)
@@ -276,11 +293,11 @@ def test_two_matches_mix_in_order(pair: list[Member]) -> None:
     assert torch.allclose(merged, torch.stack(outputs).mean(0), atol=1e-5)
 
 
-def test_models_of_different_sizes_are_refused(tmp_path: Path, pair: list[Member]) -> None:
-    other = member(deep(), tmp_path, "south/net", seed=2)
-    wider = other.model.graph.inputs[0]
+def test_slices_and_volumes_are_not_mixed(tmp_path: Path, pair: list[Member]) -> None:
+    other = member(deep(), tmp_path, "east/net", seed=2)
+    read = other.model.graph.inputs[0]
     other.model.graph = type(other.model.graph)(
-        (type(wider)((None, 2, 9, 9), "float32"),), other.model.graph.nodes, other.model.graph.output
+        (type(read)((None, 2, 8, 8, 8), "float32"),), other.model.graph.nodes, other.model.graph.output
     )
-    with pytest.raises(SutureError, match="inputs of the shapes"):
+    with pytest.raises(SutureError, match=r"north/net reads inputs with 2 spatial axes, east/net with 3"):
         Merge([pair[0], other], task_of([m.metadata for m in pair], LABELS))

@@ -80,6 +80,8 @@ def _suits(spec: DatasetSpec, members: tuple[LeasedMember, ...]) -> bool:
     reads = next(iter(first.inputs.values()))
     if spec.format != "npz" and (spec.format in ("csv", "parquet")) != (reads.format == "table"):
         return False
-    if spec.channels is not None and spec.channels != reads.num_channels:
+    # Channels can be converted, but data that a member reads as they are suit best.
+    read = {next(iter(member.metadata.inputs.values())).num_channels for member in members}
+    if spec.channels is not None and spec.channels not in read:
         return False
-    return spec.columns.features is None or len(spec.columns.features) == reads.num_channels
+    return spec.columns.features is None or len(spec.columns.features) in read

@@ -28,7 +28,8 @@ from suture_service.models.service import MODEL, REPORT, StoredFile, no_model
 from suture_service.parties.repository import find_party
 from suture_service.sites.repository import has_site
 from suture_service.tables import Job, JobMember, Party, Revision
-from suture_stitching.portable.metadata import ModelMetadata, incompatibilities
+from suture_stitching.compatibility import incompatibilities
+from suture_stitching.portable.metadata import ModelMetadata
 
 
 def create(hub: Hub, session: Session, caller: Caller, asked: JobIn) -> Job:

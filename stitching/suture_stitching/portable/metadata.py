@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -18,9 +19,26 @@ from suture_stitching.errors import SutureError
 SCHEMA: Literal["suture.model/1"] = "suture.model/1"
 MAX_BYTES = 256 * 1024
 
-Text = Annotated[str, StringConstraints(max_length=4000)]
-Label = Annotated[str, StringConstraints(min_length=1, max_length=200)]
-Task = Literal["classification", "segmentation", "regression"]
+#: Unicode categories that show nothing or change what is shown around them: control, format (right-to-left overrides,
+#: zero-width spaces), surrogates, private use, line and paragraph separators.
+_UNSEEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+_JOINERS = "\u200c\u200d"  # part of how Persian and many Indian scripts are spelt
+
+
+def _legible(text: str, *, besides: str = "") -> str:
+    """Return `text` if what is shown of it is all there is; raise `ValueError` otherwise."""
+    if any(unicodedata.category(c) in _UNSEEN and c not in _JOINERS and c not in besides for c in text):
+        raise ValueError("holds characters that are not shown, such as control characters or text direction marks")
+    return text
+
+
+def _legible_lines(text: str) -> str:
+    return _legible(text, besides="\n\r\t")
+
+
+Text = Annotated[str, StringConstraints(max_length=4000), AfterValidator(_legible_lines)]
+Label = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_legible)]
+Task = Literal["classification", "multilabel", "segmentation", "regression"]
 _PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?")
 
 
@@ -96,7 +114,11 @@ class InputSpec(_Closed):
 
 
 class OutputSpec(_Closed):
-    """One output tensor: `(num_channels,)` for classification, `(num_channels, *spatial_shape)` for segmentation."""
+    """One output tensor: `(num_channels,)` for classification, `(num_channels, *spatial_shape)` for segmentation.
+
+    Logits are those of a softmax over the channels; of a sigmoid per channel where the task is `multilabel`, or where
+    one channel stands for two labels: it is then the second one's.
+    """
 
     format: Literal["logits", "probabilities", "values"] = "logits"
     num_channels: Annotated[int, Field(ge=1, le=1_000_000)]
@@ -134,7 +156,8 @@ class ModelMetadata(_Closed):
     task: Task
     inputs: Annotated[dict[Label, InputSpec], Field(min_length=1, max_length=16)]
     outputs: Annotated[dict[Label, OutputSpec], Field(min_length=1, max_length=16)]
-    #: Names of the output channels, in order; classes of a classifier or of a segmentation (background included).
+    #: Names of the output channels, in order; classes of a classifier or of a segmentation (background included). One
+    #: channel may stand for two of them, the second one's logit or probability.
     labels: tuple[Label, ...] | None = None
     license: Annotated[str, StringConstraints(min_length=1, max_length=200)]
     description: Text | None = None
@@ -149,13 +172,14 @@ class ModelMetadata(_Closed):
 
     @model_validator(mode="after")
     def _labels_match(self) -> ModelMetadata:
-        if self.task in ("classification", "segmentation"):
+        if self.task != "regression":
             if self.labels is None:
                 raise ValueError(f"labels: a {self.task} model must name its output channels in order")
             if len(set(self.labels)) != len(self.labels):
                 raise ValueError("labels: each label may occur once")
             channels = next(iter(self.outputs.values())).num_channels
-            if len(self.labels) != channels:
+            one_for_two = self.task != "multilabel" and channels == 1 and len(self.labels) == 2
+            if len(self.labels) != channels and not one_for_two:
                 raise ValueError(f"labels: {len(self.labels)} labels for {channels} output channels")
         return self
 
@@ -183,45 +207,3 @@ class ModelMetadata(_Closed):
         """
         content = self.model_dump(mode="json", by_alias=True, exclude_none=True)
         return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-
-
-def incompatibilities(models: Sequence[tuple[str, ModelMetadata]]) -> list[str]:
-    """Say why these models cannot be combined, one sentence each; empty when they can.
-
-    `models` are (name, metadata). They need one task, one input of the same kind and size, and for classification or
-    segmentation at least one label that two of them share or a union of labels by name (any label sets may differ).
-    """
-    problems: list[str] = []
-    if len(models) < 2:
-        return ["a stitch needs at least two models"]
-    (first_name, first), *rest = models
-    for name, metadata in models:
-        if len(metadata.inputs) != 1 or len(metadata.outputs) != 1:
-            problems.append(f"{name} has several inputs or outputs; only one of each can be stitched")
-    for name, metadata in rest:
-        if metadata.task != first.task:
-            problems.append(f"{first_name} does {first.task}, {name} does {metadata.task}")
-            continue
-        ours, theirs = next(iter(first.inputs.values())), next(iter(metadata.inputs.values()))
-        if ours.format != theirs.format:
-            problems.append(f"{first_name} reads {ours.format}, {name} reads {theirs.format}")
-        if ours.num_channels != theirs.num_channels:
-            problems.append(
-                f"{first_name} reads {ours.num_channels} input channel(s), {name} reads {theirs.num_channels}"
-            )
-        if not _sizes_agree(ours.spatial_shape, theirs.spatial_shape):
-            problems.append(
-                f"{first_name} reads images of {_size(ours.spatial_shape)}, {name} of {_size(theirs.spatial_shape)}"
-            )
-        ours_out, theirs_out = next(iter(first.outputs.values())), next(iter(metadata.outputs.values()))
-        if first.task == "regression" and ours_out.num_channels != theirs_out.num_channels:
-            problems.append(f"{first_name} predicts {ours_out.num_channels} value(s), {name} {theirs_out.num_channels}")
-    return problems
-
-
-def _sizes_agree(a: tuple[int | None, ...], b: tuple[int | None, ...]) -> bool:
-    return len(a) == len(b) and all(x is None or y is None or x == y for x, y in zip(a, b, strict=True))
-
-
-def _size(shape: tuple[int | None, ...]) -> str:
-    return " x ".join("any" if size is None else str(size) for size in shape) or "no spatial size"

@@ -17,23 +17,40 @@ SMALLEST = 1e-30
 
 
 class Labelled(Task):
-    """A task whose members give one score per label: outputs `(N, k, *spatial)` are averaged as probabilities."""
+    """A task whose members give one score per label: outputs `(N, k, *spatial)` are averaged as probabilities.
+
+    A member with one output channel for two labels gives the second one's score, of which both probabilities are made.
+    """
+
+    #: Whether a sample (or position) has one label only, so that its probabilities sum to one.
+    exclusive = True
 
     def __init__(self, members: Sequence[ModelMetadata], labels: Sequence[str], *, where: str = "dataset") -> None:
         self.space = LabelSpace.of([metadata.labels or () for metadata in members])
         self.labels = self.space.labels
-        self._formats = [next(iter(metadata.outputs.values())).format for metadata in members]
+        self._outputs = [next(iter(metadata.outputs.values())) for metadata in members]
         self._indices = self.space.indices(labels, where=where)
 
     def combine(self, outputs: Sequence[Tensor], members: Sequence[int]) -> Tensor:
         """Return probabilities `(N, L, *spatial)` float32."""
         return self.space.average(
-            [self.probabilities(output, member) for output, member in zip(outputs, members, strict=True)], members
+            [self.probabilities(output, member) for output, member in zip(outputs, members, strict=True)],
+            members,
+            exclusive=self.exclusive,
         )
 
     def probabilities(self, output: Tensor, member: int) -> Tensor:
         """Return one member's output as probabilities of its own labels."""
-        return output.float().softmax(1) if self._formats[member] == "logits" else output.float()
+        output, logits = output.float(), self._outputs[member].format == "logits"
+        if self.is_binary(member):
+            return torch.cat([-output, output], 1).sigmoid() if logits else torch.cat([1 - output, output], 1)
+        if not logits:
+            return output
+        return output.softmax(1) if self.exclusive else output.sigmoid()
+
+    def is_binary(self, member: int) -> bool:
+        """Say whether one output channel of this member stands for two labels."""
+        return self._outputs[member].num_channels == 1 and len(self.space.columns[member]) == 2
 
     def positions(self, targets: Tensor) -> Tensor:
         """Return targets as positions among the ensemble's labels."""

@@ -31,11 +31,11 @@ class LabelSpace:
             counts[list(self.columns[member])] += 1
         return counts
 
-    def average(self, probabilities: Sequence[Tensor], members: Sequence[int]) -> Tensor:
+    def average(self, probabilities: Sequence[Tensor], members: Sequence[int], *, exclusive: bool = True) -> Tensor:
         """Return the mean `(N, L, *spatial)` of the members' probabilities `(N, k, *spatial)`, by label name.
 
-        Each label's mean is over the members that know it; where they know different labels, the means are scaled to
-        sum to one.
+        Each label's mean is over the members that know it; where they know different labels and these exclude each
+        other, the means are scaled to sum to one.
         """
         first = probabilities[0]
         total = first.new_zeros(first.shape[0], len(self.labels), *first.shape[2:])
@@ -43,7 +43,7 @@ class LabelSpace:
             total = total.index_add(1, torch.tensor(self.columns[member], device=own.device), own.to(total.dtype))
         knowing = self.knowing(members).to(total.device, total.dtype)
         mean = total / knowing.clamp(min=1).reshape(-1, *(1 for _ in first.shape[2:]))
-        if bool((knowing == knowing[0]).all()):
+        if not exclusive or bool((knowing == knowing[0]).all()):
             return mean
         return mean / mean.sum(1, keepdim=True)
 

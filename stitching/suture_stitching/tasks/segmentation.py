@@ -1,4 +1,4 @@
-"""Segmentation: one label per position; the metric is the mean Dice coefficient of the labels but the first."""
+"""Segmentation: one label per position; the metric is the mean Dice coefficient of the labels but the background."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from suture_stitching.tasks.classification import Labelled
 
 
 class Segmentation(Labelled):
-    """Targets `(N, *spatial)`; the first label of the ensemble is the background."""
+    """Targets `(N, *spatial)`; the first label of the ensemble is the background.
+
+    Labels that the dataset does not have are not looked at: what it left undrawn may be there all the same.
+    """
 
     metric: Metric = "dice"
 
@@ -22,20 +25,25 @@ class Segmentation(Labelled):
         overlap = (combined * truth).sum(axes)
         size = combined.sum(axes) + truth.sum(axes)
         dice = (2 * overlap + 1) / (size + 1)
-        return super().loss(combined, targets) + 1 - dice[:, 1:].mean()
+        return super().loss(combined, targets) + 1 - dice[:, self._foreground(dice)].mean()
 
     def scores(self, combined: Tensor, targets: Tensor) -> Tensor:
         """Return per sample the mean Dice over the foreground labels that it shows or that were predicted.
 
         1 where neither is the case: there was nothing to find and nothing was found.
         """
-        truth, found = self._one_hot(targets)[:, 1:], self._hot(combined.argmax(1))[:, 1:]
+        drawn = self._foreground(combined)
+        truth, found = self._one_hot(targets)[:, drawn], self._hot(combined.argmax(1))[:, drawn]
         axes = tuple(range(2, truth.dim()))
         size = (truth.sum(axes) + found.sum(axes)).double()
         dice = 2 * (truth & found).sum(axes).double() / size.clamp(min=1)
         shown = size > 0
         mean = (dice * shown).sum(1) / shown.sum(1).clamp(min=1)
         return torch.where(shown.any(1), mean, 1.0)
+
+    def _foreground(self, like: Tensor) -> Tensor:
+        """Return where the dataset's labels but the background stand in the ensemble."""
+        return self._indices[self._indices != 0].to(like.device)
 
     def _one_hot(self, targets: Tensor) -> Tensor:
         return self._hot(self.positions(targets))

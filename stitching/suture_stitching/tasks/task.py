@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from suture_stitching.compatibility import incompatibilities
 from suture_stitching.documents import Metric
 from suture_stitching.errors import SutureError
-from suture_stitching.portable.metadata import ModelMetadata, incompatibilities
+from suture_stitching.portable.metadata import ModelMetadata
 
 
 class Task(ABC):
@@ -42,6 +43,7 @@ def task_of(members: Sequence[ModelMetadata], labels: Sequence[str], *, where: s
     """
     # Imported here because they subclass Task.
     from suture_stitching.tasks.classification import Classification
+    from suture_stitching.tasks.multilabel import Multilabel
     from suture_stitching.tasks.regression import Regression
     from suture_stitching.tasks.segmentation import Segmentation
 
@@ -50,6 +52,8 @@ def task_of(members: Sequence[ModelMetadata], labels: Sequence[str], *, where: s
         raise SutureError("members.incompatible", "; ".join(problems), hint="choose models of one task and input")
     if members[0].task == "classification":
         return Classification(members, labels, where=where)
+    if members[0].task == "multilabel":
+        return Multilabel(members, labels, where=where)
     if members[0].task == "segmentation":
         return Segmentation(members, labels, where=where)
     return Regression()
