@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from suture.cli import hub, jobs, local, login, models, site
+from suture.cli import fit, hub, jobs, local, login, models, site
 from suture.cli.terminal import EXIT_CODES, group
 
 app = group(
@@ -19,7 +19,8 @@ app = group(
     "  suture login --hub https://hub.example      keep your party's token\n"
     "  suture publish out north/digits             publish what `suture export` wrote\n"
     "  suture stitch north/digits south/digits --dataset digits --evaluate-at south\n"
-    "  suture report north/stitched\n\n" + EXIT_CODES
+    "  suture report north/stitched\n"
+    "  suture fit north.safetensors south.safetensors --data scans/ --out joint      without a hub\n\n" + EXIT_CODES
 )
 
 
@@ -45,6 +46,7 @@ app.command()(models.export)
 app.command()(models.publish)
 app.command()(models.models)
 app.command()(jobs.stitch)
+app.command()(fit.fit)
 app.add_typer(jobs.app, name="jobs")
 app.command()(models.pull)
 app.command()(models.report)

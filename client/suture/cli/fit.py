@@ -1,0 +1,187 @@
+"""The command fit: stitching on local files, without a hub."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from suture.cli.terminal import Format, FormatOption, console, notes, print_json
+from suture_stitching.data.spec import DatasetSpec
+from suture_stitching.errors import SutureError
+from suture_stitching.portable.metadata import ModelMetadata
+
+if TYPE_CHECKING:
+    from suture_stitching.progress import Progress as EngineProgress
+
+_SUFFIXES = {".npz": "npz", ".csv": "csv", ".parquet": "parquet"}
+
+
+def fit(
+    models: Annotated[
+        list[Path],
+        typer.Argument(metavar="MODEL...", help="portable models, yours first: files, or folders of `suture export`"),
+    ],
+    data: Annotated[Path, typer.Option(help="what to fit on: a dataset, or a .toml or .json file that describes one")],
+    out: Annotated[Path, typer.Option(help="a new folder for the ensemble and its report")],
+    also: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=DATA", help="a further party's data to be evaluated and to count; repeatable"),
+    ] = None,
+    metadata: Annotated[
+        list[Path] | None, typer.Option(help="a model's suture.json, if not beside it; one per model, in order")
+    ] = None,
+    data_format: Annotated[
+        str | None, typer.Option(help="image_folder, npz, csv, parquet or nifti; by default what the path looks like")
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="the data's classes in the order of their index: a,b; by default your model's")
+    ] = None,
+    label: Annotated[str | None, typer.Option(metavar="COLUMN", help="a table's column of labels")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="the same seed gives the same result")] = 0,
+    steps: Annotated[int | None, typer.Option(min=1, help="steps of refinement per candidate")] = None,
+    refine: Annotated[bool, typer.Option(help="train the stitches of the best candidates on the task")] = True,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1")] = "cpu",
+    resume: Annotated[bool, typer.Option(help="go on where an earlier run with the same --out was stopped")] = True,
+    format: FormatOption = Format.text,
+) -> None:
+    """Stitch models on this machine, without a hub.
+
+    Fits stitched ensembles of the models on your data, evaluates them there and on each --also, chooses, and writes
+    to the --out folder the ensemble (model.safetensors, suture.json), the report (report.json, report.html) and all
+    candidates (candidates.json, stitches.safetensors). Nothing is sent anywhere.
+
+    \b
+    Examples:
+      suture fit north.safetensors south.safetensors --data scans/ --out joint
+      suture fit mine/ theirs/ --data mine.toml --also theirs=theirs.toml --out joint
+      suture fit a.safetensors b.safetensors --data patients.csv --label outcome --out joint --device cuda
+    """
+    named = [text.partition("=") for text in also or ()]
+    if not all(name and path for name, _, path in named) or len({name for name, _, _ in named}) < len(named):
+        raise typer.BadParameter("write it as NAME=DATA, each name once", param_hint="--also")
+
+    from suture.report_table import report_table
+    from suture_stitching.fit import FitOptions
+    from suture_stitching.local import read_metadata, stitch
+
+    own = read_metadata(models, metadata or ())[0][1]
+    given = {"format": data_format, "labels": labels.split(",") if labels else None, "label": label}
+    others = {name: dataset_spec(Path(path), own, given) for name, _, path in named}
+    options = FitOptions(seed=seed, refine=refine, **({"refine_steps": steps} if steps else {}))
+    with _Bars() as bars:
+        found = stitch(
+            models,
+            dataset_spec(data, own, given),
+            out,
+            others=others,
+            metadata=metadata or (),
+            options=options,
+            device=device,
+            resume=resume,
+            progress=bars,
+        )
+    if format is Format.json:
+        print_json(found.report)
+        return
+    console.print(report_table(found.report))
+    chosen = next(one for one in found.report.candidates if one.id == found.report.chosen)
+    notes.print(f"chosen: {chosen.label}", soft_wrap=True)
+    notes.print(f"wrote {out}/model.safetensors, suture.json, report.html, report.json and all candidates")
+
+
+def dataset_spec(path: Path, own: ModelMetadata, given: Mapping[str, Any]) -> DatasetSpec:
+    """Return what describes the dataset at `path`; what is not said is as the model `own` has it.
+
+    A `.toml` or `.json` file holds the fields of one `[datasets.<name>]` of a site, its path relative to the file.
+    Raises `SutureError` (`dataset.*`).
+    """
+    if path.suffix.lower() in (".toml", ".json"):
+        fields = _read_fields(path)
+        where = str(path)
+        fields["path"] = path.parent / str(fields.get("path", ""))
+    else:
+        where = str(path)
+        fields = {"path": path, "format": given["format"] or _format_of(path), "columns": {"label": given["label"]}}
+        if given["labels"]:
+            fields["labels"] = given["labels"]
+    fields.setdefault("task", own.task)
+    fields.setdefault("labels", list(own.labels or ()))
+    try:
+        return DatasetSpec.model_validate(fields)
+    except ValidationError as error:
+        detail = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(part) for part in detail["loc"])
+        raise SutureError(
+            "dataset.invalid",
+            ": ".join(part for part in (field, detail["msg"]) if part),
+            where=where,
+            hint="the fields are described in docs/site-operator.md",
+        ) from None
+
+
+def _read_fields(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text()
+        fields = tomllib.loads(text) if path.suffix.lower() == ".toml" else json.loads(text)
+        if isinstance(fields, dict):
+            return fields
+        problem = "it holds no fields"
+    except OSError as error:
+        problem = error.strerror or "it cannot be read"
+    except ValueError as error:
+        problem = str(error)
+    raise SutureError("dataset.invalid", problem, where=str(path))
+
+
+def _format_of(path: Path) -> str:
+    found = "image_folder" if path.is_dir() else _SUFFIXES.get(path.suffix.lower())
+    if found is None and not path.exists():
+        raise SutureError("dataset.missing_path", "there is nothing at this path", where=str(path))
+    if found is None:
+        raise SutureError(
+            "dataset.unknown_format",
+            "neither a folder nor a .npz, .csv or .parquet file",
+            where=str(path),
+            hint="name it with --data-format",
+        )
+    return found
+
+
+class _Bars:
+    """A progress bar per step of the work, on standard error."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total}"),
+            TextColumn("{task.fields[left]}"),
+            console=notes,
+        )
+        self._bars: dict[str, TaskID] = {}
+
+    def __enter__(self) -> _Bars:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, at: EngineProgress) -> None:
+        if at.step not in self._bars:
+            self._finish_others()
+            self._bars[at.step] = self._progress.add_task(at.step, total=at.total, left="")
+        left = "" if at.seconds_left is None else f"{timedelta(seconds=round(at.seconds_left))} left"
+        self._progress.update(self._bars[at.step], completed=at.done, total=at.total, left=left)
+
+    def _finish_others(self) -> None:
+        for task in self._progress.tasks:
+            self._progress.update(task.id, completed=task.total, left="")

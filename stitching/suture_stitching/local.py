@@ -1,0 +1,244 @@
+"""Stitching on local files, without a hub: models and data in; the stitched ensemble and its report out.
+
+    from suture_stitching.data import DatasetSpec
+    from suture_stitching.local import stitch
+
+    scans = DatasetSpec(path="scans", format="image_folder", labels=("normal", "polyp"))
+    found = stitch(["north.safetensors", "south.safetensors"], scans, "joint")
+    found.report.parties["north"].rows["stitched"]      # value with its 95 % interval
+    found.model(x)                                      # a torch.nn.Module
+
+The first model is the requester's own, and models are named after their files. `joint/` then holds the ensemble as
+it would be published (`model.safetensors`, `suture.json`), the report (`report.json`, `report.html`) and everything
+that was fitted (`candidates.json`, `stitches.safetensors`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+
+from suture_stitching.compose import compose, input_spec, output_spec
+from suture_stitching.data import Dataset, DatasetSpec, open_dataset
+from suture_stitching.documents import Report
+from suture_stitching.errors import SutureError
+from suture_stitching.evaluate import evaluate
+from suture_stitching.fit import FitOptions, FitResult, fit
+from suture_stitching.members import Member
+from suture_stitching.portable.format import check_against, check_file
+from suture_stitching.portable.metadata import Lineage, ModelMetadata, check_name
+from suture_stitching.portable.metadata import Member as MemberRef
+from suture_stitching.portable.runtime import PortableModel, load, replacing, save
+from suture_stitching.progress import OnProgress, ignore
+from suture_stitching.report import build, to_html
+from suture_stitching.select import choose
+
+PathLike: TypeAlias = str | os.PathLike[str]
+MODEL, METADATA, REPORT, PAGE = "model.safetensors", "suture.json", "report.json", "report.html"
+#: What stands for the hub's job in reports and lineage.
+JOB = "suture fit"
+
+
+@dataclass(frozen=True)
+class Stitched:
+    """The chosen candidate as one portable model, its `suture.json`, the report, and all candidates."""
+
+    model: PortableModel
+    metadata: ModelMetadata
+    report: Report
+    fitted: FitResult
+
+
+def stitch(
+    models: Sequence[PathLike],
+    dataset: DatasetSpec | Dataset,
+    out: PathLike,
+    *,
+    others: Mapping[str, DatasetSpec | Dataset] | None = None,
+    metadata: Sequence[PathLike] = (),
+    options: FitOptions | None = None,
+    device: str | torch.device = "cpu",
+    resume: bool = True,
+    progress: OnProgress = ignore,
+) -> Stitched:
+    """Stitch the portable models in the files `models` on `dataset`; write all that comes of it to the folder `out`.
+
+    The choice also looks at `others`, further parties' datasets by name; one that bears a model's name is that model's
+    own party. `metadata` are the models' `suture.json`, by default those beside them. `out` appears in one step when
+    everything is done; until then the work is in `out` + `.unfinished`, where with `resume` it goes on after it was
+    stopped. Raises `SutureError` (`out.*`, `model.*`, `metadata.*`, `members.*`, `dataset.*`).
+    """
+    out = Path(out)
+    check_out(out)
+    members = read_members(models, metadata, device=device)
+    names = [member.ref.repo.partition("/")[0] for member in members]
+    datasets = {names[0]: dataset, **(others or {})}
+    if names[0] in (others or {}):
+        raise SutureError("others.name", f"{names[0]} is the first model, whose data are the fit's own", where="others")
+    opened = {name: data if isinstance(data, Dataset) else open_dataset(data) for name, data in datasets.items()}
+    with _in_one_step(out, resume=resume) as work:
+        fitted = fit(members, opened[names[0]], options=options, device=device, progress=progress)
+        evaluations = {
+            party: evaluate(
+                members,
+                fitted,
+                data,
+                own=names.index(party) if party in names else None,
+                device=device,
+                progress=lambda at, party=party: progress(replace(at, step=f"{at.step} {party}")),  # type: ignore[misc]
+            )
+            for party, data in opened.items()
+        }
+        choice = choose(fitted.candidates, evaluations, requester=names[0])
+        report = build(fitted.candidates, evaluations, choice, requester=names[0], parties_of_members=names, job=JOB)
+        model = compose(members, fitted, choice.chosen)
+        found = Stitched(model, _describe(members, fitted, report), report, fitted)
+        _write(found, work)
+    return found
+
+
+def check_out(out: Path) -> None:
+    """Raise `SutureError` `out.exists` if there is something at `out` that a result would have to replace."""
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise SutureError("out.exists", "there is something already", where=str(out), hint="name a new folder")
+
+
+def read_members(
+    models: Sequence[PathLike], metadata: Sequence[PathLike] = (), *, device: str | torch.device = "cpu"
+) -> list[Member]:
+    """Return the portable models in these files (or folders with a `model.safetensors`), each checked first.
+
+    A model's `suture.json` is that of `metadata`, or lies beside it: as `NAME.json` beside `NAME.safetensors`, or as
+    `suture.json`. Raises `SutureError` (`model.*`, `metadata.*`).
+    """
+    described = read_metadata(models, metadata)
+    members = []
+    for name, (path, said) in zip(_names([path for path, _ in described]), described, strict=True):
+        check_against(check_file(path), said, where=str(path))
+        digest = _sha256(path)
+        ref = MemberRef(repo=f"{name}/model", revision=digest[:40], sha256=digest)
+        members.append(Member(load(path, device=device), said, ref))
+    return members
+
+
+def read_metadata(models: Sequence[PathLike], metadata: Sequence[PathLike] = ()) -> list[tuple[Path, ModelMetadata]]:
+    """Return each model's file and what its `suture.json` says; see `read_members`."""
+    paths = [Path(path) / MODEL if Path(path).is_dir() else Path(path) for path in models]
+    for path in paths:
+        if not path.is_file():
+            raise SutureError("model.missing", "there is no such file", where=str(path))
+    if metadata and len(metadata) != len(paths):
+        raise SutureError(
+            "metadata.count", f"{len(metadata)} suture.json for {len(paths)} models", hint="give one for each, in order"
+        )
+    return list(zip(paths, map(_read, map(Path, metadata) if metadata else map(_beside, paths)), strict=True))
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """Return a name for each model: its file's, or its folder's where files are called alike."""
+    stems = [path.stem for path in paths]
+    names = (
+        stems
+        if len(set(stems)) == len(stems) and MODEL not in {path.name for path in paths}
+        else [path.absolute().parent.name for path in paths]
+    )
+    if len(set(names)) < len(names):
+        raise SutureError(
+            "model.name", f"two models are called {max(names, key=names.count)}", hint="rename a file or its folder"
+        )
+    for name, path in zip(names, paths, strict=True):
+        try:
+            check_name(name)
+        except ValueError as error:
+            raise SutureError("model.name", str(error), where=str(path), hint="rename the file") from None
+    return names
+
+
+def _beside(path: Path) -> Path:
+    own = path.with_suffix(".json")
+    return own if own.exists() else path.with_name(METADATA)
+
+
+def _read(path: Path) -> ModelMetadata:
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise SutureError(
+            "metadata.missing",
+            error.strerror or "cannot be read",
+            where=str(path),
+            hint="`suture export` writes it; put it beside the model, or name it",
+        ) from None
+    return ModelMetadata.from_json(text, where=str(path))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _in_one_step(out: Path, *, resume: bool) -> Iterator[Path]:
+    """Give a folder to work in that becomes `out` if nothing is raised; otherwise it is kept unless it is empty."""
+    work = out.absolute().with_name(out.absolute().name + ".unfinished")
+    with _writing(work):
+        if not resume and work.exists():
+            shutil.rmtree(work)
+        work.mkdir(parents=True, exist_ok=True)
+    try:
+        yield work
+        with _writing(out):
+            work.rename(out)
+    finally:
+        with suppress(OSError):
+            work.rmdir()
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SutureError("out.unwritable", error.strerror or "cannot be written", where=str(path)) from None
+
+
+def _describe(members: Sequence[Member], fitted: FitResult, report: Report) -> ModelMetadata:
+    first = members[0].metadata
+    licences = sorted({member.metadata.license for member in members})
+    chosen = next(candidate for candidate in report.candidates if candidate.id == report.chosen)
+    return ModelMetadata(
+        schema_="suture.model/1",
+        task=fitted.candidates.task,
+        inputs={next(iter(first.inputs)): input_spec(members)},
+        outputs={next(iter(first.outputs)): output_spec(members, fitted)},
+        labels=fitted.candidates.labels,
+        license=licences[0] if len(licences) == 1 else " AND ".join(f"({licence})" for licence in licences)[:200],
+        eval_metrics={f"{report.parties[party].metric} at {party}": value for party, value in chosen.metrics.items()},
+        lineage=Lineage(
+            job=JOB,
+            requester=report.requester,
+            members=tuple(member.ref for member in members),
+            candidate=report.chosen,
+        ),
+    )
+
+
+def _write(found: Stitched, folder: Path) -> None:
+    found.fitted.save(folder)
+    save(found.model.graph, found.model.tensors, folder / MODEL)
+    texts = {
+        METADATA: found.metadata.to_json(),
+        REPORT: found.report.model_dump_json(by_alias=True, exclude_none=True, indent=2) + "\n",
+        PAGE: to_html(found.report),
+    }
+    for name, text in texts.items():
+        with replacing(folder / name) as path:
+            path.write_text(text)

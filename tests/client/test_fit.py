@@ -1,0 +1,191 @@
+"""Stitching on local files: from models and data to a folder with the ensemble and its report, and what refuses it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from suture import digits
+from suture.cli.app import app
+from suture.parcel import export_model
+from suture_stitching.data import DatasetSpec, open_dataset
+from suture_stitching.documents import Report
+from suture_stitching.errors import Cancelled, SutureError
+from suture_stitching.fit import FitOptions
+from suture_stitching.fitted import FitResult
+from suture_stitching.local import Stitched, read_members, stitch
+from suture_stitching.portable.metadata import ModelMetadata
+from suture_stitching.portable.runtime import load
+
+if TYPE_CHECKING:
+    from click.testing import Result
+
+WRITTEN = {
+    "candidates.json",
+    "stitches.safetensors",
+    "model.safetensors",
+    "suture.json",
+    "report.json",
+    "report.html",
+}
+
+
+def suture(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, ["fit", *(str(argument) for argument in arguments)])
+
+
+@pytest.fixture(scope="module")
+def parties(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two parties' models, as `<party>.safetensors` with `<party>.json`, and data as `<party>.npz`."""
+    folder = tmp_path_factory.mktemp("parties")
+    for party, data in digits.parties(0).items():
+        learnt_from = data.split == "train"
+        module = digits.network(party, 0)
+        digits.train(module, data.images[learnt_from], data.labels[learnt_from], epochs=2)
+        path = folder / f"{party}.safetensors"
+        example = torch.from_numpy(data.images[:2])
+        metadata = export_model(
+            module, example, path, labels=digits.LABELS, value_range=(0.0, 1.0), license="CC-BY-4.0"
+        )
+        path.with_suffix(".json").write_text(metadata.to_json())
+        np.savez(folder / f"{party}.npz", images=data.images, labels=data.labels, split=data.split)
+        (folder / f"{party}.toml").write_text(f'path = "{party}.npz"\nformat = "npz"\nvalue_range = [0, 1]\n')
+    return folder
+
+
+def models(parties: Path) -> list[Path]:
+    return [parties / "north.safetensors", parties / "south.safetensors"]
+
+
+def test_the_whole_way_on_the_command_line(parties: Path, tmp_path: Path) -> None:
+    out = tmp_path / "joint"
+    also = f"south={parties}/south.toml"
+    ended = suture(
+        *models(parties), "--data", parties / "north.toml", "--also", also, "--out", out, "--steps", "8", "--seed", "3"
+    )
+    assert ended.exit_code == 0, ended.output
+    assert {path.name for path in out.iterdir()} == WRITTEN
+    assert list(tmp_path.iterdir()) == [out]
+    assert "party report of suture fit" in ended.stdout
+    assert "plain ensemble" in ended.stdout
+
+    report = json.loads((out / "report.json").read_text())
+    assert report["requester"] == "north"
+    assert set(report["parties"]) == {"north", "south"}
+    assert {"own", "peer:south/model", "ensemble"} <= set(report["parties"]["north"]["rows"])
+    assert {"own", "peer:north/model", "ensemble"} <= set(report["parties"]["south"]["rows"])
+    metadata = ModelMetadata.from_json((out / "suture.json").read_text())
+    assert metadata.lineage is not None
+    members = read_members(models(parties))
+    assert metadata.lineage.members == tuple(member.ref for member in members)
+    fitted = FitResult.load(out)
+    assert fitted.candidates.seed == 3
+
+    # The written model scores on the data what the report says of it.
+    data = open_dataset(DatasetSpec(path=parties / "north.npz", format="npz", labels=tuple(digits.LABELS)))
+    model, right = load(out / "model.safetensors"), []
+    for x, y in data.batches("test", 64):
+        right.append((model(x).argmax(1) == y).double())
+    reported = next(one for one in report["candidates"] if one["id"] == report["chosen"])["metrics"]["north"]
+    assert float(torch.cat(right).mean()) == pytest.approx(reported, abs=1e-9)
+
+    # An ensemble is a model like any other: `suture report` shows it, and a folder can be fitted again.
+    assert CliRunner().invoke(app, ["report", str(out / "report.json")]).exit_code == 0
+    assert read_members([out])[0].metadata == metadata
+
+
+@pytest.fixture(scope="module")
+def in_python(parties: Path, tmp_path_factory: pytest.TempPathFactory) -> Stitched:
+    data = DatasetSpec(path=parties / "north.npz", format="npz", labels=tuple(digits.LABELS))
+    out = tmp_path_factory.mktemp("python") / "joint"
+    return stitch(models(parties), data, out, options=FitOptions(refine=False))
+
+
+def test_one_call_in_python(in_python: Stitched) -> None:
+    assert set(in_python.report.parties) == {"north"}
+    x = torch.rand(3, 1, 8, 8)
+    assert torch.allclose(in_python.model(x).sum(1), torch.ones(3), atol=1e-5)
+
+
+def test_what_was_stopped_leaves_no_folder_and_goes_on(parties: Path, tmp_path: Path, in_python: Stitched) -> None:
+    data = DatasetSpec(path=parties / "north.npz", format="npz", labels=tuple(digits.LABELS))
+
+    def stop(progress: object) -> None:
+        if getattr(progress, "step", "").startswith("evaluate"):
+            raise Cancelled
+
+    options = FitOptions(refine=False)
+    with pytest.raises(Cancelled):
+        stitch(models(parties), data, tmp_path / "joint", options=options, progress=stop)
+    assert not (tmp_path / "joint").exists()
+    ended = suture(
+        *models(parties),
+        "--data",
+        parties / "north.npz",
+        "--no-refine",
+        "--format",
+        "json",
+        "--out",
+        tmp_path / "joint",
+    )
+    assert ended.exit_code == 0, ended.output
+    assert Report.model_validate_json(ended.stdout) == in_python.report
+    assert {path.name for path in (tmp_path / "joint").iterdir()} == WRITTEN
+    assert list(tmp_path.iterdir()) == [tmp_path / "joint"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["north.safetensors", "east.safetensors", "--data", "north.npz"], "model.missing"),
+        (["north.safetensors", "--data", "north.npz"], "members.too_few"),
+        (["north.safetensors", "north.safetensors", "--data", "north.npz"], "model.name"),
+        (["north.safetensors", "south.safetensors", "--data", "east.npz"], "dataset.missing_path"),
+        (["north.safetensors", "south.safetensors", "--data", "north.safetensors"], "dataset.unknown_format"),
+        (["north.safetensors", "south.safetensors", "--data", "broken.toml"], "dataset.invalid"),
+        (["north.safetensors", "south.safetensors", "--data", "wrong.toml"], "dataset.invalid"),
+        (["north.safetensors", "south.safetensors", "--data", "north.npz", "--metadata", "a"], "metadata.count"),
+        (["north.safetensors", "alone/bare.safetensors", "--data", "north.npz"], "metadata.missing"),
+        (
+            ["north.safetensors", "south.safetensors", "--data", "north.npz", "--also", "east=n.npz"],
+            "dataset.missing_path",
+        ),
+        (["north.safetensors", "south.safetensors", "--data", "north.npz", "--also", "north=south.npz"], "others.name"),
+        (["north.safetensors", "south.safetensors", "--data", "north.npz", "--out", "alone"], "out.exists"),
+    ],
+)
+def test_what_is_wrong_is_named(
+    parties: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: str
+) -> None:
+    monkeypatch.chdir(parties)
+    (parties / "broken.toml").write_text("path =")
+    (parties / "wrong.toml").write_text('path = "north.npz"\nformat = "npz"\ncolour = "red"\n')
+    (parties / "alone").mkdir(exist_ok=True)
+    (parties / "alone/bare.safetensors").write_bytes((parties / "north.safetensors").read_bytes())
+    out = [] if "--out" in arguments else ["--out", "new"]
+    ended = suture(*arguments, *out)
+    assert ended.exit_code == 5, ended.output
+    assert f"code:  {code}" in ended.stderr
+    assert not list(parties.glob("new*"))
+
+
+def test_a_repeated_name_is_a_mistake_on_the_command_line(parties: Path) -> None:
+    twice = ["--also", "south=a.npz", "--also", "south=b.npz"]
+    ended = suture(*models(parties), "--data", parties / "north.npz", "--out", parties / "new", *twice)
+    assert ended.exit_code == 2
+
+
+def test_a_model_changed_since_it_was_described_is_refused(parties: Path, tmp_path: Path) -> None:
+    said = json.loads((parties / "north.json").read_text())
+    said["inputs"] = {"image": {"num_channels": 3, "spatial_shape": [8, 8]}}
+    (tmp_path / "north.json").write_text(json.dumps(said))
+    (tmp_path / "north.safetensors").write_bytes((parties / "north.safetensors").read_bytes())
+    with pytest.raises(SutureError) as caught:
+        read_members([tmp_path / "north.safetensors", parties / "south.safetensors"])
+    assert caught.value.code.startswith(("metadata.", "model."))
