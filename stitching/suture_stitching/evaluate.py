@@ -10,10 +10,11 @@ import torch
 from suture_stitching.bootstrap import Floats, intervals
 from suture_stitching.compose import outputs_of
 from suture_stitching.data import Dataset
+from suture_stitching.data.windows import predict
 from suture_stitching.documents import Evaluation, Score, SplitName, SplitScores
 from suture_stitching.errors import SutureError
 from suture_stitching.fitted import FitResult
-from suture_stitching.members import Member, batches, check_inputs, number_of_batches
+from suture_stitching.members import Member, batches, check_inputs, input_shape, number_of_batches
 from suture_stitching.merge import Merge
 from suture_stitching.portable.runtime import PortableModel
 from suture_stitching.progress import OnProgress, Progress, ignore
@@ -32,7 +33,8 @@ def evaluate(
 ) -> Evaluation:
     """Return every candidate's metric on `splits` of `dataset`, and its difference from the own member `own`.
 
-    Each member runs once per batch up to the stitch points; only what lies behind them is repeated. Raises
+    Each member runs once per batch up to the stitch points; only what lies behind them is repeated. Volumes larger than
+    what the models read are predicted in windows and compared whole. Raises
     `SutureError` (`candidates.*`, `dataset.*`, `output.not_finite`); `progress` may raise `Cancelled`.
     """
     check_inputs(members, dataset)
@@ -40,15 +42,16 @@ def evaluate(
     candidates = fitted.candidates.candidates
     merge = Merge(members, task, fitted.stitches)
     model = PortableModel(merge.graph(outputs_of(merge, fitted, candidates)), merge.tensors).to(device)
-    total = sum(number_of_batches(dataset, split) for split in splits)
+    window = _window(members, dataset)
+    total = sum(number_of_batches(dataset, split, whole=window is not None) for split in splits)
     done = 0
     found: dict[SplitName, SplitScores] = {}
     for split in splits:
         parts: list[Floats] = []
-        for x, y in batches(members, dataset, split, device):
+        for x, y in batches(members, dataset, split, device, whole=window is not None):
             progress(Progress("evaluate", done, total))
             with torch.no_grad():
-                combined = model(x)
+                combined = model(x) if window is None else predict(model, x, window)
             parts.append(_scores(task, combined, y, [candidate.id for candidate in candidates]))
             done += 1
         scores = np.concatenate(parts, axis=1)
@@ -62,6 +65,17 @@ def evaluate(
         )
     progress(Progress("evaluate", total, total))
     return Evaluation(metric=task.metric, higher_is_better=task.higher_is_better, own=own, splits=found)
+
+
+def _window(members: Sequence[Member], dataset: Dataset) -> tuple[int, ...] | None:
+    if dataset.window is not None and (sizes := input_shape(members, dataset)[1:]) != dataset.window:
+        raise SutureError(
+            "dataset.wrong_shape",
+            f"the dataset's window is {dataset.window}, the models read {sizes}",
+            where=dataset.where,
+            hint=f"set window = {list(sizes)} for this dataset",
+        )
+    return dataset.window
 
 
 def _scores(task: Task, combined: Sequence[torch.Tensor], targets: torch.Tensor, ids: Sequence[str]) -> Floats:

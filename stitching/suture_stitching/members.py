@@ -70,11 +70,18 @@ def input_shape(members: Sequence[Member], dataset: Dataset) -> tuple[int, ...]:
 
 
 def batches(
-    members: Sequence[Member], dataset: Dataset, split: Split, device: str | torch.device, *, seed: int | None = None
+    members: Sequence[Member],
+    dataset: Dataset,
+    split: Split,
+    device: str | torch.device,
+    *,
+    seed: int | None = None,
+    whole: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield inputs as the ensemble reads them and their targets, on `device`; `seed` shuffles them.
 
-    Values are brought from the dataset's range to the ensemble's, channels and sizes to its own; masks follow.
+    Values are brought from the dataset's range to the ensemble's, channels and sizes to its own; masks follow. `whole`
+    samples come one at a time in their own size, from a dataset with a `window`.
     """
     spec, sizes = shared_input(members), input_shape(members, dataset)[1:]
     ours, theirs = spec.value_range, dataset.value_range
@@ -82,13 +89,13 @@ def batches(
         (dataset.input_shape[0], dataset.channels), (spec.num_channels, spec.channels), spec.format
     )
     matrix = None if weights is None else torch.tensor(weights, device=device)
-    for x, y in dataset.batches(split, batch_size(dataset), seed=seed):
+    for x, y in dataset.whole(split) if whole else dataset.batches(split, batch_size(dataset), seed=seed):
         x, y = x.to(device), y.to(device)
         if ours and theirs and ours != theirs:
             x = (x - theirs[0]) * ((ours[1] - ours[0]) / (theirs[1] - theirs[0])) + ours[0]
         if matrix is not None:
             x = (x.movedim(1, -1) @ matrix.T).movedim(-1, 1)
-        if x.shape[2:] != sizes:
+        if x.shape[2:] != sizes and not whole:
             x = to_grid(x, sizes)
             if dataset.task == "segmentation":
                 y = F.interpolate(y.unsqueeze(1).float(), size=sizes, mode="nearest-exact").squeeze(1).to(y.dtype)
@@ -103,9 +110,9 @@ def batch_size(dataset: Dataset) -> int:
     return max(1, min(_LARGEST_BATCH, _BATCH_NUMBERS // numbers))
 
 
-def number_of_batches(dataset: Dataset, split: Split) -> int:
+def number_of_batches(dataset: Dataset, split: Split, *, whole: bool = False) -> int:
     """Return how many batches a pass over `split` has."""
-    return -(-dataset.n(split) // batch_size(dataset))
+    return dataset.n(split) if whole else -(-dataset.n(split) * dataset.patches // batch_size(dataset))
 
 
 def check_inputs(members: Sequence[Member], dataset: Dataset) -> None:

@@ -26,8 +26,8 @@ from suture_stitching.data.spool import Spool
 from suture_stitching.errors import SutureError
 
 _SUFFIXES = (".nii.gz", ".nii")
-#: A volume of more voxels (2 GiB as float32) is refused, stored or resampled: most likely a header that lies.
-_MOST_VOXELS = 1 << 29
+#: A volume of more voxels (1 GiB as float32) is refused, stored or resampled: most likely a header that lies.
+_MOST_VOXELS = 1 << 28
 #: Positions of the foreground that are kept per volume to place patches at.
 _FOREGROUND = 4096
 #: The share of patches that are centred on the foreground, as nnU-Net has it (Isensee et al., 2021) at least.
@@ -133,7 +133,7 @@ class VolumeFolder(FolderDataset[_Header]):
         """Return the volume `(C, X, Y, Z)` in RAS and its affine `(4, 4)`."""
         try:
             stored = nibabel.as_closest_canonical(_opened(self._root / file, file))
-            values = np.array(stored.dataobj, dtype=np.float32)
+            values = stored.get_fdata(dtype=np.float32, caching="unchanged")
             affine = np.asarray(stored.affine, dtype=np.float64)
         except SutureError:
             raise
@@ -232,7 +232,7 @@ def _resampled(
     from monai.data import MetaTensor
     from monai.transforms import Spacing
 
-    resample = Spacing(pixdim=spacing, mode=mode, padding_mode="border", align_corners=False)
+    resample = Spacing(pixdim=spacing, mode=mode, padding_mode="border", align_corners=False, dtype=np.float32)
     with torch.no_grad():
         found: NDArray[np.float32] = resample(
             MetaTensor(torch.from_numpy(values), affine=torch.from_numpy(affine))
