@@ -57,7 +57,7 @@ def plot(asked: Asked, summary: Summary, parties: Sequence[str], metric: str) ->
     own = next(mark for row, mark in zip(rows, marks, strict=True) if row.method == f"alone: {requester}")
     plain = next(mark for row, mark in zip(rows, marks, strict=True) if row.method == PLAIN)
     body = [
-        f'<rect class="better" x="{own.x}" y="{TOP}" width="{RIGHT - own.x:.1f}" height="{max(0.0, plain.y - TOP):.1f}"/>',
+        f'<rect class="better" x="{own.x}" y="{TOP}" width="{RIGHT - own.x:.1f}" height="{plain.y - TOP:.1f}"/>',
         *(_tick(x_at(value), value, vertical=True) for value in x_ticks),
         *(_tick(y_at(value), value, vertical=False) for value in y_ticks),
         f'<line class="own" x1="{own.x}" x2="{own.x}" y1="{TOP}" y2="{BOTTOM}"/>',
@@ -152,7 +152,7 @@ def _tags(marks: Sequence[_Mark]) -> list[str]:
             return (x, y - 9, x + width, y + 6) if right else (x - width, y - 9, x, y + 6)
 
         def cost(option: tuple[float, bool, int], mark: _Mark = mark) -> float:
-            left, top, end, bottom = box(option[1], option[2])  # noqa: B023
+            left, top, end, bottom = box(option[1], option[2])
             covered = sum(left < b[2] and b[0] < end and top < b[3] and b[1] < bottom for b in taken)
             outside = left < LEFT or end > RIGHT or top < TOP or bottom > BOTTOM
             return option[0] + 1000 * covered + 5000 * outside

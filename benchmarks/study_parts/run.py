@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from study_parts.references import Predictor
 from study_parts.scores import Floats, auroc, balanced_accuracy, sample_scores
 from study_parts.training import Machine, OnShare, machine_for, recipe_of, train
 from suture_stitching.compose import compose
+from suture_stitching.data import Dataset
 from suture_stitching.documents import Evaluation
 from suture_stitching.errors import SutureError
 from suture_stitching.evaluate import evaluate
@@ -32,6 +33,13 @@ from suture_stitching.select import choose
 
 #: Part of a bounded time that is left for fitting and evaluating.
 FOR_FITTING = 0.35
+
+#: What is asked of a fit, one after the other, and up to which part of its time each attempt may go on.
+FEWER: tuple[tuple[dict[str, Any], float], ...] = (
+    ({}, 0.6),
+    ({"alphas": (0.5,), "max_matches": 3, "refine_steps": 100, "refine_candidates": 2}, 0.8),
+    ({"alphas": (0.5,), "max_matches": 1, "refine": False}, float("inf")),
+)
 
 #: Opens a stage of the work by its name and returns where to report how much of it is done.
 OnStage = Callable[[str], OnShare]
@@ -271,14 +279,7 @@ class _Seed:
             if party not in datasets:
                 continue
             try:
-                fitted, options = self._fitted(party, members, datasets[party], limit)
-                evaluations = {}
-                for other, dataset in datasets.items():
-                    index = self._study.parties.index(other)
-                    progress = self._engine(f"{party} asks: evaluation at {other}")
-                    evaluations[other] = evaluate(
-                        members, fitted, dataset, own=index, device=self._machine.device, progress=progress
-                    )
+                fitted, evaluations, options = self._asked(party, members, datasets, limit)
             except SutureError as error:
                 self._result.notes.append(f"{party} cannot ask for a stitched ensemble: {error}")
                 continue
@@ -287,6 +288,48 @@ class _Seed:
             self._result.stitched[party] = _stitched(fitted, evaluations, chosen, seconds, options)
             model = compose(members, fitted, chosen).to(self._machine.device)
             self._measure(f"stitched: {party}", lambda part, model=model: _outputs(model, part))  # type: ignore[misc]
+
+    def _asked(
+        self, party: str, members: Sequence[Member], datasets: Mapping[str, Dataset], limit: float
+    ) -> tuple[FitResult, dict[str, Evaluation], FitOptions]:
+        """Return a requester's fit and all parties' evaluations, with fewer candidates where the time demands it."""
+        started = time.perf_counter()
+        for number, (less, until) in enumerate(FEWER):
+            options = FitOptions.model_validate({"seed": self._seed, **less})
+            report = self._reporter(party, started + until * limit)
+            device = self._machine.device
+            try:
+                fitted = fit(members, datasets[party], options=options, device=device, progress=report("fit"))
+                evaluations = {
+                    other: evaluate(
+                        members,
+                        fitted,
+                        dataset,
+                        own=self._study.parties.index(other),
+                        device=device,
+                        progress=report(f"evaluation at {other}"),
+                    )
+                    for other, dataset in datasets.items()
+                }
+            except _TooLongError:
+                continue
+            if number:
+                self._result.notes.append(f"{party}: there was time for fewer candidates only ({less}).")
+            return fitted, evaluations, options
+        raise AssertionError("the last attempt is not bounded")
+
+    def _reporter(self, party: str, end: float) -> Callable[[str], Callable[[Progress], None]]:
+        def stage(name: str) -> Callable[[Progress], None]:
+            share = self._stage(f"{party} asks: {name}")
+
+            def report(progress: Progress) -> None:
+                if time.perf_counter() > end:
+                    raise _TooLongError
+                share(progress.done / max(progress.total, 1))
+
+            return report
+
+        return stage
 
     def _member(self, index: int, module: nn.Module) -> Member:
         path = self._folder / f"{index}.safetensors"
@@ -321,31 +364,6 @@ class _Seed:
         ref = MemberRef(repo=f"party{index}/{self._study.name}", revision=f"{index:040x}", sha256=f"{index:064x}")
         return Member(load(path), metadata, ref)
 
-    def _fitted(
-        self, party: str, members: Sequence[Member], dataset: Any, limit: float
-    ) -> tuple[FitResult, dict[str, Any]]:
-        """Return a fit that took no longer than about half of `limit`, with less refinement where it must be."""
-        end = time.perf_counter() + 0.5 * limit
-        for options in (FitOptions(seed=self._seed), FitOptions(seed=self._seed, refine=False)):
-            try:
-                progress = self._engine(f"{party} asks: fit", end if options.refine else float("inf"))
-                fitted = fit(members, dataset, options=options, device=self._machine.device, progress=progress)
-            except _TooLongError:
-                self._result.notes.append(f"{party}: the time was too short for refinement; closed forms only.")
-                continue
-            return fitted, options.model_dump()
-        raise AssertionError("a fit without refinement is not bounded")
-
-    def _engine(self, name: str, end: float = float("inf")) -> Callable[[Progress], None]:
-        share = self._stage(name)
-
-        def report(progress: Progress) -> None:
-            if time.perf_counter() > end and progress.done < progress.total:
-                raise _TooLongError
-            share(progress.done / max(progress.total, 1))
-
-        return report
-
 
 class _TooLongError(Exception):
     """A fit does not end in time."""
@@ -357,7 +375,7 @@ def _outputs(model: nn.Module, part: Part, batch: int = 32) -> torch.Tensor:
 
 
 def _stitched(
-    fitted: FitResult, evaluations: dict[str, Evaluation], chosen: str, seconds: float, options: dict[str, Any]
+    fitted: FitResult, evaluations: Mapping[str, Evaluation], chosen: str, seconds: float, options: FitOptions
 ) -> Stitched:
     ids = [candidate.id for candidate in fitted.candidates.candidates]
     kinds = {candidate.id: candidate.kind for candidate in fitted.candidates.candidates}
@@ -383,7 +401,7 @@ def _stitched(
         hypervolume=hypervolume(values["test"][kept]),
         plain_hypervolume=hypervolume(values["test"][plain]),
         seconds=seconds,
-        options=options,
+        options=options.model_dump(),
     )
 
 

@@ -188,7 +188,7 @@ def run(
         taken += 1
         done = min(1.0, max(taken / steps, (time.perf_counter() - started) / max(seconds, 1e-9)))
         # The first states are never the best ones; looking at them costs time.
-        if done >= 1 or done * recipe.looks >= looks + 1 and done > 0.25:
+        if done >= 1 or (done * recipe.looks >= looks + 1 and done > 0.25):
             looks = int(done * recipe.looks)
             found = validated(module, validation, recipe.task, machine)
             if best is None or found > best:
