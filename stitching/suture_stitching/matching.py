@@ -17,6 +17,9 @@ from torch import Tensor
 from suture_stitching.moments import Moments, compatible
 from suture_stitching.points import StitchPoint
 
+#: Deviation of a constant, relative to it, that may come of computing it in float32.
+ROUNDING = 1e-6
+
 
 @dataclass(frozen=True)
 class Group:
@@ -29,10 +32,13 @@ class Group:
 def similarities(moments: Moments, widths: Sequence[int]) -> Tensor:
     """Return linear CKA `(P, P)` between all points whose features lie side by side in `moments`.
 
-    `widths` are their numbers of channels, in order. A point whose features are constant is similar to nothing (0).
+    `widths` are their numbers of channels, in order. A point whose features are constant, as far as float32 can tell,
+    is similar to nothing (0).
     """
     edges = torch.tensor([0, *widths]).cumsum(0).tolist()
     covariance = moments.covariance
+    varies = (covariance.diagonal() > (ROUNDING * moments.mean).square()).to(covariance.dtype)
+    covariance = covariance * torch.outer(varies, varies)
     squares = torch.stack(
         [torch.stack([covariance[a:b, c:d].square().sum() for c, d in pairwise(edges)]) for a, b in pairwise(edges)]
     )
@@ -49,28 +55,36 @@ def damped(similarity: float, depth: float, other: float) -> float:
 def match(points: Sequence[Sequence[StitchPoint]], cka: Tensor) -> list[Group]:
     """Return groups of matched points, in the order of the networks; every member's order is kept.
 
-    `points` are each member's, in order of computation; `cka` is `(P, P)` over all of them, member after member. The
-    first member is the reference: every other one is matched to it with the largest total similarity among the
-    matchings that cross no two pairs. Empty when no points are compatible.
+    `points` are each member's, in order of computation; `cka` is `(P, P)` over all of them, member after member. One
+    member is the reference: every other one is matched to it with the largest total similarity among the matchings that
+    cross no two pairs. It is the one that is most similar to the others, the first of equals. Empty when no points are
+    compatible.
     """
     starts = torch.tensor([0, *(len(own) for own in points)]).cumsum(0).tolist()
-    partners: list[dict[int, int]] = []
-    weights: list[Tensor] = []
-    for member in range(1, len(points)):
-        weight = torch.zeros(len(points[0]), len(points[member]), dtype=torch.float64)
-        for i, ours in enumerate(points[0]):
-            for j, theirs in enumerate(points[member]):
-                if compatible(ours.shape[1:], theirs.shape[1:]):
-                    alike = float(cka[starts[0] + i, starts[member] + j])
-                    weight[i, j] = damped(alike, ours.depth, theirs.depth)
-        weights.append(weight)
-        partners.append(dict(best_chain(weight)))
+    partners: dict[tuple[int, int], dict[int, tuple[int, float]]] = {}
+    for one in range(len(points)):
+        for other in range(one + 1, len(points)):
+            weight = torch.zeros(len(points[one]), len(points[other]), dtype=torch.float64)
+            for i, ours in enumerate(points[one]):
+                for j, theirs in enumerate(points[other]):
+                    if compatible(ours.shape[1:], theirs.shape[1:]):
+                        alike = float(cka[starts[one] + i, starts[other] + j])
+                        weight[i, j] = damped(alike, ours.depth, theirs.depth)
+            chain = [(i, j, float(weight[i, j])) for i, j in best_chain(weight)]
+            partners[one, other] = {i: (j, alike) for i, j, alike in chain}
+            partners[other, one] = {j: (i, alike) for i, j, alike in chain}
+    members = range(len(points))
+    totals = [
+        sum(alike for (a, _), found in partners.items() if a == one for _, alike in found.values()) for one in members
+    ]
+    reference = max(members, key=lambda one: totals[one])
     groups = []
-    for i in range(len(points[0])):
-        found = {member: partner[i] for member, partner in enumerate(partners, start=1) if i in partner}
-        if found:
-            mean = sum(float(weights[member - 1][i, j]) for member, j in found.items()) / len(found)
-            groups.append(Group({0: i, **found}, mean))
+    for i in range(len(points[reference])):
+        others = [member for member in members if i in partners.get((reference, member), {})]
+        if others:
+            matched = {member: partners[reference, member][i] for member in others}
+            mean = sum(alike for _, alike in matched.values()) / len(others)
+            groups.append(Group({reference: i, **{member: j for member, (j, _) in matched.items()}}, mean))
     return groups
 
 

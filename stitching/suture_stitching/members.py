@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from suture_stitching.compatibility import channel_weights, ensemble_input
+from suture_stitching.compatibility import channel_weights, ensemble_input, incompatibilities
 from suture_stitching.data import Dataset, Split
 from suture_stitching.errors import SutureError
 from suture_stitching.moments import to_grid
-from suture_stitching.points import StitchPoint, find_points
+from suture_stitching.points import StitchPoint, stitchable
 from suture_stitching.portable.metadata import InputSpec, ModelMetadata
 from suture_stitching.portable.metadata import Member as MemberRef
 from suture_stitching.portable.runtime import PortableModel
@@ -41,13 +41,11 @@ class Member:
         return spec.model_copy(update={"num_channels": channels or spec.num_channels, "spatial_shape": shape})
 
     def points(self, input_shape: Sequence[int]) -> list[StitchPoint]:
-        """Return where the model can be stitched, in order: clean cuts and ends of blocks, token sequences in parts.
+        """Return where the model can be stitched, in order.
 
         `input_shape` is the ensemble's, `(C, *spatial)`.
         """
-        shape = _with_sizes(self.input, input_shape)
-        found = find_points(self.model, shape)
-        return [part for point in found if point.clean or point.block for part in point.parts()]
+        return stitchable(self.model, _with_sizes(self.input, input_shape))
 
 
 def shared_input(members: Sequence[Member]) -> InputSpec:
@@ -120,6 +118,10 @@ def check_inputs(members: Sequence[Member], dataset: Dataset) -> None:
 
     Sizes may differ, and channels as far as `channel_weights` converts them.
     """
+    if problems := incompatibilities([(member.ref.repo, member.metadata) for member in members]):
+        raise SutureError(
+            "members.incompatible", "; ".join(problems), hint="choose models of one task and kind of input"
+        )
     for member in members:
         inputs = member.model.graph.inputs
         if len(inputs) != 1 or inputs[0].dtype != "float32":

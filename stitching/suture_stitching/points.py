@@ -13,7 +13,7 @@ from math import prod
 
 from suture_stitching.errors import SutureError
 from suture_stitching.portable.dry_run import Budget, measure
-from suture_stitching.portable.graph import INPUT, Graph, Input, Node, references
+from suture_stitching.portable.graph import INPUT, Graph, Input, Node, Ref, references
 from suture_stitching.portable.graph_json import leaves
 from suture_stitching.portable.runtime import PortableModel
 from suture_stitching.portable.schemas import SIZE_KIND, TENSOR_KIND
@@ -102,6 +102,22 @@ def find_points(model: PortableModel, shape: Sequence[int] | None = None) -> lis
     (`points.shape`, `model.run_failed`) when the model does not run at that size.
     """
     return _Finder(model, shape).points()
+
+
+def stitchable(model: PortableModel, shape: Sequence[int]) -> list[StitchPoint]:
+    """Return the points that are worth a stitch: clean cuts and ends of blocks, token sequences in their parts.
+
+    A class token that the network takes out of its sequence itself is there once only.
+    """
+    points = [point for point in find_points(model, shape) if point.clean or point.block]
+    nodes = {point.node: model.graph.nodes[point.node] for point in points}
+    taken_out = {node.args[0] for node in nodes.values() if node.op == "aten.select.int" and node.args[1:] == (1, 0)}
+    return [
+        part
+        for point in points
+        for part in point.parts()
+        if part.tokens is None or len(part.shape) > 1 or Ref(part.node) not in taken_out
+    ]
 
 
 class _Finder:

@@ -70,3 +70,9 @@ def test_three_members_share_groups() -> None:
 def test_maps_of_other_dimension_are_not_matched() -> None:
     flat, deep = [point(0, 1, (4, 8, 8))], [point(0, 1, (4, 8, 8, 8))]
     assert match([flat, deep], torch.ones(2, 2).double()) == []
+
+
+def test_a_member_that_is_like_no_other_does_not_keep_the_others_apart() -> None:
+    points = [[], [point(index, 3) for index in range(3)], [point(index, 3) for index in range(3)]]
+    groups = match(points, torch.eye(3).repeat(2, 2).double())
+    assert [group.points for group in groups] == [{1: i, 2: i} for i in range(3)]
