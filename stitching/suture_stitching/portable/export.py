@@ -120,7 +120,7 @@ def _verify(path: Path, inputs: Sequence[Tensor], expected: Mapping[int, Any], t
         with torch.no_grad():
             actual = model(*_batch(inputs, size))
         for name, want, have in _paired(output, actual, "output"):
-            difference = _difference(want, have)
+            difference = relative_difference(want, have)
             allowed = max(tolerance, 4 * torch.finfo(want.dtype).eps) if want.is_floating_point() else tolerance
             if not difference <= allowed:
                 raise SutureError(
@@ -143,7 +143,11 @@ def _paired(want: Any, have: Any, name: str) -> Iterator[tuple[str, Tensor, Tens
         yield from _paired(want[key], have[key], f"{name}[{key!r}]")
 
 
-def _difference(want: Tensor, have: Tensor) -> float:
+def relative_difference(want: Tensor, have: Tensor) -> float:
+    """Return the worst difference, relative to the largest number in `want` or 1; infinite for other shapes or types.
+
+    Equal infinities and two NaN do not differ.
+    """
     if want.shape != have.shape or want.dtype != have.dtype:
         return float("inf")
     if want.numel() == 0 or torch.equal(want, have):
