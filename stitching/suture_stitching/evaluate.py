@@ -11,7 +11,7 @@ from suture_stitching.bootstrap import Floats, intervals
 from suture_stitching.compose import outputs_of
 from suture_stitching.data import Dataset
 from suture_stitching.data.windows import predict
-from suture_stitching.documents import Evaluation, Score, SplitName, SplitScores
+from suture_stitching.documents import Candidate, Evaluation, Score, SplitName, SplitScores
 from suture_stitching.errors import SutureError
 from suture_stitching.fitted import FitResult
 from suture_stitching.members import Member, batches, check_inputs, input_shape, number_of_batches
@@ -52,7 +52,7 @@ def evaluate(
             progress(Progress("evaluate", done, total))
             with torch.no_grad():
                 combined = model(x) if window is None else predict(model, x, window)
-            parts.append(_scores(task, combined, y, [candidate.id for candidate in candidates]))
+            parts.append(_scores(task, combined, y, candidates, members))
             done += 1
         scores = np.concatenate(parts, axis=1)
         values = intervals(scores, own, seed=fitted.candidates.seed)
@@ -78,14 +78,21 @@ def _window(members: Sequence[Member], dataset: Dataset) -> tuple[int, ...] | No
     return dataset.window
 
 
-def _scores(task: Task, combined: Sequence[torch.Tensor], targets: torch.Tensor, ids: Sequence[str]) -> Floats:
+def _scores(
+    task: Task,
+    combined: Sequence[torch.Tensor],
+    targets: torch.Tensor,
+    candidates: Sequence[Candidate],
+    members: Sequence[Member],
+) -> Floats:
     """Return `(candidates, N)`."""
     rows = []
-    for id, output in zip(ids, combined, strict=True):
+    for candidate, output in zip(candidates, combined, strict=True):
         if not bool(torch.isfinite(output).all()):
             raise SutureError(
                 "output.not_finite",
-                f"candidate {id} gives NaN or infinity on this data",
+                f"candidate {candidate.id} gives NaN or infinity on this data",
+                where=members[candidate.members[0]].ref.repo if candidate.kind == "single" else None,
                 hint="check that the data are in the value range that the models' suture.json names",
             )
         rows.append(task.scores(output, targets).double().cpu().numpy())

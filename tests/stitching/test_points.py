@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from suture_stitching.errors import SutureError
-from suture_stitching.points import StitchPoint, find_points
+from suture_stitching.points import StitchPoint, find_points, stitchable
 from suture_stitching.portable.export import export
 from suture_stitching.portable.runtime import PortableModel, load
 
@@ -193,3 +195,67 @@ def test_a_free_size_must_be_given(tmp_path, networks):
 def test_a_size_the_model_cannot_take(networks):
     with pytest.raises(SutureError):
         find_points(networks("cnn").load(), (1, 20, 20))
+
+
+class Patches(nn.Module):
+    """Patches of `side`, by convolution or by a linear layer, with `prefix` tokens in front."""
+
+    def __init__(self, side: tuple[int, int], prefix: int, linear: bool) -> None:
+        super().__init__()
+        self.side, self.linear = side, linear
+        self.conv, self.dense = nn.Conv2d(1, 6, side, side), nn.Linear(side[0] * side[1], 6)
+        self.prefix = nn.Parameter(torch.randn(1, prefix, 6)) if prefix else None
+        self.block, self.head = nn.Linear(6, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        (n, _, height, width), (a, b) = x.shape, self.side
+        if self.linear:
+            cut = x.reshape(n, height // a, a, width // b, b).permute(0, 1, 3, 2, 4)
+            tokens = self.dense(cut.reshape(n, -1, a * b))
+        else:
+            tokens = self.conv(x).flatten(2).transpose(1, 2)
+        if self.prefix is not None:
+            tokens = torch.cat([self.prefix.expand(n, -1, -1), tokens], 1)
+        return self.head(torch.tanh(self.block(tokens)).mean(1))
+
+
+@pytest.mark.parametrize("linear", [False, True])
+@pytest.mark.parametrize(
+    ("size", "side", "prefix", "grid"),
+    [
+        ((16, 16), (4, 4), 0, (4, 4)),
+        ((16, 16), (4, 4), 1, (4, 4)),
+        ((16, 16), (4, 4), 5, (4, 4)),
+        ((8, 12), (2, 2), 1, (4, 6)),
+        ((24, 12), (2, 2), 2, (12, 6)),
+    ],
+)
+def test_patches_lie_on_a_grid(tmp_path, linear, size, side, prefix, grid):
+    _, points = points_of(Patches(side, prefix, linear), torch.randn(2, 1, *size), tmp_path)
+    point = next(point for point in points if point.module == "block" or point.shape[1:] == (prefix + prod(grid),))
+    assert point.grid == grid
+    parts = point.parts()
+    assert [part.shape for part in parts] == [(6, *grid), (6,)][: 1 + bool(prefix)]
+    assert parts[0].tokens == (prefix, prefix + prod(grid))
+    assert parts[0].node == parts[-1].node == point.node
+    assert not prefix or not parts[0].clean
+
+
+def test_uneven_patches_are_known_by_the_map_they_come_from(tmp_path):
+    _, points = points_of(Patches((8, 2), 1, False), torch.randn(2, 1, 16, 16), tmp_path)
+    assert {point.grid for point in points if point.channel_axis == 2} == {(2, 8)}
+
+
+def test_sequences_in_time_have_no_grid(networks):
+    for name in ("lstm", "gru", "signal"):
+        assert not any(point.grid for point in find_points(networks(name).load()))
+
+
+def test_a_class_token_that_is_taken_out_is_there_once(networks):
+    model = networks("transformer").load()
+    points = stitchable(model, (3, 16, 16))
+    assert len({point.name for point in points}) == len(points)
+    last = max(point.node for point in points if point.tokens)
+    assert f"n{last}.0" not in {point.name for point in points}
+    assert sum(point.name.endswith(".0") for point in points) >= 1
+    assert points[-1].shape == (16,)

@@ -87,3 +87,52 @@ def test_gradients_flow_through_the_loss(kind: str) -> None:
     targets = torch.randint(2, (4,) if kind == "classification" else (4, 8, 8))
     task.loss(task.combine(outputs, [0, 1]), targets).backward()
     assert all(output.grad is not None and bool(output.grad.abs().sum() > 0) for output in outputs)
+
+
+def test_several_labels_at_once_are_averaged_one_by_one() -> None:
+    task = task_of([model(("a", "b"), "multilabel"), model(("c", "b"), "multilabel", "probabilities")], ("c", "b", "a"))
+    first, second = torch.tensor([[2.0, -1.0]]), torch.tensor([[0.9, 0.4]])
+    combined = task.combine([first, second], [0, 1])
+    p = first.sigmoid()[0]
+    assert torch.allclose(combined[0], torch.tensor([p[0], (p[1] + 0.4) / 2, 0.9]))
+    targets = torch.tensor([[1.0, 0.0, 1.0]])
+    wanted = -(combined[0, 2].log() + (1 - combined[0, 1]).log() + combined[0, 0].log()) / 3
+    assert float(task.loss(combined, targets)) == pytest.approx(float(wanted), abs=1e-6)
+
+
+def test_f1_is_that_of_the_definition() -> None:
+    task = task_of([model(("a", "b", "c"), "multilabel")] * 2, ("a", "b"))
+    combined = torch.tensor([[0.9, 0.1, 0.9], [0.9, 0.9, 0.0], [0.1, 0.2, 0.9], [0.6, 0.2, 0.0], [0.1, 0.2, 0.0]])
+    targets = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    # `c` is not among the dataset's labels, so what is said of it counts for nothing.
+    assert task.scores(combined, targets).tolist() == [1.0, pytest.approx(2 / 3), 1.0, 0.0, 0.0]
+    assert (task.metric, task.higher_is_better) == ("f1", True)
+
+
+def test_certain_and_wrong_is_a_finite_loss() -> None:
+    task = task_of([model(("a", "b"), "multilabel")] * 2, ("a", "b"))
+    assert torch.isfinite(task.loss(torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 0.0]])))
+
+
+@pytest.mark.parametrize("kind", ["classification", "segmentation"])
+@pytest.mark.parametrize("format", ["logits", "probabilities"])
+def test_one_channel_stands_for_two_labels(kind: str, format: str) -> None:
+    binary = model(("well", "ill"), kind, format)
+    binary = binary.model_copy(update={"outputs": {"pred": OutputSpec(num_channels=1, format=format)}})
+    task = task_of([binary, model(("ill", "well"), kind)], ("well", "ill"))
+    shape = (4, 3, 3)[: 1 if kind == "classification" else 3]
+    one, two = torch.rand(shape[0], 1, *shape[1:]), torch.randn(shape[0], 2, *shape[1:])
+    ill = one.sigmoid() if format == "logits" else one
+    combined = task.combine([one, two], [0, 1])
+    assert torch.allclose(combined[:, 1:], (ill + two.softmax(1)[:, :1]) / 2, atol=1e-6)
+    assert torch.allclose(combined.sum(1), torch.ones(shape), atol=1e-6)
+
+
+def test_structures_that_the_data_do_not_show_are_not_scored() -> None:
+    task = task_of([model(("background", "cell", "vessel"), "segmentation")] * 2, ("background", "cell"))
+    truth = torch.zeros(1, 4, 4, dtype=torch.int64)
+    truth[0, :2] = 1
+    found = truth.clone()
+    found[0, 3] = 2  # drawn by nobody here, and yet it may be a vessel
+    combined = torch.nn.functional.one_hot(found, 3).movedim(-1, 1).float()
+    assert task.scores(combined, truth).tolist() == [1.0]
