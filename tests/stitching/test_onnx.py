@@ -14,7 +14,10 @@ import torch
 import torch.nn.functional as F
 from tests.stitching.networks import LABELS, dataset, deep, images, member, plain
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
+from suture.cli.app import app
+from suture.cli.terminal import ExitCode
 from suture_stitching.compose import compose, input_spec, output_spec
 from suture_stitching.errors import SutureError
 from suture_stitching.fit import FitOptions, fit
@@ -200,3 +203,23 @@ def test_an_example_of_another_shape_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SutureError) as refused:
         export_onnx(model, tmp_path / "m.onnx", example=torch.randn(2, 1, 8, 8))
     assert refused.value.code == "input.shape"
+
+
+def test_the_command_writes_a_model_with_its_metadata(tmp_path: Path) -> None:
+    owner = member(plain(), tmp_path)
+    (tmp_path / "north.net.safetensors").rename(tmp_path / "model.safetensors")
+    (tmp_path / "suture.json").write_text(owner.metadata.to_json())
+    result = CliRunner().invoke(app, ["export-onnx", str(tmp_path), str(tmp_path / "m.onnx"), "--format", "json"])
+    assert result.exit_code == 0, result.output
+    written = json.loads(result.stdout)
+    assert written["inputs"] == {"x": ["batch", 2, 8, 8]}
+    assert written["outputs"] == {"y": ["batch", 3]}
+    properties = onnxruntime.InferenceSession(written["path"]).get_modelmeta().custom_metadata_map
+    assert properties["suture.json"] == owner.metadata.to_json()
+
+
+def test_the_command_says_what_is_wrong_with_a_file(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"nothing")
+    result = CliRunner().invoke(app, ["export-onnx", str(tmp_path / "model.safetensors"), str(tmp_path / "m.onnx")])
+    assert result.exit_code == ExitCode.REFUSED
+    assert not (tmp_path / "m.onnx").exists()

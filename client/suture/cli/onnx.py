@@ -1,0 +1,63 @@
+"""The command export-onnx: a portable model for those who run ONNX."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from suture.cli.terminal import Format, FormatOption, console, print_json
+from suture_stitching.portable.metadata import ModelMetadata
+
+
+def export_onnx(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", exists=True, help="model.safetensors, or a folder that holds one")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="the file to write")],
+    metadata: Annotated[
+        Path | None,
+        typer.Option(exists=True, help="suture.json, for names and labels; by default the one beside the model"),
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="largest difference allowed, relative to the size of the outputs")
+    ] = 1e-4,
+    format: FormatOption = Format.text,
+) -> None:
+    """Write a portable model, stitched or not, as ONNX.
+
+    The ONNX model is run in onnxruntime beside the portable one, with other batch sizes and wherever sizes are free
+    with other sizes, and is written only if both give the same. Labels and suture.json go along as its metadata.
+    What the model expects its caller to do before it (preprocessing in suture.json) is not part of it.
+
+    Needs the extra onnx: pip install 'suture[onnx]'
+
+    \b
+    Examples:
+      suture export-onnx stitched/model.safetensors stitched.onnx
+      suture export-onnx out model.onnx --tolerance 1e-5 --format json
+    """
+    from suture_stitching.portable.onnx import export_onnx
+    from suture_stitching.portable.runtime import load
+
+    path = model / "model.safetensors" if model.is_dir() else model
+    beside = metadata or path.with_name("suture.json")
+    described = ModelMetadata.from_json(beside.read_bytes(), where=str(beside)) if metadata or beside.exists() else None
+    written = export_onnx(load(path), out, metadata=described, tolerance=tolerance)
+    if format is Format.json:
+        print_json(
+            {
+                "path": str(written.path),
+                "inputs": written.inputs,
+                "outputs": written.outputs,
+                "opset": written.opset,
+                "difference": written.difference,
+            }
+        )
+        return
+    console.print(f"wrote {written.path}, ONNX opset {written.opset}")
+    for what, values in (("reads", written.inputs), ("gives", written.outputs)):
+        for name, shape in values.items():
+            console.print(f"  {what} {name} ({', '.join(map(str, shape))})")
+    console.print(f"  onnxruntime's outputs differ by at most {written.difference:.1g} of their size")
