@@ -14,38 +14,34 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from suture_stitching.checkpoint import Checkpoint, Folder, fingerprint
 from suture_stitching.clock import Clock
 from suture_stitching.data import Dataset
+from suture_stitching.device import Precision, Runner
 from suture_stitching.documents import Candidate, CandidateSet, Gate, Stitch
 from suture_stitching.documents import Match as MatchDocument
 from suture_stitching.errors import SutureError
-from suture_stitching.familiarity import FAMILIAR, bounds, whiten
+from suture_stitching.familiarity import FAMILIAR, bounds
 from suture_stitching.fitted import FitResult
-from suture_stitching.matching import Group, match, similarities
-from suture_stitching.members import Member, batch_size, batches, check_inputs, number_of_batches
+from suture_stitching.matching import match
+from suture_stitching.members import Member, check_inputs, input_shape, number_of_batches
 from suture_stitching.merge import GateTensors, Join, Merge
-from suture_stitching.moments import Moments, rows
+from suture_stitching.moments import Moments
 from suture_stitching.plans import Plan, closed_forms, gated, middle_of, places, to_refine
-from suture_stitching.points import StitchPoint
-from suture_stitching.portable.runtime import PortableModel
 from suture_stitching.progress import OnProgress, ignore
-from suture_stitching.reading import Reading, read
+from suture_stitching.reading import Features, Points, Reader, Reading, columns, read, read_stitched
 from suture_stitching.refine import NOISE, ROUNDS, Spread, refine
 from suture_stitching.solve import Source
+from suture_stitching.survey import survey, surveyed_batches
 from suture_stitching.tasks import task_of
 
 __all__ = ["FitOptions", "FitResult", "Member", "fit"]
-
-#: Samples of the first look at all points, and how many features of all points together are compared there.
-_SURVEY = 512
-_SURVEY_WIDTH = 4096
-_SURVEY_GRIDS = ((), (16,), (4, 4), (1, 4, 4))
 
 
 class FitOptions(BaseModel):
@@ -74,18 +70,21 @@ def fit(
     *,
     options: FitOptions | None = None,
     device: str | torch.device = "cpu",
+    precision: Precision = "auto",
     progress: OnProgress = ignore,
+    checkpoint: Folder | None = None,
 ) -> FitResult:
     """Return the candidates for `members` fitted on the `train` split of `dataset`, tuned on its `validation` split.
 
-    The members are not changed. `progress` is
-    called between batches and may raise `Cancelled`. The same seed gives the same result on the same device. Raises
-    `SutureError`: `members.*` for models that do not go together, `dataset.*` for unfit data, `features.not_finite` for
-    a model that gives NaN or infinity on this data.
+    The members are not changed. `progress` is called between batches and may raise `Cancelled`. The same seed gives the
+    same result on the same device, also when the fit was killed at any point and called again with the same folder
+    `checkpoint`, which can be removed afterwards. `precision` is that in which members run. Raises `SutureError`:
+    `members.*` for models that do not go together, `dataset.*` for unfit data, `features.not_finite` for a model that
+    gives NaN or infinity on this data, `work.out_of_memory` when a single sample is too much.
     """
     if len(members) < 2:
         raise SutureError("members.too_few", "a stitch needs at least two models")
-    return _Fit(members, dataset, options or FitOptions(), device, progress).run()
+    return _Fit(members, dataset, options or FitOptions(), Runner(device, precision), progress, checkpoint).run()
 
 
 class _Fit:
@@ -94,16 +93,22 @@ class _Fit:
         members: Sequence[Member],
         dataset: Dataset,
         options: FitOptions,
-        device: str | torch.device,
+        runner: Runner,
         progress: OnProgress,
+        checkpoint: Folder | None,
     ) -> None:
         check_inputs(members, dataset)
-        self._members, self._dataset, self._options, self._device = members, dataset, options, device
+        self._members, self._dataset, self._options = members, dataset, options
+        self._reader = Reader(members, dataset, runner, options.seed)
         self._task = task_of([member.metadata for member in members], dataset.labels, where=dataset.where)
         self._refuse_one_class()
-        self._points = [member.points(dataset.input_shape) for member in members]
+        self._shape = input_shape(members, dataset)
+        self._points = [member.points(self._shape) for member in members]
         self._merge = Merge(members, self._task)
         self._progress = Clock(progress, self._steps())
+        settings = {**options.model_dump(mode="json"), "device": runner.device.type, "precision": runner.precision}
+        key = "" if checkpoint is None else fingerprint("fit", members, dataset, settings)
+        self._checkpoint = Checkpoint(checkpoint, key)
         self._stitches: dict[str, Tensor] = {}
         #: The closed forms that refinement starts from, by the names of the others.
         self._starts: dict[str, Tensor] = {}
@@ -111,11 +116,13 @@ class _Fit:
         self._r2: dict[str, float] = {}
 
     def run(self) -> FitResult:
-        groups = self._matches()
+        groups, known = self._matches()
         plans: list[Plan] = []
         if groups:
-            reading = read(self._members, self._merge, groups, self._dataset, self._device, self._progress.tick)
+            reading = read(self._reader, self._merge, groups, places(groups), self._progress, self._checkpoint, known)
+            known = ()
             joins = [self._solved(index, group, reading) for index, group in enumerate(groups)]
+            self._progress.end("solve")
             gates = self._gates(groups, reading)
             plans = closed_forms(joins, self._options.alphas)
             if len(joins) > 1:
@@ -125,17 +132,17 @@ class _Fit:
                 plans += [self._refined(number, len(chosen), plan) for number, plan in enumerate(chosen)]
             plans += gated(plans, gates)
         self._progress.finish("fit")
-        return FitResult(self._documents(plans), self._stitches, tuple(self._dataset.input_shape))
+        return FitResult(self._documents(plans), self._stitches, self._shape)
 
     def _steps(self) -> dict[str, tuple[int, float]]:
         """Return what there is to do, in passes of batches."""
         train, validation = (number_of_batches(self._dataset, split) for split in ("train", "validation"))
+        seen = surveyed_batches(self._reader, self._points) if all(self._points) else 0
         # A step of training, without the pass in front of the stitches, costs about a quarter of a batch.
         rounds = self._options.refine_candidates * ROUNDS if self._options.refine else 0
         return {
-            "match": (min(train, -(-_SURVEY // batch_size(self._dataset))), 1.0),
+            "match": (seen, 1.0),
             "solve": (train + validation, 1.0),
-            "gate": (validation, 1.0),
             "double": (train + validation, 1.0),
             "refine": (rounds, validation + self._options.refine_steps / ROUNDS / 4),
         }
@@ -149,68 +156,36 @@ class _Fit:
                 hint="add samples of other classes",
             )
 
-    def _matches(self) -> list[dict[int, StitchPoint]]:
-        """Return the matches to use, in the order of the networks."""
+    def _matches(self) -> tuple[list[Points], Sequence[Sequence[Features]]]:
+        """Return the matches to use, in the order of the networks, and the features that are known already."""
         if any(not own for own in self._points):
-            return []
-        groups = match(self._points, self._similarities())
+            return [], ()
+        if (kept := self._checkpoint.load("matches")) is not None:
+            self._progress.skip("match", surveyed_batches(self._reader, self._points))
+            self._progress.end("match")
+            return [self._of({int(member): index for member, index in one.items()}) for one in kept.document], ()
+        found = survey(self._reader, self._merge, self._points, self._progress)
+        groups = match(self._points, found.similarities)
         if len(groups) > self._options.max_matches:
             last = groups[-1]
             best = sorted(groups[:-1], key=lambda group: -group.similarity)[: self._options.max_matches - 1]
             groups = [group for group in groups if group in best or group is last]
-        return [self._of(group) for group in groups]
+        self._checkpoint.save("matches", [group.points for group in groups])
+        return [self._of(group.points) for group in groups], found.known
 
-    def _of(self, group: Group) -> dict[int, StitchPoint]:
-        return {member: self._points[member][index] for member, index in sorted(group.points.items())}
+    def _of(self, indices: Mapping[int, int]) -> Points:
+        return {member: self._points[member][index] for member, index in sorted(indices.items())}
 
-    def _similarities(self) -> Tensor:
-        """Return linear CKA of all stitch points, from a part of the data at a few positions."""
-        flat = [(member, point) for member, own in enumerate(self._points) for point in own]
-        refs = [self._merge.point(self._merge.native, member, point) for member, point in flat]
-        model = PortableModel(self._merge.graph(tuple(refs)), self._merge.tensors).to(self._device)
-        widest = max(8, _SURVEY_WIDTH // len(flat))
-        generator = torch.Generator().manual_seed(self._options.seed)
-        sketches = [_sketch(point.shape[0], widest, generator, self._device) for _, point in flat]
-        widths = [min(point.shape[0], widest) for _, point in flat]
-        total = Moments.nothing(sum(widths), self._device)
-        limit = -(-_SURVEY // batch_size(self._dataset))
-        rank = max(len(point.shape) - 1 for _, point in flat)
-        for _, (x, _y) in zip(
-            range(limit),
-            batches(self._members, self._dataset, "train", self._device, seed=self._options.seed),
-            strict=False,
-        ):
-            self._progress.tick("match")
-            with torch.no_grad():
-                features = model(x)
-            parts = []
-            for (member, point), feature, sketch in zip(flat, features, sketches, strict=True):
-                self._check_finite(feature, member, point)
-                grid = _SURVEY_GRIDS[len(point.shape) - 1 or rank]
-                found = rows(feature.float(), grid, point.channel_axis)
-                parts.append(found if sketch is None else found @ sketch)
-            total = total + Moments.of(torch.cat(parts, 1))
-        return similarities(total, widths).cpu()
-
-    def _check_finite(self, feature: Tensor, member: int, point: StitchPoint) -> None:
-        if not bool(torch.isfinite(feature).all()):
-            raise SutureError(
-                "features.not_finite",
-                f"the model gives NaN or infinity at {point.name} ({point.module}) on this data",
-                where=self._members[member].ref.repo,
-                hint="check that the data are in the value range that its suture.json names",
-            )
-
-    def _solved(self, index: int, points: Mapping[int, StitchPoint], reading: Reading) -> Join:
+    def _solved(self, index: int, points: Points, reading: Reading) -> Join:
         """Return a match with its stitches in closed form, to be mixed with any weight."""
         names = {}
         for source in points:
             for target in points:
                 if source != target:
+                    self._progress.tick("solve")
                     train, held_out = reading.pair(index, points[target].shape[1:])
-                    columns = reading.columns(index)
-                    name = f"p{index:02d}.{source}_{target}"
-                    names[source, target] = self._solve(name, train, held_out, columns[source], columns[target])
+                    name, own = f"p{index:02d}.{source}_{target}", columns(points)
+                    names[source, target] = self._solve(name, train, held_out, own[source], own[target])
         return Join(points, 0.5, names)
 
     def _solve(self, name: str, train: Moments, held_out: Moments, source: slice, target: slice) -> tuple[str, str]:
@@ -225,7 +200,7 @@ class _Fit:
         self._r2[weight] = solution.r2
         return weight, bias
 
-    def _chain(self, groups: Sequence[Mapping[int, StitchPoint]], joins: Sequence[Join], reading: Reading) -> Plan:
+    def _chain(self, groups: Sequence[Points], joins: Sequence[Join], reading: Reading) -> Plan:
         """Return a candidate that mixes at the last two matches.
 
         The later stitches must work on features that went through the earlier ones too, so they are solved for on both
@@ -233,74 +208,58 @@ class _Fit:
         """
         middle, last = middle_of(self._options.alphas), len(joins) - 1
         first = replace(joins[-2], alpha=middle)
-        points = groups[last]
-        merge = Merge(self._members, self._task, self._stitches)
-        stitched = merge.join([first])
-        again = reading.stitched(
-            merge, stitched, points, self._members, self._dataset, self._device, self._progress.tick
-        )
-        names = {}
-        for source in points:
-            for target in points:
-                if source != target:
-                    grid = points[target].shape[1:]
-                    native = reading.pair(last, grid)
-                    columns = reading.columns(last)
-                    both = [
-                        part.select(columns[source], columns[target]) + more
-                        for part, more in zip(native, again[source, target], strict=True)
-                    ]
-                    width = points[source].shape[0]
-                    names[source, target] = self._solve(
-                        f"p{last - 1:02d}.p{last:02d}.{source}_{target}",
-                        both[0],
-                        both[1],
-                        slice(0, width),
-                        slice(width, width + points[target].shape[0]),
-                    )
+        points, merge = groups[last], Merge(self._members, self._task, self._stitches)
+        again = read_stitched(self._reader, merge, merge.join([first]), points, self._progress, self._checkpoint)
+        own, names = columns(points), {}
+        for (source, target), more in again.items():
+            self._progress.tick("double")
+            both = []
+            for native, stitched in zip(reading.pair(last, points[target].shape[1:]), more, strict=True):
+                side = native.select(own[source], own[target])
+                both.append(side + stitched.scaled(side.n))
+            width = points[source].shape[0]
+            name = f"p{last - 1:02d}.p{last:02d}.{source}_{target}"
+            out = slice(width, width + points[target].shape[0])
+            names[source, target] = self._solve(name, both[0], both[1], slice(0, width), out)
+        self._progress.end("double")
         return Plan((first, Join(points, middle, names)))
 
     def _refined(self, number: int, count: int, plan: Plan) -> Plan:
         """Return the refined copy of a candidate, the `number`th of `count`."""
-        new = refine(
-            self._members,
-            self._task,
-            plan.joins,
-            self._starts,
-            self._spreads,
-            self._dataset,
-            steps=self._options.refine_steps,
-            seed=self._options.seed,
-            device=self._device,
-            progress=functools.partial(self._trained, number, count),
-        )
-        names = {old: f"r{number:02d}.{old}" for old in new}
-        self._stitches.update({names[old]: tensor.cpu() for old, tensor in new.items()})
+        part, described = f"refined-{number:02d}", _described(plan)
+        kept = self._checkpoint.load(part)
+        if kept is not None and kept.document == described:
+            new = kept.tensors
+            self._progress.skip("refine", ROUNDS)
+        else:
+            new = refine(
+                self._members,
+                self._task,
+                plan.joins,
+                self._starts,
+                self._spreads,
+                self._dataset,
+                steps=self._options.refine_steps,
+                seed=self._options.seed,
+                device=self._reader.runner.device,
+                progress=functools.partial(self._trained, number, count),
+            )
+            self._checkpoint.save(part, described, new)
+        self._trained(number, count, ROUNDS, ROUNDS)
+        names = {old: f"r{number:02d}.{old}" for old in sorted(new)}
+        self._stitches.update({names[old]: new[old].cpu() for old in names})
         return plan.with_stitches(names)
 
     def _trained(self, number: int, candidates: int, done: int, rounds: int) -> None:
-        self._progress.reached("refine", number * rounds + done, candidates * rounds)
+        self._progress.reached("refine", number * ROUNDS + done * ROUNDS // rounds, candidates * ROUNDS)
 
-    def _gates(self, groups: Sequence[Mapping[int, StitchPoint]], reading: Reading) -> list[list[GateTensors]]:
+    def _gates(self, groups: Sequence[Points], reading: Reading) -> list[list[GateTensors]]:
         """Return for each place a gate per strictness; how far is too far comes from the validation split."""
-        unbounded = []
-        for index in places(groups):
-            whitening = whiten(reading.pooled[index])
+        gates = []
+        for index, whitening in reading.whitenings.items():
             gate = GateTensors(groups[index], f"g{index:02d}.weight", f"g{index:02d}.bias", near=0.0, far=1.0)
             self._stitches[gate.weight], self._stitches[gate.bias] = whitening.weight.cpu(), whitening.bias.cpu()
-            unbounded.append(gate)
-        merge = Merge(self._members, self._task, self._stitches)
-        distances = tuple(merge.distance(gate) for gate in unbounded)
-        model = PortableModel(merge.graph(distances), merge.tensors).to(self._device)
-        found: list[list[Tensor]] = [[] for _ in unbounded]
-        for x, _ in batches(self._members, self._dataset, "validation", self._device):
-            self._progress.tick("gate")
-            with torch.no_grad():
-                for own, distance in zip(found, model(x), strict=True):
-                    own.append(distance.flatten().cpu())
-        gates = []
-        for gate, own in zip(unbounded, found, strict=True):
-            limits = [bounds(torch.cat(own), familiar) for familiar in FAMILIAR]
+            limits = [bounds(reading.distances[index], familiar) for familiar in FAMILIAR]
             gates.append([replace(gate, near=near, far=far) for near, far in limits])
         return gates
 
@@ -341,16 +300,13 @@ class _Fit:
         return MatchDocument(points=_names(join.points), alpha=join.alpha, stitches=stitches, gate=gate)
 
 
-def _names(points: Mapping[int, StitchPoint]) -> dict[str, str]:
+def _names(points: Points) -> dict[str, str]:
     return {str(member): point.name for member, point in sorted(points.items())}
 
 
-def _sketch(width: int, widest: int, generator: torch.Generator, device: str | torch.device) -> Tensor | None:
-    """Return a random projection to `widest` channels for more than that; similarities survive it approximately."""
-    if width <= widest:
-        return None
-    sketch: Tensor = torch.randn(width, widest, generator=generator) / widest**0.5
-    return sketch.to(device)
+def _described(plan: Plan) -> list[Any]:
+    """Return where and how a plan mixes, as JSON."""
+    return [[_names(join.points), join.alpha, sorted(map(list, join.stitches.values()))] for join in plan.joins]
 
 
 def _deviation(variances: Tensor) -> float:

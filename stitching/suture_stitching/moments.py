@@ -13,8 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from suture_stitching.errors import SutureError
-
 #: Rows multiplied at once: bounds the memory for a copy of the features in float32.
 CHUNK = 1 << 16
 
@@ -31,25 +29,24 @@ class Moments:
     def of(cls, rows: Tensor) -> Moments:
         """Return the moments of `rows` `(R, D)`; products in float32 or better, totals in float64.
 
-        Rows are shifted by their mean before they are multiplied, so that large offsets cost no precision. Raises
-        `SutureError` `features.not_finite` if any of them is infinite or NaN.
+        Rows are shifted by their mean before they are multiplied, so that large offsets cost no precision. Infinite or
+        NaN rows are not looked for here, where that would mean to wait for the device: `finite` tells of the totals.
         """
         total = cls.nothing(rows.shape[1], rows.device)
         for chunk in torch.split(rows, CHUNK):
             exact = chunk if chunk.dtype == torch.float64 else chunk.float()
-            mean = exact.mean(0, dtype=torch.float64)
-            centred = exact - mean.to(exact.dtype)
-            # What rounding of the mean left over is taken out again, in float64.
-            left = centred.mean(0, dtype=torch.float64)
+            mean = exact.mean(0)
+            centred = exact - mean
+            # What rounding of the mean left over is taken out again.
+            left = centred.mean(0).double()
             scatter = (centred.T @ centred).double() - len(chunk) * torch.outer(left, left)
-            total = total + cls(float(len(chunk)), mean.to(exact.dtype).double() + left, scatter)
-        if not bool(torch.isfinite(total.scatter).all()):
-            raise SutureError(
-                "features.not_finite",
-                "a model's features hold infinite or NaN values on this data",
-                hint="check that the data are in the value range the model's metadata declares",
-            )
+            total = total + cls(float(len(chunk)), mean.double() + left, scatter)
         return total
+
+    @property
+    def finite(self) -> Tensor:
+        """Which of the `D` features were finite in all rows."""
+        return torch.isfinite(self.scatter.diagonal()) & torch.isfinite(self.mean)
 
     @classmethod
     def nothing(cls, width: int, device: torch.device | str = "cpu") -> Moments:
@@ -75,6 +72,10 @@ class Moments:
     def covariance(self) -> Tensor:
         """Return `(D, D)`, normalised by `n`."""
         return self.scatter / max(self.n, 1.0)
+
+    def scaled(self, n: float) -> Moments:
+        """Return the moments as if these rows had been repeated until there were `n`."""
+        return Moments(n, self.mean, self.scatter * (n / max(self.n, 1.0)))
 
     def to(self, device: torch.device | str) -> Moments:
         """Return the same moments on `device`."""

@@ -2,39 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from suture_stitching.checkpoint import Checkpoint
+from suture_stitching.clock import Clock
 from suture_stitching.data import Dataset, Split
-from suture_stitching.members import Member, batches
+from suture_stitching.device import Runner
+from suture_stitching.errors import SutureError
+from suture_stitching.familiarity import Whitening, whiten
+from suture_stitching.members import Member, batch_size, batches, input_shape, number_of_batches
 from suture_stitching.merge import Merge, Values
-from suture_stitching.moments import Moments, channels_second, rows
+from suture_stitching.moments import Moments, channels_second, to_grid
 from suture_stitching.points import StitchPoint
 from suture_stitching.portable.graph import Ref
-from suture_stitching.portable.runtime import PortableModel
 
 #: Positions of a map that are counted per sample: neighbours say much the same.
-POSITIONS = 256
+POSITIONS = 128
+#: Rows per feature after which a closed form hardly changes; the doubled batch has as many.
+ROWS = 32
+_FEWEST = 256
 
 Points: TypeAlias = Mapping[int, StitchPoint]
 Grid: TypeAlias = tuple[int, ...]
+#: Features of some samples by member and point.
+Features: TypeAlias = Mapping[tuple[int, str], Tensor]
 _SPLITS: tuple[Split, Split] = ("train", "validation")
+
+
+@dataclass(frozen=True)
+class Reader:
+    """What is read: all members on a dataset, the training split shuffled by `seed`; and what runs them."""
+
+    members: Sequence[Member]
+    dataset: Dataset
+    runner: Runner
+    seed: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """What the members together read, `(C, *spatial)`."""
+        return input_shape(self.members, self.dataset)
+
+    def batches(self, split: Split, start: int = 0) -> Iterator[Tensor]:
+        """Yield the inputs of `split` from batch `start` on, in the same order every time."""
+        seed = self.seed if split == "train" else None
+        for x, _ in islice(batches(self.members, self.dataset, split, self.runner.device, seed=seed), start, None):
+            yield x
+
+    def check(self, moments: Moments, columns: Sequence[tuple[slice, int, StitchPoint]]) -> None:
+        """Raise `SutureError` `features.not_finite` naming the first member and point with NaN or infinity."""
+        finite = moments.finite.cpu()
+        for column, member, point in columns:
+            if not bool(finite[column].all()):
+                raise SutureError(
+                    "features.not_finite",
+                    f"the model gives NaN or infinity at {point.name} ({point.module}) on this data",
+                    where=self.members[member].ref.repo,
+                    hint="check that the data are in the value range that its suture.json names",
+                )
 
 
 @dataclass(frozen=True)
 class Reading:
     """Moments by match and grid, of the features of all matched members side by side; of both splits.
 
-    `pooled` are, by match, the training split's moments of the features averaged over positions: a row is a sample.
+    `whitenings` and, of the validation split's samples, `distances` `(N,)` are those of the matches where gates look,
+    by match: of the features averaged over positions.
     """
 
     groups: Sequence[Points]
     moments: Mapping[tuple[int, Grid], tuple[Moments, Moments]]
-    pooled: Sequence[Moments]
+    whitenings: Mapping[int, Whitening]
+    distances: Mapping[int, Tensor]
 
     def pair(self, index: int, grid: Grid) -> tuple[Moments, Moments]:
         """Return the moments of a match on a grid, of `train` and `validation`."""
@@ -42,104 +87,262 @@ class Reading:
 
     def columns(self, index: int) -> dict[int, slice]:
         """Return where each member's features stand in a match's moments."""
-        found, start = {}, 0
-        for member, point in self.groups[index].items():
-            found[member] = slice(start, start + point.shape[0])
-            start += point.shape[0]
-        return found
+        return columns(self.groups[index])
 
-    def stitched(
-        self,
-        merge: Merge,
-        values: Sequence[Values],
-        points: Points,
-        members: Sequence[Member],
-        dataset: Dataset,
-        device: str | torch.device,
-        tick: Callable[[str], None],
-    ) -> dict[tuple[int, int], tuple[Moments, Moments]]:
-        """Return moments of stitched source features beside native target features, by (source, target).
 
-        `values` are the members' values behind earlier stitches; moments are on the target's grid, of both splits.
-        """
-        refs = {member: merge.point(values, member, point) for member, point in points.items()}
-        native = {member: merge.point(merge.native, member, point) for member, point in points.items()}
-        model = _model(merge, [*refs.values(), *native.values()], device)
-        totals: dict[tuple[int, int], list[Moments]] = {}
-        for number, split in enumerate(_SPLITS):
-            for x, _ in batches(members, dataset, split, device):
-                tick("double")
-                with torch.no_grad():
-                    features = model(x)
-                ours = dict(zip(points, features[: len(points)], strict=True))
-                theirs = dict(zip(points, features[len(points) :], strict=True))
-                for source in points:
-                    for target in points:
-                        if source != target:
-                            grid = points[target].shape[1:]
-                            side = [
-                                _rows(ours[source], grid, points[source]),
-                                _rows(theirs[target], grid, points[target]),
-                            ]
-                            found = Moments.of(torch.cat(side, 1))
-                            pair = totals.setdefault((source, target), [_none(found), _none(found)])
-                            pair[number] = pair[number] + found
-        return {pair: (train, held_out) for pair, (train, held_out) in totals.items()}
+def columns(points: Points) -> dict[int, slice]:
+    """Return where each member's features stand side by side."""
+    found, start = {}, 0
+    for member, point in points.items():
+        found[member] = slice(start, start + point.shape[0])
+        start += point.shape[0]
+    return found
 
 
 def read(
-    members: Sequence[Member],
+    reader: Reader,
     merge: Merge,
     groups: Sequence[Points],
-    dataset: Dataset,
-    device: str | torch.device,
-    tick: Callable[[str], None],
+    places: Sequence[int],
+    clock: Clock,
+    checkpoint: Checkpoint,
+    known: Sequence[Sequence[Features]] = (),
 ) -> Reading:
-    """Return the moments of `groups` over both splits; `tick` is called before every batch."""
-    refs = [merge.point(merge.native, member, point) for points in groups for member, point in points.items()]
-    model = _model(merge, refs, device)
-    totals: dict[tuple[int, Grid], list[Moments]] = {}
-    pooled: list[Moments | None] = [None] * len(groups)
-    for number, split in enumerate(_SPLITS):
-        for x, _ in batches(members, dataset, split, device):
-            tick("solve")
-            with torch.no_grad():
-                features = iter(model(x))
-            for index, points in enumerate(groups):
-                own = [(point, next(features)) for point in points.values()]
-                for grid in {point.shape[1:] for point in points.values()}:
-                    side = torch.cat([_rows(feature, grid, point) for point, feature in own], 1)
-                    found = Moments.of(side)
-                    pair = totals.setdefault((index, grid), [_none(found), _none(found)])
-                    pair[number] = pair[number] + found
+    """Return the moments of `groups` over both splits, and what gates at the matches `places` need.
+
+    `known` are features of the first training batches, in parts, that need not be computed again.
+    """
+    refs = {
+        merge.point(merge.native, member, point).node: (index, member)
+        for index, points in enumerate(groups)
+        for member, point in points.items()
+    }
+    model = reader.runner.model(merge.graph(tuple(map(Ref, refs))), merge.tensors, reader.shape)
+    taken = [_Taken(points, sorted({point.shape[1:] for point in points.values()})) for points in groups]
+    whitenings: dict[int, Whitening] = {}
+
+    def found(features: Iterable[tuple[tuple[int, int], Tensor]], split: Split) -> _Totals:
+        """Return moments (and distances) of a part of a batch, match by match as soon as all of it is there."""
+        result, open_groups = _Totals(), [_Side(one) for one in taken]
+        for (index, member), feature in features:
+            side = open_groups[index]
+            side.put(member, feature, pooled=index in places)
+            if not side.complete:
+                continue
+            for grid, rows in side.rows.items():
+                result.moments[_key(split, index, grid)] = Moments.of(rows.flatten(0, 1))
+            if index in places:
                 if split == "train":
-                    found = Moments.of(torch.cat([_mean(feature, point) for point, feature in own], 1))
-                    before = pooled[index]
-                    pooled[index] = found if before is None else before + found
-    return Reading(
-        groups, {key: (train, held_out) for key, (train, held_out) in totals.items()}, [one for one in pooled if one]
+                    result.moments[f"pooled.{index}"] = Moments.of(side.pooled())
+                else:
+                    result.rows[f"distance.{index}"] = whitenings[index].distance(side.pooled())
+            side.forget()
+        return result
+
+    def run(part: Tensor, split: Split) -> _Totals:
+        return found(((refs[node], value) for node, value in reader.runner.stream(model, refs, part)), split)
+
+    def reuse(features: Features, split: Split) -> _Totals:
+        own = ((place, features[place[1], groups[place[0]][place[1]].name]) for place in refs.values())
+        return found(own, split)
+
+    def check(totals: _Totals) -> None:
+        for split in _SPLITS:
+            for index, one in enumerate(taken):
+                for grid in one.grids:
+                    if (moments := totals.moments.get(_key(split, index, grid))) is not None:
+                        reader.check(moments, one.named())
+        for index in places:
+            if (moments := totals.moments.get(f"pooled.{index}")) is not None:
+                reader.check(moments, taken[index].named())
+
+    totals, start = _Totals.restored(checkpoint, "reading", reader.runner.device)
+    for split in _SPLITS:
+        if split == "validation":
+            check(totals)
+            for index in places:
+                whitenings[index] = whiten(totals.moments[f"pooled.{index}"])
+        number = start.get(split, 0)
+        clock.skip("solve", number)
+        if split == "train" and number < len(known):
+            for parts in known[number:]:
+                clock.tick("solve")
+                for features in parts:
+                    totals.add(reuse(features, split))
+                number += 1
+        if number == number_of_batches(reader.dataset, split):
+            continue
+        for x in reader.batches(split, number):
+            clock.tick("solve")
+            for part in reader.runner.parts(lambda part, split=split: run(part, split), x):
+                totals.add(part)
+            number += 1
+            if checkpoint.due:
+                check(totals)
+                checkpoint.save("reading", *totals.kept({**start, split: number}))
+        start[split] = number
+    check(totals)
+    checkpoint.save("reading", *totals.kept(start))
+    moments = {
+        (index, grid): (totals.moments[_key("train", index, grid)], totals.moments[_key("validation", index, grid)])
+        for index, one in enumerate(taken)
+        for grid in one.grids
+    }
+    return Reading(groups, moments, whitenings, {index: totals.rows[f"distance.{index}"].cpu() for index in places})
+
+
+def read_stitched(
+    reader: Reader, merge: Merge, values: Sequence[Values], points: Points, clock: Clock, checkpoint: Checkpoint
+) -> dict[tuple[int, int], tuple[Moments, Moments]]:
+    """Return moments of stitched source features beside native target features, by (source, target).
+
+    `values` are the members' values behind earlier stitches; moments are on the target's grid, of both splits. As many
+    samples are read as `ROWS` asks for.
+    """
+    stitched = {member: merge.point(values, member, point).node for member, point in points.items()}
+    native = {member: merge.point(merge.native, member, point).node for member, point in points.items()}
+    wanted = {*stitched.values(), *native.values()}
+    model = reader.runner.model(merge.graph(tuple(map(Ref, wanted))), merge.tensors, reader.shape)
+    pairs = [(a, b) for a in points for b in points if a != b]
+
+    def run(part: Tensor, split: Split) -> _Totals:
+        features, result = dict(reader.runner.stream(model, wanted, part)), _Totals()
+        for a, b in pairs:
+            grid = points[b].shape[1:]
+            side = [_rows(features[stitched[a]], grid, points[a]), _rows(features[native[b]], grid, points[b])]
+            result.moments[f"{split}.{a}.{b}"] = Moments.of(torch.cat(side, 2).flatten(0, 1))
+        return result
+
+    totals, start = _Totals.restored(checkpoint, "doubled", reader.runner.device)
+    for split in _SPLITS:
+        number, most = start.get(split, 0), doubled_batches(reader.dataset, split, points)
+        clock.skip("double", number)
+        if number < most:
+            for x in islice(reader.batches(split, number), most - number):
+                clock.tick("double")
+                for part in reader.runner.parts(lambda part, split=split: run(part, split), x):
+                    totals.add(part)
+                number += 1
+                if checkpoint.due:
+                    checkpoint.save("doubled", *totals.kept({**start, split: number}))
+        start[split] = number
+    for (a, b), split in ((pair, split) for pair in pairs for split in _SPLITS):
+        width = points[a].shape[0]
+        named = [(slice(0, width), a, points[a]), (slice(width, None), b, points[b])]
+        reader.check(totals.moments[f"{split}.{a}.{b}"], named)
+    checkpoint.save("doubled", *totals.kept(start))
+    return {(a, b): (totals.moments[f"train.{a}.{b}"], totals.moments[f"validation.{a}.{b}"]) for a, b in pairs}
+
+
+def doubled_batches(dataset: Dataset, split: Split, points: Points) -> int:
+    """Return how many batches of `split` the doubled batch is solved on."""
+    enough = max(
+        ROWS * point.shape[0] // min(POSITIONS, torch.Size(point.shape[1:]).numel()) for point in points.values()
     )
+    return min(number_of_batches(dataset, split), -(-max(enough, _FEWEST) // batch_size(dataset)))
 
 
-def _model(merge: Merge, refs: Sequence[Ref], device: str | torch.device) -> PortableModel:
-    return PortableModel(merge.graph(tuple(refs)), merge.tensors).to(device)
+@dataclass(frozen=True)
+class _Taken:
+    """What is taken from the features of one match: rows on each of `grids`."""
+
+    points: Points
+    grids: Sequence[Grid]
+
+    def named(self) -> list[tuple[slice, int, StitchPoint]]:
+        """Return the columns of each member, with it and its point."""
+        return [(column, member, self.points[member]) for member, column in columns(self.points).items()]
+
+
+class _Side:
+    """The features of one match side by side, for a part of a batch."""
+
+    def __init__(self, taken: _Taken) -> None:
+        self._taken, self._columns = taken, columns(taken.points)
+        self._width = sum(point.shape[0] for point in taken.points.values())
+        self._missing = set(taken.points)
+        self._means: dict[int, Tensor] = {}
+        #: `(N, positions, D)` by grid.
+        self.rows: dict[Grid, Tensor] = {}
+
+    @property
+    def complete(self) -> bool:
+        return not self._missing
+
+    def put(self, member: int, feature: Tensor, *, pooled: bool) -> None:
+        """Take what is needed of a member's features."""
+        point = self._taken.points[member]
+        for grid in self._taken.grids:
+            rows = _rows(feature, grid, point)
+            if grid not in self.rows:
+                self.rows[grid] = rows.new_empty((*rows.shape[:2], self._width), dtype=torch.float32)
+            self.rows[grid][:, :, self._columns[member]] = rows
+        if pooled:
+            self._means[member] = _mean(feature, point)
+        self._missing.discard(member)
+
+    def pooled(self) -> Tensor:
+        """Return the means over positions, `(N, D)`."""
+        return torch.cat([self._means[member] for member in self._columns], 1)
+
+    def forget(self) -> None:
+        """Let go of the features."""
+        self.rows, self._means = {}, {}
+
+
+@dataclass
+class _Totals:
+    """Moments by name, and rows by name for which nothing smaller would do."""
+
+    moments: dict[str, Moments] = field(default_factory=dict)
+    rows: dict[str, Tensor] = field(default_factory=dict)
+
+    def add(self, other: _Totals) -> None:
+        """Add what was found in more samples."""
+        for name, found in other.moments.items():
+            before = self.moments.get(name)
+            self.moments[name] = found if before is None else before + found
+        for name, more in other.rows.items():
+            self.rows[name] = torch.cat([self.rows[name], more]) if name in self.rows else more
+
+    def kept(self, batches: Mapping[str, int]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Return document and tensors to keep, with the number of batches that went in per split."""
+        tensors = {f"rows/{name}": rows for name, rows in self.rows.items()}
+        for name, moments in self.moments.items():
+            tensors |= {f"mean/{name}": moments.mean, f"scatter/{name}": moments.scatter}
+        return {"batches": dict(batches), "n": {name: one.n for name, one in self.moments.items()}}, tensors
+
+    @classmethod
+    def restored(cls, checkpoint: Checkpoint, part: str, device: torch.device) -> tuple[_Totals, dict[str, int]]:
+        """Return what was kept as `part`, and the batches per split; nothing where nothing was."""
+        kept = checkpoint.load(part)
+        if kept is None:
+            return cls(), {}
+        moments = {
+            name: Moments(n, kept.tensors[f"mean/{name}"], kept.tensors[f"scatter/{name}"]).to(device)
+            for name, n in kept.document["n"].items()
+        }
+        rows = {name[5:]: rows.to(device) for name, rows in kept.tensors.items() if name.startswith("rows/")}
+        return cls(moments, rows), dict(kept.document["batches"])
+
+
+def _key(split: Split, index: int, grid: Grid) -> str:
+    return ".".join(map(str, (split, index, *grid)))
 
 
 def _rows(feature: Tensor, grid: Grid, point: StitchPoint) -> Tensor:
-    """Return the rows of a feature map, at no more than `POSITIONS` evenly spread positions per sample."""
-    found = rows(feature.float(), grid, point.channel_axis)
-    positions = torch.Size(grid).numel()
-    if positions <= POSITIONS:
-        return found
-    kept = torch.linspace(0, positions - 1, POSITIONS, device=found.device).long()
-    return found.reshape(-1, positions, found.shape[1])[:, kept].flatten(0, 1)
+    """Return a feature map on `grid`, at no more than `POSITIONS` evenly spread positions: `(N, positions, C)`."""
+    found = to_grid(channels_second(feature, point.channel_axis), grid)
+    if found.dim() == 2:
+        return found.unsqueeze(1)
+    flat = found.flatten(2)
+    if flat.shape[2] > POSITIONS:
+        kept = torch.linspace(0, flat.shape[2] - 1, POSITIONS, device=flat.device).long()
+        flat = flat[:, :, kept]
+    return flat.transpose(1, 2)
 
 
 def _mean(feature: Tensor, point: StitchPoint) -> Tensor:
-    """Return a feature map's mean over positions, `(N, C)`."""
-    found = channels_second(feature.float(), point.channel_axis)
-    return found.flatten(2).mean(2) if found.dim() > 2 else found
-
-
-def _none(like: Moments) -> Moments:
-    return Moments.nothing(len(like.mean), like.mean.device)
+    """Return a feature map's mean over positions, `(N, C)` float32."""
+    found = channels_second(feature, point.channel_axis)
+    return (found.flatten(2).mean(2, dtype=torch.float32) if found.dim() > 2 else found).float()

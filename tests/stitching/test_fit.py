@@ -218,14 +218,15 @@ def test_regression(tmp_path: Path) -> None:
 def test_progress_goes_up_and_can_cancel(pair: list[Member]) -> None:
     seen: list[Progress] = []
     fit(pair, dataset(), options=QUICK, progress=seen.append)
-    assert list(dict.fromkeys(p.step for p in seen)) == ["match", "solve", "gate", "double", "refine", "fit"]
-    for step in ("solve", "refine"):
+    assert list(dict.fromkeys(p.step for p in seen)) == ["match", "solve", "double", "refine", "fit"]
+    for step in ("match", "solve", "double", "refine"):
         done = [p.done for p in seen if p.step == step]
         assert done == sorted(done)
         assert all(p.done <= p.total for p in seen if p.step == step)
+        assert done[-1] == next(p.total for p in reversed(seen) if p.step == step)
     assert seen[-1] == Progress("fit", 1, 1, 0.0)
     assert any(p.seconds_left is not None and p.seconds_left > 0 for p in seen)
-    for stop in ("match", "solve", "gate", "double", "refine"):
+    for stop in ("match", "solve", "double", "refine"):
 
         def cancel(progress: Progress, stop: str = stop) -> None:
             if progress.step == stop:
@@ -256,7 +257,7 @@ def test_a_member_that_gives_nan_is_named(pair: list[Member], tmp_path: Path) ->
         fit([pair[0], broken], data, options=FitOptions(refine=False))
     assert caught.value.code == "features.not_finite"
     fine = fit([pair[0], broken], tame, options=FitOptions(refine=False, alphas=(0.5,), max_matches=1))
-    with pytest.raises(SutureError, match="candidate c01 gives NaN") as caught:
+    with pytest.raises(SutureError, match="east/net: candidate c01 gives NaN") as caught:
         evaluate([pair[0], broken], fine, data)
     assert caught.value.code == "output.not_finite"
 
@@ -282,9 +283,9 @@ def test_what_does_not_fit_is_refused(pair: list[Member], fitted: FitResult, tmp
     with pytest.raises(SutureError) as caught:
         fit(pair[:1], dataset())
     assert caught.value.code == "members.too_few"
-    small = ArrayDataset(images(60)[0][:, :, :4, :4], np.arange(60) % 3, LABELS)
-    with pytest.raises(SutureError, match=r"\(2, 4, 4\).*\(2, 8, 8\)"):
-        fit(pair, small)
+    grey = ArrayDataset(images(60)[0][:, :1], np.arange(60) % 3, LABELS)
+    with pytest.raises(SutureError, match=r"\(1, 8, 8\).*\(2, 8, 8\)"):
+        fit(pair, grey)
     with pytest.raises(SutureError) as caught:
         evaluate(pair[::-1], fitted, dataset())
     assert caught.value.code == "candidates.members"

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from suture_stitching.errors import SutureError
 from suture_stitching.portable.graph import INPUT, TENSOR, DType, Graph, Node, Ref, SameDevice, Value, references
-from suture_stitching.portable.schemas import FUNCTIONS, MEMORY_FORMATS, TORCH_DTYPES, check_arguments, declared_type
+from suture_stitching.portable.schemas import MEMORY_FORMATS, TORCH_DTYPES, check_arguments, checked, declared_type
 
 Slots: TypeAlias = list[Any]
 Run: TypeAlias = Callable[[Slots], Any]
@@ -75,9 +75,34 @@ class Program:
                 for slot in step.dead:
                     slots[slot] = None
         except Exception as error:  # operators raise all kinds for shapes and types that do not fit
-            if _is_out_of_memory(error):
+            if is_out_of_memory(error):
                 raise
             raise self.failure(node, error) from error
+
+    def stream(self, plan: Plan, slots: Slots, targets: frozenset[int]) -> Iterator[tuple[int, Any]]:
+        """Run the steps, but yield each node of `targets` once it has its value, held no longer than needed."""
+        node = 0
+        last = {source: step.node for step in plan.steps for source in references(self.graph.nodes[step.node])}
+        for target in targets:
+            if self._runs[target] is None:
+                yield target, slots[target]
+        for step in plan.steps:
+            node = step.node
+            try:
+                slots[node] = step.run(slots)
+            except Exception as error:
+                if is_out_of_memory(error):
+                    raise
+                raise self.failure(node, error) from error
+            if node in targets:
+                yield node, slots[node]
+                if node not in last:
+                    slots[node] = None
+            for slot in step.dead:
+                slots[slot] = None
+            for source in references(self.graph.nodes[node]):
+                if source in targets and last[source] == node:
+                    slots[source] = None
 
     def failure(self, node: int, error: Exception) -> SutureError:
         """Return the error to raise when the operator of `node` refused its arguments."""
@@ -119,7 +144,7 @@ class Program:
 
     def _compile(self, node: Node) -> Run:
         """Return a function of the slots that runs `node`."""
-        function = FUNCTIONS[node.op]
+        function = checked(node)
         read = self._reader(tuple(_prepared(node, i, arg) for i, arg in enumerate(node.args)))
         if not node.kwargs:
             return lambda slots: function(*read(slots))
@@ -179,8 +204,10 @@ def _prepared(node: Node, key: int | str, value: Value) -> Any:
     return value
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    return type(error).__name__ == "OutOfMemoryError" or "not enough memory" in str(error)
+def is_out_of_memory(error: Exception) -> bool:
+    """Say whether memory has run out: on a device, or where torch's or oneDNN's own allocator says so."""
+    words = ("not enough memory", "can't allocate memory", "bad_alloc")
+    return type(error).__name__ in ("OutOfMemoryError", "MemoryError") or any(part in str(error) for part in words)
 
 
 def nest(output: Any, slots: Mapping[int, Any] | Slots) -> Any:

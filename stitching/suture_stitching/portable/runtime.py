@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from suture_stitching.portable.dry_run import Budget, measure, with_outputs
 from suture_stitching.portable.format import FORMAT, VERSION, PortableHeader, check_file, leaves
 from suture_stitching.portable.graph import TENSOR, Graph, Input, Ref
 from suture_stitching.portable.graph_json import graph_to_json
-from suture_stitching.portable.program import Program, Slots, nest
+from suture_stitching.portable.program import Plan, Program, Slots, nest
 from suture_stitching.portable.schemas import TENSOR_KIND, TORCH_DTYPES
 
 #: Arguments that hold running statistics, which no gradient may change.
@@ -80,6 +80,12 @@ class PortableModel(torch.nn.Module):
         given = {self._node(point): value for point, value in values.items()}
         return nest(self.graph.output, self._run(self._output_nodes, given, inputs))
 
+    def stream(self, nodes: Collection[int], *inputs: Tensor) -> Iterator[tuple[int, Any]]:
+        """Yield `nodes` with their values in the order of the graph; no value is held longer than it is needed."""
+        targets = frozenset(nodes)
+        plan, slots = self._started(targets, {}, inputs)
+        yield from self.program.stream(plan, slots, targets)
+
     def _node(self, point: str) -> int:
         index = int(point[1:]) if point[:1] == "n" and point[1:].isdecimal() and len(point) < 9 else -1
         if not 0 <= index < len(self.graph.nodes) or self.program.kinds[index] != TENSOR_KIND:
@@ -87,6 +93,14 @@ class PortableModel(torch.nn.Module):
         return index
 
     def _run(self, targets: frozenset[int], given: Mapping[int, Tensor], inputs: Sequence[Tensor]) -> Slots:
+        plan, slots = self._started(targets, given, inputs)
+        self.program.run(plan, slots)
+        return slots
+
+    def _started(
+        self, targets: frozenset[int], given: Mapping[int, Tensor], inputs: Sequence[Tensor]
+    ) -> tuple[Plan, Slots]:
+        """Return what to run for `targets`, and the slots with all that is known before."""
         plan = self.program.plan(targets, frozenset(given))
         if inputs or plan.inputs:
             check_inputs(self.graph.inputs, inputs)
@@ -98,8 +112,7 @@ class PortableModel(torch.nn.Module):
             slots[node] = inputs[index]
         for node, value in given.items():
             slots[node] = value
-        self.program.run(plan, slots)
-        return slots
+        return plan, slots
 
     def _tensor(self, name: str) -> Tensor:
         own = self._own_names[name]
