@@ -17,6 +17,7 @@ from suture.cli.terminal import Format, FormatOption, console, notes, print_json
 from suture_stitching.data.spec import DatasetSpec
 from suture_stitching.errors import SutureError
 from suture_stitching.portable.metadata import ModelMetadata
+from suture_stitching.report.words import UNSTITCHED
 
 if TYPE_CHECKING:
     from suture_stitching.progress import Progress as EngineProgress
@@ -93,6 +94,8 @@ def fit(
         return
     console.print(report_table(found.report))
     chosen = next(one for one in found.report.candidates if one.id == found.report.chosen)
+    if (why := found.fitted.candidates.unstitched) is not None:
+        notes.print(f"nothing was stitched: {UNSTITCHED[why]}", soft_wrap=True)
     notes.print(f"chosen: {chosen.label}", soft_wrap=True)
     notes.print(f"wrote {out}/model.safetensors, suture.json, report.html, report.json and all candidates")
 

@@ -72,6 +72,11 @@ REASONS = {
     "failed": "could not complete the evaluation",
 }
 
+UNSTITCHED = {
+    "no_points": "fewer than two of the models have places at which they could be stitched",
+    "no_match": "no place in one model says what a place in another does",
+}
+
 
 def scale_of(metric: Metric) -> Scale:
     """Return how `metric` is written."""
