@@ -1,0 +1,145 @@
+"""The study on parties' own files: both tasks, files as people have them, and a table that is complete."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+
+import study  # noqa: E402
+from study_parts import data, reading, scores, training  # noqa: E402
+
+
+def _blobs(n: int, size: int, seed: int, *, brightness: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return images with a bright disc in each, and masks of the disc."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:size, :size]
+    centre, radius = rng.uniform(0.3, 0.7, (n, 2, 1, 1)) * size, rng.uniform(0.15, 0.3, (n, 1, 1)) * size
+    masks = (y - centre[:, 0]) ** 2 + (x - centre[:, 1]) ** 2 < radius**2
+    images = rng.integers(0, 60, (n, size, size)) + brightness * masks
+    return images.astype(np.uint8), masks
+
+
+def _run(arguments: list[str], out: Path) -> dict[str, Any]:
+    assert study.main([*arguments, "--seeds", "1", "--device", "cpu", "--out", str(out)]) == 0
+    (written,) = out.glob("*.json")
+    document: dict[str, Any] = json.loads(written.read_text())
+    return document
+
+
+def _check(document: dict[str, Any], out: Path, parties: list[str], asking: list[str]) -> None:
+    """Every method is there for every party, every requester has its targets and its plot."""
+    found = document["results"]
+    wanted = {
+        *(f"{kind}: {party}" for kind in ("alone", "distilled") for party in parties),
+        *("plain ensemble", "plain ensemble (logits)", "weight averaging", "federated averaging", "union training"),
+        *(f"stitched: {party}" for party in asking),
+    }
+    assert {row["method"] for row in found["methods"]} == wanted
+    for row in found["methods"]:
+        assert set(row["parties"]) == set(parties)
+        assert all(0 <= own["low"] <= own["value"] <= own["high"] <= 1 for own in row["parties"].values())
+    assert [asked["requester"] for asked in found["asked"]] == asking
+    assert all(len(asked["targets"]) == 4 for asked in found["asked"])
+    (page,) = out.glob("*.md")
+    assert all(f"{method} |" in page.read_text().replace("**", "") for method in wanted)
+    assert len(list(out.glob("*.svg"))) == len(asking)
+    assert document["machine"]["torch"] == torch.__version__
+
+
+def test_segmentation_of_files_as_people_have_them(tmp_path: Path) -> None:
+    colour, discs = _blobs(40, 32, 0, brightness=150)
+    np.savez(tmp_path / "a.npz", images=np.stack([colour] * 3, -1), masks=discs.astype(np.uint8))
+    grey, other = _blobs(14, 48, 1, brightness=80)
+    np.savez(tmp_path / "b.npz", images=grey, masks=(255 * other).astype(np.uint8), group=np.arange(14) // 2)
+    out = tmp_path / "out"
+    arguments = ["--task", "segmentation", "--budget", "0.12"]
+    document = _run([*arguments, "--party", f"a={tmp_path / 'a.npz'}", "--party", f"b={tmp_path / 'b.npz'}"], out)
+    _check(document, out, ["a", "b"], ["a", "b"])
+    notes = "\n".join(document["results"]["notes"])
+    assert "b: grey images were repeated in three channels" in notes
+    assert "b: masks of 0 and 255 were read as 0 and 1" in notes
+    assert "b: images of 48 x 48 were resized to 32 x 32" in notes
+
+
+def test_classification_where_a_party_lacks_a_class(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for party, classes in (("a", 3), ("b", 2)):
+        labels = rng.integers(0, classes, 45)
+        images = rng.uniform(0, 0.4, (45, 12, 12)) + 0.3 * labels[:, None, None]
+        np.savez(tmp_path / f"{party}.npz", images=images.clip(0, 1).astype(np.float32), labels=labels)
+    out = tmp_path / "out"
+    arguments = ["--task", "classification", "--budget", "0.1"]
+    document = _run([*arguments, "--party", f"a={tmp_path / 'a.npz'}", "--party", f"b={tmp_path / 'b.npz'}"], out)
+    _check(document, out, ["a", "b"], ["a", "b"])
+
+
+def test_tables_with_empty_cells_and_text(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for party in ("a", "b"):
+        rows = ["age,sex,marker,ill"]
+        for _ in range(60):
+            ill = int(rng.integers(0, 2))
+            marker = "" if rng.uniform() < 0.2 else f"{rng.normal(2 * ill):.2f}"
+            rows.append(f"{rng.integers(20, 80)},{rng.choice(['f', 'm'])},{marker},{ill}")
+        (tmp_path / f"{party}.csv").write_text("\n".join(rows) + "\n")
+    made = reading.files_study("classification", {p: tmp_path / f"{p}.csv" for p in ("a", "b")}, "ill")
+    assert made.channels == ("age", "sex=f", "sex=m", "marker", "marker missing")
+    divided = made.divide(0)["a"]
+    train = divided.inputs[divided.split == "train"]
+    assert np.isfinite(divided.inputs).all()
+    assert train[:, 0].mean() == pytest.approx(0, abs=1e-5)
+    assert train[:, 0].std() == pytest.approx(1, abs=1e-5)
+    out = tmp_path / "out"
+    files = [part for p in ("a", "b") for part in ("--party", f"{p}={tmp_path / p}.csv")]
+    document = _run(["--task", "classification", "--label", "ill", "--budget", "0.1", *files], out)
+    _check(document, out, ["a", "b"], ["a", "b"])
+
+
+def test_groups_stay_together_and_every_split_has_samples() -> None:
+    group = np.repeat(np.arange(20), 3)
+    names = data.split_names(np.tile([0, 1, 1], 20), group, 0, (0.2, 0.3))
+    assert all(len(set(names[group == one])) == 1 for one in range(20))
+    assert {"train", "validation", "test"} == set(data.split_names(np.zeros(4, dtype=int), None, 0, (0.15, 0.25)))
+
+
+def test_metrics() -> None:
+    probabilities = torch.tensor([[0.9, 0.1], [0.4, 0.6], [0.7, 0.3], [0.2, 0.8]])
+    y = torch.tensor([0, 1, 1, 1])
+    assert scores.sample_scores("classification", probabilities, y).tolist() == [1, 1, 0, 1]
+    assert scores.balanced_accuracy(probabilities.numpy(), y.numpy()) == pytest.approx((1 + 2 / 3) / 2)
+    assert scores.auroc(probabilities.numpy(), y.numpy()) == 1.0
+    found = torch.zeros(2, 2, 2, 2)
+    found[:, 1, 0] = 1  # the upper row
+    masks = torch.tensor([[[1, 1], [1, 1]], [[0, 0], [0, 0]]])
+    assert scores.sample_scores("segmentation", found, masks).tolist() == pytest.approx([2 * 2 / 6, 0])
+
+
+def test_intervals_are_paired_and_know_of_seeds() -> None:
+    rng = np.random.default_rng(0)
+    bootstrap = scores.Bootstrap([200, 200], seed=0)
+    base = [rng.uniform(size=200), rng.uniform(size=200)]
+    a, b = bootstrap(base), bootstrap([own + 0.1 for own in base])
+    assert (b - a).interval.low == pytest.approx(0.1)
+    shifted = bootstrap([base[0], base[1] + 1])
+    assert shifted.interval.high - shifted.interval.low > 0.9 > a.interval.high - a.interval.low
+
+
+def test_augmentation_moves_image_and_mask_alike() -> None:
+    y = torch.zeros(6, 32, 32, dtype=torch.long)
+    y[:, 8:20, 10:16] = 1
+    x, moved, soft = training.augmented(
+        y[:, None].float().repeat(1, 3, 1, 1), y, torch.stack([1 - y, y], 1).float(), torch.Generator().manual_seed(0)
+    )
+    assert soft is not None
+    assert not torch.equal(moved, y)
+    assert ((soft[:, 1] > 0.5) == (moved == 1)).float().mean() > 0.98
+    assert (x.mean(1)[moved == 1].mean() - x.mean(1)[moved == 0].mean()) > 0.5
