@@ -287,7 +287,7 @@ def test_a_size_is_no_output():
 
 
 @pytest.mark.parametrize("op", ["lstm", "gru"])
-@pytest.mark.parametrize("damage", ["hidden", "batch", "weight", "missing", "extra", "dtype", "empty"])
+@pytest.mark.parametrize("damage", ["hidden", "batch", "weight", "missing", "extra", "dtype", "empty", "projection"])
 def test_recurrent_states_and_weights_are_checked_at_each_call(op, damage):
     """Their kernels trust the shapes: unchecked, some of these end the process."""
     gates, hidden = (4, 8) if op == "lstm" else (3, 8)
@@ -311,11 +311,16 @@ def test_recurrent_states_and_weights_are_checked_at_each_call(op, damage):
         weights = (*weights, Ref(1))
     elif damage == "dtype":
         tensors["w_hh"] = tensors["w_hh"].double()
+    elif damage == "projection":  # wider than the cell
+        tensors |= {"w_hh": torch.randn(gates * hidden, 9), "h": torch.zeros(1, 2, 9)}
+        tensors |= {"projection": torch.randn(9, hidden), "c": torch.zeros(1, 2, hidden)}
+        weights = (*weights, Ref(6))
     nodes = [Node("input", (0,))] + [Node("tensor", (name,)) for name in tensors]
-    state: Value = (Ref(5), Ref(5)) if op == "lstm" else Ref(5)
+    state: Value = (Ref(5), Ref(7 if "c" in tensors else 5)) if op == "lstm" else Ref(5)
+    last = len(nodes)
     nodes.append(Node(f"aten.{op}.input", (Ref(0), state, weights, True, 1, 0.0, False, False, True)))
-    nodes.append(Node("getitem", (Ref(6), 0)))
-    graph = Graph((Input((None, None, 4), "float32"),), tuple(nodes), Ref(7))
+    nodes.append(Node("getitem", (Ref(last), 0)))
+    graph = Graph((Input((None, None, 4), "float32"),), tuple(nodes), Ref(last + 1))
     model = PortableModel(graph, tensors)
     with pytest.raises(SutureError) as refused:
         model(torch.randn(2, 0 if damage == "empty" else 5, 4))

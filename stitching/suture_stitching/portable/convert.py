@@ -14,6 +14,7 @@ from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
 from suture_stitching.errors import SutureError
+from suture_stitching.portable import recurrent
 from suture_stitching.portable.graph import (
     INPUT,
     TENSOR,
@@ -54,6 +55,7 @@ _SAME_AS: dict[Any, str] = {
     _aten.add.Scalar: "aten.add.Tensor",
     _aten.sub.Scalar: "aten.sub.Tensor",
     _aten.div.Scalar: "aten.div.Tensor",
+    **recurrent.STANDS_FOR,
 }
 _CASTS = (_aten.to.device, _aten.to.dtype_layout, _aten.to.other, _aten.type_as.default, _aten._to_copy.default)
 _FACTORIES = {"aten.zeros.default", "aten.ones.default", "aten.full.default", "aten.arange.default"}

@@ -92,7 +92,7 @@ def _lstm(
     _check_recurrent(input, hx, params, 4, 2, has_biases, num_layers, *rest)
     if input.is_meta:  # its meta kernel walks through every step
         bidirectional, batch_first = rest[2:]
-        return (_recurrent_output(input, hx[0], bidirectional, batch_first), hx[0].clone(), hx[1].clone())
+        return (recurrent_output(input, hx[0], bidirectional, batch_first), hx[0].clone(), hx[1].clone())
     return _OVERLOADS["aten.lstm.input"]._op(input, hx, params, has_biases, num_layers, *rest)
 
 
@@ -100,11 +100,12 @@ def _gru(input: Tensor, hx: Tensor, params: Sequence[Tensor], has_biases: bool, 
     _check_recurrent(input, [hx], params, 3, 1, has_biases, num_layers, *rest)
     if input.is_meta:
         bidirectional, batch_first = rest[2:]
-        return (_recurrent_output(input, hx, bidirectional, batch_first), hx.clone())
+        return (recurrent_output(input, hx, bidirectional, batch_first), hx.clone())
     return _OVERLOADS["aten.gru.input"]._op(input, hx, params, has_biases, num_layers, *rest)
 
 
-def _recurrent_output(input: Tensor, state: Tensor, bidirectional: bool, batch_first: bool) -> Tensor:
+def recurrent_output(input: Tensor, state: Tensor, bidirectional: bool, batch_first: bool) -> Tensor:
+    """Return an empty tensor such as a recurrent layer gives for `input` and its first state."""
     output = input.new_empty(input.shape[0], input.shape[1], state.shape[2] * (2 if bidirectional else 1))
     # The kernels work step by step and hand a transposed view to who wants the batch first.
     return output.transpose(0, 1).contiguous().transpose(0, 1) if batch_first else output

@@ -19,6 +19,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.overrides import TorchFunctionMode
 
 from suture_stitching.errors import SutureError
+from suture_stitching.portable import recurrent
 from suture_stitching.portable.rewrite import (
     detach_factories,
     inline_autocast,
@@ -43,7 +44,7 @@ def trace(module: torch.nn.Module, example: Sequence[Tensor], *, dynamic_spatial
     ]
     with _quietly():
         try:
-            with _FreeLength() if dynamic_spatial else contextlib.nullcontext():
+            with _Whole(dynamic_spatial):
                 program = torch.export.export(
                     module, tuple(example), dynamic_shapes=_shapes_for(module, shapes), strict=False
                 )
@@ -57,13 +58,19 @@ def trace(module: torch.nn.Module, example: Sequence[Tensor], *, dynamic_spatial
     return program
 
 
-class _FreeLength(TorchFunctionMode):
-    """Record `max_pool1d` as its two-dimensional twin: torch's own fixes the length to that of the example."""
+class _Whole(TorchFunctionMode):
+    """Record by twins what torch would take apart: recurrent layers, and where lengths are free `max_pool1d`."""
+
+    def __init__(self, free: bool) -> None:
+        super().__init__()
+        self._free = free
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func not in (F.max_pool1d, torch.max_pool1d) or (kwargs or {}).get("return_indices"):
-            return func(*args, **(kwargs or {}))
-        return _max_pool1d(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if self._free and func in (F.max_pool1d, torch.max_pool1d) and not kwargs.get("return_indices"):
+            # torch's own fixes the length to that of the example.
+            return _max_pool1d(*args, **kwargs)
+        return (recurrent.whole(func, args) or func)(*args, **kwargs)
 
 
 def _max_pool1d(
