@@ -485,3 +485,15 @@ def test_data_that_no_member_reads_are_named(tmp_path: Path) -> None:
         with pytest.raises(SutureError) as caught:
             fit(members, data, options=QUICK)
         assert caught.value.code == code
+
+
+def test_a_member_without_places_leaves_the_others_to_each_other(tmp_path: Path) -> None:
+    data = pictures()
+    nets = (Net(Unlike, GREY), Net(cnn, GREY), Net(lambda: cnn(width=4), GREY))
+    members = [member(net, data, tmp_path, index) for index, net in enumerate(nets)]
+    result = fit(members, data, options=QUICK)
+    stitched = [c for c in result.candidates.candidates if c.kind == "stitched"]
+    assert {frozenset(match.points) for c in stitched for match in c.matches} == {frozenset("12")}
+    scores = evaluate(members, result, data, own=0).splits["test"].scores
+    assert all(c.members == (0, 1, 2) for c in stitched)
+    _same_when_composed(members, result, stitched[-1].id, data, scores[stitched[-1].id].value, tmp_path)
