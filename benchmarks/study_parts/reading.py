@@ -90,11 +90,11 @@ def table_files(
             continue
         channels += [f"{column}={value}" for value in seen] if as_category else [column]
         kinds += [not as_category] * (len(seen) if as_category else 1)
-        for party, own in values.items():
+        for party, cells in values.items():
             if as_category:
-                features[party].append(_one_hot(own, seen))
+                features[party].append(_one_hot(cells, seen))
             else:
-                features[party].append(_numbers(own, column in zero_is_missing)[:, None])
+                features[party].append(_numbers(cells, column in zero_is_missing)[:, None])
     labels = sorted({row[label] for own in rows.values() for row in own}, key=_by_number)
     tables = {
         party: (
@@ -236,7 +236,7 @@ def _same_channels(images: dict[str, NDArray[Any]], notes: list[str]) -> dict[st
     return alike
 
 
-def _mask_values(party: str, masks: NDArray[Any], notes: list[str]) -> NDArray[np.int64]:
+def _mask_values(party: str, masks: NDArray[Any], notes: list[str]) -> NDArray[Any]:
     if masks.ndim == 4 and masks.shape[-1] == 1:
         masks = masks[..., 0]
     elif masks.ndim == 4 and masks.shape[1] == 1:
@@ -244,7 +244,7 @@ def _mask_values(party: str, masks: NDArray[Any], notes: list[str]) -> NDArray[n
     values = np.unique(masks)
     if masks.dtype.kind == "f" and not np.array_equal(values, np.round(values)):
         notes.append(f"{party}: masks of fractions were cut at half of their largest value.")
-        return (masks > 0.5 * values[-1]).astype(np.int64)
+        return (masks > 0.5 * float(values[-1])).astype(np.int64)
     if len(values) > 32:
         notes.append(f"{party}: masks of {len(values)} grey values were cut at half of the largest.")
         return (masks > 0.5 * float(values[-1])).astype(np.int64)

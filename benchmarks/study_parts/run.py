@@ -62,7 +62,7 @@ class Stitched:
     refined: bool
     gated: bool
     candidates: dict[str, dict[str, float]]
-    kinds: dict[str, str]
+    kinds: Mapping[str, str]
     #: Not dominated on the parties' validation data.
     front: tuple[str, ...]
     hypervolume: float
@@ -252,7 +252,7 @@ class _Seed:
         self._measure("union training", references.of_network(best, self._machine))
 
     def _scores(self, predict: Predictor, part: Part) -> Floats:
-        return sample_scores(self._study.task, predict(part), part.y.long()).cpu().numpy()  # type: ignore[no-any-return]
+        return sample_scores(self._study.task, predict(part), part.y.long()).cpu().numpy()
 
     def _measure(self, method: str, predict: Predictor) -> None:
         """Measure a method at every party."""

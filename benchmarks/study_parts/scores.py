@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
@@ -15,6 +16,8 @@ from suture_stitching.portable.metadata import Task
 
 Floats = NDArray[np.float64]
 RESAMPLES = 2000
+#: Masks that are compared at once: bounds the memory.
+_AT_ONCE = 32
 
 
 def sample_scores(task: Task, probabilities: Tensor, y: Tensor) -> Tensor:
@@ -27,7 +30,12 @@ def sample_scores(task: Task, probabilities: Tensor, y: Tensor) -> Tensor:
     if task == "classification":
         return (found == y).double()
     labels = probabilities.shape[1]
-    a, b = (F.one_hot(one, labels).movedim(-1, 1)[:, 1:].flatten(2).bool() for one in (y, found))
+    parts = [_dice(*pair, labels) for pair in zip(y.split(_AT_ONCE), found.split(_AT_ONCE), strict=True)]
+    return torch.cat(parts)
+
+
+def _dice(truth: Tensor, found: Tensor, labels: int) -> Tensor:
+    a, b = (F.one_hot(one, labels).movedim(-1, 1)[:, 1:].flatten(2).bool() for one in (truth, found))
     size = (a.sum(2) + b.sum(2)).double()
     dice = 2 * (a & b).sum(2).double() / size.clamp(min=1)
     shown = size > 0
