@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
@@ -81,13 +82,14 @@ def batches(
     Values are brought from the dataset's range to the ensemble's, channels and sizes to its own; masks follow. `whole`
     samples come one at a time in their own size, from a dataset with a `window`.
     """
-    spec, sizes = shared_input(members), input_shape(members, dataset)[1:]
+    spec, shape = shared_input(members), input_shape(members, dataset)
+    sizes, at_once = shape[1:], batch_size(dataset, shape)
     ours, theirs = spec.value_range, dataset.value_range
     weights = channel_weights(
         (dataset.input_shape[0], dataset.channels), (spec.num_channels, spec.channels), spec.format
     )
     matrix = None if weights is None else torch.tensor(weights, device=device)
-    for x, y in dataset.whole(split) if whole else dataset.batches(split, batch_size(dataset), seed=seed):
+    for x, y in dataset.whole(split) if whole else dataset.batches(split, at_once, seed=seed):
         x, y = x.to(device), y.to(device)
         if ours and theirs and ours != theirs:
             x = (x - theirs[0]) * ((ours[1] - ours[0]) / (theirs[1] - theirs[0])) + ours[0]
@@ -100,17 +102,15 @@ def batches(
         yield x, y
 
 
-def batch_size(dataset: Dataset) -> int:
-    """Return how many samples are read at once, fewer of larger ones."""
-    numbers = 1
-    for size in dataset.input_shape:
-        numbers *= size
+def batch_size(dataset: Dataset, shape: Sequence[int] = ()) -> int:
+    """Return how many samples are read at once, fewer of larger ones; `shape` is what they are brought to."""
+    numbers = max(prod(dataset.input_shape), prod(shape))
     return max(1, min(_LARGEST_BATCH, _BATCH_NUMBERS // numbers))
 
 
-def number_of_batches(dataset: Dataset, split: Split, *, whole: bool = False) -> int:
-    """Return how many batches a pass over `split` has."""
-    return dataset.n(split) if whole else -(-dataset.n(split) * dataset.patches // batch_size(dataset))
+def number_of_batches(dataset: Dataset, split: Split, shape: Sequence[int] = (), *, whole: bool = False) -> int:
+    """Return how many batches a pass over `split` has when its samples are brought to `shape`."""
+    return dataset.n(split) if whole else -(-dataset.n(split) * dataset.patches // batch_size(dataset, shape))
 
 
 def check_inputs(members: Sequence[Member], dataset: Dataset) -> None:

@@ -170,7 +170,7 @@ def read(
                 for features in parts:
                     totals.add(reuse(features, split))
                 number += 1
-        if number == number_of_batches(reader.dataset, split):
+        if number == number_of_batches(reader.dataset, split, reader.shape):
             continue
         for x in reader.batches(split, number):
             clock.tick("solve")
@@ -215,7 +215,7 @@ def read_stitched(
 
     totals, start = _Totals.restored(checkpoint, "doubled", reader.runner.device)
     for split in _SPLITS:
-        number, most = start.get(split, 0), doubled_batches(reader.dataset, split, points)
+        number, most = start.get(split, 0), _doubled_batches(reader, split, points)
         clock.skip("double", number)
         if number < most:
             for x in islice(reader.batches(split, number), most - number):
@@ -234,12 +234,13 @@ def read_stitched(
     return {(a, b): (totals.moments[f"train.{a}.{b}"], totals.moments[f"validation.{a}.{b}"]) for a, b in pairs}
 
 
-def doubled_batches(dataset: Dataset, split: Split, points: Points) -> int:
+def _doubled_batches(reader: Reader, split: Split, points: Points) -> int:
     """Return how many batches of `split` the doubled batch is solved on."""
     enough = max(
         ROWS * point.shape[0] // min(POSITIONS, torch.Size(point.shape[1:]).numel()) for point in points.values()
     )
-    return min(number_of_batches(dataset, split), -(-max(enough, _FEWEST) // batch_size(dataset)))
+    size = batch_size(reader.dataset, reader.shape)
+    return min(number_of_batches(reader.dataset, split, reader.shape), -(-max(enough, _FEWEST) // size))
 
 
 @dataclass(frozen=True)

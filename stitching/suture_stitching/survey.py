@@ -82,14 +82,14 @@ def survey(reader: Reader, merge: Merge, points: Sequence[Sequence[StitchPoint]]
 
 def surveyed_batches(reader: Reader, points: Sequence[Sequence[StitchPoint]]) -> int:
     """Return how many batches are looked at."""
-    size = batch_size(reader.dataset)
+    size = batch_size(reader.dataset, reader.shape)
     kept = min(_kept_batches(reader, points), -(-_SAMPLES // size))
-    return min(number_of_batches(reader.dataset, "train"), max(kept, -(-_FEWEST // size)))
+    return min(number_of_batches(reader.dataset, "train", reader.shape), max(kept, -(-_FEWEST // size)))
 
 
 def _kept_batches(reader: Reader, points: Sequence[Sequence[StitchPoint]]) -> int:
     numbers = sum(prod(point.shape) for own in points for point in own)
-    return _KEPT_BYTES // (4 * numbers * batch_size(reader.dataset))
+    return _KEPT_BYTES // (4 * numbers * batch_size(reader.dataset, reader.shape))
 
 
 def _sketch(width: int, widest: int, generator: torch.Generator, device: torch.device) -> Tensor | None:

@@ -17,7 +17,7 @@ from suture_stitching.data import ArrayDataset, Dataset
 from suture_stitching.errors import SutureError
 from suture_stitching.evaluate import evaluate
 from suture_stitching.fit import FitOptions, FitResult, Member, fit
-from suture_stitching.members import batches
+from suture_stitching.members import batches, input_shape, number_of_batches
 from suture_stitching.portable.export import export
 from suture_stitching.portable.format import check_against, check_file
 from suture_stitching.portable.metadata import Member as MemberRef
@@ -497,3 +497,13 @@ def test_a_member_without_places_leaves_the_others_to_each_other(tmp_path: Path)
     scores = evaluate(members, result, data, own=0).splits["test"].scores
     assert all(c.members == (0, 1, 2) for c in stitched)
     _same_when_composed(members, result, stitched[-1].id, data, scores[stitched[-1].id].value, tmp_path)
+
+
+def test_small_images_for_a_network_of_large_ones_are_read_few_at_once(tmp_path: Path) -> None:
+    data = pictures(n=60)
+    large = member(Net(lambda: cnn(3, width=2), (3, 256, 256)), data, tmp_path, 0, 0)
+    shape = input_shape([large], data)
+    found = [(x.shape, y.shape) for x, y in batches([large], data, "train", "cpu")]
+    assert len(found) == number_of_batches(data, "train", shape) > 1
+    assert all(x == (len_y, *shape) for x, (len_y,) in found)
+    assert sum(len_y for _, (len_y,) in found) == data.n("train")
