@@ -252,10 +252,10 @@ class TestRefusedBeforeAnyoneWorks:
             assert site.lease() is None
 
     def test_models_that_do_not_fit_together(self, world):
-        world.south.publish("south/colour", model=world.model(channels=3), metadata=world.metadata(channels=3))
-        error = refusal(world.ask(models=("north/digits", "south/colour")), 409)
+        world.south.publish("south/sequences", model=world.model(channels=4), metadata=world.metadata(channels=4))
+        error = refusal(world.ask(models=("north/digits", "south/sequences")), 409)
         assert error["code"] == "job.incompatible"
-        assert "north/digits reads 1 input channel(s), south/colour reads 3" in error["message"]
+        assert "south/sequences reads 4 channel(s), north/digits reads 1" in error["message"]
         stay = world.metadata(task="regression", labels=None)
         world.south.publish("south/stay", metadata=stay)
         error = refusal(world.ask(models=("north/digits", "south/stay")), 409)
