@@ -186,6 +186,8 @@ def measure(task: Task, samples: int, batch: int, rounds: int) -> dict[str, Any]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=512, help="of the party, to fit on")
+    parser.add_argument("--size", type=int, default=32, help="height and width of the images")
     parser.add_argument("--samples", type=int, default=SAMPLES, help="that gradient descent sees, over all epochs")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=1)
@@ -199,11 +201,12 @@ def main() -> None:
     steps = 60 if options.quick else 200
     torch.manual_seed(0)
     found = {}
-    for name in ("classifiers, 32 x 32", "U-Nets, 64 x 64"):
-        nets, dataset = unets(64, n=512, steps=steps) if "U" in name else classifiers(32, steps=steps)
-        task = prepare([net.to("cpu") for net in nets], dataset, options.device)
+    n = round(options.images / 0.7)  # three tenths are held out
+    for name, make in (("classifiers", classifiers), ("U-Nets", unets)):
+        nets, dataset = make(options.size, n=n, steps=steps)
+        task = prepare(nets, dataset, options.device)
         found[name] = measure(task, samples, options.batch, options.rounds)
-    table = Table("", *found, title=f"all pairs; gradient descent on {samples:,} samples")
+    table = Table("", *found, title=f"all pairs, {options.images} images; gradient descent on {samples:,} samples")
     for quantity in next(iter(found.values())):
         if quantity != "by pair":
             table.add_row(quantity, *(f"{float(row[quantity]):.5g}" for row in found.values()))
@@ -216,6 +219,8 @@ def main() -> None:
         "fit_speed",
         {"cases": found, "missed": missed},
         device=options.device,
+        images=options.images,
+        size=options.size,
         samples=samples,
         batch=options.batch,
         learning_rate=RATE,

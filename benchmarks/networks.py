@@ -201,7 +201,9 @@ def classifiers(
     """Return `nets` (default: a plain and a residual one), trained on the first `n` digits at `size`, and these."""
     images, labels = digits(size)
     dataset = ArrayDataset(images[:n], labels[:n], DIGITS, where="digits")
-    nets = nets or (PlainCNN(), ResNet(widths=(16, 24, 48, 96), blocks=(3, 4, 4, 3)))
+    if nets is None:
+        torch.manual_seed(0)
+        nets = (PlainCNN(), ResNet(widths=(16, 24, 48, 96), blocks=(3, 4, 4, 3)))
     return [train(net, dataset, steps=steps, seed=100 * k) for k, net in enumerate(nets)], dataset
 
 
@@ -209,5 +211,6 @@ def unets(size: int, *, n: int, steps: int) -> tuple[list[nn.Module], ArrayDatas
     """Return two U-Nets, trained on `n` drawn lesions of `size` by `size`, and these."""
     images, masks = lesions(n, size)
     dataset = ArrayDataset(images, masks, LESION, task="segmentation", where="drawn lesions")
+    torch.manual_seed(0)
     nets = (UNet(width=12), UNet(width=16, norm=nn.InstanceNorm2d))
     return [train(net, dataset, steps=steps, seed=100 * k, batch=8) for k, net in enumerate(nets)], dataset

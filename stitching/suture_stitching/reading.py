@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import islice
 from typing import Any, TypeAlias
 
@@ -22,11 +23,13 @@ from suture_stitching.moments import Moments, channels_second, to_grid
 from suture_stitching.points import StitchPoint
 from suture_stitching.portable.graph import Ref
 
-#: Positions of a map that are counted per sample: neighbours say much the same.
+#: Positions of a map that are counted per sample: neighbours say much the same, and other samples show others.
 POSITIONS = 128
 #: Rows per feature after which a closed form hardly changes; the doubled batch has as many.
 ROWS = 32
 _FEWEST = 256
+#: Multiples of the golden section spread most evenly over a circle.
+_GOLDEN = 0.6180339887498949
 
 Points: TypeAlias = Mapping[int, StitchPoint]
 Grid: TypeAlias = tuple[int, ...]
@@ -332,15 +335,27 @@ def _key(split: Split, index: int, grid: Grid) -> str:
 
 
 def _rows(feature: Tensor, grid: Grid, point: StitchPoint) -> Tensor:
-    """Return a feature map on `grid`, at no more than `POSITIONS` evenly spread positions: `(N, positions, C)`."""
+    """Return a feature map on `grid`, at no more than `POSITIONS` positions per sample: `(N, positions, C)`."""
     found = to_grid(channels_second(feature, point.channel_axis), grid)
     if found.dim() == 2:
         return found.unsqueeze(1)
     flat = found.flatten(2)
     if flat.shape[2] > POSITIONS:
-        kept = torch.linspace(0, flat.shape[2] - 1, POSITIONS, device=flat.device).long()
-        flat = flat[:, :, kept]
+        kept = _positions(len(flat), flat.shape[2]).to(flat.device)
+        flat = flat.gather(2, kept[:, None].expand(-1, flat.shape[1], -1))
     return flat.transpose(1, 2)
+
+
+@lru_cache(maxsize=64)
+def _positions(samples: int, positions: int) -> Tensor:
+    """Return `(samples, POSITIONS)` indices of positions: a random set, shifted from one sample to the next.
+
+    Evenly spaced ones would be blind to what repeats in steps of their distance, as the output of a transposed
+    convolution does; the same ones for all samples, to what other positions show. These serve as well as all of them.
+    """
+    some = torch.randperm(positions, generator=torch.Generator().manual_seed(0))[:POSITIONS]
+    shifts = torch.arange(samples) * round(_GOLDEN * positions)
+    return ((some + shifts[:, None]) % positions).sort(1).values
 
 
 def _mean(feature: Tensor, point: StitchPoint) -> Tensor:

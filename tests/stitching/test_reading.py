@@ -1,0 +1,36 @@
+"""Which positions of a map are counted: other ones of each sample, so that together they miss nothing."""
+
+import pytest
+import torch
+
+from suture_stitching.moments import Moments
+from suture_stitching.points import StitchPoint
+from suture_stitching.reading import POSITIONS, _positions, _rows
+from suture_stitching.solve import Source
+
+
+@pytest.mark.parametrize("positions", [POSITIONS + 1, 256, 1024, 4096])
+def test_each_sample_shows_other_positions_and_together_they_show_all(positions: int) -> None:
+    kept = _positions(positions, positions)
+    assert kept.shape == (positions, POSITIONS)
+    assert int(kept.min()) >= 0 and int(kept.max()) < positions
+    assert all(len(set(row)) == POSITIONS for row in kept[:16].tolist())
+    counts = torch.bincount(kept.flatten(), minlength=positions)
+    assert counts.min() > 0.8 * POSITIONS and counts.max() < 1.2 * POSITIONS
+
+
+def test_a_closed_form_from_some_positions_is_that_from_all_of_them() -> None:
+    """Features that alternate from pixel to pixel, as those of a transposed convolution with stride 2 do."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(48, 3, 32, 32, generator=generator)
+    parity = torch.arange(32) % 2
+    y = torch.stack([x[:, 0] * (1 + 3 * parity), x[:, 1] * parity[:, None] - x[:, 2]], 1)
+    points = [StitchPoint("n1", "", tuple(map_.shape[1:]), 0.5, True) for map_ in (x, y)]
+    some = torch.cat([_rows(map_, (32, 32), point) for map_, point in zip((x, y), points, strict=True)], 2)
+    everything = torch.cat([map_.flatten(2).transpose(1, 2) for map_ in (x, y)], 2)
+    found = []
+    for rows in (some, everything):
+        moments = Moments.of(rows.flatten(0, 1))
+        found.append(Source(moments, slice(0, 3), moments).to(slice(3, 5)))
+    assert torch.allclose(found[0].weight, found[1].weight, atol=0.1)
+    assert found[0].r2 == pytest.approx(found[1].r2, abs=0.02)
