@@ -13,10 +13,12 @@ from suture_stitching.solve import Source
 def test_each_sample_shows_other_positions_and_together_they_show_all(positions: int) -> None:
     kept = _positions(positions, positions)
     assert kept.shape == (positions, POSITIONS)
-    assert int(kept.min()) >= 0 and int(kept.max()) < positions
+    assert int(kept.min()) >= 0
+    assert int(kept.max()) < positions
     assert all(len(set(row)) == POSITIONS for row in kept[:16].tolist())
     counts = torch.bincount(kept.flatten(), minlength=positions)
-    assert counts.min() > 0.8 * POSITIONS and counts.max() < 1.2 * POSITIONS
+    assert counts.min() > 0.8 * POSITIONS
+    assert counts.max() < 1.2 * POSITIONS
 
 
 def test_a_closed_form_from_some_positions_is_that_from_all_of_them() -> None:
