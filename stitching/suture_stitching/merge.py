@@ -171,8 +171,9 @@ class Merge:
                 translated.append(self._resampled(feature, (), grid, like=own))
         step = self._add("aten.sub.Tensor", self._mean(translated), own)
         if isinstance(weight, Ref):
-            weight = self._with_rank(weight, 0, rank)
-        mixed = self._add("aten.add.Tensor", own, self._add("aten.mul.Tensor", step, weight))
+            mixed = self._add("aten.addcmul.default", own, step, self._with_rank(weight, 0, rank))
+        else:
+            mixed = self._add("aten.add.Tensor", own, step, alpha=weight)
         return self._unmap(mixed, point)
 
     def _walk(self, member: int, values: Values, start: int, stop: int | None = None) -> Values:
@@ -329,12 +330,20 @@ class Merge:
         return value
 
     def _affine(self, x: Ref, weight: Ref, bias: Ref | None, rank: int) -> Ref:
-        """Apply `(out, in)` and `(out,)` to the channels of `(N, in, *spatial)`: a linear layer or 1x1 convolution."""
+        """Apply `(out, in)` and `(out,)` to the channels of `(N, in, *spatial)`: a linear layer or 1x1 convolution.
+
+        On maps it is a matrix product over all positions, which a CPU does many times faster than a convolution.
+        """
         if not rank:
             return self._add("aten.linear.default", x, weight, bias)
-        for _ in range(rank):
-            weight = self._add("aten.unsqueeze.default", weight, -1)
-        return self._add(f"aten.conv{rank}d.default", x, weight, bias)
+        positions = self._add("aten.flatten.using_ints", x, 2) if rank > 1 else x
+        y = self._add("aten.matmul.default", weight, positions)
+        if bias is not None:
+            y = self._add("aten.add.Tensor", y, self._add("aten.unsqueeze.default", bias, -1))
+        if rank == 1:
+            return y
+        sizes = tuple(self._add("aten.sym_size.int", x, 2 + axis) for axis in range(rank))
+        return self._add("aten.unflatten.int", y, 2, sizes)
 
     def _mean(self, values: Sequence[Ref]) -> Ref:
         total = self._sum(values)
