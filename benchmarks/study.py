@@ -172,7 +172,13 @@ def write(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("studies", nargs="*", choices=[*KNOWN, []], help="which of the known data; all that there are")
+    parser.add_argument(
+        "studies",
+        nargs="*",
+        choices=[*KNOWN, []],
+        metavar="STUDY",
+        help=f"{', '.join(KNOWN)}; all that there are data of",
+    )
     parser.add_argument("--data", type=Path, help="folder with the tables of heart disease and the cells' images")
     parser.add_argument("--task", choices=["segmentation", "classification"], help="of the parties' files")
     parser.add_argument("--party", action="append", metavar="NAME=FILE", help="a party's .npz or .csv, twice or more")

@@ -32,7 +32,7 @@ from suture_stitching.progress import Progress
 from suture_stitching.select import choose
 
 #: Part of a bounded time that is left for fitting and evaluating.
-FOR_FITTING = 0.35
+FOR_FITTING = 0.45
 
 #: What is asked of a fit, one after the other, and up to which part of its time each attempt may go on.
 FEWER: tuple[tuple[dict[str, Any], float], ...] = (

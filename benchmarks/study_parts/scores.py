@@ -30,7 +30,8 @@ def sample_scores(task: Task, probabilities: Tensor, y: Tensor) -> Tensor:
     if task == "classification":
         return (found == y).double()
     labels = probabilities.shape[1]
-    parts = [_dice(*pair, labels) for pair in zip(y.split(_AT_ONCE), found.split(_AT_ONCE), strict=True)]
+    pairs = zip(torch.split(y, _AT_ONCE), torch.split(found, _AT_ONCE), strict=True)
+    parts = [_dice(*pair, labels) for pair in pairs]
     return torch.cat(parts)
 
 
