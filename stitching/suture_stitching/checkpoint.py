@@ -71,7 +71,7 @@ class Checkpoint:
                 "format": FORMAT,
                 "fingerprint": self._fingerprint,
                 "document": text,
-                "sha256": _digest(text, content),
+                "sha256": digest_of(text, content),
             }
             try:
                 with replacing(self._folder / f"{name}.safetensors") as path:
@@ -100,7 +100,7 @@ class Checkpoint:
         if metadata.get("format") != FORMAT or metadata.get("fingerprint") != self._fingerprint:
             log.warning("the checkpoint %s is of other work and passed over", path)
             return None
-        if metadata.get("sha256") != _digest(text, tensors):
+        if metadata.get("sha256") != digest_of(text, tensors):
             log.warning("the checkpoint %s is damaged and passed over", path)
             return None
         return Part(json.loads(text), tensors)
@@ -139,7 +139,7 @@ def fingerprint(work: str, members: Sequence[Member], dataset: Dataset, settings
 
 def model_digest(member: Member) -> str:
     """Return the digest of a member's graph and tensors."""
-    return _digest(graph_to_json(member.model.graph), member.model.tensors)
+    return digest_of(graph_to_json(member.model.graph), member.model.tensors)
 
 
 def _describe(dataset: Dataset) -> dict[str, Any]:
@@ -147,7 +147,7 @@ def _describe(dataset: Dataset) -> dict[str, Any]:
     for split in SPLITS:
         if dataset.n(split):
             x, y = next(dataset.batches(split, min(8, batch_size(dataset))))
-            first[split] = _digest("", {"x": x, "y": y})
+            first[split] = digest_of("", {"x": x, "y": y})
     return {
         "task": dataset.task,
         "labels": dataset.labels,
@@ -159,7 +159,8 @@ def _describe(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+def digest_of(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """Return the sha256 of a text and named tensors."""
     digest = hashlib.sha256(text.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())

@@ -54,6 +54,8 @@ class Reader:
 
     def batches(self, split: Split, start: int = 0) -> Iterator[Tensor]:
         """Yield the inputs of `split` from batch `start` on, in the same order every time."""
+        if start >= number_of_batches(self.dataset, split, self.shape) > 0:
+            return
         seed = self.seed if split == "train" else None
         for x, _ in islice(batches(self.members, self.dataset, split, self.runner.device, seed=seed), start, None):
             yield x
@@ -173,8 +175,6 @@ def read(
                 for features in parts:
                     totals.add(reuse(features, split))
                 number += 1
-        if number == number_of_batches(reader.dataset, split, reader.shape):
-            continue
         for x in reader.batches(split, number):
             clock.tick("solve")
             for part in reader.runner.parts(lambda part, split=split: run(part, split), x):

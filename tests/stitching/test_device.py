@@ -1,0 +1,121 @@
+"""Less memory or another precision changes results by rounding alone."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from tests.stitching.networks import UNet, dataset, deep, masks, member, plain
+
+from suture_stitching.device import Runner, bytes_per_sample
+from suture_stitching.errors import SutureError
+from suture_stitching.evaluate import evaluate
+from suture_stitching.fit import FitOptions, FitResult, Member, fit
+from suture_stitching.portable.runtime import PortableModel
+
+OPTIONS = FitOptions(refine=False, max_matches=2)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> list[Member]:
+    folder = tmp_path_factory.mktemp("members")
+    return [member(plain(), folder, seed=1), member(deep(), folder, "south/net", seed=2)]
+
+
+@pytest.fixture(scope="module")
+def fitted(pair: list[Member]) -> FitResult:
+    return fit(pair, dataset(), options=OPTIONS)
+
+
+def _limit(monkeypatch: pytest.MonkeyPatch, most: int, error: Exception) -> list[int]:
+    """Let memory run out for more than `most` samples at once; return the sizes that were tried."""
+    real, tried = PortableModel.stream, []
+
+    def stream(
+        self: PortableModel, nodes: Collection[int], *inputs: torch.Tensor
+    ) -> Iterator[tuple[int, torch.Tensor]]:
+        tried.append(len(inputs[0]))
+        if tried[-1] > most:
+            raise error
+        return real(self, nodes, *inputs)
+
+    monkeypatch.setattr(PortableModel, "stream", stream)
+    return tried
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+)
+def test_out_of_memory_halves_what_runs_at_once(
+    pair: list[Member], fitted: FitResult, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    expected = evaluate(pair, fitted, dataset(), own=0)
+    tried = _limit(monkeypatch, 5, error)
+    again = fit(pair, dataset(), options=OPTIONS)
+    assert [match.points for c in again.candidates.candidates for match in c.matches] == [
+        match.points for c in fitted.candidates.candidates for match in c.matches
+    ]
+    # Weights may go far along directions that do not vary; what they do may not.
+    r2 = [
+        {stitch.weight: stitch.r2 for c in result.candidates.candidates for m in c.matches for stitch in m.stitches}
+        for result in (again, fitted)
+    ]
+    assert r2[0] == pytest.approx(r2[1], abs=1e-4)
+    assert 1 < max(size for size in tried if size <= 5) <= 5
+    assert evaluate(pair, fitted, dataset(), own=0) == expected
+
+
+def test_a_sample_that_is_too_much_is_an_error(pair: list[Member], monkeypatch: pytest.MonkeyPatch) -> None:
+    _limit(monkeypatch, 0, torch.OutOfMemoryError("CUDA out of memory"))
+    with pytest.raises(SutureError, match="single sample") as caught:
+        fit(pair, dataset(), options=OPTIONS)
+    assert caught.value.code == "work.out_of_memory"
+
+
+def test_other_errors_are_not_taken_for_want_of_memory(pair: list[Member], monkeypatch: pytest.MonkeyPatch) -> None:
+    _limit(monkeypatch, 0, RuntimeError("shapes do not fit"))
+    with pytest.raises(RuntimeError, match="do not fit"):
+        fit(pair, dataset(), options=OPTIONS)
+
+
+@pytest.mark.parametrize("task", ["classification", "segmentation"])
+def test_bfloat16_says_nearly_the_same(tmp_path: Path, task: str) -> None:
+    if task == "classification":
+        members, data = [member(plain(), tmp_path, seed=1), member(deep(), tmp_path, "south/net", seed=2)], dataset()
+    else:
+        members, data = [member(UNet(), tmp_path, seed=s, name=f"n{s}/net", task=task) for s in (1, 2)], masks()
+    exact, rough = (fit(members, data, options=OPTIONS, precision=precision) for precision in ("float32", "bfloat16"))  # type: ignore[arg-type]
+    r2 = [
+        {(s.weight): s.r2 for c in result.candidates.candidates for match in c.matches for s in match.stitches}
+        for result in (exact, rough)
+    ]
+    shared = r2[0].keys() & r2[1].keys()
+    assert shared
+    assert all(abs(r2[0][name] - r2[1][name]) < 0.1 for name in shared)
+    assert any(r2[0][name] != r2[1][name] for name in shared)
+    assert all(torch.isfinite(tensor).all() and tensor.dtype == torch.float32 for tensor in rough.stitches.values())
+    scores = [evaluate(members, exact, data, precision=p).splits["test"].scores for p in ("float32", "bfloat16")]
+    assert all(abs(scores[0][id].value - scores[1][id].value) < 0.15 for id in scores[0])
+
+
+def test_what_a_sample_needs_is_known_before_it_runs(pair: list[Member]) -> None:
+    # 6 maps of 8 x 8 beside one another, in and out of a batch norm, at the least.
+    assert 2 * 6 * 64 * 4 <= bytes_per_sample(pair[0].model, (2, 8, 8)) <= 8 * 6 * 64 * 4
+
+
+def test_auto_is_float32_on_a_cpu() -> None:
+    assert Runner("cpu").precision == "float32"
+    assert Runner("cpu", "bfloat16").precision == "bfloat16"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_says_nearly_the_same(pair: list[Member], fitted: FitResult) -> None:
+    on_device = [Member(m.model.to("cuda"), m.metadata, m.ref) for m in pair]
+    found = evaluate(on_device, fitted, dataset(), own=0, device="cuda").splits["test"].scores
+    for id, score in evaluate(pair, fitted, dataset(), own=0).splits["test"].scores.items():
+        assert abs(score.value - found[id].value) < 0.15
+    again = fit(on_device, dataset(), options=OPTIONS, device="cuda", precision="float32")
+    assert len(again.candidates.candidates) == len(fitted.candidates.candidates)
