@@ -2,7 +2,7 @@
 
 Every network of `zoo.py` is exported, loaded from the file alone and run in turns with the live module. Prints a table
 (export seconds, graph size, nodes, operators, load and build ms, run time against eager, worst difference), writes it
-as JSON with versions, seeds and hardware, and with `--markdown FILE` as the table of docs/portable-models.md. Fails if
+as JSON with versions, seeds and hardware, and with `--markdown FILE` as the table of docs/portable-model.md. Fails if
 an output differs by more than 1e-6 of its size or the median run time is above 1.05 times eager's.
 """
 
