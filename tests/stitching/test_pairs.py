@@ -18,6 +18,7 @@ from suture_stitching.errors import SutureError
 from suture_stitching.evaluate import evaluate
 from suture_stitching.fit import FitOptions, FitResult, Member, fit
 from suture_stitching.members import batches, input_shape, number_of_batches
+from suture_stitching.merge import Join, Merge
 from suture_stitching.portable.export import export
 from suture_stitching.portable.format import check_against, check_file
 from suture_stitching.portable.metadata import Member as MemberRef
@@ -507,3 +508,17 @@ def test_small_images_for_a_network_of_large_ones_are_read_few_at_once(tmp_path:
     assert len(found) == number_of_batches(data, "train", shape) > 1
     assert all(x == (len_y, *shape) for x, (len_y,) in found)
     assert sum(len_y for _, (len_y,) in found) == data.n("train")
+
+
+def test_identity_stitches_between_twins_change_no_token(tmp_path: Path) -> None:
+    first = member(Net(ViT, GREY), pictures(), tmp_path, 0, 0)
+    twins = [first, replace(first, ref=MemberRef(repo="twin/net", revision="1" * 40, sha256="1" * 64))]
+    points = first.points(GREY)
+    assert {len(point.shape) for point in points if point.tokens} == {1, 3}
+    x = torch.rand(5, *GREY)
+    for point in points:
+        width = point.shape[0]
+        merge = Merge(twins, task_of([m.metadata for m in twins], ()), {"w": torch.eye(width), "b": torch.zeros(width)})
+        join = Join({0: point, 1: point}, 0.5, {(0, 1): ("w", "b"), (1, 0): ("w", "b")})
+        merged = PortableModel(merge.graph(merge.ensemble(merge.join([join]))), merge.tensors)(x)
+        assert torch.allclose(merged, first.model(x).softmax(1), atol=1e-6)
