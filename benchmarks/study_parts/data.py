@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from study_parts.nets import network
 from suture import digits
 from suture_stitching.data import ArrayDataset
+from suture_stitching.errors import SutureError
 from suture_stitching.portable.metadata import Task
 
 SplitNames = NDArray[np.str_]
@@ -90,15 +91,15 @@ class Study:
             return self.networks(design, seed)
         return network(self.task, design, input_shape, len(self.labels), seed=seed)
 
-    def dataset(self, party: str, data: PartyData) -> ArrayDataset:
-        """Return a party's data as the engine reads them."""
+    def dataset(self, party: str, data: PartyData, *, to_fit: bool) -> ArrayDataset:
+        """Return a party's data as the engine reads them, without training samples unless they are `to_fit` on."""
         scaled = data.inputs.dtype == np.uint8 or data.inputs.ndim > 2
         return ArrayDataset(
             data.inputs,
             data.targets,
             self.labels,
             task=self.task,
-            split=by_split(data.split),
+            split=by_split(data.split if to_fit else np.where(data.split == "train", "", data.split)),
             value_range=(0.0, 1.0) if scaled else None,
             channels=self.channels,
             where=party,
@@ -149,6 +150,8 @@ def split_names(
 ) -> SplitNames:
     """Return a split for each sample: class by class (masks: together), whole groups, one sample each at least."""
     rng = np.random.default_rng(seed)
+    if len(targets) < 3 or (group is not None and len(np.unique(group)) < 3):
+        raise SutureError("study.too_few", "a party needs three samples or groups at least, one for each split")
     groups, of = (
         (np.arange(len(targets)), np.arange(len(targets))) if group is None else np.unique(group, return_inverse=True)
     )

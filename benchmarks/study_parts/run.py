@@ -268,19 +268,12 @@ class _Seed:
 
     def _stitch(self, modules: Sequence[nn.Module]) -> None:
         members = [self._member(index, module) for index, module in enumerate(modules)]
-        datasets = {}
-        for party in self._study.parties:
-            try:
-                datasets[party] = self._study.dataset(party, self._data[party])
-            except SutureError as error:
-                self._result.notes.append(f"{party} takes no part in stitching: {error}")
+        datasets = {party: self._study.dataset(party, self._data[party], to_fit=False) for party in self._study.parties}
         for party in self._study.parties:
             limit, started = self._left.fit(), time.perf_counter()
-            if party not in datasets:
-                continue
             try:
                 fitted, evaluations, options = self._asked(party, members, datasets, limit)
-            except SutureError as error:
+            except SutureError as error:  # too little to learn from, say: others may still ask
                 self._result.notes.append(f"{party} cannot ask for a stitched ensemble: {error}")
                 continue
             chosen = choose(fitted.candidates, evaluations, requester=party).chosen
@@ -293,13 +286,13 @@ class _Seed:
         self, party: str, members: Sequence[Member], datasets: Mapping[str, Dataset], limit: float
     ) -> tuple[FitResult, dict[str, Evaluation], FitOptions]:
         """Return a requester's fit and all parties' evaluations, with fewer candidates where the time demands it."""
-        started = time.perf_counter()
+        own, started = self._study.dataset(party, self._data[party], to_fit=True), time.perf_counter()
         for number, (less, until) in enumerate(FEWER):
             options = FitOptions.model_validate({"seed": self._seed, **less})
             report = self._reporter(party, started + until * limit)
             device = self._machine.device
             try:
-                fitted = fit(members, datasets[party], options=options, device=device, progress=report("fit"))
+                fitted = fit(members, own, options=options, device=device, progress=report("fit"))
                 evaluations = {
                     other: evaluate(
                         members,
