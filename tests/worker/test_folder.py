@@ -58,6 +58,16 @@ def test_a_run_counts_and_clears_what_the_last_one_left(folder):
     assert folder.run == RUN
 
 
+def test_a_checkpoint_outlives_a_run_but_not_a_lease(folder, make):
+    folder.begin_run(RUN)
+    (folder.checkpoint / "part.safetensors").write_text("kept")
+    folder.begin_run(RUN)
+    assert (folder.checkpoint / "part.safetensors").read_text() == "kept"
+    folder.create(Assignment(task=Task.parse(make.leased("fit", fence=2)), dataset="patches"))
+    folder.begin_run(RUN)
+    assert list(folder.checkpoint.iterdir()) == []
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"step":1}', '{"step":"x","done":-1,"total":1}', "x" * 100_000])
 def test_what_a_child_writes_may_be_anything(folder, content):
     folder.begin_run(RUN)

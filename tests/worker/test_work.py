@@ -236,6 +236,19 @@ def test_a_child_that_is_killed(site, data, assign, in_background, long):
     assert folder.outcome.retryable
 
 
+def test_a_run_goes_on_where_the_last_one_was(site, data, assign):
+    folder = assign()
+    assert work(site, folder.id) == "done"
+    results = {name: (folder.results / name).read_bytes() for name in ("candidates.json", "stitches.safetensors")}
+    refined = sorted(folder.checkpoint.glob("refined-*"))
+    assert refined
+    before = [path.stat().st_mtime_ns for path in refined]
+    (folder.path / "outcome.json").unlink()  # as if the worker had died before it could write it
+    assert work(site, folder.id) == "done"
+    assert [path.stat().st_mtime_ns for path in refined] == before
+    assert {name: (folder.results / name).read_bytes() for name in results} == results
+
+
 def test_a_child_that_does_not_listen_is_killed(site, data, assign, in_background, monkeypatch, long):
     monkeypatch.setattr("suture_worker.work.GRACE_SECONDS", 1.0)
     folder = assign(options=long)

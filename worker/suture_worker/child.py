@@ -68,7 +68,7 @@ def _give_up(folder: TaskFolder, run: Run) -> None:
     libraries = [Path(place) for place in os.environ.get("LD_LIBRARY_PATH", "").split(":") if place]
     system = [*map(Path, _SYSTEM), *(Path("/etc") / name for name in _ETC), *libraries]
     read = [*interpreter, *system, *data, folder.path]
-    if not confine.only_files(read=read, write=[folder.results, folder.scratch, *devices]):
+    if not confine.only_files(read=read, write=[folder.results, folder.scratch, folder.checkpoint, *devices]):
         print("this kernel cannot keep the child to its own files", file=sys.stderr)
     # Redis listens on a local socket too; but CUDA needs some to reach its own services.
     if not confine.no_network(local=run.device.startswith("cuda")):
@@ -168,7 +168,7 @@ def _fit(
     except ValidationError as error:
         fields = ", ".join(".".join(map(str, detail["loc"])) for detail in error.errors())
         raise SutureError("job.options", f"not in order: {fields}", where="options") from None
-    fitted = fit(members, dataset, options=options, device=run.device, progress=report)
+    fitted = fit(members, dataset, options=options, device=run.device, progress=report, checkpoint=folder.checkpoint)
     fitted.save(folder.results)
     _write_document(folder, {"n": fitted.candidates.n})
 
@@ -180,7 +180,15 @@ def _evaluate(
     from suture_stitching.fitted import FitResult
 
     fitted = FitResult.load(folder.candidates)
-    evaluation = evaluate(members, fitted, dataset, own=spec.own, device=run.device, progress=report)
+    evaluation = evaluate(
+        members,
+        fitted,
+        dataset,
+        own=spec.own,
+        device=run.device,
+        progress=report,
+        checkpoint=folder.checkpoint,
+    )
     files.write(folder.results / DOCUMENT, evaluation.model_dump_json(by_alias=True))
 
 

@@ -9,7 +9,8 @@
     run.json       what the child may use: device, limits, the dataset's place       worker
     child.log      what the child printed; never leaves the site                     worker
     outcome.json   how it ended; written once, last                                  worker
-    results/       progress, ending, and what may leave; all that a child can write  child
+    results/       progress, ending, and what may leave                              child
+    checkpoint/    finished parts, for a run that goes on; never leaves the site     child
 
 Every file appears whole or not at all, so that any of the three can be killed at any time.
 """
@@ -93,6 +94,7 @@ class TaskFolder:
         self.candidates = self.path / "candidates"
         self.results = self.path / "results"
         self.scratch = self.path / "scratch"
+        self.checkpoint = self.path / "checkpoint"
         self.log = self.path / "child.log"
         self._cancel = self.path / "cancel"
         self._outcome = self.path / "outcome.json"
@@ -194,10 +196,14 @@ class TaskFolder:
             return not free
 
     def begin_run(self, run: Run) -> int:
-        """Clear what an interrupted run left, write what the child may use, and return which run this is, from 1."""
+        """Write what the child may use, and return which run this is, from 1.
+
+        What an interrupted run left is cleared, but for its checkpoint.
+        """
         for leftover in (self.results, self.scratch):
             shutil.rmtree(leftover, ignore_errors=True)
             leftover.mkdir(mode=0o700)
+        self.checkpoint.mkdir(mode=0o700, exist_ok=True)
         counter = self.path / "runs"
         runs = int(counter.read_text()) + 1 if counter.exists() else 1
         files.write(counter, str(runs))
