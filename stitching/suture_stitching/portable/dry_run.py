@@ -34,12 +34,16 @@ class Budget:
 class Cost:
     """What one pass takes: `flops` (2 per multiply-add) and `peak_bytes` of weights and values alive at once.
 
-    An operator's own workspace is not counted. `outputs` are the output's leaves, in order, with the sizes they have.
+    `outputs` are the output's leaves, in order, with the sizes they have. `bound_bytes` is at least what a pass takes
+    on a processor together with what operators allocate for themselves meanwhile, which depends on the kernel that
+    torch picks: a convolution may unroll its input, attention may hold its whole matrix. No budget refuses by it,
+    as most kernels need far less; whoever runs a stranger's file limits the process as well.
     """
 
     flops: int
     peak_bytes: int
     outputs: tuple[Input, ...]
+    bound_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -101,13 +105,13 @@ def measure(
         total += node_flops[step.node]
         if total > budget.flops:
             _over_budget(f"more than {budget.flops:.3g} floating-point operations")
-        memory.hold(value)
+        memory.hold(value, _workspace(graph.nodes[step.node], slots, value))
         for slot in step.dead:
             memory.release(slots[slot])
             slots[slot] = None
     outputs = tuple(_spec(slots[node]) for node in output_nodes)
     _check_outputs(graph.outputs, outputs)
-    return Measured(Cost(total, memory.peak, outputs), tuple(found), tuple(node_flops))
+    return Measured(Cost(total, memory.peak, outputs, memory.bound), tuple(found), tuple(node_flops))
 
 
 def with_outputs(graph: Graph, tensors: Mapping[str, Tensor | TensorInfo]) -> Graph:
@@ -142,8 +146,9 @@ class _Memory:
         self._users: dict[int, int] = {}
         self._bytes = 0
         self.peak = 0
+        self.bound = 0
 
-    def hold(self, value: Any) -> None:
+    def hold(self, value: Any, workspace: int = 0) -> None:
         """Count the storages of a node's value, as long as nobody else holds them already."""
         for tensor in _tensors(value):
             storage = tensor.untyped_storage()
@@ -151,6 +156,7 @@ class _Memory:
             if users == 1:
                 self._bytes += storage.nbytes()
         self.peak = max(self.peak, self._bytes)
+        self.bound = max(self.bound, self._bytes + workspace)
         if self.peak > self._limit:
             _over_budget(f"more than {self._limit / 2**20:.0f} MiB of memory")
 
@@ -227,6 +233,57 @@ def _flops(node: Node, slots: Slots, result: Any) -> int:
     if results and all(tensor.untyped_storage()._cdata in storages for tensor in results):
         return 0
     return int(max([elements, *(tensor.numel() for tensor in tensors)]))
+
+
+def _workspace(node: Node, slots: Slots, result: Any) -> int:
+    """Return a bound on the bytes that one operator allocates beside its result: copies of all it reads and returns.
+
+    Kernels make their arguments contiguous, broadcast them, and compute halves as float32; indices become int64.
+    """
+    results = _tensors(result)
+    tensors = [slots[index] for index in references(node) if isinstance(slots[index], Tensor)]
+    storages = {tensor.untyped_storage()._cdata for tensor in tensors}
+    if results and all(tensor.untyped_storage()._cdata in storages for tensor in results):
+        return 0
+    width = max([4, *(tensor.element_size() for tensor in tensors)])
+    copied = sum(tensor.numel() * max(width, tensor.element_size()) for tensor in (*tensors, *results))
+    unrolled = _UNROLLED.get(node.op.split(".")[1]) if node.op.startswith("aten.") else None
+    return copied + (int(unrolled(node, tensors, results)) * width if unrolled is not None else 0)
+
+
+def _columns(node: Node, tensors: Sequence[Tensor], results: Sequence[Tensor]) -> int:
+    """A convolution as a product: for each place of the output the part of the input that it reads (im2col)."""
+    weight, output = tensors[1], results[0]
+    places = output.numel() // max(output.shape[-weight.dim() + 1], 1)
+    return places * tensors[0].shape[-weight.dim() + 1] * math.prod(weight.shape[2:])
+
+
+def _transposed_columns(node: Node, tensors: Sequence[Tensor], results: Sequence[Tensor]) -> int:
+    weight, output = tensors[1], results[0]
+    places = tensors[0].numel() // max(tensors[0].shape[-weight.dim() + 1], 1)
+    return places * output.shape[-weight.dim() + 1] * math.prod(weight.shape[2:])
+
+
+def _matrix(node: Node, tensors: Sequence[Tensor], results: Sequence[Tensor]) -> int:
+    """Attention's weights before and after the softmax, and its mask."""
+    query, key = tensors[:2]
+    return 3 * (query.numel() // max(query.shape[-1], 1)) * key.shape[-2]
+
+
+def _gates(node: Node, tensors: Sequence[Tensor], results: Sequence[Tensor]) -> int:
+    """All steps' gates in both directions, and each layer's output."""
+    steps = tensors[0].shape[0] * tensors[0].shape[1]
+    widths = [weight.shape[0] for weight in tensors if weight.dim() == 2]
+    return int(2 * steps * sum(widths))
+
+
+_UNROLLED: dict[str, Callable[[Node, Sequence[Tensor], Sequence[Tensor]], int]] = {
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _columns),
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _transposed_columns),
+    "scaled_dot_product_attention": _matrix,
+    "lstm": _gates,
+    "gru": _gates,
+}
 
 
 def _einsum(node: Node, tensors: Sequence[Tensor], elements: int) -> int:

@@ -192,7 +192,8 @@ class ModelMetadata(_Closed):
             return cls.model_validate_json(text)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
-            field = ".".join(str(part) for part in first["loc"]) or "(whole document)"
+            # A key of the document is the file's own text: shown escaped.
+            field = ascii(".".join(map(str, first["loc"])))[1:-1] or "(whole document)"
             raise SutureError(
                 "metadata.invalid",
                 f"{field}: {first['msg']}",
