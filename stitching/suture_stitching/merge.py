@@ -65,6 +65,7 @@ class Merge:
         self.tensors: dict[str, Tensor] = {}
         self._task = task
         self._stitches = stitches or {}
+        self._members_tensors = [member.model.tensors for member in members]
         self._nodes: list[GraphNode] = []
         self._known: dict[str, Ref] = {}
         self._shared = shared_input(members)
@@ -184,7 +185,7 @@ class Merge:
                 value = self._prepared(member)
             elif node.op == TENSOR:
                 name = str(node.args[0])
-                value = self._tensor(f"m{member}.{name}", model.tensors[name])
+                value = self._tensor(f"m{member}.{name}", self._members_tensors[member][name])
             else:
                 args = tuple(substitute(arg, lambda ref: values[ref.node]) for arg in node.args)
                 kwargs = {name: substitute(arg, lambda ref: values[ref.node]) for name, arg in node.kwargs.items()}

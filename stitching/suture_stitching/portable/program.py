@@ -50,6 +50,7 @@ class Program:
         self._constants: Slots = [None]
         self._runs = [None if node.op in (INPUT, TENSOR) else self._compile(node) for node in graph.nodes]
         self._plans: dict[tuple[frozenset[int], frozenset[int]], Plan] = {}
+        self._releases: dict[frozenset[int], dict[int, list[int]]] = {}
 
     def plan(self, targets: frozenset[int], given: frozenset[int] = frozenset()) -> Plan:
         """Return what must run for the values of the nodes `targets` when those of `given` are known."""
@@ -82,7 +83,7 @@ class Program:
     def stream(self, plan: Plan, slots: Slots, targets: frozenset[int]) -> Iterator[tuple[int, Any]]:
         """Run the steps, but yield each node of `targets` once it has its value, held no longer than needed."""
         node = 0
-        last = {source: step.node for step in plan.steps for source in references(self.graph.nodes[step.node])}
+        released = self._released(plan, targets)
         for target in targets:
             if self._runs[target] is None:
                 yield target, slots[target]
@@ -96,13 +97,20 @@ class Program:
                 raise self.failure(node, error) from error
             if node in targets:
                 yield node, slots[node]
-                if node not in last:
-                    slots[node] = None
-            for slot in step.dead:
+            for slot in (*step.dead, *released.get(node, ())):
                 slots[slot] = None
-            for source in references(self.graph.nodes[node]):
-                if source in targets and last[source] == node:
-                    slots[source] = None
+
+    def _released(self, plan: Plan, targets: frozenset[int]) -> dict[int, list[int]]:
+        """Return by step which of `targets` nobody reads after it."""
+        found = self._releases.get(targets)
+        if found is None:
+            last = {step.node: step.node for step in plan.steps if step.node in targets}
+            for step in plan.steps:
+                last |= {source: step.node for source in references(self.graph.nodes[step.node]) if source in targets}
+            found = self._releases[targets] = {}
+            for target, reader in last.items():
+                found.setdefault(reader, []).append(target)
+        return found
 
     def failure(self, node: int, error: Exception) -> SutureError:
         """Return the error to raise when the operator of `node` refused its arguments."""
