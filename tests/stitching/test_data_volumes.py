@@ -42,11 +42,15 @@ def spec(root, **changes):
     return DatasetSpec(**{**given, **changes})
 
 
+def read_all(description):
+    dataset = open_dataset(description)
+    for split in SPLITS:
+        list(dataset.batches(split, 2))
+
+
 def refused(root, code, **changes):
     with pytest.raises(SutureError) as error:
-        dataset = open_dataset(spec(root, **changes))
-        for split in SPLITS:
-            list(dataset.batches(split, 2))
+        read_all(spec(root, **changes))
     assert error.value.code == code, error.value
     return str(error.value)
 
@@ -69,7 +73,11 @@ def test_patches_depend_on_the_seed_and_on_nothing_else(scans, split):
     for seed in (None, 3):
         ours, theirs = (list(dataset.batches(split, 2, seed=seed)) for dataset in (one, four))
         assert len(ours) == len(theirs)
-        assert all(torch.equal(a, b) for left, right in zip(ours, theirs, strict=True) for a, b in zip(left, right, strict=True))
+        assert all(
+            torch.equal(a, b)
+            for left, right in zip(ours, theirs, strict=True)
+            for a, b in zip(left, right, strict=True)
+        )
     other = torch.cat([y for _, y in one.batches(split, 2, seed=4)])
     assert not torch.equal(other, torch.cat([y for _, y in one.batches(split, 2, seed=3)]))
 

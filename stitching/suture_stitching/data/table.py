@@ -23,7 +23,8 @@ from suture_stitching.data.splits import Indices, digests, split_samples
 from suture_stitching.data.spool import Spool
 from suture_stitching.errors import SutureError
 
-_ROWS = 1 << 16
+#: Of a table that are held at a time.
+_BYTES = 4 * 1024 * 1024
 #: How Arrow names the column with a cell that does not convert; what follows is the cell, which is not passed on.
 _BAD_CELL = re.compile(r"In CSV column #(\d+): CSV conversion error")
 
@@ -181,7 +182,7 @@ def _batches(spec: DatasetSpec, chosen: _Chosen) -> Iterator[Any]:
     with _naming_the_file(spec, _schema(spec).names):
         if spec.format == "parquet":
             with pyarrow.parquet.ParquetFile(spec.path, buffer_size=1 << 20) as file:
-                yield from file.iter_batches(_ROWS, columns=chosen.all)
+                yield from file.iter_batches(_rows(len(chosen.all)), columns=chosen.all)
             return
         # What the first rows show as an integer may be broken further down.
         seen = _schema(spec)
@@ -196,10 +197,17 @@ def _batches(spec: DatasetSpec, chosen: _Chosen) -> Iterator[Any]:
             yield from file
 
 
+def _rows(columns: int) -> int:
+    """Return how many rows of so many numbers are held at a time."""
+    return max(1, _BYTES // (8 * columns))
+
+
 @contextmanager
 def _naming_the_file(spec: DatasetSpec, names: Sequence[str] = ()) -> Iterator[None]:
     try:
         yield
+    except MemoryError:  # Arrow's own is an ArrowException, too
+        raise
     except (pyarrow.ArrowInvalid, pyarrow.ArrowException, UnicodeDecodeError) as error:
         # Arrow's own message quotes the line it stumbled over, so it is not passed on.
         if (cell := _BAD_CELL.search(str(error))) and int(cell[1]) < len(names):
@@ -283,8 +291,9 @@ def _fill_with_mean(values: NDArray[np.float32], train: Indices, features: tuple
     """Replace NaN in `values` by the column's mean over the training rows, so that no test value leaks in."""
     counts = np.zeros(len(features), dtype=np.int64)
     sums = np.zeros(len(features))
-    for start in range(0, len(train), _ROWS):
-        rows = values[train[start : start + _ROWS]]
+    step = _rows(len(features))
+    for start in range(0, len(train), step):
+        rows = values[train[start : start + step]]
         known = ~np.isnan(rows)
         counts += known.sum(axis=0)
         sums += np.where(known, rows, 0.0).sum(axis=0, dtype=np.float64)
