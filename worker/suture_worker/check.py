@@ -164,6 +164,8 @@ def _dataset(config: SiteConfig, name: str) -> Iterator[Check]:
     size = " x ".join(map(str, dataset.input_shape))
     small = [split for split, n in samples.items() if n < minimum]
     detail = f"{spec.task}, {labels}input {size}; {shown}"
+    if dataset.skipped:
+        detail += f"; {len(dataset.skipped)} files that cannot be read are left out, such as {dataset.skipped[0]}"
     if (link := _leads_out(spec.path)) is not None:
         hint = "models run confined to the dataset's folder and cannot follow it: copy or bind-mount what it points to"
         yield Check(f"dataset {name}", "fail", f"{link} is a link to somewhere else", hint)
