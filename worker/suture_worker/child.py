@@ -117,7 +117,7 @@ def _do(folder: TaskFolder, run: Run) -> None:
     report(EngineProgress("load", 0, len(task.spec.members)))
     # Data first: what is wrong with them shows before torch is imported.
     dataset = _open(run, task)
-    members = _load(task, folder, run)
+    members = _load(task, folder, run, dataset)
     if isinstance(task.spec, ComposeSpec):
         _compose(task, task.spec, members, folder)
         return
@@ -144,18 +144,42 @@ def _open(run: Run, task: Task) -> Dataset | None:
     return dataset
 
 
-def _load(task: Task, folder: TaskFolder, run: Run) -> list[Member]:
+def _load(task: Task, folder: TaskFolder, run: Run, dataset: Dataset | None) -> list[Member]:
+    """Return the members; one that asks for more memory than there is, or does not run, is refused before it is read.
+
+    A composition runs no member and has no data: the sizes they leave free are known to those who will run it.
+    """
     import torch
 
     from suture_stitching.members import Member
+    from suture_stitching.portable.dry_run import Budget
     from suture_stitching.portable.runtime import load
 
     if run.threads is not None:
         torch.set_num_threads(run.threads)
-    return [
-        Member(load(folder.member(index), device=run.device), member.metadata, member.ref)
-        for index, member in enumerate(task.spec.members)
-    ]
+    budget = Budget(bytes=run.memory_bytes)
+    members = []
+    for index, member in enumerate(task.spec.members):
+        path = folder.member(index)
+        model = load(path, device=run.device, input_shapes=_input_shapes(path, dataset), budget=budget)
+        members.append(Member(model, member.metadata, member.ref))
+    return members
+
+
+def _input_shapes(path: Path, dataset: Dataset | None) -> list[list[int]] | None:
+    """Return the sizes at which a member will run, with two samples; None where it leaves free what nothing tells."""
+    from suture_stitching.portable.format import check_file
+
+    shapes = []
+    for spec in check_file(path).graph.inputs:
+        sizes = spec.shape[1:]
+        given = dataset.input_shape if dataset is not None else ()
+        if None in sizes and len(given) == len(sizes):
+            sizes = tuple(have if want is None else want for want, have in zip(sizes, given, strict=True))
+        if None in sizes:
+            return None
+        shapes.append([2, *(size for size in sizes if size is not None)])
+    return shapes
 
 
 def _fit(

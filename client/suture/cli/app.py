@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from suture.cli import fit, hub, jobs, local, login, models, onnx, site
+from suture.cli import fit, hub, inspect, jobs, local, login, models, onnx, site
 from suture.cli.terminal import EXIT_CODES, group
 
 app = group(
@@ -44,6 +44,7 @@ app.command()(local.up)
 app.command()(login.login)
 app.command()(models.export)
 app.command()(onnx.export_onnx)
+app.command()(inspect.inspect)
 app.command()(models.publish)
 app.command()(models.models)
 app.command()(jobs.stitch)

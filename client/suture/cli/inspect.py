@@ -1,0 +1,133 @@
+"""The command inspect: what a portable model is, without running it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from suture.cli.terminal import Format, FormatOption, console, notes, print_json, print_table
+
+if TYPE_CHECKING:
+    from suture_stitching.inspect import Inspection
+
+_SHOWN = 12
+
+
+def inspect(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", exists=True, help="model.safetensors, or a folder that holds one")
+    ],
+    metadata: Annotated[
+        Path | None, typer.Option(exists=True, help="suture.json; by default the one beside the model")
+    ] = None,
+    size: Annotated[
+        list[str] | None, typer.Option(metavar="H,W", help="spatial size of the input to count costs at; repeatable")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="OUT", help="draw the network with its stitch points to a .svg or .html")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="all stitch points and operators, not only the first")] = False,
+    json: Annotated[bool, typer.Option("--json", help="the same as --format json")] = False,
+    format: FormatOption = Format.text,
+) -> None:
+    """Show what a portable model is: sizes, costs, operators, stitch points, and what is published with it.
+
+    Reads the file's header alone and runs nothing of it, so that a stranger's file may be looked at.
+
+    \b
+    Examples:
+      suture inspect out
+      suture inspect model.safetensors --size 96,96,96 --size 128,128,128
+      suture inspect out --plot network.html --json
+    """
+    from suture_stitching.inspect import find_model, inspect
+
+    if plot is not None and plot.suffix not in (".svg", ".html"):
+        raise typer.BadParameter("name a file that ends in .svg or .html", param_hint="--plot")
+    found = inspect(model, metadata=metadata, sizes=[_size(text) for text in size or ()])
+    if plot is not None:
+        from suture_stitching.portable.format import check_file
+        from suture_stitching.portable.runtime import replacing
+        from suture_stitching.report.network import draw, page
+
+        svg = draw(check_file(find_model(model)).graph, found.points, title=Path(found.file).name)
+        with replacing(plot) as temporary:
+            temporary.write_text(svg if plot.suffix == ".svg" else page(svg, title=found.file), encoding="utf-8")
+        notes.print(f"wrote {plot}", soft_wrap=True)
+    if json or format is Format.json:
+        print_json(found)
+    else:
+        _show(found, every=every)
+
+
+def _size(text: str) -> list[int]:
+    try:
+        sizes = [int(part) for part in text.split(",")]
+    except ValueError:
+        sizes = []
+    if not sizes or not all(0 < size < 2**31 for size in sizes):
+        raise typer.BadParameter("whole numbers separated by commas are expected", param_hint="--size")
+    return sizes
+
+
+def _show(found: Inspection, *, every: bool) -> None:
+    console.print(f"{found.file}  {found.size:,} bytes, format {found.version}, torch {found.torch}", soft_wrap=True)
+    if found.task is not None:
+        console.print(f"task        {found.task}, license {found.license}", soft_wrap=True)
+    for what, tensors in (("input", found.inputs), ("output", found.outputs)):
+        for tensor in tensors:
+            console.print(f"{what:<10}  {tensor.name} {tensor.dtype} ({_sizes(tensor.shape)})".replace("   ", "  "))
+    if found.labels:
+        console.print(f"labels      {', '.join(found.labels)}", soft_wrap=True)
+    console.print(f"parameters  {found.parameters:,} in {found.tensors} tensors, {found.weight_bytes:,} bytes\n")
+    costs = [
+        (
+            "; ".join(" x ".join(map(str, shape[1:])) for shape in cost.inputs),
+            f"{cost.flops:,}",
+            _bytes(cost.peak_bytes),
+            _bytes(cost.bound_bytes),
+        )
+        for cost in found.costs
+    ]
+    print_table(("one sample of", "FLOPs", "peak memory", "at most, with workspace"), costs, empty="")
+    console.print()
+    operators = list(found.operators.items())
+    shown = operators if every else operators[:_SHOWN]
+    print_table((f"operators ({len(operators)})", "times"), shown, empty="no operators")
+    _rest(len(operators) - len(shown))
+    clean = sum(point.clean for point in found.points)
+    console.print(f"\n{len(found.points)} stitch points, {clean} of them clean cuts")
+    points = found.points if every else found.points[:_SHOWN]
+    rows = [
+        (
+            point.name,
+            point.module,
+            " x ".join(map(str, point.shape)),
+            f"{point.depth:.2f}",
+            "clean cut" if point.clean else f"bypassed by {len(point.bypassed)} skip{'s'[: len(point.bypassed) > 1]}",
+        )
+        for point in points
+    ]
+    print_table(("point", "module", "shape", "depth", "cut"), rows, empty="")
+    _rest(len(found.points) - len(points))
+    console.print("\nleaves this machine when it is published")
+    for item in found.leaves:
+        console.print(f"  {item.what:<18}  {item.how_much}", soft_wrap=True)
+    console.print("does not leave")
+    for line in found.stays:
+        console.print(f"  {line}", soft_wrap=True)
+
+
+def _rest(count: int) -> None:
+    if count > 0:
+        console.print(f"... and {count} more: --all")
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 2**20:,.1f} MiB" if count >= 2**20 else f"{count / 2**10:,.1f} KiB"
+
+
+def _sizes(shape: tuple[int | None, ...]) -> str:
+    return ", ".join(["N", *("any" if size is None else str(size) for size in shape[1:])]) if shape else ""

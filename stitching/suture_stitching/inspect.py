@@ -1,0 +1,279 @@
+"""What a portable model is, found out without running it: for people before they publish, fit or accept one.
+
+    found = inspect("model.safetensors")
+    found.costs[0].flops                # of one sample
+    [point.name for point in found.points if point.clean]
+
+Only the header is read: static checks, then dry runs on the meta device, where tensors have shapes and no memory. So
+a stranger's file may be inspected anywhere.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from suture_stitching.errors import SutureError
+from suture_stitching.points import find_points
+from suture_stitching.portable.dry_run import Budget, measure
+from suture_stitching.portable.format import PortableHeader, check_against, check_file
+from suture_stitching.portable.graph import Input
+from suture_stitching.portable.metadata import ModelMetadata
+from suture_stitching.portable.program import Program
+from suture_stitching.portable.runtime import PortableModel
+from suture_stitching.portable.schemas import TORCH_DTYPES
+
+MODEL, METADATA = "model.safetensors", "suture.json"
+#: Tried in turn where a model leaves its sizes free and nobody says which.
+_USUAL_SIZES = (224, 128, 96, 64, 32, 16)
+#: Nothing is allocated, so that costs are shown rather than refused.
+_ANY = Budget(10**18, 2**50)
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class TensorDescription(_Document):
+    """An input or output: its name in `suture.json` if there is one; sizes with the batch first, None where free."""
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str
+
+
+class SizeCost(_Document):
+    """What one sample costs: FLOPs (2 per multiply-add), and bytes of weights and values alive at once.
+
+    `bound_bytes` includes what operators may allocate for themselves, see `dry_run.Cost`.
+    """
+
+    inputs: tuple[tuple[int, ...], ...]
+    flops: int
+    peak_bytes: int
+    bound_bytes: int
+
+
+class PointDescription(_Document):
+    """A stitch point; see `points.StitchPoint`."""
+
+    name: str
+    module: str
+    shape: tuple[int, ...]
+    depth: float
+    clean: bool
+    bypassed: tuple[str, ...]
+
+
+class Published(_Document):
+    """Something that leaves the party when the model is published."""
+
+    what: str
+    how_much: str
+
+
+class Inspection(_Document):
+    """All there is to say about a portable model without running it. Sizes in bytes."""
+
+    file: str
+    size: int
+    version: str
+    torch: str
+    task: str | None
+    labels: tuple[str, ...] | None
+    license: str | None
+    inputs: tuple[TensorDescription, ...]
+    outputs: tuple[TensorDescription, ...]
+    tensors: int
+    parameters: int
+    weight_bytes: int
+    nodes: int
+    operators: dict[str, int]
+    costs: tuple[SizeCost, ...]
+    points: tuple[PointDescription, ...]
+    leaves: tuple[Published, ...]
+    stays: tuple[str, ...]
+
+
+def inspect(
+    path: str | os.PathLike[str],
+    *,
+    metadata: str | os.PathLike[str] | None = None,
+    sizes: Sequence[Sequence[int]] = (),
+) -> Inspection:
+    """Describe the portable model at `path`, a file or a folder with a `model.safetensors`.
+
+    `metadata` is its `suture.json`, by default the one beside it, if any. `sizes` are spatial sizes of the input at
+    which to find the costs; stitch points are those at the first. By default they are what the model or its metadata
+    say, or a usual size. Raises `SutureError` (`model.*`, `metadata.*`, `input.shape`).
+    """
+    file = find_model(path)
+    header = check_file(file)
+    described = _metadata(file, metadata)
+    if described is not None:
+        check_against(header, described)
+    program = Program(header.graph)
+    shapes = [_shapes(header.graph.inputs, size) for size in sizes] or [_default_shapes(program, header, described)]
+    costs = []
+    for shape in shapes:
+        cost = measure(program, header.tensors, shape, _ANY).cost
+        inputs = tuple(map(tuple, shape))
+        costs.append(
+            SizeCost(inputs=inputs, flops=cost.flops, peak_bytes=cost.peak_bytes, bound_bytes=cost.bound_bytes)
+        )
+    graph, tensors = header.graph, header.tensors.values()
+    return Inspection(
+        file=str(file),
+        size=header.size,
+        version=header.metadata["version"],
+        torch=header.metadata["torch"] if header.metadata["torch"].isprintable() else "?",
+        task=described.task if described else None,
+        labels=described.labels if described else None,
+        license=described.license if described else None,
+        inputs=_described(graph.inputs, list(described.inputs) if described else []),
+        outputs=_described(graph.outputs, list(described.outputs) if described else []),
+        tensors=len(tensors),
+        parameters=sum(math.prod(tensor.shape) for tensor in tensors),
+        weight_bytes=sum(tensor.end - tensor.start for tensor in tensors),
+        nodes=len(graph.nodes),
+        operators=dict(Counter(n.op for n in graph.nodes if n.op not in ("input", "tensor")).most_common()),
+        costs=tuple(costs),
+        points=_points(program, header, shapes[0]),
+        leaves=_leaves(header, described),
+        stays=(
+            "your code: the graph names operators of torch, nothing of yours",
+            "your data: no sample, no file name and no number of one is in the file; but weights learnt from few "
+            "samples can give some of them away",
+            "optimiser state, training history and gradients",
+        ),
+    )
+
+
+def find_model(path: str | os.PathLike[str]) -> Path:
+    """Return the model's file: `path` itself, or `model.safetensors` (or the only `.safetensors`) in the folder."""
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    found = sorted(path.glob("*.safetensors"))
+    if path / MODEL in found:
+        return path / MODEL
+    if len(found) != 1:
+        raise SutureError(
+            "model.unreadable",
+            f"the folder holds {len(found) or 'no'} .safetensors files, and none is named {MODEL}",
+            where=str(path),
+            hint="name the file itself; other formats must be exported first, with suture export or portable.export",
+        )
+    return found[0]
+
+
+def meta_model(header: PortableHeader) -> PortableModel:
+    """Return the model without its weights: on the meta device it has shapes only."""
+    tensors = {
+        name: torch.empty(info.shape, dtype=TORCH_DTYPES[info.dtype], device="meta")
+        for name, info in header.tensors.items()
+    }
+    return PortableModel(header.graph, tensors)
+
+
+def _metadata(file: Path, given: str | os.PathLike[str] | None) -> ModelMetadata | None:
+    path = Path(given) if given is not None else file.with_name(METADATA)
+    if given is None and not path.exists():
+        return None
+    try:
+        return ModelMetadata.from_json(path.read_bytes(), where=path.name)
+    except OSError as error:
+        raise SutureError("metadata.unreadable", error.strerror or "cannot be read", where=str(path)) from error
+
+
+def _shapes(specs: Sequence[Input], size: Sequence[int]) -> list[list[int]]:
+    """Return the shape of one sample of each input, with `size` as the first one's spatial size."""
+    shapes: list[list[int]] = []
+    for index, spec in enumerate(specs):
+        sizes = [1, *spec.shape[1:]]
+        if index == 0 or None in sizes:
+            place = len(sizes) - len(size)
+            if place < 1 or any(
+                want is not None and want != have for want, have in zip(sizes[place:], size, strict=True)
+            ):
+                wanted = ", ".join("any" if known is None else str(known) for known in spec.shape)
+                raise SutureError(
+                    "input.shape",
+                    f"the size {' x '.join(map(str, size))} does not fit an input of ({wanted})",
+                    where=f"input {index}",
+                    hint="give as many numbers as there are free sizes at the end of its shape",
+                )
+            sizes[place:] = size
+        if None in sizes:
+            raise SutureError("input.shape", "more sizes than these are free", where=f"input {index}")
+        shapes.append([known for known in sizes if known is not None])
+    return shapes
+
+
+def _default_shapes(program: Program, header: PortableHeader, metadata: ModelMetadata | None) -> list[list[int]]:
+    specs = header.graph.inputs
+    stated = list(metadata.inputs.values()) if metadata else []
+
+    def filled(usual: int) -> list[list[int]]:
+        shapes = []
+        for index, spec in enumerate(specs):
+            known = [1, stated[index].num_channels, *stated[index].spatial_shape] if stated else [1]
+            known += [None] * (len(spec.shape) - len(known))
+            pairs = zip(spec.shape, known, strict=False)
+            shapes.append([1 if not axis else want or have or usual for axis, (want, have) in enumerate(pairs)])
+        return shapes
+
+    for usual in _USUAL_SIZES:
+        try:
+            measure(program, header.tensors, filled(usual), _ANY)
+        except SutureError as error:
+            failure = error
+            continue
+        return filled(usual)
+    raise failure
+
+
+def _described(specs: Sequence[Input], names: Sequence[str]) -> tuple[TensorDescription, ...]:
+    return tuple(
+        TensorDescription(name=names[index] if index < len(names) else "", shape=spec.shape, dtype=spec.dtype)
+        for index, spec in enumerate(specs)
+    )
+
+
+def _points(program: Program, header: PortableHeader, shapes: Sequence[Sequence[int]]) -> tuple[PointDescription, ...]:
+    """Return the stitch points at this size; none where only some of several inputs' sizes are known."""
+    try:
+        found = find_points(meta_model(header), shapes[0][1:])
+    except SutureError as error:
+        if error.code != "points.shape":
+            raise
+        return ()
+    fields = ("name", "module", "shape", "depth", "clean", "bypassed")
+    return tuple(PointDescription(**{field: getattr(point, field) for field in fields}) for point in found)
+
+
+def _leaves(header: PortableHeader, metadata: ModelMetadata | None) -> tuple[Published, ...]:
+    numbers = sum(math.prod(tensor.shape) for tensor in header.tensors.values())
+    modules = sorted({node.module for node in header.graph.nodes} - {""})
+    rows = [
+        ("weights", f"{numbers:,} numbers in {len(header.tensors)} tensors, with the tensors' names"),
+        ("operations", f"{len(header.graph.nodes):,}, by name and argument: the architecture"),
+        ("names of modules", f"{len(modules)}" + (f", such as {', '.join(modules[:4])}" if modules else "")),
+        ("version of torch", header.metadata["torch"] if header.metadata["torch"].isprintable() else "?"),
+    ]
+    if metadata is None:
+        rows.append(("suture.json", "not there yet; publishing needs one"))
+    else:
+        rows += [("labels", ", ".join(metadata.labels))] if metadata.labels else []
+        said = metadata.model_dump(by_alias=True, exclude_none=True, exclude={"labels"})
+        rows.append(("suture.json", "all it says: " + ", ".join(name for name, value in said.items() if value)))
+        learnt = metadata.training_data
+        if learnt is not None and learnt.n is not None:
+            rows.append(("number of samples", f"{learnt.n:,} it was trained on"))
+    return tuple(Published(what=what, how_much=how_much) for what, how_much in rows)
