@@ -32,14 +32,15 @@ ALLOWED = 1.10
 
 
 def distinct(members: Sequence[Member], fitted: FitResult, input_shape: Sequence[int]) -> dict[str, Candidate]:
-    """Return a candidate of every structure: the plain ensemble, and by where it joins and where its gate looks."""
+    """Return a candidate of every structure: of each kind, by where it joins and where its gate looks."""
     depth = {point.name: point.depth for point in members[0].points(input_shape)}
     found: dict[str, Candidate] = {}
     for candidate in fitted.candidates.candidates[len(members) :]:
         at = [f"{depth[match.points['0']]:.2f}" for match in candidate.matches]
-        gates = {f"{depth[match.gate.points['0']]:.2f}" for match in candidate.matches if match.gate}
-        name = f"joined at {' and '.join(at)}" if at else "plain ensemble"
-        found.setdefault(name + (f", gate at {' and '.join(sorted(gates))}" if gates else ""), candidate)
+        name = f"joined at {' and '.join(at)}" if at else candidate.kind
+        if candidate.gate is not None:
+            name += f", gate at {depth[candidate.gate.points['0']]:.2f}"
+        found.setdefault(name, candidate)
     return found
 
 

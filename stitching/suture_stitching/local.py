@@ -43,6 +43,8 @@ from suture_stitching.select import choose
 
 PathLike: TypeAlias = str | os.PathLike[str]
 MODEL, METADATA, REPORT, PAGE = "model.safetensors", "suture.json", "report.json", "report.html"
+#: In the working folder, what a stopped fit goes on from.
+CHECKPOINT = "fit"
 #: What stands for the hub's job in reports and lineage.
 JOB = "suture fit"
 
@@ -85,7 +87,9 @@ def stitch(
         raise SutureError("others.name", f"{names[0]} is the first model, whose data are the fit's own", where="others")
     opened = {name: data if isinstance(data, Dataset) else open_dataset(data) for name, data in datasets.items()}
     with _in_one_step(out, resume=resume) as work:
-        fitted = fit(members, opened[names[0]], options=options, device=device, progress=progress)
+        checkpoint = work / CHECKPOINT
+        own = opened[names[0]]
+        fitted = fit(members, own, options=options, device=device, progress=progress, checkpoint=checkpoint)
         evaluations = {
             party: evaluate(
                 members,
@@ -102,6 +106,7 @@ def stitch(
         model = compose(members, fitted, choice.chosen)
         found = Stitched(model, _describe(members, fitted, report), report, fitted)
         _write(found, work)
+        shutil.rmtree(checkpoint, ignore_errors=True)  # absent where nothing could be kept
     return found
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -100,11 +102,30 @@ def test_the_whole_way_on_the_command_line(parties: Path, tmp_path: Path) -> Non
     assert read_members([out])[0].metadata == metadata
 
 
+PAGE = Path(__file__).parents[2] / "docs/guide/library.md"
+
+
 @pytest.fixture(scope="module")
-def in_python(parties: Path, tmp_path_factory: pytest.TempPathFactory) -> Stitched:
-    data = DatasetSpec(path=parties / "north.npz", format="npz", labels=tuple(digits.LABELS))
-    out = tmp_path_factory.mktemp("python") / "joint"
-    return stitch(models(parties), data, out, options=FitOptions(refine=False))
+def of_the_guide(parties: Path) -> list[dict[str, Any]]:
+    """The variables of each example in the guide, after it ran in the folder with the models."""
+    with contextlib.chdir(parties):
+        found: list[dict[str, Any]] = []
+        for code in re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL):
+            exec(compile(code, str(PAGE), "exec"), variables := {})
+            found.append(variables)
+    return found
+
+
+@pytest.fixture
+def in_python(of_the_guide: list[dict[str, Any]]) -> Stitched:
+    return of_the_guide[0]["found"]
+
+
+def test_each_step_by_itself_gives_the_same(of_the_guide: list[dict[str, Any]], in_python: Stitched) -> None:
+    steps = of_the_guide[1]
+    assert steps["choice"].chosen == in_python.report.chosen
+    x = torch.rand(3, 1, 8, 8)
+    assert torch.equal(steps["model"](x), in_python.model(x))
 
 
 def test_one_call_in_python(in_python: Stitched) -> None:
