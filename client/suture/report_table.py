@@ -7,7 +7,12 @@ from rich.text import Text
 
 from suture_stitching.documents import Report
 
-_NAMES = {"own": "own model", "ensemble": "plain ensemble", "stitched": "stitched ensemble"}
+_NAMES = {
+    "own": "own model",
+    "ensemble": "plain ensemble",
+    "routed": "routed ensemble",
+    "stitched": "stitched ensemble",
+}
 _STYLES = {"adopt": "green", "care": "yellow", "reject": "red"}
 _MEANING = {"adopt": "adopt", "care": "look closely", "reject": "do not adopt"}
 
@@ -41,4 +46,4 @@ def report_table(report: Report) -> Table:
 def _rows(report: Report) -> list[str]:
     found = {row for party in report.parties.values() for row in party.rows}
     peers = sorted(row for row in found if row.startswith("peer:"))
-    return [row for row in ("own", *peers, "ensemble", "stitched") if row in found]
+    return [row for row in ("own", *peers, "ensemble", "routed", "stitched") if row in found]

@@ -32,7 +32,8 @@ def outputs_of(merge: Merge, fitted: FitResult, candidates: Sequence[Candidate])
     """Return the nodes of the candidates' outputs in `merge`, building what is not there yet."""
     points = fitted.points(merge.members)
     return tuple(
-        merge.ensemble(merge.join(fitted.joins(points, candidate)), candidate.members) for candidate in candidates
+        merge.candidate(fitted.joins(points, candidate), fitted.gate(points, candidate), candidate.members)
+        for candidate in candidates
     )
 
 

@@ -23,7 +23,7 @@ Point = Annotated[str, StringConstraints(pattern=r"^n[0-9]{1,7}(\.0)?$")]
 TensorName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(?:[._][a-z0-9]+)*$", max_length=64)]
 #: `own`, `peer:<party/name>`, `ensemble` or `stitched`.
 Row = Annotated[
-    str, StringConstraints(pattern=r"^(own|ensemble|stitched|peer:[A-Za-z0-9_.-]{1,96}/[A-Za-z0-9_.-]{1,96})$")
+    str, StringConstraints(pattern=r"^(own|ensemble|routed|stitched|peer:[A-Za-z0-9_.-]{1,96}/[A-Za-z0-9_.-]{1,96})$")
 ]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -59,7 +59,8 @@ class Gate(_Closed):
     """How much a sample is trusted to be like the fit data, by the members' own features at `points`.
 
     The features are averaged over positions and stand side by side; `<weight>` (D, D) and `<bias>` (D,) whiten them.
-    A sample whose squared distance is at most `near` counts fully, one at `far` or beyond not at all.
+    A sample whose squared distance is at most `near` counts fully, one at `far` or beyond not at all. Unfamiliar
+    samples are left to the other members where one `withdraws`: its output counts only as far as a sample does.
     """
 
     points: dict[MemberIndex, Point]
@@ -67,6 +68,7 @@ class Gate(_Closed):
     bias: TensorName
     near: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     far: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    withdraws: Count | None = None
 
     @model_validator(mode="after")
     def _far_is_farther(self) -> Gate:
@@ -78,24 +80,33 @@ class Gate(_Closed):
 class Match(_Closed):
     """One place where members are joined: a stitch point per member (by member index), the mixing weight, the stitches.
 
-    The mixed feature of a member is `(1 - w) * own + w * mean(translated from the others)`; `w` is `alpha`, times
-    `gate` where there is one.
+    The mixed feature of a member is `(1 - w) * own + w * mean(translated from the others)`; `w` is `alpha`, times how
+    familiar a sample is to the candidate's gate where there is one.
     """
 
     points: dict[MemberIndex, Point]
     alpha: Fraction
     stitches: tuple[Stitch, ...]
-    gate: Gate | None = None
 
 
 class Candidate(_Closed):
-    """One way to use the members: one of them alone, their plain ensemble, or a stitched ensemble."""
+    """One way to use the members: one alone, their plain ensemble, routed by familiarity, or a stitched ensemble.
+
+    A routed one leaves familiar samples to the member that its gate names, others to the other members.
+    """
 
     id: CandidateId
-    kind: Literal["single", "ensemble", "stitched"]
+    kind: Literal["single", "ensemble", "routed", "stitched"]
     members: tuple[Count, ...]
     matches: tuple[Match, ...] = ()
+    gate: Gate | None = None
     refined: bool = False
+
+    @model_validator(mode="after")
+    def _routed_by_a_gate(self) -> Candidate:
+        if self.kind == "routed" and (self.gate is None or self.gate.withdraws is None):
+            raise ValueError("gate: a routed candidate needs one, with the member that withdraws")
+        return self
 
 
 class CandidateSet(_Closed):
@@ -125,9 +136,11 @@ class CandidateSet(_Closed):
             raise ValueError("candidates: ids count up from c00")
         for candidate in self.candidates:
             named = {*candidate.members}
+            if candidate.gate is not None:
+                named |= {int(index) for index in candidate.gate.points}
+                named |= set() if candidate.gate.withdraws is None else {candidate.gate.withdraws}
             for match in candidate.matches:
                 named |= {int(index) for index in match.points}
-                named |= {int(index) for index in match.gate.points} if match.gate else set()
                 for stitch in match.stitches:
                     named |= {stitch.source, stitch.target}
                     if stitch.source == stitch.target:
@@ -164,8 +177,9 @@ class Evaluation(_Closed):
 class PartyReport(_Closed):
     """One party's rows: `own`, `peer:<repo>`, `ensemble`, `stitched`, measured on its own test data.
 
-    `stitched` is the chosen candidate, or the best stitched one on the requester's validation data when another kind
-    was chosen. A row is left out where there is nothing to show: `own` for a party that has no model among the members.
+    `stitched` is the chosen candidate, or the best stitched one over all parties' validation data when another kind was
+    chosen; `routed` is there when such a candidate was chosen. A row is left out where there is nothing to show: `own`
+    for a party that has no model among the members.
     """
 
     metric: Metric
@@ -180,7 +194,7 @@ class CandidateReport(_Closed):
     """One candidate as the report shows it: `metrics[party]` on the test split, and whether it is on the front."""
 
     id: CandidateId
-    kind: Literal["single", "ensemble", "stitched"]
+    kind: Literal["single", "ensemble", "routed", "stitched"]
     label: Annotated[str, StringConstraints(max_length=200)]
     metrics: dict[Name, Finite]
     front: bool

@@ -23,8 +23,13 @@ from suture_stitching.moments import Moments
 
 #: Added to each variance, as a part of the mean variance: directions that hardly vary are not to be over-trusted.
 SHRINKAGE = 1e-2
-#: The part of held-out samples that a gate takes for familiar without reserve, from the strictest to the most lenient.
-FAMILIAR = (0.9, 0.95, 0.975, 0.9875)
+#: The distance within which this part of held-out samples lie is what gates are measured by.
+HOME = 0.95
+#: How far gates reach without reserve, in that distance, from the strictest to the most lenient. Another scanner's
+#: images mostly lie several times as far away.
+REACHES = (0.8, 1.0, 1.5, 2.5)
+#: Where familiarity ends, as a multiple of that reach.
+FADED = 1.25
 
 
 @dataclass(frozen=True)
@@ -50,10 +55,7 @@ def whiten(moments: Moments) -> Whitening:
     return Whitening(weight.float(), (-weight @ moments.mean).float())
 
 
-def bounds(distances: Tensor, familiar: float) -> tuple[float, float]:
-    """Return `near` and `far` from held-out samples' distances `(N,)`.
-
-    The part `familiar` of them is not farther than `near`; `far` is beyond it by half its own way from the median.
-    """
-    middle, near = torch.quantile(distances.double(), torch.tensor([0.5, familiar], dtype=torch.float64)).tolist()
-    return near, near + max((near - middle) / 2, 0.05 * near, 1e-6)
+def bounds(distances: Tensor, reach: float) -> tuple[float, float]:
+    """Return `near` and `far` of a gate from held-out samples' distances `(N,)`."""
+    near = max(reach * float(torch.quantile(distances.double(), HOME)), 1e-6)
+    return near, near * FADED

@@ -27,13 +27,13 @@ from suture_stitching.device import Precision, Runner
 from suture_stitching.documents import Candidate, CandidateSet, Gate, Stitch
 from suture_stitching.documents import Match as MatchDocument
 from suture_stitching.errors import SutureError
-from suture_stitching.familiarity import FAMILIAR, bounds
+from suture_stitching.familiarity import REACHES, bounds
 from suture_stitching.fitted import FitResult
 from suture_stitching.matching import match
-from suture_stitching.members import Member, check_inputs, input_shape, number_of_batches
+from suture_stitching.members import Member, batches, check_inputs, input_shape, number_of_batches
 from suture_stitching.merge import GateTensors, Join, Merge
 from suture_stitching.moments import Moments
-from suture_stitching.plans import Plan, closed_forms, gated, middle_of, places, to_refine
+from suture_stitching.plans import Plan, affordable, by_promise, closed_forms, middle_of, places, to_refine
 from suture_stitching.progress import OnProgress, ignore
 from suture_stitching.reading import Features, Points, Reader, Reading, columns, read, read_stitched
 from suture_stitching.refine import NOISE, ROUNDS, Spread, refine
@@ -42,6 +42,10 @@ from suture_stitching.survey import survey, surveyed_batches
 from suture_stitching.tasks import task_of
 
 __all__ = ["FitOptions", "FitResult", "Member", "fit"]
+
+
+#: Samples on which members are compared.
+_COMPARED = 64
 
 
 class FitOptions(BaseModel):
@@ -61,7 +65,7 @@ class FitOptions(BaseModel):
     #: Whether stitches are trained on the task after they were solved for, how many steps, and how many candidates'.
     refine: bool = True
     refine_steps: Annotated[int, Field(ge=1, le=100_000)] = 300
-    refine_candidates: Annotated[int, Field(ge=1, le=64)] = 6
+    refine_candidates: Annotated[int, Field(ge=1, le=64)] = 4
 
 
 def fit(
@@ -130,14 +134,17 @@ class _Fit:
             if self._options.refine:
                 chosen = to_refine(plans, self._options.alphas, self._options.refine_candidates)
                 plans += [self._refined(number, len(chosen), plan) for number, plan in enumerate(chosen)]
-            plans += gated(plans, gates)
+            plans = by_promise(plans, self._options.alphas, gates, self._home())
+            plans = affordable(plans, Merge(self._members, self._task, self._stitches), self._shape)
+            used = {name for plan in plans for name in plan.tensors()}
+            self._stitches = {name: tensor for name, tensor in self._stitches.items() if name in used}
         self._progress.finish("fit")
         return FitResult(self._documents(plans), self._stitches, self._shape)
 
     def _steps(self) -> dict[str, tuple[int, float]]:
         """Return what there is to do, in passes of batches."""
-        train, validation = (number_of_batches(self._dataset, split) for split in ("train", "validation"))
-        seen = surveyed_batches(self._reader, self._points) if all(self._points) else 0
+        train, validation = (number_of_batches(self._dataset, split, self._shape) for split in ("train", "validation"))
+        seen = surveyed_batches(self._reader, self._points) if self._can_match else 0
         # A step of training, without the pass in front of the stitches, costs about a quarter of a batch.
         rounds = self._options.refine_candidates * ROUNDS if self._options.refine else 0
         return {
@@ -148,7 +155,9 @@ class _Fit:
         }
 
     def _refuse_one_class(self) -> None:
-        if self._task.labels is not None and sum(1 for n in self._dataset.counts("train").values() if n) < 2:
+        if self._task.labels is None or self._dataset.task == "multilabel":
+            return
+        if sum(1 for n in self._dataset.counts("train").values() if n) < 2:
             raise SutureError(
                 "dataset.one_class",
                 "the training samples show a single class, so nothing can be learnt from them",
@@ -156,9 +165,14 @@ class _Fit:
                 hint="add samples of other classes",
             )
 
+    @property
+    def _can_match(self) -> bool:
+        """Whether two members at least have points at which they could be stitched."""
+        return sum(bool(own) for own in self._points) > 1
+
     def _matches(self) -> tuple[list[Points], Sequence[Sequence[Features]]]:
         """Return the matches to use, in the order of the networks, and the features that are known already."""
-        if any(not own for own in self._points):
+        if not self._can_match:
             return [], ()
         if (kept := self._checkpoint.load("matches")) is not None:
             self._progress.skip("match", surveyed_batches(self._reader, self._points))
@@ -259,9 +273,24 @@ class _Fit:
         for index, whitening in reading.whitenings.items():
             gate = GateTensors(groups[index], f"g{index:02d}.weight", f"g{index:02d}.bias", near=0.0, far=1.0)
             self._stitches[gate.weight], self._stitches[gate.bias] = whitening.weight.cpu(), whitening.bias.cpu()
-            limits = [bounds(reading.distances[index], familiar) for familiar in FAMILIAR]
+            limits = [bounds(reading.distances[index], reach) for reach in REACHES]
             gates.append([replace(gate, near=near, far=far) for near, far in limits])
         return gates
+
+    def _home(self) -> int:
+        """Return the member that is best on a part of the validation split."""
+        everyone = range(len(self._members))
+        runner, merge = self._reader.runner, self._merge
+        outputs = tuple(merge.ensemble(merge.native, [member]) for member in everyone)
+        model = runner.model(merge.graph(outputs), merge.tensors, self._shape)
+        sign, total, seen = 1 if self._task.higher_is_better else -1, torch.zeros(len(everyone)), 0
+        for x, y in batches(self._members, self._dataset, "validation", runner.device, seed=self._options.seed):
+            for own in runner.parts(lambda x, y: [self._task.scores(output, y).sum() for output in model(x)], x, y):
+                total += sign * torch.stack(own).cpu()
+            seen += len(y)
+            if seen >= _COMPARED:
+                break
+        return int(total.argmax())
 
     def _documents(self, plans: Sequence[Plan]) -> CandidateSet:
         everyone = tuple(range(len(self._members)))
@@ -271,7 +300,12 @@ class _Fit:
             matches = tuple(self._match_document(join) for join in plan.joins)
             candidates.append(
                 Candidate(
-                    id=_id(len(candidates)), kind="stitched", members=everyone, matches=matches, refined=plan.refined
+                    id=_id(len(candidates)),
+                    kind="stitched" if matches else "routed",
+                    members=everyone,
+                    matches=matches,
+                    gate=None if plan.gate is None else _gate_document(plan.gate),
+                    refined=plan.refined,
                 )
             )
         return CandidateSet(
@@ -280,6 +314,7 @@ class _Fit:
             labels=self._task.labels,
             n=self._dataset.n("train"),
             seed=self._options.seed,
+            unstitched=None if plans else "no_match" if self._can_match else "no_points",
             candidates=tuple(candidates),
         )
 
@@ -288,16 +323,18 @@ class _Fit:
             Stitch(source=source, target=target, weight=weight, bias=bias, r2=self._r2.get(weight))
             for (source, target), (weight, bias) in sorted(join.stitches.items())
         )
-        gate = None
-        if join.gate is not None:
-            gate = Gate(
-                points=_names(join.gate.points),
-                weight=join.gate.weight,
-                bias=join.gate.bias,
-                near=join.gate.near,
-                far=join.gate.far,
-            )
-        return MatchDocument(points=_names(join.points), alpha=join.alpha, stitches=stitches, gate=gate)
+        return MatchDocument(points=_names(join.points), alpha=join.alpha, stitches=stitches)
+
+
+def _gate_document(gate: GateTensors) -> Gate:
+    return Gate(
+        points=_names(gate.points),
+        weight=gate.weight,
+        bias=gate.bias,
+        near=gate.near,
+        far=gate.far,
+        withdraws=gate.withdraws,
+    )
 
 
 def _names(points: Points) -> dict[str, str]:

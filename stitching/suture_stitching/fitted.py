@@ -72,6 +72,16 @@ class FitResult:
         """
         return [self._join(match, points) for match in candidate.matches]
 
+    def gate(self, points: Sequence[Mapping[str, StitchPoint]], candidate: Candidate) -> GateTensors | None:
+        """Return a candidate's gate, if it has one, checked as its joins are."""
+        if (gate := candidate.gate) is None:
+            return None
+        found = _found(gate.points, points)
+        width = sum(point.shape[0] for point in found.values())
+        self._check(gate.weight, (width, width))
+        self._check(gate.bias, (width,))
+        return GateTensors(found, gate.weight, gate.bias, gate.near, gate.far, gate.withdraws)
+
     def points(self, members: Sequence[Member]) -> list[dict[str, StitchPoint]]:
         """Return each member's stitch points by name; raises `SutureError` `candidates.members` for other members."""
         self.check_members(members)
@@ -100,15 +110,8 @@ class FitResult:
         wanted = {(source, target) for source in found for target in found if source != target}
         if len(found) < 2 or stitches.keys() != wanted:
             raise SutureError("candidates.points", "a match needs a stitch for every ordered pair", where=CANDIDATES)
-        gate = None
-        if match.gate is not None:
-            seen = _found(match.gate.points, points)
-            width = sum(point.shape[0] for point in seen.values())
-            self._check(match.gate.weight, (width, width))
-            self._check(match.gate.bias, (width,))
-            gate = GateTensors(seen, match.gate.weight, match.gate.bias, match.gate.near, match.gate.far)
         _check_grids(found)
-        return Join(found, match.alpha, stitches, gate)
+        return Join(found, match.alpha, stitches)
 
     def _check(self, name: str, shape: tuple[int, ...]) -> None:
         tensor = self.stitches.get(name)

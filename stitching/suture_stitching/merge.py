@@ -42,6 +42,8 @@ class GateTensors:
     bias: str
     near: float
     far: float
+    #: The member that leaves unfamiliar samples to the others; None if there all count alike.
+    withdraws: int | None = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,6 @@ class Join:
     points: Mapping[int, StitchPoint]
     alpha: float
     stitches: Mapping[tuple[int, int], tuple[str, str]]
-    gate: GateTensors | None = None
 
 
 class Merge:
@@ -88,8 +89,11 @@ class Merge:
         patches = self._add("aten.permute.default", self._tokens(value, *point.tokens), (0, 2, 1))
         return self._add("aten.unflatten.int", patches, 2, point.shape[1:])
 
-    def join(self, joins: Sequence[Join]) -> list[Values]:
-        """Return all members' values when they are mixed at `joins`, which are in the order of the networks."""
+    def join(self, joins: Sequence[Join], gate: GateTensors | None = None) -> list[Values]:
+        """Return all members' values when they are mixed at `joins`, which are in the order of the networks.
+
+        With a `gate`, they are mixed as far as a sample is familiar.
+        """
         values = [list(native) for native in self.native]
         last: dict[int, int] = {}
         for join in joins:
@@ -97,7 +101,7 @@ class Merge:
                 if member in last:
                     self._walk(member, values[member], last[member] + 1, point.node + 1)
             before = {member: self.point(values, member, point) for member, point in join.points.items()}
-            weight = self._mixing_weight(join)
+            weight = self._mixing_weight(join, gate)
             for member, point in join.points.items():
                 mixed = self._mixed(join, member, before, weight)
                 values[member][point.node] = self._put(mixed, point, values[member][point.node])
@@ -106,6 +110,24 @@ class Merge:
             self._walk(member, values[member], node + 1)
         return values
 
+    def candidate(
+        self, joins: Sequence[Join], gate: GateTensors | None = None, members: Sequence[int] | None = None
+    ) -> Ref:
+        """Return the output of `members` (default all) when they are mixed at `joins` as far as a sample is familiar.
+
+        As far as it is not, the member that `gate` may name withdraws, and the output is that of the others. Without
+        `joins` that member is alone with familiar samples.
+        """
+        members = range(len(self.members)) if members is None else members
+        values = self.join(joins, gate)
+        if gate is None or gate.withdraws is None:
+            return self.ensemble(values, members)
+        familiar = self.ensemble(values, members if joins else [gate.withdraws])
+        others = self.ensemble(values, [member for member in members if member != gate.withdraws])
+        weight = self._with_rank(self._familiarity(gate), 0, max(map(self._output_rank, members)))
+        step = self._add("aten.mul.Tensor", self._add("aten.sub.Tensor", familiar, others), weight)
+        return self._add("aten.add.Tensor", others, step)
+
     def ensemble(self, values: Sequence[Values], members: Sequence[int] | None = None) -> Ref:
         """Return the averaged output of `members` (default all): probabilities of the ensemble's labels, or values."""
         members = range(len(self.members)) if members is None else members
@@ -113,7 +135,7 @@ class Merge:
         if not isinstance(self._task, Labelled):
             return self._mean(outputs)
         own, space = self._task.space, self._task.space.labels
-        if all(own.columns[member] == tuple(range(len(space))) for member in members):
+        if self._know_the_same(members):
             return self._mean(outputs)
         knowing = own.knowing(members)
         placed = []
@@ -127,6 +149,12 @@ class Merge:
         if not self._task.exclusive or bool((knowing == knowing[0]).all()):
             return total
         return self._add("aten.div.Tensor", total, self._add("aten.sum.dim_IntList", total, (1,), True))
+
+    def _know_the_same(self, members: Sequence[int]) -> bool:
+        """Whether all of `members` give every label of the ensemble, in its order."""
+        assert isinstance(self._task, Labelled)
+        everything = tuple(range(len(self._task.space.labels)))
+        return all(self._task.space.columns[member] == everything for member in members)
 
     def distance(self, gate: GateTensors) -> Ref:
         """Return how far each sample's native features are from what the gate knows, `(N, 1)`."""
@@ -143,14 +171,18 @@ class Merge:
         """Return the node that holds a stitch's tensor."""
         return self._stitch(name)
 
-    def _mixing_weight(self, join: Join) -> Value:
+    def _mixing_weight(self, join: Join, gate: GateTensors | None) -> Value:
         """Return alpha, or alpha times how familiar each sample is."""
-        if join.gate is None or join.alpha == 0:
+        if gate is None or join.alpha == 0:
             return join.alpha
-        width = join.gate.far - join.gate.near
-        fallen = self._add("aten.mul.Tensor", self.distance(join.gate), -join.alpha / width)
-        risen = self._add("aten.add.Tensor", fallen, join.alpha * join.gate.far / width)
-        return self._add("aten.clamp.default", risen, 0.0, join.alpha)
+        return self._add("aten.mul.Tensor", self._familiarity(gate), join.alpha)
+
+    def _familiarity(self, gate: GateTensors) -> Ref:
+        """Return how familiar each sample is, `(N, 1)` from 0 to 1."""
+        width = gate.far - gate.near
+        fallen = self._add("aten.mul.Tensor", self.distance(gate), -1.0 / width)
+        risen = self._add("aten.add.Tensor", fallen, gate.far / width)
+        return self._add("aten.clamp.default", risen, 0.0, 1.0)
 
     def _mixed(self, join: Join, member: int, before: Mapping[int, Ref], weight: Value) -> Ref:
         """Return `own + weight * (mean of the translated features - own)`, in the layout of the member's own point."""

@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from suture_stitching.merge import GateTensors, Join
+from suture_stitching.merge import GateTensors, Join, Merge
 from suture_stitching.points import StitchPoint
+from suture_stitching.portable.dry_run import Budget, measure
+from suture_stitching.portable.graph import Graph, Ref, references
+from suture_stitching.portable.program import Program
+
+#: What evaluating all candidates may cost, in passes of the members, and how many there may and must be.
+EVALUATION, MOST, FEWEST = 2.2, 48, 4
+#: What writing one element costs, in multiplications: memory is slower than arithmetic.
+MOVING = 32
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A stitched candidate before it has an id."""
+    """A stitched or (without joins) a routed candidate before it has an id."""
 
     joins: tuple[Join, ...]
+    gate: GateTensors | None = None
     refined: bool = False
+
+    def tensors(self) -> Iterator[str]:
+        """Yield the names of the tensors it needs, those of gates included."""
+        for join in self.joins:
+            for names in join.stitches.values():
+                yield from names
+        if self.gate is not None:
+            yield from (self.gate.weight, self.gate.bias)
 
     def with_stitches(self, names: Mapping[str, str]) -> Plan:
         """Return the plan with refined stitches: `names` maps the tensors' old names to their new ones."""
@@ -22,7 +40,7 @@ class Plan:
             replace(join, stitches={pair: (names[w], names[b]) for pair, (w, b) in join.stitches.items()})
             for join in self.joins
         )
-        return Plan(joins, refined=True)
+        return Plan(joins, self.gate, refined=True)
 
 
 def closed_forms(joins: Sequence[Join], alphas: Sequence[float]) -> list[Plan]:
@@ -36,19 +54,22 @@ def middle_of(alphas: Sequence[float]) -> float:
 
 
 def to_refine(plans: Sequence[Plan], alphas: Sequence[float], most: int) -> list[Plan]:
-    """Return the plans most worth training on the task, at most `most`.
+    """Return the plans most worth training on the task, at most `most`, the most promising first.
 
-    Late matches come first: there each member has done its own work undisturbed before anything is mixed, and little
-    has to be computed again in every step.
+    Late matches: there each member has done its own work undisturbed before anything is mixed, and little has to be
+    computed again in every step. The last match alone, then the last two together, which can do more, then the one
+    before the last; then other mixing weights and earlier matches.
     """
-    last, middle = plans[-1].joins[-1].points, middle_of(alphas)
-    late = [plan for plan in reversed(plans) if len(plan.joins) == 1 and plan.joins[0].points == last]
-    earlier = [
-        plan
-        for plan in reversed(plans)
-        if len(plan.joins) > 1 or (plan.joins[0].points != last and plan.joins[0].alpha == middle)
-    ]
-    return [*late, *earlier][:most]
+    middle = middle_of(alphas)
+    chains = [plan for plan in plans if len(plan.joins) > 1]
+    single = [plan for plan in reversed(plans) if len(plan.joins) == 1]
+    central = [plan for plan in single if plan.joins[0].alpha == middle]
+    others = [plan for plan in single if plan.joins[0].alpha != middle and plan.joins[0].points == _last(plans)]
+    return [*central[:1], *chains, *central[1:2], *others, *central[2:]][:most]
+
+
+def _last(plans: Sequence[Plan]) -> Mapping[int, StitchPoint]:
+    return max(plans, key=lambda plan: min(point.depth for point in plan.joins[-1].points.values())).joins[-1].points
 
 
 def places(groups: Sequence[Mapping[int, StitchPoint]]) -> list[int]:
@@ -61,16 +82,82 @@ def places(groups: Sequence[Mapping[int, StitchPoint]]) -> list[int]:
     return sorted({early, len(groups) - 1})
 
 
-def gated(plans: Sequence[Plan], gates: Sequence[Sequence[GateTensors]]) -> list[Plan]:
-    """Return gated copies of `plans`; `gates` are those of each place, from the strictest to the most lenient.
+def by_promise(
+    plans: Sequence[Plan], alphas: Sequence[float], gates: Sequence[Sequence[GateTensors]], home: int
+) -> list[Plan]:
+    """Return `plans` and gated copies of them, the most promising first.
 
-    Refined stitches at the last match cost little to evaluate: they get every gate, the others the usual one.
+    `gates` are those of each place, from the strictest to the most lenient; `home` is the member that is best at home
+    and may withdraw from unfamiliar samples. Refined stitches with a gate have most often been the best at home and
+    away; ungated ones may gain more elsewhere, closed forms most of all where parties resemble each other.
     """
-    last = max(plans, key=lambda plan: min(point.depth for point in plan.joins[0].points.values())).joins[0].points
+    refined, closed = [plan for plan in plans if plan.refined], [plan for plan in plans if not plan.refined]
+    central = [plan for plan in reversed(closed) if plan.joins[0].alpha == middle_of(alphas)]
+    usual = [own[len(own) // 2] for own in gates]
+    others = [gate for own in gates for gate in own if gate not in usual]
+    first, second = refined[:2] or central[:2], refined[2:]
+    routed = [Plan((), replace(gate, withdraws=home)) for own in gates for gate in own]
     return [
-        replace(plan, joins=tuple(replace(join, gate=gate) for join in plan.joins))
-        for own in gates
-        for gate in own
-        for plan in plans
-        if (gate is gates[0][1] or (plan.refined and plan.joins[0].points == last))
+        *_both(first, usual[:1], home),
+        *routed,
+        *first,
+        *central[:2],
+        *_both(first, usual[1:], home),
+        *_both(second, usual[:1], home),
+        *_both(first, others, home),
+        *(plan for plan in [*central, *refined, *reversed(closed)] if plan not in [*first, *central[:2]]),
+        *_both(central, usual[:1], home),
     ]
+
+
+def _both(plans: Sequence[Plan], gates: Sequence[GateTensors], home: int) -> list[Plan]:
+    """Return copies of `plans` with each gate: with the plain ensemble for unfamiliar samples, and without `home`."""
+    kinds = [kind for gate in gates for kind in (gate, replace(gate, withdraws=home))]
+    return [replace(plan, gate=kind) for kind in kinds for plan in plans]
+
+
+def affordable(plans: Sequence[Plan], merge: Merge, sizes: Sequence[int], *, most: int = MOST) -> list[Plan]:
+    """Return of `plans`, the most promising first, what every party can be asked to evaluate; the simplest first.
+
+    Together with the members themselves they cost at most `EVALUATION` times what the members cost, at inputs of
+    `sizes` `(C, *spatial)`: a candidate costs what lies behind its first match. `FEWEST` are taken at any cost, since
+    next to members of a few small layers everything is expensive.
+    """
+    outputs, native = [merge.candidate(plan.joins, plan.gate) for plan in plans], merge.ensemble(merge.native)
+    graph = merge.graph((native, *outputs))
+    costs = _costs(graph, merge, sizes)
+    known = _behind(graph, native)
+    spent = base = sum(costs[node] for node in known)
+    taken: list[Plan] = []
+    for plan, output in zip(plans, outputs, strict=True):
+        new = _behind(graph, output) - known
+        price = sum(costs[node] for node in new)
+        if len(taken) < FEWEST or (len(taken) < most and spent + price <= EVALUATION * base):
+            spent, known = spent + price, known | new
+            taken.append(plan)
+    return sorted(taken, key=_elaborate)
+
+
+def _elaborate(plan: Plan) -> tuple[bool, bool, bool, bool, int]:
+    withdraws = plan.gate is not None and plan.gate.withdraws is not None
+    return bool(plan.joins), plan.gate is not None, withdraws, plan.refined, len(plan.joins)
+
+
+def _costs(graph: Graph, merge: Merge, sizes: Sequence[int]) -> list[int]:
+    """Return what each node costs: its arithmetic, and moving what it writes."""
+    found = measure(Program(graph), merge.tensors, [(2, *sizes)], Budget(10**18, 2**60))
+    return [
+        flops and flops + MOVING * (0 if tensor is None else math.prod(size or 1 for size in tensor.shape))
+        for flops, tensor in zip(found.flops, found.tensors, strict=True)
+    ]
+
+
+def _behind(graph: Graph, output: Ref) -> set[int]:
+    """Return the nodes that `output` is computed from, itself included."""
+    seen, left = {output.node}, [output.node]
+    while left:
+        for node in references(graph.nodes[left.pop()]):
+            if node not in seen:
+                seen.add(node)
+                left.append(node)
+    return seen

@@ -27,18 +27,23 @@ from suture_stitching.portable.runtime import PortableModel
 from suture_stitching.portable.schemas import TENSOR_KIND
 from suture_stitching.tasks import Task
 
-#: Samples in a step of training; of masks fewer, where every position is a sample.
-BATCH, BATCH_OF_MASKS = 64, 8
-LEARNING_RATE = 1e-2
+#: Samples in a step of training, and how far a step goes.
+BATCH, LEARNING_RATE = 64, 1e-2
+#: The same where every position is a sample: about so many positions, in at least two images. Gradients are the
+#: steadier for it, so that steps are longer and half as many do.
+POSITIONS, FEWEST_IMAGES, LEARNING_RATE_OF_MASKS = 1 << 14, 2, 4e-2
 #: Weight of the squared distance from the closed form, per output channel and in units of the features' spread.
 ANCHOR = 1e-4
 #: Deviation of the noise on the features that are mixed, in units of their own.
 NOISE = 0.7
 #: How often, in the course of the training, the validation split is looked at; it stops after `PATIENCE` looks in vain.
-ROUNDS = 20
-PATIENCE = 6
+ROUNDS = 12
+PATIENCE = 4
+#: Images of the validation split that are looked at where every position is a sample.
+LOOKED_AT = 32
 #: Features in front of the stitches are kept in memory up to this size, else computed again in every epoch.
 _CACHE_BYTES = 1 << 30
+_SPLITS: tuple[Split, Split] = ("validation", "train")
 
 #: Called after every round with how many are done and how many there are.
 OnRound = Callable[[int, int], None]
@@ -78,8 +83,10 @@ def refine(
     """
     trainer = _Trainer(members, task, joins, stitches, spreads, device)
     reader = _Reader(trainer, members, dataset, device, seed)
+    masks = dataset.task == "segmentation"
+    steps = -(-steps // 2) if masks else steps
     rounds = min(ROUNDS, steps)
-    optimizer = torch.optim.Adam(trainer.parameters, lr=LEARNING_RATE)
+    optimizer = torch.optim.Adam(trainer.parameters, lr=LEARNING_RATE_OF_MASKS if masks else LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     noise = torch.Generator().manual_seed(seed)
     training = reader.endless()
@@ -193,12 +200,19 @@ class _Reader:
     ) -> None:
         self._trainer, self._members, self._dataset = trainer, members, dataset
         self._device, self._seed = device, seed
-        self._batch = BATCH_OF_MASKS if dataset.task == "segmentation" else BATCH
+        self._batch, self._most = BATCH, {split: dataset.n(split) * dataset.patches for split in _SPLITS}
+        if dataset.task == "segmentation":
+            self._batch = min(BATCH, max(FEWEST_IMAGES, POSITIONS // math.prod(dataset.input_shape[1:])))
+            self._most["validation"] = min(LOOKED_AT, self._most["validation"])
         probe, _ = next(batches(members, dataset, "validation", device))
         self._front = _batch_first(trainer.model, _frontier(trainer), probe)
         self._kept: dict[Split, _Batch] = {}
-        if self._bytes_per_sample(probe) * (dataset.n("train") + dataset.n("validation")) <= _CACHE_BYTES:
-            self._kept = {split: self._all(split) for split in ("train", "validation")}
+        # Validation data first: they are read in every round, training data hardly more than once if they are many.
+        free, size = _CACHE_BYTES, self._bytes_per_sample(probe)
+        for split in _SPLITS:
+            if size * self._most[split] <= free:
+                self._kept[split] = self._all(split)
+                free -= size * self._most[split]
 
     def endless(self) -> Iterator[_Batch]:
         """Yield training batches without end, shuffled anew in every epoch."""
@@ -219,8 +233,14 @@ class _Reader:
             yield _Batch(kept.x[index], kept.y[index], {name: value[index] for name, value in kept.values.items()})
 
     def _read(self, split: Split, seed: int | None) -> Iterator[_Batch]:
+        left = self._most[split]
+        if seed is None and left < self._dataset.n(split):
+            seed = self._seed  # a part of the data is to be a fair sample
         for x, y in batches(self._members, self._dataset, split, self._device, seed=seed):
             for part_x, part_y in zip(torch.split(x, self._batch), torch.split(y, self._batch), strict=True):
+                if left <= 0:
+                    return
+                left -= len(part_y)
                 with torch.no_grad():
                     yield _Batch(part_x, part_y, self._trainer.model.features(self._front, part_x))
 

@@ -38,9 +38,11 @@ def choose(candidates: CandidateSet, evaluations: Mapping[str, Evaluation], *, r
 
     Of the candidates that are not worse than the requester's own model on its own validation data (the 95 % interval of
     the paired difference does not lie below zero), those with the best mean over the other parties' validation data
-    (means within `TIE` of the best say the same); of these the best on the requester's own data, then the simplest. If
-    nobody else answered, the best on the requester's own data. If none qualifies, its own model stays. A requester
-    without a model among the members is held to the best single one. Raises `SutureError` `evaluation.missing`.
+    (means within `TIE` of the best say the same); of these the one that surely is the best on the requester's own data
+    (by the lower end of that interval), then the simplest. Routing, which asks a single model about most samples, is
+    chosen only where all others are worse by more than `TIE`. If nobody else answered, the requester's data alone
+    decide. If none qualifies, its own model stays. A requester without a model among the members is held to the best
+    single one. Raises `SutureError` `evaluation.missing`.
     """
     own = evaluations.get(requester)
     if own is None:
@@ -55,7 +57,12 @@ def choose(candidates: CandidateSet, evaluations: Mapping[str, Evaluation], *, r
         least = max(means) - TIE * abs(max(means))
         pool = [one for one, mean in zip(pool, means, strict=True) if mean >= least]
     # `max` keeps the first of equals, and candidates come from the simplest to the most elaborate.
-    chosen = max(pool, key=lambda one: _value(own, one.id)).id if pool else reference
+    best = max(pool, key=lambda one: _at_least(own, one.id)) if pool else None
+    if best is not None and best.kind == "routed":
+        least = _value(own, best.id) - TIE * abs(_value(own, best.id))
+        joint = [one for one in pool if one.kind != "routed" and _value(own, one.id) >= least]
+        best = max(joint, key=lambda one: _at_least(own, one.id), default=best)
+    chosen = best.id if best else reference
     front, hypervolume = _front(candidates, list(evaluations.values()))
     plain = candidates.candidates[len(candidates.members)].id
     verdicts: dict[str, Verdict] = {
@@ -89,6 +96,14 @@ def _keeps_up(one: Candidate, own: Evaluation, reference: str) -> bool:
     if own.own is not None and difference is not None:
         return difference.high >= 0 if own.higher_is_better else difference.low <= 0
     return _value(own, one.id) >= _value(own, reference)
+
+
+def _at_least(own: Evaluation, id: str) -> float:
+    """Return by how much a candidate surely beats the own model: few samples, or many changes, make it less sure."""
+    difference = own.splits["validation"].scores[id].difference
+    if own.own is None or difference is None:
+        return _value(own, id)
+    return difference.low if own.higher_is_better else -difference.high
 
 
 def _verdict(chosen: str, plain: str, evaluation: Evaluation) -> Verdict:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from suture_stitching.familiarity import SHRINKAGE, bounds, whiten
+from suture_stitching.familiarity import HOME, SHRINKAGE, bounds, whiten
 from suture_stitching.moments import Moments
 
 
@@ -37,9 +37,10 @@ def test_constant_features_make_no_nan(rows: torch.Tensor) -> None:
 
 def test_bounds_keep_the_familiar_inside() -> None:
     distances = torch.rand(1000, generator=torch.Generator().manual_seed(0))
-    near, far = bounds(distances, 0.9)
-    assert near == pytest.approx(0.9, abs=0.03)
-    assert far == pytest.approx(near + (near - 0.5) / 2, abs=0.03)
-    assert bounds(distances, 0.975)[0] > near
-    constant = bounds(torch.zeros(10), 0.9)
-    assert constant[0] < constant[1]
+    near, far = bounds(distances, 1.0)
+    assert near == pytest.approx(HOME, abs=0.03)
+    assert (distances <= near).double().mean().item() == pytest.approx(HOME, abs=0.01)
+    assert far > near
+    assert bounds(distances, 1.5) == pytest.approx((1.5 * near, 1.5 * far))
+    constant = bounds(torch.zeros(10), 1.0)
+    assert 0 < constant[0] < constant[1]

@@ -254,9 +254,9 @@ def test_gate_opens_for_the_near_and_closes_for_the_far(pair: list[Member], kind
     distance = Whitening(tensors["g.weight"], tensors["g.bias"]).distance(side)
     near, far = distance.quantile(0.3).item(), distance.quantile(0.7).item()
     gate = GateTensors(points, "g.weight", "g.bias", near, far)
-    join = Join(points, 0.5, names, gate)
+    join = Join(points, 0.5, names)
     merge = Merge(pair, task_of([m.metadata for m in pair], ()), tensors)
-    found, merged = _run(merge, (merge.distance(gate), merge.ensemble(merge.join([join]))), x)
+    found, merged = _run(merge, (merge.distance(gate), merge.candidate([join], gate)), x)
     assert torch.allclose(found.flatten(), distance, rtol=1e-4)
     opened = ((far - distance) / (far - near)).clamp(0, 1)
     assert opened.min() == 0

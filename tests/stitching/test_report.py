@@ -65,7 +65,7 @@ CANDIDATES = CandidateSet(
 def test_a_gated_candidate_says_so():
     gate = Gate(points={"0": "n1", "1": "n2"}, weight="g.weight", bias="g.bias", near=1.0, far=1.25)
     plain = CANDIDATES.candidates[4]
-    gated = plain.model_copy(update={"matches": (plain.matches[0].model_copy(update={"gate": gate}),)})
+    gated = plain.model_copy(update={"gate": gate})
     assert describe(gated, ["a", "b"]) == f"{describe(plain, ['a', 'b'])}, familiar samples only (to 1.25)"
 
 
@@ -177,9 +177,10 @@ def test_a_party_without_a_model_has_peers_only():
 
 
 def test_when_another_kind_is_chosen_the_best_stitched_one_on_validation_is_still_shown():
-    # c03 is the better one on validation, c04 on test: the test split must not decide.
+    # Over both parties, c03 is the better one on validation, c04 on test: the test split must not decide.
     north = evaluation([0.98, 0.49, 0.82, 0.9, 0.956], own=0, validation=[0.98, 0.49, 0.82, 0.97, 0.95])
-    found = report({"north": north, "south": SOUTH}, chosen="c00")
+    south = evaluation([0.22, 0.97, 0.97, 0.9, 0.963], own=1, validation=[0.22, 0.97, 0.97, 0.94, 0.93])
+    found = report({"north": north, "south": south}, chosen="c00")
     assert found.parties["south"].rows["stitched"].value == 0.9
     page = Page(to_html(found)).text
     assert "best stitched ensemble (not chosen)" in page

@@ -184,8 +184,8 @@ def test_a_fit_on_too_few_samples_does_not_leave(outbox, entries, fitted):
 
 def gated(make, near=1 / 7):
     items = make.candidates(make.leased("fit"))["candidates"]
-    match = items[3]["matches"][0]
-    match["gate"] = {"points": match["points"], "weight": "g0.weight", "bias": "g0.bias", "near": near, "far": 2 / 7}
+    points = items[3]["matches"][0]["points"]
+    items[3]["gate"] = {"points": points, "weight": "g0.weight", "bias": "g0.bias", "near": near, "far": 2 / 7}
     return items
 
 
@@ -193,8 +193,8 @@ def test_gates_leave_with_their_tensors(outbox, fitted, make):
     metadata = {"input_shape": "1,6,6"}
     tensors = make.stitches(**{"g0.weight": np.ones((5, 5), np.float32), "g0.bias": np.ones(5, np.float32)})
     messages = outbox.result(*fitted(candidates=gated(make), tensors=tensors, metadata=metadata))
-    match = CandidateSet.model_validate_json(messages[0].content).candidates[3].matches[0]
-    assert match.gate.near == 1 / 7
+    candidate = CandidateSet.model_validate_json(messages[0].content).candidates[3]
+    assert candidate.gate.near == 1 / 7
 
 
 def test_a_link_to_another_file_does_not_leave(outbox, fitted, tmp_path):

@@ -34,8 +34,7 @@ def check_stitches(path: Path, candidates: CandidateSet) -> None:
 
 
 def _gates(candidates: CandidateSet) -> list[Gate]:
-    matches = [match for item in candidates.candidates for match in item.matches]
-    return [match.gate for match in matches if match.gate is not None]
+    return [item.gate for item in candidates.candidates if item.gate is not None]
 
 
 def _ranks(candidates: CandidateSet) -> dict[str, int]:

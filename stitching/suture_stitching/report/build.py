@@ -59,9 +59,9 @@ def build(
     """
     by_id = {candidate.id: candidate for candidate in candidates.candidates}
     scores = {party: _test_scores(party, evaluation, by_id) for party, evaluation in evaluations.items()}
-    stitched = _stitched_row(by_id, evaluations.get(requester), choice.chosen)
+    shown = _shown(by_id, evaluations, choice.chosen)
     parties = {
-        party: _party_report(candidates, evaluation, scores[party], choice.verdicts[party], party, stitched)
+        party: _party_report(candidates, evaluation, scores[party], choice.verdicts[party], party, shown)
         for party, evaluation in evaluations.items()
     }
     front = frozenset(choice.front)
@@ -92,13 +92,18 @@ def describe(candidate: Candidate, names: Sequence[str]) -> str:
         return f"{names[candidate.members[0]]} alone"
     if candidate.kind == "ensemble":
         return "plain ensemble"
+    if candidate.kind == "routed" and candidate.gate is not None and candidate.gate.withdraws is not None:
+        return f"{names[candidate.gate.withdraws]} for familiar samples (to {candidate.gate.far:.3g}), else the others"
     places = [" / ".join(match.points[key] for key in sorted(match.points, key=int)) for match in candidate.matches]
     named = " and ".join(places)
     where = f"at {named}" if len(named) <= 60 else f"in {len(places)} places"
     alphas = sorted({match.alpha for match in candidate.matches})
     weights = "-".join(f"{alpha:g}" for alpha in (alphas if len(alphas) < 2 else (alphas[0], alphas[-1])))
-    reach = max((match.gate.far for match in candidate.matches if match.gate), default=None)
-    gated = "" if reach is None else f", familiar samples only (to {reach:.3g})"
+    gated = ""
+    if candidate.gate is not None:
+        gated = f", familiar samples only (to {candidate.gate.far:.3g})"
+        if candidate.gate.withdraws is not None:
+            gated += f", others without {names[candidate.gate.withdraws]}"
     return f"stitched {where}, weight {weights}{', refined' if candidate.refined else ''}{gated}"
 
 
@@ -120,16 +125,19 @@ def _test_scores(party: str, evaluation: Evaluation, candidates: Mapping[str, Ca
     return test.scores
 
 
-def _stitched_row(candidates: Mapping[str, Candidate], own: Evaluation | None, chosen: str) -> str | None:
-    """Return the candidate shown as `stitched`: the chosen one, else the requester's best one on validation data."""
+def _shown(candidates: Mapping[str, Candidate], evaluations: Mapping[str, Evaluation], chosen: str) -> dict[str, str]:
+    """Return the candidates shown as rows `stitched` and `routed`: the chosen one, else the best stitched one.
+
+    The best is that of the best mean over all parties' validation data.
+    """
+    kind = candidates[chosen].kind
+    shown: dict[str, str] = {kind: chosen} if kind in ("stitched", "routed") else {}
     stitched = [candidate.id for candidate in candidates.values() if candidate.kind == "stitched"]
-    if candidates[chosen].kind == "stitched" or not stitched:
-        return chosen if candidates[chosen].kind == "stitched" else None
-    validation = own.splits.get("validation") if own else None
-    if own is None or validation is None or not set(stitched) <= validation.scores.keys():
-        return None
-    sign = 1 if own.higher_is_better else -1
-    return max(stitched, key=lambda candidate: sign * validation.scores[candidate].value)
+    found = [(1 if one.higher_is_better else -1, one.splits.get("validation")) for one in evaluations.values()]
+    if "stitched" not in shown and stitched and all(one and set(stitched) <= one.scores.keys() for _, one in found):
+        means = {id: sum(sign * one.scores[id].value for sign, one in found if one) for id in stitched}
+        shown["stitched"] = max(stitched, key=lambda id: means[id])
+    return shown
 
 
 def _party_report(
@@ -138,7 +146,7 @@ def _party_report(
     scores: Mapping[str, Score],
     verdict: Verdict,
     party: str,
-    stitched: str | None,
+    shown: Mapping[str, str],
 ) -> PartyReport:
     rows: dict[str, Score] = {}
     for index, member in enumerate(candidates.members):
@@ -147,8 +155,7 @@ def _party_report(
     ensemble = next((candidate.id for candidate in candidates.candidates if candidate.kind == "ensemble"), None)
     if ensemble is not None:
         rows["ensemble"] = scores[ensemble]
-    if stitched is not None:
-        rows["stitched"] = scores[stitched]
+    rows |= {row: scores[candidate] for row, candidate in sorted(shown.items())}
     return PartyReport(
         metric=evaluation.metric,
         n=evaluation.splits["test"].n,

@@ -14,7 +14,7 @@ from suture_stitching.report import plot
 from suture_stitching.report.words import METRIC_MEANINGS, REASONS, SIGNS, VERDICTS, Scale, scale_of
 from suture_stitching.select import CARE
 
-_ROWS = {"own": "own model", "ensemble": "plain ensemble", "stitched": "stitched ensemble"}
+_ROWS = {"own": "own model", "ensemble": "plain ensemble", "routed": "routed ensemble"}
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,8 @@ def _lead(report: Report, chosen: CandidateReport) -> str:
     made = f"{len(report.candidates)} ways to use {len(report.lineage.members)} models were tried, and {measured}."
     if chosen.kind == "stitched":
         return f"{made} The one chosen for {report.requester} is a stitched ensemble."
+    if chosen.kind == "routed":
+        return f"{made} The one chosen for {report.requester} sends each sample to the models it is familiar to."
     if chosen.kind == "ensemble":
         return (
             f"{made} No stitched ensemble did better for {report.requester} than the plain ensemble, which was chosen."
@@ -118,7 +120,7 @@ def _section(report: Report, party: str, chosen: CandidateReport) -> PartySectio
     at, axis = _axis(found, scale)
     stitched_name = "stitched ensemble" if chosen.kind == "stitched" else "best stitched ensemble (not chosen)"
     chosen_row = _row_of(report, party, chosen)
-    order = ["own", *sorted(row for row in found.rows if row.startswith("peer:")), "ensemble", "stitched"]
+    order = ["own", *sorted(row for row in found.rows if row.startswith("peer:")), "ensemble", "routed", "stitched"]
     rows = []
     for row in (row for row in order if row in found.rows):
         interval = found.rows[row]
@@ -177,6 +179,7 @@ def _sentence(found: PartyReport, scale: Scale, chosen: CandidateReport, party: 
         "own": "Its own model stays the choice, and",
         "ensemble": "The plain ensemble",
         "stitched": "The stitched ensemble",
+        "routed": "The routed ensemble",
     }.get(row, f"The chosen model, {row.removeprefix('peer:')},")
     end = f": {' and '.join(compared)}." if compared else "."
     return f"{name} reaches {scale.text(value)} on {party}'s test data{end}"

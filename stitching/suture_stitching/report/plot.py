@@ -127,7 +127,7 @@ def _plot(report: Report, x_party: str, y_party: str) -> Plot:
 def _role(candidate: CandidateReport, chosen: str) -> Role:
     if candidate.id == chosen:
         return "chosen"
-    if candidate.kind != "stitched":
+    if candidate.kind in ("single", "ensemble"):
         return candidate.kind
     return "front" if candidate.front else "other"
 
@@ -135,7 +135,7 @@ def _role(candidate: CandidateReport, chosen: str) -> Role:
 def _name(candidate: CandidateReport, role: Role) -> str:
     if role == "chosen":
         return "chosen" if candidate.kind == "stitched" else f"chosen: {candidate.label}"
-    return candidate.label if candidate.kind != "stitched" else ""
+    return candidate.label if candidate.kind in ("single", "ensemble") else ""
 
 
 def _axis(
