@@ -184,6 +184,7 @@ def format_files() -> dict[str, tuple[str, bytes]]:
         nested = f"[{nested}]"
     return {
         "empty-file": ("model.empty", b""),
+        "one-byte-like-a-pickle": ("model.truncated", b"\x80"),
         "seven-bytes": ("model.truncated", b"\0" * 7),
         "header-length-beyond-the-file": ("model.truncated", claiming(len(whole))),
         "header-length-of-exabytes": ("model.header", claiming(2**63 - 1)),

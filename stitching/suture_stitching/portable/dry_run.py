@@ -248,7 +248,7 @@ def _workspace(node: Node, slots: Slots, result: Any) -> int:
     width = max([4, *(tensor.element_size() for tensor in tensors)])
     copied = sum(tensor.numel() * max(width, tensor.element_size()) for tensor in (*tensors, *results))
     unrolled = _UNROLLED.get(node.op.split(".")[1]) if node.op.startswith("aten.") else None
-    return copied + (int(unrolled(node, tensors, results)) * width if unrolled is not None else 0)
+    return int(copied + (int(unrolled(node, tensors, results)) * width if unrolled is not None else 0))
 
 
 def _columns(node: Node, tensors: Sequence[Tensor], results: Sequence[Tensor]) -> int:

@@ -170,7 +170,7 @@ def _refuse_other_formats(start: bytes, where: str) -> None:
     problem = None
     if start.startswith(b"PK\x03\x04"):
         problem = "this is a zip archive, such as torch.save (.pt, .pth) or torch.export (.pt2) write"
-    elif start[:1] == b"\x80" and 2 <= start[1] <= 5 and start[8:9] != b"{":
+    elif start[:1] == b"\x80" and b"\x02" <= start[1:2] <= b"\x05" and start[8:9] != b"{":
         problem = "this is a pickle"
     elif start.startswith(b"\x89HDF\r\n"):
         problem = "this is an HDF5 file, such as Keras writes"
