@@ -36,16 +36,18 @@ class Recipe:
     #: Looks at the validation split in the course of a training.
     looks: int
     augment: bool = False
+    #: Batches that an epoch counts at least: a few images need more than a few steps.
+    fewest: int = 1
 
     def steps(self, samples: int) -> int:
         """Return how many steps all epochs over `samples` have."""
-        return self.epochs * max(1, samples // self.batch)
+        return self.epochs * max(self.fewest, samples // self.batch)
 
 
 def recipe_of(task: Task, spatial: int, augment: bool) -> Recipe:
     """Return the recipe for inputs with `spatial` axes."""
     if task == "segmentation":
-        return Recipe(task, 3e-3, 1e-2, batch=8, epochs=120, looks=24, augment=augment)
+        return Recipe(task, 3e-3, 1e-2, batch=8, epochs=120, looks=24, augment=augment, fewest=20)
     if spatial:
         return Recipe(
             task, 3e-3, 1e-2, batch=32 if augment else 64, epochs=100 if augment else 40, looks=20, augment=augment
