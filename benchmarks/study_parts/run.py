@@ -58,7 +58,7 @@ class Stitched:
     """What a requester's fit gave: which candidate was chosen, and all candidates' metrics on test data."""
 
     chosen: str
-    kind: Literal["single", "ensemble", "stitched"]
+    kind: Literal["single", "ensemble", "routed", "stitched"]
     refined: bool
     gated: bool
     candidates: dict[str, dict[str, float]]
@@ -66,7 +66,7 @@ class Stitched:
     #: Not dominated on the parties' validation data.
     front: tuple[str, ...]
     hypervolume: float
-    #: The same of the candidates that are no stitched ones.
+    #: The same of the members alone and their plain ensemble.
     plain_hypervolume: float
     seconds: float
     options: dict[str, Any]
@@ -376,16 +376,16 @@ def _stitched(
         split: np.array([[one.splits[split].scores[id].value for one in evaluations.values()] for id in ids])
         for split in ("validation", "test")
     }
-    stitched = np.array([kinds[id] == "stitched" for id in ids])
+    made = np.array([kinds[id] not in ("single", "ensemble") for id in ids])
     kept = moocore.is_nondominated(values["validation"], maximise=True, keep_weakly=False)
     plain = np.zeros(len(ids), dtype=bool)
-    plain[~stitched] = moocore.is_nondominated(values["validation"][~stitched], maximise=True, keep_weakly=False)
+    plain[~made] = moocore.is_nondominated(values["validation"][~made], maximise=True, keep_weakly=False)
     own = fitted.candidate(chosen)
     return Stitched(
         chosen=chosen,
         kind=own.kind,
         refined=own.refined,
-        gated=any(match.gate is not None for match in own.matches),
+        gated=own.kind == "stitched" and own.gate is not None,
         candidates={
             id: dict(zip(evaluations, row.tolist(), strict=True)) for id, row in zip(ids, values["test"], strict=True)
         },
