@@ -69,7 +69,8 @@ def survey(reader: Reader, merge: Merge, points: Sequence[Sequence[StitchPoint]]
     for number, x in zip(range(surveyed_batches(reader, points)), reader.batches("train"), strict=False):
         clock.tick("match")
         keep = number < kept_batches
-        parts = reader.runner.parts(lambda part, keep=keep: look(part, keep=keep), x)
+        # What is not kept has to be computed again: no more of it than is needed.
+        parts = reader.runner.parts(lambda part, keep=keep: look(part, keep=keep), x if keep else x[:_FEWEST])
         for moments, _ in parts:
             total = total + moments
         if keep:
