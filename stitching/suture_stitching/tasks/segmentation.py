@@ -32,11 +32,19 @@ class Segmentation(Labelled):
 
         1 where neither is the case: there was nothing to find and nothing was found.
         """
-        drawn = self._foreground(combined)
-        truth, found = self._one_hot(targets)[:, drawn], self._hot(combined.argmax(1))[:, drawn]
-        axes = tuple(range(2, truth.dim()))
-        size = (truth.sum(axes) + found.sum(axes)).double()
-        dice = 2 * (truth & found).sum(axes).double() / size.clamp(min=1)
+        truth, drawn = self.positions(targets).flatten(1), set(self._foreground(combined).tolist())
+        # One label after another, by comparing: an index of the largest label takes many times as long, and all labels
+        # at once would need 8 bytes each for every voxel of a volume.
+        largest = combined.amax(1)
+        taken, counts = combined[:, 0] == largest, []
+        for label in range(1, combined.shape[1]):
+            found = (combined[:, label] == largest) & ~taken
+            taken |= found
+            if label in drawn:
+                ours, theirs = found.flatten(1).float(), (truth == label).float()
+                counts.append(torch.stack([(ours * theirs).sum(1), ours.sum(1) + theirs.sum(1)]))
+        overlap, size = torch.stack(counts, 2).double()
+        dice = 2 * overlap / size.clamp(min=1)
         shown = size > 0
         mean = (dice * shown).sum(1) / shown.sum(1).clamp(min=1)
         return torch.where(shown.any(1), mean, 1.0)
@@ -46,7 +54,4 @@ class Segmentation(Labelled):
         return self._indices[self._indices != 0].to(like.device)
 
     def _one_hot(self, targets: Tensor) -> Tensor:
-        return self._hot(self.positions(targets))
-
-    def _hot(self, positions: Tensor) -> Tensor:
-        return F.one_hot(positions, len(self.space.labels)).movedim(-1, 1).bool()
+        return F.one_hot(self.positions(targets), len(self.space.labels)).movedim(-1, 1).bool()
