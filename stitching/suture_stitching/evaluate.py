@@ -15,7 +15,7 @@ from suture_stitching.checkpoint import Checkpoint, Folder, digest_of, fingerpri
 from suture_stitching.clock import Clock
 from suture_stitching.compose import outputs_of
 from suture_stitching.data import Dataset
-from suture_stitching.data.windows import predict
+from suture_stitching.data.windows import outputs_at_once, predict
 from suture_stitching.device import Precision, Runner
 from suture_stitching.documents import Candidate, Evaluation, Score, SplitName, SplitScores
 from suture_stitching.errors import SutureError
@@ -95,19 +95,25 @@ def _scorer(
     model = runner.model(merge.graph(outputs), merge.tensors, shape)
     nodes = list(dict.fromkeys(output.node for output in outputs))
 
-    def all_of(x: Tensor) -> list[Tensor]:
-        values = dict(runner.stream(model, nodes, x))
-        return [values[node] for node in nodes]
-
     def each(x: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Yield outputs one by one, each to be scored and forgotten before the next is computed."""
+        """Yield outputs one by one, each to be scored and forgotten before the next is computed.
+
+        Those of a whole volume grow side by side with every window: as many as may be held, then the next as many.
+        """
         if window is None:
             yield from runner.stream(model, nodes, x)
-        else:
-            yield from zip(nodes, predict(all_of, x, window), strict=True)
+            return
+        at_once = outputs_at_once(x.shape[2:], len(fitted.candidates.labels or ()))
+        for some in (nodes[start : start + at_once] for start in range(0, len(nodes), at_once)):
+
+            def values_of(part: Tensor, some: Sequence[int] = some) -> list[Tensor]:
+                values = dict(runner.stream(model, some, part))
+                return [values[node] for node in some]
+
+            yield from zip(some, predict(values_of, x, window), strict=True)
 
     def score(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        found = {node: (task.scores(output, y).double(), torch.isfinite(output).all()) for node, output in each(x)}
+        found = {node: (task.scores(output, y).double(), torch.isfinite(output.sum())) for node, output in each(x)}
         scores, finite = zip(*(found[output.node] for output in outputs), strict=True)
         return torch.stack(scores), torch.stack(finite)
 

@@ -1,8 +1,9 @@
 """Reading ahead: the next batches are made by threads while the present one is used.
 
-Threads and not processes. Decoding images and decompressing volumes release Python's lock, so that threads keep as many
-cores busy, and batches need not be copied between processes. Processes would need shared memory and sockets, which a
-site's confined child does not have.
+Threads and not processes: processes would need shared memory and sockets, which a site's confined child does not have,
+and batches would have to be copied between them. Decoding images and decompressing volumes release Python's lock, so
+that other cores can share the work. On two busy cores threads were hardly faster than reading without them, and
+processes never faster than threads.
 """
 
 from __future__ import annotations

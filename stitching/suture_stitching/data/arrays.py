@@ -17,7 +17,7 @@ from suture_stitching.data.splits import Indices, Keys, Splits, digests, split_s
 from suture_stitching.errors import SutureError
 from suture_stitching.portable.metadata import Task
 
-_CHUNK_BYTES = 32 * 1024 * 1024
+_CHUNK_BYTES = 8 * 1024 * 1024
 #: Stands for a label that is none of the dataset's.
 _UNKNOWN = np.iinfo(np.int64).min
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import prod
 from types import TracebackType
 from typing import Any
@@ -19,8 +19,8 @@ from suture_stitching.errors import SutureError
 class Spool:
     """Takes bytes or rows one after another; `array` then maps what was taken.
 
-    The file has no name, so that nothing is left behind however the process ends. It lies in Python's temporary folder
-    (`TMPDIR`; a site's task has its own). Raises `SutureError` `dataset.disk_full` when that is full.
+    The file has no name, so that nothing is left behind however the process ends. It lies in Python's temporary folder:
+    `TMPDIR`, and for a site's task a folder in the site's state. Raises `SutureError` `dataset.disk_full` when that is full.
     """
 
     def __init__(self) -> None:
@@ -33,8 +33,9 @@ class Spool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # A mapping keeps the content for as long as it is used.
-        self._file.close()
+        # A mapping keeps the content for as long as it is used. What a full disk did not take is not needed any more.
+        with suppress(OSError):
+            self._file.close()
 
     def append(self, content: bytes | NDArray[Any]) -> None:
         """Write `content` behind what is there already, rows in C order."""
@@ -63,7 +64,7 @@ def naming_the_disk() -> Iterator[None]:
             "dataset.disk_full",
             "no space is left to unpack the data",
             where=tempfile.gettempdir(),
-            hint="free some, or set TMPDIR to a folder on a larger disk",
+            hint="free some, or move it to a larger disk: a site's state, or TMPDIR where there is no site",
         ) from None
 
 

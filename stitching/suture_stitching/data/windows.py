@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 
 from torch import Tensor
 
 #: Windows that are predicted at once.
 _AT_ONCE = 4
 _OVERLAP = 0.25
+#: Of outputs for a whole volume that grow side by side.
+_HELD_BYTES = 1 << 30
+
+
+def outputs_at_once(spatial: Sequence[int], channels: int) -> int:
+    """Return how many outputs `(1, channels, *spatial)` to predict at once: as many as 1 GiB holds, one at least.
+
+    What they share runs again for the next ones, so that time is given for memory.
+    """
+    # In float32, and beside each output the sum of its windows' weights.
+    return max(1, _HELD_BYTES // (4 * (channels + 1) * prod(spatial)))
 
 
 def predict(model: Callable[[Tensor], Sequence[Tensor]], x: Tensor, window: Sequence[int]) -> Sequence[Tensor]:
