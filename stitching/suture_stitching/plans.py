@@ -12,10 +12,12 @@ from suture_stitching.portable.dry_run import Budget, measure
 from suture_stitching.portable.graph import Graph, Ref, references
 from suture_stitching.portable.program import Program
 
-#: What evaluating all candidates may cost, in passes of the members, and how many there may and must be.
-EVALUATION, MOST, FEWEST = 2.2, 48, 4
-#: What writing one element costs, in multiplications: memory is slower than arithmetic.
-MOVING = 32
+#: What evaluating all candidates may cost by these prices, in passes of the members, and how many there may and must
+#: be. Layers of few channels, as the last ones of U-Nets are, take up to twice as long as their arithmetic says.
+EVALUATION, MOST, FEWEST = 1.6, 48, 4
+#: What writing one element costs, in multiplications: memory is slower than arithmetic. What averaging, checking and
+#: scoring an output cost for each of its numbers.
+MOVING, SCORING = 32, 512
 
 
 @dataclass(frozen=True)
@@ -96,15 +98,16 @@ def by_promise(
     usual = [own[len(own) // 2] for own in gates]
     others = [gate for own in gates for gate in own if gate not in usual]
     first, second = refined[:2] or central[:2], refined[2:]
-    routed = [Plan((), replace(gate, withdraws=home)) for own in gates for gate in own]
+    routed = [Plan((), replace(gate, withdraws=home)) for gate in [*usual, *others]]
     return [
         *_both(first, usual[:1], home),
-        *routed,
+        *routed[: len(usual)],
         *first,
         *central[:2],
         *_both(first, usual[1:], home),
         *_both(second, usual[:1], home),
         *_both(first, others, home),
+        *routed[len(usual) :],
         *(plan for plan in [*central, *refined, *reversed(closed)] if plan not in [*first, *central[:2]]),
         *_both(central, usual[:1], home),
     ]
@@ -113,27 +116,36 @@ def by_promise(
 def _both(plans: Sequence[Plan], gates: Sequence[GateTensors], home: int) -> list[Plan]:
     """Return copies of `plans` with each gate: with the plain ensemble for unfamiliar samples, and without `home`."""
     kinds = [kind for gate in gates for kind in (gate, replace(gate, withdraws=home))]
-    return [replace(plan, gate=kind) for kind in kinds for plan in plans]
+    return [replace(plan, gate=kind) for kind in kinds for plan in plans if not _looks_behind(kind, plan)]
+
+
+def _looks_behind(gate: GateTensors, plan: Plan) -> bool:
+    """Whether a gate looks at what a plan has mixed already: the members would have to run a second time, unmixed."""
+    first = plan.joins[0].points
+    return any(member in first and point.node > first[member].node for member, point in gate.points.items())
 
 
 def affordable(plans: Sequence[Plan], merge: Merge, sizes: Sequence[int], *, most: int = MOST) -> list[Plan]:
     """Return of `plans`, the most promising first, what every party can be asked to evaluate; the simplest first.
 
     Together with the members themselves they cost at most `EVALUATION` times what the members cost, at inputs of
-    `sizes` `(C, *spatial)`: a candidate costs what lies behind its first match. `FEWEST` are taken at any cost, since
-    next to members of a few small layers everything is expensive.
+    `sizes` `(C, *spatial)`: a candidate costs what lies behind its first match, and scoring its output. `FEWEST` are
+    taken at any cost, since next to members of a few small layers everything is expensive.
     """
-    outputs, native = [merge.candidate(plan.joins, plan.gate) for plan in plans], merge.ensemble(merge.native)
-    graph = merge.graph((native, *outputs))
-    costs = _costs(graph, merge, sizes)
-    known = _behind(graph, native)
-    spent = base = sum(costs[node] for node in known)
+    output = merge.ensemble(merge.native)
+    graph = merge.graph(output)
+    costs, width = _costs(graph, merge, sizes, output)
+    spent = base = sum(costs)
     taken: list[Plan] = []
-    for plan, output in zip(plans, outputs, strict=True):
-        new = _behind(graph, output) - known
-        price = sum(costs[node] for node in new)
+    known: set[str] = set()
+    for plan in plans:
+        # Whether a member withdraws changes nothing before the outputs.
+        tail = repr((plan.joins, plan.gate and replace(plan.gate, withdraws=None)))
+        price = SCORING * width
+        if plan.joins and tail not in known:
+            price += _behind(graph, merge, plan.joins[0], costs)
         if len(taken) < FEWEST or (len(taken) < most and spent + price <= EVALUATION * base):
-            spent, known = spent + price, known | new
+            spent, known = spent + price, known | {tail}
             taken.append(plan)
     return sorted(taken, key=_elaborate)
 
@@ -143,21 +155,20 @@ def _elaborate(plan: Plan) -> tuple[bool, bool, bool, bool, int]:
     return bool(plan.joins), plan.gate is not None, withdraws, plan.refined, len(plan.joins)
 
 
-def _costs(graph: Graph, merge: Merge, sizes: Sequence[int]) -> list[int]:
-    """Return what each node costs: its arithmetic, and moving what it writes."""
+def _costs(graph: Graph, merge: Merge, sizes: Sequence[int], output: Ref) -> tuple[list[int], int]:
+    """Return what each node costs, arithmetic and moving what it writes, and how many numbers the output has."""
     found = measure(Program(graph), merge.tensors, [(2, *sizes)], Budget(10**18, 2**60))
-    return [
-        flops and flops + MOVING * (0 if tensor is None else math.prod(size or 1 for size in tensor.shape))
-        for flops, tensor in zip(found.flops, found.tensors, strict=True)
-    ]
+    written = [0 if spec is None else math.prod(size or 1 for size in spec.shape) for spec in found.tensors]
+    costs = [flops and flops + MOVING * size for flops, size in zip(found.flops, written, strict=True)]
+    return costs, written[output.node]
 
 
-def _behind(graph: Graph, output: Ref) -> set[int]:
-    """Return the nodes that `output` is computed from, itself included."""
-    seen, left = {output.node}, [output.node]
-    while left:
-        for node in references(graph.nodes[left.pop()]):
-            if node not in seen:
-                seen.add(node)
-                left.append(node)
-    return seen
+def _behind(graph: Graph, merge: Merge, join: Join, costs: Sequence[int]) -> int:
+    """Return what the nodes cost that have to be computed anew behind a match."""
+    moved = {merge.native[member][point.node].node for member, point in join.points.items()}
+    price = 0
+    for index, node in enumerate(graph.nodes):
+        if index in moved or any(source in moved for source in references(node)):
+            moved.add(index)
+            price += costs[index]
+    return price
