@@ -38,7 +38,7 @@ FOR_FITTING = 0.45
 FEWER: tuple[tuple[dict[str, Any], float], ...] = (
     ({}, 0.6),
     ({"alphas": (0.5,), "max_matches": 3, "refine_steps": 100, "refine_candidates": 2}, 0.8),
-    ({"alphas": (0.5,), "max_matches": 1, "refine": False}, float("inf")),
+    ({"alphas": (0.5,), "max_matches": 2, "refine_steps": 40, "refine_candidates": 2}, float("inf")),
 )
 
 #: Opens a stage of the work by its name and returns where to report how much of it is done.
