@@ -212,3 +212,56 @@ def test_arrays_in_memory_are_datasets_too():
 def test_a_specification_that_makes_no_sense_is_refused(tmp_path, changes):
     with pytest.raises(ValidationError):
         spec(tmp_path, **changes)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int64, np.bool_, np.float32])
+def test_several_labels_per_sample(tmp_path, kind):
+    marks = np.stack([INDICES == 0, INDICES == 1, np.arange(40) % 2 == 0], axis=1).astype(kind)
+    path = write(tmp_path / "d.npz", labels=marks, split=["train"] * 20 + ["validation"] * 10 + ["test"] * 10)
+    dataset = open_dataset(spec(path, task="multilabel"))
+    _, targets = everything(dataset)
+    assert targets.dtype == torch.float32
+    assert targets.tolist() == marks.astype(float).tolist()
+    assert list(dataset.counts("test").values()) == marks[30:].sum(0, dtype=int).tolist()
+
+
+def test_a_rare_label_is_in_every_split(tmp_path):
+    marks = np.ones((40, 3))
+    marks[:, 1] = np.arange(40) % 2
+    marks[:, 2] = np.arange(40) % 8 == 0
+    dataset = open_dataset(spec(write(tmp_path / "d.npz", labels=marks), task="multilabel"))
+    assert [dataset.counts(split)["unsure"] for split in SPLITS] == [2, 1, 2]
+
+
+def test_labels_of_a_wrong_shape_or_value_are_refused(tmp_path):
+    marks = np.eye(3)[INDICES]
+    refused(write(tmp_path / "a.npz", labels=marks[:, :2]), "dataset.wrong_shape", task="multilabel")
+    refused(write(tmp_path / "b.npz"), "dataset.wrong_shape", task="multilabel")
+    refused(write(tmp_path / "c.npz", labels=np.array(["a"] * 40)), "dataset.wrong_shape", task="multilabel")
+    refused(write(tmp_path / "d.npz", labels=np.ones((40, 3))), "dataset.one_class", task="multilabel")
+    for value in (0.5, 2, np.nan):
+        path = write(tmp_path / "e.npz", labels=one_bad(marks, value))
+        assert "17" in refused(path, "dataset.label_out_of_range", task="multilabel")
+
+
+@pytest.mark.parametrize("groups", [np.arange(40) // 4, np.array([f"p{i // 4}" for i in range(40)])])
+@pytest.mark.parametrize("name", ["group", "patient"])
+def test_the_samples_of_a_group_are_in_one_split(tmp_path, groups, name):
+    images = np.broadcast_to(np.arange(40, dtype=np.uint8)[:, None, None], (40, 5, 6))
+    path = write(tmp_path / "d.npz", images=images, **{name: groups})
+    dataset = open_dataset(spec(path, columns=Columns(group=None if name == "group" else name)))
+    seen = []
+    for split in SPLITS:
+        numbers = (torch.cat([x for x, _ in dataset.batches(split, 9)])[:, 0, 0, 0] * 255).round().int().tolist()
+        seen.append({number // 4 for number in numbers})
+        assert len(numbers) == 4 * len(seen[-1]) > 0
+    assert sum(map(len, seen)) == 10
+
+
+def test_groups_that_do_not_fit_the_samples_or_the_splits_are_refused(tmp_path):
+    assert "40 samples" in refused(write(tmp_path / "a.npz", group=np.arange(39)), "dataset.wrong_shape")
+    refused(write(tmp_path / "b.npz", group=np.ones(40)), "dataset.wrong_shape")
+    splits = ["train"] * 22 + ["validation"] * 8 + ["test"] * 10
+    path = write(tmp_path / "c.npz", group=np.arange(40) // 4, split=splits)
+    assert "sample 22 is in validation" in refused(path, "dataset.group_divided")
+    assert "'patient'" in refused(path, "dataset.missing_column", columns=Columns(group="patient"))

@@ -207,11 +207,16 @@ def test_the_memory_for_a_table_does_not_grow_with_it(tmp_path, kind):
     assert peak_of(large) - peak_of(small) < growth / 4
 
 
+def spooled(content):
+    with Spool() as spool:
+        spool.append(content)
+        return spool.array(content.shape, content.dtype)
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk without space")
-def test_a_full_disk_says_so(monkeypatch):
-    monkeypatch.setattr("tempfile.TemporaryFile", lambda: Path("/dev/full").open("r+b"))
-    for content in (np.zeros(10), np.zeros(MIB)):
-        with pytest.raises(SutureError, match="TMPDIR") as error, Spool() as spool:
-            spool.append(content)
-            spool.array(content.shape, content.dtype)
-        assert error.value.code == "dataset.disk_full"
+@pytest.mark.parametrize("numbers", [10, MIB])
+def test_a_full_disk_says_so(monkeypatch, numbers):
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda: Path("/dev/full").open("r+b"))  # noqa: SIM115
+    with pytest.raises(SutureError, match="TMPDIR") as error:
+        spooled(np.zeros(numbers))
+    assert error.value.code == "dataset.disk_full"

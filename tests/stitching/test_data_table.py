@@ -154,3 +154,63 @@ def test_a_text_cell_among_numbers_is_refused_not_taken_as_missing(tmp_path):
     path = tmp_path / "patients.csv"
     path.write_text("age,label\n" + "50,well\n" * 20 + "unknown,ill\n" * 20)
     assert "'age'" in refused(path, "dataset.not_numbers")
+
+
+CYST, STONE = [i % 2 for i in range(40)], [i % 3 == 0 for i in range(40)]
+SEVERAL = {"task": "multilabel", "labels": ("cyst", "stone")}
+
+
+def test_several_labels_have_a_column_each(tmp_path, kind):
+    path = write(tmp_path, kind, label=None, stone=STONE, cyst=CYST, number=list(range(40)))
+    dataset = open_dataset(spec(path, **SEVERAL))
+    assert dataset.channels == ("age", "pressure", "smokes", "number")
+    inputs, targets = everything(dataset)
+    assert targets.dtype == torch.float32
+    order = inputs[:, 3].int().tolist()
+    assert targets.tolist() == [[float(CYST[i]), float(STONE[i])] for i in order]
+    assert sum(dataset.counts(split)["cyst"] for split in SPLITS) == 20
+    for split in SPLITS:
+        assert dataset.counts(split)["stone"] > 0
+
+
+@pytest.mark.parametrize("value", [2, -1, 0.5])
+def test_a_label_that_is_neither_0_nor_1_is_named_by_its_row_and_not_shown(tmp_path, kind, value):
+    path = write(tmp_path, kind, label=None, cyst=[*CYST[:17], value, *CYST[18:]], stone=STONE)
+    message = refused(path, "dataset.label_out_of_range", **SEVERAL)
+    assert "sample 17 has a label not 0 or 1 (" in message
+
+
+def test_a_label_without_a_column_or_value_is_refused(tmp_path, kind):
+    path = write(tmp_path, kind, label=None, cyst=CYST)
+    assert "'stone'" in refused(path, "dataset.missing_column", **SEVERAL)
+    path = write(tmp_path, kind, label=None, cyst=CYST, stone=[None, *STONE[1:]])
+    assert "'stone' is empty in 1 of 40" in refused(path, "dataset.missing_values", **SEVERAL)
+    path = write(tmp_path, kind, label=None, cyst=CYST, stone=["no"] * 40)
+    assert "'stone'" in refused(path, "dataset.not_numbers", **SEVERAL)
+
+
+@pytest.mark.parametrize("patients", [[f"p{i // 4}" for i in range(40)], [i // 4 for i in range(40)]])
+def test_the_rows_of_a_group_are_in_one_split(tmp_path, kind, patients):
+    number = list(range(40))
+    dataset = open_dataset(
+        spec(write(tmp_path, kind, patient=patients, number=number), columns=Columns(group="patient"))
+    )
+    assert dataset.channels == ("age", "pressure", "smokes", "number")
+    seen = []
+    for split in SPLITS:
+        rows = torch.cat([x for x, _ in dataset.batches(split, 9)])[:, 3].int().tolist()
+        seen.append({row // 4 for row in rows})
+        assert len(rows) == 4 * len(seen[-1]) > 0
+    assert sum(map(len, seen)) == 10
+
+
+def test_splits_that_divide_a_group_are_refused(tmp_path, kind):
+    patients, splits = [f"p{i // 4}" for i in range(40)], ["train"] * 22 + ["validation"] * 8 + ["test"] * 10
+    path = write(tmp_path, kind, patient=patients, split=splits)
+    message = refused(path, "dataset.group_divided", columns=Columns(group="patient"))
+    assert "sample 22 is in validation, others of its group are in train" in message
+    assert "p5" not in message
+    refused(
+        write(tmp_path, kind, patient=[None, *patients[1:]]), "dataset.missing_values", columns=Columns(group="patient")
+    )
+    refused(path, "dataset.contradiction", columns=Columns(group="patient", features=("age", "patient")))

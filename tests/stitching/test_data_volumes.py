@@ -5,10 +5,19 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from torch import nn
 
+from suture_stitching.compose import compose
 from suture_stitching.data import SPLITS, DatasetSpec, SplitRule, open_dataset
-from suture_stitching.data.windows import predict
+from suture_stitching.data.windows import outputs_at_once, predict
 from suture_stitching.errors import SutureError
+from suture_stitching.evaluate import evaluate
+from suture_stitching.fit import FitOptions, fit
+from suture_stitching.members import Member
+from suture_stitching.portable.export import export
+from suture_stitching.portable.metadata import Member as MemberRef
+from suture_stitching.portable.metadata import ModelMetadata
+from suture_stitching.portable.runtime import load
 
 LABELS = ("background", "liver")
 WINDOW = (8, 8, 8)
@@ -156,6 +165,84 @@ def test_sliding_windows_give_what_the_model_gives_on_the_whole():
     assert torch.allclose(two, torch.cat([x, 1 - x], 1), atol=1e-5)
     (alone,) = predict(lambda part: (part + 1,), x, WINDOW)
     assert torch.allclose(alone, x + 1, atol=1e-5)
+
+
+def test_as_many_outputs_at_once_as_a_gibibyte_holds():
+    """An output of 256 MiB with its weights of 128 MiB: two."""
+    assert outputs_at_once((512, 512, 128), 2) == 2
+    assert outputs_at_once((512, 512, 512), 2) == 1
+    assert outputs_at_once(WINDOW, 2) > 1000
+
+
+def member(folder, number, make):
+    """A network that reads windows, of other weights with every number."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(number)
+        net = nn.Sequential(*make()).eval()
+    path = folder / f"{number}.safetensors"
+    export(net, torch.rand(2, 1, *WINDOW), path)
+    metadata = {
+        "schema": "suture.model/1",
+        "task": "segmentation",
+        "inputs": {"image": {"num_channels": 1, "spatial_shape": WINDOW, "value_range": (0, 1)}},
+        "outputs": {"mask": {"num_channels": 2, "spatial_shape": WINDOW}},
+        "labels": LABELS,
+        "license": "Apache-2.0",
+    }
+    ref = MemberRef(repo=f"north/net{number}", revision=f"{number:040x}", sha256=f"{number:064x}")
+    return Member(load(path), ModelMetadata.model_validate(metadata), ref)
+
+
+@pytest.fixture(scope="module")
+def pair_of_members(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("members")
+    one, two = (
+        lambda: (nn.Conv3d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv3d(4, 5, 1), nn.ReLU(), nn.Conv3d(5, 2, 1)),
+        lambda: (nn.Conv3d(1, 3, 3, padding=1), nn.Tanh(), nn.Conv3d(3, 2, 1)),
+    )
+    return [member(folder, 1, one), member(folder, 2, two)]
+
+
+def dice(output, mask):
+    """Of the second label, reckoned by sets of voxels."""
+    found, truth = (set(map(tuple, (given == 1).nonzero().tolist())) for given in (output.argmax(0), mask))
+    return 2 * len(found & truth) / (len(found) + len(truth)) if found or truth else 1.0
+
+
+def test_members_are_fitted_on_patches_and_measured_on_whole_volumes(scans, pair_of_members, monkeypatch):
+    dataset = open_dataset(spec(scans, intensity=(0, 100), workers=1))
+    fitted = fit(pair_of_members, dataset, options=FitOptions(refine_steps=10, refine_candidates=1, max_matches=1))
+    kinds = [candidate.kind for candidate in fitted.candidates.candidates]
+    assert kinds[:3] == ["single", "single", "ensemble"]
+    assert "stitched" in kinds
+    evaluation = evaluate(pair_of_members, fitted, dataset, own=0)
+    assert evaluation.metric == "dice"
+    for split in ("validation", "test"):
+        assert evaluation.splits[split].n == dataset.n(split)
+        for candidate in fitted.candidates.candidates:
+            model = compose(pair_of_members, fitted, candidate.id)
+            wanted = []
+            for x, y in dataset.whole(split):
+                (output,) = predict(lambda part, model=model: [model(part)], x, WINDOW)
+                wanted.append(dice(output[0], y[0]))
+            assert evaluation.splits[split].scores[candidate.id].value == pytest.approx(np.mean(wanted), abs=1e-3)
+    values = {score.value for score in evaluation.splits["test"].scores.values()}
+    assert len(values) > 2, "scores that are all the same show nothing"
+
+    # With room for one output only, the same comes out.
+    monkeypatch.setattr("suture_stitching.data.windows._HELD_BYTES", 1)
+    held = []
+    monkeypatch.setattr("suture_stitching.evaluate.predict", lambda *given: held.append(predict(*given)) or held[-1])
+    assert evaluate(pair_of_members, fitted, dataset, own=0) == evaluation
+    assert {len(outputs) for outputs in held} == {1}
+
+
+def test_a_window_that_the_models_do_not_read_is_refused(scans, pair_of_members):
+    dataset = open_dataset(spec(scans, window=(6, 6, 6)))
+    fitted = fit(pair_of_members, dataset, options=FitOptions(refine_steps=1, refine_candidates=1, max_matches=1))
+    with pytest.raises(SutureError, match=r"window = \[8, 8, 8\]") as error:
+        evaluate(pair_of_members, fitted, dataset)
+    assert error.value.code == "dataset.wrong_shape"
 
 
 def test_channels_of_all_volumes_agree(scans):

@@ -20,7 +20,8 @@ class Spool:
     """Takes bytes or rows one after another; `array` then maps what was taken.
 
     The file has no name, so that nothing is left behind however the process ends. It lies in Python's temporary folder:
-    `TMPDIR`, and for a site's task a folder in the site's state. Raises `SutureError` `dataset.disk_full` when that is full.
+    `TMPDIR`, and for a site's task a folder in the site's state. When that is full, `SutureError` `dataset.disk_full`
+    is raised.
     """
 
     def __init__(self) -> None:
