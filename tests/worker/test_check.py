@@ -90,6 +90,23 @@ def test_a_wrong_token(known, found, live_hub, token, detail):
     assert token not in str(check)
 
 
+def test_files_that_are_left_out_are_counted(site, found, tmp_path):
+    for i in range(60):
+        path = tmp_path / "scans" / ("dark", "bright")[i % 2] / f"{i:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (6, 6), i).save(path)
+    for name in ("dark/10.png", "bright/11.png"):
+        (tmp_path / "scans" / name).write_bytes(b"not an image")
+    spec = DatasetSpec(path=tmp_path / "scans", format="image_folder", labels=("dark", "bright"))
+    config = site.model_copy(update={"datasets": {"scans": spec}})
+    check = found(config)["dataset scans"]
+    assert check.status == "fail"
+    assert "bright/11.png" in check.detail
+    config = site.model_copy(update={"datasets": {"scans": spec.model_copy(update={"on_unreadable": "skip"})}})
+    check = found(config)["dataset scans"]
+    assert "2 files that cannot be read are left out, such as bright/11.png" in check.detail
+
+
 def test_a_link_out_of_the_dataset(known, found, tmp_path):
     config, _ = known
     folder = tmp_path / "scans"
