@@ -129,8 +129,8 @@ def affordable(plans: Sequence[Plan], merge: Merge, sizes: Sequence[int], *, mos
     """Return of `plans`, the most promising first, what every party can be asked to evaluate; the simplest first.
 
     Together with the members themselves they cost at most `EVALUATION` times what the members cost, at inputs of
-    `sizes` `(C, *spatial)`: a candidate costs what lies behind its first match, and scoring its output. `FEWEST` are
-    taken at any cost, since next to members of a few small layers everything is expensive.
+    `sizes` `(C, *spatial)`: a candidate costs what lies behind its first match, and scoring its output. If these are
+    fewer than `FEWEST`, so many are taken all the same: next to members of a few small layers everything is expensive.
     """
     output = merge.ensemble(merge.native)
     graph = merge.graph(output)
@@ -144,10 +144,11 @@ def affordable(plans: Sequence[Plan], merge: Merge, sizes: Sequence[int], *, mos
         price = SCORING * width
         if plan.joins and tail not in known:
             price += _behind(graph, merge, plan.joins[0], costs)
-        if len(taken) < FEWEST or (len(taken) < most and spent + price <= EVALUATION * base):
+        if len(taken) < most and spent + price <= EVALUATION * base:
             spent, known = spent + price, known | {tail}
             taken.append(plan)
-    return sorted(taken, key=_elaborate)
+    left = [plan for plan in plans if plan not in taken]
+    return sorted([*taken, *left[: max(0, FEWEST - len(taken))]], key=_elaborate)
 
 
 def _elaborate(plan: Plan) -> tuple[bool, bool, bool, bool, int]:
