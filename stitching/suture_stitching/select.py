@@ -21,6 +21,8 @@ Verdict = Literal["adopt", "care", "reject"]
 CARE = 0.05
 #: Means over other parties that differ by less than this part of the best one are taken for equal.
 TIE = 0.01
+#: A stitched ensemble that is worse than a routed one by less than this part, at home, is preferred to it.
+CLOSE = 0.0025
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def choose(candidates: CandidateSet, evaluations: Mapping[str, Evaluation], *, r
     the paired difference does not lie below zero), those with the best mean over the other parties' validation data
     (means within `TIE` of the best say the same); of these the one that surely is the best on the requester's own data
     (by the lower end of that interval), then the simplest. Routing, which asks a single model about most samples, is
-    chosen only where all others are worse by more than `TIE`. If nobody else answered, the requester's data alone
+    chosen only where all others are worse there by more than `CLOSE`. If nobody else answered, the requester's data alone
     decide. If none qualifies, its own model stays. A requester without a model among the members is held to the best
     single one. Raises `SutureError` `evaluation.missing`.
     """
@@ -59,7 +61,7 @@ def choose(candidates: CandidateSet, evaluations: Mapping[str, Evaluation], *, r
     # `max` keeps the first of equals, and candidates come from the simplest to the most elaborate.
     best = max(pool, key=lambda one: _at_least(own, one.id)) if pool else None
     if best is not None and best.kind == "routed":
-        least = _value(own, best.id) - TIE * abs(_value(own, best.id))
+        least = _value(own, best.id) - CLOSE * abs(_value(own, best.id))
         joint = [one for one in pool if one.kind != "routed" and _value(own, one.id) >= least]
         best = max(joint, key=lambda one: _at_least(own, one.id), default=best)
     chosen = best.id if best else reference
