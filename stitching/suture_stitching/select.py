@@ -21,6 +21,8 @@ Verdict = Literal["adopt", "care", "reject"]
 CARE = 0.05
 #: Means over other parties that differ by less than this part of the best one are taken for equal.
 TIE = 0.01
+#: A candidate that is worse at home than the own model by more than this part is not chosen.
+MARGIN = 0.02
 #: A stitched ensemble that is worse than a routed one by less than this part, at home, is preferred to it.
 CLOSE = 0.0025
 
@@ -39,12 +41,13 @@ def choose(candidates: CandidateSet, evaluations: Mapping[str, Evaluation], *, r
     """Return the default choice for `requester`, whose evaluation must be among `evaluations` (party -> document).
 
     Of the candidates that are not worse than the requester's own model on its own validation data (the 95 % interval of
-    the paired difference does not lie below zero), those with the best mean over the other parties' validation data
-    (means within `TIE` of the best say the same); of these the one that surely is the best on the requester's own data
-    (by the lower end of that interval), then the simplest. Routing, which asks a single model about most samples, is
-    chosen only where all others are worse there by more than `CLOSE`. If nobody else answered, the requester's data alone
-    decide. If none qualifies, its own model stays. A requester without a model among the members is held to the best
-    single one. Raises `SutureError` `evaluation.missing`.
+    the paired difference does not lie below zero, and the difference not below `MARGIN`, since few samples make wide
+    intervals), those with the best mean over the other parties' validation data (means within `TIE` of the best say the
+    same); of these the one that surely is the best on the requester's own data (by the lower end of that interval), then
+    the simplest. Routing, which asks a single model about most samples, is chosen only where all others are worse there
+    by more than `CLOSE`. If nobody else answered, the requester's data alone decide. If none qualifies, its own model
+    stays. A requester without a model among the members is held to the best single one. Raises `SutureError`
+    `evaluation.missing`.
     """
     own = evaluations.get(requester)
     if own is None:
@@ -96,7 +99,10 @@ def _reference(candidates: CandidateSet, own: Evaluation) -> str:
 def _keeps_up(one: Candidate, own: Evaluation, reference: str) -> bool:
     difference = own.splits["validation"].scores[one.id].difference
     if own.own is not None and difference is not None:
-        return difference.high >= 0 if own.higher_is_better else difference.low <= 0
+        margin = MARGIN * abs(own.splits["validation"].scores[reference].value)
+        if own.higher_is_better:
+            return difference.high >= 0 and difference.value >= -margin
+        return difference.low <= 0 and difference.value <= margin
     return _value(own, one.id) >= _value(own, reference)
 
 
