@@ -43,7 +43,7 @@ def choose(candidates: CandidateSet, evaluations: Mapping[str, Evaluation], *, r
     Of the candidates that are not worse than the requester's own model on its own validation data (the 95 % interval of
     the paired difference does not lie below zero, and the difference not below `MARGIN`, since few samples make wide
     intervals), those with the best mean over the other parties' validation data (means within `TIE` of the best say the
-    same); of these the one that surely is the best on the requester's own data (by the lower end of that interval), then
+    same); of these the one that surely is the best on the requester's own data (by the lower end of the interval), then
     the simplest. Routing, which asks a single model about most samples, is chosen only where all others are worse there
     by more than `CLOSE`. If nobody else answered, the requester's data alone decide. If none qualifies, its own model
     stays. A requester without a model among the members is held to the best single one. Raises `SutureError`

@@ -2,7 +2,7 @@
 
 import pytest
 
-from suture_stitching.documents import Candidate, CandidateSet, Evaluation, Interval, Score, SplitScores
+from suture_stitching.documents import Candidate, CandidateSet, Evaluation, Gate, Interval, Score, SplitScores
 from suture_stitching.errors import SutureError
 from suture_stitching.portable.metadata import Member
 from suture_stitching.select import choose
@@ -86,12 +86,30 @@ def test_ties_go_to_the_simpler_candidate() -> None:
 def test_errors_are_better_when_lower() -> None:
     north, south = (
         evaluation(values, own).model_copy(update={"higher_is_better": False, "metric": "mae"})
-        for values, own in (([0.1, 0.9, 0.3, 0.11, 0.4], 0), ([0.9, 0.1, 0.3, 0.2, 0.05], 1))
+        for values, own in (([0.1, 0.9, 0.3, 0.1015, 0.4], 0), ([0.9, 0.1, 0.3, 0.2, 0.05], 1))
     )
     choice = choose(CANDIDATES, {"north": north, "south": south}, requester="north")
     assert choice.chosen == "c03"
     assert choice.verdicts == {"north": "adopt", "south": "reject"}
     assert "c02" not in choice.front
+
+
+def test_a_wide_interval_is_no_reason_to_give_much_away() -> None:
+    north = evaluation([0.9, 0.5, 0.7, 0.89, 0.85], 0, noise=0.2)
+    south = evaluation([0.3, 0.9, 0.8, 0.7, 0.9], 1)
+    assert choose(CANDIDATES, {"north": north, "south": south}, requester="north").chosen == "c03"
+
+
+@pytest.mark.parametrize(("stitched", "chosen"), [(0.899, "c04"), (0.89, "c03")])
+def test_routing_is_chosen_where_stitching_is_worse_at_home(stitched: float, chosen: str) -> None:
+    gate = Gate(points={"0": "n1", "1": "n1"}, weight="g.weight", bias="g.bias", near=1.0, far=1.2, withdraws=0)
+    routed = CANDIDATES.candidates[3].model_copy(update={"kind": "routed", "gate": gate})
+    candidates = CANDIDATES.model_copy(
+        update={"candidates": (*CANDIDATES.candidates[:3], routed, CANDIDATES.candidates[4])}
+    )
+    north = evaluation([0.9, 0.5, 0.7, 0.9, stitched], 0)
+    south = evaluation([0.3, 0.9, 0.8, 0.9, 0.9], 1)
+    assert choose(candidates, {"north": north, "south": south}, requester="north").chosen == chosen
 
 
 def test_a_party_without_a_model_compares_with_the_plain_ensemble() -> None:
