@@ -21,7 +21,7 @@ up: $(INSTALLED)  ## keep a hub and a site running on this machine
 	@$(BIN)/suture up
 
 test: $(INSTALLED)  ## run all tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(INSTALLED)  ## check style and types
 	@$(BIN)/ruff check
