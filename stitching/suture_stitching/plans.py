@@ -14,7 +14,7 @@ from suture_stitching.portable.program import Program
 
 #: What evaluating all candidates may cost by these prices, in passes of the members, and how many there may and must
 #: be. Layers of few channels, as the last ones of U-Nets are, take up to twice as long as their arithmetic says.
-EVALUATION, MOST, FEWEST = 1.6, 48, 4
+EVALUATION, MOST, FEWEST = 1.5, 48, 4
 #: What writing one element costs, in multiplications: memory is slower than arithmetic. What averaging, checking and
 #: scoring an output cost for each of its numbers.
 MOVING, SCORING = 32, 512

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -10,6 +11,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from suture_stitching.checkpoint import Checkpoint
 from suture_stitching.clock import Clock
@@ -336,7 +338,15 @@ def _key(split: Split, index: int, grid: Grid) -> str:
 
 def _rows(feature: Tensor, grid: Grid, point: StitchPoint) -> Tensor:
     """Return a feature map on `grid`, at no more than `POSITIONS` positions per sample: `(N, positions, C)`."""
-    found = to_grid(channels_second(feature, point.channel_axis), grid)
+    feature = channels_second(feature, point.channel_axis)
+    positions = math.prod(grid)
+    if (
+        positions > POSITIONS
+        and len(grid) in (2, 3)
+        and all(a < b for a, b in zip(feature.shape[2:], grid, strict=True))
+    ):
+        return _enlarged(feature, grid, _positions(len(feature), positions).to(feature.device))
+    found = to_grid(feature, grid)
     if found.dim() == 2:
         return found.unsqueeze(1)
     flat = found.flatten(2)
@@ -344,6 +354,18 @@ def _rows(feature: Tensor, grid: Grid, point: StitchPoint) -> Tensor:
         kept = _positions(len(flat), flat.shape[2]).to(flat.device)
         flat = flat.gather(2, kept[:, None].expand(-1, flat.shape[1], -1))
     return flat.transpose(1, 2)
+
+
+def _enlarged(feature: Tensor, grid: Grid, kept: Tensor) -> Tensor:
+    """Return what `to_grid` gives at the positions `kept` `(N, P)` of a larger grid: `(N, P, C)`, without the rest."""
+    axes = []
+    for size in reversed(grid):
+        # From the middle of a position to -1..1, as `grid_sample` wants it: the last axis first.
+        axes.append((kept % size).float().add(0.5).mul(2 / size).sub(1))
+        kept = kept // size
+    places = torch.stack(axes, -1).reshape(len(feature), *(1 for _ in grid[1:]), -1, len(grid))
+    found = F.grid_sample(feature.float(), places, mode="bilinear", padding_mode="border", align_corners=False)
+    return found.flatten(2).transpose(1, 2)
 
 
 @lru_cache(maxsize=64)

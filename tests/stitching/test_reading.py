@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from suture_stitching.moments import Moments
+from suture_stitching.moments import Moments, to_grid
 from suture_stitching.points import StitchPoint
 from suture_stitching.reading import POSITIONS, _positions, _rows
 from suture_stitching.solve import Source
@@ -36,3 +36,12 @@ def test_a_closed_form_from_some_positions_is_that_from_all_of_them() -> None:
         found.append(Source(moments, slice(0, 3), moments).to(slice(3, 5)))
     assert torch.allclose(found[0].weight, found[1].weight, atol=0.1)
     assert found[0].r2 == pytest.approx(found[1].r2, abs=0.02)
+
+
+@pytest.mark.parametrize(("shape", "grid"), [((5, 7), (24, 32)), ((3, 4, 5), (9, 10, 11)), ((1, 1), (16, 16))])
+def test_a_map_that_is_enlarged_is_so_only_where_it_is_counted(shape: tuple[int, ...], grid: tuple[int, ...]) -> None:
+    feature = torch.randn(6, 3, *shape, generator=torch.Generator().manual_seed(0))
+    whole = to_grid(feature, grid).flatten(2).transpose(1, 2)
+    kept = _positions(6, whole.shape[1])
+    found = _rows(feature, grid, StitchPoint("n1", "", (3, *shape), 0.5, True))
+    assert torch.allclose(found, whole.gather(1, kept[..., None].expand(-1, -1, 3)), atol=1e-5)
