@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from suture_stitching.portable.metadata import InputSpec, ModelMetadata, OutputSpec
+from suture_stitching.documents import CandidateSet, Report
+from suture_stitching.portable.metadata import InputSpec, Lineage, ModelMetadata, OutputSpec
 
 #: Weights of red, green and blue in a grey value (ITU-R BT.601, luma).
 LUMA = (0.299, 0.587, 0.114)
@@ -74,6 +75,30 @@ def ensemble_output(members: Sequence[ModelMetadata], labels: Sequence[str] | No
     read = ensemble_input([_input(metadata) for metadata in members])
     spatial = read.spatial_shape if members[0].task == "segmentation" else ()
     return OutputSpec(format="probabilities", num_channels=len(labels), spatial_shape=spatial)
+
+
+def describe_ensemble(members: Sequence[ModelMetadata], candidates: CandidateSet, report: Report) -> ModelMetadata:
+    """Return the `suture.json` of the model that `report` chose: from its numbers and the members', without free text.
+
+    `candidates` are those the report is about.
+    """
+    licences = sorted({member.license for member in members})
+    chosen = next(candidate for candidate in report.candidates if candidate.id == report.chosen)
+    return ModelMetadata(
+        schema_="suture.model/1",
+        task=candidates.task,
+        inputs={next(iter(members[0].inputs)): ensemble_input([_input(member) for member in members])},
+        outputs={next(iter(members[0].outputs)): ensemble_output(members, candidates.labels)},
+        labels=candidates.labels,
+        license=licences[0] if len(licences) == 1 else " AND ".join(f"({licence})" for licence in licences)[:200],
+        eval_metrics={f"{report.parties[party].metric} at {party}": value for party, value in chosen.metrics.items()},
+        lineage=Lineage(
+            job=report.lineage.job,
+            requester=report.requester,
+            members=report.lineage.members,
+            candidate=report.chosen,
+        ),
+    )
 
 
 def channel_weights(

@@ -26,7 +26,8 @@ from typing import TypeAlias
 
 import torch
 
-from suture_stitching.compose import compose, input_spec, output_spec
+from suture_stitching.compatibility import describe_ensemble
+from suture_stitching.compose import compose
 from suture_stitching.data import Dataset, DatasetSpec, open_dataset
 from suture_stitching.documents import Report
 from suture_stitching.errors import SutureError
@@ -34,8 +35,8 @@ from suture_stitching.evaluate import evaluate
 from suture_stitching.fit import FitOptions, FitResult, fit
 from suture_stitching.members import Member
 from suture_stitching.portable.format import check_against, check_file
-from suture_stitching.portable.metadata import Lineage, ModelMetadata, check_name
 from suture_stitching.portable.metadata import Member as MemberRef
+from suture_stitching.portable.metadata import ModelMetadata, check_name
 from suture_stitching.portable.runtime import PortableModel, load, replacing, save
 from suture_stitching.progress import OnProgress, ignore
 from suture_stitching.report import build, to_html
@@ -104,7 +105,8 @@ def stitch(
         choice = choose(fitted.candidates, evaluations, requester=names[0])
         report = build(fitted.candidates, evaluations, choice, requester=names[0], parties_of_members=names, job=JOB)
         model = compose(members, fitted, choice.chosen)
-        found = Stitched(model, _describe(members, fitted, report), report, fitted)
+        described = describe_ensemble([member.metadata for member in members], fitted.candidates, report)
+        found = Stitched(model, described, report, fitted)
         _write(found, work)
         shutil.rmtree(checkpoint, ignore_errors=True)  # absent where nothing could be kept
     return found
@@ -213,27 +215,6 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise SutureError("out.unwritable", error.strerror or "cannot be written", where=str(path)) from None
-
-
-def _describe(members: Sequence[Member], fitted: FitResult, report: Report) -> ModelMetadata:
-    first = members[0].metadata
-    licences = sorted({member.metadata.license for member in members})
-    chosen = next(candidate for candidate in report.candidates if candidate.id == report.chosen)
-    return ModelMetadata(
-        schema_="suture.model/1",
-        task=fitted.candidates.task,
-        inputs={next(iter(first.inputs)): input_spec(members)},
-        outputs={next(iter(first.outputs)): output_spec(members, fitted)},
-        labels=fitted.candidates.labels,
-        license=licences[0] if len(licences) == 1 else " AND ".join(f"({licence})" for licence in licences)[:200],
-        eval_metrics={f"{report.parties[party].metric} at {party}": value for party, value in chosen.metrics.items()},
-        lineage=Lineage(
-            job=JOB,
-            requester=report.requester,
-            members=tuple(member.ref for member in members),
-            candidate=report.chosen,
-        ),
-    )
 
 
 def _write(found: Stitched, folder: Path) -> None:

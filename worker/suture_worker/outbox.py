@@ -19,13 +19,13 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from suture_stitching.compatibility import describe_ensemble
 from suture_stitching.documents import CandidateId, CandidateSet, Evaluation, Report
 from suture_stitching.errors import SutureError
 from suture_stitching.portable.format import check_against, check_file
 from suture_stitching.report.build import build
 from suture_stitching.select import choose
 from suture_worker.egress import EgressLog
-from suture_worker.ensemble import describe_ensemble
 from suture_worker.files import sha256_of
 from suture_worker.folder import DOCUMENT, Code, CorrelationId, Progress, TaskFolder
 from suture_worker.lease import CANDIDATES, STITCHES, Claim, ComposeSpec, EvaluateSpec, Task
@@ -183,7 +183,7 @@ class Outbox:
             missing=spec.missing,
         )
         report = Report.model_validate(_rounded(_dump(made)))
-        metadata = describe_ensemble(task, candidates, report)
+        metadata = describe_ensemble([member.metadata for member in spec.members], candidates, report)
         model = _regular(folder.results / MODEL)
         check_against(check_file(model), metadata)
         named: dict[str, bytes | Path] = {
