@@ -25,6 +25,7 @@ from suture.job import Job
 from suture.parcel import Description, Parcel, export_model, pack, sha256_of
 from suture_stitching.documents import Report
 from suture_stitching.errors import SutureError
+from suture_stitching.portable.format import METADATA, find_model
 from suture_stitching.portable.metadata import Member, ModelMetadata, check_repo
 
 if TYPE_CHECKING:
@@ -106,11 +107,9 @@ class Hub:
         `metadata` is a `suture.json`, by default the one beside the model; a `README.md` beside it is the card.
         """
         _check_repo(repo)
-        path = Path(path)
-        if path.is_dir():
-            path = path / "model.safetensors"
+        path = find_model(path)
         if not isinstance(metadata, ModelMetadata):
-            metadata = _read_metadata(Path(metadata) if metadata is not None else path.parent / "suture.json")
+            metadata = ModelMetadata.read(metadata or path.with_name(METADATA))
         if card is None and (path.parent / "README.md").is_file():
             card = (path.parent / "README.md").read_text()
         return self._send(repo, pack(path, metadata, repo=repo, card=card), visibility, show, on_bytes)
@@ -286,18 +285,6 @@ def _check_repo(repo: str) -> None:
         check_repo(repo)
     except ValueError as error:
         raise SutureError("model.name", str(error), where=repo, hint="write it as party/name") from None
-
-
-def _read_metadata(path: Path) -> ModelMetadata:
-    try:
-        return ModelMetadata.from_json(path.read_bytes(), where=str(path))
-    except OSError as error:
-        raise SutureError(
-            "metadata.missing",
-            error.strerror or "cannot be read",
-            where=str(path),
-            hint="write a suture.json beside the model or name one: it says task, sizes, labels and license",
-        ) from None
 
 
 def _cache() -> Path:

@@ -22,14 +22,13 @@ from pydantic import BaseModel, ConfigDict
 from suture_stitching.errors import SutureError
 from suture_stitching.points import find_points
 from suture_stitching.portable.dry_run import Budget, measure
-from suture_stitching.portable.format import PortableHeader, check_against, check_file
+from suture_stitching.portable.format import METADATA, PortableHeader, check_against, check_file, find_model
 from suture_stitching.portable.graph import Input
 from suture_stitching.portable.metadata import ModelMetadata
 from suture_stitching.portable.program import Program
 from suture_stitching.portable.runtime import PortableModel
 from suture_stitching.portable.schemas import TORCH_DTYPES
 
-MODEL, METADATA = "model.safetensors", "suture.json"
 #: Tried in turn where a model leaves its sizes free and nobody says which.
 _USUAL_SIZES = (224, 128, 96, 64, 32, 16)
 #: Nothing is allocated, so that costs are shown rather than refused.
@@ -155,24 +154,6 @@ def inspect(
     )
 
 
-def find_model(path: str | os.PathLike[str]) -> Path:
-    """Return the model's file: `path` itself, or `model.safetensors` (or the only `.safetensors`) in the folder."""
-    path = Path(path)
-    if not path.is_dir():
-        return path
-    found = sorted(path.glob("*.safetensors"))
-    if path / MODEL in found:
-        return path / MODEL
-    if len(found) != 1:
-        raise SutureError(
-            "model.unreadable",
-            f"the folder holds {len(found) or 'no'} .safetensors files, and none is named {MODEL}",
-            where=str(path),
-            hint="name the file itself; other formats must be exported first, with suture export or portable.export",
-        )
-    return found[0]
-
-
 def meta_model(header: PortableHeader) -> PortableModel:
     """Return the model without its weights: on the meta device it has shapes only."""
     tensors = {
@@ -186,10 +167,7 @@ def _metadata(file: Path, given: str | os.PathLike[str] | None) -> ModelMetadata
     path = Path(given) if given is not None else file.with_name(METADATA)
     if given is None and not path.exists():
         return None
-    try:
-        return ModelMetadata.from_json(path.read_bytes(), where=path.name)
-    except OSError as error:
-        raise SutureError("metadata.unreadable", error.strerror or "cannot be read", where=str(path)) from error
+    return ModelMetadata.read(path)
 
 
 def _shapes(specs: Sequence[Input], size: Sequence[int]) -> list[list[int]]:

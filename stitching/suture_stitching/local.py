@@ -34,7 +34,7 @@ from suture_stitching.errors import SutureError
 from suture_stitching.evaluate import evaluate
 from suture_stitching.fit import FitOptions, FitResult, fit
 from suture_stitching.members import Member
-from suture_stitching.portable.format import check_against, check_file
+from suture_stitching.portable.format import METADATA, MODEL, check_against, check_file, find_model
 from suture_stitching.portable.metadata import Member as MemberRef
 from suture_stitching.portable.metadata import ModelMetadata, check_name
 from suture_stitching.portable.runtime import PortableModel, load, replacing, save
@@ -43,7 +43,7 @@ from suture_stitching.report import build, to_html
 from suture_stitching.select import choose
 
 PathLike: TypeAlias = str | os.PathLike[str]
-MODEL, METADATA, REPORT, PAGE = "model.safetensors", "suture.json", "report.json", "report.html"
+REPORT, PAGE = "report.json", "report.html"
 #: In the working folder, what a stopped fit goes on from.
 CHECKPOINT = "fit"
 #: What stands for the hub's job in reports and lineage.
@@ -138,7 +138,7 @@ def read_members(
 
 def read_metadata(models: Sequence[PathLike], metadata: Sequence[PathLike] = ()) -> list[tuple[Path, ModelMetadata]]:
     """Return each model's file and what its `suture.json` says; see `read_members`."""
-    paths = [Path(path) / MODEL if Path(path).is_dir() else Path(path) for path in models]
+    paths = [find_model(path) for path in models]
     for path in paths:
         if not path.is_file():
             raise SutureError("model.missing", "there is no such file", where=str(path))
@@ -146,7 +146,7 @@ def read_metadata(models: Sequence[PathLike], metadata: Sequence[PathLike] = ())
         raise SutureError(
             "metadata.count", f"{len(metadata)} suture.json for {len(paths)} models", hint="give one for each, in order"
         )
-    return list(zip(paths, map(_read, map(Path, metadata) if metadata else map(_beside, paths)), strict=True))
+    return list(zip(paths, map(ModelMetadata.read, metadata or map(_beside, paths)), strict=True))
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
@@ -172,19 +172,6 @@ def _names(paths: Sequence[Path]) -> list[str]:
 def _beside(path: Path) -> Path:
     own = path.with_suffix(".json")
     return own if own.exists() else path.with_name(METADATA)
-
-
-def _read(path: Path) -> ModelMetadata:
-    try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise SutureError(
-            "metadata.missing",
-            error.strerror or "cannot be read",
-            where=str(path),
-            hint="`suture export` writes it; put it beside the model, or name it",
-        ) from None
-    return ModelMetadata.from_json(text, where=str(path))
 
 
 def _sha256(path: Path) -> str:

@@ -42,13 +42,13 @@ def inspect(
       suture inspect model.safetensors --size 96,96,96 --size 128,128,128
       suture inspect out --plot network.html --json
     """
-    from suture_stitching.inspect import find_model, inspect
+    from suture_stitching.inspect import inspect
 
     if plot is not None and plot.suffix not in (".svg", ".html"):
         raise typer.BadParameter("name a file that ends in .svg or .html", param_hint="--plot")
     found = inspect(model, metadata=metadata, sizes=[_size(text) for text in size or ()])
     if plot is not None:
-        from suture_stitching.portable.format import check_file
+        from suture_stitching.portable.format import check_file, find_model
         from suture_stitching.portable.runtime import replacing
         from suture_stitching.report.network import draw, page
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from suture.cli.terminal import Format, FormatOption, console, print_json
+from suture_stitching.portable.format import METADATA, find_model
 from suture_stitching.portable.metadata import ModelMetadata
 
 
@@ -41,9 +42,9 @@ def export_onnx(
     from suture_stitching.portable.onnx import export_onnx
     from suture_stitching.portable.runtime import load
 
-    path = model / "model.safetensors" if model.is_dir() else model
-    beside = metadata or path.with_name("suture.json")
-    described = ModelMetadata.from_json(beside.read_bytes(), where=str(beside)) if metadata or beside.exists() else None
+    path = find_model(model)
+    beside = metadata or path.with_name(METADATA)
+    described = ModelMetadata.read(beside) if metadata or beside.exists() else None
     written = export_onnx(load(path), out, metadata=described, tolerance=tolerance)
     if format is Format.json:
         print_json(

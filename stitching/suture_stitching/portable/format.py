@@ -7,6 +7,7 @@ The layout of safetensors: 8 bytes little-endian header length, a JSON header, t
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,11 +29,14 @@ from suture_stitching.portable.operators import DTYPES
 
 __all__ = [
     "FORMAT",
+    "METADATA",
+    "MODEL",
     "VERSION",
     "PortableHeader",
     "TensorInfo",
     "check_against",
     "check_file",
+    "find_model",
     "graph_from_json",
     "graph_to_json",
     "leaves",
@@ -41,6 +45,8 @@ __all__ = [
 
 FORMAT = "suture.portable"
 VERSION = "1"
+#: What a model's files are called in a folder of their own.
+MODEL, METADATA = "model.safetensors", "suture.json"
 MAX_HEADER = 2 * MAX_JSON
 MAX_TENSORS = 20_000
 
@@ -99,6 +105,24 @@ def read_header(read: Callable[[int, int], bytes], size: int, *, where: str = "m
     graph = graph_from_json(metadata["graph"], where=where)
     _same_tensors(graph, tensors, where)
     return PortableHeader(graph, tensors, metadata, 8 + length, size)
+
+
+def find_model(path: str | os.PathLike[str]) -> Path:
+    """Return the model's file: `path` itself, or `model.safetensors` (or the only `.safetensors`) in the folder."""
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    found = sorted(path.glob("*.safetensors"))
+    if path / MODEL in found:
+        return path / MODEL
+    if len(found) != 1:
+        raise SutureError(
+            "model.unreadable",
+            f"the folder holds {len(found) or 'no'} .safetensors files, and none is named {MODEL}",
+            where=str(path),
+            hint="name the file itself; other formats must be exported first, with suture export or portable.export",
+        )
+    return found[0]
 
 
 def check_file(path: str | Path) -> PortableHeader:

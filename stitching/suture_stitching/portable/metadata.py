@@ -1,18 +1,33 @@
 """`suture.json`: what a model is, in words a machine can check.
 
 Field names follow the MONAI bundle's metadata where it has them (`num_channels`, `spatial_shape`, `value_range`,
-`intended_use`, ...). The schema is closed: an unknown field is refused, so that a typo never passes silently.
+`channel_def`, `intended_use`, `eval_metrics`, ...). The schema is closed: an unknown field is refused, so that a typo
+never passes silently. Fields are only ever added to a version, and as optional ones: what it once described stays
+readable.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import unicodedata
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_serializer,
+    model_validator,
+)
 
 from suture_stitching.errors import SutureError
 
@@ -38,7 +53,9 @@ def _legible_lines(text: str) -> str:
 
 Text = Annotated[str, StringConstraints(max_length=4000), AfterValidator(_legible_lines)]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_legible)]
+Doi = Annotated[str, StringConstraints(pattern=r"^10\.[0-9]{4,9}/[!-~]{1,200}$")]
 Task = Literal["classification", "multilabel", "segmentation", "regression"]
+InputFormat = Literal["image", "table", "signal", "sequence"]
 _PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?")
 
 
@@ -73,8 +90,21 @@ class _Closed(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+def _names_in_order(channels: Any) -> Any:
+    """Return the names in `{"0": name, "1": name}` as a list; anything else as it is."""
+    if not isinstance(channels, Mapping):
+        return channels
+    try:
+        return [channels[str(index)] for index in range(len(channels))]
+    except KeyError:
+        raise ValueError('the channels are named {"0": ..., "1": ...}, without a gap') from None
+
+
 class Normalisation(_Closed):
-    """Per-channel `(x - mean) / std`, applied by the caller before the model; one number per channel."""
+    """Per-channel `(x - mean) / std`, applied by the caller before the model; one number per channel.
+
+    It is all the preprocessing there is: what a composed model can do by itself to what it is given.
+    """
 
     mean: tuple[float, ...]
     std: tuple[Annotated[float, Field(gt=0)], ...]
@@ -83,10 +113,11 @@ class Normalisation(_Closed):
 class InputSpec(_Closed):
     """One input tensor, without its batch dimension: `(num_channels, *spatial_shape)` or `(num_channels,)` for tables.
 
-    `spatial_shape` holds null where any size is accepted. Values lie in `value_range` before `preprocessing`.
+    `spatial_shape` holds null where any size is accepted. Values lie in `value_range` before `preprocessing`. `spacing`
+    is in millimetres, one number per axis. `modality` is a DICOM code (0008,0060) such as `CT` or `MR` where there is one.
     """
 
-    format: Literal["image", "table", "signal", "sequence"] = "image"
+    format: InputFormat = "image"
     modality: Text | None = None
     num_channels: Annotated[int, Field(ge=1, le=1_000_000)]
     spatial_shape: Annotated[tuple[Annotated[int, Field(ge=1, le=1_000_000)] | None, ...], Field(max_length=3)] = ()
@@ -94,7 +125,14 @@ class InputSpec(_Closed):
     value_range: tuple[float, float] | None = None
     spacing: tuple[Annotated[float, Field(gt=0)], ...] | None = None
     preprocessing: Normalisation | None = None
-    channels: tuple[Label, ...] | None = None
+    #: Names of the channels in order; in the document `channel_def`, `{"0": name, ...}`, or a list named `channels`.
+    channels: Annotated[tuple[Label, ...] | None, BeforeValidator(_names_in_order)] = Field(
+        default=None, validation_alias=AliasChoices("channel_def", "channels"), serialization_alias="channel_def"
+    )
+
+    @field_serializer("channels", when_used="json-unless-none")
+    def _numbered(self, channels: tuple[str, ...]) -> dict[str, str]:
+        return {str(index): name for index, name in enumerate(channels)}
 
     @model_validator(mode="after")
     def _one_entry_per_channel_and_axis(self) -> InputSpec:
@@ -102,7 +140,7 @@ class InputSpec(_Closed):
         entries: dict[str, tuple[Sequence[object] | None, int, str]] = {
             "preprocessing.mean": (scale.mean if scale else None, self.num_channels, "channel"),
             "preprocessing.std": (scale.std if scale else None, self.num_channels, "channel"),
-            "channels": (self.channels, self.num_channels, "channel"),
+            "channel_def": (self.channels, self.num_channels, "channel"),
             "spacing": (self.spacing, len(self.spatial_shape), "axis of spatial_shape"),
         }
         for name, (found, wanted, per) in entries.items():
@@ -132,6 +170,14 @@ class TrainingData(_Closed):
     n: Annotated[int, Field(ge=0)] | None = None
 
 
+class EvaluationData(_Closed):
+    """What `eval_metrics` were measured on: `n` samples of the author's own data, and how they were kept apart."""
+
+    n: Annotated[int, Field(ge=1)]
+    split: Literal["validation", "cross-validation", "test", "external"] = "test"
+    description: Text | None = None
+
+
 class Member(_Closed):
     """A model that a stitched ensemble was made of."""
 
@@ -159,13 +205,18 @@ class ModelMetadata(_Closed):
     #: Names of the output channels, in order; classes of a classifier or of a segmentation (background included). One
     #: channel may stand for two of them, the second one's logit or probability.
     labels: tuple[Label, ...] | None = None
-    license: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    #: An SPDX identifier where there is one.
+    license: Label
     description: Text | None = None
     intended_use: Text | None = None
+    limitations: Text | None = None
     training_data: TrainingData | None = None
     authors: tuple[Label, ...] = ()
+    citation: Text | None = None
+    doi: Doi | None = None
     references: tuple[Text, ...] = ()
     eval_metrics: dict[Label, float] | None = None
+    eval_data: EvaluationData | None = None
     lineage: Lineage | None = None
 
     model_config = ConfigDict(populate_by_name=True)
@@ -182,6 +233,26 @@ class ModelMetadata(_Closed):
             if len(self.labels) != channels and not one_for_two:
                 raise ValueError(f"labels: {len(self.labels)} labels for {channels} output channels")
         return self
+
+    @model_validator(mode="after")
+    def _data_of_metrics(self) -> ModelMetadata:
+        if self.eval_data is not None and not self.eval_metrics:
+            raise ValueError("eval_data: there are no eval_metrics that were measured on it")
+        return self
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> ModelMetadata:
+        """Read and check the file at `path`; raises `SutureError` (`metadata.*`)."""
+        try:
+            text = Path(path).read_bytes()
+        except OSError as error:
+            raise SutureError(
+                "metadata.missing",
+                error.strerror or "cannot be read",
+                where=str(path),
+                hint="`suture export` writes it; put it beside the model, or name it",
+            ) from None
+        return cls.from_json(text, where=str(path))
 
     @classmethod
     def from_json(cls, text: str | bytes, *, where: str = "suture.json") -> ModelMetadata:
