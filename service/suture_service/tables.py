@@ -11,6 +11,7 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 from suture_service.database import Base
 
 NAME = String(96)
+PATH = String(1024)
 STATE = String(16)
 SHA256 = String(64)
 ID = String(40)
@@ -64,7 +65,11 @@ class Token(Base):
 
 
 class Model(Base):
-    """A repository `party/name`; `task` and `description` are those of its newest revision, for the listing."""
+    """A repository `party/name`; `task` and `description` are those of the model on `main`, for the listing.
+
+    `task` is empty while `main` holds no portable model. A deleted one keeps its rows, as others' lineage names them,
+    under a name that nobody can ask for. `gated` is empty, or how access to the files is granted.
+    """
 
     __tablename__ = "models"
     __table_args__ = (UniqueConstraint("party_id", "name"),)
@@ -73,12 +78,15 @@ class Model(Base):
     party_id: Mapped[int] = mapped_column(ForeignKey("parties.id"))
     name: Mapped[str] = mapped_column(NAME)
     visibility: Mapped[str] = mapped_column(STATE)
+    gated: Mapped[str] = mapped_column(STATE, default="", server_default="")
     task: Mapped[str] = mapped_column(String(32))
     description: Mapped[str] = mapped_column(Text, default="")
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
+    deleted_at: Mapped[datetime | None]
 
     party: Mapped[Party] = relationship()
+    refs: Mapped[list[Ref]] = relationship(cascade="all, delete-orphan", order_by="Ref.name")
     shares: Mapped[list[ModelShare]] = relationship(cascade="all, delete-orphan")
 
     @property
@@ -99,7 +107,10 @@ class ModelShare(Base):
 
 
 class Revision(Base):
-    """An immutable commit of a model; with `job_id` when the hub published a job's result."""
+    """The immutable content of a commit; with `job_id` when the hub published a job's result.
+
+    `content` is its `suture.json`, null where it holds no portable model.
+    """
 
     __tablename__ = "revisions"
     __table_args__ = (UniqueConstraint("model_id", "revision"),)
@@ -109,7 +120,7 @@ class Revision(Base):
     revision: Mapped[str] = mapped_column(String(40))
     created_at: Mapped[datetime]
     created_by: Mapped[str] = mapped_column(String(200))
-    content: Mapped[Json] = mapped_column("metadata", JSON)
+    content: Mapped[Json | None] = mapped_column("metadata", JSON(none_as_null=True))
     job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"), unique=True)
 
     model: Mapped[Model] = relationship()
@@ -117,14 +128,48 @@ class Revision(Base):
 
 
 class RevisionFile(Base):
-    """One file of a revision: its content lies in the blob store under its digest."""
+    """One file of a revision: its content lies in the blob store under its digest.
+
+    `name` is its path in the repository; `git_oid` is git's id of a blob of this content, kept for small text files.
+    """
 
     __tablename__ = "revision_files"
 
     revision_id: Mapped[int] = mapped_column(ForeignKey("revisions.id"), primary_key=True)
-    name: Mapped[str] = mapped_column(NAME, primary_key=True)
+    name: Mapped[str] = mapped_column(PATH, primary_key=True)
     size: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str] = mapped_column(SHA256)
+    git_oid: Mapped[str | None] = mapped_column(ID)
+
+
+class Commit(Base):
+    """A step in a repository's history. Going back to earlier content is a new commit of the same revision."""
+
+    __tablename__ = "commits"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"), index=True)
+    parent_id: Mapped[int | None] = mapped_column(ForeignKey("commits.id"))
+    revision_id: Mapped[int] = mapped_column(ForeignKey("revisions.id"), index=True)
+    title: Mapped[str] = mapped_column(String(500))
+    message: Mapped[str] = mapped_column(Text, default="")
+    created_at: Mapped[datetime]
+    created_by: Mapped[str] = mapped_column(String(200))
+
+    revision: Mapped[Revision] = relationship()
+
+
+class Ref(Base):
+    """A branch or a tag of a repository; every repository has the branch `main`."""
+
+    __tablename__ = "refs"
+
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"), primary_key=True)
+    kind: Mapped[str] = mapped_column(STATE, primary_key=True)
+    name: Mapped[str] = mapped_column(String(255), primary_key=True)
+    commit_id: Mapped[int] = mapped_column(ForeignKey("commits.id"))
+
+    commit: Mapped[Commit] = relationship()
 
 
 class Job(Base):

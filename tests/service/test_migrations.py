@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from alembic import command
-from sqlalchemy import inspect
+from sqlalchemy import inspect, text
 from starlette.testclient import TestClient
 
 from suture_service import operate
@@ -73,3 +73,28 @@ def test_other_databases_are_refused(url):
         open_engine(url)
     assert error.value.code == "hub.database"
     assert error.value.where == "database_url"
+
+
+def test_what_was_published_before_has_a_history(empty):
+    config = operate.alembic_config(empty)
+    command.upgrade(config, "0001")
+    engine = open_engine(empty.database_url).execution_options(suture_write=True)
+    now = "2026-01-02 03:04:05"
+    with engine.begin() as connection:
+        for statement in (
+            f"INSERT INTO parties (id, name, created_at) VALUES (1, 'north', '{now}')",
+            "INSERT INTO models (id, party_id, name, visibility, task, description, created_at, updated_at) "
+            f"VALUES (1, 1, 'polyps', 'all', 'classification', '', '{now}', '{now}')",
+            "INSERT INTO revisions (id, model_id, revision, created_at, created_by, metadata) "
+            f"VALUES (3, 1, '{'a' * 40}', '{now}', 'north', '{{}}'), (7, 1, '{'b' * 40}', '{now}', 'north', '{{}}')",
+        ):
+            connection.execute(text(statement))
+    command.upgrade(config, "head")
+    with engine.begin() as connection:
+        rows = connection.execute(text("SELECT id, parent_id, revision_id, title FROM commits ORDER BY id")).all()
+        assert [tuple(row) for row in rows] == [(3, None, 3, "Publish"), (7, 3, 7, "Publish")]
+        assert connection.execute(text("SELECT kind, name, commit_id FROM refs")).one() == ("branch", "main", 7)
+        added = "INSERT INTO commits (model_id, revision_id, title, message, created_at, created_by) "
+        connection.execute(text(f"{added} VALUES (1, 3, 'back', '', '{now}', 'north')"))
+        assert connection.execute(text("SELECT MAX(id) FROM commits")).scalar_one() == 8
+    engine.dispose()

@@ -174,7 +174,7 @@ def _show(row: repository.Listed, caller: Caller) -> ModelOut:
         visibility=model.visibility,
         shared_with=sorted(share.party.name for share in model.shares) if own else [],
         revision=revision.revision,
-        metadata=revision.content,
+        metadata=_metadata(revision),
         created_at=model.created_at,
         updated_at=model.updated_at,
     )
@@ -187,7 +187,12 @@ def show_revision(revision: Revision) -> RevisionOut:
         repo=revision.model.repo,
         created_at=revision.created_at,
         created_by=revision.created_by,
-        metadata=revision.content,
+        metadata=_metadata(revision),
         files=[FileOut(name=file.name, size=file.size, sha256=file.sha256) for file in revision.files],
         job=revision.job_id,
     )
+
+
+def _metadata(revision: Revision) -> dict[str, Any]:
+    assert revision.content is not None, "the API under /v1 shows only revisions that hold a portable model"
+    return revision.content

@@ -5,34 +5,41 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, Row, Select, and_, exists, func, or_, select, tuple_
-from sqlalchemy.orm import Session, contains_eager, selectinload
+from sqlalchemy import ColumnElement, Row, Select, and_, exists, or_, select, tuple_
+from sqlalchemy.orm import Session, contains_eager, joinedload, selectinload
 
-from suture_service.tables import Model, ModelShare, Party, Revision
+from suture_service.tables import Commit, Model, ModelShare, Party, Ref, Revision
 
+MAIN = "main"
 Listed: TypeAlias = "Row[Model, Revision]"
 
 
 def may_read(party_id: int) -> ColumnElement[bool]:
     """The condition under which a party may read a model: it owns it, all may, or it is shared with it."""
     shared = exists().where(ModelShare.model_id == Model.id, ModelShare.party_id == party_id)
-    return or_(Model.party_id == party_id, Model.visibility == "all", shared)
+    visible = or_(Model.party_id == party_id, Model.visibility == "all", shared)
+    return and_(Model.deleted_at.is_(None), visible)
+
+
+def _on_main() -> ColumnElement[bool]:
+    return and_(Ref.model_id == Model.id, Ref.kind == "branch", Ref.name == MAIN)
 
 
 def readable(party_id: int) -> Select[Model, Revision]:
-    """Models this party may read, each with its newest revision."""
-    newest = select(func.max(Revision.id)).where(Revision.model_id == Model.id).correlate(Model).scalar_subquery()
+    """Models this party may read, each with what its branch `main` holds; repositories without a model are left out."""
     return (
         select(Model, Revision)
         .join(Model.party)
-        .join(Revision, Revision.id == newest)
-        .where(may_read(party_id))
+        .join(Ref, _on_main())
+        .join(Commit, Commit.id == Ref.commit_id)
+        .join(Revision, Revision.id == Commit.revision_id)
+        .where(may_read(party_id), Model.task != "")
         .options(contains_eager(Model.party), selectinload(Model.shares).joinedload(ModelShare.party))
     )
 
 
 def find_model(session: Session, party_id: int, repo: str) -> Listed | None:
-    """Return the model `party/name` and its newest revision, if this party may read it."""
+    """Return the model `party/name` and the revision on `main`, if this party may read it."""
     party, _, name = repo.partition("/")
     statement = readable(party_id).where(Party.name == party, Model.name == name)
     return session.execute(statement).one_or_none()
@@ -70,7 +77,7 @@ def _readable_revisions(party_id: int, repo: str) -> Select[Revision]:
         select(Revision)
         .join(Revision.model)
         .join(Model.party)
-        .where(may_read(party_id), Party.name == party, Model.name == name)
+        .where(may_read(party_id), Party.name == party, Model.name == name, Revision.content.is_not(None))
         .options(contains_eager(Revision.model).contains_eager(Model.party), selectinload(Revision.files))
     )
 
@@ -79,7 +86,11 @@ def find_revision(session: Session, party_id: int, repo: str, revision: str) -> 
     """Return a revision (40 hex digits or `latest`) of `party/name`, if this party may read it."""
     statement = _readable_revisions(party_id, repo)
     if revision == "latest":
-        statement = statement.order_by(Revision.id.desc()).limit(1)
+        statement = (
+            statement.join(Ref, _on_main())
+            .join(Commit, Commit.id == Ref.commit_id)
+            .where(Revision.id == Commit.revision_id)
+        )
     else:
         statement = statement.where(Revision.revision == revision)
     return session.scalars(statement).one_or_none()
@@ -108,6 +119,11 @@ def own_revision(session: Session, model_id: int, revision: str) -> Revision | N
     """Return a revision of a model by its id."""
     statement = select(Revision).where(Revision.model_id == model_id, Revision.revision == revision)
     return session.scalars(statement).one_or_none()
+
+
+def branch(session: Session, model_id: int, name: str) -> Ref | None:
+    """Return a branch with its commit."""
+    return session.get(Ref, (model_id, "branch", name), options=[joinedload(Ref.commit)])
 
 
 def lock_party(session: Session, party_id: int) -> Party:

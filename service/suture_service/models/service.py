@@ -14,7 +14,7 @@ from suture_service.errors import Forbidden, HubError, NotFound
 from suture_service.models import repository
 from suture_service.models.schemas import Visibility
 from suture_service.parties.repository import find_party
-from suture_service.tables import Model, ModelShare, Revision, RevisionFile
+from suture_service.tables import Commit, Model, ModelShare, Party, Ref, Revision, RevisionFile
 from suture_stitching.portable.metadata import ModelMetadata
 
 MODEL, METADATA, CARD, REPORT = "model.safetensors", "suture.json", "README.md", "report.json"
@@ -22,10 +22,11 @@ MODEL, METADATA, CARD, REPORT = "model.safetensors", "suture.json", "README.md",
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file that lies in the blob store."""
+    """A file that lies in the blob store; `git_oid` is git's id of it, for small files that a commit brought along."""
 
     sha256: str
     size: int
+    git_oid: str | None = None
 
 
 def revision_id(files: Mapping[str, StoredFile]) -> str:
@@ -35,7 +36,7 @@ def revision_id(files: Mapping[str, StoredFile]) -> str:
 
 
 def get_model(session: Session, caller: Caller, repo: str) -> repository.Listed:
-    """Return a model and its newest revision, if the caller may read it."""
+    """Return a model and its revision on `main`, if the caller may read it."""
     found = repository.find_model(session, caller.party_id, repo)
     if found is None:
         raise no_model()
@@ -77,33 +78,86 @@ def publish(
 ) -> tuple[Revision, bool]:
     """Add a revision whose files are checked and stored; return it, and whether it is new.
 
-    Content that the model has already had gives that revision back. The model is made with `visibility` if need be.
+    Content that the model has already had gives that revision back, and moves nothing: it is a repeated request, and
+    newer content may have come meanwhile. The model is made with `visibility` if need be.
     """
     party = repository.lock_party(session, party_id)
     model = repository.own_model(session, party_id, name)
     if model is None:
-        model = Model(party=party, name=name, visibility=visibility, task="", created_at=now, updated_at=now)
-        session.add(model)
-        session.flush()
-    identity = revision_id(files)
-    existing = repository.own_revision(session, model.id, identity)
+        model = new_model(session, party, name, visibility, now)
+    existing = repository.own_revision(session, model.id, revision_id(files))
     if existing is not None:
         if job_id is not None:
             existing.job_id = job_id
         return existing, False
-    revision = Revision(
-        model=model,
-        revision=identity,
+    title = "Publish" if job_id is None else f"Result of {job_id}"
+    made = commit(session, model, files=files, metadata=metadata, title=title, created_by=created_by, now=now)
+    made.revision.job_id = job_id
+    session.flush()
+    return made.revision, True
+
+
+def new_model(session: Session, party: Party, name: str, visibility: Visibility, now: datetime) -> Model:
+    """Add a repository that has no commit yet; the party must be locked."""
+    model = Model(party=party, name=name, visibility=visibility, task="", created_at=now, updated_at=now)
+    session.add(model)
+    session.flush()
+    return model
+
+
+def commit(
+    session: Session,
+    model: Model,
+    *,
+    files: Mapping[str, StoredFile],
+    metadata: ModelMetadata | None,
+    title: str,
+    created_by: str,
+    now: datetime,
+    message: str = "",
+    branch: str = repository.MAIN,
+) -> Commit:
+    """Add a commit of exactly these files, checked and stored, and move a branch to it; the party must be locked.
+
+    `metadata` is that of the portable model among the files, None where there is none.
+    """
+    identity = revision_id(files)
+    revision = repository.own_revision(session, model.id, identity)
+    if revision is None:
+        content = None if metadata is None else metadata.model_dump(mode="json", by_alias=True, exclude_none=True)
+        revision = Revision(
+            model=model,
+            revision=identity,
+            created_at=now,
+            created_by=created_by,
+            content=content,
+            files=[
+                RevisionFile(name=key, size=file.size, sha256=file.sha256, git_oid=file.git_oid)
+                for key, file in sorted(files.items())
+            ],
+        )
+    ref = repository.branch(session, model.id, branch)
+    made = Commit(
+        model_id=model.id,
+        parent_id=ref.commit_id if ref is not None else None,
+        revision=revision,
+        title=title,
+        message=message,
         created_at=now,
         created_by=created_by,
-        content=metadata.model_dump(mode="json", by_alias=True, exclude_none=True),
-        job_id=job_id,
-        files=[RevisionFile(name=key, size=file.size, sha256=file.sha256) for key, file in sorted(files.items())],
     )
-    model.task, model.description, model.updated_at = metadata.task, metadata.description or "", now
-    session.add(revision)
+    session.add(made)
     session.flush()
-    return revision, True
+    if ref is None:
+        session.add(Ref(model_id=model.id, kind="branch", name=branch, commit=made))
+    else:
+        ref.commit = made
+    if branch == repository.MAIN:
+        model.task = metadata.task if metadata is not None else ""
+        model.description = (metadata.description if metadata is not None else None) or ""
+    model.updated_at = now
+    session.flush()
+    return made
 
 
 def change(
