@@ -5,7 +5,7 @@ Importing this module does not import torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,16 +69,8 @@ class ArrayDataset(Dataset):
             inputs = to_range(inputs, self._scale, self.value_range)
         return inputs, self._targets[indices]
 
-    def _label_counts(self, indices: Indices) -> NDArray[np.int64]:
-        counts = np.zeros(len(self.labels), dtype=np.int64)
-        if self.task == "classification":
-            counts += np.bincount(self._targets[indices], minlength=len(self.labels))
-        elif self.task == "multilabel":
-            counts += self._targets[indices].sum(axis=0).astype(np.int64)
-        else:
-            for index in indices:
-                counts[np.unique(self._targets[index])] += 1
-        return counts
+    def _masks(self, indices: Indices) -> Iterable[NDArray[Any]]:
+        return (self._targets[index] for index in indices)
 
     def _check_content(self) -> None:
         if len(self._inputs) != len(self._targets):

@@ -6,7 +6,7 @@ Importing this module does not import torch: a site's agent reads specifications
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,6 +45,8 @@ class Dataset(ABC):
     skipped: tuple[str, ...] = ()
     where: str
     _splits: Splits
+    #: Label indices `(N,)`, 0 or 1 per label `(N, L)`, or values `(N, K)`; masks where a reader holds them.
+    _targets: NDArray[Any]
 
     @abstractmethod
     def _read(self, indices: Indices, seed: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[Any]]:
@@ -54,8 +56,20 @@ class Dataset(ABC):
         """
 
     @abstractmethod
+    def _masks(self, indices: Indices) -> Iterable[NDArray[Any]]:
+        """Yield the masks `(*spatial)` of these samples of a segmentation, in label indices."""
+
     def _label_counts(self, indices: Indices) -> NDArray[np.int64]:
         """Return, per label, how many of these samples have it."""
+        counts = np.zeros(len(self.labels), dtype=np.int64)
+        if self.task == "classification":
+            counts += np.bincount(self._targets[indices], minlength=len(self.labels))
+        elif self.task == "multilabel":
+            counts += self._targets[indices].sum(axis=0).astype(np.int64)
+        else:
+            for mask in self._masks(indices):
+                counts[np.unique(mask)] += 1
+        return counts
 
     def n(self, split: Split) -> int:
         """Return the number of samples in `split`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterable
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -95,16 +96,8 @@ class FolderDataset(Dataset, Generic[Header]):
         indices: NDArray[Any] = ascending.astype(np.min_scalar_type(len(stand_for) - 1))[place]
         return indices
 
-    def _label_counts(self, indices: Indices) -> NDArray[np.int64]:
-        counts = np.zeros(len(self.labels), dtype=np.int64)
-        if self.task == "classification":
-            counts += np.bincount(self._targets[indices], minlength=len(self.labels))
-        elif self.task == "multilabel":
-            counts += self._targets[indices].sum(axis=0).astype(np.int64)
-        else:
-            for mask in ahead(lambda index: self._mask(self._samples[index]), indices, self.workers):
-                counts[np.unique(mask)] += 1
-        return counts
+    def _masks(self, indices: Indices) -> Iterable[NDArray[Any]]:
+        return ahead(lambda index: self._mask(self._samples[index]), indices, self.workers)
 
     def _known_targets(self) -> NDArray[Any]:
         """Return label indices `(N,)` or values `(N, K)`; for a segmentation nothing `(N, 0)`."""
