@@ -98,9 +98,9 @@ def test_every_field_of_suture_json_is_described_and_its_example_is_accepted():
     (example,) = blocks(page, "json")
     accepted = metadata.ModelMetadata.from_json(example)
     assert json.loads(accepted.to_json())["labels"] == ["normal", "polyp"]
-    kinds = [metadata.InputSpec, metadata.OutputSpec, metadata.TrainingData, metadata.Normalisation, metadata.Lineage]
-    fields = {field for kind in kinds for field in kind.model_fields}
-    fields |= {field.alias or name for name, field in metadata.ModelMetadata.model_fields.items()}
+    kinds = [metadata.InputSpec, metadata.OutputSpec, metadata.TrainingData, metadata.EvaluationData]
+    kinds += [metadata.Normalisation, metadata.Lineage, metadata.ModelMetadata]
+    fields = {field.serialization_alias or name for kind in kinds for name, field in kind.model_fields.items()}
     for field in fields:
         assert f"`{field}`" in page.read_text(), field
 

@@ -305,7 +305,7 @@ def test_inputs_keep_the_order_of_the_graphs_inputs():
         ({"licence": "MIT"}, "licence"),
         ({"inputs": {"image": {"num_channels": 1, "size": 8}}}, "inputs.image.size"),
         ({"inputs": {"image": {"num_channels": 0}}}, "inputs.image.num_channels"),
-        ({"inputs": {"image": {"num_channels": 3, "channels": ["r", "g"]}}}, "channels: one entry per channel"),
+        ({"inputs": {"image": {"num_channels": 3, "channels": ["r", "g"]}}}, "channel_def: one entry per channel"),
         ({"inputs": {"image": {"num_channels": 2, "preprocessing": {"mean": [0], "std": [1]}}}}, "preprocessing.mean"),
         ({"inputs": {"image": {"num_channels": 1, "spatial_shape": [8, 8], "spacing": [1]}}}, "spacing"),
         ({"inputs": {"image": {"num_channels": 1, "value_range": [1, 0]}}}, "value_range"),

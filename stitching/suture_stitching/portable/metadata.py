@@ -113,8 +113,8 @@ class Normalisation(_Closed):
 class InputSpec(_Closed):
     """One input tensor, without its batch dimension: `(num_channels, *spatial_shape)` or `(num_channels,)` for tables.
 
-    `spatial_shape` holds null where any size is accepted. Values lie in `value_range` before `preprocessing`. `spacing`
-    is in millimetres, one number per axis. `modality` is a DICOM code (0008,0060) such as `CT` or `MR` where there is one.
+    `spatial_shape` holds null where any size is accepted. Values lie in `value_range` before `preprocessing`; `spacing`
+    is in millimetres, one number per axis. `modality` is a DICOM code (0008,0060) such as `CT` where there is one.
     """
 
     format: InputFormat = "image"
