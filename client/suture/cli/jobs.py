@@ -160,6 +160,8 @@ def _show(job: JobStatus, format: Format) -> None:
 def _progress(task: Any) -> str:
     if task.progress is None:
         return ""
+    if task.progress.total == 0:
+        return str(task.progress.step)
     return f"{task.progress.step} {task.progress.done}/{task.progress.total}"
 
 

@@ -24,6 +24,7 @@ from suture_service.tasks.schemas import (
     PutFile,
     ResultIn,
     TaskEnded,
+    WaitIn,
 )
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
@@ -61,6 +62,17 @@ def progress(hub: HubDep, site: SiteDep, task_id: TaskId, body: ProgressIn) -> P
     with hub.database.writing() as session:
         content = body.model_dump(exclude={"fence"})
         until, cancel = service.progress(hub, session, site, task_id, body.fence, content)
+        return Pulse(lease_expires_at=until, cancel=cancel)
+
+
+@router.post("/{task_id}/wait", responses=answers(403, 404, 409, 422))
+def wait(hub: HubDep, site: SiteDep, task_id: TaskId, body: WaitIn) -> Pulse:
+    """Say that the task waits for a person at the site; the lease then lasts a week, until any other sign of life.
+
+    Shown as its progress: "waiting for approval" or "waiting for release". Repeat it to hear of a cancelled job.
+    """
+    with hub.database.writing() as session:
+        until, cancel = service.wait(hub, session, site, task_id, body.fence, body.waits_for)
         return Pulse(lease_expires_at=until, cancel=cancel)
 
 

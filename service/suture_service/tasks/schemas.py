@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, StringConstraints
 
@@ -112,6 +112,13 @@ class Pulse(BaseModel):
 
     lease_expires_at: datetime
     cancel: bool
+
+
+class WaitIn(Input):
+    """What a task waits for: that a person at the site approves it, or releases its result."""
+
+    fence: Fence
+    waits_for: Literal["approval", "release"]
 
 
 class PutFile(BaseModel):

@@ -140,6 +140,21 @@ def progress(
     return task.lease_expires_at, not flow.active
 
 
+def wait(
+    hub: Hub, session: Session, site: Caller, task_id: str, fence: int, waits_for: str
+) -> tuple[datetime, bool]:
+    """Record that a leased task waits for a person at the site, and renew its lease for as long as that may take."""
+    step = f"waiting for {waits_for}"
+    task = _own_task(session, site, task_id)
+    if task.progress is None or task.progress["step"] != step:
+        progress(hub, session, site, task_id, fence, {"step": step, "done": 0, "total": 0, "seconds_left": None})
+    until = hub.now() + timedelta(seconds=hub.settings.waiting_lease_seconds)
+    if not repository.renew(session, task_id, fence, until):
+        raise fenced(task_id)
+    _is_there(hub, session, site)
+    return until, task.job.state not in ACTIVE_JOBS
+
+
 def _is_there(hub: Hub, session: Session, site: Caller) -> None:
     """Write down that the site is online: one that works on a long task asks for no other meanwhile."""
     assert site.site_id is not None
