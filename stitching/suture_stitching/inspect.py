@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict
 
 from suture_stitching.errors import SutureError
 from suture_stitching.points import find_points
-from suture_stitching.portable.dry_run import Budget, measure
+from suture_stitching.portable.dry_run import UNLIMITED, measure
 from suture_stitching.portable.format import METADATA, PortableHeader, check_against, check_file, find_model
 from suture_stitching.portable.graph import Input
 from suture_stitching.portable.metadata import ModelMetadata
@@ -31,8 +31,6 @@ from suture_stitching.portable.schemas import TORCH_DTYPES
 
 #: Tried in turn where a model leaves its sizes free and nobody says which.
 _USUAL_SIZES = (224, 128, 96, 64, 32, 16)
-#: Nothing is allocated, so that costs are shown rather than refused.
-_ANY = Budget(10**18, 2**50)
 
 
 class _Document(BaseModel):
@@ -121,7 +119,7 @@ def inspect(
     shapes = [_shapes(header.graph.inputs, size) for size in sizes] or [_default_shapes(program, header, described)]
     costs = []
     for shape in shapes:
-        cost = measure(program, header.tensors, shape, _ANY).cost
+        cost = measure(program, header.tensors, shape, UNLIMITED).cost
         inputs = tuple(map(tuple, shape))
         costs.append(
             SizeCost(inputs=inputs, flops=cost.flops, peak_bytes=cost.peak_bytes, bound_bytes=cost.bound_bytes)
@@ -209,7 +207,7 @@ def _default_shapes(program: Program, header: PortableHeader, metadata: ModelMet
 
     for usual in _USUAL_SIZES:
         try:
-            measure(program, header.tensors, filled(usual), _ANY)
+            measure(program, header.tensors, filled(usual), UNLIMITED)
         except SutureError as error:
             failure = error
             continue

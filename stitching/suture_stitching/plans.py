@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from suture_stitching.merge import GateTensors, Join, Merge
 from suture_stitching.points import StitchPoint
-from suture_stitching.portable.dry_run import Budget, measure
+from suture_stitching.portable.dry_run import UNLIMITED, measure
 from suture_stitching.portable.graph import Graph, Ref, references
 from suture_stitching.portable.program import Program
 
@@ -158,7 +158,7 @@ def _elaborate(plan: Plan) -> tuple[bool, bool, bool, bool, int]:
 
 def _costs(graph: Graph, merge: Merge, sizes: Sequence[int], output: Ref) -> tuple[list[int], int]:
     """Return what each node costs, arithmetic and moving what it writes, and how many numbers the output has."""
-    found = measure(Program(graph), merge.tensors, [(2, *sizes)], Budget(10**18, 2**60))
+    found = measure(Program(graph), merge.tensors, [(2, *sizes)], UNLIMITED)
     written = [0 if spec is None else math.prod(size or 1 for size in spec.shape) for spec in found.tensors]
     costs = [flops and flops + MOVING * size for flops, size in zip(found.flops, written, strict=True)]
     return costs, written[output.node]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from suture_stitching.errors import SutureError
-from suture_stitching.portable.dry_run import Budget, measure
+from suture_stitching.portable.dry_run import UNLIMITED, measure
 from suture_stitching.portable.graph import INPUT, Graph, Input, Node, Ref, references
 from suture_stitching.portable.graph_json import leaves
 from suture_stitching.portable.runtime import PortableModel
@@ -123,9 +123,8 @@ def stitchable(model: PortableModel, shape: Sequence[int]) -> list[StitchPoint]:
 class _Finder:
     def __init__(self, model: PortableModel, shape: Sequence[int] | None) -> None:
         graph, self._kinds = model.graph, model.program.kinds
-        unlimited = Budget(10**18, 2**50)
         two, three = (
-            measure(model.program, model.tensors, _shapes(graph, shape, batch), unlimited).tensors for batch in (2, 3)
+            measure(model.program, model.tensors, _shapes(graph, shape, batch), UNLIMITED).tensors for batch in (2, 3)
         )
         self._graph = graph
         self._tensors = two

@@ -30,6 +30,10 @@ class Budget:
     bytes: int = 16 * 2**30
 
 
+#: For sizes and costs alone: on the meta device nothing is allocated, so that nothing need be refused.
+UNLIMITED = Budget(10**18, 2**60)
+
+
 @dataclass(frozen=True)
 class Cost:
     """What one pass takes: `flops` (2 per multiply-add) and `peak_bytes` of weights and values alive at once.
@@ -121,9 +125,7 @@ def with_outputs(graph: Graph, tensors: Mapping[str, Tensor | TensorInfo]) -> Gr
     for sizes in ((64, 96), (32, 48), (224, 256), (16, 24), (128, 160), (8, 12)):
         try:
             runs = [
-                measure(
-                    program, tensors, [_filled(spec.shape, batch, size) for spec in graph.inputs], Budget(10**18, 2**50)
-                )
+                measure(program, tensors, [_filled(spec.shape, batch, size) for spec in graph.inputs], UNLIMITED)
                 for batch, size in zip((2, 3), sizes, strict=True)
             ]
         except SutureError as error:
