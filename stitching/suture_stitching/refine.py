@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from suture_stitching.data import Dataset, Split
-from suture_stitching.members import Member, batches
+from suture_stitching.members import Member, batches, input_shape
 from suture_stitching.merge import Join, Merge, name_of
 from suture_stitching.portable.graph import INPUT, TENSOR, Ref, references
 from suture_stitching.portable.runtime import PortableModel
@@ -130,10 +130,9 @@ class _Trainer:
         device: str | torch.device,
     ) -> None:
         self._task = task
-        # Mixed without a gate: the stitches are for familiar samples, and these are what they learn from.
-        open_joins = [Join(join.points, join.alpha, join.stitches) for join in joins]
         merge = Merge(members, task, stitches)
-        values = merge.join(open_joins)
+        # Mixed without a gate: the stitches are for familiar samples, and these are what they learn from.
+        values = merge.join(joins)
         mixed = sorted({member for join in joins for member in join.points})
         outputs = (merge.ensemble(values), *(merge.ensemble(values, [member]) for member in mixed))
         self._pairs = sorted({names for join in joins for names in join.stitches.values()})
@@ -202,7 +201,8 @@ class _Reader:
         self._device, self._seed = device, seed
         self._batch, self._most = BATCH, {split: dataset.n(split) * dataset.patches for split in _SPLITS}
         if dataset.task == "segmentation":
-            self._batch = min(BATCH, max(FEWEST_IMAGES, POSITIONS // math.prod(dataset.input_shape[1:])))
+            positions = math.prod(input_shape(members, dataset)[1:])
+            self._batch = min(BATCH, max(FEWEST_IMAGES, POSITIONS // positions))
             self._most["validation"] = min(LOOKED_AT, self._most["validation"])
         probe, _ = next(batches(members, dataset, "validation", device))
         self._front = _batch_first(trainer.model, _frontier(trainer), probe)
@@ -234,7 +234,7 @@ class _Reader:
 
     def _read(self, split: Split, seed: int | None) -> Iterator[_Batch]:
         left = self._most[split]
-        if seed is None and left < self._dataset.n(split):
+        if seed is None and left < self._dataset.n(split) * self._dataset.patches:
             seed = self._seed  # a part of the data is to be a fair sample
         for x, y in batches(self._members, self._dataset, split, self._device, seed=seed):
             for part_x, part_y in zip(torch.split(x, self._batch), torch.split(y, self._batch), strict=True):
