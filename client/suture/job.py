@@ -75,6 +75,12 @@ class Job:
             self.status = JobStatus.of(answer, self._path)
         return self.status
 
+    def retry(self) -> JobStatus:
+        """Have what failed in a failed job done again; what was done stays. `suture.http.Conflict` for another job."""
+        answer = self._connection.post(f"{self._path}/retry", idempotent=True)
+        self.status = JobStatus.of(answer, self._path)
+        return self.status
+
     def report(self) -> Report:
         """Return the party report of a job that has ended."""
         path = f"{self._path}/report"

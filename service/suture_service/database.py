@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import DateTime, Dialect, Engine, MetaData, create_engine, event, make_url
+from sqlalchemy import DateTime, Dialect, Engine, MetaData, create_engine, event, func, make_url, select
 from sqlalchemy.engine import Connection
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 from sqlalchemy.types import TypeDecorator
@@ -70,6 +70,14 @@ class Database:
         """A transaction that commits at the end, or rolls back on any error."""
         with self._writes.begin() as session:
             yield session
+
+    def moment(self) -> datetime | None:
+        """Return the present moment by the clock of the database's server; None for SQLite, which has no server."""
+        if self.engine.dialect.name != "postgresql":
+            return None
+        with self.reading() as session:
+            given: datetime = session.scalars(select(func.clock_timestamp(type_=UtcDateTime))).one()
+            return given
 
     def close(self) -> None:
         """Close all connections."""

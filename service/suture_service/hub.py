@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
@@ -28,14 +28,28 @@ def utc_now() -> datetime:
 
 @dataclass
 class Hub:
-    """Settings, database, store and clock of one process; `closing` is set when it has been told to stop."""
+    """Settings, database, store and clock of one process; `closing` is set when it has been told to stop.
+
+    `ahead` is how far this machine's clock is ahead of the database's, by which all hubs on one database go.
+    """
 
     settings: Settings
     database: Database
     store: BlobStore
     metrics: Metrics
-    now: Callable[[], datetime] = utc_now
+    ahead: timedelta = timedelta(0)
     closing: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def now(self) -> datetime:
+        """Return the present moment."""
+        return utc_now() - self.ahead
+
+    def set_clock(self) -> None:
+        """Go by the database's clock, where it has one of its own: a lease one hub gives must not lapse at another."""
+        asked = utc_now()
+        given = self.database.moment()
+        if given is not None:
+            self.ahead = asked + (utc_now() - asked) / 2 - given
 
     async def read(self, work: Callable[[Session], T]) -> T:
         """Do `work` in a thread, in a transaction that changes nothing."""

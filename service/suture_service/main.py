@@ -54,6 +54,7 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         check_migrated(hub.database.engine)
+        hub.set_clock()
         hub.store.sweep()
         sweeper = asyncio.create_task(sweep_until_closing(hub))
         try:

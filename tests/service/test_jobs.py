@@ -192,6 +192,117 @@ def test_cancel(world):
     assert world.job(job)["missing"] == []
 
 
+def history(world, job, task=None):
+    """The changes of a job, or of one of its tasks: from, to, by whom and why."""
+    events = world.north.get(f"/v1/jobs/{job['id']}/events").json()["items"]
+    wanted = [event for event in events if event["kind"] in ("job", "task") and event["task"] == task]
+    return [tuple(event["data"].get(key) for key in ("from", "state", "by", "reason")) for event in wanted]
+
+
+def test_every_change_tells_from_to_who_and_why(world):
+    job = world.ask().json()
+    fit = job["tasks"][0]["id"]
+    world.sites["north"].lease()
+    world.later(world.settings.lease_seconds + 1)
+    task = world.sites["north"].lease()
+    world.sites["north"].tell(task, "fail", code="work.failed", correlation_id="0123456789abcdef")
+    site = "north/north-site"
+    assert history(world, job, fit) == [
+        (None, "open", "north", None),
+        ("open", "leased", site, None),
+        ("leased", "open", "hub", "task.lease_expired"),
+        ("open", "leased", site, None),
+        ("leased", "failed", site, "work.failed"),
+    ]
+    assert history(world, job) == [
+        (None, "queued", "north", None),
+        ("queued", "fitting", site, None),
+        ("fitting", "failed", site, None),
+    ]
+    events = world.north.get(f"/v1/jobs/{job['id']}/events").json()["items"]
+    tokens = {event["data"]["by"]: event["data"].get("token") for event in events}
+    assert tokens["hub"] is None
+    assert tokens["north"] != tokens[site]
+    assert None not in (tokens["north"], tokens[site])
+
+
+def retry(world, job, actor=None):
+    return (actor or world.north).post(f"/v1/jobs/{job['id']}/retry")
+
+
+class TestRetry:
+    def fail(self, world, party, code="work.failed"):
+        task = world.sites[party].lease()
+        assert world.sites[party].tell(task, "fail", code=code, correlation_id="0123456789abcdef").status_code == 200
+        return task
+
+    def test_a_failed_fit(self, world):
+        job = world.ask().json()
+        failed = self.fail(world, "north")
+        answer = retry(world, job)
+        assert answer.status_code == 200, answer.text
+        again = answer.json()
+        assert (again["state"], again["error"], again["finished_at"]) == ("fitting", None, None)
+        assert [(task["state"], task["attempt"]) for task in again["tasks"]] == [("open", 1)]
+        assert retry(world, job).json()["state"] == "fitting"  # repeated
+        late = world.sites["north"].tell(failed, "fail", code="work.failed", correlation_id="0123456789abcdef")
+        assert refusal(late, 409)["code"] == "task.fenced"
+        assert world.fit()["fence"] == failed["fence"] + 1
+        world.evaluate("north")
+        world.evaluate("south")
+        world.compose()
+        assert world.job(job)["state"] == "complete"
+        assert ("failed", "fitting", "north", None) in history(world, job)
+        assert ("failed", "open", "north", "job.retried") in history(world, job, failed["id"])
+
+    def test_only_what_failed_or_was_cut_short_is_done_again(self, world):
+        job = world.ask(evaluate_at=["south", "east"], evaluate_within=100).json()
+        world.fit()
+        world.evaluate("east")
+        held = world.sites["south"].lease()
+        self.fail(world, "north")
+        assert [task["state"] for task in world.job(job)["tasks"]] == ["done", "failed", "leased", "done"]
+        world.later(50)
+        retry(world, job)
+        assert [task["state"] for task in world.job(job)["tasks"]] == ["done", "open", "open", "done"]
+        assert refusal(world.sites["south"].tell(held, "heartbeat"), 409)["code"] == "task.fenced"
+        assert world.sites["east"].lease() is None
+        world.later(60)  # the time to answer starts anew
+        assert world.job(job)["missing"] == []
+        world.evaluate("north")
+        world.evaluate("south")
+        self.fail(world, "north")  # now the composition
+        assert world.job(job)["state"] == "failed"
+        retry(world, job)
+        states = [(task["kind"], task["state"]) for task in world.job(job)["tasks"]]
+        assert states == [*[("fit", "done")], *[("evaluate", "done")] * 3, ("compose", "open")]
+        world.compose()
+        assert world.job(job)["state"] == "complete"
+
+    def test_what_the_own_site_declined_may_be_asked_again_and_what_another_declined_stays(self, world):
+        job = world.ask(evaluate_at=["south"]).json()
+        world.fit()
+        for party in ("south", "north"):
+            task = world.sites[party].lease()
+            world.sites[party].tell(task, "decline", code="policy.denied")
+        assert world.job(job)["state"] == "failed"
+        retry(world, job)
+        assert [task["state"] for task in world.job(job)["tasks"]] == ["done", "open", "declined"]
+        world.evaluate("north")
+        world.compose()
+        assert world.job(job)["state"] == "partial"
+
+    def test_who_may_and_when(self, world):
+        job = world.ask().json()
+        for actor in (world.actor("north", "publisher"), world.sites["north"]):
+            assert refusal(retry(world, job, actor), 403)["code"] == "auth.forbidden"
+        assert refusal(retry(world, job, world.south), 404)["code"] == "not_found"
+        world.north.post(f"/v1/jobs/{job['id']}/cancel")
+        error = refusal(retry(world, job), 409)
+        assert error["code"] == "job.not_failed"
+        assert "cancelled" in error["message"]
+
+
 def test_a_site_that_vanishes_after_cancel_holds_nothing(world):
     job = world.ask().json()
     world.sites["north"].lease()

@@ -27,13 +27,17 @@ from suture_service.jobs.states import (
 def test_every_transition_is_as_written_down_or_refused():
     ends = {JobState.COMPLETE, JobState.PARTIAL, JobState.FAILED, JobState.CANCELLED}
     for state, event in product(JobState, JobEvent):
-        if state in ends:
+        if (state, event) == (JobState.FAILED, JobEvent.RETRY):
+            assert next_job_state(state, event) is JobState.FITTING
+        elif state in ends:
             with pytest.raises(NotPossible):
                 next_job_state(state, event)
         elif event in (JobEvent.FAIL, JobEvent.CANCEL):
             assert next_job_state(state, event) in ends
     for state, event in product(TaskState, TaskEvent):
-        if state not in ACTIVE_TASKS:
+        if event is TaskEvent.RETRY and state in (TaskState.FAILED, TaskState.CANCELLED, TaskState.DECLINED):
+            assert next_task_state(state, event) is TaskState.OPEN
+        elif state not in ACTIVE_TASKS:
             with pytest.raises(NotPossible):
                 next_task_state(state, event)
     assert next_task_state(TaskState.LEASED, TaskEvent.REQUEUE) == TaskState.OPEN
@@ -53,7 +57,7 @@ def test_every_state_of_a_job_can_be_reached_and_left():
                 after = next_job_state(state, event)
             except NotPossible:
                 continue
-            assert state in ACTIVE_JOBS
+            assert state in ACTIVE_JOBS or event is JobEvent.RETRY
             if after not in reached:
                 reached.add(after)
                 edge.append(after)

@@ -1,4 +1,4 @@
-"""Commands about jobs: stitch, and jobs list, show, wait, cancel."""
+"""Commands about jobs: stitch, and jobs list, show, wait, cancel, retry."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from suture.cli.terminal import Format, FormatOption, console, group, notes, pri
 from suture.hub import Hub
 from suture.job import Job
 
-app = group("Follow, wait for and cancel stitch jobs.")
+app = group("Follow, wait for, cancel and retry stitch jobs.")
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="the job's id, job_…")]
 TimeoutOption = Annotated[float | None, typer.Option(help="stop waiting after so many seconds; the job goes on")]
 
@@ -128,6 +128,19 @@ def cancel(job: JobArgument, format: FormatOption = Format.text) -> None:
     with Hub() as hub:
         found = hub.job(job)
         _show(found.cancel(), format)
+
+
+@app.command()
+def retry(job: JobArgument, format: FormatOption = Format.text) -> None:
+    """Try a failed job again: only what failed is done again.
+
+    \b
+    Example:
+      suture jobs retry job_1f2e3d
+    """
+    with Hub() as hub:
+        found = hub.job(job)
+        _show(found.retry(), format)
 
 
 def _finish(job: Job, timeout: float | None, format: Format) -> None:

@@ -1,4 +1,4 @@
-"""`/v1/jobs`: ask, follow, cancel, read."""
+"""`/v1/jobs`: ask, follow, cancel, try again, read."""
 
 from __future__ import annotations
 
@@ -75,6 +75,17 @@ def cancel_job(hub: HubDep, caller: CallerDep, job_id: JobId) -> JobOut:
     """Cancel a job (role `requester`). Sites at work on it stop at their next heartbeat; repeating it is harmless."""
     with hub.database.writing() as session:
         return service.show(service.cancel(hub, session, caller, job_id), None)
+
+
+@router.post("/{job_id}/retry", responses=answers(403, 404, 409, 422))
+def retry_job(hub: HubDep, caller: CallerDep, job_id: JobId) -> JobOut:
+    """Try a failed job again (role `requester`): its failed tasks are open again, with all attempts; done ones stay.
+
+    So are tasks that its failure cut short, and those the requester's own site declined. `job.not_failed` for a job
+    that ended otherwise; repeating it is harmless.
+    """
+    with hub.database.writing() as session:
+        return service.show(service.retry(hub, session, caller, job_id), None)
 
 
 @router.get("/{job_id}/events", responses=answers(404, 422))

@@ -1,4 +1,7 @@
-"""How a job moves: every change of a job or task is made here, and recorded as an event in the same transaction."""
+"""How a job moves: every change of a job or task is made here, and recorded as an event in the same transaction.
+
+The event of a change says from which state to which, by whom (a party or site with its token, or the hub), and why.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,9 @@ import structlog
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
+from suture_service.audit.chain import HUB
+from suture_service.audit.chain import record as audit
+from suture_service.auth import Caller
 from suture_service.hub import Hub
 from suture_service.jobs import repository
 from suture_service.jobs.states import (
@@ -33,14 +39,18 @@ from suture_service.parties.repository import find_party
 from suture_service.tables import Event, Job, Party, Task
 from suture_stitching.documents import Missing
 
+#: Why a task that nobody gave a sign of life of is open again.
+LAPSED = "task.lease_expired"
+
 log = structlog.get_logger(__name__)
 
 
 class Flow:
-    """One job, locked (`repository.lock_job`), within one transaction."""
+    """One job, locked (`repository.lock_job`), within one transaction; `by` is None for what the hub does by itself."""
 
-    def __init__(self, hub: Hub, session: Session, job: Job) -> None:
+    def __init__(self, hub: Hub, session: Session, job: Job, by: Caller | None) -> None:
         self._hub = hub
+        self._by = {"by": by.name, "token": by.token_id} if by is not None else {"by": "hub"}
         self._session = session
         self.job = job
         self.now = hub.now()
@@ -52,7 +62,8 @@ class Flow:
 
     def begin(self) -> None:
         """Record the new job and add its `fit` task."""
-        self.record("job", {"state": self.job.state})
+        self.record("job", {"from": None, "state": self.job.state, **self._by})
+        self._audit("ask", models=[f"{m.revision.model.repo}@{m.revision.revision}" for m in self.job.members])
         self._add_task("fit", self.job.requester, self.job.dataset)
 
     def lease(self, task: Task, site_id: int) -> None:
@@ -75,17 +86,17 @@ class Flow:
         """End a leased task without a result, or open it again if that may help."""
         task.reason, task.correlation_id = code, correlation_id
         if not self.active:
-            self._move_task(task, TaskEvent.CANCEL)
+            self._move_task(task, TaskEvent.CANCEL, code)
         elif retryable and task.attempt < self._hub.settings.max_attempts:
-            self._requeue(task)
+            self._requeue(task, code)
         else:
-            self._move_task(task, TaskEvent.FAIL)
+            self._move_task(task, TaskEvent.FAIL, code)
         self._advance()
 
     def decline(self, task: Task, code: str) -> None:
         """End a leased task that the site's policy does not allow."""
         task.reason = code
-        self._move_task(task, TaskEvent.DECLINE if self.active else TaskEvent.CANCEL)
+        self._move_task(task, TaskEvent.DECLINE if self.active else TaskEvent.CANCEL, code)
         self._advance()
 
     def progress(self, task: Task, progress: dict[str, Any]) -> None:
@@ -98,6 +109,20 @@ class Flow:
         """End the job; open tasks end with it, sites that hold a lease hear of it at their next heartbeat."""
         self._end(JobEvent.CANCEL)
 
+    def retry(self) -> None:
+        """Open a failed job again, with what it failed at and what its failure cut short; what was done stays done."""
+        self.job.error_code = self.job.error_correlation_id = self.job.finished_at = None
+        self._move_job(JobEvent.RETRY)
+        for task in self.job.tasks:
+            if task.state == TaskState.LEASED:
+                # Its site has heard, or is about to hear, that nothing more is wanted.
+                self._open_again(task, TaskEvent.REQUEUE, "job.retried", attempt=1)
+            elif task.state in (TaskState.FAILED, TaskState.CANCELLED) or (
+                task.state == TaskState.DECLINED and task.party_id == self.job.requester_id
+            ):
+                self._open_again(task, TaskEvent.RETRY, "job.retried", attempt=1)
+        self._advance()
+
     def catch_up(self) -> None:
         """Do what time has brought: lapsed leases, and parties that did not answer in time."""
         job = self.job
@@ -109,7 +134,7 @@ class Flow:
             for task in job.tasks:
                 if task.kind == "evaluate" and task.party_id != job.requester_id and task.state in ACTIVE_TASKS:
                     task.reason = "task.no_answer"
-                    self._move_task(task, TaskEvent.EXPIRE)
+                    self._move_task(task, TaskEvent.EXPIRE, task.reason)
         self._advance()
 
     def lease_end(self) -> datetime:
@@ -124,40 +149,52 @@ class Flow:
             Event(job_id=self.job.id, seq=self.job.last_seq, at=self.now, task_id=task_id, kind=kind, data=data)
         )
 
+    def _audit(self, what: str, **detail: Any) -> None:
+        actor = HUB if self._by["by"] == "hub" else self._by["by"]
+        audit(self._session, actor, f"job.{what}", self.job.id, owner=self.job.requester.name, **detail)
+
     def _lapse(self, task: Task) -> None:
         if not self.active:
-            self._move_task(task, TaskEvent.CANCEL)
+            self._move_task(task, TaskEvent.CANCEL, LAPSED)
         elif task.attempt < self._hub.settings.max_attempts:
-            self._requeue(task)
+            task.reason = LAPSED
+            self._requeue(task, LAPSED)
         else:
             task.reason = "task.attempts_exhausted"
-            self._move_task(task, TaskEvent.FAIL)
+            self._move_task(task, TaskEvent.FAIL, task.reason)
 
-    def _requeue(self, task: Task) -> None:
-        task.attempt += 1
+    def _requeue(self, task: Task, reason: str) -> None:
+        self._open_again(task, TaskEvent.REQUEUE, reason, attempt=task.attempt + 1)
+
+    def _open_again(self, task: Task, event: TaskEvent, reason: str, *, attempt: int) -> None:
+        task.attempt = attempt
         task.fence += 1
-        task.site_id = task.lease_expires_at = task.progress = None
-        self._move_task(task, TaskEvent.REQUEUE)
+        task.site_id = task.lease_expires_at = task.progress = task.finished_at = None
+        self._move_task(task, event, reason)
 
-    def _move_task(self, task: Task, event: TaskEvent) -> None:
+    def _move_task(self, task: Task, event: TaskEvent, reason: str | None = None) -> None:
+        before = task.state
         task.state = next_task_state(TaskState(task.state), event)
-        data = {"kind": task.kind, "party": task.party.name, "state": task.state, "attempt": task.attempt}
+        data: dict[str, Any] = {"kind": task.kind, "party": task.party.name, "from": before, "state": task.state}
+        data |= {"attempt": task.attempt, **self._by}
         if task.state not in ACTIVE_TASKS:
             task.finished_at = self.now
             self._hub.metrics.ended.labels(task.kind, task.state).inc()
-        if task.reason is not None and event is not TaskEvent.LEASE:
-            data["reason"] = task.reason
+        if reason is not None:
+            data["reason"] = reason
         self.record("task", data, task)
 
     def _move_job(self, event: JobEvent) -> None:
         job = self.job
+        before = job.state
         job.state = next_job_state(JobState(job.state), event)
-        data: dict[str, Any] = {"state": job.state}
+        data: dict[str, Any] = {"from": before, "state": job.state, **self._by}
         if job.state not in ACTIVE_JOBS:
             job.finished_at = self.now
             self._hub.metrics.jobs.labels(job.state).inc()
             if job.error_code is not None:
                 data["error"] = {"code": job.error_code, "correlation_id": job.error_correlation_id}
+            self._audit(job.state)
         self.record("job", data)
 
     def _advance(self) -> None:
@@ -169,12 +206,14 @@ class Flow:
             self._move_job(step.event)
             if step.event is JobEvent.FITTED:
                 self._ask_parties()
-            elif step.event is JobEvent.EVALUATED:
+            elif step.event is JobEvent.EVALUATED and not any(task.kind == "compose" for task in self.job.tasks):
                 self._add_task("compose", self.job.requester, None)
 
     def _ask_parties(self) -> None:
         job = self.job
         job.answer_by = self.now + timedelta(seconds=job.evaluate_within)
+        if any(task.kind == "evaluate" for task in job.tasks):
+            return  # a retry: they were asked already
         asked = {entry["party"]: entry["dataset"] for entry in job.evaluate_at}
         own_dataset = asked.pop(job.requester.name, None)
         self._add_task("evaluate", job.requester, own_dataset or job.dataset)
@@ -197,13 +236,14 @@ class Flow:
         )
         self.job.tasks.append(task)
         self._session.flush()
-        self.record("task", {"kind": kind, "party": party.name, "state": task.state, "attempt": task.attempt}, task)
+        data = {"kind": kind, "party": party.name, "from": None, "state": task.state, "attempt": task.attempt}
+        self.record("task", {**data, **self._by}, task)
 
     def _end(self, event: JobEvent) -> None:
         self._move_job(event)
         for task in self.job.tasks:
             if task.state == TaskState.OPEN:
-                self._move_task(task, TaskEvent.CANCEL)
+                self._move_task(task, TaskEvent.CANCEL, f"job.{self.job.state}")
 
 
 def views(job: Job) -> list[TaskView]:
@@ -238,7 +278,7 @@ def sweep_once(hub: Hub) -> int:
         with hub.database.writing() as session:
             job = repository.lock_job(session, job_id, skip_locked=True)
             if job is not None:
-                Flow(hub, session, job).catch_up()
+                Flow(hub, session, job, None).catch_up()
                 moved += 1
     return moved
 
@@ -247,6 +287,7 @@ async def sweep_until_closing(hub: Hub) -> None:
     """Sweep until the hub stops; an error is logged, and the next round tries again."""
     while not hub.closing.is_set():
         try:
+            await run_in_threadpool(hub.set_clock)
             await run_in_threadpool(sweep_once, hub)
         except Exception:
             log.exception("sweep failed")

@@ -16,6 +16,7 @@ from suture_stitching.portable.metadata import Name, Repo, Revision, check_name
 MAX_OPTIONS = 16 * 1024
 WEEKS_4 = 28 * 24 * 3600
 JOB = "job_6b1f0c9d2e3a4857"
+_LEASED = {"kind": "fit", "party": "north", "from": "open", "state": "leased", "attempt": 1, "by": "north/main"}
 
 
 def check_asked(text: str) -> str:
@@ -136,14 +137,16 @@ class JobOut(BaseModel):
 class EventOut(BaseModel):
     """Something that happened in a job.
 
-    `job` and `task` events carry the new state; of `progress` events only the latest of each task is kept.
+    `job` and `task` events carry the change: `from` (null for something new) and `state`; `by`, a party, a site or
+    `hub`, and its `token`'s id; and `reason` where there is one. Of `progress` events only the latest of each task is
+    kept.
     """
 
     seq: int
     at: datetime
     task: str | None = None
     kind: str = Field(examples=["task"])
-    data: dict[str, Any] = Field(examples=[{"kind": "fit", "party": "north", "state": "leased", "attempt": 1}])
+    data: dict[str, Any] = Field(examples=[_LEASED])
 
 
 class EventsOut(BaseModel):

@@ -60,7 +60,7 @@ def create(hub: Hub, session: Session, caller: Caller, asked: JobIn) -> Job:
     )
     session.add(job)
     session.flush()
-    Flow(hub, session, job).begin()
+    Flow(hub, session, job, caller).begin()
     session.flush()
     return job
 
@@ -145,7 +145,26 @@ def cancel(hub: Hub, session: Session, caller: Caller, job_id: str) -> Job:
         return job
     if job.state not in ACTIVE_JOBS:
         raise Conflict("job.ended", f"the job has ended already: {job.state}", where=job_id)
-    Flow(hub, session, job).cancel()
+    Flow(hub, session, job, caller).cancel()
+    return job
+
+
+def retry(hub: Hub, session: Session, caller: Caller, job_id: str) -> Job:
+    """Open an own failed job again (role `requester`); one that is under way stays as it is."""
+    _require_own(session, caller, job_id)
+    caller.require("requester")
+    job = repository.lock_job(session, job_id)
+    assert job is not None
+    if job.state in ACTIVE_JOBS:
+        return job
+    if job.state != JobState.FAILED:
+        raise Conflict(
+            "job.not_failed",
+            f"only a failed job can be tried again; this one is {job.state}",
+            where=job_id,
+            hint="ask for a new one with `suture stitch`",
+        )
+    Flow(hub, session, job, caller).retry()
     return job
 
 

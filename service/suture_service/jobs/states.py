@@ -2,6 +2,8 @@
 
 job:   queued -> fitting -> evaluating -> composing -> complete | partial      (failed, cancelled from any of them)
 task:  open <-> leased -> done | failed | declined          (expired, cancelled from open and leased)
+
+A failed job may be tried again: it is fitting, passes over what is done, and its failed tasks are open.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ class JobEvent(StrEnum):
     COMPOSED_PARTLY = "composed_partly"
     FAIL = "fail"
     CANCEL = "cancel"
+    RETRY = "retry"
 
 
 class TaskState(StrEnum):
@@ -59,6 +62,7 @@ class TaskEvent(StrEnum):
     DECLINE = "decline"
     EXPIRE = "expire"
     CANCEL = "cancel"
+    RETRY = "retry"
 
 
 ACTIVE_JOBS = frozenset({JobState.QUEUED, JobState.FITTING, JobState.EVALUATING, JobState.COMPOSING})
@@ -72,6 +76,7 @@ JOB_TRANSITIONS: dict[tuple[JobState, JobEvent], JobState] = {
     (JobState.COMPOSING, JobEvent.COMPOSED_PARTLY): JobState.PARTIAL,
     **{(state, JobEvent.FAIL): JobState.FAILED for state in ACTIVE_JOBS},
     **{(state, JobEvent.CANCEL): JobState.CANCELLED for state in ACTIVE_JOBS},
+    (JobState.FAILED, JobEvent.RETRY): JobState.FITTING,
 }
 
 TASK_TRANSITIONS: dict[tuple[TaskState, TaskEvent], TaskState] = {
@@ -82,6 +87,10 @@ TASK_TRANSITIONS: dict[tuple[TaskState, TaskEvent], TaskState] = {
     (TaskState.LEASED, TaskEvent.DECLINE): TaskState.DECLINED,
     **{(state, TaskEvent.EXPIRE): TaskState.EXPIRED for state in ACTIVE_TASKS},
     **{(state, TaskEvent.CANCEL): TaskState.CANCELLED for state in ACTIVE_TASKS},
+    **{
+        (state, TaskEvent.RETRY): TaskState.OPEN
+        for state in (TaskState.FAILED, TaskState.CANCELLED, TaskState.DECLINED)
+    },
 }
 
 

@@ -59,7 +59,7 @@ def lease(hub: Hub, site: Caller) -> LeasedTask | None:
             if job is None or task is None or task.state != TaskState.OPEN:
                 continue
             assert site.site_id is not None
-            Flow(hub, session, job).lease(task, site.site_id)
+            Flow(hub, session, job, site).lease(task, site.site_id)
             return _show(hub, session, job, task)
     return None
 
@@ -133,16 +133,14 @@ def progress(
     if task.state != TaskState.LEASED or task.fence != fence:
         raise fenced(task_id)
     _is_there(hub, session, site)
-    flow = Flow(hub, session, job)
+    flow = Flow(hub, session, job, site)
     task.lease_expires_at = flow.lease_end()
     if flow.active:
         flow.progress(task, progress)
     return task.lease_expires_at, not flow.active
 
 
-def wait(
-    hub: Hub, session: Session, site: Caller, task_id: str, fence: int, waits_for: str
-) -> tuple[datetime, bool]:
+def wait(hub: Hub, session: Session, site: Caller, task_id: str, fence: int, waits_for: str) -> tuple[datetime, bool]:
     """Record that a leased task waits for a person at the site, and renew its lease for as long as that may take."""
     step = f"waiting for {waits_for}"
     task = _own_task(session, site, task_id)
@@ -219,7 +217,7 @@ def finish(hub: Hub, site: Caller, task_id: str, fence: int, document: dict[str,
                 job_id=job.id,
             )
             hub.metrics.published.inc(int(new))
-        Flow(hub, session, job).complete(task, checked)
+        Flow(hub, session, job, site).complete(task, checked)
         return TaskState(task.state)
 
 
@@ -287,7 +285,7 @@ def fail(
     if _said_before(task, fence, TaskState.FAILED, code):
         return TaskState(task.state)
     _require_fence(task, fence)
-    Flow(hub, session, job).fail(task, code, correlation_id, retryable=retryable)
+    Flow(hub, session, job, site).fail(task, code, correlation_id, retryable=retryable)
     return TaskState(task.state)
 
 
@@ -297,7 +295,7 @@ def decline(hub: Hub, session: Session, site: Caller, task_id: str, fence: int, 
     if _said_before(task, fence, TaskState.DECLINED, code):
         return TaskState(task.state)
     _require_fence(task, fence)
-    Flow(hub, session, job).decline(task, code)
+    Flow(hub, session, job, site).decline(task, code)
     return TaskState(task.state)
 
 
