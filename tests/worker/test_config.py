@@ -126,5 +126,5 @@ def test_state_is_for_this_user_alone(site):
     site.state.chmod(0o755)
     prepare_state(site)
     folders = [site.state, *(path for path in site.state.rglob("*") if path.is_dir())]
-    assert len(folders) == 6
+    assert len(folders) == 7
     assert {stat.S_IMODE(folder.stat().st_mode) for folder in folders} == {0o700}

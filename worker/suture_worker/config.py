@@ -17,8 +17,10 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from suture_stitching.data.spec import DatasetSpec
+from suture_stitching.documents import Metric
 from suture_stitching.errors import SutureError
 from suture_stitching.portable.metadata import Name
+from suture_stitching.portable.operators import ATEN
 
 GUIDE = "the fields are described in docs/site-operator.md"
 
@@ -77,18 +79,43 @@ class Limits(_Closed):
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
 
 
+def _check_operator(name: str) -> str:
+    if name not in ATEN:
+        raise ValueError('no model may have this operator; give names such as "aten.relu.default"')
+    return name
+
+
 class Rule(_Closed):
-    """`[[policy.allow]]`: these parties may do this with these datasets. What no rule allows is declined."""
+    """`[[policy.allow]]`: these parties may do this with these datasets. What no rule allows is declined.
+
+    The limits that are left out allow whatever Suture does.
+    """
 
     parties: Annotated[tuple[Name, ...], Field(min_length=1)]
     actions: Annotated[tuple[Literal["fit", "evaluate"], ...], Field(min_length=1)]
     datasets: Annotated[tuple[str, ...], Field(min_length=1)]
+    metrics: Annotated[tuple[Metric, ...], Field(min_length=1)] | None = None
+    #: Parties whose models may be run.
+    members_from: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
+    #: The largest file of a model.
+    max_model_mib: Annotated[float, Field(gt=0)] | None = None
+    operators: Annotated[frozenset[Annotated[str, AfterValidator(_check_operator)]], Field(min_length=1)] | None = None
+    #: For each party and dataset.
+    evaluations_per_month: Annotated[int, Field(ge=0)] | None = None
+    approval: Literal["automatic", "ask"] = "automatic"
+    release: Literal["automatic", "manual"] = "automatic"
 
 
 class PolicyConfig(_Closed):
-    """`[policy]`: rules, and how many samples a split needs before anything derived from it may leave."""
+    """`[policy]`: rules, and what holds for everything that leaves.
+
+    `min_samples`: of a split anything is derived from; `min_per_class`: of a class whose own numbers are shown;
+    `decimals`: measured numbers are rounded to.
+    """
 
     min_samples: Annotated[int, Field(ge=2)] = 11
+    min_per_class: Annotated[int, Field(ge=2)] = 11
+    decimals: Annotated[int, Field(ge=1, le=6)] = 4
     allow: tuple[Rule, ...] = ()
 
 
@@ -170,7 +197,10 @@ def read_token(config: SiteConfig) -> str:
 
 def prepare_state(config: SiteConfig) -> Path:
     """Create the state folder, readable by this user alone, and return it."""
-    for folder in (config.state, *(config.state / name for name in ("tasks", "cache", "outbox", "logs", "redis"))):
+    for folder in (
+        config.state,
+        *(config.state / name for name in ("tasks", "cache", "inbox", "outbox", "logs", "redis")),
+    ):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if folder.stat().st_mode & 0o077:
             folder.chmod(0o700)

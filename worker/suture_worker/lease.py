@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -127,6 +128,12 @@ class Task(_FromHub):
     def claim(self) -> Claim:
         """What every message about the task carries."""
         return Claim(self.id, self.fence)
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of who asks for what: the same for each attempt, another one if the hub changes the task."""
+        asked = self.model_dump_json(by_alias=True, include={"id", "kind", "job", "spec"})
+        return hashlib.sha256(asked.encode()).hexdigest()
 
     @property
     def files(self) -> CandidateFiles | None:

@@ -1,24 +1,43 @@
 """What this site allows. Pure: a task and the site's own rules go in, one decision comes out.
 
 Denied by default, the site's own party included. A refusal says nothing about what else the site has: to a party that
-may use one dataset, another one that exists and one that does not look the same.
+may use one dataset, another one that exists and one that does not look the same, and all limits of a rule look like no
+rule at all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from suture_stitching.data.spec import DatasetSpec
-from suture_worker.config import SiteConfig
+from suture_stitching.documents import Metric
+from suture_worker.config import Rule, SiteConfig
 from suture_worker.lease import ComposeSpec, EvaluateSpec, LeasedMember, Task
+
+Action = Literal["fit", "evaluate"]
+
+DENIED, UNKNOWN = "policy.denied", "dataset.unknown"
+NO_DATASET, AMBIGUOUS = "policy.no_dataset", "policy.ambiguous_dataset"
+TOO_FEW = "policy.too_few_samples"
+
+#: What the engine measures for each task.
+METRICS: Mapping[str, Metric] = {
+    "classification": "accuracy",
+    "multilabel": "f1",
+    "segmentation": "dice",
+    "regression": "mae",
+}
 
 
 @dataclass(frozen=True)
 class Allow:
-    """Work on this dataset; None for a task that reads no data."""
+    """Work on this dataset, None for a task that reads no data, because of this rule, the `index`th in site.toml."""
 
     dataset: str | None
+    rule: Rule
+    index: int
 
 
 @dataclass(frozen=True)
@@ -29,30 +48,99 @@ class Decline:
     reason: str
 
 
-DENIED, UNKNOWN = "policy.denied", "dataset.unknown"
-NO_DATASET, AMBIGUOUS = "policy.no_dataset", "policy.ambiguous_dataset"
-TOO_FEW = "policy.too_few_samples"
+@dataclass(frozen=True)
+class Model:
+    """What a rule's limits look at: whose model, its file's size in bytes, and its operators once the file is here."""
+
+    party: str | None
+    size: int
+    operators: frozenset[str] | None = None
 
 
-def decide(task: Task, config: SiteConfig) -> Allow | Decline:
-    """Say whether this site works on `task`, and on which of its datasets."""
+@dataclass(frozen=True)
+class Asked:
+    """Who asks for what, as rules see it. `used` says how many evaluations the party has had with a dataset."""
+
+    party: str
+    action: Action
+    models: tuple[Model, ...] = ()
+    used: Callable[[str, str], int] = lambda _party, _dataset: 0
+
+
+def decide(
+    task: Task,
+    config: SiteConfig,
+    *,
+    used: Callable[[str, str], int] = lambda _party, _dataset: 0,
+    operators: tuple[frozenset[str], ...] | None = None,
+) -> Allow | Decline:
+    """Say whether this site works on `task`, and on which of its datasets.
+
+    `operators` are those of each member, known when their files have come.
+    """
     # Composing reads no data, only what the job's own fit and the evaluations let out: whoever may fit may compose.
-    action = "evaluate" if isinstance(task.spec, EvaluateSpec) else "fit"
-    offered = _offered(task.job.requester, action, config)
+    action: Action = "evaluate" if isinstance(task.spec, EvaluateSpec) else "fit"
+    models = tuple(
+        Model(member.party, member.size, operators[index] if operators is not None else None)
+        for index, member in enumerate(task.spec.members)
+    )
+    asked = Asked(task.job.requester, action, models, used)
+    offered = _offered(asked, config)
     if not offered:
-        return Decline(DENIED, f"no rule lets {task.job.requester} {action} here")
+        return Decline(DENIED, f"no rule lets {asked.party} {action} here")
     if isinstance(task.spec, ComposeSpec):
-        return Allow(None)
+        return judge(asked, None, config)
     if task.spec.dataset is not None:
         if task.spec.dataset not in offered:
-            return Decline(UNKNOWN, f"no rule offers {task.job.requester} a dataset of the name it gave")
-        return Allow(task.spec.dataset)
+            return Decline(UNKNOWN, f"no rule offers {asked.party} a dataset of the name it gave")
+        return judge(asked, task.spec.dataset, config)
     suitable = [name for name, spec in offered.items() if _suits(spec, task.spec.members)]
     if not suitable:
-        return Decline(NO_DATASET, f"none of the datasets offered to {task.job.requester} suits these models")
+        return Decline(NO_DATASET, f"none of the datasets offered to {asked.party} suits these models")
     if len(suitable) > 1:
         return Decline(AMBIGUOUS, f"several datasets suit these models: {', '.join(suitable)}; the job must name one")
-    return Allow(suitable[0])
+    return judge(asked, suitable[0], config)
+
+
+def judge(asked: Asked, dataset: str | None, config: SiteConfig) -> Allow | Decline:
+    """Allow by the first rule for this party, action and dataset whose limits hold."""
+    reasons = []
+    for index, rule in rules_for(asked, dataset, config):
+        problem = next(objections(asked, dataset, rule, config), None)
+        if problem is None:
+            return Allow(dataset, rule, index)
+        reasons.append(f"policy.allow[{index}]: {problem}")
+    return Decline(DENIED, "; ".join(reasons) or f"no rule lets {asked.party} {asked.action} with this dataset")
+
+
+def rules_for(asked: Asked, dataset: str | None, config: SiteConfig) -> list[tuple[int, Rule]]:
+    """Return the rules, with their position in site.toml, that speak of this party, action and dataset."""
+    return [
+        (index, rule)
+        for index, rule in enumerate(config.policy.allow)
+        if asked.party in rule.parties
+        and asked.action in rule.actions
+        and (dataset is None or dataset in rule.datasets)
+    ]
+
+
+def objections(asked: Asked, dataset: str | None, rule: Rule, config: SiteConfig) -> Iterator[str]:
+    """Yield every limit of `rule` that is not kept, in words for this site's operator."""
+    for number, model in enumerate(asked.models):
+        if rule.members_from is not None and model.party is not None and model.party not in rule.members_from:
+            yield f"models of {model.party} may not be run"
+        if rule.max_model_mib is not None and model.size > rule.max_model_mib * 2**20:
+            yield f"model {number} has {model.size / 2**20:.1f} MiB, at most {rule.max_model_mib:g} are allowed"
+        if rule.operators is not None and model.operators is not None:
+            if others := sorted(model.operators - rule.operators):
+                yield f"model {number} uses {', '.join(others[:5])}"
+    if dataset is None or asked.action != "evaluate":
+        return
+    metric = METRICS[config.datasets[dataset].task]
+    if rule.metrics is not None and metric not in rule.metrics:
+        yield f"its metric would be {metric}"
+    if (budget := rule.evaluations_per_month) is not None and (used := asked.used(asked.party, dataset)) >= budget:
+        yield f"{used} of {budget} evaluations of this month are used"
 
 
 def too_few(samples: Mapping[str, int], minimum: int) -> str | None:
@@ -60,13 +148,8 @@ def too_few(samples: Mapping[str, int], minimum: int) -> str | None:
     return next((split for split, n in samples.items() if n < minimum), None)
 
 
-def _offered(requester: str, action: str, config: SiteConfig) -> dict[str, DatasetSpec]:
-    return {
-        name: config.datasets[name]
-        for rule in config.policy.allow
-        if requester in rule.parties and action in rule.actions
-        for name in rule.datasets
-    }
+def _offered(asked: Asked, config: SiteConfig) -> dict[str, DatasetSpec]:
+    return {name: config.datasets[name] for _, rule in rules_for(asked, None, config) for name in rule.datasets}
 
 
 def _suits(spec: DatasetSpec, members: tuple[LeasedMember, ...]) -> bool:
