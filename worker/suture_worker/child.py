@@ -54,11 +54,11 @@ def main(arguments: list[str]) -> None:
     confine.die_with_parent(int(parent))
     folder = TaskFolder(Path(path).parent, Path(path).name)
     run = folder.run
-    _give_up(folder, run)
+    give_up(folder, run)
     folder.write_ending(_ending(lambda: _do(folder, run)))
 
 
-def _give_up(folder: TaskFolder, run: Run) -> None:
+def give_up(folder: TaskFolder, run: Run) -> None:
     """Keep only what the task needs; say in the site's log what this kernel could not take away."""
     interpreter = {Path(place) for place in (*sys.path, sys.prefix, sys.base_prefix, sys.executable) if place}
     data = [run.dataset.path] if run.dataset is not None else []
