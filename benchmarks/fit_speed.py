@@ -34,7 +34,7 @@ from suture_stitching.moments import Moments, rows, to_grid
 from suture_stitching.points import StitchPoint
 from suture_stitching.portable.runtime import PortableModel
 from suture_stitching.progress import ignore
-from suture_stitching.reading import Reader, read
+from suture_stitching.reading import Reader, columns, read
 from suture_stitching.solve import Source, explained_variance
 from suture_stitching.tasks import task_of
 
@@ -88,9 +88,9 @@ def closed_form(task: Task) -> Stitches:
     reading = read(reader, task.merge, task.groups, (), Clock(ignore, {"solve": (1, 1.0)}), Checkpoint(None, ""))
     found = {}
     for index, source, target in task.pairs:
-        columns = reading.columns(index)
+        own = columns(task.groups[index])
         train, held_out = reading.pair(index, task.groups[index][target].shape[1:])
-        solution = Source(train, columns[source], held_out).to(columns[target])
+        solution = Source(train, own[source], held_out).to(own[target])
         found[index, source, target] = (solution.weight.float(), solution.bias.float())
     return found
 

@@ -83,7 +83,6 @@ class Reading:
     by match: of the features averaged over positions.
     """
 
-    groups: Sequence[Points]
     moments: Mapping[tuple[int, Grid], tuple[Moments, Moments]]
     whitenings: Mapping[int, Whitening]
     distances: Mapping[int, Tensor]
@@ -91,10 +90,6 @@ class Reading:
     def pair(self, index: int, grid: Grid) -> tuple[Moments, Moments]:
         """Return the moments of a match on a grid, of `train` and `validation`."""
         return self.moments[index, grid]
-
-    def columns(self, index: int) -> dict[int, slice]:
-        """Return where each member's features stand in a match's moments."""
-        return columns(self.groups[index])
 
 
 def columns(points: Points) -> dict[int, slice]:
@@ -193,7 +188,7 @@ def read(
         for index, one in enumerate(taken)
         for grid in one.grids
     }
-    return Reading(groups, moments, whitenings, {index: totals.rows[f"distance.{index}"].cpu() for index in places})
+    return Reading(moments, whitenings, {index: totals.rows[f"distance.{index}"].cpu() for index in places})
 
 
 def read_stitched(
@@ -284,7 +279,7 @@ class _Side:
                 self.rows[grid] = rows.new_empty((*rows.shape[:2], self._width), dtype=torch.float32)
             self.rows[grid][:, :, self._columns[member]] = rows
         if pooled:
-            self._means[member] = _mean(feature, point)
+            self._means[member] = to_grid(channels_second(feature, point.channel_axis).float(), ())
         self._missing.discard(member)
 
     def pooled(self) -> Tensor:
@@ -378,9 +373,3 @@ def _positions(samples: int, positions: int) -> Tensor:
     some = torch.randperm(positions, generator=torch.Generator().manual_seed(0))[:POSITIONS]
     shifts = torch.arange(samples) * round(_GOLDEN * positions)
     return ((some + shifts[:, None]) % positions).sort(1).values
-
-
-def _mean(feature: Tensor, point: StitchPoint) -> Tensor:
-    """Return a feature map's mean over positions, `(N, C)` float32."""
-    found = channels_second(feature, point.channel_axis)
-    return (found.flatten(2).mean(2, dtype=torch.float32) if found.dim() > 2 else found).float()
