@@ -20,6 +20,7 @@ def upgrade() -> None:
     with op.batch_alter_table("revision_files") as batch:
         batch.alter_column("name", existing_type=sa.String(length=96), type_=sa.String(length=1024))
         batch.add_column(sa.Column("git_oid", sa.String(length=40), nullable=True))
+        batch.create_index(op.f("ix_revision_files_sha256"), ["sha256"], unique=False)
     op.create_table(
         "commits",
         sa.Column("id", sa.Integer(), nullable=False),
@@ -47,6 +48,21 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["model_id"], ["models.id"], name=op.f("fk_refs_model_id_models")),
         sa.PrimaryKeyConstraint("model_id", "kind", "name", name=op.f("pk_refs")),
     )
+    op.create_table(
+        "received_files",
+        sa.Column("model_id", sa.Integer(), nullable=False),
+        sa.Column("sha256", sa.String(length=64), nullable=False),
+        sa.Column("size", sa.BigInteger(), nullable=False),
+        sa.Column("created_at", database.UtcDateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(["model_id"], ["models.id"], name=op.f("fk_received_files_model_id_models")),
+        sa.PrimaryKeyConstraint("model_id", "sha256", name=op.f("pk_received_files")),
+    )
+    op.create_table(
+        "hub_keys",
+        sa.Column("name", sa.String(length=96), nullable=False),
+        sa.Column("secret", sa.String(length=64), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_hub_keys")),
+    )
     _give_old_revisions_a_history()
 
 
@@ -73,6 +89,8 @@ def _give_old_revisions_a_history() -> None:
 
 
 def downgrade() -> None:
+    op.drop_table("hub_keys")
+    op.drop_table("received_files")
     op.drop_table("refs")
     op.drop_index(op.f("ix_commits_revision_id"), table_name="commits")
     op.drop_index(op.f("ix_commits_model_id"), table_name="commits")
@@ -83,6 +101,7 @@ def downgrade() -> None:
     op.execute("DELETE FROM model_shares WHERE model_id NOT IN (SELECT model_id FROM revisions)")
     op.execute("DELETE FROM models WHERE id NOT IN (SELECT model_id FROM revisions)")
     with op.batch_alter_table("revision_files") as batch:
+        batch.drop_index(op.f("ix_revision_files_sha256"))
         batch.drop_column("git_oid")
         batch.alter_column("name", existing_type=sa.String(length=1024), type_=sa.String(length=96))
     with op.batch_alter_table("revisions") as batch:

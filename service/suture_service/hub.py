@@ -37,6 +37,8 @@ class Hub:
     database: Database
     store: BlobStore
     metrics: Metrics
+    #: Signs what an upload's address permits; the same in all processes on one database, read when the hub starts.
+    key: str = ""
     ahead: timedelta = timedelta(0)
     closing: asyncio.Event = field(default_factory=asyncio.Event)
 

@@ -15,6 +15,9 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from suture_service import errors
 from suture_service.database import Database
 from suture_service.errors import ErrorAnswer, Unavailable
+from suture_service.hf.router import router as hf
+from suture_service.hf.routing import RawPath
+from suture_service.hf.signing import load_key
 from suture_service.hub import Hub, HubDep
 from suture_service.jobs import endpoints as jobs
 from suture_service.jobs.flow import sweep_until_closing
@@ -55,6 +58,7 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         check_migrated(hub.database.engine)
         hub.set_clock()
+        hub.key = load_key(hub.database)
         hub.store.sweep()
         sweeper = asyncio.create_task(sweep_until_closing(hub))
         try:
@@ -74,10 +78,13 @@ def create_app(settings: Settings) -> FastAPI:
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
     app.state.hub = hub
+    app.add_middleware(RawPath)
     app.add_middleware(Observe, metrics=hub.metrics, max_request_bytes=settings.max_request_bytes)
     errors.install(app)
     for router in (health, parties.router, sites.router, models.router, jobs.router, tasks.router):
         app.include_router(router)
+    # Last: its paths start with names that callers choose.
+    app.include_router(hf)
     return app
 
 

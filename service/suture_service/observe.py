@@ -17,7 +17,7 @@ import anyio
 import structlog
 from fastapi import HTTPException
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from suture_stitching.errors import SutureError
@@ -97,6 +97,11 @@ def _without_values(_logger: Any, _method: str, event: structlog.typing.EventDic
     return event
 
 
+def allow_body(request: Request, limit: int) -> None:
+    """Let the body of this request have up to `limit` bytes; to be called before it is read."""
+    request.scope["suture.exchange"].limit = limit
+
+
 class Observe:
     """The middleware. Bodies of PUT requests are files with limits of their own; all others are limited here."""
 
@@ -120,7 +125,8 @@ class _Exchange:
         self._app, self._metrics, self._scope = app, metrics, scope
         self._receive, self._send = receive, send
         self._headers: dict[bytes, bytes] = dict(scope["headers"])
-        self._limit = limit if scope["method"] != "PUT" else None
+        self.limit = limit if scope["method"] != "PUT" else None
+        scope["suture.exchange"] = self
         self._status, self._received, self._sent = 500, 0, 0
         self._started, self._body_ended = False, False
         given = self._headers.get(b"x-request-id", b"")
@@ -142,14 +148,14 @@ class _Exchange:
             self._record(time.perf_counter() - started)
 
     async def receive(self) -> Message:
-        if self._limit is not None and self._announced() > self._limit:
-            raise _too_much(self._limit)
+        if self.limit is not None and self._announced() > self.limit:
+            raise _too_much(self.limit)
         message = await self._receive()
         if message["type"] == "http.request":
             self._received += len(message.get("body", b""))
             self._body_ended = not message.get("more_body", False)
-            if self._limit is not None and self._received > self._limit:
-                raise _too_much(self._limit)
+            if self.limit is not None and self._received > self.limit:
+                raise _too_much(self.limit)
         else:
             self._body_ended = True
         return message

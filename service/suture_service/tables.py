@@ -138,7 +138,7 @@ class RevisionFile(Base):
     revision_id: Mapped[int] = mapped_column(ForeignKey("revisions.id"), primary_key=True)
     name: Mapped[str] = mapped_column(PATH, primary_key=True)
     size: Mapped[int] = mapped_column(BigInteger)
-    sha256: Mapped[str] = mapped_column(SHA256)
+    sha256: Mapped[str] = mapped_column(SHA256, index=True)
     git_oid: Mapped[str | None] = mapped_column(ID)
 
 
@@ -170,6 +170,26 @@ class Ref(Base):
     commit_id: Mapped[int] = mapped_column(ForeignKey("commits.id"))
 
     commit: Mapped[Commit] = relationship()
+
+
+class ReceivedFile(Base):
+    """Content that a repository's owner has sent for it, so that a commit to it may name its digest."""
+
+    __tablename__ = "received_files"
+
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"), primary_key=True)
+    sha256: Mapped[str] = mapped_column(SHA256, primary_key=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime]
+
+
+class HubKey(Base):
+    """A secret that all processes of this hub share."""
+
+    __tablename__ = "hub_keys"
+
+    name: Mapped[str] = mapped_column(NAME, primary_key=True)
+    secret: Mapped[str] = mapped_column(SHA256)
 
 
 class Job(Base):

@@ -1,0 +1,71 @@
+"""Paths as the client sends them: a revision such as `feature/x` arrives as `feature%2Fx`, one segment of the path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any
+from urllib.parse import unquote_to_bytes
+
+from fastapi import APIRouter, Path, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from pydantic import AfterValidator
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from suture_service.hf import errors
+from suture_stitching.errors import SutureError
+
+
+def decoded(text: str) -> str:
+    """Return a part of a raw path as text; raises `ValueError` for what is no UTF-8 or holds a NUL."""
+    plain = unquote_to_bytes(text).decode()
+    if "\0" in plain:
+        raise ValueError("a path holds no NUL")
+    return plain
+
+
+Namespace = Annotated[str, Path(max_length=300), AfterValidator(decoded)]
+RepoName = Annotated[str, Path(max_length=300), AfterValidator(decoded)]
+#: A branch, a tag, `refs/heads/…`, a commit or at least seven digits of one.
+Rev = Annotated[str, Path(max_length=1000), AfterValidator(decoded)]
+FilePath = Annotated[str, Path(max_length=4000), AfterValidator(decoded)]
+
+
+class RawPath:
+    """Middleware: routes outside `/v1` are matched on the path as it was sent, and decode its parts themselves."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] == "http" and not scope["path"].startswith("/v1/") and scope.get("raw_path"):
+            scope["path"] = scope["raw_path"].decode("latin-1")
+        await self._app(scope, receive, send)
+
+
+class HubRoute(APIRoute):
+    """A route whose refusals the client understands."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return the handler that FastAPI calls."""
+        handle = super().get_route_handler()
+
+        async def run(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except (SutureError, HTTPException, RequestValidationError) as error:
+                return errors.answer(request, error)
+
+        return run
+
+
+def hub_router() -> APIRouter:
+    """Return a router for endpoints of this protocol; the API's own description leaves them out."""
+    return APIRouter(route_class=HubRoute, include_in_schema=False)
+
+
+def base_url(request: Request) -> str:
+    """Return the hub's address as the caller wrote it, without a slash at its end; the client accepts no other."""
+    return str(request.base_url).rstrip("/")
