@@ -28,6 +28,7 @@ from suture_worker.celery_app import ring
 from suture_worker.config import SiteConfig
 from suture_worker.folder import Assignment, Outcome, TaskFolder, unfinished
 from suture_worker.hub import LEASE_WAIT, Hub
+from suture_worker.kept import Kept
 from suture_worker.lease import CANDIDATES, STITCHES, Claim, Task, claim_of
 from suture_worker.outbox import Cleared, Outbox
 from suture_worker.policy import TOO_FEW, Allow, Decline, decide
@@ -70,6 +71,7 @@ class Agent:
         self._stop = stop
         self._tasks = config.state / "tasks"
         self._cache = Cache(config.state / "cache")
+        self._kept = Kept(config.state / "checkpoints")
 
     def run(self) -> None:
         """Work until told to stop; raises `suture.http.AuthError` when the hub does not accept the token."""
@@ -129,6 +131,7 @@ class Agent:
         if isinstance(decision, Allow):
             folder = TaskFolder(self._tasks, task.id)
             folder.create(Assignment(task=task, dataset=decision.dataset))
+            self._kept.take(folder)
             self._attend(task, folder)
             return
         log.info("declined", task=task.id, code=decision.code, reason=decision.reason)
@@ -145,6 +148,9 @@ class Agent:
             done = self._try(lambda: self._bring_to_end(task, folder, pulse), task.id)
         if not done:
             self._end_work(folder)
+        ended = folder.outcome
+        if not done or ended is None or ended.state == "failed":
+            self._kept.put(folder)  # it may come again
         folder.remove()
         self._cache.prune()
 
