@@ -65,13 +65,10 @@ def to_refine(plans: Sequence[Plan], alphas: Sequence[float], most: int) -> list
     middle = middle_of(alphas)
     chains = [plan for plan in plans if len(plan.joins) > 1]
     single = [plan for plan in reversed(plans) if len(plan.joins) == 1]
+    last = single[0].joins[0].points
     central = [plan for plan in single if plan.joins[0].alpha == middle]
-    others = [plan for plan in single if plan.joins[0].alpha != middle and plan.joins[0].points == _last(plans)]
+    others = [plan for plan in single if plan.joins[0].alpha != middle and plan.joins[0].points == last]
     return [*central[:1], *chains, *central[1:2], *others, *central[2:]][:most]
-
-
-def _last(plans: Sequence[Plan]) -> Mapping[int, StitchPoint]:
-    return max(plans, key=lambda plan: min(point.depth for point in plan.joins[-1].points.values())).joins[-1].points
 
 
 def places(groups: Sequence[Mapping[int, StitchPoint]]) -> list[int]:
@@ -125,7 +122,7 @@ def _looks_behind(gate: GateTensors, plan: Plan) -> bool:
     return any(member in first and point.node > first[member].node for member, point in gate.points.items())
 
 
-def affordable(plans: Sequence[Plan], merge: Merge, sizes: Sequence[int], *, most: int = MOST) -> list[Plan]:
+def affordable(plans: Sequence[Plan], merge: Merge, sizes: Sequence[int]) -> list[Plan]:
     """Return of `plans`, the most promising first, what every party can be asked to evaluate; the simplest first.
 
     Together with the members themselves they cost at most `EVALUATION` times what the members cost, at inputs of
@@ -137,15 +134,16 @@ def affordable(plans: Sequence[Plan], merge: Merge, sizes: Sequence[int], *, mos
     costs, width = _costs(graph, merge, sizes, output)
     spent = base = sum(costs)
     taken: list[Plan] = []
-    known: set[str] = set()
+    known: list[tuple[tuple[Join, ...], GateTensors | None]] = []
     for plan in plans:
         # Whether a member withdraws changes nothing before the outputs.
-        tail = repr((plan.joins, plan.gate and replace(plan.gate, withdraws=None)))
+        tail = (plan.joins, plan.gate and replace(plan.gate, withdraws=None))
         price = SCORING * width
         if plan.joins and tail not in known:
             price += _behind(graph, merge, plan.joins[0], costs)
-        if len(taken) < most and spent + price <= EVALUATION * base:
-            spent, known = spent + price, known | {tail}
+        if len(taken) < MOST and spent + price <= EVALUATION * base:
+            spent += price
+            known.append(tail)
             taken.append(plan)
     left = [plan for plan in plans if plan not in taken]
     return sorted([*taken, *left[: max(0, FEWEST - len(taken))]], key=_elaborate)
