@@ -4,9 +4,10 @@
     fitted = fit(members, dataset)
     fitted.save(folder)
 
-Candidates are each member alone, their plain ensemble, and stitched ensembles: at each match and mixing weight, in
-closed form and (the most promising) refined, each with and without a gate that leaves unfamiliar samples alone. Which
-one is used is decided later, on the data of all parties that answer (`evaluate`, `select`).
+Candidates are each member alone, their plain ensemble, stitched ensembles: at each match and mixing weight, in closed
+form and (the most promising) refined, each with and without a gate that leaves unfamiliar samples alone; and routed
+ones, where the member that is best at home has the familiar samples to itself and the others have the rest. Which one
+is used is decided later, on the data of all parties that answer (`evaluate`, `select`).
 """
 
 from __future__ import annotations
@@ -284,9 +285,14 @@ class _Fit:
         outputs = tuple(merge.ensemble(merge.native, [member]) for member in everyone)
         model = runner.model(merge.graph(outputs), merge.tensors, self._shape)
         sign, total, seen = 1 if self._task.higher_is_better else -1, torch.zeros(len(everyone)), 0
+
+        def scores(x: Tensor, y: Tensor) -> Tensor:
+            found = dict(runner.stream(model, [output.node for output in outputs], x))
+            return torch.stack([self._task.scores(found[output.node], y).sum() for output in outputs])
+
         for x, y in batches(self._members, self._dataset, "validation", runner.device, seed=self._options.seed):
-            for own in runner.parts(lambda x, y: [self._task.scores(output, y).sum() for output in model(x)], x, y):
-                total += sign * torch.stack(own).cpu()
+            for own in runner.parts(scores, x, y):
+                total += sign * own.cpu()
             seen += len(y)
             if seen >= _COMPARED:
                 break
