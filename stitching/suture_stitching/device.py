@@ -104,10 +104,3 @@ def bytes_per_sample(model: PortableModel, shape: Sequence[int]) -> int:
         measure(model.program, model.tensors, [(batch, *shape)], UNLIMITED).cost.peak_bytes for batch in (2, 3)
     )
     return three - two
-
-
-def moved(tensor: Tensor, device: str | torch.device) -> Tensor:
-    """Return `tensor` on `device`; to a CUDA device without waiting for it."""
-    if torch.device(device).type == "cuda":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)

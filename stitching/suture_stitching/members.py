@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 from suture_stitching.compatibility import channel_weights, ensemble_input, incompatibilities
 from suture_stitching.data import Dataset, Split
-from suture_stitching.device import moved
 from suture_stitching.errors import SutureError
 from suture_stitching.moments import to_grid
 from suture_stitching.points import StitchPoint, stitchable
@@ -91,7 +90,7 @@ def batches(
     )
     matrix = None if weights is None else torch.tensor(weights, device=device)
     for x, y in dataset.whole(split) if whole else dataset.batches(split, at_once, seed=seed):
-        x, y = moved(x, device), moved(y, device)
+        x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
         if ours and theirs and ours != theirs:
             x = (x - theirs[0]) * ((ours[1] - ours[0]) / (theirs[1] - theirs[0])) + ours[0]
         if matrix is not None:
