@@ -85,6 +85,15 @@ class Unavailable(HubError):
     status = 503
 
 
+class StoreFull(Unavailable):
+    """The hub's store has no room left."""
+
+    status = 507
+
+    def __init__(self) -> None:
+        super().__init__("store.full", "the hub's store is full", hint="tell the hub's operator, then try again")
+
+
 class ErrorBody(BaseModel):
     """What is wrong, where, and what to do next."""
 

@@ -154,15 +154,22 @@ def test_memory_does_not_grow_with_the_file(store):
         tracemalloc.stop()
 
 
-def test_old_temporary_files_are_swept(store, tmp_path):
-    young, old = tmp_path / "store/tmp/young", tmp_path / "store/tmp/old#1"
-    for path in (young, old):
-        path.write_bytes(b"x")
-    os.utime(old, (0, 0))
-    assert store.sweep() == 1
-    assert files(tmp_path / "store") == ["tmp/young"]
+def test_a_sweep_removes_what_a_killed_hub_left_and_nothing_else(store, tmp_path):
+    left = tmp_path / "store/tmp/left"
+    left.write_bytes(b"x")
+
+    async def run():
+        async with store.receive(chunked(bytes(3 * MB)), limit=10**9, where="file") as upload:
+            assert len(files(tmp_path / "store")) == 2
+            assert BlobStore(str(tmp_path / "store")).sweep() == 1
+            assert not left.exists()
+            await upload.keep()
+        return upload
+
+    upload = asyncio.run(run())
+    assert files(tmp_path / "store") == [f"sha256/{upload.sha256[:2]}/{upload.sha256}"]
     store.check()
-    assert files(tmp_path / "store") == ["tmp/young"]
+    assert len(files(tmp_path / "store")) == 1
 
 
 def test_other_stores_are_refused():

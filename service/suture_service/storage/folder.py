@@ -1,0 +1,186 @@
+"""A folder as the hub's store.
+
+Plain file calls, made in threads: they tell a full disk from any other error, can be synced, and move a gigabyte in
+half the time that a general writer takes.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO
+
+from anyio.to_thread import run_sync
+
+from suture_service.errors import StoreFull
+from suture_service.storage.places import TEMPORARY, Stored, missing
+
+_CHUNK = 2**20
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class FolderFile:
+    """A temporary file of the store. It is locked while it is open, so that no other hub takes it for left behind."""
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self.path = path
+        self._file = file
+
+    async def write(self, content: bytearray) -> None:
+        """Append."""
+        await run_sync(self._write, content)
+
+    async def finish(self) -> None:
+        """Bring everything to the disk."""
+        with _reporting_full():
+            await run_sync(os.fsync, self._file.fileno())
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return up to `length` bytes from `offset`, wherever the file has been moved to."""
+        return os.pread(self._file.fileno(), length, offset)
+
+    async def discard(self) -> None:
+        """Remove the file, unless it has been moved to its place."""
+        self.path.unlink(missing_ok=True)
+        self._file.close()
+
+    def _write(self, content: bytearray) -> None:
+        with _reporting_full(), memoryview(content) as rest:
+            written = 0
+            while written < len(rest):
+                written += self._file.write(rest[written:])
+
+
+class Folder:
+    """Blobs as files `sha256/ab/abcd…`, temporary files in `tmp`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with _reporting_full():
+            (path / TEMPORARY).mkdir(parents=True, exist_ok=True)
+
+    async def create(self, limit: int) -> FolderFile:
+        """Return a new temporary file; `limit`, the most that will come, does not matter here."""
+        return await run_sync(self._create)
+
+    def _create(self) -> FolderFile:
+        while True:
+            path = self._path / TEMPORARY / secrets.token_hex(16)
+            with _reporting_full():
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+            file = os.fdopen(descriptor, "r+b", buffering=0)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if os.fstat(descriptor).st_nlink:  # else a sweep came between these lines
+                return FolderFile(path, file)
+            file.close()
+
+    async def keep(self, file: FolderFile, name: str, size: int) -> None:
+        """Give a temporary file its final name; a file that has it is replaced, and is young again."""
+        await run_sync(self._keep, file.path, self._path / name)
+
+    def _keep(self, source: Path, target: Path) -> None:
+        with _reporting_full():
+            if not target.parent.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                _sync(target.parent.parent)
+            os.utime(source)
+            source.replace(target)
+            _sync(target.parent)
+
+    def read(self, name: str, offset: int, length: int) -> bytes:
+        """Return up to `length` bytes from `offset`."""
+        with self._open(name) as file:
+            return os.pread(file.fileno(), length, offset)
+
+    async def stream(self, name: str, start: int, end: int) -> AsyncIterator[bytes]:
+        """Return an iterator over the bytes `start` to `end` (exclusive)."""
+        return _stream(await run_sync(self._open, name), name, start, end)
+
+    def sign(self, name: str, seconds: int) -> str | None:
+        """Return None: a folder has no address of its own."""
+        return None
+
+    def find(self, names: Sequence[str]) -> list[Stored | None]:
+        """Return what is stored under each of the names."""
+        return [self._stat(name) for name in names]
+
+    def list(self, prefix: str) -> Iterator[Stored]:
+        """Yield what is stored in the folder `prefix` and in those below it."""
+        for folder, _, files in os.walk(self._path / prefix):
+            for name in files:
+                found = self._stat(os.path.relpath(os.path.join(folder, name), self._path))  # noqa: PTH118
+                if found is not None:
+                    yield found
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Remove files; one that is not there is no error."""
+        for name in names:
+            (self._path / name).unlink(missing_ok=True)
+
+    def check(self) -> None:
+        """Raise if the folder cannot be written to."""
+        file = self._create()
+        file.path.unlink()
+        file._file.close()
+
+    def sweep(self) -> int:
+        """Remove temporary files whose process has ended; return how many."""
+        count = 0
+        for path in (self._path / TEMPORARY).iterdir():
+            try:
+                with path.open("rb") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    path.unlink()
+                    count += 1
+            except (BlockingIOError, FileNotFoundError):
+                continue  # being written, or just gone
+        return count
+
+    def _open(self, name: str) -> BinaryIO:
+        try:
+            return (self._path / name).open("rb", buffering=0)
+        except FileNotFoundError:
+            raise missing(name) from None
+
+    def _stat(self, name: str) -> Stored | None:
+        try:
+            found = (self._path / name).stat()
+        except FileNotFoundError:
+            return None
+        return Stored(name, found.st_size, datetime.fromtimestamp(found.st_mtime, UTC))
+
+
+async def _stream(file: BinaryIO, name: str, start: int, end: int) -> AsyncIterator[bytes]:
+    with file:
+        file.seek(start)
+        left = end - start
+        while left > 0:
+            chunk: bytes = await run_sync(file.read, min(_CHUNK, left))
+            if not chunk:
+                raise missing(name)
+            left -= len(chunk)
+            yield chunk
+
+
+@contextmanager
+def _reporting_full() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise StoreFull() from None
+        raise
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
