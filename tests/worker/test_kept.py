@@ -61,7 +61,7 @@ def test_what_is_too_old_or_too_large_together_is_deleted_oldest_first(begin, tm
     places = tmp_path / "checkpoints"
     kept = Kept(places, keep_seconds=1000, keep_bytes=250)
     for number in range(4):
-        kept.put(write(begin(number), "x" * 100))
+        Kept(places).put(write(begin(number), "x" * 100))
         age = time.time() - (2000 if number == 3 else 100 - number)
         os.utime(places / f"task_{number}", (age, age))
     kept.prune()
