@@ -11,12 +11,14 @@ from typing import Annotated, Literal
 from fastapi import Depends
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from suture_service.audit.chain import origin
 from suture_service.errors import Forbidden, Unauthorized
 from suture_service.hub import HubDep
 from suture_service.parties.repository import find_token, mark_used
 
 #: `operator` runs the hub: adds parties, and tokens and sites of any party. `admin` does that for its own party.
-Role = Literal["operator", "admin", "publisher", "requester", "reader"]
+#: `auditor` reads the audit log.
+Role = Literal["operator", "admin", "publisher", "requester", "auditor", "reader"]
 
 _bearer = HTTPBearer(auto_error=False, description="A token of a party or of a site: `suture_…`.")
 # Writing at every request would make every read a write.
@@ -94,6 +96,8 @@ def _authenticate(hub: HubDep, credentials: Annotated[HTTPAuthorizationCredentia
             token.site_id,
             token.site.name if token.site else None,
         )
+        if (source := origin.get()) is not None:
+            source.token_id = token.id
         stale = token.last_used_at is None or now - token.last_used_at > _LAST_USED_STEP
     if stale:
         with hub.database.writing() as session:

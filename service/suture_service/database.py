@@ -18,6 +18,9 @@ from sqlalchemy.types import TypeDecorator
 
 from suture_stitching.errors import SutureError
 
+#: For work that takes a lock all writers wait for: done last, it is held shortly, and nobody who holds it waits.
+LAST = "last"
+
 
 class UtcDateTime(TypeDecorator[datetime]):
     """A moment in UTC; SQLite would forget the zone."""
@@ -67,9 +70,14 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
-        """A transaction that commits at the end, or rolls back on any error."""
+        """A transaction that commits at the end, or rolls back on any error.
+
+        What lies in `session.info[LAST]` is done just before it commits.
+        """
         with self._writes.begin() as session:
             yield session
+            for work in session.info.pop(LAST, ()):
+                work(session)
 
     def moment(self) -> datetime | None:
         """Return the present moment by the clock of the database's server; None for SQLite, which has no server."""

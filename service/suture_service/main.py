@@ -13,6 +13,7 @@ from fastapi import APIRouter, FastAPI, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from suture_service import errors
+from suture_service.audit import endpoints as audit
 from suture_service.database import Database
 from suture_service.errors import ErrorAnswer, Unavailable
 from suture_service.hf.router import router as hf
@@ -44,6 +45,7 @@ _TAGS = [
     {"name": "tasks", "description": "For sites: lease work and answer it. Every write carries the lease's fence."},
     {"name": "parties", "description": "Organisations and their tokens."},
     {"name": "sites", "description": "Installations of a party beside its data."},
+    {"name": "audit", "description": "Who did what."},
     {"name": "health", "description": "For whoever runs the hub."},
 ]
 #: How long requests in progress may take to end when the hub is told to stop.
@@ -81,7 +83,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(RawPath)
     app.add_middleware(Observe, metrics=hub.metrics, max_request_bytes=settings.max_request_bytes)
     errors.install(app)
-    for router in (health, parties.router, sites.router, models.router, jobs.router, tasks.router):
+    for router in (health, parties.router, sites.router, models.router, jobs.router, tasks.router, audit.router):
         app.include_router(router)
     # Last: its paths start with names that callers choose.
     app.include_router(hf)

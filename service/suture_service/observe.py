@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from suture_service.audit.chain import Origin, origin
 from suture_stitching.errors import SutureError
 
 log = structlog.get_logger(__name__)
@@ -135,6 +136,8 @@ class _Exchange:
     async def run(self) -> None:
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=self._id.decode())
+        client = self._scope.get("client")
+        origin.set(Origin(request_id=self._id.decode(), address=client[0] if client else None))
         started = time.perf_counter()
         try:
             await self._app(self._scope, self.receive, self.send)

@@ -116,9 +116,10 @@ def create_token(settings: Settings, party: str, roles: Sequence[str], *, name: 
 def revoke_token(settings: Settings, token_id: str) -> None:
     """End a token at once; raises `SutureError` (`not_found`)."""
     with _writing(settings) as session:
-        if repository.get_token(session, token_id) is None:
+        token = repository.get_token(session, token_id)
+        if token is None:
             raise NotFound(f"no token {token_id!r}")
-        repository.revoke(session, token_id, utc_now())
+        service.end(session, token, utc_now())
 
 
 def add_site(settings: Settings, party: str, name: str) -> str:
@@ -131,7 +132,7 @@ def add_site(settings: Settings, party: str, name: str) -> str:
 def list_parties(settings: Settings) -> list[PartyRow]:
     """Return all parties by name, with their sites."""
     now = utc_now()
-    with _reading(settings) as session:
+    with reading(settings) as session:
         return [
             PartyRow(
                 party.name,
@@ -145,7 +146,7 @@ def list_parties(settings: Settings) -> list[PartyRow]:
 
 def list_tokens(settings: Settings, party: str) -> list[TokenRow]:
     """Return a party's tokens and those of its sites, without secrets."""
-    with _reading(settings) as session:
+    with reading(settings) as session:
         owner = service.get_party(session, party)
         return [
             TokenRow(
@@ -162,7 +163,8 @@ def list_tokens(settings: Settings, party: str) -> list[TokenRow]:
 
 
 @contextmanager
-def _reading(settings: Settings) -> Iterator[Session]:
+def reading(settings: Settings) -> Iterator[Session]:
+    """A transaction on the database of these settings that changes nothing."""
     database = Database(settings.database_url)
     try:
         with database.reading() as session:

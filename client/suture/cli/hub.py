@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from suture.cli import hub_audit
+from suture.cli.hub_settings import hub_settings
 from suture.cli.terminal import Format, FormatOption, console, group, notes, print_json, print_table
-from suture_stitching.errors import SutureError
-
-if TYPE_CHECKING:
-    from suture_service.settings import Settings
 
 app = group(
     "Run a hub and decide who takes part.\n\n"
@@ -30,6 +28,7 @@ site = group("Sites of parties: installations beside their data.")
 app.add_typer(party, name="party")
 app.add_typer(token, name="token")
 app.add_typer(site, name="site")
+app.add_typer(hub_audit.app, name="audit")
 
 PartyArgument = Annotated[str, typer.Argument(metavar="PARTY", help="the party's name")]
 
@@ -47,7 +46,7 @@ def serve(
     """
     from suture_service.main import serve
 
-    serve(_settings(), host, port)
+    serve(hub_settings(), host, port)
 
 
 @app.command()
@@ -60,7 +59,7 @@ def migrate() -> None:
     """
     from suture_service import operate
 
-    operate.migrate(_settings())
+    operate.migrate(hub_settings())
     notes.print("the database has this version's schema")
 
 
@@ -74,7 +73,7 @@ def add_party(name: PartyArgument, format: FormatOption = Format.text) -> None:
     """
     from suture_service import operate
 
-    added = operate.add_party(_settings(), name)
+    added = operate.add_party(hub_settings(), name)
     if format is Format.json:
         print_json({"name": added})
     else:
@@ -92,7 +91,7 @@ def list_parties(format: FormatOption = Format.text) -> None:
     """
     from suture_service import operate
 
-    found = operate.list_parties(_settings())
+    found = operate.list_parties(hub_settings())
     if format is Format.json:
         print_json(
             [
@@ -134,7 +133,7 @@ def create_token(
     """
     from suture_service import operate
 
-    token_id, secret = operate.create_token(_settings(), party, role or [], name=name)
+    token_id, secret = operate.create_token(hub_settings(), party, role or [], name=name)
     if format is Format.json:
         print_json({"id": token_id, "token": secret})
     else:
@@ -152,7 +151,7 @@ def list_tokens(party: PartyArgument, format: FormatOption = Format.text) -> Non
     """
     from suture_service import operate
 
-    found = operate.list_tokens(_settings(), party)
+    found = operate.list_tokens(hub_settings(), party)
     if format is Format.json:
         print_json(
             [
@@ -192,7 +191,7 @@ def revoke_token(token_id: Annotated[str, typer.Argument(metavar="ID", help="the
     """
     from suture_service import operate
 
-    operate.revoke_token(_settings(), token_id)
+    operate.revoke_token(hub_settings(), token_id)
     notes.print(f"revoked {token_id}")
 
 
@@ -210,7 +209,7 @@ def add_site(
     """
     from suture_service import operate
 
-    secret = operate.add_site(_settings(), party, name)
+    secret = operate.add_site(hub_settings(), party, name)
     if format is Format.json:
         print_json({"party": party, "site": name, "token": secret})
     else:
@@ -230,28 +229,10 @@ def list_sites(format: FormatOption = Format.text) -> None:
 
     rows = [
         (row.name, name, "online" if name in row.online else "offline")
-        for row in operate.list_parties(_settings())
+        for row in operate.list_parties(hub_settings())
         for name in row.sites
     ]
     if format is Format.json:
         print_json([{"party": party, "site": name, "online": state == "online"} for party, name, state in rows])
     else:
         print_table(("party", "site", "state"), rows, empty="no sites; add one with `suture hub site add PARTY NAME`")
-
-
-def _settings() -> Settings:
-    """Return the hub's settings from the environment; raises `SutureError` naming the variable that is wrong."""
-    try:
-        from pydantic import ValidationError
-
-        from suture_service.settings import Settings
-    except ModuleNotFoundError as error:
-        raise SutureError(
-            "hub.not_installed", f"{error.name} is not installed", hint="pip install 'suture[service]'"
-        ) from None
-    try:
-        return Settings()
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        variable = f"SUTURE_HUB_{first['loc'][0]}".upper() if first["loc"] else "SUTURE_HUB_…"
-        raise SutureError("hub.settings", first["msg"], where=variable, hint="correct this variable") from None

@@ -9,6 +9,7 @@ from datetime import datetime
 
 from sqlalchemy.orm import Session
 
+from suture_service.audit.chain import record
 from suture_service.auth import Caller
 from suture_service.errors import Forbidden, HubError, NotFound
 from suture_service.models import repository
@@ -157,6 +158,7 @@ def commit(
         model.description = (metadata.description if metadata is not None else None) or ""
     model.updated_at = now
     session.flush()
+    record(session, created_by, "model.commit", model.repo, owner=model.party.name, revision=identity, branch=branch)
     return made
 
 
@@ -180,6 +182,16 @@ def change(
         _share(session, found.Model, shared_with)
     found.Model.updated_at = now
     session.flush()
+    shares = sorted(share.party.name for share in found.Model.shares)
+    record(
+        session,
+        caller.name,
+        "model.change",
+        repo,
+        owner=caller.party,
+        visibility=found.Model.visibility,
+        shared_with=shares,
+    )
     return found
 
 

@@ -42,7 +42,7 @@ def add_party(hub: HubDep, caller: CallerDep, body: PartyIn) -> PartyOut:
     """Add a party (role `operator`)."""
     with hub.database.writing() as session:
         caller.require("operator")
-        party = service.add_party(session, body.name, hub.now())
+        party = service.add_party(session, body.name, hub.now(), by=caller.name)
         return PartyOut(name=party.name, created_at=party.created_at, sites=[])
 
 
@@ -52,7 +52,7 @@ def add_token(hub: HubDep, caller: CallerDep, party: str, body: TokenIn) -> Toke
     with hub.database.writing() as session:
         service.check_grant(caller, party, body.roles)
         token, secret = service.add_token(
-            session, service.get_party(session, party), body.roles, hub.now(), name=body.name
+            session, service.get_party(session, party), body.roles, hub.now(), name=body.name, by=caller.name
         )
         return TokenMade(id=token.id, token=secret)
 

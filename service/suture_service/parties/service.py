@@ -9,6 +9,7 @@ from datetime import datetime
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from suture_service.audit.chain import OPERATOR, record
 from suture_service.auth import Caller, Role, new_secret
 from suture_service.errors import Conflict, Forbidden, HubError, NotFound
 from suture_service.parties import repository
@@ -32,7 +33,7 @@ def get_party(session: Session, name: str) -> Party:
     return party
 
 
-def add_party(session: Session, name: str, now: datetime) -> Party:
+def add_party(session: Session, name: str, now: datetime, *, by: str = OPERATOR) -> Party:
     """Add a party; raises `Conflict` (`party.exists`)."""
     checked_name(name, "name")
     if repository.find_party(session, name) is not None:
@@ -43,6 +44,7 @@ def add_party(session: Session, name: str, now: datetime) -> Party:
         session.flush()
     except IntegrityError:
         raise _exists(name) from None
+    record(session, by, "party.add", name, owner=name)
     return party
 
 
@@ -51,7 +53,13 @@ def _exists(name: str) -> Conflict:
 
 
 def add_token(
-    session: Session, party: Party, roles: Sequence[Role], now: datetime, *, name: str | None = None
+    session: Session,
+    party: Party,
+    roles: Sequence[Role],
+    now: datetime,
+    *,
+    name: str | None = None,
+    by: str = OPERATOR,
 ) -> tuple[Token, str]:
     """Add a token of a party; return it and its secret, which is kept nowhere."""
     secret, secret_sha256 = new_secret("party")
@@ -65,10 +73,11 @@ def add_token(
     )
     session.add(token)
     session.flush()
+    record(session, by, "token.create", token.id, owner=party.name, roles=token.roles)
     return token, secret
 
 
-def add_site_token(session: Session, site: Site, now: datetime) -> tuple[Token, str]:
+def add_site_token(session: Session, site: Site, now: datetime, *, by: str = OPERATOR) -> tuple[Token, str]:
     """Add the token that a site works with; return it and its secret."""
     secret, secret_sha256 = new_secret("site")
     token = Token(
@@ -82,6 +91,7 @@ def add_site_token(session: Session, site: Site, now: datetime) -> tuple[Token, 
     )
     session.add(token)
     session.flush()
+    record(session, by, "token.create", token.id, owner=site.party.name, site=site.name)
     return token, secret
 
 
@@ -102,4 +112,11 @@ def revoke(session: Session, caller: Caller, token_id: str, now: datetime) -> No
         raise NotFound("no such token")
     if "operator" in token.roles and "operator" not in caller.roles:
         raise NotFound("no such token")
-    repository.revoke(session, token_id, now)
+    end(session, token, now, by=caller.name)
+
+
+def end(session: Session, token: Token, now: datetime, *, by: str = OPERATOR) -> None:
+    """End a token at once. Repeating it is harmless."""
+    if token.revoked_at is None:
+        repository.revoke(session, token.id, now)
+        record(session, by, "token.revoke", token.id, owner=token.party.name)

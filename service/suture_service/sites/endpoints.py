@@ -19,6 +19,6 @@ def add_site(hub: HubDep, caller: CallerDep, party: str, body: SiteIn) -> SiteMa
     """Add a site and make its token (role `admin` of the party, or `operator`). The token is shown here only."""
     with hub.database.writing() as session:
         caller.require_rule_over(party)
-        site = service.add_site(session, get_party(session, party), body.name, hub.now())
-        _, secret = add_site_token(session, site, hub.now())
+        site = service.add_site(session, get_party(session, party), body.name, hub.now(), by=caller.name)
+        _, secret = add_site_token(session, site, hub.now(), by=caller.name)
         return SiteMade(site=site.name, token=secret)

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from suture_service.audit.chain import OPERATOR, record
 from suture_service.errors import Conflict
 from suture_service.parties.service import checked_name
 from suture_service.sites import repository
@@ -18,7 +19,7 @@ def is_online(site: Site, now: datetime, online_seconds: float) -> bool:
     return site.last_seen_at is not None and now - site.last_seen_at <= timedelta(seconds=online_seconds)
 
 
-def add_site(session: Session, party: Party, name: str, now: datetime) -> Site:
+def add_site(session: Session, party: Party, name: str, now: datetime, *, by: str = OPERATOR) -> Site:
     """Add a site to a party; raises `Conflict` (`site.exists`)."""
     checked_name(name, "name")
     if repository.find_site(session, party.id, name) is not None:
@@ -29,6 +30,7 @@ def add_site(session: Session, party: Party, name: str, now: datetime) -> Site:
         session.flush()
     except IntegrityError:
         raise _exists(party, name) from None
+    record(session, by, "site.add", f"{party.name}/{name}", owner=party.name)
     return site
 
 

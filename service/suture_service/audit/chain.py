@@ -1,0 +1,169 @@
+"""Adding to the audit log, and checking that nobody has changed it.
+
+An entry's digest covers its content and the digest before, so an entry cannot be edited, removed or slipped in without
+every later digest changing. Whoever can write to the database could compute the whole chain anew: note the last digest
+elsewhere from time to time and have `verify` look for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import select, text
+from sqlalchemy.orm import Session
+
+from suture_service.database import LAST
+from suture_service.tables import AuditEntry
+from suture_stitching.errors import SutureError
+
+#: "audit" in ASCII: the number on which all hub processes wait for each other to add entries.
+_LOCK = 0x6175646974
+_START = "0" * 64
+_PAGE = 1000
+#: Who acts where there is no token; no party can have such a name.
+OPERATOR, HUB = "operator at the hub", "the hub"
+
+
+@dataclass
+class Origin:
+    """Where a request comes from. The middleware makes it, authentication adds the token."""
+
+    request_id: str | None = None
+    address: str | None = None
+    token_id: str | None = None
+
+
+origin: ContextVar[Origin | None] = ContextVar("origin", default=None)
+
+
+@dataclass(frozen=True)
+class _Act:
+    actor: str
+    action: str
+    what: str
+    owner: str | None
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+def record(session: Session, actor: str, action: str, what: str, *, owner: str | None = None, **detail: Any) -> None:
+    """Add to the audit log what this transaction does, if it commits.
+
+    `actor` is a party, `party/site`, `OPERATOR` or `HUB`, `what` names the object and `owner` the party whose matter it
+    is. `detail` holds names, states and ids; never a secret, and no text of a person.
+    """
+    acts: list[_Act] | None = session.info.get("audit")
+    if acts is None:
+        acts = session.info["audit"] = []
+        session.info.setdefault(LAST, []).append(_write)
+    acts.append(_Act(actor, action, what, owner, detail))
+
+
+def _write(session: Session) -> None:
+    acts: list[_Act] = session.info.pop("audit")
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+    newest = session.execute(
+        select(AuditEntry.id, AuditEntry.digest).order_by(AuditEntry.id.desc()).limit(1)
+    ).one_or_none()
+    number, previous = newest if newest is not None else (0, _START)
+    source = origin.get() or Origin()
+    for act in acts:
+        number += 1
+        entry = AuditEntry(
+            id=number,
+            at=datetime.now(UTC),
+            actor=act.actor,
+            party=None if act.actor in (OPERATOR, HUB) else act.actor.partition("/")[0],
+            token_id=source.token_id,
+            address=source.address,
+            request_id=source.request_id,
+            action=act.action,
+            what=act.what,
+            owner=act.owner,
+            detail=act.detail,
+        )
+        previous = entry.digest = _digest(entry, previous)
+        session.add(entry)
+    session.flush()
+
+
+def as_dict(entry: AuditEntry) -> dict[str, Any]:
+    """Return an entry as it is exported; its digest is that of this, less `digest`, after the digest before."""
+    return {
+        "id": entry.id,
+        "at": entry.at.astimezone(UTC).isoformat(timespec="microseconds"),
+        "actor": entry.actor,
+        "party": entry.party,
+        "token_id": entry.token_id,
+        "address": entry.address,
+        "request_id": entry.request_id,
+        "action": entry.action,
+        "what": entry.what,
+        "owner": entry.owner,
+        "detail": entry.detail,
+        "digest": entry.digest,
+    }
+
+
+def _digest(entry: AuditEntry, previous: str) -> str:
+    content = {key: value for key, value in as_dict(entry).items() if key != "digest"}
+    line = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(f"{previous}\n{line}".encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Head:
+    """The newest entry, to be noted elsewhere; `id` is 0 in an empty log."""
+
+    id: int
+    digest: str
+
+    def __str__(self) -> str:
+        return f"{self.id}:{self.digest}"
+
+
+def verify(session: Session, expected: Head | None = None) -> Head:
+    """Check the whole chain and return its head; memory does not grow with its length.
+
+    Raises `SutureError` (`audit.broken`) naming the first entry that does not fit. `expected` is a head that was noted
+    earlier: the log must still hold it.
+    """
+    number, previous = 0, _START
+    for entry in walk(session, after=-(2**63)):
+        if entry.id != number + 1:
+            raise _broken(entry.id, f"entry {number + 1} is missing")
+        number, previous = entry.id, _digest(entry, previous)
+        if entry.digest != previous:
+            raise _broken(number, "its content, or an entry before it, was changed after it was written")
+        if expected is not None and number == expected.id and previous != expected.digest:
+            raise _broken(number, "the log was written anew: the digest that was noted for this entry is another one")
+    if expected is not None and number < expected.id:
+        raise _broken(expected.id, f"the log ends at entry {number}: later ones were removed")
+    return Head(number, previous)
+
+
+def walk(session: Session, after: int = 0) -> Iterator[AuditEntry]:
+    """Yield all entries after a number, in order, a page at a time."""
+    while True:
+        statement = select(AuditEntry).where(AuditEntry.id > after).order_by(AuditEntry.id).limit(_PAGE)
+        entries = session.scalars(statement).all()
+        yield from entries
+        session.expunge_all()
+        if len(entries) < _PAGE:
+            return
+        after = entries[-1].id
+
+
+def _broken(number: int, problem: str) -> SutureError:
+    return SutureError(
+        "audit.broken",
+        problem,
+        where=f"entry {number}",
+        hint="compare with your last backup or export; whoever changed it could write to the database",
+    )
