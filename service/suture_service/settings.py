@@ -20,6 +20,10 @@ class Settings(BaseSettings):
     database_url: str = Field(default="sqlite:///suture-hub.db", repr=False)
     #: A folder, or `s3://bucket/prefix` (credentials from the usual AWS variables).
     store: str = "suture-store"
+    #: The address of the S3 server where it is not Amazon's; callers must reach it too if downloads are signed.
+    s3_endpoint: str | None = None
+    #: How long an address is valid to which a download from a bucket is sent on; 0: everything goes through the hub.
+    signed_download_seconds: Annotated[int, Field(ge=0, le=86400)] = 0
 
     lease_seconds: Seconds = 60
     #: How long the lease of a task lasts that waits for a person at its site.

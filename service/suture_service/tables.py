@@ -18,6 +18,13 @@ ID = String(40)
 Json = dict[str, Any]
 
 
+class BlobDigest(String):
+    """The sha256 of content in the blob store. What no column of this type names is garbage (`maintenance`)."""
+
+
+BLOB = BlobDigest(64)
+
+
 class Party(Base):
     """An organisation, mostly a hospital."""
 
@@ -138,7 +145,7 @@ class RevisionFile(Base):
     revision_id: Mapped[int] = mapped_column(ForeignKey("revisions.id"), primary_key=True)
     name: Mapped[str] = mapped_column(PATH, primary_key=True)
     size: Mapped[int] = mapped_column(BigInteger)
-    sha256: Mapped[str] = mapped_column(SHA256, index=True)
+    sha256: Mapped[str] = mapped_column(BLOB, index=True)
     git_oid: Mapped[str | None] = mapped_column(ID)
 
 
@@ -178,7 +185,7 @@ class ReceivedFile(Base):
     __tablename__ = "received_files"
 
     model_id: Mapped[int] = mapped_column(ForeignKey("models.id"), primary_key=True)
-    sha256: Mapped[str] = mapped_column(SHA256, primary_key=True)
+    sha256: Mapped[str] = mapped_column(BLOB, primary_key=True)
     size: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime]
 
@@ -278,7 +285,7 @@ class TaskFile(Base):
     name: Mapped[str] = mapped_column(NAME, primary_key=True)
     fence: Mapped[int]
     size: Mapped[int] = mapped_column(BigInteger)
-    sha256: Mapped[str] = mapped_column(SHA256)
+    sha256: Mapped[str] = mapped_column(BLOB)
 
 
 class Event(Base):
