@@ -17,6 +17,7 @@ def upgrade() -> None:
         batch.add_column(sa.Column("deleted_at", database.UtcDateTime(timezone=True), nullable=True))
     with op.batch_alter_table("revisions") as batch:
         batch.alter_column("metadata", existing_type=sa.JSON(), type_=sa.JSON(none_as_null=True), nullable=True)
+        batch.add_column(sa.Column("card", sa.JSON(none_as_null=True), nullable=True))
     with op.batch_alter_table("revision_files") as batch:
         batch.alter_column("name", existing_type=sa.String(length=96), type_=sa.String(length=1024))
         batch.add_column(sa.Column("git_oid", sa.String(length=40), nullable=True))
@@ -48,6 +49,14 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["model_id"], ["models.id"], name=op.f("fk_refs_model_id_models")),
         sa.PrimaryKeyConstraint("model_id", "kind", "name", name=op.f("pk_refs")),
     )
+    op.create_table(
+        "model_tags",
+        sa.Column("model_id", sa.Integer(), nullable=False),
+        sa.Column("tag", sa.String(length=200), nullable=False),
+        sa.ForeignKeyConstraint(["model_id"], ["models.id"], name=op.f("fk_model_tags_model_id_models")),
+        sa.PrimaryKeyConstraint("model_id", "tag", name=op.f("pk_model_tags")),
+    )
+    op.create_index("ix_model_tags_tag", "model_tags", ["tag", "model_id"], unique=False)
     op.create_table(
         "received_files",
         sa.Column("model_id", sa.Integer(), nullable=False),
@@ -91,6 +100,8 @@ def _give_old_revisions_a_history() -> None:
 def downgrade() -> None:
     op.drop_table("hub_keys")
     op.drop_table("received_files")
+    op.drop_index("ix_model_tags_tag", table_name="model_tags")
+    op.drop_table("model_tags")
     op.drop_table("refs")
     op.drop_index(op.f("ix_commits_revision_id"), table_name="commits")
     op.drop_index(op.f("ix_commits_model_id"), table_name="commits")
@@ -105,6 +116,7 @@ def downgrade() -> None:
         batch.drop_column("git_oid")
         batch.alter_column("name", existing_type=sa.String(length=1024), type_=sa.String(length=96))
     with op.batch_alter_table("revisions") as batch:
+        batch.drop_column("card")
         batch.alter_column("metadata", existing_type=sa.JSON(), nullable=False)
     with op.batch_alter_table("models") as batch:
         batch.drop_column("deleted_at")

@@ -94,12 +94,23 @@ class Model(Base):
 
     party: Mapped[Party] = relationship()
     refs: Mapped[list[Ref]] = relationship(cascade="all, delete-orphan", order_by="Ref.name")
+    tags: Mapped[list[ModelTag]] = relationship(cascade="all, delete-orphan", order_by="ModelTag.tag")
     shares: Mapped[list[ModelShare]] = relationship(cascade="all, delete-orphan")
 
     @property
     def repo(self) -> str:
-        """`party/name`."""
-        return f"{self.party.name}/{self.name}"
+        """`party/name`; of a deleted one, as it was called."""
+        return f"{self.party.name}/{self.name.partition('~')[0]}"
+
+
+class ModelTag(Base):
+    """A word by which the model on `main` is filtered: from its card and its `suture.json`."""
+
+    __tablename__ = "model_tags"
+    __table_args__ = (Index("ix_model_tags_tag", "tag", "model_id"),)
+
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"), primary_key=True)
+    tag: Mapped[str] = mapped_column(String(200), primary_key=True)
 
 
 class ModelShare(Base):
@@ -116,7 +127,7 @@ class ModelShare(Base):
 class Revision(Base):
     """The immutable content of a commit; with `job_id` when the hub published a job's result.
 
-    `content` is its `suture.json`, null where it holds no portable model.
+    `content` is its `suture.json`, null where it holds no portable model; `card` the YAML block of its `README.md`.
     """
 
     __tablename__ = "revisions"
@@ -128,6 +139,7 @@ class Revision(Base):
     created_at: Mapped[datetime]
     created_by: Mapped[str] = mapped_column(String(200))
     content: Mapped[Json | None] = mapped_column("metadata", JSON(none_as_null=True))
+    card: Mapped[Json | None] = mapped_column(JSON(none_as_null=True))
     job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"), unique=True)
 
     model: Mapped[Model] = relationship()

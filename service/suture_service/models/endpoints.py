@@ -134,6 +134,7 @@ async def publish(
             name=name,
             files=checked.files,
             metadata=checked.metadata,
+            card=checked.card,
             created_by=caller.name,
             now=hub.now(),
             visibility=visibility,

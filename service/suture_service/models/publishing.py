@@ -1,21 +1,24 @@
-"""Taking in an upload: parts go straight to the store, are checked there without torch, and only then kept."""
+"""What is checked before anyone can see it, without torch; and taking in an upload whose parts go to the store."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from starlette.concurrency import run_in_threadpool
 
 from suture_service.errors import HubError
+from suture_service.models.cards import read_card
 from suture_service.models.service import CARD, METADATA, MODEL, StoredFile
 from suture_service.settings import Settings
 from suture_service.storage import BlobStore, Upload
-from suture_service.storage.blobs import read_document
+from suture_service.storage.blobs import Content, read_document
 from suture_service.storage.multipart import MultipartReader
+from suture_service.tables import Json
 from suture_stitching.errors import SutureError
-from suture_stitching.portable.format import check_against, read_header
+from suture_stitching.portable.format import FORMAT, MAX_HEADER, check_against, read_header
 from suture_stitching.portable.metadata import MAX_BYTES, ModelMetadata
 
 _FILES = {"model": MODEL, "metadata": METADATA, "card": CARD}
@@ -27,6 +30,7 @@ class CheckedUpload:
 
     files: dict[str, StoredFile]
     metadata: ModelMetadata
+    card: Json | None
 
 
 @asynccontextmanager
@@ -58,19 +62,60 @@ async def receive_parts(
 
 async def check_and_keep(uploads: dict[str, Upload]) -> CheckedUpload:
     """Check model, metadata and card against each other, then give all files their final names."""
-    metadata = await run_in_threadpool(_check, uploads)
+    metadata, card = await run_in_threadpool(_check, uploads)
     for upload in uploads.values():
         await upload.keep()
-    return CheckedUpload({name: StoredFile(upload.sha256, upload.size) for name, upload in uploads.items()}, metadata)
+    files = {name: StoredFile(upload.sha256, upload.size) for name, upload in uploads.items()}
+    return CheckedUpload(files, metadata, card)
 
 
-def _check(uploads: dict[str, Upload]) -> ModelMetadata:
-    metadata = ModelMetadata.from_json(read_document(uploads[METADATA], MAX_BYTES, METADATA), where=METADATA)
-    model = uploads[MODEL]
+def _check(uploads: dict[str, Upload]) -> tuple[ModelMetadata, Json | None]:
+    metadata = check_model(uploads)
+    try:
+        card = read_card(_card_text(uploads[CARD], uploads[CARD].size)) if CARD in uploads else None
+    except SutureError as error:
+        if error.code != "card.yaml":
+            raise
+        card = None
+    return metadata, card
+
+
+def check_model(files: Mapping[str, Content]) -> ModelMetadata:
+    """Return what `suture.json` says, once the model agrees with it; raises `SutureError` (`model.*`, `metadata.*`)."""
+    metadata = ModelMetadata.from_json(read_document(files[METADATA], MAX_BYTES, METADATA), where=METADATA)
+    model = files[MODEL]
     check_against(read_header(model.read, model.size, where=MODEL), metadata, where=METADATA)
-    if CARD in uploads:
-        try:
-            read_document(uploads[CARD], uploads[CARD].size, CARD).decode()
-        except UnicodeDecodeError:
-            raise SutureError("card.encoding", "not UTF-8 text", where=CARD, hint="save it as UTF-8") from None
     return metadata
+
+
+def check_repository(files: Mapping[str, Content], max_card_bytes: int) -> tuple[ModelMetadata | None, Json | None]:
+    """Check what a commit would show: what claims to be a portable model must be one, and a card must be readable.
+
+    Returns the model's metadata, None where there is no portable model, and the card's YAML block.
+    """
+    claims = METADATA in files or (MODEL in files and _says_portable(files[MODEL]))
+    for name in (METADATA, MODEL) if claims else ():
+        if name not in files:
+            hint = f"a portable model is {MODEL} and {METADATA}: put both into one commit"
+            raise SutureError("model.incomplete", f"{name} is missing beside it", where="the commit", hint=hint)
+    metadata = check_model(files) if claims else None
+    return metadata, read_card(_card_text(files[CARD], max_card_bytes)) if CARD in files else None
+
+
+def _card_text(card: Content, limit: int) -> str:
+    try:
+        return read_document(card, limit, CARD).decode()
+    except UnicodeDecodeError:
+        raise SutureError("card.encoding", "not UTF-8 text", where=CARD, hint="save it as UTF-8") from None
+
+
+def _says_portable(model: Content) -> bool:
+    """Whether a file's header names our format; whether it is right is another question."""
+    length = int.from_bytes(model.read(0, 8), "little")
+    if model.size < 8 or length > min(MAX_HEADER, model.size - 8):
+        return False
+    try:
+        header = json.loads(model.read(8, length))
+        return bool(header["__metadata__"]["format"] == FORMAT)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False

@@ -13,9 +13,10 @@ from suture_service.audit.chain import record
 from suture_service.auth import Caller
 from suture_service.errors import Forbidden, HubError, NotFound
 from suture_service.models import repository
+from suture_service.models.cards import tags_of
 from suture_service.models.schemas import Visibility
 from suture_service.parties.repository import find_party
-from suture_service.tables import Commit, Model, ModelShare, Party, Ref, Revision, RevisionFile
+from suture_service.tables import Commit, Json, Model, ModelShare, ModelTag, Party, Ref, Revision, RevisionFile
 from suture_stitching.portable.metadata import ModelMetadata
 
 MODEL, METADATA, CARD, REPORT = "model.safetensors", "suture.json", "README.md", "report.json"
@@ -76,6 +77,7 @@ def publish(
     now: datetime,
     visibility: Visibility = "private",
     job_id: str | None = None,
+    card: Json | None = None,
 ) -> tuple[Revision, bool]:
     """Add a revision whose files are checked and stored; return it, and whether it is new.
 
@@ -92,7 +94,9 @@ def publish(
             existing.job_id = job_id
         return existing, False
     title = "Publish" if job_id is None else f"Result of {job_id}"
-    made = commit(session, model, files=files, metadata=metadata, title=title, created_by=created_by, now=now)
+    made = commit(
+        session, model, files=files, metadata=metadata, card=card, title=title, created_by=created_by, now=now
+    )
     made.revision.job_id = job_id
     session.flush()
     return made.revision, True
@@ -117,10 +121,12 @@ def commit(
     now: datetime,
     message: str = "",
     branch: str = repository.MAIN,
+    card: Json | None = None,
 ) -> Commit:
     """Add a commit of exactly these files, checked and stored, and move a branch to it; the party must be locked.
 
-    `metadata` is that of the portable model among the files, None where there is none.
+    `metadata` is that of the portable model among the files, None where there is none; `card` the YAML block of the
+    card.
     """
     identity = revision_id(files)
     revision = repository.own_revision(session, model.id, identity)
@@ -132,6 +138,7 @@ def commit(
             created_at=now,
             created_by=created_by,
             content=content,
+            card=card,
             files=[
                 RevisionFile(name=key, size=file.size, sha256=file.sha256, git_oid=file.git_oid)
                 for key, file in sorted(files.items())
@@ -156,6 +163,8 @@ def commit(
     if branch == repository.MAIN:
         model.task = metadata.task if metadata is not None else ""
         model.description = (metadata.description if metadata is not None else None) or ""
+        kept = {entry.tag: entry for entry in model.tags}
+        model.tags = [kept.get(tag) or ModelTag(tag=tag) for tag in tags_of(card, metadata)]
     model.updated_at = now
     session.flush()
     record(session, created_by, "model.commit", model.repo, owner=model.party.name, revision=identity, branch=branch)

@@ -12,6 +12,7 @@ import re
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import anyio
@@ -27,6 +28,15 @@ from suture_stitching.errors import SutureError
 _BUFFER = 2 * 2**20
 _BLOBS = "sha256"
 _NAME = re.compile(rf"{_BLOBS}/[0-9a-f]{{2}}/([0-9a-f]{{64}})")
+
+
+class Content(Protocol):
+    """A file of `size` bytes that can be read in parts."""
+
+    size: int
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return up to `length` bytes from `offset`."""
 
 
 class Upload:
@@ -177,11 +187,11 @@ async def _nothing() -> AsyncIterator[bytes]:
     yield b""
 
 
-def read_document(upload: Upload, limit: int, where: str) -> bytes:
+def read_document(file: Content, limit: int, where: str) -> bytes:
     """Return the whole content of a small file; raises `TooLarge` over `limit` bytes."""
-    if upload.size > limit:
+    if file.size > limit:
         raise TooLarge("upload.too_large", f"larger than {limit} bytes", where=where)
-    content = upload.read(0, upload.size)
-    if len(content) != upload.size:
+    content = file.read(0, file.size)
+    if len(content) != file.size:
         raise HubError("upload.truncated", "the file ended early", where=where, hint="upload it again")
     return content
