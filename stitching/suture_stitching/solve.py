@@ -76,13 +76,6 @@ class Source:
         return torch.where(shrunk > 0, 1 / shrunk, 0.0)
 
 
-def solve(
-    moments: Moments, source: slice, target: slice, held_out: Moments, ridges: Sequence[float] = RIDGES
-) -> Solution:
-    """Return the best affine map from the features in `source` to those in `target`; see `Source`."""
-    return Source(moments, source, held_out).to(target, ridges)
-
-
 def explained_variance(moments: Moments, source: slice, target: slice, weight: Tensor, bias: Tensor) -> float:
     """Return R2 of `weight x + bias` as a prediction of the target, over all channels, from moments alone.
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from suture_stitching.moments import Moments
-from suture_stitching.solve import RIDGES, Source, explained_variance, solve
+from suture_stitching.solve import RIDGES, Source, explained_variance
 
 X, Y = slice(0, 6), slice(6, 10)
 
@@ -19,7 +19,7 @@ def sample(n: int, seed: int, noise: float = 0.1) -> torch.Tensor:
 
 def test_without_ridge_it_is_least_squares() -> None:
     data = sample(500, 0)
-    found = solve(Moments.of(data), X, Y, Moments.of(sample(200, 1)), ridges=(0.0,))
+    found = Source(Moments.of(data), X, Moments.of(sample(200, 1))).to(Y, ridges=(0.0,))
     design = torch.cat([data[:, X], torch.ones(500, 1, dtype=torch.float64)], 1)
     wanted = torch.linalg.lstsq(design, data[:, Y]).solution
     assert torch.allclose(found.weight, wanted[:-1].T, atol=1e-9)
@@ -28,7 +28,7 @@ def test_without_ridge_it_is_least_squares() -> None:
 
 def test_r2_from_moments_is_r2_of_the_predictions() -> None:
     held_out = sample(300, 2, noise=1.0)
-    found = solve(Moments.of(sample(400, 3, noise=1.0)), X, Y, Moments.of(held_out))
+    found = Source(Moments.of(sample(400, 3, noise=1.0)), X, Moments.of(held_out)).to(Y)
     error = (held_out[:, X] @ found.weight.T + found.bias - held_out[:, Y]).square().sum()
     total = (held_out[:, Y] - held_out[:, Y].mean(0)).square().sum()
     assert found.r2 == pytest.approx(float(1 - error / total), abs=1e-9)
@@ -36,9 +36,9 @@ def test_r2_from_moments_is_r2_of_the_predictions() -> None:
 
 def test_the_ridge_is_the_one_that_serves_held_out_rows_best() -> None:
     few, held_out = Moments.of(sample(8, 4, noise=20.0)), Moments.of(sample(300, 5, noise=20.0))
-    found = solve(few, X, Y, held_out)
+    found = Source(few, X, held_out).to(Y)
     for ridge in (0.0, 1e-8, 100.0):
-        assert found.r2 >= solve(few, X, Y, held_out, ridges=(ridge,)).r2
+        assert found.r2 >= Source(few, X, held_out).to(Y, ridges=(ridge,)).r2
 
 
 def test_every_target_and_ridge_is_served_by_one_decomposition() -> None:
@@ -60,7 +60,7 @@ def test_every_target_and_ridge_is_served_by_one_decomposition() -> None:
 
 def test_the_identity_is_found() -> None:
     moments = Moments.of(torch.cat([sample(500, 6)[:, X]] * 2, 1))
-    found = solve(moments, slice(0, 6), slice(6, 12), moments)
+    found = Source(moments, slice(0, 6), moments).to(slice(6, 12))
     assert torch.allclose(found.weight, torch.eye(6, dtype=torch.float64), atol=1e-6)
     assert found.r2 == pytest.approx(1, abs=1e-9)
 
@@ -68,7 +68,7 @@ def test_the_identity_is_found() -> None:
 def test_constant_features_give_the_mean() -> None:
     data = sample(100, 7)
     data[:, X] = 4
-    found = solve(Moments.of(data), X, Y, Moments.of(data))
+    found = Source(Moments.of(data), X, Moments.of(data)).to(Y)
     assert torch.equal(found.weight, torch.zeros(4, 6, dtype=torch.float64))
     assert torch.allclose(found.bias, data[:, Y].mean(0))
 
@@ -77,13 +77,13 @@ def test_redundant_features_stay_finite() -> None:
     data = sample(100, 8)
     data[:, 1] = data[:, 0]
     data[:, 2] = 0
-    found = solve(Moments.of(data), X, Y, Moments.of(sample(100, 9)))
+    found = Source(Moments.of(data), X, Moments.of(sample(100, 9))).to(Y)
     assert bool(torch.isfinite(found.weight).all())
 
 
 def test_a_constant_target_that_is_met_is_explained() -> None:
     data = sample(50, 10)
     data[:, Y] = 2
-    found = solve(Moments.of(data), X, Y, Moments.of(data))
+    found = Source(Moments.of(data), X, Moments.of(data)).to(Y)
     assert found.r2 == 1
     assert explained_variance(Moments.of(data), X, Y, found.weight, found.bias + 1) == 0
