@@ -50,27 +50,94 @@ def test_a_line_torn_by_a_power_cut_is_dropped(filled):
     assert len(verify(filled)) == 4
 
 
-def altered(lines):
-    entry = json.loads(lines[1])
-    entry["size"] = 1
-    return [lines[0], json.dumps(entry, separators=(",", ":")).encode(), lines[2]]
+def edited(index, **changes):
+    def edit(lines):
+        entry = {**json.loads(lines[index]), **changes}
+        return [*lines[:index], json.dumps(entry, separators=(",", ":")).encode(), *lines[index + 1 :]]
+
+    return edit
 
 
 @pytest.mark.parametrize(
-    ("change", "line"),
+    ("change", "problem"),
     [
-        (altered, 3),
-        (lambda lines: [lines[0], lines[2]], 2),
-        (lambda lines: lines[1:], 1),
-        (lambda lines: [lines[1], lines[0], lines[2]], 1),
-        (lambda lines: [*lines, lines[2]], 4),
-        (lambda lines: [*lines[:2], b"x"], 3),
+        (edited(0, size=1), "record 1 was edited"),
+        (edited(1, size=1), "record 2 was edited"),
+        (edited(2, size=1), "record 3 was edited"),
+        (edited(0, prev="f" * 64), "record 1 was edited"),
+        (edited(1, prev="f" * 64), "record 2 was edited"),
+        (edited(2, prev="f" * 64), "record 3 was edited"),
+        (lambda lines: [lines[0], lines[2]], "record 2 is missing"),
+        (lambda lines: lines[1:], "record 1 is missing"),
+        (lambda lines: lines[2:], "record 1 is missing, and all up to 2"),
+        (lambda lines: [lines[1], lines[0], lines[2]], "record 2 stands in the place of record 1"),
+        (lambda lines: [*lines, lines[2]], "record 4"),
+        (lambda lines: [*lines[:2], b"x"], "record 3 was edited: it cannot be read"),
+        (lambda lines: lines[:2], "records 3 to 3 are missing at the end"),
+        (lambda lines: [], "records 1 to 3 are missing at the end"),
     ],
 )
-def test_any_change_is_found(filled, change, line):
+def test_any_change_is_found_and_named(filled, change, problem):
     filled.write_bytes(b"".join(text + b"\n" for text in change(filled.read_bytes().splitlines())))
-    with pytest.raises(SutureError, match=f"line {line} "):
+    with pytest.raises(SutureError, match=problem) as caught:
         verify(filled)
+    assert caught.value.code == "egress.broken"
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (edited(2, size=1), "record 3 was edited"),
+        (lambda lines: [*lines[:2], b"x"], "record 3 was edited"),
+        (lambda lines: lines[:2], "records 3 to 3 are missing at the end"),
+        (lambda lines: [], "records 1 to 3 are missing at the end"),
+    ],
+)
+def test_a_site_whose_log_does_not_end_as_it_was_left_does_not_write_on(filled, change, problem):
+    filled.write_bytes(b"".join(text + b"\n" for text in change(filled.read_bytes().splitlines())))
+    with pytest.raises(SutureError, match=problem):
+        EgressLog(filled.parent)
+
+
+def test_records_that_were_added_are_found(filled):
+    last = filled.read_bytes().splitlines()[-1]
+    for number in (4, 5):
+        entry = {**json.loads(last), "seq": number, "prev": hashlib.sha256(last).hexdigest()}
+        last = json.dumps(entry, separators=(",", ":")).encode()
+        with filled.open("ab") as file:
+            file.write(last + b"\n")
+    with pytest.raises(SutureError, match="records 5 to 5 were added"):
+        verify(filled)
+
+
+def test_a_deleted_head_does_not_hide_what_is_missing(filled):
+    filled.with_name("egress.head").unlink()
+    filled.write_bytes(b"".join(filled.read_bytes().splitlines(keepends=True)[:2]))
+    with pytest.raises(SutureError, match=r"egress\.head was changed"):
+        verify(filled)
+
+
+def test_a_body_or_document_that_is_not_what_left_is_found(filled, tmp_path):
+    document = filled.parent / "documents" / hashlib.sha256(b'{"n":412}').hexdigest()
+    document.write_bytes(b'{"n":413}')
+    with pytest.raises(SutureError, match="record 2 does not hold what left"):
+        verify(filled)
+    document.unlink()
+    with pytest.raises(SutureError, match="document of record 2 is missing"):
+        verify(filled)
+
+
+def test_an_agent_that_dies_between_record_and_head(filled):
+    head = filled.with_name("egress.head").read_text()
+    log = EgressLog(filled.parent)
+    log.small("task_2", "fail", b"{}")
+    log.close()
+    filled.with_name("egress.head").write_text(head)
+    assert len(verify(filled)) == 4
+    log = EgressLog(filled.parent)
+    log.small("task_3", "fail", b"{}")
+    log.close()
+    assert len(verify(filled)) == 5
 
 
 def test_two_threads_do_not_break_the_chain(tmp_path):

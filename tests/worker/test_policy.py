@@ -42,7 +42,8 @@ def test_nothing_is_allowed_without_a_rule(make):
 def test_what_a_rule_names_is_allowed(make):
     assert answer(make.leased("fit"), [NORTH]) == "patches"
     assert answer(make.leased("evaluate", dataset="patches"), [NORTH]) == "patches"
-    assert decide(Task.parse(make.leased("compose")), config([NORTH])) == Allow(None, config([NORTH]).policy.allow[0], 0)
+    rule = config([NORTH]).policy.allow[0]
+    assert decide(Task.parse(make.leased("compose")), config([NORTH])) == Allow(None, rule, 0)
 
 
 def test_an_action_is_not_another_one(make):

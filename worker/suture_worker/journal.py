@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _LONGEST_LINE = 2**20
@@ -18,11 +20,14 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        size = os.fstat(self._descriptor).st_size
-        start = max(0, size - _LONGEST_LINE)
-        tail = os.pread(self._descriptor, size - start, start)
+        start, tail = self._tail()
         if tail and not tail.endswith(b"\n"):
             os.ftruncate(self._descriptor, start + tail.rfind(b"\n") + 1)
+
+    def last(self) -> bytes | None:
+        """Return the last line, if there is one."""
+        lines = self._tail()[1].splitlines()
+        return lines[-1] if lines else None
 
     def append(self, line: bytes) -> None:
         """Add a line; durable on return. Raises `OSError` when the disk is full, and then nothing was added."""
@@ -32,9 +37,25 @@ class Journal:
             raise OSError(errno.ENOSPC, "the disk is full", str(self.path))
         os.fsync(self._descriptor)
 
+    @contextmanager
+    def appended(self, line: bytes) -> Iterator[None]:
+        """Add a line for good if the block ends well; if it raises, the line is taken back."""
+        before = os.fstat(self._descriptor).st_size
+        self.append(line)
+        try:
+            yield
+        except BaseException:
+            os.ftruncate(self._descriptor, before)
+            raise
+
     def close(self) -> None:
         """Close the file."""
         os.close(self._descriptor)
+
+    def _tail(self) -> tuple[int, bytes]:
+        size = os.fstat(self._descriptor).st_size
+        start = max(0, size - _LONGEST_LINE)
+        return start, os.pread(self._descriptor, size - start, start)
 
 
 def whole_lines(path: Path) -> list[bytes]:

@@ -131,9 +131,8 @@ def objections(asked: Asked, dataset: str | None, rule: Rule, config: SiteConfig
             yield f"models of {model.party} may not be run"
         if rule.max_model_mib is not None and model.size > rule.max_model_mib * 2**20:
             yield f"model {number} has {model.size / 2**20:.1f} MiB, at most {rule.max_model_mib:g} are allowed"
-        if rule.operators is not None and model.operators is not None:
-            if others := sorted(model.operators - rule.operators):
-                yield f"model {number} uses {', '.join(others[:5])}"
+        if rule.operators is not None and (others := sorted((model.operators or frozenset()) - rule.operators)):
+            yield f"model {number} uses {', '.join(others[:5])}"
     if dataset is None or asked.action != "evaluate":
         return
     metric = METRICS[config.datasets[dataset].task]

@@ -1,0 +1,113 @@
+"""Whether a leased task is done here: the rules, the month's budget, and where a rule says so, a person."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+import structlog
+
+from suture_stitching.portable.format import check_file
+from suture_worker.config import SiteConfig
+from suture_worker.folder import TaskFolder
+from suture_worker.inbox import AskedModel, Inbox, Request
+from suture_worker.lease import CANDIDATES, ComposeSpec, EvaluateSpec, FitSpec, Task
+from suture_worker.ledger import Ledger
+from suture_worker.policy import DENIED, Allow, Decline, decide
+from suture_worker.preview import estimate
+
+#: More questions than anybody answers are not kept.
+MAX_ASKED = 100
+LEAVES = {
+    "fit": (
+        "candidates.json: which layers were joined, mixing weights, number of samples",
+        "stitches.safetensors: fitted matrices, and statistics of the networks' features",
+    ),
+    "evaluate": (
+        "per candidate and split: the metric, its interval, the difference to your own model",
+        "number of samples per split",
+    ),
+}
+
+log = structlog.get_logger(__name__)
+
+
+class Admission:
+    """The site's decisions about tasks."""
+
+    def __init__(self, config: SiteConfig) -> None:
+        self._config = config
+        self._ledger = Ledger(config.state / "ledger.jsonl")
+        self.inbox = Inbox(config.state / "inbox")
+
+    def decide(self, task: Task, operators: tuple[frozenset[str], ...] | None = None) -> Allow | Decline:
+        """Say what the rules and the budget say."""
+
+        def used(party: str, dataset: str) -> int:
+            return self._ledger.used(party, dataset, apart_from=task.digest)
+
+        return decide(task, self._config, used=used, operators=operators)
+
+    def admit(self, task: Task, folder: TaskFolder) -> Allow | Decline | None:
+        """Decide about a task whose files have come; None while it waits for a person. What is allowed is charged."""
+        decision = self.decide(task, _operators(task, folder))
+        if isinstance(decision, Decline) or decision.dataset is None:
+            return decision
+        if decision.rule.approval == "ask":
+            answer = self.inbox.answer(task, decision.dataset)
+            if answer is None:
+                return self._ask(task, decision.dataset, folder)
+            if not answer.approved:
+                code = f"policy.{answer.told}" if answer.told else DENIED
+                return Decline(code, f"declined by {answer.by}: {answer.reason or 'no reason given'}")
+        if isinstance(task.spec, EvaluateSpec):
+            self._ledger.charge(task, decision.dataset)
+        return decision
+
+    def manual_release(self, task: Task, folder: TaskFolder) -> bool:
+        """Whether a person looks at the result before it leaves; a composition holds nothing that has not left."""
+        if isinstance(task.spec, ComposeSpec):
+            return False
+        decision = self.decide(task, _operators(task, folder))
+        return not isinstance(decision, Allow) or decision.rule.release == "manual"
+
+    def _ask(self, task: Task, dataset: str, folder: TaskFolder) -> Decline | None:
+        if self.inbox.asked(task):
+            return None
+        if len(self.inbox.requests()) >= MAX_ASKED:
+            return Decline(DENIED, f"{MAX_ASKED} questions are waiting for the operator")
+        assert isinstance(task.spec, FitSpec | EvaluateSpec)
+        request = Request(
+            task=task.id,
+            digest=task.digest,
+            asked_at=datetime.now(UTC),
+            party=task.job.requester,
+            action="fit" if isinstance(task.spec, FitSpec) else "evaluate",
+            dataset=dataset,
+            job=task.job.id,
+            models=tuple(
+                AskedModel(**member.ref.model_dump(), party=member.party, size=member.size)
+                for member in task.spec.members
+            ),
+            candidates=_candidates(folder) if isinstance(task.spec, EvaluateSpec) else None,
+            options=task.spec.options if isinstance(task.spec, FitSpec) else {},
+            leaves=LEAVES[task.kind],
+            estimate=estimate(folder),
+        )
+        self.inbox.ask(request)
+        log.info("waits for approval", task=task.id, requester=request.party, dataset=dataset)
+        return None
+
+
+def _operators(task: Task, folder: TaskFolder) -> tuple[frozenset[str], ...]:
+    """Return the operators of each member that computes with them."""
+    graphs = (check_file(folder.member(index)).graph for index in range(len(task.spec.members)))
+    return tuple(frozenset(node.op for node in graph.nodes if node.op.startswith("aten.")) for graph in graphs)
+
+
+def _candidates(folder: TaskFolder) -> int | None:
+    """Return how many candidates the hub has sent, for people to see; the work checks the file."""
+    try:
+        return len(json.loads((folder.candidates / CANDIDATES).read_bytes())["candidates"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,96 @@
+"""What a task would take, found out before anybody agrees to it: `python -m suture_worker.preview FOLDER PARENT`.
+
+The process is confined as the one that does the work, has no data, and runs the models on shapes alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from suture_worker import confine
+from suture_worker.folder import Run, TaskFolder
+from suture_worker.inbox import Estimate
+
+_SECONDS = 120
+_MEMORY = 4 * 2**30
+#: Both sides of the matrices whose product tells how fast this processor is.
+_SIDE = 512
+
+
+def estimate(folder: TaskFolder) -> Estimate | None:
+    """Return what the members in the folder take; None if that depends on the data, or they cannot be run at all."""
+    command = [sys.executable, "-I", "-B", "-m", "suture_worker.preview", str(folder.path), str(os.getpid())]
+    environment = {name: os.environ[name] for name in ("PATH", "LANG", "LD_LIBRARY_PATH") if name in os.environ}
+    try:
+        done = subprocess.run(  # noqa: S603 - our own program
+            command,
+            env={**environment, "HOME": "/nonexistent", "OMP_NUM_THREADS": "1"},
+            cwd=folder.path,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=_SECONDS,
+            check=True,
+            start_new_session=True,
+        )
+        return Estimate.model_validate_json(done.stdout[-4096:])
+    except (subprocess.SubprocessError, ValidationError):
+        return None
+
+
+def main(arguments: list[str]) -> None:
+    """Print the estimate as JSON."""
+    path, parent = arguments
+    confine.die_with_parent(int(parent))
+    folder = TaskFolder(Path(path).parent, Path(path).name)
+    from suture_worker.child import give_up
+
+    run = Run(device="cpu", threads=1, memory_bytes=_MEMORY, cpu_seconds=_SECONDS, min_samples=2, dataset=None)
+    give_up(folder, run)
+    flops, peak = 0, 0
+    for index in range(len(folder.assignment.task.spec.members)):
+        cost = _cost(folder.member(index))
+        flops += cost[0]
+        peak = max(peak, cost[1])
+    content = {"flops_per_sample": flops, "peak_bytes": peak, "seconds_per_1000": round(1000 * flops / _speed(), 3)}
+    print(json.dumps(content))
+
+
+def _cost(path: Path) -> tuple[int, int]:
+    """Return floating-point operations per sample and peak bytes of one model."""
+    from suture_stitching.portable.dry_run import dry_run
+    from suture_stitching.portable.format import check_file
+
+    header = check_file(path)
+    shapes = []
+    for spec in header.graph.inputs:
+        sizes = spec.shape[1:]
+        if None in sizes:
+            raise SystemExit(1)
+        shapes.append([2, *(size for size in sizes if size is not None)])
+    cost = dry_run(header.graph, header.tensors, shapes)
+    return cost.flops // 2, cost.peak_bytes
+
+
+def _speed() -> float:
+    """Return how many floating-point operations per second this processor does, one thread, in a matrix product."""
+    import torch
+
+    torch.set_num_threads(1)
+    left = torch.ones(_SIDE, _SIDE)
+    left @ left
+    started = time.perf_counter()
+    for _ in range(4):
+        left @ left
+    return 4 * 2 * _SIDE**3 / (time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
