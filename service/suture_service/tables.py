@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
 from sqlalchemy import JSON, BigInteger, ForeignKey, Index, String, Text, UniqueConstraint
@@ -200,6 +200,35 @@ class ReceivedFile(Base):
     sha256: Mapped[str] = mapped_column(BLOB, primary_key=True)
     size: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime]
+
+
+class XetEpoch(Base):
+    """A day on which a token sends large files to a repository; its id is part of the address they are sent to.
+
+    A client remembers what it has sent to an address, and does not send it again.
+    """
+
+    __tablename__ = "xet_epochs"
+    __table_args__ = (UniqueConstraint("model_id", "token_id", "day"),)
+
+    id: Mapped[str] = mapped_column(ID, primary_key=True)
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"))
+    token_id: Mapped[str] = mapped_column(ForeignKey("tokens.id"))
+    day: Mapped[date]
+
+
+class XetXorb(Base):
+    """Pieces of files, kept while files may be put together from them; `layout` tells where each piece begins."""
+
+    __tablename__ = "xet_xorbs"
+
+    epoch_id: Mapped[str] = mapped_column(ForeignKey("xet_epochs.id"), primary_key=True)
+    #: As the sender calls it: it says nothing about the content.
+    hash: Mapped[str] = mapped_column(SHA256, primary_key=True)
+    #: The name in the store, where it is no blob.
+    name: Mapped[str] = mapped_column(NAME)
+    size: Mapped[int] = mapped_column(BigInteger)
+    layout: Mapped[bytes]
 
 
 class HubKey(Base):
