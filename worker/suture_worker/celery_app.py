@@ -9,12 +9,15 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from billiard import current_process
 from celery import Celery
 from celery.signals import setup_logging, worker_process_init
 
 from suture_worker import confine
 from suture_worker.broker import QUEUE, broker_url
 from suture_worker.config import SiteConfig
+from suture_worker.device import shares
+from suture_worker.folder import tell_places
 
 TASK = "suture.work"
 #: Celery's own limits only matter if the worker's watch over the child fails.
@@ -35,7 +38,6 @@ def make_app(config: SiteConfig) -> Celery:
         task_soft_time_limit=config.limits.seconds + _SOFT_SLACK,
         task_time_limit=config.limits.seconds + _HARD_SLACK,
         worker_prefetch_multiplier=1,
-        worker_concurrency=1,
         worker_enable_remote_control=False,
         worker_send_task_events=False,
         worker_redirect_stdouts=False,
@@ -66,11 +68,22 @@ def ring(app: Celery, task_id: str) -> None:
 
 
 def serve(config: SiteConfig) -> None:
-    """Run the worker in this process until it is told to stop."""
+    """Run the worker in this process until it is told to stop: one process for each CUDA device, or a single one."""
     app = make_app(config)
+    devices = shares(config.site.device)
+
+    def take_device(**_options: Any) -> None:
+        # Billiard numbers the processes of a pool, and gives a new one the number of the one it replaces.
+        device = devices[current_process().index]
+        if device is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = device
+
     setup_logging.connect(_keep_logging, weak=False)
     worker_process_init.connect(_end_with_worker, weak=False)
-    options = ["--pool=prefork", "--concurrency=1", f"--queues={QUEUE}", "--hostname=suture@%h", "--loglevel=INFO"]
+    worker_process_init.connect(take_device, weak=False)
+    tell_places(config.state, len(devices))
+    options = ["--pool=prefork", f"--concurrency={len(devices)}", f"--queues={QUEUE}"]
+    options += ["--hostname=suture@%h", "--loglevel=INFO"]
     app.worker_main(["worker", *options, "--without-gossip", "--without-mingle", "--without-heartbeat"])
 
 

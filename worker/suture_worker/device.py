@@ -33,6 +33,19 @@ def cuda_devices() -> list[str]:
     return answer.stdout.splitlines() if answer.returncode == 0 else []
 
 
+def shares(wanted: str) -> list[str | None]:
+    """Return what CUDA_VISIBLE_DEVICES is for each process that may work at once: one device each, none twice.
+
+    One process, whose environment stays as it is ([None]), on the CPU or when the operator chose one device.
+    """
+    if wanted not in ("auto", "cuda"):
+        return [None]
+    count = len(cuda_devices())
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [name.strip() for name in visible.split(",")] if visible else [str(index) for index in range(count)]
+    return list(names[:count]) or [None]
+
+
 def processors() -> int:
     """Return how many processors this process may use."""
     if hasattr(os, "sched_getaffinity"):

@@ -37,6 +37,7 @@ Code = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}\.[a-z][a
 CorrelationId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
 DOCUMENT, PROGRESS, ENDING = "document.json", "progress.json", "ending.json"
 MAX_SMALL = 64 * 1024
+MAX_PLACES = 64
 
 _ID: TypeAdapter[str] = TypeAdapter(Identifier)
 
@@ -219,6 +220,19 @@ class TaskFolder:
         """Delete the folder. Its task file goes first, so that what is left of it is never taken for work."""
         (self.path / "task.json").unlink(missing_ok=True)
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+def tell_places(state: Path, count: int) -> None:
+    """Say, as the worker, how many tasks it does at once."""
+    files.write(state / "places", str(count))
+
+
+def places(state: Path) -> int:
+    """Return how many tasks the worker does at once; one before it said so."""
+    try:
+        return max(1, min(MAX_PLACES, int((state / "places").read_text())))
+    except (OSError, ValueError):
+        return 1
 
 
 def unfinished(tasks: Path) -> list[TaskFolder]:

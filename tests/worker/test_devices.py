@@ -1,0 +1,120 @@
+"""One device for each process of the worker: which, how many, and again the same after one of them was killed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from suture_worker import broker, device
+from suture_worker.celery_app import make_app, ring
+from suture_worker.folder import MAX_PLACES, places
+from suture_worker.lease import Task
+
+#: The site's worker on a machine with three devices of which it was given these.
+WORKER = """
+import sys
+from suture_worker import celery_app
+from suture_worker.config import load_site
+celery_app.shares = lambda wanted: ["4", "5", "GPU-6"]
+celery_app.serve(load_site(sys.argv[1]))
+"""
+
+
+def until(condition, seconds=60.0):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("wanted", "visible", "count", "expected"),
+    [
+        ("auto", None, 0, [None]),
+        ("auto", None, 3, ["0", "1", "2"]),
+        ("cuda", "4, 6", 2, ["4", "6"]),
+        ("auto", "GPU-a,GPU-b,7", 2, ["GPU-a", "GPU-b"]),  # what torch does not find is not given out
+        ("auto", "", 0, [None]),
+        ("cuda:1", None, 3, [None]),
+        ("cpu", None, 3, [None]),
+    ],
+)
+def test_who_gets_which_device(monkeypatch, wanted, visible, count, expected):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(device, "cuda_devices", lambda: ["a GPU"] * count)
+    assert device.shares(wanted) == expected
+
+
+@pytest.mark.parametrize(("text", "expected"), [("3", 3), ("0", 1), ("x", 1), ("10000", MAX_PLACES), (None, 1)])
+def test_how_many_tasks_at_once(site, text, expected):
+    if text is not None:
+        (site.state / "places").write_text(text)
+    assert places(site.state) == expected
+
+
+@pytest.fixture
+def worker(site, data):
+    """The processes of a worker with three devices."""
+    environment = {**os.environ, "REMAP_SIGTERM": "SIGQUIT"}
+    with (site.state / "logs" / "all.log").open("wb") as log:
+        redis = subprocess.Popen(broker.redis_command(site), stdout=log, stderr=log)
+        until(lambda: broker.socket_path(site).exists())
+        command = [sys.executable, "-c", WORKER, str(site.path)]
+        started = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+    yield psutil.Process(started.pid)
+    for process in (started, redis):
+        process.terminate()
+        process.wait(30)
+
+
+def test_each_process_has_its_own_and_keeps_it(site, worker, assign, long, make, members):
+    folders = []
+    for number in range(3):
+        folder = assign(options=long)
+        task = {**make.leased("fit", members=members, options=long), "id": f"task_{number}"}
+        moved = type(folder)(folder.path.parent, task["id"])
+        folder.path.rename(moved.path)
+        assert Task.parse(task).id == moved.id
+        folders.append(moved)
+    for folder in folders:
+        ring(make_app(site), folder.id)
+
+    def devices():
+        """Of each task, the process that does it and its device."""
+        found = {}
+        for process in worker.children(recursive=True):
+            try:
+                if "suture_worker.child" in process.cmdline():
+                    device = process.environ().get("CUDA_VISIBLE_DEVICES")
+                    found[process.cmdline()[5].rpartition("/")[2]] = (process, process.parent(), device)
+            except psutil.Error:
+                continue
+        return found if len(found) == 3 else None
+
+    first = until(devices)
+    assert sorted(device for _, _, device in first.values()) == ["4", "5", "GPU-6"]
+    assert places(site.state) == 3
+    child, process, _ = first["task_1"]
+    process.kill()
+    child.wait(20)
+
+    def replaced():
+        now = devices()
+        return now if now and now["task_1"][0] != child else None
+
+    again = until(replaced)
+    assert {task: device for task, (_, _, device) in again.items()} == {
+        task: device for task, (_, _, device) in first.items()
+    }
+    for folder in folders:
+        folder.cancel()
+    for folder in folders:
+        assert until(lambda folder=folder: folder.outcome).state == "cancelled"
