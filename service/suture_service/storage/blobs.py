@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+import secrets
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -27,6 +29,8 @@ from suture_stitching.errors import SutureError
 #: What is hashed and written at once. An upload holds two of these.
 _BUFFER = 2 * 2**20
 _BLOBS = "sha256"
+#: Files in parts, as some clients send them; nobody downloads these, and no digest leads to them.
+_PIECES = "pieces"
 _NAME = re.compile(rf"{_BLOBS}/[0-9a-f]{{2}}/([0-9a-f]{{64}})")
 
 
@@ -56,6 +60,13 @@ class Upload:
         """Give the file its final name; harmless when the same content is there already, which counts as new then."""
         with anyio.CancelScope(shield=True):
             await self._place.keep(self._file, _path(self.sha256), self.size)
+
+    async def keep_as_piece(self) -> str:
+        """Keep the file apart from the blobs, until `sweep_pieces`; return the name by which `read_piece` finds it."""
+        name = secrets.token_hex(16)
+        with anyio.CancelScope(shield=True):
+            await self._place.keep(self._file, f"{_PIECES}/{name}", self.size)
+        return name
 
 
 class BlobStore:
@@ -124,6 +135,16 @@ class BlobStore:
     def delete(self, digests: Iterable[str]) -> None:
         """Remove kept files. Only `maintenance` may say which."""
         self._place.delete([_path(sha256) for sha256 in digests])
+
+    def read_piece(self, name: str, offset: int, length: int) -> bytes:
+        """Return bytes of what `Upload.keep_as_piece` has kept; they must lie inside it."""
+        return self._place.read(f"{_PIECES}/{name}", offset, length)
+
+    def sweep_pieces(self, before: datetime) -> int:
+        """Remove pieces kept before a moment; return how many."""
+        names = [found.name for found in self._place.list(_PIECES) if found.modified < before]
+        self._place.delete(names)
+        return len(names)
 
     def check(self) -> None:
         """Raise if the store cannot be reached and written to."""
