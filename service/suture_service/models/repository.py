@@ -21,7 +21,13 @@ def may_read(party_id: int) -> ColumnElement[bool]:
     return and_(Model.deleted_at.is_(None), visible)
 
 
-def _on_main() -> ColumnElement[bool]:
+def may_download(party_id: int) -> ColumnElement[bool]:
+    """The condition under which a party that may read a model may have its files too: it is not gated, or its own."""
+    return or_(Model.gated == "", Model.party_id == party_id)
+
+
+def on_main() -> ColumnElement[bool]:
+    """The condition under which a ref is its model's branch `main`."""
     return and_(Ref.model_id == Model.id, Ref.kind == "branch", Ref.name == MAIN)
 
 
@@ -30,7 +36,7 @@ def readable(party_id: int) -> Select[Model, Revision]:
     return (
         select(Model, Revision)
         .join(Model.party)
-        .join(Ref, _on_main())
+        .join(Ref, on_main())
         .join(Commit, Commit.id == Ref.commit_id)
         .join(Revision, Revision.id == Commit.revision_id)
         .where(may_read(party_id), Model.task != "")
@@ -87,7 +93,7 @@ def find_revision(session: Session, party_id: int, repo: str, revision: str) -> 
     statement = _readable_revisions(party_id, repo)
     if revision == "latest":
         statement = (
-            statement.join(Ref, _on_main())
+            statement.join(Ref, on_main())
             .join(Commit, Commit.id == Ref.commit_id)
             .where(Revision.id == Commit.revision_id)
         )
