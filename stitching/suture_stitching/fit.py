@@ -106,7 +106,7 @@ class _Fit:
         self._members, self._dataset, self._options = members, dataset, options
         self._reader = Reader(members, dataset, runner, options.seed)
         self._task = task_of([member.metadata for member in members], dataset.labels, where=dataset.where)
-        self._refuse_one_class()
+        dataset.check_classes()
         self._shape = input_shape(members, dataset)
         self._points = [member.points(self._shape) for member in members]
         self._merge = Merge(members, self._task)
@@ -154,17 +154,6 @@ class _Fit:
             "double": (train + validation, 1.0),
             "refine": (rounds, validation + self._options.refine_steps / ROUNDS / 4),
         }
-
-    def _refuse_one_class(self) -> None:
-        if self._task.labels is None or self._dataset.task == "multilabel":
-            return
-        if sum(1 for n in self._dataset.counts("train").values() if n) < 2:
-            raise SutureError(
-                "dataset.one_class",
-                "the training samples show a single class, so nothing can be learnt from them",
-                where=self._dataset.where,
-                hint="add samples of other classes",
-            )
 
     @property
     def _can_match(self) -> bool:

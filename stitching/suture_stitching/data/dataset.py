@@ -138,10 +138,12 @@ class Dataset(ABC):
                     where=self.where,
                     hint="add samples, or give each sample a split (train, validation or test)",
                 )
-        if self.labels and self.n("train"):
-            self._check_classes()
+        self.check_classes()
 
-    def _check_classes(self) -> None:
+    def check_classes(self) -> None:
+        """Raise `SutureError` `dataset.one_class` when the training split shows a single class, or no label varies."""
+        if not self.labels or not self.n("train"):
+            return
         train = self._splits["train"]
         if self.task == "multilabel":
             counts = self._label_counts(train)
