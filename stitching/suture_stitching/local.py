@@ -84,6 +84,11 @@ def stitch(
     members = read_members(models, metadata, device=device)
     names = [member.ref.repo.partition("/")[0] for member in members]
     datasets = {names[0]: dataset, **(others or {})}
+    for name in others or {}:
+        try:
+            check_name(name)
+        except ValueError as error:
+            raise SutureError("others.name", str(error), where="others") from None
     if names[0] in (others or {}):
         raise SutureError("others.name", f"{names[0]} is the first model, whose data are the fit's own", where="others")
     opened = {name: data if isinstance(data, Dataset) else open_dataset(data) for name, data in datasets.items()}
@@ -98,6 +103,7 @@ def stitch(
                 data,
                 own=names.index(party) if party in names else None,
                 device=device,
+                checkpoint=checkpoint / "evaluate" / party,
                 progress=lambda at, party=party: progress(replace(at, step=f"{at.step} {party}")),  # type: ignore[misc]
             )
             for party, data in opened.items()

@@ -24,6 +24,7 @@ from suture_stitching.fitted import FitResult
 from suture_stitching.local import Stitched, read_members, stitch
 from suture_stitching.portable.metadata import ModelMetadata
 from suture_stitching.portable.runtime import load
+from suture_stitching.progress import Progress
 
 if TYPE_CHECKING:
     from click.testing import Result
@@ -161,6 +162,37 @@ def test_what_was_stopped_leaves_no_folder_and_goes_on(parties: Path, tmp_path: 
     assert list(tmp_path.iterdir()) == [tmp_path / "joint"]
 
 
+def test_what_was_stopped_in_an_evaluation_goes_on_there(parties: Path, tmp_path: Path) -> None:
+    north, south = (
+        DatasetSpec(path=parties / f"{party}.npz", format="npz", labels=tuple(digits.LABELS))
+        for party in ("north", "south")
+    )
+    first: dict[str, Progress] = {}
+
+    def run(out: Path, stop_at: tuple[str, int] | None = None) -> Stitched:
+        first.clear()
+
+        def on_progress(at: Progress) -> None:
+            first.setdefault(at.step, at)
+            if (at.step, at.done) == stop_at:
+                raise Cancelled
+
+        options = FitOptions(refine=False)
+        return stitch(models(parties), north, out, others={"south": south}, options=options, progress=on_progress)
+
+    joint = tmp_path / "joint"
+    with pytest.raises(Cancelled):
+        run(joint, ("evaluate north", 1))  # the validation split is one batch
+    with pytest.raises(Cancelled):
+        run(joint, ("evaluate south", 0))
+    assert first["evaluate north"].done == 1
+    found = run(joint)
+    assert first["evaluate north"].done == first["evaluate north"].total
+    assert {path.name for path in joint.iterdir()} == WRITTEN
+    assert found.report == run(tmp_path / "at_once").report
+    assert first["evaluate north"].done == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
@@ -178,6 +210,7 @@ def test_what_was_stopped_leaves_no_folder_and_goes_on(parties: Path, tmp_path: 
             "dataset.missing_path",
         ),
         (["north.safetensors", "south.safetensors", "--data", "north.npz", "--also", "north=south.npz"], "others.name"),
+        (["north.safetensors", "south.safetensors", "--data", "north.npz", "--also", "a/b=south.npz"], "others.name"),
         (["north.safetensors", "south.safetensors", "--data", "north.npz", "--out", "alone"], "out.exists"),
     ],
 )
