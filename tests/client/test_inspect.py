@@ -69,10 +69,9 @@ def test_for_people(folder: Path) -> None:
 
 
 def test_for_machines(folder: Path) -> None:
-    ended = suture("inspect", folder, "--json")
+    ended = suture("inspect", folder, "--format", "json")
     assert ended.exit_code == 0, ended.output
     document = json.loads(ended.stdout)
-    assert document == json.loads(suture("inspect", folder, "--format", "json").stdout)
     model = load(folder / "model.safetensors")
     assert document["parameters"] == sum(tensor.numel() for tensor in model.tensors.values())
     assert [point["name"] for point in document["points"]] == [point.name for point in find_points(model)]
@@ -97,7 +96,7 @@ def test_skips_around_a_point_are_counted() -> None:
 @pytest.mark.parametrize("suffix", ["svg", "html"])
 def test_a_drawing(tmp_path: Path, suffix: str) -> None:
     out = tmp_path / f"network.{suffix}"
-    ended = suture("inspect", UNET, "--plot", out, "--json")
+    ended = suture("inspect", UNET, "--plot", out, "--format", "json")
     assert ended.exit_code == 0, ended.output
     text = out.read_text()
     assert "<script" not in text

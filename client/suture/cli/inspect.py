@@ -29,7 +29,6 @@ def inspect(
         Path | None, typer.Option(metavar="OUT", help="draw the network with its stitch points to a .svg or .html")
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="all stitch points and operators, not only the first")] = False,
-    json: Annotated[bool, typer.Option("--json", help="the same as --format json")] = False,
     format: FormatOption = Format.text,
 ) -> None:
     """Show what a portable model is: sizes, costs, operators, stitch points, and what is published with it.
@@ -40,7 +39,7 @@ def inspect(
     Examples:
       suture inspect out
       suture inspect model.safetensors --size 96,96,96 --size 128,128,128
-      suture inspect out --plot network.html --json
+      suture inspect out --plot network.html --format json
     """
     from suture_stitching.inspect import inspect
 
@@ -56,7 +55,7 @@ def inspect(
         with replacing(plot) as temporary:
             temporary.write_text(svg if plot.suffix == ".svg" else page(svg, title=found.file), encoding="utf-8")
         notes.print(f"wrote {plot}", soft_wrap=True)
-    if json or format is Format.json:
+    if format is Format.json:
         print_json(found)
     else:
         _show(found, every=every)
