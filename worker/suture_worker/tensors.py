@@ -5,51 +5,75 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
-from suture_stitching.documents import CandidateSet, Gate
+from suture_stitching.documents import CandidateSet, Gate, Stitch
 from suture_stitching.errors import SutureError
 from suture_worker.lease import STITCHES
 
 _MAX_HEADER = 16 * 2**20
+#: Where a tensor belongs, by letters and numbers: `p00.0_1.weight`, `r01.g00.weight`.
+_WEIGHT = re.compile(r"(?:[a-z][0-9]{1,4}\.){1,3}(?:[0-9]{1,3}_[0-9]{1,3}\.)?weight", re.ASCII)
+_MAX_SIZE = 2**20
 _CHUNK = 2**22
 
 
 def check_stitches(path: Path, candidates: CandidateSet) -> None:
-    """Raise `SutureError` unless `path` holds exactly the tensors of `candidates`, in float32 (`outbox.refused`)."""
-    header, start = _header(path)
-    header.pop("__metadata__", None)
-    ranks = _ranks(candidates)
-    if header.keys() != ranks.keys():
+    """Raise `SutureError` `outbox.refused` unless `path` holds exactly the tensors of `candidates`, in float32.
+
+    There is one way to write them: names in order, no byte between or after them, a header that says nothing else, and
+    sizes that follow from one number of channels per stitch point.
+    """
+    text, header = _header(path)
+    metadata = header.pop("__metadata__", None)
+    shapes = {name: _shape(name, entry) for name, entry in header.items()}
+    if shapes.keys() != _names(candidates):
         _refuse("its tensors are not those of the candidates")
-    position = 0
-    for entry in sorted(header.items(), key=lambda item: _offsets(item[1])):
-        position = _check_tensor(*entry, position, ranks)
-    if start + position != path.stat().st_size:
+    _check_sizes(shapes, candidates)
+    if text != _canonical(metadata, shapes):
+        _refuse("its header is not as short as it can be")
+    if 8 + len(text) + 4 * sum(map(math.prod, shapes.values())) != path.stat().st_size:
         _refuse("it holds bytes that belong to no tensor")
-    _check_finite(path, start)
+    _check_finite(path, 8 + len(text))
 
 
-def _gates(candidates: CandidateSet) -> list[Gate]:
-    return [item.gate for item in candidates.candidates if item.gate is not None]
-
-
-def _ranks(candidates: CandidateSet) -> dict[str, int]:
-    """Return how many dimensions each tensor has."""
-    ranks: dict[str, int] = {}
+def _names(candidates: CandidateSet) -> set[str]:
+    holders: list[Stitch | Gate] = [item.gate for item in candidates.candidates if item.gate is not None]
     for item in candidates.candidates:
-        for match in item.matches:
-            for stitch in match.stitches:
-                ranks |= {stitch.weight: 2, stitch.bias: 1}
-    for gate in _gates(candidates):
-        ranks |= {gate.weight: 2, gate.bias: 1}
-    return ranks
+        holders += [stitch for match in item.matches for stitch in match.stitches]
+    for holder in holders:
+        if _WEIGHT.fullmatch(holder.weight) is None or holder.bias != f"{holder.weight.removesuffix('weight')}bias":
+            _refuse("a tensor has another name than it needs")
+    return {name for holder in holders for name in (holder.weight, holder.bias)}
 
 
-def _header(path: Path) -> tuple[dict[str, Any], int]:
+def _check_sizes(shapes: Mapping[str, tuple[int, ...]], candidates: CandidateSet) -> None:
+    """Check that weights and biases fit one number of channels for each stitch point."""
+    channels: dict[tuple[int, str], int] = {}
+
+    def expect(weight: str, bias: str, rows: int, columns: int) -> None:
+        if shapes[weight] != (rows, columns) or shapes[bias] != (rows,):
+            _refuse(f"{weight} and {bias} are not of the size that belongs to their points")
+
+    for match in (match for item in candidates.candidates for match in item.matches):
+        for stitch in match.stitches:
+            if len(shapes[stitch.weight]) != 2 or not {str(stitch.source), str(stitch.target)} <= match.points.keys():
+                _refuse(f"{stitch.weight} is no map between two matched points")
+            for axis, member in enumerate((stitch.target, stitch.source)):
+                channels.setdefault((member, match.points[str(member)]), shapes[stitch.weight][axis])
+            size = [channels[member, match.points[str(member)]] for member in (stitch.target, stitch.source)]
+            expect(stitch.weight, stitch.bias, *size)
+    for gate in (item.gate for item in candidates.candidates if item.gate is not None):
+        known = [channels.get((int(member), point)) for member, point in gate.points.items()]
+        width = shapes[gate.bias][0] if None in known else sum(size for size in known if size is not None)
+        expect(gate.weight, gate.bias, width, width)
+
+
+def _header(path: Path) -> tuple[bytes, dict[str, Any]]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > _MAX_HEADER:
@@ -57,40 +81,43 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
         text = file.read(length)
     try:
         header = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         _refuse("it is not a safetensors file")
-    if not isinstance(header, dict) or not _only_sizes(header.get("__metadata__", {})):
+    if not isinstance(header, dict) or not _only_sizes(header.get("__metadata__", {"input_shape": "1"})):
         _refuse("its header holds more than tensors")
-    return header, 8 + length
+    return text, header
 
 
 def _only_sizes(metadata: Any) -> bool:
     """Whether a header says nothing but the inputs' shape: `{"input_shape": "1,28,28"}`."""
-    if not isinstance(metadata, dict) or not metadata.keys() <= {"input_shape"}:
+    if not isinstance(metadata, dict) or metadata.keys() != {"input_shape"}:
         return False
-    return all(
-        isinstance(text, str) and re.fullmatch(r"[0-9]{1,7}(,[0-9]{1,7}){0,3}", text) for text in metadata.values()
-    )
+    text = metadata["input_shape"]
+    return isinstance(text, str) and re.fullmatch(r"[1-9][0-9]{0,6}(,[1-9][0-9]{0,6}){0,3}", text, re.ASCII) is not None
 
 
-def _offsets(entry: Any) -> tuple[int, int]:
-    offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
-    if not isinstance(offsets, list) or len(offsets) != 2 or not all(type(offset) is int for offset in offsets):
-        _refuse("a tensor has no place")
-    return offsets[0], offsets[1]
+def _shape(name: str, entry: Any) -> tuple[int, ...]:
+    """Return a tensor's shape, one or two sizes."""
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"} or entry["dtype"] != "F32":
+        _refuse(f"{name[:64]} is not float32" if name.isascii() and name.isprintable() else "a tensor is not float32")
+    shape = entry["shape"]
+    if not isinstance(shape, list) or len(shape) not in (1, 2):
+        _refuse("a tensor has no valid shape")
+    if not all(type(size) is int and 1 <= size <= _MAX_SIZE for size in shape):
+        _refuse("a tensor has no valid shape")
+    return tuple(shape)
 
 
-def _check_tensor(name: str, entry: dict[str, Any], position: int, ranks: dict[str, int]) -> int:
-    """Check one tensor's description, which starts at `position`, and return where it ends."""
-    start, end = _offsets(entry)
-    shape = entry.get("shape")
-    if entry.keys() != {"dtype", "shape", "data_offsets"} or entry["dtype"] != "F32":
-        _refuse(f"{name} is not float32")
-    if not isinstance(shape, list) or len(shape) != ranks[name] or not all(type(size) is int for size in shape):
-        _refuse(f"{name} has no valid shape")
-    if start != position or end - start != 4 * math.prod(shape):
-        _refuse(f"{name} is not where it should be")
-    return end
+def _canonical(metadata: Any, shapes: Mapping[str, tuple[int, ...]]) -> bytes:
+    """Return the header that safetensors writes for float32 tensors of these shapes."""
+    header: dict[str, Any] = {} if metadata is None else {"__metadata__": metadata}
+    position = 0
+    for name in sorted(shapes):
+        end = position + 4 * math.prod(shapes[name])
+        header[name] = {"dtype": "F32", "shape": shapes[name], "data_offsets": [position, end]}
+        position = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    return text + b" " * (-len(text) % 8)
 
 
 def _check_finite(path: Path, start: int) -> None:

@@ -1,0 +1,261 @@
+"""What a finished task may let out: known documents, known fields, numbers of bounded precision, enough samples.
+
+What a child wrote is checked as strictly as what comes from outside: a document must have exactly its schema's fields
+and name only what the hub itself named in the task. What leaves is written anew from what was understood, never copied,
+but for tensors, which there is only one way to write.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from suture_stitching.compatibility import describe_ensemble
+from suture_stitching.documents import CandidateId, CandidateSet, Evaluation, Report
+from suture_stitching.errors import SutureError
+from suture_stitching.portable.format import check_against, check_file
+from suture_stitching.report.build import build
+from suture_stitching.select import choose
+from suture_worker.files import sha256_of
+from suture_worker.folder import DOCUMENT, TaskFolder
+from suture_worker.lease import CANDIDATES, STITCHES, ComposeSpec, EvaluateSpec, FitSpec, Task
+from suture_worker.policy import METRICS, TOO_FEW
+from suture_worker.tensors import check_stitches
+
+MODEL, METADATA, REPORT = "model.safetensors", "suture.json", "report.json"
+MAX_DOCUMENT = 16 * 2**20
+#: Numbers of a candidate that are part of the model, not measured.
+_EXACT = frozenset({"alpha", "near", "far"})
+_SIGNIFICANT_DIGITS = 6
+_LARGEST = 10**12
+#: Metrics that are a share: their values lie in [0, 1], their differences in [-1, 1].
+_SHARES = frozenset({"accuracy", "balanced_accuracy", "auroc", "f1", "dice"})
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A part of a result that is in order: the document (no name), or a file; `content` is exactly what may leave."""
+
+    kind: Literal["file", "result"]
+    name: str | None
+    content: bytes | Path
+    sha256: str
+    size: int
+
+    @classmethod
+    def of(cls, kind: Literal["file", "result"], name: str | None, content: bytes | Path) -> Draft:
+        """Return the draft of these bytes, or of the file at this path."""
+        if isinstance(content, bytes):
+            return cls(kind, name, content, hashlib.sha256(content).hexdigest(), len(content))
+        return cls(kind, name, content, sha256_of(content), content.stat().st_size)
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _FitDocument(_Closed):
+    n: Annotated[int, Field(ge=0)]
+
+
+class _ComposeDocument(_Closed):
+    chosen: CandidateId
+
+
+_Document = TypeVar("_Document", bound=BaseModel)
+
+
+class Gate:
+    """The site's limits: samples of a split, samples of a part of one (a class, say), decimals of measured numbers."""
+
+    def __init__(self, *, min_samples: int, min_per_class: int, decimals: int) -> None:
+        self._min_samples = min_samples
+        self._min_per_class = min_per_class
+        self._decimals = decimals
+
+    def check(self, task: Task, folder: TaskFolder) -> list[Draft]:
+        """Return all that a finished task sends, files first and its document last.
+
+        Raises `SutureError` `outbox.refused` for anything that is not in order, and `policy.too_few_samples`.
+        """
+        named: dict[str, bytes | Path] = {}
+        if isinstance(task.spec, EvaluateSpec):
+            document = self._evaluation(task.spec, folder)
+        elif isinstance(task.spec, ComposeSpec):
+            named, document = self._composition(task, task.spec, folder)
+        else:
+            named, document = self._fit(task, task.spec, folder)
+        drafts = [Draft.of("file", name, content) for name, content in named.items()]
+        return [*drafts, Draft.of("result", None, to_json({"fence": task.fence, "document": document}))]
+
+    def _fit(self, task: Task, spec: FitSpec, folder: TaskFolder) -> tuple[dict[str, bytes | Path], Any]:
+        document = _read(_FitDocument, folder.results / DOCUMENT)
+        candidates = _read(CandidateSet, folder.results / CANDIDATES)
+        _expect(document.n == candidates.n, "candidates.n", "is not the number of samples in the document")
+        self._enough({"n": candidates.n})
+        _members_match(task, candidates)
+        _expect(candidates.labels in (_labels(task), None), "candidates.labels", "are not those of the members")
+        _expect(candidates.seed == spec.options.get("seed", 0), "candidates.seed", "is not the seed of the job")
+        check_stitches(_regular(folder.results / STITCHES), candidates)
+        fitted: dict[str, bytes | Path] = {
+            CANDIDATES: to_json(self._rounded(_dump(candidates))),
+            STITCHES: folder.results / STITCHES,
+        }
+        return fitted, document.model_dump()
+
+    def _evaluation(self, spec: EvaluateSpec, folder: TaskFolder) -> Any:
+        evaluation = _read(Evaluation, folder.results / DOCUMENT)
+        _expect(bool(evaluation.splits), "evaluation.splits", "is empty")
+        _expect(evaluation.own == spec.own, "evaluation.own", "is not the member the task named")
+        known = _read(CandidateSet, folder.candidates / CANDIDATES)
+        _expect(evaluation.metric == METRICS[known.task], "evaluation.metric", "is not that of the task")
+        _expect(evaluation.higher_is_better == (evaluation.metric != "mae"), "evaluation", "turns its metric around")
+        ids = {candidate.id for candidate in known.candidates}
+        for split, scores in evaluation.splits.items():
+            where = f"evaluation.splits.{split}"
+            _expect(scores.scores.keys() == ids, where, "does not measure every candidate")
+            for score in scores.scores.values():
+                low = 0 if evaluation.metric in _SHARES | {"mae"} else -math.inf
+                high = 1 if evaluation.metric in _SHARES else math.inf
+                values = (score.value, score.low, score.high)
+                _expect(all(low <= value <= high for value in values), where, "has a value that no metric has")
+        content = _dump(evaluation)
+        self._enough(content)
+        return self._rounded(content)
+
+    def _composition(self, task: Task, spec: ComposeSpec, folder: TaskFolder) -> tuple[dict[str, bytes | Path], Any]:
+        # Choice, report and metadata follow from what the hub sent; made here, they can hold nothing from a child.
+        document = _read(_ComposeDocument, folder.results / DOCUMENT)
+        candidates = _read(CandidateSet, folder.candidates / CANDIDATES)
+        _members_match(task, candidates)
+        choice = choose(candidates, spec.evaluations, requester=task.job.requester)
+        _expect(document.chosen == choice.chosen, "document.chosen", "is not the candidate to choose")
+        made = build(
+            candidates,
+            spec.evaluations,
+            choice,
+            requester=task.job.requester,
+            parties_of_members=[member.party for member in spec.members],
+            job=task.job.id,
+            missing=spec.missing,
+        )
+        report = Report.model_validate(self._rounded(_dump(made)))
+        metadata = describe_ensemble([member.metadata for member in spec.members], candidates, report)
+        model = _regular(folder.results / MODEL)
+        check_against(check_file(model), metadata)
+        named: dict[str, bytes | Path] = {
+            MODEL: model,
+            METADATA: metadata.to_json().encode(),
+            REPORT: to_json(_dump(report)),
+        }
+        return named, document.model_dump()
+
+    def _enough(self, content: Any) -> None:
+        """Refuse a document in which a split, or a part of one, has too few samples (`n`)."""
+        for n, depth in _counts(content):
+            # `n` itself for a fit, `splits.<split>.n` for an evaluation; anything deeper is a part of a split.
+            if n < (self._min_samples if depth <= 2 else self._min_per_class):
+                raise SutureError(TOO_FEW, "the result comes from too few samples to leave this site", where="outbox")
+
+    def _rounded(self, content: Any, *, key: str = "") -> Any:
+        """Round every measured number: the last digits of a metric tell single samples apart."""
+        if isinstance(content, float):
+            return content if key in _EXACT else bounded(content, self._decimals)
+        if isinstance(content, int) and not isinstance(content, bool):
+            _expect(abs(content) <= _LARGEST, key or "document", "is larger than any count")
+        if isinstance(content, dict):
+            return {name: self._rounded(value, key=name) for name, value in content.items()}
+        if isinstance(content, list):
+            return [self._rounded(value, key=key) for value in content]
+        return content
+
+
+def bounded(number: float, decimals: int) -> float:
+    """Return `number` with at most so many decimals, and with six significant digits if it is large."""
+    _expect(abs(number) <= _LARGEST, "document", "holds a number that is larger than any metric")
+    digits = decimals if number == 0 else min(decimals, _SIGNIFICANT_DIGITS - 1 - math.floor(math.log10(abs(number))))
+    # Adding zero: no sign is left on a zero.
+    return round(number, digits) + 0.0
+
+
+def to_json(content: Any) -> bytes:
+    """Return the one text of a document that leaves."""
+    return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True).encode()
+
+
+def checked(schema: type[_Document], content: dict[str, Any]) -> _Document:
+    """Return a small message that has exactly the fields of `schema`; raises `outbox.refused`."""
+    try:
+        return schema.model_validate(content)
+    except ValidationError as error:
+        raise _refused(schema.__name__, error) from None
+
+
+def _counts(content: Any, depth: int = 0) -> Iterator[tuple[int, int]]:
+    """Yield every count of samples in a document, with how deep it lies."""
+    if isinstance(content, dict):
+        for name, value in content.items():
+            if name == "n" and isinstance(value, int):
+                yield value, depth
+            yield from _counts(value, depth + 1)
+    elif isinstance(content, list):
+        for value in content:
+            yield from _counts(value, depth + 1)
+
+
+def _labels(task: Task) -> tuple[str, ...]:
+    """Return the labels of the ensemble: the members' labels, first seen first."""
+    return tuple(dict.fromkeys(label for member in task.spec.members for label in member.metadata.labels or ()))
+
+
+def _members_match(task: Task, candidates: CandidateSet) -> None:
+    refs = tuple(member.ref for member in task.spec.members)
+    _expect(candidates.members == refs, "candidates.members", "are not the members of the task")
+    _expect(candidates.task == task.spec.members[0].metadata.task, "candidates.task", "is not that of the members")
+
+
+def _expect(condition: bool, where: str, problem: str) -> None:
+    if not condition:
+        raise SutureError("outbox.refused", problem, where=where, hint="report this: a child wrote what it may not")
+
+
+def _read(schema: type[_Document], path: Path) -> _Document:
+    try:
+        return schema.model_validate_json(_content(path))
+    except ValidationError as error:
+        raise _refused(path.name, error) from None
+
+
+def _refused(where: str, error: ValidationError) -> SutureError:
+    fields = ", ".join(".".join(str(part) for part in detail["loc"]) for detail in error.errors()[:5])
+    return SutureError("outbox.refused", f"not in order: {fields}", where=where)
+
+
+def _regular(path: Path) -> Path:
+    """Return `path` if a child left a plain file there, not a link to something else."""
+    try:
+        plain = stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        plain = False
+    _expect(plain, path.name, "is missing")
+    return path
+
+
+def _content(path: Path) -> bytes:
+    with os.fdopen(os.open(_regular(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+        content = file.read(MAX_DOCUMENT + 1)
+    _expect(len(content) <= MAX_DOCUMENT, path.name, "is too large")
+    return content
+
+
+def _dump(document: BaseModel) -> Any:
+    return document.model_dump(mode="json", by_alias=True, exclude_none=True)
