@@ -13,6 +13,7 @@ depends_on = None
 
 def upgrade() -> None:
     with op.batch_alter_table("models") as batch:
+        batch.alter_column("name", existing_type=sa.String(length=96), type_=sa.String(length=120))
         batch.add_column(sa.Column("gated", sa.String(length=16), nullable=False, server_default=""))
         batch.add_column(sa.Column("deleted_at", database.UtcDateTime(timezone=True), nullable=True))
     with op.batch_alter_table("revisions") as batch:
@@ -106,6 +107,9 @@ def downgrade() -> None:
     op.drop_index(op.f("ix_commits_revision_id"), table_name="commits")
     op.drop_index(op.f("ix_commits_model_id"), table_name="commits")
     op.drop_table("commits")
+    # Nor can it be told that a repository was deleted.
+    op.execute("DELETE FROM model_shares WHERE model_id IN (SELECT id FROM models WHERE deleted_at IS NOT NULL)")
+    op.execute("UPDATE models SET visibility = 'private' WHERE deleted_at IS NOT NULL")
     # Without branches, only repositories that hold portable models and nothing else can be told.
     op.execute("DELETE FROM revision_files WHERE revision_id IN (SELECT id FROM revisions WHERE metadata IS NULL)")
     op.execute("DELETE FROM revisions WHERE metadata IS NULL")
@@ -121,3 +125,4 @@ def downgrade() -> None:
     with op.batch_alter_table("models") as batch:
         batch.drop_column("deleted_at")
         batch.drop_column("gated")
+        batch.alter_column("name", existing_type=sa.String(length=120), type_=sa.String(length=96))

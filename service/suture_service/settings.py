@@ -39,6 +39,8 @@ class Settings(BaseSettings):
     max_stitches_bytes: Bytes = 2 * 2**30
     max_document_bytes: Bytes = 8 * 2**20
     max_card_bytes: Bytes = 2**20
+    #: A commit with the small files that come inside it.
+    max_commit_bytes: Bytes = 512 * 2**20
     #: Any request body that is not a file.
     max_request_bytes: Bytes = 8 * 2**20
 

@@ -83,7 +83,7 @@ class Model(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     party_id: Mapped[int] = mapped_column(ForeignKey("parties.id"))
-    name: Mapped[str] = mapped_column(NAME)
+    name: Mapped[str] = mapped_column(String(120))
     visibility: Mapped[str] = mapped_column(STATE)
     gated: Mapped[str] = mapped_column(STATE, default="", server_default="")
     task: Mapped[str] = mapped_column(String(32))

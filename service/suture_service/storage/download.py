@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from urllib.parse import quote
 
 from fastapi import Request
 from starlette.responses import Response, StreamingResponse
@@ -14,18 +16,29 @@ _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 _MEDIA = {".json": "application/json", ".md": "text/plain; charset=utf-8"}
 
 
-async def send_file(request: Request, store: BlobStore, *, name: str, sha256: str, size: int) -> Response:
+async def send_file(
+    request: Request,
+    store: BlobStore,
+    *,
+    name: str,
+    sha256: str,
+    size: int,
+    etag: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
     """Return the file, or the range of it that was asked for (206), or 304 where the caller has it already.
 
-    Raises `RangeNotSatisfiable` (416). Several ranges in one request are answered with the whole file, as HTTP allows.
+    `etag` is the digest where nothing else is said. Raises `RangeNotSatisfiable` (416). Several ranges in one request
+    are answered with the whole file, as HTTP allows.
     """
-    etag = f'"{sha256}"'
+    etag = f'"{etag or sha256}"'
     headers = {
+        **(headers or {}),
         "ETag": etag,
         "Accept-Ranges": "bytes",
         # A revision never changes, but who may read it does.
         "Cache-Control": "private, no-cache",
-        "Content-Disposition": f'attachment; filename="{name}"',
+        "Content-Disposition": f"attachment; filename*=UTF-8''{quote(name.rpartition('/')[2], safe='')}",
         "X-Content-Type-Options": "nosniff",
     }
     if _holds(request.headers.get("if-none-match"), etag):
