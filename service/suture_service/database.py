@@ -6,7 +6,7 @@ would still hold its connection and locks while the request waits for a thread t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, ClassVar
@@ -78,6 +78,10 @@ class Database:
             yield session
             for work in session.info.pop(LAST, ()):
                 work(session)
+
+    def before_flush(self, listener: Callable[..., None]) -> None:
+        """Call `listener` with the session before a writing transaction sends its rows to the database."""
+        event.listen(self._writes, "before_flush", listener)
 
     def moment(self) -> datetime | None:
         """Return the present moment by the clock of the database's server; None for SQLite, which has no server."""

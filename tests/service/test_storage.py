@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 import tracemalloc
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -242,3 +243,17 @@ def test_bodies_that_are_something_else():
         with pytest.raises(HubError) as error:
             parts_of(body, 4096, kind)
         assert error.value.code in ("upload.malformed", "upload.not_multipart")
+
+
+def test_pieces_live_for_a_while(store, tmp_path):
+    async def run():
+        async with store.receive(chunked(bytes(range(256))), limit=10**9, where="file") as upload:
+            return await upload.keep_as_piece()
+
+    name = asyncio.run(run())
+    assert store.read_piece(name, 3, 4) == bytes([3, 4, 5, 6])
+    now = datetime.now(UTC)
+    assert store.sweep_pieces(now - timedelta(minutes=1)) == 0
+    assert store.sweep_pieces(now + timedelta(minutes=1)) == 1
+    assert files(tmp_path / "store") == []
+    assert list(store.list()) == []

@@ -21,6 +21,7 @@ import anyio
 from anyio.to_thread import run_sync
 
 from suture_service.errors import HubError, TooLarge
+from suture_service.settings import Settings
 from suture_service.storage.bucket import Bucket
 from suture_service.storage.folder import Folder
 from suture_service.storage.places import Place, Stored, TemporaryFile
@@ -153,6 +154,11 @@ class BlobStore:
     def sweep(self) -> int:
         """Remove temporary files that a killed hub left behind; return how many."""
         return self._place.sweep()
+
+
+def open_store(settings: Settings) -> BlobStore:
+    """Return the hub's store."""
+    return BlobStore(settings.store, endpoint=settings.s3_endpoint)
 
 
 async def _write(file: TemporaryFile, chunks: AsyncIterator[bytes], limit: int, where: str) -> tuple[str, int]:

@@ -1,0 +1,1 @@
+"""What keeps database and store together: references, garbage collection, reconciling, backup and restore."""

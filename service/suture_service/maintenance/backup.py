@@ -1,0 +1,198 @@
+"""Backup and restore: a folder with all rows and all content that they refer to, for a hub of either kind.
+
+A backup is a folder: `backup.json` says what it is, `database-….sqlite` holds the rows whatever database the hub has,
+`sha256/` the content as a hub's own folder does. A later backup into the same folder copies only what is new, and
+`backup.json` changes last: a backup that breaks off leaves the one before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from suture_service.database import open_engine
+from suture_service.errors import Unavailable
+from suture_service.hub import utc_now
+from suture_service.maintenance import rows
+from suture_service.maintenance.progress import OnProgress, ignore
+from suture_service.maintenance.references import referenced
+from suture_service.settings import Settings
+from suture_service.storage import BlobStore, open_store
+from suture_stitching.errors import SutureError
+
+_MANIFEST, _SCHEMA = "backup.json", "suture.backup/1"
+#: How often a backup starts again because a collection removed what its rows still refer to.
+_ROUNDS = 3
+_COPIES_AT_ONCE = 4
+
+
+@dataclass(frozen=True)
+class Copied:
+    """How many blobs there are and how many bytes, how many of them were copied now, and the digests of the missing."""
+
+    blobs: int
+    bytes: int
+    copied: int
+    missing: list[str]
+
+
+def back_up(settings: Settings, folder: Path, *, on_progress: OnProgress = ignore) -> Copied:
+    """Write a backup into `folder`, or bring the one in it up to date; safe while hubs run.
+
+    The rows come first, as they are at one moment: what they refer to was in the store before and does not change.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not (folder / _MANIFEST).exists() and any(
+        path.name != "tmp" and path.name != "sha256" for path in folder.iterdir()
+    ):
+        raise SutureError(
+            "backup.folder", "the folder holds something else", where=str(folder), hint="give an empty or new folder"
+        )
+    source, target = open_store(settings), BlobStore(str(folder))
+    target.sweep()
+    for _ in range(_ROUNDS):
+        database = folder / f"database-{secrets.token_hex(8)}.sqlite"
+        try:
+            rows.dump(settings, database, on_progress)
+            wanted = _referenced_by(database)
+            copied, missing = asyncio.run(_copy(source, target, wanted, on_progress))
+        except BaseException:
+            database.unlink(missing_ok=True)
+            raise
+        if not missing or not _collected_meanwhile(settings, missing):
+            break
+        database.unlink()
+    done = Copied(len(wanted), sum(wanted.values()), copied, missing)
+    _write_manifest(folder, database, done)
+    for other in folder.glob("database-*.sqlite"):
+        if other != database:
+            other.unlink()
+    target.delete([digest for digest, _ in target.list() if digest not in wanted])
+    return done
+
+
+def restore(settings: Settings, folder: Path, *, on_progress: OnProgress = ignore) -> Copied:
+    """Fill an empty hub of either kind with a backup; every blob and the rows are checked against their digests.
+
+    Broken off, it can be repeated: the rows come last, all or none.
+    """
+    manifest = _read_manifest(folder)
+    target = open_store(settings)
+    with tempfile.TemporaryDirectory() as temporary:
+        database = Path(temporary) / "database.sqlite"
+        shutil.copyfile(folder / manifest["database"], database)
+        if _sha256(database) != manifest["database_sha256"]:
+            raise SutureError("backup.damaged", "the rows are not those that were written", where=manifest["database"])
+        rows.migrate_file(settings, database)
+        rows.check_empty(settings)
+        wanted = _referenced_by(database)
+        copied, missing = asyncio.run(_copy(BlobStore(str(folder)), target, wanted, on_progress))
+        lost = sorted({*missing} - {*manifest["missing"]})
+        if lost:
+            raise SutureError("backup.damaged", f"{len(lost)} files are not in the backup", where=lost[0])
+        rows.load(database, settings, on_progress)
+    return Copied(len(wanted), sum(wanted.values()), copied, missing)
+
+
+async def _copy(
+    source: BlobStore, target: BlobStore, wanted: Mapping[str, int], on_progress: OnProgress
+) -> tuple[int, list[str]]:
+    """Copy what the target does not hold yet; return how many that were, and what the source does not hold."""
+    there = {digest: found.size for digest, found in target.list()}
+    waiting = iter([(digest, size) for digest, size in wanted.items() if there.get(digest) != size])
+    total = sum(wanted.values())
+    done = sum(size for digest, size in wanted.items() if there.get(digest) == size)
+    copied, missing = 0, []
+
+    async def work() -> None:
+        nonlocal done, copied
+        for digest, size in waiting:
+            try:
+                content = await source.stream(digest, 0, size)
+                async with target.receive(content, limit=size, where=digest) as upload:
+                    if (upload.sha256, upload.size) != (digest, size):
+                        raise SutureError(
+                            "backup.damaged",
+                            "the content does not have the digest it is kept under",
+                            where=digest,
+                            hint="`suture hub reconcile --deep` finds all such files",
+                        )
+                    await upload.keep()
+                copied += 1
+            except Unavailable as error:
+                if error.code != "store.missing":
+                    raise
+                missing.append(digest)
+            done += size
+            on_progress("bytes", done, total)
+
+    on_progress("bytes", done, total)
+    async with asyncio.TaskGroup() as group:
+        for _ in range(_COPIES_AT_ONCE):
+            group.create_task(work())
+    return copied, sorted(missing)
+
+
+def _referenced_by(database: Path) -> dict[str, int]:
+    engine = open_engine(f"sqlite:///{database}")
+    try:
+        with engine.connect() as connection:
+            return referenced(connection)
+    finally:
+        engine.dispose()
+
+
+def _collected_meanwhile(settings: Settings, missing: list[str]) -> bool:
+    """Whether the rows have stopped to refer to one of these."""
+    engine = open_engine(settings.database_url)
+    try:
+        with engine.connect() as connection:
+            return len(referenced(connection, missing)) < len(missing)
+    finally:
+        engine.dispose()
+
+
+def _write_manifest(folder: Path, database: Path, done: Copied) -> None:
+    document = {
+        "schema": _SCHEMA,
+        "created_at": utc_now().isoformat(timespec="seconds"),
+        "suture": version("suture"),
+        "database": database.name,
+        "database_sha256": _sha256(database),
+        "blobs": done.blobs,
+        "bytes": done.bytes,
+        "missing": done.missing,
+    }
+    temporary = folder / f"{_MANIFEST}.new"
+    with temporary.open("w") as file:
+        file.write(json.dumps(document, indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(folder / _MANIFEST)
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    try:
+        manifest: dict[str, Any] = json.loads((folder / _MANIFEST).read_text())
+        if manifest["schema"] != _SCHEMA or Path(manifest["database"]).name != manifest["database"]:
+            raise ValueError
+        return {"missing": [], **manifest}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise SutureError(
+            "backup.unknown", "this is not a backup that this hub can read", where=str(folder), hint="name its folder"
+        ) from None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,74 @@
+"""Garbage collection: removing what the store holds and no row refers to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import delete, func, select
+
+from suture_service.database import Database
+from suture_service.hub import utc_now
+from suture_service.maintenance.progress import OnProgress, ignore
+from suture_service.maintenance.references import lock_out_commits, referenced
+from suture_service.settings import Settings
+from suture_service.storage import BlobStore, open_store
+from suture_service.tables import ReceivedFile
+
+#: How long content may wait for the commit that refers to it.
+GRACE = timedelta(hours=24)
+#: While one portion is removed, commits wait.
+_PORTION = 200
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What was removed, or would be: blobs and their bytes, temporary files, and permissions to name a sent file."""
+
+    blobs: list[str]
+    bytes: int
+    temporary: int
+    received: int
+
+
+def collect(
+    settings: Settings, *, grace: timedelta = GRACE, dry_run: bool = False, on_progress: OnProgress = ignore
+) -> Collected:
+    """Remove blobs that no row refers to and that were kept longer than `grace` ago; safe while hubs run.
+
+    A file that was sent for a commit which never came stops being referred to after the same time.
+    """
+    horizon = utc_now() - grace
+    store, database = open_store(settings), Database(settings.database_url)
+    try:
+        stale = ReceivedFile.created_at < horizon
+        if dry_run:
+            with database.reading() as session:
+                received = session.scalar(select(func.count()).select_from(ReceivedFile).where(stale)) or 0
+        else:
+            with database.writing() as session:
+                received = session.execute(delete(ReceivedFile).where(stale)).rowcount  # type: ignore[attr-defined]
+        old = {digest: found.size for digest, found in store.list() if found.modified < horizon}
+        with database.reading() as session:
+            doomed = sorted(old.keys() - referenced(session).keys())
+        if not dry_run:
+            removed: list[str] = []
+            for start in range(0, len(doomed), _PORTION):
+                on_progress("blobs", start, len(doomed))
+                portion = doomed[start : start + _PORTION]
+                with database.writing() as session:
+                    lock_out_commits(session)
+                    left = _still_doomed(portion, referenced(session, portion), store, horizon)
+                    store.delete(left)
+                removed += left
+            doomed = removed
+        on_progress("blobs", len(doomed), len(doomed))
+        temporary = 0 if dry_run else store.sweep()
+        return Collected(doomed, sum(old[digest] for digest in doomed), temporary, received)
+    finally:
+        database.close()
+
+
+def _still_doomed(portion: list[str], wanted: dict[str, int], store: BlobStore, horizon: datetime) -> list[str]:
+    left = [digest for digest in portion if digest not in wanted]
+    return [digest for digest, found in store.find(left).items() if found is not None and found.modified < horizon]
