@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import ssl
 import stat
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import redis
 
@@ -25,6 +27,16 @@ QUEUE = "suture"
 def broker_url(config: SiteConfig) -> str:
     """Return the URL Celery connects to."""
     return config.broker.url if config.broker is not None else f"redis+socket://{socket_path(config)}"
+
+
+def tls(config: SiteConfig) -> dict[str, Any]:
+    """Return how a `rediss://` connection checks who answers, as redis-py and Celery name it; empty for another one."""
+    if config.broker is None or not config.broker.url.startswith("rediss:"):
+        return {}
+    options = {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True}
+    if config.broker.ca_file is None:
+        return options
+    return {**options, "ssl_ca_certs": str(config.broker.ca_file)}
 
 
 def socket_path(config: SiteConfig) -> Path:
@@ -84,7 +96,7 @@ def remove_socket(config: SiteConfig) -> None:
 def connect(config: SiteConfig) -> redis.Redis:
     """Return a connection with time limits; nothing is sent yet."""
     url = broker_url(config).replace("redis+socket://", "unix://", 1)
-    return redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5)
+    return redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5, **tls(config))
 
 
 def check_answers(config: SiteConfig) -> str:

@@ -13,7 +13,7 @@ from billiard import current_process
 from celery import Celery
 from celery.signals import setup_logging, worker_process_init
 
-from suture_worker import confine
+from suture_worker import broker, confine
 from suture_worker.broker import QUEUE, broker_url
 from suture_worker.config import SiteConfig
 from suture_worker.device import shares
@@ -45,6 +45,7 @@ def make_app(config: SiteConfig) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_connection_timeout=5,
+        broker_use_ssl=broker.tls(config) or None,
         broker_transport_options={
             "visibility_timeout": config.limits.seconds + 2 * _HARD_SLACK,
             "socket_connect_timeout": 5,

@@ -69,6 +69,8 @@ class BrokerConfig(_Closed):
 
     # A URL may hold a password: never shown.
     url: Annotated[str, AfterValidator(_check_broker), Field(repr=False)]
+    #: For `rediss://`: the certificates of those who may have signed Redis's, in PEM; the machine's own by default.
+    ca_file: Path | None = None
 
 
 class Limits(_Closed):
@@ -216,7 +218,7 @@ def _anchor(content: dict[str, Any], base: Path) -> None:
     if isinstance(hub, dict):
         hub.setdefault("token_file", "token")
     datasets = content.get("datasets")
-    tables = [(site, "state"), (hub, "token_file")]
+    tables = [(site, "state"), (hub, "token_file"), (content.get("broker"), "ca_file")]
     tables += [(table, "path") for table in (datasets.values() if isinstance(datasets, dict) else ())]
     for table, key in tables:
         if isinstance(table, dict) and isinstance(table.get(key), str):
