@@ -159,7 +159,7 @@ class File:
             yield Term(hash_text(xorb), length, first, end)
 
 
-def parse_files(shard: bytes, *, limit: int) -> list[File]:
+def parse_files(shard: bytes | bytearray, *, limit: int) -> list[File]:
     """Return the files a shard lists; `shard` may end anywhere after the list of files.
 
     Raises `Malformed` (`shard.malformed`), and `TooLarge` where all files together have more than `limit` bytes.

@@ -1,0 +1,121 @@
+"""The endpoints a Xet client sends to. Questions about what the hub has already are not answered: all is sent anew."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+import anyio
+import structlog
+from fastapi import Depends, Path, Request, Response
+from fastapi.responses import StreamingResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from suture_service.auth import CallerDep
+from suture_service.errors import Unauthorized, Unavailable
+from suture_service.hf.routing import Namespace, RepoName, base_url, hub_router
+from suture_service.hf.service import own_repo
+from suture_service.hf.xet import service
+from suture_service.hf.xet.format import MAX_XORB, XORB_LIMIT, File
+from suture_service.hub import HubDep
+from suture_service.observe import allow_body
+from suture_service.tables import XetEpoch
+from suture_stitching.errors import SutureError
+
+log = structlog.get_logger(__name__)
+router = hub_router()
+
+#: A client waits for some minutes without a sign of life; proxies often wait for one.
+SIGN_OF_LIFE_SECONDS = 10.0
+
+_bearer = HTTPBearer(auto_error=False)
+
+
+@router.get("/api/models/{namespace}/{name}/xet-write-token/{revision}")
+def write_token(
+    hub: HubDep, caller: CallerDep, request: Request, response: Response, namespace: Namespace, name: RepoName
+) -> dict[str, Any]:
+    """Return where to send large files for a repository, and a token for it."""
+    with hub.database.writing() as session:
+        permit = service.permit(hub, session, caller, own_repo(session, caller, namespace, name))
+    address, until = f"{base_url(request)}/xet/{permit.epoch_id}", int(permit.until.timestamp())
+    response.headers["X-Xet-Cas-Url"] = address
+    response.headers["X-Xet-Access-Token"] = permit.token
+    response.headers["X-Xet-Token-Expiration"] = str(until)
+    return {"casUrl": address, "accessToken": permit.token, "exp": until}
+
+
+def _epoch(
+    hub: HubDep, epoch: str, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> XetEpoch:
+    if credentials is None:
+        raise Unauthorized
+    with hub.database.reading() as session:
+        return service.admit(hub, session, epoch, credentials.credentials)
+
+
+EpochDep = Annotated[XetEpoch, Depends(_epoch)]
+
+
+@router.post("/xet/{epoch}/v1/xorbs/default/{hash}")
+async def receive_xorb(
+    hub: HubDep, epoch: EpochDep, request: Request, name: Annotated[str, Path(alias="hash", pattern="^[0-9a-f]{64}$")]
+) -> dict[str, bool]:
+    """Take in a xorb."""
+    allow_body(request, XORB_LIMIT)
+    return {"was_inserted": await service.receive_xorb(hub, epoch, name, request.stream())}
+
+
+@router.post("/xet/{epoch}/v1/shards")
+@router.post("/xet/{epoch}/shards")
+async def receive_shard(hub: HubDep, epoch: EpochDep, request: Request) -> dict[str, int]:
+    """Put together and store the files that a shard lists; older clients."""
+    allow_body(request, MAX_XORB)
+    files = await service.receive_shard(hub, request.stream())
+    await service.store_files(hub, epoch, files, service.Progress())
+    return {"result": 1}
+
+
+@router.post("/xet/{epoch}/v2/shards")
+async def receive_shard_telling(hub: HubDep, epoch: EpochDep, request: Request) -> StreamingResponse:
+    """Put together and store the files that a shard lists, with a sign of life every few seconds."""
+    allow_body(request, MAX_XORB)
+    files = await service.receive_shard(hub, request.stream())
+    return StreamingResponse(_telling(hub, epoch, files), media_type="application/x-ndjson")
+
+
+@router.post("/v1/telemetry", status_code=204)
+async def telemetry() -> None:
+    """Discard a client's statistics of its uploads."""
+
+
+async def _telling(hub: HubDep, epoch: XetEpoch, files: list[File]) -> AsyncIterator[str]:
+    progress = service.Progress()
+    work = asyncio.create_task(service.store_files(hub, epoch, files, progress))
+    try:
+        while not (await asyncio.wait({work}, timeout=SIGN_OF_LIFE_SECONDS))[0]:
+            yield _line(type="validating", verified=progress.done, total=len(files))
+        yield _outcome(work)
+    finally:
+        # The client may have gone, and the hub may be about to stop.
+        work.cancel()
+        with anyio.CancelScope(shield=True):
+            await asyncio.wait({work})
+
+
+def _outcome(work: asyncio.Task[None]) -> str:
+    try:
+        work.result()
+    except SutureError as error:
+        return _line(type="error", message=str(error), retryable=isinstance(error, Unavailable))
+    except Exception:
+        # The answer has begun: its status can no longer say this.
+        log.exception("failed")
+        return _line(type="error", message="the hub failed to store these files", retryable=False)
+    return _line(type="result")
+
+
+def _line(**content: Any) -> str:
+    return json.dumps(content) + "\n"

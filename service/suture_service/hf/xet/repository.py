@@ -1,0 +1,55 @@
+"""All SQL about Xet uploads. A xorb is found in its epoch only, an epoch belongs to one token and one repository."""
+
+from __future__ import annotations
+
+from datetime import date
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from suture_service.hf.xet.format import Layout
+from suture_service.hf.xet.rebuild import Xorb
+from suture_service.tables import Model, Token, XetEpoch, XetXorb
+
+
+def lock_model(session: Session, model_id: int) -> None:
+    """Hold a repository's row until the transaction ends."""
+    session.execute(select(Model.id).where(Model.id == model_id).with_for_update())
+
+
+def epoch_of(session: Session, model_id: int, token_id: str, day: date) -> XetEpoch | None:
+    """Return the epoch of a token and a repository on a day."""
+    statement = select(XetEpoch).where(
+        XetEpoch.model_id == model_id, XetEpoch.token_id == token_id, XetEpoch.day == day
+    )
+    return session.scalars(statement).one_or_none()
+
+
+def open_epoch(session: Session, epoch_id: str, since: date) -> XetEpoch | None:
+    """Return an epoch that began on `since` or later, while its token is valid and its repository exists."""
+    statement = (
+        select(XetEpoch)
+        .join(Token, Token.id == XetEpoch.token_id)
+        .join(Model, Model.id == XetEpoch.model_id)
+        .where(XetEpoch.id == epoch_id, XetEpoch.day >= since, Token.revoked_at.is_(None), Model.deleted_at.is_(None))
+    )
+    return session.scalars(statement).one_or_none()
+
+
+def has_xorb(session: Session, epoch_id: str, name: str) -> bool:
+    """Whether an epoch has a xorb of this hash."""
+    statement = select(XetXorb.hash).where(XetXorb.epoch_id == epoch_id, XetXorb.hash == name)
+    return session.scalar(statement) is not None
+
+
+def find_xorb(session: Session, epoch_id: str, name: str) -> Xorb | None:
+    """Return a xorb of an epoch by its hash."""
+    found = session.get(XetXorb, (epoch_id, name))
+    return Xorb(found.name, Layout.from_bytes(found.layout)) if found is not None else None
+
+
+def drop_epochs(session: Session, before: date) -> None:
+    """Forget the epochs before a day, and their xorbs."""
+    old = select(XetEpoch.id).where(XetEpoch.day < before)
+    session.execute(delete(XetXorb).where(XetXorb.epoch_id.in_(old)))
+    session.execute(delete(XetEpoch).where(XetEpoch.day < before))

@@ -1,0 +1,158 @@
+"""The rules of Xet uploads: who may send, how long what was sent is kept, and how files are made of it.
+
+A client remembers for weeks which xorbs it has sent to an address, and never sends them there again. Nothing is kept
+that long here: each token and repository has a new address (an epoch) every day, to which everything is sent anew, and
+what was sent is forgotten a day later. The random id of an epoch also makes a restored hub forget what it has lost.
+
+The hash by which a client calls a xorb is not checked, so nobody finds another's: an epoch belongs to one token and
+one repository. A file is what its sha256 says, and is only ever made of what its sender has sent.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from functools import lru_cache
+
+from anyio.to_thread import run_sync
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from suture_service.auth import Caller
+from suture_service.errors import Forbidden, Malformed
+from suture_service.hf.service import note_received
+from suture_service.hf.signing import seal, unseal
+from suture_service.hf.xet import repository
+from suture_service.hf.xet.format import FILES_LIMIT, XORB_LIMIT, File, LayoutReader, parse_files
+from suture_service.hf.xet.rebuild import Xorb, rebuild
+from suture_service.hub import Hub
+from suture_service.tables import Model, XetEpoch, XetXorb
+
+#: The client asks for a new token before this one ends.
+TOKEN_LASTS = timedelta(hours=1)
+#: Whoever begins at the end of an epoch's day has one more to finish.
+EPOCH_LASTS = timedelta(days=2)
+#: Layouts held while a shard is worked on; each has at most 64 KiB.
+_LAYOUTS = 64
+_PURPOSE = "xet"
+
+
+@dataclass(frozen=True)
+class Permit:
+    """What a client needs to send: the epoch to send to, a token, and when that ends."""
+
+    epoch_id: str
+    token: str
+    until: datetime
+
+
+@dataclass
+class Progress:
+    """How many files of a shard are stored."""
+
+    done: int = 0
+
+
+def permit(hub: Hub, session: Session, caller: Caller, model: Model) -> Permit:
+    """Let a caller send files to an own repository today."""
+    now = hub.now()
+    repository.lock_model(session, model.id)
+    epoch = repository.epoch_of(session, model.id, caller.token_id, now.date())
+    if epoch is None:
+        epoch = XetEpoch(id=secrets.token_hex(16), model_id=model.id, token_id=caller.token_id, day=now.date())
+        session.add(epoch)
+        session.flush()
+    # Not bound to the epoch: a client may go on with yesterday's address and today's token.
+    content = {"model": model.id, "token": caller.token_id}
+    return Permit(epoch.id, seal(hub, _PURPOSE, content, TOKEN_LASTS), now + TOKEN_LASTS)
+
+
+def admit(hub: Hub, session: Session, epoch_id: str, token: str) -> XetEpoch:
+    """Return the epoch that a token opens; raises `Forbidden` for every other, and for one that is over."""
+    content = unseal(hub, _PURPOSE, token)
+    epoch = repository.open_epoch(session, epoch_id, _first_day(hub))
+    if epoch is None or (epoch.model_id, epoch.token_id) != (content["model"], content["token"]):
+        raise Forbidden("upload.address", "this address is wrong or no longer valid", hint="start the upload again")
+    return epoch
+
+
+async def receive_xorb(hub: Hub, epoch: XetEpoch, name: str, body: AsyncIterator[bytes]) -> bool:
+    """Store a xorb; return whether it is new. Raises `Malformed` or `TooLarge`."""
+    reader = LayoutReader()
+
+    async def passing() -> AsyncIterator[bytes]:
+        async for chunk in body:
+            reader.feed(chunk)
+            yield chunk
+
+    async with hub.store.receive(passing(), limit=XORB_LIMIT, where="xorb") as upload:
+        layout = reader.end().to_bytes()
+        if await hub.read(lambda session: repository.has_xorb(session, epoch.id, name)):
+            return False
+        xorb = XetXorb(epoch_id=epoch.id, hash=name, name=await upload.keep_as_piece(), size=upload.size, layout=layout)
+        try:
+            await hub.write(lambda session: session.add(xorb))
+        except IntegrityError:
+            return False  # the same came twice at once; what was kept for nothing goes with the next sweep
+    return True
+
+
+async def receive_shard(hub: Hub, body: AsyncIterator[bytes]) -> list[File]:
+    """Return the files a shard lists; what follows them in it is not kept."""
+    shard = bytearray()
+    async for chunk in body:
+        shard += chunk[: FILES_LIMIT - len(shard)]
+    return await run_sync(lambda: parse_files(shard, limit=hub.settings.max_model_bytes))
+
+
+async def store_files(hub: Hub, epoch: XetEpoch, files: list[File], progress: Progress) -> None:
+    """Put files together, one after another, and store them as sent for the repository.
+
+    Raises `Malformed` where a file cannot be made of the epoch's xorbs, or has another sha256 than it claims.
+    """
+
+    @lru_cache(_LAYOUTS)
+    def find(name: str) -> Xorb:
+        with hub.database.reading() as session:
+            found = repository.find_xorb(session, epoch.id, name)
+        if found is None:
+            raise Malformed("xorb.unknown", "this xorb has not been sent", where=name, hint="start the upload again")
+        return found
+
+    for file in files:
+        pieces = rebuild(file.terms(), find, hub.store.read_piece)
+        async with hub.store.receive(_in_threads(pieces), limit=file.size, where=file.sha256) as upload:
+            if upload.sha256 != file.sha256:
+                raise Malformed("upload.digest", "the content has another sha256", where=file.sha256)
+            await upload.keep()
+            await _note(hub, epoch, file)
+        progress.done += 1
+
+
+def sweep(hub: Hub) -> None:
+    """Forget the epochs that are over, and remove what was sent to them."""
+    with hub.database.writing() as session:
+        repository.drop_epochs(session, _first_day(hub))
+    # By age, so that what a killed hub left without a row goes too.
+    hub.store.sweep_pieces(hub.now() - EPOCH_LASTS)
+
+
+async def _note(hub: Hub, epoch: XetEpoch, file: File) -> None:
+    def note(session: Session) -> None:
+        note_received(session, epoch.model_id, file.sha256, file.size, hub.now())
+
+    try:
+        await hub.write(note)
+    except IntegrityError:
+        await hub.write(note)  # the same file came twice at once
+
+
+def _first_day(hub: Hub) -> date:
+    return (hub.now() - EPOCH_LASTS).date() + timedelta(days=1)
+
+
+async def _in_threads(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+    while (piece := await run_sync(next, pieces, None)) is not None:
+        yield piece
