@@ -45,11 +45,15 @@ class Runner:
             self._most = fitting if self._most is None else min(self._most, fitting)
         return model
 
+    def autocast(self) -> torch.autocast:
+        """Return the context in which models run in the wanted precision."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+
     def stream(self, model: PortableModel, nodes: Collection[int], x: Tensor) -> Iterator[tuple[int, Tensor]]:
         """Yield the values of `nodes` as they are computed, in the wanted precision, which ends where they are read."""
         values = model.stream(nodes, x)
         while True:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            with self.autocast():
                 found = next(values, None)
             if found is None:
                 return

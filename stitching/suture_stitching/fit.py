@@ -245,7 +245,7 @@ class _Fit:
                 self._dataset,
                 steps=self._options.refine_steps,
                 seed=self._options.seed,
-                device=self._reader.runner.device,
+                runner=self._reader.runner,
                 progress=functools.partial(self._trained, number, count),
             )
             self._checkpoint.save(part, described, new)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from suture_stitching.data import Dataset, Split
+from suture_stitching.device import Runner
 from suture_stitching.members import Member, batches, input_shape
 from suture_stitching.merge import Join, Merge, name_of
 from suture_stitching.portable.graph import INPUT, TENSOR, Ref, references
@@ -72,17 +73,18 @@ def refine(
     *,
     steps: int,
     seed: int,
-    device: str | torch.device = "cpu",
+    runner: Runner,
     progress: OnRound = lambda done, total: None,
 ) -> dict[str, Tensor]:
     """Return new tensors for the stitches of `joins` by name; `stitches` hold their closed forms for `NOISE`.
 
     `spreads` are by the name of the stitch's weight. The loss is that of the ensemble's output plus the mean of the
     members' own, on the training split; the result is the one with the lowest loss on the validation split, which may
-    be the closed form. Deterministic for a seed on the same device.
+    be the closed form. The members run in the precision of `runner`; losses and stitches are float32. Deterministic for
+    a seed on the same device.
     """
-    trainer = _Trainer(members, task, joins, stitches, spreads, device)
-    reader = _Reader(trainer, members, dataset, device, seed)
+    trainer = _Trainer(members, task, joins, stitches, spreads, runner)
+    reader = _Reader(trainer, members, dataset, runner, seed)
     masks = dataset.task == "segmentation"
     steps = -(-steps // 2) if masks else steps
     rounds = min(ROUNDS, steps)
@@ -127,9 +129,9 @@ class _Trainer:
         joins: Sequence[Join],
         stitches: Mapping[str, Tensor],
         spreads: Mapping[str, Spread],
-        device: str | torch.device,
+        runner: Runner,
     ) -> None:
-        self._task = task
+        self._task, self._runner, device = task, runner, runner.device
         merge = Merge(members, task, stitches)
         # Mixed without a gate: the stitches are for familiar samples, and these are what they learn from.
         values = merge.join(joins)
@@ -149,7 +151,9 @@ class _Trainer:
     def loss(self, batch: _Batch) -> Tensor:
         """Return the loss of the ensemble plus the mean loss of its members."""
         given = {self.nodes[name]: tensor for name, tensor in self._tensors().items()}
-        combined, *single = self.model.resume({**given, **batch.values}, batch.x)
+        with self._runner.autocast():
+            outputs = self.model.resume({**given, **batch.values}, batch.x)
+        combined, *single = (output.float() for output in outputs)
         own = torch.stack([self._task.loss(output, batch.y) for output in single]).mean()
         return self._task.loss(combined, batch.y) + own
 
@@ -195,16 +199,16 @@ class _Reader:
     """Batches with everything that lies in front of the stitches computed once, as far as memory allows."""
 
     def __init__(
-        self, trainer: _Trainer, members: Sequence[Member], dataset: Dataset, device: str | torch.device, seed: int
+        self, trainer: _Trainer, members: Sequence[Member], dataset: Dataset, runner: Runner, seed: int
     ) -> None:
         self._trainer, self._members, self._dataset = trainer, members, dataset
-        self._device, self._seed = device, seed
+        self._runner, self._seed = runner, seed
         self._batch, self._most = BATCH, {split: dataset.n(split) * dataset.patches for split in _SPLITS}
         if dataset.task == "segmentation":
             positions = math.prod(input_shape(members, dataset)[1:])
             self._batch = min(BATCH, max(FEWEST_IMAGES, POSITIONS // positions))
             self._most["validation"] = min(LOOKED_AT, self._most["validation"])
-        probe, _ = next(batches(members, dataset, "validation", device))
+        probe, _ = next(batches(members, dataset, "validation", runner.device))
         self._front = _batch_first(trainer.model, _frontier(trainer), probe)
         self._kept: dict[Split, _Batch] = {}
         # Validation data first: they are read in every round, training data hardly more than once if they are many.
@@ -236,13 +240,12 @@ class _Reader:
         left = self._most[split]
         if seed is None and left < self._dataset.n(split) * self._dataset.patches:
             seed = self._seed  # a part of the data is to be a fair sample
-        for x, y in batches(self._members, self._dataset, split, self._device, seed=seed):
+        for x, y in batches(self._members, self._dataset, split, self._runner.device, seed=seed):
             for part_x, part_y in zip(torch.split(x, self._batch), torch.split(y, self._batch), strict=True):
                 if left <= 0:
                     return
                 left -= len(part_y)
-                with torch.no_grad():
-                    yield _Batch(part_x, part_y, self._trainer.model.features(self._front, part_x))
+                yield _Batch(part_x, part_y, self._features(part_x))
 
     def _all(self, split: Split) -> _Batch:
         parts = list(self._read(split, None))
@@ -250,9 +253,11 @@ class _Reader:
         return _Batch(torch.cat([part.x for part in parts]), torch.cat([part.y for part in parts]), values)
 
     def _bytes_per_sample(self, probe: Tensor) -> int:
-        with torch.no_grad():
-            values = self._trainer.model.features(self._front, probe[:1])
-        return sum(value.nbytes for value in (probe[:1], *values.values()))
+        return sum(value.nbytes for value in (probe[:1], *self._features(probe[:1]).values()))
+
+    def _features(self, x: Tensor) -> dict[str, Tensor]:
+        with torch.no_grad(), self._runner.autocast():
+            return self._trainer.model.features(self._front, x)
 
 
 def _frontier(trainer: _Trainer) -> list[str]:

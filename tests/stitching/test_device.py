@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -99,6 +99,26 @@ def test_bfloat16_says_nearly_the_same(tmp_path: Path, task: str) -> None:
     assert all(torch.isfinite(tensor).all() and tensor.dtype == torch.float32 for tensor in rough.stitches.values())
     scores = [evaluate(members, exact, data, precision=p).splits["test"].scores for p in ("float32", "bfloat16")]
     assert all(abs(scores[0][id].value - scores[1][id].value) < 0.15 for id in scores[0])
+
+
+def test_stitches_are_refined_in_the_wanted_precision(pair: list[Member], monkeypatch: pytest.MonkeyPatch) -> None:
+    options = FitOptions(refine_steps=12, refine_candidates=1, max_matches=1)
+    exact = fit(pair, dataset(), options=options, precision="float32")
+    real, autocast = PortableModel.resume, set()
+
+    def resume(self: PortableModel, values: Mapping[str, torch.Tensor], *inputs: torch.Tensor) -> object:
+        autocast.add(torch.is_autocast_enabled("cpu"))
+        return real(self, values, *inputs)
+
+    monkeypatch.setattr(PortableModel, "resume", resume)
+    rough = fit(pair, dataset(), options=options, precision="bfloat16")
+    assert autocast == {True}
+    refined = [name for name in exact.stitches if name.startswith("r00")]
+    assert refined
+    for name in refined:
+        ours, theirs = exact.stitches[name], rough.stitches[name]
+        assert theirs.dtype == torch.float32
+        assert 0 < float((ours - theirs).norm() / ours.norm()) < 0.1
 
 
 def test_what_a_sample_needs_is_known_before_it_runs(pair: list[Member]) -> None:

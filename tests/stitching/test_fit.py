@@ -10,6 +10,7 @@ import torch
 from tests.stitching.networks import LABELS, SHAPE, Tokens, UNet, dataset, deep, images, masks, member, plain
 from torch import nn
 
+from suture_stitching import refine
 from suture_stitching.compose import compose, input_spec, output_spec
 from suture_stitching.data import ArrayDataset
 from suture_stitching.documents import CandidateSet
@@ -69,6 +70,12 @@ def test_members_are_bit_equal_after_a_fit(pair: list[Member]) -> None:
     for old, new in zip(before, _state(pair), strict=True):
         assert all(torch.equal(old[name], new[name]) for name in old)
     assert not any(p.requires_grad for m in pair for p in m.model.parameters())
+
+
+def test_refinement_needs_no_memory_for_features(pair: list[Member], monkeypatch: pytest.MonkeyPatch) -> None:
+    options = FitOptions(refine_steps=8, refine_candidates=1, max_matches=1)
+    monkeypatch.setattr(refine, "_CACHE_BYTES", 0)
+    assert any(name.startswith("r00") for name in fit(pair, dataset(), options=options).stitches)
 
 
 def test_refinement_moves_the_stitches_and_lowers_the_loss(pair: list[Member], fitted: FitResult) -> None:
