@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from suture_service.errors import HubError, RangeNotSatisfiable, Unauthorized, Unavailable
+from suture_service.errors import HubError, RangeNotSatisfiable, TooMany, Unauthorized, Unavailable
 from suture_stitching.errors import SutureError
 
 #: The client shows this text as it is, and calls any other 401 a missing repository.
@@ -69,6 +69,12 @@ class BadRequest(HubError):
     status = 400
 
 
+class NotImplementedHere(HubError):
+    """A part of the protocol that this hub leaves out."""
+
+    status = 501
+
+
 class PreconditionFailed(HubError):
     """The branch has moved on since the caller looked."""
 
@@ -99,11 +105,15 @@ def answer(request: Request, error: Exception) -> JSONResponse:
         headers["Content-Range"] = f"bytes */{error.size}"
     if isinstance(error, Unavailable):
         headers["Retry-After"] = "1"
+    if isinstance(error, TooMany):
+        headers |= error.headers
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
         message = INVALID_CREDENTIALS
         if "authorization" not in request.headers:
-            # Nobody sees anything here, whether it exists or not.
-            headers["X-Error-Code"], message = "RepoNotFound", "a token is needed"
+            message = "a token is needed"
+            if "namespace" in request.path_params:
+                # Without one nobody sees any repository, whether it exists or not.
+                headers["X-Error-Code"] = RepoNotFound.client_code
     headers["X-Error-Message"] = " ".join(message.split()).encode("ascii", "replace").decode()
     return JSONResponse({"error": message}, status_code=status, headers=headers)

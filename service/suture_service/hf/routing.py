@@ -69,3 +69,9 @@ def hub_router() -> APIRouter:
 def base_url(request: Request) -> str:
     """Return the hub's address as the caller wrote it, without a slash at its end; the client accepts no other."""
     return str(request.base_url).rstrip("/")
+
+
+def link_next(request: Request, response: Response, cursor: str) -> None:
+    """Say where the next page is."""
+    address = request.url.include_query_params(cursor=cursor)
+    response.headers["Link"] = f'<{address}>; rel="next"'

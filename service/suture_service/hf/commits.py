@@ -1,0 +1,220 @@
+"""Endpoints that write: how each file is to be sent, and the commit that shows what was sent; and the history."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Literal
+
+from fastapi import Query, Request, Response
+from pathspec import GitIgnoreSpec
+from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
+
+from suture_service.auth import Caller, CallerDep
+from suture_service.errors import Conflict
+from suture_service.hf import repository, service
+from suture_service.hf.changes import REGULAR_BYTES, Changes, apply, read_changes
+from suture_service.hf.errors import BadRequest, NotImplementedHere, PreconditionFailed, RevisionNotFound
+from suture_service.hf.listing import etag
+from suture_service.hf.routing import Namespace, RepoName, Rev, base_url, hub_router, link_next
+from suture_service.hf.schemas import CommitOut, Committed, NewFile, Preupload, PreuploadFile, PreuploadIn
+from suture_service.hub import Hub, HubDep
+from suture_service.models.publishing import check_repository
+from suture_service.models.repository import lock_party
+from suture_service.models.service import StoredFile, commit, revision_id
+from suture_service.observe import allow_body
+from suture_service.paging import decode, encode
+from suture_service.storage import BlobStore
+from suture_service.tables import Commit, Json, Model
+from suture_stitching.portable.metadata import ModelMetadata
+
+router = hub_router()
+PAGE = 100
+#: How often a commit is tried again when others move the branch meanwhile.
+ATTEMPTS = 10
+_BRANCH = "refs/heads/"
+
+
+@router.post("/api/models/{namespace}/{name}/preupload/{revision}")
+def preupload(
+    hub: HubDep,
+    caller: CallerDep,
+    namespace: Namespace,
+    name: RepoName,
+    revision: Rev,
+    body: PreuploadIn,
+    create_pr: bool = False,
+) -> Preupload:
+    """Say for each file how it is to be sent, and what is there now."""
+    _no_pull_requests(create_pr)
+    with hub.database.reading() as session:
+        model = service.own_repo(session, caller, namespace, name)
+        head = _head(session, model, revision)
+        present = {file.name: etag(file) for file in repository.files(session, head.revision_id)}
+    ignored = GitIgnoreSpec.from_lines((body.git_ignore or "").splitlines())
+    return Preupload(
+        files=[
+            PreuploadFile(
+                path=file.path,
+                upload_mode=_mode(file),
+                should_ignore=ignored.match_file(file.path),
+                oid=present.get(file.path),
+            )
+            for file in body.files
+        ]
+    )
+
+
+def _mode(file: NewFile) -> Literal["regular", "lfs"]:
+    return "lfs" if file.size > REGULAR_BYTES or file.path.endswith(".safetensors") else "regular"
+
+
+@router.post("/api/models/{namespace}/{name}/commit/{revision}")
+async def make_commit(
+    hub: HubDep,
+    caller: CallerDep,
+    request: Request,
+    namespace: Namespace,
+    name: RepoName,
+    revision: Rev,
+    create_pr: bool = False,
+) -> Committed:
+    """Change a branch: all or nothing, checked before anyone can see it. The same again changes nothing."""
+    _no_pull_requests(create_pr)
+    await hub.read(lambda session: _head(session, service.own_repo(session, caller, namespace, name), revision))
+    allow_body(request, hub.settings.max_commit_bytes)
+    changes = await read_changes(hub.store, request.stream())
+    for _ in range(ATTEMPTS):
+        draft = await hub.read(lambda session: _draft(session, caller, namespace, name, revision, changes))
+        oid = revision_id(draft.files)
+        if oid != draft.head_oid:
+            contents = {path: _Kept(hub.store, file.sha256, file.size) for path, file in draft.files.items()}
+            metadata, card = await run_in_threadpool(check_repository, contents, hub.settings.max_card_bytes)
+            made = _Made(caller, namespace, name, revision, changes, draft, metadata, card)
+            if not await hub.write(partial(_write, hub, made)):
+                continue
+            hub.metrics.published.inc(int(metadata is not None))
+        return Committed(commit_url=f"{base_url(request)}/{namespace}/{name}/commit/{oid}", commit_oid=oid)
+    raise Conflict("commit.busy", "others commit to this branch all the time", where=revision, hint="try again")
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """What a branch would hold, and the commit it was at."""
+
+    head_id: int
+    head_oid: str
+    files: dict[str, StoredFile]
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A checked commit, to be written unless the branch has moved."""
+
+    caller: Caller
+    namespace: str
+    name: str
+    branch: str
+    changes: Changes
+    draft: _Draft
+    metadata: ModelMetadata | None
+    card: Json | None
+
+
+@dataclass
+class _Kept:
+    """A kept file, to be read in parts."""
+
+    store: BlobStore
+    sha256: str
+    size: int
+
+    def read(self, offset: int, length: int) -> bytes:
+        return self.store.read(self.sha256, offset, length, self.size)
+
+
+def _head(session: Session, model: Model, branch: str) -> Commit:
+    found = repository.ref(session, model.id, "branch", branch.removeprefix(_BRANCH))
+    if found is None:
+        raise RevisionNotFound(branch)
+    return found.commit
+
+
+def _draft(session: Session, caller: Caller, namespace: str, name: str, branch: str, changes: Changes) -> _Draft:
+    model = service.own_repo(session, caller, namespace, name)
+    head = _head(session, model, branch)
+    oid = head.revision.revision
+    if changes.header.parent_commit is not None and not oid.startswith(changes.header.parent_commit):
+        raise PreconditionFailed("commit.stale", f"the branch is at {oid}", where="parentCommit", hint="look again")
+    present: Mapping[str, StoredFile] = {
+        file.name: StoredFile(file.sha256, file.size, file.git_oid)
+        for file in repository.files(session, head.revision_id)
+    }
+    sizes = service.known_sizes(session, caller, model, changes.in_lfs)
+    return _Draft(head.id, oid, apply(changes, present, sizes, oid))
+
+
+def _write(hub: Hub, made: _Made, session: Session) -> bool:
+    """Add the commit; return False if the branch has moved meanwhile."""
+    model = service.own_repo(session, made.caller, made.namespace, made.name)
+    lock_party(session, model.party_id)
+    session.refresh(model)
+    head = _head(session, model, made.branch)
+    if model.deleted_at is not None or head.id != made.draft.head_id:
+        return False
+    commit(
+        session,
+        model,
+        files=made.draft.files,
+        metadata=made.metadata,
+        card=made.card,
+        title=made.changes.header.summary,
+        message=made.changes.header.description,
+        created_by=made.caller.name,
+        now=hub.now(),
+        branch=made.branch.removeprefix(_BRANCH),
+    )
+    return True
+
+
+@router.get("/api/models/{namespace}/{name}/commits/{revision}")
+def list_commits(
+    hub: HubDep,
+    caller: CallerDep,
+    request: Request,
+    response: Response,
+    namespace: Namespace,
+    name: RepoName,
+    revision: Rev,
+    cursor: Annotated[str | None, Query(max_length=500)] = None,
+) -> list[CommitOut]:
+    """List a branch's history, newest first."""
+    after = decode(cursor, int)
+    with hub.database.reading() as session:
+        at = service.get_at(session, caller, namespace, name, revision)
+        start = at.commit.id
+        if after is not None:
+            found = session.get(Commit, after[0])
+            if found is None or found.model_id != at.model.id:
+                raise BadRequest("request.cursor", "not a cursor of this list", where="cursor")
+            start = found.id
+        chain = repository.history(session, start, PAGE + 1)
+        if len(chain) > PAGE:
+            link_next(request, response, encode(chain[PAGE].id))
+        return [
+            CommitOut(
+                id=step.revision.revision,
+                title=step.title,
+                message=step.message,
+                date=step.created_at,
+                authors=[{"user": step.created_by}],
+            )
+            for step in chain[:PAGE]
+        ]
+
+
+def _no_pull_requests(asked: bool) -> None:
+    if asked:
+        raise NotImplementedHere("pull_request.none", "this hub has no pull requests", hint="commit to a branch")

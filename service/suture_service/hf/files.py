@@ -1,0 +1,139 @@
+"""Endpoints of files: list a folder, describe paths, download."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+from urllib.parse import quote
+
+from fastapi import Form, Query, Request, Response
+from sqlalchemy.orm import Session
+
+from suture_service.auth import CallerDep
+from suture_service.hf import repository, service
+from suture_service.hf.errors import EntryNotFound
+from suture_service.hf.listing import entries, etag
+from suture_service.hf.routing import FilePath, Namespace, RepoName, Rev, hub_router, link_next
+from suture_service.hf.schemas import CommitRef, Entry
+from suture_service.hub import HubDep
+from suture_service.paging import decode, encode
+from suture_service.storage.download import send_file
+from suture_service.tables import RevisionFile
+
+router = hub_router()
+PAGE, EXPANDED_PAGE = 1000, 100
+#: How far back the commit is looked for that last changed a file; beyond, none is named.
+LOOK_BACK = 200
+
+
+@router.get("/api/models/{namespace}/{name}/tree/{revision}", response_model_exclude_none=True)
+@router.get("/api/models/{namespace}/{name}/tree/{revision}/{path:path}", response_model_exclude_none=True)
+def list_tree(
+    hub: HubDep,
+    caller: CallerDep,
+    request: Request,
+    response: Response,
+    namespace: Namespace,
+    name: RepoName,
+    revision: Rev,
+    path: FilePath = "",
+    recursive: bool = False,
+    expand: bool = False,
+    cursor: Annotated[str | None, Query(max_length=4000)] = None,
+) -> list[Entry]:
+    """List a folder, by path."""
+    folder = path.strip("/")
+    after = decode(cursor, str)
+    with hub.database.reading() as session:
+        at = service.get_at(session, caller, namespace, name, revision)
+        files = repository.files(session, at.commit.revision_id, f"{folder}/" if folder else "")
+        if folder and not files:
+            raise EntryNotFound(folder, at.oid)
+        found = entries(files, folder, recursive=recursive)
+        if after is not None:
+            found = [entry for entry in found if entry.path > str(after[0])]
+        limit = EXPANDED_PAGE if expand else PAGE
+        shown = found[:limit]
+        if len(found) > limit:
+            link_next(request, response, encode(shown[-1].path))
+        if expand:
+            _name_last_commits(session, at, files, shown)
+        return shown
+
+
+@router.post("/api/models/{namespace}/{name}/paths-info/{revision}", response_model_exclude_none=True)
+def paths_info(
+    hub: HubDep,
+    caller: CallerDep,
+    namespace: Namespace,
+    name: RepoName,
+    revision: Rev,
+    paths: Annotated[list[str], Form(max_length=1000)],
+    expand: Annotated[bool, Form()] = False,
+) -> list[Entry]:
+    """Describe files and folders; what is not there is left out."""
+    wanted = {path.strip("/") for path in paths}
+    with hub.database.reading() as session:
+        at = service.get_at(session, caller, namespace, name, revision)
+        files = repository.files(session, at.commit.revision_id)
+        shown = [entry for entry in entries(files, "", recursive=True) if entry.path in wanted]
+        if expand:
+            _name_last_commits(session, at, files, shown)
+        return shown
+
+
+@router.head("/{namespace}/{name}/resolve/{revision}/{path:path}")
+@router.get("/{namespace}/{name}/resolve/{revision}/{path:path}")
+async def resolve(
+    hub: HubDep,
+    caller: CallerDep,
+    request: Request,
+    namespace: Namespace,
+    name: RepoName,
+    revision: Rev,
+    path: FilePath,
+) -> Response:
+    """Download a file, whole or a `Range` of it."""
+
+    def find(session: Session) -> tuple[str, RevisionFile]:
+        at = service.get_at(session, caller, namespace, name, revision)
+        return at.oid, service.get_file(session, caller, at, path)
+
+    oid, file = await hub.read(find)
+    tag, headers = etag(file), {"X-Repo-Commit": oid}
+    if request.method == "HEAD" and revision != oid:
+        # The client's GET then goes where this HEAD was sent: a commit in between cannot mix two versions.
+        headers |= {"ETag": f'"{tag}"', "X-Linked-Size": str(file.size), "X-Linked-Etag": f'"{tag}"'}
+        headers["Location"] = f"/{quote(namespace)}/{quote(name)}/resolve/{oid}/{quote(path)}"
+        return Response(status_code=307, headers=headers)
+    return await send_file(
+        request, hub.store, name=file.name, sha256=file.sha256, size=file.size, etag=tag, headers=headers
+    )
+
+
+def _name_last_commits(session: Session, at: service.At, files: Sequence[RevisionFile], shown: list[Entry]) -> None:
+    """Name the commit that last changed each file, or anything in a folder, as far as it lies near enough."""
+    now = {file.name: file.sha256 for file in files}
+    below = {
+        entry.path: [name for name in now if name == entry.path or name.startswith(f"{entry.path}/")] for entry in shown
+    }
+    open_ = {name for names in below.values() for name in names}
+    changed: dict[str, CommitRef] = {}
+    newest_with: dict[str, CommitRef] = {}
+    chain = repository.history(session, at.commit.id, LOOK_BACK)
+    for commit in chain:
+        then = {file.name: file.sha256 for file in repository.files(session, commit.revision_id)}
+        for name in sorted(open_):
+            if then.get(name) != now[name]:
+                changed[name] = newest_with[name]
+                open_.discard(name)
+            else:
+                newest_with[name] = CommitRef(id=commit.revision.revision, title=commit.title, date=commit.created_at)
+        if not open_:
+            break
+    if chain[-1].parent_id is None:
+        changed |= {name: newest_with[name] for name in open_}
+    for entry in shown:
+        found = [changed[name] for name in below[entry.path] if name in changed]
+        if len(found) == len(below[entry.path]):
+            entry.last_commit = max(found, key=lambda commit: commit.date)

@@ -1,0 +1,68 @@
+"""Git LFS, uploads only: the client asks where to send its large files, and sends each to an address of its own."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from fastapi import Request
+from sqlalchemy.orm import Session
+
+from suture_service.auth import CallerDep
+from suture_service.hf import service
+from suture_service.hf.errors import BadRequest
+from suture_service.hf.routing import Namespace, RepoName, base_url, hub_router
+from suture_service.hf.schemas import LfsBatchIn
+from suture_service.hf.signing import seal, unseal
+from suture_service.hub import HubDep
+
+router = hub_router()
+#: An upload must begin within this time; how long it then takes does not matter.
+ADDRESS_LASTS = timedelta(hours=1)
+_PURPOSE = "lfs"
+
+
+@router.post("/{namespace}/{name}.git/info/lfs/objects/batch")
+def lfs_batch(
+    hub: HubDep, caller: CallerDep, request: Request, namespace: Namespace, name: RepoName, body: LfsBatchIn
+) -> dict[str, Any]:
+    """Say for each file where to send it, or that it is there already.
+
+    There is only what the caller could download: otherwise who knows a digest could have a foreign private file.
+    """
+    if body.operation != "upload" or body.hash_algo != "sha256":
+        raise BadRequest("lfs.operation", "uploads with sha256 only", hint="downloads need no LFS here")
+    with hub.database.reading() as session:
+        model = service.own_repo(session, caller, namespace, name)
+        there = service.known_sizes(session, caller, model, [file.oid for file in body.objects])
+    shown: list[dict[str, Any]] = []
+    for file in body.objects:
+        entry: dict[str, Any] = {"oid": file.oid, "size": file.size}
+        if file.size > hub.settings.max_model_bytes:
+            message = f"larger than the {hub.settings.max_model_bytes} bytes this hub takes"
+            entry["error"] = {"code": 413, "message": message}
+        elif there.get(file.oid) != file.size:
+            content = {"model": model.id, "token": caller.token_id, "oid": file.oid, "size": file.size}
+            permission = seal(hub, _PURPOSE, content, ADDRESS_LASTS)
+            address = {"href": f"{base_url(request)}/api/lfs/{permission}", "header": {}}
+            entry["actions"] = {"upload": address}
+        shown.append(entry)
+    return {"transfer": "basic", "objects": shown}
+
+
+@router.put("/api/lfs/{permission}")
+async def lfs_upload(hub: HubDep, request: Request, permission: str) -> dict[str, Any]:
+    """Take in a file. The client sends no token: the address itself says who may send what."""
+    granted = unseal(hub, _PURPOSE, permission)
+    await hub.read(lambda session: service.check_still_granted(session, granted["token"], granted["model"]))
+    async with hub.store.receive(request.stream(), limit=granted["size"], where="the file") as upload:
+        if (upload.sha256, upload.size) != (granted["oid"], granted["size"]):
+            problem = f"{upload.size} bytes came, which are not the announced content"
+            raise BadRequest("upload.mismatch", problem, where="the file", hint="upload it again")
+        await upload.keep()
+
+    def note(session: Session) -> None:
+        service.note_received(session, granted["model"], upload.sha256, upload.size, hub.now())
+
+    await hub.write(note)
+    return {}

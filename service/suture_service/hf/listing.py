@@ -1,0 +1,100 @@
+"""Files, folders and repositories as the client is shown them, with the ids that git would give them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Literal, cast
+
+from suture_service.hf.schemas import Entry, Lfs, RefOut, RefsOut, RepoOut, Sibling, SiblingLfs
+from suture_service.models.cards import library, pipeline
+from suture_service.tables import Model, Ref, Revision, RevisionFile
+
+
+def git_blob_id(content: bytes) -> str:
+    """Return git's id of a file of this content."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+def _pointer(file: RevisionFile) -> bytes:
+    """Return what git keeps in place of a file in LFS."""
+    text = f"version https://git-lfs.github.com/spec/v1\noid sha256:{file.sha256}\nsize {file.size}\n"
+    return text.encode()
+
+
+def etag(file: RevisionFile) -> str:
+    """Return what names a file's content: git's id of a regular file, the sha256 of one in LFS."""
+    return file.git_oid or file.sha256
+
+
+def file_entry(file: RevisionFile) -> Entry:
+    """Describe a file."""
+    if file.git_oid is not None:
+        return Entry(type="file", path=file.name, oid=file.git_oid, size=file.size)
+    pointer = _pointer(file)
+    lfs = Lfs(oid=file.sha256, size=file.size, pointer_size=len(pointer))
+    return Entry(type="file", path=file.name, oid=git_blob_id(pointer), size=file.size, lfs=lfs)
+
+
+def entries(files: Sequence[RevisionFile], folder: str, *, recursive: bool) -> list[Entry]:
+    """Describe what lies in a folder (`""` is the root), by path; with `recursive`, below it as well.
+
+    `files` are those below the folder. A folder's id follows from what is in it; unlike git's, from all that is below.
+    """
+    start = f"{folder}/" if folder else ""
+    found: list[Entry] = []
+    below: dict[str, hashlib._Hash] = {}
+    for file in files:
+        parts = file.name[len(start) :].split("/")
+        for depth in range(1, len(parts)) if recursive else range(1, min(len(parts), 2)):
+            path = start + "/".join(parts[:depth])
+            digest = below.setdefault(path, hashlib.sha1(usedforsecurity=False))
+            digest.update(f"{file.name}\0{file.sha256}\n".encode())
+        if recursive or len(parts) == 1:
+            found.append(file_entry(file))
+    found += [Entry(type="directory", path=path, oid=digest.hexdigest(), size=0) for path, digest in below.items()]
+    return sorted(found, key=lambda entry: entry.path)
+
+
+def sibling(file: RevisionFile, *, blobs: bool) -> Sibling:
+    """Describe a file of a model; with `blobs`, its size and ids too."""
+    if not blobs:
+        return Sibling(rfilename=file.name)
+    entry = file_entry(file)
+    lfs = entry.lfs and SiblingLfs(sha256=entry.lfs.oid, size=entry.lfs.size, pointer_size=entry.lfs.pointer_size)
+    return Sibling(rfilename=file.name, size=file.size, blob_id=entry.oid, lfs=lfs)
+
+
+def show_repo(
+    model: Model, revision: Revision, files: Iterable[RevisionFile] | None, *, blobs: bool = False
+) -> RepoOut:
+    """Describe a repository at a revision; without its files where `files` is None."""
+    siblings = None if files is None else [sibling(file, blobs=blobs) for file in files]
+    gated = cast(Literal["auto", "manual", False], model.gated or False)
+    return RepoOut(
+        id=model.repo,
+        model_id=model.repo,
+        author=model.party.name,
+        sha=revision.revision,
+        private=model.visibility == "private",
+        gated=gated,
+        tags=[tag.tag for tag in model.tags],
+        pipeline_tag=pipeline(revision.card, revision.content),
+        library_name=library(revision.card, revision.content),
+        last_modified=model.updated_at,
+        created_at=model.created_at,
+        card_data=revision.card,
+        siblings=siblings,
+        used_storage=sum(entry.size or 0 for entry in siblings) if siblings is not None and blobs else None,
+    )
+
+
+def show_refs(refs: Sequence[Ref], *, with_pull_requests: bool) -> RefsOut:
+    """Describe all branches and tags."""
+    shown: dict[str, list[RefOut]] = {"branch": [], "tag": []}
+    folders = {"branch": "refs/heads/", "tag": "refs/tags/"}
+    for ref in refs:
+        target = ref.commit.revision.revision
+        shown[ref.kind].append(RefOut(name=ref.name, ref=folders[ref.kind] + ref.name, target_commit=target))
+    pull_requests: list[RefOut] | None = [] if with_pull_requests else None
+    return RefsOut(branches=shown["branch"], tags=shown["tag"], pull_requests=pull_requests)

@@ -1,0 +1,183 @@
+"""All SQL of the protocol. Whatever a caller reads starts from `may_read`; files, from `may_download` as well."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Literal
+
+from sqlalchemy import Select, exists, or_, select, tuple_
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased, contains_eager, joinedload, selectinload
+
+from suture_service.jobs.states import ACTIVE_JOBS
+from suture_service.models.repository import Listed, may_download, may_read, on_main
+from suture_service.tables import (
+    Commit,
+    Job,
+    JobMember,
+    Model,
+    ModelTag,
+    Party,
+    ReceivedFile,
+    Ref,
+    Revision,
+    RevisionFile,
+)
+
+RefKind = Literal["branch", "tag"]
+Sort = Literal["created_at", "updated_at"]
+
+
+def find_repo(session: Session, party_id: int, namespace: str, name: str) -> Model | None:
+    """Return a repository, if this party may read it."""
+    statement = (
+        select(Model)
+        .join(Model.party)
+        .where(may_read(party_id), Party.name == namespace, Model.name == name)
+        .options(contains_eager(Model.party), selectinload(Model.tags))
+    )
+    return session.scalars(statement).one_or_none()
+
+
+def may_download_from(session: Session, party_id: int, model_id: int) -> bool:
+    """Whether this party may have the files of a repository that it may read."""
+    return session.scalar(select(Model.id).where(Model.id == model_id, may_download(party_id))) is not None
+
+
+def list_repos(
+    session: Session,
+    party_id: int,
+    *,
+    search: str | None,
+    author: str | None,
+    tags: Sequence[str],
+    gated: bool | None,
+    sort: Sort,
+    after: tuple[datetime, int] | None,
+    with_files: bool,
+    limit: int,
+) -> Sequence[Listed]:
+    """Return readable repositories with what their branch `main` holds, newest first; one more than `limit`."""
+    moment = Model.created_at if sort == "created_at" else Model.updated_at
+    statement: Select[Model, Revision] = (
+        select(Model, Revision)
+        .join(Model.party)
+        .join(Ref, on_main())
+        .join(Commit, Commit.id == Ref.commit_id)
+        .join(Revision, Revision.id == Commit.revision_id)
+        .where(may_read(party_id))
+        .options(contains_eager(Model.party), selectinload(Model.tags))
+        .order_by(moment.desc(), Model.id.desc())
+        .limit(limit + 1)
+    )
+    if with_files:
+        statement = statement.options(selectinload(Revision.files))
+    for word in (search or "").split():
+        repo = Party.name + "/" + Model.name
+        found = or_(repo.icontains(word, autoescape=True), Model.description.icontains(word, autoescape=True))
+        statement = statement.where(found)
+    if author is not None:
+        statement = statement.where(Party.name == author)
+    for tag in tags:
+        statement = statement.where(exists().where(ModelTag.model_id == Model.id, ModelTag.tag == tag))
+    if gated is not None:
+        statement = statement.where(Model.gated != "" if gated else Model.gated == "")
+    if after is not None:
+        statement = statement.where(tuple_(moment, Model.id) < tuple_(*after))
+    return session.execute(statement).all()
+
+
+def ref(session: Session, model_id: int, kind: RefKind, name: str) -> Ref | None:
+    """Return a branch or a tag with its commit."""
+    return session.get(Ref, (model_id, kind, name), options=[joinedload(Ref.commit).joinedload(Commit.revision)])
+
+
+def refs(session: Session, model_id: int) -> Sequence[Ref]:
+    """Return all branches and tags by name, with their commits."""
+    statement = (
+        select(Ref)
+        .where(Ref.model_id == model_id)
+        .options(joinedload(Ref.commit).joinedload(Commit.revision))
+        .order_by(Ref.name)
+    )
+    return session.scalars(statement).all()
+
+
+def commit_by_prefix(session: Session, model_id: int, digits: str) -> Commit | None:
+    """Return the newest commit whose id starts with these digits; None where none does, or two do."""
+    statement = select(Revision.id).where(
+        Revision.model_id == model_id, Revision.revision.startswith(digits, autoescape=True)
+    )
+    found = session.scalars(statement.limit(2)).all()
+    if len(found) != 1:
+        return None
+    newest = select(Commit).where(Commit.revision_id == found[0]).order_by(Commit.id.desc()).limit(1)
+    return session.scalars(newest.options(joinedload(Commit.revision))).one_or_none()
+
+
+def history(session: Session, commit_id: int, limit: int) -> Sequence[Commit]:
+    """Return a commit and those before it, newest first; up to `limit`."""
+    chain = select(Commit.id, Commit.parent_id).where(Commit.id == commit_id).cte("chain", recursive=True)
+    parent = aliased(Commit)
+    chain = chain.union_all(select(parent.id, parent.parent_id).join(chain, parent.id == chain.c.parent_id))
+    # Cut where it is walked: an outer limit on a join would walk to the beginning of the history.
+    newest = select(chain.c.id).limit(limit).subquery()
+    statement = select(Commit).join(newest, newest.c.id == Commit.id).options(joinedload(Commit.revision))
+    return session.scalars(statement.order_by(Commit.id.desc())).all()
+
+
+def files(session: Session, revision_id: int, under: str = "") -> Sequence[RevisionFile]:
+    """Return the files of a revision by name; with `under`, those in a folder, named with its `/`."""
+    statement = select(RevisionFile).where(RevisionFile.revision_id == revision_id).order_by(RevisionFile.name)
+    if under:
+        statement = statement.where(RevisionFile.name.startswith(under, autoescape=True))
+    return session.scalars(statement).all()
+
+
+def find_file(session: Session, revision_id: int, name: str) -> RevisionFile | None:
+    """Return one file of a revision."""
+    return session.get(RevisionFile, (revision_id, name))
+
+
+def own_name_taken(session: Session, party_id: int, name: str) -> bool:
+    """Whether a party has a repository of this name."""
+    return session.scalar(select(Model.id).where(Model.party_id == party_id, Model.name == name)) is not None
+
+
+def in_running_job(session: Session, model_id: int) -> bool:
+    """Whether a job that has not ended has a revision of this repository as a member."""
+    statement = (
+        select(JobMember.job_id)
+        .join(JobMember.revision)
+        .join(Job, Job.id == JobMember.job_id)
+        .where(Revision.model_id == model_id, Job.state.in_(ACTIVE_JOBS))
+        .limit(1)
+    )
+    return session.scalar(statement) is not None
+
+
+def received(session: Session, model_id: int, digests: Sequence[str]) -> dict[str, int]:
+    """Return the size of each of these contents that has been sent for this repository."""
+    statement = select(ReceivedFile.sha256, ReceivedFile.size).where(ReceivedFile.model_id == model_id)
+    return _sizes(session, statement, ReceivedFile.sha256, digests)
+
+
+def downloadable(session: Session, party_id: int, digests: Sequence[str]) -> dict[str, int]:
+    """Return the size of each of these contents that this party could download from some repository."""
+    statement = (
+        select(RevisionFile.sha256, RevisionFile.size)
+        .join(Revision, Revision.id == RevisionFile.revision_id)
+        .join(Model, Model.id == Revision.model_id)
+        .where(may_read(party_id), may_download(party_id))
+        .distinct()
+    )
+    return _sizes(session, statement, RevisionFile.sha256, digests)
+
+
+def _sizes(
+    session: Session, statement: Select[str, int], column: InstrumentedAttribute[str], digests: Sequence[str]
+) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for start in range(0, len(digests), 500):
+        found.update(session.execute(statement.where(column.in_(digests[start : start + 500]))).tuples().all())
+    return found

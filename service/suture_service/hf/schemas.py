@@ -1,0 +1,246 @@
+"""What the official client sends and expects; names as it spells them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic.alias_generators import to_camel
+
+from suture_service.tables import Json
+from suture_stitching.portable.metadata import Sha256
+
+Moment = Annotated[datetime, PlainSerializer(lambda moment: moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ"))]
+Path = Annotated[str, Field(min_length=1, max_length=1024)]
+Size = Annotated[int, Field(ge=0, lt=2**53)]
+
+
+class _Said(BaseModel):
+    """What the client sends: fields that only some of its versions know are passed over."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
+
+
+class RepoIn(_Said):
+    """A repository to create or delete; without an organisation it is the caller's own."""
+
+    name: str = Field(max_length=300)
+    organization: str | None = Field(default=None, max_length=300)
+    type: str | None = None
+    private: bool | None = None
+    visibility: Literal["private", "public"] | None = None
+
+
+class MoveIn(_Said):
+    """A repository's new name."""
+
+    from_repo: str = Field(max_length=300)
+    to_repo: str = Field(max_length=300)
+    type: str | None = None
+
+
+class SettingsIn(_Said):
+    """What an owner changes; what is left out stays."""
+
+    private: bool | None = None
+    visibility: Literal["private", "public"] | None = None
+    gated: Literal["auto", "manual", False] | None = None
+
+
+class BranchIn(_Said):
+    """Where a branch starts; at `main` if nothing is said."""
+
+    starting_point: str | None = Field(default=None, max_length=1000)
+
+
+class TagIn(_Said):
+    """A tag's name; its message is not kept."""
+
+    tag: str = Field(max_length=255)
+    message: str | None = None
+
+
+class YamlIn(_Said):
+    """A model card to check."""
+
+    content: str
+    repo_type: str | None = None
+
+
+class NewFile(_Said):
+    """A file that the client is about to upload."""
+
+    path: Path
+    size: Size
+    sample: str = ""
+
+
+class PreuploadIn(_Said):
+    """Files whose way of upload the hub decides."""
+
+    files: list[NewFile] = Field(max_length=1000)
+    git_ignore: str | None = Field(default=None, max_length=2**20)
+
+
+class PreuploadFile(_Said):
+    """How one file is to be sent; `oid` is what is there now."""
+
+    path: str
+    upload_mode: Literal["regular", "lfs"]
+    should_ignore: bool
+    oid: str | None
+
+
+class Preupload(_Said):
+    """One entry per file."""
+
+    files: list[PreuploadFile]
+
+
+class LfsObject(_Said):
+    """A file by digest and size."""
+
+    oid: Sha256
+    size: Size
+
+
+class LfsBatchIn(_Said):
+    """Files that the client wants to send by Git LFS."""
+
+    operation: Literal["upload", "download"]
+    objects: list[LfsObject] = Field(max_length=1000)
+    transfers: list[str] = []
+    hash_algo: str = "sha256"
+
+
+class Header(_Said):
+    """What a commit says about itself."""
+
+    summary: str = Field(max_length=500)
+    description: str = Field(default="", max_length=100_000)
+    parent_commit: str | None = Field(default=None, pattern=r"^[0-9a-f]{7,40}$")
+
+
+class RegularFile(_Said):
+    """A small file, content included."""
+
+    path: Path
+    content: str
+    encoding: Literal["base64", "utf-8"] = "base64"
+
+
+class LfsFile(_Said):
+    """A file whose content has been sent before."""
+
+    path: Path
+    algo: Literal["sha256"] = "sha256"
+    oid: Sha256
+    size: Size | None = None
+
+
+class DeletedPath(_Said):
+    """A file or folder that the commit removes."""
+
+    path: Path
+
+
+class Committed(_Said):
+    """Where the commit is."""
+
+    commit_url: str
+    commit_oid: str
+    success: bool = True
+
+
+class Lfs(_Said):
+    """A large file by the digest of its content, and by the size of the pointer that git would keep."""
+
+    oid: str
+    size: int
+    pointer_size: int
+
+
+class CommitRef(_Said):
+    """The commit that last changed something."""
+
+    id: str
+    title: str
+    date: Moment
+
+
+class Entry(_Said):
+    """A file or folder in a listing."""
+
+    type: Literal["file", "directory"]
+    path: str
+    oid: str
+    size: int
+    lfs: Lfs | None = None
+    last_commit: CommitRef | None = None
+
+
+class SiblingLfs(_Said):
+    """As `Lfs`, spelt as in a model's description."""
+
+    sha256: str
+    size: int
+    pointer_size: int
+
+
+class Sibling(_Said):
+    """A file of a model."""
+
+    rfilename: str
+    size: int | None = None
+    blob_id: str | None = None
+    lfs: SiblingLfs | None = None
+
+
+class RepoOut(_Said):
+    """A repository at a commit. Nobody counts downloads here."""
+
+    id: str
+    model_id: str
+    author: str
+    sha: str
+    private: bool
+    gated: Literal["auto", "manual", False]
+    disabled: bool = False
+    downloads: int = 0
+    likes: int = 0
+    tags: list[str]
+    pipeline_tag: str | None = Field(default=None, alias="pipeline_tag")
+    library_name: str | None = Field(default=None, alias="library_name")
+    last_modified: Moment
+    created_at: Moment
+    card_data: Json | None = None
+    siblings: list[Sibling] | None = None
+    used_storage: int | None = None
+
+
+class CommitOut(_Said):
+    """A step in a branch's history."""
+
+    id: str
+    title: str
+    message: str
+    date: Moment
+    authors: list[dict[str, Any]]
+
+
+class RefOut(_Said):
+    """A branch or a tag."""
+
+    name: str
+    ref: str
+    target_commit: str
+
+
+class RefsOut(_Said):
+    """All branches and tags; there are no conversions and no pull requests."""
+
+    branches: list[RefOut]
+    converts: list[RefOut] = []
+    tags: list[RefOut]
+    pull_requests: list[RefOut] | None = None

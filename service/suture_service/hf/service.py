@@ -1,0 +1,164 @@
+"""The rules of repositories as the official client sees them: finding them, making, moving and deleting them, refs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy.orm import Session
+
+from suture_service.audit.chain import record
+from suture_service.auth import Caller
+from suture_service.errors import Conflict, Forbidden
+from suture_service.hf import repository
+from suture_service.hf.errors import BadRequest, EntryNotFound, GatedRepo, RepoNotFound, RevisionNotFound
+from suture_service.models.repository import MAIN, lock_party
+from suture_service.models.schemas import Visibility
+from suture_service.models.service import commit, new_model
+from suture_service.parties.repository import get_token
+from suture_service.parties.service import checked_name
+from suture_service.tables import Commit, Model, ReceivedFile, Ref, RevisionFile
+
+_COMMIT = re.compile(r"[0-9a-f]{7,40}")
+# Git's own rules, as far as a name could be taken for something else.
+_STRANGE = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|//|\.\.|@\{|/\.|\.lock(/|$)|^[/.-]|[/.]$|^refs/")
+
+
+@dataclass(frozen=True)
+class At:
+    """A repository at a commit."""
+
+    model: Model
+    commit: Commit
+
+    @property
+    def oid(self) -> str:
+        """The commit's id, 40 hex digits."""
+        return self.commit.revision.revision
+
+
+def get_repo(session: Session, caller: Caller, namespace: str, name: str) -> Model:
+    """Return a repository that the caller may read; raises `RepoNotFound`."""
+    model = repository.find_repo(session, caller.party_id, namespace, name)
+    if model is None:
+        raise RepoNotFound
+    return model
+
+
+def own_repo(session: Session, caller: Caller, namespace: str, name: str) -> Model:
+    """Return a repository that the caller may write to; raises `RepoNotFound` or `Forbidden`."""
+    model = get_repo(session, caller, namespace, name)
+    caller.require_own(namespace, "publisher")
+    return model
+
+
+def get_at(session: Session, caller: Caller, namespace: str, name: str, revision: str) -> At:
+    """Return a readable repository at a branch, tag or commit; raises `RepoNotFound` or `RevisionNotFound`."""
+    model = get_repo(session, caller, namespace, name)
+    return At(model, find_commit(session, model, revision))
+
+
+def find_commit(session: Session, model: Model, revision: str) -> Commit:
+    """Return the commit that a branch, tag, or (part of a) commit id names; raises `RevisionNotFound`."""
+    for kind, prefix in (("branch", "refs/heads/"), ("tag", "refs/tags/")):
+        found = repository.ref(session, model.id, kind, revision.removeprefix(prefix))  # type: ignore[arg-type]
+        if found is not None:
+            return found.commit
+    if _COMMIT.fullmatch(revision):
+        commit = repository.commit_by_prefix(session, model.id, revision)
+        if commit is not None:
+            return commit
+    raise RevisionNotFound(revision)
+
+
+def check_download(session: Session, caller: Caller, model: Model) -> None:
+    """Raise `GatedRepo` unless the caller may have the files of a repository that it may read."""
+    if not repository.may_download_from(session, caller.party_id, model.id):
+        raise GatedRepo(model.repo)
+
+
+def get_file(session: Session, caller: Caller, at: At, path: str) -> RevisionFile:
+    """Return a file whose content the caller may have; raises `GatedRepo` or `EntryNotFound`."""
+    check_download(session, caller, at.model)
+    file = repository.find_file(session, at.commit.revision_id, path)
+    if file is None:
+        raise EntryNotFound(path, at.oid)
+    return file
+
+
+def create_repo(session: Session, caller: Caller, name: str, visibility: Visibility, now: datetime) -> tuple[str, bool]:
+    """Make a repository of the caller with one empty commit; return `party/name` and whether it is new."""
+    caller.require("publisher")
+    checked_name(name, "name")
+    party = lock_party(session, caller.party_id)
+    repo = f"{party.name}/{name}"
+    if repository.own_name_taken(session, party.id, name):
+        return repo, False
+    model = new_model(session, party, name, visibility, now)
+    commit(session, model, files={}, metadata=None, title="initial commit", created_by=caller.name, now=now)
+    return repo, True
+
+
+def delete_repo(session: Session, caller: Caller, namespace: str, name: str, now: datetime) -> None:
+    """Delete a repository. Its rows stay, as lineage and running jobs name them; its name is free again."""
+    model = own_repo(session, caller, namespace, name)
+    lock_party(session, caller.party_id)
+    record(session, caller.name, "model.delete", model.repo, owner=model.party.name)
+    model.deleted_at = now
+    model.name = f"{model.name}~{model.id}"
+
+
+def move_repo(session: Session, caller: Caller, source: tuple[str, str], target: tuple[str, str]) -> None:
+    """Rename a repository within its namespace, unless a running job's members name it."""
+    model = own_repo(session, caller, *source)
+    caller.require_own(target[0], "publisher")
+    checked_name(target[1], "toRepo")
+    lock_party(session, caller.party_id)
+    if repository.own_name_taken(session, caller.party_id, target[1]):
+        raise Conflict("model.exists", "there is a repository of this name already", where="/".join(target))
+    if repository.in_running_job(session, model.id):
+        hint = "wait until it has ended, or cancel it"
+        raise Conflict("model.in_use", "a running job has it as a member", where=model.repo, hint=hint)
+    record(session, caller.name, "model.move", model.repo, owner=model.party.name, to="/".join(target))
+    model.name = target[1]
+
+
+def note_received(session: Session, model_id: int, sha256: str, size: int, now: datetime) -> None:
+    """Write down that this content was sent for this repository and is kept: a commit to it may name its digest."""
+    session.merge(ReceivedFile(model_id=model_id, sha256=sha256, size=size, created_at=now))
+
+
+def known_sizes(session: Session, caller: Caller, model: Model, digests: Sequence[str]) -> dict[str, int]:
+    """Return the sizes of those contents that a commit to this repository may name."""
+    known = repository.downloadable(session, caller.party_id, digests)
+    return known | repository.received(session, model.id, digests)
+
+
+def check_still_granted(session: Session, token_id: str, model_id: int) -> None:
+    """Raise `Forbidden` if the token was revoked, or the repository deleted, since an upload's address was made."""
+    token, model = get_token(session, token_id), session.get(Model, model_id)
+    if token is None or token.revoked_at is not None or model is None or model.deleted_at is not None:
+        raise Forbidden("upload.address", "this address is no longer valid")
+
+
+def make_ref(session: Session, model: Model, kind: repository.RefKind, name: str, start: str) -> None:
+    """Add a branch or a tag; raises `Conflict` where there is one."""
+    if not 0 < len(name) <= 255 or not name.isprintable() or _STRANGE.search(name) or _COMMIT.fullmatch(name):
+        raise BadRequest("ref.name", f"{name[:100]!r} cannot name a {kind}", where=kind)
+    lock_party(session, model.party_id)
+    if repository.ref(session, model.id, kind, name) is not None:
+        raise Conflict("ref.exists", f"there is a {kind} of this name already", where=name)
+    session.add(Ref(model_id=model.id, kind=kind, name=name, commit=find_commit(session, model, start)))
+
+
+def delete_ref(session: Session, model: Model, kind: repository.RefKind, name: str) -> None:
+    """Remove a branch or a tag; raises `RevisionNotFound`, and `Forbidden` for `main`."""
+    if (kind, name) == ("branch", MAIN):
+        raise Forbidden("ref.main", "every repository has the branch main", where=name)
+    lock_party(session, model.party_id)
+    found = repository.ref(session, model.id, kind, name)
+    if found is None:
+        raise RevisionNotFound(name)
+    session.delete(found)
