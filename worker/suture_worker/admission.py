@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import threading
 from datetime import UTC, datetime
 
 import structlog
 
+from suture_stitching.errors import SutureError
 from suture_stitching.portable.format import check_file
 from suture_worker.config import SiteConfig
 from suture_worker.folder import TaskFolder
@@ -39,18 +41,23 @@ class Admission:
         self._config = config
         self._ledger = Ledger(config.state / "ledger.jsonl")
         self.inbox = Inbox(config.state / "inbox")
+        self._turn = threading.Lock()
 
     def decide(self, task: Task, operators: tuple[frozenset[str], ...] | None = None) -> Allow | Decline:
-        """Say what the rules and the budget say."""
+        """Say what the rules and the budget say; when nobody knows what was spent, no."""
 
         def used(party: str, dataset: str) -> int:
             return self._ledger.used(party, dataset, apart_from=task.digest)
 
-        return decide(task, self._config, used=used, operators=operators)
+        try:
+            return decide(task, self._config, used=used, operators=operators)
+        except SutureError as error:
+            return Decline(DENIED, str(error))
 
     def admit(self, task: Task, folder: TaskFolder) -> Allow | Decline | None:
         """Decide about a task whose files have come; None while it waits for a person. What is allowed is charged."""
-        decision = self.decide(task, _operators(task, folder))
+        operators = _operators(task, folder)
+        decision = self.decide(task, operators)
         if isinstance(decision, Decline) or decision.dataset is None:
             return decision
         if decision.rule.approval == "ask":
@@ -60,8 +67,13 @@ class Admission:
             if not answer.approved:
                 code = f"policy.{answer.told}" if answer.told else DENIED
                 return Decline(code, f"declined by {answer.by}: {answer.reason or 'no reason given'}")
-        if isinstance(task.spec, EvaluateSpec):
-            self._ledger.charge(task, decision.dataset)
+        if not isinstance(task.spec, EvaluateSpec):
+            return decision
+        with self._turn:
+            # Once more: another task may have been charged meanwhile.
+            decision = self.decide(task, operators)
+            if isinstance(decision, Allow) and decision.dataset is not None:
+                self._ledger.charge(task, decision.dataset)
         return decision
 
     def manual_release(self, task: Task, folder: TaskFolder) -> bool:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import random
 import shutil
+import threading
 import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import partial
 from typing import TypeVar
 
@@ -23,17 +25,19 @@ from suture.http import AuthError, Fenced, HubError, NotFound, Unavailable
 from suture_stitching.errors import Cancelled, SutureError
 from suture_stitching.portable.format import check_against, check_file
 from suture_worker import broker, faults
+from suture_worker.admission import Admission
 from suture_worker.cache import Cache
 from suture_worker.celery_app import ring
 from suture_worker.config import SiteConfig
-from suture_worker.folder import Assignment, Outcome, TaskFolder, unfinished
+from suture_worker.folder import MAX_PLACES, Assignment, Outcome, TaskFolder, places, unfinished
 from suture_worker.hub import LEASE_WAIT, Hub
 from suture_worker.kept import Kept
 from suture_worker.lease import CANDIDATES, STITCHES, Claim, Task, claim_of
 from suture_worker.outbox import Cleared, Outbox
-from suture_worker.policy import TOO_FEW, Allow, Decline, decide
+from suture_worker.policy import DENIED, TOO_FEW, Allow, Decline
 from suture_worker.pulse import Pulse
 from suture_worker.stop import Stop
+from suture_worker.waiting import Waiter, Waiting, Waits
 
 LONGEST_PAUSE = 60.0
 #: How long a task may lie in the queue untouched before it is rung for again, and before it is given up.
@@ -72,29 +76,63 @@ class Agent:
         self._tasks = config.state / "tasks"
         self._cache = Cache(config.state / "cache")
         self._kept = Kept(config.state / "checkpoints")
+        self._admission = Admission(config)
+        self._waiting = Waiting(hub, outbox, self._admission.inbox)
+        #: Held while the cache changes: two tasks may want the same member.
+        self._cache_turn = threading.Lock()
 
     def run(self) -> None:
-        """Work until told to stop; raises `suture.http.AuthError` when the hub does not accept the token."""
-        try:
-            for folder in unfinished(self._tasks):
-                self._resume(folder)
+        """Work until told to stop; raises `suture.http.AuthError` when the hub does not accept the token.
+
+        As many tasks are under way as the worker has devices; no more are leased.
+        """
+        with ThreadPoolExecutor(MAX_PLACES, thread_name_prefix="task") as pool:
+            try:
+                self._run(pool)
+            except _Stopping:
+                log.info("stopped")
+            except BaseException:
+                self._stop.set()  # what is under way goes on at the next start
+                raise
+
+    def _run(self, pool: ThreadPoolExecutor) -> None:
+        under_way = {pool.submit(self._resume, folder) for folder in unfinished(self._tasks)}
+        failures = 0
+        while True:
+            under_way = self._free_place(pool, under_way)
+            try:
+                leased = self._hub.lease(LEASE_WAIT)
+            except AuthError:
+                raise
+            except HubError as error:
+                failures += 1
+                pause = back_off(failures)
+                log.warning("the hub cannot be asked", code=error.code, problem=str(error), again_in=round(pause))
+                self._stop.wait(pause)
+                continue
             failures = 0
-            while not self._stop.is_set():
-                try:
-                    leased = self._hub.lease(LEASE_WAIT)
-                except AuthError:
-                    raise
-                except HubError as error:
-                    failures += 1
-                    pause = back_off(failures)
-                    log.warning("the hub cannot be asked", code=error.code, problem=str(error), again_in=round(pause))
-                    self._stop.wait(pause)
-                    continue
-                failures = 0
-                if leased is not None:
-                    self._begin(leased)
-        except _Stopping:
-            log.info("stopped")
+            if leased is not None:
+                under_way.add(pool.submit(self._begin, leased))
+
+    def _free_place(self, pool: ThreadPoolExecutor, under_way: set[Future[None]]) -> set[Future[None]]:
+        """Wait until another task may be leased, and return those under way; raises what ended one of them.
+
+        Those that a person has decided about go on first.
+        """
+        while True:
+            if self._stop.is_set():
+                raise _Stopping
+            lost, cancelled = self._waiting.signs_of_life()
+            under_way |= {pool.submit(self._drop, waiter, wanted=True) for waiter in lost}
+            under_way |= {pool.submit(self._drop, waiter, wanted=False) for waiter in cancelled}
+            decided = self._waiting.decided(free=places(self._config.state) - len(under_way))
+            under_way |= {pool.submit(self._attend, waiter.task, waiter.folder) for waiter in decided}
+            full = len(under_way) >= places(self._config.state)
+            ended, under_way = wait(under_way, _TICK if full else 0.0, FIRST_COMPLETED)
+            for task in ended:
+                task.result()
+            if not full:
+                return under_way
 
     def _resume(self, folder: TaskFolder) -> None:
         try:
@@ -106,7 +144,7 @@ class Agent:
         task = assignment.task
         log.info("going on with a task", task=task.id, kind=task.kind)
         # The operator may have changed the rules, which is what sites are restarted for.
-        decision = decide(task, self._config)
+        decision = self._admission.decide(task)
         if isinstance(decision, Allow) and decision.dataset == assignment.dataset:
             self._attend(task, folder)
             return
@@ -124,7 +162,7 @@ class Agent:
                 self._give_back(claim, error)
             return
         log.info("leased", task=task.id, kind=task.kind, attempt=task.attempt, requester=task.job.requester)
-        self._follow(task, decide(task, self._config))
+        self._follow(task, self._admission.decide(task))
 
     def _follow(self, task: Task, decision: Allow | Decline) -> None:
         """Do what the policy says about a task that is ours and not yet begun."""
@@ -143,16 +181,36 @@ class Agent:
         self._try(lambda: self._deliver(message, None), claim.task)
 
     def _attend(self, task: Task, folder: TaskFolder) -> None:
-        """Bring a leased task to its end, whichever; its folder is gone afterwards, unless the agent is stopping."""
-        with Pulse(self._hub, self._outbox, task, folder) as pulse:
-            done = self._try(lambda: self._bring_to_end(task, folder, pulse), task.id)
+        """Bring a leased task to its end, whichever; its folder is gone afterwards, unless the agent stops."""
+        try:
+            with Pulse(self._hub, self._outbox, task, folder) as pulse:
+                done = self._try(lambda: self._bring_to_end(task, folder, pulse), task.id)
+        except Waits as waits:
+            self._waiting.add(task, folder, waits.waits_for)
+            return
         if not done:
             self._end_work(folder)
         ended = folder.outcome
         if not done or ended is None or ended.state == "failed":
             self._kept.put(folder)  # it may come again
+        self._forget(task, folder)
+        with self._cache_turn:
+            self._cache.prune()
+
+    def _drop(self, waiter: Waiter, *, wanted: bool) -> None:
+        """End a waiting task whose lease is over, or whose job does not want it any more."""
+        log.warning("dropped: nobody waits for it any more", task=waiter.task.id, waited_for=waiter.waits_for)
+        if not wanted:
+            message = self._outbox.failure(
+                waiter.task.claim, "work.cancelled", faults.new_correlation_id(), retryable=False
+            )
+            self._try(lambda: self._deliver(message, None), waiter.task.id)
+        self._forget(waiter.task, waiter.folder)
+
+    def _forget(self, task: Task, folder: TaskFolder) -> None:
         folder.remove()
-        self._cache.prune()
+        self._admission.inbox.close(task.id)
+        self._outbox.held.drop(task.id)
 
     def _try(self, step: Callable[[], None], task_id: str) -> bool:
         """Do the last step of a task; return False if its lease was lost or the hub wants nothing more of it."""
@@ -173,14 +231,14 @@ class Agent:
         if outcome is None:
             try:
                 self._fetch(task, folder, pulse)
-                outcome = self._have_done(task, folder, pulse)
+                outcome = self._refused(task, folder) or self._have_done(task, folder, pulse)
             except HubError as error:
                 outcome = self._failed(task, "model.unavailable", error, retryable=isinstance(error, Unavailable))
             except SutureError as error:
                 outcome = self._failed(task, error.code, error)
             except OSError as error:
                 outcome = self._failed(task, "site.io", error, retryable=True)
-            except (_Lost, _Stopping):
+            except (_Lost, _Stopping, Waits):
                 raise
             except Exception:  # a fault of ours must not bring the agent back to the same task for ever
                 outcome = self._failed(task, "site.fault", traceback.format_exc(), retryable=True)
@@ -197,6 +255,16 @@ class Agent:
                 self._deliver(refused, pulse)
                 return
         log.info("told the hub", task=task.id, state=outcome.state, code=outcome.code)
+
+    def _refused(self, task: Task, folder: TaskFolder) -> Outcome | None:
+        """Ask rules, budget and, where a rule says so, a person; raises `Waits` until that one has decided."""
+        decision = self._admission.admit(task, folder)
+        if decision is None:
+            raise Waits("approval")
+        if isinstance(decision, Allow):
+            return None
+        log.info("declined", task=task.id, code=decision.code, reason=decision.reason)
+        return Outcome(state="declined", code=decision.code)
 
     # Fetching
 
@@ -221,9 +289,10 @@ class Agent:
         for index, member in enumerate(task.spec.members):
             if not folder.member(index).exists():
                 download = partial(self._hub.fetch_member, member, on_bytes=count)
-                path = self._patiently(partial(self._cache.get, member.sha256, download), pulse)
-                check_against(check_file(path), member.metadata, where=member.repo)
-                folder.member(index).hardlink_to(path)
+                with self._cache_turn:
+                    path = self._patiently(partial(self._cache.get, member.sha256, download), pulse)
+                    check_against(check_file(path), member.metadata, where=member.repo)
+                    folder.member(index).hardlink_to(path)
         for name, ref in refs.items():
             target = folder.candidates / name
             if not target.exists():
@@ -302,7 +371,9 @@ class Agent:
     def _messages(self, task: Task, folder: TaskFolder, outcome: Outcome) -> list[Cleared]:
         if outcome.state == "done":
             try:
-                return self._outbox.result(task, folder)
+                return self._results(task, folder)
+            except Waits:
+                raise
             except SutureError as error:
                 outcome = self._failed(task, error.code, error)
                 if error.code == TOO_FEW:
@@ -314,6 +385,21 @@ class Agent:
             return [self._outbox.decline(task.claim, code)]
         correlation_id = outcome.correlation_id or faults.new_correlation_id()
         return [self._outbox.failure(task.claim, code, correlation_id, retryable=outcome.retryable)]
+
+    def _results(self, task: Task, folder: TaskFolder) -> list[Cleared]:
+        """Return what a finished task sends; raises `Waits` while a person has yet to release it."""
+        if not self._admission.manual_release(task, folder):
+            return self._outbox.result(task, folder)
+        held = self._outbox.held
+        if not held.has(task):
+            self._outbox.hold(task, folder)
+        verdict = held.verdict(task.id)
+        if verdict is None:
+            raise Waits("release")
+        if verdict.released:
+            return self._outbox.released(task)
+        log.info("not released", task=task.id, by=verdict.by, reason=verdict.reason)
+        return [self._outbox.decline(task.claim, f"policy.{verdict.told}" if verdict.told else DENIED)]
 
     def _deliver(self, message: Cleared, pulse: Pulse | None) -> None:
         """Send, waiting for a hub that is away as long as the lease may still be ours, a day at most."""

@@ -59,7 +59,7 @@ class Hub:
             return None
         assert isinstance(message.content, bytes)
         path = f"{_path(message.claim.task)}/{message.kind}"
-        if message.kind == "progress":
+        if message.kind in ("progress", "wait"):
             return _answer(self._signs.request("POST", path, body=message.content, idempotent=True))
         self._connection.request("POST", path, body=message.content, idempotent=True)
         return None

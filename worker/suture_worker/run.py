@@ -58,7 +58,13 @@ def run_agent(config: SiteConfig) -> None:
     state = prepare_state(config)
     with _alone(state / "agent.lock"), told_to_stop() as stop:
         hub = Hub(config.hub.url, token, sleep=stop.wait)
-        outbox = Outbox(state / "outbox", min_samples=config.policy.min_samples)
+        policy = config.policy
+        outbox = Outbox(
+            state / "outbox",
+            min_samples=policy.min_samples,
+            min_per_class=policy.min_per_class,
+            decimals=policy.decimals,
+        )
         try:
             log.info("the agent starts", hub=config.hub.url)
             Agent(config, hub, outbox, make_app(config), stop).run()
