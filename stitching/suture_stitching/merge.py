@@ -171,7 +171,7 @@ class Merge:
         """Return the node that holds a stitch's tensor."""
         return self._stitch(name)
 
-    def _mixing_weight(self, join: Join, gate: GateTensors | None) -> Value:
+    def _mixing_weight(self, join: Join, gate: GateTensors | None) -> Ref | float:
         """Return alpha, or alpha times how familiar each sample is."""
         if gate is None or join.alpha == 0:
             return join.alpha
@@ -184,30 +184,44 @@ class Merge:
         risen = self._add("aten.add.Tensor", fallen, gate.far / width)
         return self._add("aten.clamp.default", risen, 0.0, 1.0)
 
-    def _mixed(self, join: Join, member: int, before: Mapping[int, Ref], weight: Value) -> Ref:
-        """Return `own + weight * (mean of the translated features - own)`, in the layout of the member's own point."""
+    def _mixed(self, join: Join, member: int, before: Mapping[int, Ref], weight: Ref | float) -> Ref:
+        """Return `(1 - weight) * own + weight * mean of the translated features`, in the layout of the member's point.
+
+        Maps are large and written as rarely as can be: the biases are added all at once, and a weight that differs from
+        sample to sample is multiplied into the matrices.
+        """
         point = join.points[member]
-        own = self._map(before[member], point)
-        rank, grid = len(point.shape) - 1, point.shape[1:]
-        translated = []
-        for source, theirs in join.points.items():
-            if source == member:
-                continue
-            names = join.stitches[source, member]
-            tensors = [self._stitch(name) for name in names]
-            feature = self._map(before[source], theirs)
-            if theirs.shape[1:]:
-                feature = self._resampled(feature, theirs.shape[1:], grid, like=own)
-                translated.append(self._affine(feature, tensors[0], tensors[1], rank))
-            else:
-                feature = self._affine(feature, tensors[0], tensors[1], 0)
-                translated.append(self._resampled(feature, (), grid, like=own))
-        step = self._add("aten.sub.Tensor", self._mean(translated), own)
+        own, rank = self._map(before[member], point), len(point.shape) - 1
+        sources = [source for source in join.points if source != member]
+        given = self._mean([self._translated(join, source, member, before[source], own, weight) for source in sources])
+        bias = self._mean([self._stitch(join.stitches[source, member][1]) for source in sources])
+        for _ in range(rank):
+            bias = self._add("aten.unsqueeze.default", bias, -1)
         if isinstance(weight, Ref):
-            mixed = self._add("aten.addcmul.default", own, step, self._with_rank(weight, 0, rank))
+            weight = self._with_rank(weight, 0, rank)
+            mixed = self._add("aten.addcmul.default", given, own, self._add("aten.rsub.Scalar", weight, 1))
+            mixed = self._add("aten.add.Tensor", mixed, self._add("aten.mul.Tensor", bias, weight))
         else:
-            mixed = self._add("aten.add.Tensor", own, step, alpha=weight)
+            kept = self._add("aten.add.Tensor", self._add("aten.mul.Tensor", bias, weight), own, alpha=1 - weight)
+            mixed = self._add("aten.add.Tensor", kept, given, alpha=weight)
         return self._unmap(mixed, point)
+
+    def _translated(self, join: Join, source: int, target: int, feature: Ref, own: Ref, weight: Ref | float) -> Ref:
+        """Return what a source's feature is at the target's point, without the bias; `own` is what is there.
+
+        It is multiplied by `weight` if that differs from sample to sample.
+        """
+        matrix, here, there = self._stitch(join.stitches[source, target][0]), join.points[target], join.points[source]
+        feature, rank, spatial = self._map(feature, there), len(here.shape) - 1, there.shape[1:]
+        if rank and spatial:
+            feature = self._resampled(feature, spatial, here.shape[1:], like=own)
+            if isinstance(weight, Ref):
+                matrix = self._add("aten.mul.Tensor", matrix, self._with_rank(weight, 0, 1))
+            return self._affine(feature, matrix, None, rank)
+        feature = self._affine(self._resampled(feature, spatial, (), like=own), matrix, None, 0)
+        if isinstance(weight, Ref):
+            feature = self._add("aten.mul.Tensor", feature, weight)
+        return self._with_rank(feature, 0, rank)
 
     def _walk(self, member: int, values: Values, start: int, stop: int | None = None) -> Values:
         """Give the nodes `start` to `stop` of a member their values, reading those in `values` before them."""
@@ -320,7 +334,7 @@ class Merge:
         return self._add("aten.permute.default", value, tuple(order))
 
     def _resampled(self, feature: Ref, spatial: tuple[int, ...], grid: tuple[int, ...], *, like: Ref) -> Ref:
-        """Do to `(N, C, *spatial)` what `moments.to_grid` does; a vector's sizes stay 1 and are spread by arithmetic.
+        """Do to a map `(N, C, *spatial)`, or for an empty `grid` to a vector, what `moments.to_grid` does.
 
         Where sizes are free, the grid is taken from `like` when the model runs.
         """
@@ -328,8 +342,6 @@ class Merge:
             return feature
         if not grid:
             return self._add("aten.mean.dim", feature, tuple(range(2, 2 + len(spatial))))
-        if not spatial:
-            return self._with_rank(feature, 0, len(grid))
         size: tuple[Value, ...] = grid
         if self._free_sizes:
             size = tuple(self._add("aten.sym_size.int", like, 2 + axis) for axis in range(len(grid)))
@@ -365,7 +377,8 @@ class Merge:
     def _affine(self, x: Ref, weight: Ref, bias: Ref | None, rank: int) -> Ref:
         """Apply `(out, in)` and `(out,)` to the channels of `(N, in, *spatial)`: a linear layer or 1x1 convolution.
 
-        On maps it is a matrix product over all positions, which a CPU does many times faster than a convolution.
+        On maps it is a matrix product over all positions, which a CPU does many times faster than a convolution; there
+        may be a matrix for each sample, `(N, out, in)`.
         """
         if not rank:
             return self._add("aten.linear.default", x, weight, bias)
