@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import quote
 
-from fastapi import Form, Query, Request, Response
+from fastapi import Depends, Form, Query, Request, Response
 from sqlalchemy.orm import Session
 
 from suture_service.auth import CallerDep
@@ -26,9 +27,20 @@ PAGE, EXPANDED_PAGE = 1000, 100
 LOOK_BACK = 200
 
 
+@dataclass(frozen=True)
+class _Wish:
+    """How a listing is asked for."""
+
+    recursive: bool = False
+    expand: bool = False
+    cursor: Annotated[str | None, Query(max_length=4000)] = None
+
+
+Wish = Annotated[_Wish, Depends()]
+
+
 @router.get("/api/models/{namespace}/{name}/tree/{revision}", response_model_exclude_none=True)
-@router.get("/api/models/{namespace}/{name}/tree/{revision}/{path:path}", response_model_exclude_none=True)
-def list_tree(
+def list_root(
     hub: HubDep,
     caller: CallerDep,
     request: Request,
@@ -36,27 +48,40 @@ def list_tree(
     namespace: Namespace,
     name: RepoName,
     revision: Rev,
-    path: FilePath = "",
-    recursive: bool = False,
-    expand: bool = False,
-    cursor: Annotated[str | None, Query(max_length=4000)] = None,
+    wish: Wish,
+) -> list[Entry]:
+    """List the root folder, by path."""
+    return list_folder(hub, caller, request, response, namespace, name, revision, "", wish)
+
+
+@router.get("/api/models/{namespace}/{name}/tree/{revision}/{path:path}", response_model_exclude_none=True)
+def list_folder(
+    hub: HubDep,
+    caller: CallerDep,
+    request: Request,
+    response: Response,
+    namespace: Namespace,
+    name: RepoName,
+    revision: Rev,
+    path: FilePath,
+    wish: Wish,
 ) -> list[Entry]:
     """List a folder, by path."""
     folder = path.strip("/")
-    after = decode(cursor, str)
+    after = decode(wish.cursor, str)
     with hub.database.reading() as session:
         at = service.get_at(session, caller, namespace, name, revision)
         files = repository.files(session, at.commit.revision_id, f"{folder}/" if folder else "")
         if folder and not files:
             raise EntryNotFound(folder, at.oid)
-        found = entries(files, folder, recursive=recursive)
+        found = entries(files, folder, recursive=wish.recursive)
         if after is not None:
             found = [entry for entry in found if entry.path > str(after[0])]
-        limit = EXPANDED_PAGE if expand else PAGE
+        limit = EXPANDED_PAGE if wish.expand else PAGE
         shown = found[:limit]
         if len(found) > limit:
             link_next(request, response, encode(shown[-1].path))
-        if expand:
+        if wish.expand:
             _name_last_commits(session, at, files, shown)
         return shown
 
