@@ -201,12 +201,12 @@ def test_an_upload_may_go_on_over_midnight_and_is_forgotten_a_day_later(world, n
     yesterday = Address(world.client, north.url, today.token)
     assert Address(world.client, north.url, north.token).xorb(XORB).status_code == 403, "the token has ended"
     assert yesterday.shard(SHARD).status_code == 200
-    service.sweep(world.hub)
+    service.sweep(world.hub.database, world.hub.store, world.now())
     assert yesterday.shard(SHARD).status_code == 200
     world.later(DAY)
     late = Address(world.client, north.url, address(world.north).token)
     assert late.shard(SHARD).status_code == 403
-    service.sweep(world.hub)
+    service.sweep(world.hub.database, world.hub.store, world.now())
     with world.hub.database.reading() as session:
         assert session.scalar(select(func.count()).select_from(XetXorb)) == 0
         assert session.scalar(select(func.min(XetEpoch.day))) > begun
@@ -219,7 +219,7 @@ def test_a_revoked_token_and_a_deleted_repository_end_it(world, north):
     other = address(own)
     tokens = own.get("/v1/parties/north/tokens").json()["items"]
     token = next(row["id"] for row in tokens if "admin" in row["roles"])
-    assert own("DELETE", f"/v1/parties/north/tokens/{token}").status_code == 204
+    assert own("DELETE", f"/v1/tokens/{token}").status_code == 204
     assert other.xorb(XORB).status_code == 403
     assert north.xorb(XORB).status_code == 200
     with world.hub.database.writing() as session:
@@ -263,7 +263,7 @@ def test_hostile_uploads_are_refused_and_leave_nothing(world, north, path):
     north.xorb(XORB)
     before = world.blobs()
 
-    @hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+    @hypothesis_settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
     @given(st.integers(0, 2**32))
     def attack(seed: int) -> None:
         choice = random.Random(seed)

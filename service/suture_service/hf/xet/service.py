@@ -10,17 +10,21 @@ one repository. A file is what its sha256 says, and is only ever made of what it
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from functools import lru_cache
 
+import structlog
 from anyio.to_thread import run_sync
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from suture_service.auth import Caller
+from suture_service.database import Database
 from suture_service.errors import Forbidden, Malformed
 from suture_service.hf.service import note_received
 from suture_service.hf.signing import seal, unseal
@@ -28,7 +32,10 @@ from suture_service.hf.xet import repository
 from suture_service.hf.xet.format import FILES_LIMIT, XORB_LIMIT, File, LayoutReader, parse_files
 from suture_service.hf.xet.rebuild import Xorb, rebuild
 from suture_service.hub import Hub
+from suture_service.storage import BlobStore
 from suture_service.tables import Model, XetEpoch, XetXorb
+
+log = structlog.get_logger(__name__)
 
 #: The client asks for a new token before this one ends.
 TOKEN_LASTS = timedelta(hours=1)
@@ -37,6 +44,7 @@ EPOCH_LASTS = timedelta(days=2)
 #: Layouts held while a shard is worked on; each has at most 64 KiB.
 _LAYOUTS = 64
 _PURPOSE = "xet"
+_SWEEP_SECONDS = 3600
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,7 @@ def permit(hub: Hub, session: Session, caller: Caller, model: Model) -> Permit:
 def admit(hub: Hub, session: Session, epoch_id: str, token: str) -> XetEpoch:
     """Return the epoch that a token opens; raises `Forbidden` for every other, and for one that is over."""
     content = unseal(hub, _PURPOSE, token)
-    epoch = repository.open_epoch(session, epoch_id, _first_day(hub))
+    epoch = repository.open_epoch(session, epoch_id, _first_day(hub.now()))
     if epoch is None or (epoch.model_id, epoch.token_id) != (content["model"], content["token"]):
         raise Forbidden("upload.address", "this address is wrong or no longer valid", hint="start the upload again")
     return epoch
@@ -131,12 +139,23 @@ async def store_files(hub: Hub, epoch: XetEpoch, files: list[File], progress: Pr
         progress.done += 1
 
 
-def sweep(hub: Hub) -> None:
-    """Forget the epochs that are over, and remove what was sent to them."""
-    with hub.database.writing() as session:
-        repository.drop_epochs(session, _first_day(hub))
+def sweep(database: Database, store: BlobStore, now: datetime) -> int:
+    """Forget the epochs that are over, and remove what was sent to them; return how many xorbs that were."""
+    with database.writing() as session:
+        repository.drop_epochs(session, _first_day(now))
     # By age, so that what a killed hub left without a row goes too.
-    hub.store.sweep_pieces(hub.now() - EPOCH_LASTS)
+    return store.sweep_pieces(now - EPOCH_LASTS)
+
+
+async def sweep_until_closing(hub: Hub) -> None:
+    """Sweep every hour until the hub stops; an error is logged, and the next round tries again."""
+    while not hub.closing.is_set():
+        try:
+            await run_sync(sweep, hub.database, hub.store, hub.now())
+        except Exception:
+            log.exception("sweep of xorbs failed")
+        with suppress(TimeoutError):
+            await asyncio.wait_for(hub.closing.wait(), _SWEEP_SECONDS)
 
 
 async def _note(hub: Hub, epoch: XetEpoch, file: File) -> None:
@@ -149,8 +168,8 @@ async def _note(hub: Hub, epoch: XetEpoch, file: File) -> None:
         await hub.write(note)  # the same file came twice at once
 
 
-def _first_day(hub: Hub) -> date:
-    return (hub.now() - EPOCH_LASTS).date() + timedelta(days=1)
+def _first_day(now: datetime) -> date:
+    return (now - EPOCH_LASTS).date() + timedelta(days=1)
 
 
 async def _in_threads(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
