@@ -114,7 +114,6 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
             "candidate": st.just("c03"),
         }
     )
-    learnt_from = {"description": maybe(texts), "n": maybe(st.integers(0, 10**9))}
     data = {"n": st.integers(1, 10**6), "split": st.sampled_from(["validation", "test"]), "description": maybe(texts)}
     return {
         "schema": "suture.model/1",

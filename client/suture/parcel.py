@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Required, TypedDict, Unpack, cast
 
 from pydantic import ValidationError
 
-from suture.card import write_card
+from suture_stitching.card import merge_card, write_card
 from suture_stitching.errors import SutureError
 from suture_stitching.portable.format import check_against, check_file
 from suture_stitching.portable.metadata import (
@@ -62,13 +62,17 @@ class Parcel:
 
 
 def pack(path: Path, metadata: ModelMetadata, *, repo: str, card: str | None = None) -> Parcel:
-    """Check an exported file against its metadata and return both with a card; raises `SutureError` `model.*`."""
+    """Check an exported file against its metadata and return both with a card.
+
+    A `card` of one's own keeps its words; its YAML is brought in line with `metadata`. Raises `SutureError` (`model.*`,
+    `card.yaml`).
+    """
     header = check_file(path)
     check_against(header, metadata, where="suture.json")
     return Parcel(
         model=path,
         metadata=metadata,
-        card=card if card is not None else write_card(repo, metadata),
+        card=write_card(repo, metadata) if card is None else merge_card(card, repo, metadata),
         sha256=sha256_of(path),
         size=header.size,
         tensors=len(header.tensors),
@@ -81,7 +85,8 @@ class Description(TypedDict, total=False):
     """What `suture.json` says beyond the sizes. Classifiers and segmenters need `labels`, in the order of the channels.
 
     `value_range` is that of the input before `mean` and `std`, per channel, which the caller subtracts and divides by
-    before the model; `n` is the number of training samples.
+    before the model, and `spacing` is in millimetres, one number per axis; `channels` names the input's. `n` is the
+    number of training samples. `eval_metrics` are by name, measured on `eval_data`, of which `n` is the number.
     """
 
     license: Required[str]
@@ -92,11 +97,18 @@ class Description(TypedDict, total=False):
     mean: Sequence[float] | None
     std: Sequence[float] | None
     modality: str | None
+    spacing: Sequence[float] | None
+    channels: Sequence[str] | None
     description: str | None
     intended_use: str | None
+    limitations: str | None
     training_data: str | None
     n: int | None
+    eval_metrics: Mapping[str, float] | None
+    eval_data: Mapping[str, Any] | None
     authors: Sequence[str]
+    citation: str | None
+    doi: str | None
     references: Sequence[str]
 
 
@@ -150,6 +162,8 @@ def describe(
                 "spatial_shape": inputs[1:],
                 "dtype": dtype,
                 "value_range": given("value_range"),
+                "spacing": given("spacing"),
+                "channels": given("channels"),
                 "preprocessing": {"mean": mean, "std": std} if mean is not None else None,
             }
         },
@@ -164,8 +178,13 @@ def describe(
         "license": description["license"],
         "description": given("description"),
         "intended_use": given("intended_use"),
+        "limitations": given("limitations"),
         "training_data": learnt_from if any(value is not None for value in learnt_from.values()) else None,
+        "eval_metrics": given("eval_metrics"),
+        "eval_data": given("eval_data"),
         "authors": tuple(given("authors", ())),
+        "citation": given("citation"),
+        "doi": given("doi"),
         "references": tuple(given("references", ())),
     }
     try:

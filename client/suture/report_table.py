@@ -6,13 +6,8 @@ from rich.table import Table
 from rich.text import Text
 
 from suture_stitching.documents import Report
+from suture_stitching.report.words import ROWS
 
-_NAMES = {
-    "own": "own model",
-    "ensemble": "plain ensemble",
-    "routed": "routed ensemble",
-    "stitched": "stitched ensemble",
-}
 _STYLES = {"adopt": "green", "care": "yellow", "reject": "red"}
 _MEANING = {"adopt": "adopt", "care": "look closely", "reject": "do not adopt"}
 
@@ -30,9 +25,7 @@ def report_table(report: Report) -> Table:
         for party in parties:
             found = report.parties[party].rows.get(row)
             cells.append("" if found is None else f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]")
-        table.add_row(
-            _NAMES.get(row, row.replace("peer:", "peer ")), *cells, style="bold" if row == "stitched" else None
-        )
+        table.add_row(ROWS.get(row, row.replace("peer:", "peer ")), *cells, style="bold" if row == "stitched" else None)
     table.add_section()
     table.add_row("test samples (n)", *(f"{report.parties[party].n:,}" for party in parties))
     verdicts = [report.parties[party].verdict for party in parties]

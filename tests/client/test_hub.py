@@ -11,12 +11,14 @@ from uuid import uuid4
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from torch import Tensor, nn
 
 from suture.http import AuthError, Conflict, NotFound, Refused, Unavailable
 from suture.hub import Hub
 from suture.parcel import Parcel, export_model
 from suture_stitching.errors import Cancelled, SutureError
+from suture_stitching.portable.metadata import ModelMetadata
 
 if TYPE_CHECKING:
     from tests.client.conftest import LiveHub
@@ -253,6 +255,18 @@ def test_loading_again_needs_no_second_download(north: Hub, exported: Path, monk
     north.load(repo)
     monkeypatch.setattr(north.connection, "download", lambda *_args, **_options: pytest.fail("downloaded again"))
     north.load(repo)
+
+
+def test_a_card_of_ones_own_is_brought_in_line(north: Hub, exported: Path, tmp_path: Path) -> None:
+    repo = new_name()
+    card = "---\nlicense: mit\nlanguage: en\n---\n# Mine\n"
+    metadata = ModelMetadata.read(exported / "suture.json").model_copy(update={"limitations": "adults only"})
+    north.publish_file(exported, repo, metadata=metadata, card=card, show=quietly)
+    north.pull(repo, tmp_path)
+    stored = ModelCard((tmp_path / "README.md").read_text())
+    assert (stored.text, stored.data.language) == ("# Mine\n", "en")
+    assert metadata.license.lower() in (stored.data.license, (stored.data.license_name or "").lower())
+    assert north.revision(repo).metadata == metadata
 
 
 def test_pull_writes_all_files_and_leaves_those_that_are_there(north: Hub, exported: Path, tmp_path: Path) -> None:

@@ -46,9 +46,13 @@ def export(
     mean: Annotated[str | None, typer.Option(help="what you subtract before the model, per channel")] = None,
     std: Annotated[str | None, typer.Option(help="what you divide by then, per channel")] = None,
     description: Annotated[str | None, typer.Option(help="what the model is")] = None,
+    modality: Annotated[str | None, typer.Option(help="a DICOM code such as CT, MR or US, or a word")] = None,
     intended_use: Annotated[str | None, typer.Option(help="what it may be used for")] = None,
+    limitations: Annotated[str | None, typer.Option(help="what it cannot do, or was not tried on")] = None,
     training_data: Annotated[str | None, typer.Option(help="what it learnt from, in words")] = None,
     n: Annotated[int | None, typer.Option(help="number of training samples")] = None,
+    citation: Annotated[str | None, typer.Option(help="how to cite it")] = None,
+    doi: Annotated[str | None, typer.Option(help="its DOI, such as 10.5281/zenodo.1234")] = None,
 ) -> None:
     """Turn a PyTorch model of yours into a portable model.
 
@@ -62,8 +66,8 @@ def export(
     """
     import torch
 
-    from suture.card import write_card
     from suture.parcel import export_model
+    from suture_stitching.card import write_card
 
     sizes = [int(size) for size in _numbers(shape, "--shape")]
     parts = labels.split(",") if labels is not None else None
@@ -75,9 +79,13 @@ def export(
         "mean": _numbers(mean, "--mean") if mean else None,
         "std": _numbers(std, "--std") if std else None,
         "description": description,
+        "modality": modality,
         "intended_use": intended_use,
+        "limitations": limitations,
         "training_data": training_data,
         "n": n,
+        "citation": citation,
+        "doi": doi,
     }
     module = _imported(source)
     example = torch.rand(2, *sizes, generator=torch.Generator().manual_seed(0))

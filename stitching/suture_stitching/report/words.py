@@ -62,6 +62,13 @@ METRIC_MEANINGS: dict[Metric, str] = {
     "mae": "the mean distance between prediction and truth, in the unit of the target; lower is better",
 }
 
+ROWS = {
+    "own": "own model",
+    "ensemble": "plain ensemble",
+    "routed": "routed ensemble",
+    "stitched": "stitched ensemble",
+}
+
 VERDICTS = {"adopt": "Adopt", "care": "Look closely", "reject": "Do not adopt"}
 SIGNS = {"adopt": "✓", "care": "!", "reject": "✕"}
 

@@ -1,0 +1,38 @@
+"""The model card, `README.md`: what `suture.json` and the party report say, for people and for model hubs.
+
+    text = write_card("north/polyps", metadata)
+    text = merge_card(own_text, "north/polyps", metadata)     # keeps a card's own words
+    check_card(text)                                          # what a hub accepts
+
+The YAML at its top follows `huggingface_hub.ModelCardData`. Texts of others are shown as text, whatever they hold.
+Works without network and without torch.
+"""
+
+from __future__ import annotations
+
+from suture_stitching.card.body import body, use
+from suture_stitching.card.front_matter import front_matter, joined, merged, split
+from suture_stitching.documents import Report
+from suture_stitching.portable.metadata import ModelMetadata
+
+CARD = "README.md"
+
+
+def write_card(repo: str, metadata: ModelMetadata, report: Report | None = None) -> str:
+    """Return the card of the model `repo` (`party/name`); `report` is that of a stitched ensemble."""
+    return joined(front_matter(repo, metadata, report), "\n" + body(repo, metadata, report))
+
+
+def merge_card(text: str, repo: str, metadata: ModelMetadata, report: Report | None = None) -> str:
+    """Return a card with the words of `text` and its YAML, brought in line with `metadata`.
+
+    What `suture.json` says is taken from there; tags are added to; everything else stays, but that a card written before
+    the model had a name learns it. Doing it again changes nothing. Raises `SutureError` `card.yaml`.
+    """
+    own, words = split(text)
+    return joined(merged(own, front_matter(repo, metadata, report)), words.replace(use(""), use(repo)))
+
+
+def check_card(text: str) -> None:
+    """Check that the YAML at the top of a card, if there is any, is what model hubs read; raises `card.yaml`."""
+    split(text)
