@@ -15,7 +15,7 @@ from suture_worker.folder import TaskFolder
 from suture_worker.inbox import AskedModel, Inbox, Request
 from suture_worker.lease import CANDIDATES, ComposeSpec, EvaluateSpec, FitSpec, Task
 from suture_worker.ledger import Ledger
-from suture_worker.policy import DENIED, Allow, Decline, decide
+from suture_worker.policy import DENIED, Allow, Decline, decide, operators_of
 from suture_worker.preview import estimate
 
 #: More questions than anybody answers are not kept.
@@ -112,9 +112,7 @@ class Admission:
 
 
 def _operators(task: Task, folder: TaskFolder) -> tuple[frozenset[str], ...]:
-    """Return the operators of each member that computes with them."""
-    graphs = (check_file(folder.member(index)).graph for index in range(len(task.spec.members)))
-    return tuple(frozenset(node.op for node in graph.nodes if node.op.startswith("aten.")) for graph in graphs)
+    return tuple(operators_of(check_file(folder.member(index)).graph) for index in range(len(task.spec.members)))
 
 
 def _candidates(folder: TaskFolder) -> int | None:

@@ -13,6 +13,7 @@ from typing import Literal
 
 from suture_stitching.data.spec import DatasetSpec
 from suture_stitching.documents import Metric
+from suture_stitching.portable.graph import Graph
 from suture_worker.config import Rule, SiteConfig
 from suture_worker.lease import ComposeSpec, EvaluateSpec, LeasedMember, Task
 
@@ -50,10 +51,10 @@ class Decline:
 
 @dataclass(frozen=True)
 class Model:
-    """What a rule's limits look at: whose model, its file's size in bytes, and its operators once the file is here."""
+    """What a rule's limits look at, as far as it is known: whose model, its file's size in bytes, its operators."""
 
     party: str | None
-    size: int
+    size: int | None
     operators: frozenset[str] | None = None
 
 
@@ -85,7 +86,7 @@ def decide(
         for index, member in enumerate(task.spec.members)
     )
     asked = Asked(task.job.requester, action, models, used)
-    offered = _offered(asked, config)
+    offered = offers(asked, config)
     if not offered:
         return Decline(DENIED, f"no rule lets {asked.party} {action} here")
     if isinstance(task.spec, ComposeSpec):
@@ -124,12 +125,22 @@ def rules_for(asked: Asked, dataset: str | None, config: SiteConfig) -> list[tup
     ]
 
 
+def offers(asked: Asked, config: SiteConfig) -> dict[str, DatasetSpec]:
+    """Return the datasets that some rule speaks of for this party and action."""
+    return {name: config.datasets[name] for _, rule in rules_for(asked, None, config) for name in rule.datasets}
+
+
+def operators_of(graph: Graph) -> frozenset[str]:
+    """Return the operators that a model computes with."""
+    return frozenset(node.op for node in graph.nodes if node.op.startswith("aten."))
+
+
 def objections(asked: Asked, dataset: str | None, rule: Rule, config: SiteConfig) -> Iterator[str]:
     """Yield every limit of `rule` that is not kept, in words for this site's operator."""
     for number, model in enumerate(asked.models):
         if rule.members_from is not None and model.party is not None and model.party not in rule.members_from:
             yield f"models of {model.party} may not be run"
-        if rule.max_model_mib is not None and model.size > rule.max_model_mib * 2**20:
+        if rule.max_model_mib is not None and model.size is not None and model.size > rule.max_model_mib * 2**20:
             yield f"model {number} has {model.size / 2**20:.1f} MiB, at most {rule.max_model_mib:g} are allowed"
         if rule.operators is not None and (others := sorted((model.operators or frozenset()) - rule.operators)):
             yield f"model {number} uses {', '.join(others[:5])}"
@@ -145,10 +156,6 @@ def objections(asked: Asked, dataset: str | None, rule: Rule, config: SiteConfig
 def too_few(samples: Mapping[str, int], minimum: int) -> str | None:
     """Return the first split with fewer than `minimum` samples, or None. `samples` is split -> n."""
     return next((split for split, n in samples.items() if n < minimum), None)
-
-
-def _offered(asked: Asked, config: SiteConfig) -> dict[str, DatasetSpec]:
-    return {name: config.datasets[name] for _, rule in rules_for(asked, None, config) for name in rule.datasets}
 
 
 def _suits(spec: DatasetSpec, members: tuple[LeasedMember, ...]) -> bool:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from suture.cli.terminal import Format, FormatOption, console, group, notes, print_json
+from suture.cli import site_egress, site_inbox, site_outbox, site_policy
+from suture.cli.site_config import HERE, ConfigArgument, load
+from suture.cli.terminal import Format, FormatOption, group, notes, print_json, print_table
 from suture_stitching.errors import SutureError
-
-if TYPE_CHECKING:
-    from suture_worker.config import SiteConfig
 
 app = group(
     "Run a site beside your data. It dials out to the hub; nothing can dial in, and no data leave.\n\n"
@@ -22,8 +19,10 @@ app = group(
     "  suture site check site.toml\n"
     "  suture site run site.toml"
 )
-ConfigArgument = Annotated[Path, typer.Argument(metavar="SITE.TOML", help="the site's configuration")]
-HERE = Path("site.toml")
+app.add_typer(site_policy.app, name="policy")
+app.add_typer(site_inbox.app, name="inbox")
+app.add_typer(site_outbox.app, name="outbox")
+app.add_typer(site_egress.app, name="egress")
 
 EXAMPLE = """\
 # A site: an installation of Suture beside your data. Relative paths start at this file's folder.
@@ -57,6 +56,16 @@ min_samples = 11                # fewer test samples than this and no number lea
 parties = ["north"]             # who asks
 actions = ["fit", "evaluate"]   # fit: learn stitches here (for your own party); evaluate: measure candidates here
 datasets = ["digits"]
+
+# [[policy.allow]]
+# parties = ["south"]
+# actions = ["evaluate"]
+# datasets = ["digits"]
+# members_from = ["north", "south"]   # whose models may be run
+# max_model_mib = 500
+# evaluations_per_month = 20
+# approval = "ask"              # a person is asked first: `suture site inbox`
+# release = "manual"            # a person looks at the result before it leaves: `suture site outbox`
 """
 
 
@@ -93,7 +102,7 @@ def run(path: ConfigArgument = HERE) -> None:
     """
     from suture_worker import run_site
 
-    run_site(_load(path))
+    run_site(load(path))
 
 
 @app.command()
@@ -108,7 +117,7 @@ def agent(path: ConfigArgument = HERE) -> None:
     """
     from suture_worker import run_agent
 
-    run_agent(_load(path))
+    run_agent(load(path))
 
 
 @app.command()
@@ -123,7 +132,7 @@ def worker(path: ConfigArgument = HERE) -> None:
     """
     from suture_worker import run_worker
 
-    run_worker(_load(path))
+    run_worker(load(path))
 
 
 @app.command()
@@ -139,21 +148,11 @@ def check(path: ConfigArgument = HERE, format: FormatOption = Format.text) -> No
     """
     from suture_worker import check_site
 
-    checks = check_site(_load(path))
+    checks = check_site(load(path))
     if format is Format.json:
         print_json([asdict(item) for item in checks])
     else:
-        for item in checks:
-            console.print(str(item))
+        rows = [(item.name, item.status, item.detail, item.hint or "") for item in checks]
+        print_table(("check", "result", "found", "what to do"), rows, empty="")
     if not all(item.ok for item in checks):
         raise typer.Exit(5)
-
-
-def _load(path: Path) -> SiteConfig:
-    try:
-        from suture_worker import load_site
-    except ModuleNotFoundError as error:
-        raise SutureError(
-            "site.not_installed", f"{error.name} is not installed", hint="pip install 'suture[worker]'"
-        ) from None
-    return load_site(path)

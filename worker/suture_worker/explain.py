@@ -1,0 +1,133 @@
+"""What the policy would say to somebody who has not asked yet: `suture site policy explain`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from itertools import zip_longest
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel
+
+from suture_stitching.portable.format import check_file
+from suture_worker.config import Rule, SiteConfig
+from suture_worker.inbox import Inbox
+from suture_worker.ledger import Ledger
+from suture_worker.policy import (
+    DENIED,
+    UNKNOWN,
+    Action,
+    Allow,
+    Asked,
+    Decline,
+    Model,
+    judge,
+    objections,
+    offers,
+    operators_of,
+    rules_for,
+)
+
+
+class Explanation(BaseModel):
+    """What would happen, why, and what the requester would be told.
+
+    `rule` counts from 0 in the order of site.toml; `left` is what remains of this month's evaluations, where the rule
+    limits them.
+    """
+
+    outcome: Literal["automatic", "waits for approval", "declined"]
+    why: list[str]
+    rule: int | None = None
+    left: int | None = None
+    release: Literal["automatic", "manual"] | None = None
+    told: str | None = None
+
+
+def explain(
+    config: SiteConfig,
+    *,
+    party: str,
+    action: Action,
+    dataset: str,
+    files: Sequence[Path] = (),
+    parties: Sequence[str] = (),
+) -> Explanation:
+    """Say what would happen if `party` asked to run these models, of these parties, on a dataset; reads no data."""
+    ledger = Ledger(config.state / "ledger.jsonl")
+    asked = Asked(party, action, _models(files, parties), ledger.used)
+    decision: Allow | Decline
+    if not offers(asked, config):
+        decision = Decline(DENIED, f"no rule lets {party} {action} anything here")
+    elif not rules_for(asked, dataset, config):
+        exists = "there is no such dataset" if dataset not in config.datasets else "no rule offers it"
+        decision = Decline(UNKNOWN, f"{exists}; {party} may {action} with {', '.join(offers(asked, config))}")
+    else:
+        decision = judge(asked, dataset, config)
+    if isinstance(decision, Decline):
+        why = [
+            f"policy.allow[{index}] declines: {problem}"
+            for index, rule in rules_for(asked, dataset, config)
+            for problem in objections(asked, dataset, rule, config)
+        ]
+        return Explanation(outcome="declined", why=why or [decision.reason], told=decision.code)
+    return _allowed(decision, asked, dataset, config)
+
+
+def _allowed(decision: Allow, asked: Asked, dataset: str, config: SiteConfig) -> Explanation:
+    rule = decision.rule
+    why = [f"policy.allow[{decision.index}] allows it{_provided(rule, asked)}"]
+    budget, left = rule.evaluations_per_month, None
+    if budget is not None and asked.action == "evaluate":
+        used = asked.used(asked.party, dataset)
+        left = budget - used
+        why.append(f"{left} of {budget} evaluations are left this month")
+    standing = [
+        approval
+        for approval in Inbox(config.state / "inbox").standing()
+        if (approval.party, approval.action, approval.dataset) == (asked.party, asked.action, dataset)
+        and datetime.now(UTC) < approval.until
+    ]
+    waits = rule.approval == "ask" and not standing
+    if standing:
+        why.append(f"approved by {standing[0].by} until {standing[0].until:%Y-%m-%d %H:%M} UTC")
+    elif waits:
+        why.append("a person is asked first: `suture site inbox list`")
+    if rule.release == "manual":
+        why.append("the result waits for a person: `suture site outbox list`")
+    policy = config.policy
+    why.append(
+        f"nothing leaves from a split of fewer than {policy.min_samples} samples, "
+        f"or a class of fewer than {policy.min_per_class}; numbers have {policy.decimals} decimals"
+    )
+    return Explanation(
+        outcome="waits for approval" if waits else "automatic",
+        why=why,
+        rule=decision.index,
+        left=left,
+        release=rule.release,
+        told="waiting for approval" if waits else None,
+    )
+
+
+def _models(files: Sequence[Path], parties: Sequence[str]) -> tuple[Model, ...]:
+    models = []
+    for file, party in zip_longest(files, parties):
+        header = check_file(file) if file is not None else None
+        size = file.stat().st_size if file is not None else None
+        models.append(Model(party, size, operators_of(header.graph) if header is not None else None))
+    return tuple(models)
+
+
+def _provided(rule: Rule, asked: Asked) -> str:
+    """Name the limits that could not be looked at, for want of models."""
+    unknown = []
+    if rule.members_from is not None and not any(model.party for model in asked.models):
+        unknown.append(f"the models are of {' or '.join(rule.members_from)}")
+    if not any(model.size is not None for model in asked.models):
+        if rule.max_model_mib is not None:
+            unknown.append(f"they have at most {rule.max_model_mib:g} MiB")
+        if rule.operators is not None:
+            unknown.append(f"they use only its {len(rule.operators)} operators")
+    return f", if {' and '.join(unknown)}" if unknown else ""
