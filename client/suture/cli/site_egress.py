@@ -15,7 +15,7 @@ from suture_stitching.errors import SutureError
 if TYPE_CHECKING:
     from suture_worker.egress import Entry
 
-app = group("Look into the log of everything that left this site.")
+app = group("Look into the log of everything that left this site.\n\n\b\nExample:\n  suture site egress verify")
 SequenceArgument = Annotated[int, typer.Argument(metavar="NUMBER", min=1, help="the record's number in the list")]
 
 

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
     from suture_worker.inbox import Estimate, Inbox
 
-app = group('Approve or decline what others ask for, where a rule in site.toml says `approval = "ask"`.')
+app = group(
+    'Approve or decline what others ask for, where a rule in site.toml says `approval = "ask"`.\n\n'
+    "\b\nExample:\n  suture site inbox list"
+)
 
 
 class Told(StrEnum):

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
     from suture_worker.held import Held
 
-app = group('Release or refuse results, where a rule in site.toml says `release = "manual"`.')
+app = group(
+    'Release or refuse results, where a rule in site.toml says `release = "manual"`.\n\n'
+    "\b\nExample:\n  suture site outbox list"
+)
 
 
 @app.command("list")

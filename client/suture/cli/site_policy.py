@@ -11,7 +11,10 @@ import typer
 from suture.cli.site_config import HERE, ConfigArgument, load
 from suture.cli.terminal import Format, FormatOption, console, group, print_json
 
-app = group("See what the rules in site.toml mean, before anybody asks.")
+app = group(
+    "See what the rules in site.toml mean, before anybody asks.\n\n"
+    "\b\nExample:\n  suture site policy explain --party north --dataset frames"
+)
 
 
 class Action(StrEnum):
