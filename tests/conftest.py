@@ -6,7 +6,9 @@ import os
 import pwd
 import shutil
 import signal
+import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ from typing import Any
 # Before torch is imported anywhere: the networks in tests are tiny, and several processes share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import httpx
 import psycopg
 import pytest
 
@@ -106,6 +109,29 @@ def _copy(package: Path, folder: Path) -> Path:
         if (package.parent / part).exists():
             shutil.copytree(package.parent / part, folder / part, symlinks=True)
     return folder / package.name
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The address of a server that speaks S3, moto's; `PUT` on a name there makes a bucket."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(300):
+            try:
+                httpx.get(url, timeout=5)
+                break
+            except httpx.TransportError:
+                assert process.poll() is None
+                time.sleep(0.1)
+        yield url
+    finally:
+        process.kill()
+        process.wait(10)
 
 
 @pytest.fixture(scope="session")
