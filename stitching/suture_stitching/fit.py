@@ -111,7 +111,9 @@ class _Fit:
         self._points = [member.points(self._shape) for member in members]
         self._merge = Merge(members, self._task)
         self._progress = Clock(progress, self._steps())
-        settings = {**options.model_dump(mode="json"), "device": runner.device.type, "precision": runner.precision}
+        # How many candidates are refined is no part of it: those that were refined before are taken as they are.
+        asked = options.model_dump(mode="json", exclude={"refine", "refine_candidates"})
+        settings = {**asked, "device": runner.device.type, "precision": runner.precision}
         key = "" if checkpoint is None else fingerprint("fit", members, dataset, settings)
         self._checkpoint = Checkpoint(checkpoint, key)
         self._stitches: dict[str, Tensor] = {}
