@@ -6,7 +6,7 @@ import hashlib
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError, model_validator
 
 from suture.http import HubError
 from suture_stitching.documents import Report
@@ -16,8 +16,17 @@ from suture_stitching.portable.metadata import Revision as RevisionId
 
 JobState = Literal["queued", "fitting", "evaluating", "composing", "complete", "partial", "failed", "cancelled"]
 ENDED: frozenset[JobState] = frozenset({"complete", "partial", "failed", "cancelled"})
-#: A plain file name: it becomes one in a folder here, so it must not lead anywhere else.
-FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$")]
+
+
+def _stays_inside(path: str) -> str:
+    parts = path.split("/")
+    if any(part in ("", ".", "..") or len(part) > 255 for part in parts) or not path.isprintable() or "\\" in path:
+        raise ValueError("not a path within a folder")
+    return path
+
+
+#: A file's path in its repository. It becomes one in a folder here, so it must not lead anywhere else.
+FileName = Annotated[str, StringConstraints(max_length=1024), AfterValidator(_stays_inside)]
 
 
 class _Answer(BaseModel):
@@ -37,6 +46,19 @@ class _Answer(BaseModel):
                 where=where,
                 hint="compare the versions of the hub and of this client",
             ) from None
+
+
+class AccessRequest(_Answer):
+    """A party's request for the files of a gated model, and what its owner said."""
+
+    model: Repo
+    party: Name
+    state: Literal["pending", "accepted", "refused"]
+    reason: str
+    answer: str
+    requested_at: datetime
+    decided_at: datetime | None = None
+    expires_at: datetime | None = None
 
 
 class File(_Answer):

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
-from suture.answers import File, JobStatus, Model, Revision, read_report
+from suture.answers import AccessRequest, File, JobStatus, Model, Revision, read_report
 from suture.credentials import resolve
 from suture.http import Connection, NotFound, OnBytes, model_path, segment
 from suture.job import Job
@@ -196,6 +196,25 @@ class Hub:
                     hint="do not use it; tell the hub's operator",
                 )
         return unseen
+
+    # Gated models
+
+    def request_access(self, repo: str, reason: str) -> AccessRequest:
+        """Ask the owner of a gated model for its files, for your party; `reason` is what the owner reads."""
+        path = f"{model_path(repo)}/access"
+        return AccessRequest.of(self.connection.post(path, {"reason": reason}), path)
+
+    def access_requests(self, state: str | None = None) -> list[AccessRequest]:
+        """Return who asked for your party's gated models (role `steward` or `admin`)."""
+        return [AccessRequest.of(item, "/v1/access") for item in self.connection.pages("/v1/access", state=state)]
+
+    def decide_access(
+        self, repo: str, party: str, *, accept: bool, answer: str = "", days: int | None = None
+    ) -> AccessRequest:
+        """Accept a party's request, for good or for some days, or refuse it, now or later."""
+        path = f"{model_path(repo)}/access/{segment(party)}"
+        body = {"state": "accepted" if accept else "refused", "answer": answer, "days": days}
+        return AccessRequest.of(self.connection.request("PUT", path, body=body), path)
 
     # Jobs
 

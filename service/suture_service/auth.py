@@ -11,14 +11,14 @@ from typing import Annotated, Literal
 from fastapi import Depends
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from suture_service.audit.chain import origin
+from suture_service.audit.chain import Origin, origin
 from suture_service.errors import Forbidden, Unauthorized
 from suture_service.hub import HubDep
 from suture_service.parties.repository import find_token, mark_used
 
 #: `operator` runs the hub: adds parties, and tokens and sites of any party. `admin` does that for its own party.
-#: `auditor` reads the audit log.
-Role = Literal["operator", "admin", "publisher", "requester", "auditor", "reader"]
+#: `steward` decides who gets the files of its party's gated models, `auditor` reads the audit log.
+Role = Literal["operator", "admin", "publisher", "requester", "steward", "auditor", "reader"]
 
 _bearer = HTTPBearer(auto_error=False, description="A token of a party or of a site: `suture_…`.")
 # Writing at every request would make every read a write.
@@ -83,10 +83,14 @@ def digest(secret: str) -> str:
 def _authenticate(hub: HubDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> Caller:
     if credentials is None:
         raise Unauthorized
+    source = origin.get() or Origin()
+    address = source.address or ""
+    hub.limits.check_address(address)
     now = hub.now()
     with hub.database.reading() as session:
-        token = find_token(session, digest(credentials.credentials))
+        token = find_token(session, digest(credentials.credentials), now)
         if token is None:
+            hub.limits.count_wrong_token(address)
             raise Unauthorized
         caller = Caller(
             token.id,
@@ -96,9 +100,9 @@ def _authenticate(hub: HubDep, credentials: Annotated[HTTPAuthorizationCredentia
             token.site_id,
             token.site.name if token.site else None,
         )
-        if (source := origin.get()) is not None:
-            source.token_id = token.id
+        source.token_id = token.id
         stale = token.last_used_at is None or now - token.last_used_at > _LAST_USED_STEP
+    source.headers |= hub.limits.count(caller.token_id).headers()
     if stale:
         with hub.database.writing() as session:
             mark_used(session, caller.token_id, now)

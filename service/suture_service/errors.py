@@ -79,6 +79,24 @@ class RangeNotSatisfiable(HubError):
         self.size = size
 
 
+class TooMany(HubError):
+    """More requests than one may make; `retry_after` in seconds."""
+
+    status = 429
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        retry_after: int,
+        *,
+        hint: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(code, message, hint=hint)
+        self.headers = {"Retry-After": str(retry_after), **(headers or {})}
+
+
 class Unavailable(HubError):
     """The hub cannot do this right now; the same request may work in a moment."""
 
@@ -117,6 +135,7 @@ _MEANING = {
     409: "It does not fit the present state; the code says why.",
     413: "More bytes than the hub takes.",
     416: "The requested range lies outside the file.",
+    429: "More requests than one may make; `Retry-After` says when to come again.",
     422: "The content is refused; the code, place and hint say why.",
 }
 
@@ -140,6 +159,8 @@ async def _refuse(_request: Request, error: Exception) -> JSONResponse:
         headers["Content-Range"] = f"bytes */{error.size}"
     if isinstance(error, Unavailable):
         headers["Retry-After"] = "1"
+    if isinstance(error, TooMany):
+        headers |= error.headers
     return _answer(status, error, headers)
 
 

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from suture_service.database import Database
+from suture_service.limits import Limits
 from suture_service.observe import Metrics
 from suture_service.settings import Settings
 from suture_service.storage import BlobStore
@@ -41,6 +42,11 @@ class Hub:
     key: str = ""
     ahead: timedelta = timedelta(0)
     closing: asyncio.Event = field(default_factory=asyncio.Event)
+    limits: Limits = field(init=False)
+
+    def __post_init__(self) -> None:
+        wanted = self.settings
+        self.limits = Limits(wanted.requests_per_minute, wanted.wrong_tokens, wanted.wrong_tokens_seconds)
 
     def now(self) -> datetime:
         """Return the present moment."""

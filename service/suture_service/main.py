@@ -13,22 +13,25 @@ from fastapi import APIRouter, FastAPI, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from suture_service import errors
+from suture_service.access import endpoints as access
 from suture_service.audit import endpoints as audit
 from suture_service.database import Database
 from suture_service.errors import ErrorAnswer, Unavailable
 from suture_service.hf.router import router as hf
 from suture_service.hf.routing import RawPath
 from suture_service.hf.signing import load_key
+from suture_service.hf.xet import service as xet
 from suture_service.hub import Hub, HubDep
 from suture_service.jobs import endpoints as jobs
 from suture_service.jobs.flow import sweep_until_closing
+from suture_service.maintenance.references import refuse_lost_references
 from suture_service.models import endpoints as models
 from suture_service.observe import Metrics, Observe, configure_logging
 from suture_service.operate import check_migrated
 from suture_service.parties import endpoints as parties
 from suture_service.settings import Settings
 from suture_service.sites import endpoints as sites
-from suture_service.storage import BlobStore
+from suture_service.storage import open_store
 from suture_service.tasks import endpoints as tasks
 
 log = structlog.get_logger(__name__)
@@ -45,6 +48,7 @@ _TAGS = [
     {"name": "tasks", "description": "For sites: lease work and answer it. Every write carries the lease's fence."},
     {"name": "parties", "description": "Organisations and their tokens."},
     {"name": "sites", "description": "Installations of a party beside its data."},
+    {"name": "access", "description": "Ask for the files of gated models; decide about your own."},
     {"name": "audit", "description": "Who did what."},
     {"name": "health", "description": "For whoever runs the hub."},
 ]
@@ -54,21 +58,22 @@ GRACE_SECONDS = 20
 
 def create_app(settings: Settings) -> FastAPI:
     """Return the hub. Its database must be migrated (`operate.migrate`) before the first request."""
-    hub = Hub(settings, Database(settings.database_url), BlobStore(settings.store), Metrics())
+    hub = Hub(settings, Database(settings.database_url), open_store(settings), Metrics())
+    refuse_lost_references(hub.database, hub.store)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         check_migrated(hub.database.engine)
         hub.set_clock()
         hub.key = load_key(hub.database)
-        hub.store.sweep()
-        sweeper = asyncio.create_task(sweep_until_closing(hub))
+        sweep_store(hub)
+        sweepers = [asyncio.create_task(sweep(hub)) for sweep in (sweep_until_closing, xet.sweep_until_closing)]
         try:
             yield
         finally:
             hub.closing.set()
-            # Not cancelled: its thread would go on and meet a closed database.
-            await sweeper
+            # Not cancelled: their threads would go on and meet a closed database.
+            await asyncio.gather(*sweepers)
             hub.database.close()
 
     app = FastAPI(
@@ -83,11 +88,20 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(RawPath)
     app.add_middleware(Observe, metrics=hub.metrics, max_request_bytes=settings.max_request_bytes)
     errors.install(app)
-    for router in (health, parties.router, sites.router, models.router, jobs.router, tasks.router, audit.router):
-        app.include_router(router)
+    app.include_router(health)
+    for room in (parties, sites, models, access, jobs, tasks, audit):
+        app.include_router(room.router)
     # Last: its paths start with names that callers choose.
     app.include_router(hf)
     return app
+
+
+def sweep_store(hub: Hub) -> None:
+    """Remove what a killed hub left behind. A store that does not answer is no reason not to start."""
+    try:
+        hub.store.sweep()
+    except Unavailable:
+        log.warning("the store was not swept")
 
 
 @health.get("/healthz")

@@ -131,13 +131,15 @@ class _Exchange:
         self._status, self._received, self._sent = 500, 0, 0
         self._started, self._body_ended = False, False
         given = self._headers.get(b"x-request-id", b"")
+        self._origin = Origin()
         self._id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8).encode()
 
     async def run(self) -> None:
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=self._id.decode())
         client = self._scope.get("client")
-        origin.set(Origin(request_id=self._id.decode(), address=client[0] if client else None))
+        self._origin = Origin(request_id=self._id.decode(), address=client[0] if client else None)
+        origin.set(self._origin)
         started = time.perf_counter()
         try:
             await self._app(self._scope, self.receive, self.send)
@@ -166,7 +168,8 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._status, self._started = message["status"], True
-            message["headers"] = [*message.get("headers", ()), (b"x-request-id", self._id)]
+            added = [(name.lower().encode(), value.encode()) for name, value in self._origin.headers.items()]
+            message["headers"] = [*message.get("headers", ()), (b"x-request-id", self._id), *added]
             if self._status >= 400:
                 await self._drain()
         else:

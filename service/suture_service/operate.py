@@ -56,6 +56,7 @@ class TokenRow:
     site: str | None
     roles: tuple[str, ...]
     created_at: datetime
+    expires_at: datetime | None
     last_used_at: datetime | None
     revoked_at: datetime | None
 
@@ -100,8 +101,10 @@ def add_party(settings: Settings, name: str) -> str:
         return service.add_party(session, name, utc_now()).name
 
 
-def create_token(settings: Settings, party: str, roles: Sequence[str], *, name: str | None = None) -> tuple[str, str]:
-    """Make a token of a party and return `(id, secret)`; the secret is kept nowhere."""
+def create_token(
+    settings: Settings, party: str, roles: Sequence[str], *, name: str | None = None, days: int | None = None
+) -> tuple[str, str]:
+    """Make a token of a party, for good or for some days, and return `(id, secret)`; the secret is kept nowhere."""
     for role in roles:
         if role not in ROLES:
             raise HubError("role.unknown", f"{role!r} is no role", where="roles", hint=f"one of {', '.join(ROLES)}")
@@ -109,7 +112,7 @@ def create_token(settings: Settings, party: str, roles: Sequence[str], *, name: 
         checked_name(name, "name")
     with _writing(settings) as session:
         owner = service.get_party(session, party)
-        token, secret = service.add_token(session, owner, cast(Sequence[Role], roles), utc_now(), name=name)
+        token, secret = service.add_token(session, owner, cast(Sequence[Role], roles), utc_now(), name=name, days=days)
         return token.id, secret
 
 
@@ -155,6 +158,7 @@ def list_tokens(settings: Settings, party: str) -> list[TokenRow]:
                 token.site.name if token.site else None,
                 tuple(token.roles),
                 token.created_at,
+                token.expires_at,
                 token.last_used_at,
                 token.revoked_at,
             )

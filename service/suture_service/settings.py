@@ -44,4 +44,14 @@ class Settings(BaseSettings):
     #: Any request body that is not a file.
     max_request_bytes: Bytes = 8 * 2**20
 
+    #: Of one token, counted by each hub process for itself.
+    requests_per_minute: Annotated[int, Field(ge=1)] = 3000
+    #: So many tokens that are none, within so many seconds, lock an address out until these are over.
+    wrong_tokens: Annotated[int, Field(ge=1)] = 50
+    wrong_tokens_seconds: Annotated[int, Field(ge=1)] = 600
+    #: What the files of one party may take together, where the party has no limit of its own.
+    max_party_bytes: Bytes = 2**40
+    #: Jobs of one party that have not ended.
+    max_party_jobs: Annotated[int, Field(ge=1)] = 50
+
     log_level: str = "info"

@@ -33,6 +33,8 @@ class Party(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(NAME, unique=True)
     created_at: Mapped[datetime]
+    #: What all its files together may take, in bytes; null is the hub's own limit.
+    max_bytes: Mapped[int | None] = mapped_column(BigInteger)
 
     sites: Mapped[list[Site]] = relationship(back_populates="party", order_by="Site.name")
 
@@ -64,6 +66,7 @@ class Token(Base):
     secret_sha256: Mapped[str] = mapped_column(SHA256, unique=True)
     roles: Mapped[list[str]] = mapped_column(JSON)
     created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
     last_used_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
 
@@ -121,6 +124,26 @@ class ModelShare(Base):
     model_id: Mapped[int] = mapped_column(ForeignKey("models.id"), primary_key=True)
     party_id: Mapped[int] = mapped_column(ForeignKey("parties.id"), primary_key=True)
 
+    party: Mapped[Party] = relationship()
+
+
+class AccessRequest(Base):
+    """A party's request for the files of a gated model, and what its owner said; only `accepted` opens them."""
+
+    __tablename__ = "access_requests"
+
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"), primary_key=True)
+    party_id: Mapped[int] = mapped_column(ForeignKey("parties.id"), primary_key=True, index=True)
+    state: Mapped[str] = mapped_column(STATE)
+    #: Why it is asked for, in the asker's words, and what the owner answered.
+    reason: Mapped[str] = mapped_column(Text)
+    answer: Mapped[str] = mapped_column(Text, default="")
+    requested_at: Mapped[datetime]
+    decided_at: Mapped[datetime | None]
+    decided_by: Mapped[str | None] = mapped_column(String(200))
+    expires_at: Mapped[datetime | None]
+
+    model: Mapped[Model] = relationship()
     party: Mapped[Party] = relationship()
 
 

@@ -87,6 +87,10 @@ def test_what_was_published_before_has_a_history(empty):
             f"VALUES (1, 1, 'polyps', 'all', 'classification', '', '{now}', '{now}')",
             "INSERT INTO revisions (id, model_id, revision, created_at, created_by, metadata) "
             f"VALUES (3, 1, '{'a' * 40}', '{now}', 'north', '{{}}'), (7, 1, '{'b' * 40}', '{now}', 'north', '{{}}')",
+            f"INSERT INTO revision_files (revision_id, name, size, sha256) VALUES (3, 'README.md', 1, '{'c' * 64}')",
+            "INSERT INTO model_shares (model_id, party_id) VALUES (1, 1)",
+            "INSERT INTO tokens (id, party_id, secret_sha256, roles, created_at) "
+            f"VALUES ('tok_1', 1, '{'d' * 64}', '[]', '{now}')",
         ):
             connection.execute(text(statement))
     command.upgrade(config, "head")

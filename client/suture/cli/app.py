@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from suture.cli import fit, hub, inspect, jobs, local, login, models, onnx, site
+from suture.cli import access, fit, hub, inspect, jobs, local, login, models, onnx, site
 from suture.cli.terminal import EXIT_CODES, group
 
 app = group(
@@ -50,6 +50,7 @@ app.command()(models.models)
 app.command()(jobs.stitch)
 app.command()(fit.fit)
 app.add_typer(jobs.app, name="jobs")
+app.add_typer(access.app, name="access")
 app.command()(models.pull)
 app.command()(models.report)
 app.add_typer(hub.app, name="hub")

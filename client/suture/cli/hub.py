@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from suture.cli import hub_audit
 from suture.cli.hub_settings import hub_settings
 from suture.cli.terminal import Format, FormatOption, console, group, notes, print_json, print_table
+
+if TYPE_CHECKING:
+    from suture_service.operate import TokenRow
 
 app = group(
     "Run a hub and decide who takes part.\n\n"
@@ -119,9 +122,11 @@ def list_parties(format: FormatOption = Format.text) -> None:
 def create_token(
     party: PartyArgument,
     role: Annotated[
-        list[str] | None, typer.Option(help="publisher, requester, admin or operator; repeatable; reading needs none")
+        list[str] | None,
+        typer.Option(help="publisher, requester, steward, auditor, admin or operator; repeatable; reading needs none"),
     ] = None,
     name: Annotated[str | None, typer.Option(help="a name to recognise it by")] = None,
+    days: Annotated[int | None, typer.Option(min=1, max=3660, help="how long it is valid; without: for good")] = None,
     format: FormatOption = Format.text,
 ) -> None:
     """Make a token of a party and print it, this once.
@@ -133,7 +138,7 @@ def create_token(
     """
     from suture_service import operate
 
-    token_id, secret = operate.create_token(hub_settings(), party, role or [], name=name)
+    token_id, secret = operate.create_token(hub_settings(), party, role or [], name=name, days=days)
     if format is Format.json:
         print_json({"id": token_id, "token": secret})
     else:
@@ -161,6 +166,7 @@ def list_tokens(party: PartyArgument, format: FormatOption = Format.text) -> Non
                     "site": row.site,
                     "roles": row.roles,
                     "created_at": row.created_at.isoformat(),
+                    "expires_at": row.expires_at.isoformat() if row.expires_at else None,
                     "last_used_at": row.last_used_at.isoformat() if row.last_used_at else None,
                     "revoked_at": row.revoked_at.isoformat() if row.revoked_at else None,
                 }
@@ -174,11 +180,17 @@ def list_tokens(party: PartyArgument, format: FormatOption = Format.text) -> Non
             row.name or "",
             f"site {row.site}" if row.site else ", ".join(row.roles) or "reader",
             f"{row.last_used_at:%Y-%m-%d %H:%M}" if row.last_used_at else "never",
-            f"revoked {row.revoked_at:%Y-%m-%d %H:%M}" if row.revoked_at else "valid",
+            _state(row),
         )
         for row in found
     ]
     print_table(("id", "name", "for", "last used (UTC)", "state"), rows, empty="no tokens")
+
+
+def _state(row: TokenRow) -> str:
+    if row.revoked_at:
+        return f"revoked {row.revoked_at:%Y-%m-%d %H:%M}"
+    return f"valid until {row.expires_at:%Y-%m-%d %H:%M}" if row.expires_at else "valid"
 
 
 @token.command("revoke")

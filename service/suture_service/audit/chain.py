@@ -37,6 +37,8 @@ class Origin:
     request_id: str | None = None
     address: str | None = None
     token_id: str | None = None
+    #: Headers for the answer that authentication wants sent.
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 origin: ContextVar[Origin | None] = ContextVar("origin", default=None)

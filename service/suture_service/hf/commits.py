@@ -23,7 +23,7 @@ from suture_service.hf.schemas import CommitOut, Committed, NewFile, Preupload, 
 from suture_service.hub import Hub, HubDep
 from suture_service.models.publishing import check_repository
 from suture_service.models.repository import lock_party
-from suture_service.models.service import StoredFile, commit, revision_id
+from suture_service.models.service import StoredFile, check_quota, commit, revision_id
 from suture_service.observe import allow_body
 from suture_service.paging import decode, encode
 from suture_service.storage import BlobStore
@@ -164,6 +164,7 @@ def _write(hub: Hub, made: _Made, session: Session) -> bool:
     head = _head(session, model, made.branch)
     if model.deleted_at is not None or head.id != made.draft.head_id:
         return False
+    check_quota(session, model.party_id, made.draft.files, hub.settings.max_party_bytes)
     commit(
         session,
         model,

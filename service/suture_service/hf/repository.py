@@ -1,4 +1,4 @@
-"""All SQL of the protocol. Whatever a caller reads starts from `may_read`; files, from `may_download` as well."""
+"""All SQL of the protocol. Whatever a caller reads starts from `may_read`; files, from `may_use` as well."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Literal
 from sqlalchemy import Select, exists, or_, select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased, contains_eager, joinedload, selectinload
 
+from suture_service.access.repository import may_use
+from suture_service.hub import utc_now
 from suture_service.jobs.states import ACTIVE_JOBS
-from suture_service.models.repository import Listed, may_download, may_read, on_main
+from suture_service.models.repository import Listed, may_read, on_main
 from suture_service.tables import (
     Commit,
     Job,
@@ -41,7 +43,7 @@ def find_repo(session: Session, party_id: int, namespace: str, name: str) -> Mod
 
 def may_download_from(session: Session, party_id: int, model_id: int) -> bool:
     """Whether this party may have the files of a repository that it may read."""
-    return session.scalar(select(Model.id).where(Model.id == model_id, may_download(party_id))) is not None
+    return session.scalar(select(Model.id).where(Model.id == model_id, may_use(party_id, utc_now()))) is not None
 
 
 def list_repos(
@@ -168,7 +170,7 @@ def downloadable(session: Session, party_id: int, digests: Sequence[str]) -> dic
         select(RevisionFile.sha256, RevisionFile.size)
         .join(Revision, Revision.id == RevisionFile.revision_id)
         .join(Model, Model.id == Revision.model_id)
-        .where(may_read(party_id), may_download(party_id))
+        .where(may_read(party_id), may_use(party_id, utc_now()))
         .distinct()
     )
     return _sizes(session, statement, RevisionFile.sha256, digests)

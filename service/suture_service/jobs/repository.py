@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import Select, delete, exists, or_, select, tuple_, union
+from sqlalchemy import Select, delete, exists, func, or_, select, tuple_, union
 from sqlalchemy.orm import Session, joinedload, selectinload
 
 from suture_service.auth import Caller
-from suture_service.jobs.states import JobState, TaskState
+from suture_service.jobs.states import ACTIVE_JOBS, JobState, TaskState
 from suture_service.tables import Event, Job, JobMember, Model, Revision, Task, TaskFile
 
 _MEMBERS = selectinload(Job.members).joinedload(JobMember.revision)
@@ -44,6 +44,12 @@ def list_jobs(
     if before is not None:
         statement = statement.where(tuple_(Job.created_at, Job.id) < tuple_(*before))
     return session.scalars(statement).all()
+
+
+def count_active(session: Session, party_id: int) -> int:
+    """Return how many of a party's jobs have not ended."""
+    statement = select(func.count()).where(Job.requester_id == party_id, Job.state.in_(ACTIVE_JOBS))
+    return session.scalar(statement) or 0
 
 
 def lock_job(session: Session, job_id: str, *, skip_locked: bool = False) -> Job | None:

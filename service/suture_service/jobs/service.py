@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from datetime import datetime
 
 from sqlalchemy.orm import Session
 
+from suture_service.access.repository import unusable_by
 from suture_service.auth import Caller
 from suture_service.errors import Conflict, HubError, NotFound
 from suture_service.hub import Hub
@@ -40,7 +42,8 @@ def create(hub: Hub, session: Session, caller: Caller, asked: JobIn) -> Job:
     assert requester is not None
     entries = [_entry(text) for text in asked.evaluate_at]
     parties = _parties(session, requester, [name for name, _ in entries])
-    _check_readable(session, revisions, parties)
+    _check_readable(session, revisions, parties, hub.now())
+    _check_quota(hub, session, caller)
     _check_compatible(revisions)
     job_id = f"job_{secrets.token_hex(8)}"
     job = Job(
@@ -106,7 +109,7 @@ def _parties(session: Session, requester: Party, names: Sequence[str]) -> list[P
     return parties
 
 
-def _check_readable(session: Session, revisions: Sequence[Revision], parties: Sequence[Party]) -> None:
+def _check_readable(session: Session, revisions: Sequence[Revision], parties: Sequence[Party], now: datetime) -> None:
     repos = {revision.model_id: revision.model.repo for revision in revisions}
     for party in parties:
         for model_id in sorted(unreadable_by(session, list(repos), party.id)):
@@ -116,6 +119,23 @@ def _check_readable(session: Session, revisions: Sequence[Revision], parties: Se
                 where=repos[model_id],
                 hint=f"its owner shares it with {party.name} first, or leave {party.name} out of evaluate_at",
             )
+        for model_id in sorted(unusable_by(session, list(repos), party.id, now)):
+            raise Conflict(
+                "job.access_required",
+                f"{party.name} has not been given the files of {repos[model_id]}",
+                where=repos[model_id],
+                hint=f"someone of {party.name} asks for them: suture access request {repos[model_id]} --reason …",
+            )
+
+
+def _check_quota(hub: Hub, session: Session, caller: Caller) -> None:
+    active = repository.count_active(session, caller.party_id)
+    if active >= hub.settings.max_party_jobs:
+        raise Conflict(
+            "quota.jobs",
+            f"{caller.party} has {active} jobs that have not ended, as many as this hub takes",
+            hint="wait until one has ended, or cancel one",
+        )
 
 
 def _check_compatible(revisions: Sequence[Revision]) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Request, Response
 from sqlalchemy.orm import Session
 
+from suture_service.access.service import get_file
 from suture_service.auth import Caller, CallerDep
 from suture_service.errors import answers
 from suture_service.hub import HubDep
@@ -79,9 +80,7 @@ def get_model(hub: HubDep, caller: CallerDep, party: str, name: str) -> ModelOut
 def change_model(hub: HubDep, caller: CallerDep, party: str, name: str, body: ModelChange) -> ModelOut:
     """Change who may read an own model (role `publisher`)."""
     with hub.database.writing() as session:
-        found = service.change(
-            session, caller, f"{party}/{name}", hub.now(), visibility=body.visibility, shared_with=body.shared_with
-        )
+        found = service.change(session, caller, f"{party}/{name}", hub.now(), body)
         return _show(found, caller)
 
 
@@ -128,6 +127,7 @@ async def publish(
         checked = await check_and_keep(uploads)
 
     def commit(session: Session) -> tuple[RevisionOut, bool]:
+        service.check_quota(session, caller.party_id, checked.files, hub.settings.max_party_bytes)
         revision, new = service.publish(
             session,
             party_id=caller.party_id,
@@ -161,7 +161,7 @@ async def download(
     hub: HubDep, caller: CallerDep, request: Request, party: str, name: str, revision: Rev, file: str
 ) -> Response:
     """Download a file: `model.safetensors`, `suture.json`, `README.md` or `report.json`; whole or a `Range` of it."""
-    found = await hub.read(lambda session: service.get_file(session, caller, f"{party}/{name}", revision, file))
+    found = await hub.read(lambda session: get_file(session, caller, f"{party}/{name}", revision, file, hub.now()))
     return await send_file(request, hub.store, name=found.name, sha256=found.sha256, size=found.size)
 
 
@@ -173,6 +173,7 @@ def _show(row: repository.Listed, caller: Caller) -> ModelOut:
         party=model.party.name,
         name=model.name,
         visibility=model.visibility,
+        gated=model.gated or "open",
         shared_with=sorted(share.party.name for share in model.shares) if own else [],
         revision=revision.revision,
         metadata=_metadata(revision),

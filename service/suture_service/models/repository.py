@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from sqlalchemy import ColumnElement, Row, Select, and_, exists, or_, select, tuple_
 from sqlalchemy.orm import Session, contains_eager, joinedload, selectinload
 
-from suture_service.tables import Commit, Model, ModelShare, Party, Ref, Revision
+from suture_service.tables import Commit, Model, ModelShare, Party, Ref, Revision, RevisionFile
 
 MAIN = "main"
 Listed: TypeAlias = "Row[Model, Revision]"
@@ -19,11 +19,6 @@ def may_read(party_id: int) -> ColumnElement[bool]:
     shared = exists().where(ModelShare.model_id == Model.id, ModelShare.party_id == party_id)
     visible = or_(Model.party_id == party_id, Model.visibility == "all", shared)
     return and_(Model.deleted_at.is_(None), visible)
-
-
-def may_download(party_id: int) -> ColumnElement[bool]:
-    """The condition under which a party that may read a model may have its files too: it is not gated, or its own."""
-    return or_(Model.gated == "", Model.party_id == party_id)
 
 
 def on_main() -> ColumnElement[bool]:
@@ -130,6 +125,18 @@ def own_revision(session: Session, model_id: int, revision: str) -> Revision | N
 def branch(session: Session, model_id: int, name: str) -> Ref | None:
     """Return a branch with its commit."""
     return session.get(Ref, (model_id, "branch", name), options=[joinedload(Ref.commit)])
+
+
+def sizes_of(session: Session, party_id: int) -> dict[str, int]:
+    """Return the sizes of all contents that a party's repositories hold, by digest; equal files count once."""
+    statement = (
+        select(RevisionFile.sha256, RevisionFile.size)
+        .join(Revision, Revision.id == RevisionFile.revision_id)
+        .join(Model, Model.id == Revision.model_id)
+        .where(Model.party_id == party_id, Model.deleted_at.is_(None))
+        .distinct()
+    )
+    return {row.sha256: row.size for row in session.execute(statement)}
 
 
 def lock_party(session: Session, party_id: int) -> Party:

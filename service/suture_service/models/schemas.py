@@ -11,6 +11,8 @@ from suture_service.parties.schemas import Input
 from suture_stitching.portable.metadata import Name
 
 Visibility = Literal["private", "all"]
+#: How a party that may read a model gets its files: at once, on asking, or when its owner accepts.
+Gate = Literal["open", "auto", "manual"]
 REVISION = "3f0a52c4e8b71d96a0c5e3f2b4d6879a1c2e4f60"
 DIGEST = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 METADATA: dict[str, Any] = {
@@ -30,6 +32,7 @@ class ModelOut(BaseModel):
     party: str = Field(examples=["north"])
     name: str = Field(examples=["digits"])
     visibility: Visibility
+    gated: Gate = Field(description="Whether its files must be asked for, and who decides: nobody, or its owner.")
     shared_with: list[str] = Field(description="Parties that may read a private model; shown to its owner only.")
     revision: str = Field(description="The newest revision.", examples=[REVISION])
     metadata: dict[str, Any] = Field(description="Its `suture.json`.", examples=[METADATA])
@@ -41,6 +44,7 @@ class ModelChange(Input):
     """What an owner may change; what is left out stays."""
 
     visibility: Visibility | None = None
+    gated: Gate | None = None
     shared_with: list[Name] | None = Field(default=None, max_length=200, examples=[["south"]])
 
 

@@ -11,10 +11,10 @@ from sqlalchemy.orm import Session
 
 from suture_service.audit.chain import record
 from suture_service.auth import Caller
-from suture_service.errors import Forbidden, HubError, NotFound
+from suture_service.errors import Forbidden, HubError, NotFound, TooLarge
 from suture_service.models import repository
 from suture_service.models.cards import tags_of
-from suture_service.models.schemas import Visibility
+from suture_service.models.schemas import ModelChange, Visibility
 from suture_service.parties.repository import find_party
 from suture_service.tables import Commit, Json, Model, ModelShare, ModelTag, Party, Ref, Revision, RevisionFile
 from suture_stitching.portable.metadata import ModelMetadata
@@ -51,14 +51,6 @@ def get_revision(session: Session, caller: Caller, repo: str, revision: str) -> 
     if found is None:
         raise no_model()
     return found
-
-
-def get_file(session: Session, caller: Caller, repo: str, revision: str, name: str) -> RevisionFile:
-    """Return a file of a revision, if the caller may read it."""
-    for file in get_revision(session, caller, repo, revision).files:
-        if file.name == name:
-            return file
-    raise no_model()
 
 
 def no_model(where: str | None = None) -> NotFound:
@@ -171,24 +163,36 @@ def commit(
     return made
 
 
-def change(
-    session: Session,
-    caller: Caller,
-    repo: str,
-    now: datetime,
-    *,
-    visibility: Visibility | None,
-    shared_with: Sequence[str] | None,
-) -> repository.Listed:
-    """Change who may read an own model (role `publisher`)."""
+def check_quota(session: Session, party_id: int, files: Mapping[str, StoredFile], limit: int) -> None:
+    """Raise `TooLarge` (`quota.bytes`) if a party's files, with these, take more than it may; it must be locked.
+
+    `limit` in bytes holds for parties that have none of their own.
+    """
+    party = repository.lock_party(session, party_id)
+    held = repository.sizes_of(session, party_id)
+    new = {file.sha256: file.size for file in files.values() if file.sha256 not in held}
+    allowed = party.max_bytes if party.max_bytes is not None else limit
+    wanted = sum(held.values()) + sum(new.values())
+    if new and wanted > allowed:
+        raise TooLarge(
+            "quota.bytes",
+            f"the files of {party.name} would take {wanted} bytes; {allowed} are allowed",
+            hint="delete models that are no longer needed, or ask the hub's operator for more",
+        )
+
+
+def change(session: Session, caller: Caller, repo: str, now: datetime, wanted: ModelChange) -> repository.Listed:
+    """Change who may read an own model, and who gets its files (role `publisher`)."""
     found = get_model(session, caller, repo)
     if found.Model.party_id != caller.party_id:
         raise Forbidden("auth.forbidden", "only its owner may change a model", where=repo)
     caller.require("publisher")
-    if visibility is not None:
-        found.Model.visibility = visibility
-    if shared_with is not None:
-        _share(session, found.Model, shared_with)
+    if wanted.visibility is not None:
+        found.Model.visibility = wanted.visibility
+    if wanted.gated is not None:
+        found.Model.gated = "" if wanted.gated == "open" else wanted.gated
+    if wanted.shared_with is not None:
+        _share(session, found.Model, wanted.shared_with)
     found.Model.updated_at = now
     session.flush()
     shares = sorted(share.party.name for share in found.Model.shares)
@@ -199,6 +203,7 @@ def change(
         repo,
         owner=caller.party,
         visibility=found.Model.visibility,
+        gated=found.Model.gated or "open",
         shared_with=shares,
     )
     return found

@@ -52,7 +52,13 @@ def add_token(hub: HubDep, caller: CallerDep, party: str, body: TokenIn) -> Toke
     with hub.database.writing() as session:
         service.check_grant(caller, party, body.roles)
         token, secret = service.add_token(
-            session, service.get_party(session, party), body.roles, hub.now(), name=body.name, by=caller.name
+            session,
+            service.get_party(session, party),
+            body.roles,
+            hub.now(),
+            name=body.name,
+            days=body.days,
+            by=caller.name,
         )
         return TokenMade(id=token.id, token=secret)
 
@@ -83,6 +89,7 @@ def _show_token(token: Token) -> TokenOut:
         site=token.site.name if token.site else None,
         roles=token.roles,
         created_at=token.created_at,
+        expires_at=token.expires_at,
         last_used_at=token.last_used_at,
         revoked_at=token.revoked_at,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import select, update
+from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session, joinedload, selectinload
 
 from suture_service.tables import Party, Token
@@ -24,11 +24,15 @@ def list_parties(session: Session, after: str | None, limit: int) -> Sequence[Pa
     return session.scalars(statement).all()
 
 
-def find_token(session: Session, secret_sha256: str) -> Token | None:
+def find_token(session: Session, secret_sha256: str, now: datetime) -> Token | None:
     """Return the live token with this digest, with its party and site."""
     statement = (
         select(Token)
-        .where(Token.secret_sha256 == secret_sha256, Token.revoked_at.is_(None))
+        .where(
+            Token.secret_sha256 == secret_sha256,
+            Token.revoked_at.is_(None),
+            or_(Token.expires_at.is_(None), Token.expires_at > now),
+        )
         .options(joinedload(Token.party), joinedload(Token.site))
     )
     return session.scalars(statement).one_or_none()

@@ -53,8 +53,9 @@ class PartyIn(Input):
 class TokenIn(Input):
     """A new token; every valid token may read what its party may read."""
 
-    roles: list[Role] = Field(max_length=5, examples=[["publisher", "requester"]])
+    roles: list[Role] = Field(max_length=7, examples=[["publisher", "requester"]])
     name: Name | None = Field(default=None, description="For people, to tell tokens apart.", examples=["laptop"])
+    days: int | None = Field(default=None, ge=1, le=3660, description="Until it ends; without: until it is revoked.")
 
 
 class TokenMade(BaseModel):
@@ -72,5 +73,6 @@ class TokenOut(BaseModel):
     site: str | None
     roles: list[str]
     created_at: datetime
+    expires_at: datetime | None
     last_used_at: datetime | None = Field(description="To the minute.")
     revoked_at: datetime | None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -59,9 +59,10 @@ def add_token(
     now: datetime,
     *,
     name: str | None = None,
+    days: int | None = None,
     by: str = OPERATOR,
 ) -> tuple[Token, str]:
-    """Add a token of a party; return it and its secret, which is kept nowhere."""
+    """Add a token of a party, for good or for some days; return it and its secret, which is kept nowhere."""
     secret, secret_sha256 = new_secret("party")
     token = Token(
         id=f"tok_{secrets.token_hex(8)}",
@@ -70,6 +71,7 @@ def add_token(
         secret_sha256=secret_sha256,
         roles=sorted({"reader", *roles}),
         created_at=now,
+        expires_at=now + timedelta(days=days) if days is not None else None,
     )
     session.add(token)
     session.flush()

@@ -1,0 +1,73 @@
+"""`/v1/access` and `/v1/models/{party}/{name}/access`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from suture_service.access import repository, service
+from suture_service.access.schemas import AccessIn, AccessOut, AccessState, Decision
+from suture_service.auth import CallerDep
+from suture_service.errors import answers
+from suture_service.hub import HubDep
+from suture_service.paging import Cursor, Limit, Page, decode, page
+from suture_service.tables import AccessRequest
+
+router = APIRouter(prefix="/v1", tags=["access"])
+
+
+@router.get("/access", responses=answers(403, 422))
+def list_requests(
+    hub: HubDep,
+    caller: CallerDep,
+    state: Annotated[AccessState | None, Query(description="Only those in this state.")] = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> Page[AccessOut]:
+    """List who asked for your party's gated models (role `steward` or `admin`)."""
+    service.require_steward(caller)
+    after = decode(cursor, str, str)
+    with hub.database.reading() as session:
+        rows = repository.list_requests(
+            session,
+            caller.party_id,
+            state=state,
+            after=(str(after[0]), str(after[1])) if after else None,
+            limit=limit,
+        )
+        return page(rows, limit, _show, lambda asked: (asked.model.name, asked.party.name))
+
+
+@router.post("/models/{party}/{name}/access", status_code=201, responses=answers(404, 409, 422))
+def ask(hub: HubDep, caller: CallerDep, party: str, name: str, body: AccessIn) -> AccessOut:
+    """Ask for the files of a gated model, for your party. Repeating it is harmless."""
+    with hub.database.writing() as session:
+        return _show(service.ask(session, caller, f"{party}/{name}", body.reason, hub.now()))
+
+
+@router.get("/models/{party}/{name}/access", responses=answers(404, 422))
+def own_request(hub: HubDep, caller: CallerDep, party: str, name: str) -> AccessOut:
+    """Read what became of your party's request."""
+    with hub.database.reading() as session:
+        return _show(service.own_request(session, caller, f"{party}/{name}"))
+
+
+@router.put("/models/{party}/{name}/access/{asker}", responses=answers(403, 404, 422))
+def decide(hub: HubDep, caller: CallerDep, party: str, name: str, asker: str, body: Decision) -> AccessOut:
+    """Accept a party's request, for good or for some days, or refuse it, now or later (role `steward` or `admin`)."""
+    with hub.database.writing() as session:
+        return _show(service.decide(session, caller, f"{party}/{name}", asker, body, hub.now()))
+
+
+def _show(asked: AccessRequest) -> AccessOut:
+    return AccessOut(
+        model=asked.model.repo,
+        party=asked.party.name,
+        state=asked.state,
+        reason=asked.reason,
+        answer=asked.answer,
+        requested_at=asked.requested_at,
+        decided_at=asked.decided_at,
+        expires_at=asked.expires_at,
+    )

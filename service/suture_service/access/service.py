@@ -1,0 +1,102 @@
+"""The rules of access to gated models."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from sqlalchemy.orm import Session
+
+from suture_service.access import repository
+from suture_service.access.schemas import Decision
+from suture_service.audit.chain import record
+from suture_service.auth import Caller
+from suture_service.errors import Conflict, Forbidden, NotFound
+from suture_service.models.service import CARD, METADATA, get_model, get_revision, no_model
+from suture_service.parties.repository import find_party
+from suture_service.tables import AccessRequest, Model, RevisionFile
+
+
+def ask(session: Session, caller: Caller, repo: str, reason: str, now: datetime) -> AccessRequest:
+    """Ask for the files of a gated model; granted at once where its owner wants to know no more than who has it.
+
+    Repeating it changes nothing while it is open or granted.
+    """
+    model = _readable(session, caller, repo)
+    if not model.gated or model.party_id == caller.party_id:
+        raise Conflict("access.open", "its files are open to you already", where=repo)
+    asked = repository.find_request(session, model.id, caller.party_id)
+    if asked is not None and (asked.state == "pending" or repository.usable(session, model, caller.party_id, now)):
+        return asked
+    if asked is None:
+        asked = AccessRequest(model=model, party_id=caller.party_id)
+        session.add(asked)
+    asked.state = "accepted" if model.gated == "auto" else "pending"
+    asked.reason, asked.answer, asked.requested_at = reason, "", now
+    asked.decided_at = now if asked.state == "accepted" else None
+    asked.decided_by = asked.expires_at = None
+    session.flush()
+    record(session, caller.name, "access.ask", repo, owner=model.party.name, state=asked.state)
+    return asked
+
+
+def own_request(session: Session, caller: Caller, repo: str) -> AccessRequest:
+    """Return what the caller's party asked of a model."""
+    asked = repository.find_request(session, _readable(session, caller, repo).id, caller.party_id)
+    if asked is None:
+        raise NotFound("your party has not asked for it", where=repo)
+    return asked
+
+
+def decide(session: Session, caller: Caller, repo: str, party: str, decision: Decision, now: datetime) -> AccessRequest:
+    """Accept or refuse a party's request for an own model (role `steward` or `admin`)."""
+    require_steward(caller)
+    model = _readable(session, caller, repo)
+    if model.party_id != caller.party_id:
+        raise Forbidden("auth.forbidden", "only its owner decides", where=repo)
+    asker = find_party(session, party)
+    asked = repository.find_request(session, model.id, asker.id) if asker is not None else None
+    if asked is None:
+        raise NotFound(f"{party} has not asked for it", where=repo)
+    asked.state, asked.answer = decision.state, decision.answer
+    asked.decided_at, asked.decided_by = now, caller.name
+    keeps = decision.state == "accepted" and decision.days is not None
+    asked.expires_at = now + timedelta(days=decision.days or 0) if keeps else None
+    session.flush()
+    record(session, caller.name, f"access.{decision.state}", repo, owner=caller.party, party=party, days=decision.days)
+    return asked
+
+
+def require_steward(caller: Caller) -> None:
+    """Raise `Forbidden` unless the token may decide for its party who gets the files of gated models."""
+    if "admin" not in caller.roles:
+        caller.require("steward")
+
+
+def get_file(session: Session, caller: Caller, repo: str, revision: str, name: str, now: datetime) -> RevisionFile:
+    """Return a file of a revision, if the caller may read the model and gets its files; its documents need no asking.
+
+    Raises `NotFound` or `Forbidden` (`access.required`).
+    """
+    found = get_revision(session, caller, repo, revision)
+    if name not in (METADATA, CARD):
+        check_usable(session, found.model, caller, now)
+    for file in found.files:
+        if file.name == name:
+            return file
+    raise no_model()
+
+
+def check_usable(session: Session, model: Model, caller: Caller, now: datetime) -> None:
+    """Raise `Forbidden` (`access.required`) unless the caller, who may read the model, gets its files."""
+    if not repository.usable(session, model, caller.party_id, now):
+        raise Forbidden(
+            "access.required",
+            "its owner decides who gets its files",
+            where=model.repo,
+            hint=f"ask for them: suture access request {model.repo} --reason …",
+        )
+
+
+def _readable(session: Session, caller: Caller, repo: str) -> Model:
+    model: Model = get_model(session, caller, repo).Model
+    return model

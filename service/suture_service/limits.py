@@ -1,0 +1,75 @@
+"""How often one may ask. Each hub process counts for itself, so that reading writes nothing."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+from limits import RateLimitItemPerMinute, RateLimitItemPerSecond
+from limits.storage import MemoryStorage
+from limits.strategies import FixedWindowRateLimiter, SlidingWindowCounterRateLimiter
+
+from suture_service.errors import TooMany
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """What is left of a limit, as the `RateLimit-*` headers say it; `reset` in seconds."""
+
+    limit: int
+    remaining: int
+    reset: int
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers of draft-ietf-httpapi-ratelimit-headers-03."""
+        return {
+            "RateLimit-Limit": str(self.limit),
+            "RateLimit-Remaining": str(self.remaining),
+            "RateLimit-Reset": str(self.reset),
+        }
+
+
+class Limits:
+    """Requests per token and minute, and wrong tokens per address."""
+
+    def __init__(self, requests_per_minute: int, wrong_tokens: int, wrong_tokens_seconds: int) -> None:
+        storage = MemoryStorage()
+        self._requests = RateLimitItemPerMinute(requests_per_minute)
+        self._counter = SlidingWindowCounterRateLimiter(storage)
+        self._wrong = RateLimitItemPerSecond(wrong_tokens, wrong_tokens_seconds)
+        self._guesses = FixedWindowRateLimiter(storage)
+
+    def count(self, token_id: str) -> Allowance:
+        """Count a request; raises `TooMany` (`request.too_many`) over the limit."""
+        allowed = self._counter.hit(self._requests, token_id)
+        window = self._counter.get_window_stats(self._requests, token_id)
+        left = Allowance(self._requests.amount, max(window.remaining, 0), _until(window.reset_time))
+        if not allowed:
+            raise TooMany(
+                "request.too_many",
+                f"more than {self._requests.amount} requests a minute with one token",
+                left.reset,
+                hint="wait as long as Retry-After says",
+                headers=left.headers(),
+            )
+        return left
+
+    def count_wrong_token(self, address: str) -> None:
+        """Note that somebody at this address tried a token that is none."""
+        self._guesses.hit(self._wrong, address)
+
+    def check_address(self, address: str) -> None:
+        """Raise `TooMany` (`auth.locked`) where too many tokens that were none have come from."""
+        if not self._guesses.test(self._wrong, address):
+            window = self._guesses.get_window_stats(self._wrong, address)
+            raise TooMany(
+                "auth.locked",
+                "too many wrong tokens came from your address",
+                _until(window.reset_time),
+                hint="correct the token, then wait as long as Retry-After says",
+            )
+
+
+def _until(moment: float) -> int:
+    return max(1, math.ceil(moment - time.time()))
