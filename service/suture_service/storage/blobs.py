@@ -27,8 +27,7 @@ from suture_service.storage.folder import Folder
 from suture_service.storage.places import Place, Stored, TemporaryFile
 from suture_stitching.errors import SutureError
 
-#: What is hashed and written at once. An upload holds two of these.
-_BUFFER = 2 * 2**20
+BUFFER = 2 * 2**20
 _BLOBS = "sha256"
 #: Files in parts, as some clients send them; nobody downloads these, and no digest leads to them.
 _PIECES = "pieces"
@@ -87,15 +86,18 @@ class BlobStore:
             raise SutureError("hub.store", f"{scheme}: is not supported", where="store", hint="a folder or s3://bucket")
 
     @asynccontextmanager
-    async def receive(self, chunks: AsyncIterator[bytes], *, limit: int, where: str) -> AsyncIterator[Upload]:
+    async def receive(
+        self, chunks: AsyncIterator[bytes], *, limit: int, where: str, buffer: int = BUFFER
+    ) -> AsyncIterator[Upload]:
         """Store what `chunks` yields under a temporary name; removed at the end unless it was kept.
 
+        `buffer` bytes are hashed and written at once; twice as many are held in memory.
         Raises `TooLarge` (`upload.too_large`) as soon as more than `limit` bytes have come, `StoreFull` when the store
         has no room, `Unavailable` when it does not answer.
         """
         file = await self._place.create(limit)
         try:
-            sha256, size = await _write(file, chunks, limit, where)
+            sha256, size = await _write(file, chunks, limit, where, buffer)
             yield Upload(self._place, file, sha256, size)
         finally:
             with anyio.CancelScope(shield=True):
@@ -161,7 +163,9 @@ def open_store(settings: Settings) -> BlobStore:
     return BlobStore(settings.store, endpoint=settings.s3_endpoint)
 
 
-async def _write(file: TemporaryFile, chunks: AsyncIterator[bytes], limit: int, where: str) -> tuple[str, int]:
+async def _write(
+    file: TemporaryFile, chunks: AsyncIterator[bytes], limit: int, where: str, buffer: int
+) -> tuple[str, int]:
     digest, size = hashlib.sha256(), 0
     pending = bytearray()
     running: asyncio.Task[None] | None = None
@@ -180,7 +184,7 @@ async def _write(file: TemporaryFile, chunks: AsyncIterator[bytes], limit: int, 
             if size > limit:
                 raise _too_large(limit, where)
             pending += chunk
-            if len(pending) >= _BUFFER:
+            if len(pending) >= buffer:
                 if running is not None:
                     await asyncio.shield(running)
                 running, pending = asyncio.create_task(consume(pending)), bytearray()

@@ -1,4 +1,4 @@
-"""Putting a file together from the xorbs its terms point into, a few MiB at a time."""
+"""Putting a file together from the xorbs its terms point into, about a MiB at a time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from suture_service.errors import Malformed
 from suture_service.hf.xet.format import Layout, Term, unpack
 
 #: How much is read from a xorb, and handed on, at once.
-WINDOW = 2 * 2**20
+WINDOW = 2**20
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Xorb:
 def rebuild(
     terms: Iterator[Term], find: Callable[[str], Xorb], read: Callable[[str, int, int], bytes]
 ) -> Iterator[bytes]:
-    """Yield the content that `terms` describe in pieces of a few MiB.
+    """Yield the content that `terms` describe in pieces of about a MiB.
 
     `find` returns the xorb of a hash, `read(name, offset, length)` bytes of it as stored. Raises `Malformed` where a
     term does not fit its xorb.

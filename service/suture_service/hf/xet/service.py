@@ -43,6 +43,8 @@ TOKEN_LASTS = timedelta(hours=1)
 EPOCH_LASTS = timedelta(days=2)
 #: Layouts held while a shard is worked on; each has at most 64 KiB.
 _LAYOUTS = 64
+#: A client sends many xorbs at once.
+_XORB_BUFFER = 2**19
 _PURPOSE = "xet"
 _SWEEP_SECONDS = 3600
 
@@ -95,7 +97,7 @@ async def receive_xorb(hub: Hub, epoch: XetEpoch, name: str, body: AsyncIterator
             reader.feed(chunk)
             yield chunk
 
-    async with hub.store.receive(passing(), limit=XORB_LIMIT, where="xorb") as upload:
+    async with hub.store.receive(passing(), limit=XORB_LIMIT, where="xorb", buffer=_XORB_BUFFER) as upload:
         layout = reader.end().to_bytes()
         if await hub.read(lambda session: repository.has_xorb(session, epoch.id, name)):
             return False
