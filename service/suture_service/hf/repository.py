@@ -181,5 +181,5 @@ def _sizes(
 ) -> dict[str, int]:
     found: dict[str, int] = {}
     for start in range(0, len(digests), 500):
-        found.update(session.execute(statement.where(column.in_(digests[start : start + 500]))).tuples().all())
+        found |= dict(iter(session.execute(statement.where(column.in_(digests[start : start + 500])))))
     return found
