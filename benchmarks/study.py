@@ -112,9 +112,8 @@ def study_of(options: argparse.Namespace) -> list[Study]:
     return [digits_study() if name == "digits" else makers[name](options.data) for name in names]
 
 
-def measure(study: Study, settings: Settings, console: Console) -> Summary:
-    """Run a study within its time, print and write what it found."""
-    started = time.perf_counter()
+def measure(study: Study, settings: Settings, console: Console, started: float) -> Summary:
+    """Run a study within its time, which began at `started`; write what it found after every seed, and print it."""
     results: list[SeedResult] = []
     notes = list(study.notes)
     with stages(console) as stage:
@@ -138,10 +137,10 @@ def measure(study: Study, settings: Settings, console: Console) -> Summary:
             result.seconds.update(stage.seconds)
             results.append(result)
             notes += [f"Seed {seed}: {note}" for note in result.notes]
+            summary = summarise(study.parties, results)
+            write(study, settings, summary, results, [*notes, *runner.notes])
             console.print(f"{study.name}, seed {seed}: {sum(stage.seconds.values()):.0f} s")
     notes += runner.notes
-    summary = summarise(study.parties, results)
-    write(study, settings, summary, results, notes)
     table.show(console, study.name, METRICS[study.task], study.parties, summary)
     for note in notes:
         console.print(f"- {note}")
@@ -194,8 +193,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     settings = Settings(options.seeds, options.first_seed, budget, torch.device(name), options.out)
     console = Console(width=160 if not sys.stdout.isatty() else None)
+    started, summaries = time.perf_counter(), []
     try:
-        summaries = [measure(study, settings, console) for study in study_of(options)]
+        for study in study_of(options):
+            summaries.append(measure(study, settings, console, started))
+            started = time.perf_counter()
     except SutureError as error:
         console.print(f"[red]{error}[/red]")
         return 2

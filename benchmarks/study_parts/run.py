@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,17 +31,14 @@ from suture_stitching.portable.metadata import Member as MemberRef
 from suture_stitching.portable.metadata import ModelMetadata
 from suture_stitching.portable.runtime import load
 from suture_stitching.progress import Progress
+from suture_stitching.refine import ROUNDS
 from suture_stitching.select import choose
 
-#: Part of a bounded time that is left for fitting and evaluating.
-FOR_FITTING = 0.45
-
-#: What is asked of a fit, one after the other, and up to which part of its time each attempt may go on.
-FEWER: tuple[tuple[dict[str, Any], float], ...] = (
-    ({}, 0.6),
-    ({"alphas": (0.5,), "max_matches": 3, "refine_steps": 100, "refine_candidates": 2}, 0.8),
-    ({"alphas": (0.5,), "max_matches": 2, "refine_steps": 40, "refine_candidates": 2}, float("inf")),
-)
+#: Part of a bounded time that is left for fitting and evaluating. A fit that has less than it could use refines fewer
+#: candidates; a training that has less ends early.
+FOR_FITTING = 0.35
+#: What evaluating all candidates takes at most, in passes of the members.
+EVALUATION = 3.0
 
 #: Opens a stage of the work by its name and returns where to report how much of it is done.
 OnStage = Callable[[str], OnShare]
@@ -285,44 +284,59 @@ class _Seed:
     def _asked(
         self, party: str, members: Sequence[Member], datasets: Mapping[str, Dataset], limit: float
     ) -> tuple[FitResult, dict[str, Evaluation], FitOptions]:
-        """Return a requester's fit and all parties' evaluations, with fewer candidates where the time demands it."""
-        own, started = self._study.dataset(party, self._data[party], to_fit=True), time.perf_counter()
-        for number, (less, until) in enumerate(FEWER):
-            options = FitOptions.model_validate({"seed": self._seed, **less})
-            report = self._reporter(party, started + until * limit)
-            device = self._machine.device
-            try:
-                fitted = fit(members, own, options=options, device=device, progress=report("fit"))
-                evaluations = {
-                    other: evaluate(
-                        members,
-                        fitted,
-                        dataset,
-                        own=self._study.parties.index(other),
-                        device=device,
-                        progress=report(f"evaluation at {other}"),
-                    )
-                    for other, dataset in datasets.items()
-                }
-            except _TooLongError:
-                continue
-            if number:
-                self._result.notes.append(f"{party}: there was time for fewer candidates only ({less}).")
-            return fitted, evaluations, options
-        raise AssertionError("the last attempt is not bounded")
+        """Return a requester's fit and all parties' evaluations, with fewer candidates refined where time is short."""
+        own, options = self._study.dataset(party, self._data[party], to_fit=True), FitOptions(seed=self._seed)
+        device, refined = self._machine.device, 0
+        end = time.perf_counter() + limit - EVALUATION * self._pass_seconds(members, datasets)
+        report = self._reporter(f"{party} asks: fit")
 
-    def _reporter(self, party: str, end: float) -> Callable[[str], Callable[[Progress], None]]:
-        def stage(name: str) -> Callable[[Progress], None]:
-            share = self._stage(f"{party} asks: {name}")
-
-            def report(progress: Progress) -> None:
-                if time.perf_counter() > end:
+        def bounded(progress: Progress) -> None:
+            nonlocal refined
+            report(progress)
+            if progress.step == "refine":
+                refined, within = divmod(progress.done, ROUNDS)
+                if within and time.perf_counter() > end:
                     raise _TooLongError
-                share(progress.done / max(progress.total, 1))
 
-            return report
+        folder = self._folder / f"fit-{party}"
+        try:
+            fitted = fit(members, own, options=options, device=device, progress=bounded, checkpoint=folder)
+        except _TooLongError:
+            self._result.notes.append(
+                f"{party}: there was time to refine {refined} of {options.refine_candidates} candidates."
+            )
+            options = options.model_copy(update={"refine": refined > 0, "refine_candidates": max(1, refined)})
+            fitted = fit(members, own, options=options, device=device, progress=report, checkpoint=folder)
+        evaluations = {
+            other: evaluate(
+                members,
+                fitted,
+                dataset,
+                own=self._study.parties.index(other),
+                device=device,
+                progress=self._reporter(f"{party} asks: evaluation at {other}"),
+            )
+            for other, dataset in datasets.items()
+        }
+        return fitted, evaluations, options
 
-        return stage
+    def _pass_seconds(self, members: Sequence[Member], datasets: Mapping[str, Dataset]) -> float:
+        """Return about how long the members take over all that is to be evaluated."""
+        part = self._parts["validation"][0]
+        x, seconds = part.inputs(slice(0, 4)), math.inf
+        models = [copy.deepcopy(member.model).to(x.device) for member in members]
+        with torch.inference_mode():
+            for _ in range(2):
+                started = time.perf_counter()
+                for model in models:
+                    float(model(x).sum())
+                seconds = min(seconds, time.perf_counter() - started)
+        samples = sum(dataset.n(split) for dataset in datasets.values() for split in ("validation", "test"))
+        return seconds / len(x) * samples
+
+    def _reporter(self, name: str) -> Callable[[Progress], None]:
+        share = self._stage(name)
+        return lambda progress: share(progress.done / max(progress.total, 1))
 
     def _member(self, index: int, module: nn.Module) -> Member:
         path = self._folder / f"{index}.safetensors"

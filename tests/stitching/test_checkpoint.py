@@ -94,6 +94,7 @@ def test_what_is_finished_is_not_done_again(
     assert evaluate.evaluate(pair, whole, dataset(), own=0, checkpoint=tmp_path, progress=seen.append) == scores
     assert (seen[-1].done, seen[-1].seconds_left) == (seen[-1].total, None)
     fit.fit(pair, dataset(), options=OPTIONS, checkpoint=tmp_path)
+    fit.fit(pair, dataset(), options=OPTIONS.model_copy(update={"refine_candidates": 1}), checkpoint=tmp_path)
 
 
 def test_parts_of_other_work_are_passed_over(
