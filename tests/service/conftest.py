@@ -115,7 +115,13 @@ def evaluation_of(task: Any, **changes: Any) -> dict[str, Any]:
 
 
 def composed_of(
-    task: Any, *, lineage: Any = None, report: Any = None, model: bytes | None = None, **metadata: Any
+    task: Any,
+    *,
+    lineage: Any = None,
+    report: Any = None,
+    model: bytes | None = None,
+    card: bytes | None = None,
+    **metadata: Any,
 ) -> dict[str, bytes]:
     """The files of a composed model; the arguments change what its documents say."""
     spec, members = task["spec"], _refs(task)
@@ -137,6 +143,7 @@ def composed_of(
         "model.safetensors": model_bytes(seed=99) if model is None else model,
         "suture.json": json.dumps(content).encode(),
         "report.json": json.dumps(document).encode(),
+        **({"README.md": card} if card is not None else {}),
     }
 
 

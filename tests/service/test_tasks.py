@@ -301,6 +301,15 @@ class TestCompose:
         assert world.job(task["job"])["state"] == "composing"
         return error
 
+    def test_a_card_is_published_with_it(self, world, task):
+        self.refused(world, task, "card.yaml", card=b"---\na: [\n---\n")
+        self.refused(world, task, "card.encoding", card=b"\xff")
+        card = b"---\ntags: [joined]\n---\n# Both\n"
+        world.put_composed(task, card=card)
+        answer = world.sites["north"].tell(task, "result", document={"chosen": "c03"})
+        assert answer.status_code == 200, answer.text
+        assert world.north.get("/v1/models/north/both/revisions/latest/files/README.md").content == card
+
     def test_lineage_must_be_that_of_the_job(self, world, task):
         members = [{key: member[key] for key in ("repo", "revision", "sha256")} for member in task["spec"]["members"]]
         forged = [{**members[0], "sha256": "0" * 64}, members[1]]

@@ -62,7 +62,7 @@ def report_of(chosen: str = "c03") -> Report:
 
 def stitched() -> ModelMetadata:
     lineage = {"job": "job_1", "requester": "south", "members": MEMBERS, "candidate": "c03"}
-    return read(lineage=lineage, eval_metrics=None)
+    return read(lineage=lineage)
 
 
 def shown(token: Token) -> str:

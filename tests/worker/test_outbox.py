@@ -18,6 +18,8 @@ from suture_worker.lease import Claim, Task
 from suture_worker.outbox import Outbox
 
 CLAIM = Claim("task_fit", 7)
+#: What a composition consists of.
+COMPOSED = ["model.safetensors", "suture.json", "report.json", "README.md"]
 
 
 @pytest.fixture
@@ -289,9 +291,9 @@ def composed(prepared, make, write_json, composed_model):
     return compose
 
 
-def test_a_composition_leaves_as_model_metadata_and_report(outbox, entries, composed):
-    model, metadata, report, result = outbox.result(*composed())
-    assert [model.name, metadata.name, report.name] == ["model.safetensors", "suture.json", "report.json"]
+def test_a_composition_leaves_as_model_metadata_report_and_card(outbox, entries, composed):
+    model, metadata, report, card, result = outbox.result(*composed())
+    assert [model.name, metadata.name, report.name, card.name] == COMPOSED
     described = ModelMetadata.from_json(metadata.content)
     assert described.lineage.candidate == "c03"
     assert [member.repo for member in described.lineage.members] == ["north/net", "south/net"]
@@ -305,7 +307,11 @@ def test_a_composition_leaves_as_model_metadata_and_report(outbox, entries, comp
     assert told.parties["south"].n == 30
     assert told.parties["south"].rows["stitched"].value == 0.9123
     assert json.loads(result.content)["document"] == {"chosen": "c03"}
-    assert [entry.name for entry in entries()] == ["model.safetensors", "suture.json", "report.json", None]
+    text = card.content.decode()
+    assert "| verdict | " in text
+    assert "east declined to evaluate" in text
+    assert "PATIENT" not in text
+    assert [entry.name for entry in entries()] == [*COMPOSED, None]
 
 
 def test_nothing_a_child_wrote_beside_the_model_leaves(outbox, composed):

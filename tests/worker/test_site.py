@@ -193,7 +193,8 @@ def test_a_whole_job_and_nothing_of_a_patient_leaves(live_hub, make, sites, quic
         entries = verify(site.config.state / "outbox" / "egress.jsonl")
         assert {entry.kind for entry in entries} - {"progress"} == kinds
         names = {entry.name for entry in entries if entry.kind == "file"}
-        expected = {"candidates.json", "stitches.safetensors", "model.safetensors", "suture.json", "report.json"}
+        expected = {"candidates.json", "stitches.safetensors"}
+        expected |= {"model.safetensors", "suture.json", "report.json", "README.md"}
         assert names == (expected if site is requester else set())
         documents = site.config.state / "outbox" / "documents"
         kept = [entry for entry in entries if entry.kind == "result"]

@@ -116,7 +116,13 @@ def test_a_composition_computes_what_was_evaluated(site, assign, candidate_files
     outbox = Outbox(tmp_path, min_samples=11)
     messages = outbox.result(folder.assignment.task, folder)
     outbox.close()
-    assert [message.name for message in messages] == ["model.safetensors", "suture.json", "report.json", None]
+    assert [message.name for message in messages] == [
+        "model.safetensors",
+        "suture.json",
+        "report.json",
+        "README.md",
+        None,
+    ]
 
 
 def test_a_task_is_done_once(site, fitted):

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from suture_stitching.card import CARD, write_card
 from suture_stitching.compatibility import describe_ensemble
 from suture_stitching.documents import CandidateId, CandidateSet, Evaluation, Report
 from suture_stitching.errors import SutureError
@@ -133,7 +134,7 @@ class Gate:
         return self._rounded(content)
 
     def _composition(self, task: Task, spec: ComposeSpec, folder: TaskFolder) -> tuple[dict[str, bytes | Path], Any]:
-        # Choice, report and metadata follow from what the hub sent; made here, they can hold nothing from a child.
+        # All but the model follows from what the hub sent; made here, it can hold nothing from a child.
         document = _read(_ComposeDocument, folder.results / DOCUMENT)
         candidates = _read(CandidateSet, folder.candidates / CANDIDATES)
         _members_match(task, candidates)
@@ -156,6 +157,7 @@ class Gate:
             MODEL: model,
             METADATA: metadata.to_json().encode(),
             REPORT: to_json(_dump(report)),
+            CARD: write_card(spec.publish_as, metadata, report).encode(),
         }
         return named, document.model_dump()
 

@@ -10,13 +10,17 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from suture_service.errors import HubError
-from suture_service.models.service import METADATA, MODEL, REPORT
+from suture_service.models.cards import read_card
+from suture_service.models.service import CARD, METADATA, MODEL, REPORT
+from suture_service.tables import Json
 from suture_stitching.documents import CandidateId, CandidateSet, Evaluation, Missing, Report
 from suture_stitching.portable.format import check_against, read_header
 from suture_stitching.portable.metadata import MAX_BYTES, Lineage, Member, ModelMetadata, Task
 
 CANDIDATES, STITCHES = "candidates.json", "stitches.safetensors"
-FILES = {"fit": (CANDIDATES, STITCHES), "evaluate": (), "compose": (MODEL, METADATA, REPORT)}
+FILES = {"fit": (CANDIDATES, STITCHES), "evaluate": (), "compose": (MODEL, METADATA, REPORT, CARD)}
+#: A site may leave them out.
+OPTIONAL = {CARD}
 MAX_STITCHES_HEADER = 16 * 2**20
 
 Document = TypeVar("Document", bound=BaseModel)
@@ -102,8 +106,8 @@ def check_composed(
     candidates: FileContent,
     evaluated: Sequence[str],
     missing: Sequence[Missing],
-) -> tuple[dict[str, Any], ModelMetadata]:
-    """Return the result and metadata of a composed model whose lineage and report are those of the job."""
+) -> tuple[dict[str, Any], ModelMetadata, Json | None]:
+    """Return the result, metadata and card's YAML of a composed model; lineage and report are those of the job."""
     result = _parse(ComposeResult, document, "document")
     if result.chosen not in {candidate.id for candidate in read_candidates(candidates).candidates}:
         raise HubError("report.mismatch", f"{result.chosen} is no candidate of this job", where="document.chosen")
@@ -121,7 +125,14 @@ def check_composed(
     _same("lineage.members", report.lineage.members, facts.members, REPORT)
     _same("parties", sorted(report.parties), sorted(evaluated), REPORT)
     _same("missing", _by_party(report.missing), _by_party(missing), REPORT)
-    return result.model_dump(), metadata
+    return result.model_dump(), metadata, _read_card(files[CARD]) if CARD in files else None
+
+
+def _read_card(file: FileContent) -> Json:
+    try:
+        return read_card(_read(file, file.size, CARD).decode(), where=CARD)
+    except UnicodeDecodeError:
+        raise HubError("card.encoding", "not UTF-8 text", where=CARD) from None
 
 
 def read_candidates(file: FileContent) -> CandidateSet:

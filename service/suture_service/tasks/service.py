@@ -16,12 +16,12 @@ from suture_service.jobs.flow import Flow, missing
 from suture_service.jobs.schemas import MissingOut
 from suture_service.jobs.service import member
 from suture_service.jobs.states import ACTIVE_JOBS, TaskState
-from suture_service.models.service import METADATA, MODEL, StoredFile, publish
+from suture_service.models.service import CARD, METADATA, MODEL, StoredFile, publish
 from suture_service.sites.repository import mark_seen, seen_since
 from suture_service.storage import BlobStore
-from suture_service.tables import Job, Revision, Task, TaskFile
+from suture_service.tables import Job, Json, Revision, Task, TaskFile
 from suture_service.tasks import documents, repository
-from suture_service.tasks.documents import CANDIDATES, FILES, STITCHES, FileContent, JobFacts
+from suture_service.tasks.documents import CANDIDATES, FILES, OPTIONAL, STITCHES, FileContent, JobFacts
 from suture_service.tasks.schemas import (
     ComposeSpec,
     EvaluateSpec,
@@ -172,6 +172,7 @@ def file_limit(hub: Hub, session: Session, site: Caller, task_id: str, fence: in
     limits = {
         MODEL: settings.max_model_bytes,
         METADATA: MAX_BYTES,
+        CARD: settings.max_card_bytes,
         STITCHES: settings.max_stitches_bytes,
     }
     return limits.get(name, settings.max_document_bytes)
@@ -195,7 +196,7 @@ def finish(hub: Hub, site: Caller, task_id: str, fence: int, document: dict[str,
         assert job is not None, "a site may read the jobs it has tasks of"
         files = {file.name: file for file in task.files if file.fence == fence}
         fitted = jobs.fitted_files(session, job.id)
-    checked, metadata = _check(hub.store, job, task, document, files, fitted)
+    checked, metadata, card = _check(hub.store, job, task, document, files, fitted)
     with hub.database.writing() as session:
         job, task = _locked(session, site, task_id)
         if task.state == TaskState.DONE and task.fence == fence:
@@ -215,6 +216,7 @@ def finish(hub: Hub, site: Caller, task_id: str, fence: int, document: dict[str,
                 created_by=site.name,
                 now=hub.now(),
                 job_id=job.id,
+                card=card,
             )
             hub.metrics.published.inc(int(new))
         Flow(hub, session, job, site).complete(task, checked)
@@ -238,8 +240,8 @@ def _check(
     document: dict[str, Any],
     files: dict[str, TaskFile],
     fitted: dict[str, TaskFile],
-) -> tuple[dict[str, Any], ModelMetadata | None]:
-    absent = [name for name in FILES[task.kind] if name not in files]
+) -> tuple[dict[str, Any], ModelMetadata | None, Json | None]:
+    absent = [name for name in FILES[task.kind] if name not in {*files, *OPTIONAL}]
     if absent:
         raise HubError(
             "task.file_missing",
@@ -250,10 +252,10 @@ def _check(
     facts = _facts(job)
     contents = {name: _content(store, file) for name, file in files.items()}
     if task.kind == "fit":
-        return documents.check_fit(facts, document, contents), None
+        return documents.check_fit(facts, document, contents), None, None
     candidates = _content(store, fitted[CANDIDATES])
     if task.kind == "evaluate":
-        return documents.check_evaluation(document, _own(job, task), candidates), None
+        return documents.check_evaluation(document, _own(job, task), candidates), None, None
     return documents.check_composed(
         facts, document, contents, candidates=candidates, evaluated=list(_evaluations(job)), missing=missing(job)
     )

@@ -26,8 +26,8 @@ def write_card(repo: str, metadata: ModelMetadata, report: Report | None = None)
 def merge_card(text: str, repo: str, metadata: ModelMetadata, report: Report | None = None) -> str:
     """Return a card with the words of `text` and its YAML, brought in line with `metadata`.
 
-    What `suture.json` says is taken from there; tags are added to; everything else stays, but that a card written before
-    the model had a name learns it. Doing it again changes nothing. Raises `SutureError` `card.yaml`.
+    What `suture.json` says is taken from there; tags are added to; everything else stays, but a card that was written
+    before the model had a name learns it. Doing it again changes nothing. Raises `SutureError` `card.yaml`.
     """
     own, words = split(text)
     return joined(merged(own, front_matter(repo, metadata, report)), words.replace(use(""), use(repo)))

@@ -25,7 +25,7 @@ def body(repo: str, metadata: ModelMetadata, report: Report | None) -> str:
         ["## Intended use", paragraphs(metadata.intended_use or "") or "Not stated.", _CAUTION],
         ["## Limitations", paragraphs(metadata.limitations or "") or "Not stated."],
         ["## Training data", *_training_data(metadata)],
-        *([["## Results", *_measured(metadata)]] if metadata.eval_metrics else []),
+        *([["## Results", *_measured(metadata)]] if metadata.eval_metrics and report is None else []),
         *([["## At each party", *_party_table(report)]] if report is not None else []),
         *([["## Made of", *_made_of(metadata)]] if metadata.lineage is not None else []),
         ["## What is in the files", _FILES],
@@ -84,7 +84,7 @@ def _training_data(metadata: ModelMetadata) -> list[str]:
 
 def _measured(metadata: ModelMetadata) -> list[str]:
     data = metadata.eval_data
-    told = "Measured by the authors on data of their own"
+    told = "Measured by " + ("the authors" if metadata.lineage is None else "each party") + " on data of their own"
     told += f": {data.n:,} samples ({data.split})." if data is not None else "; on how much is not stated."
     rows = [["metric", "value"], *([line(name), f"{value:g}"] for name, value in (metadata.eval_metrics or {}).items())]
     about = paragraphs(data.description or "") if data is not None else ""

@@ -77,12 +77,15 @@ def _results(metadata: ModelMetadata, report: Report | None) -> list[EvalResult]
     from huggingface_hub import EvalResult
 
     task = _PIPELINES.get((next(iter(metadata.inputs.values())).format, metadata.task), metadata.task)
+    if report is not None:
+        return _at_parties(report, task)
     data = metadata.eval_data
-    results = [
+    whose = "authors" if metadata.lineage is None else "parties"
+    return [
         EvalResult(
             task_type=task,
             dataset_type="own-data",
-            dataset_name="the authors' own data",
+            dataset_name=f"the {whose}' own data",
             dataset_split=data.split if data is not None else None,
             dataset_args={"n": data.n} if data is not None else None,
             metric_type=name,
@@ -90,8 +93,12 @@ def _results(metadata: ModelMetadata, report: Report | None) -> list[EvalResult]
         )
         for name, value in (metadata.eval_metrics or {}).items()
     ]
-    if report is None:
-        return results
+
+
+def _at_parties(report: Report, task: str) -> list[EvalResult]:
+    from huggingface_hub import EvalResult
+
+    results = []
     for party, measured in report.parties.items():
         row = _own_row(report, measured)
         if row is not None:
