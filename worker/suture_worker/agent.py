@@ -75,7 +75,7 @@ class Agent:
         self._stop = stop
         self._tasks = config.state / "tasks"
         self._cache = Cache(config.state / "cache")
-        self._kept = Kept(config.state / "checkpoints")
+        self._kept = Kept(config.state / "kept")
         self._admission = Admission(config)
         self._waiting = Waiting(hub, outbox, self._admission.inbox)
         #: Held while the cache changes: two tasks may want the same member.
