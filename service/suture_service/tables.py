@@ -82,7 +82,11 @@ class Model(Base):
     """
 
     __tablename__ = "models"
-    __table_args__ = (UniqueConstraint("party_id", "name"),)
+    __table_args__ = (
+        UniqueConstraint("party_id", "name"),
+        Index("ix_models_created_at", "created_at", "id"),
+        Index("ix_models_updated_at", "updated_at", "id"),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     party_id: Mapped[int] = mapped_column(ForeignKey("parties.id"))
@@ -91,6 +95,8 @@ class Model(Base):
     gated: Mapped[str] = mapped_column(STATE, default="", server_default="")
     task: Mapped[str] = mapped_column(String(32))
     description: Mapped[str] = mapped_column(Text, default="")
+    #: How many samples it learnt from, if it says so.
+    training_n: Mapped[int | None] = mapped_column(BigInteger, index=True)
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
     deleted_at: Mapped[datetime | None]
@@ -98,6 +104,7 @@ class Model(Base):
     party: Mapped[Party] = relationship()
     refs: Mapped[list[Ref]] = relationship(cascade="all, delete-orphan", order_by="Ref.name")
     tags: Mapped[list[ModelTag]] = relationship(cascade="all, delete-orphan", order_by="ModelTag.tag")
+    facets: Mapped[list[ModelFacet]] = relationship(cascade="all, delete-orphan")
     shares: Mapped[list[ModelShare]] = relationship(cascade="all, delete-orphan")
 
     @property
@@ -114,6 +121,17 @@ class ModelTag(Base):
 
     model_id: Mapped[int] = mapped_column(ForeignKey("models.id"), primary_key=True)
     tag: Mapped[str] = mapped_column(String(200), primary_key=True)
+
+
+class ModelFacet(Base):
+    """What the `suture.json` on `main` says of a kind, such as `modality`, in the spelling in which it is searched."""
+
+    __tablename__ = "model_facets"
+    __table_args__ = (Index("ix_model_facets_kind", "kind", "value", "model_id"),)
+
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"), primary_key=True)
+    kind: Mapped[str] = mapped_column(STATE, primary_key=True)
+    value: Mapped[str] = mapped_column(String(200), primary_key=True)
 
 
 class ModelShare(Base):

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from sqlalchemy.orm import Session
 
 from suture_service.access.service import get_file
 from suture_service.auth import Caller, CallerDep
 from suture_service.errors import answers
 from suture_service.hub import HubDep
-from suture_service.models import repository, service
+from suture_service.models import repository, search, service
 from suture_service.models.publishing import check_and_keep, receive_parts
 from suture_service.models.schemas import FileOut, ModelChange, ModelOut, RevisionOut, Visibility
 from suture_service.paging import Cursor, Limit, Page, decode, page
 from suture_service.parties.service import checked_name
 from suture_service.storage.download import send_file
 from suture_service.tables import Revision
-from suture_stitching.portable.metadata import Task
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
@@ -47,26 +46,14 @@ FILE_ANSWERS: dict[int | str, dict[str, Any]] = {
 def list_models(
     hub: HubDep,
     caller: CallerDep,
-    search: Annotated[
-        str | None, Query(max_length=200, description="Part of `party/name` or of the description.")
-    ] = None,
-    party: Annotated[str | None, Query(max_length=96)] = None,
-    task: Task | None = None,
+    wanted: Annotated[search.Wanted, Depends(search.wanted)],
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Page[ModelOut]:
-    """List the models the caller may read, by name."""
+    """List the models the caller may read, narrowed to those that have all that is asked for."""
     with hub.database.reading() as session:
-        rows = repository.list_models(
-            session,
-            caller.party_id,
-            search=search,
-            party=party,
-            task=task,
-            after=decode(cursor, str, str),
-            limit=limit,
-        )
-        return page(rows, limit, lambda row: _show(row, caller), lambda row: (row.Model.party.name, row.Model.name))
+        rows = search.list_models(session, caller.party_id, wanted, cursor=cursor, limit=limit)
+        return page(rows, limit, lambda row: _show(row, caller), lambda row: search.key_of(row, wanted.sort))
 
 
 @router.get("/{party}/{name}", responses=answers(404, 422))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-from sqlalchemy import ColumnElement, Row, Select, and_, exists, or_, select, tuple_
+from sqlalchemy import ColumnElement, Row, Select, and_, exists, or_, select
 from sqlalchemy.orm import Session, contains_eager, joinedload, selectinload
 
 from suture_service.tables import Commit, Model, ModelShare, Party, Ref, Revision, RevisionFile
@@ -44,32 +44,6 @@ def find_model(session: Session, party_id: int, repo: str) -> Listed | None:
     party, _, name = repo.partition("/")
     statement = readable(party_id).where(Party.name == party, Model.name == name)
     return session.execute(statement).one_or_none()
-
-
-def list_models(
-    session: Session,
-    party_id: int,
-    *,
-    search: str | None,
-    party: str | None,
-    task: str | None,
-    after: tuple[Any, ...] | None,
-    limit: int,
-) -> Sequence[Listed]:
-    """Return readable models by party and name; one more than `limit`."""
-    statement = readable(party_id).order_by(Party.name, Model.name).limit(limit + 1)
-    if search:
-        repo = Party.name + "/" + Model.name
-        statement = statement.where(
-            or_(repo.icontains(search, autoescape=True), Model.description.icontains(search, autoescape=True))
-        )
-    if party is not None:
-        statement = statement.where(Party.name == party)
-    if task is not None:
-        statement = statement.where(Model.task == task)
-    if after is not None:
-        statement = statement.where(tuple_(Party.name, Model.name) > tuple_(*after))
-    return session.execute(statement).all()
 
 
 def _readable_revisions(party_id: int, repo: str) -> Select[Revision]:

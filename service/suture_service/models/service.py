@@ -15,8 +15,20 @@ from suture_service.errors import Forbidden, HubError, NotFound, TooLarge
 from suture_service.models import repository
 from suture_service.models.cards import tags_of
 from suture_service.models.schemas import ModelChange, Visibility
+from suture_service.models.search import facets_of, training_n
 from suture_service.parties.repository import find_party
-from suture_service.tables import Commit, Json, Model, ModelShare, ModelTag, Party, Ref, Revision, RevisionFile
+from suture_service.tables import (
+    Commit,
+    Json,
+    Model,
+    ModelFacet,
+    ModelShare,
+    ModelTag,
+    Party,
+    Ref,
+    Revision,
+    RevisionFile,
+)
 from suture_stitching.portable.metadata import ModelMetadata
 
 MODEL, METADATA, CARD, REPORT = "model.safetensors", "suture.json", "README.md", "report.json"
@@ -157,6 +169,9 @@ def commit(
         model.description = (metadata.description if metadata is not None else None) or ""
         kept = {entry.tag: entry for entry in model.tags}
         model.tags = [kept.get(tag) or ModelTag(tag=tag) for tag in tags_of(card, metadata)]
+        known = {(facet.kind, facet.value): facet for facet in model.facets}
+        model.facets = [known.get(facet) or ModelFacet(kind=facet[0], value=facet[1]) for facet in facets_of(metadata)]
+        model.training_n = training_n(metadata)
     model.updated_at = now
     session.flush()
     record(session, created_by, "model.commit", model.repo, owner=model.party.name, revision=identity, branch=branch)
