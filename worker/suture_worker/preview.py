@@ -28,20 +28,22 @@ def estimate(folder: TaskFolder) -> Estimate | None:
     """Return what the members in the folder take; None if that depends on the data, or they cannot be run at all."""
     command = [sys.executable, "-I", "-B", "-m", "suture_worker.preview", str(folder.path), str(os.getpid())]
     environment = {name: os.environ[name] for name in ("PATH", "LANG", "LD_LIBRARY_PATH") if name in os.environ}
+    folder.scratch.mkdir(mode=0o700, exist_ok=True)
     try:
-        done = subprocess.run(  # noqa: S603 - our own program
-            command,
-            env={**environment, "HOME": "/nonexistent", "OMP_NUM_THREADS": "1"},
-            cwd=folder.path,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=_SECONDS,
-            check=True,
-            start_new_session=True,
-        )
+        with folder.log.open("wb") as log:
+            done = subprocess.run(  # noqa: S603 - our own program
+                command,
+                env={**environment, "HOME": str(folder.scratch), "TMPDIR": str(folder.scratch), "OMP_NUM_THREADS": "1"},
+                cwd=folder.scratch,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                timeout=_SECONDS,
+                check=True,
+                start_new_session=True,
+            )
         return Estimate.model_validate_json(done.stdout[-4096:])
-    except (subprocess.SubprocessError, ValidationError):
+    except (OSError, subprocess.SubprocessError, ValidationError):
         return None
 
 
@@ -59,7 +61,11 @@ def main(arguments: list[str]) -> None:
         cost = _cost(folder.member(index))
         flops += cost[0]
         peak = max(peak, cost[1])
-    content = {"flops_per_sample": flops, "peak_bytes": peak, "seconds_per_1000": round(1000 * flops / _speed(), 3)}
+    content = {
+        "flops_per_sample": flops,
+        "peak_bytes": peak,
+        "seconds_per_1000": float(f"{1000 * flops / _speed():.3g}"),
+    }
     print(json.dumps(content))
 
 
