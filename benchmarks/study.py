@@ -101,6 +101,10 @@ def study_of(options: argparse.Namespace) -> list[Study]:
         if len(pairs) < 2 or any(not name or not file for name, _, file in pairs):
             raise SystemExit("give --party NAME=FILE twice or more")
         files = {name: Path(file) for name, _, file in pairs}
+        if len(files) < len(pairs):
+            raise SystemExit("give every --party a name of its own")
+        if odd := [name for name in files if not all(sign.isalnum() or sign in "-_. " for sign in name)]:
+            raise SystemExit(f"a party's name has letters, digits, '-', '_', '.' and spaces only: {odd[0]!r}")
         for file in files.values():
             if not file.is_file():
                 raise SystemExit(f"there is no file {file}")
@@ -151,7 +155,6 @@ def write(
     study: Study, settings: Settings, summary: Summary, results: Sequence[SeedResult], notes: Sequence[str]
 ) -> None:
     """Write page, plots and JSON into the folder for results."""
-    settings.out.mkdir(parents=True, exist_ok=True)
     metric = METRICS[study.task]
     names = []
     for asked in summary.asked:
@@ -193,6 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     settings = Settings(options.seeds, options.first_seed, budget, torch.device(name), options.out)
     console = Console(width=160 if not sys.stdout.isatty() else None)
+    settings.out.mkdir(parents=True, exist_ok=True)
     started, summaries = time.perf_counter(), []
     try:
         for study in study_of(options):

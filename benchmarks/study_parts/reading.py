@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -122,10 +123,22 @@ def image_files(
     images = {party: _scaled(_channels_first(own[0], files[party])) for party, own in arrays.items()}
     images = _same_channels(images, notes)
     truths = {party: own[1] for party, own in arrays.items()}
-    values: Sequence[Any]
     if task == "segmentation":
-        truths = {party: _mask_values(party, mask, notes) for party, mask in truths.items()}
-    values = sorted({value for truth in truths.values() for value in np.unique(truth).tolist()})
+        truths = {
+            party: _mask_values(party, _one_mask_each(mask, images[party].shape[2:], files[party]), notes)
+            for party, mask in truths.items()
+        }
+    else:
+        truths = {party: _one_label_each(truth, files[party]) for party, truth in truths.items()}
+    found = {party: np.unique(truth).tolist() for party, truth in truths.items()}
+    values = sorted({value for own in found.values() for value in own})
+    if task == "segmentation" and values not in (*found.values(), list(range(len(values)))):
+        raise SutureError(
+            "study.masks",
+            "the parties' masks hold other values: " + "; ".join(f"{party} {own}" for party, own in found.items()),
+            where=name,
+            hint="give each class the same number everywhere, 0 for the background",
+        )
     if task == "segmentation" and values[0] != 0:
         notes.append(f"No mask has the value 0; {values[0]} is taken for the background.")
     if len(values) < 2:
@@ -183,25 +196,44 @@ def _one_hot(values: Sequence[str], seen: Sequence[str]) -> NDArray[np.float32]:
 
 
 def _arrays(path: Path, wanted: str) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]:
-    with np.load(path, allow_pickle=False) as file:
-        for name in ("images", wanted):
-            if name not in file.files:
-                raise SutureError(
-                    "study.arrays", f"there is no array '{name}' among {', '.join(file.files)}", where=str(path)
-                )
-        images, truth = file["images"], file[wanted]
-        group = file["group"] if "group" in file.files else None
-    if len(images) != len(truth) or (group is not None and len(group) != len(images)):
-        raise SutureError("study.arrays", f"{len(images)} images, but {len(truth)} {wanted}", where=str(path))
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            for name in ("images", wanted):
+                if name not in file.files:
+                    raise SutureError(
+                        "study.arrays", f"there is no array '{name}' among {', '.join(file.files)}", where=str(path)
+                    )
+            images, truth = file["images"], file[wanted]
+            group = file["group"] if "group" in file.files else None
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise SutureError(
+            "study.arrays",
+            f"cannot be read: {error}",
+            where=str(path),
+            hint="write plain arrays with numpy.savez, all images of one size",
+        ) from error
+    counts = {"images": len(images), wanted: len(truth), **({} if group is None else {"group": len(group)})}
+    if len(set(counts.values())) > 1:
+        found = ", ".join(f"{count} {name}" for name, count in counts.items())
+        raise SutureError("study.arrays", f"arrays of different length: {found}", where=str(path))
+    if len(images if group is None else np.unique(group)) < 3:
+        raise SutureError("study.too_few", "three samples or groups are needed, one for each split", where=str(path))
     return images, truth, group
 
 
 def _channels_first(images: NDArray[Any], path: Path) -> NDArray[Any]:
     if images.ndim == 3:
         return images[:, None]
-    if images.ndim != 4:
-        raise SutureError("study.arrays", f"images have the shape {images.shape}", where=str(path))
-    return np.moveaxis(images, -1, 1) if images.shape[-1] <= 4 < images.shape[1] else images
+    if images.ndim == 4 and images.shape[-1] <= 4 < images.shape[1]:
+        images = np.moveaxis(images, -1, 1)
+    if images.ndim != 4 or images.shape[1] > 4:
+        raise SutureError(
+            "study.arrays",
+            f"images have the shape {images.shape}",
+            where=str(path),
+            hint="give (N, H, W), (N, H, W, C) or (N, C, H, W) with at most four channels",
+        )
+    return images
 
 
 def _scaled(images: NDArray[Any]) -> NDArray[Any]:
@@ -236,18 +268,40 @@ def _same_channels(images: dict[str, NDArray[Any]], notes: list[str]) -> dict[st
     return alike
 
 
+def _one_label_each(labels: NDArray[Any], path: Path) -> NDArray[Any]:
+    if labels.size != len(labels):
+        raise SutureError(
+            "study.arrays", f"labels have the shape {labels.shape}", where=str(path), hint="give one label (N,) each"
+        )
+    return labels.reshape(-1)
+
+
+def _one_mask_each(masks: NDArray[Any], sizes: Sequence[int], path: Path) -> NDArray[Any]:
+    """Return masks `(N, H, W)` from what may have a channel axis, whose channels are then all the same."""
+    if masks.ndim == 4:
+        first = masks if masks.shape[1] <= 4 < masks.shape[-1] else np.moveaxis(masks, -1, 1)
+        if all(np.array_equal(first[:, 0], first[:, channel]) for channel in range(1, first.shape[1])):
+            masks = first[:, 0]
+    if masks.ndim != 3 or masks.shape[1:] != tuple(sizes):
+        raise SutureError(
+            "study.arrays",
+            f"masks have the shape {masks.shape}, the images are of {sizes[0]} x {sizes[1]}",
+            where=str(path),
+            hint="give masks (N, H, W) that hold a class for every position",
+        )
+    return masks
+
+
 def _mask_values(party: str, masks: NDArray[Any], notes: list[str]) -> NDArray[Any]:
-    if masks.ndim == 4 and masks.shape[-1] == 1:
-        masks = masks[..., 0]
-    elif masks.ndim == 4 and masks.shape[1] == 1:
-        masks = masks[:, 0]
     values = np.unique(masks)
     if masks.dtype.kind == "f" and not np.array_equal(values, np.round(values)):
         notes.append(f"{party}: masks of fractions were cut at half of their largest value.")
         return (masks > 0.5 * float(values[-1])).astype(np.int64)
-    if len(values) > 32:
+    top = float(values[-1])
+    # Many values, or a few close to nothing and to the largest: greys that compression or resizing left behind.
+    if len(values) > 32 or (len(values) > 2 and np.minimum(values, top - values).max() <= 0.1 * top):
         notes.append(f"{party}: masks of {len(values)} grey values were cut at half of the largest.")
-        return (masks > 0.5 * float(values[-1])).astype(np.int64)
+        return (masks > 0.5 * top).astype(np.int64)
     if len(values) == 2 and values[0] == 0 and values[1] != 1:
         notes.append(f"{party}: masks of 0 and {int(values[1])} were read as 0 and 1.")
         return (masks > 0).astype(np.int64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import study  # noqa: E402
 from study_parts import data, reading, scores, training  # noqa: E402
+
+from suture_stitching.errors import SutureError  # noqa: E402
 
 
 def _blobs(n: int, size: int, seed: int, *, brightness: int) -> tuple[np.ndarray, np.ndarray]:
@@ -114,6 +117,45 @@ def test_tables_with_empty_cells_and_text(tmp_path: Path) -> None:
     files = [part for p in ("a", "b") for part in ("--party", f"{p}={tmp_path / p}.csv")]
     document = _run(["--task", "classification", "--label", "ill", "--budget", "0.1", *files], out)
     _check(document, out, ["a", "b"], ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    "masks",
+    [
+        lambda m: m[..., None] * 255,
+        lambda m: np.repeat(m[:, None], 3, axis=1),
+        lambda m: m.astype(bool),
+        lambda m: m * 250 + np.arange(32, dtype=np.uint8) % 3,  # greys that compression left
+    ],
+)
+def test_masks_as_people_have_them(tmp_path: Path, masks: Callable[[np.ndarray], np.ndarray]) -> None:
+    images, discs = _blobs(6, 32, 0, brightness=150)
+    truth = discs.astype(np.uint8)
+    np.savez(tmp_path / "a.npz", images=images, masks=truth)
+    np.savez(tmp_path / "b.npz", images=images, masks=masks(truth))
+    made = reading.files_study("segmentation", {p: tmp_path / f"{p}.npz" for p in ("a", "b")}, None)
+    assert made.labels == ("background", "foreground")
+    assert np.array_equal(made.divide(0)["b"].targets, truth)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"masks": np.zeros((6, 16, 32), np.uint8)}, "masks have the shape"),
+        ({"masks": np.tile(np.array([0, 100, 200], np.uint8), 2048).reshape(6, 32, 32)}, "hold other values"),
+        ({"masks": np.zeros((5, 32, 32), np.uint8)}, "6 images, 5 masks"),
+        ({"images": np.zeros((6, 32, 32, 5), np.uint8)}, "images have the shape"),
+        ({"images": np.array([None] * 6)}, "cannot be read"),
+        ({"group": np.zeros(6)}, "three samples or groups"),
+    ],
+)
+def test_files_that_cannot_be_read_are_named(tmp_path: Path, change: dict[str, np.ndarray], message: str) -> None:
+    images, discs = _blobs(6, 32, 0, brightness=150)
+    good = {"images": images, "masks": discs.astype(np.uint8)}
+    np.savez(tmp_path / "a.npz", **good)
+    np.savez(tmp_path / "b.npz", **{**good, **change})
+    with pytest.raises(SutureError, match=message):
+        reading.files_study("segmentation", {p: tmp_path / f"{p}.npz" for p in ("a", "b")}, None)
 
 
 def test_groups_stay_together_and_every_split_has_samples() -> None:
