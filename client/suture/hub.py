@@ -114,9 +114,42 @@ class Hub:
             card = (path.parent / "README.md").read_text()
         return self._send(repo, pack(path, metadata, repo=repo, card=card), visibility, show, on_bytes)
 
-    def models(self, search: str | None = None, *, party: str | None = None, task: str | None = None) -> list[Model]:
-        """Return the models this token may read, by name."""
-        pages = self.connection.pages("/v1/models", search=search, party=party, task=task)
+    def models(
+        self,
+        search: str | None = None,
+        *,
+        party: str | None = None,
+        task: str | None = None,
+        modality: str | None = None,
+        license: str | None = None,
+        labels: Sequence[str] = (),
+        format: str | None = None,
+        num_channels: int | None = None,
+        spatial_dims: int | None = None,
+        min_n: int | None = None,
+        sort: Literal["name", "newest", "updated"] = "name",
+        limit: int | None = None,
+    ) -> list[Model]:
+        """Return the models this token may read that have all that is asked for, at most `limit`.
+
+        `search` is part of a name or description; `labels` must all be among a model's. `format`, `num_channels` and
+        `spatial_dims` (its axes) are those of the input, `min_n` the least number of training samples. In any case.
+        """
+        pages = self.connection.pages(
+            "/v1/models",
+            search=search,
+            party=party,
+            task=task,
+            modality=modality,
+            license=license,
+            label=list(labels) or None,
+            format=format,
+            num_channels=num_channels,
+            spatial_dims=spatial_dims,
+            min_n=min_n,
+            sort=sort,
+            limit=limit,
+        )
         return [Model.of(item, "/v1/models") for item in pages]
 
     def revision(self, repo: str, revision: str | None = None) -> Revision:

@@ -120,6 +120,11 @@ def test_export_publish_list_and_pull(signed_in: str, folder: Path) -> None:
     ]
     assert "north/animals" in suture("models").stdout
     assert "no models" in suture("models", "nothing-like-this").stderr
+    label = json.loads(listed.stdout)[0]["metadata"]["labels"][0]
+    narrowed = ("models", "--label", label.upper(), "--input", "image", "--channels", "1", "--dims", "2")
+    assert "north/animals" in suture(*narrowed, "--sort", "newest", "--limit", "200").stdout
+    assert "no models" in suture(*narrowed, "--modality", "nothing-like-this").stderr
+    assert "no models" in suture("models", "animals", "--min-n", "1000000").stderr
     pulled = suture("pull", "north/animals", "here")
     assert pulled.exit_code == 0, pulled.output
     assert (folder / "here" / "suture.json").read_bytes() == (out / "suture.json").read_bytes()

@@ -6,11 +6,12 @@ import importlib
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from suture.answers import Model
 from suture.cli.terminal import (
     Format,
     FormatOption,
@@ -22,11 +23,12 @@ from suture.cli.terminal import (
 from suture.hub import Hub
 from suture.parcel import Description, Parcel
 from suture_stitching.errors import Cancelled, SutureError
-from suture_stitching.portable.metadata import Task
+from suture_stitching.portable.metadata import InputFormat, Task
 
 if TYPE_CHECKING:
     from torch.nn import Module
 
+Sort = Literal["name", "newest", "updated"]
 RepoArgument = Annotated[str, typer.Argument(metavar="PARTY/NAME", help="the model's name at the hub")]
 RevisionOption = Annotated[
     str | None, typer.Option("--revision", metavar="ID", help="a revision's 40 hex digits; the newest by default")
@@ -151,17 +153,40 @@ def models(
     search: Annotated[str | None, typer.Argument(help="words in the name or description")] = None,
     party: Annotated[str | None, typer.Option(help="only this party's")] = None,
     task: Annotated[Task | None, typer.Option(help="only models that do this")] = None,
+    modality: Annotated[str | None, typer.Option(help="only models for this, such as CT")] = None,
+    license: Annotated[str | None, typer.Option(help="only models under this licence")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="only models that know it; all, when repeated")] = None,
+    input: Annotated[InputFormat | None, typer.Option(help="only models that read this")] = None,
+    channels: Annotated[int | None, typer.Option(min=1, help="only models that read that many")] = None,
+    dims: Annotated[int | None, typer.Option(min=0, max=3, help="axes of the input: 2 image, 3 volume")] = None,
+    min_n: Annotated[int | None, typer.Option(min=0, help="training samples, at least")] = None,
+    sort: Annotated[Sort, typer.Option(help="by name, or the latest first")] = "name",
+    limit: Annotated[int | None, typer.Option(min=1, help="show that many at most")] = None,
     format: FormatOption = Format.text,
 ) -> None:
-    """List the models you may read.
+    """List the models you may read, narrowed to those that have all that is asked for.
 
     \b
     Examples:
       suture models
       suture models polyps --task segmentation --format json
+      suture models --modality CT --dims 3 --label lesion --min-n 100 --sort newest
     """
     with Hub() as hub:
-        found = hub.models(search, party=party, task=task)
+        found = hub.models(
+            search,
+            party=party,
+            task=task,
+            modality=modality,
+            license=license,
+            labels=label or (),
+            format=input,
+            num_channels=channels,
+            spatial_dims=dims,
+            min_n=min_n,
+            sort=sort,
+            limit=limit,
+        )
     if format is Format.json:
         print_json(found)
         return
@@ -169,7 +194,10 @@ def models(
         (
             model.id,
             model.metadata.task,
+            next(iter(model.metadata.inputs.values())).modality or "",
             len(model.metadata.labels or ()) or "",
+            _learnt_from(model),
+            model.metadata.license,
             "stitched" if model.metadata.lineage else "",
             "everyone" if model.visibility == "all" else "private",
             model.revision[:10],
@@ -177,8 +205,13 @@ def models(
         )
         for model in found
     ]
-    columns = ("model", "task", "labels", "", "visible to", "revision", "updated (UTC)")
+    columns = ("model", "task", "modality", "labels", "n", "license", "", "visible to", "revision", "updated (UTC)")
     print_table(columns, rows, empty="no models; publish one with `suture publish`")
+
+
+def _learnt_from(model: Model) -> str:
+    data = model.metadata.training_data
+    return f"{data.n:,}" if data is not None and data.n is not None else ""
 
 
 def pull(
