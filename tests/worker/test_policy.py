@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from suture_stitching.data.spec import DatasetSpec
 from suture_worker.config import HubConfig, PolicyConfig, Rule, SiteConfig
+from suture_worker.explain import explain
+from suture_worker.inbox import Inbox, Standing
 from suture_worker.lease import Task
+from suture_worker.ledger import Ledger
 from suture_worker.policy import Allow, Decline, decide, too_few
+
+NOW, DAY = datetime.now(UTC), timedelta(days=1)
 
 
 def spec(**changes):
@@ -125,3 +132,91 @@ def test_whatever_is_allowed_has_a_rule_that_says_so(make, rules, requester, kin
 @pytest.mark.parametrize(("samples", "split"), [({"validation": 10, "test": 99}, "validation"), ({"test": 11}, None)])
 def test_too_few(samples, split):
     assert too_few(samples, 11) == split
+
+
+def limited(task, **limits):
+    """Decide about a task by one rule with these limits."""
+    rule = Rule(parties=("north",), actions=("fit", "evaluate"), datasets=("patches",), **limits)
+    both = config([NORTH]).model_copy(update={"policy": PolicyConfig(allow=(rule,))})
+    return decide(Task.parse(task), both, operators=(frozenset({"aten.relu.default"}),) * 2)
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        ({"metrics": ("dice",)}, "its metric would be accuracy"),
+        ({"members_from": ("north",)}, "models of south may not be run"),
+        ({"max_model_mib": 50 / 2**20}, "MiB"),
+        ({"operators": frozenset({"aten.mm.default"})}, "model 0 uses aten.relu.default"),
+        ({"evaluations_per_month": 0}, "0 of 0 evaluations"),
+    ],
+)
+def test_every_limit_of_a_rule_looks_like_no_rule(make, limits, reason):
+    decision = limited(make.leased("evaluate", dataset="patches"), **limits)
+    assert isinstance(decision, Decline)
+    assert decision.code == "policy.denied"
+    assert reason in decision.reason
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"metrics": ("accuracy", "dice")},
+        {"members_from": ("north", "south")},
+        {"max_model_mib": 1},
+        {"operators": frozenset({"aten.relu.default", "aten.mm.default"})},
+        {"evaluations_per_month": 1},
+    ],
+)
+def test_limits_that_are_kept(make, limits):
+    assert isinstance(limited(make.leased("evaluate", dataset="patches"), **limits), Allow)
+
+
+def test_a_fit_spends_no_evaluation(make):
+    assert isinstance(limited(make.leased("fit"), evaluations_per_month=0), Allow)
+
+
+def test_the_first_rule_whose_limits_hold_decides(make):
+    rules = tuple(
+        Rule(parties=("north",), actions=("fit",), datasets=("patches",), **limits)
+        for limits in ({"members_from": ("north",)}, {"release": "manual"}, {})
+    )
+    site = config([NORTH]).model_copy(update={"policy": PolicyConfig(allow=rules)})
+    decision = decide(Task.parse(make.leased("fit")), site)
+    assert isinstance(decision, Allow)
+    assert (decision.index, decision.rule.release) == (1, "manual")
+
+
+def test_what_would_happen_is_explained(make, site, portable):
+    rule = Rule(
+        parties=("south",),
+        actions=("evaluate",),
+        datasets=("patches",),
+        members_from=("north", "south"),
+        max_model_mib=1,
+        operators=frozenset({"aten.relu.default"}),
+        evaluations_per_month=3,
+        approval="ask",
+        release="manual",
+    )
+    site = site.model_copy(update={"policy": PolicyConfig(allow=(rule,))})
+
+    def ask(**changes):
+        return explain(site, **{"party": "south", "action": "evaluate", "dataset": "patches", **changes})
+
+    Ledger(site.state / "ledger.jsonl").charge(Task.parse(make.leased("evaluate", requester="south")), "patches")
+    found = ask()
+    assert (found.outcome, found.rule, found.left, found.release) == ("waits for approval", 0, 2, "manual")
+    assert found.told == "waiting for approval"
+    assert "if the models are of north or south and they have at most 1 MiB" in found.why[0]
+    assert "2 of 3 evaluations are left" in found.why[1]
+    inbox = Inbox(site.state / "inbox")
+    inbox._keep([Standing(party="south", action="evaluate", dataset="patches", by="me", at=NOW, until=NOW + DAY)])
+    assert ask().outcome == "automatic"
+    assert any(line.startswith("approved by me until") for line in ask().why)
+    declined = ask(files=portable[:1], parties=["east"])
+    assert (declined.outcome, declined.told) == ("declined", "policy.denied")
+    assert "models of east may not be run" in declined.why[0]
+    assert "model 0 uses aten.conv2d" in declined.why[1]
+    assert (ask(party="east").told, ask(dataset="other").told) == ("policy.denied", "dataset.unknown")
+    assert ask(dataset="nothing").told == "dataset.unknown"
