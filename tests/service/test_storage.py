@@ -210,7 +210,7 @@ def parts_of(body, size, content_type="multipart/form-data; boundary=B"):
     async def run():
         reader, found = MultipartReader(chunked(body, size), content_type), []
         while (name := await reader.next_part()) is not None:
-            found.append((name, b"".join([chunk async for chunk in reader.body()])))
+            found.append((name, b"".join([bytes(chunk) async for chunk in reader.body()])))
         return found
 
     return asyncio.run(run())

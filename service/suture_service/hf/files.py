@@ -132,7 +132,14 @@ async def resolve(
         headers["Location"] = f"/{quote(namespace)}/{quote(name)}/resolve/{oid}/{quote(path)}"
         return Response(status_code=307, headers=headers)
     return await send_file(
-        request, hub.store, name=file.name, sha256=file.sha256, size=file.size, etag=tag, headers=headers
+        request,
+        hub.store,
+        name=file.name,
+        sha256=file.sha256,
+        size=file.size,
+        etag=tag,
+        headers=headers,
+        signed_seconds=hub.settings.signed_download_seconds,
     )
 
 

@@ -87,7 +87,7 @@ class BlobStore:
 
     @asynccontextmanager
     async def receive(
-        self, chunks: AsyncIterator[bytes], *, limit: int, where: str, buffer: int = BUFFER
+        self, chunks: AsyncIterator[bytes | memoryview], *, limit: int, where: str, buffer: int = BUFFER
     ) -> AsyncIterator[Upload]:
         """Store what `chunks` yields under a temporary name; removed at the end unless it was kept.
 
@@ -164,13 +164,14 @@ def open_store(settings: Settings) -> BlobStore:
 
 
 async def _write(
-    file: TemporaryFile, chunks: AsyncIterator[bytes], limit: int, where: str, buffer: int
+    file: TemporaryFile, chunks: AsyncIterator[bytes | memoryview], limit: int, where: str, buffer: int
 ) -> tuple[str, int]:
     digest, size = hashlib.sha256(), 0
-    pending = bytearray()
+    # One is filled while the other is hashed and written; used again and again, they are cheaper than new ones.
+    filling, other, filled = memoryview(bytearray(buffer)), memoryview(bytearray(buffer)), 0
     running: asyncio.Task[None] | None = None
 
-    async def consume(content: bytearray) -> None:
+    async def consume(content: memoryview) -> None:
         # Both leave Python's lock, so they run beside each other and beside the receiving of the next buffer.
         for error in await asyncio.gather(
             run_sync(digest.update, content), file.write(content), return_exceptions=True
@@ -183,14 +184,19 @@ async def _write(
             size += len(chunk)
             if size > limit:
                 raise _too_large(limit, where)
-            pending += chunk
-            if len(pending) >= buffer:
-                if running is not None:
-                    await asyncio.shield(running)
-                running, pending = asyncio.create_task(consume(pending)), bytearray()
+            rest = memoryview(chunk)
+            while rest:
+                taken = min(len(rest), buffer - filled)
+                filling[filled : filled + taken] = rest[:taken]
+                filled, rest = filled + taken, rest[taken:]
+                if filled == buffer:
+                    if running is not None:
+                        await asyncio.shield(running)
+                    running = asyncio.create_task(consume(filling))
+                    filling, other, filled = other, filling, 0
         if running is not None:
             await asyncio.shield(running)
-        await consume(pending)
+        await consume(filling[:filled])
         await file.finish()
     finally:
         if running is not None:

@@ -50,7 +50,7 @@ class BucketFile:
         part = max(_PART, limit // _MOST_PARTS)
         self._writer: Any = obstore.open_writer_async(bucket.store, name, buffer_size=part, max_concurrency=_AT_ONCE)
 
-    async def write(self, content: bytearray) -> None:
+    async def write(self, content: memoryview) -> None:
         """Append."""
         with _answered(self.name):
             await self._writer.write(bytes(content))

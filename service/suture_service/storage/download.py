@@ -25,11 +25,15 @@ async def send_file(
     size: int,
     etag: str | None = None,
     headers: Mapping[str, str] | None = None,
+    signed_seconds: int = 0,
 ) -> Response:
     """Return the file, or the range of it that was asked for (206), or 304 where the caller has it already.
 
-    `etag` is the digest where nothing else is said. Raises `RangeNotSatisfiable` (416). Several ranges in one request
-    are answered with the whole file, as HTTP allows.
+    `etag` is the digest where nothing else is said. With `signed_seconds`, and a store that can, the caller is sent on
+    (302) to an address of the store that is valid for so long: only for callers known to follow, and to leave their
+    token behind.
+
+    Raises `RangeNotSatisfiable` (416). Several ranges in one request are answered with the whole file, as HTTP allows.
     """
     etag = f'"{etag or sha256}"'
     headers = {
@@ -43,6 +47,11 @@ async def send_file(
     }
     if _holds(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
+    address = store.sign(sha256, signed_seconds) if signed_seconds and size else None
+    if address is not None:
+        # What the address answers knows nothing of these.
+        linked = {"Location": address, "X-Linked-ETag": etag, "X-Linked-Size": str(size)}
+        return Response(status_code=302, headers={**headers, **linked, "Cache-Control": "no-store"})
     wanted = request.headers.get("range")
     if request.headers.get("if-range", etag) != etag:
         wanted = None

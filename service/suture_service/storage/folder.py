@@ -32,7 +32,7 @@ class FolderFile:
         self.path = path
         self._file = file
 
-    async def write(self, content: bytearray) -> None:
+    async def write(self, content: memoryview) -> None:
         """Append."""
         await run_sync(self._write, content)
 
@@ -50,11 +50,10 @@ class FolderFile:
         self.path.unlink(missing_ok=True)
         self._file.close()
 
-    def _write(self, content: bytearray) -> None:
-        with _reporting_full(), memoryview(content) as rest:
-            written = 0
-            while written < len(rest):
-                written += self._file.write(rest[written:])
+    def _write(self, content: memoryview) -> None:
+        with _reporting_full():
+            while content:
+                content = content[self._file.write(content) :]
 
 
 class Folder:

@@ -47,7 +47,7 @@ class MultipartReader:
                     "on_header_value": self._on_header_value,
                     "on_header_end": self._on_header_end,
                     "on_headers_finished": self._on_headers_finished,
-                    "on_part_data": lambda data, start, end: self._events.append(data[start:end]),
+                    "on_part_data": lambda data, start, end: self._events.append(memoryview(data)[start:end]),
                     "on_part_end": lambda: self._events.append(_PART_DONE),
                     "on_end": self._on_end,
                 },
@@ -63,10 +63,10 @@ class MultipartReader:
         await self._read_epilogue()
         return None
 
-    async def body(self) -> AsyncIterator[bytes]:
+    async def body(self) -> AsyncIterator[memoryview]:
         """Yield the bytes of the part that `next_part` named."""
         while (event := await self._next()) is not _PART_DONE:
-            assert isinstance(event, bytes)
+            assert isinstance(event, memoryview)
             yield event
 
     async def _next(self) -> object | None:

@@ -24,7 +24,7 @@ class Stored:
 class TemporaryFile(Protocol):
     """A file that is being received."""
 
-    async def write(self, content: bytearray) -> None:
+    async def write(self, content: memoryview) -> None:
         """Append."""
 
     async def finish(self) -> None:

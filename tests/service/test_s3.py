@@ -1,0 +1,323 @@
+"""The store in a bucket of a server that speaks S3: moto's, in a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
+
+import httpx
+import pytest
+from fastapi import FastAPI, Request
+from starlette.testclient import TestClient
+
+from suture_service.errors import Unavailable
+from suture_service.main import create_app
+from suture_service.maintenance.backup import back_up, restore
+from suture_service.maintenance.collection import collect
+from suture_service.maintenance.reconciling import reconcile
+from suture_service.storage import BlobStore, bucket
+from suture_service.storage.download import send_file
+
+MB = 2**20
+_NUMBERS = count()
+
+
+@pytest.fixture(scope="module")
+def server():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(300):
+            try:
+                httpx.get(url, timeout=5)
+                break
+            except httpx.TransportError:
+                assert process.poll() is None
+                time.sleep(0.1)
+        yield url
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+@pytest.fixture(autouse=True)
+def credentials(monkeypatch):
+    for name, value in {"ACCESS_KEY_ID": "hub", "SECRET_ACCESS_KEY": "secret", "REGION": "eu-central-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+
+
+@pytest.fixture
+def url(server):
+    """A new bucket, and a prefix in it."""
+    name = f"models-{next(_NUMBERS)}"
+    assert httpx.put(f"{server}/{name}", timeout=10).status_code == 200
+    return f"s3://{name}/hub"
+
+
+@pytest.fixture
+def store(server, url):
+    return BlobStore(url, endpoint=server)
+
+
+async def chunked(content, size=65536):
+    for start in range(0, len(content), size):
+        yield content[start : start + size]
+
+
+def kept(store, content):
+    async def run():
+        async with store.receive(chunked(content), limit=10**9, where="file") as upload:
+            assert upload.read(1, 3) == content[1:4]
+            await upload.keep()
+        return upload.sha256
+
+    return asyncio.run(run())
+
+
+def read(store, sha256, start, end):
+    async def run():
+        return b"".join([bytes(chunk) async for chunk in await store.stream(sha256, start, end)])
+
+    return asyncio.run(run())
+
+
+def names(store):
+    return sorted(found.name for found in store._place.list(""))
+
+
+@pytest.mark.parametrize("size", [0, 1, 3 * MB, 8 * MB, 21 * MB + 7])
+def test_what_goes_in_comes_out(store, size):
+    content = os.urandom(size)
+    for _ in range(2):
+        sha256 = kept(store, content)
+        assert sha256 == hashlib.sha256(content).hexdigest()
+    assert names(store) == [f"sha256/{sha256[:2]}/{sha256}"]
+    assert read(store, sha256, 0, size) == content
+    assert read(store, sha256, size // 3, size // 2) == content[size // 3 : size // 2]
+    assert store.read(sha256, size - 1, 100, size) == content[-1:]
+    assert store.sizes([sha256, "0" * 64]) == {sha256: size, "0" * 64: None}
+
+
+def test_an_object_too_large_to_be_copied(store, monkeypatch):
+    """S3 copies at most 5 GiB in one call; what is larger is written a second time."""
+    monkeypatch.setattr(bucket, "COPY_LIMIT", 9 * MB)
+    content = os.urandom(19 * MB)
+    sha256 = kept(store, content)
+    assert names(store) == [f"sha256/{sha256[:2]}/{sha256}"]
+    assert read(store, sha256, 0, len(content)) == content
+
+
+def test_an_upload_that_breaks_off_leaves_nothing_to_see(store):
+    async def breaks():
+        for _ in range(20):
+            yield bytes(MB)
+        raise ConnectionError("cut")
+
+    async def run():
+        async with store.receive(breaks(), limit=10**9, where="file"):
+            raise AssertionError("never arrived")
+
+    with pytest.raises(ConnectionError):
+        asyncio.run(run())
+    assert names(store) == []
+    store.check()
+    assert store.sweep() == 0
+
+
+def test_a_file_that_is_lost(store):
+    sha256 = kept(store, bytes(5))
+    store.delete([sha256, "0" * 64])
+    with pytest.raises(Unavailable) as error:
+        read(store, sha256, 0, 5)
+    assert (error.value.code, error.value.where) == ("store.missing", sha256)
+
+
+@pytest.fixture
+def hub_settings(settings, server, url):
+    return settings.model_copy(update={"store": url, "s3_endpoint": server})
+
+
+def test_a_hub_with_a_bucket(start, hub_settings, tmp_path):
+    world = start(store=hub_settings.store, s3_endpoint=hub_settings.s3_endpoint)
+    content = world.model(seed=1)
+    assert world.north.publish("north/digits", model=content).status_code == 201
+    path = "/v1/models/north/digits/revisions/latest/files/model.safetensors"
+    assert world.south.get(path).content == content
+    assert world.south.get(path, headers={"Range": "bytes=5-9"}).content == content[5:10]
+    assert reconcile(world.settings, deep=True).sound
+    assert collect(world.settings).blobs == []
+    back_up(world.settings, tmp_path / "backup")
+    other = world.settings.model_copy(
+        update={"database_url": f"sqlite:///{tmp_path / 'other.db'}", "store": str(tmp_path / "other")}
+    )
+    restore(other, tmp_path / "backup")
+    with TestClient(create_app(other)) as client:
+        assert client.get(path, headers=world.south.headers).content == content
+
+
+def test_signed_addresses(store, server):
+    content = os.urandom(5000)
+    sha256 = kept(store, content)
+    address = store.sign(sha256, 60)
+    assert address.startswith(server)
+    assert httpx.get(address, timeout=10).content == content
+    part = httpx.get(address, headers={"Range": "bytes=10-19"}, timeout=10)
+    assert (part.status_code, part.content) == (206, content[10:20])
+
+
+def test_a_download_is_sent_on_to_the_bucket(store, server):
+    """The headers that a client needs stay on the redirect; whoever does not ask for it gets the bytes."""
+    content = os.urandom(5000)
+    sha256 = kept(store, content)
+    app = FastAPI()
+
+    @app.get("/{seconds}")
+    async def get(request: Request, seconds: int):
+        extra = {"X-Repo-Commit": "a" * 40}
+        return await send_file(
+            request, store, name="model", sha256=sha256, size=5000, headers=extra, signed_seconds=seconds
+        )
+
+    with TestClient(app, follow_redirects=False) as client:
+        answer = client.get("/60")
+        assert answer.status_code == 302
+        assert answer.headers["x-repo-commit"] == "a" * 40
+        assert answer.headers["etag"] == answer.headers["x-linked-etag"] == f'"{sha256}"'
+        assert answer.headers["x-linked-size"] == "5000"
+        assert httpx.get(answer.headers["location"], timeout=10).content == content
+        known = client.get("/60", headers={"If-None-Match": f'"{sha256}"'})
+        assert known.status_code == 304
+        through = client.get("/0")
+        assert (through.status_code, through.content) == (200, content)
+        assert through.headers["x-repo-commit"] == "a" * 40
+
+
+class Between(ThreadingHTTPServer):
+    """A server between hub and bucket that answers badly on demand."""
+
+    daemon_threads = True
+
+    def __init__(self, target):
+        self.target = target
+        self.failures = 0  # how many requests to answer with 500
+        self.pause = 0.0  # seconds before an answer
+        self.seen = 0
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Between
+
+    def handle_any(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.server.seen += 1
+        time.sleep(self.server.pause)
+        if self.server.failures > 0:
+            self.server.failures -= 1
+            self.send_response(500)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        headers = {name: value for name, value in self.headers.items() if name.lower() != "content-length"}
+        answer = httpx.request(self.command, f"{self.server.target}{self.path}", content=body, headers=headers)
+        self.send_response(answer.status_code)
+        for name, value in answer.headers.items():
+            if name.lower() not in ("connection", "transfer-encoding", "content-length"):
+                self.send_header(name, value)
+        length = answer.headers["content-length"] if self.command == "HEAD" else len(answer.content)
+        self.send_header("Content-Length", str(length))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(answer.content)
+
+    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_any
+
+    def log_message(self, *_arguments):
+        pass
+
+
+@pytest.fixture
+def between(server):
+    proxy = Between(server)
+    thread = threading.Thread(target=proxy.serve_forever, args=(0.05,))
+    thread.start()
+    yield proxy
+    proxy.shutdown()
+    thread.join(10)
+    proxy.server_close()
+
+
+def test_errors_of_the_server_are_retried(between, url):
+    store = BlobStore(url, endpoint=between.url)
+    content = os.urandom(17 * MB)
+    between.failures = 2
+    sha256 = kept(store, content)
+    between.failures = 2
+    assert read(store, sha256, 0, len(content)) == content
+    assert between.failures == 0
+
+
+def test_a_server_that_fails_for_long(between, url, monkeypatch):
+    monkeypatch.setitem(bucket._RETRIES, "max_retries", 1)
+    store = BlobStore(url, endpoint=between.url)
+    sha256 = kept(store, b"content")
+    between.failures = 10**6
+    for work in (lambda: kept(store, os.urandom(9 * MB)), lambda: read(store, sha256, 0, 7), store.check):
+        with pytest.raises(Unavailable) as error:
+            work()
+        assert error.value.code == "store.unavailable"
+        assert "secret" not in str(error.value)
+    between.failures = 0  # and it recovers by itself
+    assert read(store, sha256, 0, 7) == b"content"
+    assert [digest for digest, _ in store.list()] == [sha256]
+
+
+def test_a_server_that_does_not_answer_in_time(between, url, monkeypatch):
+    monkeypatch.setitem(bucket._TIMEOUTS, "timeout", "300ms")
+    monkeypatch.setitem(bucket._RETRIES, "max_retries", 1)
+    store = BlobStore(url, endpoint=between.url)
+    sha256 = kept(store, b"content")
+    between.pause = 1.0
+    started = time.monotonic()
+    with pytest.raises(Unavailable):
+        read(store, sha256, 0, 7)
+    assert time.monotonic() - started < 10
+    between.pause = 0.0
+    assert read(store, sha256, 0, 7) == b"content"
+
+
+def test_a_hub_whose_bucket_fails(start, between, url):
+    """It refuses with 503, says that it is not ready, publishes nothing, and goes on once the bucket answers."""
+    bucket_retries = dict(bucket._RETRIES)
+    bucket._RETRIES["max_retries"] = 0
+    try:
+        world = start(store=url, s3_endpoint=between.url)
+    finally:
+        bucket._RETRIES.update(bucket_retries)
+    assert world.north.publish("north/digits").status_code == 201
+    between.failures = 10**6
+    answer = world.north.publish("north/other", model=world.model(seed=2))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "store.unavailable")
+    path = "/v1/models/north/digits/revisions/latest/files/model.safetensors"
+    assert world.north.get(path).status_code == 503
+    assert world.client.get("/readyz").status_code == 503
+    between.failures = 0
+    assert world.client.get("/readyz").status_code == 200
+    assert world.north.get(path).content == world.model()
+    assert world.north.get("/v1/models/north/other").status_code == 404
+    assert world.north.publish("north/other", model=world.model(seed=2)).status_code == 201
+    assert reconcile(world.settings, deep=True).sound
