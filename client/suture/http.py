@@ -99,12 +99,13 @@ class Connection:
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         self.url = check_url(url)
+        self.token = check_token(token) if token is not None else None
         self._attempts = attempts
         self._timeout = timeout
         self._sleep = sleep
         headers = {"User-Agent": "suture/1", "Accept": "application/json"}
-        if token is not None:
-            headers["Authorization"] = f"Bearer {check_token(token)}"
+        if self.token is not None:
+            headers["Authorization"] = f"Bearer {self.token}"
         # A hospital's proxy cannot reach this machine's own loopback: leave the environment's proxies aside there.
         self._client = httpx.Client(
             base_url=self.url, headers=headers, trust_env=httpx.URL(self.url).host not in _LOOPBACK

@@ -11,7 +11,6 @@ model = hub.load(job.status.result.repo)                 # a torch.nn.Module
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from suture.answers import AccessRequest, File, JobStatus, Model, Revision, read_report
+from suture.content import cached
 from suture.credentials import resolve
 from suture.http import Connection, NotFound, OnBytes, model_path, segment
 from suture.job import Job
@@ -172,9 +172,7 @@ class Hub:
         found = self.revision(repo, revision)
         self.verify_lineage(found)
         file = found.model_file
-        path = _cache() / f"{file.sha256}.safetensors"
-        if not path.is_file() or sha256_of(path) != file.sha256:
-            self._download(found, file, path)
+        path = cached(self.connection, found, file)
         check_against(check_file(path), found.metadata, where=f"{repo} at {found.id}")
         return load(path, device=device)
 
@@ -337,11 +335,6 @@ def _check_repo(repo: str) -> None:
         check_repo(repo)
     except ValueError as error:
         raise SutureError("model.name", str(error), where=repo, hint="write it as party/name") from None
-
-
-def _cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "suture" / "models"
 
 
 def _print_parcel(repo: str, parcel: Parcel, visibility: Visibility, url: str) -> None:

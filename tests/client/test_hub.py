@@ -242,19 +242,50 @@ def test_a_damaged_cache_is_noticed_and_fetched_again(
     repo = new_name()
     north.publish_file(exported, repo, show=quietly)
     north.load(repo)
-    (cached,) = (Path(os.environ["XDG_CACHE_HOME"]) / "suture" / "models").iterdir()
+    (cached,) = _cache().rglob("snapshots/*/model.safetensors")
+    assert cached.parent.name == north.revision(repo).id
     content = bytearray(cached.read_bytes())
     content[-1] ^= 1
     cached.write_bytes(content)
     assert torch.equal(north.load(repo)(example), network(example))
+    assert cached.read_bytes() == (exported / "model.safetensors").read_bytes()
 
 
 def test_loading_again_needs_no_second_download(north: Hub, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     repo = new_name()
     north.publish_file(exported, repo, show=quietly)
     north.load(repo)
+    (cached,) = _cache().rglob("snapshots/*/model.safetensors")
+    before = cached.stat()
     monkeypatch.setattr(north.connection, "download", lambda *_args, **_options: pytest.fail("downloaded again"))
     north.load(repo)
+    assert cached.stat().st_mtime_ns == before.st_mtime_ns
+
+
+def test_a_proxy_in_the_way_of_the_own_machine_is_gone_round(
+    north: Hub, exported: Path, network: nn.Module, example: Tensor
+) -> None:
+    repo = new_name()
+    north.publish_file(exported, repo, show=quietly)
+    code = (
+        "import sys, suture; from pathlib import Path; "
+        "suture.Hub(sys.argv[1], sys.stdin.read()).load(sys.argv[2]); print('loaded')"
+    )
+    environment = {**os.environ, "HTTP_PROXY": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}
+    for name in ("NO_PROXY", "no_proxy"):
+        environment.pop(name, None)
+    ended = subprocess.run(
+        [sys.executable, "-c", code, north.url, repo],
+        input=north.connection.token, env=environment, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert ended.stdout == "loaded\n", ended.stderr
+    assert north.connection.token not in ended.stderr
+    (direct,) = (_cache() / "direct").iterdir()
+    assert direct.read_bytes() == (exported / "model.safetensors").read_bytes()
+
+
+def _cache() -> Path:
+    return Path(os.environ["XDG_CACHE_HOME"]) / "suture" / "models"
 
 
 def test_a_card_of_ones_own_is_brought_in_line(north: Hub, exported: Path, tmp_path: Path) -> None:

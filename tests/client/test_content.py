@@ -1,0 +1,111 @@
+"""Content by way of huggingface_hub's cache: the token stays with the hub, whatever the hub answers."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from tests.stitching.test_metadata import FIRST
+
+from suture.answers import Revision, revision_id
+from suture.content import cached
+from suture.http import Connection
+from suture_stitching.errors import SutureError
+
+CONTENT = b"weights" * 1000
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Server:
+    """A server on the own machine that notes what it is sent."""
+
+    def __init__(self, redirect_to: str | None = None, content: bytes = CONTENT) -> None:
+        self.seen: list[tuple[str, str, str | None]] = []
+        seen = self.seen
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                seen.append((self.command, self.path, self.headers["Authorization"]))
+                hub_protocol = "/resolve/" in self.path
+                self.send_response(302 if redirect_to and hub_protocol else 200)
+                self.send_header("X-Repo-Commit", revision().id)
+                self.send_header("ETag", f'"{DIGEST}"')
+                self.send_header("X-Linked-Etag", f'"{DIGEST}"')
+                self.send_header("X-Linked-Size", str(len(CONTENT)))
+                if redirect_to and hub_protocol:
+                    self.send_header("Location", f"{redirect_to}/elsewhere")
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                    return
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                if self.command == "GET":
+                    self.wfile.write(content)
+
+            do_HEAD = do_GET
+
+            def log_message(self, *_args: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.port = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def revision() -> Revision:
+    files = [{"name": "model.safetensors", "size": len(CONTENT), "sha256": DIGEST}]
+    return Revision.of(
+        {
+            "id": revision_id({"model.safetensors": DIGEST}),
+            "repo": "north/digits",
+            "created_at": datetime(2026, 1, 2, tzinfo=UTC),
+            "metadata": FIRST,
+            "files": files,
+        },
+        "here",
+    )
+
+
+@pytest.fixture
+def store() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.close()
+
+
+def test_the_token_is_not_sent_to_where_a_hub_redirects(store: Server) -> None:
+    hub = Server(redirect_to=f"http://localhost:{store.port}")
+    try:
+        with Connection(f"http://127.0.0.1:{hub.port}", "secret-token") as connection:
+            path = cached(connection, revision(), revision().model_file)
+            assert path.read_bytes() == CONTENT
+    finally:
+        hub.close()
+    assert "Bearer secret-token" in {token for _, _, token in hub.seen}
+    assert ("GET", "/elsewhere", None) in store.seen
+    assert {token for _, _, token in store.seen} == {None}
+    assert not any("secret-token" in address for _, address, _ in [*hub.seen, *store.seen])
+
+
+def test_other_content_than_promised_is_refused() -> None:
+    hub = Server(content=CONTENT[:-1] + b"?")
+    try:
+        with (
+            Connection(f"http://127.0.0.1:{hub.port}", "secret-token") as connection,
+            pytest.raises(SutureError) as caught,
+        ):
+            cached(connection, revision(), revision().model_file)
+    finally:
+        hub.close()
+    assert caught.value.code == "download.digest"
+    assert "secret-token" not in str(caught.value)
