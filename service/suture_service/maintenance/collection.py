@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import delete, func, select
 
 from suture_service.database import Database
+from suture_service.hf.xet import service as xet
 from suture_service.hub import utc_now
 from suture_service.maintenance.progress import OnProgress, ignore
 from suture_service.maintenance.references import lock_out_commits, referenced
@@ -63,7 +64,7 @@ def collect(
                 removed += left
             doomed = removed
         on_progress("blobs", len(doomed), len(doomed))
-        temporary = 0 if dry_run else store.sweep()
+        temporary = 0 if dry_run else store.sweep() + xet.sweep(database, store, utc_now())
         return Collected(doomed, sum(old[digest] for digest in doomed), temporary, received)
     finally:
         database.close()

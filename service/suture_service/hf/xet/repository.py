@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, datetime
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, or_, select
 from sqlalchemy.orm import Session
 
 from suture_service.hf.xet.format import Layout
@@ -25,13 +25,19 @@ def epoch_of(session: Session, model_id: int, token_id: str, day: date) -> XetEp
     return session.scalars(statement).one_or_none()
 
 
-def open_epoch(session: Session, epoch_id: str, since: date) -> XetEpoch | None:
+def open_epoch(session: Session, epoch_id: str, since: date, now: datetime) -> XetEpoch | None:
     """Return an epoch that began on `since` or later, while its token is valid and its repository exists."""
     statement = (
         select(XetEpoch)
         .join(Token, Token.id == XetEpoch.token_id)
         .join(Model, Model.id == XetEpoch.model_id)
-        .where(XetEpoch.id == epoch_id, XetEpoch.day >= since, Token.revoked_at.is_(None), Model.deleted_at.is_(None))
+        .where(
+            XetEpoch.id == epoch_id,
+            XetEpoch.day >= since,
+            Token.revoked_at.is_(None),
+            or_(Token.expires_at.is_(None), Token.expires_at > now),
+            Model.deleted_at.is_(None),
+        )
     )
     return session.scalars(statement).one_or_none()
 

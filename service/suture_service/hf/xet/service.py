@@ -82,7 +82,8 @@ def permit(hub: Hub, session: Session, caller: Caller, model: Model) -> Permit:
 def admit(hub: Hub, session: Session, epoch_id: str, token: str) -> XetEpoch:
     """Return the epoch that a token opens; raises `Forbidden` for every other, and for one that is over."""
     content = unseal(hub, _PURPOSE, token)
-    epoch = repository.open_epoch(session, epoch_id, _first_day(hub.now()))
+    now = hub.now()
+    epoch = repository.open_epoch(session, epoch_id, _first_day(now), now)
     if epoch is None or (epoch.model_id, epoch.token_id) != (content["model"], content["token"]):
         raise Forbidden("upload.address", "this address is wrong or no longer valid", hint="start the upload again")
     return epoch
