@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import threading
+import time
 from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from tests.service import xorbs
 
-from suture_service.hf.xet import service
-from suture_service.hf.xet.format import FILES_LIMIT, XORB_LIMIT, hash_text
+from suture_service.hf.xet import endpoints, service
+from suture_service.hf.xet.format import FILES_LIMIT, XORB_LIMIT, hash_text, parse_files
+from suture_service.maintenance.collection import collect
 from suture_service.models.service import new_model
 from suture_service.parties.repository import find_party
-from suture_service.tables import Model, ReceivedFile, XetEpoch, XetXorb
+from suture_service.tables import Model, ReceivedFile, Token, XetEpoch, XetXorb
 
 CONTENT = xorbs.some_bytes(700_000, seed=1)
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -222,9 +228,50 @@ def test_a_revoked_token_and_a_deleted_repository_end_it(world, north):
     assert own("DELETE", f"/v1/tokens/{token}").status_code == 204
     assert other.xorb(XORB).status_code == 403
     assert north.xorb(XORB).status_code == 200
+    late = address(world.actor("north", "publisher"))
+    with world.hub.database.writing() as session:
+        session.execute(update(Token).values(expires_at=world.now() + timedelta(seconds=60)))
+    assert late.xorb(XORB).status_code == 200
+    world.later(61)
+    assert late.xorb(XORB).status_code == 403
+    with world.hub.database.writing() as session:
+        session.execute(update(Token).values(expires_at=None))
     with world.hub.database.writing() as session:
         session.scalars(select(Model)).one().deleted_at = world.now()
     assert north.shard(SHARD).status_code == 403
+
+
+def test_garbage_collection_sweeps_what_was_sent_as_well(world, north):
+    north.xorb(XORB)
+    assert collect(world.settings).temporary == 0
+    (piece,) = pieces(world)
+    os.utime(Path(world.settings.store) / piece, (0, 0))
+    with world.hub.database.writing() as session:
+        session.execute(update(XetEpoch).values(day=XetEpoch.day - timedelta(days=3)))
+    assert collect(world.settings, dry_run=True).temporary == 0
+    assert pieces(world) == [piece]
+    assert collect(world.settings).temporary == 1
+    assert pieces(world) == []
+    assert north.shard(SHARD).status_code == 403
+
+
+def test_a_client_that_goes_away_leaves_nothing(world, north, monkeypatch):
+    north.xorb(XORB)
+    with world.hub.database.reading() as session:
+        epoch = session.scalars(select(XetEpoch)).one()
+    read = world.hub.store.read_piece
+    monkeypatch.setattr(endpoints, "SIGN_OF_LIFE_SECONDS", 0.01)
+    monkeypatch.setattr(world.hub.store, "read_piece", lambda *part: time.sleep(0.2) or read(*part))
+
+    async def go_away() -> str:
+        lines = endpoints._telling(world.hub, epoch, parse_files(SHARD, limit=2**20))
+        first = await anext(lines)
+        await lines.aclose()
+        return first
+
+    assert json.loads(anyio.run(go_away)) == {"type": "validating", "verified": 0, "total": 1}
+    assert world.blobs() == pieces(world)
+    assert received(world) == {}
 
 
 def test_too_much_is_refused(start):
