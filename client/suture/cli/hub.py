@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from suture.cli import hub_audit
+from suture.cli import hub_audit, hub_store
 from suture.cli.hub_settings import hub_settings
 from suture.cli.terminal import Format, FormatOption, console, group, notes, print_json, print_table
 
@@ -32,6 +32,7 @@ app.add_typer(party, name="party")
 app.add_typer(token, name="token")
 app.add_typer(site, name="site")
 app.add_typer(hub_audit.app, name="audit")
+hub_store.add_to(app)
 
 PartyArgument = Annotated[str, typer.Argument(metavar="PARTY", help="the party's name")]
 

@@ -52,7 +52,7 @@ Exit codes:
   5    the input was refused: the message says what is wrong, where, and what to do
   6    the hub does not answer
   7    the job failed or was cancelled
-  8    `suture demo` missed one of its targets
+  8    a check failed: `suture demo` missed a target, `suture hub reconcile` or `backup` a file
   130  interrupted
 """
 

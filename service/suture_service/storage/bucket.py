@@ -188,7 +188,7 @@ def _answered(name: str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise missing(name) from None
-    except BaseError as error:
+    except (BaseError, OSError) as error:  # a writer raises the latter
         log.error("store", error=type(error).__name__)
         raise Unavailable(
             "store.unavailable", "the hub's store does not answer as it should", hint="try again in a moment"
