@@ -109,6 +109,7 @@ def test_a_bad_xorb_is_refused_as_it_comes(xorb):
 
 BAD_CHUNKS = {
     "bomb": xorbs.framed(BOMB[: xet.MAX_CHUNK], xorbs.LZ4, plain=10),
+    "cut header": xorbs.chunk(b"content")[:7],
     "short": xorbs.chunk(b"content", plain=8),
     "long": xorbs.chunk(b"content", plain=6),
     "no frame": xorbs.framed(b"no frame at all", xorbs.LZ4, plain=15),

@@ -12,6 +12,7 @@ import structlog
 from fastapi import Depends, Path, Request, Response
 from fastapi.responses import StreamingResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from sqlalchemy.exc import OperationalError
 
 from suture_service.auth import CallerDep
 from suture_service.errors import Unauthorized, Unavailable
@@ -110,6 +111,8 @@ def _outcome(work: asyncio.Task[None]) -> str:
         work.result()
     except SutureError as error:
         return _line(type="error", message=str(error), retryable=isinstance(error, Unavailable))
+    except OperationalError:
+        return _line(type="error", message="the database did not answer in time", retryable=True)
     except Exception:
         # The answer has begun: its status can no longer say this.
         log.exception("failed")

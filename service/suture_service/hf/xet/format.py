@@ -119,6 +119,8 @@ def unpack(chunk: memoryview) -> bytes:
 
     Never unpacks more than the header announces, so that a chunk cannot blow up.
     """
+    if len(chunk) < _HEADER:
+        _bad_xorb("a chunk is cut off")
     scheme, packed, plain = _read_header(bytes(chunk[:_HEADER]))
     data = chunk[_HEADER:]
     if len(data) != packed:
