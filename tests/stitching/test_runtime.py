@@ -149,6 +149,16 @@ def test_a_loaded_model_can_be_saved_again(networks, tmp_path):
     assert torch.equal(load(tmp_path / "again.safetensors")(x), model(x))
 
 
+def test_the_same_model_has_the_same_bytes(networks, tmp_path):
+    model = networks("transformer").load()
+    contents = set()
+    for number in range(8):
+        path = tmp_path / f"{number}.safetensors"
+        save(model.graph, model.tensors, path)
+        contents.add(path.read_bytes())
+    assert len(contents) == 1
+
+
 def test_saving_states_the_outputs_sizes(tmp_path):
     graph = Graph(
         (Input((None, 2, None, None), "float32"),),

@@ -8,6 +8,7 @@ output = model.resume({"n17": stitched}, x)    # only what follows n17 runs
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -175,9 +176,22 @@ def write(graph: Graph, tensors: Mapping[str, Tensor], path: Path) -> PortableHe
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {"format": FORMAT, "version": VERSION, "graph": graph_to_json(graph), "torch": torch.__version__}
     save_file(content, path, metadata)
+    _order_metadata(path)
     header = check_file(path)
     Program(header.graph)
     return header
+
+
+def _order_metadata(path: Path) -> None:
+    """Sort the header's metadata, which are written in any order: the same model has the same bytes."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(text) <= length, "only the order changes"
+        file.seek(8)
+        file.write(text.ljust(length))
 
 
 def check_inputs(expected: Sequence[Input], inputs: Sequence[Tensor]) -> None:
