@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.testing import capture_logs
 
 from suture_service import operate
 from suture_service.main import server
@@ -153,5 +154,6 @@ def _running(backend: str, folder: Path, request: pytest.FixtureRequest) -> Iter
 @pytest.fixture(params=["sqlite+folder", "postgresql+s3"])
 def live(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Live]:
     """A hub on a database and a store."""
-    with _running(request.param, tmp_path, request) as live:
+    # Printed in colours with all frames, as without the hub's own logging, a failure would take a minute.
+    with capture_logs(), _running(request.param, tmp_path, request) as live:
         yield live

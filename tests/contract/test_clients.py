@@ -105,7 +105,7 @@ def check_refusals(answers):
         kind, status, text = checks[name]
         assert (kind, status) == ("BadRequestError", 400)
         assert words in text
-    assert "line 3" in checks["yaml"][2]
+    assert "line 2" in checks["yaml"][2]
     assert checks["files"] == []
     private = answers["private"]
     assert private.pop("wrong token")[-1].endswith("Invalid credentials in Authorization header")
