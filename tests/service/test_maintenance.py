@@ -305,3 +305,31 @@ def test_a_folder_that_is_no_backup(world, tmp_path):
     with pytest.raises(SutureError) as error:
         restore(world.settings, tmp_path / "thesis")
     assert error.value.code == "backup.unknown"
+
+
+def command(settings, *arguments):
+    from typer.testing import CliRunner
+
+    from suture.cli.app import app
+
+    env = {"SUTURE_HUB_DATABASE_URL": settings.database_url, "SUTURE_HUB_STORE": settings.store}
+    return CliRunner().invoke(app, ["hub", *arguments], env=env)
+
+
+def test_the_commands(world, other, tmp_path):
+    lost = publish(world)["model.safetensors"]
+    gone = publish(world, "north/other", model=world.model(seed=4))["model.safetensors"]
+    forget(world, "other")
+    age(world)
+    folder = str(tmp_path / "backup")
+    assert "would remove 1 files" in command(world.settings, "gc", "--dry-run").output
+    assert json.loads(command(world.settings, "gc", "--format", "json").stdout)["blobs"] == [gone]
+    assert command(world.settings, "reconcile", "--deep").exit_code == 0
+    assert "2 are new" in command(world.settings, "backup", folder).output
+    blob(world, lost).unlink()
+    answer = command(world.settings, "reconcile", "--format", "json")
+    assert (answer.exit_code, json.loads(answer.stdout)["missing"]) == (8, [lost])
+    assert command(other, "restore", folder).exit_code == 0
+    assert json.loads(command(other, "reconcile", "--deep", "--format", "json").stdout)["sound"]
+    again = command(other, "restore", folder)
+    assert (again.exit_code, "restore.not_empty" in again.output) == (5, True)
