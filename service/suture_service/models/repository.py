@@ -8,7 +8,19 @@ from typing import TypeAlias
 from sqlalchemy import ColumnElement, Row, Select, and_, exists, or_, select
 from sqlalchemy.orm import Session, contains_eager, joinedload, selectinload
 
-from suture_service.tables import Commit, Model, ModelShare, Party, Ref, Revision, RevisionFile
+from suture_service.jobs.states import ACTIVE_JOBS
+from suture_service.tables import (
+    Commit,
+    Job,
+    JobMember,
+    Model,
+    ModelShare,
+    Party,
+    Ref,
+    Revision,
+    RevisionFile,
+    Task,
+)
 
 MAIN = "main"
 Listed: TypeAlias = "Row[Model, Revision]"
@@ -48,17 +60,40 @@ def find_model(session: Session, party_id: int, repo: str) -> Listed | None:
 
 def _readable_revisions(party_id: int, repo: str) -> Select[Revision]:
     party, _, name = repo.partition("/")
+    return _revisions().where(
+        may_read(party_id), Party.name == party, Model.name == name, Revision.content.is_not(None)
+    )
+
+
+def _deleted_member(party_id: int, repo: str, revision: str) -> Select[Revision]:
+    """A revision of a deleted model, for parties that work at a job of which it is a member."""
+    party, _, name = repo.partition("/")
+    at_work = exists().where(
+        JobMember.revision_id == Revision.id,
+        Job.id == JobMember.job_id,
+        Job.state.in_(ACTIVE_JOBS),
+        Task.job_id == Job.id,
+        Task.party_id == party_id,
+    )
+    deleted = and_(Model.deleted_at.is_not(None), Model.name.startswith(f"{name}~", autoescape=True))
+    found = _revisions().where(Party.name == party, deleted, Revision.revision == revision, at_work)
+    return found.order_by(Revision.id.desc()).limit(1)
+
+
+def _revisions() -> Select[Revision]:
     return (
         select(Revision)
         .join(Revision.model)
         .join(Model.party)
-        .where(may_read(party_id), Party.name == party, Model.name == name, Revision.content.is_not(None))
         .options(contains_eager(Revision.model).contains_eager(Model.party), selectinload(Revision.files))
     )
 
 
 def find_revision(session: Session, party_id: int, repo: str, revision: str) -> Revision | None:
-    """Return a revision (40 hex digits or `latest`) of `party/name`, if this party may read it."""
+    """Return a revision (40 hex digits or `latest`) of `party/name`, if this party may read it.
+
+    What a running job needs stays readable for those who work at it when the model is deleted meanwhile.
+    """
     statement = _readable_revisions(party_id, repo)
     if revision == "latest":
         statement = (
@@ -68,7 +103,8 @@ def find_revision(session: Session, party_id: int, repo: str, revision: str) -> 
         )
     else:
         statement = statement.where(Revision.revision == revision)
-    return session.scalars(statement).one_or_none()
+    found = session.scalars(statement).one_or_none()
+    return found or session.scalars(_deleted_member(party_id, repo, revision)).one_or_none()
 
 
 def list_revisions(session: Session, party_id: int, repo: str, before: int | None, limit: int) -> Sequence[Revision]:
