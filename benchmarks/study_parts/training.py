@@ -20,6 +20,9 @@ from study_parts.data import Part
 from study_parts.scores import sample_scores
 from suture_stitching.portable.metadata import Task
 
+#: Part of a bounded training's time that looks at the validation split may take.
+LOOKING = 0.15
+
 #: Called with the part of a training that is done.
 OnShare = Callable[[float], None]
 
@@ -179,17 +182,22 @@ def run(
 ) -> nn.Module:
     """Call `step` until `steps` are done or `seconds` have passed; leave `module` in its best state on validation."""
     started, taken, looks = time.perf_counter(), 0, 0
+    looking = 0.0
     best: tuple[float, float] | None = None
     kept: dict[str, Any] = {}
     done = 0.0
     while done < 1:
         step(done)
         taken += 1
-        done = min(1.0, max(taken / steps, (time.perf_counter() - started) / max(seconds, 1e-9)))
-        # The first states are never the best ones; looking at them costs time.
-        if done >= 1 or (done * recipe.looks >= looks + 1 and done > 0.25):
+        elapsed = time.perf_counter() - started
+        done = min(1.0, max(taken / steps, elapsed / max(seconds, 1e-9)))
+        # The first states are never the best ones; looking at them costs time, of which little is spent on looks.
+        due = done * recipe.looks >= looks + 1 and done > 0.25
+        if done >= 1 or (due and (math.isinf(seconds) or looking <= LOOKING * elapsed)):
             looks = int(done * recipe.looks)
+            before = time.perf_counter()
             found = validated(module, validation, recipe.task, machine)
+            looking += time.perf_counter() - before
             if best is None or found > best:
                 best, kept = found, copy.deepcopy(module.state_dict())
         progress(done)
