@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,13 +16,18 @@ from typing import Literal
 import httpx
 
 from suture.http import AuthError, Connection, HubError
-from suture_stitching.data import SPLITS, DatasetSpec, open_dataset
+from suture_stitching.data import SPLITS, Dataset, DatasetSpec, Split, open_dataset
 from suture_stitching.errors import SutureError
 from suture_worker import broker, confine, egress
-from suture_worker.config import SiteConfig, prepare_state, read_token
+from suture_worker.config import Rule, SiteConfig, prepare_state, read_token
 from suture_worker.device import cuda_devices, memory_bytes, physical_memory, processors, resolve_device
+from suture_worker.inbox import Inbox
+from suture_worker.ledger import Ledger
 
 MAX_CLOCK_SKEW = 30.0
+#: A certificate that ends sooner than this is worth a warning.
+CERTIFICATE_DAYS = 14
+_CLASSES_SHOWN = 12
 _GIB = 2**30
 
 
@@ -38,10 +45,6 @@ class Check:
         """Whether the site can work with it."""
         return self.status != "fail"
 
-    def __str__(self) -> str:
-        line = f"{self.status:4}  {self.name}: {self.detail}"
-        return f"{line}\n      {self.hint}" if self.hint else line
-
 
 def check_site(config: SiteConfig) -> list[Check]:
     """Check everything a site needs, and go on after each problem. Opens the datasets; shows no small count."""
@@ -51,6 +54,7 @@ def check_site(config: SiteConfig) -> list[Check]:
         ("redis", lambda: _redis(config)),
         ("device", lambda: _device(config)),
         ("confinement", _confinement),
+        *((f"mount {name}", lambda name=name: _mount(config, name)) for name in config.datasets),
         *((f"dataset {name}", lambda name=name: _dataset(config, name)) for name in config.datasets),
         ("policy", lambda: _policy(config)),
     ]
@@ -76,7 +80,7 @@ def _state(config: SiteConfig) -> Iterator[Check]:
 def _hub(config: SiteConfig) -> Iterator[Check]:
     if config.hub.url.startswith("http://") and httpx.URL(config.hub.url).host not in ("127.0.0.1", "localhost", "::1"):
         yield Check("hub", "warn", "the token travels unencrypted", "use the hub's https:// address")
-    yield _clock(config.hub.url)
+    yield from _clock_and_certificate(config.hub.url)
     yield from _guarded("token", lambda: _token(config))
 
 
@@ -97,29 +101,55 @@ def _token(config: SiteConfig) -> Iterator[Check]:
     yield Check("token", "ok", f"site {who.get('site')} of party {who.get('party')}")
 
 
-def _clock(url: str) -> Check:
-    """Ask the hub, without the token, whether it is there and what time it has."""
+def _clock_and_certificate(url: str) -> Iterator[Check]:
+    """Ask the hub, without the token, whether it is there, what time it has and until when its certificate holds."""
     before = time.time()
+    trust_env = not url.startswith(("http://127.", "http://[::1]"))
     try:
-        answer = httpx.get(f"{url}/healthz", timeout=10, trust_env=not url.startswith(("http://127.", "http://[::1]")))
+        with httpx.stream("GET", f"{url}/healthz", timeout=10, trust_env=trust_env) as answer:
+            connection = answer.extensions["network_stream"].get_extra_info("ssl_object")
+            certificate = connection.getpeercert() if connection is not None else None
     except httpx.HTTPError as error:
-        return Check(
-            "hub", "fail", f"{url} does not answer ({type(error).__name__})", "check [hub] url and the firewall"
-        )
+        if "certificate" in str(error).lower():
+            hint = "name your authority's file in SSL_CERT_FILE, or tell the hub's operator that it has expired"
+            yield Check("certificate", "fail", f"{url} is not trusted: {_reason(error)}", hint)
+        else:
+            detail = f"{url} does not answer ({type(error).__name__})"
+            yield Check("hub", "fail", detail, "check [hub] url and the firewall")
+        return
     after = time.time()
     if not answer.is_success:
-        return Check("hub", "fail", f"{url} answers {answer.status_code}", "check [hub] url: is this a Suture hub?")
+        yield Check("hub", "fail", f"{url} answers {answer.status_code}", "check [hub] url: is this a Suture hub?")
+        return
+    yield Check("hub", "ok", f"{url} answers in {1000 * (after - before):.0f} ms")
+    if certificate:
+        yield _certificate(ssl.cert_time_to_seconds(str(certificate["notAfter"])) - after)
+    yield _clock(answer.headers.get("Date", ""), (before + after) / 2)
+
+
+def _certificate(seconds: float) -> Check:
+    days = int(seconds // 86400)
+    if days < CERTIFICATE_DAYS:
+        return Check("certificate", "warn", f"it ends in {days} days", "tell the hub's operator to renew it")
+    return Check("certificate", "ok", f"trusted, for {days} days more")
+
+
+def _clock(theirs: str, ours: float) -> Check:
     try:
-        theirs = parsedate_to_datetime(answer.headers.get("Date", "")).timestamp()
+        skew = parsedate_to_datetime(theirs).timestamp() - ours
     except ValueError:
-        return Check("hub", "ok", f"{url} answers in {1000 * (after - before):.0f} ms")
-    skew = theirs - (before + after) / 2
+        return Check("clock", "warn", "the hub does not say what time it has", "check [hub] url: is this a Suture hub?")
     if abs(skew) > MAX_CLOCK_SKEW:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         return Check(
-            "hub", "warn", f"its clock differs from ours ({now}) by {skew:.0f} s", "synchronise this clock (NTP)"
+            "clock", "warn", f"the hub's differs from ours ({now}) by {skew:.0f} s", "synchronise this clock (NTP)"
         )
-    return Check("hub", "ok", f"{url} answers in {1000 * (after - before):.0f} ms, clocks agree")
+    return Check("clock", "ok", "agrees with the hub's")
+
+
+def _reason(error: Exception) -> str:
+    found = re.search(r"verify failed: ([a-zA-Z ,'-]+)", str(error))
+    return found[1].strip() if found else type(error).__name__
 
 
 def _redis(config: SiteConfig) -> Iterator[Check]:
@@ -154,26 +184,54 @@ def _confinement() -> Iterator[Check]:
         )
 
 
+def _mount(config: SiteConfig, name: str) -> Iterator[Check]:
+    path = config.datasets[name].path
+    if not path.exists():
+        return  # said of the dataset
+    if os.statvfs(path).f_flag & os.ST_RDONLY or not os.access(path, os.W_OK):
+        yield Check(f"mount {name}", "ok", f"{path} is read-only")
+    else:
+        hint = "mount the data read-only, or give this account no right to write to them"
+        yield Check(f"mount {name}", "warn", f"this account may change {path}", hint)
+
+
 def _dataset(config: SiteConfig, name: str) -> Iterator[Check]:
     spec: DatasetSpec = config.datasets[name]
     dataset = open_dataset(spec)
     minimum = config.policy.min_samples
     samples = {split: dataset.n(split) for split in SPLITS}
-    shown = ", ".join(f"{split} {n if n >= minimum else f'fewer than {minimum}'}" for split, n in samples.items())
+    shown = ", ".join(f"{split} {_samples(dataset, split, config)}" for split in SPLITS)
     labels = f"{len(dataset.labels)} labels, " if dataset.labels else ""
     size = " x ".join(map(str, dataset.input_shape))
-    small = [split for split, n in samples.items() if n < minimum]
     detail = f"{spec.task}, {labels}input {size}; {shown}"
     if dataset.skipped:
         detail += f"; {len(dataset.skipped)} files that cannot be read are left out, such as {dataset.skipped[0]}"
     if (link := _leads_out(spec.path)) is not None:
         hint = "models run confined to the dataset's folder and cannot follow it: copy or bind-mount what it points to"
         yield Check(f"dataset {name}", "fail", f"{link} is a link to somewhere else", hint)
-    if small:
+    if any(n < minimum for n in samples.values()):
         hint = f"nothing derived from a split with fewer than {minimum} samples leaves this site"
         yield Check(f"dataset {name}", "warn", detail, hint)
     else:
         yield Check(f"dataset {name}", "ok", detail)
+
+
+def _samples(dataset: Dataset, split: Split, config: SiteConfig) -> str:
+    """Return how many samples a split and its classes have; no small number, nor what would give one away."""
+    n, minimum = dataset.n(split), config.policy.min_samples
+    if n < minimum:
+        return f"fewer than {minimum}"
+    if dataset.task == "segmentation" or not dataset.labels:  # a mask is counted by reading it
+        return str(n)
+    counts, floor = dataset.counts(split), config.policy.min_per_class
+    small = [label for label, count in counts.items() if count < floor]
+    if len(counts) > _CLASSES_SHOWN:
+        return f"{n} ({len(small)} classes of fewer than {floor})" if small else str(n)
+    told = dict.fromkeys(small, f"fewer than {floor}")
+    if len(small) == 1 and dataset.task == "classification":
+        # What is missing from the sum would be the small number: hide the next one, too.
+        told[min(counts.keys() - told.keys(), key=lambda label: counts[label])] = "not shown"
+    return f"{n} ({', '.join(f'{label} {told.get(label, count)}' for label, count in counts.items())})"
 
 
 def _leads_out(folder: Path) -> Path | None:
@@ -185,10 +243,23 @@ def _leads_out(folder: Path) -> Path | None:
 
 def _policy(config: SiteConfig) -> Iterator[Check]:
     rules = [
-        f"{' and '.join(rule.parties)} may {' and '.join(rule.actions)} with {', '.join(rule.datasets)}"
+        f"{' and '.join(rule.parties)} may {' and '.join(rule.actions)} with {', '.join(rule.datasets)}{_limits(rule)}"
         for rule in config.policy.allow
     ]
     if not rules:
         yield Check("policy", "warn", "no rule: this site declines everything", "add [[policy.allow]] to site.toml")
         return
+    Ledger(config.state / "ledger.jsonl").entries()
+    Inbox(config.state / "inbox").standing()
     yield Check("policy", "ok", f"{'; '.join(rules)}; at least {config.policy.min_samples} samples per split")
+
+
+def _limits(rule: Rule) -> str:
+    limits = []
+    if rule.evaluations_per_month is not None:
+        limits.append(f"{rule.evaluations_per_month} evaluations a month")
+    if rule.approval == "ask":
+        limits.append("a person approves")
+    if rule.release == "manual":
+        limits.append("a person releases")
+    return f" ({', '.join(limits)})" if limits else ""
