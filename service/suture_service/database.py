@@ -83,6 +83,10 @@ class Database:
         """Call `listener` with the session before a writing transaction sends its rows to the database."""
         event.listen(self._writes, "before_flush", listener)
 
+    def after_commit(self, listener: Callable[[Session], None]) -> None:
+        """Call `listener` with the session when a writing transaction has committed."""
+        event.listen(self._writes, "after_commit", listener)
+
     def moment(self) -> datetime | None:
         """Return the present moment by the clock of the database's server; None for SQLite, which has no server."""
         if self.engine.dialect.name != "postgresql":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, TypeVar
@@ -20,6 +22,8 @@ from suture_service.storage import BlobStore
 
 T = TypeVar("T")
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
+#: In `session.info`: about what there is news once the transaction has committed.
+NEWS = "news"
 
 
 def utc_now() -> datetime:
@@ -42,9 +46,13 @@ class Hub:
     key: str = ""
     ahead: timedelta = timedelta(0)
     closing: asyncio.Event = field(default_factory=asyncio.Event)
+    _listeners: dict[str, set[tuple[asyncio.AbstractEventLoop, asyncio.Event]]] = field(default_factory=dict)
+    _turn: threading.Lock = field(default_factory=threading.Lock)
+
     limits: Limits = field(init=False)
 
     def __post_init__(self) -> None:
+        self.database.after_commit(self._committed)
         wanted = self.settings
         self.limits = Limits(wanted.requests_per_minute, wanted.wrong_tokens, wanted.wrong_tokens_seconds)
 
@@ -77,24 +85,66 @@ class Hub:
 
         return await run_in_threadpool(run)
 
-    async def poll(self, request: Request, wait: float, look: Callable[[], Awaitable[T | None]]) -> T | None:
+    async def poll(
+        self, request: Request, wait: float, about: str, look: Callable[[], Awaitable[T | None]]
+    ) -> T | None:
         """Look until there is something, `wait` seconds have passed, the caller has gone, or the hub stops.
 
-        Between two looks nothing is held: no connection, no thread.
+        Between two looks nothing is held: no connection, no thread. The next look is at once when this process has
+        committed news `about` it, and after a pause for what other hubs do.
         """
         loop = asyncio.get_running_loop()
         deadline, pause = loop.time() + min(wait, self.settings.max_wait_seconds), FIRST_PAUSE
-        with self.metrics.waiting.track_inprogress():
+        with self.metrics.waiting.track_inprogress(), self._listening(about) as news:
             while not await request.is_disconnected():
+                news.clear()
                 found = await look()
                 left = deadline - loop.time()
                 if found is not None or left <= 0 or self.closing.is_set():
                     return found
                 try:
-                    await asyncio.wait_for(self.closing.wait(), min(pause, left))
+                    await asyncio.wait_for(news.wait(), min(pause, left))
                 except TimeoutError:
                     pause = min(pause * 1.5, LONGEST_PAUSE)
         return None
+
+    def close(self) -> None:
+        """Say that the hub stops: all who wait hear of it."""
+        self.closing.set()
+        self._tell(list(self._listeners))
+
+    @contextmanager
+    def _listening(self, about: str) -> Iterator[asyncio.Event]:
+        news, loop = asyncio.Event(), asyncio.get_running_loop()
+        with self._turn:
+            self._listeners.setdefault(about, set()).add((loop, news))
+        try:
+            yield news
+        finally:
+            with self._turn:
+                self._listeners[about].discard((loop, news))
+                if not self._listeners[about]:
+                    del self._listeners[about]
+
+    def _committed(self, session: Session) -> None:
+        self._tell(session.info.pop(NEWS, ()))
+
+    def _tell(self, topics: Iterable[str]) -> None:
+        with self._turn:
+            told = [listener for topic in topics for listener in self._listeners.get(topic, ())]
+        for loop, news in told:
+            with suppress(RuntimeError):  # it has stopped
+                loop.call_soon_threadsafe(news.set)
+
+
+def party_news(party_id: int) -> str:
+    """What a site waits for: tasks of its party."""
+    return f"tasks of {party_id}"
+
+
+def tell(session: Session, about: str) -> None:
+    """Have those who wait for this look again once the transaction has committed."""
+    session.info.setdefault(NEWS, set()).add(about)
 
 
 def hub_of(request: Request) -> Hub:

@@ -71,7 +71,7 @@ def create_app(settings: Settings) -> FastAPI:
         try:
             yield
         finally:
-            hub.closing.set()
+            hub.close()
             # Not cancelled: their threads would go on and meet a closed database.
             await asyncio.gather(*sweepers)
             hub.database.close()
@@ -138,7 +138,7 @@ class _Server(uvicorn.Server):
         self._hub = hub
 
     async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
-        self._hub.closing.set()
+        self._hub.close()
         await super().shutdown(sockets)  # type: ignore[arg-type]
 
 

@@ -190,6 +190,27 @@ def test_events_arrive_while_waiting(live, token, site, handmade):
         assert 0.4 < time.monotonic() - idle < 5
 
 
+def test_news_wakes_who_waits_for_it(monkeypatch, live, token, site, handmade):
+    """Without the pauses after which a hub looks for what others did."""
+    monkeypatch.setattr("suture_service.hub.FIRST_PAUSE", 60)
+    monkeypatch.setattr("suture_service.hub.LONGEST_PAUSE", 60)
+    with live.client(site) as client, live.client(token) as requester, ThreadPoolExecutor(2) as pool:
+        lease = pool.submit(client.post, "/v1/tasks/lease", json={"wait": 25})
+        until(lambda: live.hub.metrics.waiting._value.get() == 1)
+        asked = time.monotonic()
+        job = ask(live, token, handmade)
+        task = lease.result(20).json()
+        assert task["job"]["id"] == job["id"]
+        assert time.monotonic() - asked < 15
+        path = f"/v1/jobs/{job['id']}/events"
+        seen = requester.get(path).json()["next"]
+        events = pool.submit(requester.get, path, params={"after": seen, "wait": 25})
+        until(lambda: live.hub.metrics.waiting._value.get() == 1)
+        client.post(f"/v1/tasks/{task['id']}/fail", json={"fence": task["fence"], "code": "work.failed"})
+        assert "failed" in {event["data"].get("state") for event in events.result(20).json()["items"]}
+    assert live.hub._listeners == {}
+
+
 def test_the_hub_itself_notices_a_lapsed_lease(live, token, site, handmade):
     ask(live, token, handmade)
     with live.client(site) as client:

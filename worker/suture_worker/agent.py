@@ -45,7 +45,7 @@ RING_AGAIN_SECONDS = 10.0
 NO_WORKER_SECONDS = 600.0
 _DELIVERY_SECONDS = 24 * 3600.0
 _FETCH_SECONDS = 1800.0
-_TICK = 0.25
+_TICK = 0.1
 
 log = structlog.get_logger(__name__)
 _T = TypeVar("_T")

@@ -105,7 +105,7 @@ async def job_events(
         items = [EventOut(seq=row.seq, at=row.at, task=row.task_id, kind=row.kind, data=row.data) for row in rows]
         return EventsOut(items=items, next=rows[-1].seq if rows else after) if rows or ended else None
 
-    found = await hub.poll(request, wait, lambda: hub.read(look))
+    found = await hub.poll(request, wait, job_id, lambda: hub.read(look))
     return found or EventsOut(items=[], next=after)
 
 

@@ -18,7 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from suture_service.audit.chain import HUB
 from suture_service.audit.chain import record as audit
 from suture_service.auth import Caller
-from suture_service.hub import Hub
+from suture_service.hub import Hub, party_news, tell
 from suture_service.jobs import repository
 from suture_service.jobs.states import (
     ACTIVE_JOBS,
@@ -143,6 +143,9 @@ class Flow:
 
     def record(self, kind: str, data: dict[str, Any], task: Task | None = None) -> None:
         """Add an event to the job's history."""
+        tell(self._session, self.job.id)
+        if task is not None and task.state == TaskState.OPEN:
+            tell(self._session, party_news(task.party_id))
         self.job.last_seq += 1
         task_id = task.id if task is not None else None
         self._session.add(

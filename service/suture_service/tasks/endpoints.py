@@ -9,7 +9,7 @@ from starlette.concurrency import run_in_threadpool
 
 from suture_service.auth import SiteDep
 from suture_service.errors import answers
-from suture_service.hub import HubDep
+from suture_service.hub import HubDep, party_news
 from suture_service.models.service import StoredFile
 from suture_service.parties.schemas import MAX_INTEGER
 from suture_service.tasks import service
@@ -44,7 +44,9 @@ async def lease(hub: HubDep, site: SiteDep, request: Request, body: LeaseIn) -> 
     attempt and fence, and after the last attempt it has failed (`task.attempts_exhausted`).
     """
     await run_in_threadpool(service.note_presence, hub, site)
-    found = await hub.poll(request, body.wait, lambda: run_in_threadpool(service.lease, hub, site))
+    found = await hub.poll(
+        request, body.wait, party_news(site.party_id), lambda: run_in_threadpool(service.lease, hub, site)
+    )
     return found or Response(status_code=204)
 
 
