@@ -24,6 +24,7 @@ from suture_service.hf.xet import service as xet
 from suture_service.hub import Hub, HubDep
 from suture_service.jobs import endpoints as jobs
 from suture_service.jobs.flow import sweep_until_closing
+from suture_service.keys import endpoints as keys
 from suture_service.maintenance.references import refuse_lost_references
 from suture_service.models import endpoints as models
 from suture_service.observe import Metrics, Observe, configure_logging
@@ -49,6 +50,7 @@ _TAGS = [
     {"name": "parties", "description": "Organisations and their tokens."},
     {"name": "sites", "description": "Installations of a party beside its data."},
     {"name": "access", "description": "Ask for the files of gated models; decide about your own."},
+    {"name": "keys", "description": "Public keys of parties; signing and taking back."},
     {"name": "audit", "description": "Who did what."},
     {"name": "health", "description": "For whoever runs the hub."},
 ]
@@ -89,7 +91,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Observe, metrics=hub.metrics, max_request_bytes=settings.max_request_bytes)
     errors.install(app)
     app.include_router(health)
-    for room in (parties, sites, models, access, jobs, tasks, audit):
+    for room in (parties, sites, keys, models, access, jobs, tasks, audit):
         app.include_router(room.router)
     # Last: its paths start with names that callers choose.
     app.include_router(hf)

@@ -54,6 +54,26 @@ class Site(Base):
     party: Mapped[Party] = relationship(back_populates="sites")
 
 
+class PartyKey(Base):
+    """A public key with which a party's signatures are verified; its fingerprint is the sha256 of its PEM text."""
+
+    __tablename__ = "party_keys"
+    __table_args__ = (UniqueConstraint("party_id", "fingerprint"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    party_id: Mapped[int] = mapped_column(ForeignKey("parties.id"))
+    fingerprint: Mapped[str] = mapped_column(SHA256)
+    name: Mapped[str] = mapped_column(NAME)
+    public_key: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime]
+    created_by: Mapped[str] = mapped_column(String(200))
+    revoked_at: Mapped[datetime | None]
+    revoked_by: Mapped[str | None] = mapped_column(String(200))
+    revoked_reason: Mapped[str | None] = mapped_column(Text)
+
+    party: Mapped[Party] = relationship()
+
+
 class Token(Base):
     """A secret's digest and what it opens; a token with a site is that site's."""
 
@@ -182,9 +202,25 @@ class Revision(Base):
     content: Mapped[Json | None] = mapped_column("metadata", JSON(none_as_null=True))
     card: Mapped[Json | None] = mapped_column(JSON(none_as_null=True))
     job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"), unique=True)
+    #: The key that signed it.
+    key_id: Mapped[int | None] = mapped_column(ForeignKey("party_keys.id"), index=True)
+    withdrawn_at: Mapped[datetime | None]
+    withdrawn_by: Mapped[str | None] = mapped_column(String(200))
+    withdrawn_reason: Mapped[str | None] = mapped_column(Text)
 
     model: Mapped[Model] = relationship()
     files: Mapped[list[RevisionFile]] = relationship(order_by="RevisionFile.name")
+    key: Mapped[PartyKey | None] = relationship()
+    members: Mapped[list[RevisionMember]] = relationship(foreign_keys="RevisionMember.revision_id")
+
+
+class RevisionMember(Base):
+    """A revision that another one says it was made of, as far as this hub has it."""
+
+    __tablename__ = "revision_members"
+
+    revision_id: Mapped[int] = mapped_column(ForeignKey("revisions.id"), primary_key=True)
+    member_id: Mapped[int] = mapped_column(ForeignKey("revisions.id"), primary_key=True, index=True)
 
 
 class RevisionFile(Base):

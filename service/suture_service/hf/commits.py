@@ -21,6 +21,7 @@ from suture_service.hf.listing import etag
 from suture_service.hf.routing import Namespace, RepoName, Rev, base_url, hub_router, link_next
 from suture_service.hf.schemas import CommitOut, Committed, NewFile, Preupload, PreuploadFile, PreuploadIn
 from suture_service.hub import Hub, HubDep
+from suture_service.keys.signatures import read_signature
 from suture_service.models.publishing import check_repository
 from suture_service.models.repository import lock_party
 from suture_service.models.service import StoredFile, check_quota, commit, revision_id
@@ -92,7 +93,8 @@ async def make_commit(
         if oid != draft.head_oid:
             contents = {path: _Kept(hub.store, file.sha256, file.size) for path, file in draft.files.items()}
             metadata, card = await run_in_threadpool(check_repository, contents, hub.settings.max_card_bytes)
-            made = _Made(caller, namespace, name, revision, changes, draft, metadata, card)
+            signature = await run_in_threadpool(read_signature, contents) if metadata is not None else None
+            made = _Made(caller, namespace, name, revision, changes, draft, metadata, card, signature)
             if not await hub.write(partial(_write, hub, made)):
                 continue
             hub.metrics.published.inc(int(metadata is not None))
@@ -121,6 +123,7 @@ class _Made:
     draft: _Draft
     metadata: ModelMetadata | None
     card: Json | None
+    signature: bytes | None
 
 
 @dataclass
@@ -171,6 +174,7 @@ def _write(hub: Hub, made: _Made, session: Session) -> bool:
         files=made.draft.files,
         metadata=made.metadata,
         card=made.card,
+        signature=made.signature,
         title=made.changes.header.summary,
         message=made.changes.header.description,
         created_by=made.caller.name,

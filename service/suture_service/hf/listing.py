@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, cast
 
 from suture_service.hf.schemas import Entry, Lfs, RefOut, RefsOut, RepoOut, Sibling, SiblingLfs
+from suture_service.keys.schemas import FlagOut
 from suture_service.models.cards import library, pipeline
 from suture_service.tables import Model, Ref, Revision, RevisionFile
 
@@ -66,9 +67,17 @@ def sibling(file: RevisionFile, *, blobs: bool) -> Sibling:
 
 
 def show_repo(
-    model: Model, revision: Revision, files: Iterable[RevisionFile] | None, *, blobs: bool = False
+    model: Model,
+    revision: Revision,
+    files: Iterable[RevisionFile] | None,
+    *,
+    blobs: bool = False,
+    flags: Sequence[FlagOut] = (),
 ) -> RepoOut:
-    """Describe a repository at a revision; without its files where `files` is None."""
+    """Describe a repository at a revision; without its files where `files` is None.
+
+    What it is flagged for comes as tags as well, which the client shows.
+    """
     siblings = None if files is None else [sibling(file, blobs=blobs) for file in files]
     gated = cast(Literal["auto", "manual", False], model.gated or False)
     return RepoOut(
@@ -78,7 +87,7 @@ def show_repo(
         sha=revision.revision,
         private=model.visibility == "private",
         gated=gated,
-        tags=[tag.tag for tag in model.tags],
+        tags=[tag.tag for tag in model.tags] + sorted({f"flag:{flag.kind}" for flag in flags}),
         pipeline_tag=pipeline(revision.card, revision.content),
         library_name=library(revision.card, revision.content),
         last_modified=model.updated_at,
@@ -86,6 +95,7 @@ def show_repo(
         card_data=revision.card,
         siblings=siblings,
         used_storage=sum(entry.size or 0 for entry in siblings) if siblings is not None and blobs else None,
+        flags=list(flags) or None,
     )
 
 

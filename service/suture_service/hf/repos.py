@@ -16,6 +16,7 @@ from suture_service.hf.listing import show_refs, show_repo
 from suture_service.hf.routing import Namespace, RepoName, Rev, base_url, hub_router, link_next
 from suture_service.hf.schemas import BranchIn, MoveIn, RefsOut, RepoIn, RepoOut, SettingsIn, TagIn
 from suture_service.hub import HubDep
+from suture_service.keys.flags import flags_of
 from suture_service.models.repository import MAIN
 from suture_service.models.schemas import Visibility
 from suture_service.paging import decode, encode
@@ -107,7 +108,13 @@ def list_models(
             with_files=full,
             limit=limit,
         )
-        shown = [show_repo(row.Model, row.Revision, row.Revision.files if full else None) for row in rows[:limit]]
+        flags = flags_of(session, [row.Revision.id for row in rows], caller.party_id)
+        shown = [
+            show_repo(
+                row.Model, row.Revision, row.Revision.files if full else None, flags=flags.get(row.Revision.id, ())
+            )
+            for row in rows[:limit]
+        ]
         if len(rows) > limit:
             last = rows[limit - 1].Model
             link_next(request, response, encode(getattr(last, order).isoformat(), last.id))
@@ -132,7 +139,9 @@ def _info(hub: HubDep, caller: Caller, namespace: str, name: str, revision: str,
     with hub.database.reading() as session:
         at = service.get_at(session, caller, namespace, name, revision)
         files = repository.files(session, at.commit.revision_id)
-        return show_repo(at.model, at.commit.revision, files, blobs=blobs)
+        revision_id = at.commit.revision_id
+        flags = flags_of(session, [revision_id], caller.party_id).get(revision_id, ())
+        return show_repo(at.model, at.commit.revision, files, blobs=blobs, flags=flags)
 
 
 @router.get(_MODEL + "/auth-check")

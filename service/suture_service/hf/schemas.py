@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 from pydantic.alias_generators import to_camel
 
+from suture_service.keys.schemas import FlagOut
 from suture_service.tables import Json
 from suture_stitching.portable.metadata import Sha256
 
@@ -217,6 +218,7 @@ class RepoOut(_Said):
     card_data: Json | None = None
     siblings: list[Sibling] | None = None
     used_storage: int | None = None
+    flags: list[FlagOut] | None = None
 
 
 class CommitOut(_Said):

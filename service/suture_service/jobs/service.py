@@ -25,6 +25,7 @@ from suture_service.jobs.schemas import (
     TaskOut,
 )
 from suture_service.jobs.states import ACTIVE_JOBS, JobState
+from suture_service.keys.flags import flags_of
 from suture_service.models.repository import find_revision, unreadable_by
 from suture_service.models.service import MODEL, REPORT, StoredFile, no_model
 from suture_service.parties.repository import find_party
@@ -78,6 +79,15 @@ def _members(session: Session, caller: Caller, asked: JobIn) -> list[Revision]:
         if revision in revisions:
             raise HubError("job.duplicate_model", f"{model.repo} is named twice", where=where)
         revisions.append(revision)
+    flags = flags_of(session, [revision.id for revision in revisions], caller.party_id)
+    for position, revision in enumerate(revisions):
+        if revision.id in flags:
+            raise Conflict(
+                "job.flagged_model",
+                f"{revision.model.repo} should not be used: {flags[revision.id][0].words}",
+                where=f"models.{position}",
+                hint="leave it out, or ask its owner for a new revision",
+            )
     return revisions
 
 

@@ -11,6 +11,8 @@ from suture_service.access.service import get_file
 from suture_service.auth import Caller, CallerDep
 from suture_service.errors import answers
 from suture_service.hub import HubDep
+from suture_service.keys.flags import flags_of
+from suture_service.keys.schemas import FlagOut
 from suture_service.models import repository, search, service
 from suture_service.models.publishing import check_and_keep, receive_parts
 from suture_service.models.schemas import FileOut, ModelChange, ModelOut, RevisionOut, Visibility
@@ -30,6 +32,7 @@ _PARTS = {
         "model": {**_BINARY, "description": "`model.safetensors`, a portable model."},
         "metadata": {**_BINARY, "description": "`suture.json`."},
         "card": {**_BINARY, "description": "`README.md`, the model card."},
+        "signature": {**_BINARY, "description": "`model.sig`, by a key that your party has registered."},
     },
     "additionalProperties": False,
 }
@@ -53,14 +56,20 @@ def list_models(
     """List the models the caller may read, narrowed to those that have all that is asked for."""
     with hub.database.reading() as session:
         rows = search.list_models(session, caller.party_id, wanted, cursor=cursor, limit=limit)
-        return page(rows, limit, lambda row: _show(row, caller), lambda row: search.key_of(row, wanted.sort))
+        flags = flags_of(session, [row.Revision.id for row in rows], caller.party_id)
+        return page(
+            rows,
+            limit,
+            lambda row: _show(row, caller, flags.get(row.Revision.id, [])),
+            lambda row: search.key_of(row, wanted.sort),
+        )
 
 
 @router.get("/{party}/{name}", responses=answers(404, 422))
 def get_model(hub: HubDep, caller: CallerDep, party: str, name: str) -> ModelOut:
     """Read a model. One that is private to others looks unknown."""
     with hub.database.reading() as session:
-        return _show(service.get_model(session, caller, f"{party}/{name}"), caller)
+        return _show_flagged(session, service.get_model(session, caller, f"{party}/{name}"), caller)
 
 
 @router.patch("/{party}/{name}", responses=answers(403, 404, 422))
@@ -68,7 +77,7 @@ def change_model(hub: HubDep, caller: CallerDep, party: str, name: str, body: Mo
     """Change who may read an own model (role `publisher`)."""
     with hub.database.writing() as session:
         found = service.change(session, caller, f"{party}/{name}", hub.now(), body)
-        return _show(found, caller)
+        return _show_flagged(session, found, caller)
 
 
 @router.get("/{party}/{name}/revisions", responses=answers(404, 422))
@@ -81,7 +90,13 @@ def list_revisions(
         repo = f"{party}/{name}"
         service.get_model(session, caller, repo)
         rows = repository.list_revisions(session, caller.party_id, repo, int(before[0]) if before else None, limit)
-        return page(rows, limit, show_revision, lambda revision: (revision.id,))
+        flags = flags_of(session, [revision.id for revision in rows], caller.party_id)
+        return page(
+            rows,
+            limit,
+            lambda revision: _show_revision(revision, flags.get(revision.id, [])),
+            lambda revision: (revision.id,),
+        )
 
 
 @router.put(
@@ -122,11 +137,12 @@ async def publish(
             files=checked.files,
             metadata=checked.metadata,
             card=checked.card,
+            signature=checked.signature,
             created_by=caller.name,
             now=hub.now(),
             visibility=visibility,
         )
-        return show_revision(revision), new
+        return show_revision(session, revision, caller), new
 
     shown, new = await hub.write(commit)
     if new:
@@ -139,7 +155,7 @@ async def publish(
 def get_revision(hub: HubDep, caller: CallerDep, party: str, name: str, revision: Rev) -> RevisionOut:
     """Read a revision with its files."""
     with hub.database.reading() as session:
-        return show_revision(service.get_revision(session, caller, f"{party}/{name}", revision))
+        return show_revision(session, service.get_revision(session, caller, f"{party}/{name}", revision), caller)
 
 
 @router.head("/{party}/{name}/revisions/{revision}/files/{file}", include_in_schema=False)
@@ -147,12 +163,16 @@ def get_revision(hub: HubDep, caller: CallerDep, party: str, name: str, revision
 async def download(
     hub: HubDep, caller: CallerDep, request: Request, party: str, name: str, revision: Rev, file: str
 ) -> Response:
-    """Download a file: `model.safetensors`, `suture.json`, `README.md` or `report.json`; whole or a `Range` of it."""
+    """Download a file such as `model.safetensors`, `suture.json` or `README.md`; whole or a `Range` of it."""
     found = await hub.read(lambda session: get_file(session, caller, f"{party}/{name}", revision, file, hub.now()))
     return await send_file(request, hub.store, name=found.name, sha256=found.sha256, size=found.size)
 
 
-def _show(row: repository.Listed, caller: Caller) -> ModelOut:
+def _show_flagged(session: Session, row: repository.Listed, caller: Caller) -> ModelOut:
+    return _show(row, caller, flags_of(session, [row.Revision.id], caller.party_id).get(row.Revision.id, []))
+
+
+def _show(row: repository.Listed, caller: Caller, flags: list[FlagOut]) -> ModelOut:
     model, revision = row.Model, row.Revision
     own = model.party_id == caller.party_id
     return ModelOut(
@@ -164,13 +184,18 @@ def _show(row: repository.Listed, caller: Caller) -> ModelOut:
         shared_with=sorted(share.party.name for share in model.shares) if own else [],
         revision=revision.revision,
         metadata=_metadata(revision),
+        flags=flags,
         created_at=model.created_at,
         updated_at=model.updated_at,
     )
 
 
-def show_revision(revision: Revision) -> RevisionOut:
+def show_revision(session: Session, revision: Revision, caller: Caller) -> RevisionOut:
     """Return a revision as the API shows it."""
+    return _show_revision(revision, flags_of(session, [revision.id], caller.party_id).get(revision.id, []))
+
+
+def _show_revision(revision: Revision, flags: list[FlagOut]) -> RevisionOut:
     return RevisionOut(
         id=revision.revision,
         repo=revision.model.repo,
@@ -179,6 +204,8 @@ def show_revision(revision: Revision) -> RevisionOut:
         metadata=_metadata(revision),
         files=[FileOut(name=file.name, size=file.size, sha256=file.sha256) for file in revision.files],
         job=revision.job_id,
+        signed_by=revision.key.fingerprint if revision.key is not None else None,
+        flags=flags,
     )
 
 

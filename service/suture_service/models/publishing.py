@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from starlette.concurrency import run_in_threadpool
 
 from suture_service.errors import HubError
+from suture_service.keys.signatures import read_signature
 from suture_service.models.cards import read_card
 from suture_service.models.service import CARD, METADATA, MODEL, StoredFile
 from suture_service.settings import Settings
@@ -20,8 +21,9 @@ from suture_service.tables import Json
 from suture_stitching.errors import SutureError
 from suture_stitching.portable.format import FORMAT, MAX_HEADER, check_against, read_header
 from suture_stitching.portable.metadata import MAX_BYTES, ModelMetadata
+from suture_stitching.portable.signature import MAX_SIGNATURE, SIGNATURE
 
-_FILES = {"model": MODEL, "metadata": METADATA, "card": CARD}
+_FILES = {"model": MODEL, "metadata": METADATA, "card": CARD, "signature": SIGNATURE}
 
 
 @dataclass(frozen=True)
@@ -31,19 +33,25 @@ class CheckedUpload:
     files: dict[str, StoredFile]
     metadata: ModelMetadata
     card: Json | None
+    signature: bytes | None
 
 
 @asynccontextmanager
 async def receive_parts(
     store: BlobStore, settings: Settings, chunks: AsyncIterator[bytes], content_type: str | None
 ) -> AsyncIterator[dict[str, Upload]]:
-    """Receive the parts `model`, `metadata` and perhaps `card`; give them by file name, removed at the end unless kept.
+    """Receive `model`, `metadata`, perhaps `card`, `signature`; give them by file name, removed at the end unless kept.
 
     Raises `HubError` (`upload.*`) for an unknown, doubled or missing part.
     """
-    limits = {"model": settings.max_model_bytes, "metadata": MAX_BYTES, "card": settings.max_card_bytes}
+    limits = {
+        "model": settings.max_model_bytes,
+        "metadata": MAX_BYTES,
+        "card": settings.max_card_bytes,
+        "signature": MAX_SIGNATURE,
+    }
     reader = MultipartReader(chunks, content_type)
-    parts = "the parts are model, metadata and, if you like, card"
+    parts = "the parts are model, metadata and, if you like, card and signature"
     async with AsyncExitStack() as stack:
         uploads: dict[str, Upload] = {}
         while (part := await reader.next_part()) is not None:
@@ -63,10 +71,11 @@ async def receive_parts(
 async def check_and_keep(uploads: dict[str, Upload]) -> CheckedUpload:
     """Check model, metadata and card against each other, then give all files their final names."""
     metadata, card = await run_in_threadpool(_check, uploads)
+    signature = await run_in_threadpool(read_signature, uploads)
     for upload in uploads.values():
         await upload.keep()
     files = {name: StoredFile(upload.sha256, upload.size) for name, upload in uploads.items()}
-    return CheckedUpload(files, metadata, card)
+    return CheckedUpload(files, metadata, card, signature)
 
 
 def _check(uploads: dict[str, Upload]) -> tuple[ModelMetadata, Json | None]:

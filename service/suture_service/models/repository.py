@@ -85,7 +85,11 @@ def _revisions() -> Select[Revision]:
         select(Revision)
         .join(Revision.model)
         .join(Model.party)
-        .options(contains_eager(Revision.model).contains_eager(Model.party), selectinload(Revision.files))
+        .options(
+            contains_eager(Revision.model).contains_eager(Model.party),
+            selectinload(Revision.files),
+            joinedload(Revision.key),
+        )
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from suture_service.keys.schemas import FINGERPRINT, FlagOut
 from suture_service.parties.schemas import Input
 from suture_stitching.portable.metadata import Name
 
@@ -36,6 +37,7 @@ class ModelOut(BaseModel):
     shared_with: list[str] = Field(description="Parties that may read a private model; shown to its owner only.")
     revision: str = Field(description="The newest revision.", examples=[REVISION])
     metadata: dict[str, Any] = Field(description="Its `suture.json`.", examples=[METADATA])
+    flags: list[FlagOut] = Field(default=[], description="Why its newest revision should not be used.")
     created_at: datetime
     updated_at: datetime
 
@@ -69,3 +71,7 @@ class RevisionOut(BaseModel):
     metadata: dict[str, Any] = Field(description="Its `suture.json`.", examples=[METADATA])
     files: list[FileOut]
     job: str | None = Field(default=None, description="The job that made it, when the hub published a job's result.")
+    signed_by: str | None = Field(
+        default=None, description="The fingerprint of its owner's key.", examples=[FINGERPRINT]
+    )
+    flags: list[FlagOut] = Field(default=[], description="Why it should not be used.")

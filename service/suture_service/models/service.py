@@ -12,6 +12,8 @@ from sqlalchemy.orm import Session
 from suture_service.audit.chain import record
 from suture_service.auth import Caller
 from suture_service.errors import Forbidden, HubError, NotFound, TooLarge
+from suture_service.keys.flags import link_members
+from suture_service.keys.signatures import signing_key
 from suture_service.models import repository
 from suture_service.models.cards import tags_of
 from suture_service.models.schemas import ModelChange, Visibility
@@ -30,6 +32,7 @@ from suture_service.tables import (
     RevisionFile,
 )
 from suture_stitching.portable.metadata import ModelMetadata
+from suture_stitching.portable.signature import SIGNATURE
 
 MODEL, METADATA, CARD, REPORT = "model.safetensors", "suture.json", "README.md", "report.json"
 
@@ -82,6 +85,7 @@ def publish(
     visibility: Visibility = "private",
     job_id: str | None = None,
     card: Json | None = None,
+    signature: bytes | None = None,
 ) -> tuple[Revision, bool]:
     """Add a revision whose files are checked and stored; return it, and whether it is new.
 
@@ -99,7 +103,15 @@ def publish(
         return existing, False
     title = "Publish" if job_id is None else f"Result of {job_id}"
     made = commit(
-        session, model, files=files, metadata=metadata, card=card, title=title, created_by=created_by, now=now
+        session,
+        model,
+        files=files,
+        metadata=metadata,
+        card=card,
+        signature=signature,
+        title=title,
+        created_by=created_by,
+        now=now,
     )
     made.revision.job_id = job_id
     session.flush()
@@ -126,15 +138,17 @@ def commit(
     message: str = "",
     branch: str = repository.MAIN,
     card: Json | None = None,
+    signature: bytes | None = None,
 ) -> Commit:
     """Add a commit of exactly these files, checked and stored, and move a branch to it; the party must be locked.
 
     `metadata` is that of the portable model among the files, None where there is none; `card` the YAML block of the
-    card.
+    card; `signature` the content of `model.sig`. Raises `SutureError` (`signature.*`) if the party did not sign them.
     """
     identity = revision_id(files)
     revision = repository.own_revision(session, model.id, identity)
     if revision is None:
+        assert signature is not None or metadata is None or SIGNATURE not in files, "a signature is always checked"
         content = None if metadata is None else metadata.model_dump(mode="json", by_alias=True, exclude_none=True)
         revision = Revision(
             model=model,
@@ -148,6 +162,11 @@ def commit(
                 for key, file in sorted(files.items())
             ],
         )
+        if metadata is not None:
+            link_members(session, revision, metadata)
+        if signature is not None:
+            digests = {name: file.sha256 for name, file in files.items()}
+            revision.key = signing_key(session, model.party_id, digests, signature)
     ref = repository.branch(session, model.id, branch)
     made = Commit(
         model_id=model.id,

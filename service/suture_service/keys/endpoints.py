@@ -1,0 +1,109 @@
+"""`/v1/parties/{party}/keys`, and the signature and the withdrawal of a revision."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Request, Response
+from sqlalchemy.orm import Session
+
+from suture_service.auth import CallerDep
+from suture_service.errors import answers
+from suture_service.hub import HubDep
+from suture_service.keys import repository, service
+from suture_service.keys.schemas import FINGERPRINT, KeyIn, KeyOut, TakenBack
+from suture_service.models.endpoints import Rev, show_revision
+from suture_service.models.schemas import RevisionOut
+from suture_service.models.service import StoredFile, get_revision
+from suture_service.paging import Cursor, Limit, Page, decode, page
+from suture_service.parties.service import get_party
+from suture_service.tables import PartyKey
+from suture_stitching.portable.signature import MAX_SIGNATURE, SIGNATURE
+
+router = APIRouter(prefix="/v1", tags=["keys"])
+
+Fingerprint = Annotated[str, Path(description="The sha256 of the public key.", examples=[FINGERPRINT])]
+_BUNDLE: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+
+
+@router.get("/parties/{party}/keys", responses=answers(404, 422))
+def list_keys(hub: HubDep, caller: CallerDep, party: str, limit: Limit = 50, cursor: Cursor = None) -> Page[KeyOut]:
+    """List a party's public keys, oldest first, revoked ones included."""
+    after = decode(cursor, int)
+    with hub.database.reading() as session:
+        found = get_party(session, party)
+        rows = repository.list_keys(session, found.id, int(after[0]) if after else None, limit)
+        return page(rows, limit, _show, lambda key: (key.id,))
+
+
+@router.post(
+    "/parties/{party}/keys",
+    status_code=201,
+    responses={200: {"model": KeyOut, "description": "It is registered already."}, **answers(403, 409, 422)},
+)
+def register(hub: HubDep, caller: CallerDep, response: Response, party: str, body: KeyIn) -> KeyOut:
+    """Register a public key of your party (role `admin`)."""
+    with hub.database.writing() as session:
+        key, new = service.register(session, caller, party, body, hub.now())
+        response.status_code = 201 if new else 200
+        return _show(key)
+
+
+@router.post("/parties/{party}/keys/{fingerprint}/revoke", responses=answers(403, 404, 422))
+def revoke(hub: HubDep, caller: CallerDep, party: str, fingerprint: Fingerprint, body: TakenBack) -> KeyOut:
+    """Revoke a key of your party for good (role `admin`). What it signed, and all made of that, is flagged."""
+    with hub.database.writing() as session:
+        return _show(service.revoke(session, caller, party, fingerprint, body.reason, hub.now()))
+
+
+@router.put(
+    "/models/{party}/{name}/revisions/{revision}/signature",
+    status_code=201,
+    responses={200: {"model": RevisionOut, "description": "It is signed so already."}, **answers(403, 404, 409, 422)},
+    openapi_extra=_BUNDLE,
+)
+async def sign(
+    hub: HubDep, caller: CallerDep, request: Request, response: Response, party: str, name: str, revision: Rev
+) -> RevisionOut:
+    """Add a signature to the newest revision of an own model (role `publisher`): a new revision with `model.sig`."""
+    caller.require_own(party, "publisher")
+    repo = f"{party}/{name}"
+    await hub.read(lambda session: get_revision(session, caller, repo, revision).id)
+    async with hub.store.receive(request.stream(), limit=MAX_SIGNATURE, where=SIGNATURE) as upload:
+        signature = upload.read(0, upload.size)
+        await upload.keep()
+    stored = StoredFile(upload.sha256, upload.size)
+
+    def write(session: Session) -> tuple[RevisionOut, bool]:
+        signed, new = service.sign(session, caller, repo, revision, signature, stored, hub.now())
+        return show_revision(session, signed, caller), new
+
+    shown, new = await hub.write(write)
+    response.status_code = 201 if new else 200
+    return shown
+
+
+@router.post("/models/{party}/{name}/revisions/{revision}/withdraw", responses=answers(403, 404, 422))
+def withdraw(hub: HubDep, caller: CallerDep, party: str, name: str, revision: Rev, body: TakenBack) -> RevisionOut:
+    """Withdraw a revision of an own model for good (role `publisher`). It, and all that was made of it, is flagged."""
+    with hub.database.writing() as session:
+        found = service.withdraw(session, caller, f"{party}/{name}", revision, body.reason, hub.now())
+        session.flush()
+        return show_revision(session, found, caller)
+
+
+def _show(key: PartyKey) -> KeyOut:
+    return KeyOut(
+        fingerprint=key.fingerprint,
+        party=key.party.name,
+        name=key.name,
+        public_key=key.public_key,
+        created_at=key.created_at,
+        revoked_at=key.revoked_at,
+        revoked_reason=key.revoked_reason,
+    )

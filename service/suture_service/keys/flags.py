@@ -1,0 +1,86 @@
+"""Lineage in the database, and which revisions are flagged by it. No more than SQL: kept free of other rooms' rules."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+from sqlalchemy import and_, or_, select
+from sqlalchemy.orm import Session, joinedload
+
+from suture_service.keys.schemas import FlagOut
+from suture_service.models.repository import may_read
+from suture_service.tables import Model, Party, PartyKey, Revision, RevisionMember
+from suture_stitching.portable.metadata import Member, ModelMetadata
+
+
+def link_members(session: Session, revision: Revision, metadata: ModelMetadata) -> None:
+    """Write down which revisions a new one says it was made of, as far as this hub has them."""
+    lineage = metadata.lineage
+    found = (_member(session, member) for member in (lineage.members if lineage is not None else ()))
+    revision.members = [RevisionMember(member_id=row) for row in dict.fromkeys(found) if row is not None]
+
+
+def _member(session: Session, member: Member) -> int | None:
+    party, _, name = member.repo.partition("/")
+    deleted = and_(Model.deleted_at.is_not(None), Model.name.startswith(f"{name}~", autoescape=True))
+    statement = (
+        select(Revision.id)
+        .join(Revision.model)
+        .join(Model.party)
+        .where(Party.name == party, or_(Model.name == name, deleted), Revision.revision == member.revision)
+        .order_by(Model.deleted_at.is_not(None), Revision.id.desc())
+    )
+    return session.scalars(statement.limit(1)).one_or_none()
+
+
+class _Cause(NamedTuple):
+    root: int
+    revision: Revision
+    readable: bool
+
+
+def flags_of(session: Session, revision_ids: Collection[int], party_id: int) -> dict[int, list[FlagOut]]:
+    """Return the flags of each of the revisions that has any, oldest first, as this party may read them."""
+    if not revision_ids:
+        return {}
+    origin = (
+        select(Revision.id.label("root"), Revision.id.label("id"))
+        .where(Revision.id.in_(revision_ids))
+        .cte("origin", recursive=True)
+    )
+    # A union leaves out what is there already: shared ancestors come once, and a circle ends.
+    origin = origin.union(
+        select(origin.c.root, RevisionMember.member_id).join(RevisionMember, RevisionMember.revision_id == origin.c.id)
+    )
+    statement = (
+        select(origin.c.root, Revision, may_read(party_id).label("readable"))
+        .join(Revision, Revision.id == origin.c.id)
+        .join(Revision.model)
+        .join(Revision.key, isouter=True)
+        .where(or_(Revision.withdrawn_at.is_not(None), PartyKey.revoked_at.is_not(None)))
+        .options(joinedload(Revision.model).joinedload(Model.party), joinedload(Revision.key))
+        .order_by(Revision.id)
+    )
+    flags: dict[int, list[FlagOut]] = {}
+    for row in session.execute(statement):
+        cause = _Cause(*row)
+        # Whoever may read a model may read what it was itself taken back for.
+        readable = cause.readable or cause.root == cause.revision.id
+        flags.setdefault(cause.root, []).extend(_flags(cause.revision, readable=readable))
+    return flags
+
+
+def _flags(revision: Revision, *, readable: bool) -> Sequence[FlagOut]:
+    repo, identity = (revision.model.repo, revision.revision) if readable else (None, None)
+    found = []
+    if revision.withdrawn_at is not None:
+        reason = (revision.withdrawn_reason or "") if readable else ""
+        flag = FlagOut(kind="withdrawn", repo=repo, revision=identity, reason=reason, at=revision.withdrawn_at)
+        found.append(flag)
+    key = revision.key
+    if key is not None and key.revoked_at is not None:
+        # Keys, and why they were revoked, are for every party to see; whose it is would tell whose model it is.
+        reason = (key.revoked_reason or "") if readable else ""
+        found.append(FlagOut(kind="key_revoked", repo=repo, revision=identity, reason=reason, at=key.revoked_at))
+    return found

@@ -1,0 +1,62 @@
+"""What the API says about keys, and about what was taken back."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field
+
+from suture_service.parties.schemas import Input
+from suture_stitching.portable.metadata import Name, Text
+from suture_stitching.portable.signature import MAX_KEY
+
+FINGERPRINT = "170f6c676af5cc4931cbb06c189ec93291c7f2be75b136bfc42c6298d44c2694"
+Reason = Annotated[Text, Field(min_length=1, max_length=1000)]
+
+
+class KeyIn(Input):
+    """A public key."""
+
+    name: Name = Field(description="For people, to tell keys apart.", examples=["north-2026"])
+    public_key: str = Field(
+        max_length=MAX_KEY,
+        description="In PEM, of the curve P-256, P-384 or P-521.",
+        examples=["-----BEGIN PUBLIC KEY-----\n…\n-----END PUBLIC KEY-----\n"],
+    )
+
+
+class KeyOut(BaseModel):
+    """A party's public key. Readers that trust it compare the fingerprint with what the party tells them itself."""
+
+    fingerprint: str = Field(description="The sha256 of `public_key`.", examples=[FINGERPRINT])
+    party: str = Field(examples=["north"])
+    name: str = Field(examples=["north-2026"])
+    public_key: str
+    created_at: datetime
+    revoked_at: datetime | None
+    revoked_reason: str | None
+
+
+class TakenBack(Input):
+    """Why a key is revoked, or a revision withdrawn. It cannot be undone."""
+
+    reason: Reason = Field(description="Everyone who sees the model reads this.", examples=["trained on wrong labels"])
+
+
+class FlagOut(BaseModel):
+    """Why a revision should not be used: it, or one that it was made of, was withdrawn, or the key of its signature
+    was revoked."""
+
+    kind: Literal["withdrawn", "key_revoked"]
+    repo: str | None = Field(description="Which model; null if it is not shared with you.", examples=["north/digits"])
+    revision: str | None = Field(description="Which revision of it.")
+    reason: str
+    at: datetime
+
+    @property
+    def words(self) -> str:
+        """The flag as people read it."""
+        what = self.repo or "a model that is not shared with you"
+        done = "was withdrawn" if self.kind == "withdrawn" else "is signed with a revoked key"
+        return f"{what} {done}" + (f" ({self.reason})" if self.reason else "")
