@@ -1,0 +1,182 @@
+"""What the operator is asked and answers, at the command line."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime
+
+import pytest
+from typer.testing import CliRunner
+
+from suture.cli.app import app
+from suture.cli.terminal import console
+from suture_stitching.errors import SutureError
+from suture_worker.gate import Draft
+from suture_worker.held import Held
+from suture_worker.inbox import AskedModel, Estimate, Inbox, Request
+from suture_worker.lease import Task
+from suture_worker.outbox import Outbox
+
+
+@pytest.fixture
+def task(make):
+    return Task.parse(make.leased("evaluate", requester="south", dataset="patches"))
+
+
+@pytest.fixture
+def request_of(task):
+    def make_request(**changes):
+        models = tuple(
+            AskedModel(**member.ref.model_dump(), party=member.party, size=3 * 2**20) for member in task.spec.members
+        )
+        content = {
+            "task": task.id,
+            "digest": task.digest,
+            "asked_at": datetime.now(UTC),
+            "party": "south",
+            "action": "evaluate",
+            "dataset": "patches",
+            "job": "job_1",
+            "models": models,
+            "candidates": 4,
+            "leaves": ("metrics",),
+            "estimate": Estimate(flops_per_sample=2_000_000_000, peak_bytes=2**20, seconds_per_1000=12.3),
+        }
+        return Request(**{**content, **changes})
+
+    return make_request
+
+
+@pytest.fixture
+def inbox(site, request_of):
+    box = Inbox(site.state / "inbox")
+    box.ask(request_of())
+    return box
+
+
+@pytest.fixture
+def suture(site, monkeypatch):
+    monkeypatch.setattr(console, "_width", 240)
+
+    def run(*arguments, code=0):
+        ended = CliRunner().invoke(app, ["site", *arguments, str(site.path)])
+        assert ended.exit_code == code, ended.output
+        return re.sub(r"\s+", " ", ended.output)
+
+    return run
+
+
+def test_a_request_is_shown_whole(inbox, suture):
+    assert "task_evaluate south evaluate patches north/net, south/net" in suture("inbox", "list")
+    shown = suture("inbox", "show", "task_evaluate")
+    assert "south asks to evaluate with patches" in shown
+    assert "runs 4 candidates" in shown
+    assert "2 GFLOPs per sample and pass, 1.0 MiB of memory for two samples, about 12 s per 1000 samples" in shown
+    assert "would leave metrics" in shown
+    assert "0" * 64 in shown
+    assert "3.0 MiB" in shown
+
+
+def test_an_answer_counts_for_exactly_what_was_asked(inbox, suture, task, make):
+    assert inbox.answer(task, "patches") is None
+    suture("inbox", "approve", "task_evaluate", "--reason", "agreed on Monday")
+    decision = inbox.answer(task, "patches")
+    assert decision.approved
+    again = Task.parse({**make.leased("evaluate", requester="south", dataset="patches"), "attempt": 2, "fence": 2})
+    assert inbox.answer(again, "patches") == decision
+    other = Task.parse(make.leased("evaluate", requester="south", dataset="patches", own=1))
+    assert other.id == task.id
+    assert inbox.answer(other, "patches") is None, "other content under the same id"
+    assert "nothing is asked" in suture("inbox", "list")
+    assert "decided already" in suture("inbox", "decline", "task_evaluate", code=5)
+
+
+def test_every_answer_is_written_down(inbox, suture, site):
+    suture("inbox", "decline", "task_evaluate", "--reason", "no contract", "--tell", "no_agreement")
+    noted = json.loads((site.state / "inbox" / "decisions.jsonl").read_text())
+    assert (noted["approved"], noted["reason"], noted["told"]) == (False, "no contract", "no_agreement")
+    assert noted["by"]
+
+
+def test_a_standing_approval_holds_for_party_action_and_dataset_until_it_is_withdrawn(inbox, suture, make):
+    suture("inbox", "approve", "task_evaluate", "--remember", "30")
+    other = Task.parse({**make.leased("evaluate", requester="south"), "id": "task_2"})
+    assert inbox.answer(other, "patches").approved
+    assert inbox.answer(other, "other") is None
+    assert inbox.answer(Task.parse({**make.leased("evaluate"), "id": "task_3"}), "patches") is None
+    assert inbox.answer(Task.parse({**make.leased("fit", requester="south"), "id": "task_4"}), "patches") is None
+    assert "south evaluate patches" in suture("inbox", "standing")
+    suture("inbox", "forget", "south", "evaluate", "patches")
+    assert inbox.answer(other, "patches") is None
+    assert "none" in suture("inbox", "standing")
+
+
+def test_a_standing_approval_ends(inbox, suture, make, site):
+    suture("inbox", "approve", "task_evaluate", "--remember", "1")
+    path = site.state / "inbox" / "standing.json"
+    content = json.loads(path.read_text())
+    content["rules"][0]["until"] = "2001-01-01T00:00:00Z"
+    path.write_text(json.dumps(content))
+    assert inbox.answer(Task.parse({**make.leased("evaluate", requester="south"), "id": "task_2"}), "patches") is None
+
+
+def test_what_is_not_asked(inbox, suture):
+    assert "nothing is asked" in suture("inbox", "show", "task_none", code=5)
+    assert "not the id" in suture("inbox", "approve", "../../etc", code=5)
+
+
+# The outbox
+
+
+@pytest.fixture
+def held(site, task):
+    box = Held(site.state / "outbox" / "held")
+    (site.state / "stitches").write_bytes(b"\x00" * 100)
+    parts = [
+        Draft.of("file", "stitches.safetensors", site.state / "stitches"),
+        Draft.of("result", None, b'{"document":{"n":60},"fence":1}'),
+    ]
+    box.keep(task, parts)
+    return box
+
+
+def test_what_would_leave_is_shown_byte_for_byte(held, suture, site):
+    assert "stitches.safetensors (100 B), document (31 B)" in suture("outbox", "list")
+    assert '{"document":{"n":60},"fence":1}' in suture("outbox", "show", "task_evaluate")
+    ended = CliRunner().invoke(app, ["site", "outbox", "show", "task_evaluate", str(site.path), "--part", "0"])
+    assert ended.stdout_bytes == b"\x00" * 100
+
+
+def test_what_was_changed_after_it_was_shown_does_not_leave(held, task, suture, site):
+    suture("outbox", "release", "task_evaluate")
+    assert held.verdict(task.id).released
+    (site.state / "outbox" / "held" / task.id / "1").write_bytes(b'{"document":{"n":61},"fence":1}')
+    outbox = Outbox(site.state / "outbox", min_samples=11)
+    with pytest.raises(SutureError) as caught:
+        outbox.released(task)
+    outbox.close()
+    assert caught.value.code == "outbox.altered"
+    assert "0 records" in suture("egress", "verify")
+
+
+def test_a_verdict_is_about_one_lease(held, task, suture, make):
+    suture("outbox", "refuse", "task_evaluate", "--reason", "no")
+    assert held.verdict(task.id).released is False
+    again = Task.parse({**make.leased("evaluate", requester="south", dataset="patches"), "attempt": 2, "fence": 2})
+    assert not held.has(again)
+    held.keep(again, [Draft.of("result", None, b"{}")])
+    assert held.verdict(task.id) is None
+
+
+def test_what_left_can_be_listed_and_shown(held, task, suture, site):
+    outbox = Outbox(site.state / "outbox", min_samples=11)
+    outbox.released(task)
+    outbox.close()
+    assert "2 records, unbroken" in suture("egress", "verify")
+    assert "stitches.safetensors" in suture("egress", "list")
+    assert suture("egress", "show", "2").strip() == '{"document":{"n":60},"fence":1}'
+    assert "100 bytes" in suture("egress", "show", "1")
+    log = site.state / "outbox" / "egress.jsonl"
+    log.write_bytes(log.read_bytes().splitlines(keepends=True)[0])
+    assert "records 2 to 2 are missing at the end" in suture("egress", "verify", code=5)
