@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install
 PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
 	$$name -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$name && break; done)
 
-.PHONY: help demo up test lint format clean
+.PHONY: help demo up test faults lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## show this
@@ -22,6 +22,9 @@ up: $(INSTALLED)  ## keep a hub and a site running on this machine
 
 test: $(INSTALLED)  ## run all tests
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
+
+faults: $(INSTALLED)  ## break everything at every stage of a job, and write what came of it to docs/faults.md
+	@$(BIN)/python -m tests.fault --jobs 2 --write docs/faults.md
 
 lint: $(INSTALLED)  ## check style and types
 	@$(BIN)/ruff check
