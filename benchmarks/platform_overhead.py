@@ -1,0 +1,175 @@
+"""What the platform adds: a job by hub and site beside the same fit, evaluation and composition as plain calls.
+
+    python benchmarks/platform_overhead.py [--repeats 20] [--steps 300]
+
+Everything is on this machine: hub, agent, Celery worker, Redis and one site with north's digits, many times over with
+noise. Both sides use one thread and must give the same bytes. Prints seconds per part and one line of JSON; the
+overhead wanted is at most 5 seconds and 5 percent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from suture import digits
+from suture.demo import write_data
+from suture.hub import Hub
+from suture.installation import Installation
+from suture.parcel import export_model
+from suture_stitching.compose import compose
+from suture_stitching.data import open_dataset
+from suture_stitching.data.spec import DatasetSpec
+from suture_stitching.evaluate import evaluate
+from suture_stitching.fit import FitOptions, Member, fit
+from suture_stitching.fitted import FitResult
+from suture_stitching.portable.metadata import Member as Ref
+from suture_stitching.portable.metadata import ModelMetadata
+from suture_stitching.portable.runtime import load, save
+from suture_stitching.select import choose
+
+MODELS = ("north/plain", "north/residual")
+T = TypeVar("T")
+
+
+def main() -> None:
+    """Measure both, and compare."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=20, help="how often north's 900 digits are in the data")
+    parser.add_argument("--steps", type=int, default=300, help="steps of refinement")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    options = {"refine_steps": arguments.steps}
+    with tempfile.TemporaryDirectory(prefix="suture-overhead-") as name:
+        root = Path(name)
+        data = root / "data" / "digits.npz"
+        write_images(data, arguments.repeats)
+        folders = make_models(root)
+        job, tasks, model = through_hub(root / "here", data, folders, options)
+        parts, plain_model = plain(root, data, folders, options)
+    plain_seconds = sum(parts.values())
+    for kind, seconds in tasks.items():
+        print(f"{kind:>9}: {seconds:7.2f} s from open to done, {parts[kind]:7.2f} s as a plain call")
+    overhead = job - plain_seconds
+    print(
+        json.dumps(
+            {
+                "job_seconds": round(job, 2),
+                "plain_seconds": round(plain_seconds, 2),
+                "overhead_seconds": round(overhead, 2),
+                "overhead_percent": round(100 * overhead / plain_seconds, 2),
+                "same_bytes": model == plain_model,
+            }
+        )
+    )
+
+
+def write_images(path: Path, repeats: int) -> None:
+    """Write north's digits, `repeats` times with noise."""
+    images = digits.parties(0)["north"]
+    rng = np.random.default_rng(0)
+    many = np.tile(images.images, (repeats, 1, 1, 1))
+    noisy = np.clip(many + rng.normal(0, 0.05, many.shape), 0, 1).astype(np.float32)
+    write_data(path, digits.PartyData(noisy, np.tile(images.labels, repeats), np.tile(images.split, repeats)))
+
+
+def make_models(root: Path) -> dict[str, Path]:
+    """Train and export the two models."""
+    folders = {}
+    for repo, (party, images) in zip(MODELS, digits.parties(0).items(), strict=True):
+        train = images.split == "train"
+        module = digits.train(digits.network(party), images.images[train], images.labels[train], epochs=5)
+        folders[repo] = root / party
+        folders[repo].mkdir()
+        target = folders[repo] / "model.safetensors"
+        example = torch.from_numpy(images.images[:2])
+        metadata = export_model(
+            module, example, target, labels=digits.LABELS, license="CC0-1.0", value_range=(0.0, 1.0)
+        )
+        (folders[repo] / "suture.json").write_text(metadata.to_json())
+    return folders
+
+
+def through_hub(
+    root: Path, data: Path, folders: dict[str, Path], options: dict[str, Any]
+) -> tuple[float, dict[str, float], str]:
+    """Return the seconds of a job, those of its tasks, and the digest of the model it published."""
+    dataset = {"path": data, "format": "npz", "labels": digits.LABELS, "value_range": [0.0, 1.0]}
+    with Installation(root) as here:
+        here.start_hub()
+        here.add_party("north")
+        here.add_site("north", {"digits": dataset}, allow={"north": ["fit", "evaluate"]}, limits={"threads": 1})
+        here.start_site("north")
+        here.wait_until_ready()
+        hub = Hub(here.url, here.token("north"))
+        for repo, folder in folders.items():
+            hub.publish_file(folder, repo, show=lambda _parcel: None)
+        here.wait_until_online("north")
+        # The first one also waits for the worker, which may still be starting.
+        hub.stitch(list(MODELS), "digits", publish_as="first", refine=False).wait(3600, progress=False)
+        started = time.monotonic()
+        job = hub.stitch(list(MODELS), "digits", publish_as="both", **options)
+        status = job.wait(36000, progress=False)
+        seconds = time.monotonic() - started
+        assert status.result is not None
+        revision = hub.revision("north/both", status.result.revision)
+        moments: dict[tuple[str, str], float] = {}
+        for event in job.events():
+            if event.kind == "task":
+                moments[event.data["kind"], event.data["state"]] = event.at.timestamp()
+        hub.connection.close()
+    kinds = ("fit", "evaluate", "compose")
+    return seconds, {kind: moments[kind, "done"] - moments[kind, "open"] for kind in kinds}, revision.model_file.sha256
+
+
+def plain(root: Path, data: Path, folders: dict[str, Path], options: dict[str, Any]) -> tuple[dict[str, float], str]:
+    """Return the seconds of each part as a plain call, and the digest of the composed model."""
+    spec = DatasetSpec(path=data, format="npz", labels=tuple(digits.LABELS), value_range=(0.0, 1.0))
+    seconds: dict[str, float] = {}
+
+    def timed(kind: str, work: Callable[[], T]) -> T:
+        started = time.monotonic()
+        result = work()
+        seconds[kind] = time.monotonic() - started
+        return result
+
+    def members() -> list[Member]:
+        made = []
+        for repo, folder in folders.items():
+            file = folder / "model.safetensors"
+            metadata = ModelMetadata.model_validate_json((folder / "suture.json").read_bytes())
+            ref = Ref(repo=repo, revision="0" * 40, sha256=hashlib.sha256(file.read_bytes()).hexdigest())
+            made.append(Member(load(file), metadata, ref))
+        return made
+
+    def work_fit() -> FitResult:
+        fitted = fit(members(), open_dataset(spec), options=FitOptions(**options), checkpoint=root / "checkpoint")
+        fitted.save(root)
+        return fitted
+
+    fitted = timed("fit", work_fit)
+    found = timed(
+        "evaluate",
+        lambda: evaluate(members(), fitted, open_dataset(spec), own=0, checkpoint=root / "checkpoint"),
+    )
+
+    def work_compose() -> None:
+        choice = choose(fitted.candidates, {"north": found}, requester="north")
+        composed = compose(members(), fitted, choice.chosen)
+        save(composed.graph, composed.tensors, root / "both.safetensors")
+
+    timed("compose", work_compose)
+    return seconds, hashlib.sha256((root / "both.safetensors").read_bytes()).hexdigest()
+
+
+if __name__ == "__main__":
+    main()
