@@ -69,6 +69,20 @@ class File(_Answer):
     sha256: Sha256
 
 
+class Flag(_Answer):
+    """Why a revision should not be used: it, or one it was made of, was withdrawn, or its key was revoked."""
+
+    kind: str
+    repo: Repo | None = None
+    revision: RevisionId | None = None
+    reason: str = ""
+
+    def __str__(self) -> str:
+        what = self.repo or "a model that is not shared with you"
+        done = {"withdrawn": "was withdrawn", "key_revoked": "is signed with a revoked key"}.get(self.kind, self.kind)
+        return f"{what} {done}" + (f": {self.reason}" if self.reason else "")
+
+
 class Revision(_Answer):
     """An immutable commit of a model; its id is computed from its files' digests, and checked here."""
 
@@ -78,6 +92,8 @@ class Revision(_Answer):
     metadata: ModelMetadata
     files: tuple[File, ...]
     job: str | None = None
+    signed_by: str | None = None
+    flags: tuple[Flag, ...] = ()
 
     @model_validator(mode="after")
     def _id_follows_from_files(self) -> Self:
@@ -105,8 +121,21 @@ class Model(_Answer):
     shared_with: tuple[Name, ...] = ()
     revision: RevisionId
     metadata: ModelMetadata
+    flags: tuple[Flag, ...] = ()
     created_at: datetime
     updated_at: datetime
+
+
+class Key(_Answer):
+    """A party's public key, as the hub has it."""
+
+    fingerprint: Sha256
+    party: Name
+    name: str
+    public_key: str
+    created_at: datetime
+    revoked_at: datetime | None = None
+    revoked_reason: str | None = None
 
 
 class TaskProgress(_Answer):

@@ -22,11 +22,14 @@ from suture.content import cached
 from suture.credentials import resolve
 from suture.http import Connection, NotFound, OnBytes, model_path, segment
 from suture.job import Job
+from suture.keys import Keys
 from suture.parcel import Description, Parcel, export_model, pack, sha256_of
+from suture.signing import Trust, check_flags
 from suture_stitching.documents import Report
 from suture_stitching.errors import SutureError
-from suture_stitching.portable.format import METADATA, find_model
+from suture_stitching.portable.format import METADATA, check_against, check_file, find_model
 from suture_stitching.portable.metadata import Member, ModelMetadata, check_repo
+from suture_stitching.portable.signature import SIGNATURE, folder_digests, sign
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,13 +41,15 @@ Visibility = Literal["private", "all"]
 class Hub:
     """One hub, as one party. Opens no connection until the first call.
 
-    Without arguments: SUTURE_HUB and SUTURE_TOKEN, then what `suture login` stored. Every method may raise
-    `SutureError`; its subclasses in `suture.http` say whether the token, the name or the network is at fault.
+    Without arguments: SUTURE_HUB and SUTURE_TOKEN, then what `suture login` stored. `trust` says whose models are used;
+    without it, what `suture keys trust` stored. Every method may raise `SutureError`; its subclasses in `suture.http`
+    say whether the token, the name or the network is at fault.
     """
 
-    def __init__(self, url: str | None = None, token: str | None = None) -> None:
+    def __init__(self, url: str | None = None, token: str | None = None, *, trust: Trust | None = None) -> None:
         credentials = resolve(url, token)
         self.connection = Connection(credentials.url, credentials.token)
+        self._trust = trust
 
     def __repr__(self) -> str:
         return f"Hub({self.connection.url!r})"
@@ -62,6 +67,18 @@ class Hub:
         """The hub's address."""
         return self.connection.url
 
+    @property
+    def keys(self) -> Keys:
+        """The public keys of parties."""
+        return Keys(self.connection)
+
+    @property
+    def trust(self) -> Trust:
+        """Whose models are used."""
+        if self._trust is None:
+            self._trust = Trust.stored()
+        return self._trust
+
     def whoami(self) -> dict[str, Any]:
         """Return whose token this is: `party`, `kind`, `roles`."""
         answer: dict[str, Any] = self.connection.get("/v1/whoami")
@@ -77,6 +94,8 @@ class Hub:
         *,
         card: str | None = None,
         visibility: Visibility = "all",
+        key: str | Path | None = None,
+        password: str | None = None,
         show: Callable[[Parcel], None] | None = None,
         **description: Unpack[Description],
     ) -> Revision:
@@ -84,12 +103,16 @@ class Hub:
 
         `example` is a batch of inputs `(N, C, *spatial)` with N >= 2. What leaves is handed to `show` first, which may
         raise to stop; without it, a line per file is printed. The same content again gives the same revision.
+        With `key`, the file of a private key or a `pkcs11:` URI, the model is signed; `password` opens the file.
         """
         _check_repo(repo)
         with tempfile.TemporaryDirectory(prefix="suture-") as folder:
             path = Path(folder) / "model.safetensors"
             metadata = export_model(model, example, path, **description)
-            return self._send(repo, pack(path, metadata, repo=repo, card=card), visibility, show)
+            parcel = pack(path, metadata, repo=repo, card=card)
+            if key is not None:
+                parcel = parcel.signed(key, password, name=repo)
+            return self._send(repo, parcel, visibility, show)
 
     def publish_file(
         self,
@@ -99,12 +122,15 @@ class Hub:
         metadata: ModelMetadata | str | Path | None = None,
         card: str | None = None,
         visibility: Visibility = "all",
+        key: str | Path | None = None,
+        password: str | None = None,
         show: Callable[[Parcel], None] | None = None,
         on_bytes: OnBytes | None = None,
     ) -> Revision:
         """Publish a portable model that was exported before.
 
-        `metadata` is a `suture.json`, by default the one beside the model; a `README.md` beside it is the card.
+        `metadata` is a `suture.json`, by default the one beside the model; a `README.md` beside it is the card. `key`
+        and `password` as in `publish`.
         """
         _check_repo(repo)
         path = find_model(path)
@@ -112,7 +138,27 @@ class Hub:
             metadata = ModelMetadata.read(metadata or path.with_name(METADATA))
         if card is None and (path.parent / "README.md").is_file():
             card = (path.parent / "README.md").read_text()
-        return self._send(repo, pack(path, metadata, repo=repo, card=card), visibility, show, on_bytes)
+        parcel = pack(path, metadata, repo=repo, card=card)
+        if key is not None:
+            parcel = parcel.signed(key, password, name=repo)
+        return self._send(repo, parcel, visibility, show, on_bytes)
+
+    def sign(self, repo: str, revision: str | None = None, *, key: str | Path, password: str | None = None) -> Revision:
+        """Sign the newest revision of an own model, such as a stitched ensemble, and return the signed revision.
+
+        Its files are fetched and checked first: only what is there as the hub says is signed.
+        """
+        with tempfile.TemporaryDirectory(prefix="suture-") as folder:
+            found = self.pull(repo, folder, revision)
+            check_against(check_file(find_model(folder)), found.metadata, where=f"{repo} at {found.id}")
+            signature = sign(folder_digests(Path(folder)), key, password=password, name=repo)
+        path = f"{model_path(repo)}/revisions/{found.id}/signature"
+        return Revision.of(self.connection.upload(path, signature), path)
+
+    def withdraw(self, repo: str, revision: str, reason: str) -> Revision:
+        """Withdraw a revision of an own model for good: it and all that was made of it is flagged, with the reason."""
+        path = f"{model_path(repo)}/revisions/{segment(revision)}/withdraw"
+        return Revision.of(self.connection.post(path, {"reason": reason}, idempotent=True), path)
 
     def models(
         self,
@@ -161,27 +207,36 @@ class Hub:
             raise SutureError("hub.answer", f"the hub answered with {found.repo} at {found.id}", where=path)
         return found
 
-    def load(self, repo: str, revision: str | None = None, *, device: str = "cpu") -> Module:
+    def load(
+        self, repo: str, revision: str | None = None, *, device: str = "cpu", allow_flagged: bool = False
+    ) -> Module:
         """Return the model as a `torch.nn.Module`, in evaluation mode, from the cache where it is there already.
 
-        Digests and lineage are verified; nothing in the file is executed but the graph's allowed operators.
+        Signature, digests and lineage are verified; nothing in the file is executed but the graph's allowed operators.
+        What was withdrawn, or made of it, is refused unless `allow_flagged`.
         """
-        from suture_stitching.portable.format import check_against, check_file
         from suture_stitching.portable.runtime import load
 
-        found = self.revision(repo, revision)
-        self.verify_lineage(found)
+        found = self._usable(repo, revision, allow_flagged=allow_flagged)
         file = found.model_file
         path = cached(self.connection, found, file)
         check_against(check_file(path), found.metadata, where=f"{repo} at {found.id}")
         return load(path, device=device)
 
     def pull(
-        self, repo: str, folder: str | Path, revision: str | None = None, *, on_bytes: OnBytes | None = None
+        self,
+        repo: str,
+        folder: str | Path,
+        revision: str | None = None,
+        *,
+        on_bytes: OnBytes | None = None,
+        allow_flagged: bool = False,
     ) -> Revision:
-        """Write all files of a revision into `folder`, each verified; files that are there already are left alone."""
-        found = self.revision(repo, revision)
-        self.verify_lineage(found)
+        """Write all files of a revision into `folder`, each verified; files that are there already are left alone.
+
+        What was withdrawn, or made of it, is refused unless `allow_flagged`.
+        """
+        found = self._usable(repo, revision, allow_flagged=allow_flagged)
         for file in found.files:
             target = Path(folder) / file.name
             if target.is_file() and sha256_of(target) == file.sha256:
@@ -201,9 +256,16 @@ class Hub:
                 "this revision has no report: it was published, not stitched",
                 where=f"{repo} at {found.id}",
             )
-        with tempfile.TemporaryDirectory(prefix="suture-") as name:
-            text = self._download(found, file, Path(name) / file.name).read_bytes()
-        return read_report(text, where=f"{repo} at {found.id}")
+        return read_report(self._content(found, file), where=f"{repo} at {found.id}")
+
+    def _usable(self, repo: str, revision: str | None, *, allow_flagged: bool) -> Revision:
+        """Return a revision once nothing speaks against using it."""
+        found = self.revision(repo, revision)
+        if not allow_flagged:
+            check_flags(found)
+        self.trust.check(found, lambda file: self._content(found, file))
+        self.verify_lineage(found)
+        return found
 
     def verify_lineage(self, revision: Revision) -> list[Member]:
         """Check that the members a model says it is made of are what the hub holds under those names.
@@ -299,13 +361,16 @@ class Hub:
         else:
             _print_parcel(repo, parcel, visibility, self.url)
         path = f"{model_path(repo)}/revisions"
+        parts: dict[str, tuple[str, Path | bytes]] = {
+            "model": ("model.safetensors", parcel.model),
+            "metadata": ("suture.json", parcel.metadata.to_json().encode()),
+            "card": ("README.md", parcel.card.encode()),
+        }
+        if parcel.signature is not None:
+            parts["signature"] = (SIGNATURE, parcel.signature)
         answer = self.connection.upload_parts(
             path,
-            {
-                "model": ("model.safetensors", parcel.model),
-                "metadata": ("suture.json", parcel.metadata.to_json().encode()),
-                "card": ("README.md", parcel.card.encode()),
-            },
+            parts,
             params={"visibility": visibility},
             on_bytes=on_bytes,
         )
@@ -318,6 +383,10 @@ class Hub:
                 hint="tell the hub's operator",
             )
         return revision
+
+    def _content(self, revision: Revision, file: File) -> bytes:
+        with tempfile.TemporaryDirectory(prefix="suture-") as name:
+            return self._download(revision, file, Path(name) / "content").read_bytes()
 
     def _download(self, revision: Revision, file: File, target: Path, on_bytes: OnBytes | None = None) -> Path:
         path = f"{model_path(revision.repo)}/revisions/{revision.id}/files/{segment(file.name)}"

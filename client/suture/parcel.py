@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Required, TypedDict, Unpack, cast
 
@@ -18,6 +18,7 @@ from suture_stitching.portable.metadata import (
     ModelMetadata,
     Task,
 )
+from suture_stitching.portable.signature import SIGNATURE, key_of, sign
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Parcel:
-    """The three files of a revision, ready to be sent. `model` is a path; the other two are texts."""
+    """The files of a revision, ready to be sent. `model` is a path; metadata and card are texts."""
 
     model: Path
     metadata: ModelMetadata
@@ -36,14 +37,21 @@ class Parcel:
     tensors: int
     parameters: int
     nodes: int
+    signature: bytes | None = None
 
     def digests(self) -> dict[str, str]:
         """Return the SHA-256 of each file, as the hub should report them."""
-        return {
+        digests = {
             "model.safetensors": self.sha256,
             "suture.json": _sha256(self.metadata.to_json().encode()),
             "README.md": _sha256(self.card.encode()),
         }
+        return digests if self.signature is None else {**digests, SIGNATURE: _sha256(self.signature)}
+
+    def signed(self, key: str | Path, password: str | None, *, name: str) -> Parcel:
+        """Return it with the signature of a private key over all files; raises `SutureError` (`key.*`)."""
+        unsigned = replace(self, signature=None)
+        return replace(self, signature=sign(unsigned.digests(), key, password=password, name=name))
 
     def lines(self) -> list[tuple[str, str]]:
         """Return what leaves this machine, as (what, how much) for people."""
@@ -54,6 +62,8 @@ class Parcel:
             ("suture.json", f"{self.metadata.task}, license {self.metadata.license}"),
             ("README.md", f"{len(self.card.encode()):,} bytes, the model card"),
         ]
+        if self.signature is not None:
+            rows.append((SIGNATURE, f"signed with the key {key_of(self.signature)[:16]}…"))
         if labels is not None:
             rows.insert(
                 3, ("  labels", ", ".join(labels[:12]) + (f" and {len(labels) - 12} more" * (len(labels) > 12)))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from suture.cli import access, fit, hub, inspect, jobs, local, login, models, onnx, site
+from suture.cli import access, fit, hub, inspect, jobs, keys, local, login, models, onnx, site
 from suture.cli.terminal import EXIT_CODES, group
 
 app = group(
@@ -53,5 +53,9 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(access.app, name="access")
 app.command()(models.pull)
 app.command()(models.report)
+app.add_typer(keys.app, name="keys")
+app.command()(keys.sign)
+app.command()(keys.verify)
+app.command()(keys.withdraw)
 app.add_typer(hub.app, name="hub")
 app.add_typer(site.app, name="site")

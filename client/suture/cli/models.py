@@ -12,6 +12,7 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from suture.answers import Model
+from suture.cli.keys import KeyOption, password_of
 from suture.cli.terminal import (
     Format,
     FormatOption,
@@ -105,6 +106,7 @@ def publish(
     metadata: Annotated[Path | None, typer.Option(help="suture.json; by default the one beside the model")] = None,
     card: Annotated[Path | None, typer.Option(help="README.md; by default the one beside the model")] = None,
     private: Annotated[bool, typer.Option("--private", help="for your party alone; others see nothing")] = False,
+    key: KeyOption = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask before sending")] = False,
     format: FormatOption = Format.text,
 ) -> None:
@@ -117,6 +119,7 @@ def publish(
     Examples:
       suture publish out north/digits
       suture publish model.safetensors north/digits --metadata suture.json --yes
+      suture publish out north/digits --key north.pem
     """
 
     def show(parcel: Parcel) -> None:
@@ -138,6 +141,8 @@ def publish(
                 metadata=metadata,
                 card=card.read_text() if card is not None else None,
                 visibility="private" if private else "all",
+                key=key,
+                password=password_of(key),
                 show=show,
                 on_bytes=lambda count: bar.advance(bar.task_ids[0], count),
             )
@@ -198,7 +203,7 @@ def models(
             len(model.metadata.labels or ()) or "",
             _learnt_from(model),
             model.metadata.license,
-            "stitched" if model.metadata.lineage else "",
+            "flagged" if model.flags else "stitched" if model.metadata.lineage else "",
             "everyone" if model.visibility == "all" else "private",
             model.revision[:10],
             f"{model.updated_at:%Y-%m-%d %H:%M}",
@@ -218,11 +223,13 @@ def pull(
     repo: RepoArgument,
     folder: Annotated[Path | None, typer.Argument(help="where to put the files; ./NAME by default")] = None,
     revision: RevisionOption = None,
+    allow_flagged: Annotated[bool, typer.Option("--allow-flagged", help="even if it was withdrawn")] = False,
     format: FormatOption = Format.text,
 ) -> None:
     """Download a model with metadata, card and report.
 
-    Digests and lineage are verified; files that are there already are left alone.
+    Signature, digests and lineage are verified; files that are there already are left alone. What was withdrawn, or
+    made of it, is refused unless you say so.
 
     \b
     Examples:
@@ -234,7 +241,13 @@ def pull(
     with Hub() as hub, bar:
         found = hub.revision(repo, revision)
         task = bar.add_task("receive", total=sum(file.size for file in found.files))
-        found = hub.pull(repo, target, found.id, on_bytes=lambda count: bar.advance(task, count))
+        found = hub.pull(
+            repo,
+            target,
+            found.id,
+            on_bytes=lambda count: bar.advance(task, count),
+            allow_flagged=allow_flagged,
+        )
     if format is Format.json:
         print_json({"folder": str(target), "revision": found})
         return
