@@ -1,0 +1,338 @@
+"""The Hub protocol beneath the official client: what it must never give away, and what is refused without a trace."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from suture_service.hf.changes import REGULAR_BYTES
+from suture_service.hf.commits import PAGE
+
+SECRET = b"secret weights" * 1000
+SIZE, OID = len(SECRET), hashlib.sha256(SECRET).hexdigest()
+EMPTY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4"
+
+
+def make(actor, repo="north/repo", **body):
+    namespace, name = repo.split("/")
+    answer = actor.post("/api/repos/create", {"name": name, "organization": namespace, **body})
+    assert answer.status_code == 200, answer.text
+    return repo
+
+
+def commit(actor, repo, *lines, branch="main", **header):
+    entries = [{"key": "header", "value": {"summary": "Change", "description": "", **header}}]
+    entries += [{"key": key, "value": value} for key, value in lines]
+    content = "\n".join(json.dumps(entry) for entry in entries).encode()
+    return raw_commit(actor, repo, content, branch)
+
+
+def raw_commit(actor, repo, content, branch="main"):
+    headers = {"Content-Type": "application/x-ndjson"}
+    return actor("POST", f"/api/models/{repo}/commit/{branch}", content=content, headers=headers)
+
+
+def put(path, content=b"x"):
+    return "file", {"path": path, "content": base64.b64encode(content).decode(), "encoding": "base64"}
+
+
+def lfs(path, oid=OID, **more):
+    return "lfsFile", {"path": path, "algo": "sha256", "oid": oid, **more}
+
+
+def batch(actor, repo, oid=OID, size=SIZE):
+    body = {
+        "operation": "upload",
+        "transfers": ["basic"],
+        "objects": [{"oid": oid, "size": size}],
+        "hash_algo": "sha256",
+    }
+    answer = actor.post(f"/{repo}.git/info/lfs/objects/batch", body)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["transfer"] == "basic"
+    return answer.json()["objects"][0]
+
+
+def send(world, actor, repo, content=SECRET):
+    address = batch(actor, repo, hashlib.sha256(content).hexdigest(), len(content))["actions"]["upload"]["href"]
+    return world.client.put(address, content=content)
+
+
+def files(actor, repo, revision="main"):
+    answer = actor.get(f"/api/models/{repo}/tree/{revision}?recursive=True")
+    assert answer.status_code == 200, answer.text
+    return [entry["path"] for entry in answer.json() if entry["type"] == "file"]
+
+
+def test_knowing_a_digest_is_not_having_the_file(world):
+    north, south = make(world.north), make(world.south, "south/repo")
+    assert send(world, world.north, north).status_code == 200
+    assert commit(world.north, north, lfs("model.bin", size=len(SECRET))).status_code == 200
+    assert "actions" not in batch(world.north, make(world.north, "north/other")), "its own content is there already"
+    assert "actions" in batch(world.south, south), "a private file looks unknown"
+    refused = commit(world.south, south, lfs("stolen.bin"))
+    assert (refused.status_code, "never sent" in refused.json()["error"]) == (400, True)
+    assert files(world.south, south) == []
+    settings = f"/api/models/{north}/settings"
+    assert world.north("PUT", settings, json={"private": False, "gated": "manual"}).status_code == 200
+    assert "actions" in batch(world.south, south), "so does a gated one"
+    assert commit(world.south, south, lfs("stolen.bin")).status_code == 400
+    assert world.north("PUT", settings, json={"gated": False}).json() == {"private": False, "gated": False}
+    assert "actions" not in batch(world.south, south)
+    assert commit(world.south, south, lfs("copied.bin")).status_code == 200
+    assert world.south.get(f"/{south}/resolve/main/copied.bin").content == SECRET
+
+
+def test_an_upload_address_lets_in_one_content_for_a_while(world):
+    repo = make(world.north)
+    address = batch(world.north, repo)["actions"]["upload"]["href"]
+    for wrong in (SECRET[:-1], SECRET + b"x", bytes(len(SECRET))):
+        assert world.client.put(address, content=wrong).status_code in (400, 413)
+    assert world.blobs() == []
+    forged = address[:-3] + ("AAA" if not address.endswith("AAA") else "BBB")
+    assert world.client.put(forged, content=SECRET).status_code == 403
+    world.later(3601)
+    assert world.client.put(address, content=SECRET).status_code == 403
+    assert world.blobs() == []
+    address = batch(world.north, repo)["actions"]["upload"]["href"]
+    assert world.client.put(address, content=SECRET).status_code == 200
+    assert world.client.put(address, content=SECRET).status_code == 200, "a repetition is harmless"
+    assert "actions" in batch(world.south, make(world.south, "south/repo"))
+    gone = batch(world.north, make(world.north, "north/gone"), OID[::-1])["actions"]["upload"]["href"]
+    assert world.north("DELETE", "/api/repos/delete", json={"name": "gone"}).status_code == 200
+    assert world.client.put(gone, content=SECRET).status_code == 403
+
+
+def test_missing_and_private_look_the_same(world):
+    make(world.north)
+    commit(world.north, "north/repo", put("a.txt"))
+    paths = ["", "/revision/main", "/tree/main", "/refs", "/commits/main", "/auth-check", "/auth-check/write"]
+    for path in [*(f"/api/models/{{}}{path}" for path in paths), "/{}/resolve/main/a.txt"]:
+        private, missing = (world.south.get(path.format(repo)) for repo in ("north/repo", "north/none"))
+        assert private.status_code == missing.status_code == 404
+        assert private.headers["x-error-code"] == missing.headers["x-error-code"] == "RepoNotFound"
+        assert private.content == missing.content
+        nobody = world.client.get(path.format("north/repo"))
+        assert (nobody.status_code, nobody.headers["x-error-code"]) == (401, "RepoNotFound")
+    for path, body in {
+        "/api/models/north/repo/preupload/main": {"files": []},
+        "/api/models/north/repo/tag/main": {"tag": "x"},
+        "/api/models/north/repo/branch/x": {},
+        "/north/repo.git/info/lfs/objects/batch": {"operation": "upload", "objects": []},
+        "/api/repos/move": {"fromRepo": "north/repo", "toRepo": "south/repo"},
+    }.items():
+        assert world.south.post(path, body).headers["x-error-code"] == "RepoNotFound"
+    assert commit(world.south, "north/repo", put("b.txt")).headers["x-error-code"] == "RepoNotFound"
+    assert world.south("DELETE", "/api/repos/delete", json={"name": "repo", "organization": "north"}).status_code == 404
+    reader = world.actor("north")
+    assert commit(reader, "north/repo", put("b.txt")).status_code == 403
+    assert files(world.north, "north/repo") == ["a.txt"]
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        (b"", 400),
+        (b"{}", 400),
+        (b"[1]\n", 400),
+        (b"\xff\n", 400),
+        (b"[" * 100_000, 400),
+        (b'{"key":"file","value":{}}', 400),
+        (b'{"key":"header","value":{"summary":3}}', 400),
+        (b'{"key":"header","value":{"summary":"x"}}\n{"key":"other","value":{}}', 400),
+        (b'{"key":"header","value":{"summary":"x"}}\n{"key":"file","value":{"path":"a","content":"***"}}', 400),
+        (b'{"key":"header","value":{"summary":"x"}}\n{"key":"file","value":{"path":"a","content":"\\ud800"}}', 400),
+        (b'{"key":"header","value":{"summary":"x"}}\n{"key":"lfsFile","value":{"path":"a","oid":"1"}}', 400),
+        (b'{"key":"header","value":{"summary":"x"}}\n' + b"x" * (2 * REGULAR_BYTES), 413),
+    ],
+)
+def test_a_commit_that_cannot_be_read_changes_nothing(world, content, status):
+    repo = make(world.north)
+    answer = raw_commit(world.north, repo, content)
+    assert answer.status_code == status, answer.text
+    assert answer.headers["x-error-message"]
+    assert world.north.get(f"/api/models/{repo}").json()["sha"] == EMPTY
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["", "/a", "a/", "../a", "a/../b", "a//b", "./a", ".git/config", "a\0b", "a\nb", "a\\b", "x" * 256, "\ud800"],
+)
+def test_paths_that_could_do_harm_are_refused(world, path):
+    repo = make(world.north)
+    for line in (put(path), lfs(path)):
+        assert commit(world.north, repo, line).status_code == 400
+    assert files(world.north, repo) == []
+
+
+def test_a_commit_is_all_or_nothing(world):
+    repo = make(world.north)
+    assert commit(world.north, repo, put("a/b.txt"), put("c.txt")).status_code == 200
+    for lines in (
+        [put("d.txt"), ("deletedFile", {"path": "none"})],
+        [put("d.txt"), ("deletedFolder", {"path": "none/"})],
+        [put("d.txt"), lfs("e.bin")],
+        [put("d.txt"), put("a")],
+        [put("d.txt"), put("c.txt/inside")],
+    ):
+        assert commit(world.north, repo, *lines).status_code in (400, 404)
+        assert files(world.north, repo) == ["a/b.txt", "c.txt"]
+    again = commit(world.north, repo, ("deletedFolder", {"path": "a/"}), put("a"))
+    assert again.status_code == 200
+    assert files(world.north, repo) == ["a", "c.txt"]
+
+
+def test_raw_paths(world):
+    repo = make(world.north)
+    name = "ä b#?%.txt"
+    assert commit(world.north, repo, put(name)).status_code == 200
+    assert world.north.post(f"/api/models/{repo}/branch/feature%2Fx").status_code == 200
+    path = "/north/repo/resolve/feature%2Fx/%C3%A4%20b%23%3F%25.txt"
+    answer = world.north.get(path)
+    assert (answer.status_code, answer.content) == (200, b"x")
+    sha = answer.headers["x-repo-commit"]
+    head = world.north("HEAD", path, follow_redirects=False)
+    assert head.status_code == 307
+    assert head.headers["location"] == f"/north/repo/resolve/{sha}/%C3%A4%20b%23%3F%25.txt"
+    assert world.north("HEAD", head.headers["location"]).headers["content-length"] == "1"
+    for strange in ("%2e%2e/x", "..%2f..%2fx", "%00", "%ff", "a" * 5000, "%2F%2F"):
+        assert world.north.get(f"/north/repo/resolve/main/{strange}").status_code in (400, 404)
+        assert world.north.get(f"/north/repo/resolve/{strange}/a").status_code in (400, 404)
+        assert world.north.get(f"/api/models/north/{strange}").status_code in (400, 404)
+
+
+def test_downloads_answer_ranges_and_known_content(world):
+    repo = make(world.north)
+    commit(world.north, repo, put("a.txt", b"0123456789"))
+    path = f"/{repo}/resolve/main/a.txt"
+    tag = world.north.get(path).headers["etag"]
+    assert tag == f'"{hashlib.sha1(b"blob 10" + bytes(1) + b"0123456789").hexdigest()}"'
+    assert world.north.get(path, headers={"If-None-Match": tag}).status_code == 304
+    part = world.north.get(path, headers={"Range": "bytes=4-"})
+    assert (part.status_code, part.content, part.headers["content-range"]) == (206, b"456789", "bytes 4-9/10")
+    beyond = world.north.get(path, headers={"Range": "bytes=10-"})
+    assert (beyond.status_code, beyond.headers["content-range"]) == (416, "bytes */10")
+    missing = world.north.get(f"/{repo}/resolve/main/none")
+    assert (missing.status_code, missing.headers["x-error-code"]) == (404, "EntryNotFound")
+    assert len(missing.headers["x-repo-commit"]) == 40
+
+
+def test_addresses_are_those_the_client_used(world):
+    make(world.north)
+    answer = world.north.post("/api/repos/create", {"name": "other"}, headers={"Host": "hub.example:8443"})
+    assert answer.json()["url"] == "http://hub.example:8443/north/other"
+    done = commit(world.north, "north/other", put("a"))
+    assert done.json()["commitUrl"] == f"http://testserver/north/other/commit/{done.json()['commitOid']}"
+
+
+def test_commits_that_race_all_come_to_stay(world):
+    repo = make(world.north)
+    with ThreadPoolExecutor(4) as pool:
+        done = list(pool.map(lambda index: commit(world.north, repo, put(f"{index}.txt")), range(8)))
+    assert {answer.status_code for answer in done} == {200}
+    assert files(world.north, repo) == [f"{index}.txt" for index in range(8)]
+    assert len(world.north.get(f"/api/models/{repo}/commits/main").json()) == 9
+
+
+def test_history_comes_in_pages(world):
+    repo = make(world.north)
+    for index in range(PAGE + 1):
+        assert commit(world.north, repo, put("a.txt", b"%d" % index)).status_code == 200
+    first = world.north.get(f"/api/models/{repo}/commits/main")
+    second = world.north.get(first.links["next"]["url"])
+    assert (len(first.json()), len(second.json())) == (PAGE, 2)
+    assert "next" not in second.links
+    assert second.json()[-1]["id"] == EMPTY
+
+
+def test_going_back_is_a_commit_of_the_same_content(world):
+    repo = make(world.north)
+    one = commit(world.north, repo, put("a.txt", b"1")).json()["commitOid"]
+    commit(world.north, repo, put("a.txt", b"2"))
+    assert commit(world.north, repo, put("a.txt", b"1")).json()["commitOid"] == one
+    assert len(world.north.get(f"/api/models/{repo}/commits/main").json()) == 4
+    assert commit(world.north, repo, put("a.txt", b"1"), parentCommit=one[:10]).json()["commitOid"] == one
+    assert len(world.north.get(f"/api/models/{repo}/commits/main").json()) == 4, "what changes nothing is no commit"
+
+
+def test_a_portable_model_comes_and_goes(world):
+    repo = make(world.north, private=False)
+    model = [put("model.safetensors", world.model()), put("suture.json", json.dumps(world.metadata()).encode())]
+    oid = commit(world.north, repo, *model, put("notes.txt")).json()["commitOid"]
+    (listed,) = world.south.get("/v1/models").json()["items"]
+    assert (listed["id"], listed["revision"]) == (repo, oid)
+    broken = commit(world.north, repo, put("model.safetensors", world.model(classes=3)))
+    assert (broken.status_code, "suture.json" in broken.json()["error"]) == (400, True)
+    lone = commit(world.north, repo, ("deletedFile", {"path": "suture.json"}))
+    assert lone.status_code == 400
+    assert commit(world.north, repo, *(("deletedFile", {"path": line["path"]}) for _, line in model)).status_code == 200
+    assert world.south.get("/v1/models").json()["items"] == []
+    assert world.south.get(f"/v1/models/{repo}/revisions/{oid}").status_code == 200, "a revision stays"
+    plain = {"__metadata__": {"format": "pt"}, "w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
+    assert commit(world.north, repo, put("model.safetensors", world.safetensors(plain, bytes(4)))).status_code == 200
+
+
+def test_what_v1_publishes_is_a_repository(world):
+    card = b"---\nlicense: mit\ntags: [one, two]\n---\n# Digits\n"
+    revision = world.north.publish("north/digits", card=card).json()["id"]
+    info = world.south.get("/api/models/north/digits?blobs=true").json()
+    assert (info["sha"], info["cardData"]["license"]) == (revision, "mit")
+    assert {"one", "two", "license:mit", "suture"} <= set(info["tags"])
+    assert {entry["rfilename"] for entry in info["siblings"]} == {"README.md", "model.safetensors", "suture.json"}
+    assert world.south.get("/north/digits/resolve/main/model.safetensors").content == world.model()
+
+
+def test_a_deleted_model_stays_where_a_job_needs_it(world):
+    job = world.ask().json()
+    member = next(entry for entry in world.job(job)["models"] if entry["repo"] == "south/digits")
+    path = f"/v1/models/south/digits/revisions/{member['revision']}/files/model.safetensors"
+    assert world.south.post("/api/repos/move", {"fromRepo": "south/digits", "toRepo": "south/new"}).status_code == 409
+    assert world.south("DELETE", "/api/repos/delete", json={"name": "digits"}).status_code == 200
+    assert world.south.get("/v1/models/south/digits").status_code == 404
+    assert world.sites["north"].get(path).status_code == 200, "the site of the fit"
+    assert world.sites["east"].get(path).status_code == 404
+    world.fit()
+    world.evaluate("north")
+    world.evaluate("south")
+    task = world.compose()
+    assert {member["repo"] for member in task["spec"]["members"]} == {"north/digits", "south/digits"}
+    assert world.job(job)["state"] == "complete"
+    assert world.north.get(path).status_code == 404, "no job needs it any more"
+    make(world.south, "south/digits")  # the name is free again
+    assert files(world.south, "south/digits") == []
+
+
+@pytest.mark.parametrize(
+    "name", ["", "main", "a b", "a..b", "-x", "/x", "x/", "a" * 256, "refs/heads/x", "abcdef0", "x.lock", "\u202e"]
+)
+def test_names_that_no_branch_or_tag_can_have(world, name):
+    repo = make(world.north)
+    answer = world.north.post(f"/api/models/{repo}/tag/main", {"tag": name})
+    assert answer.status_code == (200 if name == "main" else 400), answer.text
+
+
+def test_cards_are_read_with_care(world):
+    repo = make(world.north)
+    bombs = ["a: &a [x]\nb: *a", "tags: 3", "- x", "a: [", "? [x]\n: y", "x: " + "[" * 5000]
+    for block in bombs:
+        card = f"---\n{block}\n---\n# Card".encode()
+        answer = commit(world.north, repo, put("README.md", card))
+        assert answer.status_code == 400, block
+        checked = world.client.post("/api/validate-yaml", json={"content": card.decode(), "repoType": "model"})
+        assert (checked.status_code, len(checked.json()["errors"])) == (400, 1)
+    good = b'---\ndate: 2026-01-02\nvalue: .nan\ntags: [a, "\\0"]\n---\n# Card'
+    assert commit(world.north, repo, put("README.md", good)).status_code == 200
+    assert world.north.get(f"/api/models/{repo}").json()["cardData"]["date"] == "2026-01-02"
+
+
+def test_other_kinds_of_repositories_are_refused(world):
+    assert world.north.post("/api/repos/create", {"name": "x", "type": "dataset"}).status_code == 400
+    assert world.north.post("/api/repos/create", {"name": "x" * 97}).status_code == 400
+    assert world.north.post("/api/repos/create", {"name": "a/b"}).status_code == 400
+    assert (
+        commit(world.north, make(world.north), put("a"), branch="nothing").headers["x-error-code"] == "RevisionNotFound"
+    )
