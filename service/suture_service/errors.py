@@ -152,6 +152,11 @@ def _answer(status: int, error: SutureError, headers: dict[str, str] | None = No
 async def _refuse(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, SutureError)
     status = error.status if isinstance(error, HubError) else 422
+    return _answer(status, error, headers_of(error))
+
+
+def headers_of(error: SutureError) -> dict[str, str]:
+    """Return the headers that belong to a refusal."""
     headers = {}
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
@@ -161,7 +166,7 @@ async def _refuse(_request: Request, error: Exception) -> JSONResponse:
         headers["Retry-After"] = "1"
     if isinstance(error, TooMany):
         headers |= error.headers
-    return _answer(status, error, headers)
+    return headers
 
 
 async def _invalid(_request: Request, error: Exception) -> JSONResponse:
@@ -180,16 +185,19 @@ async def _http(_request: Request, error: Exception) -> JSONResponse:
     return _answer(error.status_code, SutureError(code, str(error.detail)), dict(error.headers or {}))
 
 
-async def _busy(_request: Request, error: Exception) -> JSONResponse:
+async def _database(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, OperationalError | DataError)
+    return await _refuse(request, of_database(error))
+
+
+def of_database(error: OperationalError | DataError) -> HubError:
+    """Return the refusal for what the database could not do."""
+    if isinstance(error, DataError):
+        # A character or number that no column can hold, such as NUL in a name: nothing that exists has it.
+        return HubError("request.invalid", "a value holds a character or number that cannot be stored")
     # The driver's text may quote the statement's values: its class is enough to find the cause.
     log.error("database", error=type(error).__name__, cause=type(getattr(error, "orig", None)).__name__)
-    busy = Unavailable("hub.busy", "the database did not answer in time", hint="try again in a moment")
-    return _answer(503, busy, {"Retry-After": "1"})
-
-
-async def _not_storable(_request: Request, error: Exception) -> JSONResponse:
-    # A character or number that no column can hold, such as NUL in a name: nothing that exists has it.
-    return _answer(422, HubError("request.invalid", "a value holds a character or number that cannot be stored"))
+    return Unavailable("hub.busy", "the database did not answer in time", hint="try again in a moment")
 
 
 def install(app: FastAPI) -> None:
@@ -197,5 +205,5 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(SutureError, _refuse)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(OperationalError, _busy)
-    app.add_exception_handler(DataError, _not_storable)
+    app.add_exception_handler(OperationalError, _database)
+    app.add_exception_handler(DataError, _database)

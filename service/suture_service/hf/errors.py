@@ -97,18 +97,12 @@ def answer(request: Request, error: Exception) -> JSONResponse:
         status = 400 if status == 422 else status
         message = ": ".join(part for part in (error.where, error.message) if part)
         message += f" ({error.hint})" if error.hint else ""
+        headers = headers_of(error)
     if isinstance(error, ClientError):
         headers["X-Error-Code"] = error.client_code
     if isinstance(error, EntryNotFound):
         headers["X-Repo-Commit"] = error.commit
-    if isinstance(error, RangeNotSatisfiable):
-        headers["Content-Range"] = f"bytes */{error.size}"
-    if isinstance(error, Unavailable):
-        headers["Retry-After"] = "1"
-    if isinstance(error, TooMany):
-        headers |= error.headers
     if isinstance(error, Unauthorized):
-        headers["WWW-Authenticate"] = "Bearer"
         message = INVALID_CREDENTIALS
         if "authorization" not in request.headers:
             message = "a token is needed"

@@ -10,9 +10,11 @@ from fastapi import APIRouter, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import AfterValidator
+from sqlalchemy.exc import DataError, OperationalError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from suture_service.errors import of_database
 from suture_service.hf import errors
 from suture_stitching.errors import SutureError
 
@@ -57,6 +59,8 @@ class HubRoute(APIRoute):
                 return await handle(request)
             except (SutureError, HTTPException, RequestValidationError) as error:
                 return errors.answer(request, error)
+            except (OperationalError, DataError) as error:
+                return errors.answer(request, of_database(error))
 
         return run
 

@@ -103,8 +103,8 @@ def create_repo(session: Session, caller: Caller, name: str, visibility: Visibil
 
 def delete_repo(session: Session, caller: Caller, namespace: str, name: str, now: datetime) -> None:
     """Delete a repository. Its rows stay, as lineage and running jobs name them; its name is free again."""
-    model = own_repo(session, caller, namespace, name)
     lock_party(session, caller.party_id)
+    model = own_repo(session, caller, namespace, name)
     record(session, caller.name, "model.delete", model.repo, owner=model.party.name)
     model.deleted_at = now
     model.name = f"{model.name}~{model.id}"
@@ -112,10 +112,10 @@ def delete_repo(session: Session, caller: Caller, namespace: str, name: str, now
 
 def move_repo(session: Session, caller: Caller, source: tuple[str, str], target: tuple[str, str]) -> None:
     """Rename a repository within its namespace, unless a running job's members name it."""
+    lock_party(session, caller.party_id)
     model = own_repo(session, caller, *source)
     caller.require_own(target[0], "publisher")
     checked_name(target[1], "toRepo")
-    lock_party(session, caller.party_id)
     if repository.own_name_taken(session, caller.party_id, target[1]):
         raise Conflict("model.exists", "there is a repository of this name already", where="/".join(target))
     if repository.in_running_job(session, model.id):
