@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from suture_service.errors import HubError, RangeNotSatisfiable, TooMany, Unauthorized, Unavailable
+from suture_service.errors import HubError, Unauthorized, headers_of
 from suture_stitching.errors import SutureError
 
 #: The client shows this text as it is, and calls any other 401 a missing repository.
