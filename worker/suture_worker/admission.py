@@ -84,7 +84,7 @@ class Admission:
         return not isinstance(decision, Allow) or decision.rule.release == "manual"
 
     def _ask(self, task: Task, dataset: str, folder: TaskFolder) -> Decline | None:
-        if self.inbox.asked(task):
+        if self.inbox.asked(task, dataset):
             return None
         if len(self.inbox.requests()) >= MAX_ASKED:
             return Decline(DENIED, f"{MAX_ASKED} questions are waiting for the operator")

@@ -387,7 +387,10 @@ class Agent:
         return [self._outbox.failure(task.claim, code, correlation_id, retryable=outcome.retryable)]
 
     def _results(self, task: Task, folder: TaskFolder) -> list[Cleared]:
-        """Return what a finished task sends; raises `Waits` while a person has yet to release it."""
+        """Return what a finished task sends; raises `Waits` while a person has yet to allow it."""
+        # Asked before the work began; but since then the operator may have changed the rules.
+        if (refused := self._refused(task, folder)) is not None:
+            return [self._outbox.decline(task.claim, refused.code or DENIED)]
         if not self._admission.manual_release(task, folder):
             return self._outbox.result(task, folder)
         held = self._outbox.held
