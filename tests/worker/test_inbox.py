@@ -108,7 +108,9 @@ def test_a_standing_approval_holds_for_party_action_and_dataset_until_it_is_with
     assert inbox.answer(Task.parse({**make.leased("fit", requester="south"), "id": "task_4"}), "patches") is None
     assert "south evaluate patches" in suture("inbox", "standing")
     suture("inbox", "forget", "south", "evaluate", "patches")
-    assert inbox.answer(other, "patches") is None
+    assert inbox.answer(other, "patches").approved, "what was begun goes on"
+    later = Task.parse({**make.leased("evaluate", requester="south"), "id": "task_5"})
+    assert inbox.answer(later, "patches") is None
     assert "none" in suture("inbox", "standing")
 
 

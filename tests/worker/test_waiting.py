@@ -184,6 +184,23 @@ def test_an_approval_may_be_remembered(live_hub, party, site, make, write_json):
     assert all(request.task != task.id for request in site.inbox.requests())
 
 
+def test_a_rule_that_asks_since_the_work_was_done_is_asked(live_hub, party, site, make, write_json):
+    job = live_hub.client(party).stitch(MODELS, "patches")
+    before = site()
+    with before.running():
+        task_id = until(lambda: job.refresh().tasks[0].state == "leased" and job.status.tasks[0].id)
+        until(lambda: before.folder(task_id).member(1).exists())
+    finish(before, make, task_id, write_json)
+    after = site(approval="ask")
+    with after.running():
+        asked(after)
+        until(lambda: shown(job) == "waiting for approval")
+        assert {entry.kind for entry in after.sent()} <= {"progress", "wait"}
+        after.inbox.decide(after.inbox.request(task_id), approved=True)
+        until(lambda: job.refresh().tasks[0].state == "done")
+    assert job.refresh().tasks[0].attempt == 1
+
+
 def test_a_cancelled_job_is_no_longer_asked_about(live_hub, party, site):
     site = site(approval="ask")
     job = live_hub.client(party).stitch(MODELS, "patches")

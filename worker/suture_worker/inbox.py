@@ -79,6 +79,7 @@ class Decision(_Closed):
     """The operator's answer; `reason` stays here, `told` is what the requester may know."""
 
     digest: Sha256
+    dataset: Name
     approved: bool
     by: Annotated[str, StringConstraints(max_length=200)]
     at: AwareDatetime
@@ -116,18 +117,22 @@ class Inbox:
     def answer(self, task: Task, dataset: str) -> Decision | None:
         """Return what was decided about exactly this task, by itself or by a standing approval; None so far."""
         decision = self._decision(task.id)
-        if decision is not None and decision.digest == task.digest:
+        if decision is not None and (decision.digest, decision.dataset) == (task.digest, dataset):
             return decision
         now = datetime.now(UTC)
         for rule in self.standing():
             if (rule.party, rule.action, rule.dataset) == (task.job.requester, task.kind, dataset) and now < rule.until:
-                return Decision(digest=task.digest, approved=True, by=rule.by, at=rule.at)
+                # Kept: what was begun is not asked about again when the standing approval ends.
+                decision = Decision(digest=task.digest, dataset=dataset, approved=True, by=rule.by, at=rule.at)
+                files.write(self._path(task.id, "decision"), decision.model_dump_json(indent=1))
+                return decision
         return None
 
-    def asked(self, task: Task) -> bool:
+    def asked(self, task: Task, dataset: str) -> bool:
         """Whether the operator has exactly this question."""
         try:
-            return self.request(task.id).digest == task.digest
+            request = self.request(task.id)
+            return (request.digest, request.dataset) == (task.digest, dataset)
         except SutureError:
             return False
 
@@ -154,7 +159,8 @@ class Inbox:
     def decided(self, request: Request) -> Decision | None:
         """Return the answer to this request, which the agent has not acted upon yet."""
         decision = self._decision(request.task)
-        return decision if decision is not None and decision.digest == request.digest else None
+        key = (request.digest, request.dataset)
+        return decision if decision is not None and (decision.digest, decision.dataset) == key else None
 
     def decide(
         self,
@@ -170,7 +176,15 @@ class Inbox:
             raise SutureError("inbox.decided", "this was decided already", where=request.task)
         now = datetime.now(UTC)
         by = operator()
-        decision = Decision(digest=request.digest, approved=approved, by=by, at=now, reason=reason, told=told)
+        decision = Decision(
+            digest=request.digest,
+            dataset=request.dataset,
+            approved=approved,
+            by=by,
+            at=now,
+            reason=reason,
+            told=told,
+        )
         entry = {"task": request.task, "party": request.party, "action": request.action, "dataset": request.dataset}
         self._note({**entry, **decision.model_dump(mode="json"), "remember_days": remember_days})
         if approved and remember_days is not None:

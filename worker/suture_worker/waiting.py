@@ -87,6 +87,7 @@ class Waiting:
             except HubError as error:
                 log.warning("no sign of life reached the hub", task=waiter.task.id, code=error.code)
                 waiter.told_at = now + 1 - SIGN_SECONDS  # once more, soon: its lease may be a short one yet
+                break  # the others would wait as long for nothing
             else:
                 if answer is not None and answer.cancel:
                     cancelled.append(waiter)
