@@ -17,6 +17,7 @@ from suture_worker.lease import CANDIDATES, ComposeSpec, EvaluateSpec, FitSpec, 
 from suture_worker.ledger import Ledger
 from suture_worker.policy import DENIED, Allow, Decline, decide, operators_of
 from suture_worker.preview import estimate
+from suture_worker.signed import Signers
 
 #: More questions than anybody answers are not kept.
 MAX_ASKED = 100
@@ -39,25 +40,31 @@ class Admission:
 
     def __init__(self, config: SiteConfig) -> None:
         self._config = config
+        self.signers = Signers(config)
         self._ledger = Ledger(config.state / "ledger.jsonl")
         self.inbox = Inbox(config.state / "inbox")
         self._turn = threading.Lock()
 
-    def decide(self, task: Task, operators: tuple[frozenset[str], ...] | None = None) -> Allow | Decline:
+    def decide(
+        self,
+        task: Task,
+        operators: tuple[frozenset[str], ...] | None = None,
+        signers: tuple[str | None, ...] | None = None,
+    ) -> Allow | Decline:
         """Say what the rules and the budget say; when nobody knows what was spent, no."""
 
         def used(party: str, dataset: str) -> int:
             return self._ledger.used(party, dataset, apart_from=task.digest)
 
         try:
-            return decide(task, self._config, used=used, operators=operators)
+            return decide(task, self._config, used=used, operators=operators, signers=signers)
         except SutureError as error:
             return Decline(DENIED, str(error))
 
     def admit(self, task: Task, folder: TaskFolder) -> Allow | Decline | None:
         """Decide about a task whose files have come; None while it waits for a person. What is allowed is charged."""
-        operators = _operators(task, folder)
-        decision = self.decide(task, operators)
+        operators, signers = _operators(task, folder), self._signers_of(task, folder)
+        decision = self.decide(task, operators, signers)
         if isinstance(decision, Decline) or decision.dataset is None:
             return decision
         if decision.rule.approval == "ask":
@@ -71,7 +78,7 @@ class Admission:
             return decision
         with self._turn:
             # Once more: another task may have been charged meanwhile.
-            decision = self.decide(task, operators)
+            decision = self.decide(task, operators, signers)
             if isinstance(decision, Allow) and decision.dataset is not None:
                 self._ledger.charge(task, decision.dataset)
         return decision
@@ -80,8 +87,11 @@ class Admission:
         """Whether a person looks at the result before it leaves; a composition holds nothing that has not left."""
         if isinstance(task.spec, ComposeSpec):
             return False
-        decision = self.decide(task, _operators(task, folder))
+        decision = self.decide(task, _operators(task, folder), self._signers_of(task, folder))
         return not isinstance(decision, Allow) or decision.rule.release == "manual"
+
+    def _signers_of(self, task: Task, folder: TaskFolder) -> tuple[str | None, ...]:
+        return tuple(self.signers.name(folder.signer(index)) for index in range(len(task.spec.members)))
 
     def _ask(self, task: Task, dataset: str, folder: TaskFolder) -> Decline | None:
         if self.inbox.asked(task, dataset):

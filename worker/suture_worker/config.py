@@ -99,6 +99,8 @@ class Rule(_Closed):
     metrics: Annotated[tuple[Metric, ...], Field(min_length=1)] | None = None
     #: Parties whose models may be run.
     members_from: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
+    #: Keys of `[keys]`, by one of which each model must be signed.
+    signed_by: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
     #: The largest file of a model.
     max_model_mib: Annotated[float, Field(gt=0)] | None = None
     operators: Annotated[frozenset[Annotated[str, AfterValidator(_check_operator)]], Field(min_length=1)] | None = None
@@ -130,6 +132,8 @@ class SiteConfig(_Closed):
     broker: BrokerConfig | None = None
     limits: Limits = Limits()
     datasets: dict[Name, DatasetSpec] = {}
+    #: `[keys]`: files of public keys, by the names under which rules speak of them.
+    keys: dict[Name, Path] = {}
     policy: PolicyConfig = PolicyConfig()
 
     @model_validator(mode="after")
@@ -140,6 +144,12 @@ class SiteConfig(_Closed):
                     raise ValueError(
                         f"policy.allow[{index}].datasets: there is no [datasets.{name}]; "
                         f"there are: {', '.join(self.datasets) or 'none'}"
+                    )
+            for name in rule.signed_by or ():
+                if name not in self.keys:
+                    raise ValueError(
+                        f"policy.allow[{index}].signed_by: there is no key {name} under [keys]; "
+                        f"there are: {', '.join(self.keys) or 'none'}"
                     )
         return self
 
@@ -219,6 +229,8 @@ def _anchor(content: dict[str, Any], base: Path) -> None:
         hub.setdefault("token_file", "token")
     datasets = content.get("datasets")
     tables = [(site, "state"), (hub, "token_file"), (content.get("broker"), "ca_file")]
+    keys = content.get("keys")
+    tables += [(keys, name) for name in (keys if isinstance(keys, dict) else ())]
     tables += [(table, "path") for table in (datasets.values() if isinstance(datasets, dict) else ())]
     for table, key in tables:
         if isinstance(table, dict) and isinstance(table.get(key), str):

@@ -125,6 +125,8 @@ def _provided(rule: Rule, asked: Asked) -> str:
     unknown = []
     if rule.members_from is not None and not any(model.party for model in asked.models):
         unknown.append(f"the models are of {' or '.join(rule.members_from)}")
+    if rule.signed_by is not None:
+        unknown.append(f"they are signed by {' or '.join(rule.signed_by)}")
     if not any(model.size is not None for model in asked.models):
         if rule.max_model_mib is not None:
             unknown.append(f"they have at most {rule.max_model_mib:g} MiB")

@@ -124,6 +124,17 @@ class TaskFolder:
         """Where the portable model of member `index` lies."""
         return self.members / f"{index}.safetensors"
 
+    def note_signer(self, index: int, fingerprint: str | None) -> None:
+        """Keep who signed member `index`, once that is verified."""
+        files.write(self.members / f"{index}.signer", fingerprint or "")
+
+    def signer(self, index: int) -> str | None:
+        """Return the fingerprint of the key that signed member `index`; None if nobody who is known here did."""
+        try:
+            return (self.members / f"{index}.signer").read_text() or None
+        except FileNotFoundError:
+            return None
+
     # Cancel, progress, outcome
 
     def cancel(self) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from suture.answers import File, Revision
 from suture.http import Connection, model_path, segment
 from suture_stitching.errors import SutureError
 from suture_worker.lease import Claim, FileRef, LeasedMember
@@ -68,6 +69,19 @@ class Hub:
         """Download a member's portable model, verified."""
         path = f"{model_path(member.repo)}/revisions/{member.revision}/files/{MODEL}"
         self._connection.download(path, target, sha256=member.sha256, size=member.size, on_bytes=on_bytes)
+
+    def revision(self, member: LeasedMember) -> Revision:
+        """Return what the hub says of a member's revision: its files, and whether it was taken back."""
+        path = f"{model_path(member.repo)}/revisions/{member.revision}"
+        found = Revision.of(self._connection.get(path), path)
+        if (found.repo, found.id) != (member.repo, member.revision):
+            raise SutureError("hub.answer", f"the hub answered with {found.repo} at {found.id}", where=path)
+        return found
+
+    def fetch_file(self, revision: Revision, file: File, target: Path) -> None:
+        """Download a file of a revision, verified."""
+        path = f"{model_path(revision.repo)}/revisions/{revision.id}/files/{segment(file.name)}"
+        self._connection.download(path, target, sha256=file.sha256, size=file.size)
 
     def fetch_job_file(self, job: str, name: str, ref: FileRef, target: Path, on_bytes: Callable[[int], None]) -> None:
         """Download one of a job's files, verified."""

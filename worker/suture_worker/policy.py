@@ -51,11 +51,16 @@ class Decline:
 
 @dataclass(frozen=True)
 class Model:
-    """What a rule's limits look at, as far as it is known: whose model, its file's size in bytes, its operators."""
+    """What a rule's limits look at, as far as it is known: whose model, its file's size in bytes, its operators.
+
+    `signer` is what site.toml calls the key that signed it, if any; it counts once it is `verified`.
+    """
 
     party: str | None
     size: int | None
     operators: frozenset[str] | None = None
+    signer: str | None = None
+    verified: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,15 +79,22 @@ def decide(
     *,
     used: Callable[[str, str], int] = lambda _party, _dataset: 0,
     operators: tuple[frozenset[str], ...] | None = None,
+    signers: tuple[str | None, ...] | None = None,
 ) -> Allow | Decline:
     """Say whether this site works on `task`, and on which of its datasets.
 
-    `operators` are those of each member, known when their files have come.
+    `operators` are those of each member, and `signers` who signed it, known when their files have come.
     """
     # Composing reads no data, only what the job's own fit and the evaluations let out: whoever may fit may compose.
     action: Action = "evaluate" if isinstance(task.spec, EvaluateSpec) else "fit"
     models = tuple(
-        Model(member.party, member.size, operators[index] if operators is not None else None)
+        Model(
+            member.party,
+            member.size,
+            operators[index] if operators is not None else None,
+            signers[index] if signers is not None else None,
+            verified=signers is not None,
+        )
         for index, member in enumerate(task.spec.members)
     )
     asked = Asked(task.job.requester, action, models, used)
@@ -144,6 +156,8 @@ def objections(asked: Asked, dataset: str | None, rule: Rule, config: SiteConfig
             yield f"model {number} has {model.size / 2**20:.1f} MiB, at most {rule.max_model_mib:g} are allowed"
         if rule.operators is not None and (others := sorted((model.operators or frozenset()) - rule.operators)):
             yield f"model {number} uses {', '.join(others[:5])}"
+        if rule.signed_by is not None and model.verified and model.signer not in rule.signed_by:
+            yield f"model {number} is not signed by {' or '.join(rule.signed_by)}"
     if dataset is None or asked.action != "evaluate":
         return
     metric = METRICS[config.datasets[dataset].task]

@@ -1,0 +1,62 @@
+"""A hub whose database somebody else has got at: it shows revisions that their owner never published."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime
+
+from sqlalchemy import select
+
+from suture_service.database import Database
+from suture_service.models.repository import own_model
+from suture_service.models.service import StoredFile, revision_id
+from suture_service.settings import Settings
+from suture_service.storage.blobs import BlobStore, open_store
+from suture_service.tables import Commit, Party, Ref, Revision, RevisionFile
+
+
+def forge(settings: Settings, repo: str, files: Mapping[str, bytes], metadata: dict[str, object] | None = None) -> str:
+    """Make `main` of a model hold these files, past all checks, and return the revision's id.
+
+    `metadata` is what the hub says of the model; what the files say by default.
+    """
+    stored = asyncio.run(_store(open_store(settings), files))
+    party, _, name = repo.partition("/")
+    now = datetime.now(UTC)
+    database = Database(settings.database_url)
+    try:
+        with database.writing() as session:
+            owner = session.scalars(select(Party).where(Party.name == party)).one()
+            model = own_model(session, owner.id, name)
+            assert model is not None
+            revision = Revision(
+                model=model,
+                revision=revision_id(stored),
+                created_at=now,
+                created_by=party,
+                content=metadata or json.loads(files["suture.json"]),
+                files=[
+                    RevisionFile(name=name, size=file.size, sha256=file.sha256) for name, file in sorted(stored.items())
+                ],
+            )
+            commit = Commit(model_id=model.id, revision=revision, title="forged", created_at=now, created_by=party)
+            session.add(commit)
+            session.flush()
+            session.get_one(Ref, (model.id, "branch", "main")).commit = commit
+            return revision.revision
+    finally:
+        database.close()
+
+
+async def _store(store: BlobStore, files: Mapping[str, bytes]) -> dict[str, StoredFile]:
+    async def chunks(content: bytes) -> AsyncIterator[bytes]:
+        yield content
+
+    stored = {}
+    for name, content in files.items():
+        async with store.receive(chunks(content), limit=2**30, where=name) as upload:
+            await upload.keep()
+            stored[name] = StoredFile(upload.sha256, upload.size)
+    return stored
