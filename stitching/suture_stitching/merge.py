@@ -185,42 +185,33 @@ class Merge:
         return self._add("aten.clamp.default", risen, 0.0, 1.0)
 
     def _mixed(self, join: Join, member: int, before: Mapping[int, Ref], weight: Ref | float) -> Ref:
-        """Return `(1 - weight) * own + weight * mean of the translated features`, in the layout of the member's point.
+        """Return `own + weight * (mean of the translated features - own)`, in the layout of the member's own point.
 
-        Maps are large and written as rarely as can be: the biases are added all at once, and a weight that differs from
-        sample to sample is multiplied into the matrices.
+        Maps are large, so few are written: behind a gate the difference is the same for every gate that is tried; by a
+        constant weight the small biases are multiplied and go along with `own`.
         """
         point = join.points[member]
         own, rank = self._map(before[member], point), len(point.shape) - 1
         sources = [source for source in join.points if source != member]
-        given = self._mean([self._translated(join, source, member, before[source], own, weight) for source in sources])
+        given = self._mean([self._translated(join, source, member, before[source], own) for source in sources])
         bias = self._mean([self._stitch(join.stitches[source, member][1]) for source in sources])
         for _ in range(rank):
             bias = self._add("aten.unsqueeze.default", bias, -1)
         if isinstance(weight, Ref):
-            weight = self._with_rank(weight, 0, rank)
-            mixed = self._add("aten.addcmul.default", given, own, self._add("aten.rsub.Scalar", weight, 1))
-            mixed = self._add("aten.add.Tensor", mixed, self._add("aten.mul.Tensor", bias, weight))
+            step = self._add("aten.sub.Tensor", self._add("aten.add.Tensor", given, bias), own)
+            mixed = self._add("aten.addcmul.default", own, step, self._with_rank(weight, 0, rank))
         else:
             kept = self._add("aten.add.Tensor", self._add("aten.mul.Tensor", bias, weight), own, alpha=1 - weight)
             mixed = self._add("aten.add.Tensor", kept, given, alpha=weight)
         return self._unmap(mixed, point)
 
-    def _translated(self, join: Join, source: int, target: int, feature: Ref, own: Ref, weight: Ref | float) -> Ref:
-        """Return what a source's feature is at the target's point, without the bias; `own` is what is there.
-
-        It is multiplied by `weight` if that differs from sample to sample.
-        """
+    def _translated(self, join: Join, source: int, target: int, feature: Ref, own: Ref) -> Ref:
+        """Return what a source's feature is at the target's point, without the bias; `own` is what is there."""
         matrix, here, there = self._stitch(join.stitches[source, target][0]), join.points[target], join.points[source]
         feature, rank, spatial = self._map(feature, there), len(here.shape) - 1, there.shape[1:]
         if rank and spatial:
-            feature = self._resampled(feature, spatial, here.shape[1:], like=own)
-            if isinstance(weight, Ref):
-                matrix = self._add("aten.mul.Tensor", matrix, self._with_rank(weight, 0, 1))
-            return self._affine(feature, matrix, None, rank)
+            return self._affine(self._resampled(feature, spatial, here.shape[1:], like=own), matrix, None, rank)
         feature = self._affine(self._resampled(feature, spatial, (), like=own), matrix, None, 0)
-        if isinstance(weight, Ref):
-            feature = self._add("aten.mul.Tensor", feature, weight)
         return self._with_rank(feature, 0, rank)
 
     def _walk(self, member: int, values: Values, start: int, stop: int | None = None) -> Values:
@@ -377,8 +368,7 @@ class Merge:
     def _affine(self, x: Ref, weight: Ref, bias: Ref | None, rank: int) -> Ref:
         """Apply `(out, in)` and `(out,)` to the channels of `(N, in, *spatial)`: a linear layer or 1x1 convolution.
 
-        On maps it is a matrix product over all positions, which a CPU does many times faster than a convolution; there
-        may be a matrix for each sample, `(N, out, in)`.
+        On maps it is a matrix product over all positions, which a CPU does many times faster than a convolution.
         """
         if not rank:
             return self._add("aten.linear.default", x, weight, bias)
