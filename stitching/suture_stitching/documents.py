@@ -17,6 +17,8 @@ SplitName = Literal["validation", "test"]
 CandidateId = Annotated[str, StringConstraints(pattern=r"^c[0-9]{2,4}$")]
 #: A member's index among the ensemble's, as a key of a JSON object.
 MemberIndex = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,3}$")]
+#: A label's index among the ensemble's, as a key of a JSON object.
+LabelIndex = Annotated[str, StringConstraints(pattern=r"^(0|[1-9][0-9]{0,4})$")]
 #: A node of a member's graph; `.0` is the first token (the class token) of the sequence there.
 Point = Annotated[str, StringConstraints(pattern=r"^n[0-9]{1,7}(\.0)?$")]
 #: A tensor in `stitches.safetensors`.
@@ -150,17 +152,48 @@ class CandidateSet(_Closed):
         return self
 
 
+class Calibration(_Closed):
+    """How far a classifier's probabilities can be believed; 0 is best.
+
+    `ece` is the expected calibration error over 15 bins of the highest probability (Guo et al., "On calibration of
+    modern neural networks", 2017), `brier` the squared error of all probabilities, summed over labels (Brier, 1950).
+    """
+
+    ece: Fraction
+    brier: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
+
+
 class Score(Interval):
     """One candidate's metric on one split; `difference` is candidate minus the party's own model, paired."""
 
     difference: Interval | None = None
+    calibration: Calibration | None = None
+
+
+class ClassScores(_Closed):
+    """Samples of one label: how many there are, and the share of them that each candidate classifies correctly."""
+
+    n: Annotated[int, Field(ge=1)]
+    scores: dict[CandidateId, Fraction]
 
 
 class SplitScores(_Closed):
-    """All candidates on one split of one party's dataset, and how often members agree there (a label-free proxy)."""
+    """All candidates on one split of one party's dataset.
+
+    `classes` has the labels that may be told of; it is empty where none may, and for tasks that have no such rows.
+    """
 
     n: Count
     scores: dict[CandidateId, Score]
+    classes: dict[LabelIndex, ClassScores] = {}
+
+    @model_validator(mode="after")
+    def _classes_are_parts(self) -> SplitScores:
+        if sum(one.n for one in self.classes.values()) > self.n:
+            raise ValueError("classes: have more samples than the split")
+        if any(one.scores.keys() != self.scores.keys() for one in self.classes.values()):
+            raise ValueError("classes: each is measured with every candidate")
+        return self
 
 
 class Evaluation(_Closed):
@@ -172,6 +205,14 @@ class Evaluation(_Closed):
     #: Index of the party's own member, if it has one: what `difference` is measured against.
     own: Count | None = None
     splits: dict[SplitName, SplitScores]
+
+
+class ClassReport(_Closed):
+    """One label's samples among a party's test data: the share that each row's model classifies correctly."""
+
+    label: Label
+    n: Count
+    rows: dict[Row, Fraction]
 
 
 class PartyReport(_Closed):
@@ -188,6 +229,9 @@ class PartyReport(_Closed):
     verdict: Literal["adopt", "care", "reject"]
     #: By row, the row's model minus the party's own, measured on the same samples (paired).
     differences: dict[Row, Interval] = {}
+    calibration: dict[Row, Calibration] = {}
+    #: Labels with enough samples there, as that party's policy has it.
+    classes: tuple[ClassReport, ...] = ()
 
 
 class CandidateReport(_Closed):

@@ -5,8 +5,10 @@ from html.parser import HTMLParser
 import pytest
 
 from suture_stitching.documents import (
+    Calibration,
     Candidate,
     CandidateSet,
+    ClassScores,
     Evaluation,
     Gate,
     Interval,
@@ -306,3 +308,43 @@ def test_numbers_are_written_with_their_unit_and_a_true_minus():
     assert accuracy.change(0.0123) == "+1.2 points"
     assert dice.text(0.9564) == "0.956"
     assert dice.change(-0.01) == "−0.010"
+
+
+def told_in_full(evaluation):
+    """The same evaluation with calibration, and label "1" with enough samples to be told of."""
+    test = evaluation.splits["test"]
+    scores = {
+        id: score.model_copy(update={"calibration": Calibration(ece=0.031, brier=0.207)})
+        for id, score in test.scores.items()
+    }
+    classes = {"1": ClassScores(n=57, scores=dict.fromkeys(test.scores, 0.25) | {"c04": 0.75})}
+    full = SplitScores(n=test.n, scores=scores, classes=classes)
+    return evaluation.model_copy(update={"splits": {**evaluation.splits, "test": full}})
+
+
+def test_calibration_and_labels_are_told_by_row():
+    found = report({"north": told_in_full(NORTH), "south": SOUTH})
+    north = found.parties["north"]
+    assert north.calibration.keys() == north.rows.keys()
+    assert [(one.label, one.n) for one in north.classes] == [("1", 57)]
+    assert north.classes[0].rows == {"own": 0.25, "peer:south/digits": 0.25, "ensemble": 0.25, "stitched": 0.75}
+    assert found.parties["south"].classes == ()
+    text = Page(to_html(found)).text
+    assert "0.031 / 0.207" in text
+    assert "57 25.0 % 25.0 % 25.0 % 75.0 %" in text
+
+
+def test_the_matrix_names_every_party_and_why_cells_are_missing():
+    missing = [Missing(party="west", reason="declined"), Missing(party="far", reason="no_answer")]
+    page = Page(to_html(report(missing=missing)))
+    assert "Every model on everyone's data" in page.text
+    assert "north accuracy, n = 1,234 98.0 % 49.0 % 82.0 % 95.6 %" in page.text
+    assert "west declined" in page.text
+    assert "far no answer" in page.text
+
+
+def test_an_older_evaluation_is_still_read():
+    document = NORTH.model_dump(mode="json", by_alias=True, exclude_none=True)
+    for split in document["splits"].values():
+        del split["classes"]
+    assert Evaluation.model_validate(document) == NORTH

@@ -136,3 +136,43 @@ def test_structures_that_the_data_do_not_show_are_not_scored() -> None:
     found[0, 3] = 2  # drawn by nobody here, and yet it may be a vessel
     combined = torch.nn.functional.one_hot(found, 3).movedim(-1, 1).float()
     assert task.scores(combined, truth).tolist() == [1.0]
+
+
+def test_calibration_is_that_of_the_definition() -> None:
+    task = task_of([model(("a", "b", "c"), format="probabilities")], ("a", "b", "c"))
+    generator = torch.Generator().manual_seed(0)
+    combined = torch.rand(500, 3, generator=generator).softmax(1)
+    truth = torch.randint(0, 3, (500,), generator=generator)
+    found = task.calibration(task.tally(combined, truth), 500)
+    assert found is not None
+    confidence, predicted = combined.max(1)
+    right = (predicted == truth).double()
+    ece = 0.0
+    for index in range(15):
+        inside = (confidence >= index / 15) & (confidence < (index + 1) / 15)
+        if inside.any():
+            ece += float(inside.double().mean() * (confidence[inside].mean() - right[inside].mean()).abs())
+    brier = float((combined - torch.eye(3)[truth]).square().sum(1).mean())
+    assert found.ece == pytest.approx(ece, abs=1e-5)
+    assert found.brier == pytest.approx(brier, abs=1e-5)
+
+
+def test_tallies_do_not_depend_on_how_samples_are_cut_up() -> None:
+    task = task_of([model(("a", "b", "c"), format="probabilities")], ("c", "a"))
+    generator = torch.Generator().manual_seed(1)
+    combined = torch.rand(100, 3, generator=generator).softmax(1)
+    truth = torch.randint(0, 2, (100,), generator=generator)
+    whole = task.tally(combined, truth)
+    parts = [task.tally(combined[start : start + 7], truth[start : start + 7]) for start in range(0, 100, 7)]
+    assert torch.equal(whole, torch.stack(parts).flip(0).sum(0))
+    classes = task.classes(whole)
+    assert {label: n for label, (n, _) in classes.items()} == {0: int((truth == 1).sum()), 2: int((truth == 0).sum())}
+    assert sum(n * share for n, share in classes.values()) == pytest.approx(float(task.scores(combined, truth).sum()))
+
+
+def test_other_tasks_tell_of_no_calibration_and_no_classes() -> None:
+    task = task_of([model(("a", "b"), "multilabel")], ("a", "b"))
+    tally = task.tally(torch.rand(4, 2), torch.ones(4, 2))
+    assert tally.numel() == 0
+    assert task.calibration(tally, 4) is None
+    assert task.classes(tally) == {}

@@ -12,7 +12,7 @@ import json
 import math
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -30,6 +30,7 @@ from suture_worker.files import sha256_of
 from suture_worker.folder import DOCUMENT, TaskFolder
 from suture_worker.lease import CANDIDATES, STITCHES, ComposeSpec, EvaluateSpec, FitSpec, Task
 from suture_worker.policy import METRICS, TOO_FEW
+from suture_worker.suppression import without_small_classes
 from suture_worker.tensors import check_stitches
 
 MODEL, METADATA, REPORT = "model.safetensors", "suture.json", "report.json"
@@ -124,12 +125,21 @@ class Gate:
         for split, scores in evaluation.splits.items():
             where = f"evaluation.splits.{split}"
             _expect(scores.scores.keys() == ids, where, "does not measure every candidate")
+            _expect(
+                not scores.classes or (known.task == "classification" and _are_labels(scores.classes, known.labels)),
+                f"{where}.classes",
+                "are not labels of the job",
+            )
             for score in scores.scores.values():
+                _expect(score.calibration is None or known.task == "classification", where, "has calibration")
                 low = 0 if evaluation.metric in _SHARES | {"mae"} else -math.inf
                 high = 1 if evaluation.metric in _SHARES else math.inf
                 values = (score.value, score.low, score.high)
                 _expect(all(low <= value <= high for value in values), where, "has a value that no metric has")
-        content = _dump(evaluation)
+        shown = {
+            split: without_small_classes(scores, self._min_per_class) for split, scores in evaluation.splits.items()
+        }
+        content = _dump(evaluation.model_copy(update={"splits": shown}))
         self._enough(content)
         return self._rounded(content)
 
@@ -217,6 +227,10 @@ def _counts(content: Any, depth: int = 0) -> Iterator[tuple[int, int]]:
 def _labels(task: Task) -> tuple[str, ...]:
     """Return the labels of the ensemble: the members' labels, first seen first."""
     return tuple(dict.fromkeys(label for member in task.spec.members for label in member.metadata.labels or ()))
+
+
+def _are_labels(indices: Iterable[str], labels: Sequence[str] | None) -> bool:
+    return all(int(index) < len(labels or ()) for index in indices)
 
 
 def _members_match(task: Task, candidates: CandidateSet) -> None:

@@ -9,6 +9,7 @@ from suture_stitching.documents import (
     Candidate,
     CandidateReport,
     CandidateSet,
+    ClassReport,
     Evaluation,
     Interval,
     Missing,
@@ -148,18 +149,28 @@ def _party_report(
     party: str,
     shown: Mapping[str, str],
 ) -> PartyReport:
-    rows: dict[str, Score] = {}
+    ids: dict[str, str] = {}
     for index, member in enumerate(candidates.members):
-        single = scores[candidates.candidates[index].id]
-        rows["own" if index == evaluation.own else f"peer:{member.repo}"] = single
+        ids["own" if index == evaluation.own else f"peer:{member.repo}"] = candidates.candidates[index].id
     ensemble = next((candidate.id for candidate in candidates.candidates if candidate.kind == "ensemble"), None)
     if ensemble is not None:
-        rows["ensemble"] = scores[ensemble]
-    rows |= {row: scores[candidate] for row, candidate in sorted(shown.items())}
+        ids["ensemble"] = ensemble
+    ids |= dict(sorted(shown.items()))
+    rows, test, labels = (
+        {row: scores[id] for row, id in ids.items()},
+        evaluation.splits["test"],
+        candidates.labels or (),
+    )
     return PartyReport(
         metric=evaluation.metric,
-        n=evaluation.splits["test"].n,
+        n=test.n,
         rows={row: Interval(value=score.value, low=score.low, high=score.high) for row, score in rows.items()},
         verdict=verdict,
         differences={row: score.difference for row, score in rows.items() if score.difference and row != "own"},
+        calibration={row: score.calibration for row, score in rows.items() if score.calibration},
+        classes=tuple(
+            ClassReport(label=labels[int(label)], n=one.n, rows={row: one.scores[id] for row, id in ids.items()})
+            for label, one in sorted(test.classes.items(), key=lambda item: int(item[0]))
+            if int(label) < len(labels)
+        ),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -11,7 +11,7 @@ from jinja2 import Environment, StrictUndefined, Template
 
 from suture_stitching.documents import CandidateReport, PartyReport, Report
 from suture_stitching.report import plot
-from suture_stitching.report.words import METRIC_MEANINGS, REASONS, SIGNS, VERDICTS, Scale, scale_of
+from suture_stitching.report.words import METRIC_MEANINGS, REASONS, SHORT_REASONS, SIGNS, VERDICTS, Scale, scale_of
 from suture_stitching.select import CARE
 
 _ROWS = {"own": "own model", "ensemble": "plain ensemble", "routed": "routed ensemble"}
@@ -29,6 +29,15 @@ class Row:
     at: float
     high: float
     strong: bool
+    calibration: str
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """The labels of one party's test data: a heading per row of the party's table, and per label n and the shares."""
+
+    models: tuple[str, ...]
+    rows: tuple[tuple[str, str, tuple[str, ...]], ...]
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,26 @@ class PartySection:
     n: str
     rows: tuple[Row, ...]
     axis: tuple[plot.Tick, ...]
+    calibrated: bool
+    classes: ClassTable | None
+
+
+@dataclass(frozen=True)
+class MatrixCell:
+    """A model on a party's data; `strong` for the chosen one, `own` for the party's own model."""
+
+    text: str
+    strong: bool = False
+    own: bool = False
+
+
+@dataclass(frozen=True)
+class MatrixRow:
+    """One party's line of the matrix; with no cells, `note` says why."""
+
+    party: str
+    note: str
+    cells: tuple[MatrixCell, ...]
 
 
 @dataclass(frozen=True)
@@ -69,6 +98,9 @@ def to_html(report: Report) -> str:
         plots=plot.plots(report),
         frame=plot,
         missing=[(missing.party, REASONS[missing.reason]) for missing in report.missing],
+        columns=_columns(report, chosen),
+        matrix=_matrix(report, parties, chosen),
+        absent=[(missing.party, SHORT_REASONS[missing.reason]) for missing in report.missing],
         candidates=_candidate_rows(report, parties),
         parties=parties,
         front=sum(candidate.front for candidate in report.candidates),
@@ -121,13 +153,15 @@ def _section(report: Report, party: str, chosen: CandidateReport) -> PartySectio
     stitched_name = "stitched ensemble" if chosen.kind == "stitched" else "best stitched ensemble (not chosen)"
     chosen_row = _row_of(report, party, chosen)
     order = ["own", *sorted(row for row in found.rows if row.startswith("peer:")), "ensemble", "routed", "stitched"]
+    order = [row for row in order if row in found.rows]
+    names = {row: stitched_name if row == "stitched" else _ROWS.get(row, row.removeprefix("peer:")) for row in order}
     rows = []
-    for row in (row for row in order if row in found.rows):
+    for row in order:
         interval = found.rows[row]
-        difference = found.differences.get(row)
+        difference, calibration = found.differences.get(row), found.calibration.get(row)
         rows.append(
             Row(
-                name=stitched_name if row == "stitched" else _ROWS.get(row, row.removeprefix("peer:")),
+                name=names[row],
                 value=scale.text(interval.value),
                 interval=f"{scale.number(interval.low)} to {scale.number(interval.high)}",
                 change=scale.change(difference.value) if difference else "",
@@ -135,6 +169,7 @@ def _section(report: Report, party: str, chosen: CandidateReport) -> PartySectio
                 at=at(interval.value),
                 high=at(interval.high),
                 strong=row == chosen_row,
+                calibration=f"{calibration.ece:.3f} / {calibration.brier:.3f}" if calibration else "",
             )
         )
     return PartySection(
@@ -150,7 +185,43 @@ def _section(report: Report, party: str, chosen: CandidateReport) -> PartySectio
         n=f"{found.n:,}",
         rows=tuple(rows),
         axis=axis,
+        calibrated=bool(found.calibration),
+        classes=_class_table(found, names, scale),
     )
+
+
+def _class_table(found: PartyReport, names: Mapping[str, str], scale: Scale) -> ClassTable | None:
+    if not found.classes:
+        return None
+    return ClassTable(
+        models=tuple(names.values()),
+        rows=tuple(
+            (one.label, f"{one.n:,}", tuple(scale.text(one.rows[row]) if row in one.rows else "" for row in names))
+            for one in found.classes
+        ),
+    )
+
+
+def _columns(report: Report, chosen: CandidateReport) -> list[CandidateReport]:
+    """Return the matrix's candidates: the members alone, their plain ensemble and the chosen one."""
+    simple = [candidate for candidate in report.candidates if candidate.kind in ("single", "ensemble")]
+    return simple if chosen in simple else [*simple, chosen]
+
+
+def _matrix(report: Report, parties: Sequence[str], chosen: CandidateReport) -> list[MatrixRow]:
+    """Return a line per party that was asked, those without numbers last."""
+    rows = []
+    for party in parties:
+        found = report.parties[party]
+        scale = scale_of(found.metric)
+        peers = {row.removeprefix("peer:") for row in found.rows}
+        cells = []
+        for index, candidate in enumerate(_columns(report, chosen)):
+            own = candidate.kind == "single" and report.lineage.members[index].repo not in peers
+            text = scale.text(candidate.metrics[party]) if party in candidate.metrics else ""
+            cells.append(MatrixCell(text, candidate.id == chosen.id, own))
+        rows.append(MatrixRow(party, f"{scale.name}, n = {found.n:,}", tuple(cells)))
+    return rows + [MatrixRow(missing.party, SHORT_REASONS[missing.reason], ()) for missing in report.missing]
 
 
 def _row_of(report: Report, party: str, chosen: CandidateReport) -> str:

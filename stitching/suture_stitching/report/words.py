@@ -79,6 +79,14 @@ REASONS = {
     "failed": "could not complete the evaluation",
 }
 
+#: What stands in a table where a party's numbers would.
+SHORT_REASONS = {
+    "declined": "declined",
+    "no_answer": "no answer",
+    "too_few_samples": "suppressed",
+    "failed": "failed",
+}
+
 UNSTITCHED = {
     "no_points": "fewer than two of the models have places at which they could be stitched",
     "no_match": "no place in one model says what a place in another does",

@@ -6,14 +6,21 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from suture_stitching.documents import Metric
+from suture_stitching.documents import Calibration, Metric
 from suture_stitching.portable.metadata import ModelMetadata
 from suture_stitching.tasks.labels import LabelSpace
 from suture_stitching.tasks.task import Task
 
 #: Keeps the logarithm of a probability finite. Far below any that matters, since nothing is learnt from what it holds.
 SMALLEST = 1e-30
+#: Of the highest probability, as calibration is mostly reported.
+BINS = 15
+#: Probabilities are added up in whole parts of this size: such sums do not depend on their order.
+_PART = 2.0**-20
+#: With more labels than this, too few samples have each for rows of their own to say anything.
+_MOST_CLASSES = 200
 
 
 class Labelled(Task):
@@ -70,3 +77,31 @@ class Classification(Labelled):
     def scores(self, combined: Tensor, targets: Tensor) -> Tensor:
         """Return 1.0 or 0.0 per sample."""
         return (combined.argmax(1) == self.positions(targets)).to(torch.float64)
+
+    def tally(self, combined: Tensor, targets: Tensor) -> Tensor:
+        """Return, in this order: per bin the surplus of confidence, the squared error, per label right and all."""
+        truth = self.positions(targets)
+        confidence, found = combined.double().max(1)
+        confidence = _whole(confidence)
+        right = (found == truth).double()
+        bins = (confidence * BINS).long().clamp(max=BINS - 1)
+        surplus = confidence.new_zeros(BINS).index_add(0, bins, confidence - right)
+        wanted = F.one_hot(truth, combined.shape[1])
+        squared = _whole((combined.double() - wanted).square().sum(1)).sum()
+        return torch.cat([surplus, squared.reshape(1), right @ wanted.double(), wanted.sum(0).double()])
+
+    def calibration(self, tally: Tensor, n: int) -> Calibration:
+        """Return expected calibration error and Brier score."""
+        ece, brier = float(tally[:BINS].abs().sum()) / n, float(tally[BINS]) / n
+        return Calibration(ece=min(ece, 1.0), brier=min(brier, 2.0))
+
+    def classes(self, tally: Tensor) -> dict[int, tuple[int, float]]:
+        """Return the labels that samples have; none where there are too many labels to tell them apart."""
+        if len(self.space.labels) > _MOST_CLASSES:
+            return {}
+        right, every = tally[BINS + 1 :].reshape(2, -1).tolist()
+        return {label: (int(n), good / n) for label, (good, n) in enumerate(zip(right, every, strict=True)) if n}
+
+
+def _whole(values: Tensor) -> Tensor:
+    return (values / _PART).round() * _PART

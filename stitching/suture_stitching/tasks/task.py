@@ -5,10 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from suture_stitching.compatibility import incompatibilities
-from suture_stitching.documents import Metric
+from suture_stitching.documents import Calibration, Metric
 from suture_stitching.errors import SutureError
 from suture_stitching.portable.metadata import ModelMetadata
 
@@ -34,6 +35,18 @@ class Task(ABC):
     @abstractmethod
     def scores(self, combined: Tensor, targets: Tensor) -> Tensor:
         """Return each sample's score `(N,)` float64; the metric is their mean."""
+
+    def tally(self, combined: Tensor, targets: Tensor) -> Tensor:
+        """Return what there is to add up over samples beside their scores, `(K,)` float64; nothing by default."""
+        return torch.zeros(0, dtype=torch.float64, device=combined.device)
+
+    def calibration(self, tally: Tensor, n: int) -> Calibration | None:
+        """Return how far the outputs are to be believed, from the tally of `n` samples, where the task can tell."""
+        return None
+
+    def classes(self, tally: Tensor) -> dict[int, tuple[int, float]]:
+        """Return by label, as its index in `labels`, how many samples have it and the share of them that are right."""
+        return {}
 
 
 def task_of(members: Sequence[ModelMetadata], labels: Sequence[str], *, where: str = "dataset") -> Task:

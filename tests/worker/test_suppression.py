@@ -1,0 +1,101 @@
+"""What is told of classes: whatever can be worked out from it by subtraction is about enough samples."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.worker import conftest as make
+from tests.worker.test_smuggling import evaluate
+
+from suture_stitching.documents import SplitScores
+from suture_worker.suppression import without_small_classes
+
+
+def split(counts, unseen=0):
+    return SplitScores.model_validate(
+        {
+            "n": sum(counts) + unseen,
+            "scores": {"c00": {"value": 0.5, "low": 0.4, "high": 0.6}},
+            "classes": {str(i): {"n": n, "scores": {"c00": 0.5}} for i, n in enumerate(counts) if n},
+        }
+    )
+
+
+def told(counts, minimum=11):
+    return {int(label): one.n for label, one in without_small_classes(split(counts), minimum).classes.items()}
+
+
+def test_classes_that_are_large_enough_are_all_told():
+    assert told([40, 11, 30]) == {0: 40, 1: 11, 2: 30}
+
+
+def test_one_small_class_takes_the_next_one_with_it():
+    assert told([40, 5, 30, 12]) == {0: 40, 2: 30}
+
+
+def test_small_classes_that_are_still_few_together_take_another_one_with_them():
+    assert told([40, 3, 30, 4]) == {0: 40}
+    assert told([40, 6, 30, 5]) == {0: 40, 2: 30}
+
+
+def test_of_two_classes_both_or_none_are_told():
+    assert told([40, 5]) == {}
+    assert told([40, 12]) == {0: 40, 1: 12}
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=8), st.integers(0, 20), st.integers(2, 15))
+def test_nothing_about_few_samples_follows_from_what_is_told(counts, unseen, minimum):
+    scores = split(counts, unseen)
+    left = without_small_classes(scores, minimum)
+    shown = [one.n for one in left.classes.values()]
+    assert all(n >= minimum for n in shown)
+    hidden = [one.n for label, one in scores.classes.items() if label not in left.classes] + [unseen] * (unseen > 0)
+    if shown and hidden:
+        assert len(hidden) >= 2
+        assert scores.n - sum(shown) >= minimum
+
+
+def document(counts, value=0.8):
+    found = copy.deepcopy(make.evaluation(n=sum(counts)))
+    for scores in found["splits"].values():
+        scores["classes"] = {
+            str(label): {"n": n, "scores": dict.fromkeys(scores["scores"], value)} for label, n in enumerate(counts)
+        }
+    return found
+
+
+def test_the_gate_lets_no_small_class_out():
+    left = json.loads(evaluate(document([33, 7]))[0])["document"]["splits"]["test"]
+    assert left["classes"] == {}
+    assert left["n"] == 40
+
+
+def test_the_gate_rounds_what_it_tells_of_classes():
+    left = json.loads(evaluate(document([25, 15], value=0.123456789))[0])["document"]["splits"]["test"]
+    assert left["classes"]["1"] == {"n": 15, "scores": dict.fromkeys(("c00", "c01", "c02", "c03"), 0.1235)}
+
+
+def test_labels_that_the_job_does_not_have_are_refused():
+    wrong = document([25, 15])
+    for scores in wrong["splits"].values():
+        scores["classes"]["7"] = scores["classes"].pop("1")
+    assert evaluate(wrong) is None
+
+
+def test_classes_that_do_not_measure_every_candidate_are_refused():
+    wrong = document([25, 15])
+    del wrong["splits"]["test"]["classes"]["1"]["scores"]["c02"]
+    assert evaluate(wrong) is None
+
+
+def test_calibration_leaves_rounded():
+    found = make.evaluation()
+    score = dict(found["splits"]["test"]["scores"]["c00"], calibration={"ece": 0.0212345, "brier": 0.3987654})
+    found["splits"]["test"]["scores"] = {**found["splits"]["test"]["scores"], "c00": score}
+    left = json.loads(evaluate(found)[0])["document"]["splits"]["test"]["scores"]
+    assert left["c00"]["calibration"] == {"ece": 0.0212, "brier": 0.3988}
+    assert "calibration" not in left["c01"]
