@@ -47,14 +47,17 @@ class Part:
 
 
 class Checkpoint:
-    """The parts of one piece of work in `folder`; without a folder nothing is kept."""
+    """The parts of one piece of work in `folder`; without a folder nothing is kept.
 
-    def __init__(self, folder: Folder | None, fingerprint: str) -> None:
+    Other processes may write to a `shared` folder at the same time.
+    """
+
+    def __init__(self, folder: Folder | None, fingerprint: str, *, shared: bool = False) -> None:
         self._folder = None if folder is None else Path(folder)
         self._fingerprint = fingerprint
         self._next = time.monotonic() + SECONDS
         if self._folder is not None:
-            self._prepare(self._folder)
+            self._prepare(self._folder, shared=shared)
 
     @property
     def due(self) -> bool:
@@ -105,10 +108,11 @@ class Checkpoint:
             return None
         return Part(json.loads(text), tensors)
 
-    def _prepare(self, folder: Path) -> None:
+    def _prepare(self, folder: Path, *, shared: bool) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            for leftover in folder.glob(".*.safetensors.*"):  # of a write that was killed
+            leftovers = [] if shared else folder.glob(".*.safetensors.*")  # of writes that were killed
+            for leftover in leftovers:
                 leftover.unlink(missing_ok=True)
         except OSError as error:
             self._give_up(error)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeAlias
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -31,20 +31,32 @@ from suture_stitching.errors import SutureError
 from suture_stitching.familiarity import REACHES, bounds
 from suture_stitching.fitted import FitResult
 from suture_stitching.matching import match
-from suture_stitching.members import Member, batches, check_inputs, input_shape, number_of_batches
+from suture_stitching.members import Member, batches, check_inputs, input_shape
 from suture_stitching.merge import GateTensors, Join, Merge
 from suture_stitching.moments import Moments
 from suture_stitching.plans import Plan, affordable, by_promise, closed_forms, middle_of, places, to_refine
 from suture_stitching.progress import OnProgress, ignore
-from suture_stitching.reading import Features, Points, Reader, Reading, columns, read, read_stitched
+from suture_stitching.reading import (
+    Features,
+    Points,
+    Reader,
+    Reading,
+    capture,
+    columns,
+    read,
+    read_stitched,
+    shared_blocks,
+)
 from suture_stitching.refine import NOISE, ROUNDS, Spread, refine
+from suture_stitching.shards import ALL, Share
 from suture_stitching.solve import Source
 from suture_stitching.survey import survey, surveyed_batches
 from suture_stitching.tasks import task_of
 
-__all__ = ["FitOptions", "FitResult", "Member", "fit"]
+__all__ = ["FitOptions", "FitResult", "Member", "fit", "fit_share"]
 
-
+#: The parts of a fit that several processes can share, in this order: one begins when all of the one before is done.
+Step: TypeAlias = Literal["capture", "refine"]
 #: Samples on which members are compared.
 _COMPARED = 64
 
@@ -92,6 +104,27 @@ def fit(
     return _Fit(members, dataset, options or FitOptions(), Runner(device, precision), progress, checkpoint).run()
 
 
+def fit_share(
+    members: Sequence[Member],
+    dataset: Dataset,
+    step: Step,
+    share: Share,
+    *,
+    checkpoint: Folder,
+    options: FitOptions | None = None,
+    device: str | torch.device = "cpu",
+    precision: Precision = "auto",
+    progress: OnProgress = ignore,
+) -> None:
+    """Do a share of one step of the fit that these arguments describe, and leave it in the folder `checkpoint`.
+
+    `fit` with the same arguments finds it there. Processes with different shares may use the folder at the same time.
+    Raises what `fit` raises.
+    """
+    work = _Fit(members, dataset, options or FitOptions(), Runner(device, precision), progress, checkpoint, step, share)
+    work.run_share(step, share)
+
+
 class _Fit:
     def __init__(
         self,
@@ -101,6 +134,8 @@ class _Fit:
         runner: Runner,
         progress: OnProgress,
         checkpoint: Folder | None,
+        step: Step | None = None,
+        share: Share = ALL,
     ) -> None:
         check_inputs(members, dataset)
         self._members, self._dataset, self._options = members, dataset, options
@@ -110,12 +145,12 @@ class _Fit:
         self._shape = input_shape(members, dataset)
         self._points = [member.points(self._shape) for member in members]
         self._merge = Merge(members, self._task)
-        self._progress = Clock(progress, self._steps())
+        self._progress = Clock(progress, self._steps(step, share))
         # How many candidates are refined is no part of it: those that were refined before are taken as they are.
         asked = options.model_dump(mode="json", exclude={"refine", "refine_candidates"})
         settings = {**asked, "device": runner.device.type, "precision": runner.precision}
         key = "" if checkpoint is None else fingerprint("fit", members, dataset, settings)
-        self._checkpoint = Checkpoint(checkpoint, key)
+        self._checkpoint = Checkpoint(checkpoint, key, shared=step is not None)
         self._stitches: dict[str, Tensor] = {}
         #: The closed forms that refinement starts from, by the names of the others.
         self._starts: dict[str, Tensor] = {}
@@ -128,15 +163,10 @@ class _Fit:
         if groups:
             reading = read(self._reader, self._merge, groups, places(groups), self._progress, self._checkpoint, known)
             known = ()
-            joins = [self._solved(index, group, reading) for index, group in enumerate(groups)]
-            self._progress.end("solve")
+            plans = self._closed(groups, reading)
             gates = self._gates(groups, reading)
-            plans = closed_forms(joins, self._options.alphas)
-            if len(joins) > 1:
-                plans.append(self._chain(groups, joins, reading))
-            if self._options.refine:
-                chosen = to_refine(plans, self._options.alphas, self._options.refine_candidates)
-                plans += [self._refined(number, len(chosen), plan) for number, plan in enumerate(chosen)]
+            chosen = self._to_refine(plans)
+            plans += [self._refined(number, plan, number, len(chosen)) for number, plan in enumerate(chosen)]
             plans = by_promise(plans, self._options.alphas, gates, self._home())
             plans = affordable(plans, Merge(self._members, self._task, self._stitches), self._shape)
             used = {name for plan in plans for name in plan.tensors()}
@@ -144,12 +174,30 @@ class _Fit:
         self._progress.finish("fit")
         return FitResult(self._documents(plans), self._stitches, self._shape)
 
-    def _steps(self) -> dict[str, tuple[int, float]]:
+    def run_share(self, step: Step, share: Share) -> None:
+        groups, known = self._matches()
+        if not groups:
+            return
+        read_by = (self._reader, self._merge, groups, places(groups), self._progress, self._checkpoint)
+        if step == "capture":
+            capture(*read_by, share, known)
+            self._progress.end("solve")
+            return
+        chosen = self._to_refine(self._closed(groups, read(*read_by, known)))
+        own = [number for number in range(len(chosen)) if share.has(number)]
+        for place, number in enumerate(own):
+            self._refined(number, chosen[number], place, len(own))
+
+    def _steps(self, step: Step | None, share: Share) -> dict[str, tuple[int, float]]:
         """Return what there is to do, in passes of batches."""
-        train, validation = (number_of_batches(self._dataset, split, self._shape) for split in ("train", "validation"))
+        train, validation = (self._reader.number_of_batches(split) for split in ("train", "validation"))
+        shared = sum(len(own) for _, _, own in shared_blocks(self._reader, share))
         seen = surveyed_batches(self._reader, self._points) if self._can_match else 0
         # A step of training, without the pass in front of the stitches, costs about a quarter of a batch.
-        rounds = self._options.refine_candidates * ROUNDS if self._options.refine else 0
+        candidates = range(self._options.refine_candidates if self._options.refine else 0)
+        rounds = ROUNDS * sum(share.has(number) for number in candidates)
+        if step == "capture":
+            return {"match": (seen, 1.0), "solve": (shared, 1.0)}
         return {
             "match": (seen, 1.0),
             "solve": (train + validation, 1.0),
@@ -230,8 +278,22 @@ class _Fit:
         self._progress.end("double")
         return Plan((first, Join(points, middle, names)))
 
-    def _refined(self, number: int, count: int, plan: Plan) -> Plan:
-        """Return the refined copy of a candidate, the `number`th of `count`."""
+    def _closed(self, groups: Sequence[Points], reading: Reading) -> list[Plan]:
+        """Return all candidates whose stitches have a closed form."""
+        joins = [self._solved(index, group, reading) for index, group in enumerate(groups)]
+        self._progress.end("solve")
+        plans = closed_forms(joins, self._options.alphas)
+        if len(joins) > 1:
+            plans.append(self._chain(groups, joins, reading))
+        return plans
+
+    def _to_refine(self, plans: Sequence[Plan]) -> list[Plan]:
+        if not self._options.refine:
+            return []
+        return to_refine(plans, self._options.alphas, self._options.refine_candidates)
+
+    def _refined(self, number: int, plan: Plan, place: int, count: int) -> Plan:
+        """Return the refined copy of the candidate `number`, at `place` among `count` to be refined here."""
         part, described = f"refined-{number:02d}", _described(plan)
         kept = self._checkpoint.load(part)
         if kept is not None and kept.document == described:
@@ -248,16 +310,16 @@ class _Fit:
                 steps=self._options.refine_steps,
                 seed=self._options.seed,
                 runner=self._reader.runner,
-                progress=functools.partial(self._trained, number, count),
+                progress=functools.partial(self._trained, place, count),
             )
             self._checkpoint.save(part, described, new)
-        self._trained(number, count, ROUNDS, ROUNDS)
+        self._trained(place, count, ROUNDS, ROUNDS)
         names = {old: f"r{number:02d}.{old}" for old in sorted(new)}
         self._stitches.update({names[old]: new[old].cpu() for old in names})
         return plan.with_stitches(names)
 
-    def _trained(self, number: int, candidates: int, done: int, rounds: int) -> None:
-        self._progress.reached("refine", number * ROUNDS + done * ROUNDS // rounds, candidates * ROUNDS)
+    def _trained(self, place: int, candidates: int, done: int, rounds: int) -> None:
+        self._progress.reached("refine", place * ROUNDS + done * ROUNDS // rounds, candidates * ROUNDS)
 
     def _gates(self, groups: Sequence[Points], reading: Reading) -> list[list[GateTensors]]:
         """Return for each place a gate per strictness; how far is too far comes from the validation split."""

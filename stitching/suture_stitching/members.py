@@ -76,11 +76,12 @@ def batches(
     *,
     seed: int | None = None,
     whole: bool = False,
+    only: range | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield inputs as the ensemble reads them and their targets, on `device`; `seed` shuffles them.
 
     Values are brought from the dataset's range to the ensemble's, channels and sizes to its own; masks follow. `whole`
-    samples come one at a time in their own size, from a dataset with a `window`.
+    samples come one at a time in their own size, from a dataset with a `window`. `only` are the batches to yield.
     """
     spec, shape = shared_input(members), input_shape(members, dataset)
     sizes, at_once = shape[1:], batch_size(dataset, shape)
@@ -89,7 +90,8 @@ def batches(
         (dataset.input_shape[0], dataset.channels), (spec.num_channels, spec.channels), spec.format
     )
     matrix = None if weights is None else torch.tensor(weights, device=device)
-    for x, y in dataset.whole(split) if whole else dataset.batches(split, at_once, seed=seed):
+    found = dataset.whole(split, only=only) if whole else dataset.batches(split, at_once, seed=seed, only=only)
+    for x, y in found:
         x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
         if ours and theirs and ours != theirs:
             x = (x - theirs[0]) * ((ours[1] - ours[0]) / (theirs[1] - theirs[0])) + ours[0]

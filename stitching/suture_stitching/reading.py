@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -24,6 +23,8 @@ from suture_stitching.merge import Merge, Values
 from suture_stitching.moments import Moments, channels_second, to_grid
 from suture_stitching.points import StitchPoint
 from suture_stitching.portable.graph import Ref
+from suture_stitching.shards import Share, blocks
+from suture_stitching.totals import Totals
 
 #: Positions of a map that are counted per sample: neighbours say much the same, and other samples show others.
 POSITIONS = 128
@@ -54,12 +55,14 @@ class Reader:
         """What the members together read, `(C, *spatial)`."""
         return input_shape(self.members, self.dataset)
 
-    def batches(self, split: Split, start: int = 0) -> Iterator[Tensor]:
-        """Yield the inputs of `split` from batch `start` on, in the same order every time."""
-        if start >= number_of_batches(self.dataset, split, self.shape) > 0:
-            return
+    def number_of_batches(self, split: Split) -> int:
+        """Return how many batches a pass over `split` has."""
+        return number_of_batches(self.dataset, split, self.shape)
+
+    def batches(self, split: Split, only: range | None = None) -> Iterator[Tensor]:
+        """Yield the inputs of the batches `only` of `split`, or of all, in the same order every time."""
         seed = self.seed if split == "train" else None
-        for x, _ in islice(batches(self.members, self.dataset, split, self.runner.device, seed=seed), start, None):
+        for x, _ in batches(self.members, self.dataset, split, self.runner.device, seed=seed, only=only):
             yield x
 
     def check(self, moments: Moments, columns: Sequence[tuple[slice, int, StitchPoint]]) -> None:
@@ -114,81 +117,139 @@ def read(
 
     `known` are features of the first training batches, in parts, that need not be computed again.
     """
-    refs = {
-        merge.point(merge.native, member, point).node: (index, member)
-        for index, points in enumerate(groups)
-        for member, point in points.items()
-    }
-    model = reader.runner.model(merge.graph(tuple(map(Ref, refs))), merge.tensors, reader.shape)
-    taken = [_Taken(points, sorted({point.shape[1:] for point in points.values()})) for points in groups]
+    look = _Look(reader, merge, groups, places)
+    kept, start = Totals.restored(checkpoint, "reading", reader.runner.device)
+    totals, block = kept.apart()
     whitenings: dict[int, Whitening] = {}
+    for split in _SPLITS:
+        if split == "validation":
+            whitenings = {index: whiten(totals.moments[f"pooled.{index}"]) for index in places}
+        number = start.get(split, 0)
+        clock.skip("solve", number)
+        for index, own in enumerate(blocks(reader.number_of_batches(split))):
+            if number == own.start:
+                block, found = Totals.restored(checkpoint, _part(split, index), reader.runner.device)
+                number += found.get(split, 0)
+                clock.skip("solve", found.get(split, 0))
+            elif number >= own.stop:
+                continue
+            for parts in look.at(split, range(number, own.stop), known, clock):
+                for part in parts:
+                    block.add(part)
+                number += 1
+                if checkpoint.due and number < own.stop:
+                    look.check(block)
+                    checkpoint.save("reading", *totals.beside(block).kept({**start, split: number}))
+            for place, whitening in whitenings.items():
+                block.rows[f"distance.{place}"] = whitening.distance(block.rows.pop(f"pooled.{place}"))
+            look.check(block)
+            totals.add(block)
+            block = Totals()
+            if checkpoint.due:
+                checkpoint.save("reading", *totals.kept({**start, split: number}))
+        start[split] = number
+    checkpoint.save("reading", *totals.kept(start))
+    moments = {
+        (index, grid): (totals.moments[_key("train", index, grid)], totals.moments[_key("validation", index, grid)])
+        for index, one in enumerate(look.taken)
+        for grid in one.grids
+    }
+    return Reading(moments, whitenings, {index: totals.rows[f"distance.{index}"].cpu() for index in places})
 
-    def found(features: Iterable[tuple[tuple[int, int], Tensor]], split: Split) -> _Totals:
-        """Return moments (and distances) of a part of a batch, match by match as soon as all of it is there."""
-        result, open_groups = _Totals(), [_Side(one) for one in taken]
+
+def capture(
+    reader: Reader,
+    merge: Merge,
+    groups: Sequence[Points],
+    places: Sequence[int],
+    clock: Clock,
+    checkpoint: Checkpoint,
+    share: Share,
+    known: Sequence[Sequence[Features]] = (),
+) -> None:
+    """Keep what `read` needs of the blocks of `share` as parts, where it finds them; arguments as for `read`."""
+    look = _Look(reader, merge, groups, places)
+    for split, index, own in shared_blocks(reader, share):
+        part = _part(split, index)
+        if checkpoint.load(part) is not None:
+            clock.skip("solve", len(own))
+            continue
+        block = Totals()
+        for parts in look.at(split, own, known, clock):
+            for found in parts:
+                block.add(found)
+        look.check(block)
+        checkpoint.save(part, *block.kept({split: len(own)}))
+
+
+def shared_blocks(reader: Reader, share: Share) -> list[tuple[Split, int, range]]:
+    """Return split, number and batches of each block of a share; the blocks of both splits are dealt out together."""
+    every = [(split, *one) for split in _SPLITS for one in enumerate(blocks(reader.number_of_batches(split)))]
+    return [one for number, one in enumerate(every) if share.has(number)]
+
+
+class _Look:
+    """What one pass takes from the features of `groups`, and at `places` for gates."""
+
+    def __init__(self, reader: Reader, merge: Merge, groups: Sequence[Points], places: Sequence[int]) -> None:
+        self._reader, self._groups, self._places = reader, groups, places
+        self._refs = {
+            merge.point(merge.native, member, point).node: (index, member)
+            for index, points in enumerate(groups)
+            for member, point in points.items()
+        }
+        self._model = reader.runner.model(merge.graph(tuple(map(Ref, self._refs))), merge.tensors, reader.shape)
+        self.taken = [_Taken(points, sorted({point.shape[1:] for point in points.values()})) for points in groups]
+
+    def at(
+        self, split: Split, only: range, known: Sequence[Sequence[Features]], clock: Clock
+    ) -> Iterator[list[Totals]]:
+        """Yield what is found in the batches `only`, each in parts; features of the first ones may be `known`."""
+        first = len(known) if split == "train" else 0
+        computed = self._reader.batches(split, range(max(only.start, first), only.stop))
+        for number in only:
+            clock.tick("solve")
+            if number < first:
+                yield [self._reuse(features, split) for features in known[number]]
+            else:
+                yield self._reader.runner.parts(lambda part: self._run(part, split), next(computed))
+
+    def check(self, totals: Totals) -> None:
+        """Raise `SutureError` `features.not_finite` if any feature was NaN or infinite."""
+        for split in _SPLITS:
+            for index, one in enumerate(self.taken):
+                for grid in one.grids:
+                    if (moments := totals.moments.get(_key(split, index, grid))) is not None:
+                        self._reader.check(moments, one.named())
+        for index in self._places:
+            if (moments := totals.moments.get(f"pooled.{index}")) is not None:
+                self._reader.check(moments, self.taken[index].named())
+
+    def _run(self, part: Tensor, split: Split) -> Totals:
+        values = self._reader.runner.stream(self._model, self._refs, part)
+        return self._found(((self._refs[node], value) for node, value in values), split)
+
+    def _reuse(self, features: Features, split: Split) -> Totals:
+        own = ((place, features[place[1], self._groups[place[0]][place[1]].name]) for place in self._refs.values())
+        return self._found(own, split)
+
+    def _found(self, features: Iterable[tuple[tuple[int, int], Tensor]], split: Split) -> Totals:
+        """Return moments (and rows) of a part of a batch, match by match as soon as all of it is there."""
+        result, open_groups = Totals(), [_Side(one) for one in self.taken]
         for (index, member), feature in features:
             side = open_groups[index]
-            side.put(member, feature, pooled=index in places)
+            side.put(member, feature, pooled=index in self._places)
             if not side.complete:
                 continue
             for grid, rows in side.rows.items():
                 result.moments[_key(split, index, grid)] = Moments.of(rows.flatten(0, 1))
-            if index in places:
+            if index in self._places:
                 if split == "train":
                     result.moments[f"pooled.{index}"] = Moments.of(side.pooled())
-                else:
-                    result.rows[f"distance.{index}"] = whitenings[index].distance(side.pooled())
+                else:  # how far they lie can be told when all of the training split is known
+                    result.rows[f"pooled.{index}"] = side.pooled()
             side.forget()
         return result
-
-    def run(part: Tensor, split: Split) -> _Totals:
-        return found(((refs[node], value) for node, value in reader.runner.stream(model, refs, part)), split)
-
-    def reuse(features: Features, split: Split) -> _Totals:
-        own = ((place, features[place[1], groups[place[0]][place[1]].name]) for place in refs.values())
-        return found(own, split)
-
-    def check(totals: _Totals) -> None:
-        for split in _SPLITS:
-            for index, one in enumerate(taken):
-                for grid in one.grids:
-                    if (moments := totals.moments.get(_key(split, index, grid))) is not None:
-                        reader.check(moments, one.named())
-        for index in places:
-            if (moments := totals.moments.get(f"pooled.{index}")) is not None:
-                reader.check(moments, taken[index].named())
-
-    totals, start = _Totals.restored(checkpoint, "reading", reader.runner.device)
-    for split in _SPLITS:
-        if split == "validation":
-            check(totals)
-            for index in places:
-                whitenings[index] = whiten(totals.moments[f"pooled.{index}"])
-        number = start.get(split, 0)
-        clock.skip("solve", number)
-        if split == "train" and number < len(known):
-            for parts in known[number:]:
-                clock.tick("solve")
-                for features in parts:
-                    totals.add(reuse(features, split))
-                number += 1
-        for x in reader.batches(split, number):
-            clock.tick("solve")
-            for part in reader.runner.parts(lambda part, split=split: run(part, split), x):
-                totals.add(part)
-            number += 1
-            if checkpoint.due:
-                check(totals)
-                checkpoint.save("reading", *totals.kept({**start, split: number}))
-        start[split] = number
-    check(totals)
-    checkpoint.save("reading", *totals.kept(start))
-    moments = {
-        (index, grid): (totals.moments[_key("train", index, grid)], totals.moments[_key("validation", index, grid)])
-        for index, one in enumerate(taken)
-        for grid in one.grids
-    }
-    return Reading(moments, whitenings, {index: totals.rows[f"distance.{index}"].cpu() for index in places})
 
 
 def read_stitched(
@@ -205,20 +266,20 @@ def read_stitched(
     model = reader.runner.model(merge.graph(tuple(map(Ref, wanted))), merge.tensors, reader.shape)
     pairs = [(a, b) for a in points for b in points if a != b]
 
-    def run(part: Tensor, split: Split) -> _Totals:
-        features, result = dict(reader.runner.stream(model, wanted, part)), _Totals()
+    def run(part: Tensor, split: Split) -> Totals:
+        features, result = dict(reader.runner.stream(model, wanted, part)), Totals()
         for a, b in pairs:
             grid = points[b].shape[1:]
             side = [_rows(features[stitched[a]], grid, points[a]), _rows(features[native[b]], grid, points[b])]
             result.moments[f"{split}.{a}.{b}"] = Moments.of(torch.cat(side, 2).flatten(0, 1))
         return result
 
-    totals, start = _Totals.restored(checkpoint, "doubled", reader.runner.device)
+    totals, start = Totals.restored(checkpoint, "doubled", reader.runner.device)
     for split in _SPLITS:
         number, most = start.get(split, 0), _doubled_batches(reader, split, points)
         clock.skip("double", number)
         if number < most:
-            for x in islice(reader.batches(split, number), most - number):
+            for x in reader.batches(split, range(number, most)):
                 clock.tick("double")
                 for part in reader.runner.parts(lambda part, split=split: run(part, split), x):
                     totals.add(part)
@@ -240,7 +301,7 @@ def _doubled_batches(reader: Reader, split: Split, points: Points) -> int:
         ROWS * point.shape[0] // min(POSITIONS, torch.Size(point.shape[1:]).numel()) for point in points.values()
     )
     size = batch_size(reader.dataset, reader.shape)
-    return min(number_of_batches(reader.dataset, split, reader.shape), -(-max(enough, _FEWEST) // size))
+    return min(reader.number_of_batches(split), -(-max(enough, _FEWEST) // size))
 
 
 @dataclass(frozen=True)
@@ -291,40 +352,8 @@ class _Side:
         self.rows, self._means = {}, {}
 
 
-@dataclass
-class _Totals:
-    """Moments by name, and rows by name for which nothing smaller would do."""
-
-    moments: dict[str, Moments] = field(default_factory=dict)
-    rows: dict[str, Tensor] = field(default_factory=dict)
-
-    def add(self, other: _Totals) -> None:
-        """Add what was found in more samples."""
-        for name, found in other.moments.items():
-            before = self.moments.get(name)
-            self.moments[name] = found if before is None else before + found
-        for name, more in other.rows.items():
-            self.rows[name] = torch.cat([self.rows[name], more]) if name in self.rows else more
-
-    def kept(self, batches: Mapping[str, int]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Return document and tensors to keep, with the number of batches that went in per split."""
-        tensors = {f"rows/{name}": rows for name, rows in self.rows.items()}
-        for name, moments in self.moments.items():
-            tensors |= {f"mean/{name}": moments.mean, f"scatter/{name}": moments.scatter}
-        return {"batches": dict(batches), "n": {name: one.n for name, one in self.moments.items()}}, tensors
-
-    @classmethod
-    def restored(cls, checkpoint: Checkpoint, part: str, device: torch.device) -> tuple[_Totals, dict[str, int]]:
-        """Return what was kept as `part`, and the batches per split; nothing where nothing was."""
-        kept = checkpoint.load(part)
-        if kept is None:
-            return cls(), {}
-        moments = {
-            name: Moments(n, kept.tensors[f"mean/{name}"], kept.tensors[f"scatter/{name}"]).to(device)
-            for name, n in kept.document["n"].items()
-        }
-        rows = {name[5:]: rows.to(device) for name, rows in kept.tensors.items() if name.startswith("rows/")}
-        return cls(moments, rows), dict(kept.document["batches"])
+def _part(split: Split, index: int) -> str:
+    return f"reading-{split}-{index}"
 
 
 def _key(split: Split, index: int, grid: Grid) -> str:

@@ -81,9 +81,12 @@ class Dataset(ABC):
             return {}
         return dict(zip(self.labels, self._label_counts(self._splits[split]).tolist(), strict=True))
 
-    def batches(self, split: Split, batch_size: int, *, seed: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(
+        self, split: Split, batch_size: int, *, seed: int | None = None, only: range | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield inputs `(N, C, *spatial)` float32 and their targets, each sample `patches` times; `seed` shuffles them.
 
+        `only` are the numbers of the batches to yield, from 0: the others are not read.
         Targets are `(N,)` int64 label indices (classification), `(N, L)` float32 0 or 1 (multilabel), `(N, *spatial)`
         int64 (segmentation) or `(N, K)` float32 (regression). Once CUDA is in use they lie in pinned memory. Raises
         `SutureError` (`dataset.*`) for an empty split or a sample that cannot be read.
@@ -96,14 +99,16 @@ class Dataset(ABC):
         def read(start: int) -> tuple[Tensor, Tensor]:
             return self._tensors(*self._read(order[start : start + batch_size], (seed or 0, start)))
 
-        return ahead(read, range(0, len(order), batch_size), self.workers)
+        starts = range(0, len(order), batch_size)
+        return ahead(read, starts if only is None else [starts[number] for number in only], self.workers)
 
-    def whole(self, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
+    def whole(self, split: Split, *, only: range | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield each sample of `split` in full size, one at a time: inputs `(1, C, *spatial)` and targets.
 
         As `batches` otherwise; only for a dataset with a `window`.
         """
         order = self._order(split)
+        order = order if only is None else order[list(only)]
         return ahead(lambda index: self._tensors(*self._read_whole(int(index))), order, min(self.workers, 1))
 
     def _read_whole(self, index: int) -> tuple[NDArray[np.float32], NDArray[Any]]:
