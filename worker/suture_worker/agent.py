@@ -190,6 +190,7 @@ class Agent:
             return
         if not done:
             self._end_work(folder)
+            done = self._was_told(task, folder)
         ended = folder.outcome
         if not done or ended is None or ended.state == "failed":
             self._kept.put(folder)  # it may come again
@@ -211,6 +212,20 @@ class Agent:
         folder.remove()
         self._admission.inbox.close(task.id)
         self._outbox.held.drop(task.id)
+
+    def _was_told(self, task: Task, folder: TaskFolder) -> bool:
+        """Whether the hub has the result of a lease that is over: an agent killed in between did not hear so."""
+        outcome = folder.outcome
+        if outcome is None or outcome.state != "done":
+            return False
+
+        def tell() -> None:
+            self._hub.send(self._messages(task, folder, outcome)[-1])
+
+        try:
+            return self._try(tell, task.id)
+        except (Waits, Unavailable):
+            return False
 
     def _try(self, step: Callable[[], None], task_id: str) -> bool:
         """Do the last step of a task; return False if its lease was lost or the hub wants nothing more of it."""
