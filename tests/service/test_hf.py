@@ -7,10 +7,8 @@ import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 
-import pytest
-
+from suture_service.hf import commits
 from suture_service.hf.changes import REGULAR_BYTES
-from suture_service.hf.commits import PAGE
 
 SECRET = b"secret weights" * 1000
 SIZE, OID = len(SECRET), hashlib.sha256(SECRET).hexdigest()
@@ -133,39 +131,39 @@ def test_missing_and_private_look_the_same(world):
     assert files(world.north, "north/repo") == ["a.txt"]
 
 
-@pytest.mark.parametrize(
-    ("content", "status"),
-    [
-        (b"", 400),
-        (b"{}", 400),
-        (b"[1]\n", 400),
-        (b"\xff\n", 400),
-        (b"[" * 100_000, 400),
-        (b'{"key":"file","value":{}}', 400),
-        (b'{"key":"header","value":{"summary":3}}', 400),
-        (b'{"key":"header","value":{"summary":"x"}}\n{"key":"other","value":{}}', 400),
-        (b'{"key":"header","value":{"summary":"x"}}\n{"key":"file","value":{"path":"a","content":"***"}}', 400),
-        (b'{"key":"header","value":{"summary":"x"}}\n{"key":"file","value":{"path":"a","content":"\\ud800"}}', 400),
-        (b'{"key":"header","value":{"summary":"x"}}\n{"key":"lfsFile","value":{"path":"a","oid":"1"}}', 400),
-        (b'{"key":"header","value":{"summary":"x"}}\n' + b"x" * (2 * REGULAR_BYTES), 413),
-    ],
-)
-def test_a_commit_that_cannot_be_read_changes_nothing(world, content, status):
+UNREADABLE = [
+    (b"", 400),
+    (b"{}", 400),
+    (b"[1]\n", 400),
+    (b"\xff\n", 400),
+    (b"[" * 100_000, 400),
+    (b'{"key":"file","value":{}}', 400),
+    (b'{"key":"header","value":{"summary":3}}', 400),
+    (b'{"key":"header","value":{"summary":"x"}}\n{"key":"other","value":{}}', 400),
+    (b'{"key":"header","value":{"summary":"x"}}\n{"key":"file","value":{"path":"a","content":"***"}}', 400),
+    (b'{"key":"header","value":{"summary":"x"}}\n{"key":"file","value":{"path":"a","content":"\\ud800"}}', 400),
+    (b'{"key":"header","value":{"summary":"x"}}\n{"key":"lfsFile","value":{"path":"a","oid":"1"}}', 400),
+    (b'{"key":"header","value":{"summary":"x"}}\n' + b"x" * (2 * REGULAR_BYTES), 413),
+]
+
+
+def test_a_commit_that_cannot_be_read_changes_nothing(world):
     repo = make(world.north)
-    answer = raw_commit(world.north, repo, content)
-    assert answer.status_code == status, answer.text
-    assert answer.headers["x-error-message"]
+    for content, status in UNREADABLE:
+        answer = raw_commit(world.north, repo, content)
+        assert answer.status_code == status, answer.text
+        assert answer.headers["x-error-message"]
     assert world.north.get(f"/api/models/{repo}").json()["sha"] == EMPTY
 
 
-@pytest.mark.parametrize(
-    "path",
-    ["", "/a", "a/", "../a", "a/../b", "a//b", "./a", ".git/config", "a\0b", "a\nb", "a\\b", "x" * 256, "\ud800"],
-)
-def test_paths_that_could_do_harm_are_refused(world, path):
+HARMFUL = ["", "/a", "a/", "../a", "a/../b", "a//b", "./a", ".git/config", "a\0b", "a\nb", "a\\b", "x" * 256, "\ud800"]
+
+
+def test_paths_that_could_do_harm_are_refused(world):
     repo = make(world.north)
-    for line in (put(path), lfs(path)):
-        assert commit(world.north, repo, line).status_code == 400
+    for path in HARMFUL:
+        for line in (put(path), lfs(path)):
+            assert commit(world.north, repo, line).status_code == 400, path
     assert files(world.north, repo) == []
 
 
@@ -238,13 +236,14 @@ def test_commits_that_race_all_come_to_stay(world):
     assert len(world.north.get(f"/api/models/{repo}/commits/main").json()) == 9
 
 
-def test_history_comes_in_pages(world):
+def test_history_comes_in_pages(world, monkeypatch):
+    monkeypatch.setattr(commits, "PAGE", 3)
     repo = make(world.north)
-    for index in range(PAGE + 1):
+    for index in range(4):
         assert commit(world.north, repo, put("a.txt", b"%d" % index)).status_code == 200
     first = world.north.get(f"/api/models/{repo}/commits/main")
     second = world.north.get(first.links["next"]["url"])
-    assert (len(first.json()), len(second.json())) == (PAGE, 2)
+    assert (len(first.json()), len(second.json())) == (3, 2)
     assert "next" not in second.links
     assert second.json()[-1]["id"] == EMPTY
 
@@ -306,13 +305,14 @@ def test_a_deleted_model_stays_where_a_job_needs_it(world):
     assert files(world.south, "south/digits") == []
 
 
-@pytest.mark.parametrize(
-    "name", ["", "main", "a b", "a..b", "-x", "/x", "x/", "a" * 256, "refs/heads/x", "abcdef0", "x.lock", "\u202e"]
-)
-def test_names_that_no_branch_or_tag_can_have(world, name):
+NO_NAMES = ["", "a b", "a..b", "-x", "/x", "x/", "a" * 256, "refs/heads/x", "abcdef0", "x.lock", "\u202e"]
+
+
+def test_names_that_no_branch_or_tag_can_have(world):
     repo = make(world.north)
-    answer = world.north.post(f"/api/models/{repo}/tag/main", {"tag": name})
-    assert answer.status_code == (200 if name == "main" else 400), answer.text
+    for name in NO_NAMES:
+        assert world.north.post(f"/api/models/{repo}/tag/main", {"tag": name}).status_code == 400, name
+    assert world.north.post(f"/api/models/{repo}/tag/main", {"tag": "v1/x"}).status_code == 200
 
 
 def test_cards_are_read_with_care(world):
