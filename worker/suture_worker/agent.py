@@ -192,7 +192,7 @@ class Agent:
             self._end_work(folder)
             done = self._was_told(task, folder)
         ended = folder.outcome
-        if not done or ended is None or ended.state == "failed":
+        if (not done and not self._is_cancelled(task)) or (done and (ended is None or ended.state == "failed")):
             self._kept.put(folder)  # it may come again
         self._forget(task, folder)
         with self._cache_turn:
@@ -212,6 +212,13 @@ class Agent:
         folder.remove()
         self._admission.inbox.close(task.id)
         self._outbox.held.drop(task.id)
+
+    def _is_cancelled(self, task: Task) -> bool:
+        """Whether the job does not want the work any more; False where the hub cannot be asked or has moved on."""
+        try:
+            return self._hub.heartbeat(task.claim).cancel
+        except HubError:
+            return False
 
     def _was_told(self, task: Task, folder: TaskFolder) -> bool:
         """Whether the hub has the result of a lease that is over: an agent killed in between did not hear so."""
