@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import ssl
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 
 import structlog
 import uvicorn
 from fastapi import APIRouter, FastAPI, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from sqlalchemy.exc import DBAPIError
 
 from suture_service import errors
 from suture_service.access import endpoints as access
@@ -30,10 +35,11 @@ from suture_service.models import endpoints as models
 from suture_service.observe import Metrics, Observe, configure_logging
 from suture_service.operate import check_migrated
 from suture_service.parties import endpoints as parties
-from suture_service.settings import Settings
+from suture_service.settings import Settings, check_exposed
 from suture_service.sites import endpoints as sites
 from suture_service.storage import open_store
 from suture_service.tasks import endpoints as tasks
+from suture_stitching.errors import SutureError
 
 log = structlog.get_logger(__name__)
 health = APIRouter(tags=["health"])
@@ -112,18 +118,36 @@ def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@health.get("/readyz", responses={503: {"model": ErrorAnswer, "description": "Database or store does not answer."}})
+@health.get("/readyz", responses={503: {"model": ErrorAnswer, "description": "What is missing, and what to do."}})
 def readyz(hub: HubDep) -> dict[str, str]:
-    """Say that database and store answer, and that the hub is not about to stop."""
+    """Say that database and store answer, and that the hub is not about to stop; or what is missing."""
     if hub.closing.is_set():
         raise Unavailable("hub.closing", "the hub is about to stop")
+    problems: dict[str, SutureError] = {}
+    checks: dict[str, Callable[[], None]] = {"database": partial(check_database, hub), "store": hub.store.check}
+    for part, check in checks.items():
+        try:
+            check()
+        except SutureError as error:
+            problems[part] = error
+        except Exception:
+            log.exception("not ready", part=part)
+            problems[part] = Unavailable("hub.not_ready", f"the {part} does not answer")
+    if problems:
+        messages = "; ".join(error.message for error in problems.values())
+        hints = "; ".join(error.hint for error in problems.values() if error.hint) or None
+        raise Unavailable("hub.not_ready", messages, where=", ".join(problems), hint=hints)
+    return {"status": "ready"}
+
+
+def check_database(hub: Hub) -> None:
+    """Raise `SutureError` unless the database answers (`hub.database`) and is migrated (`hub.not_migrated`)."""
     try:
         check_migrated(hub.database.engine)
-        hub.store.check()
-    except Exception as error:
-        log.exception("not ready")
-        raise Unavailable("hub.not_ready", "the database or the store does not answer") from error
-    return {"status": "ready"}
+    except DBAPIError as error:
+        log.warning("the database does not answer", error=type(error.orig).__name__)
+        hint = "is it running, and do SUTURE_HUB_DATABASE_URL and the password fit?"
+        raise SutureError("hub.database", "the database does not answer", where="database", hint=hint) from None
 
 
 @health.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
@@ -137,14 +161,37 @@ class _Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, hub: Hub) -> None:
         super().__init__(config)
-        self._hub = hub
+        self.hub = hub
 
     async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
-        self._hub.close()
+        self.hub.close()
         await super().shutdown(sockets)  # type: ignore[arg-type]
 
 
-def server(settings: Settings, *, host: str = "127.0.0.1", port: int = 8420) -> uvicorn.Server:
+@dataclass(frozen=True)
+class Tls:
+    """A certificate chain and its private key, both PEM."""
+
+    cert: Path
+    key: Path
+
+    def check(self) -> None:
+        """Raise `SutureError` (`hub.tls`) unless both can be read and belong together."""
+        for path, option in ((self.cert, "--tls-cert"), (self.key, "--tls-key")):
+            if not path.is_file():
+                raise SutureError("hub.tls", f"there is no file {path}", where=option)
+        try:
+            # Without a callback that refuses, a key with a password would ask for it at the terminal.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self.cert, self.key, password=lambda: b"")
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or "unreadable"
+            hint = "PEM files of a certificate chain and of its own key, without a password, readable for the hub"
+            raise SutureError(
+                "hub.tls", f"no certificate with its key: {reason}", where="--tls-cert", hint=hint
+            ) from None
+
+
+def server(settings: Settings, *, host: str = "127.0.0.1", port: int = 8420, tls: Tls | None = None) -> _Server:
     """Return a server that is not yet running: `.run()` runs it, `.should_exit = True` stops it."""
     app = create_app(settings)
     config = uvicorn.Config(
@@ -154,13 +201,25 @@ def server(settings: Settings, *, host: str = "127.0.0.1", port: int = 8420) -> 
         log_config=None,
         access_log=False,
         server_header=False,
+        forwarded_allow_ips=settings.proxies,
+        ssl_certfile=tls.cert if tls else None,
+        ssl_keyfile=tls.key if tls else None,
         timeout_graceful_shutdown=GRACE_SECONDS,
         timeout_keep_alive=30,
     )
     return _Server(config, app.state.hub)
 
 
-def serve(settings: Settings, host: str = "127.0.0.1", port: int = 8420) -> None:
-    """Run the hub until SIGTERM or SIGINT; long polls end at once, other requests may finish."""
+def serve(settings: Settings, host: str = "127.0.0.1", port: int = 8420, tls: Tls | None = None) -> None:
+    """Run the hub until SIGTERM or SIGINT; long polls end at once, other requests may finish.
+
+    Raises `SutureError` before it listens: for settings that are unsafe here (`hub.settings`), a certificate
+    (`hub.tls`), a database that does not answer (`hub.database`) or is not migrated (`hub.not_migrated`).
+    """
     configure_logging(settings.log_level)
-    server(settings, host=host, port=port).run()
+    check_exposed(settings, host, tls=tls is not None)
+    if tls is not None:
+        tls.check()
+    running = server(settings, host=host, port=port, tls=tls)
+    check_database(running.hub)
+    running.run()

@@ -79,8 +79,10 @@ def configure_logging(level: str) -> None:
             ],
         )
     )
-    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    # Libraries stay at warnings: at lower levels some log what they are given, such as a statement with its values.
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    for name in ("suture_service", "uvicorn"):
+        logging.getLogger(name).setLevel(level.upper())
 
 
 def _without_values(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+from ipaddress import ip_address, ip_network
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from suture_stitching.errors import SutureError
+
+PREFIX = "SUTURE_HUB_"
 
 Seconds = Annotated[float, Field(gt=0)]
 Bytes = Annotated[int, Field(gt=0)]
 
 
+def _networks(text: str) -> str:
+    for part in text.split(","):
+        ip_network(part.strip())  # raises ValueError, which names the part
+    return text
+
+
 class Settings(BaseSettings):
     """Where the hub keeps its state, and its limits. Sizes in bytes, times in seconds."""
 
-    model_config = SettingsConfigDict(env_prefix="SUTURE_HUB_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
     #: `sqlite:///path` or `postgresql://…`; may hold a password, so it is never shown.
     database_url: str = Field(default="sqlite:///suture-hub.db", repr=False)
@@ -24,6 +36,10 @@ class Settings(BaseSettings):
     s3_endpoint: str | None = None
     #: How long an address is valid to which a download from a bucket is sent on; 0: everything goes through the hub.
     signed_download_seconds: Annotated[int, Field(ge=0, le=86400)] = 0
+
+    #: Addresses or networks, with commas, of the proxies that speak TLS before the hub: what they say about a caller's
+    #: address is believed.
+    proxies: Annotated[str, AfterValidator(_networks)] = "127.0.0.1"
 
     lease_seconds: Seconds = 60
     #: How long the lease of a task lasts that waits for a person at its site.
@@ -54,4 +70,45 @@ class Settings(BaseSettings):
     #: Jobs of one party that have not ended.
     max_party_jobs: Annotated[int, Field(ge=1)] = 50
 
-    log_level: str = "info"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+def read_settings() -> Settings:
+    """Return the settings from the environment; raises `SutureError` (`hub.settings`) naming the variable."""
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        message = first["msg"].removeprefix("Value error, ")
+        raise _wrong(str(first["loc"][0]), message, "correct this variable") from None
+    for name in sorted(os.environ):
+        if name.startswith(PREFIX) and name.removeprefix(PREFIX).lower() not in Settings.model_fields:
+            # A limit that was meant to be set would silently not be.
+            raise SutureError("hub.settings", "there is no such setting", where=name, hint="correct or unset it")
+    return settings
+
+
+def check_exposed(settings: Settings, host: str, *, tls: bool) -> None:
+    """Raise `SutureError` (`hub.settings`) where what is fine on one machine would be open to others."""
+    if host == "localhost" or (_is_address(host) and ip_address(host).is_loopback):
+        return
+    for field in ("database_url", "store"):
+        if field not in settings.model_fields_set:
+            message = "its default is for trying the hub out on one machine; this one listens to others"
+            raise _wrong(field, message, "say where the hub keeps its state")
+    if not tls and "proxies" not in settings.model_fields_set:
+        message = "tokens would travel unencrypted: the hub listens to other machines without TLS"
+        hint = "give --tls-cert and --tls-key, or name here the address of the proxy that speaks TLS before it"
+        raise _wrong("proxies", message, hint)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _wrong(field: str, message: str, hint: str) -> SutureError:
+    return SutureError("hub.settings", message, where=f"{PREFIX}{field}".upper(), hint=hint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,6 +10,7 @@ import typer
 from suture.cli import hub_audit, hub_store
 from suture.cli.hub_settings import hub_settings
 from suture.cli.terminal import Format, FormatOption, console, group, notes, print_json, print_table
+from suture_stitching.errors import SutureError
 
 if TYPE_CHECKING:
     from suture_service.operate import TokenRow
@@ -23,7 +25,7 @@ app = group(
     "  suture hub party add north\n"
     "  suture hub token create north --role publisher --role requester\n"
     "  suture hub site add north main\n"
-    "  suture hub serve --host 0.0.0.0"
+    "  suture hub serve --host 0.0.0.0 --tls-cert chain.pem --tls-key key.pem"
 )
 party = group("Organisations that take part.")
 token = group("Tokens of parties: made, listed, revoked.")
@@ -41,16 +43,24 @@ PartyArgument = Annotated[str, typer.Argument(metavar="PARTY", help="the party's
 def serve(
     host: Annotated[str, typer.Option(help="address to listen on; behind a TLS proxy keep 127.0.0.1")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="port to listen on")] = 8420,
+    tls_cert: Annotated[Path | None, typer.Option(help="certificate chain, PEM: speak TLS without a proxy")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="the certificate's private key, PEM, without password")] = None,
 ) -> None:
     """Run the hub until it is told to stop (SIGTERM, Ctrl-C).
 
-    \b
-    Example:
-      suture hub serve --host 0.0.0.0 --port 8420
-    """
-    from suture_service.main import serve
+    To other machines it speaks TLS only, or behind a proxy named in SUTURE_HUB_PROXIES.
 
-    serve(hub_settings(), host, port)
+    \b
+    Examples:
+      suture hub serve --port 8420
+      suture hub serve --host 0.0.0.0 --port 443 --tls-cert chain.pem --tls-key key.pem
+    """
+    from suture_service.main import Tls, serve
+
+    if (tls_cert is None) != (tls_key is None):
+        raise SutureError("hub.tls", "--tls-cert and --tls-key belong together", where="--tls-cert, --tls-key")
+    tls = Tls(tls_cert, tls_key) if tls_cert is not None and tls_key is not None else None
+    serve(hub_settings(), host, port, tls)
 
 
 @app.command()

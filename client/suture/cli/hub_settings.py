@@ -13,16 +13,9 @@ if TYPE_CHECKING:
 def hub_settings() -> Settings:
     """Return the hub's settings from the environment; raises `SutureError` naming the variable that is wrong."""
     try:
-        from pydantic import ValidationError
-
-        from suture_service.settings import Settings
+        from suture_service.settings import read_settings
     except ModuleNotFoundError as error:
         raise SutureError(
             "hub.not_installed", f"{error.name} is not installed", hint="pip install 'suture[service]'"
         ) from None
-    try:
-        return Settings()
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        variable = f"SUTURE_HUB_{first['loc'][0]}".upper() if first["loc"] else "SUTURE_HUB_…"
-        raise SutureError("hub.settings", first["msg"], where=variable, hint="correct this variable") from None
+    return read_settings()

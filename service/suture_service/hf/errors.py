@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from suture_service.errors import HubError, Unauthorized, headers_of
+from suture_service.errors import Forbidden, HubError, Unauthorized, headers_of
 from suture_stitching.errors import SutureError
 
 #: The client shows this text as it is, and calls any other 401 a missing repository.
@@ -67,6 +67,13 @@ class BadRequest(HubError):
     """Input that cannot be what the caller meant."""
 
     status = 400
+
+
+class WrongAddress(Forbidden):
+    """An address for uploads that never was, or whose time, token or repository has ended."""
+
+    def __init__(self) -> None:
+        super().__init__("upload.address", "this address is wrong or no longer valid", hint="start the upload again")
 
 
 class NotImplementedHere(HubError):

@@ -54,7 +54,8 @@ def lfs_batch(
 async def lfs_upload(hub: HubDep, request: Request, permission: str) -> dict[str, Any]:
     """Take in a file. The client sends no token: the address itself says who may send what."""
     granted = unseal(hub, _PURPOSE, permission)
-    await hub.read(lambda session: service.check_still_granted(session, granted["token"], granted["model"]))
+    token, model = granted["token"], granted["model"]
+    await hub.read(lambda session: service.check_still_granted(session, token, model, hub.now()))
     async with hub.store.receive(request.stream(), limit=granted["size"], where="the file") as upload:
         if (upload.sha256, upload.size) != (granted["oid"], granted["size"]):
             problem = f"{upload.size} bytes came, which are not the announced content"
@@ -62,7 +63,7 @@ async def lfs_upload(hub: HubDep, request: Request, permission: str) -> dict[str
         await upload.keep()
 
     def note(session: Session) -> None:
-        service.note_received(session, granted["model"], upload.sha256, upload.size, hub.now())
+        service.note_received(session, model, upload.sha256, upload.size, hub.now())
 
     await hub.write(note)
     return {}

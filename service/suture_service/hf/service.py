@@ -13,7 +13,7 @@ from suture_service.audit.chain import record
 from suture_service.auth import Caller
 from suture_service.errors import Conflict, Forbidden
 from suture_service.hf import repository
-from suture_service.hf.errors import BadRequest, EntryNotFound, GatedRepo, RepoNotFound, RevisionNotFound
+from suture_service.hf.errors import BadRequest, EntryNotFound, GatedRepo, RepoNotFound, RevisionNotFound, WrongAddress
 from suture_service.models.repository import MAIN, lock_party
 from suture_service.models.schemas import Visibility
 from suture_service.models.service import commit, new_model
@@ -136,11 +136,12 @@ def known_sizes(session: Session, caller: Caller, model: Model, digests: Sequenc
     return known | repository.received(session, model.id, digests)
 
 
-def check_still_granted(session: Session, token_id: str, model_id: int) -> None:
-    """Raise `Forbidden` if the token was revoked, or the repository deleted, since an upload's address was made."""
+def check_still_granted(session: Session, token_id: str, model_id: int, now: datetime) -> None:
+    """Raise `Forbidden` if the token has ended, or the repository was deleted, since an upload's address was made."""
     token, model = get_token(session, token_id), session.get(Model, model_id)
-    if token is None or token.revoked_at is not None or model is None or model.deleted_at is not None:
-        raise Forbidden("upload.address", "this address is no longer valid")
+    ended = token is None or token.revoked_at is not None or (token.expires_at is not None and token.expires_at <= now)
+    if ended or model is None or model.deleted_at is not None:
+        raise WrongAddress
 
 
 def make_ref(session: Session, model: Model, kind: repository.RefKind, name: str, start: str) -> None:

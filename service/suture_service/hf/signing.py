@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
 from suture_service.database import Database
-from suture_service.errors import Forbidden
+from suture_service.hf.errors import WrongAddress
 from suture_service.hub import Hub
 from suture_service.tables import HubKey
 
@@ -39,13 +39,13 @@ def seal(hub: Hub, purpose: str, content: dict[str, Any], lasts: timedelta) -> s
 
 
 def unseal(hub: Hub, purpose: str, text: str) -> dict[str, Any]:
-    """Return what was sealed; raises `Forbidden` (`upload.address`) for anything else, or too late."""
+    """Return what was sealed; raises `WrongAddress` for anything else, or too late."""
     try:
         content: dict[str, Any] = _serializer(hub, purpose).loads(text)
     except BadData:
         content = {"exp": 0}
     if content["exp"] < hub.now().timestamp():
-        raise Forbidden("upload.address", "this address is wrong or no longer valid", hint="start the upload again")
+        raise WrongAddress
     return content
 
 

@@ -25,7 +25,8 @@ from sqlalchemy.orm import Session
 
 from suture_service.auth import Caller
 from suture_service.database import Database
-from suture_service.errors import Forbidden, Malformed
+from suture_service.errors import Malformed
+from suture_service.hf.errors import WrongAddress
 from suture_service.hf.service import note_received
 from suture_service.hf.signing import seal, unseal
 from suture_service.hf.xet import repository
@@ -80,12 +81,12 @@ def permit(hub: Hub, session: Session, caller: Caller, model: Model) -> Permit:
 
 
 def admit(hub: Hub, session: Session, epoch_id: str, token: str) -> XetEpoch:
-    """Return the epoch that a token opens; raises `Forbidden` for every other, and for one that is over."""
+    """Return the epoch that a token opens; raises `WrongAddress` for every other, and for one that is over."""
     content = unseal(hub, _PURPOSE, token)
     now = hub.now()
     epoch = repository.open_epoch(session, epoch_id, _first_day(now), now)
     if epoch is None or (epoch.model_id, epoch.token_id) != (content["model"], content["token"]):
-        raise Forbidden("upload.address", "this address is wrong or no longer valid", hint="start the upload again")
+        raise WrongAddress
     return epoch
 
 
