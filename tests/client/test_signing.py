@@ -350,6 +350,14 @@ def test_verifying_needs_no_network_and_no_torch(keys: Path, signed: Path) -> No
     subprocess.run([sys.executable, "-c", code, str(signed), str(keys / "north.pub")], check=True, timeout=60)
 
 
+def test_a_pin_is_not_said() -> None:
+    for uri in ("pkcs11:token=x;object=y?pin-value=5678&module-path=/none", "pkcs11:nonsense?pin-value=5678"):
+        with pytest.raises(SutureError) as caught:
+            sign(SIGNED, uri)
+        assert caught.value.code == "key.unusable"
+        assert "5678" not in str(caught.value)
+
+
 def test_links_are_not_signed(tmp_path: Path) -> None:
     (tmp_path / "passwd").symlink_to("/etc/passwd")
     with pytest.raises(SutureError, match="links are not signed"):

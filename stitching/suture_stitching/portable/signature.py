@@ -211,6 +211,7 @@ def _words(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return os.strerror(error.errno) if error.errno else error.strerror
     text = re.sub(r"(Hash mismatch for '.*?'): Expected 'Digest.*?\)', Actual 'Digest.*?\)'", r"\1", str(error))
+    text = re.sub(r"pin-value=[^&;\s]*", "pin-value=…", text)
     return " ".join(text.split()).removeprefix("Signature mismatch: ")[:500] or "the signature was changed"
 
 
