@@ -115,8 +115,12 @@ def test_every_candidate_composed_equals_the_one_evaluated(
     pair: list[Member], fitted: FitResult, tmp_path: Path
 ) -> None:
     data = dataset()
-    scores = evaluate(pair, fitted, data, own=0).splits["test"].scores
+    split = evaluate(pair, fitted, data, own=0).splits["test"]
+    scores = split.scores
     x, y = next(data.batches("test", 256))
+    assert {label: one.n for label, one in split.classes.items()} == {
+        str(label): int((y == label).sum()) for label in y.unique().tolist()
+    }
     for candidate in fitted.candidates.candidates:
         composed = compose(pair, fitted, candidate.id)
         path = tmp_path / "composed.safetensors"
@@ -124,7 +128,14 @@ def test_every_candidate_composed_equals_the_one_evaluated(
         output = load(path)(x)
         assert torch.equal(output, composed(x))
         assert torch.allclose(output.sum(1), torch.ones(len(x)), atol=1e-5)
-        assert scores[candidate.id].value == pytest.approx((output.argmax(1) == y).double().mean().item())
+        right = (output.argmax(1) == y).double()
+        assert scores[candidate.id].value == pytest.approx(right.mean().item())
+        for label, one in split.classes.items():
+            assert one.scores[candidate.id] == pytest.approx(right[y == int(label)].mean().item())
+        calibration = scores[candidate.id].calibration
+        assert calibration is not None
+        brier = (output - torch.eye(output.shape[1])[y]).square().sum(1).mean().item()
+        assert calibration.brier == pytest.approx(brier, abs=1e-4)
     alone = compose(pair, fitted, "c01")(x)
     assert torch.allclose(alone, pair[1].model(x).softmax(1), atol=1e-6)
     header = check_file(path)
