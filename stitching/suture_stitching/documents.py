@@ -103,6 +103,8 @@ class Candidate(_Closed):
     matches: tuple[Match, ...] = ()
     gate: Gate | None = None
     refined: bool = False
+    #: What other parties' moments counted for when its stitches were solved for.
+    others: Fraction | None = None
 
     @model_validator(mode="after")
     def _routed_by_a_gate(self) -> Candidate:

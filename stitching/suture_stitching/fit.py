@@ -23,6 +23,7 @@ from torch import Tensor
 
 from suture_stitching.checkpoint import Checkpoint, Folder, fingerprint
 from suture_stitching.clock import Clock
+from suture_stitching.contribute import Contribution
 from suture_stitching.data import Dataset
 from suture_stitching.device import Precision, Runner
 from suture_stitching.documents import Candidate, CandidateSet, Gate, Stitch
@@ -38,6 +39,7 @@ from suture_stitching.plans import Plan, affordable, by_promise, closed_forms, m
 from suture_stitching.progress import OnProgress, ignore
 from suture_stitching.reading import (
     Features,
+    Grid,
     Points,
     Reader,
     Reading,
@@ -57,6 +59,8 @@ __all__ = ["FitOptions", "FitResult", "Member", "fit", "fit_share"]
 
 #: The parts of a fit that several processes can share, in this order: one begins when all of the one before is done.
 Step: TypeAlias = Literal["capture", "refine"]
+#: What other parties' moments count for where some were contributed, the most promising first.
+SHARES = (0.5, 0.25, 0.75)
 #: Samples on which members are compared.
 _COMPARED = 64
 
@@ -90,6 +94,7 @@ def fit(
     precision: Precision = "auto",
     progress: OnProgress = ignore,
     checkpoint: Folder | None = None,
+    contributions: Sequence[Contribution] = (),
 ) -> FitResult:
     """Return the candidates for `members` fitted on the `train` split of `dataset`, tuned on its `validation` split.
 
@@ -98,10 +103,16 @@ def fit(
     `checkpoint`, which can be removed afterwards. `precision` is that in which members run. Raises `SutureError`:
     `members.*` for models that do not go together, `dataset.*` for unfit data, `features.not_finite` for a model that
     gives NaN or infinity on this data, `work.out_of_memory` when a single sample is too much.
+
+    `contributions` are other parties' moments for these members (see `contribute`): further candidates have stitches in
+    closed form that weigh them with the moments of `dataset`.
     """
     if len(members) < 2:
         raise SutureError("members.too_few", "a stitch needs at least two models")
-    return _Fit(members, dataset, options or FitOptions(), Runner(device, precision), progress, checkpoint).run()
+    for contribution in contributions:
+        contribution.check_members(members)
+    work = _Fit(members, dataset, options or FitOptions(), Runner(device, precision), progress, checkpoint)
+    return work.run(contributions)
 
 
 def fit_share(
@@ -157,7 +168,7 @@ class _Fit:
         self._spreads: dict[str, Spread] = {}
         self._r2: dict[str, float] = {}
 
-    def run(self) -> FitResult:
+    def run(self, contributions: Sequence[Contribution] = ()) -> FitResult:
         groups, known = self._matches()
         plans: list[Plan] = []
         if groups:
@@ -169,6 +180,9 @@ class _Fit:
             plans += [self._refined(number, plan, number, len(chosen)) for number, plan in enumerate(chosen)]
             plans = by_promise(plans, self._options.alphas, gates, self._home())
             plans = affordable(plans, Merge(self._members, self._task, self._stitches), self._shape)
+            if contributions:
+                weighed = self._weighed(groups, reading, contributions)
+                plans += affordable(weighed, Merge(self._members, self._task, self._stitches), self._shape)
             used = {name for plan in plans for name in plan.tensors()}
             self._stitches = {name: tensor for name, tensor in self._stitches.items() if name in used}
         self._progress.finish("fit")
@@ -232,13 +246,17 @@ class _Fit:
 
     def _solved(self, index: int, points: Points, reading: Reading) -> Join:
         """Return a match with its stitches in closed form, to be mixed with any weight."""
+        moments = {grid: reading.pair(index, grid) for grid in {point.shape[1:] for point in points.values()}}
+        return self._join(f"p{index:02d}", points, moments)
+
+    def _join(self, part: str, points: Points, moments: Mapping[Grid, tuple[Moments, Moments]]) -> Join:
         names = {}
         for source in points:
             for target in points:
                 if source != target:
                     self._progress.tick("solve")
-                    train, held_out = reading.pair(index, points[target].shape[1:])
-                    name, own = f"p{index:02d}.{source}_{target}", columns(points)
+                    train, held_out = moments[points[target].shape[1:]]
+                    name, own = f"{part}.{source}_{target}", columns(points)
                     names[source, target] = self._solve(name, train, held_out, own[source], own[target])
         return Join(points, 0.5, names)
 
@@ -286,6 +304,25 @@ class _Fit:
         if len(joins) > 1:
             plans.append(self._chain(groups, joins, reading))
         return plans
+
+    def _weighed(self, groups: Sequence[Points], reading: Reading, contributions: Sequence[Contribution]) -> list[Plan]:
+        """Return closed forms from own moments and those of other parties, the most promising first.
+
+        All parties that contributed count alike; what counts of them together is tried as `SHARES`.
+        """
+        plans = []
+        for share in SHARES:
+            for index, points in enumerate(groups):
+                grids = {point.shape[1:] for point in points.values()}
+                others = [{grid: one.pair(points, grid) for grid in grids} for one in contributions]
+                given = [own for own in others if all(own.values())]
+                if given:
+                    joined = {g: _together(reading.pair(index, g), [own[g] for own in given], share) for g in grids}
+                    join = self._join(f"o{round(100 * share)}.p{index:02d}", points, joined)
+                    plans += [Plan((replace(join, alpha=alpha),), others=share) for alpha in self._options.alphas]
+        middle = middle_of(self._options.alphas)
+        plans.reverse()  # late matches first
+        return sorted(plans, key=lambda plan: (plan.joins[0].alpha != middle, plan.others != SHARES[0]))
 
     def _to_refine(self, plans: Sequence[Plan]) -> list[Plan]:
         if not self._options.refine:
@@ -365,6 +402,7 @@ class _Fit:
                     matches=matches,
                     gate=None if plan.gate is None else _gate_document(plan.gate),
                     refined=plan.refined,
+                    others=plan.others or None,
                 )
             )
         return CandidateSet(
@@ -383,6 +421,20 @@ class _Fit:
             for (source, target), (weight, bias) in sorted(join.stitches.items())
         )
         return MatchDocument(points=_names(join.points), alpha=join.alpha, stitches=stitches)
+
+
+def _together(
+    own: tuple[Moments, Moments], others: Sequence[tuple[Moments, Moments] | None], share: float
+) -> tuple[Moments, Moments]:
+    """Return the moments of both splits as if `share` of all rows were the others', each party's alike."""
+    found = []
+    for split, moments in enumerate(own):
+        given = [one[split].to(moments.mean.device) for one in others if one is not None]
+        total = moments.scaled(moments.n * (1 - share))
+        for one in given:
+            total = total + one.scaled(moments.n * share / len(given))
+        found.append(total)
+    return found[0], found[1]
 
 
 def _gate_document(gate: GateTensors) -> Gate:

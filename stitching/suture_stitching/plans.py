@@ -27,6 +27,8 @@ class Plan:
     joins: tuple[Join, ...]
     gate: GateTensors | None = None
     refined: bool = False
+    #: What other parties' moments counted for, from 0 to 1.
+    others: float = 0.0
 
     def tensors(self) -> Iterator[str]:
         """Yield the names of the tensors it needs, those of gates included."""

@@ -105,7 +105,8 @@ def describe(candidate: Candidate, names: Sequence[str]) -> str:
         gated = f", familiar samples only (to {candidate.gate.far:.3g})"
         if candidate.gate.withdraws is not None:
             gated += f", others without {names[candidate.gate.withdraws]}"
-    return f"stitched {where}, weight {weights}{', refined' if candidate.refined else ''}{gated}"
+    others = f", {candidate.others:.0%} of the moments from others" if candidate.others else ""
+    return f"stitched {where}, weight {weights}{others}{', refined' if candidate.refined else ''}{gated}"
 
 
 def _member_name(candidates: CandidateSet, index: int, parties: Sequence[str]) -> str:
