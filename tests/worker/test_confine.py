@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -119,6 +120,24 @@ except MemoryError:
     print("refused")
 """
     assert tried(script, str(tmp_path / "large")).stdout == "0\nrefused\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser has privileges to give up")
+def test_the_superuser_keeps_no_privileges_but_to_read(tmp_path):
+    (tmp_path / "data").write_text("here")
+    (tmp_path / "data").chmod(0)
+    script = """
+if sys.argv[2] == "without":
+    assert confine.no_privileges()
+print((Path(sys.argv[1]) / "data").read_text())
+try:
+    os.setuid(1)
+    print("could")
+except PermissionError:
+    print("refused")
+"""
+    assert tried(script, str(tmp_path), "with").stdout == "here\ncould\n"
+    assert tried(script, str(tmp_path), "without").stdout == "here\nrefused\n"
 
 
 def test_processor_time_is_bounded():

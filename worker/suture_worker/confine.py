@@ -1,7 +1,7 @@
 """What a child takes from itself before it touches a model: memory, time, network, all files but its own.
 
 Each is kept by the kernel for the rest of the process's life and passed on to whatever it starts; nothing it does later
-can undo it. Linux only, but for the limits. References: seccomp(2), landlock(7).
+can undo it. Linux only, but for the limits. References: seccomp(2), landlock(7), capset(2).
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ _SECCOMP_MODE_FILTER = 2
 #: By machine: its audit architecture and the number of socket(2).
 _SOCKET = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}
 _IO_URING_SETUP = 425
+#: capset(2), third version: CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH, so that data of another user can still be read.
+_CAPABILITIES, _FILE_MODES = 0x20080522, 0b110
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _EXECUTE, _WRITE, _READ, _LIST = 1, 2, 4, 8
 _REMOVE_FOLDER, _REMOVE_FILE, _MAKE_FOLDER, _MAKE_FILE = 16, 32, 128, 256
@@ -56,6 +58,22 @@ def limit(*, memory_bytes: int, cpu_seconds: int) -> None:
     # When memory runs out on the whole machine, this process is the one to end, not the worker or the agent.
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def no_privileges() -> bool:
+    """Keep nothing of the superuser's but that file modes do not bind it; return whether this kernel can do that.
+
+    A site should not run as the superuser. One that does must not have a child that raises its own limits.
+    """
+    if sys.platform != "linux":
+        return False
+    library = ctypes.CDLL(None, use_errno=True)
+    header, sets = ctypes.create_string_buffer(struct.pack("=Ii", _CAPABILITIES, 0)), ctypes.create_string_buffer(24)
+    if library.capget(header, sets) != 0:
+        return False
+    effective, permitted = struct.unpack("=6I", sets.raw)[:2]
+    kept = struct.pack("=6I", effective & _FILE_MODES, permitted & _FILE_MODES, 0, 0, 0, 0)
+    return bool(library.capset(header, ctypes.create_string_buffer(kept, 24)) == 0)
 
 
 def no_network(*, local: bool) -> bool:
