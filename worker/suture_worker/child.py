@@ -74,6 +74,8 @@ def give_up(folder: TaskFolder, run: Run) -> None:
     if not confine.no_network(local=run.device.startswith("cuda")):
         print("this kernel cannot keep the child from the network", file=sys.stderr)
     confine.limit(memory_bytes=run.memory_bytes, cpu_seconds=run.cpu_seconds)
+    if not confine.no_privileges():
+        print("this kernel cannot take the superuser's privileges away", file=sys.stderr)
 
 
 def _ending(work: Callable[[], None]) -> Outcome:
