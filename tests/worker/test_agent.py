@@ -13,9 +13,10 @@ from suture_worker.agent import Agent, back_off
 from suture_worker.celery_app import make_app
 from suture_worker.config import load_site, prepare_state
 from suture_worker.egress import verify
-from suture_worker.folder import TaskFolder, tell_places
+from suture_worker.folder import TaskFolder
 from suture_worker.hub import Hub
 from suture_worker.outbox import Outbox
+from suture_worker.places import offering
 from suture_worker.stop import Stop
 
 MODELS = ["north/net", "south/net"]
@@ -137,13 +138,13 @@ def test_as_many_tasks_are_leased_as_there_are_devices(live_hub, party, site_of)
         taken(running)
         time.sleep(1)
         assert leased() == 1
-        tell_places(config.state, 2)  # the worker was started with another device
-        until(lambda: leased() == 2)
-        time.sleep(4)  # longer than a lease
-        assert (leased(), len(running.tasks())) == (2, 2)
-        first = next(job for job in jobs if job.status.tasks[0].state == "leased")
-        first.cancel()
-        until(lambda: leased() == 2 and first.refresh().tasks[0].state == "cancelled")
+        with offering(config.state, 2):  # another worker was started
+            until(lambda: leased() == 2)
+            time.sleep(4)  # longer than a lease
+            assert (leased(), len(running.tasks())) == (2, 2)
+            first = next(job for job in jobs if job.status.tasks[0].state == "leased")
+            first.cancel()
+            until(lambda: leased() == 2 and first.refresh().tasks[0].state == "cancelled")
     assert [job.refresh().tasks[0].attempt for job in jobs] == [1, 1, 1]
 
 

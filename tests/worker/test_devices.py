@@ -12,8 +12,8 @@ import pytest
 
 from suture_worker import broker, device
 from suture_worker.celery_app import make_app, ring
-from suture_worker.folder import MAX_PLACES, places
 from suture_worker.lease import Task
+from suture_worker.places import places
 
 #: The site's worker on a machine with three devices of which it was given these.
 WORKER = """
@@ -51,13 +51,6 @@ def test_who_gets_which_device(monkeypatch, wanted, visible, count, expected):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     monkeypatch.setattr(device, "cuda_devices", lambda: ["a GPU"] * count)
     assert device.shares(wanted) == expected
-
-
-@pytest.mark.parametrize(("text", "expected"), [("3", 3), ("0", 1), ("x", 1), ("10000", MAX_PLACES), (None, 1)])
-def test_how_many_tasks_at_once(site, text, expected):
-    if text is not None:
-        (site.state / "places").write_text(text)
-    assert places(site.state) == expected
 
 
 @pytest.fixture

@@ -29,11 +29,12 @@ from suture_worker.admission import Admission
 from suture_worker.cache import Cache
 from suture_worker.celery_app import ring
 from suture_worker.config import SiteConfig
-from suture_worker.folder import MAX_PLACES, Assignment, Outcome, TaskFolder, places, unfinished
+from suture_worker.folder import Assignment, Outcome, TaskFolder, tasks_at_work, unfinished
 from suture_worker.hub import LEASE_WAIT, Hub
 from suture_worker.kept import Kept
 from suture_worker.lease import CANDIDATES, STITCHES, Claim, Task, claim_of
 from suture_worker.outbox import Cleared, Outbox
+from suture_worker.places import MAX_PLACES, places
 from suture_worker.policy import DENIED, TOO_FEW, Allow, Decline
 from suture_worker.pulse import Pulse
 from suture_worker.stop import Stop
@@ -349,7 +350,7 @@ class Agent:
 
     def _have_done(self, task: Task, folder: TaskFolder, pulse: Pulse) -> Outcome:
         """Ring for the worker, again if need be, until the work has ended."""
-        started = touched = time.monotonic()
+        started = touched = alive = time.monotonic()
         rung: float | None = None
         longest = self._config.limits.seconds * 2 + NO_WORKER_SECONDS
         while (outcome := folder.outcome) is None:
@@ -358,15 +359,18 @@ class Agent:
             if pulse.cancelled.is_set():
                 self._end_work(folder)
                 return folder.outcome or self._failed(task, "work.cancelled", "cancelled before it began")
+            if tasks_at_work(self._tasks):
+                alive = now  # if not at this one, then perhaps at the shares of another
             if folder.busy:
                 touched = now
-            elif now > touched + NO_WORKER_SECONDS or now > started + longest:
+            elif now > max(alive, touched) + NO_WORKER_SECONDS or now > started + longest:
                 folder.cancel()
                 return self._failed(task, "site.no_worker", "no worker took the task", retryable=True)
             elif rung is None or (now > max(rung, touched) + RING_AGAIN_SECONDS and self._queue_is_empty()):
                 self._ring(task.id)
                 rung = now
             self._stop.wait(_TICK)
+        self._wait_until_idle(folder)  # another share of it stops only now
         return outcome
 
     def _ring(self, task_id: str) -> None:
@@ -386,6 +390,9 @@ class Agent:
         if not folder.exists:
             return
         folder.cancel()
+        self._wait_until_idle(folder)
+
+    def _wait_until_idle(self, folder: TaskFolder) -> None:
         deadline = time.monotonic() + 30
         while folder.busy and time.monotonic() < deadline:
             time.sleep(_TICK)

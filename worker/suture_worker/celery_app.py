@@ -1,4 +1,4 @@
-"""The site's Celery app: one task, whose message holds nothing but an id, in JSON.
+"""The site's Celery app: tasks whose messages hold nothing but an id and the name and number of a share, in JSON.
 
 The queue may lose or repeat messages without harm: the agent rings again for work that nobody does, and the worker
 looks into the task's folder before it does anything.
@@ -7,26 +7,28 @@ looks into the task's folder before it does anything.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from billiard import current_process
-from celery import Celery
+from celery import Celery, chord, group
 from celery.signals import setup_logging, worker_process_init
 
 from suture_worker import broker, confine
 from suture_worker.broker import QUEUE, broker_url
 from suture_worker.config import SiteConfig
 from suture_worker.device import shares
-from suture_worker.folder import tell_places
+from suture_worker.places import offering
+from suture_worker.shards import ShareFolder
 
-TASK = "suture.work"
+TASK, SHARE = "suture.work", "suture.share"
 #: Celery's own limits only matter if the worker's watch over the child fails.
 _SOFT_SLACK, _HARD_SLACK = 60, 120
 
 
 def make_app(config: SiteConfig) -> Celery:
     """Return the site's Celery app; nothing is connected yet."""
-    app = Celery("suture", broker=broker_url(config), set_as_current=False)
+    app = Celery("suture", broker=broker_url(config), backend=broker_url(config), set_as_current=False)
     app.conf.update(
         accept_content=["json"],
         task_serializer="json",
@@ -46,6 +48,9 @@ def make_app(config: SiteConfig) -> Celery:
         broker_connection_max_retries=None,
         broker_connection_timeout=5,
         broker_use_ssl=broker.tls(config) or None,
+        redis_backend_use_ssl=broker.tls(config) or None,
+        redis_socket_timeout=5,
+        redis_socket_connect_timeout=5,
         broker_transport_options={
             "visibility_timeout": config.limits.seconds + 2 * _HARD_SLACK,
             "socket_connect_timeout": 5,
@@ -57,9 +62,21 @@ def make_app(config: SiteConfig) -> Celery:
     def suture_work(task_id: str) -> str:
         from suture_worker.work import work
 
-        return work(config, task_id)
+        return work(config, task_id, lambda shares: _share_out(app, shares))
+
+    @app.task(name=SHARE, ignore_result=False)  # type: ignore[untyped-decorator]
+    def suture_share(task_id: str, step: str, index: int) -> str:
+        from suture_worker.work import work_share
+
+        return work_share(config, task_id, step, index)
 
     return app
+
+
+def _share_out(app: Celery, shares: Sequence[ShareFolder]) -> None:
+    """Have the shares of a step done, and ring for their task when all have ended, however they did."""
+    each = group(app.signature(SHARE, args=[one.id, one.step, one.index], immutable=True) for one in shares)
+    chord(each, app.signature(TASK, args=[shares[0].id], immutable=True), app=app).apply_async()
 
 
 def ring(app: Celery, task_id: str) -> None:
@@ -82,10 +99,10 @@ def serve(config: SiteConfig) -> None:
     setup_logging.connect(_keep_logging, weak=False)
     worker_process_init.connect(_end_with_worker, weak=False)
     worker_process_init.connect(take_device, weak=False)
-    tell_places(config.state, len(devices))
     options = ["--pool=prefork", f"--concurrency={len(devices)}", f"--queues={QUEUE}"]
     options += ["--hostname=suture@%h", "--loglevel=INFO"]
-    app.worker_main(["worker", *options, "--without-gossip", "--without-mingle", "--without-heartbeat"])
+    with offering(config.state, len(devices)):
+        app.worker_main(["worker", *options, "--without-gossip", "--without-mingle", "--without-heartbeat"])
 
 
 def _keep_logging(**_options: Any) -> None:

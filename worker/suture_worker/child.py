@@ -1,7 +1,7 @@
-"""The process that touches models and data: `python -m suture_worker.child FOLDER PARENT`.
+"""The process that touches models and data: `python -m suture_worker.child FOLDER PARENT [STEP INDEX]`.
 
-It gives up everything it does not need before it imports torch, does one task, writes what may leave into the folder's
-`results/`, and says how it ended. Whatever happens to it, the worker that watches it lives on.
+It gives up everything it does not need before it imports torch, does one task or a share of it, writes what may leave
+into the folder's `results/`, and says how it ended. Whatever happens to it, the worker that watches it lives on.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from suture_worker.folder import DOCUMENT, Outcome, Progress, Run, TaskFolder
 from suture_worker.lease import ComposeSpec, EvaluateSpec, FitSpec, Task
 from suture_worker.outbox import MODEL
 from suture_worker.policy import TOO_FEW, too_few
+from suture_worker.shards import ShareFolder
 
 if TYPE_CHECKING:
     from suture_stitching.data import Dataset, Split
@@ -48,11 +49,17 @@ _SYSTEM = (
 _ETC = ("ld.so.cache", "localtime", "passwd", "group", "nsswitch.conf")
 
 
+class _Divided(Exception):
+    """It is so much work that others should have a share in it."""
+
+
 def main(arguments: list[str]) -> None:
     """Do the task in the folder and write its ending."""
-    path, parent = arguments
+    path, parent, *words = arguments
     confine.die_with_parent(int(parent))
     folder = TaskFolder(Path(path).parent, Path(path).name)
+    if words:
+        folder = ShareFolder(folder, words[0], int(words[1]))
     run = folder.run
     give_up(folder, run)
     folder.write_ending(_ending(lambda: _do(folder, run)))
@@ -83,6 +90,8 @@ def _ending(work: Callable[[], None]) -> Outcome:
         work()
     except Cancelled:
         return Outcome(state="cancelled", code="work.cancelled")
+    except _Divided:
+        return Outcome(state="divided")
     except SutureError as error:
         traceback.print_exc()
         if error.code == TOO_FEW:
@@ -115,7 +124,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _do(folder: TaskFolder, run: Run) -> None:
     task = folder.assignment.task
-    report = _Reporter(folder)
+    report = _Reporter(folder, run.divide_from)
     report(EngineProgress("load", 0, len(task.spec.members)))
     # Data first: what is wrong with them shows before torch is imported.
     dataset = _open(run, task)
@@ -187,13 +196,25 @@ def _input_shapes(path: Path, dataset: Dataset | None) -> list[list[int]] | None
 def _fit(
     spec: FitSpec, members: list[Member], dataset: Dataset, folder: TaskFolder, run: Run, report: _Reporter
 ) -> None:
-    from suture_stitching.fit import FitOptions, fit
+    from suture_stitching.fit import FitOptions, fit, fit_share
 
     try:
         options = FitOptions.model_validate(spec.options)
     except ValidationError as error:
         fields = ", ".join(".".join(map(str, detail["loc"])) for detail in error.errors())
         raise SutureError("job.options", f"not in order: {fields}", where="options") from None
+    if isinstance(folder, ShareFolder):
+        fit_share(
+            members,
+            dataset,
+            "capture" if folder.step == "capture" else "refine",
+            folder.share,
+            options=options,
+            device=run.device,
+            progress=report,
+            checkpoint=folder.checkpoint,
+        )
+        return
     fitted = fit(members, dataset, options=options, device=run.device, progress=report, checkpoint=folder.checkpoint)
     fitted.save(folder.results)
     _write_document(folder, {"n": fitted.candidates.n})
@@ -202,10 +223,21 @@ def _fit(
 def _evaluate(
     spec: EvaluateSpec, members: list[Member], dataset: Dataset, folder: TaskFolder, run: Run, report: _Reporter
 ) -> None:
-    from suture_stitching.evaluate import evaluate
+    from suture_stitching.evaluate import evaluate, evaluate_share
     from suture_stitching.fitted import FitResult
 
     fitted = FitResult.load(folder.candidates)
+    if isinstance(folder, ShareFolder):
+        evaluate_share(
+            members,
+            fitted,
+            dataset,
+            folder.share,
+            device=run.device,
+            progress=report,
+            checkpoint=folder.checkpoint,
+        )
+        return
     evaluation = evaluate(
         members,
         fitted,
@@ -237,15 +269,23 @@ def _write_document(folder: TaskFolder, document: dict[str, object]) -> None:
 
 
 class _Reporter:
-    """Called by the engine between batches: notes how far it is, and stops it when the task was cancelled."""
+    """Called by the engine between batches: notes how far it is, and stops it when the task was cancelled.
 
-    def __init__(self, folder: TaskFolder) -> None:
+    Stops it too when so many seconds are left that the task is to be divided; not before the members are matched, which
+    all shares need.
+    """
+
+    def __init__(self, folder: TaskFolder, divide_from: float | None) -> None:
         self._folder = folder
+        self._divide_from = divide_from
         self._last = 0.0
 
     def __call__(self, progress: EngineProgress) -> None:
         if self._folder.cancelled:
             raise Cancelled
+        left = progress.seconds_left if progress.step not in ("load", "match") else None
+        if self._divide_from is not None and left is not None and left > self._divide_from:
+            raise _Divided
         now = time.monotonic()
         if now < self._last + PROGRESS_SECONDS:
             return

@@ -79,6 +79,8 @@ class Limits(_Closed):
     seconds: Annotated[int, Field(ge=1, le=7 * 86400)] = 4 * 3600
     memory_gib: Annotated[float, Field(ge=1)] | None = None
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    #: Work that would take one worker longer than so many seconds is divided among all that are free.
+    divide_seconds: Annotated[float, Field(ge=0)] = 60.0
 
 
 def _check_operator(name: str) -> str:

@@ -11,6 +11,7 @@
     outcome.json   how it ended; written once, last                                  worker
     results/       progress, ending, and what may leave                              child
     checkpoint/    finished parts, for a run that goes on; never leaves the site     child
+    shares/        lock, runs, results and so on for each part of divided work       worker, children
 
 Every file appears whole or not at all, so that any of the three can be killed at any time.
 """
@@ -37,7 +38,6 @@ Code = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}\.[a-z][a
 CorrelationId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
 DOCUMENT, PROGRESS, ENDING = "document.json", "progress.json", "ending.json"
 MAX_SMALL = 64 * 1024
-MAX_PLACES = 64
 
 _ID: TypeAdapter[str] = TypeAdapter(Identifier)
 
@@ -62,6 +62,8 @@ class Run(_Closed):
     cpu_seconds: int
     min_samples: int
     dataset: DatasetSpec | None
+    #: Seconds of work from which on the child leaves it to be divided; None if there is nobody to share it with.
+    divide_from: float | None = None
 
 
 class Progress(_Closed):
@@ -76,7 +78,8 @@ class Progress(_Closed):
 class Outcome(_Closed):
     """How the work ended; for everything but `done`, a code and the id under which the site's log tells more."""
 
-    state: Literal["done", "failed", "declined", "cancelled"]
+    #: "divided": not at all yet; it is enough work for several workers.
+    state: Literal["done", "failed", "declined", "cancelled", "divided"]
     code: Code | None = None
     correlation_id: CorrelationId | None = None
     retryable: bool = False
@@ -93,12 +96,23 @@ class TaskFolder:
         self.path = tasks / self.id
         self.members = self.path / "members"
         self.candidates = self.path / "candidates"
-        self.results = self.path / "results"
-        self.scratch = self.path / "scratch"
         self.checkpoint = self.path / "checkpoint"
-        self.log = self.path / "child.log"
+        self.shares = self.path / "shares"
         self._cancel = self.path / "cancel"
-        self._outcome = self.path / "outcome.json"
+        self._keep_in(self.path)
+
+    def _keep_in(self, own: Path) -> None:
+        """Name the files of the worker that is at it and of its child."""
+        self._own = own
+        self.results = own / "results"
+        self.scratch = own / "scratch"
+        self.log = own / "child.log"
+        self._outcome = own / "outcome.json"
+
+    @property
+    def words(self) -> list[str]:
+        """What the child is told besides the folder."""
+        return []
 
     def create(self, assignment: Assignment) -> None:
         """Make the folder anew for this lease; whatever an earlier lease of the task left is gone."""
@@ -152,11 +166,17 @@ class TaskFolder:
 
     @property
     def progress(self) -> Progress | None:
-        """How far the work is; None before it said so, or if what it said is not in order."""
-        try:
-            return Progress.model_validate_json(_small(self.results / PROGRESS))
-        except (OSError, ValidationError, SutureError):
-            return None
+        """How far the work is; None before it said so, or if what it said is not in order.
+
+        Of a divided task, the sum over the shares of the present step.
+        """
+        begun = sorted(self.shares.glob("*/results"))
+        step = begun[-1].parent.name.partition(".")[0] if begun else ""
+        found = [_progress(path) for path in begun if path.parent.name.partition(".")[0] == step]
+        shared = [progress for progress in found if progress is not None]
+        if not shared or not self.sharing:
+            return _progress(self.results) or (_together(shared) if shared else None)
+        return _together(shared)
 
     def write_ending(self, ending: Outcome) -> None:
         """Say, from within the child, how it ended."""
@@ -188,7 +208,7 @@ class TaskFolder:
     @contextmanager
     def locked(self) -> Iterator[bool]:
         """Hold the task's lock, which the kernel frees when the holder dies; yields False if another holds it."""
-        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(self._own / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -201,11 +221,13 @@ class TaskFolder:
 
     @property
     def busy(self) -> bool:
-        """Whether a worker is at it."""
-        if not (self.path / "lock").exists():
-            return False
-        with self.locked() as free:
-            return not free
+        """Whether a worker is at it, or at a share of it."""
+        return _is_held(self._own / "lock") or self.sharing
+
+    @property
+    def sharing(self) -> bool:
+        """Whether a worker is at a share of it."""
+        return any(_is_held(lock) for lock in self.shares.glob("*/lock"))
 
     def begin_run(self, run: Run) -> int:
         """Write what the child may use, and return which run this is, from 1.
@@ -216,16 +238,16 @@ class TaskFolder:
             shutil.rmtree(leftover, ignore_errors=True)
             leftover.mkdir(mode=0o700)
         self.checkpoint.mkdir(mode=0o700, exist_ok=True)
-        counter = self.path / "runs"
+        counter = self._own / "runs"
         runs = int(counter.read_text()) + 1 if counter.exists() else 1
         files.write(counter, str(runs))
-        files.write(self.path / "run.json", run.model_dump_json())
+        files.write(self._own / "run.json", run.model_dump_json())
         return runs
 
     @property
     def run(self) -> Run:
         """What the child may use."""
-        return Run.model_validate_json((self.path / "run.json").read_bytes())
+        return Run.model_validate_json((self._own / "run.json").read_bytes())
 
     def remove(self) -> None:
         """Delete the folder. Its task file goes first, so that what is left of it is never taken for work."""
@@ -233,17 +255,9 @@ class TaskFolder:
         shutil.rmtree(self.path, ignore_errors=True)
 
 
-def tell_places(state: Path, count: int) -> None:
-    """Say, as the worker, how many tasks it does at once."""
-    files.write(state / "places", str(count))
-
-
-def places(state: Path) -> int:
-    """Return how many tasks the worker does at once; one before it said so."""
-    try:
-        return max(1, min(MAX_PLACES, int((state / "places").read_text())))
-    except (OSError, ValueError):
-        return 1
+def tasks_at_work(tasks: Path) -> int:
+    """Return at how many tasks workers are."""
+    return sum(any(map(_is_held, (path / "lock", *path.glob("shares/*/lock")))) for path in tasks.iterdir())
 
 
 def unfinished(tasks: Path) -> list[TaskFolder]:
@@ -259,6 +273,39 @@ def unfinished(tasks: Path) -> list[TaskFolder]:
         else:
             folder.remove()
     return found
+
+
+def _is_held(lock: Path) -> bool:
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC)  # not created: the folder may be about to go
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _progress(results: Path) -> Progress | None:
+    try:
+        return Progress.model_validate_json(_small(results / PROGRESS))
+    except (OSError, ValidationError, SutureError):
+        return None
+
+
+def _together(shares: list[Progress]) -> Progress:
+    """Return how far all shares are that are as far as the first of them."""
+    same = [one for one in shares if one.step == shares[0].step]
+    left = [one.seconds_left for one in same if one.seconds_left is not None]
+    return Progress(
+        step=same[0].step,
+        done=sum(one.done for one in same),
+        total=sum(one.total for one in same),
+        seconds_left=max(left, default=None),
+    )
 
 
 def _small(path: Path) -> bytes:

@@ -8,16 +8,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import structlog
 from celery.exceptions import SoftTimeLimitExceeded
 
 from suture_stitching.errors import SutureError
-from suture_worker import faults
+from suture_worker import faults, shards
 from suture_worker.config import SiteConfig
 from suture_worker.device import memory_bytes, processors, resolve_device
-from suture_worker.folder import Outcome, Run, TaskFolder
+from suture_worker.folder import Outcome, Run, TaskFolder, tasks_at_work
+from suture_worker.places import places
+from suture_worker.shards import ShareFolder
 
 MAX_RUNS = 3
 GRACE_SECONDS = 10.0
@@ -29,41 +33,91 @@ _NATIVE = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.
 #: What native code and Python say last when memory has run out.
 _NO_MEMORY = ("std::bad_alloc", "MemoryError", "cannot allocate memory")
 
+#: Sends a message for each of these shares, and rings for their task when all have ended.
+ShareOut: TypeAlias = Callable[[Sequence[ShareFolder]], None]
+
 log = structlog.get_logger(__name__)
 
 
-def work(config: SiteConfig, task_id: str) -> str:
+def work(config: SiteConfig, task_id: str, share_out: ShareOut | None = None) -> str:
     """Do the task of this id, once: return how it ended, or why there was nothing to do.
 
-    A message may come twice, or after its task was dropped; the folder's lock and outcome tell.
+    A message may come twice, or after its task was dropped; the folder's lock and outcome tell. With `share_out`, a
+    large task is divided if other workers are free.
     """
     folder = TaskFolder(config.state / "tasks", task_id)
+    return _locked(folder, lambda: _work_alone(config, folder, share_out))
+
+
+def work_share(config: SiteConfig, task_id: str, step: str, index: int) -> str:
+    """Do a share of a task, once: return how it ended, or why there was nothing to do."""
+    task = TaskFolder(config.state / "tasks", task_id)
+    share = shards.find(task, step, index) if task.exists else None
+    if share is None:
+        return "there is no such share"
+    return _locked(share, lambda: _share_alone(config, share))
+
+
+def _locked(folder: TaskFolder, work: Callable[[], str]) -> str:
     deadline = time.monotonic() + _LOCK_SECONDS
     while folder.exists:
         with folder.locked() as mine:
             if mine:
-                return _work_alone(config, folder)
+                return work()
         if time.monotonic() > deadline:
             return "another worker is at it"
         time.sleep(_POLL_SECONDS)
     return "there is no such task"
 
 
-def _work_alone(config: SiteConfig, folder: TaskFolder) -> str:
+def _work_alone(config: SiteConfig, folder: TaskFolder, share_out: ShareOut | None) -> str:
     if folder.outcome is not None:
         return "it is done already"
-    try:
-        outcome = _attempt(config, folder)
-    except SutureError as error:
-        outcome = _failed(config, folder, error.code, str(error))
-    except OSError as error:
-        outcome = _failed(config, folder, "site.io", str(error), retryable=True)
+    if share_out is not None and not folder.cancelled:
+        if folder.sharing:
+            return "its shares are under way"
+        if left := shards.left(folder):
+            share_out(left)
+            return "shared out"
+    outcome = _tried(config, folder, may_divide=share_out is not None and shards.count(folder) == 0)
+    if outcome.state == "divided" and share_out is not None:
+        shards.divide(folder, _free_places(config, folder))
+        log.info("task divided", task=folder.id, shares=shards.count(folder))
+        share_out(shards.left(folder))
+        return "divided"
     folder.finish(outcome)
     log.info("task ended", task=folder.id, state=outcome.state, code=outcome.code)
     return outcome.state
 
 
-def _attempt(config: SiteConfig, folder: TaskFolder) -> Outcome:
+def _share_alone(config: SiteConfig, share: ShareFolder) -> str:
+    if share.outcome is not None or share.cancelled:
+        return "it is done already"
+    outcome = _tried(config, share, may_divide=False)
+    if outcome.state != "done":
+        share.task.finish(outcome)
+    share.finish(outcome)
+    log.info("share ended", task=share.id, step=share.step, share=share.index, state=outcome.state, code=outcome.code)
+    return outcome.state
+
+
+def _free_places(config: SiteConfig, folder: TaskFolder) -> int:
+    """Return how many workers there are for this task, beside the others that are under way."""
+    if not shards.steps(folder.assignment.task):
+        return 1
+    return max(1, places(config.state) // max(1, tasks_at_work(config.state / "tasks")))
+
+
+def _tried(config: SiteConfig, folder: TaskFolder, *, may_divide: bool) -> Outcome:
+    try:
+        return _attempt(config, folder, may_divide=may_divide)
+    except SutureError as error:
+        return _failed(config, folder, error.code, str(error))
+    except OSError as error:
+        return _failed(config, folder, "site.io", str(error), retryable=True)
+
+
+def _attempt(config: SiteConfig, folder: TaskFolder, *, may_divide: bool) -> Outcome:
     assignment = folder.assignment
     name = assignment.dataset
     if name is not None and name not in config.datasets:
@@ -75,6 +129,7 @@ def _attempt(config: SiteConfig, folder: TaskFolder) -> Outcome:
         cpu_seconds=config.limits.seconds * processors(),
         min_samples=config.policy.min_samples,
         dataset=config.datasets[name] if name is not None else None,
+        divide_from=config.limits.divide_seconds if may_divide and _free_places(config, folder) > 1 else None,
     )
     if folder.begin_run(run) > MAX_RUNS:
         return _failed(config, folder, "work.interrupted", f"started {MAX_RUNS} times, never ended", retryable=True)
@@ -98,7 +153,16 @@ def _start(folder: TaskFolder) -> subprocess.Popen[bytes]:
     # Written by the worker's own hand: a child cannot make its parent write elsewhere.
     with open(folder.log, "wb", opener=_private) as output:
         return subprocess.Popen(  # noqa: S603 - our own program
-            [sys.executable, "-I", "-B", "-m", "suture_worker.child", str(folder.path), str(os.getpid())],
+            [
+                sys.executable,
+                "-I",
+                "-B",
+                "-m",
+                "suture_worker.child",
+                str(folder.path),
+                str(os.getpid()),
+                *folder.words,
+            ],
             env=environment,
             cwd=folder.scratch,
             stdin=subprocess.DEVNULL,
@@ -141,7 +205,7 @@ def _outcome(config: SiteConfig, folder: TaskFolder, status: int, stopped: str |
     if stopped is not None:
         return _failed(config, folder, stopped, f"stopped after {config.limits.seconds} s\n{printed}")
     ending = folder.ending
-    if status == 0 and ending is not None:
+    if status == 0 and ending is not None and (ending.state != "divided" or folder.run.divide_from is not None):
         if ending.state in ("failed", "declined"):
             given = ending.correlation_id or faults.new_correlation_id()
             code = ending.code or "work.failed"
