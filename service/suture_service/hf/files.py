@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import quote
@@ -19,12 +19,14 @@ from suture_service.hf.schemas import CommitRef, Entry
 from suture_service.hub import HubDep
 from suture_service.paging import decode, encode
 from suture_service.storage.download import send_file
-from suture_service.tables import RevisionFile
+from suture_service.tables import Commit, RevisionFile
 
 router = hub_router()
 PAGE, EXPANDED_PAGE = 1000, 100
 #: How far back the commit is looked for that last changed a file; beyond, none is named.
 LOOK_BACK = 200
+#: Of how many commits the files are read at once: of as many as have about so many files.
+FILES_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True)
@@ -153,8 +155,7 @@ def _name_last_commits(session: Session, at: service.At, files: Sequence[Revisio
     changed: dict[str, CommitRef] = {}
     newest_with: dict[str, CommitRef] = {}
     chain = repository.history(session, at.commit.id, LOOK_BACK)
-    for commit in chain:
-        then = {file.name: file.sha256 for file in repository.files(session, commit.revision_id)}
+    for commit, then in _contents(session, chain, max(1, FILES_AT_ONCE // len(now)) if now else 1):
         for name in sorted(open_):
             if then.get(name) != now[name]:
                 changed[name] = newest_with[name]
@@ -169,3 +170,12 @@ def _name_last_commits(session: Session, at: service.At, files: Sequence[Revisio
         found = [changed[name] for name in below[entry.path] if name in changed]
         if len(found) == len(below[entry.path]):
             entry.last_commit = max(found, key=lambda commit: commit.date)
+
+
+def _contents(session: Session, chain: Sequence[Commit], step: int) -> Iterator[tuple[Commit, dict[str, str]]]:
+    """Yield each commit with its files' digests by name; `step` commits at a time are read."""
+    for start in range(0, len(chain), step):
+        part = chain[start : start + step]
+        digests = repository.digests_of(session, [commit.revision_id for commit in part])
+        for commit in part:
+            yield commit, digests.get(commit.revision_id, {})

