@@ -160,10 +160,11 @@ class Task(_Answer):
 
 
 class Result(_Answer):
-    """The revision a job published."""
+    """A revision that a job published; `version` is its report's."""
 
     repo: Repo
     revision: RevisionId
+    version: int = 1
 
 
 class MissingParty(_Answer):
@@ -193,6 +194,7 @@ class JobStatus(_Answer):
     finished_at: datetime | None = None
     tasks: tuple[Task, ...] = ()
     result: Result | None = None
+    results: tuple[Result, ...] = ()
     missing: tuple[MissingParty, ...] = ()
     error: JobError | None = None
 

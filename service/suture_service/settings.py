@@ -44,6 +44,8 @@ class Settings(BaseSettings):
     lease_seconds: Seconds = 60
     #: How long the lease of a task lasts that waits for a person at its site.
     waiting_lease_seconds: Seconds = 7 * 86400
+    #: How long after its job's deadline a party may still answer.
+    late_seconds: Annotated[int, Field(ge=0)] = 90 * 86400
     max_attempts: Annotated[int, Field(ge=1)] = 3
     #: A site counts as online for this long after it last asked for work.
     online_seconds: Seconds = 90

@@ -201,7 +201,7 @@ class Revision(Base):
     created_by: Mapped[str] = mapped_column(String(200))
     content: Mapped[Json | None] = mapped_column("metadata", JSON(none_as_null=True))
     card: Mapped[Json | None] = mapped_column(JSON(none_as_null=True))
-    job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"), unique=True)
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"), index=True)
     #: The key that signed it.
     key_id: Mapped[int | None] = mapped_column(ForeignKey("party_keys.id"), index=True)
     withdrawn_at: Mapped[datetime | None]

@@ -260,6 +260,13 @@ class Missing(_Closed):
     reason: Literal["declined", "no_answer", "too_few_samples", "failed"]
 
 
+class Revised(_Closed):
+    """How a report differs from the one before: `added` answered since; `before` is the candidate chosen then."""
+
+    before: CandidateId
+    added: tuple[Name, ...]
+
+
 class Report(_Closed):
     """The party report, `report.json`. A contract: fields are only ever added."""
 
@@ -270,5 +277,8 @@ class Report(_Closed):
     candidates: tuple[CandidateReport, ...]
     lineage: ReportLineage
     missing: tuple[Missing, ...] = ()
+    #: Counts up when parties answer later, each time with a new revision of the model.
+    version: Annotated[int, Field(ge=1)] = 1
+    revised: Revised | None = None
     #: Hypervolume of the front over the parties' metrics, reference point 0.
     hypervolume: Finite | None = None

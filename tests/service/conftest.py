@@ -137,6 +137,8 @@ def composed_of(
         "candidates": [],
         "lineage": {"job": spec["job"], "members": members},
         "missing": spec["missing"],
+        "version": spec["version"],
+        "revised": spec["revised"],
         **(report or {}),
     }
     return {

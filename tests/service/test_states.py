@@ -21,6 +21,7 @@ from suture_service.jobs.states import (
     next_job_state,
     next_step,
     next_task_state,
+    wanted,
 )
 
 
@@ -29,6 +30,8 @@ def test_every_transition_is_as_written_down_or_refused():
     for state, event in product(JobState, JobEvent):
         if (state, event) == (JobState.FAILED, JobEvent.RETRY):
             assert next_job_state(state, event) is JobState.FITTING
+        elif (state, event) == (JobState.PARTIAL, JobEvent.ANSWERED):
+            assert next_job_state(state, event) is JobState.COMPOSING
         elif state in ends:
             with pytest.raises(NotPossible):
                 next_job_state(state, event)
@@ -37,6 +40,8 @@ def test_every_transition_is_as_written_down_or_refused():
     for state, event in product(TaskState, TaskEvent):
         if event is TaskEvent.RETRY and state in (TaskState.FAILED, TaskState.CANCELLED, TaskState.DECLINED):
             assert next_task_state(state, event) is TaskState.OPEN
+        elif state is TaskState.LATE and event in (TaskEvent.LEASE, TaskEvent.EXPIRE, TaskEvent.CANCEL):
+            assert next_task_state(state, event) in (TaskState.LEASED, TaskState.EXPIRED, TaskState.CANCELLED)
         elif state not in ACTIVE_TASKS:
             with pytest.raises(NotPossible):
                 next_task_state(state, event)
@@ -57,7 +62,7 @@ def test_every_state_of_a_job_can_be_reached_and_left():
                 after = next_job_state(state, event)
             except NotPossible:
                 continue
-            assert state in ACTIVE_JOBS or event is JobEvent.RETRY
+            assert state in ACTIVE_JOBS or event in (JobEvent.RETRY, JobEvent.ANSWERED)
             if after not in reached:
                 reached.add(after)
                 edge.append(after)
@@ -109,9 +114,44 @@ def test_why_a_party_is_missing():
         evaluation("north", TaskState.DONE),
         fit(TaskState.DECLINED),
     ]
-    assert missing_parties(tasks) == [
+    assert missing_parties(JobState.EVALUATING, tasks) == [
         ("coast", "failed"),
         ("east", "declined"),
         ("south", "too_few_samples"),
         ("west", "no_answer"),
     ]
+
+
+@pytest.mark.parametrize("state", [TaskState.OPEN, TaskState.LEASED, TaskState.LATE, TaskState.EXPIRED])
+def test_who_answers_late_is_missing_until_the_answer_is_there(state):
+    tasks = [evaluation("north", TaskState.DONE), evaluation("south", state)]
+    for job in (JobState.COMPOSING, JobState.PARTIAL):
+        assert missing_parties(job, tasks) == [("south", "no_answer")]
+    active = state in ACTIVE_TASKS
+    assert missing_parties(JobState.EVALUATING, tasks) == ([] if active else [("south", "no_answer")])
+    composed = [*tasks, TaskView("compose", "north", True, TaskState.DONE)]
+    assert next_step(JobState.COMPOSING, composed) == Move(JobEvent.COMPOSED_PARTLY)
+
+
+def test_a_late_party_does_not_keep_a_job_waiting():
+    tasks = [evaluation("north", TaskState.DONE), evaluation("south", TaskState.LATE)]
+    assert next_step(JobState.EVALUATING, tasks) == Move(JobEvent.EVALUATED)
+
+
+def test_what_was_published_stays_where_composing_anew_fails():
+    def compose(state):
+        return TaskView("compose", "north", True, state, "child.killed")
+
+    tasks = [evaluation("north", TaskState.DONE), evaluation("south", TaskState.DONE)]
+    assert next_step(JobState.COMPOSING, [*tasks, compose(TaskState.FAILED)]) == Fail("child.killed")
+    assert next_step(JobState.COMPOSING, [*tasks, compose(TaskState.DONE), compose(TaskState.OPEN)]) is None
+    again = [*tasks, compose(TaskState.DONE), compose(TaskState.FAILED)]
+    assert next_step(JobState.COMPOSING, again) == Move(JobEvent.COMPOSED)
+
+
+def test_after_the_end_only_late_evaluations_are_wanted():
+    assert all(wanted(state, kind) for state in ACTIVE_JOBS for kind in ("fit", "evaluate", "compose"))
+    assert wanted(JobState.PARTIAL, "evaluate")
+    assert not wanted(JobState.PARTIAL, "compose")
+    for state in (JobState.COMPLETE, JobState.FAILED, JobState.CANCELLED):
+        assert not wanted(state, "evaluate")

@@ -158,6 +158,8 @@ class Gate:
             parties_of_members=[member.party for member in spec.members],
             job=task.job.id,
             missing=spec.missing,
+            version=spec.version,
+            revised=spec.revised,
         )
         report = Report.model_validate(self._rounded(_dump(made)))
         metadata = describe_ensemble([member.metadata for member in spec.members], candidates, report)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
-from suture_stitching.documents import Evaluation, Missing
+from suture_stitching.documents import Evaluation, Missing, Revised
 from suture_stitching.errors import SutureError
 from suture_stitching.portable.metadata import Member, ModelMetadata, Name, Repo, Revision, Sha256
 
@@ -94,6 +94,8 @@ class ComposeSpec(_FromHub):
     candidates: CandidateFiles
     evaluations: dict[Name, Evaluation]
     missing: tuple[Missing, ...] = ()
+    version: Annotated[int, Field(ge=1)] = 1
+    revised: Revised | None = None
     publish_as: Repo
 
 

@@ -163,8 +163,9 @@ def _show(job: JobStatus, format: Format) -> None:
         print_table(("task", "party", "state", "progress", "reason"), rows, empty="")
     for missing in job.missing:
         console.print(f"missing  {missing.party}: {missing.reason.replace('_', ' ')}")
-    if job.result is not None:
-        console.print(f"result   {job.result.repo}@{job.result.revision}", soft_wrap=True)
+    for result in job.results or ((job.result,) if job.result is not None else ()):
+        version = f" (version {result.version} of the report)" if len(job.results) > 1 else ""
+        console.print(f"result   {result.repo}@{result.revision}{version}", soft_wrap=True)
     if job.error is not None:
         reference = f" (in the site's log: {job.error.correlation_id})" if job.error.correlation_id else ""
         console.print(f"error    {job.error.code}{reference}")

@@ -34,7 +34,7 @@ def create_job(hub: HubDep, caller: CallerDep, body: JobIn) -> JobOut:
     why, `job.not_shared` where a party that shall evaluate may not read a model, `party.unknown`, `job.no_site`.
     """
     with hub.database.writing() as session:
-        return service.show(service.create(hub, session, caller, body), None)
+        return service.show(service.create(hub, session, caller, body), [])
 
 
 @router.get("", responses=answers(422))
@@ -48,7 +48,7 @@ def list_jobs(
         results = repository.results_of(session, [job.id for job in rows])
 
         def show(job: Job) -> JobOut:
-            return service.show(job, results.get(job.id))
+            return service.show(job, results.get(job.id, []))
 
         return page(rows, limit, show, lambda job: (job.created_at.isoformat(), job.id))
 
@@ -66,15 +66,18 @@ def _moment(key: tuple[Any, ...] | None) -> tuple[datetime, str] | None:
 def get_job(hub: HubDep, caller: CallerDep, job_id: JobId) -> JobOut:
     """Read a job of your party; a site also one with a task for its party."""
     with hub.database.reading() as session:
-        job = service.get(session, caller, job_id)
-        return service.show(job, repository.result_of(session, job_id))
+        return _show(session, service.get(session, caller, job_id))
+
+
+def _show(session: Session, job: Job) -> JobOut:
+    return service.show(job, repository.results_of(session, [job.id]).get(job.id, []))
 
 
 @router.post("/{job_id}/cancel", responses=answers(403, 404, 409, 422))
 def cancel_job(hub: HubDep, caller: CallerDep, job_id: JobId) -> JobOut:
     """Cancel a job (role `requester`). Sites at work on it stop at their next heartbeat; repeating it is harmless."""
     with hub.database.writing() as session:
-        return service.show(service.cancel(hub, session, caller, job_id), None)
+        return _show(session, service.cancel(hub, session, caller, job_id))
 
 
 @router.post("/{job_id}/retry", responses=answers(403, 404, 409, 422))
@@ -85,7 +88,7 @@ def retry_job(hub: HubDep, caller: CallerDep, job_id: JobId) -> JobOut:
     that ended otherwise; repeating it is harmless.
     """
     with hub.database.writing() as session:
-        return service.show(service.retry(hub, session, caller, job_id), None)
+        return _show(session, service.retry(hub, session, caller, job_id))
 
 
 @router.get("/{job_id}/events", responses=answers(404, 422))

@@ -23,6 +23,8 @@ from suture_service.jobs import repository
 from suture_service.jobs.states import (
     ACTIVE_JOBS,
     ACTIVE_TASKS,
+    EVALUATED_JOBS,
+    UNDISCLOSED,
     Fail,
     JobEvent,
     JobState,
@@ -34,6 +36,7 @@ from suture_service.jobs.states import (
     next_job_state,
     next_step,
     next_task_state,
+    wanted,
 )
 from suture_service.parties.repository import find_party
 from suture_service.tables import Event, Job, Party, Task
@@ -41,6 +44,8 @@ from suture_stitching.documents import Missing
 
 #: Why a task that nobody gave a sign of life of is open again.
 LAPSED = "task.lease_expired"
+#: Why a task is late, or has expired.
+NO_ANSWER = "task.no_answer"
 
 log = structlog.get_logger(__name__)
 
@@ -59,6 +64,10 @@ class Flow:
     def active(self) -> bool:
         """Whether the job has not ended."""
         return self.job.state in ACTIVE_JOBS
+
+    def wants(self, task: Task) -> bool:
+        """Whether the job, ended or not, still wants the task's result."""
+        return wanted(JobState(self.job.state), task.kind)
 
     def begin(self) -> None:
         """Record the new job and add its `fit` task."""
@@ -80,23 +89,34 @@ class Flow:
         """End a leased task with its result."""
         task.result = document
         self._move_task(task, TaskEvent.COMPLETE)
+        if self.job.state == JobState.PARTIAL:
+            self.job.finished_at = None
+            self._move_job(JobEvent.ANSWERED)
+            self._add_task("compose", self.job.requester, None)
+        else:
+            self._compose_with(task)
         self._advance()
 
     def fail(self, task: Task, code: str, correlation_id: str | None, *, retryable: bool) -> None:
         """End a leased task without a result, or open it again if that may help."""
         task.reason, task.correlation_id = code, correlation_id
-        if not self.active:
+        if not self.wants(task):
             self._move_task(task, TaskEvent.CANCEL, code)
         elif retryable and task.attempt < self._hub.settings.max_attempts:
             self._requeue(task, code)
         else:
             self._move_task(task, TaskEvent.FAIL, code)
+            self._compose_with(task)
         self._advance()
 
     def decline(self, task: Task, code: str) -> None:
         """End a leased task that the site's policy does not allow."""
         task.reason = code
-        self._move_task(task, TaskEvent.DECLINE if self.active else TaskEvent.CANCEL, code)
+        if code == UNDISCLOSED and self.wants(task) and task.party_id != self.job.requester_id:
+            self._requeue(task, None, attempt=task.attempt)
+        else:
+            self._move_task(task, TaskEvent.DECLINE if self.wants(task) else TaskEvent.CANCEL, code)
+            self._compose_with(task)
         self._advance()
 
     def progress(self, task: Task, progress: dict[str, Any]) -> None:
@@ -133,9 +153,20 @@ class Flow:
         if job.state == JobState.EVALUATING and job.answer_by is not None and job.answer_by < self.now:
             for task in job.tasks:
                 if task.kind == "evaluate" and task.party_id != job.requester_id and task.state in ACTIVE_TASKS:
-                    task.reason = "task.no_answer"
-                    self._move_task(task, TaskEvent.EXPIRE, task.reason)
+                    if task.reason != UNDISCLOSED:
+                        task.reason = NO_ANSWER
+                    self._open_again(task, TaskEvent.DEFER, NO_ANSWER, attempt=1)
+        for task in job.tasks:
+            if task.state == TaskState.LATE and self.too_late:
+                task.reason = NO_ANSWER
+                self._move_task(task, TaskEvent.EXPIRE, NO_ANSWER)
         self._advance()
+
+    @property
+    def too_late(self) -> bool:
+        """Whether late answers are not waited for any longer."""
+        late = timedelta(seconds=self._hub.settings.late_seconds)
+        return self.job.answer_by is not None and self.job.answer_by + late < self.now
 
     def lease_end(self) -> datetime:
         """Return when a lease that is given or renewed now ends."""
@@ -144,7 +175,7 @@ class Flow:
     def record(self, kind: str, data: dict[str, Any], task: Task | None = None) -> None:
         """Add an event to the job's history."""
         tell(self._session, self.job.id)
-        if task is not None and task.state == TaskState.OPEN:
+        if task is not None and task.state in (TaskState.OPEN, TaskState.LATE):
             tell(self._session, party_news(task.party_id))
         self.job.last_seq += 1
         task_id = task.id if task is not None else None
@@ -157,7 +188,7 @@ class Flow:
         audit(self._session, actor, f"job.{what}", self.job.id, owner=self.job.requester.name, **detail)
 
     def _lapse(self, task: Task) -> None:
-        if not self.active:
+        if not self.wants(task):
             self._move_task(task, TaskEvent.CANCEL, LAPSED)
         elif task.attempt < self._hub.settings.max_attempts:
             task.reason = LAPSED
@@ -165,11 +196,20 @@ class Flow:
         else:
             task.reason = "task.attempts_exhausted"
             self._move_task(task, TaskEvent.FAIL, task.reason)
+            self._compose_with(task)
 
-    def _requeue(self, task: Task, reason: str) -> None:
-        self._open_again(task, TaskEvent.REQUEUE, reason, attempt=task.attempt + 1)
+    def _requeue(self, task: Task, reason: str | None, *, attempt: int | None = None) -> None:
+        late = task.kind == "evaluate" and self.job.state in EVALUATED_JOBS
+        event = TaskEvent.DEFER if late else TaskEvent.REQUEUE
+        self._open_again(task, event, reason, attempt=task.attempt + 1 if attempt is None else attempt)
 
-    def _open_again(self, task: Task, event: TaskEvent, reason: str, *, attempt: int) -> None:
+    def _compose_with(self, answered: Task) -> None:
+        """Let who composes already begin anew, with what this evaluation has brought."""
+        for task in self.job.tasks:
+            if answered.kind == "evaluate" and task.kind == "compose" and task.state == TaskState.LEASED:
+                self._open_again(task, TaskEvent.REQUEUE, "job.answered", attempt=task.attempt)
+
+    def _open_again(self, task: Task, event: TaskEvent, reason: str | None, *, attempt: int) -> None:
         task.attempt = attempt
         task.fence += 1
         task.site_id = task.lease_expires_at = task.progress = task.finished_at = None
@@ -245,7 +285,7 @@ class Flow:
     def _end(self, event: JobEvent) -> None:
         self._move_job(event)
         for task in self.job.tasks:
-            if task.state == TaskState.OPEN:
+            if task.state in (TaskState.OPEN, TaskState.LATE):
                 self._move_task(task, TaskEvent.CANCEL, f"job.{self.job.state}")
 
 
@@ -266,7 +306,7 @@ def views(job: Job) -> list[TaskView]:
 
 def missing(job: Job) -> list[Missing]:
     """Return the parties that were asked and have no column in the report."""
-    return [Missing(party=party, reason=reason) for party, reason in missing_parties(views(job))]
+    return [Missing(party=party, reason=reason) for party, reason in missing_parties(JobState(job.state), views(job))]
 
 
 def sweep_once(hub: Hub) -> int:
@@ -275,7 +315,7 @@ def sweep_once(hub: Hub) -> int:
     Any number of hubs may do this at once: each job is locked, and one that another hub has is left to it.
     """
     with hub.database.reading() as session:
-        due = repository.due_jobs(session, hub.now())
+        due = repository.due_jobs(session, hub.now(), timedelta(seconds=hub.settings.late_seconds))
     moved = 0
     for job_id in due:
         with hub.database.writing() as session:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import Select, delete, exists, func, or_, select, tuple_, union
 from sqlalchemy.orm import Session, joinedload, selectinload
@@ -65,21 +65,30 @@ def lock_job(session: Session, job_id: str, *, skip_locked: bool = False) -> Job
 
 
 def result_of(session: Session, job_id: str) -> Revision | None:
-    """Return the revision that the hub published for a job."""
+    """Return the newest revision that the hub published for a job."""
     statement = (
         select(Revision)
         .where(Revision.job_id == job_id)
+        .order_by(Revision.id.desc())
+        .limit(1)
         .options(joinedload(Revision.model).joinedload(Model.party), selectinload(Revision.files))
     )
     return session.scalars(statement).one_or_none()
 
 
-def results_of(session: Session, job_ids: Sequence[str]) -> dict[str, Revision]:
-    """Return the published revisions of several jobs, by job."""
+def results_of(session: Session, job_ids: Sequence[str]) -> dict[str, list[Revision]]:
+    """Return the published revisions of several jobs, by job; the newest last."""
     statement = (
-        select(Revision).where(Revision.job_id.in_(job_ids)).options(joinedload(Revision.model).joinedload(Model.party))
+        select(Revision)
+        .where(Revision.job_id.in_(job_ids))
+        .order_by(Revision.id)
+        .options(joinedload(Revision.model).joinedload(Model.party))
     )
-    return {revision.job_id: revision for revision in session.scalars(statement) if revision.job_id is not None}
+    found: dict[str, list[Revision]] = {}
+    for revision in session.scalars(statement):
+        assert revision.job_id is not None
+        found.setdefault(revision.job_id, []).append(revision)
+    return found
 
 
 def fitted_files(session: Session, job_id: str) -> dict[str, TaskFile]:
@@ -98,11 +107,12 @@ def works_on(session: Session, party_id: int, job_id: str) -> bool:
     return session.scalars(statement.limit(1)).first() is not None
 
 
-def due_jobs(session: Session, now: datetime, limit: int = 100) -> Sequence[str]:
-    """Return jobs with a lapsed lease or a passed deadline."""
+def due_jobs(session: Session, now: datetime, late: timedelta, limit: int = 100) -> Sequence[str]:
+    """Return jobs with a lapsed lease or a passed deadline; answers may be `late`."""
     lapsed = select(Task.job_id).where(Task.state == TaskState.LEASED, Task.lease_expires_at < now)
-    late = select(Job.id).where(Job.state == JobState.EVALUATING, Job.answer_by < now)
-    return session.scalars(union(lapsed, late).limit(limit)).all()
+    evaluating = select(Job.id).where(Job.state == JobState.EVALUATING, Job.answer_by < now)
+    too_late = select(Task.job_id).join(Task.job).where(Task.state == TaskState.LATE, Job.answer_by < now - late)
+    return session.scalars(union(lapsed, evaluating, too_late).limit(limit)).all()
 
 
 def list_events(session: Session, job_id: str, after: int, limit: int = 500) -> Sequence[Event]:

@@ -97,10 +97,12 @@ class TaskOut(BaseModel):
 
 
 class ResultOut(BaseModel):
-    """The published stitched ensemble."""
+    """A published stitched ensemble; a late answer leads to a new one, whose report says what changed."""
 
     repo: str = Field(examples=["north/both"])
     revision: str = Field(examples=[REVISION])
+    version: int = Field(description="Of the report: 1, and one more with every late answer.", examples=[1])
+    created_at: datetime
 
 
 class MissingOut(BaseModel):
@@ -129,7 +131,8 @@ class JobOut(BaseModel):
     created_at: datetime
     finished_at: datetime | None
     tasks: list[TaskOut]
-    result: ResultOut | None
+    result: ResultOut | None = Field(description="The newest of `results`.")
+    results: list[ResultOut]
     missing: list[MissingOut]
     error: JobError | None
 

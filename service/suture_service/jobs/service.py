@@ -13,7 +13,7 @@ from suture_service.auth import Caller
 from suture_service.errors import Conflict, HubError, NotFound
 from suture_service.hub import Hub
 from suture_service.jobs import repository
-from suture_service.jobs.flow import Flow, missing
+from suture_service.jobs.flow import NO_ANSWER, Flow, missing
 from suture_service.jobs.schemas import (
     JobError,
     JobIn,
@@ -24,13 +24,13 @@ from suture_service.jobs.schemas import (
     ResultOut,
     TaskOut,
 )
-from suture_service.jobs.states import ACTIVE_JOBS, JobState
+from suture_service.jobs.states import ACTIVE_JOBS, UNDISCLOSED, JobState, TaskState
 from suture_service.keys.flags import flags_of
 from suture_service.models.repository import find_revision, unreadable_by
 from suture_service.models.service import MODEL, REPORT, StoredFile, no_model
 from suture_service.parties.repository import find_party
 from suture_service.sites.repository import has_site
-from suture_service.tables import Job, JobMember, Party, Revision
+from suture_service.tables import Job, JobMember, Party, Revision, Task
 from suture_stitching.compatibility import incompatibilities
 from suture_stitching.portable.metadata import ModelMetadata
 
@@ -234,8 +234,12 @@ def member(revision: Revision) -> MemberOut:
     return MemberOut(repo=revision.model.repo, revision=revision.revision, sha256=sha256)
 
 
-def show(job: Job, result: Revision | None) -> JobOut:
-    """Return a job as the API shows it."""
+def show(job: Job, published: Sequence[Revision]) -> JobOut:
+    """Return a job, with the revisions it published, as the API shows it."""
+    results = [
+        ResultOut(repo=result.model.repo, revision=result.revision, version=number, created_at=result.created_at)
+        for number, result in enumerate(published, 1)
+    ]
     return JobOut(
         id=job.id,
         requester=job.requester.name,
@@ -255,11 +259,19 @@ def show(job: Job, result: Revision | None) -> JobOut:
                 state=task.state,
                 attempt=task.attempt,
                 progress=ProgressOut.model_validate(task.progress) if task.progress is not None else None,
-                reason=task.reason,
+                reason=_told(task),
             )
             for task in job.tasks
         ],
-        result=ResultOut(repo=result.model.repo, revision=result.revision) if result is not None else None,
+        result=results[-1] if results else None,
+        results=results,
         missing=[MissingOut(party=entry.party, reason=entry.reason) for entry in missing(job)],
         error=JobError(code=job.error_code, correlation_id=job.error_correlation_id) if job.error_code else None,
     )
+
+
+def _told(task: Task) -> str | None:
+    """Return why a task was not done, as its party lets others know it."""
+    if task.reason != UNDISCLOSED:
+        return task.reason
+    return NO_ANSWER if task.state == TaskState.LATE else None

@@ -3,6 +3,9 @@
 job:   queued -> fitting -> evaluating -> composing -> complete | partial      (failed, cancelled from any of them)
 task:  open <-> leased -> done | failed | declined          (expired, cancelled from open and leased)
 
+A party that has not answered in time is late: the job goes on without it and ends as partial, but the task can still
+be leased for long. With its answer the job composes anew: partial -> composing.
+
 A failed job may be tried again: it is fitting, passes over what is done, and its failed tasks are open.
 """
 
@@ -35,6 +38,7 @@ class JobEvent(StrEnum):
     EVALUATED = "evaluated"
     COMPOSED = "composed"
     COMPOSED_PARTLY = "composed_partly"
+    ANSWERED = "answered"
     FAIL = "fail"
     CANCEL = "cancel"
     RETRY = "retry"
@@ -45,6 +49,7 @@ class TaskState(StrEnum):
 
     OPEN = "open"
     LEASED = "leased"
+    LATE = "late"
     DONE = "done"
     FAILED = "failed"
     DECLINED = "declined"
@@ -57,6 +62,7 @@ class TaskEvent(StrEnum):
 
     LEASE = "lease"
     REQUEUE = "requeue"
+    DEFER = "defer"
     COMPLETE = "complete"
     FAIL = "fail"
     DECLINE = "decline"
@@ -74,6 +80,7 @@ JOB_TRANSITIONS: dict[tuple[JobState, JobEvent], JobState] = {
     (JobState.EVALUATING, JobEvent.EVALUATED): JobState.COMPOSING,
     (JobState.COMPOSING, JobEvent.COMPOSED): JobState.COMPLETE,
     (JobState.COMPOSING, JobEvent.COMPOSED_PARTLY): JobState.PARTIAL,
+    (JobState.PARTIAL, JobEvent.ANSWERED): JobState.COMPOSING,
     **{(state, JobEvent.FAIL): JobState.FAILED for state in ACTIVE_JOBS},
     **{(state, JobEvent.CANCEL): JobState.CANCELLED for state in ACTIVE_JOBS},
     (JobState.FAILED, JobEvent.RETRY): JobState.FITTING,
@@ -82,11 +89,13 @@ JOB_TRANSITIONS: dict[tuple[JobState, JobEvent], JobState] = {
 TASK_TRANSITIONS: dict[tuple[TaskState, TaskEvent], TaskState] = {
     (TaskState.OPEN, TaskEvent.LEASE): TaskState.LEASED,
     (TaskState.LEASED, TaskEvent.REQUEUE): TaskState.OPEN,
+    (TaskState.LATE, TaskEvent.LEASE): TaskState.LEASED,
+    **{(state, TaskEvent.DEFER): TaskState.LATE for state in ACTIVE_TASKS},
     (TaskState.LEASED, TaskEvent.COMPLETE): TaskState.DONE,
     (TaskState.LEASED, TaskEvent.FAIL): TaskState.FAILED,
     (TaskState.LEASED, TaskEvent.DECLINE): TaskState.DECLINED,
-    **{(state, TaskEvent.EXPIRE): TaskState.EXPIRED for state in ACTIVE_TASKS},
-    **{(state, TaskEvent.CANCEL): TaskState.CANCELLED for state in ACTIVE_TASKS},
+    **{(state, TaskEvent.EXPIRE): TaskState.EXPIRED for state in (*ACTIVE_TASKS, TaskState.LATE)},
+    **{(state, TaskEvent.CANCEL): TaskState.CANCELLED for state in (*ACTIVE_TASKS, TaskState.LATE)},
     **{
         (state, TaskEvent.RETRY): TaskState.OPEN
         for state in (TaskState.FAILED, TaskState.CANCELLED, TaskState.DECLINED)
@@ -112,8 +121,12 @@ def next_task_state(state: TaskState, event: TaskEvent) -> TaskState:
     return TASK_TRANSITIONS[state, event]
 
 
+#: With this code a party declines without anybody being told: it is as if it did not answer.
+UNDISCLOSED = "policy.undisclosed"
 Kind = Literal["fit", "evaluate", "compose"]
 MissingReason = Literal["declined", "no_answer", "too_few_samples", "failed"]
+#: The job has been composed without those that have not answered, or is about to be.
+EVALUATED_JOBS = frozenset({JobState.COMPOSING, JobState.COMPLETE, JobState.PARTIAL})
 
 
 @dataclass(frozen=True)
@@ -150,14 +163,16 @@ def next_step(state: JobState, tasks: Sequence[TaskView]) -> Step:
     """Say what follows from the states of a job's tasks; None while there is something to wait for."""
     if state in (JobState.FITTING, JobState.COMPOSING):
         kind = "fit" if state is JobState.FITTING else "compose"
-        task = next(task for task in tasks if task.kind == kind)
+        done = [task for task in tasks if task.kind == kind]
+        task = done[-1]
         if task.state in ACTIVE_TASKS:
             return None
-        if task.state is not TaskState.DONE:
+        # What has been published stays, also where composing it anew has failed.
+        if all(task.state is not TaskState.DONE for task in done):
             return _failure(task)
         if kind == "fit":
             return Move(JobEvent.FITTED)
-        return Move(JobEvent.COMPOSED_PARTLY if missing_parties(tasks) else JobEvent.COMPOSED)
+        return Move(JobEvent.COMPOSED_PARTLY if missing_parties(state, tasks) else JobEvent.COMPOSED)
     if state is JobState.EVALUATING:
         evaluations = [task for task in tasks if task.kind == "evaluate"]
         for task in evaluations:
@@ -172,13 +187,24 @@ def _failure(task: TaskView) -> Fail:
     return Fail(task.reason or f"task.{task.state}", task.correlation_id)
 
 
-def missing_parties(tasks: Iterable[TaskView]) -> list[tuple[str, MissingReason]]:
-    """Return the parties that were asked to evaluate and have not, with the reason others are told; by name."""
+def wanted(state: JobState, kind: str) -> bool:
+    """Say whether a job in this state still wants the result of a task of this kind."""
+    return state in ACTIVE_JOBS or (kind == "evaluate" and state is JobState.PARTIAL)
+
+
+def missing_parties(state: JobState, tasks: Iterable[TaskView]) -> list[tuple[str, MissingReason]]:
+    """Return the parties that were asked to evaluate and have not, with the reason others are told; by name.
+
+    `state` is the job's: after evaluating, who works on a late answer is missing as long as it is not there.
+    """
     reasons: dict[TaskState, MissingReason] = {
         TaskState.DECLINED: "declined",
         TaskState.FAILED: "failed",
         TaskState.EXPIRED: "no_answer",
+        TaskState.LATE: "no_answer",
     }
+    if state in EVALUATED_JOBS:
+        reasons |= dict.fromkeys(ACTIVE_TASKS, "no_answer")
     missing: list[tuple[str, MissingReason]] = []
     for task in tasks:
         if task.kind == "evaluate" and task.state in reasons:

@@ -8,7 +8,7 @@ from typing import TypeAlias
 from sqlalchemy import ColumnElement, Row, Select, and_, exists, or_, select
 from sqlalchemy.orm import Session, contains_eager, joinedload, selectinload
 
-from suture_service.jobs.states import ACTIVE_JOBS
+from suture_service.jobs.states import ACTIVE_JOBS, TaskState
 from suture_service.tables import (
     Commit,
     Job,
@@ -71,9 +71,10 @@ def _deleted_member(party_id: int, repo: str, revision: str) -> Select[Revision]
     at_work = exists().where(
         JobMember.revision_id == Revision.id,
         Job.id == JobMember.job_id,
-        Job.state.in_(ACTIVE_JOBS),
         Task.job_id == Job.id,
         Task.party_id == party_id,
+        # A partial job wants late answers.
+        or_(Job.state.in_(ACTIVE_JOBS), Task.state == TaskState.LEASED),
     )
     deleted = and_(Model.deleted_at.is_not(None), Model.name.startswith(f"{name}~", autoescape=True))
     found = _revisions().where(Party.name == party, deleted, Revision.revision == revision, at_work)

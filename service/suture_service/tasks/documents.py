@@ -13,7 +13,7 @@ from suture_service.errors import HubError
 from suture_service.models.cards import read_card
 from suture_service.models.service import CARD, METADATA, MODEL, REPORT
 from suture_service.tables import Json
-from suture_stitching.documents import CandidateId, CandidateSet, Evaluation, Missing, Report
+from suture_stitching.documents import CandidateId, CandidateSet, Evaluation, Missing, Report, Revised
 from suture_stitching.portable.format import check_against, read_header
 from suture_stitching.portable.metadata import MAX_BYTES, Lineage, Member, ModelMetadata, Task
 
@@ -106,6 +106,8 @@ def check_composed(
     candidates: FileContent,
     evaluated: Sequence[str],
     missing: Sequence[Missing],
+    version: int = 1,
+    revised: Revised | None = None,
 ) -> tuple[dict[str, Any], ModelMetadata, Json | None]:
     """Return the result, metadata and card's YAML of a composed model; lineage and report are those of the job."""
     result = _parse(ComposeResult, document, "document")
@@ -125,6 +127,8 @@ def check_composed(
     _same("lineage.members", report.lineage.members, facts.members, REPORT)
     _same("parties", sorted(report.parties), sorted(evaluated), REPORT)
     _same("missing", _by_party(report.missing), _by_party(missing), REPORT)
+    _same("version", report.version, version, REPORT)
+    _same("revised", report.revised, revised, REPORT)
     return result.model_dump(), metadata, _read_card(files[CARD]) if CARD in files else None
 
 

@@ -5,18 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import select, update
+from sqlalchemy import and_, or_, select, update
 from sqlalchemy.orm import Session, joinedload, selectinload
 
-from suture_service.jobs.states import TaskState
+from suture_service.jobs.states import UNDISCLOSED, JobState, TaskState
 from suture_service.tables import Job, Task, TaskFile
 
 
 def open_tasks(session: Session, party_id: int, limit: int = 8) -> Sequence[Task]:
-    """Return a party's open tasks, oldest first."""
+    """Return a party's open tasks, oldest first, also those that are late but still wanted."""
     statement = (
         select(Task)
-        .where(Task.party_id == party_id, Task.state == TaskState.OPEN)
+        .join(Task.job)
+        .where(
+            Task.party_id == party_id,
+            or_(
+                Task.state == TaskState.OPEN,
+                and_(Task.state == TaskState.LATE, Job.state == JobState.PARTIAL),
+            ),
+            or_(Task.reason.is_(None), Task.reason != UNDISCLOSED),
+        )
         .order_by(Task.created_at, Task.id)
         .limit(limit)
     )

@@ -11,7 +11,7 @@ from suture_service.jobs.schemas import JOB, MemberOut, MissingOut
 from suture_service.jobs.states import Kind, TaskState
 from suture_service.models.schemas import DIGEST, METADATA
 from suture_service.parties.schemas import MAX_INTEGER, Input
-from suture_stitching.documents import Evaluation
+from suture_stitching.documents import Evaluation, Revised
 
 Code = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}(\.[a-z0-9_]{1,50})?$")]
 CorrelationId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
@@ -67,6 +67,8 @@ class ComposeSpec(BaseModel):
     candidates: dict[str, SpecFile]
     evaluations: dict[str, Evaluation]
     missing: list[MissingOut]
+    version: int = Field(description="Of the report: more than 1 after a late answer.", examples=[1])
+    revised: Revised | None = None
     publish_as: str = Field(examples=["north/both"])
     job: str = Field(examples=[JOB])
 

@@ -15,7 +15,7 @@ from suture_service.jobs import repository as jobs
 from suture_service.jobs.flow import Flow, missing
 from suture_service.jobs.schemas import MissingOut
 from suture_service.jobs.service import member
-from suture_service.jobs.states import ACTIVE_JOBS, TaskState
+from suture_service.jobs.states import JobState, TaskState, wanted
 from suture_service.models.service import CARD, METADATA, MODEL, StoredFile, publish
 from suture_service.sites.repository import mark_seen, seen_since
 from suture_service.storage import BlobStore
@@ -31,7 +31,7 @@ from suture_service.tasks.schemas import (
     SpecFile,
     SpecMember,
 )
-from suture_stitching.documents import Evaluation
+from suture_stitching.documents import Evaluation, Revised
 from suture_stitching.portable.metadata import MAX_BYTES, Member, ModelMetadata
 
 _SEEN_STEP = timedelta(seconds=10)
@@ -56,12 +56,16 @@ def lease(hub: Hub, site: Caller) -> LeasedTask | None:
         with hub.database.writing() as session:
             job = jobs.lock_job(session, job_id, skip_locked=True)
             task = next((task for task in job.tasks if task.id == task_id), None) if job is not None else None
-            if job is None or task is None or task.state != TaskState.OPEN:
+            if job is None or task is None or not _to_lease(job, task):
                 continue
             assert site.site_id is not None
             Flow(hub, session, job, site).lease(task, site.site_id)
             return _show(hub, session, job, task)
     return None
+
+
+def _to_lease(job: Job, task: Task) -> bool:
+    return task.state == TaskState.OPEN or (task.state == TaskState.LATE and job.state == JobState.PARTIAL)
 
 
 def _show(hub: Hub, session: Session, job: Job, task: Task) -> LeasedTask:
@@ -91,6 +95,8 @@ def _spec(session: Session, job: Job, task: Task) -> FitSpec | EvaluateSpec | Co
         candidates=candidates,
         evaluations={name: Evaluation.model_validate(document) for name, document in _evaluations(job).items()},
         missing=[MissingOut(party=entry.party, reason=entry.reason) for entry in missing(job)],
+        version=_version(job),
+        revised=_revised(job),
         publish_as=f"{job.requester.name}/{job.publish_as}",
         job=job.id,
     )
@@ -115,6 +121,32 @@ def _evaluations(job: Job) -> dict[str, dict[str, Any]]:
     }
 
 
+def _composed(job: Job) -> list[Task]:
+    return [task for task in job.tasks if task.kind == "compose" and task.state == TaskState.DONE]
+
+
+def _version(job: Job) -> int:
+    return len(_composed(job)) + 1
+
+
+def _revised(job: Job) -> Revised | None:
+    """Return what the report to be made says of the one that is published."""
+    if not (composed := _composed(job)):
+        return None
+    last = composed[-1]
+    assert last.result is not None
+    assert last.finished_at is not None
+    added = [
+        task.party.name
+        for task in job.tasks
+        if task.kind == "evaluate"
+        and task.state == TaskState.DONE
+        and task.finished_at is not None
+        and task.finished_at > last.finished_at
+    ]
+    return Revised(before=last.result["chosen"], added=tuple(sorted(added)))
+
+
 def pulse(hub: Hub, session: Session, site: Caller, task_id: str, fence: int) -> tuple[datetime, bool]:
     """Renew the lease; return until when, and whether the job wants the work to stop."""
     until = hub.now() + timedelta(seconds=hub.settings.lease_seconds)
@@ -122,7 +154,7 @@ def pulse(hub: Hub, session: Session, site: Caller, task_id: str, fence: int) ->
     if not repository.renew(session, task_id, fence, until):
         raise fenced(task_id)
     _is_there(hub, session, site)
-    return until, task.job.state not in ACTIVE_JOBS
+    return until, not _is_wanted(task)
 
 
 def progress(
@@ -135,9 +167,9 @@ def progress(
     _is_there(hub, session, site)
     flow = Flow(hub, session, job, site)
     task.lease_expires_at = flow.lease_end()
-    if flow.active:
+    if flow.wants(task):
         flow.progress(task, progress)
-    return task.lease_expires_at, not flow.active
+    return task.lease_expires_at, not flow.wants(task)
 
 
 def wait(hub: Hub, session: Session, site: Caller, task_id: str, fence: int, waits_for: str) -> tuple[datetime, bool]:
@@ -150,7 +182,7 @@ def wait(hub: Hub, session: Session, site: Caller, task_id: str, fence: int, wai
     if not repository.renew(session, task_id, fence, until):
         raise fenced(task_id)
     _is_there(hub, session, site)
-    return until, task.job.state not in ACTIVE_JOBS
+    return until, not _is_wanted(task)
 
 
 def _is_there(hub: Hub, session: Session, site: Caller) -> None:
@@ -257,7 +289,14 @@ def _check(
     if task.kind == "evaluate":
         return documents.check_evaluation(document, _own(job, task), candidates), None, None
     return documents.check_composed(
-        facts, document, contents, candidates=candidates, evaluated=list(_evaluations(job)), missing=missing(job)
+        facts,
+        document,
+        contents,
+        candidates=candidates,
+        evaluated=list(_evaluations(job)),
+        missing=missing(job),
+        version=_version(job),
+        revised=_revised(job),
     )
 
 
@@ -327,8 +366,12 @@ def _require_fence(task: Task, fence: int) -> None:
 def _require_lease(task: Task, fence: int) -> None:
     """Raise unless the lease holds and the job still wants the work."""
     _require_fence(task, fence)
-    if task.job.state not in ACTIVE_JOBS:
+    if not _is_wanted(task):
         raise fenced(task.id)
+
+
+def _is_wanted(task: Task) -> bool:
+    return wanted(JobState(task.job.state), task.kind)
 
 
 def fenced(task_id: str) -> Conflict:

@@ -16,6 +16,7 @@ from suture_stitching.documents import (
     PartyReport,
     Report,
     ReportLineage,
+    Revised,
     Score,
 )
 from suture_stitching.errors import SutureError
@@ -52,11 +53,14 @@ def build(
     parties_of_members: Sequence[str],
     job: str,
     missing: Sequence[Missing] = (),
+    version: int = 1,
+    revised: Revised | None = None,
 ) -> Report:
     """Return the report of a job: every number is from the test splits, which took no part in the choice.
 
-    `evaluations` are by party; `parties_of_members` names the owner of each member. Raises `SutureError`
-    `report.incomplete` when a party did not measure all candidates.
+    `evaluations` are by party; `parties_of_members` names the owner of each member; `version` and `revised` belong to
+    a report that takes the place of another. Raises `SutureError` `report.incomplete` when a party did not measure all
+    candidates.
     """
     by_id = {candidate.id: candidate for candidate in candidates.candidates}
     scores = {party: _test_scores(party, evaluation, by_id) for party, evaluation in evaluations.items()}
@@ -83,6 +87,8 @@ def build(
         ),
         lineage=ReportLineage(job=job, members=candidates.members),
         missing=tuple(missing),
+        version=version,
+        revised=revised,
         hypervolume=choice.hypervolume,
     )
 

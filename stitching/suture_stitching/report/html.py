@@ -105,6 +105,7 @@ def to_html(report: Report) -> str:
         parties=parties,
         front=sum(candidate.front for candidate in report.candidates),
         lead=_lead(report, chosen),
+        revised=_revised(report, chosen),
         names=VERDICTS,
         verdicts=_verdicts(),
     )
@@ -144,6 +145,18 @@ def _lead(report: Report, chosen: CandidateReport) -> str:
     return (
         f"{made} Nothing did well enough for {report.requester} to replace a single model: {chosen.label} was chosen."
     )
+
+
+def _revised(report: Report, chosen: CandidateReport) -> str:
+    """Say what changed since the version before; nothing in the first one."""
+    if report.revised is None:
+        return ""
+    before = next((one for one in report.candidates if one.id == report.revised.before), None)
+    choice = "The choice stays the same."
+    if before is not None and before.id != chosen.id:
+        choice = f"The choice changed from {before.id} ({before.label}) to {chosen.id} ({chosen.label})."
+    answered = ", ".join(report.revised.added) or "nobody"
+    return f"Since version {report.version - 1}, {answered} has been added. {choice}"
 
 
 def _section(report: Report, party: str, chosen: CandidateReport) -> PartySection:
