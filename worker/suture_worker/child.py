@@ -66,7 +66,13 @@ def main(arguments: list[str]) -> None:
 
 
 def give_up(folder: TaskFolder, run: Run) -> None:
-    """Keep only what the task needs; say in the site's log what this kernel could not take away."""
+    """Keep only what the task needs; say in the site's log what this kernel could not take away.
+
+    Raises RuntimeError when there is a second thread: a model that broke out could have that one do its work.
+    """
+    if (threads := confine.threads()) > 1:
+        raise RuntimeError(f"{threads} threads are there already, and would not be confined; something started them")
+    os.environ.pop("OPENBLAS_NUM_THREADS", None)  # libraries that are loaded from here on may have more
     interpreter = {Path(place) for place in (*sys.path, sys.prefix, sys.base_prefix, sys.executable) if place}
     data = [run.dataset.path] if run.dataset is not None else []
     devices = [Path("/dev") / name for name in _DEVICES]

@@ -150,6 +150,8 @@ def _start(folder: TaskFolder) -> subprocess.Popen[bytes]:
     environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     # Threads that wait sleep instead of spinning: on a shared machine that makes small models several times faster.
     environment |= {"HOME": str(folder.scratch), "TMPDIR": str(folder.scratch), "OMP_WAIT_POLICY": "PASSIVE"}
+    # A thread that NumPy starts before the child is confined would not be.
+    environment |= {"OPENBLAS_NUM_THREADS": "1"}
     # Written by the worker's own hand: a child cannot make its parent write elsewhere.
     with open(folder.log, "wb", opener=_private) as output:
         return subprocess.Popen(  # noqa: S603 - our own program
