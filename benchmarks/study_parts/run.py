@@ -339,37 +339,40 @@ class _Seed:
         return lambda progress: share(progress.done / max(progress.total, 1))
 
     def _member(self, index: int, module: nn.Module) -> Member:
-        path = self._folder / f"{index}.safetensors"
-        module = module.to("cpu").to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        part = self._parts["train"][index]
-        repeated = torch.arange(2).remainder(len(part)).to(part.x.device)
-        export(module, part.inputs(repeated).cpu(), path)
-        shape = self._shape
-        image = len(shape) > 1
-        metadata = ModelMetadata.model_validate(
-            {
-                "schema": "suture.model/1",
-                "task": self._study.task,
-                "inputs": {
-                    "input": {
-                        "format": "image" if image else "table",
-                        "num_channels": shape[0],
-                        "spatial_shape": shape[1:],
-                        **({"value_range": (0.0, 1.0)} if image else {}),
-                    }
-                },
-                "outputs": {
-                    "output": {
-                        "num_channels": len(self._study.labels),
-                        "spatial_shape": shape[1:] if self._study.task == "segmentation" else (),
-                    }
-                },
-                "labels": self._study.labels,
-                "license": "CC-BY-4.0",
-            }
-        )
-        ref = MemberRef(repo=f"party{index}/{self._study.name}", revision=f"{index:040x}", sha256=f"{index:064x}")
-        return Member(load(path), metadata, ref)
+        return member_of(self._study, index, module, self._parts["train"][index], self._folder / f"{index}.safetensors")
+
+
+def member_of(study: Study, index: int, module: nn.Module, part: Part, path: Path) -> Member:
+    """Return the network of a study's party as the engine takes it, exported to `path`; `part` shows what it reads."""
+    module = module.to("cpu").to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    repeated = torch.arange(2).remainder(len(part)).to(part.x.device)
+    export(module, part.inputs(repeated).cpu(), path)
+    shape = part.x.shape[1:]
+    image = len(shape) > 1
+    metadata = ModelMetadata.model_validate(
+        {
+            "schema": "suture.model/1",
+            "task": study.task,
+            "inputs": {
+                "input": {
+                    "format": "image" if image else "table",
+                    "num_channels": shape[0],
+                    "spatial_shape": shape[1:],
+                    **({"value_range": (0.0, 1.0)} if image else {}),
+                }
+            },
+            "outputs": {
+                "output": {
+                    "num_channels": len(study.labels),
+                    "spatial_shape": shape[1:] if study.task == "segmentation" else (),
+                }
+            },
+            "labels": study.labels,
+            "license": "CC-BY-4.0",
+        }
+    )
+    ref = MemberRef(repo=f"party{index}/{study.name}", revision=f"{index:040x}", sha256=f"{index:064x}")
+    return Member(load(path), metadata, ref)
 
 
 class _TooLongError(Exception):
