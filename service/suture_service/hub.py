@@ -17,6 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from suture_service.database import Database
 from suture_service.limits import Limits
 from suture_service.observe import Metrics
+from suture_service.people.identity import Issuer
 from suture_service.settings import Settings
 from suture_service.storage import BlobStore
 
@@ -50,11 +51,13 @@ class Hub:
     _turn: threading.Lock = field(default_factory=threading.Lock)
 
     limits: Limits = field(init=False)
+    issuer: Issuer = field(init=False)
 
     def __post_init__(self) -> None:
         self.database.after_commit(self._committed)
         wanted = self.settings
         self.limits = Limits(wanted.requests_per_minute, wanted.wrong_tokens, wanted.wrong_tokens_seconds)
+        self.issuer = Issuer(wanted.oidc_issuer, wanted.oidc_client_id)
 
     def now(self) -> datetime:
         """Return the present moment."""

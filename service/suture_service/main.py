@@ -35,6 +35,7 @@ from suture_service.models import endpoints as models
 from suture_service.observe import Metrics, Observe, configure_logging
 from suture_service.operate import check_migrated
 from suture_service.parties import endpoints as parties
+from suture_service.people import endpoints as people
 from suture_service.settings import Settings, check_exposed
 from suture_service.sites import endpoints as sites
 from suture_service.storage import open_store
@@ -54,6 +55,7 @@ _TAGS = [
     {"name": "jobs", "description": "Ask for a stitched ensemble and follow the work."},
     {"name": "tasks", "description": "For sites: lease work and answer it. Every write carries the lease's fence."},
     {"name": "parties", "description": "Organisations and their tokens."},
+    {"name": "people", "description": "Signing in with the organisation's identity provider, where one is set."},
     {"name": "sites", "description": "Installations of a party beside its data."},
     {"name": "access", "description": "Ask for the files of gated models; decide about your own."},
     {"name": "keys", "description": "Public keys of parties; signing and taking back."},
@@ -99,6 +101,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(health)
     for room in (parties, sites, keys, models, access, jobs, tasks, audit):
         app.include_router(room.router)
+    if settings.oidc_issuer:
+        app.include_router(people.router)
     # Last: its paths start with names that callers choose.
     app.include_router(hf)
     return app

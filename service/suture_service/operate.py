@@ -97,7 +97,7 @@ def check_migrated(engine: Engine) -> None:
 
 def add_party(settings: Settings, name: str) -> str:
     """Add a party and return its name; raises `SutureError` (`name.invalid`, `party.exists`)."""
-    with _writing(settings) as session:
+    with writing(settings) as session:
         return service.add_party(session, name, utc_now()).name
 
 
@@ -110,7 +110,7 @@ def create_token(
             raise HubError("role.unknown", f"{role!r} is no role", where="roles", hint=f"one of {', '.join(ROLES)}")
     if name is not None:
         checked_name(name, "name")
-    with _writing(settings) as session:
+    with writing(settings) as session:
         owner = service.get_party(session, party)
         token, secret = service.add_token(session, owner, cast(Sequence[Role], roles), utc_now(), name=name, days=days)
         return token.id, secret
@@ -118,7 +118,7 @@ def create_token(
 
 def revoke_token(settings: Settings, token_id: str) -> None:
     """End a token at once; raises `SutureError` (`not_found`)."""
-    with _writing(settings) as session:
+    with writing(settings) as session:
         token = repository.get_token(session, token_id)
         if token is None:
             raise NotFound(f"no token {token_id!r}")
@@ -127,7 +127,7 @@ def revoke_token(settings: Settings, token_id: str) -> None:
 
 def add_site(settings: Settings, party: str, name: str) -> str:
     """Add a site to a party and return its token, which is kept nowhere."""
-    with _writing(settings) as session:
+    with writing(settings) as session:
         site = add_site_row(session, service.get_party(session, party), name, utc_now())
         return service.add_site_token(session, site, utc_now())[1]
 
@@ -178,7 +178,8 @@ def reading(settings: Settings) -> Iterator[Session]:
 
 
 @contextmanager
-def _writing(settings: Settings) -> Iterator[Session]:
+def writing(settings: Settings) -> Iterator[Session]:
+    """A transaction on the database of these settings that commits at the end."""
     database = Database(settings.database_url)
     try:
         with database.writing() as session:

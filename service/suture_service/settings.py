@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from ipaddress import ip_address, ip_network
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from suture_stitching.errors import SutureError
@@ -21,6 +22,22 @@ def _networks(text: str) -> str:
     for part in text.split(","):
         ip_network(part.strip())  # raises ValueError, which names the part
     return text
+
+
+def is_protected(url: str) -> bool:
+    """Whether what is sent to this address, and comes from it, is encrypted or stays on this machine."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+    except ValueError:
+        return False
+    return bool(host) and (parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host)))
+
+
+def _issuer(url: str) -> str:
+    if url and (not is_protected(url) or "?" in url or "#" in url or "@" in url):
+        raise ValueError("the address of an identity provider, https://…, without a query")
+    return url
 
 
 class Settings(BaseSettings):
@@ -40,6 +57,11 @@ class Settings(BaseSettings):
     #: Addresses or networks, with commas, of the proxies that speak TLS before the hub: what they say about a caller's
     #: address is believed.
     proxies: Annotated[str, AfterValidator(_networks)] = "127.0.0.1"
+
+    #: The OpenID Connect provider at which people sign in, exactly as it calls itself, and what it calls this hub.
+    #: Without them there are no people, only tokens.
+    oidc_issuer: Annotated[str, AfterValidator(_issuer)] = ""
+    oidc_client_id: str = Field(default="", max_length=255, validate_default=True)
 
     lease_seconds: Seconds = 60
     #: How long the lease of a task lasts that waits for a person at its site.
@@ -74,6 +96,13 @@ class Settings(BaseSettings):
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
+    @field_validator("oidc_client_id")
+    @classmethod
+    def _with_issuer(cls, client_id: str, others: ValidationInfo) -> str:
+        if bool(client_id) != bool(others.data.get("oidc_issuer", client_id)):
+            raise ValueError(f"{PREFIX}OIDC_ISSUER and {PREFIX}OIDC_CLIENT_ID belong together")
+        return client_id
+
 
 def read_settings() -> Settings:
     """Return the settings from the environment; raises `SutureError` (`hub.settings`) naming the variable."""
@@ -92,7 +121,7 @@ def read_settings() -> Settings:
 
 def check_exposed(settings: Settings, host: str, *, tls: bool) -> None:
     """Raise `SutureError` (`hub.settings`) where what is fine on one machine would be open to others."""
-    if host == "localhost" or (_is_address(host) and ip_address(host).is_loopback):
+    if _is_loopback(host):
         return
     for field in ("database_url", "store"):
         if field not in settings.model_fields_set:
@@ -104,12 +133,11 @@ def check_exposed(settings: Settings, host: str, *, tls: bool) -> None:
         raise _wrong("proxies", message, hint)
 
 
-def _is_address(text: str) -> bool:
+def _is_loopback(host: str) -> bool:
     try:
-        ip_address(text)
+        return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
         return False
-    return True
 
 
 def _wrong(field: str, message: str, hint: str) -> SutureError:

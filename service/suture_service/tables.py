@@ -74,6 +74,31 @@ class PartyKey(Base):
     party: Mapped[Party] = relationship()
 
 
+class Person(Base):
+    """Somebody who may sign in for a party: known to the identity provider `issuer` by a subject, or an e-mail until
+    the first login.
+    """
+
+    __tablename__ = "people"
+    __table_args__ = (
+        UniqueConstraint("party_id", "name"),
+        UniqueConstraint("issuer", "subject", "party_id"),
+        UniqueConstraint("issuer", "email", "party_id"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    party_id: Mapped[int] = mapped_column(ForeignKey("parties.id"))
+    name: Mapped[str] = mapped_column(NAME)
+    issuer: Mapped[str] = mapped_column(String(500))
+    subject: Mapped[str | None] = mapped_column(String(255))
+    email: Mapped[str | None] = mapped_column(String(254))
+    roles: Mapped[list[str]] = mapped_column(JSON)
+    created_at: Mapped[datetime]
+    created_by: Mapped[str] = mapped_column(String(200))
+
+    party: Mapped[Party] = relationship()
+
+
 class Token(Base):
     """A secret's digest and what it opens; a token with a site is that site's."""
 
@@ -82,8 +107,12 @@ class Token(Base):
     id: Mapped[str] = mapped_column(ID, primary_key=True)
     party_id: Mapped[int] = mapped_column(ForeignKey("parties.id"), index=True)
     site_id: Mapped[int | None] = mapped_column(ForeignKey("sites.id"), index=True)
+    #: Who signed in; null for a token that was made, and once the person is removed.
+    person_id: Mapped[int | None] = mapped_column(ForeignKey("people.id"), index=True)
     name: Mapped[str | None] = mapped_column(NAME)
     secret_sha256: Mapped[str] = mapped_column(SHA256, unique=True)
+    #: Of the ID token that it was given for, so that each is taken once.
+    login_sha256: Mapped[str | None] = mapped_column(SHA256, unique=True)
     roles: Mapped[list[str]] = mapped_column(JSON)
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime | None]

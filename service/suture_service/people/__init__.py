@@ -1,0 +1,1 @@
+"""People who sign in with their organisation's identity provider (OpenID Connect)."""
