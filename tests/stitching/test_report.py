@@ -15,6 +15,7 @@ from suture_stitching.documents import (
     Match,
     Missing,
     Report,
+    Revised,
     Score,
     SplitScores,
 )
@@ -348,3 +349,19 @@ def test_an_older_evaluation_is_still_read():
     for split in document["splits"].values():
         del split["classes"]
     assert Evaluation.model_validate(document) == NORTH
+
+
+def test_another_version_says_what_changed():
+    assert "Version" not in Page(to_html(report())).text
+    found = report(version=2, revised=Revised(before="c03", added=("south",)))
+    text = Page(to_html(found)).text
+    assert "Version 2 of this report. Since version 1, south has been added." in text
+    assert "The choice changed from c03 (stitched at n4 / n7, weight 0.5) to c04" in text
+    stays = Page(to_html(report(version=2, revised=Revised(before="c04", added=("south",))))).text
+    assert "The choice stays the same." in stays
+
+
+def test_a_candidate_with_contributed_moments_says_so():
+    plain = CANDIDATES.candidates[3]
+    weighed = plain.model_copy(update={"others": 0.25})
+    assert describe(weighed, ["a", "b"]) == f"{describe(plain, ['a', 'b'])}, 25 % of the moments from others"

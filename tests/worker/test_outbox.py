@@ -103,12 +103,27 @@ def test_an_error_is_a_code_and_an_id(outbox, entries):
 @pytest.mark.parametrize(
     "code", ["PATIENT-0042", "dataset", "no such file: /data/PATIENT", "a.b c", "", "a." + 99 * "b"]
 )
-def test_a_code_that_is_no_code_does_not_leave(outbox, entries, code):
+def test_a_code_that_is_no_code_does_not_leave(outbox, entries, make, code):
     with pytest.raises(SutureError):
         outbox.failure(CLAIM, code, "0123456789abcdef", retryable=False)
     with pytest.raises(SutureError):
-        outbox.decline(CLAIM, code)
+        outbox.decline(Task.parse(make.leased("fit")), code)
     assert entries() == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "disclosed", "code"),
+    [
+        ("evaluate", True, "policy.denied"),
+        ("evaluate", False, "policy.undisclosed"),
+        ("fit", False, "policy.denied"),
+    ],
+)
+def test_a_site_may_let_nobody_know_that_it_declined(tmp_path, make, kind, disclosed, code):
+    outbox = Outbox(tmp_path / "quiet", min_samples=11, disclose_refusals=disclosed)
+    task = Task.parse(make.leased(kind))
+    assert json.loads(outbox.decline(task, "policy.denied").content) == {"fence": task.fence, "code": code}
+    outbox.close()
 
 
 # Fit

@@ -174,7 +174,7 @@ class Agent:
             self._attend(task, folder)
             return
         log.info("declined", task=task.id, code=decision.code, reason=decision.reason)
-        self._try(lambda: self._deliver(self._outbox.decline(task.claim, decision.code), None), task.id)
+        self._try(lambda: self._deliver(self._outbox.decline(task, decision.code), None), task.id)
 
     def _give_back(self, claim: Claim, error: SutureError) -> None:
         correlation_id = self._note(claim.task, error.code, str(error))
@@ -413,7 +413,7 @@ class Agent:
                 outcome = self._failed(task, "site.fault", traceback.format_exc())
         code = outcome.code or "work.failed"
         if outcome.state == "declined":
-            return [self._outbox.decline(task.claim, code)]
+            return [self._outbox.decline(task, code)]
         correlation_id = outcome.correlation_id or faults.new_correlation_id()
         return [self._outbox.failure(task.claim, code, correlation_id, retryable=outcome.retryable)]
 
@@ -421,7 +421,7 @@ class Agent:
         """Return what a finished task sends; raises `Waits` while a person has yet to allow it."""
         # Asked before the work began; but since then the operator may have changed the rules.
         if (refused := self._refused(task, folder)) is not None:
-            return [self._outbox.decline(task.claim, refused.code or DENIED)]
+            return [self._outbox.decline(task, refused.code or DENIED)]
         if not self._admission.manual_release(task, folder):
             return self._outbox.result(task, folder)
         held = self._outbox.held
@@ -433,7 +433,7 @@ class Agent:
         if verdict.released:
             return self._outbox.released(task)
         log.info("not released", task=task.id, by=verdict.by, reason=verdict.reason)
-        return [self._outbox.decline(task.claim, f"policy.{verdict.told}" if verdict.told else DENIED)]
+        return [self._outbox.decline(task, f"policy.{verdict.told}" if verdict.told else DENIED)]
 
     def _deliver(self, message: Cleared, pulse: Pulse | None) -> None:
         """Send, waiting for a hub that is away as long as the lease may still be ours, a day at most."""

@@ -116,12 +116,14 @@ class PolicyConfig(_Closed):
     """`[policy]`: rules, and what holds for everything that leaves.
 
     `min_samples`: of a split anything is derived from; `min_per_class`: of a class whose own numbers are shown;
-    `decimals`: measured numbers are rounded to.
+    `decimals`: measured numbers are rounded to; `disclose_refusals`: whether a requester learns that an evaluation was
+    declined, or sees no answer.
     """
 
     min_samples: Annotated[int, Field(ge=2)] = 11
     min_per_class: Annotated[int, Field(ge=2)] = 11
     decimals: Annotated[int, Field(ge=1, le=6)] = 4
+    disclose_refusals: bool = True
     allow: tuple[Rule, ...] = ()
 
 

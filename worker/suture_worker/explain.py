@@ -71,7 +71,9 @@ def explain(
             for index, rule in rules_for(asked, dataset, config)
             for problem in objections(asked, dataset, rule, config)
         ]
-        return Explanation(outcome="declined", why=why or [decision.reason], told=decision.code)
+        hidden = action == "evaluate" and not config.policy.disclose_refusals
+        told = "nothing: it looks as if there were no answer" if hidden else decision.code
+        return Explanation(outcome="declined", why=why or [decision.reason], told=told)
     return _allowed(decision, asked, dataset, config)
 
 

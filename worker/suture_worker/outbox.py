@@ -19,7 +19,8 @@ from suture_worker.egress import EgressLog
 from suture_worker.folder import Code, CorrelationId, Progress, TaskFolder
 from suture_worker.gate import METADATA, MODEL, REPORT, Draft, Gate, bounded, checked, to_json
 from suture_worker.held import Held
-from suture_worker.lease import Claim, Task
+from suture_worker.lease import Claim, EvaluateSpec, Task
+from suture_worker.policy import UNDISCLOSED
 
 #: Everything a site says about what it is doing; any other word a child writes is replaced.
 STEPS = frozenset({"fetch", "load", "match", "solve", "gate", "double", "refine", "fit", "evaluate", "compose"})
@@ -57,8 +58,17 @@ class _Decline(_Closed):
 class Outbox:
     """Checks, notes and hands out what may leave, within the site's own limits (see `PolicyConfig`)."""
 
-    def __init__(self, folder: Path, *, min_samples: int, min_per_class: int = 11, decimals: int = 4) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        min_samples: int,
+        min_per_class: int = 11,
+        decimals: int = 4,
+        disclose_refusals: bool = True,
+    ) -> None:
         self._log = EgressLog(folder)
+        self._disclose_refusals = disclose_refusals
         self._gate = Gate(min_samples=min_samples, min_per_class=min_per_class, decimals=decimals)
         self.held = Held(folder / "held")
 
@@ -84,9 +94,11 @@ class Outbox:
         content = {"code": code, "correlation_id": correlation_id, "retryable": retryable}
         return self._message(claim, "fail", checked(_Failure, content).model_dump())
 
-    def decline(self, claim: Claim, code: str) -> Cleared:
-        """Clear a refusal by the site's policy."""
-        return self._message(claim, "decline", checked(_Decline, {"code": code}).model_dump())
+    def decline(self, task: Task, code: str) -> Cleared:
+        """Clear a refusal by the site's policy; of an evaluation, only as much as the site discloses."""
+        if isinstance(task.spec, EvaluateSpec) and not self._disclose_refusals:
+            code = UNDISCLOSED
+        return self._message(task.claim, "decline", checked(_Decline, {"code": code}).model_dump())
 
     def waiting(self, claim: Claim, waits_for: Literal["approval", "release"]) -> Cleared:
         """Clear the word that a person at this site decides next."""

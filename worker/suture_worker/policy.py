@@ -22,6 +22,8 @@ Action = Literal["fit", "evaluate"]
 DENIED, UNKNOWN = "policy.denied", "dataset.unknown"
 NO_DATASET, AMBIGUOUS = "policy.no_dataset", "policy.ambiguous_dataset"
 TOO_FEW = "policy.too_few_samples"
+#: To the hub: decline, but let nobody know; the requester sees a party that has not answered.
+UNDISCLOSED = "policy.undisclosed"
 
 #: What the engine measures for each task.
 METRICS: Mapping[str, Metric] = {

@@ -64,6 +64,7 @@ def run_agent(config: SiteConfig) -> None:
             min_samples=policy.min_samples,
             min_per_class=policy.min_per_class,
             decimals=policy.decimals,
+            disclose_refusals=policy.disclose_refusals,
         )
         try:
             log.info("the agent starts", hub=config.hub.url)

@@ -111,7 +111,7 @@ def describe(candidate: Candidate, names: Sequence[str]) -> str:
         gated = f", familiar samples only (to {candidate.gate.far:.3g})"
         if candidate.gate.withdraws is not None:
             gated += f", others without {names[candidate.gate.withdraws]}"
-    others = f", {candidate.others:.0%} of the moments from others" if candidate.others else ""
+    others = f", {100 * candidate.others:g} % of the moments from others" if candidate.others else ""
     return f"stitched {where}, weight {weights}{others}{', refined' if candidate.refined else ''}{gated}"
 
 
