@@ -107,9 +107,7 @@ class Connection:
         if self.token is not None:
             headers["Authorization"] = f"Bearer {self.token}"
         # A hospital's proxy cannot reach this machine's own loopback: leave the environment's proxies aside there.
-        self._client = httpx.Client(
-            base_url=self.url, headers=headers, trust_env=httpx.URL(self.url).host not in _LOOPBACK
-        )
+        self._client = httpx.Client(base_url=self.url, headers=headers, trust_env=not is_loopback(self.url))
         # Closes the sockets; when forgotten, too, so that `suture.Hub().models()` in one line leaves none open.
         self.close = weakref.finalize(self, self._client.close)
 
@@ -368,6 +366,11 @@ def check_url(url: str) -> str:
     return url.rstrip("/")
 
 
+def is_loopback(url: str) -> bool:
+    """Whether this address is on this machine."""
+    return httpx.URL(url).host in _LOOPBACK
+
+
 def check_token(token: str) -> str:
     """Return the token; raise `SutureError` `auth.token` if it cannot be one (never showing it)."""
     if not token or not token.isascii() or not token.isprintable() or " " in token:
@@ -441,8 +444,8 @@ def _error_of(response: httpx.Response, body: bytes) -> HubError:
     code, message, where, hint = f"http.{status}", f"the hub answered {status}", response.url.path, None
     try:
         told = httpx.Response(status, content=body).json()["error"]
-        code, message = _plain(told["code"]) or code, _plain(told["message"]) or message
-        where, hint = _plain(told.get("where")) or where, _plain(told.get("hint"))
+        code, message = plain(told["code"]) or code, plain(told["message"]) or message
+        where, hint = plain(told.get("where")) or where, plain(told.get("hint"))
     except (ValueError, TypeError, KeyError, AttributeError):
         pass  # a proxy's page, say: the status is all we know
     kind = _kind(status, code)
@@ -481,7 +484,7 @@ def _was_not_processed(error: Unavailable) -> bool:
 
 
 def _unreachable(url: str, error: httpx.TransportError) -> Unavailable:
-    reason = _plain(str(error)) or type(error).__name__
+    reason = plain(str(error)) or type(error).__name__
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout):
         return Unavailable(
             "hub.unreachable",
@@ -492,7 +495,7 @@ def _unreachable(url: str, error: httpx.TransportError) -> Unavailable:
     return Unavailable("hub.interrupted", f"the connection broke ({reason})", where=url, hint="try again")
 
 
-def _plain(text: object) -> str | None:
+def plain(text: object) -> str | None:
     """Return text from the other side fit for a terminal: printable and bounded."""
     if not isinstance(text, str):
         return None

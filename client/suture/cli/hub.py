@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from suture.cli import hub_audit, hub_store
+from suture.cli import hub_audit, hub_people, hub_store
 from suture.cli.hub_settings import hub_settings
 from suture.cli.terminal import Format, FormatOption, console, group, notes, print_json, print_table
 from suture_stitching.errors import SutureError
@@ -33,6 +33,7 @@ site = group("Sites of parties: installations beside their data.")
 app.add_typer(party, name="party")
 app.add_typer(token, name="token")
 app.add_typer(site, name="site")
+app.add_typer(hub_people.app, name="person")
 app.add_typer(hub_audit.app, name="audit")
 hub_store.add_to(app)
 

@@ -10,6 +10,8 @@ import typer
 
 from suture import credentials
 from suture.cli.terminal import Format, FormatOption, console, notes, print_json
+from suture.device_login import Code, sign_in
+from suture.http import Connection, NotFound
 from suture.hub import Hub
 from suture_stitching.errors import SutureError
 
@@ -17,6 +19,8 @@ from suture_stitching.errors import SutureError
 def login(
     hub: Annotated[str | None, typer.Option(metavar="URL", envvar="SUTURE_HUB", help="the hub's address")] = None,
     token_file: Annotated[Path | None, typer.Option(help="a file that holds the token; else it is asked for")] = None,
+    oidc: Annotated[bool, typer.Option("--oidc", help="sign in with your organisation's identity provider")] = False,
+    party: Annotated[str | None, typer.Option(help="with --oidc: your party, if several know you")] = None,
     forget: Annotated[bool, typer.Option("--forget", help="delete the stored token instead")] = False,
     format: FormatOption = Format.text,
 ) -> None:
@@ -24,12 +28,14 @@ def login(
 
     They are checked at the hub and stored for later commands, readable by you alone. The token is asked for, read
     from --token-file, or taken from standard input: never from the command line, where other users of this machine
-    could see it.
+    could see it. With --oidc there is no token to copy: you sign in at your organisation's identity provider in a
+    browser, on any device, and what is stored is valid for twelve hours.
 
     \b
     Examples:
       suture login --hub https://hub.example
       suture login --hub https://hub.example --token-file token
+      suture login --hub https://hub.example --oidc
       suture login --forget
     """
     if forget:
@@ -39,7 +45,13 @@ def login(
         raise SutureError(
             "hub.unknown", "no hub is named", where="--hub", hint="suture login --hub https://hub.example"
         )
-    if token_file is not None:
+    if party is not None and not oidc:
+        raise SutureError("login.party", "a token is of one party already", where="--party", hint="give --oidc with it")
+    if oidc and token_file is not None:
+        raise SutureError("login.twice", "give either --oidc or a token", where="--oidc, --token-file")
+    if oidc:
+        token = _sign_in(hub, party)
+    elif token_file is not None:
         token = credentials.read_private(token_file)
     elif sys.stdin.isatty():
         token = typer.prompt("token", hide_input=True, err=True).strip()
@@ -56,3 +68,31 @@ def login(
         roles = ", ".join(who.get("roles", ())) or "reader"
         console.print(f"you are {who.get('party')} ({roles}) at {found.url}")
         notes.print(f"kept in {path}")
+
+
+def _sign_in(url: str, party: str | None) -> str:
+    with Connection(url) as hub:
+        try:
+            told = hub.get("/v1/login")
+        except NotFound:
+            raise SutureError(
+                "login.off",
+                "this hub has no identity provider",
+                where=hub.url,
+                hint="ask your party's admin for a token, then: suture login",
+            ) from None
+        try:
+            issuer, client_id = str(told["issuer"]), str(told["client_id"])
+        except (KeyError, TypeError):
+            raise SutureError("hub.answer", "it does not say where to sign in", where=hub.url) from None
+        id_token = sign_in(issuer, client_id, _show)
+        answer = hub.post("/v1/login", {"id_token": id_token, **({"party": party} if party is not None else {})})
+        return str(answer["token"])
+
+
+def _show(code: Code) -> None:
+    notes.print(f"open    {code.address}", soft_wrap=True)
+    notes.print(f"enter   {code.text}")
+    if code.complete is not None:
+        notes.print(f"or open {code.complete}", soft_wrap=True)
+    notes.print("waiting until you have signed in there; Ctrl-C ends it")
