@@ -73,6 +73,8 @@ CALLS: dict[str, Call] = {
     "GET /metrics": OPEN,
     "GET /api/agent-harnesses": OPEN,
     "POST /api/validate-yaml": Call(by="all", body={"content": f"---\nlicense: {CANARY}\n---\n"}, absent=NOTHING),
+    "GET /v1/login": OPEN,
+    "POST /v1/login": Call(by="all", body={"id_token": CANARY}, absent=NOTHING),
     "POST /v1/telemetry": Call(by="all", body={"x": CANARY}, absent=NOTHING),
     "GET /v1/whoami": LIST,
     "GET /api/whoami-v2": LIST,
@@ -85,6 +87,7 @@ CALLS: dict[str, Call] = {
     "POST /v1/tasks/lease": Call(by="site", body={"wait": 0}, absent=NOTHING),
     "GET /v1/parties/{party}/keys": Call(absent=("party",), shown=True),
     "GET /v1/parties/{party}/tokens": Call(absent=("party",)),
+    "GET /v1/parties/{party}/people": Call(absent=("party",)),
     f"GET {V1}": READ,
     f"GET {V1}/revisions": READ,
     f"GET {V1}/revisions/{{revision}}": READ,
@@ -118,6 +121,11 @@ CALLS: dict[str, Call] = {
     "POST /v1/tasks/{task_id}/result": task(document={"n": 412}),
     "POST /v1/parties": Call(body={"name": "newcomer"}, absent=NOTHING),
     "POST /v1/parties/{party}/tokens": Call(body={"roles": ["reader"], "name": CANARY}, absent=("party",)),
+    "POST /v1/parties/{party}/people": Call(
+        body={"name": "another", "subject": CANARY, "roles": []}, absent=("party",)
+    ),
+    "PATCH /v1/parties/{party}/people/{person}": Call(body={"roles": ["auditor"]}, absent=("person",)),
+    "DELETE /v1/parties/{party}/people/{person}": Call(absent=("person",)),
     "POST /v1/parties/{party}/sites": Call(body={"name": "second"}, absent=("party",)),
     "POST /v1/parties/{party}/keys": Call(
         body={"name": "second", "public_key": f"-----BEGIN {CANARY}-----"}, absent=("party",)
@@ -194,6 +202,8 @@ class Walk:
         base = "/api/models/north/secret"
         for path, body in ((f"{base}/branch/side", {}), (f"{base}/tag/main", {"tag": "v1"})):
             assert self.owner.post(path, body).status_code == 200
+        person = {"name": "a.berg", "subject": CANARY * 2, "roles": []}
+        assert self.owner.post("/v1/parties/north/people", person).status_code == 201
         job = world.ask().json()
         world.fit()
         leased = world.sites["north"].lease()
@@ -217,6 +227,7 @@ class Walk:
             "job_id": job["id"],
             "task_id": leased["id"],
             "token_id": self._id(world.north),
+            "person": "a.berg",
             "fingerprint": "a" * 64,
             "asker": "south",
             "epoch": self.xet["owner"][0],
@@ -230,6 +241,7 @@ class Walk:
             "job_id": _other(job["id"]),
             "task_id": _other(leased["id"]),
             "token_id": _other(self.parts["token_id"]),
+            "person": "n.bdy",
             "fingerprint": "0" * 64,
             "epoch": _other(self.parts["epoch"]),
             "permission": _other(self.ended_address),
@@ -307,7 +319,9 @@ def log(monkeypatch):
 
 @pytest.fixture
 def walk(start):
-    return Walk(start(wrong_tokens=10**6, requests_per_minute=10**6))
+    # Nothing in this walk asks the identity provider.
+    provider = {"oidc_issuer": "https://id.example", "oidc_client_id": "suture"}
+    return Walk(start(wrong_tokens=10**6, requests_per_minute=10**6, **provider))
 
 
 def rows(world):
