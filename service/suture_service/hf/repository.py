@@ -12,7 +12,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session, aliased, contains_eag
 from suture_service.access.repository import may_use
 from suture_service.hub import utc_now
 from suture_service.jobs.states import ACTIVE_JOBS
-from suture_service.models.repository import Listed, may_read, on_main
+from suture_service.models.repository import Listed, main_revision_id, may_read
 from suture_service.tables import (
     Commit,
     Job,
@@ -64,9 +64,7 @@ def list_repos(
     statement: Select[Model, Revision] = (
         select(Model, Revision)
         .join(Model.party)
-        .join(Ref, on_main())
-        .join(Commit, Commit.id == Ref.commit_id)
-        .join(Revision, Revision.id == Commit.revision_id)
+        .join(Revision, Revision.id == main_revision_id())
         .where(may_read(party_id))
         .options(contains_eager(Model.party), selectinload(Model.tags))
         .order_by(moment.desc(), Model.id.desc())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from sqlalchemy import ColumnElement, Row, Select, and_, exists, or_, select
+from sqlalchemy import ColumnElement, Row, ScalarSelect, Select, and_, exists, or_, select
 from sqlalchemy.orm import Session, contains_eager, joinedload, selectinload
 
 from suture_service.jobs.states import ACTIVE_JOBS, TaskState
@@ -38,14 +38,25 @@ def on_main() -> ColumnElement[bool]:
     return and_(Ref.model_id == Model.id, Ref.kind == "branch", Ref.name == MAIN)
 
 
-def readable(party_id: int) -> Select[Model, Revision]:
-    """Models this party may read, each with what its branch `main` holds; repositories without a model are left out."""
+def main_revision_id() -> ScalarSelect[int]:
+    """The revision on a model's branch `main`.
+
+    Not joined: SQLite, which knows no more of the tables than their indexes, would begin with all branches.
+    """
+    head = select(Commit.revision_id).join(Ref, Ref.commit_id == Commit.id)
+    return head.where(on_main()).correlate(Model).scalar_subquery()
+
+
+def readable(party_id: int, *, by_name: bool = False) -> Select[Model, Revision]:
+    """Models this party may read, each with what its branch `main` holds; repositories without a model are left out.
+
+    With `by_name`, they are looked up party by party, so that a page by name needs no more than its own models: the
+    sum keeps the database from looking up the party of every model.
+    """
     return (
         select(Model, Revision)
-        .join(Model.party)
-        .join(Ref, on_main())
-        .join(Commit, Commit.id == Ref.commit_id)
-        .join(Revision, Revision.id == Commit.revision_id)
+        .join(Party, Model.party_id == (Party.id + 0 if by_name else Party.id))
+        .join(Revision, Revision.id == main_revision_id())
         .where(may_read(party_id), Model.task != "")
         .options(contains_eager(Model.party), selectinload(Model.shares).joinedload(ModelShare.party))
     )

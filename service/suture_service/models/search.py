@@ -98,7 +98,7 @@ def list_models(session: Session, party_id: int, wanted: Wanted, *, cursor: str 
 
     A model that changes between two pages moves in the order by `updated`; no other one is left out or comes twice.
     """
-    statement = readable(party_id).limit(limit + 1)
+    statement = readable(party_id, by_name=wanted.sort == "name").limit(limit + 1)
     if wanted.search:
         repo = Party.name + "/" + Model.name
         words = repo, Model.description
