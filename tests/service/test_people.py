@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
@@ -19,7 +20,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tests.identity_provider import Provider
 
-from suture_service.people import identity
+from suture_service.parties.service import get_party
+from suture_service.people import identity, service
 from suture_service.settings import Settings, read_settings
 from suture_stitching.errors import SutureError
 
@@ -157,6 +159,11 @@ HOSTILE = {
     "an hour old": lambda p: p.sign(iat=int(time.time()) - 3600),
     "without its time": lambda p: p.sign(iat=None),
     "a time that is none": lambda p: p.sign(iat=True, exp="soon"),
+    "a time in words": lambda p: p.sign(iat=str(int(time.time()))),
+    "times without end": lambda p: p.sign(exp=float("inf")),
+    "issued at no time": lambda p: p.sign(iat=float("nan")),
+    "a subject that is none": lambda p: p.sign(sub=" " * 256),
+    "a subject of no characters": lambda p: p.sign(sub="\ud800"),
     "no subject": lambda p: p.sign(sub=None),
     "a nonce nobody sent": lambda p: p.sign(nonce="n"),
     "an access token": lambda p: p.sign(typ="at+jwt"),
@@ -180,7 +187,8 @@ def test_hostile_tokens_are_refused(world, admin, provider):
         if answer.status_code != 403 or answer.json()["error"]["code"] != "login.refused":
             wrong[name] = answer.text
     assert wrong == {}
-    for text in ("", "x", "a.b.c", "é.é.é", "." * 50, provider.sign()[:-1] + "\0"):
+    deep = base64.urlsafe_b64encode(b'{"alg":' + b"[" * 5000).decode().rstrip("=")
+    for text in (f"{deep}.e30.e30", "", "x", "a.b.c", "é.é.é", "." * 50, provider.sign()[:-1] + "\0"):
         assert login(world, text).status_code in (400, 403), text
     assert login(world, provider.sign()).status_code == 201
     for nonce, given in (("n", "n"), ("n", "m"), (None, "n")):
@@ -215,6 +223,29 @@ def test_removal_ends_tokens_at_once_and_a_replay_brings_none_back(world, admin,
     assert refusal(login(world, used), 403) == "login.used"
     assert [roles_of(world, token).status_code for token in tokens] == [401, 401]
     assert login(world, unused).status_code == 201
+
+
+@pytest.mark.parametrize("first", ["login", "removal"])
+def test_a_login_and_a_removal_at_the_same_moment(world, admin, provider, first):
+    add(admin)
+    known = world.hub.issuer.verify(provider.sign())
+    with ThreadPoolExecutor(1) as other:
+        with world.hub.database.writing() as session:
+            if first == "login":
+                _, secret = service.login(session, known, None, world.now())
+                second = other.submit(admin, "DELETE", f"{PEOPLE}/a.berg")
+            else:
+                north = get_party(session, "north")
+                service.remove(session, north, service.get_person(session, north, "a.berg"), world.now())
+                second = other.submit(login, world, provider.sign())
+            with pytest.raises(TimeoutError):
+                second.result(0.5)
+        answer = second.result(30)
+    if first == "login":
+        assert answer.status_code == 204
+        assert roles_of(world, secret).status_code == 401
+    else:
+        assert refusal(answer, 403) == "login.unknown"
 
 
 def test_other_roles_end_the_tokens_of_the_old_ones(world, admin, provider):

@@ -58,7 +58,7 @@ class Issuer:
         """
         try:
             header = jwt.get_unverified_header(id_token)
-        except (jwt.InvalidTokenError, ValueError):
+        except (jwt.InvalidTokenError, ValueError, RecursionError):
             raise Malformed("login.malformed", "this is no ID token", where="id_token") from None
         kid = header.get("kid")
         # Access tokens and log-out tokens carry other types, and may have this client as their audience.
@@ -76,7 +76,7 @@ class Issuer:
                 leeway=LEEWAY,
                 options={"require": ["iss", "sub", "aud", "exp", "iat"]},
             )
-        except (jwt.InvalidTokenError, ValueError):
+        except (jwt.InvalidTokenError, ArithmeticError, TypeError, ValueError):
             raise _refused() from None
         self._check(claims, nonce)
         signed = id_token.rpartition(".")[0]
@@ -84,7 +84,7 @@ class Issuer:
         return Identity(
             self.url,
             claims["sub"],
-            email.lower() if isinstance(email, str) else None,
+            email.lower() if isinstance(email, str) and email.isprintable() else None,
             hashlib.sha256(signed.encode()).hexdigest(),
         )
 
@@ -96,6 +96,7 @@ class Issuer:
             and 0 < len(subject) <= 255
             and subject.isascii()
             and subject.isprintable()
+            and isinstance(issued, int | float)
             and time.time() - issued <= OLDEST + LEEWAY
             and named == self.client_id
             and claims.get("nonce") == nonce
