@@ -84,7 +84,7 @@ class Classification(Labelled):
         confidence, found = combined.double().max(1)
         confidence = _whole(confidence)
         right = (found == truth).double()
-        bins = (confidence * BINS).long().clamp(max=BINS - 1)
+        bins = (confidence * BINS).long().clamp(0, BINS - 1)  # NaN, which is told of later, has no bin
         surplus = confidence.new_zeros(BINS).index_add(0, bins, confidence - right)
         wanted = F.one_hot(truth, combined.shape[1])
         squared = _whole((combined.double() - wanted).square().sum(1)).sum()
