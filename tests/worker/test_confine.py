@@ -38,6 +38,11 @@ try:
     assert local
 except PermissionError:
     assert not local
+try:
+    socket.socketpair(type=socket.SOCK_DGRAM)
+    assert local
+except PermissionError:
+    assert not local
 assert os.fork() or os._exit(0) is None
 try:
     socket.create_connection(("127.0.0.1", 9))

@@ -20,8 +20,8 @@ from pathlib import Path
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 4, 22, 38
 _SECCOMP_MODE_FILTER = 2
-#: By machine: its audit architecture and the number of socket(2).
-_SOCKET = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}
+#: By machine: its audit architecture and the numbers of socket(2) and socketpair(2).
+_SOCKET = {"x86_64": (0xC000003E, 41, 53), "aarch64": (0xC00000B7, 198, 199)}
 _IO_URING_SETUP = 425
 #: capset(2), third version: CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH, so that data of another user can still be read.
 _CAPABILITIES, _FILE_MODES = 0x20080522, 0b110
@@ -89,7 +89,7 @@ def no_network(*, local: bool) -> bool:
     known = _SOCKET.get(platform.machine())
     if sys.platform != "linux" or known is None:
         return False
-    architecture, socket = known
+    architecture, socket, pair = known
     load, equal, at_least, answer = 0x20, 0x15, 0x35, 0x06
     allow, kill, refuse = 0x7FFF0000, 0x80000000, 0x00050000 | 13  # 13: permission denied
     program = [
@@ -97,9 +97,10 @@ def no_network(*, local: bool) -> bool:
         (equal, 1, 0, architecture),
         (answer, 0, 0, kill),
         (load, 0, 0, 0),  # the call
-        (at_least, 5, 0, 0x40000000),  # the x32 numbering of x86-64
-        (equal, 4, 0, _IO_URING_SETUP),  # could open sockets on its own
-        (equal, 0, 2, socket),
+        (at_least, 6, 0, 0x40000000),  # the x32 numbering of x86-64
+        (equal, 5, 0, _IO_URING_SETUP),  # could open sockets on its own
+        (equal, 1, 0, socket),
+        (equal, 0, 2, pair),  # one of a pair for datagrams can send to any local socket, the system's log say
         (load, 0, 0, 16),  # its first argument, the address family
         (equal, 0, 1, 1 if local else 0xFFFFFFFF),  # 1 is a local one
         (answer, 0, 0, allow),
