@@ -97,7 +97,9 @@ VALUES = st.binary(max_size=60).filter(lambda value: not re.search(rb"[\r\n\0]",
 
 @pytest.fixture
 def world(start):
-    made = start(requests_per_minute=10**7, wrong_tokens=10**7, max_request_bytes=2**20)
+    # What is made up here is no ID token, so that nobody is asked about it.
+    provider = {"oidc_issuer": "https://id.example", "oidc_client_id": "suture"}
+    made = start(requests_per_minute=10**7, wrong_tokens=10**7, max_request_bytes=2**20, **provider)
     made.north = made.actor("north", *ROLES)
     made.job = made.ask().json()["id"]
     made.task = made.sites["north"].lease()
