@@ -10,6 +10,7 @@ import torch
 from tests.stitching.networks import UNet, dataset, deep, masks, member, plain
 
 from suture_stitching.device import Runner, bytes_per_sample
+from suture_stitching.documents import Evaluation
 from suture_stitching.errors import SutureError
 from suture_stitching.evaluate import evaluate
 from suture_stitching.fit import FitOptions, FitResult, Member, fit
@@ -65,7 +66,19 @@ def test_out_of_memory_halves_what_runs_at_once(
     ]
     assert r2[0] == pytest.approx(r2[1], abs=1e-4)
     assert 1 < max(size for size in tried if size <= 5) <= 5
-    assert evaluate(pair, fitted, dataset(), own=0) == expected
+    _same(evaluate(pair, fitted, dataset(), own=0), expected)
+
+
+def _same(found: Evaluation, expected: Evaluation) -> None:
+    """Equal, less what rounding does to probabilities where other samples share a batch."""
+    for split, scores in expected.splits.items():
+        for candidate, score in scores.scores.items():
+            again = found.splits[split].scores[candidate]
+            assert again.model_copy(update={"calibration": None}) == score.model_copy(update={"calibration": None})
+            assert (again.calibration is None) == (score.calibration is None)
+            if again.calibration is not None and score.calibration is not None:
+                assert again.calibration.ece == pytest.approx(score.calibration.ece, abs=1e-5)
+                assert again.calibration.brier == pytest.approx(score.calibration.brier, abs=1e-5)
 
 
 def test_a_sample_that_is_too_much_is_an_error(pair: list[Member], monkeypatch: pytest.MonkeyPatch) -> None:
