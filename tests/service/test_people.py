@@ -151,6 +151,7 @@ HOSTILE = {
     "the issuer with a slash": lambda p: p.sign(iss=f"{p.url}/"),
     "another audience": lambda p: p.sign(aud="other"),
     "for others too": lambda p: p.sign(aud=["suture", "other"]),
+    "another audience, given to this client": lambda p: p.sign(aud="other", azp="suture"),
     "given to another": lambda p: p.sign(azp="other"),
     "no audience": lambda p: p.sign(aud=None),
     "expired": lambda p: p.sign(exp=int(time.time()) - 120),
