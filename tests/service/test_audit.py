@@ -37,7 +37,7 @@ def test_who_what_when_and_from_where(world):
     assert publish["address"] == "testclient"
     assert publish["detail"]["branch"] == "main"
     assert changed["request_id"] == answer.headers["x-request-id"]
-    assert changed["detail"] == {"visibility": "private", "shared_with": ["south"]}
+    assert changed["detail"] == {"visibility": "private", "gated": "open", "shared_with": ["south"]}
     assert verify(world).id == len(entries(world))
 
 
