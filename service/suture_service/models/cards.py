@@ -9,21 +9,13 @@ from typing import Any
 import yaml
 
 from suture_service.tables import Json
+from suture_stitching.card.front_matter import PIPELINES
 from suture_stitching.errors import SutureError
 from suture_stitching.portable.metadata import ModelMetadata
 
 MAX_FRONT_MATTER = 64 * 1024
 MAX_TAGS, MAX_TAG = 100, 200
 _FRONT_MATTER = re.compile(r"\s*---[ \t]*\r?\n(.*?)\r?\n?---[ \t]*(?:\r?\n|$)", re.DOTALL)
-_PIPELINES = {
-    ("image", "classification"): "image-classification",
-    ("image", "multilabel"): "image-classification",
-    ("image", "segmentation"): "image-segmentation",
-    ("table", "classification"): "tabular-classification",
-    ("table", "multilabel"): "tabular-classification",
-    ("table", "regression"): "tabular-regression",
-    ("signal", "classification"): "time-series-classification",
-}
 
 
 class _Loader(yaml.SafeLoader):
@@ -78,7 +70,7 @@ def pipeline(card: Json | None, content: Json | None) -> str | None:
     if content is None:
         return None
     form = next(iter(content["inputs"].values())).get("format", "image")
-    return _PIPELINES.get((form, content["task"]))
+    return PIPELINES.get((form, content["task"]))
 
 
 def library(card: Json | None, content: Json | None) -> str | None:

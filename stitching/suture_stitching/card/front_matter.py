@@ -24,13 +24,15 @@ _LICENCES = frozenset(
     """.split()  # noqa: SIM905  # a list of one word per line is not easier to read
 )
 _OF_OTHER_LICENCES = ("license_name", "license_link")
-_PIPELINES = {
+#: What models do, in the words of the Hugging Face Hub: by format of the first input and task.
+PIPELINES = {
     ("image", "classification"): "image-classification",
     ("image", "multilabel"): "image-classification",
     ("image", "segmentation"): "image-segmentation",
     ("table", "classification"): "tabular-classification",
     ("table", "multilabel"): "tabular-classification",
     ("table", "regression"): "tabular-regression",
+    ("signal", "classification"): "time-series-classification",
 }
 _LONGEST_TAG = 64
 
@@ -50,7 +52,7 @@ def front_matter(repo: str, metadata: ModelMetadata, report: Report | None) -> M
         library_name="suture",
         license=metadata.license.lower() if known else "other",
         license_name=None if known else metadata.license,
-        pipeline_tag=_PIPELINES.get((spec.format, metadata.task)),
+        pipeline_tag=PIPELINES.get((spec.format, metadata.task)),
         tags=[*tags, *(["stitched"] if lineage is not None else [])],
         base_model=sorted({member.repo for member in lineage.members}) if lineage is not None else None,
         base_model_relation="merge" if lineage is not None else None,
@@ -76,7 +78,7 @@ def _results(metadata: ModelMetadata, report: Report | None) -> list[EvalResult]
     """Return what was measured: by the authors on their own data, and by each party on its test data."""
     from huggingface_hub import EvalResult
 
-    task = _PIPELINES.get((next(iter(metadata.inputs.values())).format, metadata.task), metadata.task)
+    task = PIPELINES.get((next(iter(metadata.inputs.values())).format, metadata.task), metadata.task)
     if report is not None:
         return _at_parties(report, task)
     data = metadata.eval_data
