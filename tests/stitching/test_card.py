@@ -18,7 +18,8 @@ from markdown_it.token import Token
 from tests import strategies
 from tests.stitching.test_metadata import read
 
-from suture_stitching.card import check_card, merge_card, write_card
+from suture_stitching.card import merge_card, write_card
+from suture_stitching.card.front_matter import split
 from suture_stitching.card.markdown import line, paragraphs, table
 from suture_stitching.documents import Report
 from suture_stitching.errors import SutureError
@@ -228,7 +229,7 @@ def test_a_card_of_ones_own_keeps_its_words_and_other_fields(metadata, fields, w
     own = f"---\n{yaml.safe_dump(fields, allow_unicode=True)}\n---\n{words}"
     merged = merge_card(own, "north/digits", metadata)
     assert merge_card(merged, "north/digits", metadata) == merged
-    check_card(merged)
+    split(merged)
     assert merged.endswith(f"\n---\n{words}")
     data = ModelCard(merged).data
     for field in {"language", "datasets", "thumbnail"} & fields.keys():
@@ -268,7 +269,7 @@ def test_a_card_that_was_written_before_the_model_had_a_name_learns_it():
     ],
 )
 def test_yaml_that_hubs_could_not_read_is_refused(block, problem):
-    for check in (check_card, lambda text: merge_card(text, "north/digits", read())):
+    for check in (split, lambda text: merge_card(text, "north/digits", read())):
         with pytest.raises(SutureError) as caught:
             check(f"---\n{block}\n---\n# x\n")
         assert caught.value.code == "card.yaml"
@@ -279,7 +280,7 @@ def test_yaml_that_hubs_could_not_read_is_refused(block, problem):
 @given(st.text() | strategies.texts | st.builds("---\n{}\n---\n".format, st.text() | strategies.texts))
 def test_any_text_is_a_card_or_is_refused(text):
     try:
-        check_card(text)
+        split(text)
     except SutureError as error:
         refused: str | None = error.code
     else:

@@ -2,7 +2,6 @@
 
     text = write_card("north/polyps", metadata)
     text = merge_card(own_text, "north/polyps", metadata)     # keeps a card's own words
-    check_card(text)                                          # what a hub accepts
 
 The YAML at its top follows `huggingface_hub.ModelCardData`. Texts of others are shown as text, whatever they hold.
 Works without network and without torch.
@@ -31,8 +30,3 @@ def merge_card(text: str, repo: str, metadata: ModelMetadata, report: Report | N
     """
     own, words = split(text)
     return joined(merged(own, front_matter(repo, metadata, report)), words.replace(use(""), use(repo)))
-
-
-def check_card(text: str) -> None:
-    """Check that the YAML at the top of a card, if there is any, is what model hubs read; raises `card.yaml`."""
-    split(text)
