@@ -14,6 +14,9 @@ from suture_stitching.portable.metadata import Label, Member, Name, Task
 
 Metric = Literal["accuracy", "balanced_accuracy", "auroc", "f1", "dice", "r2", "mae"]
 SplitName = Literal["validation", "test"]
+Verdict = Literal["adopt", "care", "reject"]
+#: Losing less than this much of a metric that runs from 0 to 1 asks for care, losing more is a reason to reject.
+CARE = 0.05
 CandidateId = Annotated[str, StringConstraints(pattern=r"^c[0-9]{2,4}$")]
 #: A member's index among the ensemble's, as a key of a JSON object.
 MemberIndex = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,3}$")]
@@ -228,7 +231,7 @@ class PartyReport(_Closed):
     metric: Metric
     n: Count
     rows: dict[Row, Interval]
-    verdict: Literal["adopt", "care", "reject"]
+    verdict: Verdict
     #: By row, the row's model minus the party's own, measured on the same samples (paired).
     differences: dict[Row, Interval] = {}
     calibration: dict[Row, Calibration] = {}

@@ -7,18 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import moocore
 import numpy as np
 from numpy.typing import NDArray
 
-from suture_stitching.documents import Candidate, CandidateSet, Evaluation, Interval, SplitName
+from suture_stitching.documents import CARE, Candidate, CandidateSet, Evaluation, Interval, SplitName, Verdict
 from suture_stitching.errors import SutureError
 
-Verdict = Literal["adopt", "care", "reject"]
-#: Losing less than this much of a metric that runs from 0 to 1 asks for care, losing more is a reason to reject.
-CARE = 0.05
 #: Means over other parties that differ by less than this part of the best one are taken for equal.
 TIE = 0.01
 #: A candidate that is worse at home than the own model by more than this part is not chosen.

@@ -180,8 +180,8 @@ sys.modules["torch"] = None  # an import of it would fail
 from suture_service.main import create_app
 from suture_service.operate import migrate
 import suture_service.jobs.flow
-assert not [name for name in sys.modules if name.split(".")[0] in ("torch", "numpy", "celery", "suture")
-            and sys.modules[name] is not None], sorted(sys.modules)
+found = {name.split(".")[0] for name, module in sys.modules.items() if module is not None}
+assert not found & {"torch", "numpy", "celery", "suture"}, found & {"torch", "numpy", "celery", "suture"}
 """
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)
 

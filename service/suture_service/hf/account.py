@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 from suture_service.auth import CallerDep
 from suture_service.hf.routing import hub_router
 from suture_service.hf.schemas import YamlIn
-from suture_service.models.cards import read_card
+from suture_stitching.card.yaml_block import split_card
 from suture_stitching.errors import SutureError
 
 router = hub_router()
@@ -33,7 +33,7 @@ def whoami(caller: CallerDep) -> dict[str, Any]:
 def validate_yaml(body: YamlIn) -> Any:
     """Check a model card's YAML block; the client asks without a token."""
     try:
-        card = read_card(body.content)
+        card, _ = split_card(body.content)
     except SutureError as error:
         return JSONResponse({"errors": [{"message": str(error)}], "warnings": []}, status_code=400)
     missing = [] if card else [{"message": "the card has no metadata block: nobody will find it by its tags"}]

@@ -11,13 +11,13 @@ from starlette.concurrency import run_in_threadpool
 
 from suture_service.errors import HubError
 from suture_service.keys.signatures import read_signature
-from suture_service.models.cards import read_card
 from suture_service.models.service import CARD, METADATA, MODEL, StoredFile
 from suture_service.settings import Settings
 from suture_service.storage import BlobStore, Upload
 from suture_service.storage.blobs import Content, read_document
 from suture_service.storage.multipart import MultipartReader
 from suture_service.tables import Json
+from suture_stitching.card.yaml_block import split_card
 from suture_stitching.errors import SutureError
 from suture_stitching.portable.format import FORMAT, MAX_HEADER, check_against, read_header
 from suture_stitching.portable.metadata import MAX_BYTES, ModelMetadata
@@ -81,7 +81,7 @@ async def check_and_keep(uploads: dict[str, Upload]) -> CheckedUpload:
 def _check(uploads: dict[str, Upload]) -> tuple[ModelMetadata, Json | None]:
     metadata = check_model(uploads)
     try:
-        card = read_card(_card_text(uploads[CARD], uploads[CARD].size)) if CARD in uploads else None
+        card = split_card(_card_text(uploads[CARD], uploads[CARD].size))[0] if CARD in uploads else None
     except SutureError as error:
         if error.code != "card.yaml":
             raise
@@ -108,7 +108,7 @@ def check_repository(files: Mapping[str, Content], max_card_bytes: int) -> tuple
             hint = f"a portable model is {MODEL} and {METADATA}: put both into one commit"
             raise SutureError("model.incomplete", f"{name} is missing beside it", where="the commit", hint=hint)
     metadata = check_model(files) if claims else None
-    return metadata, read_card(_card_text(files[CARD], max_card_bytes)) if CARD in files else None
+    return metadata, split_card(_card_text(files[CARD], max_card_bytes))[0] if CARD in files else None
 
 
 def _card_text(card: Content, limit: int) -> str:

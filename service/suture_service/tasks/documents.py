@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from suture_service.errors import HubError
-from suture_service.models.cards import read_card
 from suture_service.models.service import CARD, METADATA, MODEL, REPORT
 from suture_service.tables import Json
+from suture_stitching.card.yaml_block import split_card
 from suture_stitching.documents import CandidateId, CandidateSet, Evaluation, Missing, Report, Revised
 from suture_stitching.portable.format import check_against, read_header
 from suture_stitching.portable.metadata import MAX_BYTES, Lineage, Member, ModelMetadata, Task
@@ -134,7 +134,7 @@ def check_composed(
 
 def _read_card(file: FileContent) -> Json:
     try:
-        return read_card(_read(file, file.size, CARD).decode(), where=CARD)
+        return split_card(_read(file, file.size, CARD).decode(), where=CARD)[0]
     except UnicodeDecodeError:
         raise HubError("card.encoding", "not UTF-8 text", where=CARD) from None
 

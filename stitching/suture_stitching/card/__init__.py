@@ -10,7 +10,8 @@ Works without network and without torch.
 from __future__ import annotations
 
 from suture_stitching.card.body import body, use
-from suture_stitching.card.front_matter import front_matter, joined, merged, split
+from suture_stitching.card.front_matter import front_matter, joined, merged
+from suture_stitching.card.yaml_block import split_card
 from suture_stitching.documents import Report
 from suture_stitching.portable.metadata import ModelMetadata
 
@@ -28,5 +29,5 @@ def merge_card(text: str, repo: str, metadata: ModelMetadata, report: Report | N
     What `suture.json` says is taken from there; tags are added to; everything else stays, but a card that was written
     before the model had a name learns it. Doing it again changes nothing. Raises `SutureError` `card.yaml`.
     """
-    own, words = split(text)
+    own, words = split_card(text)
     return joined(merged(own, front_matter(repo, metadata, report)), words.replace(use(""), use(repo)))

@@ -1,17 +1,16 @@
-"""The YAML at the top of a card: written from the metadata, read with care."""
+"""The YAML at the top of a card, as the metadata and the report give it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from suture_stitching.card.yaml_block import refused
 from suture_stitching.documents import PartyReport, Report
-from suture_stitching.errors import SutureError
 from suture_stitching.portable.metadata import ModelMetadata
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
 
-MAX_YAML = 64 * 1024
 #: How model hubs name the licences they know; any other one is `other` with its name beside it.
 _LICENCES = frozenset(
     """
@@ -63,9 +62,13 @@ def front_matter(repo: str, metadata: ModelMetadata, report: Report | None) -> M
 
 
 def merged(own: dict[str, Any], ours: ModelCardData) -> ModelCardData:
-    """Return `ours` with the fields and tags of `own` that it says nothing about."""
+    """Return `ours` with the fields and tags of `own` that it says nothing about; raises `SutureError` `card.yaml`."""
     from huggingface_hub import ModelCardData
 
+    try:
+        ModelCardData(**own).to_yaml()
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise refused("a field has another form than model hubs read, such as model-index") from None
     known: dict[str, Any] = ours.to_dict()  # type: ignore[no-untyped-call]
     kept = {key: value for key, value in own.items() if key not in known and key not in _OF_OTHER_LICENCES}
     tags = [*known["tags"], *(tag for tag in own.get("tags") or () if tag not in known["tags"])]
@@ -133,46 +136,3 @@ def _own_row(report: Report, measured: PartyReport) -> str | None:
 def joined(front: ModelCardData, body: str) -> str:
     """Return a card."""
     return f"---\n{front.to_yaml()}\n---\n{body}"
-
-
-def split(text: str) -> tuple[dict[str, Any], str]:
-    """Return the checked YAML of a card and what follows it."""
-    import yaml
-    from huggingface_hub import ModelCardData
-    from huggingface_hub.repocard import REGEX_YAML_BLOCK
-
-    found = REGEX_YAML_BLOCK.search(text)
-    if found is None:
-        return {}, text
-    block = found.group(2)
-    if len(block) > MAX_YAML:
-        raise _refused(f"longer than {MAX_YAML} characters")
-    try:
-        # An alias lets a short text stand for a huge one, a tag for something else than data; a card needs neither.
-        for token in yaml.scan(block, Loader=yaml.SafeLoader):
-            if isinstance(token, yaml.AliasToken | yaml.AnchorToken | yaml.TagToken):
-                raise _refused("anchors, aliases and tags are not accepted", token.start_mark.line)
-        content = yaml.safe_load(block)
-        if content is None:
-            return {}, text[found.end() :]
-        if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-            raise _refused("not a list of `field: value`")
-        tags = content.get("tags") or []
-        if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
-            raise _refused("tags: a list of words is needed")
-        ModelCardData(**content).to_yaml()
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        raise _refused(error.problem or "not YAML", mark.line if mark is not None else None) from None
-    except (yaml.YAMLError, RecursionError):
-        raise _refused("not YAML") from None
-    except (ValueError, TypeError, KeyError, AttributeError):
-        raise _refused("a field has another form than model hubs read, such as model-index") from None
-    return content, text[found.end() :]
-
-
-def _refused(problem: str, line_number: int | None = None) -> SutureError:
-    where = "README.md" if line_number is None else f"README.md, line {line_number + 2}"
-    return SutureError(
-        "card.yaml", f"the YAML at its top: {problem}", where=where, hint="correct it, or leave the YAML out"
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
 from suture_stitching.documents import (
     Candidate,
@@ -18,10 +18,9 @@ from suture_stitching.documents import (
     ReportLineage,
     Revised,
     Score,
+    Verdict,
 )
 from suture_stitching.errors import SutureError
-
-Verdict = Literal["adopt", "care", "reject"]
 
 
 class Choice(Protocol):

@@ -9,10 +9,9 @@ from importlib.resources import files
 
 from jinja2 import Environment, StrictUndefined, Template
 
-from suture_stitching.documents import CandidateReport, PartyReport, Report
+from suture_stitching.documents import CARE, CandidateReport, PartyReport, Report
 from suture_stitching.report import plot
 from suture_stitching.report.words import METRIC_MEANINGS, REASONS, SHORT_REASONS, SIGNS, VERDICTS, Scale, scale_of
-from suture_stitching.select import CARE
 
 _ROWS = {"own": "own model", "ensemble": "plain ensemble", "routed": "routed ensemble"}
 
