@@ -230,6 +230,8 @@ class Revision(Base):
     created_by: Mapped[str] = mapped_column(String(200))
     content: Mapped[Json | None] = mapped_column("metadata", JSON(none_as_null=True))
     card: Mapped[Json | None] = mapped_column(JSON(none_as_null=True))
+    #: How many parameters the portable model has, by type and in total, as the Hugging Face Hub tells it.
+    safetensors: Mapped[Json | None] = mapped_column(JSON(none_as_null=True))
     job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"), index=True)
     #: The key that signed it.
     key_id: Mapped[int | None] = mapped_column(ForeignKey("party_keys.id"), index=True)
@@ -306,6 +308,20 @@ class ReceivedFile(Base):
     sha256: Mapped[str] = mapped_column(BLOB, primary_key=True)
     size: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime]
+
+
+class SentContent(Base):
+    """Content that a party has sent: it counts against the party's quota until it is collected, whatever refers to it.
+
+    Its row is there before the content is kept, and does not keep it.
+    """
+
+    __tablename__ = "sent_contents"
+
+    party_id: Mapped[int] = mapped_column(ForeignKey("parties.id"), primary_key=True)
+    sha256: Mapped[str] = mapped_column(SHA256, primary_key=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+    sent_at: Mapped[datetime]
 
 
 class XetEpoch(Base):
