@@ -13,22 +13,22 @@ protected several times less.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import TypeAlias
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from suture_stitching.data import Dataset, Split
+from suture_stitching.contributions import SPLITS, Described, Privacy, SplitOfFit
+from suture_stitching.data import Dataset
 from suture_stitching.device import Precision, Runner
 from suture_stitching.documents import CandidateSet, MemberIndex, Point
 from suture_stitching.errors import SutureError
@@ -41,39 +41,13 @@ from suture_stitching.portable.runtime import replacing
 from suture_stitching.progress import OnProgress, Progress, ignore
 from suture_stitching.tasks import task_of
 
-#: Names of a match's points by member, as in a candidate's document.
 Placement: TypeAlias = Mapping[MemberIndex, Point]
 #: Which placement, on the grid of which of its members' maps, of which split.
-_Key: TypeAlias = tuple[int, tuple[int, ...], Split]
-SPLITS: tuple[Split, Split] = ("train", "validation")
+_Key: TypeAlias = tuple[int, tuple[int, ...], SplitOfFit]
 #: The largest distance of `(x, x x')` from `(y, y y')` for x, y of norm 1 at most: at an angle of 120 degrees.
 _SENSITIVITY = math.sqrt(4.5)
 
-
-class Privacy(BaseModel):
-    """Noise by which the whole contribution is `(epsilon, delta)` differentially private when one sample is replaced.
-
-    `clips` has for each placement the largest norm of the matched members' features side by side at a position; longer
-    ones are shortened to it. They must not come from the contributor's data: the requester's `norms` will do.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    epsilon: Annotated[float, Field(gt=0, le=50)]
-    delta: Annotated[float, Field(gt=0, lt=0.1)]
-    clips: Annotated[tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...], Field(min_length=1)]
-
-
-class Described(BaseModel):
-    """All of a contribution but its moments; `n` are samples, and `privacy` what holds for it, None without noise."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    schema_: Literal["suture.moments/1"] = Field(default="suture.moments/1", alias="schema")
-    members: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...]
-    placements: tuple[dict[MemberIndex, Point], ...]
-    n: dict[Literal["train", "validation"], Annotated[int, Field(ge=1)]]
-    privacy: Privacy | None = None
+__all__ = ["Contribution", "Described", "Placement", "Privacy", "contribute", "noise_of", "placements"]
 
 
 @dataclass(frozen=True)
@@ -108,16 +82,13 @@ class Contribution:
             )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write one safetensors file, float64, in the place of an older one."""
+        """Write one safetensors file in the place of an older one: float32, of each scatter the upper triangle."""
         tensors: dict[str, Tensor] = {}
-        rows_of = {}
         for key, one in self.moments.items():
-            name = _name(key)
-            tensors |= {f"{name}.mean": one.mean.contiguous(), f"{name}.scatter": one.scatter.contiguous()}
-            rows_of[name] = one.n
-        metadata = {"described": self.described.model_dump_json(by_alias=True), "rows": json.dumps(rows_of)}
+            upper = one.scatter[_upper(len(one.mean))]
+            tensors |= {f"{_name(key)}.mean": one.mean.float(), f"{_name(key)}.scatter": upper.float()}
         with replacing(Path(path)) as place:
-            save_file(tensors, place, metadata)
+            save_file(tensors, place, {"described": self.described.to_json()})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Contribution:
@@ -127,8 +98,8 @@ class Contribution:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
             described = Described.model_validate_json(metadata.get("described", ""))
-            counts = TypeAdapter(dict[str, float]).validate_json(metadata.get("rows", ""))
-            moments = {_key(name): _checked(n, tensors, name) for name, n in counts.items()}
+            keys = [_key(name.removesuffix(".mean")) for name in tensors if name.endswith(".mean")]
+            moments = {key: _checked(described.n[key[2]], tensors, _name(key)) for key in keys}
         except (OSError, SafetensorError, ValidationError, ValueError, KeyError) as error:
             raise SutureError("moments.invalid", type(error).__name__, where=str(path)) from None
         return cls(described, moments)
@@ -286,15 +257,25 @@ def _name(key: _Key) -> str:
 
 def _key(name: str) -> _Key:
     index, grid, split = name.split(".")
-    if split not in SPLITS:
-        raise ValueError(name)
-    return int(index), () if grid == "1" else tuple(map(int, grid.split("x"))), split
+    for known in SPLITS:
+        if split == known:
+            return int(index), () if grid == "1" else tuple(map(int, grid.split("x"))), known
+    raise ValueError(name)
 
 
-def _checked(n: float, tensors: Mapping[str, Tensor], name: str) -> Moments:
-    mean, scatter = tensors[f"{name}.mean"], tensors[f"{name}.scatter"]
-    if mean.dim() != 1 or scatter.shape != (len(mean), len(mean)) or mean.dtype != torch.float64 or not n > 0:
+def _checked(n: int, tensors: Mapping[str, Tensor], name: str) -> Moments:
+    mean, upper = tensors[f"{name}.mean"], tensors[f"{name}.scatter"]
+    width = len(mean)
+    if mean.dim() != 1 or upper.shape != (width * (width + 1) // 2,) or {mean.dtype, upper.dtype} != {torch.float32}:
         raise ValueError(name)
-    if scatter.dtype != torch.float64 or not bool(torch.isfinite(mean).all() and torch.isfinite(scatter).all()):
+    if not bool(torch.isfinite(mean).all() and torch.isfinite(upper).all()):
         raise ValueError(name)
-    return Moments(n, mean, scatter)
+    scatter = torch.zeros(width, width, dtype=torch.float64)
+    rows, columns = _upper(width)
+    scatter[rows, columns] = scatter[columns, rows] = upper.double()
+    return Moments(float(n), mean.double(), scatter)
+
+
+def _upper(width: int) -> tuple[Tensor, Tensor]:
+    rows, columns = torch.triu_indices(width, width)
+    return rows, columns

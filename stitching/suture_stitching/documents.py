@@ -116,6 +116,15 @@ class Candidate(_Closed):
         return self
 
 
+class Contributed(_Closed):
+    """A party whose moments the fit had; `n` are its samples, `epsilon` and `delta` what its noise promises, if any."""
+
+    party: Name
+    n: dict[Literal["train", "validation"], Annotated[int, Field(ge=1)]]
+    epsilon: Annotated[float, Field(gt=0, le=50)] | None = None
+    delta: Annotated[float, Field(gt=0, lt=0.1)] | None = None
+
+
 class CandidateSet(_Closed):
     """What a `fit` task produced; the tensors of all stitches are in `stitches.safetensors` beside it.
 
@@ -131,6 +140,8 @@ class CandidateSet(_Closed):
     seed: int
     #: Why there are no stitched candidates: a member without stitch points, or none that says what another's says.
     unstitched: Literal["no_points", "no_match"] | None = None
+    #: Whose moments the candidates with `others` rest on.
+    contributions: tuple[Contributed, ...] | None = None
     candidates: Annotated[tuple[Candidate, ...], Field(min_length=1, max_length=999)]
 
     @model_validator(mode="after")
@@ -280,6 +291,8 @@ class Report(_Closed):
     candidates: tuple[CandidateReport, ...]
     lineage: ReportLineage
     missing: tuple[Missing, ...] = ()
+    #: Whose moments the fit had; which candidates rest on them, their labels say.
+    contributions: tuple[Contributed, ...] | None = None
     #: Counts up when parties answer later, each time with a new revision of the model.
     version: Annotated[int, Field(ge=1)] = 1
     revised: Revised | None = None

@@ -55,12 +55,14 @@ from suture_stitching.solve import Source
 from suture_stitching.survey import survey, surveyed_batches
 from suture_stitching.tasks import task_of
 
-__all__ = ["FitOptions", "FitResult", "Member", "fit", "fit_share"]
+__all__ = ["FitOptions", "FitResult", "Member", "fit", "fit_share", "matches"]
 
 #: The parts of a fit that several processes can share, in this order: one begins when all of the one before is done.
 Step: TypeAlias = Literal["capture", "refine"]
 #: What other parties' moments count for where some were contributed, the most promising first.
 SHARES = (0.5, 0.25, 0.75)
+#: How much larger the mean square of another party's features may be than that of the own ones.
+_LARGEST = 1e6
 #: Samples on which members are compared.
 _COMPARED = 64
 
@@ -136,6 +138,25 @@ def fit_share(
     work.run_share(step, share)
 
 
+def matches(
+    members: Sequence[Member],
+    dataset: Dataset,
+    *,
+    options: FitOptions | None = None,
+    device: str | torch.device = "cpu",
+    precision: Precision = "auto",
+    progress: OnProgress = ignore,
+) -> tuple[dict[str, str], ...]:
+    """Return where `fit` with these arguments would join the members: what other parties are asked to contribute for.
+
+    Raises what `fit` raises.
+    """
+    if len(members) < 2:
+        raise SutureError("members.too_few", "a stitch needs at least two models")
+    work = _Fit(members, dataset, options or FitOptions(), Runner(device, precision), progress, None, "match")
+    return work.placements()
+
+
 class _Fit:
     def __init__(
         self,
@@ -145,7 +166,7 @@ class _Fit:
         runner: Runner,
         progress: OnProgress,
         checkpoint: Folder | None,
-        step: Step | None = None,
+        step: Step | Literal["match"] | None = None,
         share: Share = ALL,
     ) -> None:
         check_inputs(members, dataset)
@@ -188,6 +209,9 @@ class _Fit:
         self._progress.finish("fit")
         return FitResult(self._documents(plans), self._stitches, self._shape)
 
+    def placements(self) -> tuple[dict[str, str], ...]:
+        return tuple(_names(points) for points in self._matches()[0])
+
     def run_share(self, step: Step, share: Share) -> None:
         groups, known = self._matches()
         if not groups:
@@ -202,7 +226,7 @@ class _Fit:
         for place, number in enumerate(own):
             self._refined(number, chosen[number], place, len(own))
 
-    def _steps(self, step: Step | None, share: Share) -> dict[str, tuple[int, float]]:
+    def _steps(self, step: Step | Literal["match"] | None, share: Share) -> dict[str, tuple[int, float]]:
         """Return what there is to do, in passes of batches."""
         train, validation = (self._reader.number_of_batches(split) for split in ("train", "validation"))
         shared = sum(len(own) for _, _, own in shared_blocks(self._reader, share))
@@ -210,6 +234,8 @@ class _Fit:
         # A step of training, without the pass in front of the stitches, costs about a quarter of a batch.
         candidates = range(self._options.refine_candidates if self._options.refine else 0)
         rounds = ROUNDS * sum(share.has(number) for number in candidates)
+        if step == "match":
+            return {"match": (seen, 1.0)}
         if step == "capture":
             return {"match": (seen, 1.0), "solve": (shared, 1.0)}
         return {
@@ -315,9 +341,10 @@ class _Fit:
             for index, points in enumerate(groups):
                 grids = {point.shape[1:] for point in points.values()}
                 others = [{grid: one.pair(points, grid) for grid in grids} for one in contributions]
-                given = [own for own in others if all(own.values())]
+                own = {grid: reading.pair(index, grid) for grid in grids}
+                given = [one for one in others if _plausible(own, one)]
                 if given:
-                    joined = {g: _together(reading.pair(index, g), [own[g] for own in given], share) for g in grids}
+                    joined = {g: _together(own[g], [one[g] for one in given], share) for g in grids}
                     join = self._join(f"o{round(100 * share)}.p{index:02d}", points, joined)
                     plans += [Plan((replace(join, alpha=alpha),), others=share) for alpha in self._options.alphas]
         middle = middle_of(self._options.alphas)
@@ -421,6 +448,24 @@ class _Fit:
             for (source, target), (weight, bias) in sorted(join.stitches.items())
         )
         return MatchDocument(points=_names(join.points), alpha=join.alpha, stitches=stitches)
+
+
+def _plausible(
+    own: Mapping[Grid, tuple[Moments, Moments]], other: Mapping[Grid, tuple[Moments, Moments] | None]
+) -> bool:
+    """Whether another party's features are there, and not so large that what is solved for with them overflows."""
+    for grid, pair in own.items():
+        given = other[grid]
+        if given is None or any(
+            _size(theirs) > _LARGEST * _size(ours) for ours, theirs in zip(pair, given, strict=True)
+        ):
+            return False
+    return True
+
+
+def _size(moments: Moments) -> float:
+    """Return the mean square of all features."""
+    return float(moments.covariance.diagonal().mean() + moments.mean.square().mean())
 
 
 def _together(

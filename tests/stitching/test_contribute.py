@@ -14,8 +14,8 @@ from suture_stitching.compose import compose
 from suture_stitching.contribute import Contribution, Privacy, contribute, noise_of, placements
 from suture_stitching.errors import SutureError
 from suture_stitching.evaluate import evaluate
-from suture_stitching.fit import FitOptions, FitResult, Member, fit
-from suture_stitching.moments import rows
+from suture_stitching.fit import FitOptions, FitResult, Member, fit, matches
+from suture_stitching.moments import Moments, rows
 
 QUICK = FitOptions(refine=False, max_matches=2)
 
@@ -59,8 +59,20 @@ def test_a_file_gives_back_what_was_saved(given: Contribution, tmp_path: Path) -
     assert again.described == given.described
     assert again.moments.keys() == given.moments.keys()
     for key, one in given.moments.items():
-        assert torch.equal(again.moments[key].mean, one.mean)
-        assert torch.equal(again.moments[key].scatter, one.scatter)
+        assert again.moments[key].n == one.n
+        torch.testing.assert_close(again.moments[key].mean, one.mean, rtol=1e-6, atol=1e-30)
+        torch.testing.assert_close(again.moments[key].scatter, one.scatter, rtol=1e-6, atol=1e-30)
+
+
+def test_what_is_asked_for_is_where_the_fit_joins(pair: list[Member], fitted: FitResult) -> None:
+    assert sorted(matches(pair, dataset(), options=QUICK), key=str) == sorted(placements(fitted.candidates), key=str)
+
+
+def test_moments_that_no_data_have_are_left_out(pair: list[Member], fitted: FitResult, given: Contribution) -> None:
+    mad = Contribution(
+        given.described, {key: Moments(m.n, m.mean, 1e9 * m.scatter) for key, m in given.moments.items()}
+    )
+    assert fit(pair, dataset(), options=QUICK, contributions=[mad]).candidates == fitted.candidates
 
 
 def test_a_damaged_file_is_refused(given: Contribution, tmp_path: Path) -> None:

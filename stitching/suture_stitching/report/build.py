@@ -86,6 +86,7 @@ def build(
         ),
         lineage=ReportLineage(job=job, members=candidates.members),
         missing=tuple(missing),
+        contributions=candidates.contributions,
         version=version,
         revised=revised,
         hypervolume=choice.hypervolume,
