@@ -187,7 +187,11 @@ class Score(Interval):
 
 
 class ClassScores(_Closed):
-    """Samples of one label: how many there are, and the share of them that each candidate classifies correctly."""
+    """Samples that have one label: how many there are, and how well each candidate does there.
+
+    Classification: the share that is classified correctly. Several labels at once: the share where the label is found.
+    Segmentation: the mean Dice of the label.
+    """
 
     n: Annotated[int, Field(ge=1)]
     scores: dict[CandidateId, Fraction]
@@ -196,7 +200,7 @@ class ClassScores(_Closed):
 class SplitScores(_Closed):
     """All candidates on one split of one party's dataset.
 
-    `classes` has the labels that may be told of; it is empty where none may, and for tasks that have no such rows.
+    `classes` has the labels that may be told of; it is empty where none may, and for tasks without labels.
     """
 
     n: Count
@@ -205,8 +209,8 @@ class SplitScores(_Closed):
 
     @model_validator(mode="after")
     def _classes_are_parts(self) -> SplitScores:
-        if sum(one.n for one in self.classes.values()) > self.n:
-            raise ValueError("classes: have more samples than the split")
+        if any(one.n > self.n for one in self.classes.values()):
+            raise ValueError("classes: one has more samples than the split")
         if any(one.scores.keys() != self.scores.keys() for one in self.classes.values()):
             raise ValueError("classes: each is measured with every candidate")
         return self
@@ -224,7 +228,7 @@ class Evaluation(_Closed):
 
 
 class ClassReport(_Closed):
-    """One label's samples among a party's test data: the share that each row's model classifies correctly."""
+    """The samples with one label among a party's test data, and how well each row's model does there."""
 
     label: Label
     n: Count

@@ -186,10 +186,7 @@ def _scorer(
             yield from zip(some, predict(values_of, x, window), strict=True)
 
     def score(x: Tensor, y: Tensor) -> _Scored:
-        found = {
-            node: (task.scores(output, y).double(), task.tally(output, y), torch.isfinite(output.sum()))
-            for node, output in each(x)
-        }
+        found = {node: (*task.measure(output, y), torch.isfinite(output.sum())) for node, output in each(x)}
         scores, tallies, finite = zip(*(found[output.node] for output in outputs), strict=True)
         return torch.stack(scores), torch.stack(tallies), torch.stack(finite)
 

@@ -143,7 +143,7 @@ def test_calibration_is_that_of_the_definition() -> None:
     generator = torch.Generator().manual_seed(0)
     combined = torch.rand(500, 3, generator=generator).softmax(1)
     truth = torch.randint(0, 3, (500,), generator=generator)
-    found = task.calibration(task.tally(combined, truth), 500)
+    found = task.calibration(task.measure(combined, truth)[1], 500)
     assert found is not None
     confidence, predicted = combined.max(1)
     right = (predicted == truth).double()
@@ -162,17 +162,39 @@ def test_tallies_do_not_depend_on_how_samples_are_cut_up() -> None:
     generator = torch.Generator().manual_seed(1)
     combined = torch.rand(100, 3, generator=generator).softmax(1)
     truth = torch.randint(0, 2, (100,), generator=generator)
-    whole = task.tally(combined, truth)
-    parts = [task.tally(combined[start : start + 7], truth[start : start + 7]) for start in range(0, 100, 7)]
+    whole = task.measure(combined, truth)[1]
+    parts = [task.measure(combined[start : start + 7], truth[start : start + 7])[1] for start in range(0, 100, 7)]
     assert torch.equal(whole, torch.stack(parts).flip(0).sum(0))
     classes = task.classes(whole)
     assert {label: n for label, (n, _) in classes.items()} == {0: int((truth == 1).sum()), 2: int((truth == 0).sum())}
     assert sum(n * share for n, share in classes.values()) == pytest.approx(float(task.scores(combined, truth).sum()))
 
 
-def test_other_tasks_tell_of_no_calibration_and_no_classes() -> None:
-    task = task_of([model(("a", "b"), "multilabel")], ("a", "b"))
-    tally = task.tally(torch.rand(4, 2), torch.ones(4, 2))
+def test_labels_of_several_at_once_are_told_with_the_share_that_is_found() -> None:
+    task = task_of([model(("a", "b", "c"), "multilabel", format="probabilities")], ("c", "a"))
+    combined = torch.tensor([[0.9, 0.9, 0.1], [0.2, 0.9, 0.8], [0.7, 0.0, 0.9]])  # of a, b and c
+    truth = torch.tensor([[1.0, 1.0], [1.0, 0.0], [1.0, 1.0]])  # of c and a
+    tally = task.measure(combined, truth)[1]
+    assert task.classes(tally) == {0: (2, 1.0), 2: (3, pytest.approx(2 / 3))}
+    assert task.calibration(tally, 3) is None
+
+
+def test_structures_are_told_with_the_dice_of_the_samples_that_show_them() -> None:
+    task = task_of([model(("background", "cell", "vessel"), "segmentation")] * 2, ("background", "vessel", "cell"))
+    truth = torch.zeros(3, 4, 4, dtype=torch.int64)
+    truth[0, 0], truth[1, 0], truth[1, 1] = 1, 1, 2  # a vessel in two samples, a cell in one
+    found = torch.tensor([0, 2, 1])[truth]
+    found[1, 0, :2] = 0  # half a vessel is missed
+    found[2, 0, 0] = 1  # and a cell is found where there is none
+    combined = torch.nn.functional.one_hot(found, 3).movedim(-1, 1).float()
+    scores, tally = task.measure(combined, truth)
+    assert task.classes(tally) == {1: (1, 1.0), 2: (2, pytest.approx((1 + 2 / 3) / 2, abs=1e-6))}
+    assert scores.tolist() == [1.0, pytest.approx((1 + 2 / 3) / 2), 0.0]
+
+
+def test_values_are_told_of_without_calibration_and_classes() -> None:
+    task = task_of([model(None, "regression")], ())
+    tally = task.measure(torch.rand(4, 2), torch.ones(4, 2))[1]
     assert tally.numel() == 0
     assert task.calibration(tally, 4) is None
     assert task.classes(tally) == {}

@@ -25,7 +25,10 @@ def split(counts, unseen=0):
 
 
 def told(counts, minimum=11):
-    return {int(label): one.n for label, one in without_small_classes(split(counts), minimum).classes.items()}
+    return {
+        int(label): one.n
+        for label, one in without_small_classes(split(counts), minimum, exclusive=True).classes.items()
+    }
 
 
 def test_classes_that_are_large_enough_are_all_told():
@@ -50,13 +53,30 @@ def test_of_two_classes_both_or_none_are_told():
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=8), st.integers(0, 20), st.integers(2, 15))
 def test_nothing_about_few_samples_follows_from_what_is_told(counts, unseen, minimum):
     scores = split(counts, unseen)
-    left = without_small_classes(scores, minimum)
+    left = without_small_classes(scores, minimum, exclusive=True)
     shown = [one.n for one in left.classes.values()]
     assert all(n >= minimum for n in shown)
     hidden = [one.n for label, one in scores.classes.items() if label not in left.classes] + [unseen] * (unseen > 0)
     if shown and hidden:
         assert len(hidden) >= 2
         assert scores.n - sum(shown) >= minimum
+
+
+def test_a_label_that_all_but_a_few_have_is_left_out():
+    # 100 samples, of which 95 show one label and 60 another: the score of the 5 others would follow from the 95.
+    scores = split([95, 60, 40], unseen=-95)
+    assert scores.n == 100
+    assert without_small_classes(scores, 11, exclusive=False).classes.keys() == {"1", "2"}
+    assert without_small_classes(scores, 5, exclusive=False).classes.keys() == {"0", "1", "2"}
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=5), st.integers(40, 60), st.integers(2, 15))
+def test_of_labels_that_overlap_neither_side_is_small(counts, n, minimum):
+    scores = split(counts, n - sum(counts))
+    for one in without_small_classes(scores, minimum, exclusive=False).classes.values():
+        assert one.n >= minimum
+        assert scores.n == one.n or scores.n - one.n >= minimum
 
 
 def document(counts, value=0.8):

@@ -11,7 +11,16 @@ from jinja2 import Environment, StrictUndefined, Template
 
 from suture_stitching.documents import CARE, CandidateReport, PartyReport, Report
 from suture_stitching.report import plot
-from suture_stitching.report.words import METRIC_MEANINGS, REASONS, SHORT_REASONS, SIGNS, VERDICTS, Scale, scale_of
+from suture_stitching.report.words import (
+    METRIC_MEANINGS,
+    OF_LABELS,
+    REASONS,
+    SHORT_REASONS,
+    SIGNS,
+    VERDICTS,
+    Scale,
+    scale_of,
+)
 
 _ROWS = {"own": "own model", "ensemble": "plain ensemble", "routed": "routed ensemble"}
 
@@ -33,8 +42,9 @@ class Row:
 
 @dataclass(frozen=True)
 class ClassTable:
-    """The labels of one party's test data: a heading per row of the party's table, and per label n and the shares."""
+    """The labels of one party's test data: a heading per row of the party's table, and per label n and the numbers."""
 
+    meaning: str
     models: tuple[str, ...]
     rows: tuple[tuple[str, str, tuple[str, ...]], ...]
 
@@ -203,9 +213,11 @@ def _section(report: Report, party: str, chosen: CandidateReport) -> PartySectio
 
 
 def _class_table(found: PartyReport, names: Mapping[str, str], scale: Scale) -> ClassTable | None:
-    if not found.classes:
+    meaning = OF_LABELS.get(found.metric)
+    if meaning is None or not found.classes:
         return None
     return ClassTable(
+        meaning=meaning,
         models=tuple(names.values()),
         rows=tuple(
             (one.label, f"{one.n:,}", tuple(scale.text(one.rows[row]) if row in one.rows else "" for row in names))

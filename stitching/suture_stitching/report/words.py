@@ -62,6 +62,13 @@ METRIC_MEANINGS: dict[Metric, str] = {
     "mae": "the mean distance between prediction and truth, in the unit of the target; lower is better",
 }
 
+#: What a label's number says; of other metrics, labels have none.
+OF_LABELS: dict[Metric, str] = {
+    "accuracy": "Share of each label's test samples that is classified correctly",
+    "f1": "Share of the test samples with each label where it is found",
+    "dice": "Mean Dice score of each label over the test samples that show it",
+}
+
 ROWS = {
     "own": "own model",
     "ensemble": "plain ensemble",

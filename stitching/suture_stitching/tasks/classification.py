@@ -11,15 +11,13 @@ from torch.nn import functional as F
 from suture_stitching.documents import Calibration, Metric
 from suture_stitching.portable.metadata import ModelMetadata
 from suture_stitching.tasks.labels import LabelSpace
-from suture_stitching.tasks.task import Task
+from suture_stitching.tasks.task import Task, whole
 
 #: Keeps the logarithm of a probability finite. Far below any that matters, since nothing is learnt from what it holds.
 SMALLEST = 1e-30
 #: Of the highest probability, as calibration is mostly reported.
 BINS = 15
-#: Probabilities are added up in whole parts of this size: such sums do not depend on their order.
-_PART = 2.0**-20
-#: With more labels than this, too few samples have each for rows of their own to say anything.
+#: With more labels than this, no label has rows of its own.
 _MOST_CLASSES = 200
 
 
@@ -63,6 +61,16 @@ class Labelled(Task):
         """Return targets as positions among the ensemble's labels."""
         return self._indices.to(targets.device)[targets]
 
+    def shares(self, good: Tensor, every: Tensor) -> dict[int, tuple[int, float]]:
+        """Return `classes` from the sums of scores and the numbers of samples, `(L,)` each.
+
+        None where there are too many labels for samples of each to say anything.
+        """
+        if len(self.space.labels) > _MOST_CLASSES:
+            return {}
+        pairs = enumerate(zip(good.tolist(), every.tolist(), strict=True))
+        return {label: (int(n), min(right / n, 1.0)) for label, (right, n) in pairs if n}
+
     def loss(self, combined: Tensor, targets: Tensor) -> Tensor:
         """Return the mean negative log-likelihood."""
         chosen = combined.gather(1, self.positions(targets).unsqueeze(1)).squeeze(1)
@@ -74,21 +82,20 @@ class Classification(Labelled):
 
     metric: Metric = "accuracy"
 
-    def scores(self, combined: Tensor, targets: Tensor) -> Tensor:
-        """Return 1.0 or 0.0 per sample."""
-        return (combined.argmax(1) == self.positions(targets)).to(torch.float64)
+    def measure(self, combined: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return 1.0 or 0.0 per sample, and a tally.
 
-    def tally(self, combined: Tensor, targets: Tensor) -> Tensor:
-        """Return, in this order: per bin the surplus of confidence, the squared error, per label right and all."""
+        It has per bin the surplus of confidence, the squared error, and per label how many samples are right, and all.
+        """
         truth = self.positions(targets)
         confidence, found = combined.double().max(1)
-        confidence = _whole(confidence)
+        confidence = whole(confidence)
         right = (found == truth).double()
         bins = (confidence * BINS).long().clamp(0, BINS - 1)  # NaN, which is told of later, has no bin
         surplus = confidence.new_zeros(BINS).index_add(0, bins, confidence - right)
         wanted = F.one_hot(truth, combined.shape[1])
-        squared = _whole((combined.double() - wanted).square().sum(1)).sum()
-        return torch.cat([surplus, squared.reshape(1), right @ wanted.double(), wanted.sum(0).double()])
+        squared = whole((combined.double() - wanted).square().sum(1)).sum()
+        return right, torch.cat([surplus, squared.reshape(1), right @ wanted.double(), wanted.sum(0).double()])
 
     def calibration(self, tally: Tensor, n: int) -> Calibration:
         """Return expected calibration error and Brier score."""
@@ -96,12 +103,5 @@ class Classification(Labelled):
         return Calibration(ece=min(ece, 1.0), brier=min(brier, 2.0))
 
     def classes(self, tally: Tensor) -> dict[int, tuple[int, float]]:
-        """Return the labels that samples have; none where there are too many labels to tell them apart."""
-        if len(self.space.labels) > _MOST_CLASSES:
-            return {}
-        right, every = tally[BINS + 1 :].reshape(2, -1).tolist()
-        return {label: (int(n), good / n) for label, (good, n) in enumerate(zip(right, every, strict=True)) if n}
-
-
-def _whole(values: Tensor) -> Tensor:
-    return (values / _PART).round() * _PART
+        """Return the labels that samples have, with the share of those samples that are right."""
+        return self.shares(*tally[BINS + 1 :].reshape(2, -1))

@@ -24,12 +24,22 @@ class Multilabel(Labelled):
         known = self._known(combined).clamp(SMALLEST, 1 - torch.finfo(combined.dtype).eps)
         return F.binary_cross_entropy(known, targets.to(combined.dtype))
 
-    def scores(self, combined: Tensor, targets: Tensor) -> Tensor:
-        """Return per sample the F1 of its labels; 1 where there was nothing to find and nothing was found."""
+    def measure(self, combined: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return per sample the F1 of its labels, and per label in how many samples it was found and is.
+
+        The F1 is 1 where there was nothing to find and nothing was found.
+        """
         found, truth = self._known(combined) >= FOUND, targets >= FOUND
+        right = found & truth
         size = (found.sum(1) + truth.sum(1)).double()
-        f1 = 2 * (found & truth).sum(1).double() / size.clamp(min=1)
-        return torch.where(size > 0, f1, 1.0)
+        f1 = 2 * right.sum(1).double() / size.clamp(min=1)
+        tally = size.new_zeros(2, len(self.space.labels))
+        tally[:, self._indices.to(tally.device)] = torch.stack([right.sum(0), truth.sum(0)]).double()
+        return torch.where(size > 0, f1, 1.0), tally.flatten()
+
+    def classes(self, tally: Tensor) -> dict[int, tuple[int, float]]:
+        """Return the labels that samples have, with the share of those samples where it was found."""
+        return self.shares(*tally.reshape(2, -1))
 
     def _known(self, combined: Tensor) -> Tensor:
         return combined[:, self._indices.to(combined.device)]

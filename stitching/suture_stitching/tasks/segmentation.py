@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from suture_stitching.documents import Metric
 from suture_stitching.tasks.classification import Labelled
+from suture_stitching.tasks.task import whole
 
 
 class Segmentation(Labelled):
@@ -27,27 +28,34 @@ class Segmentation(Labelled):
         dice = (2 * overlap + 1) / (size + 1)
         return super().loss(combined, targets) + 1 - dice[:, self._foreground(dice)].mean()
 
-    def scores(self, combined: Tensor, targets: Tensor) -> Tensor:
+    def measure(self, combined: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return per sample the mean Dice over the foreground labels that it shows or that were predicted.
 
-        1 where neither is the case: there was nothing to find and nothing was found.
+        1 where neither is the case: there was nothing to find and nothing was found. The tally has per label the sum of
+        Dice over the samples that show it, and how many they are.
         """
         truth, drawn = self.positions(targets).flatten(1), set(self._foreground(combined).tolist())
         # One label after another, by comparing: an index of the largest label takes many times as long, and all labels
         # at once would need 8 bytes each for every voxel of a volume.
         largest = combined.amax(1)
-        taken, counts = combined[:, 0] == largest, []
+        taken, counts, tally = combined[:, 0] == largest, [], largest.new_zeros(2, combined.shape[1]).double()
         for label in range(1, combined.shape[1]):
             found = (combined[:, label] == largest) & ~taken
             taken |= found
             if label in drawn:
                 ours, theirs = found.flatten(1).float(), (truth == label).float()
-                counts.append(torch.stack([(ours * theirs).sum(1), ours.sum(1) + theirs.sum(1)]))
-        overlap, size = torch.stack(counts, 2).double()
+                there = theirs.sum(1)
+                counts.append(torch.stack([(ours * theirs).sum(1), ours.sum(1) + there, there]))
+        overlap, size, there = torch.stack(counts, 2).double()
         dice = 2 * overlap / size.clamp(min=1)
+        tally[:, sorted(drawn)] = torch.stack([(whole(dice) * (there > 0)).sum(0), (there > 0).sum(0).double()])
         shown = size > 0
         mean = (dice * shown).sum(1) / shown.sum(1).clamp(min=1)
-        return torch.where(shown.any(1), mean, 1.0)
+        return torch.where(shown.any(1), mean, 1.0), tally.flatten()
+
+    def classes(self, tally: Tensor) -> dict[int, tuple[int, float]]:
+        """Return the labels that samples show, but the background, with the mean Dice of those samples."""
+        return self.shares(*tally.reshape(2, -1))
 
     def _foreground(self, like: Tensor) -> Tensor:
         """Return where the dataset's labels but the background stand in the ensemble."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from suture_stitching.compatibility import incompatibilities
@@ -33,20 +32,32 @@ class Task(ABC):
         """Return the mean loss, a scalar through which gradients flow."""
 
     @abstractmethod
-    def scores(self, combined: Tensor, targets: Tensor) -> Tensor:
-        """Return each sample's score `(N,)` float64; the metric is their mean."""
+    def measure(self, combined: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return each sample's score `(N,)`, whose mean is the metric, and a tally `(K,)`; both float64.
 
-    def tally(self, combined: Tensor, targets: Tensor) -> Tensor:
-        """Return what there is to add up over samples beside their scores, `(K,)` float64; nothing by default."""
-        return torch.zeros(0, dtype=torch.float64, device=combined.device)
+        The tally is what there is to add up over samples beside their scores; its sums do not depend on their order.
+        """
+
+    def scores(self, combined: Tensor, targets: Tensor) -> Tensor:
+        """Return each sample's score `(N,)` float64."""
+        return self.measure(combined, targets)[0]
 
     def calibration(self, tally: Tensor, n: int) -> Calibration | None:
         """Return how far the outputs are to be believed, from the tally of `n` samples, where the task can tell."""
         return None
 
     def classes(self, tally: Tensor) -> dict[int, tuple[int, float]]:
-        """Return by label, as its index in `labels`, how many samples have it and the share of them that are right."""
+        """Return by label, as its index in `labels`, how many samples have it and how well they do, from 0 to 1."""
         return {}
+
+
+#: Shares are added up in whole parts of this size: such sums do not depend on their order.
+_PART = 2.0**-20
+
+
+def whole(values: Tensor) -> Tensor:
+    """Return values to add up, in whole parts."""
+    return (values / _PART).round() * _PART
 
 
 def task_of(members: Sequence[ModelMetadata], labels: Sequence[str], *, where: str = "dataset") -> Task:
