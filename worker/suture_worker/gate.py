@@ -126,7 +126,7 @@ class Gate:
             where = f"evaluation.splits.{split}"
             _expect(scores.scores.keys() == ids, where, "does not measure every candidate")
             _expect(
-                not scores.classes or (known.task == "classification" and _are_labels(scores.classes, known.labels)),
+                not scores.classes or (known.task != "regression" and _are_labels(scores.classes, known.labels)),
                 f"{where}.classes",
                 "are not labels of the job",
             )
@@ -137,7 +137,8 @@ class Gate:
                 values = (score.value, score.low, score.high)
                 _expect(all(low <= value <= high for value in values), where, "has a value that no metric has")
         shown = {
-            split: without_small_classes(scores, self._min_per_class) for split, scores in evaluation.splits.items()
+            split: without_small_classes(scores, self._min_per_class, exclusive=known.task == "classification")
+            for split, scores in evaluation.splits.items()
         }
         content = _dump(evaluation.model_copy(update={"splits": shown}))
         self._enough(content)
