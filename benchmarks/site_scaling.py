@@ -36,8 +36,10 @@ from suture_worker import broker
 from suture_worker.celery_app import make_app, ring
 from suture_worker.config import SiteConfig, load_site, prepare_state
 from suture_worker.folder import Assignment, TaskFolder
+from suture_worker.forkserver import NAME
 from suture_worker.lease import CANDIDATES, STITCHES, Task
 from suture_worker.places import places
+from suture_worker.shards import steps
 
 SITE = """\
 [hub]
@@ -124,14 +126,15 @@ class Meter(threading.Thread):
 
     def run(self) -> None:
         while not self._ended.wait(_TICK):
-            for process in psutil.process_iter(["cmdline"]):
-                words = process.info["cmdline"] or []
-                if "suture_worker.child" in words and str(self._folder.path) in words:
+            for process in psutil.process_iter(["name", "cwd"]):
+                at = Path(process.info["cwd"] or "/")
+                if process.info["name"] == NAME and at.is_relative_to(self._folder.path):
                     try:
                         times, core = process.cpu_times(), process.cpu_affinity()[0]
                     except psutil.Error:
                         continue
-                    step = words[7] if len(words) > 7 else "alone"
+                    number = at.parent.name.partition(".")[0]
+                    step = steps(self._folder.assignment.task)[int(number)] if "shares" in at.parts else "alone"
                     self._found[process.pid] = (step, core, times.user + times.system)
 
     def stop(self) -> list[tuple[str, int, float]]:

@@ -33,6 +33,8 @@ from suture_worker.celery_app import make_app, ring
 from suture_worker.config import load_site
 from suture_worker.egress import verify
 from suture_worker.folder import TaskFolder
+from suture_worker.forkserver import NAME
+from suture_worker.places import places
 
 LEASE_SECONDS = 12
 DISK_BYTES = 160 * 2**20
@@ -65,6 +67,7 @@ device = "cpu"
 
 [limits]
 threads = 1
+divide_seconds = {divide}
 
 [datasets.patches]
 path = "{data}"
@@ -153,13 +156,23 @@ def make_models(folder: Path) -> dict[str, Path]:
 
 
 class Place:
-    """One hub and one site of `north`, with a relay in between."""
+    """One hub and one site of `north`, with a relay in between.
+
+    With two workers, the second is a process of its own, as on a machine beside, and every task is divided.
+    """
 
     def __init__(
-        self, root: Path, models: dict[str, Path], postgres: Server | None = None, *, small_disk: bool = False
+        self,
+        root: Path,
+        models: dict[str, Path],
+        postgres: Server | None = None,
+        *,
+        small_disk: bool = False,
+        two_workers: bool = False,
     ) -> None:
         self.root = root
         self._mounted = False
+        self.two_workers = two_workers
         self.postgres = postgres
         url = postgres.empty() if postgres is not None else f"sqlite:///{root / 'hub.db'}"
         self.settings = Settings(database_url=url, store=str(root / "store"))
@@ -190,7 +203,8 @@ class Place:
         (folder / "token").touch(mode=0o600)
         (folder / "token").write_text(operate.add_site(self.settings, "north", "main"))
         data, labels = self.root / "patches.npz", json.dumps(LABELS)
-        text = _SITE.format(url=self.relay.url, state=self.state, data=data, labels=labels)
+        divide = 0 if self.two_workers else 3600
+        text = _SITE.format(url=self.relay.url, state=self.state, data=data, labels=labels, divide=divide)
         (folder / "site.toml").write_text(text)
 
     def _mount(self) -> None:
@@ -212,7 +226,7 @@ class Place:
 
     def close(self) -> None:
         """End everything."""
-        for name in ("site", "hub"):
+        for name in ("second", "site", "hub"):
             process = self.processes.pop(name, None)
             if process is not None:
                 process.send_signal(signal.SIGTERM)
@@ -255,6 +269,14 @@ class Place:
     def start_site(self) -> None:
         """Start agent, worker and Redis as an operator does."""
         self._start("site", [sys.executable, "-m", "suture", "site", "run", str(self.config.path)])
+        if self.two_workers:
+            self.start_second()
+
+    def start_second(self) -> None:
+        """Start the second worker unless it runs, and wait until the site has both."""
+        if "second" not in self.processes or self.processes["second"].poll() is not None:
+            self._start("second", [sys.executable, "-m", "suture", "site", "worker", str(self.config.path)])
+        until(lambda: places(self.state) == 2, "two workers", 90)  # noqa: PLR2004
 
     def stop(self, name: str, number: int = signal.SIGTERM) -> None:
         """End the hub or the whole site."""
@@ -265,16 +287,16 @@ class Place:
     def find(self, name: str) -> list[psutil.Process]:
         """The site's processes of this name: agent, worker, child, redis."""
         found = []
-        for process in psutil.Process(self.processes["site"].pid).children(recursive=True):
+        started = [psutil.Process(self.processes[part].pid) for part in ("site", "second") if part in self.processes]
+        for process in [one for first in started for one in (first, *first.children(recursive=True))]:
             try:
-                words = process.cmdline()
+                told, named = " ".join(process.cmdline()), process.name()
             except psutil.Error:
                 continue
-            told = " ".join(words)
             is_it = {
                 "agent": "suture_worker agent" in told,
-                "worker": "suture_worker worker" in told,
-                "child": "suture_worker.child" in told,
+                "worker": "suture_worker worker" in told or "suture site worker" in told,
+                "child": named == NAME,
                 "redis": "redis-server" in told,
             }[name]
             if is_it:
@@ -398,10 +420,15 @@ def _temporary(store: Path) -> list[Path]:
 
 @contextmanager
 def place_in(
-    root: Path, models: dict[str, Path], postgres: Server | None = None, *, small_disk: bool = False
+    root: Path,
+    models: dict[str, Path],
+    postgres: Server | None = None,
+    *,
+    small_disk: bool = False,
+    two_workers: bool = False,
 ) -> Iterator[Place]:
     """A place that is closed and removed afterwards."""
-    place = Place(root, models, postgres, small_disk=small_disk)
+    place = Place(root, models, postgres, small_disk=small_disk, two_workers=two_workers)
     try:
         yield place
     finally:

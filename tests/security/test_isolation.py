@@ -25,7 +25,7 @@ from suture.installation import Installation
 from suture.job import JobStatus
 from suture.parcel import export_model
 from suture_stitching.errors import SutureError
-from suture_worker import broker, confine, work
+from suture_worker import broker, confine, forkserver
 from suture_worker.config import load_site
 
 pytestmark = [
@@ -60,23 +60,21 @@ WORKER = """
 import subprocess, sys
 from pathlib import Path
 from types import SimpleNamespace
-from suture_worker import run, work
+from suture_worker import forkserver, run
 
 def start(command, **options):
     at = command.index("-m")
     return subprocess.Popen([*command[:at], "-c", attack, *command[at + 2 :], *known], **options)
 
 attack, known = Path(sys.argv[4]).read_text(), sys.argv[5:]
-work.subprocess = SimpleNamespace(
-    Popen=start, STDOUT=subprocess.STDOUT, DEVNULL=subprocess.DEVNULL, TimeoutExpired=subprocess.TimeoutExpired
-)
+forkserver.subprocess = SimpleNamespace(Popen=start, PIPE=subprocess.PIPE)
 run.main(sys.argv[1:4])
 """
 #: The second model of a job says by its name what its operators do.
 CHILD = """
 import ctypes, json, os, resource, signal, socket, sys
 from pathlib import Path
-from suture_worker import child
+from suture_worker import child, forkserver
 
 def allocates():
     kept = []
@@ -118,7 +116,8 @@ def more_memory():
 def looks():
     state, data = site / "state", folder.run.dataset.path
     log = state / "outbox" / "egress.jsonl"
-    worker, talks = os.getppid(), agent()
+    server, talks = os.getppid(), agent()
+    worker = int(Path(f"/proc/{server}/stat").read_text().split()[3])
     tries = {
         "reach the hub": lambda: connect(socket.AF_INET, ("127.0.0.1", int(port))),
         "reach it by IPv6": lambda: connect(socket.AF_INET6, ("::1", int(port))),
@@ -142,10 +141,13 @@ def looks():
         "say how its task ended": lambda: (folder.path / "outcome.json").write_text("{}"),
         "change its model": lambda: folder.member(0).open("r+b"),
         "write elsewhere": lambda: Path("/var/tmp/attack").write_text(""),
+        "see its server's environment": lambda: Path(f"/proc/{server}/environ").read_bytes(),
+        "see its server's memory": lambda: Path(f"/proc/{server}/mem").open("rb"),
         "see its worker's environment": lambda: Path(f"/proc/{worker}/environ").read_bytes(),
         "see its worker's memory": lambda: Path(f"/proc/{worker}/mem").open("rb"),
         "see the agent's environment": lambda: Path(f"/proc/{talks}/environ").read_bytes(),
         "see the agent's memory": lambda: Path(f"/proc/{talks}/mem").open("rb"),
+        "signal its server": lambda: os.kill(server, 0),
         "signal its worker": lambda: os.kill(worker, 0),
         "signal the agent": lambda: os.kill(talks, 0),
     }
@@ -161,6 +163,7 @@ def looks():
         path.parent.name for path in Path("/proc/self/task").glob("*/status")
         if not {"Seccomp:\\t2", "NoNewPrivs:\\t1"} <= set(path.read_text().splitlines())
     ]
+    said["open files"] = sorted(int(path.name) for path in Path("/proc/self/fd").iterdir() if path.exists())
     said["environment"] = sorted(os.environ)
     said["data are there"] = data.read_bytes()[:2] == b"PK"
     print("SAID", json.dumps(said), flush=True)
@@ -177,7 +180,7 @@ def load(task, place, run, dataset):
 
 site, port, redis = Path(sys.argv[-3]), *sys.argv[-2:]
 honest, child._load = child._load, load
-child.main(sys.argv[1:-3])
+forkserver.main(sys.argv[1:-3])
 """
 ATTACKS = {
     "looks": "work.failed",
@@ -237,7 +240,9 @@ class Played:
 
 def _parts(site: psutil.Process) -> set[int]:
     """The worker with its pool, the agent and Redis."""
-    return {process.pid for process in site.children(recursive=True) if "child.main" not in " ".join(process.cmdline())}
+    return {
+        process.pid for process in site.children(recursive=True) if "forkserver.main" not in " ".join(process.cmdline())
+    }
 
 
 @pytest.fixture(scope="module")
@@ -273,8 +278,8 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
             processes = _parts(psutil.Process(site.process.pid))
             before = before or processes
         hub.connection.close()
-        left = [word for process in psutil.process_iter(["cmdline"]) for word in process.info["cmdline"] or []]
-        children = [word for word in left if word.startswith(str(path.parent / "state" / "tasks"))]
+        left = [process.info["cwd"] or "" for process in psutil.process_iter(["cwd"])]
+        children = [place for place in left if place.startswith(str(path.parent / "state" / "tasks"))]
     return Played(path.parent, dataset["path"], content, jobs, before, processes, children)
 
 
@@ -299,15 +304,16 @@ def test_the_site_goes_on(played: Played) -> None:
 def test_the_child_reaches_nothing_but_its_task(played: Played) -> None:
     line = next(line for line in played.failure("looks")["text"].splitlines() if line.startswith("SAID "))
     said = json.loads(line.removeprefix("SAID "))
-    assert set(said.pop("environment")) <= {*work._PASSED_ON, "HOME", "TMPDIR", "OMP_WAIT_POLICY", *OF_LIBRARIES}
+    assert set(said.pop("environment")) <= {*forkserver.PASSED_ON, "HOME", "TMPDIR", "OMP_WAIT_POLICY", *OF_LIBRARIES}
     assert said.pop("data are there")
     assert said.pop("threads that are not confined") == []
-    assert len(said) == 28
+    assert said.pop("open files") == [0, 1, 2]
+    assert len(said) == 31
     could = {name for name, what in said.items() if what == "could"}
     if not confine.files_supported():
         could &= {"reach the hub", "reach it by IPv6", "reach Redis", "make a socket", "have more memory"}
     if confine._landlock_version() < SIGNALS:
-        could -= {"signal its worker", "signal the agent"}
+        could -= {"signal its server", "signal its worker", "signal the agent"}
     assert could == set()
 
 

@@ -27,6 +27,7 @@ from suture_stitching.portable.metadata import ModelMetadata
 from suture_worker.config import SiteConfig, load_site, prepare_state
 from suture_worker.folder import Assignment, TaskFolder
 from suture_worker.lease import Task
+from suture_worker.work import server
 
 SITE = """\
 [hub]
@@ -195,6 +196,12 @@ def evaluation(own: int | None = 0, n: int = 40, value: float = 0.81234567) -> d
         "own": own,
         "splits": {split: {"n": n, "scores": scores} for split in ("validation", "test")},
     }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_server_is_left() -> Iterator[None]:
+    yield
+    server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tests.worker.children import children_of
 
 from suture_stitching.errors import SutureError
 from suture_worker import broker
@@ -71,11 +72,7 @@ class Site:
         def find():
             if folder.progress is None or folder.progress.step == "load":
                 return None
-            for process in psutil.process_iter(["cmdline"]):
-                words = process.info["cmdline"] or []
-                if "suture_worker.child" in words and str(folder.path) in words:
-                    return process
-            return None
+            return children_of(folder).get("")
 
         return until(find)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 
 import psutil
 import pytest
+from tests.worker.children import children_of
 
 from suture_worker import broker, device
 from suture_worker.celery_app import make_app, ring
@@ -83,13 +85,11 @@ def test_each_process_has_its_own_and_keeps_it(site, worker, assign, long, make,
     def devices():
         """Of each task, the process that does it and its device."""
         found = {}
-        for process in worker.children(recursive=True):
-            try:
-                if "suture_worker.child" in process.cmdline():
+        for folder in folders:
+            for process in children_of(folder).values():
+                with contextlib.suppress(psutil.Error):
                     device = process.environ().get("CUDA_VISIBLE_DEVICES")
-                    found[process.cmdline()[5].rpartition("/")[2]] = (process, process.parent(), device)
-            except psutil.Error:
-                continue
+                    found[folder.id] = (process, process.parent().parent(), device)
         return found if len(found) == 3 else None
 
     first = until(devices)

@@ -7,8 +7,8 @@ import subprocess
 import sys
 from contextlib import ExitStack
 
-import psutil
 import pytest
+from tests.worker.children import children_of
 from tests.worker.test_celery import Site, until
 
 from suture_worker import shards
@@ -59,12 +59,7 @@ def shares(folder):
 
 def children(folder):
     """The processes that compute shares of the task, by step and number."""
-    found = {}
-    for process in psutil.process_iter(["cmdline"]):
-        words = process.info["cmdline"] or []
-        if "suture_worker.child" in words and str(folder.path) in words and len(words) > 7:
-            found[words[7], int(words[8])] = process
-    return found
+    return {share: process for share, process in children_of(folder).items() if share}
 
 
 def test_two_workers_give_what_one_gives(two, site, assign):
@@ -98,8 +93,8 @@ def test_the_share_of_a_killed_worker_is_done_by_the_other(two, site, assign):
     folder = assign(options=OPTIONS)
     ring(two.app, folder.id)
     both = until(lambda: found if len(found := children(folder)) == 2 else None, SECONDS)
-    lost = both["capture", 1]
-    worker = lost.parent().parent()
+    lost = both["0.1"]
+    worker = lost.parent().parent().parent()
     assert worker.pid in {two.processes[name].pid for name in ("first", "second")}
     worker.kill()
     until(lambda: places(site.state) == 1)

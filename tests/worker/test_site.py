@@ -21,6 +21,7 @@ from suture_worker.agent import Agent
 from suture_worker.celery_app import make_app
 from suture_worker.config import load_site, prepare_state
 from suture_worker.egress import verify
+from suture_worker.forkserver import NAME
 from suture_worker.hub import Hub
 from suture_worker.outbox import Outbox
 from suture_worker.stop import Stop
@@ -207,7 +208,7 @@ def test_cancelling_in_the_middle_of_a_fit(live_hub, sites, long):
     requester, _ = sites
     job = live_hub.client(requester.party).stitch([f"{site.party}/net" for site in sites], "scans", **long)
     until(lambda: job.refresh().tasks[0].progress and job.status.tasks[0].progress.step == "refine")
-    (child,) = [process for process in requester.processes() if "suture_worker.child" in words_of(process)]
+    (child,) = [process for process in requester.processes() if process.name() == NAME]
     job.cancel()
     until(lambda: not child.is_running())
     until(lambda: list((requester.config.state / "tasks").iterdir()) == [])

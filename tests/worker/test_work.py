@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.worker.children import children_of
 from torch import nn
 
 from suture_stitching.documents import CandidateSet, Evaluation
@@ -22,7 +23,7 @@ from suture_worker.config import Limits, StateConfig, load_site, prepare_state
 from suture_worker.folder import Assignment, TaskFolder
 from suture_worker.lease import Task
 from suture_worker.outbox import Outbox
-from suture_worker.work import crash_code, work
+from suture_worker.work import crash_code, server, work
 
 
 @pytest.fixture(scope="session")
@@ -206,13 +207,8 @@ def child_of(folder: TaskFolder, seconds: float = 30.0) -> int:
     """The id of the process that works on the folder, once it computes."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                words = path.read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if b"suture_worker.child" in words and os.fsencode(folder.path) in words and computes(folder):
-                return int(path.parent.name)
+        if computes(folder) and (found := children_of(folder)):
+            return found[""].pid
         time.sleep(0.05)
     raise AssertionError("no child")
 
@@ -221,8 +217,14 @@ def child_of(folder: TaskFolder, seconds: float = 30.0) -> int:
 def in_background(site):
     threads = []
 
+    def do(folder):
+        try:
+            work(site, folder.id)
+        finally:
+            server.stop()
+
     def begin(folder):
-        thread = threading.Thread(target=work, args=(site, folder.id))
+        thread = threading.Thread(target=do, args=(folder,))
         thread.start()
         threads.append(thread)
         return thread
@@ -296,7 +298,7 @@ def test_the_child_s_surroundings_and_its_end_when_cancelled(site, data, assign,
     assert time.monotonic() - began < 90, "it was asked, and did not have to be killed"
     assert b"secret-0042" not in environment
     assert b"suture_t_1" not in environment
-    assert f"HOME={folder.scratch}".encode() in environment.split(b"\0")
+    assert b"HOME=/nonexistent" in environment.split(b"\0")
     assert status["Seccomp"].strip() == "2"
     assert status["NoNewPrivs"].strip() == "1"
     assert re.search(r"^Max core file size +0 +0 ", limits, re.MULTILINE)

@@ -96,9 +96,15 @@ def serve(config: SiteConfig) -> None:
         if device is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = device
 
+    def get_ready(**_options: Any) -> None:
+        from suture_worker.work import server
+
+        server.start()
+
     setup_logging.connect(_keep_logging, weak=False)
     worker_process_init.connect(_end_with_worker, weak=False)
     worker_process_init.connect(take_device, weak=False)
+    worker_process_init.connect(get_ready, weak=False)
     options = ["--pool=prefork", f"--concurrency={len(devices)}", f"--queues={QUEUE}"]
     options += ["--hostname=suture@%h", "--loglevel=INFO"]
     with offering(config.state, len(devices)):

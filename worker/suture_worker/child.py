@@ -1,7 +1,7 @@
-"""The process that touches models and data: `python -m suture_worker.child FOLDER PARENT [STEP INDEX]`.
+"""What the process does that touches models and data; `forkserver` makes one for each task.
 
-It gives up everything it does not need before it imports torch, does one task or a share of it, writes what may leave
-into the folder's `results/`, and says how it ended. Whatever happens to it, the worker that watches it lives on.
+It gives up everything it does not need before it reads a model or data, does one task or a share of it, writes what may
+leave into the folder's `results/`, and says how it ended. Whatever happens to it, the worker that watches it lives on.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,13 +53,14 @@ class _Divided(Exception):
     """It is so much work that others should have a share in it."""
 
 
-def main(arguments: list[str]) -> None:
-    """Do the task in the folder and write its ending."""
-    path, parent, *words = arguments
-    confine.die_with_parent(int(parent))
-    folder = TaskFolder(Path(path).parent, Path(path).name)
-    if words:
-        folder = ShareFolder(folder, words[0], int(words[1]))
+def find(path: Path, words: Sequence[str]) -> TaskFolder:
+    """Return the folder of a task, or that of the share of it which the words name."""
+    folder = TaskFolder(path.parent, path.name)
+    return ShareFolder(folder, words[0], int(words[1])) if words else folder
+
+
+def main(folder: TaskFolder) -> None:
+    """Do the task in the folder, confined, and write its ending."""
     run = folder.run
     give_up(folder, run)
     folder.write_ending(_ending(lambda: _do(folder, run)))
@@ -70,9 +71,7 @@ def give_up(folder: TaskFolder, run: Run) -> None:
 
     Raises RuntimeError when there is a second thread: a model that broke out could have that one do its work.
     """
-    if (threads := confine.threads()) > 1:
-        raise RuntimeError(f"{threads} threads are there already, and would not be confined; something started them")
-    os.environ.pop("OPENBLAS_NUM_THREADS", None)  # libraries that are loaded from here on may have more
+    confine.need_one_thread()
     interpreter = {Path(place) for place in (*sys.path, sys.prefix, sys.base_prefix, sys.executable) if place}
     data = [run.dataset.path] if run.dataset is not None else []
     devices = [Path("/dev") / name for name in _DEVICES]
@@ -132,7 +131,6 @@ def _do(folder: TaskFolder, run: Run) -> None:
     task = folder.assignment.task
     report = _Reporter(folder, run.divide_from)
     report(EngineProgress("load", 0, len(task.spec.members)))
-    # Data first: what is wrong with them shows before torch is imported.
     dataset = _open(run, task)
     members = _load(task, folder, run, dataset)
     if isinstance(task.spec, ComposeSpec):
@@ -299,7 +297,3 @@ class _Reporter:
         self._folder.write_progress(
             Progress(step=progress.step, done=progress.done, total=progress.total, seconds_left=progress.seconds_left)
         )
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -40,12 +40,20 @@ def die_with_parent(parent: int) -> None:
         raise SystemExit(1)
 
 
-def threads() -> int:
-    """Return how many threads this process has: what one gives up, the others that are there already keep."""
+def name(word: str) -> None:
+    """Have `ps` and `top` show this process by a name of up to 15 letters."""
+    if sys.platform == "linux":
+        Path("/proc/self/comm").write_text(word)
+
+
+def need_one_thread() -> None:
+    """Raise RuntimeError if this process has a second thread: what one gives up, the others there already keep."""
     try:
-        return len(list(Path("/proc/self/task").iterdir()))
+        threads = len(list(Path("/proc/self/task").iterdir()))
     except OSError:
-        return 1
+        return
+    if threads > 1:
+        raise RuntimeError(f"{threads} threads are there already, and would not be confined; something started them")
 
 
 def hide_memory() -> None:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +16,7 @@ from suture_worker import faults, shards
 from suture_worker.config import SiteConfig
 from suture_worker.device import memory_bytes, processors, resolve_device
 from suture_worker.folder import Outcome, Run, TaskFolder, tasks_at_work
+from suture_worker.forkserver import Child, ForkServer
 from suture_worker.places import places
 from suture_worker.shards import ShareFolder
 
@@ -27,8 +24,6 @@ MAX_RUNS = 3
 GRACE_SECONDS = 10.0
 _POLL_SECONDS = 0.2
 _LOCK_SECONDS = 2.0
-#: All of the worker's environment that a child gets: no token, no proxy, no broker.
-_PASSED_ON = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "TZ")
 _NATIVE = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSYS, signal.SIGTRAP}
 #: What native code and Python say last when memory has run out.
 _NO_MEMORY = ("std::bad_alloc", "MemoryError", "cannot allocate memory")
@@ -37,6 +32,7 @@ _NO_MEMORY = ("std::bad_alloc", "MemoryError", "cannot allocate memory")
 ShareOut: TypeAlias = Callable[[Sequence[ShareFolder]], None]
 
 log = structlog.get_logger(__name__)
+server = ForkServer()
 
 
 def work(config: SiteConfig, task_id: str, share_out: ShareOut | None = None) -> str:
@@ -135,55 +131,22 @@ def _attempt(config: SiteConfig, folder: TaskFolder, *, may_divide: bool) -> Out
         return _failed(config, folder, "work.interrupted", f"started {MAX_RUNS} times, never ended", retryable=True)
     log.info("task starts", task=folder.id, kind=assignment.task.kind, device=run.device)
     killed_before = _out_of_memory_kills()
-    child = _start(folder)
+    child = server.fork(folder)
     try:
         stopped = _watch(child, folder, time.monotonic() + config.limits.seconds)
     except SoftTimeLimitExceeded:
         stopped = "work.time_limit"
     finally:
         # Also when this worker is told to go: the child, and whatever it started, never outlives it.
-        _kill(child)
-    return _outcome(config, folder, child.returncode, stopped, starved=_out_of_memory_kills() > killed_before)
+        status = child.end()
+    return _outcome(config, folder, status, stopped, starved=_out_of_memory_kills() > killed_before)
 
 
-def _start(folder: TaskFolder) -> subprocess.Popen[bytes]:
-    environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-    # Threads that wait sleep instead of spinning: on a shared machine that makes small models several times faster.
-    environment |= {"HOME": str(folder.scratch), "TMPDIR": str(folder.scratch), "OMP_WAIT_POLICY": "PASSIVE"}
-    # A thread that NumPy starts before the child is confined would not be.
-    environment |= {"OPENBLAS_NUM_THREADS": "1"}
-    # Written by the worker's own hand: a child cannot make its parent write elsewhere.
-    with open(folder.log, "wb", opener=_private) as output:
-        return subprocess.Popen(  # noqa: S603 - our own program
-            [
-                sys.executable,
-                "-I",
-                "-B",
-                "-m",
-                "suture_worker.child",
-                str(folder.path),
-                str(os.getpid()),
-                *folder.words,
-            ],
-            env=environment,
-            cwd=folder.scratch,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
-
-
-def _watch(child: subprocess.Popen[bytes], folder: TaskFolder, deadline: float) -> str | None:
+def _watch(child: Child, folder: TaskFolder, deadline: float) -> str | None:
     """Wait for the child; return the code of the reason if it had to be stopped."""
     asked_at: float | None = None
     while True:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(_POLL_SECONDS)
+        if child.wait(_POLL_SECONDS) is not None:
             return "work.cancelled" if asked_at is not None else None
         now = time.monotonic()
         if now > deadline:
@@ -192,12 +155,6 @@ def _watch(child: subprocess.Popen[bytes], folder: TaskFolder, deadline: float) 
             asked_at = now  # it looks at the same file between two batches
         if asked_at is not None and now > asked_at + GRACE_SECONDS:
             return "work.cancelled"
-
-
-def _kill(child: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
 
 
 def _outcome(config: SiteConfig, folder: TaskFolder, status: int, stopped: str | None, *, starved: bool) -> Outcome:

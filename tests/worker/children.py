@@ -1,0 +1,20 @@
+"""Finding the processes that do tasks: each works in the scratch folder of its task, or of its share of one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+
+from suture_worker.folder import TaskFolder
+from suture_worker.forkserver import NAME
+
+
+def children_of(folder: TaskFolder) -> dict[str, psutil.Process]:
+    """Return those at a task: "" for the task itself, or its share's step and number, `0.1`."""
+    places = {folder.path / "scratch": "", **{path / "scratch": path.name for path in folder.shares.glob("*.*")}}
+    found = {}
+    for process in psutil.process_iter(["name", "cwd"]):
+        if process.info["name"] == NAME and process.info["cwd"] and Path(process.info["cwd"]) in places:
+            found[places[Path(process.info["cwd"])]] = process
+    return found
