@@ -14,7 +14,18 @@ from suture_stitching.errors import SutureError
 from suture_stitching.portable.metadata import Member, ModelMetadata, Name, Repo, Sha256
 from suture_stitching.portable.metadata import Revision as RevisionId
 
-JobState = Literal["queued", "fitting", "evaluating", "composing", "complete", "partial", "failed", "cancelled"]
+JobState = Literal[
+    "queued",
+    "matching",
+    "contributing",
+    "fitting",
+    "evaluating",
+    "composing",
+    "complete",
+    "partial",
+    "failed",
+    "cancelled",
+]
 ENDED: frozenset[JobState] = frozenset({"complete", "partial", "failed", "cancelled"})
 
 
@@ -151,7 +162,7 @@ class Task(_Answer):
     """One site's part of a job."""
 
     id: str
-    kind: Literal["fit", "evaluate", "compose"]
+    kind: Literal["match", "contribute", "fit", "evaluate", "compose"]
     party: str
     state: str
     attempt: int = 0
@@ -190,6 +201,7 @@ class JobStatus(_Answer):
     models: tuple[Member, ...]
     dataset: str
     evaluate_at: tuple[str, ...]
+    contribute_from: tuple[str, ...] = ()
     created_at: datetime
     finished_at: datetime | None = None
     tasks: tuple[Task, ...] = ()

@@ -338,6 +338,8 @@ class XetEpoch(Base):
     token_id: Mapped[str] = mapped_column(ForeignKey("tokens.id"))
     day: Mapped[date]
 
+    model: Mapped[Model] = relationship()
+
 
 class XetXorb(Base):
     """Pieces of files, kept while files may be put together from them; `layout` tells where each piece begins."""
@@ -379,11 +381,13 @@ class Job(Base):
     publish_as: Mapped[str] = mapped_column(NAME)
     #: [{"party": name, "dataset": name or null}], as asked; the requester's own evaluation comes on top.
     evaluate_at: Mapped[list[Json]] = mapped_column(JSON)
+    #: The same, of parties that are asked to contribute moments to the fit.
+    contribute_from: Mapped[list[Json]] = mapped_column(JSON)
     evaluate_within: Mapped[int]
     options: Mapped[Json] = mapped_column(JSON)
     created_at: Mapped[datetime]
     finished_at: Mapped[datetime | None]
-    #: When parties that have not answered become missing; set when evaluation starts.
+    #: When parties that have not answered become missing; set whenever they are asked.
     answer_by: Mapped[datetime | None]
     error_code: Mapped[str | None] = mapped_column(String(96))
     error_correlation_id: Mapped[str | None] = mapped_column(String(64))

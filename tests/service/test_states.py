@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -30,6 +31,8 @@ def test_every_transition_is_as_written_down_or_refused():
     for state, event in product(JobState, JobEvent):
         if (state, event) == (JobState.FAILED, JobEvent.RETRY):
             assert next_job_state(state, event) is JobState.FITTING
+        elif (state, event) == (JobState.FAILED, JobEvent.MATCH_AGAIN):
+            assert next_job_state(state, event) is JobState.MATCHING
         elif (state, event) == (JobState.PARTIAL, JobEvent.ANSWERED):
             assert next_job_state(state, event) is JobState.COMPOSING
         elif state in ends:
@@ -62,7 +65,7 @@ def test_every_state_of_a_job_can_be_reached_and_left():
                 after = next_job_state(state, event)
             except NotPossible:
                 continue
-            assert state in ACTIVE_JOBS or event in (JobEvent.RETRY, JobEvent.ANSWERED)
+            assert state in ACTIVE_JOBS or event in (JobEvent.RETRY, JobEvent.MATCH_AGAIN, JobEvent.ANSWERED)
             if after not in reached:
                 reached.add(after)
                 edge.append(after)
@@ -83,6 +86,31 @@ def test_nothing_follows_from_work_that_goes_on(state):
     north = evaluation("north", TaskState.DONE)
     assert next_step(JobState.EVALUATING, [north, evaluation("south", state)]) is None
     assert next_step(JobState.QUEUED, [fit(state)]) is None
+
+
+def contribution(party, state):
+    return TaskView("contribute", party, False, state)
+
+
+def test_what_follows_a_match():
+    match = TaskView("match", "north", True, TaskState.DONE)
+    assert next_step(JobState.MATCHING, [match]) == Move(JobEvent.MATCHED)
+    assert next_step(JobState.MATCHING, [replace(match, state=TaskState.LEASED)]) is None
+    assert next_step(JobState.MATCHING, [replace(match, state=TaskState.FAILED, reason="x")]) == Fail("x")
+
+
+@pytest.mark.parametrize("state", [TaskState.DONE, TaskState.FAILED, TaskState.DECLINED, TaskState.EXPIRED])
+def test_the_fit_waits_for_contributions_but_needs_none(state):
+    asked = [contribution("south", state), contribution("east", TaskState.DONE)]
+    assert next_step(JobState.CONTRIBUTING, asked) == Move(JobEvent.CONTRIBUTED)
+    assert next_step(JobState.CONTRIBUTING, [contribution("south", state)]) == Move(JobEvent.CONTRIBUTED)
+    assert next_step(JobState.CONTRIBUTING, []) == Move(JobEvent.CONTRIBUTED)
+    for active in ACTIVE_TASKS:
+        assert next_step(JobState.CONTRIBUTING, [*asked, contribution("west", active)]) is None
+
+
+def test_a_contribution_is_wanted_until_the_fit_begins():
+    assert [state for state in JobState if wanted(state, "contribute")] == [JobState.CONTRIBUTING]
 
 
 def test_what_follows_a_fit():

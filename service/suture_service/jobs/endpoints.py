@@ -31,7 +31,7 @@ def create_job(hub: HubDep, caller: CallerDep, body: JobIn) -> JobOut:
     """Ask for a stitched ensemble (role `requester`).
 
     Refused before anyone works: `not_found` for a model you may not read, `job.incompatible` naming which models and
-    why, `job.not_shared` where a party that shall evaluate may not read a model, `party.unknown`, `job.no_site`.
+    why, `job.not_shared` where a party that shall work may not read a model, `party.unknown`, `job.no_site`.
     """
     with hub.database.writing() as session:
         return service.show(service.create(hub, session, caller, body), [])
@@ -123,6 +123,9 @@ async def job_report(hub: HubDep, caller: CallerDep, request: Request, job_id: J
 @router.head("/{job_id}/files/{name}", include_in_schema=False)
 @router.get("/{job_id}/files/{name}", response_class=Response, responses=FILE_ANSWERS)
 async def job_file(hub: HubDep, caller: CallerDep, request: Request, job_id: JobId, name: str) -> Response:
-    """Download `candidates.json` or `stitches.safetensors`: your party's job, or one your site holds a lease in."""
+    """Download `candidates.json` or `stitches.safetensors`: your party's job, or one your site holds a lease in.
+
+    `moments.<party>` is what a party contributed, for the site that holds the lease of the fit.
+    """
     file = await hub.read(lambda session: service.get_file(session, caller, job_id, name))
     return await send_file(request, hub.store, name=name, sha256=file.sha256, size=file.size)

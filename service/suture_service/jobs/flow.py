@@ -40,6 +40,7 @@ from suture_service.jobs.states import (
 )
 from suture_service.parties.repository import find_party
 from suture_service.tables import Event, Job, Party, Task
+from suture_stitching.contributions import Matched
 from suture_stitching.documents import Missing
 
 #: Why a task that nobody gave a sign of life of is open again.
@@ -70,10 +71,10 @@ class Flow:
         return wanted(JobState(self.job.state), task.kind)
 
     def begin(self) -> None:
-        """Record the new job and add its `fit` task."""
+        """Record the new job and add its first task."""
         self.record("job", {"from": None, "state": self.job.state, **self._by})
         self._audit("ask", models=[f"{m.revision.model.repo}@{m.revision.revision}" for m in self.job.members])
-        self._add_task("fit", self.job.requester, self.job.dataset)
+        self._add_task("match" if self.job.contribute_from else "fit", self.job.requester, self.job.dataset)
 
     def lease(self, task: Task, site_id: int) -> None:
         """Give an open task to a site."""
@@ -83,7 +84,7 @@ class Flow:
         self._move_task(task, TaskEvent.LEASE)
         self._hub.metrics.leased.labels(task.kind).inc()
         if self.job.state == JobState.QUEUED:
-            self._move_job(JobEvent.START)
+            self._move_job(JobEvent.MATCH if task.kind == "match" else JobEvent.START)
 
     def complete(self, task: Task, document: dict[str, Any]) -> None:
         """End a leased task with its result."""
@@ -132,7 +133,7 @@ class Flow:
     def retry(self) -> None:
         """Open a failed job again, with what it failed at and what its failure cut short; what was done stays done."""
         self.job.error_code = self.job.error_correlation_id = self.job.finished_at = None
-        self._move_job(JobEvent.RETRY)
+        self._move_job(JobEvent.MATCH_AGAIN if self.job.contribute_from else JobEvent.RETRY)
         for task in self.job.tasks:
             if task.state == TaskState.LEASED:
                 # Its site has heard, or is about to hear, that nothing more is wanted.
@@ -156,6 +157,11 @@ class Flow:
                     if task.reason != UNDISCLOSED:
                         task.reason = NO_ANSWER
                     self._open_again(task, TaskEvent.DEFER, NO_ANSWER, attempt=1)
+        if job.state == JobState.CONTRIBUTING and job.answer_by is not None and job.answer_by < self.now:
+            for task in job.tasks:
+                if task.kind == "contribute" and task.state in ACTIVE_TASKS:
+                    task.reason = NO_ANSWER
+                    self._move_task(task, TaskEvent.EXPIRE, NO_ANSWER)
         for task in job.tasks:
             if task.state == TaskState.LATE and self.too_late:
                 task.reason = NO_ANSWER
@@ -247,10 +253,24 @@ class Flow:
                 self._end(JobEvent.FAIL)
                 return
             self._move_job(step.event)
-            if step.event is JobEvent.FITTED:
+            if step.event is JobEvent.MATCHED:
+                self._ask_contributors()
+            elif step.event is JobEvent.CONTRIBUTED and not any(task.kind == "fit" for task in self.job.tasks):
+                self._add_task("fit", self.job.requester, self.job.dataset)
+            elif step.event is JobEvent.FITTED:
                 self._ask_parties()
             elif step.event is JobEvent.EVALUATED and not any(task.kind == "compose" for task in self.job.tasks):
                 self._add_task("compose", self.job.requester, None)
+
+    def _ask_contributors(self) -> None:
+        job = self.job
+        job.answer_by = self.now + timedelta(seconds=job.evaluate_within)
+        if any(task.kind == "contribute" for task in job.tasks) or not matched(job).placements:
+            return  # a retry: they were asked already; or there is nothing to contribute to
+        for entry in job.contribute_from:
+            party = find_party(self._session, entry["party"])
+            assert party is not None, "parties are never removed"
+            self._add_task("contribute", party, entry["dataset"])
 
     def _ask_parties(self) -> None:
         job = self.job
@@ -287,6 +307,15 @@ class Flow:
         for task in self.job.tasks:
             if task.state in (TaskState.OPEN, TaskState.LATE):
                 self._move_task(task, TaskEvent.CANCEL, f"job.{self.job.state}")
+
+
+def matched(job: Job) -> Matched:
+    """Return what the requester's site found out about where the models can be joined."""
+    return next(
+        Matched.model_validate(task.result)
+        for task in job.tasks
+        if task.kind == "match" and task.state == TaskState.DONE
+    )
 
 
 def views(job: Job) -> list[TaskView]:

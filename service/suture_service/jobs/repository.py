@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, joinedload, selectinload
 
 from suture_service.auth import Caller
 from suture_service.jobs.states import ACTIVE_JOBS, JobState, TaskState
-from suture_service.tables import Event, Job, JobMember, Model, Revision, Task, TaskFile
+from suture_service.tables import Event, Job, JobMember, Model, Party, Revision, Task, TaskFile
 
 _MEMBERS = selectinload(Job.members).joinedload(JobMember.revision)
 _WHOLE = (
@@ -101,6 +101,31 @@ def fitted_files(session: Session, job_id: str) -> dict[str, TaskFile]:
     return {file.name: file for file in session.scalars(statement)}
 
 
+def contributed_files(session: Session, job_id: str) -> dict[str, TaskFile]:
+    """Return what other parties have contributed to a job's fit, by party."""
+    statement = (
+        select(Party.name, TaskFile)
+        .join(Task, Task.id == TaskFile.task_id)
+        .join(Party, Party.id == Task.party_id)
+        .where(
+            Task.job_id == job_id,
+            Task.kind == "contribute",
+            Task.state == TaskState.DONE,
+            TaskFile.fence == Task.fence,
+        )
+        .order_by(Party.name)
+    )
+    return {party: file for party, file in session.execute(statement)}  # noqa: C416 - rows are no pairs to mypy
+
+
+def fits(session: Session, party_id: int, job_id: str) -> bool:
+    """Whether a site of the party holds the lease of the job's fit."""
+    statement = select(Task.id).where(
+        Task.job_id == job_id, Task.party_id == party_id, Task.kind == "fit", Task.state == TaskState.LEASED
+    )
+    return session.scalars(statement.limit(1)).first() is not None
+
+
 def works_on(session: Session, party_id: int, job_id: str) -> bool:
     """Whether a site of the party holds a lease of one of the job's tasks."""
     statement = select(Task.id).where(Task.job_id == job_id, Task.party_id == party_id, Task.state == TaskState.LEASED)
@@ -110,9 +135,10 @@ def works_on(session: Session, party_id: int, job_id: str) -> bool:
 def due_jobs(session: Session, now: datetime, late: timedelta, limit: int = 100) -> Sequence[str]:
     """Return jobs with a lapsed lease or a passed deadline; answers may be `late`."""
     lapsed = select(Task.job_id).where(Task.state == TaskState.LEASED, Task.lease_expires_at < now)
-    evaluating = select(Job.id).where(Job.state == JobState.EVALUATING, Job.answer_by < now)
+    asking = (JobState.CONTRIBUTING, JobState.EVALUATING)
+    waiting = select(Job.id).where(Job.state.in_(asking), Job.answer_by < now)
     too_late = select(Task.job_id).join(Task.job).where(Task.state == TaskState.LATE, Job.answer_by < now - late)
-    return session.scalars(union(lapsed, evaluating, too_late).limit(limit)).all()
+    return session.scalars(union(lapsed, waiting, too_late).limit(limit)).all()
 
 
 def list_events(session: Session, job_id: str, after: int, limit: int = 500) -> Sequence[Event]:

@@ -56,11 +56,16 @@ class JobIn(Input):
         description="Other parties to evaluate, as `party` or `party/dataset`. The requester always does.",
         examples=[["south"]],
     )
+    contribute_from: Annotated[list[Annotated[str, AfterValidator(check_asked)]], Field(max_length=64)] = Field(
+        default=[],
+        description="Other parties to contribute moments of their features to the fit, as `party` or `party/dataset`.",
+        examples=[["south"]],
+    )
     publish_as: Name | None = Field(
         default=None, description="Name of the result under the requester; `stitched-…` by default.", examples=["both"]
     )
     evaluate_within: Annotated[int, Field(ge=1, le=WEEKS_4)] = Field(
-        default=86400, description="Seconds other parties have to answer, from the end of the fit."
+        default=86400, description="Seconds other parties have to answer, each time that they are asked."
     )
     options: Annotated[dict[str, Any], AfterValidator(check_options)] = Field(
         default={}, description="Options of the fit, checked by the requester's site.", examples=[{"seed": 0}]
@@ -128,6 +133,7 @@ class JobOut(BaseModel):
     models: list[MemberOut]
     dataset: str = Field(examples=["digits"])
     evaluate_at: list[str] = Field(examples=[["south"]])
+    contribute_from: list[str] = Field(examples=[["south"]])
     created_at: datetime
     finished_at: datetime | None
     tasks: list[TaskOut]

@@ -30,9 +30,12 @@ from suture_service.models.repository import find_revision, unreadable_by
 from suture_service.models.service import MODEL, REPORT, StoredFile, no_model
 from suture_service.parties.repository import find_party
 from suture_service.sites.repository import has_site
-from suture_service.tables import Job, JobMember, Party, Revision, Task
+from suture_service.tables import Job, JobMember, Json, Party, Revision, Task
 from suture_stitching.compatibility import incompatibilities
 from suture_stitching.portable.metadata import ModelMetadata
+
+#: What is in front of a party's name in the name of the file that it contributed.
+CONTRIBUTED = "moments."
 
 
 def create(hub: Hub, session: Session, caller: Caller, asked: JobIn) -> Job:
@@ -42,7 +45,9 @@ def create(hub: Hub, session: Session, caller: Caller, asked: JobIn) -> Job:
     requester = find_party(session, caller.party)
     assert requester is not None
     entries = [_entry(text) for text in asked.evaluate_at]
-    parties = _parties(session, requester, [name for name, _ in entries])
+    contributors = [_entry(text) for text in asked.contribute_from]
+    parties = _parties(session, requester, [name for name, _ in entries], "evaluate_at")
+    parties += _contributors(session, requester, [name for name, _ in contributors], parties)
     _check_readable(session, revisions, parties, hub.now())
     _check_quota(hub, session, caller)
     _check_compatible(revisions)
@@ -55,6 +60,7 @@ def create(hub: Hub, session: Session, caller: Caller, asked: JobIn) -> Job:
         dataset=asked.dataset,
         publish_as=asked.publish_as or f"stitched-{job_id[4:12]}",
         evaluate_at=[{"party": name, "dataset": dataset} for name, dataset in entries],
+        contribute_from=[{"party": name, "dataset": dataset} for name, dataset in contributors],
         evaluate_within=asked.evaluate_within,
         options=asked.options,
         created_at=hub.now(),
@@ -96,11 +102,23 @@ def _entry(text: str) -> tuple[str, str | None]:
     return party, dataset or None
 
 
-def _parties(session: Session, requester: Party, names: Sequence[str]) -> list[Party]:
-    """Return the requester and those asked to evaluate; all must exist and have a site."""
+def _contributors(session: Session, requester: Party, names: Sequence[str], known: Sequence[Party]) -> list[Party]:
+    """Return those asked to contribute that are not `known` already."""
+    if requester.name in names:
+        raise HubError(
+            "job.own_contribution",
+            "the fit has your own moments anyway",
+            where=f"contribute_from.{names.index(requester.name)}",
+            hint="name other parties only",
+        )
+    return [party for party in _parties(session, requester, names, "contribute_from") if party not in known]
+
+
+def _parties(session: Session, requester: Party, names: Sequence[str], field: str) -> list[Party]:
+    """Return the requester and those named in `field`; all must exist and have a site."""
     parties = [requester]
     for position, name in enumerate(names):
-        where = f"evaluate_at.{position}"
+        where = f"{field}.{position}"
         if name in names[:position]:
             raise HubError("job.duplicate_party", f"{name} is named twice", where=where)
         party = find_party(session, name)
@@ -125,9 +143,9 @@ def _check_readable(session: Session, revisions: Sequence[Revision], parties: Se
         for model_id in sorted(unreadable_by(session, list(repos), party.id)):
             raise Conflict(
                 "job.not_shared",
-                f"{party.name} is asked to evaluate but may not read {repos[model_id]}",
+                f"{party.name} is asked to work with {repos[model_id]} but may not read it",
                 where=repos[model_id],
-                hint=f"its owner shares it with {party.name} first, or leave {party.name} out of evaluate_at",
+                hint=f"its owner shares it with {party.name} first, or leave {party.name} out",
             )
         for model_id in sorted(unusable_by(session, list(repos), party.id, now)):
             raise Conflict(
@@ -209,8 +227,15 @@ def get_report(session: Session, caller: Caller, job_id: str) -> StoredFile:
 
 
 def get_file(session: Session, caller: Caller, job_id: str, name: str) -> StoredFile:
-    """Return a file of the fit, for the requester and for sites that hold a lease of one of the job's tasks."""
+    """Return a file of the fit, for the requester and for sites that hold a lease of one of the job's tasks.
+
+    What other parties contributed is for the site alone that holds the lease of the fit.
+    """
     job = get(session, caller, job_id)
+    if name.startswith(CONTRIBUTED) and caller.kind == "site" and repository.fits(session, caller.party_id, job_id):
+        contribution = repository.contributed_files(session, job_id).get(name.removeprefix(CONTRIBUTED))
+        if contribution is not None:
+            return StoredFile(contribution.sha256, contribution.size)
     if job.requester_id != caller.party_id and not repository.works_on(session, caller.party_id, job_id):
         raise _no_job()
     file = repository.fitted_files(session, job_id).get(name)
@@ -246,9 +271,8 @@ def show(job: Job, published: Sequence[Revision]) -> JobOut:
         state=JobState(job.state),
         models=[member(entry.revision) for entry in job.members],
         dataset=job.dataset,
-        evaluate_at=[
-            f"{entry['party']}/{entry['dataset']}" if entry["dataset"] else entry["party"] for entry in job.evaluate_at
-        ],
+        evaluate_at=_asked(job.evaluate_at),
+        contribute_from=_asked(job.contribute_from),
         created_at=job.created_at,
         finished_at=job.finished_at,
         tasks=[
@@ -268,6 +292,10 @@ def show(job: Job, published: Sequence[Revision]) -> JobOut:
         missing=[MissingOut(party=entry.party, reason=entry.reason) for entry in missing(job)],
         error=JobError(code=job.error_code, correlation_id=job.error_correlation_id) if job.error_code else None,
     )
+
+
+def _asked(entries: Sequence[Json]) -> list[str]:
+    return [f"{entry['party']}/{entry['dataset']}" if entry["dataset"] else entry["party"] for entry in entries]
 
 
 def _told(task: Task) -> str | None:

@@ -1,12 +1,16 @@
 """The states of jobs and tasks, and what follows when a task ends. Pure: no database, no clock.
 
 job:   queued -> fitting -> evaluating -> composing -> complete | partial      (failed, cancelled from any of them)
+       queued -> matching -> contributing -> fitting                           (where parties are asked to contribute)
 task:  open <-> leased -> done | failed | declined          (expired, cancelled from open and leased)
 
 A party that has not answered in time is late: the job goes on without it and ends as partial, but the task can still
 be leased for long. With its answer the job composes anew: partial -> composing.
 
-A failed job may be tried again: it is fitting, passes over what is done, and its failed tasks are open.
+Parties that shall contribute are asked once the requester's site knows where the models can be joined; who has not
+answered in time, or not at all, is left out of the fit.
+
+A failed job may be tried again: it is fitting (matching), passes over what is done, and its failed tasks are open.
 """
 
 from __future__ import annotations
@@ -21,6 +25,8 @@ class JobState(StrEnum):
     """Where a job is."""
 
     QUEUED = "queued"
+    MATCHING = "matching"
+    CONTRIBUTING = "contributing"
     FITTING = "fitting"
     EVALUATING = "evaluating"
     COMPOSING = "composing"
@@ -34,6 +40,9 @@ class JobEvent(StrEnum):
     """What can happen to a job."""
 
     START = "start"
+    MATCH = "match"
+    MATCHED = "matched"
+    CONTRIBUTED = "contributed"
     FITTED = "fitted"
     EVALUATED = "evaluated"
     COMPOSED = "composed"
@@ -42,6 +51,7 @@ class JobEvent(StrEnum):
     FAIL = "fail"
     CANCEL = "cancel"
     RETRY = "retry"
+    MATCH_AGAIN = "match_again"
 
 
 class TaskState(StrEnum):
@@ -71,11 +81,23 @@ class TaskEvent(StrEnum):
     RETRY = "retry"
 
 
-ACTIVE_JOBS = frozenset({JobState.QUEUED, JobState.FITTING, JobState.EVALUATING, JobState.COMPOSING})
+ACTIVE_JOBS = frozenset(
+    {
+        JobState.QUEUED,
+        JobState.MATCHING,
+        JobState.CONTRIBUTING,
+        JobState.FITTING,
+        JobState.EVALUATING,
+        JobState.COMPOSING,
+    }
+)
 ACTIVE_TASKS = frozenset({TaskState.OPEN, TaskState.LEASED})
 
 JOB_TRANSITIONS: dict[tuple[JobState, JobEvent], JobState] = {
     (JobState.QUEUED, JobEvent.START): JobState.FITTING,
+    (JobState.QUEUED, JobEvent.MATCH): JobState.MATCHING,
+    (JobState.MATCHING, JobEvent.MATCHED): JobState.CONTRIBUTING,
+    (JobState.CONTRIBUTING, JobEvent.CONTRIBUTED): JobState.FITTING,
     (JobState.FITTING, JobEvent.FITTED): JobState.EVALUATING,
     (JobState.EVALUATING, JobEvent.EVALUATED): JobState.COMPOSING,
     (JobState.COMPOSING, JobEvent.COMPOSED): JobState.COMPLETE,
@@ -84,6 +106,7 @@ JOB_TRANSITIONS: dict[tuple[JobState, JobEvent], JobState] = {
     **{(state, JobEvent.FAIL): JobState.FAILED for state in ACTIVE_JOBS},
     **{(state, JobEvent.CANCEL): JobState.CANCELLED for state in ACTIVE_JOBS},
     (JobState.FAILED, JobEvent.RETRY): JobState.FITTING,
+    (JobState.FAILED, JobEvent.MATCH_AGAIN): JobState.MATCHING,
 }
 
 TASK_TRANSITIONS: dict[tuple[TaskState, TaskEvent], TaskState] = {
@@ -123,7 +146,7 @@ def next_task_state(state: TaskState, event: TaskEvent) -> TaskState:
 
 #: With this code a party declines without anybody being told: it is as if it did not answer.
 UNDISCLOSED = "policy.undisclosed"
-Kind = Literal["fit", "evaluate", "compose"]
+Kind = Literal["match", "contribute", "fit", "evaluate", "compose"]
 MissingReason = Literal["declined", "no_answer", "too_few_samples", "failed"]
 #: The job has been composed without those that have not answered, or is about to be.
 EVALUATED_JOBS = frozenset({JobState.COMPOSING, JobState.COMPLETE, JobState.PARTIAL})
@@ -159,10 +182,18 @@ class Fail:
 Step: TypeAlias = "Move | Fail | None"
 
 
+#: States in which the requester's site alone works: at which kind of task, and what follows, if only one thing can.
+_ONE_TASK: dict[JobState, tuple[Kind, JobEvent | None]] = {
+    JobState.MATCHING: ("match", JobEvent.MATCHED),
+    JobState.FITTING: ("fit", JobEvent.FITTED),
+    JobState.COMPOSING: ("compose", None),
+}
+
+
 def next_step(state: JobState, tasks: Sequence[TaskView]) -> Step:
     """Say what follows from the states of a job's tasks; None while there is something to wait for."""
-    if state in (JobState.FITTING, JobState.COMPOSING):
-        kind = "fit" if state is JobState.FITTING else "compose"
+    if state in _ONE_TASK:
+        kind, follows = _ONE_TASK[state]
         done = [task for task in tasks if task.kind == kind]
         task = done[-1]
         if task.state in ACTIVE_TASKS:
@@ -170,9 +201,12 @@ def next_step(state: JobState, tasks: Sequence[TaskView]) -> Step:
         # What has been published stays, also where composing it anew has failed.
         if all(task.state is not TaskState.DONE for task in done):
             return _failure(task)
-        if kind == "fit":
-            return Move(JobEvent.FITTED)
+        if follows is not None:
+            return Move(follows)
         return Move(JobEvent.COMPOSED_PARTLY if missing_parties(state, tasks) else JobEvent.COMPOSED)
+    if state is JobState.CONTRIBUTING:
+        asked = [task for task in tasks if task.kind == "contribute"]
+        return Move(JobEvent.CONTRIBUTED) if all(task.state not in ACTIVE_TASKS for task in asked) else None
     if state is JobState.EVALUATING:
         evaluations = [task for task in tasks if task.kind == "evaluate"]
         for task in evaluations:
@@ -189,6 +223,8 @@ def _failure(task: TaskView) -> Fail:
 
 def wanted(state: JobState, kind: str) -> bool:
     """Say whether a job in this state still wants the result of a task of this kind."""
+    if kind == "contribute":
+        return state is JobState.CONTRIBUTING
     return state in ACTIVE_JOBS or (kind == "evaluate" and state is JobState.PARTIAL)
 
 

@@ -13,12 +13,19 @@ from suture_service.errors import HubError
 from suture_service.models.service import CARD, METADATA, MODEL, REPORT
 from suture_service.tables import Json
 from suture_stitching.card.yaml_block import split_card
+from suture_stitching.contributions import MOMENTS, ContributionDocument, Described, Matched
 from suture_stitching.documents import CandidateId, CandidateSet, Evaluation, Missing, Report, Revised
 from suture_stitching.portable.format import check_against, read_header
 from suture_stitching.portable.metadata import MAX_BYTES, Lineage, Member, ModelMetadata, Task
 
 CANDIDATES, STITCHES = "candidates.json", "stitches.safetensors"
-FILES = {"fit": (CANDIDATES, STITCHES), "evaluate": (), "compose": (MODEL, METADATA, REPORT, CARD)}
+FILES = {
+    "match": (),
+    "contribute": (MOMENTS,),
+    "fit": (CANDIDATES, STITCHES),
+    "evaluate": (),
+    "compose": (MODEL, METADATA, REPORT, CARD),
+}
 #: A site may leave them out.
 OPTIONAL = {CARD}
 MAX_STITCHES_HEADER = 16 * 2**20
@@ -59,8 +66,45 @@ class ComposeResult(BaseModel):
     chosen: CandidateId
 
 
-def check_fit(facts: JobFacts, document: dict[str, Any], files: Mapping[str, FileContent]) -> dict[str, Any]:
-    """Return the result of a fit whose candidates and stitches fit the job and each other."""
+def check_match(facts: JobFacts, document: dict[str, Any]) -> dict[str, Any]:
+    """Return where the members of a job can be joined, as its requester's site says."""
+    matched = _parse(Matched, document, "document")
+    if len(matched.norms) != len(matched.placements):
+        raise HubError("result.invalid", "there is one norm for each placement", where="document.norms")
+    for placement in matched.placements:
+        if any(int(index) >= len(facts.members) for index in placement):
+            raise HubError("result.invalid", "a member is named that there is not", where="document.placements")
+    return matched.model_dump(mode="json")
+
+
+def check_contribution(
+    facts: JobFacts, document: dict[str, Any], file: FileContent, matched: Matched
+) -> dict[str, Any]:
+    """Return the result of a contribution whose file says of itself that it is of this job's models and places."""
+    result = _parse(ContributionDocument, document, "document")
+    header = _header(file, MOMENTS, "moments")
+    try:
+        described = Described.model_validate_json(header["__metadata__"]["described"])
+    except (KeyError, TypeError, ValidationError):
+        raise HubError("moments.invalid", "the file does not say what it is", where=MOMENTS) from None
+    _same("members", described.members, tuple(member.sha256 for member in facts.members), MOMENTS)
+    _same("placements", described.placements, matched.placements, MOMENTS)
+    _same("n", described.n, result.n, MOMENTS)
+    noise = (described.privacy.epsilon, described.privacy.delta) if described.privacy is not None else (None, None)
+    _same("privacy", noise, (result.epsilon, result.delta), MOMENTS)
+    return result.model_dump(mode="json", exclude_none=True)
+
+
+def check_fit(
+    facts: JobFacts,
+    document: dict[str, Any],
+    files: Mapping[str, FileContent],
+    contributions: Mapping[str, Json] | None = None,
+) -> dict[str, Any]:
+    """Return the result of a fit whose candidates and stitches fit the job and each other.
+
+    `contributions` are what the parties said of theirs; only these may be named.
+    """
     result = _parse(FitResult, document, "document")
     candidates = read_candidates(files[CANDIDATES])
     _same("members", candidates.members, facts.members, CANDIDATES)
@@ -71,6 +115,9 @@ def check_fit(facts: JobFacts, document: dict[str, Any], files: Mapping[str, Fil
             raise HubError("candidates.invalid", f"{candidate.id} names a member that there is not", where=CANDIDATES)
     if len({candidate.id for candidate in candidates.candidates}) != len(candidates.candidates):
         raise HubError("candidates.invalid", "two candidates have the same id", where=CANDIDATES)
+    for one in candidates.contributions or ():
+        said = one.model_dump(mode="json", exclude={"party"}, exclude_none=True)
+        _same(f"contributions.{one.party}", said, (contributions or {}).get(one.party), CANDIDATES)
     _check_stitches(files[STITCHES], candidates)
     return result.model_dump()
 
@@ -125,6 +172,7 @@ def check_composed(
     _same("chosen", report.chosen, result.chosen, REPORT)
     _same("lineage.job", report.lineage.job, facts.job, REPORT)
     _same("lineage.members", report.lineage.members, facts.members, REPORT)
+    _same("contributions", report.contributions, read_candidates(candidates).contributions, REPORT)
     _same("parties", sorted(report.parties), sorted(evaluated), REPORT)
     _same("missing", _by_party(report.missing), _by_party(missing), REPORT)
     _same("version", report.version, version, REPORT)
@@ -145,19 +193,8 @@ def read_candidates(file: FileContent) -> CandidateSet:
 
 
 def _check_stitches(file: FileContent, candidates: CandidateSet) -> None:
-    """Check that the file is safetensors by its header and holds the tensors that the candidates name."""
-    length = int.from_bytes(file.read(0, 8), "little")
-    if file.size < 8 or length > min(MAX_STITCHES_HEADER, file.size - 8):
-        raise HubError("stitches.invalid", "this is no whole safetensors file", where=STITCHES, hint="upload it again")
-    try:
-        header = json.loads(file.read(8, length))
-    except (ValueError, RecursionError):
-        header = None
-    if not isinstance(header, dict):
-        raise HubError("stitches.invalid", "the header is not JSON", where=STITCHES, hint="upload it again")
-    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__" and _has_end(entry)]
-    if max(ends, default=0) != file.size - 8 - length:
-        raise HubError("stitches.truncated", "the file is cut short", where=STITCHES, hint="upload it again")
+    """Check that the file is whole and holds the tensors that the candidates name."""
+    header = _header(file, STITCHES, "stitches")
     named = {
         tensor
         for candidate in candidates.candidates
@@ -167,6 +204,23 @@ def _check_stitches(file: FileContent, candidates: CandidateSet) -> None:
     }
     if absent := named - header.keys():
         raise HubError("stitches.invalid", f"tensor {min(absent)} is missing", where=STITCHES)
+
+
+def _header(file: FileContent, where: str, noun: str) -> dict[str, Any]:
+    """Return the header of a whole safetensors file."""
+    length = int.from_bytes(file.read(0, 8), "little")
+    if file.size < 8 or length > min(MAX_STITCHES_HEADER, file.size - 8):
+        raise HubError(f"{noun}.invalid", "this is no whole safetensors file", where=where, hint="upload it again")
+    try:
+        header = json.loads(file.read(8, length))
+    except (ValueError, RecursionError):
+        header = None
+    if not isinstance(header, dict):
+        raise HubError(f"{noun}.invalid", "the header is not JSON", where=where, hint="upload it again")
+    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__" and _has_end(entry)]
+    if max(ends, default=0) != file.size - 8 - length:
+        raise HubError(f"{noun}.truncated", "the file is cut short", where=where, hint="upload it again")
+    return header
 
 
 def _has_end(entry: object) -> bool:
@@ -180,7 +234,7 @@ def _by_party(missing: Sequence[Missing]) -> list[tuple[str, str]]:
 
 def _same(field: str, found: object, expected: object, where: str, code: str | None = None) -> None:
     if found != expected:
-        noun = {REPORT: "report", CANDIDATES: "candidates"}.get(where, "evaluation")
+        noun = {REPORT: "report", CANDIDATES: "candidates", MOMENTS: "moments"}.get(where, "evaluation")
         raise HubError(
             code or f"{noun}.mismatch",
             f"{field} does not agree with the job",

@@ -10,6 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from suture_service.auth import SiteDep
 from suture_service.errors import answers
 from suture_service.hub import HubDep, party_news
+from suture_service.models.quota import take_room
 from suture_service.models.service import StoredFile
 from suture_service.parties.schemas import MAX_INTEGER
 from suture_service.tasks import service
@@ -93,10 +94,12 @@ async def put_file(
 ) -> PutFile:
     """Put a file of the result, as the raw body; a file of the same name is replaced.
 
-    `fit`: candidates.json, stitches.safetensors. `compose`: model.safetensors, suture.json, report.json.
+    `contribute`: moments.safetensors. `fit`: candidates.json, stitches.safetensors.
+    `compose`: model.safetensors, suture.json, report.json.
     """
     limit = await hub.read(lambda session: service.file_limit(hub, session, site, task_id, fence, name))
     async with hub.store.receive(request.stream(), limit=limit, where=name) as upload:
+        await take_room(hub, site.party_id, {upload.sha256: upload.size})
         await upload.keep()
     stored = StoredFile(upload.sha256, upload.size)
     await hub.write(lambda session: service.put_file(session, site, task_id, fence, name, stored))
@@ -108,7 +111,8 @@ def result(hub: HubDep, site: SiteDep, task_id: TaskId, body: ResultIn) -> TaskE
     """End the task with its result, which is checked together with the files put before.
 
     `evaluate`: an Evaluation. `fit`: `{"n": samples}`. `compose`: `{"chosen": candidate}`; the model is published in
-    the same transaction. Repeating the same result with the same fence is harmless.
+    the same transaction. `match`: `{"n", "placements", "norms"}`. `contribute`: `{"n": {"train", "validation"}}`, with
+    `epsilon` and `delta` where there is noise. Repeating the same result with the same fence is harmless.
     """
     return TaskEnded(id=task_id, state=service.finish(hub, site, task_id, body.fence, body.document))
 

@@ -11,6 +11,7 @@ from suture_service.jobs.schemas import JOB, MemberOut, MissingOut
 from suture_service.jobs.states import Kind, TaskState
 from suture_service.models.schemas import DIGEST, METADATA
 from suture_service.parties.schemas import MAX_INTEGER, Input
+from suture_stitching.contributions import ContributionDocument
 from suture_stitching.documents import Evaluation, Revised
 
 Code = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}(\.[a-z0-9_]{1,50})?$")]
@@ -37,18 +38,40 @@ class SpecMember(MemberOut):
 
 
 class SpecFile(BaseModel):
-    """A file of the fit, under `/v1/jobs/{id}/files/`."""
+    """A file of the job, under `/v1/jobs/{id}/files/`."""
 
     sha256: str = Field(examples=[DIGEST])
     size: int
 
 
-class FitSpec(BaseModel):
-    """Fit candidates on a dataset of the requester's site."""
+class MatchSpec(BaseModel):
+    """Find out where a fit with these options would join the models."""
 
     members: list[SpecMember]
     dataset: str = Field(examples=["digits"])
     options: dict[str, Any]
+
+
+class ContributeSpec(BaseModel):
+    """Contribute moments at `placements`; `dataset` is null where the site chooses, `norms` are the requester's."""
+
+    members: list[SpecMember]
+    dataset: str | None
+    placements: list[dict[str, str]] = Field(examples=[[{"0": "n4", "1": "n7"}]])
+    norms: list[float]
+
+
+class Contribution(SpecFile, ContributionDocument):
+    """What a party contributed: the file `moments.<party>` of the job, and what that party says of it."""
+
+
+class FitSpec(BaseModel):
+    """Fit candidates on a dataset of the requester's site, with what other parties contributed."""
+
+    members: list[SpecMember]
+    dataset: str = Field(examples=["digits"])
+    options: dict[str, Any]
+    contributions: dict[str, Contribution] = {}
 
 
 class EvaluateSpec(BaseModel):
@@ -90,7 +113,7 @@ class LeasedTask(BaseModel):
     lease_seconds: float = Field(examples=[60])
     lease_expires_at: datetime
     job: JobRef
-    spec: FitSpec | EvaluateSpec | ComposeSpec
+    spec: MatchSpec | ContributeSpec | FitSpec | EvaluateSpec | ComposeSpec
 
 
 class HeartbeatIn(Input):
@@ -132,7 +155,10 @@ class PutFile(BaseModel):
 
 
 class ResultIn(Input):
-    """The result: for `evaluate` an Evaluation, for `fit` `{"n": samples}`, for `compose` `{"chosen": candidate}`."""
+    """The result: for `evaluate` an Evaluation, for `fit` `{"n": samples}`, for `compose` `{"chosen": candidate}`.
+
+    For `match` where models can be joined, for `contribute` what the file was made of.
+    """
 
     fence: Fence
     document: dict[str, Any] = Field(examples=[{"n": 412}])

@@ -12,7 +12,7 @@ from suture_service.auth import Caller
 from suture_service.errors import Conflict, HubError, NotFound
 from suture_service.hub import Hub
 from suture_service.jobs import repository as jobs
-from suture_service.jobs.flow import Flow, missing
+from suture_service.jobs.flow import Flow, matched, missing
 from suture_service.jobs.schemas import MissingOut
 from suture_service.jobs.service import member
 from suture_service.jobs.states import JobState, TaskState, wanted
@@ -24,13 +24,17 @@ from suture_service.tasks import documents, repository
 from suture_service.tasks.documents import CANDIDATES, FILES, OPTIONAL, STITCHES, FileContent, JobFacts
 from suture_service.tasks.schemas import (
     ComposeSpec,
+    ContributeSpec,
+    Contribution,
     EvaluateSpec,
     FitSpec,
     JobRef,
     LeasedTask,
+    MatchSpec,
     SpecFile,
     SpecMember,
 )
+from suture_stitching.contributions import MOMENTS
 from suture_stitching.documents import Evaluation, Revised
 from suture_stitching.portable.metadata import MAX_BYTES, Member, ModelMetadata
 
@@ -82,10 +86,19 @@ def _show(hub: Hub, session: Session, job: Job, task: Task) -> LeasedTask:
     )
 
 
-def _spec(session: Session, job: Job, task: Task) -> FitSpec | EvaluateSpec | ComposeSpec:
+def _spec(session: Session, job: Job, task: Task) -> MatchSpec | ContributeSpec | FitSpec | EvaluateSpec | ComposeSpec:
     members = [_spec_member(entry.revision) for entry in job.members]
+    if task.kind == "match":
+        return MatchSpec(members=members, dataset=job.dataset, options=job.options)
+    if task.kind == "contribute":
+        where = matched(job)
+        return ContributeSpec(
+            members=members, dataset=task.dataset, placements=list(where.placements), norms=list(where.norms)
+        )
     if task.kind == "fit":
-        return FitSpec(members=members, dataset=job.dataset, options=job.options)
+        said, files = _contributions(job), jobs.contributed_files(session, job.id)
+        given = {name: Contribution(sha256=file.sha256, size=file.size, **said[name]) for name, file in files.items()}
+        return FitSpec(members=members, dataset=job.dataset, options=job.options, contributions=given)
     fitted = jobs.fitted_files(session, job.id)
     candidates = {name: SpecFile(sha256=fitted[name].sha256, size=fitted[name].size) for name in (CANDIDATES, STITCHES)}
     if task.kind == "evaluate":
@@ -118,6 +131,14 @@ def _evaluations(job: Job) -> dict[str, dict[str, Any]]:
         task.party.name: task.result
         for task in job.tasks
         if task.kind == "evaluate" and task.state == TaskState.DONE and task.result is not None
+    }
+
+
+def _contributions(job: Job) -> dict[str, Json]:
+    return {
+        task.party.name: task.result
+        for task in job.tasks
+        if task.kind == "contribute" and task.state == TaskState.DONE and task.result is not None
     }
 
 
@@ -206,6 +227,7 @@ def file_limit(hub: Hub, session: Session, site: Caller, task_id: str, fence: in
         METADATA: MAX_BYTES,
         CARD: settings.max_card_bytes,
         STITCHES: settings.max_stitches_bytes,
+        MOMENTS: settings.max_stitches_bytes,
     }
     return limits.get(name, settings.max_document_bytes)
 
@@ -260,6 +282,8 @@ def _repeated(task: Task, document: dict[str, Any]) -> TaskState:
     kept = document
     if task.kind == "evaluate":
         kept = documents.evaluation_as_kept(document)
+    elif task.kind == "contribute":
+        kept = {name: value for name, value in document.items() if value is not None}
     if kept != task.result:
         raise fenced(task.id)
     return TaskState.DONE
@@ -283,8 +307,12 @@ def _check(
         )
     facts = _facts(job)
     contents = {name: _content(store, file) for name, file in files.items()}
+    if task.kind == "match":
+        return documents.check_match(facts, document), None, None
+    if task.kind == "contribute":
+        return documents.check_contribution(facts, document, contents[MOMENTS], matched(job)), None, None
     if task.kind == "fit":
-        return documents.check_fit(facts, document, contents), None, None
+        return documents.check_fit(facts, document, contents, _contributions(job)), None, None
     candidates = _content(store, fitted[CANDIDATES])
     if task.kind == "evaluate":
         return documents.check_evaluation(document, _own(job, task), candidates), None, None
