@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from suture_service.tables import Party
-
 REPO = "/v1/models/north/digits"
 MODEL = f"{REPO}/revisions/latest/files/model.safetensors"
 
@@ -133,18 +131,6 @@ def test_guessing_tokens_locks_the_address_out(start):
     assert int(found[-1].headers["retry-after"]) > 60
     assert world.client.get("/v1/whoami").status_code == 401
     assert world.north.get("/v1/whoami").status_code == 429
-
-
-def test_a_party_may_fill_so_many_bytes(start):
-    world = start(max_party_bytes=3000)
-    world.north.publish("north/digits").raise_for_status()
-    assert world.north.publish("north/copy").status_code == 201
-    large = {"model": world.model(side=32), "metadata": world.metadata(side=32)}
-    refused = world.north.publish("north/other", **large)
-    assert (refused.status_code, refused.json()["error"]["code"]) == (413, "quota.bytes")
-    with world.hub.database.writing() as session:
-        session.query(Party).filter_by(name="north").one().max_bytes = 10**6
-    assert world.north.publish("north/other", **large).status_code == 201
 
 
 def test_a_party_may_have_so_many_jobs(start):

@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select, update
+from sqlalchemy.orm import joinedload
 from tests.service import xorbs
 
 from suture_service.hf.xet import endpoints, service
@@ -258,7 +259,7 @@ def test_garbage_collection_sweeps_what_was_sent_as_well(world, north):
 def test_a_client_that_goes_away_leaves_nothing(world, north, monkeypatch):
     north.xorb(XORB)
     with world.hub.database.reading() as session:
-        epoch = session.scalars(select(XetEpoch)).one()
+        epoch = session.scalars(select(XetEpoch).options(joinedload(XetEpoch.model))).one()
     read = world.hub.store.read_piece
     monkeypatch.setattr(endpoints, "SIGN_OF_LIFE_SECONDS", 0.01)
     monkeypatch.setattr(world.hub.store, "read_piece", lambda *part: time.sleep(0.2) or read(*part))

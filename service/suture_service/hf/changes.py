@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import json
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
@@ -15,11 +16,14 @@ from suture_service.errors import TooLarge
 from suture_service.hf.errors import BadRequest, EntryNotFound
 from suture_service.hf.listing import git_blob_id
 from suture_service.hf.schemas import DeletedPath, Header, LfsFile, RegularFile
+from suture_service.models.publishing import TakeRoom
 from suture_service.models.service import StoredFile
 from suture_service.storage import BlobStore
 
 #: What comes inside the commit itself, in base64; larger files go by LFS or Xet.
 REGULAR_BYTES = 4 * 2**20
+#: So many bytes of it are kept at once.
+_AT_ONCE = 8 * 2**20
 _LINE = REGULAR_BYTES * 4 // 3 + 256 * 1024
 #: Of a commit, and files of a repository.
 MAX_ENTRIES = 20_000
@@ -57,12 +61,13 @@ class Changes:
         return sorted({step.sha256 for step in self.steps if isinstance(step, Put) and step.git_oid is None})
 
 
-async def read_changes(store: BlobStore, body: AsyncIterator[bytes]) -> Changes:
+async def read_changes(store: BlobStore, body: AsyncIterator[bytes], take_room: TakeRoom) -> Changes:
     """Read a commit and keep the contents it brings along; raises `BadRequest` or `TooLarge`.
 
     Kept content that no commit comes to name is garbage, collected like all other.
     """
     changes: Changes | None = None
+    inside = _Inside(store, take_room)
     async for line in _lines(body):
         key, value = _parse(line)
         if changes is None:
@@ -77,13 +82,14 @@ async def read_changes(store: BlobStore, body: AsyncIterator[bytes]) -> Changes:
         entry = _validate(_KINDS[key], value)
         _check_path(entry.path.rstrip("/") if key == "deletedFolder" else entry.path)
         if isinstance(entry, RegularFile):
-            changes.steps.append(await _keep(store, entry))
+            changes.steps.append(await inside.add(entry))
         elif isinstance(entry, LfsFile):
             changes.steps.append(Put(entry.path, entry.oid, entry.size, None))
         else:
             changes.steps.append(Delete(entry.path.rstrip("/"), key == "deletedFolder"))
     if changes is None:
         raise BadRequest("commit.header", "the commit is empty", where="the commit")
+    await inside.keep()
     return changes
 
 
@@ -132,19 +138,45 @@ def _strange(part: str) -> bool:
     return part in ("", ".", "..") or part.lower() == ".git" or len(part.encode()) > 255
 
 
-async def _keep(store: BlobStore, entry: RegularFile) -> Put:
-    try:
-        plain = entry.encoding == "utf-8"
-        content = entry.content.encode() if plain else base64.b64decode(entry.content, validate=True)
-    except (binascii.Error, ValueError):
-        raise BadRequest("commit.content", "not base64", where=entry.path[:200]) from None
+class _Inside:
+    """The contents that come inside a commit, kept some MiB at a time: room for each alone would take too long."""
 
-    async def chunks() -> AsyncIterator[bytes]:
-        yield content
+    def __init__(self, store: BlobStore, take_room: TakeRoom) -> None:
+        self._store, self._take_room = store, take_room
+        self._waiting: dict[str, bytes] = {}
+        self._bytes = 0
 
-    async with store.receive(chunks(), limit=REGULAR_BYTES, where=entry.path[:200]) as upload:
-        await upload.keep()
-    return Put(entry.path, upload.sha256, upload.size, git_blob_id(content))
+    async def add(self, entry: RegularFile) -> Put:
+        """Take a content in, to be kept soon."""
+        try:
+            plain = entry.encoding == "utf-8"
+            content = entry.content.encode() if plain else base64.b64decode(entry.content, validate=True)
+        except (binascii.Error, ValueError):
+            raise BadRequest("commit.content", "not base64", where=entry.path[:200]) from None
+        if len(content) > REGULAR_BYTES:
+            hint = "large files go by LFS or Xet: ask preupload"
+            raise TooLarge("upload.too_large", f"larger than {REGULAR_BYTES} bytes", where=entry.path[:200], hint=hint)
+        sha256 = hashlib.sha256(content).hexdigest()
+        self._waiting[sha256] = content
+        self._bytes += len(content)
+        if self._bytes >= _AT_ONCE:
+            await self.keep()
+        return Put(entry.path, sha256, len(content), git_blob_id(content))
+
+    async def keep(self) -> None:
+        """Keep what has been taken in."""
+        if not self._waiting:
+            return
+        await self._take_room({sha256: len(content) for sha256, content in self._waiting.items()})
+        for content in self._waiting.values():
+            async with self._store.receive(_once(content), limit=REGULAR_BYTES, where="the commit") as upload:
+                await upload.keep()
+        self._waiting.clear()
+        self._bytes = 0
+
+
+async def _once(content: bytes) -> AsyncIterator[bytes]:
+    yield content
 
 
 def apply(

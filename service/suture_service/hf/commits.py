@@ -23,8 +23,9 @@ from suture_service.hf.schemas import CommitOut, Committed, NewFile, Preupload, 
 from suture_service.hub import Hub, HubDep
 from suture_service.keys.signatures import read_signature
 from suture_service.models.publishing import check_repository
+from suture_service.models.quota import take, take_room
 from suture_service.models.repository import lock_party
-from suture_service.models.service import StoredFile, check_quota, commit, revision_id
+from suture_service.models.service import StoredFile, commit, revision_id
 from suture_service.observe import allow_body
 from suture_service.paging import decode, encode
 from suture_service.storage import BlobStore
@@ -86,7 +87,7 @@ async def make_commit(
     _no_pull_requests(create_pr)
     await hub.read(lambda session: _head(session, service.own_repo(session, caller, namespace, name), revision))
     allow_body(request, hub.settings.max_commit_bytes)
-    changes = await read_changes(hub.store, request.stream())
+    changes = await read_changes(hub.store, request.stream(), partial(take_room, hub, caller.party_id))
     for _ in range(ATTEMPTS):
         draft = await hub.read(lambda session: _draft(session, caller, namespace, name, revision, changes))
         oid = revision_id(draft.files)
@@ -167,7 +168,10 @@ def _write(hub: Hub, made: _Made, session: Session) -> bool:
     head = _head(session, model, made.branch)
     if model.deleted_at is not None or head.id != made.draft.head_id:
         return False
-    check_quota(session, model.party_id, made.draft.files, hub.settings.max_party_bytes)
+    # What others share may be named without being sent.
+    named = {*made.changes.in_lfs}
+    sizes = {file.sha256: file.size for file in made.draft.files.values() if file.sha256 in named}
+    take(session, model.party_id, sizes, hub.settings.max_party_bytes, hub.now())
     commit(
         session,
         model,

@@ -15,6 +15,7 @@ from suture_service.hf.routing import Namespace, RepoName, base_url, hub_router
 from suture_service.hf.schemas import LfsBatchIn
 from suture_service.hf.signing import seal, unseal
 from suture_service.hub import HubDep
+from suture_service.models import quota
 
 router = hub_router()
 #: An upload must begin within this time; how long it then takes does not matter.
@@ -35,12 +36,16 @@ def lfs_batch(
     with hub.database.reading() as session:
         model = service.own_repo(session, caller, namespace, name)
         there = service.known_sizes(session, caller, model, [file.oid for file in body.objects])
+        announced = {file.oid: file.size for file in body.objects if there.get(file.oid) != file.size}
+        refused = quota.refused(session, caller.party_id, announced, hub.settings.max_party_bytes)
     shown: list[dict[str, Any]] = []
     for file in body.objects:
         entry: dict[str, Any] = {"oid": file.oid, "size": file.size}
         if file.size > hub.settings.max_model_bytes:
             message = f"larger than the {hub.settings.max_model_bytes} bytes this hub takes"
             entry["error"] = {"code": 413, "message": message}
+        elif file.oid in refused:
+            entry["error"] = {"code": 413, "message": refused[file.oid]}
         elif there.get(file.oid) != file.size:
             content = {"model": model.id, "token": caller.token_id, "oid": file.oid, "size": file.size}
             permission = seal(hub, _PURPOSE, content, ADDRESS_LASTS)
@@ -55,7 +60,8 @@ async def lfs_upload(hub: HubDep, request: Request, permission: str) -> dict[str
     """Take in a file. The client sends no token: the address itself says who may send what."""
     granted = unseal(hub, _PURPOSE, permission)
     token, model = granted["token"], granted["model"]
-    await hub.read(lambda session: service.check_still_granted(session, token, model, hub.now()))
+    party_id = await hub.read(lambda session: service.check_still_granted(session, token, model, hub.now()))
+    await quota.take_room(hub, party_id, {granted["oid"]: granted["size"]})
     async with hub.store.receive(request.stream(), limit=granted["size"], where="the file") as upload:
         if (upload.sha256, upload.size) != (granted["oid"], granted["size"]):
             problem = f"{upload.size} bytes came, which are not the announced content"

@@ -14,7 +14,7 @@ from suture_service.auth import Caller
 from suture_service.errors import Conflict, Forbidden
 from suture_service.hf import repository
 from suture_service.hf.errors import BadRequest, EntryNotFound, GatedRepo, RepoNotFound, RevisionNotFound, WrongAddress
-from suture_service.models.repository import MAIN, lock_party
+from suture_service.models.repository import MAIN, lock_party, note_deleted
 from suture_service.models.schemas import Visibility
 from suture_service.models.service import commit, new_model
 from suture_service.parties.repository import get_token
@@ -106,6 +106,7 @@ def delete_repo(session: Session, caller: Caller, namespace: str, name: str, now
     lock_party(session, caller.party_id)
     model = own_repo(session, caller, namespace, name)
     record(session, caller.name, "model.delete", model.repo, owner=model.party.name)
+    note_deleted(session, model, now)
     model.deleted_at = now
     model.name = f"{model.name}~{model.id}"
 
@@ -136,12 +137,15 @@ def known_sizes(session: Session, caller: Caller, model: Model, digests: Sequenc
     return known | repository.received(session, model.id, digests)
 
 
-def check_still_granted(session: Session, token_id: str, model_id: int, now: datetime) -> None:
-    """Raise `Forbidden` if the token has ended, or the repository was deleted, since an upload's address was made."""
+def check_still_granted(session: Session, token_id: str, model_id: int, now: datetime) -> int:
+    """Return the party that sends; raises `Forbidden` if the token has ended, or the repository was deleted, since an
+    upload's address was made.
+    """
     token, model = get_token(session, token_id), session.get(Model, model_id)
     ended = token is None or token.revoked_at is not None or (token.expires_at is not None and token.expires_at <= now)
     if ended or model is None or model.deleted_at is not None:
         raise WrongAddress
+    return model.party_id
 
 
 def make_ref(session: Session, model: Model, kind: repository.RefKind, name: str, start: str) -> None:

@@ -14,7 +14,7 @@ from suture_service.maintenance.progress import OnProgress, ignore
 from suture_service.maintenance.references import lock_out_commits, referenced
 from suture_service.settings import Settings
 from suture_service.storage import BlobStore, open_store
-from suture_service.tables import ReceivedFile
+from suture_service.tables import ReceivedFile, SentContent
 
 #: How long content may wait for the commit that refers to it.
 GRACE = timedelta(hours=24)
@@ -49,6 +49,8 @@ def collect(
         else:
             with database.writing() as session:
                 received = session.execute(delete(ReceivedFile).where(stale)).rowcount  # type: ignore[attr-defined]
+                # What is referred to counts by that; what is not goes now, or is gone.
+                session.execute(delete(SentContent).where(SentContent.sent_at < horizon))
         old = {digest: found.size for digest, found in store.list() if found.modified < horizon}
         with database.reading() as session:
             doomed = sorted(old.keys() - referenced(session).keys())
@@ -61,6 +63,7 @@ def collect(
                     lock_out_commits(session)
                     left = _still_doomed(portion, referenced(session, portion), store, horizon)
                     store.delete(left)
+                    session.execute(delete(SentContent).where(SentContent.sha256.in_(left)))
                 removed += left
             doomed = removed
         on_progress("blobs", len(doomed), len(doomed))

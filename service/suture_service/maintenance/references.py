@@ -14,14 +14,15 @@ from collections.abc import Collection, Iterator
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Column, Connection, Table, select, text
+from sqlalchemy import Column, Connection, Table, not_, select, text
 from sqlalchemy import inspect as mapping
 from sqlalchemy.orm import Mapper, Session
 
 from suture_service.database import Base, Database
 from suture_service.errors import Unavailable
+from suture_service.models.repository import keeps_files
 from suture_service.storage import BlobStore
-from suture_service.tables import BlobDigest
+from suture_service.tables import BlobDigest, Revision, RevisionFile
 
 #: Any number that no other lock of the hub has.
 _LOCK = 0x53757475
@@ -39,6 +40,10 @@ def referenced(connection: Connection | Session, digests: Collection[str] | None
     found: dict[str, int] = {}
     for column in blob_columns():
         query = select(column, column.table.c.size).distinct()
+        if column.table is RevisionFile.__table__:
+            # A deleted model's rows stay, for the lineage of others.
+            bare = select(Revision.id).join(Revision.model).where(not_(keeps_files()))
+            query = query.where(RevisionFile.revision_id.not_in(bare))
         for part in _parts(digests):
             rows = connection.execute(query if part is None else query.where(column.in_(part)))
             found.update((sha256, size) for sha256, size in rows)

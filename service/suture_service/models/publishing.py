@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from starlette.concurrency import run_in_threadpool
 
@@ -23,6 +24,8 @@ from suture_stitching.portable.format import FORMAT, MAX_HEADER, check_against, 
 from suture_stitching.portable.metadata import MAX_BYTES, ModelMetadata
 from suture_stitching.portable.signature import MAX_SIGNATURE, SIGNATURE
 
+#: Refuses contents (size in bytes by sha256) for which there is no room.
+TakeRoom: TypeAlias = Callable[[Mapping[str, int]], Awaitable[None]]
 _FILES = {"model": MODEL, "metadata": METADATA, "card": CARD, "signature": SIGNATURE}
 
 
@@ -68,10 +71,11 @@ async def receive_parts(
         yield uploads
 
 
-async def check_and_keep(uploads: dict[str, Upload]) -> CheckedUpload:
-    """Check model, metadata and card against each other, then give all files their final names."""
+async def check_and_keep(uploads: dict[str, Upload], take_room: TakeRoom) -> CheckedUpload:
+    """Check model, metadata and card against each other, then give all files their final names, if there is room."""
     metadata, card = await run_in_threadpool(_check, uploads)
     signature = await run_in_threadpool(read_signature, uploads)
+    await take_room({upload.sha256: upload.size for upload in uploads.values()})
     for upload in uploads.values():
         await upload.keep()
     files = {name: StoredFile(upload.sha256, upload.size) for name, upload in uploads.items()}

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import TypeAlias
 
-from sqlalchemy import ColumnElement, Row, ScalarSelect, Select, and_, exists, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Row,
+    ScalarSelect,
+    Select,
+    and_,
+    exists,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    union,
+)
 from sqlalchemy.orm import Session, contains_eager, joinedload, selectinload
 
-from suture_service.jobs.states import ACTIVE_JOBS, TaskState
+from suture_service.hub import utc_now
+from suture_service.jobs.states import ACTIVE_JOBS, JobState, TaskState
 from suture_service.tables import (
     Commit,
     Job,
@@ -19,10 +34,16 @@ from suture_service.tables import (
     Ref,
     Revision,
     RevisionFile,
+    SentContent,
     Task,
+    TaskFile,
+    XetEpoch,
+    XetXorb,
 )
 
 MAIN = "main"
+#: A partial job takes late answers, and a failed one may be tried again.
+FINAL_JOBS = (JobState.COMPLETE, JobState.CANCELLED)
 Listed: TypeAlias = "Row[Model, Revision]"
 
 
@@ -31,6 +52,19 @@ def may_read(party_id: int) -> ColumnElement[bool]:
     shared = exists().where(ModelShare.model_id == Model.id, ModelShare.party_id == party_id)
     visible = or_(Model.party_id == party_id, Model.visibility == "all", shared)
     return and_(Model.deleted_at.is_(None), visible)
+
+
+def keeps_files() -> ColumnElement[bool]:
+    """The condition under which a model's files are not garbage: it is there, or a job that may go on was made with it.
+
+    A deleted one keeps them for an hour besides, in which whatever began before comes to its end.
+    """
+    made_with = select(Revision.model_id).join(JobMember).join(Job).where(Job.state.not_in(FINAL_JOBS))
+    return or_(
+        Model.deleted_at.is_(None),
+        Model.deleted_at > utc_now() - timedelta(hours=1),
+        Model.id.in_(made_with),
+    )
 
 
 def on_main() -> ColumnElement[bool]:
@@ -153,16 +187,51 @@ def branch(session: Session, model_id: int, name: str) -> Ref | None:
     return session.get(Ref, (model_id, "branch", name), options=[joinedload(Ref.commit)])
 
 
-def sizes_of(session: Session, party_id: int) -> dict[str, int]:
-    """Return the sizes of all contents that a party's repositories hold, by digest; equal files count once."""
-    statement = (
+def _contents_of(party_id: int) -> list[Select[str, int]]:
+    """Digests and sizes of what a party's repositories hold, its tasks have brought, and it has sent."""
+    in_models = (
         select(RevisionFile.sha256, RevisionFile.size)
         .join(Revision, Revision.id == RevisionFile.revision_id)
         .join(Model, Model.id == Revision.model_id)
-        .where(Model.party_id == party_id, Model.deleted_at.is_(None))
-        .distinct()
+        .where(Model.party_id == party_id, keeps_files())
     )
-    return {row.sha256: row.size for row in session.execute(statement)}
+    of_tasks = select(TaskFile.sha256, TaskFile.size).join(Task).where(Task.party_id == party_id)
+    sent = select(SentContent.sha256, SentContent.size).where(SentContent.party_id == party_id)
+    return [in_models, of_tasks, sent]
+
+
+def bytes_held(session: Session, party_id: int) -> int:
+    """Return how many bytes all contents of a party take; equal ones count once."""
+    contents = union(*_contents_of(party_id)).subquery()
+    return session.scalar(select(func.sum(contents.c.size))) or 0
+
+
+def held(session: Session, party_id: int, digests: Sequence[str]) -> set[str]:
+    """Return those of the digests whose content a party has already."""
+    found: set[str] = set()
+    for start in range(0, len(digests), 500):
+        portion = digests[start : start + 500]
+        for contents in _contents_of(party_id):
+            found.update(session.scalars(contents.where(contents.selected_columns[0].in_(portion))))
+    return found
+
+
+def bytes_of_pieces(session: Session, party_id: int) -> int:
+    """Return how many bytes the pieces take that a party has sent by Xet and that are not forgotten yet."""
+    statement = select(func.sum(XetXorb.size)).join(XetEpoch).join(Model).where(Model.party_id == party_id)
+    return session.scalar(statement) or 0
+
+
+def note_deleted(session: Session, model: Model, now: datetime) -> None:
+    """Let what a deleted model held count as sent by its party: it takes room until it is collected."""
+    known = select(SentContent.sha256).where(SentContent.party_id == model.party_id)
+    contents = (
+        select(literal(model.party_id), RevisionFile.sha256, func.max(RevisionFile.size), literal(now))
+        .join(Revision, Revision.id == RevisionFile.revision_id)
+        .where(Revision.model_id == model.id, RevisionFile.sha256.not_in(known))
+        .group_by(RevisionFile.sha256)
+    )
+    session.execute(insert(SentContent).from_select(["party_id", "sha256", "size", "sent_at"], contents))
 
 
 def lock_party(session: Session, party_id: int) -> Party:

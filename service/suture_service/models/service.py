@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from suture_service.audit.chain import record
 from suture_service.auth import Caller
-from suture_service.errors import Forbidden, HubError, NotFound, TooLarge
+from suture_service.errors import Forbidden, HubError, NotFound
 from suture_service.keys.flags import link_members
 from suture_service.keys.signatures import signing_key
 from suture_service.models import repository
@@ -195,24 +195,6 @@ def commit(
     session.flush()
     record(session, created_by, "model.commit", model.repo, owner=model.party.name, revision=identity, branch=branch)
     return made
-
-
-def check_quota(session: Session, party_id: int, files: Mapping[str, StoredFile], limit: int) -> None:
-    """Raise `TooLarge` (`quota.bytes`) if a party's files, with these, take more than it may; it must be locked.
-
-    `limit` in bytes holds for parties that have none of their own.
-    """
-    party = repository.lock_party(session, party_id)
-    held = repository.sizes_of(session, party_id)
-    new = {file.sha256: file.size for file in files.values() if file.sha256 not in held}
-    allowed = party.max_bytes if party.max_bytes is not None else limit
-    wanted = sum(held.values()) + sum(new.values())
-    if new and wanted > allowed:
-        raise TooLarge(
-            "quota.bytes",
-            f"the files of {party.name} would take {wanted} bytes; {allowed} are allowed",
-            hint="delete models that are no longer needed, or ask the hub's operator for more",
-        )
 
 
 def change(session: Session, caller: Caller, repo: str, now: datetime, wanted: ModelChange) -> repository.Listed:

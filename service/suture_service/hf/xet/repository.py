@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import date, datetime
 
 from sqlalchemy import delete, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, contains_eager
 
 from suture_service.hf.xet.format import Layout
 from suture_service.hf.xet.rebuild import Xorb
@@ -38,6 +38,7 @@ def open_epoch(session: Session, epoch_id: str, since: date, now: datetime) -> X
             or_(Token.expires_at.is_(None), Token.expires_at > now),
             Model.deleted_at.is_(None),
         )
+        .options(contains_eager(XetEpoch.model))
     )
     return session.scalars(statement).one_or_none()
 

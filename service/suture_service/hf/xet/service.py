@@ -33,6 +33,7 @@ from suture_service.hf.xet import repository
 from suture_service.hf.xet.format import FILES_LIMIT, XORB_LIMIT, File, LayoutReader, parse_files
 from suture_service.hf.xet.rebuild import Xorb, rebuild
 from suture_service.hub import Hub
+from suture_service.models.quota import check_pieces, take_room
 from suture_service.storage import BlobStore
 from suture_service.tables import Model, XetEpoch, XetXorb
 
@@ -93,6 +94,7 @@ def admit(hub: Hub, session: Session, epoch_id: str, token: str) -> XetEpoch:
 async def receive_xorb(hub: Hub, epoch: XetEpoch, name: str, body: AsyncIterator[bytes]) -> bool:
     """Store a xorb; return whether it is new. Raises `Malformed` or `TooLarge`."""
     reader = LayoutReader()
+    limit = hub.settings.max_party_bytes
 
     async def passing() -> AsyncIterator[bytes]:
         async for chunk in body:
@@ -103,6 +105,7 @@ async def receive_xorb(hub: Hub, epoch: XetEpoch, name: str, body: AsyncIterator
         layout = reader.end().to_bytes()
         if await hub.read(lambda session: repository.has_xorb(session, epoch.id, name)):
             return False
+        await hub.read(lambda session: check_pieces(session, epoch.model.party_id, upload.size, limit))
         xorb = XetXorb(epoch_id=epoch.id, hash=name, name=await upload.keep_as_piece(), size=upload.size, layout=layout)
         try:
             await hub.write(lambda session: session.add(xorb))
@@ -122,7 +125,8 @@ async def receive_shard(hub: Hub, body: AsyncIterator[bytes]) -> list[File]:
 async def store_files(hub: Hub, epoch: XetEpoch, files: list[File], progress: Progress) -> None:
     """Put files together, one after another, and store them as sent for the repository.
 
-    Raises `Malformed` where a file cannot be made of the epoch's xorbs, or has another sha256 than it claims.
+    Raises `Malformed` where a file cannot be made of the epoch's xorbs, or has another sha256 than it claims, and
+    `TooLarge` where there is no room for it.
     """
 
     @lru_cache(_LAYOUTS)
@@ -134,6 +138,7 @@ async def store_files(hub: Hub, epoch: XetEpoch, files: list[File], progress: Pr
         return found
 
     for file in files:
+        await take_room(hub, epoch.model.party_id, {file.sha256: file.size})
         pieces = rebuild(file.terms(), find, hub.store.read_piece)
         async with hub.store.receive(_in_threads(pieces), limit=file.size, where=file.sha256) as upload:
             if upload.sha256 != file.sha256:
