@@ -102,8 +102,10 @@ class Merge:
                     self._walk(member, values[member], last[member] + 1, point.node + 1)
             before = {member: self.point(values, member, point) for member, point in join.points.items()}
             weight = self._mixing_weight(join, gate)
+            # All steps come first: then nobody reads any more what is mixed, and it can be overwritten.
+            steps = {member: self._step(join, member, before) for member in join.points}
             for member, point in join.points.items():
-                mixed = self._mixed(join, member, before, weight)
+                mixed = self._mixed(before[member], steps[member], weight, point)
                 values[member][point.node] = self._put(mixed, point, values[member][point.node])
                 last[member] = point.node
         for member, node in last.items():
@@ -184,25 +186,26 @@ class Merge:
         risen = self._add("aten.add.Tensor", fallen, gate.far / width)
         return self._add("aten.clamp.default", risen, 0.0, 1.0)
 
-    def _mixed(self, join: Join, member: int, before: Mapping[int, Ref], weight: Ref | float) -> Ref:
-        """Return `own + weight * (mean of the translated features - own)`, in the layout of the member's own point.
+    def _step(self, join: Join, member: int, before: Mapping[int, Ref]) -> Ref:
+        """Return `mean of the translated features - own`, as `(N, C, *spatial)`: where mixing leads a member.
 
-        Maps are large, so few are written: behind a gate the difference is the same for every gate that is tried; by a
-        constant weight the small biases are multiplied and go along with `own`.
+        Every weight and every gate that is tried goes along the same step.
         """
-        point = join.points[member]
+        point, sources = join.points[member], [source for source in join.points if source != member]
         own, rank = self._map(before[member], point), len(point.shape) - 1
-        sources = [source for source in join.points if source != member]
         given = self._mean([self._translated(join, source, member, before[source], own) for source in sources])
         bias = self._mean([self._stitch(join.stitches[source, member][1]) for source in sources])
         for _ in range(rank):
             bias = self._add("aten.unsqueeze.default", bias, -1)
+        return self._add("aten.sub.Tensor", self._add("aten.add.Tensor", given, bias), own)
+
+    def _mixed(self, own: Ref, step: Ref, weight: Ref | float, point: StitchPoint) -> Ref:
+        """Return `own + weight * step`, in the layout of the member's own point."""
+        own = self._map(own, point)
         if isinstance(weight, Ref):
-            step = self._add("aten.sub.Tensor", self._add("aten.add.Tensor", given, bias), own)
-            mixed = self._add("aten.addcmul.default", own, step, self._with_rank(weight, 0, rank))
+            mixed = self._add("aten.addcmul.default", own, step, self._with_rank(weight, 0, len(point.shape) - 1))
         else:
-            kept = self._add("aten.add.Tensor", self._add("aten.mul.Tensor", bias, weight), own, alpha=1 - weight)
-            mixed = self._add("aten.add.Tensor", kept, given, alpha=weight)
+            mixed = self._add("aten.add.Tensor", own, step, alpha=weight)
         return self._unmap(mixed, point)
 
     def _translated(self, join: Join, source: int, target: int, feature: Ref, own: Ref) -> Ref:

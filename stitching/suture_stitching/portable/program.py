@@ -14,8 +14,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import torch
+
 from suture_stitching.errors import SutureError
 from suture_stitching.portable.graph import INPUT, TENSOR, DType, Graph, Node, Ref, SameDevice, Value, references
+from suture_stitching.portable.in_place import over_first, overwriting
 from suture_stitching.portable.schemas import MEMORY_FORMATS, TORCH_DTYPES, check_arguments, checked, declared_type
 
 Slots: TypeAlias = list[Any]
@@ -24,11 +27,22 @@ Run: TypeAlias = Callable[[Slots], Any]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Run one node; its value goes to slot `node`, and nobody reads the slots `dead` again."""
+    """Run one node; its value goes to slot `node`, and nobody reads the slots `dead` again.
+
+    `run_over` does the same, but may put the value where that of a dead slot was.
+    """
 
     node: int
     run: Run
+    run_over: Run
     dead: tuple[int, ...]
+
+    def __call__(self, slots: Slots) -> Any:
+        """Return the node's value."""
+        # Gradients are computed from the values that were, and a recording is of a graph without changes in place.
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self.run(slots)
+        return self.run_over(slots)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +86,7 @@ class Program:
         try:
             for step in plan.steps:
                 node = step.node
-                slots[node] = step.run(slots)
+                slots[node] = step(slots)
                 for slot in step.dead:
                     slots[slot] = None
         except Exception as error:  # operators raise all kinds for shapes and types that do not fit
@@ -90,7 +104,7 @@ class Program:
         for step in plan.steps:
             node = step.node
             try:
-                slots[node] = step.run(slots)
+                slots[node] = step(slots)
             except Exception as error:
                 if is_out_of_memory(error):
                     raise
@@ -140,19 +154,21 @@ class Program:
             if source not in targets:
                 dead.setdefault(reader, []).append(source)
         tensors, inputs, steps = [], [], []
+        over = overwriting(nodes, self.kinds, order, last_reader, targets)
         for index in order:
             node, run = nodes[index], self._runs[index]
             if run is not None:
-                steps.append(Step(index, run, tuple(dead.get(index, ()))))
+                run_over = self._compile(node, over=True) if index in over else run
+                steps.append(Step(index, run, run_over, tuple(dead.get(index, ()))))
             elif node.op == TENSOR:
                 tensors.append((index, str(node.args[0])))
             else:
                 inputs.append((index, int(node.args[0])))  # type: ignore[arg-type]  # by the format's check
         return Plan(tuple(tensors), tuple(inputs), tuple(steps))
 
-    def _compile(self, node: Node) -> Run:
-        """Return a function of the slots that runs `node`."""
-        function = checked(node)
+    def _compile(self, node: Node, *, over: bool = False) -> Run:
+        """Return a function of the slots that runs `node`, writing over its first argument if it may do so."""
+        function = over_first(node.op, checked(node)) if over else checked(node)
         read = self._reader(tuple(_prepared(node, i, arg) for i, arg in enumerate(node.args)))
         if not node.kwargs:
             return lambda slots: function(*read(slots))
