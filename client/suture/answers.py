@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError, model_validator
 
-from suture.http import HubError
+from suture.errors import HubError
 from suture_stitching.documents import Report
 from suture_stitching.errors import SutureError
 from suture_stitching.portable.metadata import Member, ModelMetadata, Name, Repo, Sha256

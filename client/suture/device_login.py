@@ -15,7 +15,8 @@ from typing import Any
 
 import httpx
 
-from suture.http import AuthError, Unavailable, is_loopback, plain
+from suture.errors import AuthError, Unavailable, plain
+from suture.http import is_loopback
 from suture_stitching.errors import SutureError
 
 #: In seconds: for one answer; between two polls, if the provider names no time; and for the whole login at most.

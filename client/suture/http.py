@@ -9,8 +9,6 @@ The token travels in one header to one origin (redirects are not followed) and i
 
 from __future__ import annotations
 
-import hashlib
-import io
 import os
 import random
 import tempfile
@@ -18,8 +16,6 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -27,60 +23,18 @@ from urllib.parse import quote
 
 import httpx
 
+from suture.errors import HubError, Unavailable, error_of, unreachable
+from suture.transfers import Incoming, OnBytes, Outgoing
 from suture_stitching.errors import SutureError
 
 ATTEMPTS = 5
 MAX_DOCUMENT = 64 * 2**20
-#: Told how many more bytes went over the wire; negative when a transfer had to start again.
-OnBytes = Callable[[int], None]
 
 _PROGRESS = 2**20
 _LONGEST_PAUSE = 20.0
 _LONGEST_RETRY_AFTER = 120.0
 _IDEMPOTENT = {"GET", "HEAD", "PUT", "DELETE"}
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
-
-
-class HubError(SutureError):
-    """The hub refused or could not be asked. `status` is the HTTP status, or None when no answer came."""
-
-    def __init__(
-        self,
-        code: str,
-        message: str,
-        *,
-        where: str | None = None,
-        hint: str | None = None,
-        status: int | None = None,
-        retry_after: float | None = None,
-    ) -> None:
-        super().__init__(code, message, where=where, hint=hint)
-        self.status = status
-        self.retry_after = retry_after
-
-
-class AuthError(HubError):
-    """401 or 403: no token, a wrong or revoked one, or one whose roles do not allow this."""
-
-
-class NotFound(HubError):
-    """404: it does not exist, or this token may not see it."""
-
-
-class Conflict(HubError):
-    """409: the request contradicts what the hub knows."""
-
-
-class Fenced(Conflict):
-    """409 `task.fenced`: another lease of this task is valid now, or the task has ended. Stop working on it."""
-
-
-class Refused(HubError):
-    """Any other 4xx: the hub checked what it got and does not accept it."""
-
-
-class Unavailable(HubError):
-    """No answer, 429 or 5xx, after all retries: the same request may succeed later."""
 
 
 class Connection:
@@ -193,7 +147,7 @@ class Connection:
         partial = Path(name)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                transfer = _Transfer(file, size, on_bytes or (lambda _count: None))
+                transfer = Incoming(file, size, on_bytes or (lambda _count: None))
                 self._fetch(path, transfer)
                 found = transfer.digest.hexdigest()
                 if found != sha256:
@@ -212,7 +166,7 @@ class Connection:
             raise
         return target
 
-    def _fetch(self, path: str, transfer: _Transfer) -> None:
+    def _fetch(self, path: str, transfer: Incoming) -> None:
         failures = 0
         while True:
             before = transfer.received
@@ -226,7 +180,7 @@ class Connection:
                     raise
                 self._sleep(pause(failures, error.retry_after))
 
-    def _fetch_rest(self, path: str, transfer: _Transfer) -> None:
+    def _fetch_rest(self, path: str, transfer: Incoming) -> None:
         headers = {"Accept": "*/*", "Accept-Encoding": "identity"}
         if transfer.received:
             headers["Range"] = f"bytes={transfer.received}-"
@@ -236,14 +190,14 @@ class Connection:
                     transfer.restart()
                     raise Unavailable("hub.range", "the hub could not continue the download", where=path, status=416)
                 if not response.is_success:
-                    raise _error_of(response, _read(response))
+                    raise error_of(response, _read(response))
                 expected = f"bytes {transfer.received}-"
                 if response.status_code != 206 or not response.headers.get("Content-Range", "").startswith(expected):
                     transfer.restart()
                 for chunk in response.iter_raw():
                     transfer.write(chunk)
         except httpx.TransportError as error:
-            raise _unreachable(self.url, error) from None
+            raise unreachable(self.url, error) from None
 
     def upload(
         self,
@@ -259,7 +213,7 @@ class Connection:
             with ExitStack() as stack:
                 content: Any = source
                 if isinstance(source, Path):
-                    content = stack.enter_context(_CountedFile(source, on_bytes))
+                    content = stack.enter_context(Outgoing(source, on_bytes))
                 return self._document(
                     "PUT",
                     path,
@@ -286,7 +240,7 @@ class Connection:
                 files = {
                     field: (
                         name,
-                        stack.enter_context(_CountedFile(source, on_bytes)) if isinstance(source, Path) else source,
+                        stack.enter_context(Outgoing(source, on_bytes)) if isinstance(source, Path) else source,
                         "application/octet-stream",
                     )
                     for field, (name, source) in parts.items()
@@ -312,9 +266,9 @@ class Connection:
             with self._client.stream(method, path, **options) as response:
                 body = _read(response)
         except httpx.TransportError as error:
-            raise _unreachable(self.url, error) from None
+            raise unreachable(self.url, error) from None
         if not response.is_success:
-            raise _error_of(response, body)
+            raise error_of(response, body)
         if not body:
             return None
         try:
@@ -383,53 +337,6 @@ def check_token(token: str) -> str:
     return token
 
 
-class _Transfer:
-    """The received part of a download: written, hashed and counted together."""
-
-    def __init__(self, file: io.BufferedWriter, size: int | None, on_bytes: OnBytes) -> None:
-        self.digest = hashlib.sha256()
-        self.received = 0
-        self._file = file
-        self._size = size
-        self._on_bytes = on_bytes
-
-    def write(self, chunk: bytes) -> None:
-        if self._size is not None and self.received + len(chunk) > self._size:
-            raise SutureError("download.size", f"more than the promised {self._size} bytes came", where="download")
-        self._file.write(chunk)
-        self.digest.update(chunk)
-        self.received += len(chunk)
-        self._on_bytes(len(chunk))
-
-    def restart(self) -> None:
-        self._on_bytes(-self.received)
-        self._file.seek(0)
-        self._file.truncate()
-        self.digest = hashlib.sha256()
-        self.received = 0
-
-
-class _CountedFile(io.FileIO):
-    """A file being uploaded that tells how much of it was read."""
-
-    def __init__(self, path: Path, on_bytes: OnBytes | None) -> None:
-        super().__init__(path, "rb")
-        self._on_bytes = on_bytes
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        chunk = super().read(size if size is not None else -1)
-        if self._on_bytes is not None:
-            self._on_bytes(len(chunk))
-        return chunk
-
-    def seek(self, offset: int, whence: int = 0, /) -> int:
-        position = self.tell()
-        target = super().seek(offset, whence)
-        if self._on_bytes is not None and target != position:
-            self._on_bytes(target - position)
-        return target
-
-
 def _read(response: httpx.Response) -> bytes:
     body = bytearray()
     for chunk in response.iter_bytes():
@@ -439,67 +346,9 @@ def _read(response: httpx.Response) -> bytes:
     return bytes(body)
 
 
-def _error_of(response: httpx.Response, body: bytes) -> HubError:
-    status = response.status_code
-    code, message, where, hint = f"http.{status}", f"the hub answered {status}", response.url.path, None
-    try:
-        told = httpx.Response(status, content=body).json()["error"]
-        code, message = plain(told["code"]) or code, plain(told["message"]) or message
-        where, hint = plain(told.get("where")) or where, plain(told.get("hint"))
-    except (ValueError, TypeError, KeyError, AttributeError):
-        pass  # a proxy's page, say: the status is all we know
-    kind = _kind(status, code)
-    return kind(code, message, where=where, hint=hint, status=status, retry_after=_retry_after(response))
-
-
-def _kind(status: int, code: str) -> type[HubError]:
-    if status in (401, 403):
-        return AuthError
-    if status == 404:
-        return NotFound
-    if status == 409:
-        return Fenced if code == "task.fenced" else Conflict
-    if status == 429 or status >= 500:
-        return Unavailable
-    return Refused
-
-
-def _retry_after(response: httpx.Response) -> float | None:
-    value = response.headers.get("Retry-After")
-    if value is None:
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
-        return None
-
-
 def _was_not_processed(error: Unavailable) -> bool:
     """Whether the hub certainly did nothing: it said so, or no connection was made."""
     return error.status in (429, 503) or error.code == "hub.unreachable"
-
-
-def _unreachable(url: str, error: httpx.TransportError) -> Unavailable:
-    reason = plain(str(error)) or type(error).__name__
-    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout):
-        return Unavailable(
-            "hub.unreachable",
-            f"no connection ({reason})",
-            where=url,
-            hint="check the URL, and that the hub runs: GET /healthz needs no token",
-        )
-    return Unavailable("hub.interrupted", f"the connection broke ({reason})", where=url, hint="try again")
-
-
-def plain(text: object) -> str | None:
-    """Return text from the other side fit for a terminal: printable and bounded."""
-    if not isinstance(text, str):
-        return None
-    return "".join(character if character.isprintable() else " " for character in text[:2000]).strip() or None
 
 
 def _given(params: Mapping[str, Any] | None) -> dict[str, Any]:

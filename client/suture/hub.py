@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 from suture.answers import AccessRequest, File, JobStatus, Model, Revision, read_report
 from suture.content import cached
 from suture.credentials import resolve
-from suture.http import Connection, NotFound, OnBytes, model_path, segment
+from suture.errors import NotFound
+from suture.http import Connection, model_path, segment
 from suture.job import Job
 from suture.keys import Keys
 from suture.parcel import Description, Parcel, export_model, pack, sha256_of
 from suture.signing import Trust, check_flags
+from suture.transfers import OnBytes
 from suture_stitching.documents import Report
 from suture_stitching.errors import SutureError
 from suture_stitching.portable.format import METADATA, check_against, check_file, find_model
@@ -42,7 +44,7 @@ class Hub:
     """One hub, as one party. Opens no connection until the first call.
 
     Without arguments: SUTURE_HUB and SUTURE_TOKEN, then what `suture login` stored. `trust` says whose models are used;
-    without it, what `suture keys trust` stored. Every method may raise `SutureError`; its subclasses in `suture.http`
+    without it, what `suture keys trust` stored. Every method may raise `SutureError`; its subclasses in `suture.errors`
     say whether the token, the name or the network is at fault.
     """
 

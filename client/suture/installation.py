@@ -23,7 +23,8 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from suture.credentials import read_private, write_private
-from suture.http import Connection, HubError
+from suture.errors import HubError
+from suture.http import Connection
 from suture.processes import Processes
 from suture_service import operate
 from suture_service.settings import Settings

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from suture.answers import Event, JobStatus, Task, read_report
-from suture.http import Connection, Unavailable, pause, segment
+from suture.errors import Unavailable
+from suture.http import Connection, pause, segment
 from suture_stitching.documents import Report
 from suture_stitching.errors import Cancelled, SutureError
 
@@ -76,7 +77,7 @@ class Job:
         return self.status
 
     def retry(self) -> JobStatus:
-        """Have what failed in a failed job done again; what was done stays. `suture.http.Conflict` for another job."""
+        """Have what failed in a failed job done again; what was done stays. `Conflict` for another job."""
         answer = self._connection.post(f"{self._path}/retry", idempotent=True)
         self.status = JobStatus.of(answer, self._path)
         return self.status

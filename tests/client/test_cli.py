@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from suture.cli.app import app
 from suture.cli.terminal import EXIT_CODES, ExitCode, exit_code
-from suture.http import AuthError, NotFound, Refused, Unavailable
+from suture.errors import AuthError, NotFound, Refused, Unavailable
 from suture.job import JobFailed
 from suture_service import operate
 from suture_service.settings import Settings

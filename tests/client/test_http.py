@@ -12,19 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from suture.http import (
-    AuthError,
-    Conflict,
-    Connection,
-    Fenced,
-    HubError,
-    NotFound,
-    Refused,
-    Unavailable,
-    check_token,
-    check_url,
-    pause,
-)
+from suture.errors import AuthError, Conflict, Fenced, HubError, NotFound, Refused, Unavailable
+from suture.http import Connection, check_token, check_url, pause
 from suture_stitching.errors import SutureError
 
 TOKEN = "suture_north_c2VjcmV0"

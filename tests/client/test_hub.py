@@ -14,7 +14,7 @@ import torch
 from huggingface_hub import ModelCard
 from torch import Tensor, nn
 
-from suture.http import AuthError, Conflict, NotFound, Refused, Unavailable
+from suture.errors import AuthError, Conflict, NotFound, Refused, Unavailable
 from suture.hub import Hub
 from suture.parcel import Parcel, export_model
 from suture_stitching.errors import Cancelled, SutureError

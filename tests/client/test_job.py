@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from suture.http import HubError, Unavailable
+from suture.errors import HubError, Unavailable
 from suture.hub import Hub
 from suture.job import Job, JobFailed
 from suture_stitching.errors import Cancelled, SutureError

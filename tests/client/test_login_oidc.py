@@ -19,7 +19,7 @@ from tests.identity_provider import Provider
 from suture import device_login
 from suture.cli.terminal import ExitCode
 from suture.device_login import sign_in
-from suture.http import AuthError, Unavailable
+from suture.errors import AuthError, Unavailable
 from suture_service import operate
 from suture_service.main import server
 from suture_service.settings import Settings

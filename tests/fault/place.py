@@ -22,7 +22,8 @@ import psutil
 import redis
 from tests.fault.relay import Relay
 
-from suture.http import Connection, HubError
+from suture.errors import HubError
+from suture.http import Connection
 from suture.hub import Hub
 from suture.job import Job
 from suture.parcel import export_model
@@ -276,7 +277,7 @@ class Place:
         """Start the second worker unless it runs, and wait until the site has both."""
         if "second" not in self.processes or self.processes["second"].poll() is not None:
             self._start("second", [sys.executable, "-m", "suture", "site", "worker", str(self.config.path)])
-        until(lambda: places(self.state) == 2, "two workers", 90)  # noqa: PLR2004
+        until(lambda: places(self.state) == 2, "two workers", 90)
 
     def stop(self, name: str, number: int = signal.SIGTERM) -> None:
         """End the hub or the whole site."""

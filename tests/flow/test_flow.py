@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from suture.http import NotFound
+from suture.errors import NotFound
 from suture.job import JobFailed
 from suture_stitching.documents import Evaluation
 from suture_stitching.errors import Cancelled

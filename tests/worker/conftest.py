@@ -17,7 +17,8 @@ import pytest
 import torch
 from torch import nn
 
-from suture.http import Connection, HubError
+from suture.errors import HubError
+from suture.http import Connection
 from suture.hub import Hub
 from suture.processes import Processes
 from suture_service import operate

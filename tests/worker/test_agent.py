@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from suture.http import AuthError
+from suture.errors import AuthError
 from suture_worker.agent import Agent, back_off
 from suture_worker.celery_app import make_app
 from suture_worker.config import load_site, prepare_state

@@ -21,7 +21,7 @@ import structlog
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from suture.http import AuthError, Fenced, HubError, NotFound, Unavailable
+from suture.errors import AuthError, Fenced, HubError, NotFound, Unavailable
 from suture_stitching.errors import Cancelled, SutureError
 from suture_stitching.portable.format import check_against, check_file
 from suture_worker import broker, faults
@@ -83,7 +83,7 @@ class Agent:
         self._cache_turn = threading.Lock()
 
     def run(self) -> None:
-        """Work until told to stop; raises `suture.http.AuthError` when the hub does not accept the token.
+        """Work until told to stop; raises `suture.errors.AuthError` when the hub does not accept the token.
 
         As many tasks are under way as the worker has devices; no more are leased.
         """

@@ -15,7 +15,8 @@ from typing import Literal
 
 import httpx
 
-from suture.http import AuthError, Connection, HubError
+from suture.errors import AuthError, HubError
+from suture.http import Connection
 from suture_stitching.data import SPLITS, Dataset, DatasetSpec, Split, open_dataset
 from suture_stitching.errors import SutureError
 from suture_worker import broker, confine, egress

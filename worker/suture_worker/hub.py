@@ -46,11 +46,11 @@ class Hub:
         return self._connection.post("/v1/tasks/lease", {"wait": wait}, wait=wait)
 
     def heartbeat(self, claim: Claim) -> Answer:
-        """Keep the lease; raises `suture.http.Fenced` when it is lost."""
+        """Keep the lease; raises `suture.errors.Fenced` when it is lost."""
         return _answer(self._signs.post(f"{_path(claim.task)}/heartbeat", {"fence": claim.fence}, idempotent=True))
 
     def send(self, message: Cleared) -> Answer | None:
-        """Send what the outbox cleared; harmless to repeat. Raises `suture.http.Fenced` when the lease is lost."""
+        """Send what the outbox cleared; harmless to repeat. Raises `suture.errors.Fenced` when the lease is lost."""
         if message.kind == "file":
             assert message.name is not None
             path = f"{_path(message.claim.task)}/files/{segment(message.name)}"

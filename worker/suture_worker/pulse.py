@@ -10,7 +10,7 @@ from typing import Self
 
 import structlog
 
-from suture.http import Fenced, HubError, NotFound
+from suture.errors import Fenced, HubError, NotFound
 from suture_worker.folder import Progress, TaskFolder
 from suture_worker.hub import Hub
 from suture_worker.lease import Task

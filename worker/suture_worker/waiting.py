@@ -10,7 +10,7 @@ from typing import Literal
 
 import structlog
 
-from suture.http import AuthError, Fenced, HubError, NotFound
+from suture.errors import AuthError, Fenced, HubError, NotFound
 from suture_worker.folder import TaskFolder
 from suture_worker.hub import Hub
 from suture_worker.inbox import Inbox

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
-from suture.http import AuthError, NotFound, Unavailable
+from suture.errors import AuthError, NotFound, Unavailable
 from suture.job import JobFailed
 from suture_stitching.errors import Cancelled, SutureError
 
