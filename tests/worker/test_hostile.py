@@ -6,7 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save
 
+from suture_stitching.portable.graph import Graph, Input, Node, Ref, SameDevice
+from suture_stitching.portable.runtime import save as save_model
 from suture_worker.work import work
 
 HOSTILE = Path(__file__).parents[1] / "security" / "corpus" / "hostile"
@@ -30,3 +34,25 @@ def test_a_hostile_member_is_refused_by_the_child(site, data, assign, name, code
     assert folder.outcome.code == code, folder.log.read_text()
     # The file's own words stay in the site's log.
     assert json.loads(folder.outcome.model_dump_json())["correlation_id"]
+
+
+def test_a_composition_tries_members_of_free_sizes_at_those_of_the_fit(site, make, members, assign, tmp_path):
+    """As large as its input squared, a thousand times over: nothing to 6 pixels, terabytes to 6,000."""
+    nodes = [Node("input", (0,)), Node("aten.sym_size.int", (Ref(0), 2)), Node("sym.mul", (Ref(1), Ref(1)))]
+    nodes.append(Node("aten.zeros.default", ((Ref(2), 1000),), {"device": SameDevice()}))
+    nodes += [Node("aten.sum.default", (Ref(3),)), Node("aten.add.Tensor", (Ref(0), Ref(4)))]
+    graph = Graph((Input((None, 1, None, None), "float32"),), tuple(nodes), Ref(5))
+    save_model(graph, {}, tmp_path / "grows.safetensors")
+    codes = {}
+    for size in (6, 60_000):
+        task = make.leased("compose", members=members)
+        files = {
+            "candidates.json": json.dumps(make.candidates(task)).encode(),
+            "stitches.safetensors": save({"s0.bias": torch.ones(2)}, {"input_shape": f"1,{size},{size}"}),
+        }
+        folder = assign("compose", dataset=None, files=files)
+        folder.member(1).write_bytes((tmp_path / "grows.safetensors").read_bytes())
+        assert work(site, folder.id) == "failed"
+        codes[size] = folder.outcome.code
+    assert codes[60_000] == "model.over_budget"
+    assert codes[6] != "model.over_budget"

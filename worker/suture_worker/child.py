@@ -19,9 +19,9 @@ from pydantic import ValidationError
 
 from suture_stitching.errors import Cancelled, SutureError
 from suture_stitching.progress import Progress as EngineProgress
-from suture_worker import confine, files
+from suture_worker import confine, contributing, files
 from suture_worker.folder import DOCUMENT, Outcome, Progress, Run, TaskFolder
-from suture_worker.lease import ComposeSpec, EvaluateSpec, FitSpec, Task
+from suture_worker.lease import ComposeSpec, ContributeSpec, EvaluateSpec, FitSpec, MatchSpec, Task
 from suture_worker.outbox import MODEL
 from suture_worker.policy import TOO_FEW, too_few
 from suture_worker.shards import ShareFolder
@@ -137,7 +137,11 @@ def _do(folder: TaskFolder, run: Run) -> None:
         _compose(task, task.spec, members, folder)
         return
     assert dataset is not None, "the agent allows no fit or evaluation without a dataset"
-    if isinstance(task.spec, FitSpec):
+    if isinstance(task.spec, MatchSpec):
+        contributing.match(task.spec, members, dataset, folder, run, report)
+    elif isinstance(task.spec, ContributeSpec):
+        contributing.contribute(task.spec, members, dataset, folder, run, report)
+    elif isinstance(task.spec, FitSpec):
         _fit(task.spec, members, dataset, folder, run, report)
     else:
         _evaluate(task.spec, members, dataset, folder, run, report)
@@ -150,7 +154,7 @@ def _open(run: Run, task: Task) -> Dataset | None:
     if run.dataset is None:
         return None
     dataset = open_dataset(run.dataset)
-    needed: tuple[Split, ...] = ("train", "validation") if task.kind == "fit" else ("validation", "test")
+    needed: tuple[Split, ...] = ("validation", "test") if task.kind == "evaluate" else ("train", "validation")
     split = too_few({split: dataset.n(split) for split in needed}, run.min_samples)
     if split is not None:
         raise SutureError(
@@ -162,10 +166,11 @@ def _open(run: Run, task: Task) -> Dataset | None:
 def _load(task: Task, folder: TaskFolder, run: Run, dataset: Dataset | None) -> list[Member]:
     """Return the members; one that asks for more memory than there is, or does not run, is refused before it is read.
 
-    A composition runs no member and has no data: the sizes they leave free are known to those who will run it.
+    Sizes that they leave free are those of the data; a composition has none, and takes those that were fitted at.
     """
     import torch
 
+    from suture_stitching.fitted import FitResult
     from suture_stitching.members import Member
     from suture_stitching.portable.dry_run import Budget
     from suture_stitching.portable.runtime import load
@@ -173,26 +178,30 @@ def _load(task: Task, folder: TaskFolder, run: Run, dataset: Dataset | None) -> 
     if run.threads is not None:
         torch.set_num_threads(run.threads)
     budget = Budget(bytes=run.memory_bytes)
+    given = dataset.input_shape if dataset is not None else FitResult.load(folder.candidates).input_shape
     members = []
     for index, member in enumerate(task.spec.members):
         path = folder.member(index)
-        model = load(path, device=run.device, input_shapes=_input_shapes(path, dataset), budget=budget)
+        model = load(path, device=run.device, input_shapes=_input_shapes(path, given), budget=budget)
         members.append(Member(model, member.metadata, member.ref))
     return members
 
 
-def _input_shapes(path: Path, dataset: Dataset | None) -> list[list[int]] | None:
-    """Return the sizes at which a member will run, with two samples; None where it leaves free what nothing tells."""
+def _input_shapes(path: Path, given: Sequence[int]) -> list[list[int]]:
+    """Return the sizes at which a member will run, with two samples; free ones are those of `given` `(C, *spatial)`."""
     from suture_stitching.portable.format import check_file
 
     shapes = []
     for spec in check_file(path).graph.inputs:
-        sizes = spec.shape[1:]
-        given = dataset.input_shape if dataset is not None else ()
-        if None in sizes and len(given) == len(sizes):
-            sizes = tuple(have if want is None else want for want, have in zip(sizes, given, strict=True))
+        free = given if len(given) == len(spec.shape) - 1 else [None] * (len(spec.shape) - 1)
+        sizes = [have if want is None else want for want, have in zip(spec.shape[1:], free, strict=True)]
         if None in sizes:
-            return None
+            raise SutureError(
+                "member.input",
+                f"reads inputs with {len(sizes) - 1} spatial axes, the data have {len(given) - 1}",
+                where=path.name,
+                hint="choose models for data of one kind: all of slices, or all of volumes",
+            )
         shapes.append([2, *(size for size in sizes if size is not None)])
     return shapes
 
@@ -200,13 +209,9 @@ def _input_shapes(path: Path, dataset: Dataset | None) -> list[list[int]] | None
 def _fit(
     spec: FitSpec, members: list[Member], dataset: Dataset, folder: TaskFolder, run: Run, report: _Reporter
 ) -> None:
-    from suture_stitching.fit import FitOptions, fit, fit_share
+    from suture_stitching.fit import FitResult, fit, fit_share
 
-    try:
-        options = FitOptions.model_validate(spec.options)
-    except ValidationError as error:
-        fields = ", ".join(".".join(map(str, detail["loc"])) for detail in error.errors())
-        raise SutureError("job.options", f"not in order: {fields}", where="options") from None
+    options = contributing.options_of(spec.options)
     if isinstance(folder, ShareFolder):
         fit_share(
             members,
@@ -219,8 +224,18 @@ def _fit(
             checkpoint=folder.checkpoint,
         )
         return
-    fitted = fit(members, dataset, options=options, device=run.device, progress=report, checkpoint=folder.checkpoint)
-    fitted.save(folder.results)
+    given = contributing.contributions(spec, members, folder)
+    fitted = fit(
+        members,
+        dataset,
+        options=options,
+        device=run.device,
+        progress=report,
+        checkpoint=folder.checkpoint,
+        contributions=tuple(given.values()),
+    )
+    candidates = contributing.with_contributors(fitted.candidates, given)
+    FitResult(candidates, fitted.stitches, fitted.input_shape).save(folder.results)
     _write_document(folder, {"n": fitted.candidates.n})
 
 
