@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from suture_service import tables
 from suture_service.auth import digest
 from suture_service.database import Database
+from suture_service.models.search import search_text
 
 #: Tasks of a job; of each party, jobs whose first task is open.
 TASKS, OPEN = 4, 90
@@ -45,6 +46,9 @@ def fill(url: str, size: Size) -> None:
 
     def owner(model: int) -> int:
         return model % size.parties + 1
+
+    def described(model: int) -> str:
+        return f"Lesions in {'rare' if model % 100 == 1 else 'common'} slices"
 
     def at(number: int) -> datetime:
         return now - timedelta(seconds=10 * size.tasks - number)
@@ -84,7 +88,8 @@ def fill(url: str, size: Size) -> None:
                     # Of ten models one is its party's alone.
                     "visibility": "private" if n % 10 == 0 else "all",
                     "task": "classification",
-                    "description": f"Lesions in {'rare' if n % 100 == 1 else 'common'} slices",
+                    "description": described(n),
+                    "search_text": search_text(f"party-{owner(n)}/model-{n}", described(n)),
                     "training_n": n,
                     "created_at": at(n),
                     "updated_at": at(n),

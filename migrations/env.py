@@ -43,6 +43,7 @@ def run() -> None:
                 connection=connection,
                 target_metadata=Base.metadata,
                 compare_type=True,
+                include_name=lambda name, _kind, _parents: name != "ix_models_search",
                 render_as_batch=engine.dialect.name == "sqlite",
                 user_module_prefix="database.",
             )

@@ -144,6 +144,9 @@ class Model(Base):
     gated: Mapped[str] = mapped_column(STATE, default="", server_default="")
     task: Mapped[str] = mapped_column(String(32))
     description: Mapped[str] = mapped_column(Text, default="")
+    #: `party/name` and the description, in the spelling in which they are searched. PostgreSQL has an index of it that
+    #: SQLite could not even describe, so that it stands in the migrations alone.
+    search_text: Mapped[str] = mapped_column(Text, default="", deferred=True)
     #: How many samples it learnt from, if it says so.
     training_n: Mapped[int | None] = mapped_column(BigInteger, index=True)
     created_at: Mapped[datetime]

@@ -135,3 +135,23 @@ def test_the_database_finds_words_by_an_index(migrated_sqlite):
         ).all()
     engine.dispose()
     assert "ix_model_facets_kind (kind=? AND value=?)" in str(plan)
+
+
+def test_a_text_is_found_wherever_it_stands(world):
+    content = world.metadata(description="Läsionen\n  der LUNGE, 100% _rare_ \\ ab\u00df")
+    world.north.publish("north/chest-x", metadata=content).raise_for_status()
+    world.north.publish("north/other", model=world.model(seed=1)).raise_for_status()
+    for word, there in {
+        "lunge": True, "UNG": True, "lä": True, "LÄSION": True, "ionen der lu": True, "h/CHEST": True, "t-x": True,
+        "0% _r": True, "\\ ABSS": True, "-x l": False, "0%_": False, "_are": False, "lunges": False, "chest n": False,
+        "%%%": False, "___": False, "{}": False, "'''": False, "a'b\"c,{": False,
+    }.items():  # fmt: skip
+        assert found(world, search=word) == (["north/chest-x"] if there else []), word
+        listed = world.north.get("/api/models", params={"search": word.split()[0]}).json()
+        assert ("north/chest-x" in [row["id"] for row in listed]) == there or " " in word, word
+    assert found(world, search="  ") == ["north/chest-x", "north/other"]
+    assert (
+        world.north.post("/api/repos/move", {"fromRepo": "north/chest-x", "toRepo": "north/moved"}).status_code == 200
+    )
+    assert found(world, search="orth/mov") == ["north/moved"]
+    assert found(world, search="chest") == []

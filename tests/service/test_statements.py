@@ -6,9 +6,11 @@ import re
 from contextlib import contextmanager
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, insert
 
 from suture_service.database import Base
+from suture_service.models.search import search_text
+from suture_service.tables import Model
 
 FEW, MANY = 5, 50
 TABLES = {table.name for table in Base.metadata.sorted_tables}
@@ -163,3 +165,37 @@ def scanned(world, statement, parameters):
             steps = [row[0] for row in plan]
             whole = [step for step in steps if re.search(r"Seq Scan on (\w+)", step)]
         return [(step, statement) for step in whole]
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models?sort=newest", "/api/models"])
+def test_a_rare_word_is_looked_up(grown, path):
+    """PostgreSQL goes by an index to the models that have it; SQLite reads on until the page is full."""
+    world, _ = grown
+    rows = [
+        {
+            "party_id": 2,
+            "name": f"n{index}",
+            "visibility": "all",
+            "task": "classification",
+            "description": f"Lesions {index}",
+            "search_text": search_text(f"operators/n{index}", f"Lesions {index}"),
+            "created_at": world.now(),
+            "updated_at": world.now(),
+        }
+        for index in range(3000)
+    ]
+    assert world.north.publish("north/m000", metadata=world.metadata(description="A  Hepato\ncyte")).is_success
+    with world.hub.database.writing() as session:
+        session.execute(insert(Model), rows)
+    if world.hub.database.engine.dialect.name == "postgresql":
+        with world.hub.database.engine.connect() as connection:
+            connection.exec_driver_sql("ANALYZE")
+    with statements(world) as sent:
+        answer = world.north.get(path, params={"search": "hepato Cyte"})
+    found = answer.json()
+    assert [row["id"] for row in found.get("items", ())] == ["north/m000"] if "items" in found else len(found) == 1
+    with world.hub.database.engine.connect() as connection:
+        if connection.dialect.name == "postgresql":
+            asked = next(entry for entry in sent if "suture_trigrams" in entry[0])
+            plan = "\n".join(row[0] for row in connection.exec_driver_sql(f"EXPLAIN {asked[0]}", asked[1]))
+            assert "ix_models_search" in plan, plan

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal
 
-from sqlalchemy import Select, exists, or_, select, tuple_
+from sqlalchemy import Select, exists, select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased, contains_eager, joinedload, selectinload
 
 from suture_service.access.repository import may_use
 from suture_service.hub import utc_now
 from suture_service.jobs.states import ACTIVE_JOBS
 from suture_service.models.repository import Listed, main_revision_id, may_read
+from suture_service.models.search import mentions
 from suture_service.tables import (
     Commit,
     Job,
@@ -73,9 +74,7 @@ def list_repos(
     if with_files:
         statement = statement.options(selectinload(Revision.files))
     for word in (search or "").split():
-        repo = Party.name + "/" + Model.name
-        found = or_(repo.icontains(word, autoescape=True), Model.description.icontains(word, autoescape=True))
-        statement = statement.where(found)
+        statement = statement.where(mentions(session, word))
     if author is not None:
         statement = statement.where(Party.name == author)
     for tag in tags:

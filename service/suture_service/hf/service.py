@@ -16,6 +16,7 @@ from suture_service.hf import repository
 from suture_service.hf.errors import BadRequest, EntryNotFound, GatedRepo, RepoNotFound, RevisionNotFound, WrongAddress
 from suture_service.models.repository import MAIN, lock_party, note_deleted
 from suture_service.models.schemas import Visibility
+from suture_service.models.search import search_text
 from suture_service.models.service import commit, new_model
 from suture_service.parties.repository import get_token
 from suture_service.parties.service import checked_name
@@ -124,6 +125,7 @@ def move_repo(session: Session, caller: Caller, source: tuple[str, str], target:
         raise Conflict("model.in_use", "a running job has it as a member", where=model.repo, hint=hint)
     record(session, caller.name, "model.move", model.repo, owner=model.party.name, to="/".join(target))
     model.name = target[1]
+    model.search_text = search_text(model.repo, model.description)
 
 
 def note_received(session: Session, model_id: int, sha256: str, size: int, now: datetime) -> None:

@@ -8,7 +8,8 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import Query
-from sqlalchemy import ColumnElement, literal, or_, select, tuple_
+from sqlalchemy import ColumnElement, Text, and_, cast, func, literal, select, tuple_
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 
 from suture_service.errors import HubError
@@ -22,6 +23,8 @@ FacetKind = Literal["modality", "license", "label", "format", "num_channels", "s
 #: A segmentation of thousands of structures is found by the first of them.
 MAX_FACETS = 1000
 _LONGEST = 200
+#: As the index has them: `suture_trigrams` in the migrations.
+_RUN = 3
 _MOMENTS = {"newest": Model.created_at, "updated": Model.updated_at}
 
 Word = Annotated[str | None, Query(max_length=_LONGEST)]
@@ -89,6 +92,25 @@ def training_n(metadata: ModelMetadata | None) -> int | None:
     return None if data is None or data.n is None else min(data.n, 2**53)
 
 
+def search_text(repo: str, description: str) -> str:
+    """Return what `mentions` looks into."""
+    return f"{_folded(repo)}\n{_folded(description)}"
+
+
+def mentions(session: Session, wanted: str) -> ColumnElement[bool]:
+    """The condition under which a text is part of a model's `party/name` or description; case does not matter.
+
+    PostgreSQL finds texts of three characters and more by an index of all such runs; everything else reads.
+    """
+    folded = _folded(wanted)
+    has = Model.search_text.contains(folded, autoescape=True)
+    runs = sorted({folded[at : at + _RUN] for at in range(len(folded) - _RUN + 1)})
+    if not runs or session.get_bind().dialect.name != "postgresql":
+        return has
+    indexed = func.suture_trigrams(Model.search_text, type_=ARRAY(Text))
+    return and_(indexed.contains(cast(runs, ARRAY(Text))), has)
+
+
 def _folded(text: str) -> str:
     return " ".join(text.casefold().split())
 
@@ -100,9 +122,7 @@ def list_models(session: Session, party_id: int, wanted: Wanted, *, cursor: str 
     """
     statement = readable(party_id, by_name=wanted.sort == "name").limit(limit + 1)
     if wanted.search:
-        repo = Party.name + "/" + Model.name
-        words = repo, Model.description
-        statement = statement.where(or_(*(word.icontains(wanted.search, autoescape=True) for word in words)))
+        statement = statement.where(mentions(session, wanted.search))
     if wanted.party is not None:
         statement = statement.where(Party.name == wanted.party)
     if wanted.task is not None:

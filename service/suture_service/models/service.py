@@ -17,7 +17,7 @@ from suture_service.keys.signatures import signing_key
 from suture_service.models import repository
 from suture_service.models.cards import tags_of
 from suture_service.models.schemas import ModelChange, Visibility
-from suture_service.models.search import facets_of, training_n
+from suture_service.models.search import facets_of, search_text, training_n
 from suture_service.parties.repository import find_party
 from suture_service.tables import (
     Commit,
@@ -186,6 +186,7 @@ def commit(
     if branch == repository.MAIN:
         model.task = metadata.task if metadata is not None else ""
         model.description = (metadata.description if metadata is not None else None) or ""
+        model.search_text = search_text(model.repo, model.description)
         kept = {entry.tag: entry for entry in model.tags}
         model.tags = [kept.get(tag) or ModelTag(tag=tag) for tag in tags_of(card, metadata)]
         known = {(facet.kind, facet.value): facet for facet in model.facets}
