@@ -5,23 +5,26 @@ from __future__ import annotations
 import json
 import threading
 from datetime import UTC, datetime
+from functools import partial
 
 import structlog
 
+from suture_stitching.contributions import MOMENTS
 from suture_stitching.errors import SutureError
 from suture_stitching.portable.format import check_file
 from suture_worker.config import SiteConfig
-from suture_worker.folder import TaskFolder
-from suture_worker.inbox import AskedModel, Inbox, Request
-from suture_worker.lease import CANDIDATES, ComposeSpec, EvaluateSpec, FitSpec, Task
-from suture_worker.ledger import Ledger
-from suture_worker.policy import DENIED, Allow, Decline, decide, operators_of
+from suture_worker.folder import TaskFolder, Terms
+from suture_worker.inbox import AskedModel, Estimate, Inbox, Request
+from suture_worker.lease import CANDIDATES, ComposeSpec, EvaluateSpec, FitSpec, MatchSpec, Task
+from suture_worker.ledger import Ledger, spent_by
+from suture_worker.policy import DENIED, Allow, Decline, decide, noise_in_words, operators_of, terms_of
 from suture_worker.preview import estimate
 from suture_worker.signed import Signers
 
 #: More questions than anybody answers are not kept.
 MAX_ASKED = 100
 LEAVES = {
+    "match": ("which layers would be joined, how large the networks' features are there, number of samples",),
     "fit": (
         "candidates.json: which layers were joined, mixing weights, number of samples",
         "stitches.safetensors: fitted matrices, and statistics of the networks' features",
@@ -53,8 +56,7 @@ class Admission:
     ) -> Allow | Decline:
         """Say what the rules and the budget say; when nobody knows what was spent, no."""
 
-        def used(party: str, dataset: str) -> int:
-            return self._ledger.used(party, dataset, apart_from=task.digest)
+        used = partial(self._ledger.used, action=task.action, apart_from=spent_by(task))
 
         try:
             return decide(task, self._config, used=used, operators=operators, signers=signers)
@@ -70,17 +72,20 @@ class Admission:
         if decision.rule.approval == "ask":
             answer = self.inbox.answer(task, decision.dataset)
             if answer is None:
-                return self._ask(task, decision.dataset, folder)
+                return self._ask(task, decision, decision.dataset, folder)
             if not answer.approved:
                 code = f"policy.{answer.told}" if answer.told else DENIED
                 return Decline(code, f"declined by {answer.by}: {answer.reason or 'no reason given'}")
-        if not isinstance(task.spec, EvaluateSpec):
+        if task.action == "fit":
             return decision
         with self._turn:
             # Once more: another task may have been charged meanwhile.
             decision = self.decide(task, operators, signers)
             if isinstance(decision, Allow) and decision.dataset is not None:
-                self._ledger.charge(task, decision.dataset)
+                terms = terms_of(decision.rule, self._config) if task.action == "contribute" else None
+                self._ledger.charge(task, decision.dataset, terms)
+                if terms is not None:
+                    folder.note_terms(terms)
         return decision
 
     def manual_release(self, task: Task, folder: TaskFolder) -> bool:
@@ -93,18 +98,18 @@ class Admission:
     def _signers_of(self, task: Task, folder: TaskFolder) -> tuple[str | None, ...]:
         return tuple(self.signers.name(folder.signer(index)) for index in range(len(task.spec.members)))
 
-    def _ask(self, task: Task, dataset: str, folder: TaskFolder) -> Decline | None:
+    def _ask(self, task: Task, decision: Allow, dataset: str, folder: TaskFolder) -> Decline | None:
         if self.inbox.asked(task, dataset):
             return None
         if len(self.inbox.requests()) >= MAX_ASKED:
             return Decline(DENIED, f"{MAX_ASKED} questions are waiting for the operator")
-        assert isinstance(task.spec, FitSpec | EvaluateSpec)
+        takes = estimate(folder)
         request = Request(
             task=task.id,
             digest=task.digest,
             asked_at=datetime.now(UTC),
             party=task.job.requester,
-            action="fit" if isinstance(task.spec, FitSpec) else "evaluate",
+            action=task.action,
             dataset=dataset,
             job=task.job.id,
             models=tuple(
@@ -112,9 +117,9 @@ class Admission:
                 for member in task.spec.members
             ),
             candidates=_candidates(folder) if isinstance(task.spec, EvaluateSpec) else None,
-            options=task.spec.options if isinstance(task.spec, FitSpec) else {},
-            leaves=LEAVES[task.kind],
-            estimate=estimate(folder),
+            options=task.spec.options if isinstance(task.spec, FitSpec | MatchSpec) else {},
+            leaves=LEAVES[task.kind] if task.kind in LEAVES else _moments(takes, terms_of(decision.rule, self._config)),
+            estimate=takes,
         )
         self.inbox.ask(request)
         log.info("waits for approval", task=task.id, requester=request.party, dataset=dataset)
@@ -123,6 +128,19 @@ class Admission:
 
 def _operators(task: Task, folder: TaskFolder) -> tuple[frozenset[str], ...]:
     return tuple(operators_of(check_file(folder.member(index)).graph) for index in range(len(task.spec.members)))
+
+
+def _moments(takes: Estimate | None, terms: Terms) -> tuple[str, ...]:
+    """Say what a contribution would let out."""
+    how_much = ""
+    if takes is not None and takes.numbers is not None:
+        sizes = ", ".join(map(str, takes.features))
+        how_much = f" of {sizes} features: {takes.numbers} numbers, {4 * takes.numbers / 2**20:.2g} MiB"
+    return (
+        f"{MOMENTS}: means and second moments{how_much}; sums over samples, no sample and no label",
+        f"number of samples per split; nothing from fewer than {terms.min_samples}",
+        noise_in_words(terms),
+    )
 
 
 def _candidates(folder: TaskFolder) -> int | None:

@@ -32,7 +32,7 @@ from suture_worker.config import SiteConfig
 from suture_worker.folder import Assignment, Outcome, TaskFolder, tasks_at_work, unfinished
 from suture_worker.hub import LEASE_WAIT, Hub
 from suture_worker.kept import Kept
-from suture_worker.lease import CANDIDATES, STITCHES, Claim, Task, claim_of
+from suture_worker.lease import Claim, Task, claim_of
 from suture_worker.outbox import Cleared, Outbox
 from suture_worker.places import MAX_PLACES, places
 from suture_worker.policy import DENIED, TOO_FEW, Allow, Decline
@@ -293,8 +293,7 @@ class Agent:
 
     def _fetch(self, task: Task, folder: TaskFolder, pulse: Pulse) -> None:
         """Bring members and candidates into the folder, verified and statically checked."""
-        files = task.files
-        refs = {CANDIDATES: files.candidates, STITCHES: files.stitches} if files else {}
+        refs = task.files
         total = sum(member.size for member in task.spec.members) + sum(ref.size for ref in refs.values())
         self._check_space(total)
         fetched = 0

@@ -96,7 +96,7 @@ class Rule(_Closed):
     """
 
     parties: Annotated[tuple[Name, ...], Field(min_length=1)]
-    actions: Annotated[tuple[Literal["fit", "evaluate"], ...], Field(min_length=1)]
+    actions: Annotated[tuple[Literal["fit", "evaluate", "contribute"], ...], Field(min_length=1)]
     datasets: Annotated[tuple[str, ...], Field(min_length=1)]
     metrics: Annotated[tuple[Metric, ...], Field(min_length=1)] | None = None
     #: Parties whose models may be run.
@@ -108,8 +108,26 @@ class Rule(_Closed):
     operators: Annotated[frozenset[Annotated[str, AfterValidator(_check_operator)]], Field(min_length=1)] | None = None
     #: For each party and dataset.
     evaluations_per_month: Annotated[int, Field(ge=0)] | None = None
+    contributions_per_month: Annotated[int, Field(ge=0)] | None = None
+    #: Samples that a split must have for its moments to be contributed; at least those of `[policy]`.
+    min_samples: Annotated[int, Field(ge=2)] | None = None
+    #: Noise on contributed moments: each sample is protected with this epsilon and delta, per contribution.
+    epsilon: Annotated[float, Field(gt=0, le=50)] | None = None
+    delta: Annotated[float, Field(gt=0, lt=0.1)] | None = None
     approval: Literal["automatic", "ask"] = "automatic"
     release: Literal["automatic", "manual"] = "automatic"
+
+    @model_validator(mode="after")
+    def _limits_of_contributions(self) -> Rule:
+        if (self.epsilon is None) != (self.delta is None):
+            raise ValueError("epsilon and delta belong together")
+        given = (self.contributions_per_month, self.min_samples, self.epsilon)
+        if self.actions != ("contribute",) and any(limit is not None for limit in given):
+            raise ValueError(
+                "contributions_per_month, min_samples, epsilon and delta are for a rule of its own, "
+                'with actions = ["contribute"]'
+            )
+        return self
 
 
 class PolicyConfig(_Closed):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Literal
@@ -13,28 +14,32 @@ from pydantic import BaseModel
 from suture_stitching.portable.format import check_file
 from suture_worker.config import Rule, SiteConfig
 from suture_worker.inbox import Inbox
+from suture_worker.lease import Action
 from suture_worker.ledger import Ledger
 from suture_worker.policy import (
     DENIED,
+    SPENT,
     UNKNOWN,
-    Action,
     Allow,
     Asked,
     Decline,
     Model,
+    budget_of,
     judge,
+    noise_in_words,
     objections,
     offers,
     operators_of,
     rules_for,
+    terms_of,
 )
 
 
 class Explanation(BaseModel):
     """What would happen, why, and what the requester would be told.
 
-    `rule` counts from 0 in the order of site.toml; `left` is what remains of this month's evaluations, where the rule
-    limits them.
+    `rule` counts from 0 in the order of site.toml; `left` is what remains of this month's evaluations or contributions,
+    where the rule limits them.
     """
 
     outcome: Literal["automatic", "waits for approval", "declined"]
@@ -56,7 +61,7 @@ def explain(
 ) -> Explanation:
     """Say what would happen if `party` asked to run these models, of these parties, on a dataset; reads no data."""
     ledger = Ledger(config.state / "ledger.jsonl")
-    asked = Asked(party, action, _models(files, parties), ledger.used)
+    asked = Asked(party, action, _models(files, parties), partial(ledger.used, action=action))
     decision: Allow | Decline
     if not offers(asked, config):
         decision = Decline(DENIED, f"no rule lets {party} {action} anything here")
@@ -71,7 +76,7 @@ def explain(
             for index, rule in rules_for(asked, dataset, config)
             for problem in objections(asked, dataset, rule, config)
         ]
-        hidden = action == "evaluate" and not config.policy.disclose_refusals
+        hidden = action != "fit" and not config.policy.disclose_refusals
         told = "nothing: it looks as if there were no answer" if hidden else decision.code
         return Explanation(outcome="declined", why=why or [decision.reason], told=told)
     return _allowed(decision, asked, dataset, config)
@@ -80,11 +85,11 @@ def explain(
 def _allowed(decision: Allow, asked: Asked, dataset: str, config: SiteConfig) -> Explanation:
     rule = decision.rule
     why = [f"policy.allow[{decision.index}] allows it{_provided(rule, asked)}"]
-    budget, left = rule.evaluations_per_month, None
-    if budget is not None and asked.action == "evaluate":
+    budget, left = budget_of(rule, asked.action), None
+    if budget is not None:
         used = asked.used(asked.party, dataset)
         left = budget - used
-        why.append(f"{left} of {budget} evaluations are left this month")
+        why.append(f"{left} of {budget} {SPENT[asked.action]} are left this month")
     standing = [
         approval
         for approval in Inbox(config.state / "inbox").standing()
@@ -99,16 +104,25 @@ def _allowed(decision: Allow, asked: Asked, dataset: str, config: SiteConfig) ->
     if rule.release == "manual":
         why.append("the result waits for a person: `suture site outbox list`")
     policy = config.policy
+    if asked.action == "contribute":
+        terms = terms_of(rule, config)
+        why.append("means and second moments of features leave, sums over samples; no sample, and no label")
+        why.append(f"they leave from no split of fewer than {terms.min_samples} samples, {noise_in_words(terms)}")
+        return _explained(decision, why, left, waits=waits)
     why.append(
         f"nothing leaves from a split of fewer than {policy.min_samples} samples, "
         f"or a class of fewer than {policy.min_per_class}; numbers have {policy.decimals} decimals"
     )
+    return _explained(decision, why, left, waits=waits)
+
+
+def _explained(decision: Allow, why: list[str], left: int | None, *, waits: bool) -> Explanation:
     return Explanation(
         outcome="waits for approval" if waits else "automatic",
         why=why,
         rule=decision.index,
         left=left,
-        release=rule.release,
+        release=decision.rule.release,
         told="waiting for approval" if waits else None,
     )
 

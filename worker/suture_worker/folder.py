@@ -6,6 +6,7 @@
     cancel         present when the work must stop                                   agent
     lock           held by the worker while it works; free when it died              worker
     runs           how often the work was started                                    worker
+    terms.json     what the site's rules ask of a contribution                       agent
     run.json       what the child may use: device, limits, the dataset's place       worker
     child.log      what the child printed; never leaves the site                     worker
     outcome.json   how it ended; written once, last                                  worker
@@ -51,6 +52,14 @@ class Assignment(_Closed):
 
     task: Task
     dataset: Name | None = None
+
+
+class Terms(_Closed):
+    """What the site's rules ask of a contribution: samples of each split, and noise that protects each of them."""
+
+    min_samples: int
+    epsilon: float | None = None
+    delta: float | None = None
 
 
 class Run(_Closed):
@@ -148,6 +157,15 @@ class TaskFolder:
             return (self.members / f"{index}.signer").read_text() or None
         except FileNotFoundError:
             return None
+
+    def note_terms(self, terms: Terms) -> None:
+        """Keep what the rule that allowed a contribution asks of it."""
+        files.write(self.path / "terms.json", terms.model_dump_json())
+
+    @property
+    def terms(self) -> Terms:
+        """What is asked of the contribution; raises OSError where no rule has allowed one."""
+        return Terms.model_validate_json((self.path / "terms.json").read_bytes())
 
     # Cancel, progress, outcome
 

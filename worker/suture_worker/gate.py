@@ -21,6 +21,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from suture_stitching.card import CARD, write_card
 from suture_stitching.compatibility import describe_ensemble
+from suture_stitching.contributions import (
+    MOMENTS,
+    SPLITS,
+    ContributionDocument,
+    Described,
+    Matched,
+    Privacy,
+)
 from suture_stitching.documents import CandidateId, CandidateSet, Evaluation, Report
 from suture_stitching.errors import SutureError
 from suture_stitching.portable.format import check_against, check_file
@@ -28,7 +36,17 @@ from suture_stitching.report.build import build
 from suture_stitching.select import choose
 from suture_worker.files import sha256_of
 from suture_worker.folder import DOCUMENT, TaskFolder
-from suture_worker.lease import CANDIDATES, STITCHES, ComposeSpec, EvaluateSpec, FitSpec, Task
+from suture_worker.lease import (
+    CANDIDATES,
+    STITCHES,
+    ComposeSpec,
+    ContributeSpec,
+    EvaluateSpec,
+    FitSpec,
+    MatchSpec,
+    Task,
+)
+from suture_worker.moments import check_moments
 from suture_worker.policy import METRICS, TOO_FEW
 from suture_worker.suppression import without_small_classes
 from suture_worker.tensors import check_stitches
@@ -36,7 +54,9 @@ from suture_worker.tensors import check_stitches
 MODEL, METADATA, REPORT = "model.safetensors", "suture.json", "report.json"
 MAX_DOCUMENT = 16 * 2**20
 #: Numbers of a candidate that are part of the model, not measured.
-_EXACT = frozenset({"alpha", "near", "far"})
+_EXACT = frozenset({"alpha", "near", "far", "epsilon", "delta"})
+#: Of the sizes of features that contributors measure their noise by.
+_NORM_DIGITS = 3
 _SIGNIFICANT_DIGITS = 6
 _LARGEST = 10**12
 #: Metrics that are a share: their values lie in [0, 1], their differences in [-1, 1].
@@ -94,10 +114,43 @@ class Gate:
             document = self._evaluation(task.spec, folder)
         elif isinstance(task.spec, ComposeSpec):
             named, document = self._composition(task, task.spec, folder)
+        elif isinstance(task.spec, ContributeSpec):
+            named, document = self._contribution(task.spec, folder)
+        elif isinstance(task.spec, MatchSpec):
+            document = self._match(task.spec, folder)
         else:
             named, document = self._fit(task, task.spec, folder)
         drafts = [Draft.of("file", name, content) for name, content in named.items()]
         return [*drafts, Draft.of("result", None, to_json({"fence": task.fence, "document": document}))]
+
+    def _match(self, spec: MatchSpec, folder: TaskFolder) -> Any:
+        matched = _read(Matched, folder.results / DOCUMENT)
+        self._enough({"n": matched.n})
+        _expect(len(matched.norms) == len(matched.placements), "norms", "are not one for each placement")
+        for place in matched.placements:
+            _expect(all(int(index) < len(spec.members) for index in place), "placements", "name no such member")
+        norms = [float(f"{norm:.{_NORM_DIGITS}g}") for norm in matched.norms]
+        return {**matched.model_dump(mode="json"), "norms": norms}
+
+    def _contribution(self, spec: ContributeSpec, folder: TaskFolder) -> tuple[dict[str, bytes | Path], Any]:
+        document, terms = _read(ContributionDocument, folder.results / DOCUMENT), folder.terms
+        _expect(document.n.keys() == set(SPLITS), "n", "does not name both splits")
+        if min(document.n.values()) < max(terms.min_samples, self._min_samples):
+            raise SutureError(TOO_FEW, "the moments come from too few samples to leave this site", where="outbox")
+        noise = (document.epsilon, document.delta)
+        _expect(noise == (terms.epsilon, terms.delta), "epsilon", "is not what the site's rule asks for")
+        privacy = None
+        if terms.epsilon is not None and terms.delta is not None:
+            privacy = Privacy(epsilon=terms.epsilon, delta=terms.delta, clips=spec.norms)
+        described = Described(
+            members=tuple(member.sha256 for member in spec.members),
+            placements=spec.placements,
+            n={split: document.n[split] for split in SPLITS},
+            privacy=privacy,
+        )
+        path = _regular(folder.results / MOMENTS)
+        check_moments(path, described)
+        return {MOMENTS: path}, _dump(document)
 
     def _fit(self, task: Task, spec: FitSpec, folder: TaskFolder) -> tuple[dict[str, bytes | Path], Any]:
         document = _read(_FitDocument, folder.results / DOCUMENT)
@@ -107,6 +160,12 @@ class Gate:
         _members_match(task, candidates)
         _expect(candidates.labels in (_labels(task), None), "candidates.labels", "are not those of the members")
         _expect(candidates.seed == spec.options.get("seed", 0), "candidates.seed", "is not the seed of the job")
+        parties = [one.party for one in candidates.contributions or ()]
+        _expect(len(set(parties)) == len(parties), "candidates.contributions", "names a party twice")
+        for one in candidates.contributions or ():
+            said = spec.contributions.get(one.party)
+            agrees = said is not None and (one.n, one.epsilon, one.delta) == (said.n, said.epsilon, said.delta)
+            _expect(agrees, "candidates.contributions", "are not those of the task")
         check_stitches(_regular(folder.results / STITCHES), candidates)
         fitted: dict[str, bytes | Path] = {
             CANDIDATES: to_json(self._rounded(_dump(candidates))),

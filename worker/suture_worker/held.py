@@ -22,7 +22,7 @@ from suture_worker import files
 from suture_worker.files import sha256_of
 from suture_worker.gate import Draft
 from suture_worker.inbox import Told, operator
-from suture_worker.lease import Identifier, Task
+from suture_worker.lease import Identifier, Kind, Task
 
 _ID: TypeAdapter[str] = TypeAdapter(Identifier)
 
@@ -47,7 +47,7 @@ class Manifest(_Closed):
     digest: Sha256
     fence: int
     held_at: AwareDatetime
-    action: Literal["fit", "evaluate", "compose"]
+    action: Kind
     party: Name
     job: Identifier
     parts: tuple[Part, ...]

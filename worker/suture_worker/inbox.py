@@ -22,7 +22,7 @@ from suture_stitching.errors import SutureError
 from suture_stitching.portable.metadata import Name, Repo, Revision, Sha256
 from suture_worker import files
 from suture_worker.journal import Journal
-from suture_worker.lease import Identifier, Task
+from suture_worker.lease import Action, Identifier, Task
 
 #: What a requester may be told instead of nothing, if the operator says so; the code is `policy.<word>`.
 Told = Literal["no_agreement", "not_now", "unsuitable_models", "unsuitable_data"]
@@ -55,6 +55,9 @@ class Estimate(_Closed):
     flops_per_sample: Annotated[int, Field(ge=0)]
     peak_bytes: Annotated[int, Field(ge=0)]
     seconds_per_1000: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    #: Of a contribution: features at each place, and how many numbers would leave.
+    features: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    numbers: Annotated[int, Field(ge=1)] | None = None
 
 
 class Request(_Closed):
@@ -64,11 +67,11 @@ class Request(_Closed):
     digest: Sha256
     asked_at: AwareDatetime
     party: Name
-    action: Literal["fit", "evaluate"]
+    action: Action
     dataset: Name
     job: Identifier
     models: tuple[AskedModel, ...]
-    #: How many candidates would be measured; None for a fit.
+    #: How many candidates an evaluation would measure.
     candidates: int | None = None
     options: dict[str, Any] = {}
     leaves: tuple[str, ...]
@@ -91,7 +94,7 @@ class Standing(_Closed):
     """An approval that holds until a moment for whatever this party asks to do with this dataset."""
 
     party: Name
-    action: Literal["fit", "evaluate"]
+    action: Action
     dataset: Name
     until: AwareDatetime
     by: str
@@ -121,7 +124,7 @@ class Inbox:
             return decision
         now = datetime.now(UTC)
         for rule in self.standing():
-            if (rule.party, rule.action, rule.dataset) == (task.job.requester, task.kind, dataset) and now < rule.until:
+            if _key(rule) == (task.job.requester, task.action, dataset) and now < rule.until:
                 # Kept: what was begun is not asked about again when the standing approval ends.
                 decision = Decision(digest=task.digest, dataset=dataset, approved=True, by=rule.by, at=rule.at)
                 files.write(self._path(task.id, "decision"), decision.model_dump_json(indent=1))

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
+from suture_stitching.contributions import ContributionDocument, Norm, Places
 from suture_stitching.documents import Evaluation, Missing, Revised
 from suture_stitching.errors import SutureError
 from suture_stitching.portable.metadata import Member, ModelMetadata, Name, Repo, Revision, Sha256
 
+#: What the rules of a site speak of; where members can be joined, and composing, belong to a fit.
+Action = Literal["fit", "evaluate", "contribute"]
 #: Ids become names of folders and parts of URLs.
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
-Kind = Literal["fit", "evaluate", "compose"]
+Kind = Literal["match", "contribute", "fit", "evaluate", "compose"]
 Size = Annotated[int, Field(ge=1, le=64 * 2**30)]
 CANDIDATES, STITCHES = "candidates.json", "stitches.safetensors"
 
@@ -64,12 +67,44 @@ class CandidateFiles(_FromHub):
 Members = Annotated[tuple[LeasedMember, ...], Field(min_length=2, max_length=64)]
 
 
-class FitSpec(_FromHub):
-    """Fit candidates on a dataset of the requester's site."""
+class MatchSpec(_FromHub):
+    """Find out, on a dataset of the requester's site, where a fit with these options would join the members."""
 
     members: Members
     dataset: Annotated[str, Field(max_length=200)]
     options: dict[str, Any] = {}
+
+
+class ContributeSpec(_FromHub):
+    """Contribute moments of this party's data at `placements`; the requester's `norms` there measure the noise."""
+
+    members: Members
+    dataset: Annotated[str, Field(max_length=200)] | None = None
+    placements: Annotated[Places, Field(min_length=1)]
+    norms: tuple[Norm, ...]
+
+    @model_validator(mode="after")
+    def _fits_the_members(self) -> ContributeSpec:
+        if len(self.norms) != len(self.placements):
+            raise ValueError("norms: there is one for each placement")
+        if any(int(index) >= len(self.members) for placement in self.placements for index in placement):
+            raise ValueError("placements: there is no such member")
+        return self
+
+
+class Contributed(FileRef, ContributionDocument):
+    """A file of moments that the hub keeps for a fit, and what its party said of it."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)
+
+
+class FitSpec(_FromHub):
+    """Fit candidates on a dataset of the requester's site, with what other parties contributed."""
+
+    members: Members
+    dataset: Annotated[str, Field(max_length=200)]
+    options: dict[str, Any] = {}
+    contributions: Annotated[dict[Name, Contributed], Field(max_length=64)] = {}
 
 
 class EvaluateSpec(_FromHub):
@@ -99,6 +134,16 @@ class ComposeSpec(_FromHub):
     publish_as: Repo
 
 
+Spec: TypeAlias = MatchSpec | ContributeSpec | FitSpec | EvaluateSpec | ComposeSpec
+_SPECS: dict[str, type[BaseModel]] = {
+    "match": MatchSpec,
+    "contribute": ContributeSpec,
+    "fit": FitSpec,
+    "evaluate": EvaluateSpec,
+    "compose": ComposeSpec,
+}
+
+
 class JobRef(_FromHub):
     """Whose job it is."""
 
@@ -115,15 +160,14 @@ class Task(_FromHub):
     fence: int
     lease_seconds: Annotated[float, Field(ge=1, le=86400)] = 60.0
     job: JobRef
-    spec: FitSpec | EvaluateSpec | ComposeSpec
+    spec: Spec
 
     @model_validator(mode="before")
     @classmethod
     def _spec_of_its_kind(cls, content: Any) -> Any:
         if not isinstance(content, dict) or isinstance(content.get("spec"), BaseModel):
             return content
-        kinds: dict[Any, type[BaseModel]] = {"fit": FitSpec, "evaluate": EvaluateSpec, "compose": ComposeSpec}
-        spec = kinds.get(str(content.get("kind")))
+        spec = _SPECS.get(str(content.get("kind")))
         return {**content, "spec": spec.model_validate(content.get("spec"))} if spec else content
 
     @property
@@ -132,15 +176,26 @@ class Task(_FromHub):
         return Claim(self.id, self.fence)
 
     @property
+    def action(self) -> Action:
+        """What the site's rules call it."""
+        if isinstance(self.spec, EvaluateSpec):
+            return "evaluate"
+        return "contribute" if isinstance(self.spec, ContributeSpec) else "fit"
+
+    @property
     def digest(self) -> str:
         """The SHA-256 of who asks for what: the same for each attempt, another one if the hub changes the task."""
         asked = self.model_dump_json(by_alias=True, include={"id", "kind", "job", "spec"})
         return hashlib.sha256(asked.encode()).hexdigest()
 
     @property
-    def files(self) -> CandidateFiles | None:
-        """The fitted candidates this task starts from; None for a fit."""
-        return None if isinstance(self.spec, FitSpec) else self.spec.candidates
+    def files(self) -> dict[str, FileRef]:
+        """The job's files that this task starts from: fitted candidates, or what was contributed to a fit."""
+        if isinstance(self.spec, EvaluateSpec | ComposeSpec):
+            return {CANDIDATES: self.spec.candidates.candidates, STITCHES: self.spec.candidates.stitches}
+        if isinstance(self.spec, FitSpec):
+            return {contributed_by(party): ref for party, ref in self.spec.contributions.items()}
+        return {}
 
     def to_json(self) -> str:
         """Return the text from which `from_json` makes an equal task."""
@@ -165,6 +220,11 @@ class Task(_FromHub):
     def from_json(cls, text: str | bytes) -> Task:
         """Read back what `to_json` wrote."""
         return cls.model_validate_json(text)
+
+
+def contributed_by(party: str) -> str:
+    """Return how the job calls the file that a party contributed."""
+    return f"moments.{party}"
 
 
 def claim_of(content: Any) -> Claim | None:

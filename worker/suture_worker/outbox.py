@@ -19,7 +19,7 @@ from suture_worker.egress import EgressLog
 from suture_worker.folder import Code, CorrelationId, Progress, TaskFolder
 from suture_worker.gate import METADATA, MODEL, REPORT, Draft, Gate, bounded, checked, to_json
 from suture_worker.held import Held
-from suture_worker.lease import Claim, EvaluateSpec, Task
+from suture_worker.lease import Claim, Task
 from suture_worker.policy import UNDISCLOSED
 
 #: Everything a site says about what it is doing; any other word a child writes is replaced.
@@ -95,8 +95,8 @@ class Outbox:
         return self._message(claim, "fail", checked(_Failure, content).model_dump())
 
     def decline(self, task: Task, code: str) -> Cleared:
-        """Clear a refusal by the site's policy; of an evaluation, only as much as the site discloses."""
-        if isinstance(task.spec, EvaluateSpec) and not self._disclose_refusals:
+        """Clear a refusal by the site's policy; of work on another's fit, only as much as the site discloses."""
+        if task.action != "fit" and not self._disclose_refusals:
             code = UNDISCLOSED
         return self._message(task.claim, "decline", checked(_Decline, {"code": code}).model_dump())
 

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from suture_stitching.data.spec import DatasetSpec
 from suture_stitching.documents import Metric
 from suture_stitching.portable.graph import Graph
 from suture_worker.config import Rule, SiteConfig
-from suture_worker.lease import ComposeSpec, EvaluateSpec, LeasedMember, Task
-
-Action = Literal["fit", "evaluate"]
+from suture_worker.folder import Terms
+from suture_worker.lease import Action, ComposeSpec, LeasedMember, Task
 
 DENIED, UNKNOWN = "policy.denied", "dataset.unknown"
 NO_DATASET, AMBIGUOUS = "policy.no_dataset", "policy.ambiguous_dataset"
@@ -67,7 +65,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Asked:
-    """Who asks for what, as rules see it. `used` says how many evaluations the party has had with a dataset."""
+    """Who asks for what, as rules see it. `used` says how often the party has had that with a dataset this month."""
 
     party: str
     action: Action
@@ -87,8 +85,6 @@ def decide(
 
     `operators` are those of each member, and `signers` who signed it, known when their files have come.
     """
-    # Composing reads no data, only what the job's own fit and the evaluations let out: whoever may fit may compose.
-    action: Action = "evaluate" if isinstance(task.spec, EvaluateSpec) else "fit"
     models = tuple(
         Model(
             member.party,
@@ -99,10 +95,11 @@ def decide(
         )
         for index, member in enumerate(task.spec.members)
     )
-    asked = Asked(task.job.requester, action, models, used)
+    asked = Asked(task.job.requester, task.action, models, used)
     offered = offers(asked, config)
     if not offered:
-        return Decline(DENIED, f"no rule lets {asked.party} {action} here")
+        return Decline(DENIED, f"no rule lets {asked.party} {asked.action} here")
+    # Composing reads no data, only what the job's own fit and the evaluations let out: whoever may fit may compose.
     if isinstance(task.spec, ComposeSpec):
         return judge(asked, None, config)
     if task.spec.dataset is not None:
@@ -160,13 +157,37 @@ def objections(asked: Asked, dataset: str | None, rule: Rule, config: SiteConfig
             yield f"model {number} uses {', '.join(others[:5])}"
         if rule.signed_by is not None and model.verified and model.signer not in rule.signed_by:
             yield f"model {number} is not signed by {' or '.join(rule.signed_by)}"
-    if dataset is None or asked.action != "evaluate":
+    if dataset is None:
         return
     metric = METRICS[config.datasets[dataset].task]
-    if rule.metrics is not None and metric not in rule.metrics:
+    if asked.action == "evaluate" and rule.metrics is not None and metric not in rule.metrics:
         yield f"its metric would be {metric}"
-    if (budget := rule.evaluations_per_month) is not None and (used := asked.used(asked.party, dataset)) >= budget:
-        yield f"{used} of {budget} evaluations of this month are used"
+    budget = budget_of(rule, asked.action)
+    if budget is not None and (used := asked.used(asked.party, dataset)) >= budget:
+        yield f"{used} of {budget} {SPENT[asked.action]} of this month are used"
+
+
+#: What a party may have only so many of in a month.
+SPENT: Mapping[Action, str] = {"evaluate": "evaluations", "contribute": "contributions"}
+
+
+def budget_of(rule: Rule, action: Action) -> int | None:
+    """Return how often in a month `rule` allows something, None for any number of times."""
+    limits = {"evaluate": rule.evaluations_per_month, "contribute": rule.contributions_per_month}
+    return limits.get(action)
+
+
+def terms_of(rule: Rule, config: SiteConfig) -> Terms:
+    """Return what `rule` asks of a contribution."""
+    fewest = max(config.policy.min_samples, rule.min_samples or 0)
+    return Terms(min_samples=fewest, epsilon=rule.epsilon, delta=rule.delta)
+
+
+def noise_in_words(terms: Terms) -> str:
+    """Say how much noise protects the samples of a contribution."""
+    if terms.epsilon is None:
+        return "without noise"
+    return f"with noise: epsilon {terms.epsilon:g}, delta {terms.delta:g} for each sample and contribution"
 
 
 def too_few(samples: Mapping[str, int], minimum: int) -> str | None:

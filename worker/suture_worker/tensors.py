@@ -28,16 +28,23 @@ def check_stitches(path: Path, candidates: CandidateSet) -> None:
     There is one way to write them: names in order, no byte between or after them, a header that says nothing else, and
     sizes that follow from one number of channels per stitch point.
     """
-    text, header = _header(path)
+    text, header = header_of(path)
+    if not _only_sizes(header.get("__metadata__", {"input_shape": "1"})):
+        _refuse("its header holds more than tensors")
     metadata = header.pop("__metadata__", None)
     shapes = {name: _shape(name, entry) for name, entry in header.items()}
     if shapes.keys() != _names(candidates):
         _refuse("its tensors are not those of the candidates")
     _check_sizes(shapes, candidates)
+    check_bytes(path, text, metadata, shapes)
+
+
+def check_bytes(path: Path, text: bytes, metadata: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise `SutureError` `outbox.refused` unless the file is the only one with this header, and its numbers finite."""
     if text != _canonical(metadata, shapes):
-        _refuse("its header is not as short as it can be")
+        _refuse("its header is not as short as it can be", path.name)
     if 8 + len(text) + 4 * sum(map(math.prod, shapes.values())) != path.stat().st_size:
-        _refuse("it holds bytes that belong to no tensor")
+        _refuse("it holds bytes that belong to no tensor", path.name)
     _check_finite(path, 8 + len(text))
 
 
@@ -73,18 +80,19 @@ def _check_sizes(shapes: Mapping[str, tuple[int, ...]], candidates: CandidateSet
         expect(gate.weight, gate.bias, width, width)
 
 
-def _header(path: Path) -> tuple[bytes, dict[str, Any]]:
+def header_of(path: Path) -> tuple[bytes, dict[str, Any]]:
+    """Return a safetensors file's header, as text and as what it says; raises `SutureError` `outbox.refused`."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > _MAX_HEADER:
-            _refuse("its header is too large")
+            _refuse("its header is too large", path.name)
         text = file.read(length)
     try:
         header = json.loads(text)
     except (ValueError, RecursionError):
-        _refuse("it is not a safetensors file")
-    if not isinstance(header, dict) or not _only_sizes(header.get("__metadata__", {"input_shape": "1"})):
-        _refuse("its header holds more than tensors")
+        _refuse("it is not a safetensors file", path.name)
+    if not isinstance(header, dict):
+        _refuse("it is not a safetensors file", path.name)
     return text, header
 
 
@@ -125,8 +133,8 @@ def _check_finite(path: Path, start: int) -> None:
         file.seek(start)
         while chunk := file.read(_CHUNK):
             if not np.isfinite(np.frombuffer(chunk, dtype="<f4")).all():
-                _refuse("it holds numbers that are not finite")
+                _refuse("it holds numbers that are not finite", path.name)
 
 
-def _refuse(problem: str) -> NoReturn:
-    raise SutureError("outbox.refused", problem, where=STITCHES)
+def _refuse(problem: str, where: str = STITCHES) -> NoReturn:
+    raise SutureError("outbox.refused", problem, where=where)

@@ -26,6 +26,10 @@ def stitch(
     evaluate_at: Annotated[
         list[str] | None, typer.Option(metavar="PARTY", help="a party to evaluate on its own data; repeatable")
     ] = None,
+    contribute_from: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PARTY", help="a party to contribute moments of its features to the fit; repeatable"),
+    ] = None,
     publish_as: Annotated[str | None, typer.Option(metavar="NAME", help="the result's name under your party")] = None,
     evaluate_within: Annotated[int, typer.Option(metavar="SECONDS", help="how long the others may take")] = 86400,
     option: Annotated[
@@ -39,10 +43,12 @@ def stitch(
     """Ask for a stitched ensemble of several models.
 
     It is fitted at your own site and evaluated at yours and at those of the parties you name; only numbers leave them.
+    A party that contributes lets out sums over its samples before the fit, as far as its site allows that.
 
     \b
     Examples:
       suture stitch north/digits south/digits --dataset digits --evaluate-at south
+      suture stitch north/digits south/digits --dataset digits --evaluate-at south --contribute-from south
       suture stitch a/m b/m --dataset scans --publish-as joint --no-wait --format json
     """
     with Hub() as hub:
@@ -50,6 +56,7 @@ def stitch(
             models,
             dataset,
             evaluate_at or (),
+            contribute_from=contribute_from or (),
             publish_as=publish_as,
             evaluate_within=evaluate_within,
             **dict(_key_value(text) for text in option or ()),

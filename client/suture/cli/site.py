@@ -66,6 +66,15 @@ datasets = ["digits"]
 # evaluations_per_month = 20
 # approval = "ask"              # a person is asked first: `suture site inbox`
 # release = "manual"            # a person looks at the result before it leaves: `suture site outbox`
+
+# [[policy.allow]]
+# parties = ["south"]
+# actions = ["contribute"]      # sums over samples, for another party's fit: means and second moments of features
+# datasets = ["digits"]
+# min_samples = 100             # of each split; few samples show through sums
+# contributions_per_month = 2
+# epsilon = 4                   # with noise that protects each sample: (epsilon, delta) differential privacy
+# delta = 1e-5
 """
 
 

@@ -22,6 +22,7 @@ class Action(StrEnum):
 
     fit = "fit"
     evaluate = "evaluate"
+    contribute = "contribute"
 
 
 @app.command()

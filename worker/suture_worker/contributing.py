@@ -1,0 +1,119 @@
+"""A child's work on moments: where models can be joined, this party's moments there, and those of others for a fit."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ValidationError
+
+from suture_stitching.contributions import MOMENTS, ContributionDocument, Matched, Privacy
+from suture_stitching.documents import CandidateSet, Contributed
+from suture_stitching.errors import SutureError
+from suture_stitching.progress import OnProgress
+from suture_worker import files
+from suture_worker.folder import DOCUMENT, Run, TaskFolder
+from suture_worker.lease import ContributeSpec, FitSpec, MatchSpec, contributed_by
+from suture_worker.policy import TOO_FEW
+
+if TYPE_CHECKING:
+    from suture_stitching.contribute import Contribution
+    from suture_stitching.data import Dataset
+    from suture_stitching.fit import FitOptions
+    from suture_stitching.members import Member
+
+
+def options_of(options: dict[str, Any]) -> FitOptions:
+    """Return the options of a job's fit; raises `SutureError` `job.options`."""
+    from suture_stitching.fit import FitOptions
+
+    try:
+        return FitOptions.model_validate(options)
+    except ValidationError as error:
+        fields = ", ".join(".".join(map(str, detail["loc"])) for detail in error.errors())
+        raise SutureError("job.options", f"not in order: {fields}", where="options") from None
+
+
+def match(
+    spec: MatchSpec, members: Sequence[Member], dataset: Dataset, folder: TaskFolder, run: Run, report: OnProgress
+) -> None:
+    """Write where the members can be joined, and how large their features are there."""
+    from suture_stitching.contribute import contribute
+    from suture_stitching.fit import matches
+
+    found = matches(members, dataset, options=options_of(spec.options), device=run.device, progress=report)
+    norms: tuple[float, ...] = ()
+    if found:
+        own = contribute(members, dataset, found, min_samples=1, device=run.device, progress=report)
+        norms = own.norms()
+    _write(folder, Matched(n=dataset.n("train"), placements=found, norms=norms))
+
+
+def contribute(
+    spec: ContributeSpec, members: Sequence[Member], dataset: Dataset, folder: TaskFolder, run: Run, report: OnProgress
+) -> None:
+    """Write this party's moments, with as much noise as its rule asks for."""
+    from suture_stitching.contribute import contribute
+
+    terms = folder.terms
+    privacy = None
+    if terms.epsilon is not None and terms.delta is not None:
+        privacy = Privacy(epsilon=terms.epsilon, delta=terms.delta, clips=spec.norms)
+    try:
+        found = contribute(
+            members,
+            dataset,
+            spec.placements,
+            min_samples=max(run.min_samples, terms.min_samples),
+            privacy=privacy,
+            device=run.device,
+            progress=report,
+        )
+    except SutureError as error:
+        if error.code != "moments.too_few_samples":
+            raise
+        raise SutureError(TOO_FEW, str(error), where=error.where) from None
+    found.save(folder.results / MOMENTS)
+    _write(folder, ContributionDocument(n=found.described.n, epsilon=terms.epsilon, delta=terms.delta))
+
+
+def contributions(spec: FitSpec, members: Sequence[Member], folder: TaskFolder) -> dict[str, Contribution]:
+    """Return what other parties contributed to a fit; what is not in order is left out, and said in the site's log."""
+    from suture_stitching.contribute import Contribution
+
+    found = {}
+    for party, said in spec.contributions.items():
+        try:
+            one = Contribution.load(folder.candidates / contributed_by(party))
+            one.check_members(members)
+        except SutureError as error:
+            print(f"the contribution of {party} is left out: {error}", file=sys.stderr)
+            continue
+        if _named(party, one) == Contributed(party=party, n=said.n, epsilon=said.epsilon, delta=said.delta):
+            found[party] = one
+        else:
+            print(f"the contribution of {party} is left out: it is not what was announced", file=sys.stderr)
+    return found
+
+
+def with_contributors(candidates: CandidateSet, given: dict[str, Contribution]) -> CandidateSet:
+    """Return the candidates of a fit with those named whose moments some of them rest on."""
+    if not any(candidate.others for candidate in candidates.candidates):
+        return candidates
+    return candidates.model_copy(update={"contributions": tuple(_named(*one) for one in sorted(given.items()))})
+
+
+def _named(party: str, one: Contribution) -> Contributed:
+    privacy = one.described.privacy
+    return Contributed(
+        party=party,
+        n=dict(one.described.n),
+        epsilon=privacy.epsilon if privacy is not None else None,
+        delta=privacy.delta if privacy is not None else None,
+    )
+
+
+def _write(folder: TaskFolder, document: BaseModel) -> None:
+    files.write(folder.results / DOCUMENT, json.dumps(document.model_dump(mode="json", exclude_none=True)))
