@@ -319,6 +319,7 @@ class Hub:
         dataset: str,
         evaluate_at: Sequence[str] = (),
         *,
+        contribute_from: Sequence[str] = (),
         publish_as: str | None = None,
         evaluate_within: int = 86400,
         **options: Any,
@@ -326,12 +327,14 @@ class Hub:
         """Ask for a stitched ensemble of `models` (`party/name` or `party/name@revision`), fitted on `dataset`.
 
         `dataset` is the name your own site gave it; the parties in `evaluate_at` are asked to evaluate (`party` or
-        `party/dataset`) and have `evaluate_within` seconds. The result appears as `<your party>/<publish_as>`.
+        `party/dataset`) and have `evaluate_within` seconds. So have, before the fit, those in `contribute_from`: they
+        are asked for moments of the models' features on their data. The result appears as `<your party>/<publish_as>`.
         """
         body = {
             "models": [_model_at(name) for name in models],
             "dataset": dataset,
             "evaluate_at": list(evaluate_at),
+            "contribute_from": list(contribute_from) or None,
             "publish_as": publish_as,
             "evaluate_within": evaluate_within,
             "options": options,
