@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import get_args
 
-from tests.fault.faults import Cell, Where, disks, judge, kills, specials, undisturbed
+from tests.fault.faults import Cell, Where, disks, divided, judge, kills, specials, undisturbed
 from tests.fault.page import Measured, page
 from tests.fault.place import Place, make_models, place_in
 from tests.fault.postgres import killable
@@ -34,7 +34,11 @@ def play(cells: list[Cell], where: Where, root: Path, models: dict[str, Path]) -
             if place is None:
                 folder = root / f"{where.replace(' ', '-')}{number}"
                 folder.mkdir()
-                place = stack.enter_context(place_in(folder, models, server, small_disk=where == "small disk"))
+                place = stack.enter_context(
+                    place_in(
+                        folder, models, server, small_disk=where == "small disk", two_workers=where == "two workers"
+                    )
+                )
                 reference = undisturbed(place)
                 assert reference.state == "complete", reference
             assert reference is not None
@@ -54,7 +58,8 @@ def play(cells: list[Cell], where: Where, root: Path, models: dict[str, Path]) -
 
 def select(only: str) -> list[Cell]:
     """Return the cells whose name holds a text."""
-    return [cell for cell in (*kills(), *specials(), *(disks() if os.geteuid() == 0 else [])) if only in cell.name]
+    cells = (*kills(), *specials(), *divided(), *(disks() if os.geteuid() == 0 else []))
+    return [cell for cell in cells if only in cell.name]
 
 
 def play_part(only: str, part: int, parts: int, out: Path) -> None:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tests.fault.place import LEASE_SECONDS, Ended, Place, until
-from tests.fault.stages import STAGES, Stage, prepare, reach
+from tests.fault.stages import DIVIDED, STAGES, Stage, prepare, reach, reach_divided
 
-from suture.http import Conflict
+from suture.errors import Conflict
 from suture.job import Job
 
 KILLED = ("agent", "worker", "child", "redis", "hub", "postgresql")
@@ -23,7 +23,7 @@ _COMPUTING: tuple[Stage, ...] = ("capturing", "solving", "refining", "evaluating
 
 
 #: The database of the hub; a small disk is that of a site, with a hub on SQLite.
-Where = Literal["sqlite", "postgresql", "small disk"]
+Where = Literal["sqlite", "postgresql", "small disk", "two workers"]
 
 
 @dataclass(frozen=True)
@@ -229,6 +229,55 @@ def _disk(stage: Stage) -> Cell:
 def disks() -> list[Cell]:
     """A site's disk is full; only the superuser can give it a small one."""
     return [_disk(stage) for stage in ("leased", "pulling", "capturing", "refining", "uploading the result")]
+
+
+def _one_killed(name: str) -> Callable[[Place, Job], None]:
+    def fault(place: Place, job: Job) -> None:
+        place.find(name)[0].kill()
+
+    return fault
+
+
+def _second_killed(place: Place, job: Job) -> None:
+    place.stop("second", signal.SIGKILL)
+
+
+def _killed(name: str) -> Callable[[Place, Job], None]:
+    return lambda place, _: place.kill(name)
+
+
+def divided() -> list[Cell]:
+    """What happens to a task that two workers share."""
+    faults: list[tuple[str, Callable[[Place, Job], None], tuple[str, ...]]] = [
+        ("SIGKILL of a share's child", _one_killed("child"), ("complete",)),
+        ("SIGKILL of one of two workers", _second_killed, ("complete",)),
+        ("SIGKILL of both workers", _killed("worker"), ("complete",)),
+        ("SIGKILL of agent", _killed("agent"), ("complete",)),
+        ("SIGKILL of redis", _killed("redis"), ("complete",)),
+        ("Redis flushed", _flush, ("complete",)),
+        ("cancelled", lambda _, job: _cancel(job), ("cancelled",)),
+    ]
+    return [
+        Cell(fault, stage, _at_shares(stage, play), expected, "two workers")
+        for stage in DIVIDED
+        for fault, play, expected in faults
+    ]
+
+
+def _at_shares(stage: str, fault: Callable[[Place, Job], None]) -> Callable[[Place, str], Ended]:
+    def play(place: Place, name: str) -> Ended:
+        job = place.ask(name)
+        release = reach_divided(place, job, stage)
+        try:
+            fault(place, job)
+        finally:
+            release()
+        place.wait(job)
+        ended = place.outcome(job, name)
+        place.start_second()
+        return ended
+
+    return play
 
 
 def judge(cell: Cell, ended: Ended, reference: Ended) -> str:

@@ -16,7 +16,8 @@ What comes of a job when something breaks. Every cell is a job of a fit, an eval
 hub (SQLite, or PostgreSQL where that is killed) with a real site (agent, Celery worker, Redis), to which the fault is
 done from outside at the stage named: processes are stopped when the stage is seen in the site's files, messages are
 held on their way. A part of the site that was killed is started again by the site itself, hub and PostgreSQL as an init
-system does. A cell holds if
+system does. A divided task is one that two workers share; the second worker is started again from outside, too. A cell
+holds if
 
 - the job ends with one published result whose `model.safetensors` has the same bytes, and whose report the same
   numbers, as that of a job to which nothing happens; or, where the job is to end otherwise, with nothing published,

@@ -288,8 +288,9 @@ class Place:
     def find(self, name: str) -> list[psutil.Process]:
         """The site's processes of this name: agent, worker, child, redis."""
         found = []
-        started = [psutil.Process(self.processes[part].pid) for part in ("site", "second") if part in self.processes]
-        for process in [one for first in started for one in (first, *first.children(recursive=True))]:
+        started = [self.processes[part] for part in ("site", "second") if part in self.processes]
+        running = [psutil.Process(process.pid) for process in started if process.poll() is None]
+        for process in [one for first in running for one in (first, *first.children(recursive=True))]:
             try:
                 told, named = " ".join(process.cmdline()), process.name()
             except psutil.Error:

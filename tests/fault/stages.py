@@ -12,11 +12,14 @@ from tests.fault.relay import At, Gate
 
 from suture.job import Job
 from suture_worker.folder import TaskFolder
+from suture_worker.shards import left
 
 Stage = Literal[
     "leased", "pulling", "capturing", "solving", "refining", "evaluating", "uploading the result", "publishing"
 ]
 STAGES: tuple[Stage, ...] = get_args(Stage)
+#: Stages of a task that several workers do, and the step whose shares are then at work.
+DIVIDED = {"capturing, divided": "capture", "refining, divided": "refine", "evaluating, divided": "evaluate"}
 #: Seconds until a stage is reached, on a busy machine.
 LONGEST = 180
 Release = Callable[[], None]
@@ -57,6 +60,29 @@ def reach(place: Place, job: Job, stage: Stage, gate: Gate | None) -> Release:
             child.resume()
 
     return release
+
+
+def reach_divided(place: Place, job: Job, stage: str) -> Release:
+    """Wait until shares of this step are at work; the returned function lets those go on that are still there."""
+    step = DIVIDED[stage]
+    kind = "evaluate" if step == "evaluate" else "fit"
+    folder = until(lambda: place.folder(job, kind), f"the folder of the {kind}", LONGEST)
+    until(lambda: _shared(folder, step), stage, LONGEST, 0.002)
+    children = until(lambda: place.find("child"), "a child", LONGEST, 0.002)
+    for child in children:
+        child.suspend()
+    assert _shared(folder, step), "the step was over too soon"
+
+    def release() -> None:
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.resume()
+
+    return release
+
+
+def _shared(folder: TaskFolder, step: str) -> bool:
+    return any(share.step == step and share.busy for share in left(folder))
 
 
 def _in(folder: TaskFolder, stage: Stage) -> bool:
