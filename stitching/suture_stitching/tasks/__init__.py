@@ -4,6 +4,34 @@
 mean of per-sample scores, which is what makes one paired bootstrap serve them all.
 """
 
-from suture_stitching.tasks.task import Task, task_of
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from suture_stitching.compatibility import incompatibilities
+from suture_stitching.errors import SutureError
+from suture_stitching.portable.metadata import ModelMetadata
+from suture_stitching.tasks.classification import Classification
+from suture_stitching.tasks.multilabel import Multilabel
+from suture_stitching.tasks.regression import Regression
+from suture_stitching.tasks.segmentation import Segmentation
+from suture_stitching.tasks.task import Task
 
 __all__ = ["Task", "task_of"]
+
+
+def task_of(members: Sequence[ModelMetadata], labels: Sequence[str], *, where: str = "dataset") -> Task:
+    """Return the task of these members on a dataset with these labels.
+
+    Raises `SutureError` `members.incompatible` saying which and why, or `dataset.unknown_label`.
+    """
+    named = [(f"member {index}", metadata) for index, metadata in enumerate(members)]
+    if problems := incompatibilities(named) if len(named) > 1 else []:
+        raise SutureError("members.incompatible", "; ".join(problems), hint="choose models of one task and input")
+    if members[0].task == "classification":
+        return Classification(members, labels, where=where)
+    if members[0].task == "multilabel":
+        return Multilabel(members, labels, where=where)
+    if members[0].task == "segmentation":
+        return Segmentation(members, labels, where=where)
+    return Regression()

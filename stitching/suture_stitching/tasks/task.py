@@ -1,4 +1,4 @@
-"""The interface of a task, and which one serves given members."""
+"""The interface of a task."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from suture_stitching.compatibility import incompatibilities
 from suture_stitching.documents import Calibration, Metric
-from suture_stitching.errors import SutureError
-from suture_stitching.portable.metadata import ModelMetadata
 
 
 class Task(ABC):
@@ -58,26 +55,3 @@ _PART = 2.0**-20
 def whole(values: Tensor) -> Tensor:
     """Return values to add up, in whole parts."""
     return (values / _PART).round() * _PART
-
-
-def task_of(members: Sequence[ModelMetadata], labels: Sequence[str], *, where: str = "dataset") -> Task:
-    """Return the task of these members on a dataset with these labels.
-
-    Raises `SutureError` `members.incompatible` saying which and why, or `dataset.unknown_label`.
-    """
-    # Imported here because they subclass Task.
-    from suture_stitching.tasks.classification import Classification
-    from suture_stitching.tasks.multilabel import Multilabel
-    from suture_stitching.tasks.regression import Regression
-    from suture_stitching.tasks.segmentation import Segmentation
-
-    named = [(f"member {index}", metadata) for index, metadata in enumerate(members)]
-    if problems := incompatibilities(named) if len(named) > 1 else []:
-        raise SutureError("members.incompatible", "; ".join(problems), hint="choose models of one task and input")
-    if members[0].task == "classification":
-        return Classification(members, labels, where=where)
-    if members[0].task == "multilabel":
-        return Multilabel(members, labels, where=where)
-    if members[0].task == "segmentation":
-        return Segmentation(members, labels, where=where)
-    return Regression()
