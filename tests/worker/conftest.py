@@ -129,6 +129,7 @@ def refs(task: dict[str, Any]) -> list[dict[str, Any]]:
     return [{key: entry[key] for key in ("repo", "revision", "sha256")} for entry in task["spec"]["members"]]
 
 
+PLACEMENTS = [{"0": "n4", "1": "n5"}]
 FILES = {name: {"sha256": "a" * 64, "size": 10} for name in ("candidates.json", "stitches.safetensors")}
 
 
@@ -136,6 +137,8 @@ def leased(kind: str = "fit", *, requester: str = "north", fence: int = 1, **spe
     """A task as the hub leases it."""
     members = [member(0), member(1)]
     specs: dict[str, dict[str, Any]] = {
+        "match": {"members": members, "dataset": "patches", "options": {}},
+        "contribute": {"members": members, "dataset": "patches", "placements": PLACEMENTS, "norms": [2.5]},
         "fit": {"members": members, "dataset": "patches", "options": {}},
         "evaluate": {"members": members, "dataset": None, "own": 0, "candidates": FILES},
         "compose": {
