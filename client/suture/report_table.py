@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from suture_stitching.documents import Report
-from suture_stitching.report.words import ROWS
+from suture_stitching.report.words import ROWS, contributed
 
 _STYLES = {"adopt": "green", "care": "yellow", "reject": "red"}
 _MEANING = {"adopt": "adopt", "care": "look closely", "reject": "do not adopt"}
@@ -33,6 +33,9 @@ def report_table(report: Report) -> Table:
     for missing in report.missing:
         table.add_section()
         table.add_row(Text(f"missing: {missing.party} ({missing.reason.replace('_', ' ')})", style="yellow"))
+    for one in report.contributions or ():
+        table.add_section()
+        table.add_row(f"{one.party} {contributed(one)}")
     return table
 
 

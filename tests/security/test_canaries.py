@@ -224,7 +224,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
         }
         for name in ("LOGNAME", "USER", "USERNAME"):
             patch.setenv(name, TEXTS["user"])
-        for party, actions in (("north", ["fit", "evaluate"]), ("south", ["evaluate"])):
+        for party, actions in (("north", ["fit", "evaluate"]), ("south", ["evaluate", "contribute"])):
             recorders[party] = Recorder(port_of(url))
             here.url = recorders[party].url
             here.add_site(party, datasets[party], allow={"north": actions}, limits={"threads": 1})
@@ -237,8 +237,17 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
         images, rows = (["north/images", "south/images"], ["north/rows", "south/rows"])
         ask = hubs["north"].stitch
         jobs = {
-            "images": ask(images, "scans", ["south/patches"], publish_as="images-both", **QUICK),
-            "rows": ask(rows, "table", ["south/broken"], publish_as="rows-both", **QUICK),
+            "images": ask(
+                images,
+                "scans",
+                ["south/patches"],
+                contribute_from=["south/patches"],
+                publish_as="images-both",
+                **QUICK,
+            ),
+            "rows": ask(
+                rows, "table", ["south/broken"], contribute_from=["south/broken"], publish_as="rows-both", **QUICK
+            ),
             "denied": hubs["south"].stitch(images, "patches"),
             "unknown": ask(images, "nothing"),
         }
@@ -264,6 +273,10 @@ def test_the_jobs_ended_as_they_were_meant_to(played: Played) -> None:
     assert (played.jobs["images"].state, played.jobs["rows"].state) == ("complete", "partial")
     (missing,) = played.jobs["rows"].missing
     assert (missing.party, missing.reason) == ("south", "failed")
+    contributed = {
+        name: [task.state for task in job.tasks if task.kind == "contribute"] for name, job in played.jobs.items()
+    }
+    assert (contributed["images"], contributed["rows"]) == (["done"], ["failed"])
     told = {name: job.error.code for name, job in played.jobs.items() if job.error is not None}
     assert told == {
         "denied": "policy.denied",
@@ -325,7 +338,7 @@ def test_the_log_holds_exactly_what_was_sent(played: Played, party: str) -> None
     sent = {said for request in requests if (said := _said(request)) is not None}
     entries = verify(played.state(party) / "outbox" / "egress.jsonl")
     assert {(entry.task, entry.kind, entry.name, entry.sha256) for entry in entries} == sent
-    kinds = {"progress", "result", "fail"} | ({"file", "decline"} if party == "north" else set())
+    kinds = {"progress", "result", "fail", "file"} | ({"decline"} if party == "north" else set())
     assert kinds <= {entry.kind for entry in entries}
 
 

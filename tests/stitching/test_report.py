@@ -9,6 +9,7 @@ from suture_stitching.documents import (
     Candidate,
     CandidateSet,
     ClassScores,
+    Contributed,
     Evaluation,
     Gate,
     Interval,
@@ -359,6 +360,15 @@ def test_another_version_says_what_changed():
     assert "The choice changed from c03 (stitched at n4 / n7, weight 0.5) to c04" in text
     stays = Page(to_html(report(version=2, revised=Revised(before="c04", added=("south",))))).text
     assert "The choice stays the same." in stays
+
+
+def test_who_contributed_is_named():
+    assert "contributed" not in Page(to_html(report())).text
+    south = Contributed(party="south", n={"train": 1300, "validation": 80}, epsilon=8, delta=1e-5)
+    found = report().model_copy(update={"contributions": (south,)})
+    text = Page(to_html(found)).text
+    assert "south contributed sums over 1,300 training and 80 validation samples to the fit, with noise" in text
+    assert "(epsilon 8, delta 1e-05)" in text
 
 
 def test_a_candidate_with_contributed_moments_says_so():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from suture_stitching.card.markdown import line, paragraphs, table
 from suture_stitching.documents import Report
 from suture_stitching.portable.metadata import ModelMetadata, check_repo
-from suture_stitching.report.words import REASONS, ROWS, VERDICTS
+from suture_stitching.report.words import REASONS, ROWS, VERDICTS, contributed
 
 _CAUTION = "It is not a medical device: a model that goes into clinical use needs validation there first."
 _FILES = """\
@@ -106,6 +106,7 @@ def _party_table(report: Report) -> list[str]:
     rows.append(["test samples (n)", *(f"{one.n:,}" for one in measured)])
     rows.append(["verdict", *(VERDICTS[one.verdict].lower() for one in measured)])
     missing = [f"- {line(one.party)} {REASONS[one.reason]}" for one in report.missing]
+    missing += [f"- {line(one.party)} {contributed(one)}" for one in report.contributions or ()]
     return [_PARTIES, "\n".join(table(rows)), *(["\n".join(missing)] if missing else [])]
 
 

@@ -19,6 +19,7 @@ from suture_stitching.report.words import (
     SIGNS,
     VERDICTS,
     Scale,
+    contributed,
     scale_of,
 )
 
@@ -107,6 +108,7 @@ def to_html(report: Report) -> str:
         plots=plot.plots(report),
         frame=plot,
         missing=[(missing.party, REASONS[missing.reason]) for missing in report.missing],
+        contributors=[(one.party, contributed(one)) for one in report.contributions or ()],
         columns=_columns(report, chosen),
         matrix=_matrix(report, parties, chosen),
         absent=[(missing.party, SHORT_REASONS[missing.reason]) for missing in report.missing],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from suture_stitching.documents import Metric
+from suture_stitching.documents import Contributed, Metric
 
 
 @dataclass(frozen=True)
@@ -103,3 +103,10 @@ UNSTITCHED = {
 def scale_of(metric: Metric) -> Scale:
     """Return how `metric` is written."""
     return _SCALES[metric]
+
+
+def contributed(one: Contributed) -> str:
+    """Say what a party gave to the fit, as the rest of a sentence that begins with its name."""
+    noise = "without noise" if one.epsilon is None else f"with noise (epsilon {one.epsilon:g}, delta {one.delta:g})"
+    samples = f"{one.n.get('train', 0):,} training and {one.n.get('validation', 0):,} validation samples"
+    return f"contributed sums over {samples} to the fit, {noise}"
