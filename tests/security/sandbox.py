@@ -3,12 +3,14 @@
 Before it runs one it writes the mutant's number to `FOLDER/number` and its bytes to `FOLDER/mutant.safetensors`, so
 that both are there if the process ends. At the end it prints what became of the mutants as JSON. It ends with an
 exception if a mutant is neither refused with a `SutureError` nor runs as its graph states, takes more memory than the
-dry run said, or has Python do anything beyond computing.
+dry run said, or has Python do anything beyond computing. Those that run are also differentiated, as members are when
+stitches are refined; and run again without writing any result over another, which must give the same bits.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 import sys
@@ -21,6 +23,7 @@ from tests.security.mutants import BUDGET, SHAPE, mutant, parts
 
 from suture_stitching.errors import SutureError
 from suture_stitching.portable.dry_run import measure
+from suture_stitching.portable.program import nest
 from suture_stitching.portable.runtime import PortableModel, load
 from suture_worker import confine
 
@@ -86,6 +89,15 @@ def sizes(content: bytes) -> tuple[list[list[int]], list[str]]:
         return [[2, 3]], ["float32"]
 
 
+def example(shapes: list[list[int]], dtypes: list[str]) -> list[torch.Tensor]:
+    """Return inputs of these shapes and types."""
+    generator = torch.Generator().manual_seed(0)
+    return [
+        (torch.rand(shape, generator=generator) * 4).to(getattr(torch, dtype))
+        for shape, dtype in zip(shapes, dtypes, strict=True)
+    ]
+
+
 def attempt(path: Path, content: bytes) -> tuple[str, PortableModel | None]:
     """Load the file through all checks and run it; return the code it was refused with, or `ran` and the model."""
     shapes, dtypes = sizes(content)
@@ -93,11 +105,7 @@ def attempt(path: Path, content: bytes) -> tuple[str, PortableModel | None]:
     try:
         model = load(path, input_shapes=shapes, budget=BUDGET)
         cost = measure(model.program, model.tensors, shapes, BUDGET).cost
-        generator = torch.Generator().manual_seed(0)
-        inputs = [
-            (torch.rand(shape, generator=generator) * 4).to(getattr(torch, dtype))
-            for shape, dtype in zip(shapes, dtypes, strict=True)
-        ]
+        inputs = example(shapes, dtypes)
         before = forget_peak()
         with torch.no_grad():
             output = model(*inputs)
@@ -110,6 +118,56 @@ def attempt(path: Path, content: bytes) -> tuple[str, PortableModel | None]:
         assert len(spec.shape) == tensor.dim(), (spec, tensor.shape)
         assert all(want in (None, have) for want, have in zip(spec.shape, tensor.shape, strict=True)), spec
     return "ran", model
+
+
+def differentiate(model: PortableModel, content: bytes) -> str:
+    """Compute the gradients of all outputs in all that they are made of; return what became of it.
+
+    What is a weight in one file may be an activation in another: gradients go through every argument.
+    """
+    shapes, dtypes = sizes(content)
+    inputs = example(shapes, dtypes)
+    with torch.no_grad():
+        over, plain = flat(model(*inputs)), flat(functional(model, inputs))
+    assert all(same(one, other) for one, other in zip(over, plain, strict=True)), "results were written over others"
+    every = [tensor for tensor in (*inputs, *model.tensors.values()) if tensor.is_floating_point()]
+    for tensor in every:
+        tensor.requires_grad_()
+    held = held_bytes(model, shapes)
+    before = forget_peak()
+    try:
+        outputs = [output for output in flat(model(*inputs)) if output.requires_grad]
+        for output in outputs:
+            output.backward(torch.ones_like(output), retain_graph=output is not outputs[-1])
+    except SutureError as error:
+        return f"differentiating: {error.code}"
+    except RuntimeError:  # as an operator refuses arguments, so does its derivative; the child says that work failed
+        return "differentiating: refused"
+    grown = resident("VmHWM") - before
+    assert grown <= held + SLACK, f"took {grown} bytes, at most {held} were reckoned"
+    for tensor in every:
+        assert tensor.grad is None or tensor.grad.shape == tensor.shape
+    return "differentiated" if outputs else "differentiating: nothing to"
+
+
+def functional(model: PortableModel, inputs: list[torch.Tensor]) -> Any:
+    """Return the model's output, each operator's result in memory of its own."""
+    plan, slots = model._started(model._output_nodes, {}, inputs)
+    for step in plan.steps:
+        slots[step.node] = step.run(slots)
+    return nest(model.graph.output, slots)
+
+
+def held_bytes(model: PortableModel, shapes: list[list[int]]) -> int:
+    """Return a bound on what a pass there and back takes: every value and its gradient, and room for the largest."""
+    found = measure(model.program, model.tensors, shapes, BUDGET)
+    values = [math.prod(spec.shape) * 8 for spec in found.tensors if spec is not None]
+    return 4 * sum(values) + 4 * found.cost.bound_bytes
+
+
+def same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors are equal, not-a-number to not-a-number."""
+    return one.dtype == other.dtype and torch.equal(torch.nan_to_num(one), torch.nan_to_num(other))
 
 
 def flat(output: Any) -> list[torch.Tensor]:
@@ -148,10 +206,14 @@ def main(first: int, count: int, step: int, folder: Path) -> None:
     path = folder / "mutant.safetensors"
     for content in files:  # imports what torch imports at first use
         path.write_bytes(content)
-        assert attempt(path, content)[0] == "ran"
+        result, model = attempt(path, content)
+        assert result == "ran"
+        assert model is not None
+        differentiate(model, content)
     confined(folder)
     watch = Watch(path)
     became: Counter[str] = Counter()
+    back: Counter[str] = Counter()
     operators: set[str] = set()
     number_file = os.open(folder / "number", os.O_RDWR | os.O_CREAT)
     for number in range(first, first + count, step):
@@ -160,6 +222,8 @@ def main(first: int, count: int, step: int, folder: Path) -> None:
         path.write_bytes(content)
         watch.on = True
         result, model = attempt(path, content)
+        if result == "ran" and model is not None:
+            back[differentiate(model, content)] += 1
         watch.on = False
         seen = [event for event in watch.seen if "/proc/self/" not in event]
         assert not seen, seen
@@ -167,7 +231,7 @@ def main(first: int, count: int, step: int, folder: Path) -> None:
         became[result] += 1
         if result == "ran" and model is not None:
             operators |= {node.op for node in model.graph.nodes}
-    print(json.dumps({"became": became, "operators": sorted(operators)}))
+    print(json.dumps({"became": became, "back": back, "operators": sorted(operators)}))
 
 
 if __name__ == "__main__":

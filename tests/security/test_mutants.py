@@ -1,5 +1,7 @@
 """20,000 damaged and made-up models: each is refused or runs as it states, within what the dry run said.
 
+Of those that run, gradients are computed, too.
+
 Processes confined like a site's child run them. One that ends takes the test down with it: the mutant is kept in
 `found/` under its number, from which `mutants.mutant` makes it again.
 """
@@ -58,6 +60,7 @@ def test_no_mutant_does_harm(tmp_path):
         running.append((process, folder))
     deadline = time.monotonic() + SECONDS
     became: Counter[str] = Counter()
+    back: Counter[str] = Counter()
     ran: set[str] = set()
     try:
         for process, folder in running:
@@ -65,6 +68,7 @@ def test_no_mutant_does_harm(tmp_path):
             assert status == 0, ended(folder, status)
             result = json.loads((folder / "out").read_text())
             became.update(result["became"])
+            back.update(result["back"])
             ran.update(result["operators"])
     except subprocess.TimeoutExpired:
         pytest.fail(ended(folder, None))
@@ -77,6 +81,7 @@ def test_no_mutant_does_harm(tmp_path):
     assert became["ran"] > COUNT // 10, became
     for code in ("model.graph", "model.arguments", "model.run_failed", "running: model.run_failed"):
         assert became[code] > COUNT // 200, became
+    assert back["differentiated"] > COUNT // 20, back
     if COUNT >= 20_000:
         assert ran >= OPERATORS, f"no mutant with {sorted(OPERATORS - ran)} ran"
 
