@@ -25,12 +25,11 @@ from suture_service.keys.signatures import read_signature
 from suture_service.models.publishing import check_repository
 from suture_service.models.quota import take, take_room
 from suture_service.models.repository import lock_party
-from suture_service.models.service import StoredFile, commit, revision_id
+from suture_service.models.service import Checked, StoredFile, commit, revision_id
 from suture_service.observe import allow_body
 from suture_service.paging import decode, encode
 from suture_service.storage import BlobStore
-from suture_service.tables import Commit, Json, Model
-from suture_stitching.portable.metadata import ModelMetadata
+from suture_service.tables import Commit, Model
 
 router = hub_router()
 PAGE = 100
@@ -93,12 +92,13 @@ async def make_commit(
         oid = revision_id(draft.files)
         if oid != draft.head_oid:
             contents = {path: _Kept(hub.store, file.sha256, file.size) for path, file in draft.files.items()}
-            metadata, card = await run_in_threadpool(check_repository, contents, hub.settings.max_card_bytes)
-            signature = await run_in_threadpool(read_signature, contents) if metadata is not None else None
-            made = _Made(caller, namespace, name, revision, changes, draft, metadata, card, signature)
+            checked = await run_in_threadpool(check_repository, contents, hub.settings.max_card_bytes)
+            portable = checked.metadata is not None
+            signature = await run_in_threadpool(read_signature, contents) if portable else None
+            made = _Made(caller, namespace, name, revision, changes, draft, checked, signature)
             if not await hub.write(partial(_write, hub, made)):
                 continue
-            hub.metrics.published.inc(int(metadata is not None))
+            hub.metrics.published.inc(int(portable))
         return Committed(commit_url=f"{base_url(request)}/{namespace}/{name}/commit/{oid}", commit_oid=oid)
     raise Conflict("commit.busy", "others commit to this branch all the time", where=revision, hint="try again")
 
@@ -122,8 +122,7 @@ class _Made:
     branch: str
     changes: Changes
     draft: _Draft
-    metadata: ModelMetadata | None
-    card: Json | None
+    checked: Checked
     signature: bytes | None
 
 
@@ -176,8 +175,7 @@ def _write(hub: Hub, made: _Made, session: Session) -> bool:
         session,
         model,
         files=made.draft.files,
-        metadata=made.metadata,
-        card=made.card,
+        checked=made.checked,
         signature=made.signature,
         title=made.changes.header.summary,
         message=made.changes.header.description,

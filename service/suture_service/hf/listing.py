@@ -93,6 +93,7 @@ def show_repo(
         last_modified=model.updated_at,
         created_at=model.created_at,
         card_data=revision.card,
+        safetensors=revision.safetensors,
         siblings=siblings,
         used_storage=sum(entry.size or 0 for entry in siblings) if siblings is not None and blobs else None,
         flags=list(flags) or None,

@@ -216,6 +216,7 @@ class RepoOut(_Said):
     last_modified: Moment
     created_at: Moment
     card_data: Json | None = None
+    safetensors: Json | None = None
     siblings: list[Sibling] | None = None
     used_storage: int | None = None
     flags: list[FlagOut] | None = None

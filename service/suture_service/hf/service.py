@@ -17,7 +17,7 @@ from suture_service.hf.errors import BadRequest, EntryNotFound, GatedRepo, RepoN
 from suture_service.models.repository import MAIN, lock_party, note_deleted
 from suture_service.models.schemas import Visibility
 from suture_service.models.search import search_text
-from suture_service.models.service import commit, new_model
+from suture_service.models.service import Checked, commit, new_model
 from suture_service.parties.repository import get_token
 from suture_service.parties.service import checked_name
 from suture_service.tables import Commit, Model, ReceivedFile, Ref, RevisionFile
@@ -98,7 +98,7 @@ def create_repo(session: Session, caller: Caller, name: str, visibility: Visibil
     if repository.own_name_taken(session, party.id, name):
         return repo, False
     model = new_model(session, party, name, visibility, now)
-    commit(session, model, files={}, metadata=None, title="initial commit", created_by=caller.name, now=now)
+    commit(session, model, files={}, checked=Checked(), title="initial commit", created_by=caller.name, now=now)
     return repo, True
 
 

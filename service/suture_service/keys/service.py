@@ -12,7 +12,7 @@ from suture_service.errors import Conflict, HubError, NotFound
 from suture_service.keys import repository
 from suture_service.keys.schemas import KeyIn
 from suture_service.models.repository import lock_party
-from suture_service.models.service import StoredFile, commit, get_revision, revision_id
+from suture_service.models.service import Checked, StoredFile, commit, get_revision, revision_id
 from suture_service.tables import PartyKey, Revision
 from suture_stitching.portable.metadata import ModelMetadata
 from suture_stitching.portable.signature import SIGNATURE, read_public_key
@@ -97,8 +97,7 @@ def sign(
         session,
         found.model,
         files=files,
-        metadata=ModelMetadata.model_validate(found.content),
-        card=found.card,
+        checked=Checked(ModelMetadata.model_validate(found.content), found.safetensors, found.card),
         signature=signature,
         title="Sign",
         created_by=caller.name,

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from starlette.concurrency import run_in_threadpool
 
 from suture_service.errors import HubError
 from suture_service.keys.signatures import read_signature
-from suture_service.models.service import CARD, METADATA, MODEL, StoredFile
+from suture_service.models.service import CARD, METADATA, MODEL, Checked, StoredFile
 from suture_service.settings import Settings
 from suture_service.storage import BlobStore, Upload
 from suture_service.storage.blobs import Content, read_document
@@ -20,7 +22,7 @@ from suture_service.storage.multipart import MultipartReader
 from suture_service.tables import Json
 from suture_stitching.card.yaml_block import split_card
 from suture_stitching.errors import SutureError
-from suture_stitching.portable.format import FORMAT, MAX_HEADER, check_against, read_header
+from suture_stitching.portable.format import FORMAT, MAX_HEADER, PortableHeader, check_against, read_header
 from suture_stitching.portable.metadata import MAX_BYTES, ModelMetadata
 from suture_stitching.portable.signature import MAX_SIGNATURE, SIGNATURE
 
@@ -34,8 +36,7 @@ class CheckedUpload:
     """Files that are stored and fit together."""
 
     files: dict[str, StoredFile]
-    metadata: ModelMetadata
-    card: Json | None
+    says: Checked
     signature: bytes | None
 
 
@@ -73,46 +74,53 @@ async def receive_parts(
 
 async def check_and_keep(uploads: dict[str, Upload], take_room: TakeRoom) -> CheckedUpload:
     """Check model, metadata and card against each other, then give all files their final names, if there is room."""
-    metadata, card = await run_in_threadpool(_check, uploads)
+    says = await run_in_threadpool(_check, uploads)
     signature = await run_in_threadpool(read_signature, uploads)
     await take_room({upload.sha256: upload.size for upload in uploads.values()})
     for upload in uploads.values():
         await upload.keep()
     files = {name: StoredFile(upload.sha256, upload.size) for name, upload in uploads.items()}
-    return CheckedUpload(files, metadata, card, signature)
+    return CheckedUpload(files, says, signature)
 
 
-def _check(uploads: dict[str, Upload]) -> tuple[ModelMetadata, Json | None]:
-    metadata = check_model(uploads)
+def _check(uploads: dict[str, Upload]) -> Checked:
+    checked = check_model(uploads)
     try:
         card = split_card(_card_text(uploads[CARD], uploads[CARD].size))[0] if CARD in uploads else None
     except SutureError as error:
         if error.code != "card.yaml":
             raise
         card = None
-    return metadata, card
+    return replace(checked, card=card)
 
 
-def check_model(files: Mapping[str, Content]) -> ModelMetadata:
+def check_model(files: Mapping[str, Content]) -> Checked:
     """Return what `suture.json` says, once the model agrees with it; raises `SutureError` (`model.*`, `metadata.*`)."""
     metadata = ModelMetadata.from_json(read_document(files[METADATA], MAX_BYTES, METADATA), where=METADATA)
     model = files[MODEL]
-    check_against(read_header(model.read, model.size, where=MODEL), metadata, where=METADATA)
-    return metadata
+    header = read_header(model.read, model.size, where=MODEL)
+    check_against(header, metadata, where=METADATA)
+    return Checked(metadata, _counted(header))
 
 
-def check_repository(files: Mapping[str, Content], max_card_bytes: int) -> tuple[ModelMetadata | None, Json | None]:
-    """Check what a commit would show: what claims to be a portable model must be one, and a card must be readable.
+def _counted(header: PortableHeader) -> Json:
+    """Return how many parameters there are, by type and in total, as the Hugging Face Hub tells it."""
+    parameters: Counter[str] = Counter()
+    for tensor in header.tensors.values():
+        parameters[tensor.dtype] += math.prod(tensor.shape)
+    return {"parameters": dict(parameters), "total": parameters.total()}
 
-    Returns the model's metadata, None where there is no portable model, and the card's YAML block.
-    """
+
+def check_repository(files: Mapping[str, Content], max_card_bytes: int) -> Checked:
+    """Check what a commit would show: what claims to be a portable model must be one, and a card must be readable."""
     claims = METADATA in files or (MODEL in files and _says_portable(files[MODEL]))
     for name in (METADATA, MODEL) if claims else ():
         if name not in files:
             hint = f"a portable model is {MODEL} and {METADATA}: put both into one commit"
             raise SutureError("model.incomplete", f"{name} is missing beside it", where="the commit", hint=hint)
-    metadata = check_model(files) if claims else None
-    return metadata, split_card(_card_text(files[CARD], max_card_bytes))[0] if CARD in files else None
+    checked = check_model(files) if claims else Checked()
+    card = split_card(_card_text(files[CARD], max_card_bytes))[0] if CARD in files else None
+    return replace(checked, card=card)
 
 
 def _card_text(card: Content, limit: int) -> str:

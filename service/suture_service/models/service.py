@@ -46,6 +46,19 @@ class StoredFile:
     git_oid: str | None = None
 
 
+@dataclass(frozen=True)
+class Checked:
+    """What files say, once that was checked.
+
+    `metadata` is that of the portable model among them, None where there is none; `safetensors` counts its parameters;
+    `card` is the YAML block of the card.
+    """
+
+    metadata: ModelMetadata | None = None
+    safetensors: Json | None = None
+    card: Json | None = None
+
+
 def revision_id(files: Mapping[str, StoredFile]) -> str:
     """Return the id that follows from the content: equal content, equal revision."""
     lines = "".join(f"{name}\0{file.sha256}\n" for name, file in sorted(files.items()))
@@ -79,12 +92,11 @@ def publish(
     party_id: int,
     name: str,
     files: Mapping[str, StoredFile],
-    metadata: ModelMetadata,
+    checked: Checked,
     created_by: str,
     now: datetime,
     visibility: Visibility = "private",
     job_id: str | None = None,
-    card: Json | None = None,
     signature: bytes | None = None,
 ) -> tuple[Revision, bool]:
     """Add a revision whose files are checked and stored; return it, and whether it is new.
@@ -106,8 +118,7 @@ def publish(
         session,
         model,
         files=files,
-        metadata=metadata,
-        card=card,
+        checked=checked,
         signature=signature,
         title=title,
         created_by=created_by,
@@ -131,20 +142,19 @@ def commit(
     model: Model,
     *,
     files: Mapping[str, StoredFile],
-    metadata: ModelMetadata | None,
+    checked: Checked,
     title: str,
     created_by: str,
     now: datetime,
     message: str = "",
     branch: str = repository.MAIN,
-    card: Json | None = None,
     signature: bytes | None = None,
 ) -> Commit:
     """Add a commit of exactly these files, checked and stored, and move a branch to it; the party must be locked.
 
-    `metadata` is that of the portable model among the files, None where there is none; `card` the YAML block of the
-    card; `signature` the content of `model.sig`. Raises `SutureError` (`signature.*`) if the party did not sign them.
+    `signature` is the content of `model.sig`. Raises `SutureError` (`signature.*`) if the party did not sign them.
     """
+    metadata, card = checked.metadata, checked.card
     identity = revision_id(files)
     revision = repository.own_revision(session, model.id, identity)
     if revision is None:
@@ -157,6 +167,7 @@ def commit(
             created_by=created_by,
             content=content,
             card=card,
+            safetensors=checked.safetensors,
             files=[
                 RevisionFile(name=key, size=file.size, sha256=file.sha256, git_oid=file.git_oid)
                 for key, file in sorted(files.items())

@@ -35,11 +35,13 @@ _NAME = re.compile(rf"{_BLOBS}/[0-9a-f]{{2}}/([0-9a-f]{{64}})")
 
 
 class Content(Protocol):
-    """A file of `size` bytes that can be read in parts."""
+    """A file that can be read in parts."""
 
-    size: int
+    @property
+    def size(self) -> int:
+        """Return how many bytes it has."""
 
-    def read(self, offset: int, length: int) -> bytes:
+    def read(self, offset: int, length: int, /) -> bytes:
         """Return up to `length` bytes from `offset`."""
 
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from suture_service.errors import HubError
-from suture_service.models.service import CARD, METADATA, MODEL, REPORT
+from suture_service.models.publishing import check_model
+from suture_service.models.service import CARD, METADATA, MODEL, REPORT, Checked
 from suture_service.tables import Json
 from suture_stitching.card.yaml_block import split_card
 from suture_stitching.contributions import MOMENTS, ContributionDocument, Described, Matched
 from suture_stitching.documents import CandidateId, CandidateSet, Evaluation, Missing, Report, Revised
-from suture_stitching.portable.format import check_against, read_header
-from suture_stitching.portable.metadata import MAX_BYTES, Lineage, Member, ModelMetadata, Task
+from suture_stitching.portable.metadata import Lineage, Member, Task
 
 CANDIDATES, STITCHES = "candidates.json", "stitches.safetensors"
 FILES = {
@@ -155,17 +155,16 @@ def check_composed(
     missing: Sequence[Missing],
     version: int = 1,
     revised: Revised | None = None,
-) -> tuple[dict[str, Any], ModelMetadata, Json | None]:
-    """Return the result, metadata and card's YAML of a composed model; lineage and report are those of the job."""
+) -> tuple[dict[str, Any], Checked]:
+    """Return the result and what the composed model's files say; lineage and report are those of the job."""
     result = _parse(ComposeResult, document, "document")
     if result.chosen not in {candidate.id for candidate in read_candidates(candidates).candidates}:
         raise HubError("report.mismatch", f"{result.chosen} is no candidate of this job", where="document.chosen")
-    metadata = ModelMetadata.from_json(_read(files[METADATA], MAX_BYTES, METADATA), where=METADATA)
-    model = files[MODEL]
-    check_against(read_header(model.read, model.size, where=MODEL), metadata, where=METADATA)
+    checked = check_model(files)
+    stated = checked.metadata.lineage if checked.metadata is not None else None
     lineage = Lineage(job=facts.job, requester=facts.requester, members=facts.members, candidate=result.chosen)
     for field in ("job", "requester", "members", "candidate"):
-        found = getattr(metadata.lineage, field) if metadata.lineage is not None else None
+        found = getattr(stated, field) if stated is not None else None
         _same(f"lineage.{field}", found, getattr(lineage, field), METADATA, "lineage.mismatch")
     report = _read_document(Report, files[REPORT], REPORT)
     _same("requester", report.requester, facts.requester, REPORT)
@@ -177,7 +176,7 @@ def check_composed(
     _same("missing", _by_party(report.missing), _by_party(missing), REPORT)
     _same("version", report.version, version, REPORT)
     _same("revised", report.revised, revised, REPORT)
-    return result.model_dump(), metadata, _read_card(files[CARD]) if CARD in files else None
+    return result.model_dump(), replace(checked, card=_read_card(files[CARD]) if CARD in files else None)
 
 
 def _read_card(file: FileContent) -> Json:

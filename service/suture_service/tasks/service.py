@@ -16,7 +16,7 @@ from suture_service.jobs.flow import Flow, matched, missing
 from suture_service.jobs.schemas import MissingOut
 from suture_service.jobs.service import member
 from suture_service.jobs.states import JobState, TaskState, wanted
-from suture_service.models.service import CARD, METADATA, MODEL, StoredFile, publish
+from suture_service.models.service import CARD, METADATA, MODEL, Checked, StoredFile, publish
 from suture_service.sites.repository import mark_seen, seen_since
 from suture_service.storage import BlobStore
 from suture_service.tables import Job, Json, Revision, Task, TaskFile
@@ -250,7 +250,7 @@ def finish(hub: Hub, site: Caller, task_id: str, fence: int, document: dict[str,
         assert job is not None, "a site may read the jobs it has tasks of"
         files = {file.name: file for file in task.files if file.fence == fence}
         fitted = jobs.fitted_files(session, job.id)
-    checked, metadata, card = _check(hub.store, job, task, document, files, fitted)
+    result, checked = _check(hub.store, job, task, document, files, fitted)
     with hub.database.writing() as session:
         job, task = _locked(session, site, task_id)
         if task.state == TaskState.DONE and task.fence == fence:
@@ -259,21 +259,20 @@ def finish(hub: Hub, site: Caller, task_id: str, fence: int, document: dict[str,
         present = {file.name: file.sha256 for file in task.files if file.fence == fence}
         if present != {name: file.sha256 for name, file in files.items()}:
             raise Conflict("task.files_changed", "a file was put while the result was checked", where=task_id)
-        if metadata is not None:
+        if checked is not None:
             stored = {name: StoredFile(file.sha256, file.size) for name, file in files.items()}
             _, new = publish(
                 session,
                 party_id=job.requester_id,
                 name=job.publish_as,
                 files=stored,
-                metadata=metadata,
+                checked=checked,
                 created_by=site.name,
                 now=hub.now(),
                 job_id=job.id,
-                card=card,
             )
             hub.metrics.published.inc(int(new))
-        Flow(hub, session, job, site).complete(task, checked)
+        Flow(hub, session, job, site).complete(task, result)
         return TaskState(task.state)
 
 
@@ -296,7 +295,7 @@ def _check(
     document: dict[str, Any],
     files: dict[str, TaskFile],
     fitted: dict[str, TaskFile],
-) -> tuple[dict[str, Any], ModelMetadata | None, Json | None]:
+) -> tuple[dict[str, Any], Checked | None]:
     absent = [name for name in FILES[task.kind] if name not in {*files, *OPTIONAL}]
     if absent:
         raise HubError(
@@ -308,14 +307,14 @@ def _check(
     facts = _facts(job)
     contents = {name: _content(store, file) for name, file in files.items()}
     if task.kind == "match":
-        return documents.check_match(facts, document), None, None
+        return documents.check_match(facts, document), None
     if task.kind == "contribute":
-        return documents.check_contribution(facts, document, contents[MOMENTS], matched(job)), None, None
+        return documents.check_contribution(facts, document, contents[MOMENTS], matched(job)), None
     if task.kind == "fit":
-        return documents.check_fit(facts, document, contents, _contributions(job)), None, None
+        return documents.check_fit(facts, document, contents, _contributions(job)), None
     candidates = _content(store, fitted[CANDIDATES])
     if task.kind == "evaluate":
-        return documents.check_evaluation(document, _own(job, task), candidates), None, None
+        return documents.check_evaluation(document, _own(job, task), candidates), None
     return documents.check_composed(
         facts,
         document,
