@@ -3,18 +3,21 @@
     python benchmarks/platform_overhead.py [--repeats 20] [--steps 300]
 
 Everything is on this machine: hub, agent, Celery worker, Redis and one site with north's digits, many times over with
-noise. Both sides use one thread and must give the same bytes. Prints seconds per part and one line of JSON; the
-overhead wanted is at most 5 seconds and 5 percent.
+noise. Both sides use one thread and must give the same bytes. Prints seconds per part and where they go (until the site
+leases it, until its child starts, in the child, until the hub has its result), and one line of JSON; the overhead
+wanted is at most 5 seconds and 5 percent.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import tempfile
 import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,6 +41,9 @@ from suture_stitching.portable.runtime import load, save
 from suture_stitching.select import choose
 
 MODELS = ("north/plain", "north/residual")
+#: What agent and worker say between a task's beginning and end at the hub, and what each part of it is called.
+LOGGED = ("leased", "task starts", "task ended")
+STAGES = ("lease", "prepare", "child", "deliver")
 T = TypeVar("T")
 
 
@@ -57,8 +63,12 @@ def main() -> None:
         job, tasks, model = through_hub(root / "here", data, folders, options)
         parts, plain_model = plain(root, data, folders, options)
     plain_seconds = sum(parts.values())
-    for kind, seconds in tasks.items():
-        print(f"{kind:>9}: {seconds:7.2f} s from open to done, {parts[kind]:7.2f} s as a plain call")
+    for kind, stages in tasks.items():
+        print(
+            f"{kind:>9}: {sum(stages.values()):7.2f} s from open to done, {parts[kind]:7.2f} s as a plain call", end=""
+        )
+        print(" (" + ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in stages.items()) + ")")
+    print(f"  between: {job - sum(sum(stages.values()) for stages in tasks.values()):7.2f} s")
     overhead = job - plain_seconds
     print(
         json.dumps(
@@ -101,13 +111,13 @@ def make_models(root: Path) -> dict[str, Path]:
 
 def through_hub(
     root: Path, data: Path, folders: dict[str, Path], options: dict[str, Any]
-) -> tuple[float, dict[str, float], str]:
-    """Return the seconds of a job, those of its tasks, and the digest of the model it published."""
+) -> tuple[float, dict[str, dict[str, float]], str]:
+    """Return the seconds of a job, those of its tasks by stage, and the digest of the model it published."""
     dataset = {"path": data, "format": "npz", "labels": digits.LABELS, "value_range": [0.0, 1.0]}
     with Installation(root) as here:
         here.start_hub()
         here.add_party("north")
-        here.add_site("north", {"digits": dataset}, allow={"north": ["fit", "evaluate"]}, limits={"threads": 1})
+        site = here.add_site("north", {"digits": dataset}, allow={"north": ["fit", "evaluate"]}, limits={"threads": 1})
         here.start_site("north")
         here.wait_until_ready()
         hub = Hub(here.url, here.token("north"))
@@ -122,13 +132,27 @@ def through_hub(
         seconds = time.monotonic() - started
         assert status.result is not None
         revision = hub.revision("north/both", status.result.revision)
-        moments: dict[tuple[str, str], float] = {}
-        for event in job.events():
-            if event.kind == "task":
-                moments[event.data["kind"], event.data["state"]] = event.at.timestamp()
+        happened = [event for event in job.events() if event.kind == "task"]
         hub.connection.close()
-    kinds = ("fit", "evaluate", "compose")
-    return seconds, {kind: moments[kind, "done"] - moments[kind, "open"] for kind in kinds}, revision.model_file.sha256
+        logged = site_log(site.parent / "state" / "logs")
+    moments = {(event.task or "", event.data["state"]): event.at.timestamp() for event in happened}
+    tasks = {}
+    for task, kind in {event.task or "": event.data["kind"] for event in happened}.items():
+        at = [moments[task, "open"], *(logged[task, said] for said in LOGGED), moments[task, "done"]]
+        tasks[kind] = dict(zip(STAGES, (end - start for start, end in itertools.pairwise(at)), strict=True))
+    return seconds, tasks, revision.model_file.sha256
+
+
+def site_log(folder: Path) -> dict[tuple[str, str], float]:
+    """Return when agent and worker said what of which task."""
+    moments = {}
+    for name in ("agent.log", "worker.log"):
+        for line in (folder / name).read_text().splitlines():
+            entry = json.loads(line) if line.startswith("{") else {}
+            if "task" in entry:
+                at = datetime.fromisoformat(entry["timestamp"])
+                moments[entry["task"], entry["event"]] = at.timestamp()
+    return moments
 
 
 def plain(root: Path, data: Path, folders: dict[str, Path], options: dict[str, Any]) -> tuple[dict[str, float], str]:
