@@ -349,7 +349,8 @@ def snapshot():
 @step
 def safetensors():
     found = NORTH.get_safetensors_metadata("north/digits")
-    return {"sharded": found.sharded, "count": found.parameter_count}
+    told = NORTH.model_info("north/digits").safetensors
+    return {"sharded": found.sharded, "count": found.parameter_count, "told": [told.parameters, told.total]}
 
 
 @step

@@ -177,7 +177,7 @@ def check_downloads(answers, live, new):
         "some": 10,
         "model": True,
     }
-    assert answers["safetensors"] == {"sharded": False, "count": {"F32": 34}}
+    assert answers["safetensors"] == {"sharded": False, "count": {"F32": 34}, "told": [{"F32": 34}, 34]}
     assert answers["card"]["license"] == "apache-2.0"
     assert answers["card"]["bad"] in (None, "ValueError")
     assert "pushed" in answers["card"]["tags"]

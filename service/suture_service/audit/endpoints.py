@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
-from sqlalchemy import or_, select
 
+from suture_service.audit import repository
 from suture_service.auth import Caller, CallerDep
 from suture_service.errors import answers
 from suture_service.hub import HubDep
@@ -48,15 +48,9 @@ def list_audit(
     """
     caller.require("auditor")
     before = decode(cursor, int)
-    statement = select(AuditEntry).order_by(AuditEntry.id.desc()).limit(limit + 1)
-    if not _sees_all(caller):
-        statement = statement.where(or_(AuditEntry.party == caller.party, AuditEntry.owner == caller.party))
-    if action is not None:
-        statement = statement.where(AuditEntry.action == action)
-    if before is not None:
-        statement = statement.where(AuditEntry.id < before[0])
+    party = None if _sees_all(caller) else caller.party
     with hub.database.reading() as session:
-        rows = session.scalars(statement).all()
+        rows = repository.list_entries(session, party, action, int(before[0]) if before else None, limit)
         return page(rows, limit, lambda entry: _show(entry, caller), lambda entry: (entry.id,))
 
 
