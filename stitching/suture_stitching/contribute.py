@@ -147,15 +147,25 @@ def contribute(
     wanted = sorted(set(refs.values()))
     model = runner.model(merge.graph(tuple(map(Ref, wanted))), merge.tensors, shape)
 
+    def features(x: Tensor) -> dict[tuple[int, tuple[int, ...]], Tensor]:
+        values = dict(runner.stream(model, wanted, x))
+        return {
+            (index, grid): torch.cat(
+                [rows(values[refs[m, p.name]].float(), grid, p.channel_axis) for m, p in group.items()], 1
+            )
+            for index, group in enumerate(groups)
+            for grid in _grids(group)
+        }
+
     def run(x: Tensor) -> dict[tuple[int, tuple[int, ...]], Moments]:
-        values, found = dict(runner.stream(model, wanted, x)), {}
-        for index, group in enumerate(groups):
-            for grid in _grids(group):
-                sides = [rows(values[refs[m, p.name]].float(), grid, p.channel_axis) for m, p in group.items()]
-                side = torch.cat(sides, 1)
-                if privacy is not None:
-                    side = side * (privacy.clips[index] / side.norm(dim=1, keepdim=True)).clamp(max=1)
-                found[index, grid] = Moments.of(side)
+        # One sample at a time where one must not show: a network may mix those that it is given together.
+        parts = [features(part) for part in (torch.split(x, 1) if privacy is not None else (x,))]
+        found = {}
+        for key in parts[0]:
+            side = torch.cat([part[key] for part in parts])
+            if privacy is not None:
+                side = side * (privacy.clips[key[0]] / side.norm(dim=1, keepdim=True)).clamp(max=1)
+            found[key] = Moments.of(side)
         return found
 
     moments: dict[_Key, Moments] = {}

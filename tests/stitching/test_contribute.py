@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.stitching.networks import dataset, deep, member, plain
+from tests.stitching.networks import LABELS, SHAPE, dataset, deep, images, member, plain
+from torch import nn
 
 from suture_stitching.compose import compose
 from suture_stitching.contribute import Contribution, Privacy, contribute, noise_of, placements
+from suture_stitching.data.arrays import ArrayDataset
 from suture_stitching.errors import SutureError
 from suture_stitching.evaluate import evaluate
 from suture_stitching.fit import FitOptions, FitResult, Member, fit, matches
@@ -150,6 +152,38 @@ def test_no_two_samples_are_farther_apart_than_the_noise_allows_for() -> None:
     distance = ((x - y).square().sum(1) + products.square().sum((1, 2))).sqrt()
     assert float(distance.max()) <= math.sqrt(4.5) + 1e-5
     assert float(distance.max()) > math.sqrt(4.5) - 1e-2
+
+
+class _Mixing(nn.Module):
+    """Lets every sample of a batch depend on all others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(math.prod(SHAPE), 4), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.flatten(1)
+        return self.last(torch.relu(self.first(x + 100 * x.mean(0, keepdim=True))))
+
+
+def test_noise_protects_from_networks_that_mix_samples_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the noise: replacing one sample moves all sums by no more than the noise is made for."""
+    monkeypatch.setattr("suture_stitching.contribute._noisy", lambda moments, _: moments)
+    mixing = [member(_Mixing(), tmp_path, seed=1), member(_Mixing(), tmp_path, "south/net", seed=2)]
+    x, y = images()
+    split = np.array(["train", "validation", "test"])[np.arange(len(x)) % 3]
+    other = x.copy()
+    other[0] = 3 - 50 * other[0]
+    point = mixing[0].points(SHAPE)[0].name
+    sums = []
+    for inputs in (x, other):
+        data = ArrayDataset(inputs, y, LABELS, split=split.tolist())
+        found = contribute(
+            mixing, data, [{"0": point, "1": point}], privacy=Privacy(epsilon=1, delta=1e-5, clips=(1.0,))
+        )
+        one = next(moments for (_, _, split_), moments in found.moments.items() if split_ == "train")
+        sums.append(one.n * torch.cat([one.mean[None], one.covariance + torch.outer(one.mean, one.mean)]))
+    assert 0.1 < float((sums[0] - sums[1]).square().sum().sqrt()) <= math.sqrt(4.5) + 1e-4
 
 
 def test_noisy_moments_are_noisy_and_still_moments(pair: list[Member], fitted: FitResult, given: Contribution) -> None:
