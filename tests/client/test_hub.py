@@ -343,7 +343,9 @@ def test_a_job_can_be_followed_and_cancelled(live_hub: LiveHub, north: Hub, expo
     first, second = new_name(), new_name()
     for repo in (first, second):
         north.publish_file(exported, repo, show=quietly)
-    job = north.stitch([first, f"{second}@{north.revision(second).id}"], "digits", ["south"], seed=1)
+    models = [first, f"{second}@{north.revision(second).id}"]
+    job = north.stitch(models, "digits", ["south"], contribute_from=["south/scans"], seed=1)
+    assert (job.status.evaluate_at, job.status.contribute_from) == (("south",), ("south/scans",))
     assert [member.repo for member in job.status.models] == [first, second]
     assert job.id in [found.id for found in north.jobs(limit=1)]
     with pytest.raises(SutureError) as slow:

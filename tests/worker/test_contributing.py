@@ -10,6 +10,7 @@ import pytest
 
 from suture_stitching.contribute import Contribution
 from suture_stitching.documents import CandidateSet
+from suture_stitching.errors import SutureError
 from suture_worker.admission import Admission
 from suture_worker.config import PolicyConfig, Rule
 from suture_worker.explain import explain
@@ -128,7 +129,17 @@ def test_the_whole_way_at_the_sites(site, data, assign, make, members, quick):
     folder = assign("contribute", **asked)
 
     # What the operator is shown before is what leaves then.
-    takes = estimate(folder)
+    admission = Admission(allowing(site, {"approval": "ask", **NOISE}))
+    assert admission.admit(folder.assignment.task, folder) is None
+    (request,) = admission.inbox.requests()
+    assert (request.party, request.action, request.dataset) == ("south", "contribute", "patches")
+    takes = request.estimate
+    assert f"features: {takes.numbers} numbers" in request.leaves[0]
+    assert request.leaves[2] == "with noise: epsilon 2, delta 1e-05 for each sample and contribution"
+    assert Ledger(site.state / "ledger.jsonl").entries() == []
+    admission.inbox.decide(request, approved=True)
+    assert isinstance(admission.admit(folder.assignment.task, folder), Allow)
+    assert folder.terms == Terms(min_samples=11, **NOISE)
     file, document = contributed(site, folder)
     found = Contribution.load(file.content)
     assert (file.name, document) == ("moments.safetensors", {"n": dict(found.described.n)})
@@ -196,8 +207,6 @@ def test_a_place_that_no_model_has_is_the_asker_s_fault(site, data, assign):
     ],
 )
 def test_what_is_asked_is_checked_before_anything_acts_on_it(make, spec):
-    from suture_stitching.errors import SutureError
-
     with pytest.raises(SutureError) as caught:
         Task.parse(make.leased("contribute", requester="south", **spec))
     assert caught.value.code == "task.invalid"

@@ -96,7 +96,8 @@ def _spec(session: Session, job: Job, task: Task) -> MatchSpec | ContributeSpec 
             members=members, dataset=task.dataset, placements=list(where.placements), norms=list(where.norms)
         )
     if task.kind == "fit":
-        said, files = _contributions(job), jobs.contributed_files(session, job.id)
+        said = _contributions(job)
+        files = jobs.contributed_files(session, job.id) if said else {}
         given = {name: Contribution(sha256=file.sha256, size=file.size, **said[name]) for name, file in files.items()}
         return FitSpec(members=members, dataset=job.dataset, options=job.options, contributions=given)
     fitted = jobs.fitted_files(session, job.id)
