@@ -296,7 +296,14 @@ class Walk:
 
 
 _ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-_VARYING = {"x-request-id", "date", "ratelimit-remaining", "ratelimit-reset"}
+_COUNTING = ("ratelimit-remaining", "ratelimit-reset")
+_VARYING = {"x-request-id", "date", *_COUNTING}
+
+
+def size(answer: Any) -> int:
+    """How many bytes an answer takes, but for what counts requests or the seconds of a minute."""
+    headers = ((name, value) for name, value in answer.headers.items() if name not in ("date", *_COUNTING))
+    return len(answer.content) + sum(len(name) + len(value) for name, value in headers)
 
 
 def _other(text: str) -> str:
@@ -353,7 +360,8 @@ def test_what_is_anothers_answers_as_what_is_not_there(walk):
             continue
         missing = walk.call(route, token, absent=True)
         expected = {200} if call.shown else {403, 404}
-        alike = call.shown or walk.shown(there) == walk.shown(missing)
+        # Nor does the size tell: what there is and what there is not have names of the same length here.
+        alike = call.shown or (walk.shown(there), size(there)) == (walk.shown(missing), size(missing))
         if there.status_code not in expected or not alike:
             wrong[route] = (there.status_code, there.text, missing.status_code, missing.text)
     assert wrong == {}

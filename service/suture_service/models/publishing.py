@@ -24,6 +24,7 @@ from suture_stitching.card.yaml_block import split_card
 from suture_stitching.errors import SutureError
 from suture_stitching.portable.format import FORMAT, MAX_HEADER, PortableHeader, check_against, read_header
 from suture_stitching.portable.metadata import MAX_BYTES, ModelMetadata
+from suture_stitching.portable.operators import DTYPES
 from suture_stitching.portable.signature import MAX_SIGNATURE, SIGNATURE
 
 #: Refuses contents (size in bytes by sha256) for which there is no room.
@@ -107,7 +108,7 @@ def _counted(header: PortableHeader) -> Json:
     """Return how many parameters there are, by type and in total, as the Hugging Face Hub tells it."""
     parameters: Counter[str] = Counter()
     for tensor in header.tensors.values():
-        parameters[tensor.dtype] += math.prod(tensor.shape)
+        parameters[DTYPES[tensor.dtype][0]] += math.prod(tensor.shape)
     return {"parameters": dict(parameters), "total": parameters.total()}
 
 
