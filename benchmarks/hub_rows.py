@@ -48,7 +48,8 @@ def fill(url: str, size: Size) -> None:
         return model % size.parties + 1
 
     def described(model: int) -> str:
-        return f"Lesions in {'rare' if model % 100 == 1 else 'common'} slices"
+        # In one model, however many there are: an answer with more in it would cost more anyway.
+        return f"Lesions in {'rare' if model == 1 else 'common'} slices"
 
     def at(number: int) -> datetime:
         return now - timedelta(seconds=10 * size.tasks - number)
@@ -167,6 +168,7 @@ def fill(url: str, size: Size) -> None:
                     "dataset": "digits",
                     "publish_as": f"stitched-{n}",
                     "evaluate_at": [],
+                    "contribute_from": [],
                     "evaluate_within": 86400,
                     "options": {},
                     "created_at": at(n),
