@@ -1,11 +1,14 @@
-"""The licences of all that an installed Suture needs, as the packages state them; an error where one is not known to fit.
+"""The licences of all that an installed Suture needs, as packages state them; fails where one is not known to fit.
 
 `make licences`. What only develops and tests Suture is left out.
 """
 
+from __future__ import annotations
+
 import re
 import sys
-from importlib.metadata import PackageNotFoundError, distribution
+from collections.abc import Iterable
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
 
 from packaging.requirements import Requirement
 
@@ -16,14 +19,16 @@ FIT = r"apache|\bmit\b|bsd|\bisc\b|python software|\bpsf|mpl|mozilla|unlicense|z
 EXCEPTIONS = {"moocore", "psycopg", "psycopg-binary", "sigstore-models"}
 
 
-def stated(package):
+def stated(package: Distribution) -> str:
+    """Return what a package says its licence is."""
     about = package.metadata
     kinds = [kind.rpartition(" :: ")[2] for kind in about.get_all("Classifier", []) if kind.startswith("License ::")]
     texts = (about["License-Expression"], ", ".join(kinds), about["License"])
     return next((text.strip().partition("\n")[0][:70] for text in texts if text and text.strip()), "not stated")
 
 
-def collect(name, extras, found):
+def collect(name: str, extras: Iterable[str], found: dict[str, tuple[Distribution, set[str]]]) -> None:
+    """Add a package to those found, and all that it needs with these extras."""
     try:
         package = distribution(name)
     except PackageNotFoundError:
@@ -37,7 +42,7 @@ def collect(name, extras, found):
             collect(need.name, EXTRAS if need.name == "suture" else need.extras, found)
 
 
-packages: dict = {}
+packages: dict[str, tuple[Distribution, set[str]]] = {}
 collect("suture", EXTRAS, packages)
 unknown = []
 for name, (package, _) in sorted(packages.items()):
