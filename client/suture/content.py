@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from suture.answers import File, Revision
-from suture.http import Connection, model_path, segment
+from suture.http import Connection, is_loopback, model_path, segment
 from suture.parcel import sha256_of
+from suture.transfers import landing
 
 
 def cached(connection: Connection, revision: Revision, file: File) -> Path:
@@ -20,7 +24,7 @@ def cached(connection: Connection, revision: Revision, file: File) -> Path:
 
     cache = folder()
     try:
-        for damaged in (False, True):
+        for damaged in () if _behind_a_proxy(connection.url) else (False, True):
             found = hf_hub_download(
                 revision.repo,
                 file.name,
@@ -31,20 +35,43 @@ def cached(connection: Connection, revision: Revision, file: File) -> Path:
                 force_download=damaged,
             )
             path = Path(found).resolve()
-            if sha256_of(path) == file.sha256:
+            if _is(path, file):
                 return path
     except (errors.HTTPError, errors.EntryNotFoundError, OSError):  # type: ignore[attr-defined]
-        # A proxy that is in the way of the own machine, HF_HUB_OFFLINE, a hub that refuses: asked directly, the hub
-        # either gives the file or says why not, in words that hold neither token nor address.
+        # HF_HUB_OFFLINE, a hub that refuses: asked directly, the hub either gives the file or says why not, in words
+        # that hold neither token nor address.
         pass
     target = cache / "direct" / f"{file.sha256}-{file.name}"
-    if target.is_file() and sha256_of(target) == file.sha256:
+    if _is(target, file):
         return target
     at = f"{model_path(revision.repo)}/revisions/{revision.id}/files/{segment(file.name)}"
     return connection.download(at, target, sha256=file.sha256, size=file.size)
+
+
+def place(connection: Connection, revision: Revision, file: File, target: Path) -> None:
+    """Put a file of a revision at `target`, from the cache; one that is there already is left alone.
+
+    Raises what `Connection.download` raises.
+    """
+    if not _is(target, file):
+        source = cached(connection, revision, file)
+        with landing(target) as partial:
+            # A copy and no link: who edits what was pulled must not alter the cache.
+            shutil.copyfile(source, partial)
 
 
 def folder() -> Path:
     """Return the folder of downloaded models."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "suture" / "models"
+
+
+def _is(path: Path, file: File) -> bool:
+    return path.is_file() and path.stat().st_size == file.size and sha256_of(path) == file.sha256
+
+
+def _behind_a_proxy(url: str) -> bool:
+    """Whether the environment puts a proxy, which cannot reach it, between this machine and itself."""
+    parts = urlsplit(url)
+    proxied = getproxies().keys() & {parts.scheme, "all"}
+    return is_loopback(url) and bool(proxied) and not proxy_bypass(parts.hostname or "")

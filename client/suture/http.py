@@ -9,9 +9,7 @@ The token travels in one header to one origin (redirects are not followed) and i
 
 from __future__ import annotations
 
-import os
 import random
-import tempfile
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +22,7 @@ from urllib.parse import quote
 import httpx
 
 from suture.errors import HubError, Unavailable, error_of, unreachable
-from suture.transfers import Incoming, OnBytes, Outgoing
+from suture.transfers import Incoming, OnBytes, Outgoing, landing
 from suture_stitching.errors import SutureError
 
 ATTEMPTS = 5
@@ -142,28 +140,17 @@ class Connection:
 
         Raises `SutureError` `download.digest` when the content is not what was promised.
         """
-        target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
-        partial = Path(name)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                transfer = Incoming(file, size, on_bytes or (lambda _count: None))
-                self._fetch(path, transfer)
-                found = transfer.digest.hexdigest()
-                if found != sha256:
-                    raise SutureError(
-                        "download.digest",
-                        f"the content has sha256 {found}, but {sha256} was promised",
-                        where=path,
-                        hint="try again; if it happens again, tell the hub's operator: the file was altered or damaged",
-                    )
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(target)
-            _sync_folder(target.parent)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+        with landing(target) as partial, partial.open("wb") as file:
+            transfer = Incoming(file, size, on_bytes or (lambda _count: None))
+            self._fetch(path, transfer)
+            found = transfer.digest.hexdigest()
+            if found != sha256:
+                raise SutureError(
+                    "download.digest",
+                    f"the content has sha256 {found}, but {sha256} was promised",
+                    where=path,
+                    hint="try again; if it happens again, tell the hub's operator: the file was altered or damaged",
+                )
         return target
 
     def _fetch(self, path: str, transfer: Incoming) -> None:
@@ -353,11 +340,3 @@ def _was_not_processed(error: Unavailable) -> bool:
 
 def _given(params: Mapping[str, Any] | None) -> dict[str, Any]:
     return {key: value for key, value in (params or {}).items() if value is not None}
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

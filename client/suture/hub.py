@@ -17,27 +17,26 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
-from suture.answers import AccessRequest, File, JobStatus, Model, Revision, read_report
-from suture.content import cached
+from suture.answers import AccessRequest, JobStatus, Model, Revision, read_report
+from suture.content import cached, place
 from suture.credentials import resolve
 from suture.errors import NotFound
 from suture.http import Connection, model_path, segment
 from suture.job import Job
 from suture.keys import Keys
-from suture.parcel import Description, Parcel, export_model, pack, sha256_of
+from suture.parcel import Description, Parcel, export_model, pack
+from suture.publishing import Visibility, send
 from suture.signing import Trust, check_flags
 from suture.transfers import OnBytes
 from suture_stitching.documents import Report
 from suture_stitching.errors import SutureError
 from suture_stitching.portable.format import METADATA, check_against, check_file, find_model
 from suture_stitching.portable.metadata import Member, ModelMetadata, check_repo
-from suture_stitching.portable.signature import SIGNATURE, folder_digests, sign
+from suture_stitching.portable.signature import SIGNATURE, sign
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
-
-Visibility = Literal["private", "all"]
 
 
 class Hub:
@@ -114,7 +113,7 @@ class Hub:
             parcel = pack(path, metadata, repo=repo, card=card)
             if key is not None:
                 parcel = parcel.signed(key, password, name=repo)
-            return self._send(repo, parcel, visibility, show)
+            return send(self.connection, repo, parcel, visibility, show)
 
     def publish_file(
         self,
@@ -143,17 +142,18 @@ class Hub:
         parcel = pack(path, metadata, repo=repo, card=card)
         if key is not None:
             parcel = parcel.signed(key, password, name=repo)
-        return self._send(repo, parcel, visibility, show, on_bytes)
+        return send(self.connection, repo, parcel, visibility, show, on_bytes)
 
     def sign(self, repo: str, revision: str | None = None, *, key: str | Path, password: str | None = None) -> Revision:
         """Sign the newest revision of an own model, such as a stitched ensemble, and return the signed revision.
 
         Its files are fetched and checked first: only what is there as the hub says is signed.
         """
-        with tempfile.TemporaryDirectory(prefix="suture-") as folder:
-            found = self.pull(repo, folder, revision)
-            check_against(check_file(find_model(folder)), found.metadata, where=f"{repo} at {found.id}")
-            signature = sign(folder_digests(Path(folder)), key, password=password, name=repo)
+        found = self._usable(repo, revision, allow_flagged=False)
+        files = {file.name: cached(self.connection, found, file) for file in found.files}
+        check_against(check_file(files[found.model_file.name]), found.metadata, where=f"{repo} at {found.id}")
+        digests = {file.name: file.sha256 for file in found.files if file.name != SIGNATURE}
+        signature = sign(digests, key, password=password, name=repo)
         path = f"{model_path(repo)}/revisions/{found.id}/signature"
         return Revision.of(self.connection.upload(path, signature), path)
 
@@ -220,32 +220,20 @@ class Hub:
         from suture_stitching.portable.runtime import load
 
         found = self._usable(repo, revision, allow_flagged=allow_flagged)
-        file = found.model_file
-        path = cached(self.connection, found, file)
+        path = cached(self.connection, found, found.model_file)
         check_against(check_file(path), found.metadata, where=f"{repo} at {found.id}")
         return load(path, device=device)
 
     def pull(
-        self,
-        repo: str,
-        folder: str | Path,
-        revision: str | None = None,
-        *,
-        on_bytes: OnBytes | None = None,
-        allow_flagged: bool = False,
+        self, repo: str, folder: str | Path, revision: str | None = None, *, allow_flagged: bool = False
     ) -> Revision:
         """Write all files of a revision into `folder`, each verified; files that are there already are left alone.
 
-        What was withdrawn, or made of it, is refused unless `allow_flagged`.
+        They come by way of the cache. What was withdrawn, or made of it, is refused unless `allow_flagged`.
         """
         found = self._usable(repo, revision, allow_flagged=allow_flagged)
         for file in found.files:
-            target = Path(folder) / file.name
-            if target.is_file() and sha256_of(target) == file.sha256:
-                if on_bytes is not None:
-                    on_bytes(file.size)
-                continue
-            self._download(found, file, target, on_bytes)
+            place(self.connection, found, file, Path(folder) / file.name)
         return found
 
     def report(self, repo: str, revision: str | None = None) -> Report:
@@ -258,14 +246,14 @@ class Hub:
                 "this revision has no report: it was published, not stitched",
                 where=f"{repo} at {found.id}",
             )
-        return read_report(self._content(found, file), where=f"{repo} at {found.id}")
+        return read_report(cached(self.connection, found, file).read_bytes(), where=f"{repo} at {found.id}")
 
     def _usable(self, repo: str, revision: str | None, *, allow_flagged: bool) -> Revision:
         """Return a revision once nothing speaks against using it."""
         found = self.revision(repo, revision)
         if not allow_flagged:
             check_flags(found)
-        self.trust.check(found, lambda file: self._content(found, file))
+        self.trust.check(found, lambda file: cached(self.connection, found, file).read_bytes())
         self.verify_lineage(found)
         return found
 
@@ -351,52 +339,6 @@ class Hub:
         """Return your party's newest jobs."""
         return [JobStatus.of(item, "/v1/jobs") for item in self.connection.pages("/v1/jobs", state=state, limit=limit)]
 
-    # The way of the bytes
-
-    def _send(
-        self,
-        repo: str,
-        parcel: Parcel,
-        visibility: Visibility,
-        show: Callable[[Parcel], None] | None,
-        on_bytes: OnBytes | None = None,
-    ) -> Revision:
-        if show is not None:
-            show(parcel)
-        else:
-            _print_parcel(repo, parcel, visibility, self.url)
-        path = f"{model_path(repo)}/revisions"
-        parts: dict[str, tuple[str, Path | bytes]] = {
-            "model": ("model.safetensors", parcel.model),
-            "metadata": ("suture.json", parcel.metadata.to_json().encode()),
-            "card": ("README.md", parcel.card.encode()),
-        }
-        if parcel.signature is not None:
-            parts["signature"] = (SIGNATURE, parcel.signature)
-        answer = self.connection.upload_parts(
-            path,
-            parts,
-            params={"visibility": visibility},
-            on_bytes=on_bytes,
-        )
-        revision = Revision.of(answer, path)
-        if {file.name: file.sha256 for file in revision.files} != parcel.digests():
-            raise SutureError(
-                "publish.altered",
-                "the hub stored something else than what was sent",
-                where=f"{repo} at {revision.id}",
-                hint="tell the hub's operator",
-            )
-        return revision
-
-    def _content(self, revision: Revision, file: File) -> bytes:
-        with tempfile.TemporaryDirectory(prefix="suture-") as name:
-            return self._download(revision, file, Path(name) / "content").read_bytes()
-
-    def _download(self, revision: Revision, file: File, target: Path, on_bytes: OnBytes | None = None) -> Path:
-        path = f"{model_path(revision.repo)}/revisions/{revision.id}/files/{segment(file.name)}"
-        return self.connection.download(path, target, sha256=file.sha256, size=file.size, on_bytes=on_bytes)
-
 
 def _model_at(name: str) -> dict[str, str]:
     repo, at, revision = name.partition("@")
@@ -409,15 +351,3 @@ def _check_repo(repo: str) -> None:
         check_repo(repo)
     except ValueError as error:
         raise SutureError("model.name", str(error), where=repo, hint="write it as party/name") from None
-
-
-def _print_parcel(repo: str, parcel: Parcel, visibility: Visibility, url: str) -> None:
-    import sys
-
-    print(f"leaves this machine for {repo} at {url}, visible to {_visible_to(visibility)}:", file=sys.stderr)
-    for what, how_much in parcel.lines():
-        print(f"  {what:<20} {how_much}", file=sys.stderr)
-
-
-def _visible_to(visibility: Visibility) -> str:
-    return "all parties" if visibility == "all" else "your party and those you share it with"

@@ -1,16 +1,36 @@
-"""Files on their way: what has come of a download, and what is read for an upload."""
+"""Files on their way: where they land, what has come of a download, and what is read for an upload."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from suture_stitching.errors import SutureError
 
 #: Told how many more bytes went over the wire; negative when a transfer had to start again.
 OnBytes = Callable[[int], None]
+
+
+@contextmanager
+def landing(target: Path) -> Iterator[Path]:
+    """Give a temporary file beside `target` that takes its place, synced, when the block ends; gone if it raises."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
+    os.close(descriptor)
+    partial = Path(name)
+    try:
+        yield partial
+        _sync(partial)
+        partial.replace(target)
+        _sync(target.parent)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 class Incoming:
@@ -62,3 +82,11 @@ class Outgoing(io.FileIO):
         if self._on_bytes is not None and target != position:
             self._on_bytes(target - position)
         return target
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

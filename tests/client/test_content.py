@@ -7,12 +7,13 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 from tests.stitching.test_metadata import FIRST
 
 from suture.answers import Revision, revision_id
-from suture.content import cached
+from suture.content import cached, place
 from suture.http import Connection
 from suture_stitching.errors import SutureError
 
@@ -23,28 +24,33 @@ DIGEST = hashlib.sha256(CONTENT).hexdigest()
 class Server:
     """A server on the own machine that notes what it is sent."""
 
-    def __init__(self, redirect_to: str | None = None, content: bytes = CONTENT) -> None:
+    def __init__(self, redirect_to: str | None = None, content: bytes = CONTENT, breaks_off: int = 0) -> None:
         self.seen: list[tuple[str, str, str | None]] = []
-        seen = self.seen
+        self.ranges: list[str | None] = []
+        seen, ranges = self.seen, self.ranges
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 seen.append((self.command, self.path, self.headers["Authorization"]))
                 hub_protocol = "/resolve/" in self.path
-                self.send_response(302 if redirect_to and hub_protocol else 200)
+                self.send_response(302 if redirect_to and hub_protocol else 206 if self.headers["Range"] else 200)
                 self.send_header("X-Repo-Commit", revision().id)
                 self.send_header("ETag", f'"{DIGEST}"')
                 self.send_header("X-Linked-Etag", f'"{DIGEST}"')
-                self.send_header("X-Linked-Size", str(len(CONTENT)))
+                self.send_header("X-Linked-Size", str(len(content)))
                 if redirect_to and hub_protocol:
                     self.send_header("Location", f"{redirect_to}/elsewhere")
                     self.send_header("Content-Length", "0")
                     self.end_headers()
                     return
-                self.send_header("Content-Length", str(len(content)))
+                start = 0
+                if self.command == "GET":
+                    ranges.append(self.headers["Range"])
+                    start = int((self.headers["Range"] or "bytes=0-").removeprefix("bytes=").removesuffix("-"))
+                self.send_header("Content-Length", str(len(content) - start))
                 self.end_headers()
                 if self.command == "GET":
-                    self.wfile.write(content)
+                    self.wfile.write(content[start : breaks_off if breaks_off and not start else None])
 
             do_HEAD = do_GET
 
@@ -62,11 +68,12 @@ class Server:
         self._thread.join()
 
 
-def revision() -> Revision:
-    files = [{"name": "model.safetensors", "size": len(CONTENT), "sha256": DIGEST}]
+def revision(content: bytes = CONTENT) -> Revision:
+    digest = hashlib.sha256(content).hexdigest()
+    files = [{"name": "model.safetensors", "size": len(content), "sha256": digest}]
     return Revision.of(
         {
-            "id": revision_id({"model.safetensors": DIGEST}),
+            "id": revision_id({"model.safetensors": digest}),
             "repo": "north/digits",
             "created_at": datetime(2026, 1, 2, tzinfo=UTC),
             "metadata": FIRST,
@@ -81,6 +88,32 @@ def store() -> Iterator[Server]:
     server = Server()
     yield server
     server.close()
+
+
+def test_what_is_pulled_is_a_copy_of_what_is_kept(store: Server, tmp_path: Path) -> None:
+    first, second = tmp_path / "first" / "model.safetensors", tmp_path / "second" / "model.safetensors"
+    with Connection(f"http://127.0.0.1:{store.port}", "secret-token") as connection:
+        place(connection, revision(), revision().model_file, first)
+        with first.open("r+b") as file:
+            file.write(b"edited in place")
+        place(connection, revision(), revision().model_file, second)
+    assert second.read_bytes() == CONTENT
+    assert len(store.ranges) == 1  # the second came from the cache, unedited
+    assert [path.name for path in second.parent.iterdir()] == ["model.safetensors"]
+
+
+def test_a_pull_that_breaks_off_goes_on_where_it_was(tmp_path: Path) -> None:
+    written = 10 * 2**20  # the library writes so much at once
+    content = bytes(range(256)) * 4096 * 12
+    hub = Server(content=content, breaks_off=written + 3000)
+    found = revision(content)
+    try:
+        with Connection(f"http://127.0.0.1:{hub.port}", "secret-token") as connection:
+            place(connection, found, found.model_file, tmp_path / "model.safetensors")
+    finally:
+        hub.close()
+    assert (tmp_path / "model.safetensors").read_bytes() == content
+    assert hub.ranges == [None, f"bytes={written}-"]
 
 
 def test_the_token_is_not_sent_to_where_a_hub_redirects(store: Server) -> None:

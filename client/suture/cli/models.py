@@ -237,17 +237,8 @@ def pull(
       suture pull north/digits folder --revision 3f0c…
     """
     target = folder or Path(repo.rpartition("/")[2])
-    bar = _byte_bar()
-    with Hub() as hub, bar:
-        found = hub.revision(repo, revision)
-        task = bar.add_task("receive", total=sum(file.size for file in found.files))
-        found = hub.pull(
-            repo,
-            target,
-            found.id,
-            on_bytes=lambda count: bar.advance(task, count),
-            allow_flagged=allow_flagged,
-        )
+    with Hub() as hub:
+        found = hub.pull(repo, target, revision, allow_flagged=allow_flagged)
     if format is Format.json:
         print_json({"folder": str(target), "revision": found})
         return

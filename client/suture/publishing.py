@@ -1,0 +1,60 @@
+"""Sending a parcel to a hub: what leaves is shown first, and what was stored is compared with it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from suture.answers import Revision
+from suture.http import Connection, model_path
+from suture.parcel import Parcel
+from suture.transfers import OnBytes
+from suture_stitching.errors import SutureError
+from suture_stitching.portable.signature import SIGNATURE
+
+Visibility = Literal["private", "all"]
+
+
+def send(
+    connection: Connection,
+    repo: str,
+    parcel: Parcel,
+    visibility: Visibility,
+    show: Callable[[Parcel], None] | None = None,
+    on_bytes: OnBytes | None = None,
+) -> Revision:
+    """Publish a parcel as `repo` in one request, once it was handed to `show`, or printed, and return the revision.
+
+    Raises `SutureError` `publish.altered` when the hub stored something else, and what `Connection.upload_parts` does.
+    """
+    if show is not None:
+        show(parcel)
+    else:
+        _print(repo, parcel, visibility, connection.url)
+    path = f"{model_path(repo)}/revisions"
+    parts: dict[str, tuple[str, Path | bytes]] = {
+        "model": ("model.safetensors", parcel.model),
+        "metadata": ("suture.json", parcel.metadata.to_json().encode()),
+        "card": ("README.md", parcel.card.encode()),
+    }
+    if parcel.signature is not None:
+        parts["signature"] = (SIGNATURE, parcel.signature)
+    answer = connection.upload_parts(path, parts, params={"visibility": visibility}, on_bytes=on_bytes)
+    revision = Revision.of(answer, path)
+    if {file.name: file.sha256 for file in revision.files} != parcel.digests():
+        raise SutureError(
+            "publish.altered",
+            "the hub stored something else than what was sent",
+            where=f"{repo} at {revision.id}",
+            hint="tell the hub's operator",
+        )
+    return revision
+
+
+def _print(repo: str, parcel: Parcel, visibility: Visibility, url: str) -> None:
+    readers = "all parties" if visibility == "all" else "your party and those you share it with"
+    print(f"leaves this machine for {repo} at {url}, visible to {readers}:", file=sys.stderr)
+    for what, how_much in parcel.lines():
+        print(f"  {what:<20} {how_much}", file=sys.stderr)
