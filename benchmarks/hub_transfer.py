@@ -1,8 +1,9 @@
 """How fast the hub takes and gives a model: `python benchmarks/hub_transfer.py`.
 
-A model is published and downloaded with Suture's own client at a hub on a real socket, in turns with a plain copy of
-the file and its sha256 on the same disk. The hub syncs what it keeps, the copy does not. The memory of the hub's
-process is watched, with one upload and with several at once.
+A model is sent to a hub on a real socket and fetched again, as the SDK's requests do, with all that `publish_file` and
+`pull` do around them, and with huggingface_hub's `upload_folder` (by LFS), in turns with a plain copy of the file and
+its sha256 on the same disk. The hub answers once what it keeps is synced: the copy is made with and without that. The
+memory of the hub's process is watched, with one transfer at a time and with several uploads at once.
 
 `--mlflow FOLDER` adds MLflow's server with its artifact proxy and its own client, from a virtual environment in
 FOLDER, which is made if need be; where nginx is installed, it serves the same file to the same client.
@@ -25,6 +26,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -33,14 +35,25 @@ from rich.console import Console
 from rich.table import Table
 
 from suture.http import Connection
+from suture.hub import Hub
 from suture_service import operate
 from suture_service.settings import Settings
 from suture_stitching.portable.format import graph_to_json
 from suture_stitching.portable.graph import Graph, Input, Node, Ref
+from suture_stitching.portable.metadata import ModelMetadata
 
 MIB = 2**20
 _SIDE = 256
 _FEATURES = _SIDE**2
+_ROWS = {
+    "copy": "copy + sha256",
+    "synced": "copy + sha256 + fsync",
+    "upload": "hub, upload",
+    "download": "hub, download",
+    "publish_file": "Hub.publish_file",
+    "pull": "Hub.pull",
+    "upload_folder": "HfApi.upload_folder",
+}
 console = Console()
 
 _MLFLOW_CLIENT = """
@@ -122,8 +135,8 @@ def running(command: list[str], url: str, log: Path, env: dict[str, str] | None 
             time.sleep(0.2)
         yield psutil.Process(process.pid)
     finally:
-        for child in psutil.Process(process.pid).children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(process.pid).children(recursive=True):
                 child.terminate()
         process.terminate()
         process.wait(30)
@@ -161,12 +174,34 @@ def publish(hub: Connection, name: str, path: Path, metadata: dict[str, object])
     hub.upload_parts(f"/v1/models/north/{name}/revisions", parts)
 
 
-def copy_and_hash(path: Path, target: Path) -> str:
+def copy_and_hash(path: Path, target: Path, *, synced: bool = False) -> str:
     shutil.copyfile(path, target)
     with target.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if synced:
+            os.fsync(file.fileno())
     target.unlink()
     return digest
+
+
+def publish_file(hub: Hub, name: str, path: Path, metadata: dict[str, object]) -> None:
+    described = ModelMetadata.model_validate(metadata)
+    hub.publish_file(path, f"north/{name}", metadata=described, show=lambda _parcel: None)
+
+
+def pull(hub: Hub, folder: Path) -> None:
+    hub.pull("north/warm", folder)
+
+
+def upload_folder(hub: Hub, name: str, folder: Path, size: int, seed: int) -> float:
+    """Return the seconds of an upload of a new model: the client would not send what the hub has."""
+    from huggingface_hub import HfApi
+
+    folder.mkdir(exist_ok=True)
+    (folder / "suture.json").write_text(json.dumps(write_model(folder / "model.safetensors", size, seed)))
+    api = HfApi(hub.url, token=hub.connection.token)
+    api.create_repo(f"north/{name}")
+    return seconds(partial(api.upload_folder, repo_id=f"north/{name}", folder_path=folder))
 
 
 def measure_hub(work: Path, path: Path, metadata: dict[str, object], options: argparse.Namespace) -> dict[str, object]:
@@ -179,19 +214,21 @@ def measure_hub(work: Path, path: Path, metadata: dict[str, object], options: ar
     url = f"http://127.0.0.1:{port}"
     env = {"SUTURE_HUB_DATABASE_URL": settings.database_url, "SUTURE_HUB_STORE": settings.store}
     command = [sys.executable, "-m", "suture", "hub", "serve", "--port", str(port)]
-    found: dict[str, list[float]] = {"copy": [], "upload": [], "download": [], "nginx": []}
+    found: dict[str, list[float]] = {name: [] for name in (*_ROWS, "nginx")}
     with (
         running(command, f"{url}/healthz", work / "hub.log", env) as process,
-        Connection(url, token) as hub,
+        Hub(url, token) as sdk,
         nginx(work, path.parent) as server,
     ):
+        hub = sdk.connection
         publish(hub, "warm", path, metadata)
         digest = copy_and_hash(path, work / "copy")
         file = "/v1/models/north/warm/revisions/latest/files/model.safetensors"
         with peak_growth(process) as grown:
             for number in range(options.rounds):
                 found["copy"].append(seconds(lambda: copy_and_hash(path, work / "copy")))
-                found["upload"].append(seconds(lambda number=number: publish(hub, f"m{number}", path, metadata)))
+                found["synced"].append(seconds(lambda: copy_and_hash(path, work / "copy", synced=True)))
+                found["upload"].append(seconds(partial(publish, hub, f"m{number}", path, metadata)))
                 found["download"].append(seconds(lambda: hub.download(file, work / "down", sha256=digest)))
                 (work / "down").unlink()
                 if server is not None:
@@ -200,6 +237,13 @@ def measure_hub(work: Path, path: Path, metadata: dict[str, object], options: ar
                             seconds(lambda: plain.download(f"/{path.name}", work / "down", sha256=digest))
                         )
                     (work / "down").unlink()
+                found["publish_file"].append(seconds(partial(publish_file, sdk, f"s{number}", path, metadata)))
+                found["upload_folder"].append(
+                    upload_folder(sdk, f"f{number}", work / "fresh", options.size * MIB, number + 2)
+                )
+                found["pull"].append(seconds(lambda: pull(sdk, work / "pulled")))
+                shutil.rmtree(work / "pulled")
+                shutil.rmtree(work / "cache")
         memory = {"one at a time": grown[0]}
         part, described = (
             path.with_name("part.safetensors"),
@@ -208,6 +252,7 @@ def measure_hub(work: Path, path: Path, metadata: dict[str, object], options: ar
         with peak_growth(process) as grown, ThreadPoolExecutor(options.at_once) as pool:
             list(pool.map(lambda number: publish(hub, f"p{number}", part, described), range(options.at_once)))
         memory[f"{options.at_once} uploads of {options.each} MiB at once"] = grown[0]
+    shutil.rmtree(work / "store")
     return {"seconds": found, "growth_mib": memory}
 
 
@@ -261,16 +306,17 @@ def show(results: dict[str, object], size: int) -> None:
     hub, mlflow = results["hub"], results["mlflow"]
     assert isinstance(hub, dict)
     times = hub["seconds"]
-    rows = [("copy + sha256", times["copy"]), ("hub, upload", times["upload"]), ("hub, download", times["download"])]
+    rows = [(title, times[name]) for name, title in _ROWS.items()]
     if times["nginx"]:
         rows.append(("nginx, download", times["nginx"]))
     if isinstance(mlflow, dict):
         rows += [("MLflow, upload", mlflow["upload"]), ("MLflow, download", mlflow["download"])]
-    table = Table("what", "seconds (median)", "MiB/s", "of copy + sha256", box=None)
-    plain = statistics.median(times["copy"])
+    plain, synced = statistics.median(times["copy"]), statistics.median(times["synced"])
+    table = Table("what", "seconds (median)", "MiB/s", "of copy + sha256", "with fsync", box=None)
     for name, found in rows:
         taken = statistics.median(found)
-        table.add_row(name, f"{taken:.2f}", f"{size / taken:.0f}", f"{100 * plain / taken:.0f} %")
+        shares = [f"{100 * given / taken:.0f} %" for given in (plain, synced)]
+        table.add_row(name, f"{taken:.2f}", f"{size / taken:.0f}", *shares)
     console.print(table)
     for name, grown in hub["growth_mib"].items():
         console.print(f"memory of the hub's process, {name}: grew by {grown:.0f} MiB")
@@ -291,6 +337,8 @@ def main() -> None:
         options.size, options.rounds, options.at_once, options.each = 64, 1, 2, 16
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="suture-transfer-") as folder:
         work = Path(folder)
+        # Before huggingface_hub is imported, which reads them then.
+        os.environ.update(XDG_CACHE_HOME=str(work / "cache"), HF_HUB_DISABLE_XET="1", HF_HUB_DISABLE_PROGRESS_BARS="1")
         (work / "source").mkdir()
         path = work / "source" / "model.safetensors"
         metadata = write_model(path, options.size * MIB, 0)
