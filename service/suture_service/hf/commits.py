@@ -18,7 +18,7 @@ from suture_service.hf import repository, service
 from suture_service.hf.changes import REGULAR_BYTES, Changes, apply, read_changes
 from suture_service.hf.errors import BadRequest, NotImplementedHere, PreconditionFailed, RevisionNotFound
 from suture_service.hf.listing import etag
-from suture_service.hf.routing import Namespace, RepoName, Rev, base_url, hub_router, link_next
+from suture_service.hf.routing import Place, PlaceDep, base_url, hub_router, link_next
 from suture_service.hf.schemas import CommitOut, Committed, NewFile, Preupload, PreuploadFile, PreuploadIn
 from suture_service.hub import Hub, HubDep
 from suture_service.keys.signatures import read_signature
@@ -42,17 +42,14 @@ _BRANCH = "refs/heads/"
 def preupload(
     hub: HubDep,
     caller: CallerDep,
-    namespace: Namespace,
-    name: RepoName,
-    revision: Rev,
+    place: PlaceDep,
     body: PreuploadIn,
     create_pr: bool = False,
 ) -> Preupload:
     """Say for each file how it is to be sent, and what is there now."""
     _no_pull_requests(create_pr)
     with hub.database.reading() as session:
-        model = service.own_repo(session, caller, namespace, name)
-        head = _head(session, model, revision)
+        _, head = _head(session, caller, place)
         present = {file.name: etag(file) for file in repository.files(session, head.revision_id)}
     ignored = GitIgnoreSpec.from_lines((body.git_ignore or "").splitlines())
     return Preupload(
@@ -77,30 +74,29 @@ async def make_commit(
     hub: HubDep,
     caller: CallerDep,
     request: Request,
-    namespace: Namespace,
-    name: RepoName,
-    revision: Rev,
+    place: PlaceDep,
     create_pr: bool = False,
 ) -> Committed:
     """Change a branch: all or nothing, checked before anyone can see it. The same again changes nothing."""
     _no_pull_requests(create_pr)
-    await hub.read(lambda session: _head(session, service.own_repo(session, caller, namespace, name), revision))
+    await hub.read(lambda session: _head(session, caller, place))
     allow_body(request, hub.settings.max_commit_bytes)
     changes = await read_changes(hub.store, request.stream(), partial(take_room, hub, caller.party_id))
     for _ in range(ATTEMPTS):
-        draft = await hub.read(lambda session: _draft(session, caller, namespace, name, revision, changes))
+        draft = await hub.read(lambda session: _draft(session, caller, place, changes))
         oid = revision_id(draft.files)
         if oid != draft.head_oid:
             contents = {path: _Kept(hub.store, file.sha256, file.size) for path, file in draft.files.items()}
             checked = await run_in_threadpool(check_repository, contents, hub.settings.max_card_bytes)
             portable = checked.metadata is not None
             signature = await run_in_threadpool(read_signature, contents) if portable else None
-            made = _Made(caller, namespace, name, revision, changes, draft, checked, signature)
+            made = _Made(caller, place, changes, draft, checked, signature)
             if not await hub.write(partial(_write, hub, made)):
                 continue
             hub.metrics.published.inc(int(portable))
-        return Committed(commit_url=f"{base_url(request)}/{namespace}/{name}/commit/{oid}", commit_oid=oid)
-    raise Conflict("commit.busy", "others commit to this branch all the time", where=revision, hint="try again")
+        url = f"{base_url(request)}/{place.namespace}/{place.name}/commit/{oid}"
+        return Committed(commit_url=url, commit_oid=oid)
+    raise Conflict("commit.busy", "others commit to this branch all the time", where=place.revision, hint="try again")
 
 
 @dataclass(frozen=True)
@@ -117,9 +113,7 @@ class _Made:
     """A checked commit, to be written unless the branch has moved."""
 
     caller: Caller
-    namespace: str
-    name: str
-    branch: str
+    place: Place
     changes: Changes
     draft: _Draft
     checked: Checked
@@ -138,16 +132,17 @@ class _Kept:
         return self.store.read(self.sha256, offset, length, self.size)
 
 
-def _head(session: Session, model: Model, branch: str) -> Commit:
-    found = repository.ref(session, model.id, "branch", branch.removeprefix(_BRANCH))
+def _head(session: Session, caller: Caller, place: Place) -> tuple[Model, Commit]:
+    """Return an own repository, and where its branch is."""
+    model = service.own_repo(session, caller, place.namespace, place.name)
+    found = repository.ref(session, model.id, "branch", place.revision.removeprefix(_BRANCH))
     if found is None:
-        raise RevisionNotFound(branch)
-    return found.commit
+        raise RevisionNotFound(place.revision)
+    return model, found.commit
 
 
-def _draft(session: Session, caller: Caller, namespace: str, name: str, branch: str, changes: Changes) -> _Draft:
-    model = service.own_repo(session, caller, namespace, name)
-    head = _head(session, model, branch)
+def _draft(session: Session, caller: Caller, place: Place, changes: Changes) -> _Draft:
+    model, head = _head(session, caller, place)
     oid = head.revision.revision
     if changes.header.parent_commit is not None and not oid.startswith(changes.header.parent_commit):
         raise PreconditionFailed("commit.stale", f"the branch is at {oid}", where="parentCommit", hint="look again")
@@ -161,11 +156,9 @@ def _draft(session: Session, caller: Caller, namespace: str, name: str, branch: 
 
 def _write(hub: Hub, made: _Made, session: Session) -> bool:
     """Add the commit; return False if the branch has moved meanwhile."""
-    model = service.own_repo(session, made.caller, made.namespace, made.name)
-    lock_party(session, model.party_id)
-    session.refresh(model)
-    head = _head(session, model, made.branch)
-    if model.deleted_at is not None or head.id != made.draft.head_id:
+    lock_party(session, made.caller.party_id)
+    model, head = _head(session, made.caller, made.place)
+    if head.id != made.draft.head_id:
         return False
     # What others share may be named without being sent.
     named = {*made.changes.in_lfs}
@@ -181,7 +174,7 @@ def _write(hub: Hub, made: _Made, session: Session) -> bool:
         message=made.changes.header.description,
         created_by=made.caller.name,
         now=hub.now(),
-        branch=made.branch.removeprefix(_BRANCH),
+        branch=made.place.revision.removeprefix(_BRANCH),
     )
     return True
 
@@ -192,15 +185,13 @@ def list_commits(
     caller: CallerDep,
     request: Request,
     response: Response,
-    namespace: Namespace,
-    name: RepoName,
-    revision: Rev,
+    place: PlaceDep,
     cursor: Annotated[str | None, Query(max_length=500)] = None,
 ) -> list[CommitOut]:
     """List a branch's history, newest first."""
     after = decode(cursor, int)
     with hub.database.reading() as session:
-        at = service.get_at(session, caller, namespace, name, revision)
+        at = service.get_at(session, caller, place)
         start = at.commit.id
         if after is not None:
             found = session.get(Commit, after[0])

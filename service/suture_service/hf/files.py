@@ -14,7 +14,7 @@ from suture_service.auth import CallerDep
 from suture_service.hf import repository, service
 from suture_service.hf.errors import EntryNotFound
 from suture_service.hf.listing import entries, etag
-from suture_service.hf.routing import FilePath, Namespace, RepoName, Rev, hub_router, link_next
+from suture_service.hf.routing import FilePath, PlaceDep, hub_router, link_next
 from suture_service.hf.schemas import CommitRef, Entry
 from suture_service.hub import HubDep
 from suture_service.paging import decode, encode
@@ -47,13 +47,11 @@ def list_root(
     caller: CallerDep,
     request: Request,
     response: Response,
-    namespace: Namespace,
-    name: RepoName,
-    revision: Rev,
+    place: PlaceDep,
     wish: Wish,
 ) -> list[Entry]:
     """List the root folder, by path."""
-    return list_folder(hub, caller, request, response, namespace, name, revision, "", wish)
+    return list_folder(hub, caller, request, response, place, "", wish)
 
 
 @router.get("/api/models/{namespace}/{name}/tree/{revision}/{path:path}", response_model_exclude_none=True)
@@ -62,9 +60,7 @@ def list_folder(
     caller: CallerDep,
     request: Request,
     response: Response,
-    namespace: Namespace,
-    name: RepoName,
-    revision: Rev,
+    place: PlaceDep,
     path: FilePath,
     wish: Wish,
 ) -> list[Entry]:
@@ -72,7 +68,7 @@ def list_folder(
     folder = path.strip("/")
     after = decode(wish.cursor, str)
     with hub.database.reading() as session:
-        at = service.get_at(session, caller, namespace, name, revision)
+        at = service.get_at(session, caller, place)
         files = repository.files(session, at.commit.revision_id, f"{folder}/" if folder else "")
         if folder and not files:
             raise EntryNotFound(folder, at.oid)
@@ -92,16 +88,14 @@ def list_folder(
 def paths_info(
     hub: HubDep,
     caller: CallerDep,
-    namespace: Namespace,
-    name: RepoName,
-    revision: Rev,
+    place: PlaceDep,
     paths: Annotated[list[str], Form(max_length=1000)],
     expand: Annotated[bool, Form()] = False,
 ) -> list[Entry]:
     """Describe files and folders; what is not there is left out."""
     wanted = {path.strip("/") for path in paths}
     with hub.database.reading() as session:
-        at = service.get_at(session, caller, namespace, name, revision)
+        at = service.get_at(session, caller, place)
         files = repository.files(session, at.commit.revision_id)
         shown = [entry for entry in entries(files, "", recursive=True) if entry.path in wanted]
         if expand:
@@ -115,23 +109,21 @@ async def resolve(
     hub: HubDep,
     caller: CallerDep,
     request: Request,
-    namespace: Namespace,
-    name: RepoName,
-    revision: Rev,
+    place: PlaceDep,
     path: FilePath,
 ) -> Response:
     """Download a file, whole or a `Range` of it."""
 
     def find(session: Session) -> tuple[str, RevisionFile]:
-        at = service.get_at(session, caller, namespace, name, revision)
+        at = service.get_at(session, caller, place)
         return at.oid, service.get_file(session, caller, at, path)
 
     oid, file = await hub.read(find)
     tag, headers = etag(file), {"X-Repo-Commit": oid}
-    if request.method == "HEAD" and revision != oid:
+    if request.method == "HEAD" and place.revision != oid:
         # The client's GET then goes where this HEAD was sent: a commit in between cannot mix two versions.
         headers |= {"ETag": f'"{tag}"', "X-Linked-Size": str(file.size), "X-Linked-Etag": f'"{tag}"'}
-        headers["Location"] = f"/{quote(namespace)}/{quote(name)}/resolve/{oid}/{quote(path)}"
+        headers["Location"] = f"/{quote(place.namespace)}/{quote(place.name)}/resolve/{oid}/{quote(path)}"
         return Response(status_code=307, headers=headers)
     return await send_file(
         request,

@@ -13,7 +13,7 @@ from suture_service.auth import Caller, CallerDep
 from suture_service.hf import repository, service
 from suture_service.hf.errors import BadRequest
 from suture_service.hf.listing import show_refs, show_repo
-from suture_service.hf.routing import Namespace, RepoName, Rev, base_url, hub_router, link_next
+from suture_service.hf.routing import Namespace, Place, PlaceDep, RepoName, Rev, base_url, hub_router, link_next
 from suture_service.hf.schemas import BranchIn, MoveIn, RefsOut, RepoIn, RepoOut, SettingsIn, TagIn
 from suture_service.hub import HubDep
 from suture_service.keys.flags import flags_of
@@ -124,20 +124,18 @@ def list_models(
 @router.get(_MODEL, response_model_exclude_none=True)
 def model_info(hub: HubDep, caller: CallerDep, namespace: Namespace, name: RepoName, blobs: bool = False) -> RepoOut:
     """Describe a repository at its branch `main`."""
-    return _info(hub, caller, namespace, name, MAIN, blobs=blobs)
+    return _info(hub, caller, Place(namespace, name, MAIN), blobs=blobs)
 
 
 @router.get(_MODEL + "/revision/{revision}", response_model_exclude_none=True)
-def revision_info(
-    hub: HubDep, caller: CallerDep, namespace: Namespace, name: RepoName, revision: Rev, blobs: bool = False
-) -> RepoOut:
+def revision_info(hub: HubDep, caller: CallerDep, place: PlaceDep, blobs: bool = False) -> RepoOut:
     """Describe a repository at a branch, tag or commit."""
-    return _info(hub, caller, namespace, name, revision, blobs=blobs)
+    return _info(hub, caller, place, blobs=blobs)
 
 
-def _info(hub: HubDep, caller: Caller, namespace: str, name: str, revision: str, *, blobs: bool) -> RepoOut:
+def _info(hub: HubDep, caller: Caller, place: Place, *, blobs: bool) -> RepoOut:
     with hub.database.reading() as session:
-        at = service.get_at(session, caller, namespace, name, revision)
+        at = service.get_at(session, caller, place)
         files = repository.files(session, at.commit.revision_id)
         revision_id = at.commit.revision_id
         flags = flags_of(session, [revision_id], caller.party_id).get(revision_id, ())

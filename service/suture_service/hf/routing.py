@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Annotated, Any
 from urllib.parse import unquote_to_bytes
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import AfterValidator
@@ -32,6 +33,18 @@ RepoName = Annotated[str, Path(max_length=300), AfterValidator(decoded)]
 #: A branch, a tag, `refs/heads/…`, a commit or at least seven digits of one.
 Rev = Annotated[str, Path(max_length=1000), AfterValidator(decoded)]
 FilePath = Annotated[str, Path(max_length=4000), AfterValidator(decoded)]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A repository at a branch, tag or commit, as a path names it."""
+
+    namespace: Namespace
+    name: RepoName
+    revision: Rev
+
+
+PlaceDep = Annotated[Place, Depends()]
 
 
 class RawPath:
