@@ -193,11 +193,11 @@ class _Look:
 
     def __init__(self, reader: Reader, merge: Merge, groups: Sequence[Points], places: Sequence[int]) -> None:
         self._reader, self._groups, self._places = reader, groups, places
-        self._refs = {
-            merge.point(merge.native, member, point).node: (index, member)
-            for index, points in enumerate(groups)
-            for member, point in points.items()
-        }
+        #: Which matches and members each node is read for.
+        self._refs: dict[int, list[tuple[int, int]]] = {}
+        for index, points in enumerate(groups):
+            for member, point in points.items():
+                self._refs.setdefault(merge.point(merge.native, member, point).node, []).append((index, member))
         self._model = reader.runner.model(merge.graph(tuple(map(Ref, self._refs))), merge.tensors, reader.shape)
         self.taken = [_Taken(points, sorted({point.shape[1:] for point in points.values()})) for points in groups]
 
@@ -227,11 +227,13 @@ class _Look:
 
     def _run(self, part: Tensor, split: Split) -> Totals:
         values = self._reader.runner.stream(self._model, self._refs, part)
-        return self._found(((self._refs[node], value) for node, value in values), split)
+        return self._found(((place, value) for node, value in values for place in self._refs[node]), split)
 
     def _reuse(self, features: Features, split: Split) -> Totals:
-        own = ((place, features[place[1], self._groups[place[0]][place[1]].name]) for place in self._refs.values())
-        return self._found(own, split)
+        every = [place for places in self._refs.values() for place in places]
+        return self._found(
+            ((place, features[place[1], self._groups[place[0]][place[1]].name]) for place in every), split
+        )
 
     def _found(self, features: Iterable[tuple[tuple[int, int], Tensor]], split: Split) -> Totals:
         """Return moments (and rows) of a part of a batch, match by match as soon as all of it is there."""

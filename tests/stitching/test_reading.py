@@ -1,12 +1,21 @@
 """Which positions of a map are counted: other ones of each sample, so that together they miss nothing."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from tests.stitching.networks import SHAPE, dataset, deep, member, plain
 
+from suture_stitching.checkpoint import Checkpoint
+from suture_stitching.clock import Clock
+from suture_stitching.device import Runner
+from suture_stitching.merge import Merge
 from suture_stitching.moments import Moments, to_grid
 from suture_stitching.points import StitchPoint
-from suture_stitching.reading import POSITIONS, _positions, _rows
+from suture_stitching.progress import ignore
+from suture_stitching.reading import POSITIONS, Reader, _positions, _rows, read
 from suture_stitching.solve import Source
+from suture_stitching.tasks import task_of
 
 
 @pytest.mark.parametrize("positions", [POSITIONS + 1, 256, 1024, 4096])
@@ -45,3 +54,25 @@ def test_a_map_that_is_enlarged_is_so_only_where_it_is_counted(shape: tuple[int,
     kept = _positions(6, whole.shape[1])
     found = _rows(feature, grid, StitchPoint("n1", "", (3, *shape), 0.5, True))
     assert torch.allclose(found, whole.gather(1, kept[..., None].expand(-1, -1, 3)), atol=1e-5)
+
+
+def test_matches_may_share_a_point(tmp_path: Path) -> None:
+    """A point of three members' match that is one of two members' as well gives each what it would give it alone."""
+    members = [
+        member(plain(), tmp_path, seed=1),
+        member(deep(), tmp_path, "south/net", seed=2),
+        member(plain(width=4), tmp_path, "east/net", seed=3),
+    ]
+    data = dataset()
+    merge = Merge(members, task_of([one.metadata for one in members], data.labels))
+    last = {index: one.points(SHAPE)[-1] for index, one in enumerate(members)}
+    groups = [{index: last[index] for index in (1, 2)}, last]
+    reader = Reader(members, data, Runner(), seed=0)
+    together, alone = (
+        read(reader, merge, some, (), Clock(ignore, {"solve": (1, 1.0)}), Checkpoint(None, ""))
+        for some in (groups, groups[:1])
+    )
+    for one, other in zip(together.pair(0, ()), alone.pair(0, ()), strict=True):
+        assert torch.equal(one.mean, other.mean)
+        assert torch.equal(one.covariance, other.covariance)
+    assert together.pair(1, ())[0].n == together.pair(0, ())[0].n
