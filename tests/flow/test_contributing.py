@@ -83,9 +83,9 @@ def test_one_contributes_one_declines_and_the_fit_goes_on(here: Installation, tm
     left = [json.loads(line) for line in (outbox / "egress.jsonl").read_text().splitlines()]
     assert {entry["kind"] for entry in left} == {"progress", "file", "result"}
     (file,) = [entry for entry in left if entry["kind"] == "file"]
-    blob = next(path for path in (here.root / "hub").rglob(f"*{file['sha256'][4:]}*") if path.is_file())
-    assert hashlib.sha256(blob.read_bytes()).hexdigest() == file["sha256"]
-    contribution = Contribution.load(blob)
+    kept = outbox / "documents" / file["sha256"]
+    assert hashlib.sha256(kept.read_bytes()).hexdigest() == file["sha256"]
+    contribution = Contribution.load(kept)
     assert dict(contribution.described.n) == dict(south.n)
     assert contribution.described.privacy is not None
     ledger = [json.loads(line) for line in (here.site_file("south").parent / "state/ledger.jsonl").read_text().split()]

@@ -160,13 +160,23 @@ def test_a_cancelled_job_asks_for_nothing_more(world, asked):
 def test_a_failed_job_keeps_what_was_contributed(world, asked):
     match(world)
     contribute(world, "south")
-    world.sites["east"].tell(world.sites["east"].lease(), "decline", code="policy.denied")
-    world.sites["north"].tell(world.sites["north"].lease(), "fail", code="site.fault", retryable=False)
+    for party in ("east", "north"):
+        world.sites[party].tell(world.sites[party].lease(), "fail", code="site.fault", retryable=False)
     assert world.job(asked)["state"] == "failed"
     assert world.north.post(f"/v1/jobs/{asked['id']}/retry").status_code == 200
     assert world.job(asked)["state"] == "fitting"
     task = world.sites["north"].lease()
     assert (task["kind"], set(task["spec"]["contributions"])) == ("fit", {"south"})
+    assert world.sites["east"].lease() is None
+
+
+def test_a_match_that_failed_is_tried_again(world, asked):
+    world.sites["north"].tell(world.sites["north"].lease(), "fail", code="site.fault", retryable=False)
+    assert world.job(asked)["state"] == "failed"
+    assert world.north.post(f"/v1/jobs/{asked['id']}/retry").status_code == 200
+    assert world.job(asked)["state"] == "matching"
+    match(world)
+    assert world.job(asked)["state"] == "contributing"
 
 
 def test_where_nothing_can_be_joined_nobody_is_asked(world, asked):

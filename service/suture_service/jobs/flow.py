@@ -134,7 +134,10 @@ class Flow:
         """Open a failed job again, with what it failed at and what its failure cut short; what was done stays done."""
         self.job.error_code = self.job.error_correlation_id = self.job.finished_at = None
         self._move_job(JobEvent.MATCH_AGAIN if self.job.contribute_from else JobEvent.RETRY)
+        begun = any(task.kind == "fit" for task in self.job.tasks)
         for task in self.job.tasks:
+            if task.kind == "contribute" and begun:
+                continue  # the fit, which is open again, goes without those that are missing
             if task.state == TaskState.LEASED:
                 # Its site has heard, or is about to hear, that nothing more is wanted.
                 self._open_again(task, TaskEvent.REQUEUE, "job.retried", attempt=1)
