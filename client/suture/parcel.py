@@ -32,7 +32,6 @@ class Parcel:
     model: Path
     metadata: ModelMetadata
     card: str
-    sha256: str
     size: int
     tensors: int
     parameters: int
@@ -40,9 +39,9 @@ class Parcel:
     signature: bytes | None = None
 
     def digests(self) -> dict[str, str]:
-        """Return the SHA-256 of each file, as the hub should report them."""
+        """Return the SHA-256 of each file, as the hub should report them; reads the model."""
         digests = {
-            "model.safetensors": self.sha256,
+            "model.safetensors": sha256_of(self.model),
             "suture.json": _sha256(self.metadata.to_json().encode()),
             "README.md": _sha256(self.card.encode()),
         }
@@ -83,7 +82,6 @@ def pack(path: Path, metadata: ModelMetadata, *, repo: str, card: str | None = N
         model=path,
         metadata=metadata,
         card=write_card(repo, metadata) if card is None else merge_card(card, repo, metadata),
-        sha256=sha256_of(path),
         size=header.size,
         tensors=len(header.tensors),
         parameters=sum(math.prod(tensor.shape) for tensor in header.tensors.values()),

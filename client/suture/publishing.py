@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -41,9 +42,11 @@ def send(
     }
     if parcel.signature is not None:
         parts["signature"] = (SIGNATURE, parcel.signature)
-    answer = connection.upload_parts(path, parts, params={"visibility": visibility}, on_bytes=on_bytes)
+    with ThreadPoolExecutor(1) as pool:
+        digests = pool.submit(parcel.digests)
+        answer = connection.upload_parts(path, parts, params={"visibility": visibility}, on_bytes=on_bytes)
     revision = Revision.of(answer, path)
-    if {file.name: file.sha256 for file in revision.files} != parcel.digests():
+    if {file.name: file.sha256 for file in revision.files} != digests.result():
         raise SutureError(
             "publish.altered",
             "the hub stored something else than what was sent",
