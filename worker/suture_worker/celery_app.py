@@ -99,7 +99,7 @@ def serve(config: SiteConfig) -> None:
     def get_ready(**_options: Any) -> None:
         from suture_worker.work import server
 
-        server.start()
+        server.start(config.state)
 
     setup_logging.connect(_keep_logging, weak=False)
     worker_process_init.connect(_end_with_worker, weak=False)

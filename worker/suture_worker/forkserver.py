@@ -32,7 +32,6 @@ from suture_worker.folder import TaskFolder
 #: All of the worker's environment that a child gets: no token, no proxy, no broker.
 PASSED_ON = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "TZ")
 COMMAND = ("-I", "-B", "-m", "suture_worker.forkserver")
-_NOWHERE = "/nonexistent"
 NAME = "suture-task"
 _ANSWER_SECONDS = 10.0
 _TICK = 0.02
@@ -47,13 +46,13 @@ class ForkServer(threading.local):
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> subprocess.Popen[bytes]:
-        """Return the server, which is started unless it runs; it is not waited for."""
+    def start(self, state: Path) -> subprocess.Popen[bytes]:
+        """Return the server, which is started unless it runs; it is not waited for. It begins in the site's state."""
         if self._process is None or self._process.poll() is not None:
             self.stop()
             environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
             # Threads that wait sleep instead of spinning: on a shared machine small models are several times faster.
-            environment |= {"HOME": _NOWHERE, "TMPDIR": _NOWHERE, "OMP_WAIT_POLICY": "PASSIVE"}
+            environment |= {"HOME": str(state), "TMPDIR": str(state), "OMP_WAIT_POLICY": "PASSIVE"}
             # NumPy would start threads, which no child has after a fork.
             environment |= {"OPENBLAS_NUM_THREADS": "1"}
             self._process = subprocess.Popen(  # noqa: S603 - our own program
@@ -80,12 +79,13 @@ class ForkServer(threading.local):
     def fork(self, folder: TaskFolder) -> Child:
         """Have a child do the task in the folder. Its output goes to the folder's log."""
         folder.log.unlink(missing_ok=True)  # an earlier run's
+        state = folder.path.parent.parent
         request = json.dumps({"folder": str(folder.path), "words": folder.words}).encode() + b"\n"
         try:
-            return Child(self, self.start(), request)
+            return Child(self, self.start(state), request)
         except BrokenPipeError:  # it ended since it was looked at
             self.stop()
-            return Child(self, self.start(), request)
+            return Child(self, self.start(state), request)
 
 
 class Child:
@@ -151,7 +151,15 @@ def main(arguments: Sequence[str]) -> None:
     os.dup2(nothing, 0)
     os.close(nothing)
     os.dup2(2, 1)
-    _import()
+    environment, places = dict(os.environ), list(sys.path)
+    environment.pop("OPENBLAS_NUM_THREADS")
+    with tempfile.TemporaryDirectory(prefix="forkserver-") as scratch:
+        os.environ["HOME"] = os.environ["TMPDIR"] = tempfile.tempdir = scratch
+        _import()
+    # Parts of torch keep places in that folder: no child is to look there.
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.path[:] = places
     while request := _line(requests):
         if request.strip():
             confine.need_one_thread()
@@ -171,14 +179,15 @@ def _import() -> None:
 
     os.environ.pop("OPENBLAS_NUM_THREADS", None)
     import torch
-    from torch.nn.functional import conv2d
+    from torch.nn.functional import batch_norm, conv2d
 
     from suture_stitching import compose, data, evaluate, fit, select  # noqa: F401
     from suture_stitching.portable import dry_run, runtime  # noqa: F401
     from suture_worker import child  # noqa: F401
 
-    # The first convolution on shapes alone imports SymPy.
-    conv2d(torch.empty(1, 1, 1, 1, device="meta"), torch.empty(1, 1, 1, 1, device="meta"))
+    # The first models that run on shapes alone have torch import SymPy and its compiler.
+    one = torch.empty(1, device="meta")
+    batch_norm(conv2d(torch.empty(1, 1, 1, 1, device="meta"), torch.empty(1, 1, 1, 1, device="meta")), one, one)
     gc.collect()
     gc.freeze()  # a collection in a child does not touch, and so copy, what it shares with the server
 
