@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+_found: list[str] = []
+
 
 def resolve_device(wanted: str) -> str:
     """Return the device to use; "auto" is the first CUDA device if there is one, else the CPU.
@@ -19,7 +21,13 @@ def resolve_device(wanted: str) -> str:
 
 
 def cuda_devices() -> list[str]:
-    """Return the names of the CUDA devices torch can use."""
+    """Return the names of the CUDA devices torch can use; once found, they are not asked for again."""
+    if not _found:
+        _found.extend(_ask_for_devices())
+    return list(_found)
+
+
+def _ask_for_devices() -> list[str]:
     script = (
         "import torch\n"
         "for i in range(torch.cuda.device_count()):\n"
