@@ -22,8 +22,6 @@ from suture_service.errors import StoreFull
 from suture_service.storage.places import TEMPORARY, Stored, missing
 
 _CHUNK = 2**20
-#: So much is handed to the disk at a time while more arrives, so that little is left to wait for at the end.
-_AHEAD = 32 * 2**20
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -33,7 +31,7 @@ class FolderFile:
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self.path = path
         self._file = file
-        self._written = self._handed = 0
+        self._written = 0
 
     async def write(self, content: memoryview) -> None:
         """Append."""
@@ -54,16 +52,15 @@ class FolderFile:
         self._file.close()
 
     def _write(self, content: memoryview) -> None:
+        start = self._written
         with _reporting_full():
             while content:
                 count = self._file.write(content)
                 content = content[count:]
                 self._written += count
-        if self._written - self._handed >= _AHEAD and hasattr(os, "posix_fadvise"):
-            # On Linux this begins to write what is dirty, and does not wait for it.
-            length = self._written - self._handed
-            os.posix_fadvise(self._file.fileno(), self._handed, length, os.POSIX_FADV_DONTNEED)
-            self._handed = self._written
+        if hasattr(os, "posix_fadvise"):
+            # On Linux this begins to bring it to the disk, and does not wait for it: little is left to do at the end.
+            os.posix_fadvise(self._file.fileno(), start, self._written - start, os.POSIX_FADV_DONTNEED)
 
 
 class Folder:
