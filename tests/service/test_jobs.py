@@ -292,6 +292,12 @@ class TestRetry:
         world.compose()
         assert world.job(job)["state"] == "partial"
 
+    def test_not_long_after_its_end(self, world):
+        job = world.ask().json()
+        self.fail(world, "north")
+        world.later(91 * 86400)
+        assert refusal(retry(world, job), 409)["code"] == "job.too_old"
+
     def test_who_may_and_when(self, world):
         job = world.ask().json()
         for actor in (world.actor("north", "publisher"), world.sites["north"]):

@@ -20,7 +20,7 @@ from suture_service.maintenance.backup import back_up, restore
 from suture_service.maintenance.collection import collect
 from suture_service.maintenance.reconciling import reconcile
 from suture_service.settings import Settings
-from suture_service.tables import BlobDigest, Model, ReceivedFile, Revision, RevisionFile
+from suture_service.tables import BlobDigest, Job, Model, ReceivedFile, Revision, RevisionFile, TaskFile
 from suture_stitching.errors import SutureError
 
 HOUR = timedelta(hours=1)
@@ -97,6 +97,40 @@ def test_sent_but_never_committed(world):
     assert collect(world.settings).blobs == []
     done = collect(world.settings, grace=HOUR / 2)
     assert (done.blobs, done.received) == ([gone], 1)
+
+
+@pytest.mark.parametrize(("days", "left"), [(89, True), (91, False)])
+def test_what_the_tasks_of_a_job_left_is_garbage_long_after_its_end(world, days, left):
+    world.later(-days * 86400)
+    job = world.ask(publish_as="both").json()["id"]
+    world.fit()
+    world.evaluate("north")
+    world.evaluate("south")
+    world.compose()
+    published = world.north.get("/v1/models/north/both/revisions/latest").json()["files"]
+    world.later(days * 86400)
+    age(world)
+    collect(world.settings)
+    assert world.north.get(f"/v1/jobs/{job}/files/candidates.json").is_success == left
+    assert all(blob(world, file["sha256"]).exists() for file in published)
+    with world.hub.database.reading() as session:
+        assert (session.scalar(select(func.count()).select_from(TaskFile)) > 0) == left
+
+
+def test_what_a_party_that_is_late_needs_is_no_garbage(world):
+    world.later(-120 * 86400)
+    job = world.ask(evaluate_within=100).json()["id"]
+    world.fit()
+    world.evaluate("north")
+    world.later(200)
+    world.compose()
+    with world.hub.database.writing() as session:  # as under a longer `late_seconds`
+        session.get_one(Job, job).answer_by = utc_now()
+    world.later(120 * 86400 - 200)
+    age(world)
+    collect(world.settings)
+    assert world.job({"id": job})["state"] == "partial"
+    assert world.north.get(f"/v1/jobs/{job}/files/candidates.json").is_success
 
 
 def test_a_commit_to_what_was_collected_is_refused(world):

@@ -24,7 +24,7 @@ from suture_service.jobs.schemas import (
     ResultOut,
     TaskOut,
 )
-from suture_service.jobs.states import ACTIVE_JOBS, UNDISCLOSED, JobState, TaskState
+from suture_service.jobs.states import ACTIVE_JOBS, KEPT, UNDISCLOSED, JobState, TaskState
 from suture_service.keys.flags import flags_of
 from suture_service.models.repository import find_revision, unreadable_by
 from suture_service.models.service import MODEL, REPORT, StoredFile, no_model
@@ -209,6 +209,13 @@ def retry(hub: Hub, session: Session, caller: Caller, job_id: str) -> Job:
         raise Conflict(
             "job.not_failed",
             f"only a failed job can be tried again; this one is {job.state}",
+            where=job_id,
+            hint="ask for a new one with `suture stitch`",
+        )
+    if job.finished_at is not None and job.finished_at < hub.now() - KEPT:
+        raise Conflict(
+            "job.too_old",
+            f"a failed job can be tried again for {KEPT.days} days",
             where=job_id,
             hint="ask for a new one with `suture stitch`",
         )

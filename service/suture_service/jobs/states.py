@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 from typing import Literal, TypeAlias
 
@@ -92,6 +93,8 @@ ACTIVE_JOBS = frozenset(
     }
 )
 ACTIVE_TASKS = frozenset({TaskState.OPEN, TaskState.LEASED})
+#: So long after its end a failed job can be tried again, and what its tasks left is kept.
+KEPT = timedelta(days=90)
 
 JOB_TRANSITIONS: dict[tuple[JobState, JobEvent], JobState] = {
     (JobState.QUEUED, JobEvent.START): JobState.FITTING,

@@ -10,6 +10,7 @@ from sqlalchemy import delete, func, select
 from suture_service.database import Database
 from suture_service.hf.xet import service as xet
 from suture_service.hub import utc_now
+from suture_service.jobs.repository import forget_files
 from suture_service.maintenance.progress import OnProgress, ignore
 from suture_service.maintenance.references import lock_out_commits, referenced
 from suture_service.settings import Settings
@@ -37,7 +38,8 @@ def collect(
 ) -> Collected:
     """Remove blobs that no row refers to and that were kept longer than `grace` ago; safe while hubs run.
 
-    A file that was sent for a commit which never came stops being referred to after the same time.
+    A file that was sent for a commit which never came stops being referred to after the same time, and what the tasks
+    of a job left long after its end.
     """
     horizon = utc_now() - grace
     store, database = open_store(settings), Database(settings.database_url)
@@ -49,6 +51,7 @@ def collect(
         else:
             with database.writing() as session:
                 received = session.execute(delete(ReceivedFile).where(stale)).rowcount  # type: ignore[attr-defined]
+                forget_files(session)
                 # What is referred to counts by that; what is not goes now, or is gone.
                 session.execute(delete(SentContent).where(SentContent.sent_at < horizon))
         old = {digest: found.size for digest, found in store.list() if found.modified < horizon}

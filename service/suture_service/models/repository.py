@@ -23,7 +23,8 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session, contains_eager, joinedload, selectinload
 
 from suture_service.hub import utc_now
-from suture_service.jobs.states import ACTIVE_JOBS, JobState, TaskState
+from suture_service.jobs.repository import may_go_on
+from suture_service.jobs.states import ACTIVE_JOBS, TaskState
 from suture_service.tables import (
     Commit,
     Job,
@@ -42,8 +43,6 @@ from suture_service.tables import (
 )
 
 MAIN = "main"
-#: A partial job takes late answers, and a failed one may be tried again.
-FINAL_JOBS = (JobState.COMPLETE, JobState.CANCELLED)
 Listed: TypeAlias = "Row[Model, Revision]"
 
 
@@ -59,7 +58,7 @@ def keeps_files() -> ColumnElement[bool]:
 
     A deleted one keeps them for an hour besides, in which whatever began before comes to its end.
     """
-    made_with = select(Revision.model_id).join(JobMember).join(Job).where(Job.state.not_in(FINAL_JOBS))
+    made_with = select(Revision.model_id).join(JobMember).join(Job).where(may_go_on())
     return or_(
         Model.deleted_at.is_(None),
         Model.deleted_at > utc_now() - timedelta(hours=1),
