@@ -30,11 +30,11 @@ from suture.parcel import export_model
 from suture_service import operate
 from suture_service.settings import Settings
 from suture_worker import broker
-from suture_worker.celery_app import make_app, ring
+from suture_worker.compute.celery_app import make_app, ring
+from suture_worker.compute.forkserver import NAME
 from suture_worker.config import load_site
-from suture_worker.egress import verify
 from suture_worker.folder import TaskFolder
-from suture_worker.forkserver import NAME
+from suture_worker.leaving.egress import verify
 from suture_worker.places import places
 
 LEASE_SECONDS = 12

@@ -11,8 +11,8 @@ from tests.fault.place import Place, until
 from tests.fault.relay import At, Gate
 
 from suture.job import Job
+from suture_worker.compute.shards import left
 from suture_worker.folder import TaskFolder
-from suture_worker.shards import left
 
 Stage = Literal[
     "leased", "pulling", "capturing", "solving", "refining", "evaluating", "uploading the result", "publishing"

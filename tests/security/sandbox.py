@@ -25,7 +25,7 @@ from suture_stitching.errors import SutureError
 from suture_stitching.portable.dry_run import measure
 from suture_stitching.portable.program import nest
 from suture_stitching.portable.runtime import PortableModel, load
-from suture_worker import confine
+from suture_worker.compute import confine
 
 GOOD = Path(__file__).parent / "corpus" / "good"
 #: What a pass may take beyond `bound_bytes`: small buffers, arenas that the C library keeps.

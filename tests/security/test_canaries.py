@@ -31,7 +31,7 @@ from suture.installation import Installation
 from suture.job import JobStatus
 from suture.parcel import export_model
 from suture_stitching.errors import SutureError
-from suture_worker.egress import verify
+from suture_worker.leaving.egress import verify
 
 SECONDS = 280
 LABELS = ["dark", "bright"]

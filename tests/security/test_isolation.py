@@ -25,7 +25,8 @@ from suture.installation import Installation
 from suture.job import JobStatus
 from suture.parcel import export_model
 from suture_stitching.errors import SutureError
-from suture_worker import broker, confine, forkserver
+from suture_worker import broker
+from suture_worker.compute import confine, forkserver
 from suture_worker.config import load_site
 
 pytestmark = [
@@ -60,7 +61,8 @@ WORKER = """
 import subprocess, sys
 from pathlib import Path
 from types import SimpleNamespace
-from suture_worker import forkserver, run
+from suture_worker import run
+from suture_worker.compute import forkserver
 
 def start(command, **options):
     at = command.index("-m")
@@ -74,7 +76,7 @@ run.main(sys.argv[1:4])
 CHILD = """
 import ctypes, json, os, resource, signal, socket, sys
 from pathlib import Path
-from suture_worker import child, forkserver
+from suture_worker.compute import child, forkserver
 
 def allocates():
     kept = []
@@ -322,7 +324,7 @@ def test_a_child_with_a_second_thread_does_not_begin(tmp_path: Path) -> None:
     script = """
 import sys, threading
 from pathlib import Path
-from suture_worker.child import give_up
+from suture_worker.compute.child import give_up
 from suture_worker.folder import Run, TaskFolder
 
 if sys.argv[2] == "two":

@@ -50,7 +50,7 @@ def main(folder: Path) -> None:
     """Print `{name: {layer, code, message, hint, seconds}}` after a dot for each file on standard error."""
     import torch
 
-    from suture_worker import confine
+    from suture_worker.compute import confine
 
     torch.set_num_threads(1)
     confine.no_network(local=False)

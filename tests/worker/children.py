@@ -6,8 +6,8 @@ from pathlib import Path
 
 import psutil
 
+from suture_worker.compute.forkserver import NAME
 from suture_worker.folder import TaskFolder
-from suture_worker.forkserver import NAME
 
 
 def children_of(folder: TaskFolder) -> dict[str, psutil.Process]:

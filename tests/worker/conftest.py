@@ -25,10 +25,10 @@ from suture_service import operate
 from suture_service.settings import Settings
 from suture_stitching.portable.export import export
 from suture_stitching.portable.metadata import ModelMetadata
+from suture_worker.compute.work import server
 from suture_worker.config import SiteConfig, load_site, prepare_state
 from suture_worker.folder import Assignment, TaskFolder
 from suture_worker.lease import Task
-from suture_worker.work import server
 
 SITE = """\
 [hub]

@@ -9,13 +9,13 @@ from contextlib import contextmanager
 import pytest
 
 from suture.errors import AuthError
-from suture_worker.agent import Agent, back_off
-from suture_worker.celery_app import make_app
+from suture_worker.agent.agent import Agent, back_off
+from suture_worker.agent.hub import Hub
+from suture_worker.compute.celery_app import make_app
 from suture_worker.config import load_site, prepare_state
-from suture_worker.egress import verify
 from suture_worker.folder import TaskFolder
-from suture_worker.hub import Hub
-from suture_worker.outbox import Outbox
+from suture_worker.leaving.egress import verify
+from suture_worker.leaving.outbox import Outbox
 from suture_worker.places import offering
 from suture_worker.stop import Stop
 
@@ -24,7 +24,7 @@ MODELS = ["north/net", "south/net"]
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch):
-    monkeypatch.setattr("suture_worker.agent.LEASE_WAIT", 0.5)
+    monkeypatch.setattr("suture_worker.agent.agent.LEASE_WAIT", 0.5)
 
 
 def until(condition, seconds=30.0):

@@ -23,7 +23,7 @@ from cryptography.x509.oid import NameOID
 
 from suture_stitching.errors import SutureError
 from suture_worker import broker
-from suture_worker.celery_app import make_app, ring
+from suture_worker.compute.celery_app import make_app, ring
 from suture_worker.config import load_site, prepare_state
 from suture_worker.folder import Assignment, TaskFolder
 from suture_worker.lease import Task

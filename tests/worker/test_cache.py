@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from suture_worker.cache import Cache
+from suture_worker.agent.cache import Cache
 
 CONTENTS = [b"a" * 10, b"b" * 10, b"c" * 10]
 DIGESTS = [hashlib.sha256(content).hexdigest() for content in CONTENTS]

@@ -18,7 +18,7 @@ from tests.worker.children import children_of
 
 from suture_stitching.errors import SutureError
 from suture_worker import broker
-from suture_worker.celery_app import TASK, make_app, ring
+from suture_worker.compute.celery_app import TASK, make_app, ring
 
 
 def until(condition, seconds=40.0):

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from suture_worker import confine
+from suture_worker.compute import confine
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's means are Linux's")
-PRELUDE = "import os, socket, sys\nfrom pathlib import Path\nfrom suture_worker import confine\n"
+PRELUDE = "import os, socket, sys\nfrom pathlib import Path\nfrom suture_worker.compute import confine\n"
 
 
 def tried(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:

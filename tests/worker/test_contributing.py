@@ -11,16 +11,16 @@ import pytest
 from suture_stitching.contribute import Contribution
 from suture_stitching.documents import CandidateSet
 from suture_stitching.errors import SutureError
-from suture_worker.admission import Admission
+from suture_worker.agent.admission import Admission
+from suture_worker.agent.preview import estimate
+from suture_worker.compute.work import work
 from suture_worker.config import PolicyConfig, Rule
-from suture_worker.explain import explain
 from suture_worker.folder import Assignment, TaskFolder, Terms
-from suture_worker.gate import Gate
 from suture_worker.lease import Task
-from suture_worker.ledger import Ledger
-from suture_worker.policy import Allow, Decline, decide
-from suture_worker.preview import estimate
-from suture_worker.work import work
+from suture_worker.leaving.gate import Gate
+from suture_worker.rules.explain import explain
+from suture_worker.rules.ledger import Ledger
+from suture_worker.rules.policy import Allow, Decline, decide
 
 GATE = Gate(min_samples=11, min_per_class=11, decimals=4)
 NOISE = {"epsilon": 2.0, "delta": 1e-5}

@@ -13,14 +13,14 @@ import pytest
 from tests.worker.children import children_of
 
 from suture_worker import broker, device
-from suture_worker.celery_app import make_app, ring
+from suture_worker.compute.celery_app import make_app, ring
 from suture_worker.lease import Task
 from suture_worker.places import places
 
 #: The site's worker on a machine with three devices of which it was given these.
 WORKER = """
 import sys
-from suture_worker import celery_app
+from suture_worker.compute import celery_app
 from suture_worker.config import load_site
 celery_app.shares = lambda wanted: ["4", "5", "GPU-6"]
 celery_app.serve(load_site(sys.argv[1]))

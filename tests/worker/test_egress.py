@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from suture_stitching.errors import SutureError
-from suture_worker.egress import EgressLog, verify
+from suture_worker.leaving.egress import EgressLog, verify
 
 
 @pytest.fixture

@@ -13,14 +13,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from suture_worker import forkserver
-from suture_worker.forkserver import ForkServer
+from suture_worker.compute import forkserver
+from suture_worker.compute.forkserver import ForkServer
 
 #: Does not import what a task needs: each child says who and where it is, and does what its task's id says.
 STAND_IN = """
 import json, os, sys
 from pathlib import Path
-from suture_worker import child, forkserver
+from suture_worker.compute import child, forkserver
 
 def do(folder):
     print(json.dumps({"pid": os.getpid(), "parent": os.getppid(), "session": os.getsid(0), "at": os.getcwd(),
@@ -120,7 +120,7 @@ def test_server_and_child_end_with_their_worker(site, place):
     script = f"""
 import sys
 from pathlib import Path
-from suture_worker import forkserver
+from suture_worker.compute import forkserver
 forkserver.COMMAND = ("-I", "-B", "-c", {STAND_IN!r})
 folder = forkserver.TaskFolder(Path({str(site.state / "tasks")!r}), "task_waits")
 server = forkserver.ForkServer()
@@ -143,7 +143,7 @@ def test_what_is_imported_starts_no_thread_opens_nothing_and_asks_for_no_device(
     script = """
 import os, sys
 from pathlib import Path
-from suture_worker import confine, forkserver
+from suture_worker.compute import confine, forkserver
 before = {os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()}
 forkserver._import()
 import torch

@@ -11,7 +11,7 @@ from safetensors.torch import save
 
 from suture_stitching.portable.graph import Graph, Input, Node, Ref, SameDevice
 from suture_stitching.portable.runtime import save as save_model
-from suture_worker.work import work
+from suture_worker.compute.work import work
 
 HOSTILE = Path(__file__).parents[1] / "security" / "corpus" / "hostile"
 

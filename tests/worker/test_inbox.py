@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 from suture.cli.app import app
 from suture.cli.terminal import console
 from suture_stitching.errors import SutureError
-from suture_worker.gate import Draft
-from suture_worker.held import Held
-from suture_worker.inbox import AskedModel, Estimate, Inbox, Request
 from suture_worker.lease import Task
-from suture_worker.outbox import Outbox
+from suture_worker.leaving.gate import Draft
+from suture_worker.leaving.held import Held
+from suture_worker.leaving.outbox import Outbox
+from suture_worker.rules.inbox import AskedModel, Estimate, Inbox, Request
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
+from suture_worker.agent.kept import Kept
 from suture_worker.folder import Assignment, Outcome, TaskFolder
-from suture_worker.kept import Kept
 from suture_worker.lease import Task
 
 

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from suture_stitching.data.spec import DatasetSpec
 from suture_worker.config import HubConfig, PolicyConfig, Rule, SiteConfig
-from suture_worker.explain import explain
-from suture_worker.inbox import Inbox, Standing
 from suture_worker.lease import Task
-from suture_worker.ledger import Ledger
-from suture_worker.policy import Allow, Decline, decide, too_few
+from suture_worker.rules.explain import explain
+from suture_worker.rules.inbox import Inbox, Standing
+from suture_worker.rules.ledger import Ledger
+from suture_worker.rules.policy import Allow, Decline, decide, too_few
 
 NOW, DAY = datetime.now(UTC), timedelta(days=1)
 

@@ -11,12 +11,12 @@ import pytest
 from tests.worker.children import children_of
 from tests.worker.test_celery import Site, until
 
-from suture_worker import shards
-from suture_worker.celery_app import ring
+from suture_worker.compute import shards
+from suture_worker.compute.celery_app import ring
+from suture_worker.compute.work import work, work_share
 from suture_worker.config import load_site, prepare_state
 from suture_worker.folder import Outcome, Progress
 from suture_worker.places import MAX_PLACES, offering, places
-from suture_worker.work import work, work_share
 
 OPTIONS = {"refine_steps": 10, "refine_candidates": 2, "max_matches": 2, "alphas": [0.5]}
 RESULTS = ("candidates.json", "stitches.safetensors", "document.json")

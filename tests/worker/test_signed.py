@@ -17,21 +17,21 @@ from suture_service import operate
 from suture_stitching.errors import SutureError
 from suture_stitching.portable.metadata import ModelMetadata
 from suture_stitching.portable.signature import create_key, sign
-from suture_worker.agent import Agent
-from suture_worker.celery_app import make_app
+from suture_worker.agent.agent import Agent
+from suture_worker.agent.hub import Hub
+from suture_worker.agent.signed import Signers
+from suture_worker.compute.celery_app import make_app
 from suture_worker.config import load_site, prepare_state
 from suture_worker.folder import TaskFolder
-from suture_worker.hub import Hub
 from suture_worker.lease import Task
-from suture_worker.outbox import Outbox
-from suture_worker.policy import Allow, decide
-from suture_worker.signed import Signers
+from suture_worker.leaving.outbox import Outbox
+from suture_worker.rules.policy import Allow, decide
 from suture_worker.stop import Stop
 
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch):
-    monkeypatch.setattr("suture_worker.agent.LEASE_WAIT", 0.5)
+    monkeypatch.setattr("suture_worker.agent.agent.LEASE_WAIT", 0.5)
 
 
 @pytest.fixture(scope="module")

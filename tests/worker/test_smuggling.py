@@ -25,10 +25,10 @@ from tests.worker import conftest as make
 
 from suture_stitching.documents import CandidateSet, Evaluation
 from suture_stitching.errors import SutureError
-from suture_worker.egress import verify
 from suture_worker.folder import Assignment, Progress, Run, TaskFolder
 from suture_worker.lease import Claim, Task
-from suture_worker.outbox import Outbox
+from suture_worker.leaving.egress import verify
+from suture_worker.leaving.outbox import Outbox
 
 SECRET = "PATIENT-0042"
 FIT, EVALUATE = make.leased("fit"), make.leased("evaluate")

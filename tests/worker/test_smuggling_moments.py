@@ -16,8 +16,8 @@ from tests.worker.test_smuggling import ANYTHING, SECRET, fuzzed, header_of, lea
 from suture_stitching.contributions import Described
 from suture_worker import folder as folders
 from suture_worker.folder import Terms
-from suture_worker.gate import to_json
 from suture_worker.lease import Task
+from suture_worker.leaving.gate import to_json
 
 TASK = make.leased("contribute")
 SAMPLES = {"train": 60, "validation": 20}

@@ -11,7 +11,7 @@ from tests.worker import conftest as make
 from tests.worker.test_smuggling import evaluate
 
 from suture_stitching.documents import SplitScores
-from suture_worker.suppression import without_small_classes
+from suture_worker.leaving.suppression import without_small_classes
 
 
 def split(counts, unseen=0):

@@ -11,15 +11,15 @@ from contextlib import contextmanager
 import pytest
 from safetensors.numpy import save_file
 
-from suture_worker.agent import Agent
-from suture_worker.celery_app import make_app
+from suture_worker.agent.agent import Agent
+from suture_worker.agent.hub import Hub
+from suture_worker.compute.celery_app import make_app
 from suture_worker.config import load_site, prepare_state
-from suture_worker.egress import verify
 from suture_worker.folder import Outcome, TaskFolder
-from suture_worker.held import Held
-from suture_worker.hub import Hub
-from suture_worker.inbox import Inbox
-from suture_worker.outbox import Outbox
+from suture_worker.leaving.egress import verify
+from suture_worker.leaving.held import Held
+from suture_worker.leaving.outbox import Outbox
+from suture_worker.rules.inbox import Inbox
 from suture_worker.stop import Stop
 
 MODELS = ["north/net", "south/net"]
@@ -27,8 +27,8 @@ MODELS = ["north/net", "south/net"]
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch):
-    monkeypatch.setattr("suture_worker.agent.LEASE_WAIT", 0.3)
-    monkeypatch.setattr("suture_worker.waiting.SIGN_SECONDS", 2.0)
+    monkeypatch.setattr("suture_worker.agent.agent.LEASE_WAIT", 0.3)
+    monkeypatch.setattr("suture_worker.agent.waiting.SIGN_SECONDS", 2.0)
 
 
 def until(condition, seconds=60.0):

@@ -19,11 +19,11 @@ from suture_stitching.documents import CandidateSet, Evaluation
 from suture_stitching.fit import FitResult
 from suture_stitching.portable.export import export
 from suture_stitching.portable.runtime import load
+from suture_worker.compute.work import crash_code, server, work
 from suture_worker.config import Limits, StateConfig, load_site, prepare_state
 from suture_worker.folder import Assignment, TaskFolder
 from suture_worker.lease import Task
-from suture_worker.outbox import Outbox
-from suture_worker.work import crash_code, server, work
+from suture_worker.leaving.outbox import Outbox
 
 
 @pytest.fixture(scope="session")
@@ -138,7 +138,7 @@ def test_a_message_for_a_dropped_task_does_nothing(site):
 
 
 def test_a_task_another_worker_is_at_is_left_alone(site, data, assign, monkeypatch):
-    monkeypatch.setattr("suture_worker.work._LOCK_SECONDS", 0.2)
+    monkeypatch.setattr("suture_worker.compute.work._LOCK_SECONDS", 0.2)
     folder = assign()
     with folder.locked():
         assert work(site, folder.id) == "another worker is at it"
@@ -258,7 +258,7 @@ def test_a_run_goes_on_where_the_last_one_was(site, data, assign):
 
 
 def test_a_child_that_does_not_listen_is_killed(site, data, assign, in_background, monkeypatch, long):
-    monkeypatch.setattr("suture_worker.work.GRACE_SECONDS", 1.0)
+    monkeypatch.setattr("suture_worker.compute.work.GRACE_SECONDS", 1.0)
     folder = assign(options=long)
     thread = in_background(folder)
     pid = child_of(folder)
@@ -283,7 +283,7 @@ def test_what_was_interrupted_too_often_is_given_up(site, data, assign):
 def test_the_child_s_surroundings_and_its_end_when_cancelled(site, data, assign, in_background, monkeypatch, long):
     for name in ("SUTURE_TOKEN", "HTTPS_PROXY", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "secret-0042")
-    monkeypatch.setattr("suture_worker.work.GRACE_SECONDS", 100.0)
+    monkeypatch.setattr("suture_worker.compute.work.GRACE_SECONDS", 100.0)
     folder = assign(options=long)
     thread = in_background(folder)
     process = Path(f"/proc/{child_of(folder)}")

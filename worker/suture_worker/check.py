@@ -19,11 +19,13 @@ from suture.errors import AuthError, HubError
 from suture.http import Connection
 from suture_stitching.data import SPLITS, Dataset, DatasetSpec, Split, open_dataset
 from suture_stitching.errors import SutureError
-from suture_worker import broker, confine, egress
+from suture_worker import broker
+from suture_worker.compute import confine
 from suture_worker.config import Rule, SiteConfig, prepare_state, read_token
 from suture_worker.device import cuda_devices, memory_bytes, physical_memory, processors, resolve_device
-from suture_worker.inbox import Inbox
-from suture_worker.ledger import Ledger
+from suture_worker.leaving import egress
+from suture_worker.rules.inbox import Inbox
+from suture_worker.rules.ledger import Ledger
 
 MAX_CLOCK_SKEW = 30.0
 #: A certificate that ends sooner than this is worth a warning.

@@ -13,7 +13,8 @@ from pathlib import Path
 import structlog
 
 from suture_stitching.errors import SutureError
-from suture_worker import broker, confine
+from suture_worker import broker
+from suture_worker.compute import confine
 from suture_worker.config import SiteConfig, load_site, prepare_state, read_token
 from suture_worker.stop import told_to_stop
 from suture_worker.supervise import Part, supervise
@@ -47,10 +48,10 @@ def run_site(config: SiteConfig) -> None:
 
 def run_agent(config: SiteConfig) -> None:
     """Run the agent until SIGTERM or SIGINT: the one part that needs the token and the network."""
-    from suture_worker.agent import Agent
-    from suture_worker.celery_app import make_app
-    from suture_worker.hub import Hub
-    from suture_worker.outbox import Outbox
+    from suture_worker.agent.agent import Agent
+    from suture_worker.agent.hub import Hub
+    from suture_worker.compute.celery_app import make_app
+    from suture_worker.leaving.outbox import Outbox
 
     _set_up_logging()
     confine.hide_memory()
@@ -78,7 +79,7 @@ def run_worker(config: SiteConfig) -> None:
     """Run the Celery worker until SIGTERM or SIGINT; it needs neither token nor hub. A running task is stopped."""
     # Read by Celery when it is imported: on SIGTERM end now, not in some hours when the task has.
     os.environ["REMAP_SIGTERM"] = "SIGQUIT"
-    from suture_worker.celery_app import serve
+    from suture_worker.compute.celery_app import serve
 
     _set_up_logging()
     prepare_state(config)

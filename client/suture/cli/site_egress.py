@@ -13,7 +13,7 @@ from suture.cli.terminal import Format, FormatOption, console, group, notes, pri
 from suture_stitching.errors import SutureError
 
 if TYPE_CHECKING:
-    from suture_worker.egress import Entry
+    from suture_worker.leaving.egress import Entry
 
 app = group("Look into the log of everything that left this site.\n\n\b\nExample:\n  suture site egress verify")
 SequenceArgument = Annotated[int, typer.Argument(metavar="NUMBER", min=1, help="the record's number in the list")]
@@ -88,6 +88,6 @@ def _log(path: Path) -> Path:
 
 
 def _verified(log: Path) -> list[Entry]:
-    from suture_worker.egress import verify as verified
+    from suture_worker.leaving.egress import verify as verified
 
     return verified(log)

@@ -15,7 +15,7 @@ from suture.cli.terminal import Format, FormatOption, console, group, notes, pri
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from suture_worker.inbox import Estimate, Inbox
+    from suture_worker.rules.inbox import Estimate, Inbox
 
 app = group(
     'Approve or decline what others ask for, where a rule in site.toml says `approval = "ask"`.\n\n'
@@ -159,7 +159,7 @@ def forget(party: str, action: str, dataset: str, path: ConfigArgument = HERE) -
 
 
 def _inbox(path: Path) -> Inbox:
-    from suture_worker.inbox import Inbox
+    from suture_worker.rules.inbox import Inbox
 
     return Inbox(load(path).state / "inbox")
 

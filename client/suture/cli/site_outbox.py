@@ -14,7 +14,7 @@ from suture.cli.terminal import Format, FormatOption, console, group, notes, pri
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from suture_worker.held import Held
+    from suture_worker.leaving.held import Held
 
 app = group(
     'Release or refuse results, where a rule in site.toml says `release = "manual"`.\n\n'
@@ -110,6 +110,6 @@ def refuse(
 
 
 def _held(path: Path) -> Held:
-    from suture_worker.held import Held
+    from suture_worker.leaving.held import Held
 
     return Held(load(path).state / "outbox" / "held")

@@ -48,7 +48,7 @@ def explain(
       suture site policy explain --party north --dataset frames
       suture site policy explain --party north --dataset frames --action fit --model out/model.safetensors
     """
-    from suture_worker.explain import explain as explained
+    from suture_worker.rules.explain import explain as explained
 
     explanation = explained(
         load(path), party=party, action=action.value, dataset=dataset, files=model or (), parties=members_from or ()

@@ -25,20 +25,20 @@ from suture.errors import AuthError, Fenced, HubError, NotFound, Unavailable
 from suture_stitching.errors import Cancelled, SutureError
 from suture_stitching.portable.format import check_against, check_file
 from suture_worker import broker, faults
-from suture_worker.admission import Admission
-from suture_worker.cache import Cache
-from suture_worker.celery_app import ring
+from suture_worker.agent.admission import Admission
+from suture_worker.agent.cache import Cache
+from suture_worker.agent.hub import LEASE_WAIT, Hub
+from suture_worker.agent.kept import Kept
+from suture_worker.agent.pulse import Pulse
+from suture_worker.agent.waiting import Waiter, Waiting, Waits
+from suture_worker.compute.celery_app import ring
 from suture_worker.config import SiteConfig
 from suture_worker.folder import Assignment, Outcome, TaskFolder, tasks_at_work, unfinished
-from suture_worker.hub import LEASE_WAIT, Hub
-from suture_worker.kept import Kept
 from suture_worker.lease import Claim, Task, claim_of
-from suture_worker.outbox import Cleared, Outbox
+from suture_worker.leaving.outbox import Cleared, Outbox
 from suture_worker.places import MAX_PLACES, places
-from suture_worker.policy import DENIED, TOO_FEW, Allow, Decline
-from suture_worker.pulse import Pulse
+from suture_worker.rules.policy import DENIED, TOO_FEW, Allow, Decline
 from suture_worker.stop import Stop
-from suture_worker.waiting import Waiter, Waiting, Waits
 
 LONGEST_PAUSE = 60.0
 #: How long a task may lie in the queue untouched before it is rung for again, and before it is given up.

@@ -10,9 +10,9 @@ def without_small_classes(scores: SplitScores, minimum: int, *, exclusive: bool)
 
     Whatever is left out as a whole can be had by subtracting the rest from the split. So at least two classes are left
     out if any is, and they have at least `minimum` samples together: the smallest others join those that are too small
-    (complementary suppression; Willenborg and de Waal, "Elements of Statistical Disclosure Control", 2001). Where samples
-    may have several labels or none, the samples without a label can be had in the same way: a label that all but a few
-    have is left out.
+    (complementary suppression; Willenborg and de Waal, "Elements of Statistical Disclosure Control", 2001). Where
+    samples may have several labels or none, the samples without a label can be had in the same way: a label that all
+    but a few have is left out.
     """
     order = sorted(scores.classes, key=lambda label: (scores.classes[label].n, int(label)))
     # Samples without a row are hidden already, as one class.

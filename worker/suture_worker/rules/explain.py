@@ -13,10 +13,10 @@ from pydantic import BaseModel
 
 from suture_stitching.portable.format import check_file
 from suture_worker.config import Rule, SiteConfig
-from suture_worker.inbox import Inbox
 from suture_worker.lease import Action
-from suture_worker.ledger import Ledger
-from suture_worker.policy import (
+from suture_worker.rules.inbox import Inbox
+from suture_worker.rules.ledger import Ledger
+from suture_worker.rules.policy import (
     DENIED,
     SPENT,
     UNKNOWN,

@@ -16,12 +16,12 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from suture_stitching.contributions import MOMENTS
-from suture_worker.egress import EgressLog
 from suture_worker.folder import Code, CorrelationId, Progress, TaskFolder
-from suture_worker.gate import METADATA, MODEL, REPORT, Draft, Gate, bounded, checked, to_json
-from suture_worker.held import Held
 from suture_worker.lease import Claim, Task
-from suture_worker.policy import UNDISCLOSED
+from suture_worker.leaving.egress import EgressLog
+from suture_worker.leaving.gate import METADATA, MODEL, REPORT, Draft, Gate, bounded, checked, to_json
+from suture_worker.leaving.held import Held
+from suture_worker.rules.policy import UNDISCLOSED
 
 #: Everything a site says about what it is doing; any other word a child writes is replaced.
 STEPS = frozenset({"fetch", "load", "match", "solve", "gate", "double", "refine", "fit", "evaluate", "compose"})

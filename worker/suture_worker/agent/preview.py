@@ -1,4 +1,4 @@
-"""What a task would take, found out before anybody agrees to it: `python -m suture_worker.preview FOLDER PARENT`.
+"""What a task would take, found out before anybody agrees to it: `python -m suture_worker.agent.preview FOLDER PARENT`.
 
 The process is confined as the one that does the work, has no data, and runs the models on shapes alone.
 """
@@ -14,10 +14,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from suture_worker import confine
+from suture_worker.compute import confine
 from suture_worker.folder import Run, TaskFolder
-from suture_worker.inbox import Estimate
 from suture_worker.lease import ContributeSpec
+from suture_worker.rules.inbox import Estimate
 
 _SECONDS = 120
 _MEMORY = 4 * 2**30
@@ -27,7 +27,7 @@ _SIDE = 512
 
 def estimate(folder: TaskFolder) -> Estimate | None:
     """Return what the members in the folder take; None if that depends on the data, or they cannot be run at all."""
-    command = [sys.executable, "-I", "-B", "-m", "suture_worker.preview", str(folder.path), str(os.getpid())]
+    command = [sys.executable, "-I", "-B", "-m", "suture_worker.agent.preview", str(folder.path), str(os.getpid())]
     environment = {name: os.environ[name] for name in ("PATH", "LANG", "LD_LIBRARY_PATH") if name in os.environ}
     folder.scratch.mkdir(mode=0o700, exist_ok=True)
     try:
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> None:
     path, parent = arguments
     confine.die_with_parent(int(parent))
     folder = TaskFolder(Path(path).parent, Path(path).name)
-    from suture_worker.child import give_up
+    from suture_worker.compute.child import give_up
 
     run = Run(device="cpu", threads=1, memory_bytes=_MEMORY, cpu_seconds=_SECONDS, min_samples=2, dataset=None)
     give_up(folder, run)

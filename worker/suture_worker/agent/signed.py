@@ -12,8 +12,8 @@ from pathlib import Path
 from suture.answers import File
 from suture.signing import check_flags, read_key_file, signer
 from suture_stitching.errors import SutureError
+from suture_worker.agent.hub import Hub
 from suture_worker.config import SiteConfig
-from suture_worker.hub import Hub
 from suture_worker.lease import LeasedMember
 
 

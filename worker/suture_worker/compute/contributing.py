@@ -16,7 +16,7 @@ from suture_stitching.progress import OnProgress
 from suture_worker import files
 from suture_worker.folder import DOCUMENT, Run, TaskFolder
 from suture_worker.lease import ContributeSpec, FitSpec, MatchSpec, contributed_by
-from suture_worker.policy import TOO_FEW
+from suture_worker.rules.policy import TOO_FEW
 
 if TYPE_CHECKING:
     from suture_stitching.contribute import Contribution

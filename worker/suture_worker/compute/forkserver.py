@@ -1,4 +1,6 @@
-"""A process that has imported what every task needs, and forks a child for each: `suture_worker.forkserver PARENT`.
+"""A process that has imported what every task needs, and forks a child for each.
+
+`python -m suture_worker.compute.forkserver PARENT`
 
 Importing torch and the engine takes longer than many a task. The server does it once, with an empty environment, one
 thread, no socket and no secret, and reads nothing but what its worker tells it: the folder of the next task. The child
@@ -26,12 +28,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from suture_worker import confine
+from suture_worker.compute import confine
 from suture_worker.folder import TaskFolder
 
 #: All of the worker's environment that a child gets: no token, no proxy, no broker.
 PASSED_ON = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "TZ")
-COMMAND = ("-I", "-B", "-m", "suture_worker.forkserver")
+COMMAND = ("-I", "-B", "-m", "suture_worker.compute.forkserver")
 NAME = "suture-task"
 _ANSWER_SECONDS = 10.0
 _TICK = 0.02
@@ -183,7 +185,7 @@ def _import() -> None:
 
     from suture_stitching import compose, data, evaluate, fit, select  # noqa: F401
     from suture_stitching.portable import dry_run, runtime  # noqa: F401
-    from suture_worker import child  # noqa: F401
+    from suture_worker.compute import child  # noqa: F401
 
     # The first models that run on shapes alone have torch import SymPy and its compiler.
     one = torch.empty(1, device="meta")
@@ -209,7 +211,7 @@ def _be_child(folder: Path, words: Sequence[str], parent: int) -> NoReturn:
         os.setsid()
         confine.die_with_parent(parent)
         confine.name(NAME)
-        from suture_worker import child
+        from suture_worker.compute import child
 
         place = child.find(folder, words)
         log = os.open(place.log, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -11,7 +11,7 @@ from suture.answers import File, Revision
 from suture.http import Connection, model_path, segment
 from suture_stitching.errors import SutureError
 from suture_worker.lease import Claim, FileRef, LeasedMember
-from suture_worker.outbox import MODEL, Cleared
+from suture_worker.leaving.outbox import MODEL, Cleared
 
 #: Short enough that a site that is told to stop does so between two questions.
 LEASE_WAIT = 5.0

@@ -11,10 +11,10 @@ from typing import Self
 import structlog
 
 from suture.errors import Fenced, HubError, NotFound
+from suture_worker.agent.hub import Hub
 from suture_worker.folder import Progress, TaskFolder
-from suture_worker.hub import Hub
 from suture_worker.lease import Task
-from suture_worker.outbox import Outbox
+from suture_worker.leaving.outbox import Outbox
 
 PROGRESS_SECONDS = 5.0
 _TICK = 0.5

@@ -11,11 +11,11 @@ from typing import Literal
 import structlog
 
 from suture.errors import AuthError, Fenced, HubError, NotFound
+from suture_worker.agent.hub import Hub
 from suture_worker.folder import TaskFolder
-from suture_worker.hub import Hub
-from suture_worker.inbox import Inbox
 from suture_worker.lease import Task
-from suture_worker.outbox import Cleared, Outbox
+from suture_worker.leaving.outbox import Cleared, Outbox
+from suture_worker.rules.inbox import Inbox
 
 #: How often the hub hears of a waiting task, and we hear whether its job goes on.
 SIGN_SECONDS = 60.0

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from suture_stitching.contributions import MOMENTS, Described
 from suture_stitching.errors import SutureError
-from suture_worker.tensors import check_bytes, header_of
+from suture_worker.leaving.tensors import check_bytes, header_of
 
 #: `0.6x6.train.mean`: which placement, on which grid of its members' maps, of which split, mean or upper triangle.
 _NAME = re.compile(

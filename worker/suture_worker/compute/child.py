@@ -19,12 +19,13 @@ from pydantic import ValidationError
 
 from suture_stitching.errors import Cancelled, SutureError
 from suture_stitching.progress import Progress as EngineProgress
-from suture_worker import confine, contributing, files
+from suture_worker import files
+from suture_worker.compute import confine, contributing
+from suture_worker.compute.shards import ShareFolder
 from suture_worker.folder import DOCUMENT, Outcome, Progress, Run, TaskFolder
 from suture_worker.lease import ComposeSpec, ContributeSpec, EvaluateSpec, FitSpec, MatchSpec, Task
-from suture_worker.outbox import MODEL
-from suture_worker.policy import TOO_FEW, too_few
-from suture_worker.shards import ShareFolder
+from suture_worker.leaving.outbox import MODEL
+from suture_worker.rules.policy import TOO_FEW, too_few
 
 if TYPE_CHECKING:
     from suture_stitching.data import Dataset, Split

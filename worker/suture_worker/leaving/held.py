@@ -20,9 +20,9 @@ from suture_stitching.errors import SutureError
 from suture_stitching.portable.metadata import Name, Sha256
 from suture_worker import files
 from suture_worker.files import sha256_of
-from suture_worker.gate import Draft
-from suture_worker.inbox import Told, operator
 from suture_worker.lease import Identifier, Kind, Task
+from suture_worker.leaving.gate import Draft
+from suture_worker.rules.inbox import Told, operator
 
 _ID: TypeAdapter[str] = TypeAdapter(Identifier)
 

@@ -14,12 +14,13 @@ from billiard import current_process
 from celery import Celery, chord, group
 from celery.signals import setup_logging, worker_process_init
 
-from suture_worker import broker, confine
+from suture_worker import broker
 from suture_worker.broker import QUEUE, broker_url
+from suture_worker.compute import confine
+from suture_worker.compute.shards import ShareFolder
 from suture_worker.config import SiteConfig
 from suture_worker.device import shares
 from suture_worker.places import offering
-from suture_worker.shards import ShareFolder
 
 TASK, SHARE = "suture.work", "suture.share"
 #: Celery's own limits only matter if the worker's watch over the child fails.
@@ -60,13 +61,13 @@ def make_app(config: SiteConfig) -> Celery:
 
     @app.task(name=TASK)  # type: ignore[untyped-decorator]
     def suture_work(task_id: str) -> str:
-        from suture_worker.work import work
+        from suture_worker.compute.work import work
 
         return work(config, task_id, lambda shares: _share_out(app, shares))
 
     @app.task(name=SHARE, ignore_result=False)  # type: ignore[untyped-decorator]
     def suture_share(task_id: str, step: str, index: int) -> str:
-        from suture_worker.work import work_share
+        from suture_worker.compute.work import work_share
 
         return work_share(config, task_id, step, index)
 
@@ -97,7 +98,7 @@ def serve(config: SiteConfig) -> None:
             os.environ["CUDA_VISIBLE_DEVICES"] = device
 
     def get_ready(**_options: Any) -> None:
-        from suture_worker.work import server
+        from suture_worker.compute.work import server
 
         server.start(config.state)
 

@@ -46,10 +46,10 @@ from suture_worker.lease import (
     MatchSpec,
     Task,
 )
-from suture_worker.moments import check_moments
-from suture_worker.policy import METRICS, TOO_FEW
-from suture_worker.suppression import without_small_classes
-from suture_worker.tensors import check_stitches
+from suture_worker.leaving.moments import check_moments
+from suture_worker.leaving.suppression import without_small_classes
+from suture_worker.leaving.tensors import check_stitches
+from suture_worker.rules.policy import METRICS, TOO_FEW
 
 MODEL, METADATA, REPORT = "model.safetensors", "suture.json", "report.json"
 MAX_DOCUMENT = 16 * 2**20

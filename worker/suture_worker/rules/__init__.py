@@ -1,0 +1,1 @@
+"""What the site decides: its policy, what a person is asked, and the account of what was spent."""
