@@ -40,7 +40,10 @@ def make_app(config: SiteConfig) -> Celery:
         task_reject_on_worker_lost=True,
         task_soft_time_limit=config.limits.seconds + _SOFT_SLACK,
         task_time_limit=config.limits.seconds + _HARD_SLACK,
-        worker_prefetch_multiplier=1,
+        # A message is fetched when a process is free for it. Counting those not acknowledged would come to the same, but
+        # for one whose task ends while Redis is away: it is never acknowledged, and the worker would wait for ever.
+        worker_prefetch_multiplier=0,
+        worker_disable_prefetch=True,
         worker_enable_remote_control=False,
         worker_send_task_events=False,
         worker_redirect_stdouts=False,
