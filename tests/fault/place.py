@@ -41,7 +41,7 @@ LEASE_SECONDS = 12
 DISK_BYTES = 160 * 2**20
 #: A fit with all of its steps that is soon done: it is stopped from outside where something is to happen.
 OPTIONS: dict[str, Any] = {"alphas": [0.5], "max_matches": 2, "refine_candidates": 2, "refine_steps": 60}
-SAMPLES = 600
+SAMPLES = 3000
 LABELS = ["dark", "bright"]
 MODELS = ("north/plain", "north/wide")
 #: What a hub is started with: its machine's clock is wrong by so many seconds.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable
 from typing import Literal, get_args
 
@@ -50,9 +51,10 @@ def reach(place: Place, job: Job, stage: Stage, gate: Gate | None) -> Release:
         return gate.release.set
     kind = "evaluate" if stage == "evaluating" else "fit"
     folder = until(lambda: place.folder(job, kind), f"the folder of the {kind}", LONGEST)
-    (child,) = until(lambda: place.find("child"), "a child", LONGEST)
-    until(lambda: _in(folder, stage) or folder.outcome, stage, LONGEST, 0.002)
-    child.suspend()  # it goes on when what was to happen has, if it is still there
+    (child,) = until(lambda: place.find("child"), "a child", LONGEST, 0.002)
+    # In steps: it stands still while its files are looked at, and when the stage is reached.
+    child.suspend()
+    until(lambda: _in(folder, stage) or _step(child), stage, LONGEST, 0)
     assert folder.outcome is None, "the task was over too soon"
 
     def release() -> None:
@@ -60,6 +62,12 @@ def reach(place: Place, job: Job, stage: Stage, gate: Gate | None) -> Release:
             child.resume()
 
     return release
+
+
+def _step(child: psutil.Process) -> None:
+    child.resume()
+    time.sleep(0.003)
+    child.suspend()
 
 
 def reach_divided(place: Place, job: Job, stage: str) -> Release:
@@ -95,4 +103,4 @@ def _in(folder: TaskFolder, stage: Stage) -> bool:
         return "reading" in has
     if stage == "refining":
         return "refined-00" in has
-    return folder.progress is not None and folder.progress.step == "evaluate"
+    return folder.progress is not None  # the rest is over before more is told
