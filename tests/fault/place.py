@@ -400,12 +400,16 @@ class Place:
         ring(make_app(self.config), task_id)
 
     def flush_redis(self) -> None:
-        """Lose all that Redis holds."""
-        with broker.connect(self.config) as client:
-            try:
-                client.flushall()
-            except redis.RedisError as error:
-                raise AssertionError("Redis does not answer") from error
+        """Lose all that Redis holds, once it is there: it may be about to start again."""
+
+        def flushed() -> bool:
+            with broker.connect(self.config) as client:
+                try:
+                    return bool(client.flushall())
+                except redis.RedisError:
+                    return False
+
+        until(flushed, "Redis answers")
 
 
 def _answers(hub: Connection) -> bool:

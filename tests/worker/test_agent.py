@@ -9,8 +9,9 @@ from contextlib import contextmanager
 import pytest
 
 from suture.errors import AuthError
-from suture_worker.agent.agent import Agent, back_off
+from suture_worker.agent.agent import Agent
 from suture_worker.agent.hub import Hub
+from suture_worker.agent.patience import back_off
 from suture_worker.compute.celery_app import make_app
 from suture_worker.config import load_site, prepare_state
 from suture_worker.folder import TaskFolder

@@ -6,63 +6,37 @@ the task's folder, so it may be killed at any time and goes on where it was; a l
 
 from __future__ import annotations
 
-import random
-import shutil
-import threading
 import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from functools import partial
-from typing import TypeVar
 
-import redis
 import structlog
 from celery import Celery
-from kombu.exceptions import OperationalError
 
 from suture.errors import AuthError, Fenced, HubError, NotFound, Unavailable
-from suture_stitching.errors import Cancelled, SutureError
-from suture_stitching.portable.format import check_against, check_file
-from suture_worker import broker, faults
+from suture_stitching.errors import SutureError
+from suture_worker import faults
 from suture_worker.agent.admission import Admission
-from suture_worker.agent.cache import Cache
+from suture_worker.agent.doing import Doing, NoWorkerError
+from suture_worker.agent.fetching import Fetching
 from suture_worker.agent.hub import LEASE_WAIT, Hub
 from suture_worker.agent.kept import Kept
+from suture_worker.agent.patience import Lost, Stopping, back_off, check
 from suture_worker.agent.pulse import Pulse
 from suture_worker.agent.waiting import Waiter, Waiting, Waits
-from suture_worker.compute.celery_app import ring
 from suture_worker.config import SiteConfig
-from suture_worker.folder import Assignment, Outcome, TaskFolder, tasks_at_work, unfinished
+from suture_worker.folder import Assignment, Outcome, TaskFolder, unfinished
 from suture_worker.lease import Claim, Task, claim_of
 from suture_worker.leaving.outbox import Cleared, Outbox
 from suture_worker.places import MAX_PLACES, places
 from suture_worker.rules.policy import DENIED, TOO_FEW, Allow, Decline
 from suture_worker.stop import Stop
 
-LONGEST_PAUSE = 60.0
-#: How long a task may lie in the queue untouched before it is rung for again, and before it is given up.
-RING_AGAIN_SECONDS = 10.0
-NO_WORKER_SECONDS = 600.0
 _DELIVERY_SECONDS = 24 * 3600.0
-_FETCH_SECONDS = 1800.0
 _TICK = 0.1
 
 log = structlog.get_logger(__name__)
-_T = TypeVar("_T")
-
-
-class _Lost(Exception):
-    """The lease is no longer ours."""
-
-
-class _Stopping(Exception):
-    """The agent was told to stop; the task stays for its next start."""
-
-
-def back_off(failures: int, jitter: Callable[[], float] = random.random) -> float:
-    """Return how many seconds to wait after so many failures in a row: doubling from 1 to 60, half of it random."""
-    return min(LONGEST_PAUSE, 2.0 ** min(failures - 1, 10)) * (0.5 + 0.5 * jitter())
 
 
 class Agent:
@@ -72,15 +46,13 @@ class Agent:
         self._config = config
         self._hub = hub
         self._outbox = outbox
-        self._app = app
         self._stop = stop
         self._tasks = config.state / "tasks"
-        self._cache = Cache(config.state / "cache")
-        self._kept = Kept(config.state / "kept")
         self._admission = Admission(config)
+        self._fetching = Fetching(config, hub, self._admission.signers, stop)
+        self._doing = Doing(config, app, stop)
+        self._kept = Kept(config.state / "kept")
         self._waiting = Waiting(hub, outbox, self._admission.inbox)
-        #: Held while the cache changes: two tasks may want the same member.
-        self._cache_turn = threading.Lock()
 
     def run(self) -> None:
         """Work until told to stop; raises `suture.errors.AuthError` when the hub does not accept the token.
@@ -90,7 +62,7 @@ class Agent:
         with ThreadPoolExecutor(MAX_PLACES, thread_name_prefix="task") as pool:
             try:
                 self._run(pool)
-            except _Stopping:
+            except Stopping:
                 log.info("stopped")
             except BaseException:
                 self._stop.set()  # what is under way goes on at the next start
@@ -122,7 +94,7 @@ class Agent:
         """
         while True:
             if self._stop.is_set():
-                raise _Stopping
+                raise Stopping
             lost, cancelled = self._waiting.signs_of_life()
             under_way |= {pool.submit(self._drop, waiter, wanted=True) for waiter in lost}
             under_way |= {pool.submit(self._drop, waiter, wanted=False) for waiter in cancelled}
@@ -149,7 +121,7 @@ class Agent:
         if isinstance(decision, Allow) and decision.dataset == assignment.dataset:
             self._attend(task, folder)
             return
-        self._end_work(folder)
+        self._doing.end(folder)
         folder.remove()
         self._follow(task, decision)
 
@@ -190,14 +162,13 @@ class Agent:
             self._waiting.add(task, folder, waits.waits_for)
             return
         if not done:
-            self._end_work(folder)
+            self._doing.end(folder)
             done = self._was_told(task, folder)
         ended = folder.outcome
         if (not done and not self._is_cancelled(task)) or (done and (ended is None or ended.state == "failed")):
             self._kept.put(folder)  # it may come again
         self._forget(task, folder)
-        with self._cache_turn:
-            self._cache.prune()
+        self._fetching.prune()
 
     def _drop(self, waiter: Waiter, *, wanted: bool) -> None:
         """End a waiting task whose lease is over, or whose job does not want it any more."""
@@ -239,7 +210,7 @@ class Agent:
         """Do the last step of a task; return False if its lease was lost or the hub wants nothing more of it."""
         try:
             step()
-        except (_Lost, Fenced, NotFound):
+        except (Lost, Fenced, NotFound):
             log.warning("dropped: the lease is over", task=task_id)
             return False
         except (AuthError, Unavailable):
@@ -253,15 +224,15 @@ class Agent:
         outcome = folder.outcome
         if outcome is None:
             try:
-                self._fetch(task, folder, pulse)
-                outcome = self._refused(task, folder) or self._have_done(task, folder, pulse)
+                self._fetching.fetch(task, folder, pulse)
+                outcome = self._refused(task, folder) or self._doing.have_done(folder, pulse)
             except HubError as error:
                 outcome = self._failed(task, "model.unavailable", error, retryable=isinstance(error, Unavailable))
             except SutureError as error:
-                outcome = self._failed(task, error.code, error)
+                outcome = self._failed(task, error.code, error, retryable=isinstance(error, NoWorkerError))
             except OSError as error:
                 outcome = self._failed(task, "site.io", error, retryable=True)
-            except (_Lost, _Stopping, Waits):
+            except (Lost, Stopping, Waits):
                 raise
             except Exception:  # a fault of ours must not bring the agent back to the same task for ever
                 outcome = self._failed(task, "site.fault", traceback.format_exc(), retryable=True)
@@ -288,113 +259,6 @@ class Agent:
             return None
         log.info("declined", task=task.id, code=decision.code, reason=decision.reason)
         return Outcome(state="declined", code=decision.code)
-
-    # Fetching
-
-    def _fetch(self, task: Task, folder: TaskFolder, pulse: Pulse) -> None:
-        """Bring members and candidates into the folder, verified and statically checked."""
-        refs = task.files
-        total = sum(member.size for member in task.spec.members) + sum(ref.size for ref in refs.values())
-        self._check_space(total)
-        fetched = 0
-        pulse.fetching(fetched, total)
-
-        def count(arrived: int) -> None:
-            nonlocal fetched
-            fetched += arrived
-            pulse.fetching(fetched, total)
-            self._check(pulse)
-            if pulse.cancelled.is_set():
-                raise Cancelled
-
-        # What is in the folder already was checked when it came, and a child cannot write there.
-        for index, member in enumerate(task.spec.members):
-            if not folder.member(index).exists():
-                find = partial(self._admission.signers.find, self._hub, member)
-                folder.note_signer(index, self._patiently(find, pulse))
-                download = partial(self._hub.fetch_member, member, on_bytes=count)
-                with self._cache_turn:
-                    path = self._patiently(partial(self._cache.get, member.sha256, download), pulse)
-                    check_against(check_file(path), member.metadata, where=member.repo)
-                    folder.member(index).hardlink_to(path)
-        for name, ref in refs.items():
-            target = folder.candidates / name
-            if not target.exists():
-                self._patiently(partial(self._hub.fetch_job_file, task.job.id, name, ref, target, count), pulse)
-
-    def _check_space(self, needed: int) -> None:
-        free = shutil.disk_usage(self._config.state).free
-        if free < 2 * needed + 2**26:
-            raise SutureError(
-                "site.disk_full",
-                f"{needed} bytes are needed, {free} are free",
-                where=str(self._config.state),
-                hint="make room, or give the site another state folder",
-            )
-
-    def _patiently(self, fetch: Callable[[], _T], pulse: Pulse) -> _T:
-        deadline = time.monotonic() + _FETCH_SECONDS
-        failures = 0
-        while True:
-            self._check(pulse)
-            try:
-                return fetch()
-            except Unavailable:
-                failures += 1
-                if time.monotonic() > deadline:
-                    raise
-                self._stop.wait(back_off(failures))
-
-    # Having it done
-
-    def _have_done(self, task: Task, folder: TaskFolder, pulse: Pulse) -> Outcome:
-        """Ring for the worker, again if need be, until the work has ended."""
-        started = touched = alive = time.monotonic()
-        rung: float | None = None
-        longest = self._config.limits.seconds * 2 + NO_WORKER_SECONDS
-        while (outcome := folder.outcome) is None:
-            self._check(pulse)
-            now = time.monotonic()
-            if pulse.cancelled.is_set():
-                self._end_work(folder)
-                return folder.outcome or self._failed(task, "work.cancelled", "cancelled before it began")
-            if tasks_at_work(self._tasks):
-                alive = now  # if not at this one, then perhaps at the shares of another
-            if folder.busy:
-                touched = now
-            elif now > max(alive, touched) + NO_WORKER_SECONDS or now > started + longest:
-                folder.cancel()
-                return self._failed(task, "site.no_worker", "no worker took the task", retryable=True)
-            elif rung is None or (now > max(rung, touched) + RING_AGAIN_SECONDS and self._queue_is_empty()):
-                self._ring(task.id)
-                rung = now
-            self._stop.wait(_TICK)
-        self._wait_until_idle(folder)  # another share of it stops only now
-        return outcome
-
-    def _ring(self, task_id: str) -> None:
-        try:
-            ring(self._app, task_id)
-        except (OperationalError, OSError):
-            log.warning("the site's Redis does not answer; the task waits", task=task_id)
-
-    def _queue_is_empty(self) -> bool:
-        try:
-            return broker.waiting(self._config) == 0
-        except (redis.RedisError, OSError):
-            return True
-
-    def _end_work(self, folder: TaskFolder) -> None:
-        """Have a worker that is at it stop, and wait until it has."""
-        if not folder.exists:
-            return
-        folder.cancel()
-        self._wait_until_idle(folder)
-
-    def _wait_until_idle(self, folder: TaskFolder) -> None:
-        deadline = time.monotonic() + 30
-        while folder.busy and time.monotonic() < deadline:
-            time.sleep(_TICK)
 
     # Telling the hub
 
@@ -439,22 +303,16 @@ class Agent:
         deadline = time.monotonic() + _DELIVERY_SECONDS
         failures = 0
         while True:
-            self._check(pulse)
+            check(self._stop, pulse)
             try:
                 self._hub.send(message)
                 return
             except Unavailable as error:
                 failures += 1
                 if time.monotonic() > deadline:
-                    raise _Lost from error
+                    raise Lost from error
                 log.warning("the hub is away; the result waits", task=message.claim.task, code=error.code)
                 self._stop.wait(back_off(failures))
-
-    def _check(self, pulse: Pulse | None) -> None:
-        if self._stop.is_set():
-            raise _Stopping
-        if pulse is not None and pulse.lost.is_set():
-            raise _Lost
 
     def _failed(self, task: Task, code: str, problem: object, *, retryable: bool = False) -> Outcome:
         correlation_id = self._note(task.id, code, str(problem))

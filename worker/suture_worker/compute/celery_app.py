@@ -40,8 +40,8 @@ def make_app(config: SiteConfig) -> Celery:
         task_reject_on_worker_lost=True,
         task_soft_time_limit=config.limits.seconds + _SOFT_SLACK,
         task_time_limit=config.limits.seconds + _HARD_SLACK,
-        # A message is fetched when a process is free for it. Counting those not acknowledged would come to the same, but
-        # for one whose task ends while Redis is away: it is never acknowledged, and the worker would wait for ever.
+        # A message is fetched when a process is free for it. To count those that are not acknowledged would come to the
+        # same, but for one whose task ends while Redis is away: it never is, and the worker would wait for ever.
         worker_prefetch_multiplier=0,
         worker_disable_prefetch=True,
         worker_enable_remote_control=False,

@@ -1,0 +1,99 @@
+"""What a task needs, brought into its folder."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+from suture.errors import Unavailable
+from suture_stitching.errors import Cancelled, SutureError
+from suture_stitching.portable.format import check_against, check_file
+from suture_worker.agent.cache import Cache
+from suture_worker.agent.hub import Hub
+from suture_worker.agent.patience import back_off, check
+from suture_worker.agent.pulse import Pulse
+from suture_worker.agent.signed import Signers
+from suture_worker.config import SiteConfig
+from suture_worker.folder import TaskFolder
+from suture_worker.lease import Task
+from suture_worker.stop import Stop
+
+_FETCH_SECONDS = 1800.0
+
+_T = TypeVar("_T")
+
+
+class Fetching:
+    """Fetches members, by way of the site's cache, and what the job has left for the task."""
+
+    def __init__(self, config: SiteConfig, hub: Hub, signers: Signers, stop: Stop) -> None:
+        self._state = config.state
+        self._hub = hub
+        self._signers = signers
+        self._stop = stop
+        self._cache = Cache(config.state / "cache")
+        #: Held while the cache changes: two tasks may want the same member.
+        self._cache_turn = threading.Lock()
+
+    def fetch(self, task: Task, folder: TaskFolder, pulse: Pulse) -> None:
+        """Bring members and candidates into the folder, verified and statically checked."""
+        refs = task.files
+        total = sum(member.size for member in task.spec.members) + sum(ref.size for ref in refs.values())
+        self._check_space(total)
+        fetched = 0
+        pulse.fetching(fetched, total)
+
+        def count(arrived: int) -> None:
+            nonlocal fetched
+            fetched += arrived
+            pulse.fetching(fetched, total)
+            check(self._stop, pulse)
+            if pulse.cancelled.is_set():
+                raise Cancelled
+
+        # What is in the folder already was checked when it came, and a child cannot write there.
+        for index, member in enumerate(task.spec.members):
+            if not folder.member(index).exists():
+                find = partial(self._signers.find, self._hub, member)
+                folder.note_signer(index, self._patiently(find, pulse))
+                download = partial(self._hub.fetch_member, member, on_bytes=count)
+                with self._cache_turn:
+                    path = self._patiently(partial(self._cache.get, member.sha256, download), pulse)
+                    check_against(check_file(path), member.metadata, where=member.repo)
+                    folder.member(index).hardlink_to(path)
+        for name, ref in refs.items():
+            target = folder.candidates / name
+            if not target.exists():
+                self._patiently(partial(self._hub.fetch_job_file, task.job.id, name, ref, target, count), pulse)
+
+    def _check_space(self, needed: int) -> None:
+        free = shutil.disk_usage(self._state).free
+        if free < 2 * needed + 2**26:
+            raise SutureError(
+                "site.disk_full",
+                f"{needed} bytes are needed, {free} are free",
+                where=str(self._state),
+                hint="make room, or give the site another state folder",
+            )
+
+    def _patiently(self, fetch: Callable[[], _T], pulse: Pulse) -> _T:
+        deadline = time.monotonic() + _FETCH_SECONDS
+        failures = 0
+        while True:
+            check(self._stop, pulse)
+            try:
+                return fetch()
+            except Unavailable:
+                failures += 1
+                if time.monotonic() > deadline:
+                    raise
+                self._stop.wait(back_off(failures))
+
+    def prune(self) -> None:
+        """Make the cache small enough again."""
+        with self._cache_turn:
+            self._cache.prune()
