@@ -19,7 +19,7 @@ from suture_stitching.errors import SutureError
 TIE = 0.01
 #: A candidate that is worse at home than the own model by more than this part is not chosen.
 MARGIN = 0.02
-#: A stitched ensemble that is worse than a routed one by less than this part, at home, is preferred to it.
+#: At home, differences smaller than this part are taken for none.
 CLOSE = 0.0025
 
 
@@ -38,12 +38,13 @@ def choose(candidates: CandidateSet, evaluations: Mapping[str, Evaluation], *, r
 
     Of the candidates that are not worse than the requester's own model on its own validation data (the 95 % interval of
     the paired difference does not lie below zero, and the difference not below `MARGIN`, since few samples make wide
-    intervals), those with the best mean over the other parties' validation data (means within `TIE` of the best say the
-    same); of these the one that surely is the best on the requester's own data (by the lower end of the interval), then
-    the simplest. Routing, which asks a single model about most samples, is chosen only where all others are worse there
-    by more than `CLOSE`. If nobody else answered, the requester's data alone decide. If none qualifies, its own model
-    stays. A requester without a model among the members is held to the best single one. Raises `SutureError`
-    `evaluation.missing`.
+    intervals), those that lose nothing there (less than `CLOSE`) and have at least the plain ensemble's mean over the
+    other parties' validation data, if there are any; of these, or else of all, those with the best mean over the other
+    parties (means within `TIE` of the best say the same); of these the one that surely is the best on the requester's
+    own data (by the lower end of the interval), then the simplest. Routing, which asks a single model about most
+    samples, is chosen only where all others are worse there by more than `CLOSE`. If nobody else answered, the
+    requester's data alone decide. If none qualifies, its own model stays. A requester without a model among the members
+    is held to the best single one. Raises `SutureError` `evaluation.missing`.
     """
     own = evaluations.get(requester)
     if own is None:
@@ -53,10 +54,14 @@ def choose(candidates: CandidateSet, evaluations: Mapping[str, Evaluation], *, r
     others = [evaluation for party, evaluation in evaluations.items() if party != requester]
     reference = _reference(candidates, own)
     pool = [one for one in candidates.candidates if one.id != reference and _keeps_up(one, own, reference)]
+    plain = candidates.candidates[len(candidates.members)].id
     if pool and others:
-        means = [float(np.mean([_value(other, one.id) for other in others])) for one in pool]
-        least = max(means) - TIE * abs(max(means))
-        pool = [one for one, mean in zip(pool, means, strict=True) if mean >= least]
+        means = {one.id: float(np.mean([_value(other, one.id) for other in others])) for one in candidates.candidates}
+        least = _value(own, reference) - CLOSE * abs(_value(own, reference))
+        level = [one for one in pool if _value(own, one.id) >= least and means[one.id] >= means[plain]]
+        pool = level or pool
+        best_mean = max(means[one.id] for one in pool)
+        pool = [one for one in pool if means[one.id] >= best_mean - TIE * abs(best_mean)]
     # `max` keeps the first of equals, and candidates come from the simplest to the most elaborate.
     best = max(pool, key=lambda one: _at_least(own, one.id)) if pool else None
     if best is not None and best.kind == "routed":
@@ -65,7 +70,6 @@ def choose(candidates: CandidateSet, evaluations: Mapping[str, Evaluation], *, r
         best = max(joint, key=lambda one: _at_least(own, one.id), default=best)
     chosen = best.id if best else reference
     front, hypervolume = _front(candidates, list(evaluations.values()))
-    plain = candidates.candidates[len(candidates.members)].id
     verdicts: dict[str, Verdict] = {
         party: _verdict(chosen, plain, evaluation) if pool else "reject" for party, evaluation in evaluations.items()
     }

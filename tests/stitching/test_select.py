@@ -54,6 +54,19 @@ def test_the_best_for_others_among_those_that_keep_up() -> None:
     assert choice.hypervolume == pytest.approx(0.99 * 0.20 + 0.985 * 0.70 + 0.98 * 0.06 + 0.82 * 0.01)
 
 
+def test_who_loses_nothing_goes_before_who_gives_more_to_others() -> None:
+    def chosen(south: float, north: float = 0.982) -> str:
+        evaluations = {
+            "north": evaluation([0.99, 0.50, 0.82, north, 0.989], 0),
+            "south": evaluation([0.20, 0.95, 0.80, 0.94, south], 1),
+        }
+        return choose(CANDIDATES, evaluations, requester="north").chosen
+
+    assert chosen(0.85) == "c04"  # c03 gives south more, and takes 0.8 % from north
+    assert chosen(0.79) == "c03"  # less than the plain ensemble gives
+    assert chosen(0.85, north=0.99) == "c03"
+
+
 def test_validation_chooses_and_test_reports() -> None:
     choice = choose(
         CANDIDATES,
