@@ -130,6 +130,7 @@ def affordable(plans: Sequence[Plan], merge: Merge, sizes: Sequence[int]) -> lis
     Together with the members themselves they cost at most `EVALUATION` times what the members cost, at inputs of
     `sizes` `(C, *spatial)`: a candidate costs what lies behind its first match, and scoring its output. If these are
     fewer than `FEWEST`, so many are taken all the same: next to members of a few small layers everything is expensive.
+    One that is routed is among them, which may be the only good one where there was no time to refine.
     """
     output = merge.ensemble(merge.native)
     graph = merge.graph(output)
@@ -147,6 +148,8 @@ def affordable(plans: Sequence[Plan], merge: Merge, sizes: Sequence[int]) -> lis
             spent += price
             known.append(tail)
             taken.append(plan)
+    if not any(not plan.joins for plan in taken):
+        taken += [plan for plan in plans if not plan.joins][:1]
     left = [plan for plan in plans if plan not in taken]
     return sorted([*taken, *left[: max(0, FEWEST - len(taken))]], key=_elaborate)
 
