@@ -93,15 +93,21 @@ async def telemetry() -> None:
 
 
 async def _telling(hub: HubDep, epoch: XetEpoch, files: list[File]) -> AsyncIterator[str]:
-    progress = service.Progress()
-    work = asyncio.create_task(service.store_files(hub, epoch, files, progress))
+    progress, scope = service.Progress(), anyio.CancelScope()
+
+    async def store() -> None:
+        with scope:
+            await service.store_files(hub, epoch, files, progress)
+
+    work = asyncio.create_task(store())
     try:
         while not (await asyncio.wait({work}, timeout=SIGN_OF_LIFE_SECONDS))[0]:
             yield _line(type="validating", verified=progress.done, total=len(files))
         yield _outcome(work)
     finally:
-        # The client may have gone, and the hub may be about to stop.
-        work.cancel()
+        # The client may have gone, and the hub may be about to stop. A thread in the middle of a transaction is waited
+        # for, which it would not be if the task itself were cancelled.
+        scope.cancel()
         with anyio.CancelScope(shield=True):
             await asyncio.wait({work})
 
