@@ -164,8 +164,10 @@ class Agent:
         if not done:
             self._doing.end(folder)
             done = self._was_told(task, folder)
-        ended = folder.outcome
-        if (not done and not self._is_cancelled(task)) or (done and (ended is None or ended.state == "failed")):
+        ended, cancelled = folder.outcome, not done and self._is_cancelled(task)
+        if cancelled:  # while its result was on its way
+            self._tell_cancelled(task)
+        if not (done or cancelled) or (done and (ended is None or ended.state == "failed")):
             self._kept.put(folder)  # it may come again
         self._forget(task, folder)
         self._fetching.prune()
@@ -174,16 +176,18 @@ class Agent:
         """End a waiting task whose lease is over, or whose job does not want it any more."""
         log.warning("dropped: nobody waits for it any more", task=waiter.task.id, waited_for=waiter.waits_for)
         if not wanted:
-            message = self._outbox.failure(
-                waiter.task.claim, "work.cancelled", faults.new_correlation_id(), retryable=False
-            )
-            self._try(lambda: self._deliver(message, None), waiter.task.id)
+            self._tell_cancelled(waiter.task)
         self._forget(waiter.task, waiter.folder)
 
     def _forget(self, task: Task, folder: TaskFolder) -> None:
         folder.remove()
         self._admission.inbox.close(task.id)
         self._outbox.held.drop(task.id)
+
+    def _tell_cancelled(self, task: Task) -> None:
+        """Say that a task ended which the job does not want any more: else its lease would have to lapse."""
+        message = self._outbox.failure(task.claim, "work.cancelled", faults.new_correlation_id(), retryable=False)
+        self._try(lambda: self._deliver(message, None), task.id)
 
     def _is_cancelled(self, task: Task) -> bool:
         """Whether the job does not want the work any more; False where the hub cannot be asked or has moved on."""
