@@ -6,7 +6,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from suture_stitching.documents import Count, MemberIndex, Point
+from suture_stitching.documents import Count, Delta, Epsilon, MemberIndex, Point, Samples
 from suture_stitching.portable.metadata import Sha256
 
 #: The file of a contribution.
@@ -17,7 +17,6 @@ SPLITS: tuple[SplitOfFit, SplitOfFit] = ("train", "validation")
 Place: TypeAlias = dict[MemberIndex, Point]
 Places = Annotated[tuple[Annotated[Place, Field(min_length=2)], ...], Field(max_length=32)]
 Norm = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Samples = dict[SplitOfFit, Annotated[int, Field(ge=1)]]
 
 
 class _Closed(BaseModel):
@@ -43,8 +42,8 @@ class Privacy(_Closed):
     ones are shortened to it. They must not come from the contributor's data: the requester's `norms` will do.
     """
 
-    epsilon: Annotated[float, Field(gt=0, le=50)]
-    delta: Annotated[float, Field(gt=0, lt=0.1)]
+    epsilon: Epsilon
+    delta: Delta
     clips: Annotated[tuple[Norm, ...], Field(min_length=1)]
 
 
@@ -66,5 +65,5 @@ class ContributionDocument(_Closed):
     """The result of a `contribute` task, beside its file: samples, and by how much noise they are protected."""
 
     n: Samples
-    epsilon: Annotated[float, Field(gt=0, le=50)] | None = None
-    delta: Annotated[float, Field(gt=0, lt=0.1)] | None = None
+    epsilon: Epsilon | None = None
+    delta: Delta | None = None

@@ -116,13 +116,19 @@ class Candidate(_Closed):
         return self
 
 
+#: Samples by split of a fit, and what noise promises: (epsilon, delta) differential privacy.
+Samples = dict[Literal["train", "validation"], Annotated[int, Field(ge=1)]]
+Epsilon = Annotated[float, Field(gt=0, le=50)]
+Delta = Annotated[float, Field(gt=0, lt=0.1)]
+
+
 class Contributed(_Closed):
     """A party whose moments the fit had; `n` are its samples, `epsilon` and `delta` what its noise promises, if any."""
 
     party: Name
-    n: dict[Literal["train", "validation"], Annotated[int, Field(ge=1)]]
-    epsilon: Annotated[float, Field(gt=0, le=50)] | None = None
-    delta: Annotated[float, Field(gt=0, lt=0.1)] | None = None
+    n: Samples
+    epsilon: Epsilon | None = None
+    delta: Delta | None = None
 
 
 class CandidateSet(_Closed):

@@ -109,11 +109,9 @@ def fit(
     `contributions` are other parties' moments for these members (see `contribute`): further candidates have stitches in
     closed form that weigh them with the moments of `dataset`.
     """
-    if len(members) < 2:
-        raise SutureError("members.too_few", "a stitch needs at least two models")
+    work = _Fit(members, dataset, options or FitOptions(), Runner(device, precision), progress, checkpoint)
     for contribution in contributions:
         contribution.check_members(members)
-    work = _Fit(members, dataset, options or FitOptions(), Runner(device, precision), progress, checkpoint)
     return work.run(contributions)
 
 
@@ -151,8 +149,6 @@ def matches(
 
     Raises what `fit` raises.
     """
-    if len(members) < 2:
-        raise SutureError("members.too_few", "a stitch needs at least two models")
     work = _Fit(members, dataset, options or FitOptions(), Runner(device, precision), progress, None, "match")
     return work.placements()
 
@@ -169,6 +165,8 @@ class _Fit:
         step: Step | Literal["match"] | None = None,
         share: Share = ALL,
     ) -> None:
+        if len(members) < 2:
+            raise SutureError("members.too_few", "a stitch needs at least two models")
         check_inputs(members, dataset)
         self._members, self._dataset, self._options = members, dataset, options
         self._reader = Reader(members, dataset, runner, options.seed)

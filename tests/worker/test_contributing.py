@@ -12,7 +12,7 @@ from suture_stitching.contribute import Contribution
 from suture_stitching.documents import CandidateSet
 from suture_stitching.errors import SutureError
 from suture_worker.agent.admission import Admission
-from suture_worker.agent.preview import estimate
+from suture_worker.compute.preview import estimate
 from suture_worker.compute.work import work
 from suture_worker.config import PolicyConfig, Rule
 from suture_worker.folder import Assignment, TaskFolder, Terms

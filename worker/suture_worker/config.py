@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from suture_stitching.data.spec import DatasetSpec
-from suture_stitching.documents import Metric
+from suture_stitching.documents import Delta, Epsilon, Metric
 from suture_stitching.errors import SutureError
 from suture_stitching.portable.metadata import Name
 from suture_stitching.portable.operators import ATEN
@@ -112,8 +112,8 @@ class Rule(_Closed):
     #: Samples that a split must have for its moments to be contributed; at least those of `[policy]`.
     min_samples: Annotated[int, Field(ge=2)] | None = None
     #: Noise on contributed moments: each sample is protected with this epsilon and delta, per contribution.
-    epsilon: Annotated[float, Field(gt=0, le=50)] | None = None
-    delta: Annotated[float, Field(gt=0, lt=0.1)] | None = None
+    epsilon: Epsilon | None = None
+    delta: Delta | None = None
     approval: Literal["automatic", "ask"] = "automatic"
     release: Literal["automatic", "manual"] = "automatic"
 

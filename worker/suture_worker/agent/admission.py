@@ -12,8 +12,8 @@ import structlog
 from suture_stitching.contributions import MOMENTS
 from suture_stitching.errors import SutureError
 from suture_stitching.portable.format import check_file
-from suture_worker.agent.preview import estimate
 from suture_worker.agent.signed import Signers
+from suture_worker.compute.preview import estimate
 from suture_worker.config import SiteConfig
 from suture_worker.folder import TaskFolder, Terms
 from suture_worker.lease import CANDIDATES, ComposeSpec, EvaluateSpec, FitSpec, MatchSpec, Task

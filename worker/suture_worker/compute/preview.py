@@ -1,4 +1,6 @@
-"""What a task would take, found out before anybody agrees to it: `python -m suture_worker.agent.preview FOLDER PARENT`.
+"""What a task would take, found out before anybody agrees to it.
+
+`python -m suture_worker.compute.preview FOLDER PARENT`
 
 The process is confined as the one that does the work, has no data, and runs the models on shapes alone.
 """
@@ -27,7 +29,7 @@ _SIDE = 512
 
 def estimate(folder: TaskFolder) -> Estimate | None:
     """Return what the members in the folder take; None if that depends on the data, or they cannot be run at all."""
-    command = [sys.executable, "-I", "-B", "-m", "suture_worker.agent.preview", str(folder.path), str(os.getpid())]
+    command = [sys.executable, "-I", "-B", "-m", "suture_worker.compute.preview", str(folder.path), str(os.getpid())]
     environment = {name: os.environ[name] for name in ("PATH", "LANG", "LD_LIBRARY_PATH") if name in os.environ}
     folder.scratch.mkdir(mode=0o700, exist_ok=True)
     try:
