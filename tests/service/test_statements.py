@@ -188,7 +188,7 @@ def test_a_rare_word_is_looked_up(grown, path):
     with world.hub.database.writing() as session:
         session.execute(insert(Model), rows)
     if world.hub.database.engine.dialect.name == "postgresql":
-        with world.hub.database.engine.connect() as connection:
+        with world.hub.database.engine.begin() as connection:  # what it learns is part of the transaction
             connection.exec_driver_sql("ANALYZE")
     with statements(world) as sent:
         answer = world.north.get(path, params={"search": "hepato Cyte"})
