@@ -31,7 +31,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from study_parts import plots, table
 from study_parts.data import Study, digits_study
 from study_parts.reading import cells_study, files_study, heart_study
-from study_parts.run import Runner, SeedResult
+from study_parts.results import SeedResult
+from study_parts.run import Runner
 from study_parts.summary import Summary, summarise
 from study_parts.training import OnShare
 

@@ -6,11 +6,8 @@ import copy
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
 
-import moocore
 import numpy as np
 import torch
 from torch import nn
@@ -18,6 +15,7 @@ from torch import nn
 from study_parts import references
 from study_parts.data import Part, PartyData, Study, joined
 from study_parts.references import Predictor
+from study_parts.results import Measured, SeedResult, stitched
 from study_parts.scores import Floats, auroc, balanced_accuracy, sample_scores
 from study_parts.training import Machine, OnShare, machine_for, recipe_of, train
 from suture_stitching.compose import compose
@@ -42,44 +40,6 @@ EVALUATION = 3.0
 
 #: Opens a stage of the work by its name and returns where to report how much of it is done.
 OnStage = Callable[[str], OnShare]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One method at one party: a score per test sample, and metrics that are no means of such scores."""
-
-    scores: Floats
-    besides: dict[str, float | None]
-
-
-@dataclass(frozen=True)
-class Stitched:
-    """What a requester's fit gave: which candidate was chosen, and all candidates' metrics on test data."""
-
-    chosen: str
-    kind: Literal["single", "ensemble", "routed", "stitched"]
-    refined: bool
-    gated: bool
-    candidates: dict[str, dict[str, float]]
-    kinds: Mapping[str, str]
-    #: Not dominated on the parties' validation data.
-    front: tuple[str, ...]
-    hypervolume: float
-    #: The same of the members alone and their plain ensemble.
-    plain_hypervolume: float
-    seconds: float
-    options: dict[str, Any]
-
-
-@dataclass
-class SeedResult:
-    """All methods for one seed; those of one requester have its name behind a colon."""
-
-    seed: int
-    methods: dict[str, dict[str, Measured]] = field(default_factory=dict)
-    stitched: dict[str, Stitched] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
 
 
 class TimeLeft:
@@ -277,7 +237,7 @@ class _Seed:
                 continue
             chosen = choose(fitted.candidates, evaluations, requester=party).chosen
             seconds = time.perf_counter() - started
-            self._result.stitched[party] = _stitched(fitted, evaluations, chosen, seconds, options)
+            self._result.stitched[party] = stitched(fitted, evaluations, chosen, seconds, options)
             model = compose(members, fitted, chosen).to(self._machine.device)
             self._measure(f"stitched: {party}", lambda part, model=model: _outputs(model, part))  # type: ignore[misc]
 
@@ -382,40 +342,3 @@ class _TooLongError(Exception):
 def _outputs(model: nn.Module, part: Part, batch: int = 32) -> torch.Tensor:
     with torch.inference_mode():
         return torch.cat([model(part.inputs(slice(start, start + batch))) for start in range(0, len(part), batch)])
-
-
-def _stitched(
-    fitted: FitResult, evaluations: Mapping[str, Evaluation], chosen: str, seconds: float, options: FitOptions
-) -> Stitched:
-    ids = [candidate.id for candidate in fitted.candidates.candidates]
-    kinds = {candidate.id: candidate.kind for candidate in fitted.candidates.candidates}
-    values = {
-        split: np.array([[one.splits[split].scores[id].value for one in evaluations.values()] for id in ids])
-        for split in ("validation", "test")
-    }
-    made = np.array([kinds[id] not in ("single", "ensemble") for id in ids])
-    kept = moocore.is_nondominated(values["validation"], maximise=True, keep_weakly=False)
-    plain = np.zeros(len(ids), dtype=bool)
-    plain[~made] = moocore.is_nondominated(values["validation"][~made], maximise=True, keep_weakly=False)
-    own = fitted.candidate(chosen)
-    return Stitched(
-        chosen=chosen,
-        kind=own.kind,
-        refined=own.refined,
-        gated=own.kind == "stitched" and own.gate is not None,
-        candidates={
-            id: dict(zip(evaluations, row.tolist(), strict=True)) for id, row in zip(ids, values["test"], strict=True)
-        },
-        kinds=kinds,
-        front=tuple(id for id, keep in zip(ids, kept, strict=True) if keep),
-        hypervolume=hypervolume(values["test"][kept]),
-        plain_hypervolume=hypervolume(values["test"][plain]),
-        seconds=seconds,
-        options=options.model_dump(),
-    )
-
-
-def hypervolume(points: Any) -> float:
-    """Return the hypervolume of points `(n, parties)` over the reference point 0."""
-    array = np.atleast_2d(np.asarray(points, dtype=np.float64))
-    return float(moocore.hypervolume(array, ref=np.zeros(array.shape[1]), maximise=True))

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from study_parts.run import SeedResult, Stitched, hypervolume
+from study_parts.results import SeedResult, Stitched, hypervolume
 from study_parts.scores import Bootstrap, Resampled, mean_of
 from suture_stitching.documents import Interval
 

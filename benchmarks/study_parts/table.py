@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from study_parts.run import SeedResult
+from study_parts.results import SeedResult
 from study_parts.summary import UNION, Asked, Row, Summary
 from suture_stitching.documents import Interval
 

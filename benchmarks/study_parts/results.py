@@ -1,0 +1,90 @@
+"""What one seed's methods gave: a score per test sample and party, and each requester's fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import moocore
+import numpy as np
+
+from study_parts.scores import Floats
+from suture_stitching.documents import Evaluation
+from suture_stitching.fit import FitOptions, FitResult
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One method at one party: a score per test sample, and metrics that are no means of such scores."""
+
+    scores: Floats
+    besides: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Stitched:
+    """What a requester's fit gave: which candidate was chosen, and all candidates' metrics on test data."""
+
+    chosen: str
+    kind: Literal["single", "ensemble", "routed", "stitched"]
+    refined: bool
+    gated: bool
+    candidates: dict[str, dict[str, float]]
+    kinds: Mapping[str, str]
+    #: Not dominated on the parties' validation data.
+    front: tuple[str, ...]
+    hypervolume: float
+    #: The same of the members alone and their plain ensemble.
+    plain_hypervolume: float
+    seconds: float
+    options: dict[str, Any]
+
+
+@dataclass
+class SeedResult:
+    """All methods for one seed; those of one requester have its name behind a colon."""
+
+    seed: int
+    methods: dict[str, dict[str, Measured]] = field(default_factory=dict)
+    stitched: dict[str, Stitched] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def stitched(
+    fitted: FitResult, evaluations: Mapping[str, Evaluation], chosen: str, seconds: float, options: FitOptions
+) -> Stitched:
+    """Return what a requester's fit, as all parties evaluated it, gave."""
+    ids = [candidate.id for candidate in fitted.candidates.candidates]
+    kinds = {candidate.id: candidate.kind for candidate in fitted.candidates.candidates}
+    values = {
+        split: np.array([[one.splits[split].scores[id].value for one in evaluations.values()] for id in ids])
+        for split in ("validation", "test")
+    }
+    made = np.array([kinds[id] not in ("single", "ensemble") for id in ids])
+    kept = moocore.is_nondominated(values["validation"], maximise=True, keep_weakly=False)
+    plain = np.zeros(len(ids), dtype=bool)
+    plain[~made] = moocore.is_nondominated(values["validation"][~made], maximise=True, keep_weakly=False)
+    own = fitted.candidate(chosen)
+    return Stitched(
+        chosen=chosen,
+        kind=own.kind,
+        refined=own.refined,
+        gated=own.kind == "stitched" and own.gate is not None,
+        candidates={
+            id: dict(zip(evaluations, row.tolist(), strict=True)) for id, row in zip(ids, values["test"], strict=True)
+        },
+        kinds=kinds,
+        front=tuple(id for id, keep in zip(ids, kept, strict=True) if keep),
+        hypervolume=hypervolume(values["test"][kept]),
+        plain_hypervolume=hypervolume(values["test"][plain]),
+        seconds=seconds,
+        options=options.model_dump(),
+    )
+
+
+def hypervolume(points: Any) -> float:
+    """Return the hypervolume of points `(n, parties)` over the reference point 0."""
+    array = np.atleast_2d(np.asarray(points, dtype=np.float64))
+    return float(moocore.hypervolume(array, ref=np.zeros(array.shape[1]), maximise=True))
