@@ -7,7 +7,8 @@
 Each party's data are divided into training, validation and test samples, and each party trains a network of a design
 of its own. Compared are, on the same divisions and seeds: each model alone, the plain ensemble, distillation, weight
 averaging, federated averaging, training on all data together, and stitching, with each party as the requester in turn.
-Writes a page with the tables, plots, and JSON with versions, seeds and hardware.
+Writes a page with the tables, plots, and JSON with versions, seeds and hardware. Each seed's result is kept beside
+them: the same command goes on after a study was killed, and seeds that were run one by one come into one page.
 
 `.npz` files hold `images` (N, H, W[, C]) or (N, C, H, W), with `masks` (N, H, W) or `labels` (N,), and optionally
 `group` (N,), whose samples stay in one split; `.csv` files have a header, and may have a column `group`.
@@ -19,7 +20,7 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,16 +31,18 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from study_parts import plots, table
 from study_parts.data import Study, digits_study
+from study_parts.kept import Kept
 from study_parts.reading import cells_study, files_study, heart_study
 from study_parts.results import SeedResult
 from study_parts.run import Runner
+from study_parts.scores import METRICS
 from study_parts.summary import Summary, summarise
 from study_parts.training import OnShare
 
 from suture_stitching.errors import SutureError
+from suture_stitching.portable.runtime import replacing
 
 KNOWN = ("digits", "heart", "cells")
-METRICS = {"classification": "accuracy", "segmentation": "Dice"}
 #: Minutes for data that are not among the known ones.
 BUDGET = 60.0
 #: Part of the bounded time that is kept back for reading data, starting up and writing the results.
@@ -86,8 +89,7 @@ def stages(console: Console) -> Iterator[Stages]:
 class Settings:
     """What was asked for."""
 
-    seeds: int
-    first_seed: int
+    seeds: range
     budget: float | None
     device: torch.device
     out: Path
@@ -117,60 +119,84 @@ def study_of(options: argparse.Namespace) -> list[Study]:
     return [digits_study() if name == "digits" else makers[name](options.data) for name in names]
 
 
-def measure(study: Study, settings: Settings, console: Console, started: float) -> Summary:
-    """Run a study within its time, which began at `started`; write what it found after every seed, and print it."""
-    results: list[SeedResult] = []
-    notes = list(study.notes)
-    with stages(console) as stage:
-        stage.begin(study.name)
-        stage("trying the networks")
-        runner = Runner(study, settings.device)
-        seconds = None if settings.budget is None else settings.budget * 60 * (1 - SPARE)
-        for index, seed in enumerate(range(settings.first_seed, settings.first_seed + settings.seeds)):
-            share = None
-            if seconds is not None:
-                left = seconds - (time.perf_counter() - started)
-                # As many seeds as can be trained in full; one, cut short, where there is not time for that.
-                fitting = max(1, min(settings.seeds - index, int(left / runner.full_seconds)))
-                if index and left < 0.8 * runner.seed_seconds(results):
-                    break
-                share = left / fitting
-            stage.begin(f"{study.name}, seed {seed}")
-            with tempfile.TemporaryDirectory() as folder:
-                result = runner.run(seed, share, stage, Path(folder))
-            stage.end()
-            result.seconds.update(stage.seconds)
-            results.append(result)
-            notes += [f"Seed {seed}: {note}" for note in result.notes]
-            summary = summarise(study.parties, results)
-            write(study, settings, summary, results, [*notes, *runner.notes])
-            console.print(f"{study.name}, seed {seed}: {sum(stage.seconds.values()):.0f} s")
-    notes += runner.notes
+def kept_seeds(study: Study, settings: Settings, console: Console) -> dict[int, SeedResult]:
+    """Return the results of those seeds that an earlier run left in the folder for results."""
+    kept, found = Kept(study, settings.device, settings.out), {}
+    for seed in settings.seeds:
+        if (result := kept.load(seed)) is not None:
+            found[seed] = result
+            console.print(f"{study.name}, seed {seed}: read from {kept.path(seed)}, not run again")
+    return found
+
+
+def measure(
+    study: Study, found: Mapping[int, SeedResult], settings: Settings, console: Console, started: float
+) -> Summary:
+    """Run the seeds that were not `found`, within the study's time, which began at `started`; print what all gave.
+
+    Results are kept, and the page is written, after every seed.
+    """
+    results, missing = dict(found), [seed for seed in settings.seeds if seed not in found]
+    summary = write(study, settings, results) if results else None
+    if missing:
+        kept = Kept(study, settings.device, settings.out)
+        with stages(console) as stage:
+            stage.begin(study.name)
+            stage("trying the networks")
+            runner = Runner(study, settings.device)
+            seconds = None if settings.budget is None else settings.budget * 60 * (1 - SPARE)
+            took = 0.0
+            for index, seed in enumerate(missing):
+                share = None
+                if seconds is not None:
+                    left = seconds - (time.perf_counter() - started)
+                    # As many seeds as can be trained in full; one, cut short, where there is not time for that.
+                    fitting = max(1, min(len(missing) - index, int(left / runner.full_seconds)))
+                    if index and left < 0.8 * took:
+                        break
+                    share = left / fitting
+                stage.begin(f"{study.name}, seed {seed}")
+                with tempfile.TemporaryDirectory() as folder:
+                    result = runner.run(seed, share, stage, Path(folder))
+                stage.end()
+                result.seconds.update(stage.seconds)
+                took = sum(stage.seconds.values())
+                results[seed] = result
+                kept.save(result)
+                summary = write(study, settings, results)
+                console.print(f"{study.name}, seed {seed}: {took:.0f} s")
+    assert summary is not None  # the first seed that is missing is run, however little time there is
     table.show(console, study.name, METRICS[study.task], study.parties, summary)
-    for note in notes:
+    for note in notes_on(study, results):
         console.print(f"- {note}")
     return summary
 
 
-def write(
-    study: Study, settings: Settings, summary: Summary, results: Sequence[SeedResult], notes: Sequence[str]
-) -> None:
-    """Write page, plots and JSON into the folder for results."""
-    metric = METRICS[study.task]
+def notes_on(study: Study, results: Mapping[int, SeedResult]) -> list[str]:
+    """Return the notes on the data and on the seeds."""
+    return [*study.notes, *table.seed_notes([results[seed] for seed in sorted(results)])]
+
+
+def write(study: Study, settings: Settings, found: Mapping[int, SeedResult]) -> Summary:
+    """Write page, plots and JSON of the seeds found into the folder for results; return the summary."""
+    results, notes, metric = [found[seed] for seed in sorted(found)], notes_on(study, found), METRICS[study.task]
+    summary = summarise(study.parties, results)
     names = []
     for asked in summary.asked:
         names.append(f"{study.name}-{asked.requester}.svg")
-        (settings.out / names[-1]).write_text(plots.plot(asked, summary, study.parties, metric))
-    page = table.markdown(study.name, metric, study.parties, summary, notes, names)
-    (settings.out / f"{study.name}.md").write_text(page)
+        with replacing(settings.out / names[-1]) as temporary:
+            temporary.write_text(plots.plot(asked, summary, study.parties, metric))
+    with replacing(settings.out / f"{study.name}.md") as temporary:
+        temporary.write_text(table.markdown(study.name, metric, study.parties, summary, notes, names))
     write_json(
         settings.out / f"{study.name}.json",
         "study",
         table.document(study.task, metric, study.parties, summary, results, notes),
-        seeds=[result.seed for result in results],
+        seeds=sorted(found),
         budget_minutes=settings.budget,
         device=str(settings.device),
     )
+    return summary
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -193,15 +219,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("study-results"), help="folder for results")
     parser.add_argument("--check", action="store_true", help="exit with 1 where a target is missed")
     options = parser.parse_args(arguments)
+    if options.seeds < 1:
+        parser.error("--seeds: at least 1")
     budget = options.budget or (BUDGET if options.party else None)
     name = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    settings = Settings(options.seeds, options.first_seed, budget, torch.device(name), options.out)
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    settings = Settings(seeds, budget, torch.device(name), options.out)
     console = Console(width=160 if not sys.stdout.isatty() else None)
     settings.out.mkdir(parents=True, exist_ok=True)
     started, summaries = time.perf_counter(), []
     try:
-        for study in study_of(options):
-            summaries.append(measure(study, settings, console, started))
+        # Seeds of other studies are refused before anything is trained.
+        studies = [(study, kept_seeds(study, settings, console)) for study in study_of(options)]
+        for study, found in studies:
+            summaries.append(measure(study, found, settings, console, started))
             started = time.perf_counter()
     except SutureError as error:
         console.print(f"[red]{error}[/red]")

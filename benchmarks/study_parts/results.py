@@ -50,6 +50,8 @@ class SeedResult:
     stitched: dict[str, Stitched] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    #: Seconds that all of it was given, where its time was bounded.
+    limit: float | None = None
 
 
 def stitched(
@@ -80,7 +82,7 @@ def stitched(
         hypervolume=hypervolume(values["test"][kept]),
         plain_hypervolume=hypervolume(values["test"][plain]),
         seconds=seconds,
-        options=options.model_dump(),
+        options=options.model_dump(mode="json"),
     )
 
 

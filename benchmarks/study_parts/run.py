@@ -88,7 +88,7 @@ class Runner:
         halves = sum(machine.half for machine, _ in trials)
         self._machine = Machine(device, 2 * halves > len(trials))
         half = "bfloat16, channels last" if self._machine.half else "float32"
-        self.notes = [f"Trained in {half} on {device.type}, at most {self._recipe.epochs} epochs."]
+        self._note = f"Trained in {half} on {device.type}, at most {self._recipe.epochs} epochs."
         #: Seconds of a full training of each design on one party's data.
         self._costs = [[self._recipe.steps(size) * seconds for size in sizes] for _, seconds in trials]
         self._all_costs = [self._recipe.steps(sum(sizes)) * seconds for _, seconds in trials]
@@ -97,11 +97,6 @@ class Runner:
     def full_seconds(self) -> float:
         """About how long all trainings and fits of a seed take when nothing bounds them."""
         return self._training_costs() / (1 - FOR_FITTING)
-
-    @staticmethod
-    def seed_seconds(results: Sequence[SeedResult]) -> float:
-        """Return how long the last seed took."""
-        return sum(results[-1].seconds.values())
 
     def _training_costs(self) -> float:
         own = sum(costs[party] for party, costs in enumerate(self._costs))
@@ -127,7 +122,9 @@ class _Seed:
             for split in ("train", "validation", "test")
         }
         self._shape = next(iter(self._data.values())).inputs.shape[1:]
-        self._result = SeedResult(seed)
+        self._result = SeedResult(seed, notes=[runner._note], limit=seconds)
+        if seconds is not None:
+            self._result.notes.append(f"Training, fitting and evaluating were given {seconds:.0f} s.")
 
     def run(self) -> SeedResult:
         names = self._study.parties

@@ -15,6 +15,7 @@ from suture_stitching.documents import Interval
 from suture_stitching.portable.metadata import Task
 
 Floats = NDArray[np.float64]
+METRICS: dict[Task, str] = {"classification": "accuracy", "segmentation": "Dice"}
 RESAMPLES = 2000
 #: Masks that are compared at once: bounds the memory.
 _AT_ONCE = 32

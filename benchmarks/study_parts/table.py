@@ -73,6 +73,7 @@ def document(
         "seeds": [
             {
                 "seed": result.seed,
+                "limit_seconds": None if result.limit is None else round(result.limit, 1),
                 "seconds": {stage: round(seconds, 1) for stage, seconds in result.seconds.items()},
                 "methods": {
                     method: {party: float(own.scores.mean()) for party, own in found.items()}
@@ -82,6 +83,18 @@ def document(
             for result in results
         ],
     }
+
+
+def seed_notes(results: Sequence[SeedResult]) -> list[str]:
+    """Return the seeds' notes, each of them once, with the seeds that it is about where it is not about all."""
+    seeds: dict[str, list[str]] = {}
+    for result in results:
+        for note in dict.fromkeys(result.notes):
+            seeds.setdefault(note, []).append(str(result.seed))
+    return [
+        note if len(own) == len(results) else f"Seed{'s' if len(own) > 1 else ''} {', '.join(own)}: {note}"
+        for note, own in seeds.items()
+    ]
 
 
 def methods(parties: Sequence[str], summary: Summary) -> tuple[list[str], Cells]:

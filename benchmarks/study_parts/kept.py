@@ -1,0 +1,174 @@
+"""Results of finished seeds, kept beside the page, so that a study goes on from them.
+
+A seed's result is one safetensors file: the scores by method and party, and a JSON document among the metadata. It is
+replaced in one step, and says what was studied: only seeds of the same study come into one table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+import suture_stitching
+from study_parts.data import PartyData, Study
+from study_parts.results import Measured, SeedResult, Stitched
+from study_parts.scores import METRICS
+from study_parts.training import recipe_of
+from suture import digits
+from suture_stitching.checkpoint import digest_of
+from suture_stitching.errors import SutureError
+from suture_stitching.fit import FitOptions
+from suture_stitching.portable.runtime import replacing
+
+FORMAT = "suture.study-seed/1"
+OTHER_CODE = "Run by other code than that which wrote this page."
+
+
+class _Document(BaseModel):
+    """All of a seed's result but the scores, and what was studied."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    study: dict[str, Any]
+    code: str
+    besides: dict[str, dict[str, dict[str, float | None]]]
+    stitched: dict[str, Stitched]
+    seconds: dict[str, float]
+    limit: float | None
+    notes: list[str]
+
+
+class Kept:
+    """The finished seeds of a study in a folder."""
+
+    def __init__(self, study: Study, device: torch.device, folder: Path) -> None:
+        self._study, self._device, self._folder = study, device, folder
+        self._code = code()  # of what runs, not of what the files hold when a seed ends
+
+    def path(self, seed: int) -> Path:
+        """Return where the result of a seed is kept."""
+        return self._folder / f"{self._study.name}-seed-{seed}.safetensors"
+
+    def save(self, result: SeedResult) -> None:
+        """Keep a result in place of an older one of the same seed."""
+        scores = {
+            f"{method}/{party}": torch.from_numpy(own.scores)
+            for method, found in result.methods.items()
+            for party, own in found.items()
+        }
+        document = _Document(
+            study=self._identity(result.seed),
+            code=self._code,
+            besides={
+                method: {party: own.besides for party, own in found.items()} for method, found in result.methods.items()
+            },
+            stitched=result.stitched,
+            seconds=result.seconds,
+            limit=result.limit,
+            notes=result.notes,
+        )
+        text = json.dumps(document.model_dump(mode="json"))
+        metadata = {"format": FORMAT, "document": text, "sha256": digest_of(text, scores)}
+        with replacing(self.path(result.seed)) as temporary:
+            save_file(scores, temporary, metadata)
+
+    def load(self, seed: int) -> SeedResult | None:
+        """Return the result of a seed, None if there is none.
+
+        Raises `SutureError`: `study.other` for a result of another study, `study.damaged` for a file that is not in
+        order.
+        """
+        path = self.path(seed)
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                # Copied: what is mapped from a file would change with it.
+                scores = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118  # no mapping
+            text = metadata.get("document", "")
+            if metadata.get("format") != FORMAT or metadata.get("sha256") != digest_of(text, scores):
+                raise ValueError("not a seed's result, or not all of it")
+            document = _Document.model_validate(json.loads(text))
+        except FileNotFoundError:
+            return None
+        except (OSError, SafetensorError, ValidationError, ValueError) as error:
+            raise SutureError(
+                "study.damaged",
+                f"is damaged or of another version: {error}",
+                where=str(path),
+                hint="delete the file, and the seed is run again",
+            ) from error
+        if differences := list(_differences(document.study, self._identity(seed))):
+            raise SutureError(
+                "study.other",
+                f"holds the result of another study: {'; '.join(differences)}",
+                where=str(path),
+                hint="give another folder with --out, or delete the file",
+            )
+        methods = {
+            method: {party: Measured(scores[f"{method}/{party}"].numpy(), besides) for party, besides in found.items()}
+            for method, found in document.besides.items()
+        }
+        notes = [*document.notes, *([OTHER_CODE] if document.code != self._code else [])]
+        return SeedResult(seed, methods, dict(document.stitched), dict(document.seconds), notes, document.limit)
+
+    def _identity(self, seed: int) -> dict[str, Any]:
+        """Return all that makes results comparable, but the time that they were given."""
+        study, data = self._study, self._study.divide(seed)
+        spatial = next(iter(data.values())).inputs.ndim - 2
+        return {
+            "study": study.name,
+            "task": study.task,
+            "metric": METRICS[study.task],
+            "parties": list(study.parties),
+            "seed": seed,
+            "data": {party: _digest(study, data[party]) for party in study.parties},
+            "training": asdict(recipe_of(study.task, spatial, study.augment)),
+            "fit": FitOptions().model_dump(mode="json"),
+            "device": self._device.type,
+            "versions": {"suture": version("suture"), "torch": str(torch.__version__), "numpy": np.__version__},
+        }
+
+
+@cache
+def code() -> str:
+    """Return a digest of the sources that results come from, as they were when first asked for."""
+    digest = hashlib.sha256()
+    for folder in (Path(__file__).parent, Path(str(suture_stitching.__file__)).parent, Path(digits.__file__)):
+        for path in sorted(folder.rglob("*.py")) if folder.is_dir() else [folder]:
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _digest(study: Study, data: PartyData) -> str:
+    """Return a digest of a party's samples, of how they are divided, and of what their values mean."""
+    digest = hashlib.sha256(json.dumps([study.labels, study.channels]).encode())
+    for array in (data.inputs, data.targets, data.split):
+        digest.update(f"{array.dtype.str} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _differences(there: Mapping[str, Any], here: Mapping[str, Any], within: str = "") -> Iterator[str]:
+    for name in dict.fromkeys([*here, *there]):
+        old, new = there.get(name), here.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _differences(old, new, f"{within}{name} ")
+        elif old != new:
+            yield f"{within}{name} was {_short(old)}, is {_short(new)}"
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:12]}..."
