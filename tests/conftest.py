@@ -19,6 +19,11 @@ from typing import Any
 # Before torch is imported anywhere: the networks in tests are tiny, and several processes share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# A script's shell has whatever it starts in the background ignore Ctrl-C, and so would all that the tests start and end
+# that way.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 import httpx
 import psycopg
 import pytest

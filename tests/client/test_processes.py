@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,8 @@ import pytest
 from suture.processes import Processes
 from suture_stitching.errors import SutureError
 
+#: How long to wait for what takes a moment: only a failure takes so long, however slow the machine.
+SECONDS = 120
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 STUBBORN = [
     sys.executable,
@@ -49,23 +53,27 @@ def alive(pid: int) -> bool:
 
 
 def gone(pid: int) -> bool:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + SECONDS
     while alive(pid) and time.monotonic() < deadline:
         time.sleep(0.02)
     return not alive(pid)
 
 
-def starter(folder: Path, then: str = "time.sleep(600)") -> tuple[subprocess.Popen[str], int]:
-    """Start a process that starts a child; returns it and the child's id, once both are up."""
+@contextmanager
+def starter(folder: Path, then: str = "time.sleep(600)") -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A process that has started a child, and the child's id, once both are up."""
     script = STARTER.format(child=CHILD, then=then)
-    process = subprocess.Popen([sys.executable, "-c", script], cwd=folder, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    pid = int(process.stdout.readline())
-    deadline = time.monotonic() + 20
-    while "up" not in ((folder / "log").read_text() if (folder / "log").exists() else ""):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return process, pid
+    with subprocess.Popen([sys.executable, "-c", script], cwd=folder, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            pid = int(process.stdout.readline())
+            deadline = time.monotonic() + SECONDS
+            while "up" not in ((folder / "log").read_text() if (folder / "log").exists() else ""):
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            yield process, pid
+        finally:
+            process.kill()
 
 
 def test_the_end_of_the_block_ends_the_processes(tmp_path: Path) -> None:
@@ -89,28 +97,28 @@ def test_an_error_halfway_ends_the_processes(tmp_path: Path) -> None:
 def test_a_signal_ends_the_processes(tmp_path: Path, sent: signal.Signals, status: int | None) -> None:
     if sent is signal.SIGKILL and sys.platform != "linux":
         pytest.skip("only Linux ends a child whose parent was killed")
-    process, pid = starter(tmp_path)
-    process.send_signal(sent)
-    process.communicate(timeout=20)
-    assert process.returncode not in (0, None)
-    assert status is None or process.returncode == status
-    assert gone(pid)
+    with starter(tmp_path) as (process, pid):
+        process.send_signal(sent)
+        process.communicate(timeout=SECONDS)
+        assert process.returncode not in (0, None)
+        assert status is None or process.returncode == status
+        assert gone(pid)
 
 
 def test_impatience_while_stopping_leaves_nothing(tmp_path: Path) -> None:
-    process, pid = starter(tmp_path)
-    for _ in range(3):
-        process.send_signal(signal.SIGINT)
-        time.sleep(0.01)
-    process.communicate(timeout=20)
-    assert gone(pid)
+    with starter(tmp_path) as (process, pid):
+        for _ in range(3):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.01)
+        process.communicate(timeout=SECONDS)
+        assert gone(pid)
 
 
 def test_who_does_not_listen_is_ended_with_its_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("suture.processes.GRACE_SECONDS", 0.2)
     with Processes() as processes:
         child = processes.start("stubborn", STUBBORN, log=tmp_path / "log")
-        processes.wait_until(lambda: (tmp_path / "log").read_text().endswith("\n"), "it is up", seconds=20)
+        processes.wait_until(lambda: (tmp_path / "log").read_text().endswith("\n"), "it is up", seconds=SECONDS)
         grandchild = int((tmp_path / "log").read_text())
         assert alive(grandchild)
     assert gone(child.process.pid)
@@ -122,7 +130,7 @@ def test_waiting_ends_when_a_process_ends_and_shows_its_last_words(tmp_path: Pat
     with Processes() as processes:
         processes.start("hub", dying, log=tmp_path / "log")
         with pytest.raises(SutureError, match="the port is taken") as caught:
-            processes.wait_until(lambda: False, "until the hub answers", seconds=20)
+            processes.wait_until(lambda: False, "until the hub answers", seconds=SECONDS)
     assert caught.value.code == "process.ended"
     assert "hub" in (caught.value.where or "")
 
@@ -141,7 +149,7 @@ def test_a_child_gets_no_secret_of_ours(tmp_path: Path, monkeypatch: pytest.Monk
     printing = [sys.executable, "-c", "import os; print(sorted(n for n in os.environ if n.startswith('SUTURE_')))"]
     with Processes() as processes:
         child = processes.start("a", printing, log=tmp_path / "log", environment={"SUTURE_HUB_STORE": "x"})
-        child.process.wait(20)
+        child.process.wait(SECONDS)
     assert (tmp_path / "log").read_text().strip() == "['SUTURE_END_WITH', 'SUTURE_HUB_STORE']"
 
 
