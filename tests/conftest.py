@@ -76,7 +76,7 @@ class Postgres:
         self._wait(path)
 
     def _wait(self, log: Path) -> None:
-        for _ in range(600):
+        for _ in range(2400):
             try:
                 self.run("SELECT 1")
                 return
@@ -135,7 +135,7 @@ def s3_server() -> Iterator[str]:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(300):
+        for _ in range(1200):
             try:
                 httpx.get(url, timeout=5)
                 break
@@ -145,7 +145,7 @@ def s3_server() -> Iterator[str]:
         yield url
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(60)
 
 
 @pytest.fixture(scope="session")

@@ -175,7 +175,7 @@ def run_compose(empty, *arguments, **environment):
     empty.touch()
     path = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")}
     command = ["docker-compose", "--file", str(COMPOSE), "--env-file", str(empty), *arguments]
-    return subprocess.run(command, env=path | environment, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, env=path | environment, capture_output=True, text=True, timeout=200, check=False)
 
 
 @pytest.mark.skipif(shutil.which("docker-compose") is None, reason="docker-compose is not installed")

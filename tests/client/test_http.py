@@ -73,7 +73,7 @@ def pauses() -> list[float]:
 
 @pytest.fixture
 def hub(server: Scripted, pauses: list[float]) -> Iterator[Connection]:
-    with Connection(f"http://127.0.0.1:{server.server_port}", TOKEN, sleep=pauses.append, timeout=2) as hub:
+    with Connection(f"http://127.0.0.1:{server.server_port}", TOKEN, sleep=pauses.append, timeout=60) as hub:
         yield hub
 
 
@@ -206,7 +206,7 @@ def test_pause_grows_is_bounded_and_honours_the_hub() -> None:
 
 def test_a_silent_hub_is_given_up_on(server: Scripted) -> None:
     release = threading.Event()
-    server.answer = lambda request: release.wait(10) and None  # type: ignore[func-returns-value]
+    server.answer = lambda request: release.wait(60) and None  # type: ignore[func-returns-value]
     with (
         Connection(f"http://127.0.0.1:{server.server_port}", timeout=0.1, attempts=1) as hub,
         pytest.raises(Unavailable) as caught,

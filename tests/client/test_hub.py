@@ -354,7 +354,7 @@ def test_a_job_can_be_followed_and_cancelled(live_hub: LiveHub, north: Hub, expo
         live_hub.client("east").job(job.id)
     job.cancel()
     with pytest.raises(Cancelled):
-        north.job(job.id).wait(10)
+        north.job(job.id).wait(120)
     events = list(job.events())
     assert events
     assert [event.seq for event in events] == sorted({event.seq for event in events})

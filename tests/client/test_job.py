@@ -79,18 +79,18 @@ def job(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Job]]:
 
 
 def test_waiting_outlives_a_restart_of_the_hub(job: Callable[..., Job]) -> None:
-    status = job(*[503] * 12, job_as("fitting"), *[502] * 7, job_as("complete")).wait(20, progress=False)
+    status = job(*[503] * 12, job_as("fitting"), *[502] * 7, job_as("complete")).wait(60, progress=False)
     assert status.state == "complete"
 
 
 def test_waiting_for_a_hub_that_stays_away_ends(job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("suture.job._OUTAGE", 0.2)
     with pytest.raises(Unavailable):
-        job(503).wait(20, progress=False)
+        job(503).wait(60, progress=False)
 
 
 def test_a_missing_party_is_no_failure(job: Callable[..., Job]) -> None:
-    status = job(job_as("partial", missing=[{"party": "south", "reason": "declined"}])).wait(5, progress=False)
+    status = job(job_as("partial", missing=[{"party": "south", "reason": "declined"}])).wait(60, progress=False)
     assert [missing.party for missing in status.missing] == ["south"]
 
 
@@ -101,13 +101,13 @@ def test_a_failure_names_task_party_reason_and_where_to_look(job: Callable[..., 
         error={"code": "dataset.unknown", "correlation_id": "f00"},
     )
     with pytest.raises(JobFailed, match=r"fit at north: dataset\.unknown.*f00") as caught:
-        job(failed).wait(5, progress=False)
+        job(failed).wait(60, progress=False)
     assert caught.value.code == "dataset.unknown"
 
 
 def test_a_cancelled_job_and_a_timeout_are_told_apart(job: Callable[..., Job]) -> None:
     with pytest.raises(Cancelled):
-        job(job_as("cancelled")).wait(5, progress=False)
+        job(job_as("cancelled")).wait(60, progress=False)
     with pytest.raises(SutureError) as caught:
         job(job_as("fitting")).wait(0.05, progress=False)
     assert caught.value.code == "job.timeout"
@@ -119,12 +119,12 @@ def test_every_task_has_a_bar(job: Callable[..., Job]) -> None:
     other = {**TASK, "id": "task_2", "kind": "evaluate", "party": "south", "state": "open"}
     ended = job_as("complete", tasks=[{**TASK, "state": "done"}, {**other, "state": "declined"}])
     console = Console(file=output, width=120, force_terminal=True)
-    job(job_as("fitting", tasks=[busy]), job_as("evaluating", tasks=[busy, other]), ended).wait(5, console=console)
+    job(job_as("fitting", tasks=[busy]), job_as("evaluating", tasks=[busy, other]), ended).wait(60, console=console)
     for part in ("fit at north", "moments, 7 s left", "evaluate at south", "declined"):
         assert part in output.getvalue()
 
 
 def test_an_answer_that_is_not_as_agreed_is_named(job: Callable[..., Job]) -> None:
     with pytest.raises(HubError, match="state") as caught:
-        job(job_as("dancing")).wait(5, progress=False)
+        job(job_as("dancing")).wait(60, progress=False)
     assert caught.value.code == "hub.answer"

@@ -174,14 +174,14 @@ def hub(tmp_path: Path, provider: Provider, monkeypatch: pytest.MonkeyPatch) -> 
     running = server(settings, port=0)
     thread = threading.Thread(target=running.run)
     thread.start()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not running.started:
         assert time.monotonic() < deadline
         assert thread.is_alive()
         time.sleep(0.02)
     yield Here(f"http://127.0.0.1:{running.servers[0].sockets[0].getsockname()[1]}", settings)
     running.should_exit = True
-    thread.join(30)
+    thread.join(120)
     assert not thread.is_alive()
 
 

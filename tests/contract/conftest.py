@@ -95,7 +95,7 @@ class Live:
 
     def __enter__(self) -> Live:
         self._thread.start()
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while not self._server.started:
             assert self._thread.is_alive()
             assert time.monotonic() < deadline
@@ -106,7 +106,7 @@ class Live:
 
     def __exit__(self, *_error: object) -> None:
         self._server.should_exit = True
-        self._thread.join(40)
+        self._thread.join(120)
         assert not self._thread.is_alive()
 
     def environment(self, folder: Path) -> dict[str, str]:
@@ -142,7 +142,7 @@ def _running(backend: str, folder: Path, request: pytest.FixtureRequest) -> Iter
             yield live
         return
     address, bucket = request.getfixturevalue("s3_server"), f"contract-{os.getpid()}-{time.monotonic_ns()}"
-    assert httpx.put(f"{address}/{bucket}", timeout=10).status_code == 200
+    assert httpx.put(f"{address}/{bucket}", timeout=60).status_code == 200
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"ACCESS_KEY_ID": "hub", "SECRET_ACCESS_KEY": "secret", "REGION": "eu-central-1"}.items():
             patch.setenv(f"AWS_{name}", value)

@@ -106,7 +106,7 @@ class Ended:
     report: Any
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = 60.0, pause: float = 0.02) -> Any:
+def until(condition: Callable[[], Any], what: str, seconds: float = 120.0, pause: float = 0.02) -> Any:
     """Return what `condition` says as soon as it says something."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
@@ -232,7 +232,7 @@ class Place:
             if process is not None:
                 process.send_signal(signal.SIGTERM)
                 try:
-                    process.wait(30)
+                    process.wait(60)
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()
@@ -265,7 +265,7 @@ class Place:
         }
         self._start("hub", [sys.executable, "-c", _HUB, str(self.port), str(wrong_by)], environment)
         with Connection(f"http://127.0.0.1:{self.port}", attempts=1, timeout=5) as probe:
-            until(lambda: _answers(probe), "the hub answers", 90, 0.1)
+            until(lambda: _answers(probe), "the hub answers", 180, 0.1)
 
     def start_site(self) -> None:
         """Start agent, worker and Redis as an operator does."""
@@ -277,13 +277,13 @@ class Place:
         """Start the second worker unless it runs, and wait until the site has both."""
         if "second" not in self.processes or self.processes["second"].poll() is not None:
             self._start("second", [sys.executable, "-m", "suture", "site", "worker", str(self.config.path)])
-        until(lambda: places(self.state) == 2, "two workers", 90)
+        until(lambda: places(self.state) == 2, "two workers", 180)
 
     def stop(self, name: str, number: int = signal.SIGTERM) -> None:
         """End the hub or the whole site."""
         process = self.processes.pop(name)
         process.send_signal(number)
-        process.wait(40)
+        process.wait(120)
 
     def find(self, name: str) -> list[psutil.Process]:
         """The site's processes of this name: agent, worker, child, redis."""
@@ -322,7 +322,7 @@ class Place:
             processes = until(lambda: self.find(name), f"a process {name}")
             for process in processes:
                 process.kill()
-            psutil.wait_procs(processes, timeout=20)
+            psutil.wait_procs(processes, timeout=60)
 
     # Jobs
 

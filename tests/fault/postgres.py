@@ -23,8 +23,8 @@ class Killable(Postgres):
         for process in family:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGKILL)
-        self.process.wait(30)
-        psutil.wait_procs(family, timeout=20)
+        self.process.wait(120)
+        psutil.wait_procs(family, timeout=60)
 
 
 @contextlib.contextmanager

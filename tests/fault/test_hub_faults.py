@@ -51,7 +51,7 @@ print(int(sys.argv[2]) - left)
 """
 
 
-def until(condition, seconds=60.0):
+def until(condition, seconds=120.0):
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -79,7 +79,7 @@ class Process:
 
     def kill(self):
         self.process.kill()
-        self.process.wait(20)
+        self.process.wait(120)
 
     def ready(self):
         assert self.process.poll() is None
@@ -94,7 +94,7 @@ class Process:
             "metadata": ("s", json.dumps(metadata_of(side=40, description=name)).encode()),
         }
         url = f"{self.url}/v1/models/north/{name}/revisions"
-        return httpx.put(url, files=files, headers=headers, params={"visibility": "all"}, timeout=30)
+        return httpx.put(url, files=files, headers=headers, params={"visibility": "all"}, timeout=60)
 
 
 @pytest.fixture
@@ -162,13 +162,13 @@ class Publishing:
         seen, cursor = set(), None
         while True:
             params = {"limit": 200} | ({"cursor": cursor} if cursor else {})
-            page = httpx.get(f"{hub.url}/v1/models", headers=self.headers, params=params, timeout=30).json()
+            page = httpx.get(f"{hub.url}/v1/models", headers=self.headers, params=params, timeout=60).json()
             for item in page["items"]:
                 base = f"{hub.url}/v1/models/{item['id']}/revisions/latest"
-                files = httpx.get(base, headers=self.headers, timeout=30).json()["files"]
+                files = httpx.get(base, headers=self.headers, timeout=60).json()["files"]
                 assert {file["name"] for file in files} == {"model.safetensors", "suture.json"}
                 for file in files:
-                    content = httpx.get(f"{base}/files/{file['name']}", headers=self.headers, timeout=30)
+                    content = httpx.get(f"{base}/files/{file['name']}", headers=self.headers, timeout=60)
                     assert (content.status_code, len(content.content)) == (200, file["size"])
                 seen.add(item["id"])
             if (cursor := page["next"]) is None:
@@ -251,9 +251,9 @@ def test_the_database_is_killed_while_many_commit(server, tmp_path):
         def restart():
             until(lambda: len(work.promised) >= 3)
             server.kill()
-            answer = httpx.get(f"{hub.url}/readyz", timeout=30)
+            answer = httpx.get(f"{hub.url}/readyz", timeout=60)
             assert (answer.status_code, answer.json()["error"]["where"]) == (503, "database")
-            assert httpx.get(f"{hub.url}/healthz", timeout=30).status_code == 200
+            assert httpx.get(f"{hub.url}/healthz", timeout=60).status_code == 200
             until(lambda: len(work.refused) >= 3)
             server.start()
             until(hub.ready)

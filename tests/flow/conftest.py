@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,12 +110,18 @@ class Command:
                 continue
         return self.output.read_text()
 
-    def wait_for(self, text: str, *, seconds: float = 120) -> str:
+    def wait_for(self, text: str) -> str:
+        return self.wait_until(lambda: text in self.output.read_text())
+
+    def wait_until(self, condition: Callable[[], bool], *, seconds: float = 240) -> str:
+        """Return the output so far as soon as `condition` holds, which it must before the command ends."""
         deadline = time.monotonic() + seconds
-        while text not in self.look():
+        self.look()
+        while not condition():
             assert self.process.poll() is None, self.output.read_text()
             assert time.monotonic() < deadline, self.output.read_text()
             time.sleep(0.05)
+            self.look()
         return self.output.read_text()
 
     def wait(self, *, seconds: float = 240) -> int:
@@ -128,15 +134,15 @@ class Command:
 
     def left_running(self) -> list[psutil.Process]:
         """What is still there a moment after the end."""
-        return psutil.wait_procs(list(self.family), timeout=5)[1]
+        return psutil.wait_procs(list(self.family), timeout=60)[1]
 
     def end(self) -> None:
         """Leave nothing behind, also when a test fails."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-            self.process.wait(60)
         for process in self.left_running():
             process.kill()
+        self.process.wait()
 
 
 @pytest.fixture(scope="module")

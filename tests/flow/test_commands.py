@@ -79,10 +79,9 @@ def test_an_interrupted_demo_leaves_no_process(
 ) -> None:
     command = suture("demo", "--root", str(tmp_path / "root"), home=tmp_path)
     command.wait_for(at)
-    while len(command.family) < 4:
-        command.look()
+    command.wait_until(lambda: len(command.family) >= 4)
     command.process.send_signal(sent)
-    assert command.wait(seconds=60) == 128 + sent
+    assert command.wait(seconds=180) == 128 + sent
     assert command.left_running() == []
 
 
@@ -101,7 +100,7 @@ def test_what_up_tells_to_type_works_and_a_second_up_goes_on(suture: type[Comman
     report = json.loads(run("suture report local/stitched --format json", tmp_path).stdout)
     assert report["requester"] == "local"
     command.process.send_signal(signal.SIGINT)
-    assert command.wait(seconds=60) == 130
+    assert command.wait(seconds=180) == 130
     assert command.left_running() == []
 
     again = suture("up", "--root", str(root), home=tmp_path)
@@ -111,7 +110,7 @@ def test_what_up_tells_to_type_works_and_a_second_up_goes_on(suture: type[Comman
     models = json.loads(run("suture models --format json", tmp_path).stdout)
     assert {model["id"] for model in models} == {"local/first", "local/second", "local/stitched"}
     again.process.send_signal(signal.SIGTERM)
-    assert again.wait(seconds=60) == 143
+    assert again.wait(seconds=180) == 143
     assert again.left_running() == []
 
 

@@ -24,7 +24,7 @@ expected: dict[str, dict[str, str]] = json.loads(EXPECTED.read_text())
 def found() -> dict[str, Any]:
     """What became of each hostile file, tried in a confined process."""
     command = [sys.executable, "-m", "tests.security.try_corpus", str(HOSTILE)]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=250, check=False)
     assert ended.returncode == 0, ended.stderr[-3000:]
     return json.loads(ended.stdout)
 

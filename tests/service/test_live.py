@@ -43,14 +43,14 @@ class Live:
 
     def stop(self):
         self.server.should_exit = True
-        self._thread.join(30)
+        self._thread.join(120)
         assert not self._thread.is_alive()
 
     def client(self, token):
-        return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {token}"}, timeout=30)
+        return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {token}"}, timeout=60)
 
 
-def until(condition, seconds=20.0):
+def until(condition, seconds=120.0):
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -60,10 +60,16 @@ def until(condition, seconds=20.0):
 
 @pytest.fixture
 def settings(database_url, tmp_path):
-    settings = Settings(database_url=database_url, store=str(tmp_path / "store"), sweep_seconds=0.05, lease_seconds=1)
+    settings = Settings(database_url=database_url, store=str(tmp_path / "store"), sweep_seconds=0.05)
     for party in ("north", "south"):
         operate.add_party(settings, party)
     return settings
+
+
+@pytest.fixture
+def lapsing(settings):
+    """The settings of a hub whose leases lapse soon."""
+    return settings.model_copy(update={"lease_seconds": 1})
 
 
 @pytest.fixture
@@ -153,7 +159,7 @@ def test_curl_publishes_as_documented(live, token, handmade, tmp_path):
     command = ["curl", "-sS", "-X", "PUT", "-H", f"Authorization: Bearer {token}"]
     command += ["-F", "model=@model.safetensors", "-F", "metadata=@suture.json", url]
     try:
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     except FileNotFoundError:
         pytest.skip("there is no curl here")
     assert json.loads(done.stdout)["repo"] == "north/digits", done.stdout + done.stderr
@@ -162,15 +168,14 @@ def test_curl_publishes_as_documented(live, token, handmade, tmp_path):
 def test_long_polls_hold_neither_threads_nor_connections(live, token, site, handmade):
     """Many more sites wait than there are threads and connections; the hub still answers, and one gets the task."""
     with live.client(site) as client, ThreadPoolExecutor(80) as pool:
-        client.timeout = 60
-        polls = [pool.submit(client.post, "/v1/tasks/lease", json={"wait": 4}) for _ in range(80)]
+        polls = [pool.submit(client.post, "/v1/tasks/lease", json={"wait": 25}) for _ in range(80)]
         until(lambda: live.hub.metrics.waiting._value.get() == 80)
         job = ask(live, token, handmade)
+        until(lambda: any(poll.done() for poll in polls))
+        live.stop()  # the others need not wait to the end
         answers = [poll.result() for poll in polls]
-    leased = [answer for answer in answers if answer.status_code == 200]
-    assert {answer.status_code for answer in answers} <= {200, 204}
-    assert len({(answer.json()["id"], answer.json()["fence"]) for answer in leased}) == len(leased) >= 1
-    assert all(answer.json()["job"]["id"] == job["id"] for answer in leased)
+    assert sorted(answer.status_code for answer in answers) == [200] + [204] * 79
+    assert [answer.json()["job"]["id"] for answer in answers if answer.status_code == 200] == [job["id"]]
 
 
 def test_events_arrive_while_waiting(live, token, site, handmade):
@@ -182,12 +187,12 @@ def test_events_arrive_while_waiting(live, token, site, handmade):
         time.sleep(0.3)
         assert not poll.done()
         assert worker.post("/v1/tasks/lease", json={"wait": 0}).status_code == 200
-        items = poll.result(10).json()["items"]
+        items = poll.result(60).json()["items"]
         assert items[0]["data"]["state"] == "leased"
         idle = time.monotonic()
         after = items[-1]["seq"] + 10
         assert requester.get(f"/v1/jobs/{job['id']}/events?after={after}&wait=0.5").json()["items"] == []
-        assert 0.4 < time.monotonic() - idle < 5
+        assert 0.4 < time.monotonic() - idle < 15
 
 
 def test_news_wakes_who_waits_for_it(monkeypatch, live, token, site, handmade):
@@ -211,9 +216,9 @@ def test_news_wakes_who_waits_for_it(monkeypatch, live, token, site, handmade):
     assert live.hub._listeners == {}
 
 
-def test_the_hub_itself_notices_a_lapsed_lease(live, token, site, handmade):
-    ask(live, token, handmade)
-    with live.client(site) as client:
+def test_the_hub_itself_notices_a_lapsed_lease(lapsing, token, site, handmade):
+    with Live(lapsing) as live, live.client(site) as client:
+        ask(live, token, handmade)
         first = client.post("/v1/tasks/lease", json={"wait": 0}).json()
         second = client.post("/v1/tasks/lease", json={"wait": 20})
         assert second.status_code == 200
@@ -228,8 +233,8 @@ def test_shutdown_ends_long_polls_at_once(settings, site):
         until(lambda: live.hub.metrics.waiting._value.get() == 1)
         started = time.monotonic()
         live.stop()
-        assert poll.result(5).status_code == 204
-        assert time.monotonic() - started < 8
+        assert poll.result(20).status_code == 204
+        assert time.monotonic() - started < 20
 
 
 def test_serve_stops_on_sigterm(settings, tmp_path):
@@ -251,9 +256,9 @@ def test_serve_stops_on_sigterm(settings, tmp_path):
                 assert process.poll() is None
                 return False
 
-        until(ready, 40)
+        until(ready)
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=120)
     finally:
         process.kill()
     lines = [json.loads(line) for line in errors.splitlines()]  # every line is JSON, the server's own included
@@ -278,9 +283,9 @@ def test_two_hubs_on_one_database_give_each_task_out_once(settings, token, site,
         assert {lease["job"]["id"] for lease in leases} == jobs
 
 
-def test_racing_writers_agree_on_one_outcome(settings, token, site, handmade):
+def test_racing_writers_agree_on_one_outcome(lapsing, token, site, handmade):
     """Cancel, failure and the sweeper of two hubs meet; each job ends once, and its history has no gap."""
-    with Live(settings) as one, Live(settings) as two:
+    with Live(lapsing) as one, Live(lapsing) as two:
         job = ask(one, token, handmade)
         with one.client(site) as worker, two.client(site) as other, two.client(token) as requester:
             task = worker.post("/v1/tasks/lease", json={"wait": 5}).json()

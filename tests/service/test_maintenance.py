@@ -167,7 +167,7 @@ def test_a_collection_and_a_commit_of_the_same_content_meet(world, monkeypatch, 
     def meanwhile():
         publishing.start()
         if when == "before_the_lock":
-            publishing.join(20)
+            publishing.join(60)
         else:
             time.sleep(0.5)  # it has kept its content by now, and waits for the lock or is about to
 
@@ -184,7 +184,7 @@ def test_a_collection_and_a_commit_of_the_same_content_meet(world, monkeypatch, 
 
     monkeypatch.setattr(collection, place, interrupted)
     collect(world.settings)
-    publishing.join(20)
+    publishing.join(60)
     compared = reconcile(world.settings, deep=True)
     assert compared.sound
     if answers[0].status_code == 201:

@@ -397,7 +397,7 @@ def foreign(tmp_path_factory):
     log = (tmp_path_factory.mktemp("provider") / "log").open("wb")
     with log, subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "NO_COLOR": "1"}) as process:
         url = f"http://127.0.0.1:{port}"
-        deadline, pause = time.monotonic() + 60, 0.05
+        deadline, pause = time.monotonic() + 120, 0.05
         while True:
             try:
                 httpx.get(f"{url}/.well-known/openid-configuration", timeout=5)
@@ -409,14 +409,14 @@ def foreign(tmp_path_factory):
                 pause = min(2 * pause, 1)
         yield url
         process.terminate()
-        process.wait(20)
+        process.wait(120)
 
 
 def authorize(url, subject, nonce, client="suture"):
     """Sign in there as a browser does, with the code flow; return the ID token."""
     back = "https://app.example/back"
     asked = {"client_id": client, "redirect_uri": back, "response_type": "code", "scope": "openid email", "state": "s"}
-    with httpx.Client(base_url=url, timeout=20) as browser:
+    with httpx.Client(base_url=url, timeout=60) as browser:
         answer = browser.post("/oauth2/authorize", params={**asked, "nonce": nonce}, data={"sub": subject})
         assert answer.status_code == 302, answer.text
         (code,) = parse_qs(urlsplit(answer.headers["Location"]).query)["code"]

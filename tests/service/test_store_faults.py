@@ -45,7 +45,7 @@ class Process:
 
     def __exit__(self, *_error):
         self.process.kill()
-        self.process.wait(20)
+        self.process.wait(120)
 
     def ready(self):
         assert self.process.poll() is None
@@ -55,7 +55,7 @@ class Process:
             return False
 
 
-def until(condition, seconds=20.0):
+def until(condition, seconds=120.0):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -79,7 +79,7 @@ def publish(hub, headers, handmade, **model):
         "model": ("m", handmade.model(**model)),
         "metadata": ("s", json.dumps(handmade.metadata(**model)).encode()),
     }
-    return httpx.put(f"{hub.url}/v1/models/north/digits/revisions", files=files, headers=headers, timeout=60)
+    return httpx.put(f"{hub.url}/v1/models/north/digits/revisions", files=files, headers=headers, timeout=120)
 
 
 def files(settings):
@@ -100,11 +100,11 @@ def test_killed_during_an_upload(settings, headers, handmade):
             connection.sendall(start + bytes(12 * MB))
             until(lambda: any(path.stat().st_size > 4 * MB for path in files(settings)))
             os.kill(hub.process.pid, signal.SIGKILL)
-            hub.process.wait(20)
+            hub.process.wait(120)
     assert [path.parent.name for path in files(settings)] == ["tmp"]
     with Process(settings) as hub:
         assert files(settings) == []
-        assert httpx.get(f"{hub.url}/v1/models", headers=headers, timeout=20).json()["items"] == []
+        assert httpx.get(f"{hub.url}/v1/models", headers=headers, timeout=120).json()["items"] == []
         assert publish(hub, headers, handmade).status_code == 201
     assert reconcile(settings, deep=True).sound
 

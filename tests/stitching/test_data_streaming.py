@@ -63,7 +63,7 @@ def test_workers_read_while_the_batch_before_is_used():
 
     results = ahead(make, range(3), workers=1)
     assert next(results) == 0
-    assert started.wait(10)
+    assert started.wait(60)
     assert list(results) == [1, 2]
 
 
@@ -77,7 +77,7 @@ def test_no_more_is_read_ahead_than_stated():
 
 
 def test_workers_work_at_the_same_time():
-    barrier = threading.Barrier(4, timeout=10)
+    barrier = threading.Barrier(4, timeout=60)
     assert len(list(ahead(lambda _: barrier.wait(), range(8), workers=4))) == 8
 
 

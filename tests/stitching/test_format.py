@@ -414,7 +414,7 @@ def test_the_hub_needs_no_torch():
     modules = ["format", "graph", "graph_json", "operators", "metadata"]
     code = ";".join(f"import suture_stitching.portable.{module}" for module in modules)
     code += ";import suture_stitching.documents, sys; assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=200)
 
 
 def test_every_operator_on_the_list_is_known_to_torch_and_changes_nothing():

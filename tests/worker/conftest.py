@@ -318,7 +318,7 @@ class LiveHub:
         command = [sys.executable, "-m", "suture", "hub", "serve", "--port", str(self.port)]
         self.processes.start("hub", command, log=self.folder / "hub.log", environment=environment)
         with Connection(self.url, attempts=1, timeout=5) as probe:
-            self.processes.wait_until(lambda: _answers(probe), "until the hub is ready", seconds=60)
+            self.processes.wait_until(lambda: _answers(probe), "until the hub is ready", seconds=120)
 
     def stop(self) -> None:
         self.processes.stop("hub")

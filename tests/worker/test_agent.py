@@ -28,7 +28,7 @@ def short_waits(monkeypatch):
     monkeypatch.setattr("suture_worker.agent.agent.LEASE_WAIT", 0.5)
 
 
-def until(condition, seconds=30.0):
+def until(condition, seconds=120.0):
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline
@@ -84,7 +84,7 @@ def agent(config):
         yield running
     finally:
         running.stop.set()
-        running.thread.join(30)
+        running.thread.join(120)
         assert not running.thread.is_alive()
         running.outbox.close()
         running.hub.close()
@@ -237,7 +237,7 @@ def test_an_agent_that_is_there_first_waits_for_the_hub(live_hub, party, site_of
 
 def test_a_wrong_token_ends_the_agent(live_hub, party, site_of):
     with agent(site_of(party, token="suture_site_wrong")) as running:
-        running.thread.join(20)
+        running.thread.join(120)
         assert isinstance(running.error, AuthError)
         assert "suture_site_wrong" not in str(running.error)
 

@@ -26,7 +26,7 @@ def config(request, tmp_path, make):
 @pytest.fixture
 def running(config):
     with subprocess.Popen(broker.redis_command(config), stdout=subprocess.DEVNULL) as server:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while True:
             try:
                 broker.check_answers(config)

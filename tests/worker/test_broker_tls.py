@@ -31,7 +31,7 @@ from suture_worker.lease import Task
 PASSWORD = "hunter2-canary"
 
 
-def until(condition, seconds=40.0):
+def until(condition, seconds=120.0):
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline
@@ -199,6 +199,6 @@ def test_work_goes_over_it(site_with, door, make, members, portable, quick):
         outcome = until(lambda: folder.outcome, 60)
     finally:
         worker.terminate()
-        worker.wait(20)
+        worker.wait(120)
     assert outcome.state == "done", log.read_text()
     assert PASSWORD not in log.read_text()

@@ -37,7 +37,7 @@ forkserver.main(sys.argv[1:])
 """
 
 
-def until(condition, seconds=60.0):
+def until(condition, seconds=120.0):
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline
@@ -64,7 +64,7 @@ def place(tmp_path, site):
 
 
 def ended(child):
-    assert child.wait(60) is not None
+    assert child.wait(120) is not None
     return child.end()
 
 

@@ -16,7 +16,7 @@ from suture_worker import broker
 from suture_worker.run import run_site
 
 
-def until(condition, seconds=40.0):
+def until(condition, seconds=120.0):
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline
@@ -44,8 +44,8 @@ def test_nothing_is_left_behind(site, running, number):
     assert len([name for name in names if "redis-server" in name]) == 1
     assert len([name for name in names if "suture_worker agent" in name]) == 1
     running.send_signal(number)
-    running.wait(20)
-    _, alive = psutil.wait_procs(processes, timeout=10)
+    running.wait(120)
+    _, alive = psutil.wait_procs(processes, timeout=60)
     assert alive == []
     assert running.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 0)
     assert number == signal.SIGKILL or not broker.socket_path(site).exists()

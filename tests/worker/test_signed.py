@@ -92,7 +92,7 @@ def party(live_hub, make, portable, keys, tmp_path):
     return Party(live_hub, make, portable, keys, tmp_path)
 
 
-def until(condition, seconds=60.0):
+def until(condition, seconds=120.0):
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline
@@ -121,7 +121,7 @@ def agent(config):
         yield taken
     finally:
         stop.set()
-        thread.join(30)
+        thread.join(120)
         assert not thread.is_alive()
         outbox.close()
         hub.close()

@@ -110,7 +110,7 @@ def declining(hub, make, party, folder):
     thread.start()
     yield
     stop.set()
-    thread.join(30)
+    thread.join(120)
     outbox.close()
     client.close()
 

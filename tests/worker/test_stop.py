@@ -16,20 +16,20 @@ def test_it_waits_and_is_woken():
     assert not stop.wait(0.05)
     assert time.monotonic() - began >= 0.05
     threading.Timer(0.1, stop.set).start()
-    assert stop.wait(20)
-    assert stop.wait(20)
+    assert stop.wait(100)
+    assert stop.wait(100)
     assert stop.is_set()
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
 
 
 def test_all_threads_that_wait_are_woken():
     stop, woken = Stop(), []
-    threads = [threading.Thread(target=lambda: woken.append(stop.wait(20))) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: woken.append(stop.wait(100))) for _ in range(4)]
     for thread in threads:
         thread.start()
     stop.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert woken == [True] * 4
 
 
@@ -46,5 +46,5 @@ for _ in range(4000):
             pass
 print("heard all")
 """
-    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200, check=False)
     assert answer.stdout == "heard all\n", answer.stderr

@@ -31,7 +31,7 @@ def short_waits(monkeypatch):
     monkeypatch.setattr("suture_worker.agent.waiting.SIGN_SECONDS", 2.0)
 
 
-def until(condition, seconds=60.0):
+def until(condition, seconds=120.0):
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline
@@ -58,7 +58,7 @@ class Site:
             yield
         finally:
             stop.set()
-            thread.join(30)
+            thread.join(120)
             assert not thread.is_alive()
             outbox.close()
             hub.close()

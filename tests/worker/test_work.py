@@ -203,7 +203,7 @@ def computes(folder: TaskFolder) -> bool:
     return folder.progress is not None and folder.progress.step != "load"
 
 
-def child_of(folder: TaskFolder, seconds: float = 90.0) -> int:
+def child_of(folder: TaskFolder, seconds: float = 120.0) -> int:
     """The id of the process that works on the folder, once it computes."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -231,7 +231,7 @@ def in_background(site):
 
     yield begin
     for thread in threads:
-        thread.join(60)
+        thread.join(120)
         assert not thread.is_alive()
 
 
@@ -239,7 +239,7 @@ def test_a_child_that_is_killed(site, data, assign, in_background, long):
     folder = assign(options=long)
     thread = in_background(folder)
     os.kill(child_of(folder), signal.SIGKILL)
-    thread.join(30)
+    thread.join(120)
     assert "SIGKILL" in failed(site, folder, "work.interrupted")
     assert folder.outcome.retryable
 
@@ -264,7 +264,7 @@ def test_a_child_that_does_not_listen_is_killed(site, data, assign, in_backgroun
     pid = child_of(folder)
     os.kill(pid, signal.SIGSTOP)
     folder.cancel()
-    thread.join(30)
+    thread.join(120)
     assert folder.outcome.state == "cancelled"
     assert not Path(f"/proc/{pid}").exists()
 
