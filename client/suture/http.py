@@ -140,10 +140,13 @@ class Connection:
 
         Raises `SutureError` `download.digest` when the content is not what was promised.
         """
-        with landing(target) as partial, partial.open("wb") as file:
-            transfer = Incoming(file, size, on_bytes or (lambda _count: None))
+        with (
+            landing(target) as partial,
+            partial.open("wb", buffering=0) as file,
+            Incoming(file, size, on_bytes or (lambda _count: None)) as transfer,
+        ):
             self._fetch(path, transfer)
-            found = transfer.digest.hexdigest()
+            found = transfer.digest()
             if found != sha256:
                 raise SutureError(
                     "download.digest",

@@ -7,13 +7,17 @@ import io
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from suture_stitching.errors import SutureError
 
 #: Told how many more bytes went over the wire; negative when a transfer had to start again.
 OnBytes = Callable[[int], None]
+_WRITTEN_AT_ONCE = 2**20
 
 
 @contextmanager
@@ -34,31 +38,71 @@ def landing(target: Path) -> Iterator[Path]:
 
 
 class Incoming:
-    """The received part of a download: written, hashed and counted together."""
+    """The received part of a download: hashed and counted as it comes, and written by a thread meanwhile.
 
-    def __init__(self, file: io.BufferedWriter, size: int | None, on_bytes: OnBytes) -> None:
-        self.digest = hashlib.sha256()
+    A context: its end ends the thread. What goes wrong in the thread is raised by the call after it.
+    """
+
+    def __init__(self, file: io.FileIO, size: int | None, on_bytes: OnBytes) -> None:
         self.received = 0
         self._file = file
         self._size = size
         self._on_bytes = on_bytes
+        self._hash = hashlib.sha256()
+        self._held: list[bytes] = []
+        self._waiting = 0
+        self._thread = ThreadPoolExecutor(1, "suture-download")
+        self._writing: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thread.shutdown()
 
     def write(self, chunk: bytes) -> None:
         """Take what has come; raises `SutureError` `download.size` when it is more than was promised."""
         if self._size is not None and self.received + len(chunk) > self._size:
             raise SutureError("download.size", f"more than the promised {self._size} bytes came", where="download")
-        self._file.write(chunk)
-        self.digest.update(chunk)
+        self._hash.update(chunk)
+        self._held.append(chunk)
+        self._waiting += len(chunk)
+        if self._waiting >= _WRITTEN_AT_ONCE:
+            self._hand_over()
         self.received += len(chunk)
         self._on_bytes(len(chunk))
 
     def restart(self) -> None:
         """Forget what has come: it comes again from the beginning."""
+        self._finish()
         self._on_bytes(-self.received)
         self._file.seek(0)
         self._file.truncate()
-        self.digest = hashlib.sha256()
+        self._hash = hashlib.sha256()
         self.received = 0
+
+    def digest(self) -> str:
+        """Return the sha256 (hex) of what has come, once all of it is in the file."""
+        self._finish()
+        return self._hash.hexdigest()
+
+    def _hand_over(self) -> None:
+        if self._writing is not None:
+            self._writing.result()
+        self._writing = self._thread.submit(self._put, b"".join(self._held))
+        self._held, self._waiting = [], 0
+
+    def _finish(self) -> None:
+        self._hand_over()
+        if self._writing is not None:
+            self._writing.result()
+
+    def _put(self, content: bytes) -> None:
+        left = memoryview(content)
+        while left:
+            left = left[self._file.write(left) :]
 
 
 class Outgoing(io.FileIO):

@@ -14,10 +14,11 @@ import pytest
 
 from suture.errors import AuthError, Conflict, Fenced, HubError, NotFound, Refused, Unavailable
 from suture.http import Connection, check_token, check_url, pause
+from suture.transfers import Incoming
 from suture_stitching.errors import SutureError
 
 TOKEN = "suture_north_c2VjcmV0"
-CONTENT = bytes(range(256)) * 4096
+CONTENT = bytes(range(256)) * 4096 + bytes(range(255, 0, -1)) * 3000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 
 
@@ -309,18 +310,19 @@ def test_a_download_arrives_whole(server: Scripted, hub: Connection, tmp_path: P
 def test_a_download_goes_on_where_it_broke(
     server: Scripted, hub: Connection, tmp_path: Path, pauses: list[float]
 ) -> None:
-    server.answer = serving(CONTENT, break_after=300_000)
+    server.answer = serving(CONTENT, break_after=450_000)
     counted: list[int] = []
     hub.download("/file", tmp_path / "file", sha256=DIGEST, on_bytes=counted.append)
     assert (tmp_path / "file").read_bytes() == CONTENT
     assert [request.headers.get("Range") for request in server.seen] == [
         None,
-        "bytes=300000-",
-        "bytes=600000-",
+        "bytes=450000-",
         "bytes=900000-",
+        "bytes=1350000-",
+        "bytes=1800000-",
     ]
     assert sum(counted) == len(CONTENT)
-    assert len(pauses) == 3
+    assert len(pauses) == 4
 
 
 def test_a_download_starts_again_when_the_hub_cannot_go_on(server: Scripted, hub: Connection, tmp_path: Path) -> None:
@@ -359,6 +361,14 @@ def test_a_download_that_fails_leaves_what_was_there(
     assert caught.value.code == code
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_bytes() == b"before"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no disk that is always full")
+def test_a_disk_that_is_full() -> None:
+    with Path("/dev/full").open("r+b", buffering=0) as full, Incoming(full, None, lambda _count: None) as transfer:
+        transfer.write(CONTENT)
+        with pytest.raises(OSError, match="No space"):
+            transfer.digest()
 
 
 def test_a_file_goes_up_as_it_is(server: Scripted, hub: Connection, tmp_path: Path) -> None:
