@@ -121,7 +121,7 @@ def study_of(options: argparse.Namespace) -> list[Study]:
 
 def kept_seeds(study: Study, settings: Settings, console: Console) -> dict[int, SeedResult]:
     """Return the results of those seeds that an earlier run left in the folder for results."""
-    kept, found = Kept(study, settings.device, settings.out), {}
+    kept, found = Kept(study, settings.device, settings.budget, settings.out), {}
     for seed in settings.seeds:
         if (result := kept.load(seed)) is not None:
             found[seed] = result
@@ -139,7 +139,7 @@ def measure(
     results, missing = dict(found), [seed for seed in settings.seeds if seed not in found]
     summary = write(study, settings, results) if results else None
     if missing:
-        kept = Kept(study, settings.device, settings.out)
+        kept = Kept(study, settings.device, settings.budget, settings.out)
         with stages(console) as stage:
             stage.begin(study.name)
             stage("trying the networks")

@@ -1,14 +1,13 @@
 """Results of finished seeds, kept beside the page, so that a study goes on from them.
 
-A seed's result is one safetensors file: the scores by method and party, and a JSON document among the metadata. It is
-replaced in one step, and says what was studied: only seeds of the same study come into one table.
+A seed's result is one safetensors file: the scores by method and party, and a JSON document among the metadata. Its
+name tells what was studied, and by which code: a seed is read only where running it again would be the same.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from functools import cache
 from importlib.metadata import version
@@ -33,7 +32,6 @@ from suture_stitching.fit import FitOptions
 from suture_stitching.portable.runtime import replacing
 
 FORMAT = "suture.study-seed/1"
-OTHER_CODE = "Run by other code than that which wrote this page."
 
 
 class _Document(BaseModel):
@@ -42,7 +40,6 @@ class _Document(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     study: dict[str, Any]
-    code: str
     besides: dict[str, dict[str, dict[str, float | None]]]
     stitched: dict[str, Stitched]
     seconds: dict[str, float]
@@ -53,13 +50,14 @@ class _Document(BaseModel):
 class Kept:
     """The finished seeds of a study in a folder."""
 
-    def __init__(self, study: Study, device: torch.device, folder: Path) -> None:
-        self._study, self._device, self._folder = study, device, folder
+    def __init__(self, study: Study, device: torch.device, budget: float | None, folder: Path) -> None:
+        self._study, self._device, self._budget, self._folder = study, device, budget, folder
         self._code = code()  # of what runs, not of what the files hold when a seed ends
 
     def path(self, seed: int) -> Path:
         """Return where the result of a seed is kept."""
-        return self._folder / f"{self._study.name}-seed-{seed}.safetensors"
+        identity = hashlib.sha256(json.dumps(self._identity(seed), sort_keys=True).encode()).hexdigest()
+        return self._folder / f"{self._study.name}-seed-{seed}-{identity[:12]}.safetensors"
 
     def save(self, result: SeedResult) -> None:
         """Keep a result in place of an older one of the same seed."""
@@ -70,7 +68,6 @@ class Kept:
         }
         document = _Document(
             study=self._identity(result.seed),
-            code=self._code,
             besides={
                 method: {party: own.besides for party, own in found.items()} for method, found in result.methods.items()
             },
@@ -87,8 +84,7 @@ class Kept:
     def load(self, seed: int) -> SeedResult | None:
         """Return the result of a seed, None if there is none.
 
-        Raises `SutureError`: `study.other` for a result of another study, `study.damaged` for a file that is not in
-        order.
+        Raises `SutureError` `study.damaged` for a file that is not in order.
         """
         path = self.path(seed)
         try:
@@ -109,22 +105,15 @@ class Kept:
                 where=str(path),
                 hint="delete the file, and the seed is run again",
             ) from error
-        if differences := list(_differences(document.study, self._identity(seed))):
-            raise SutureError(
-                "study.other",
-                f"holds the result of another study: {'; '.join(differences)}",
-                where=str(path),
-                hint="give another folder with --out, or delete the file",
-            )
         methods = {
             method: {party: Measured(scores[f"{method}/{party}"].numpy(), besides) for party, besides in found.items()}
             for method, found in document.besides.items()
         }
-        notes = [*document.notes, *([OTHER_CODE] if document.code != self._code else [])]
-        return SeedResult(seed, methods, dict(document.stitched), dict(document.seconds), notes, document.limit)
+        notes, limit = list(document.notes), document.limit
+        return SeedResult(seed, methods, dict(document.stitched), dict(document.seconds), notes, limit)
 
     def _identity(self, seed: int) -> dict[str, Any]:
-        """Return all that makes results comparable, but the time that they were given."""
+        """Return all that a result depends on."""
         study, data = self._study, self._study.divide(seed)
         spatial = next(iter(data.values())).inputs.ndim - 2
         return {
@@ -137,6 +126,8 @@ class Kept:
             "training": asdict(recipe_of(study.task, spatial, study.augment)),
             "fit": FitOptions().model_dump(mode="json"),
             "device": self._device.type,
+            "budget": self._budget,
+            "code": self._code,
             "versions": {"suture": version("suture"), "torch": str(torch.__version__), "numpy": np.__version__},
         }
 
@@ -158,17 +149,3 @@ def _digest(study: Study, data: PartyData) -> str:
         digest.update(f"{array.dtype.str} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
-
-
-def _differences(there: Mapping[str, Any], here: Mapping[str, Any], within: str = "") -> Iterator[str]:
-    for name in dict.fromkeys([*here, *there]):
-        old, new = there.get(name), here.get(name)
-        if isinstance(old, dict) and isinstance(new, dict):
-            yield from _differences(old, new, f"{within}{name} ")
-        elif old != new:
-            yield f"{within}{name} was {_short(old)}, is {_short(new)}"
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 40 else f"{text[:12]}..."

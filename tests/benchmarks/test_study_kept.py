@@ -1,4 +1,4 @@
-"""Finished seeds of a study are kept: it goes on from them, they come into one page, others' are refused."""
+"""Finished seeds of a study are kept: it goes on from them, they come into one page, others' are left alone."""
 
 from __future__ import annotations
 
@@ -33,6 +33,10 @@ def _tables(folder: Path, *, seed: int = 0) -> dict[str, Path]:
     for party in PARTIES:
         rows = [f"{rng.normal(label):.3f},{rng.normal():.3f},{label}" for label in rng.integers(0, 2, 40)]
         (folder / f"{party}.csv").write_text("\n".join(["x,y,ill", *rows]) + "\n")
+    return _files(folder)
+
+
+def _files(folder: Path) -> dict[str, Path]:
     return {party: folder / f"{party}.csv" for party in PARTIES}
 
 
@@ -94,8 +98,8 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[SeedResult]:
 def test_what_is_kept_gives_the_same_summary(tmp_path: Path) -> None:
     own, results = _study(tmp_path), [_result(0), _result(1)]
     for result in results:
-        kept.Kept(own, CPU, tmp_path).save(result)
-    loaded = [kept.Kept(own, CPU, tmp_path).load(seed) for seed in (0, 1)]
+        kept.Kept(own, CPU, None, tmp_path).save(result)
+    loaded = [kept.Kept(own, CPU, None, tmp_path).load(seed) for seed in (0, 1)]
     for result, again in zip(results, loaded, strict=True):
         assert again is not None
         assert replace(again, methods={}) == replace(result, methods={})
@@ -105,7 +109,7 @@ def test_what_is_kept_gives_the_same_summary(tmp_path: Path) -> None:
                 assert again.methods[method][party].scores.tobytes() == measured.scores.tobytes()
                 assert again.methods[method][party].besides == measured.besides
     assert summarise(PARTIES, [one for one in loaded if one]) == summarise(PARTIES, results)
-    assert kept.Kept(own, CPU, tmp_path).load(2) is None
+    assert kept.Kept(own, CPU, None, tmp_path).load(2) is None
     assert not list(tmp_path.glob(".*"))  # nothing temporary is left
 
 
@@ -138,7 +142,7 @@ def test_seeds_run_one_by_one_come_into_one_page(tmp_path: Path, ran: list[SeedR
     own, out = _study(tmp_path), tmp_path / "out"
     out.mkdir()
     for seed in (3, 4):
-        kept.Kept(own, CPU, out).save(_result(seed))
+        kept.Kept(own, CPU, 0.05, out).save(_result(seed))
     # What is there costs no time: all of it is for the seed that is missing.
     assert _main(tmp_path, "--first-seed", "2", "--seeds", "3", "--budget", "0.05") == 0
     (result,) = ran
@@ -155,62 +159,33 @@ def test_seeds_run_one_by_one_come_into_one_page(tmp_path: Path, ran: list[SeedR
     assert f"Seed 2: Training, fitting and evaluating were given {result.limit:.0f} s." in found["notes"]
 
 
-def test_results_of_other_data_are_refused(
-    tmp_path: Path, ran: list[SeedResult], capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    kept.Kept(_study(tmp_path), CPU, out).save(_result(1))
-    changed = tmp_path / "b.csv"
-    header, row, *rest = changed.read_text().splitlines(keepends=True)
-    changed.write_text("".join([header, f"9.87{row[row.index(',') :]}", *rest]))
-    assert _main(tmp_path, "--seeds", "2") == 2
-    said = " ".join(capsys.readouterr().out.split())
-    assert "tables-seed-1.safetensors: holds the result of another study: data b was" in said
-    assert "data a" not in said
-    assert "--out" in said
-    assert not ran
-    assert not (out / "tables.md").exists()
-
-
-@pytest.mark.parametrize(
-    ("change", "difference"),
-    [
-        (lambda own, path: (replace(own, parties=("b", "a")), CPU), "parties was"),
-        (lambda own, path: (replace(own, labels=("healthy", "ill")), CPU), "data a was"),
-        (lambda own, path: (own, torch.device("cuda")), "device was cpu, is cuda"),
-        (lambda own, path: (own, path.rename(path.with_name("tables-seed-1.safetensors")) and CPU), "seed was 0, is 1"),
-    ],
-)
-def test_results_of_other_studies_are_refused(
-    tmp_path: Path, change: Callable[[Study, Path], tuple[Study, torch.device]], difference: str
-) -> None:
+def test_what_is_kept_of_another_study_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = _study(tmp_path)
-    kept.Kept(own, CPU, tmp_path).save(_result(0))
-    other = kept.Kept(*change(own, kept.Kept(own, CPU, tmp_path).path(0)), tmp_path)
-    with pytest.raises(SutureError, match=difference) as raised:
-        [other.load(seed) for seed in (0, 1)]
-    assert raised.value.code == "study.other"
-
-
-def test_results_of_other_versions_are_refused_and_of_other_code_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = _study(tmp_path)
-    kept.Kept(made, CPU, tmp_path).save(_result(0))
-    monkeypatch.setattr(kept, "code", lambda: "other")
-    own = kept.Kept(made, CPU, tmp_path)
-    loaded = own.load(0)
-    assert loaded is not None
-    assert loaded.notes == ["A note.", kept.OTHER_CODE]
-    monkeypatch.setattr(kept, "version", lambda name: "0.0")
-    with pytest.raises(SutureError, match=r"versions suture was .*, is 0\.0"):
-        own.load(0)
+    first = kept.Kept(own, CPU, None, tmp_path)
+    first.save(_result(0))
+    header, row, *rest = (tmp_path / "b.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "b.csv").write_text("".join([header, f"9.87{row[row.index(',') :]}", *rest]))
+    others = [
+        kept.Kept(reading.files_study("classification", _files(tmp_path), "ill"), CPU, None, tmp_path),
+        kept.Kept(replace(own, parties=("b", "a")), CPU, None, tmp_path),
+        kept.Kept(replace(own, labels=("healthy", "ill")), CPU, None, tmp_path),
+        kept.Kept(own, torch.device("cuda"), None, tmp_path),
+        kept.Kept(own, CPU, 12.0, tmp_path),
+    ]
+    with monkeypatch.context() as patched:
+        patched.setattr(kept, "code", lambda: "other")
+        others.append(kept.Kept(own, CPU, None, tmp_path))
+    assert len({one.path(0) for one in (first, *others)}) == len(others) + 1
+    assert [one.load(0) for one in others] == [None] * len(others)
+    others[0].save(_result(1))
+    found = first.load(0)
+    assert found is not None
+    assert found.notes == _result(0).notes
 
 
 @pytest.mark.parametrize("change", [lambda b: b[:-9], lambda b: b[:-1] + bytes([b[-1] ^ 1]), lambda b: b""])
 def test_damaged_results_are_refused(tmp_path: Path, change: Callable[[bytes], bytes]) -> None:
-    own = kept.Kept(_study(tmp_path), CPU, tmp_path)
+    own = kept.Kept(_study(tmp_path), CPU, None, tmp_path)
     own.save(_result(0))
     own.path(0).write_bytes(change(own.path(0).read_bytes()))
     with pytest.raises(SutureError, match="delete the file") as raised:
