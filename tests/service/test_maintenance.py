@@ -6,6 +6,7 @@ import json
 import os
 import threading
 import time
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,10 +18,10 @@ from suture_service.errors import Unavailable
 from suture_service.hub import utc_now
 from suture_service.maintenance import collection, references
 from suture_service.maintenance.backup import back_up, restore
-from suture_service.maintenance.collection import collect
+from suture_service.maintenance.collection import Collected, collect
 from suture_service.maintenance.reconciling import reconcile
 from suture_service.settings import Settings
-from suture_service.tables import BlobDigest, Job, Model, ReceivedFile, Revision, RevisionFile, TaskFile
+from suture_service.tables import BlobDigest, Job, Model, ReceivedFile, Revision, RevisionFile, Task, TaskFile
 from suture_stitching.errors import SutureError
 
 HOUR = timedelta(hours=1)
@@ -97,6 +98,47 @@ def test_sent_but_never_committed(world):
     assert collect(world.settings).blobs == []
     done = collect(world.settings, grace=HOUR / 2)
     assert (done.blobs, done.received) == ([gone], 1)
+
+
+def test_a_dry_run_tells_what_the_run_after_it_does(world):
+    """Rows that a collection removes first keep nothing, also where two of them name the same content."""
+    world.later(-91 * 86400)
+    old = world.ask(publish_as="both").json()["id"]
+    world.fit()
+    world.evaluate("north")
+    world.evaluate("south")
+    world.compose()
+    world.later(91 * 86400)
+    young = world.ask().json()["id"]
+    world.fit(n=413)
+    sent = {seed: world.model(seed=seed) for seed in (21, 22, 23)}
+    late, waiting, orphan = (publish(world, f"north/m{seed}", model=sent[seed])["model.safetensors"] for seed in sent)
+    for seed in sent:
+        forget(world, f"m{seed}")
+    left = select(TaskFile).join(Task).where(Task.job_id == old, TaskFile.name == "candidates.json")
+    with world.hub.database.writing() as session:
+        model = session.scalars(select(Model).where(Model.name == "m21")).one()
+        candidates = session.scalars(left).one()
+        for digest, size, hours in (
+            (late, len(sent[21]), 25),
+            (candidates.sha256, candidates.size, 25),
+            (waiting, len(sent[22]), 23),
+        ):
+            received_at = utc_now() - hours * HOUR
+            session.add(ReceivedFile(model_id=model.id, sha256=digest, size=size, created_at=received_at))
+    age(world)
+    before, stored = rows(world.settings), world.blobs()
+    planned = collect(world.settings, dry_run=True)
+    assert (rows(world.settings), world.blobs()) == (before, stored)
+    assert planned.blobs == sorted([late, orphan, candidates.sha256])
+    assert planned.received == 2
+    assert planned.bytes == sum(blob(world, digest).stat().st_size for digest in planned.blobs)
+    done = collect(world.settings)
+    assert replace(done, temporary=None) == planned
+    assert {*stored} - {*world.blobs()} == {f"sha256/{digest[:2]}/{digest}" for digest in planned.blobs}
+    assert world.north.get(f"/v1/jobs/{young}/files/candidates.json").is_success
+    assert collect(world.settings, dry_run=True) == Collected([], 0, None, 0)
+    assert reconcile(world.settings, deep=True).sound
 
 
 @pytest.mark.parametrize(("days", "left"), [(89, True), (91, False)])

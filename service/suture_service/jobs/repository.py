@@ -40,10 +40,10 @@ def may_go_on() -> ColumnElement[bool]:
     return or_(Job.state.in_(ACTIVE_JOBS), awaited, again)
 
 
-def forget_files(session: Session) -> None:
-    """Forget what the tasks of jobs left that ended long ago for good."""
+def kept_long_enough() -> ColumnElement[bool]:
+    """The condition under which a task's file is forgotten: the job ended long ago for good."""
     ended = select(Task.id).join(Job).where(Job.finished_at < utc_now() - KEPT, not_(may_go_on()))
-    session.execute(delete(TaskFile).where(TaskFile.task_id.in_(ended)))
+    return TaskFile.task_id.in_(ended)
 
 
 def find_job(session: Session, caller: Caller, job_id: str) -> Job | None:

@@ -10,12 +10,12 @@ from sqlalchemy import delete, func, select
 from suture_service.database import Database
 from suture_service.hf.xet import service as xet
 from suture_service.hub import utc_now
-from suture_service.jobs.repository import forget_files
+from suture_service.jobs.repository import kept_long_enough
 from suture_service.maintenance.progress import OnProgress, ignore
 from suture_service.maintenance.references import lock_out_commits, referenced
 from suture_service.settings import Settings
 from suture_service.storage import BlobStore, open_store
-from suture_service.tables import ReceivedFile, SentContent
+from suture_service.tables import ReceivedFile, SentContent, TaskFile
 
 #: How long content may wait for the commit that refers to it.
 GRACE = timedelta(hours=24)
@@ -25,11 +25,14 @@ _PORTION = 200
 
 @dataclass(frozen=True)
 class Collected:
-    """What was removed, or would be: blobs and their bytes, temporary files, and permissions to name a sent file."""
+    """What was removed, or would be: blobs and their bytes, temporary files, and permissions to name a sent file.
+
+    `temporary` is None after a dry run: whether somebody still writes one shows when it is removed.
+    """
 
     blobs: list[str]
     bytes: int
-    temporary: int
+    temporary: int | None
     received: int
 
 
@@ -39,24 +42,26 @@ def collect(
     """Remove blobs that no row refers to and that were kept longer than `grace` ago; safe while hubs run.
 
     A file that was sent for a commit which never came stops being referred to after the same time, and what the tasks
-    of a job left long after its end.
+    of a job left long after its end. With `dry_run`, nothing changes, and rows that a collection removes first do not
+    count: what is returned is what it would remove.
     """
     horizon = utc_now() - grace
     store, database = open_store(settings), Database(settings.database_url)
     try:
-        stale = ReceivedFile.created_at < horizon
+        stale, forgotten = ReceivedFile.created_at < horizon, kept_long_enough()
         if dry_run:
             with database.reading() as session:
                 received = session.scalar(select(func.count()).select_from(ReceivedFile).where(stale)) or 0
         else:
             with database.writing() as session:
                 received = session.execute(delete(ReceivedFile).where(stale)).rowcount  # type: ignore[attr-defined]
-                forget_files(session)
+                session.execute(delete(TaskFile).where(forgotten))
                 # What is referred to counts by that; what is not goes now, or is gone.
                 session.execute(delete(SentContent).where(SentContent.sent_at < horizon))
         old = {digest: found.size for digest, found in store.list() if found.modified < horizon}
         with database.reading() as session:
-            doomed = sorted(old.keys() - referenced(session).keys())
+            left = referenced(session, without={ReceivedFile: stale, TaskFile: forgotten})
+        doomed = sorted(old.keys() - left.keys())
         if not dry_run:
             removed: list[str] = []
             for start in range(0, len(doomed), _PORTION):
@@ -64,13 +69,13 @@ def collect(
                 portion = doomed[start : start + _PORTION]
                 with database.writing() as session:
                     lock_out_commits(session)
-                    left = _still_doomed(portion, referenced(session, portion), store, horizon)
-                    store.delete(left)
-                    session.execute(delete(SentContent).where(SentContent.sha256.in_(left)))
-                removed += left
+                    garbage = _still_doomed(portion, referenced(session, portion), store, horizon)
+                    store.delete(garbage)
+                    session.execute(delete(SentContent).where(SentContent.sha256.in_(garbage)))
+                removed += garbage
             doomed = removed
         on_progress("blobs", len(doomed), len(doomed))
-        temporary = 0 if dry_run else store.sweep() + xet.sweep(database, store, utc_now())
+        temporary = None if dry_run else store.sweep() + xet.sweep(database, store, utc_now())
         return Collected(doomed, sum(old[digest] for digest in doomed), temporary, received)
     finally:
         database.close()

@@ -10,11 +10,11 @@ that was kept and is not referred to yet is protected by its age: keeping it aga
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Column, Connection, Table, not_, select, text
+from sqlalchemy import Column, ColumnElement, Connection, Table, not_, select, text
 from sqlalchemy import inspect as mapping
 from sqlalchemy.orm import Mapper, Session
 
@@ -35,8 +35,17 @@ def blob_columns() -> list[Column[str]]:
     return [column for table in Base.metadata.tables.values() for column in _blob_columns(table)]
 
 
-def referenced(connection: Connection | Session, digests: Collection[str] | None = None) -> dict[str, int]:
-    """Return size in bytes by digest of every blob that is referred to, or of those among `digests`."""
+def referenced(
+    connection: Connection | Session,
+    digests: Collection[str] | None = None,
+    *,
+    without: Mapping[type[Base], ColumnElement[bool]] | None = None,
+) -> dict[str, int]:
+    """Return size in bytes by digest of every blob that is referred to, or of those among `digests`.
+
+    Rows count as gone where the condition that `without` has for their class holds.
+    """
+    gone = {row.__table__: condition for row, condition in (without or {}).items()}
     found: dict[str, int] = {}
     for column in blob_columns():
         query = select(column, column.table.c.size).distinct()
@@ -44,6 +53,8 @@ def referenced(connection: Connection | Session, digests: Collection[str] | None
             # A deleted model's rows stay, for the lineage of others.
             bare = select(Revision.id).join(Revision.model).where(not_(keeps_files()))
             query = query.where(RevisionFile.revision_id.not_in(bare))
+        if column.table in gone:
+            query = query.where(not_(gone[column.table]))
         for part in _parts(digests):
             rows = connection.execute(query if part is None else query.where(column.in_(part)))
             found.update((sha256, size) for sha256, size in rows)
