@@ -23,7 +23,7 @@ def cached(connection: Connection, revision: Revision, file: File) -> Path:
 
     Raises what `Connection.download` raises.
     """
-    return _found(connection, revision, file, lambda path: _is(path, file))
+    return _found(connection, revision, file, lambda path: _is(path, file)) or _downloaded(connection, revision, file)
 
 
 def place(connection: Connection, revision: Revision, file: File, target: Path) -> None:
@@ -34,15 +34,20 @@ def place(connection: Connection, revision: Revision, file: File, target: Path) 
     if not _is(target, file):
         with landing(target) as partial:
             # A copy and no link: who edits what was pulled must not alter the cache.
-            _found(connection, revision, file, lambda path: _copied(path, partial, file))
+            if _found(connection, revision, file, lambda path: _copied(path, partial, file)):
+                return
+            source = _downloaded(connection, revision, file)
+            if not _copied(source, partial, file):
+                raise SutureError(
+                    "cache.changed", "the file was changed while it was read", where=str(source), hint="try again"
+                )
 
 
-def _found(connection: Connection, revision: Revision, file: File, is_right: Callable[[Path], bool]) -> Path:
-    """Return the place of a file in the cache, where `is_right` was asked whether its content is that of `file`."""
+def _found(connection: Connection, revision: Revision, file: File, is_right: Callable[[Path], bool]) -> Path | None:
+    """Return the place of a file in the cache if `is_right` said of it that its content is that of `file`."""
     # Imported here: it is slow to load, and most commands need no content.
     from huggingface_hub import errors, hf_hub_download
 
-    cache = folder()
     try:
         for damaged in () if _behind_a_proxy(connection.url) else (False, True):
             found = hf_hub_download(
@@ -51,7 +56,7 @@ def _found(connection: Connection, revision: Revision, file: File, is_right: Cal
                 revision=revision.id,
                 endpoint=connection.url,
                 token=connection.token or False,
-                cache_dir=cache,
+                cache_dir=folder(),
                 force_download=damaged,
             )
             path = Path(found).resolve()
@@ -61,15 +66,18 @@ def _found(connection: Connection, revision: Revision, file: File, is_right: Cal
         # HF_HUB_OFFLINE, a hub that refuses: asked directly, the hub either gives the file or says why not, in words
         # that hold neither token nor address.
         pass
-    target = cache / "direct" / f"{file.sha256}-{file.name}"
-    if not (target.is_file() and is_right(target)):
-        at = f"{model_path(revision.repo)}/revisions/{revision.id}/files/{segment(file.name)}"
-        connection.download(at, target, sha256=file.sha256, size=file.size)
-        if not is_right(target):
-            raise SutureError(
-                "cache.changed", "the file was changed while it was read", where=str(target), hint="try again"
-            )
-    return target
+    target = _direct(file)
+    return target if target.is_file() and is_right(target) else None
+
+
+def _downloaded(connection: Connection, revision: Revision, file: File) -> Path:
+    """Ask the hub directly for a file; it has its place in the cache when all of it came and was verified."""
+    at = f"{model_path(revision.repo)}/revisions/{revision.id}/files/{segment(file.name)}"
+    return connection.download(at, _direct(file), sha256=file.sha256, size=file.size)
+
+
+def _direct(file: File) -> Path:
+    return folder() / "direct" / f"{file.sha256}-{file.name}"
 
 
 def folder() -> Path:

@@ -8,13 +8,16 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.stitching.test_metadata import FIRST
 
+from suture import content
 from suture.answers import Revision, revision_id
 from suture.content import cached, place
 from suture.http import Connection
+from suture.parcel import sha256_of
 from suture_stitching.errors import SutureError
 
 CONTENT = b"weights" * 1000
@@ -128,6 +131,50 @@ def test_the_token_is_not_sent_to_where_a_hub_redirects(store: Server) -> None:
     assert ("GET", "/elsewhere", None) in store.seen
     assert {token for _, _, token in store.seen} == {None}
     assert not any("secret-token" in address for _, address, _ in [*hub.seen, *store.seen])
+
+
+def test_what_was_verified_on_its_way_is_read_again_only_when_it_is_used_again(
+    store: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(content, "_behind_a_proxy", lambda _url: True)
+    read: list[Path] = []
+
+    def noted(path: Path) -> str:
+        read.append(path)
+        return sha256_of(path)
+
+    monkeypatch.setattr(content, "sha256_of", noted)
+    with Connection(f"http://127.0.0.1:{store.port}", "secret-token") as connection:
+        path = cached(connection, revision(), revision().model_file)
+        assert (path.read_bytes(), read) == (CONTENT, [])
+        assert cached(connection, revision(), revision().model_file) == path
+        assert (len(store.ranges), read) == (1, [path])
+        path.write_bytes(CONTENT[:-1] + b"?")  # the same size
+        assert cached(connection, revision(), revision().model_file).read_bytes() == CONTENT
+        assert (len(store.ranges), read) == (2, [path, path])
+
+
+def test_a_pull_from_what_was_changed_meanwhile_leaves_nothing(
+    store: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(content, "_behind_a_proxy", lambda _url: True)
+    target = tmp_path / "pulled" / "model.safetensors"
+    with Connection(f"http://127.0.0.1:{store.port}", "secret-token") as connection:
+        download = connection.download
+
+        def changed(*arguments: Any, **options: Any) -> Path:
+            path = download(*arguments, **options)
+            path.write_bytes(CONTENT[:-1] + b"?")
+            return path
+
+        monkeypatch.setattr(connection, "download", changed)
+        with pytest.raises(SutureError) as caught:
+            place(connection, revision(), revision().model_file, target)
+        assert caught.value.code == "cache.changed"
+        assert [*target.parent.iterdir()] == []
+        monkeypatch.setattr(connection, "download", download)
+        place(connection, revision(), revision().model_file, target)
+    assert target.read_bytes() == CONTENT
 
 
 def test_other_content_than_promised_is_refused() -> None:
