@@ -19,6 +19,8 @@ from suture_stitching.errors import SutureError
 TIE = 0.01
 #: A candidate that is worse at home than the own model by more than this part is not chosen.
 MARGIN = 0.02
+#: Where all are worse by more, up to this part is given for more than that at the others: one sample may decide that.
+LAST_MARGIN = 0.05
 #: At home, differences smaller than this part are taken for none.
 CLOSE = 0.0025
 
@@ -37,14 +39,15 @@ def choose(candidates: CandidateSet, evaluations: Mapping[str, Evaluation], *, r
     """Return the default choice for `requester`, whose evaluation must be among `evaluations` (party -> document).
 
     Of the candidates that are not worse than the requester's own model on its own validation data (the 95 % interval of
-    the paired difference does not lie below zero, and the difference not below `MARGIN`, since few samples make wide
-    intervals), those that lose nothing there (less than `CLOSE`) and have at least the plain ensemble's mean over the
-    other parties' validation data, if there are any; of these, or else of all, those with the best mean over the other
-    parties (means within `TIE` of the best say the same); of these the one that surely is the best on the requester's
-    own data (by the lower end of the interval), then the simplest. Routing, which asks a single model about most
-    samples, is chosen only where all others are worse there by more than `CLOSE`. If nobody else answered, the
-    requester's data alone decide. If none qualifies, its own model stays. A requester without a model among the members
-    is held to the best single one. Raises `SutureError` `evaluation.missing`.
+    the paired difference does not lie below zero by more than `CLOSE`, and the difference not below `MARGIN`, since few
+    samples make wide intervals), those that lose nothing there (less than `CLOSE`) and have at least the plain
+    ensemble's mean over the other parties' validation data, if there are any; of these, or else of all, those with the
+    best mean over the other parties (means within `TIE` of the best say the same); of these the one that surely is the
+    best on the requester's own data (by the lower end of the interval), then the simplest. Routing, which asks a single
+    model about most samples, is chosen only where all others are worse there by more than `CLOSE`. If nobody else
+    answered, the requester's data alone decide. If none qualifies, `LAST_MARGIN` takes the place of `MARGIN` for those
+    that give the others' mean more than they lose at home; if none does then, the own model stays. A requester without
+    a model among the members is held to the best single one. Raises `SutureError` `evaluation.missing`.
     """
     own = evaluations.get(requester)
     if own is None:
@@ -53,10 +56,18 @@ def choose(candidates: CandidateSet, evaluations: Mapping[str, Evaluation], *, r
         _check(candidates, party, evaluation)
     others = [evaluation for party, evaluation in evaluations.items() if party != requester]
     reference = _reference(candidates, own)
-    pool = [one for one in candidates.candidates if one.id != reference and _keeps_up(one, own, reference)]
+    rivals = [one for one in candidates.candidates if one.id != reference]
+    pool = [one for one in rivals if _keeps_up(one, own, reference, MARGIN)]
     plain = candidates.candidates[len(candidates.members)].id
-    if pool and others:
+    if others:
         means = {one.id: float(np.mean([_value(other, one.id) for other in others])) for one in candidates.candidates}
+        pool = pool or [
+            one
+            for one in rivals
+            if _keeps_up(one, own, reference, LAST_MARGIN)
+            and means[one.id] - means[reference] > _value(own, reference) - _value(own, one.id)
+        ]
+    if pool and others:
         least = _value(own, reference) - CLOSE * abs(_value(own, reference))
         level = [one for one in pool if _value(own, one.id) >= least and means[one.id] >= means[plain]]
         pool = level or pool
@@ -96,13 +107,13 @@ def _reference(candidates: CandidateSet, own: Evaluation) -> str:
     return max(singles, key=lambda one: _value(own, one.id)).id
 
 
-def _keeps_up(one: Candidate, own: Evaluation, reference: str) -> bool:
+def _keeps_up(one: Candidate, own: Evaluation, reference: str, margin: float) -> bool:
     difference = own.splits["validation"].scores[one.id].difference
     if own.own is not None and difference is not None:
-        margin = MARGIN * abs(own.splits["validation"].scores[reference].value)
+        level = abs(own.splits["validation"].scores[reference].value)
         if own.higher_is_better:
-            return difference.high >= 0 and difference.value >= -margin
-        return difference.low <= 0 and difference.value <= margin
+            return difference.high >= -CLOSE * level and difference.value >= -margin * level
+        return difference.low <= CLOSE * level and difference.value <= margin * level
     return _value(own, one.id) >= _value(own, reference)
 
 

@@ -86,6 +86,35 @@ def test_when_none_keeps_up_the_own_model_stays() -> None:
     assert choice.verdicts == {"north": "reject"}
 
 
+@pytest.mark.parametrize(
+    ("north", "south", "chosen"),
+    [
+        (0.87, 0.6, "c04"),  # one of some thirty samples, for much
+        (0.87, 0.32, "c00"),  # for less than it costs
+        (0.84, 0.9, "c00"),
+    ],
+)
+def test_a_little_may_be_given_for_more(north: float, south: float, chosen: str) -> None:
+    evaluations = {
+        "north": evaluation([0.9, 0.1, 0.5, 0.6, north], 0, noise=0.1),
+        "south": evaluation([0.3, 0.9, 0.8, 0.7, south], 1),
+    }
+    assert choose(CANDIDATES, evaluations, requester="north").chosen == chosen
+    assert choose(CANDIDATES, {"north": evaluations["north"]}, requester="north").chosen == "c00"
+
+
+def test_a_sure_loss_of_next_to_nothing_is_none() -> None:
+    def chosen(north: float) -> str:
+        evaluations = {
+            "north": evaluation([0.9, 0.1, 0.5, 0.6, north], 0, noise=0.0001),
+            "south": evaluation([0.3, 0.9, 0.8, 0.7, 0.9], 1),
+        }
+        return choose(CANDIDATES, evaluations, requester="north").chosen
+
+    assert chosen(0.8985) == "c04"
+    assert chosen(0.897) == "c00"
+
+
 def test_alone_the_best_on_own_data_is_chosen() -> None:
     choice = choose(CANDIDATES, {"north": evaluation([0.9, 0.5, 0.9, 0.91, 0.93], 0)}, requester="north")
     assert choice.chosen == "c04"
