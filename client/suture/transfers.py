@@ -17,7 +17,9 @@ from suture_stitching.errors import SutureError
 
 #: Told how many more bytes went over the wire; negative when a transfer had to start again.
 OnBytes = Callable[[int], None]
-_WRITTEN_AT_ONCE = 2**20
+#: Every change of hands costs as much as hashing some ten thousand bytes does: there should not be many.
+_BUFFER = 4 * 2**20
+_FIRST = 2**18
 
 
 @contextmanager
@@ -38,7 +40,7 @@ def landing(target: Path) -> Iterator[Path]:
 
 
 class Incoming:
-    """The received part of a download: hashed and counted as it comes, and written by a thread meanwhile.
+    """The received part of a download: while more of it comes, a thread hashes and writes what has come.
 
     A context: its end ends the thread. What goes wrong in the thread is raised by the call after it.
     """
@@ -49,10 +51,10 @@ class Incoming:
         self._size = size
         self._on_bytes = on_bytes
         self._hash = hashlib.sha256()
-        self._held: list[bytes] = []
-        self._waiting = 0
+        # One is filled while the other is hashed and written. Most files are small: what comes first is held in less.
+        self._filling, self._other, self._filled = memoryview(bytearray(_FIRST)), memoryview(b""), 0
         self._thread = ThreadPoolExecutor(1, "suture-download")
-        self._writing: Future[None] | None = None
+        self._running: Future[None] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -66,43 +68,48 @@ class Incoming:
         """Take what has come; raises `SutureError` `download.size` when it is more than was promised."""
         if self._size is not None and self.received + len(chunk) > self._size:
             raise SutureError("download.size", f"more than the promised {self._size} bytes came", where="download")
-        self._hash.update(chunk)
-        self._held.append(chunk)
-        self._waiting += len(chunk)
-        if self._waiting >= _WRITTEN_AT_ONCE:
-            self._hand_over()
+        rest = memoryview(chunk)
+        while rest:
+            taken = min(len(rest), len(self._filling) - self._filled)
+            self._filling[self._filled : self._filled + taken] = rest[:taken]
+            self._filled, rest = self._filled + taken, rest[taken:]
+            if self._filled == len(self._filling):
+                self._hand_over()
         self.received += len(chunk)
         self._on_bytes(len(chunk))
 
     def restart(self) -> None:
         """Forget what has come: it comes again from the beginning."""
-        self._finish()
+        self._wait()
         self._on_bytes(-self.received)
         self._file.seek(0)
         self._file.truncate()
         self._hash = hashlib.sha256()
-        self.received = 0
+        self.received = self._filled = 0
 
     def digest(self) -> str:
         """Return the sha256 (hex) of what has come, once all of it is in the file."""
-        self._finish()
+        self._wait()
+        self._take(self._filling[: self._filled])
+        self._filled = 0
         return self._hash.hexdigest()
 
     def _hand_over(self) -> None:
-        if self._writing is not None:
-            self._writing.result()
-        self._writing = self._thread.submit(self._put, b"".join(self._held))
-        self._held, self._waiting = [], 0
+        self._wait()
+        self._running = self._thread.submit(self._take, self._filling)
+        if len(self._other) < _BUFFER:
+            self._other = memoryview(bytearray(_BUFFER))
+        self._filling, self._other, self._filled = self._other, self._filling, 0
 
-    def _finish(self) -> None:
-        self._hand_over()
-        if self._writing is not None:
-            self._writing.result()
+    def _wait(self) -> None:
+        running, self._running = self._running, None
+        if running is not None:
+            running.result()
 
-    def _put(self, content: bytes) -> None:
-        left = memoryview(content)
-        while left:
-            left = left[self._file.write(left) :]
+    def _take(self, content: memoryview) -> None:
+        self._hash.update(content)
+        while content:
+            content = content[self._file.write(content) :]
 
 
 class Outgoing(io.FileIO):

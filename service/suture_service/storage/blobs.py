@@ -27,11 +27,9 @@ from suture_service.storage.folder import Folder
 from suture_service.storage.places import Place, Stored, TemporaryFile
 from suture_stitching.errors import SutureError
 
-BUFFER = 2 * 2**20
-#: Longer ones are hashed in a thread: the hub has other callers to answer.
-_HASHED_AT_ONCE = 2**19
-#: Each piece costs some hundred bytes more than it is long, and an operating system writes 1024 at once.
-_MOST_HELD = 1000
+#: Every change of hands costs as much as hashing some ten thousand bytes does: there should not be many.
+BUFFER = 6 * 2**20
+_FIRST = 2**18
 _BLOBS = "sha256"
 #: Files in parts, as some clients send them; nobody downloads these, and no digest leads to them.
 _PIECES = "pieces"
@@ -97,7 +95,7 @@ class BlobStore:
     ) -> AsyncIterator[Upload]:
         """Store what `chunks` yields under a temporary name; removed at the end unless it was kept.
 
-        `buffer` bytes are written at once; twice as many are held in memory.
+        `buffer` bytes are hashed and written at once; twice as many are held in memory.
         Raises `TooLarge` (`upload.too_large`) as soon as more than `limit` bytes have come, `StoreFull` when the store
         has no room, `Unavailable` when it does not answer.
         """
@@ -173,36 +171,46 @@ async def _write(
     file: TemporaryFile, chunks: AsyncIterator[bytes | memoryview], limit: int, where: str, buffer: int
 ) -> tuple[str, int]:
     digest, size = hashlib.sha256(), 0
-    held: list[memoryview] = []
-    waiting = 0
-    writing: asyncio.Task[None] | None = None
+    # One is filled while the other is hashed and written; used again and again, they are cheaper than new ones. Most
+    # files are small: what comes first is held in less.
+    filling, other, filled = memoryview(bytearray(min(_FIRST, buffer))), memoryview(b""), 0
+    running: asyncio.Task[None] | None = None
+
+    async def consume(content: memoryview) -> None:
+        # Both leave Python's lock, so they run beside each other and beside the receiving of the next buffer.
+        for error in await asyncio.gather(
+            run_sync(digest.update, content), file.write(content), return_exceptions=True
+        ):
+            if error is not None:
+                raise error
+
     try:
         async for chunk in chunks:
             size += len(chunk)
             if size > limit:
                 raise _too_large(limit, where)
-            # At once, while the processor's cache has it: a thread would have to fetch it again from memory.
-            if len(chunk) <= _HASHED_AT_ONCE:
-                digest.update(chunk)
-            else:
-                await run_sync(digest.update, chunk)
-            held.append(memoryview(chunk))
-            waiting += len(chunk)
-            if waiting >= buffer or len(held) == _MOST_HELD:
-                if writing is not None:
-                    await asyncio.shield(writing)
-                writing = asyncio.create_task(file.write(held))
-                held, waiting = [], 0
-        if writing is not None:
-            await asyncio.shield(writing)
-        await file.write(held)
+            rest = memoryview(chunk)
+            while rest:
+                taken = min(len(rest), len(filling) - filled)
+                filling[filled : filled + taken] = rest[:taken]
+                filled, rest = filled + taken, rest[taken:]
+                if filled == len(filling):
+                    if running is not None:
+                        await asyncio.shield(running)
+                    running = asyncio.create_task(consume(filling))
+                    if len(other) < buffer:
+                        other = memoryview(bytearray(buffer))
+                    filling, other, filled = other, filling, 0
+        if running is not None:
+            await asyncio.shield(running)
+        await consume(filling[:filled])
         await file.finish()
     finally:
-        if writing is not None:
-            # Its thread uses the file, even when nobody waits for it any more.
+        if running is not None:
+            # Its threads use the file, even when nobody waits for them any more.
             with anyio.CancelScope(shield=True):
-                await asyncio.wait([writing])
-                writing.exception()  # asked for, so that nobody complains that it was not
+                await asyncio.wait([running])
+                running.exception()  # asked for, so that nobody complains that it was not
     return digest.hexdigest(), size
 
 

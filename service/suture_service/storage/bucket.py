@@ -50,10 +50,10 @@ class BucketFile:
         part = max(_PART, limit // _MOST_PARTS)
         self._writer: Any = obstore.open_writer_async(bucket.store, name, buffer_size=part, max_concurrency=_AT_ONCE)
 
-    async def write(self, pieces: Sequence[memoryview]) -> None:
+    async def write(self, content: memoryview) -> None:
         """Append."""
         with _answered(self.name):
-            await self._writer.write(b"".join(pieces))
+            await self._writer.write(bytes(content))
 
     async def finish(self) -> None:
         """Complete the object."""

@@ -33,9 +33,9 @@ class FolderFile:
         self._file = file
         self._written = 0
 
-    async def write(self, pieces: Sequence[memoryview]) -> None:
+    async def write(self, content: memoryview) -> None:
         """Append."""
-        await run_sync(self._write, pieces)
+        await run_sync(self._write, content)
 
     async def finish(self) -> None:
         """Bring everything to the disk."""
@@ -51,14 +51,13 @@ class FolderFile:
         self.path.unlink(missing_ok=True)
         self._file.close()
 
-    def _write(self, pieces: Sequence[memoryview]) -> None:
+    def _write(self, content: memoryview) -> None:
         start = self._written
-        left = sum(len(piece) for piece in pieces)
         with _reporting_full():
-            while left:
-                count = os.writev(self._file.fileno(), pieces)
-                self._written, left = self._written + count, left - count
-                pieces = _after(pieces, count) if left else ()
+            while content:
+                count = self._file.write(content)
+                content = content[count:]
+                self._written += count
         if hasattr(os, "posix_fadvise"):
             # On Linux this begins to bring it to the disk, and does not wait for it: little is left to do at the end.
             os.posix_fadvise(self._file.fileno(), start, self._written - start, os.POSIX_FADV_DONTNEED)
@@ -173,15 +172,6 @@ async def _stream(file: BinaryIO, name: str, start: int, end: int) -> AsyncItera
                 raise missing(name)
             left -= len(chunk)
             yield chunk
-
-
-def _after(pieces: Sequence[memoryview], count: int) -> list[memoryview]:
-    """Return what follows the first `count` bytes."""
-    rest = []
-    for piece in pieces:
-        rest.append(piece[count:])
-        count = max(0, count - len(piece))
-    return [piece for piece in rest if piece]
 
 
 @contextmanager

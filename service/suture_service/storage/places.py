@@ -24,8 +24,8 @@ class Stored:
 class TemporaryFile(Protocol):
     """A file that is being received."""
 
-    async def write(self, pieces: Sequence[memoryview], /) -> None:
-        """Append them, one after another; at most 1024."""
+    async def write(self, content: memoryview) -> None:
+        """Append."""
 
     async def finish(self) -> None:
         """Make all that was written durable and readable."""
