@@ -229,7 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings.out.mkdir(parents=True, exist_ok=True)
     started, summaries = time.perf_counter(), []
     try:
-        # Seeds of other studies are refused before anything is trained.
+        # A damaged result is told before anything is trained.
         studies = [(study, kept_seeds(study, settings, console)) for study in study_of(options)]
         for study, found in studies:
             summaries.append(measure(study, found, settings, console, started))

@@ -1,7 +1,8 @@
 """Results of finished seeds, kept beside the page, so that a study goes on from them.
 
 A seed's result is one safetensors file: the scores by method and party, and a JSON document among the metadata. Its
-name tells what was studied, and by which code: a seed is read only where running it again would be the same.
+name tells what was studied, how, and by which code: a seed is read only where all that is the same. What a run decides
+by the clock, the time that a seed had and the precision that was fastest, is told in its notes.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from suture_stitching.fit import FitOptions
 from suture_stitching.portable.runtime import replacing
 
 FORMAT = "suture.study-seed/1"
+#: What only shows results.
+_PRESENTING = {"plots.py", "summary.py", "table.py"}
 
 
 class _Document(BaseModel):
@@ -96,24 +99,26 @@ class Kept:
             if metadata.get("format") != FORMAT or metadata.get("sha256") != digest_of(text, scores):
                 raise ValueError("not a seed's result, or not all of it")
             document = _Document.model_validate(json.loads(text))
+            methods = {
+                method: {
+                    party: Measured(scores[f"{method}/{party}"].numpy(), besides) for party, besides in found.items()
+                }
+                for method, found in document.besides.items()
+            }
         except FileNotFoundError:
             return None
-        except (OSError, SafetensorError, ValidationError, ValueError) as error:
+        except (OSError, SafetensorError, ValidationError, ValueError, KeyError) as error:
             raise SutureError(
                 "study.damaged",
                 f"is damaged or of another version: {error}",
                 where=str(path),
                 hint="delete the file, and the seed is run again",
             ) from error
-        methods = {
-            method: {party: Measured(scores[f"{method}/{party}"].numpy(), besides) for party, besides in found.items()}
-            for method, found in document.besides.items()
-        }
         notes, limit = list(document.notes), document.limit
         return SeedResult(seed, methods, dict(document.stitched), dict(document.seconds), notes, limit)
 
     def _identity(self, seed: int) -> dict[str, Any]:
-        """Return all that a result depends on."""
+        """Return all that was given to a run."""
         study, data = self._study, self._study.divide(seed)
         spatial = next(iter(data.values())).inputs.ndim - 2
         return {
@@ -138,7 +143,8 @@ def code() -> str:
     digest = hashlib.sha256()
     for folder in (Path(__file__).parent, Path(str(suture_stitching.__file__)).parent, Path(digits.__file__)):
         for path in sorted(folder.rglob("*.py")) if folder.is_dir() else [folder]:
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
+            if path.name not in _PRESENTING:
+                digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
 
 

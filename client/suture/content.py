@@ -44,7 +44,7 @@ def place(connection: Connection, revision: Revision, file: File, target: Path) 
 
 
 def _found(connection: Connection, revision: Revision, file: File, is_right: Callable[[Path], bool]) -> Path | None:
-    """Return the place of a file in the cache if `is_right` said of it that its content is that of `file`."""
+    """Return the place of a file that is in the cache, or that the library put there, if `is_right` said so of it."""
     # Imported here: it is slow to load, and most commands need no content.
     from huggingface_hub import errors, hf_hub_download
 

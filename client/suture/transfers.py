@@ -42,7 +42,8 @@ def landing(target: Path) -> Iterator[Path]:
 class Incoming:
     """The received part of a download: while more of it comes, a thread hashes and writes what has come.
 
-    A context: its end ends the thread. What goes wrong in the thread is raised by the call after it.
+    A context: its end ends the thread. What goes wrong in the thread is raised by the next call that waits for it: a
+    `write` that fills a buffer, `restart`, or `digest`.
     """
 
     def __init__(self, file: io.FileIO, size: int | None, on_bytes: OnBytes) -> None:

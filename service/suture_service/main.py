@@ -227,14 +227,14 @@ def serve(settings: Settings, host: str = "127.0.0.1", port: int = 8420, tls: Tl
     check_exposed(settings, host, tls=tls is not None)
     if tls is not None:
         tls.check()
-    keep_freed_memory()
+    _keep_freed_memory()
     running = server(settings, host=host, port=port, tls=tls)
     check_database(running.hub)
     running.run()
 
 
-def keep_freed_memory() -> None:
-    """Let glibc keep up to 64 MiB that was freed; harmless where there is another C library.
+def _keep_freed_memory() -> None:
+    """Let glibc keep up to 64 MiB that was freed, in each of its arenas; harmless where there is another C library.
 
     Otherwise it gives the space of every piece of a body back to the system and asks for it anew, page by page, which
     takes as long as hashing it does.

@@ -19,7 +19,7 @@ from suture_stitching.errors import SutureError
 TIE = 0.01
 #: A candidate that is worse at home than the own model by more than this part is not chosen.
 MARGIN = 0.02
-#: Where all are worse by more, up to this part is given for more than that at the others: one sample may decide that.
+#: Where all are worse by more, losing this part is allowed to those that give the others more: it may be one sample.
 LAST_MARGIN = 0.05
 #: At home, differences smaller than this part are taken for none.
 CLOSE = 0.0025
@@ -47,7 +47,7 @@ def choose(candidates: CandidateSet, evaluations: Mapping[str, Evaluation], *, r
     model about most samples, is chosen only where all others are worse there by more than `CLOSE`. If nobody else
     answered, the requester's data alone decide. If none qualifies, `LAST_MARGIN` takes the place of `MARGIN` for those
     that give the others' mean more than they lose at home; if none does then, the own model stays. A requester without
-    a model among the members is held to the best single one. Raises `SutureError` `evaluation.missing`.
+    a model among the members is held to the best single one, without any margin. Raises `SutureError` `evaluation.missing`.
     """
     own = evaluations.get(requester)
     if own is None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from suture import transfers
 from suture.errors import AuthError, Conflict, Fenced, HubError, NotFound, Refused, Unavailable
 from suture.http import Connection, check_token, check_url, pause
 from suture.transfers import Incoming
@@ -297,6 +298,14 @@ def serving(content: bytes, *, break_after: int | None = None) -> Callable[[Requ
     return answer
 
 
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Buffers so small that each is used again and again."""
+    monkeypatch.setattr(transfers, "_FIRST", 1000)
+    monkeypatch.setattr(transfers, "_BUFFER", 50_000)
+
+
+@pytest.mark.usefixtures("small")
 def test_a_download_arrives_whole(server: Scripted, hub: Connection, tmp_path: Path) -> None:
     server.answer = serving(CONTENT)
     counted: list[int] = []
@@ -307,6 +316,7 @@ def test_a_download_arrives_whole(server: Scripted, hub: Connection, tmp_path: P
     assert list(target.parent.iterdir()) == [target]
 
 
+@pytest.mark.usefixtures("small")
 def test_a_download_goes_on_where_it_broke(
     server: Scripted, hub: Connection, tmp_path: Path, pauses: list[float]
 ) -> None:
@@ -325,6 +335,7 @@ def test_a_download_goes_on_where_it_broke(
     assert len(pauses) == 4
 
 
+@pytest.mark.usefixtures("small")
 def test_a_download_starts_again_when_the_hub_cannot_go_on(server: Scripted, hub: Connection, tmp_path: Path) -> None:
     whole = serving(CONTENT)
 
@@ -332,7 +343,7 @@ def test_a_download_starts_again_when_the_hub_cannot_go_on(server: Scripted, hub
         del request.headers["Range"]
         whole(request)
 
-    broken = serving(CONTENT, break_after=1000)
+    broken = serving(CONTENT, break_after=200_000)
     for second in (without_ranges, lambda request: request.reply(416)):
         server.answer = in_turn(broken, second, whole)
         counted: list[int] = []
@@ -365,10 +376,11 @@ def test_a_download_that_fails_leaves_what_was_there(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no disk that is always full")
 def test_a_disk_that_is_full() -> None:
-    with Path("/dev/full").open("r+b", buffering=0) as full, Incoming(full, None, lambda _count: None) as transfer:
-        transfer.write(CONTENT)
-        with pytest.raises(OSError, match="No space"):
-            transfer.digest()
+    for last in (lambda transfer: transfer.digest(), lambda transfer: transfer.write(CONTENT * 3)):
+        with Path("/dev/full").open("r+b", buffering=0) as full, Incoming(full, None, lambda _count: None) as transfer:
+            transfer.write(CONTENT)
+            with pytest.raises(OSError, match="No space"):
+                last(transfer)
 
 
 def test_a_file_goes_up_as_it_is(server: Scripted, hub: Connection, tmp_path: Path) -> None:

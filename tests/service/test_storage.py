@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import threading
 import tracemalloc
 from datetime import UTC, datetime, timedelta
 
@@ -13,6 +14,7 @@ import pytest
 from suture_service.errors import HubError, Malformed, RangeNotSatisfiable, TooLarge
 from suture_service.storage import BlobStore
 from suture_service.storage.download import parse_range
+from suture_service.storage.folder import FolderFile
 from suture_service.storage.multipart import MultipartReader
 from suture_stitching.errors import SutureError
 
@@ -129,6 +131,43 @@ def test_an_upload_that_is_cancelled_leaves_nothing(store, tmp_path):
             await task
 
     asyncio.run(run())
+    assert files(tmp_path / "store") == []
+
+
+def test_what_is_being_written_is_not_closed_underneath(store, tmp_path, monkeypatch):
+    """Cancelled while the last piece is on its way to the disk, an upload ends when that has arrived."""
+    writing, go_on, closed = threading.Event(), threading.Event(), []
+    write, discard = FolderFile._write, FolderFile.discard
+
+    def slowly(self, content):
+        writing.set()
+        assert go_on.wait(60)
+        closed.append(self._file.closed)
+        write(self, content)
+
+    async def last(self):
+        closed.append("end")
+        await discard(self)
+
+    monkeypatch.setattr(FolderFile, "_write", slowly)
+    monkeypatch.setattr(FolderFile, "discard", last)
+
+    async def receive():
+        async with store.receive(chunked(bytes(1000)), limit=10**9, where="file"):
+            raise AssertionError("never arrived")
+
+    async def run():
+        task = asyncio.create_task(receive())
+        await asyncio.to_thread(writing.wait, 60)
+        task.cancel()
+        await asyncio.sleep(0.1)
+        assert not task.done()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(run())
+    assert closed == [False, "end"]
     assert files(tmp_path / "store") == []
 
 

@@ -94,11 +94,15 @@ def test_when_none_keeps_up_the_own_model_stays() -> None:
         (0.84, 0.9, "c00"),
     ],
 )
-def test_a_little_may_be_given_for_more(north: float, south: float, chosen: str) -> None:
-    evaluations = {
-        "north": evaluation([0.9, 0.1, 0.5, 0.6, north], 0, noise=0.1),
-        "south": evaluation([0.3, 0.9, 0.8, 0.7, south], 1),
-    }
+@pytest.mark.parametrize("lower_is_better", [False, True])
+def test_a_little_may_be_given_for_more(lower_is_better: bool, north: float, south: float, chosen: str) -> None:
+    def of(values: list[float], own: int, noise: float = 0.02) -> Evaluation:
+        if not lower_is_better:
+            return evaluation(values, own, noise=noise)
+        errors = evaluation([1.8 - value for value in values], own, noise=noise)
+        return errors.model_copy(update={"higher_is_better": False, "metric": "mae"})
+
+    evaluations = {"north": of([0.9, 0.1, 0.5, 0.6, north], 0, 0.1), "south": of([0.3, 0.9, 0.8, 0.7, south], 1)}
     assert choose(CANDIDATES, evaluations, requester="north").chosen == chosen
     assert choose(CANDIDATES, {"north": evaluations["north"]}, requester="north").chosen == "c00"
 

@@ -95,7 +95,7 @@ class BlobStore:
     ) -> AsyncIterator[Upload]:
         """Store what `chunks` yields under a temporary name; removed at the end unless it was kept.
 
-        `buffer` bytes are hashed and written at once; twice as many are held in memory.
+        `buffer` bytes are hashed and written at once; at most twice as many are held in memory.
         Raises `TooLarge` (`upload.too_large`) as soon as more than `limit` bytes have come, `StoreFull` when the store
         has no room, `Unavailable` when it does not answer.
         """
@@ -203,7 +203,8 @@ async def _write(
                     filling, other, filled = other, filling, 0
         if running is not None:
             await asyncio.shield(running)
-        await consume(filling[:filled])
+        running = asyncio.create_task(consume(filling[:filled]))
+        await asyncio.shield(running)
         await file.finish()
     finally:
         if running is not None:
