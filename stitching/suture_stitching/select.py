@@ -47,7 +47,9 @@ def choose(candidates: CandidateSet, evaluations: Mapping[str, Evaluation], *, r
     model about most samples, is chosen only where all others are worse there by more than `CLOSE`. If nobody else
     answered, the requester's data alone decide. If none qualifies, `LAST_MARGIN` takes the place of `MARGIN` for those
     that give the others' mean more than they lose at home; if none does then, the own model stays. A requester without
-    a model among the members is held to the best single one, without any margin. Raises `SutureError` `evaluation.missing`.
+    a model among the members is held to the best single one, without any margin.
+
+    Raises `SutureError` `evaluation.missing`.
     """
     own = evaluations.get(requester)
     if own is None:
