@@ -19,8 +19,9 @@ from suture_stitching.errors import SutureError
 TIE = 0.01
 #: A candidate that is worse at home than the own model by more than this part is not chosen.
 MARGIN = 0.02
-#: Where all are worse by more, losing this part is allowed to those that give the others more: it may be one sample.
-LAST_MARGIN = 0.05
+#: Where nobody else helps the others, this part may be lost by those that give the others' mean `WORTH` times as much:
+#: it may be a single sample.
+LAST_MARGIN, WORTH = 0.05, 10.0
 #: At home, differences smaller than this part are taken for none.
 CLOSE = 0.0025
 
@@ -45,9 +46,11 @@ def choose(candidates: CandidateSet, evaluations: Mapping[str, Evaluation], *, r
     best mean over the other parties (means within `TIE` of the best say the same); of these the one that surely is the
     best on the requester's own data (by the lower end of the interval), then the simplest. Routing, which asks a single
     model about most samples, is chosen only where all others are worse there by more than `CLOSE`. If nobody else
-    answered, the requester's data alone decide. If none qualifies, `LAST_MARGIN` takes the place of `MARGIN` for those
-    that give the others' mean more than they lose at home; if none does then, the own model stays. A requester without
-    a model among the members is held to the best single one, without any margin.
+    answered, the requester's data alone decide.
+
+    Where none of these has the plain ensemble's mean over the others, `LAST_MARGIN` takes the place of `MARGIN` for
+    candidates that give the others' mean `WORTH` times what they lose at home. If none qualifies, the own model stays.
+    A requester without a model among the members is held to the best single one, without any margin.
 
     Raises `SutureError` `evaluation.missing`.
     """
@@ -63,12 +66,14 @@ def choose(candidates: CandidateSet, evaluations: Mapping[str, Evaluation], *, r
     plain = candidates.candidates[len(candidates.members)].id
     if others:
         means = {one.id: float(np.mean([_value(other, one.id) for other in others])) for one in candidates.candidates}
-        pool = pool or [
-            one
-            for one in rivals
-            if _keeps_up(one, own, reference, LAST_MARGIN)
-            and means[one.id] - means[reference] > _value(own, reference) - _value(own, one.id)
-        ]
+        if not any(means[one.id] >= means[plain] for one in pool):
+            pool += [
+                one
+                for one in rivals
+                if one not in pool
+                and _keeps_up(one, own, reference, LAST_MARGIN)
+                and means[one.id] - means[reference] > WORTH * (_value(own, reference) - _value(own, one.id))
+            ]
     if pool and others:
         least = _value(own, reference) - CLOSE * abs(_value(own, reference))
         level = [one for one in pool if _value(own, one.id) >= least and means[one.id] >= means[plain]]

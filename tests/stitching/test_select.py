@@ -89,22 +89,25 @@ def test_when_none_keeps_up_the_own_model_stays() -> None:
 @pytest.mark.parametrize(
     ("north", "south", "chosen"),
     [
-        (0.87, 0.6, "c04"),  # one of some thirty samples, for much
-        (0.87, 0.32, "c00"),  # for less than it costs
-        (0.84, 0.9, "c00"),
+        ((0.6, 0.87), (0.7, 0.65), "c04"),  # one of some thirty samples, for much
+        ((0.6, 0.87), (0.7, 0.55), "c00"),
+        ((0.6, 0.84), (0.7, 0.9), "c00"),
+        ((0.89, 0.87), (0.31, 0.65), "c04"),  # nor does c03 help south
+        ((0.89, 0.87), (0.85, 0.9), "c03"),
     ],
 )
 @pytest.mark.parametrize("lower_is_better", [False, True])
-def test_a_little_may_be_given_for_more(lower_is_better: bool, north: float, south: float, chosen: str) -> None:
+def test_a_little_may_be_given_for_more(
+    lower_is_better: bool, north: tuple[float, float], south: tuple[float, float], chosen: str
+) -> None:
     def of(values: list[float], own: int, noise: float = 0.02) -> Evaluation:
         if not lower_is_better:
             return evaluation(values, own, noise=noise)
         errors = evaluation([1.8 - value for value in values], own, noise=noise)
         return errors.model_copy(update={"higher_is_better": False, "metric": "mae"})
 
-    evaluations = {"north": of([0.9, 0.1, 0.5, 0.6, north], 0, 0.1), "south": of([0.3, 0.9, 0.8, 0.7, south], 1)}
+    evaluations = {"north": of([0.9, 0.1, 0.5, *north], 0, 0.1), "south": of([0.3, 0.9, 0.8, *south], 1)}
     assert choose(CANDIDATES, evaluations, requester="north").chosen == chosen
-    assert choose(CANDIDATES, {"north": evaluations["north"]}, requester="north").chosen == "c00"
 
 
 def test_a_sure_loss_of_next_to_nothing_is_none() -> None:
