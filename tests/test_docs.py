@@ -16,7 +16,7 @@ from suture_worker.config import load_site
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
-COMMANDS = typer.main.get_command(app)
+COMMANDS = typer.main.get_command(app)  # groups; `load` gives their commands
 
 
 def by_path(path):
@@ -59,7 +59,7 @@ def test_commands_and_their_options_exist(line):
     while words and hasattr(command, "commands"):
         name = words.pop(0)
         assert name in command.commands, f"there is no command {' '.join([*path, name])}"
-        command, path = command.commands[name], [*path, name]
+        command, path = command.load(name), [*path, name]
     assert not hasattr(command, "commands"), f"{' '.join(path)} needs a further word"
     known = {option for parameter in command.params for option in [*parameter.opts, *parameter.secondary_opts]}
     assert {word for word in words if word.startswith("--")} <= known
@@ -143,4 +143,4 @@ def test_pages_and_commands_that_messages_name_exist():
             if not hasattr(command, "commands"):
                 break
             assert word in command.commands, f"suture {words}"
-            command = command.commands[word]
+            command = command.load(word)

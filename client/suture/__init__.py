@@ -8,8 +8,29 @@
 `Hub` and `Job` say what they do; every failure is a `SutureError` with a code, what is wrong, where, and what to do.
 """
 
-from suture.hub import Hub
-from suture.job import Job
-from suture_stitching.errors import SutureError
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from suture.hub import Hub
+    from suture.job import Job
+    from suture_stitching.errors import SutureError
+
+_WHERE = {"Hub": "suture.hub", "Job": "suture.job", "SutureError": "suture_stitching.errors"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for: the command line needs none of it for its help."""
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_WHERE]
+
 
 __all__ = ["Hub", "Job", "SutureError"]

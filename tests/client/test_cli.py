@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from suture.cli.app import app
-from suture.cli.terminal import EXIT_CODES, ExitCode, exit_code
+from suture.cli.exit_codes import EXIT_CODES, ExitCode
+from suture.cli.terminal import exit_code
+from suture.cli.tree import walk
 from suture.errors import AuthError, NotFound, Refused, Unavailable
 from suture.job import JobFailed
 from suture_service import operate
@@ -37,14 +41,8 @@ def suture(*arguments: str | Path, given: str | None = None) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments], input=given)
 
 
-def commands(group: Any = None, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    import typer
-
-    group = group or typer.main.get_command(app)
-    found = [path]
-    for name, command in getattr(group, "commands", {}).items():
-        found += commands(command, (*path, name))
-    return found
+def commands() -> list[tuple[str, ...]]:
+    return [path for path, _, _ in walk(get_command(app))]
 
 
 @pytest.fixture
@@ -98,10 +96,49 @@ def test_the_exit_codes_are_documented_and_kept() -> None:
     assert suture("no-such-command").exit_code == 2
 
 
-def test_help_is_quick_because_torch_is_not_imported() -> None:
-    code = "import sys; from suture.cli.app import app\ntry: app(['--help'])\nfinally: print('torch' in sys.modules)"
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert ended.stdout.splitlines()[-1] == "False"
+HEAVY = ["torch", "numpy", "pydantic", "httpx", "rich", "jinja2", "sqlalchemy", "celery", "suture_service"]
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["jobs", "--help"], ["keys", "-h"]], ids=" ".join)
+def test_help_and_version_import_none_of_what_commands_work_with(arguments: list[str]) -> None:
+    code = (
+        "import sys\nsys.argv[0] = 'suture'\nfrom suture.cli import main\n"
+        f"try: main()\nfinally: print([name for name in {HEAVY} if name in sys.modules])"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    lines = ended.stdout.splitlines()
+    assert len(lines) > 1
+    of_typer = ["pydantic"] if len(arguments) > 1 else []  # it converts the values of a group's options with it
+    assert lines[-1] in ("[]", str(of_typer))
+
+
+def test_help_tells_of_a_command_what_the_command_tells_of_itself() -> None:
+    for path, told, command in walk(get_command(app)):
+        words = " ".join((command.help or "").split())
+        assert words.startswith(" ".join(told.split()).removesuffix(".")), path
+
+
+SHELLS = {
+    "bash": {"COMP_WORDS": "suture jobs ", "COMP_CWORD": "2"},
+    "zsh": {"_TYPER_COMPLETE_ARGS": "suture jobs "},
+    "fish": {"_TYPER_COMPLETE_ARGS": "suture jobs ", "_TYPER_COMPLETE_FISH_ACTION": "get-args"},
+}
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_the_shell_completes_commands(shell: str, tmp_path: Path) -> None:
+    def run(*arguments: str, **environment: str) -> str:
+        told = {**os.environ, "HOME": str(tmp_path), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1", **environment}
+        command = [sys.executable, "-m", "suture", *arguments]
+        return subprocess.run(command, env=told, capture_output=True, text=True, check=True).stdout
+
+    completed = run(_SUTURE_COMPLETE=f"complete_{shell}", **SHELLS[shell])
+    assert all(name in completed for name in ("list", "show", "wait", "cancel", "retry"))
+    assert "publish" not in completed
+    assert f"{shell} completion installed" in run("--install-completion", shell)
+    written = "".join(file.read_text() for file in tmp_path.rglob("*") if file.is_file())
+    assert "_SUTURE_COMPLETE" in written
 
 
 # A party's commands

@@ -16,7 +16,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from suture.cli.app import app
-from suture.cli.terminal import ExitCode
+from suture.cli.exit_codes import ExitCode
 from suture_stitching.inspect import inspect
 from suture_stitching.points import find_points
 from suture_stitching.portable.export import export

@@ -17,7 +17,7 @@ from tests.client.test_cli import suture
 from tests.identity_provider import Provider
 
 from suture import device_login
-from suture.cli.terminal import ExitCode
+from suture.cli.exit_codes import ExitCode
 from suture.device_login import sign_in
 from suture.errors import AuthError, Unavailable
 from suture_service import operate

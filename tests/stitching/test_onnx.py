@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from suture.cli.app import app
-from suture.cli.terminal import ExitCode
+from suture.cli.exit_codes import ExitCode
 from suture_stitching.compose import compose, input_spec, output_spec
 from suture_stitching.errors import SutureError
 from suture_stitching.fit import FitOptions, fit

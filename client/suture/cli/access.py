@@ -8,22 +8,13 @@ import typer
 
 from suture.answers import AccessRequest
 from suture.cli.models import RepoArgument
-from suture.cli.terminal import Format, FormatOption, console, group, notes, print_json, print_table
+from suture.cli.terminal import Format, FormatOption, console, notes, print_json, print_table
 from suture.hub import Hub
 
-app = group(
-    "Gated models: everyone sees what they are, their owner decides who gets the files.\n\n"
-    "\b\n"
-    "Example:\n"
-    "  suture access request north/polyps --reason 'to stitch it with our own'\n"
-    "  suture access list --state pending                  (at north)\n"
-    "  suture access accept north/polyps south --days 365  (at north)"
-)
 PartyArgument = Annotated[str, typer.Argument(metavar="PARTY", help="who asks")]
 AnswerOption = Annotated[str, typer.Option(help="what the asker reads")]
 
 
-@app.command("request")
 def request(
     repo: RepoArgument,
     reason: Annotated[str, typer.Option(help="why; its owner reads this", prompt="Why (its owner reads this)")],
@@ -47,7 +38,6 @@ def request(
         notes.print(f"its owner says: {asked.answer}", markup=False)
 
 
-@app.command("list")
 def list_requests(
     state: Annotated[str | None, typer.Option(help="pending, accepted or refused; all by default")] = None,
     format: FormatOption = Format.text,
@@ -69,7 +59,6 @@ def list_requests(
     print_table(("model", "who asks", "state", "since", "why"), rows, empty="nobody has asked")
 
 
-@app.command("accept")
 def accept(
     repo: RepoArgument,
     party: PartyArgument,
@@ -86,7 +75,6 @@ def accept(
         console.print(_state(hub.decide_access(repo, party, accept=True, answer=answer, days=days)))
 
 
-@app.command("refuse")
 def refuse(repo: RepoArgument, party: PartyArgument, answer: AnswerOption = "") -> None:
     """Refuse a party's request, or take back what was granted (role steward or admin).
 

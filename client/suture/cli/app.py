@@ -2,13 +2,53 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
 
-from suture.cli import access, fit, hub, inspect, jobs, keys, local, login, models, onnx, site
-from suture.cli.terminal import EXIT_CODES, group
+from suture.cli.exit_codes import EXIT_CODES
+from suture.cli.tree import Lazy, group
+
+JOBS = group(
+    "Follow, wait for, cancel and retry stitch jobs.",
+    {
+        "list": Lazy("suture.cli.jobs:list_jobs", "List your party's jobs, newest first."),
+        "show": Lazy("suture.cli.jobs:show", "Show a job with its tasks."),
+        "wait": Lazy("suture.cli.jobs:wait", "Wait until a job has ended."),
+        "cancel": Lazy("suture.cli.jobs:cancel", "Cancel a job; the sites working on it stop."),
+        "retry": Lazy("suture.cli.jobs:retry", "Try a failed job again: only what failed is done again."),
+    },
+)
+ACCESS = group(
+    "Gated models: everyone sees what they are, their owner decides who gets the files.\n\n"
+    "\b\n"
+    "Example:\n"
+    "  suture access request north/polyps --reason 'to stitch it with our own'\n"
+    "  suture access list --state pending                  (at north)\n"
+    "  suture access accept north/polyps south --days 365  (at north)",
+    {
+        "request": Lazy("suture.cli.access:request", "Ask for the files of a gated model, for your party."),
+        "list": Lazy("suture.cli.access:list_requests", "List who asked for your party's gated models."),
+        "accept": Lazy("suture.cli.access:accept", "Give a party the files of a gated model."),
+        "refuse": Lazy("suture.cli.access:refuse", "Refuse a party's request, or take back what was granted."),
+    },
+)
+KEYS = group(
+    "Keys: a party signs its models with its own, readers verify them with the public one they got from it.\n\n"
+    "\b\n"
+    "Example:\n"
+    "  suture keys create north                            (at north; north.pem stays there)\n"
+    "  suture keys register north.pub                      (at north)\n"
+    "  suture publish out north/digits --key north.pem     (at north)\n"
+    "  suture keys trust north north.pub                   (at south, with the file that north handed over)",
+    {
+        "create": Lazy("suture.cli.keys:create", "Make a pair of keys on the curve P-256."),
+        "register": Lazy("suture.cli.keys:register", "Register a public key of your party at the hub."),
+        "list": Lazy("suture.cli.keys:list_keys", "List a party's public keys."),
+        "revoke": Lazy("suture.cli.keys:revoke", "Revoke a key of your party for good."),
+        "trust": Lazy("suture.cli.keys:trust", "Use models that are signed with this key, and from now on no others."),
+    },
+)
 
 app = group(
     "Publish trained models, never data, and stitch models of several parties into one better ensemble.\n\n"
@@ -20,12 +60,37 @@ app = group(
     "  suture publish out north/digits             publish what `suture export` wrote\n"
     "  suture stitch north/digits south/digits --dataset digits --evaluate-at south\n"
     "  suture report north/stitched\n"
-    "  suture fit north.safetensors south.safetensors --data scans/ --out joint      without a hub\n\n" + EXIT_CODES
+    "  suture fit north.safetensors south.safetensors --data scans/ --out joint      without a hub\n\n" + EXIT_CODES,
+    {
+        "demo": Lazy("suture.cli.local:demo", "Play the whole story on this machine."),
+        "up": Lazy("suture.cli.local:up", "Keep a hub and a site running on this machine."),
+        "login": Lazy("suture.cli.login:login", "Keep a hub's address and your token."),
+        "export": Lazy("suture.cli.models:export", "Turn a PyTorch model of yours into a portable model."),
+        "export-onnx": Lazy("suture.cli.onnx:export_onnx", "Write a portable model, stitched or not, as ONNX."),
+        "inspect": Lazy("suture.cli.inspect:inspect", "Show what a portable model is."),
+        "publish": Lazy("suture.cli.models:publish", "Publish a portable model."),
+        "models": Lazy("suture.cli.models:models", "List the models you may read."),
+        "stitch": Lazy("suture.cli.jobs:stitch", "Ask for a stitched ensemble of several models."),
+        "fit": Lazy("suture.cli.fit:fit", "Stitch models on this machine, without a hub."),
+        "jobs": JOBS,
+        "access": ACCESS,
+        "pull": Lazy("suture.cli.models:pull", "Download a model with metadata, card and report."),
+        "report": Lazy("suture.cli.models:report", "Show the party report of a stitched ensemble."),
+        "keys": KEYS,
+        "sign": Lazy("suture.cli.keys:sign", "Sign the newest revision of an own model."),
+        "verify": Lazy("suture.cli.keys:verify", "Check the signature over all files of a folder."),
+        "withdraw": Lazy("suture.cli.keys:withdraw", "Withdraw a revision of an own model for good."),
+        "hub": Lazy("suture.cli.hub:app", "Run a hub and decide who takes part."),
+        "site": Lazy("suture.cli.site:app", "Run a site beside your data."),
+    },
+    completion=True,
 )
 
 
 def _version(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import version
+
         print(f"suture {version('suture')}")
         raise typer.Exit
 
@@ -37,25 +102,3 @@ def _root(
     ] = False,
 ) -> None:
     pass
-
-
-app.command()(local.demo)
-app.command()(local.up)
-app.command()(login.login)
-app.command()(models.export)
-app.command()(onnx.export_onnx)
-app.command()(inspect.inspect)
-app.command()(models.publish)
-app.command()(models.models)
-app.command()(jobs.stitch)
-app.command()(fit.fit)
-app.add_typer(jobs.app, name="jobs")
-app.add_typer(access.app, name="access")
-app.command()(models.pull)
-app.command()(models.report)
-app.add_typer(keys.app, name="keys")
-app.command()(keys.sign)
-app.command()(keys.verify)
-app.command()(keys.withdraw)
-app.add_typer(hub.app, name="hub")
-app.add_typer(site.app, name="site")

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from suture.cli.hub_settings import hub_settings
-from suture.cli.terminal import Format, FormatOption, console, group, notes, print_json, print_table
+from suture.cli.terminal import Format, FormatOption, console, notes, print_json, print_table
+from suture.cli.tree import group
 from suture_stitching.errors import SutureError
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from suture.cli.hub_settings import hub_settings
-from suture.cli.terminal import Format, FormatOption, group, notes, print_json, print_table
+from suture.cli.terminal import Format, FormatOption, notes, print_json, print_table
+from suture.cli.tree import group
 from suture_stitching.errors import SutureError
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ import typer
 from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from suture.cli.exit_codes import ExitCode
 from suture.cli.hub_settings import hub_settings
-from suture.cli.terminal import ExitCode, Format, FormatOption, console, notes, print_json
+from suture.cli.terminal import Format, FormatOption, console, notes, print_json
 
 if TYPE_CHECKING:
     from suture_service.maintenance.progress import OnProgress

@@ -9,11 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from suture.answers import JobState, JobStatus
-from suture.cli.terminal import Format, FormatOption, console, group, notes, print_json, print_table
+from suture.cli.terminal import Format, FormatOption, console, notes, print_json, print_table
 from suture.hub import Hub
 from suture.job import Job
 
-app = group("Follow, wait for, cancel and retry stitch jobs.")
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="the job's id, job_…")]
 TimeoutOption = Annotated[float | None, typer.Option(help="stop waiting after so many seconds; the job goes on")]
 
@@ -68,7 +67,6 @@ def stitch(
         _finish(job, timeout, format)
 
 
-@app.command("list")
 def list_jobs(
     state: Annotated[JobState | None, typer.Option(help="only jobs in this state")] = None,
     limit: Annotated[int, typer.Option(min=1, help="how many of the newest")] = 50,
@@ -100,7 +98,6 @@ def list_jobs(
     print_table(("job", "state", "models", "dataset", "result", "created (UTC)"), rows, empty="no jobs")
 
 
-@app.command()
 def show(job: JobArgument, format: FormatOption = Format.text) -> None:
     """Show a job with its tasks.
 
@@ -112,7 +109,6 @@ def show(job: JobArgument, format: FormatOption = Format.text) -> None:
         _show(hub.job(job).status, format)
 
 
-@app.command()
 def wait(job: JobArgument, timeout: TimeoutOption = None, format: FormatOption = Format.text) -> None:
     """Wait until a job has ended.
 
@@ -124,7 +120,6 @@ def wait(job: JobArgument, timeout: TimeoutOption = None, format: FormatOption =
         _finish(hub.job(job), timeout, format)
 
 
-@app.command()
 def cancel(job: JobArgument, format: FormatOption = Format.text) -> None:
     """Cancel a job; the sites working on it stop.
 
@@ -137,7 +132,6 @@ def cancel(job: JobArgument, format: FormatOption = Format.text) -> None:
         _show(found.cancel(), format)
 
 
-@app.command()
 def retry(job: JobArgument, format: FormatOption = Format.text) -> None:
     """Try a failed job again: only what failed is done again.
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from suture.cli.terminal import Format, FormatOption, console, group, notes, print_json, print_table
+from suture.cli.terminal import Format, FormatOption, console, notes, print_json, print_table
 from suture.credentials import write_private
 from suture.hub import Hub
 from suture.signing import Trust, read_key_file
@@ -17,15 +17,6 @@ from suture_stitching.errors import SutureError
 from suture_stitching.portable.signature import MAX_SIGNATURE, PKCS11, SIGNATURE, create_key, folder_digests
 from suture_stitching.portable.signature import verify as verify_signature
 
-app = group(
-    "Keys: a party signs its models with its own, readers verify them with the public one they got from it.\n\n"
-    "\b\n"
-    "Example:\n"
-    "  suture keys create north                            (at north; north.pem stays there)\n"
-    "  suture keys register north.pub                      (at north)\n"
-    "  suture publish out north/digits --key north.pem     (at north)\n"
-    "  suture keys trust north north.pub                   (at south, with the file that north handed over)"
-)
 PASSWORD = "SUTURE_KEY_PASSWORD"  # noqa: S105 - the name of a variable
 RepoArgument = Annotated[str, typer.Argument(metavar="PARTY/NAME", help="the model's name at the hub")]
 KeyOption = Annotated[
@@ -34,7 +25,6 @@ KeyOption = Annotated[
 ReasonOption = Annotated[str, typer.Option(help="everyone who sees it reads this", prompt="Why (all will read this)")]
 
 
-@app.command("create")
 def create(
     path: Annotated[Path, typer.Argument(metavar="NAME", help="writes NAME.pem, which is secret, and NAME.pub")],
     password: Annotated[bool, typer.Option("--password", help="encrypt the private key; asks for a password")] = False,
@@ -64,7 +54,6 @@ def create(
     notes.print(f"next:  suture keys register {public}, and hand {public} to those who are to trust it")
 
 
-@app.command("register")
 def register(
     file: Annotated[Path, typer.Argument(help="the public key in PEM")],
     name: Annotated[str | None, typer.Option(help="what it is called; by default as the file")] = None,
@@ -87,7 +76,6 @@ def register(
         console.print(f"{made.party} has the key {made.name}: {made.fingerprint}", soft_wrap=True)
 
 
-@app.command("list")
 def list_keys(
     party: Annotated[str | None, typer.Argument(help="whose; by default your own")] = None,
     format: FormatOption = Format.text,
@@ -115,7 +103,6 @@ def list_keys(
     print_table(("key", "fingerprint", "since", ""), rows, empty="no keys; register one with `suture keys register`")
 
 
-@app.command("revoke")
 def revoke(
     fingerprint: Annotated[str, typer.Argument(help="as `suture keys list` shows it")],
     reason: ReasonOption,
@@ -137,7 +124,6 @@ def revoke(
         console.print(f"{revoked.name} is revoked")
 
 
-@app.command("trust")
 def trust(
     name: Annotated[str, typer.Argument(help="what you call it, such as the party's name")],
     file: Annotated[Path, typer.Argument(help="the public key in PEM, as its owner handed it over")],

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from suture.cli.terminal import ExitCode
+from suture.cli.exit_codes import ExitCode
 from suture_stitching.errors import SutureError
 
 

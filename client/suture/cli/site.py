@@ -8,7 +8,8 @@ import typer
 
 from suture.cli import site_egress, site_inbox, site_outbox, site_policy
 from suture.cli.site_config import HERE, ConfigArgument, load
-from suture.cli.terminal import Format, FormatOption, group, notes, print_json, print_table
+from suture.cli.terminal import Format, FormatOption, notes, print_json, print_table
+from suture.cli.tree import group
 from suture_stitching.errors import SutureError
 
 app = group(

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from suture.cli.site_config import HERE, ConfigArgument, ReasonOption, TaskArgument, load, size
-from suture.cli.terminal import Format, FormatOption, console, group, notes, print_json, print_table
+from suture.cli.terminal import Format, FormatOption, console, notes, print_json, print_table
+from suture.cli.tree import group
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from suture.cli.site_config import HERE, ConfigArgument, load
-from suture.cli.terminal import Format, FormatOption, console, group, print_json
+from suture.cli.terminal import Format, FormatOption, console, print_json
+from suture.cli.tree import group
 
 app = group(
     "See what the rules in site.toml mean, before anybody asks.\n\n"

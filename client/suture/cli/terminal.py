@@ -1,11 +1,11 @@
-"""What all commands share: exit codes, how errors and results are printed."""
+"""What all commands share: how errors and results are printed."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from enum import IntEnum, StrEnum
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -13,8 +13,8 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from typer.core import TyperGroup
 
+from suture.cli.exit_codes import ExitCode
 from suture.errors import AuthError, NotFound, Unavailable
 from suture.job import JobFailed
 from suture_stitching.errors import Cancelled, SutureError
@@ -25,36 +25,6 @@ notes = Console(stderr=True, highlight=False, markup=False)
 
 
 _UNFOLDED = 240  # so that in a file or a pipe each row is one line
-
-
-class ExitCode(IntEnum):
-    """The numbers `suture` ends with; scripts rely on them."""
-
-    OK = 0
-    ERROR = 1
-    USAGE = 2
-    AUTH = 3
-    NOT_FOUND = 4
-    REFUSED = 5
-    UNAVAILABLE = 6
-    JOB = 7
-    TARGET = 8
-    INTERRUPTED = 130
-
-
-EXIT_CODES = """\b
-Exit codes:
-  0    done (also when a job ended without a party's answer: the report names it as missing)
-  1    an error nobody foresaw
-  2    the command line is wrong
-  3    no token, a wrong one, or not allowed
-  4    not found, or not visible to this token
-  5    the input was refused: the message says what is wrong, where, and what to do
-  6    the hub does not answer
-  7    the job failed or was cancelled
-  8    a check failed: `suture demo` missed a target, `suture hub reconcile` or `backup` a file
-  130  interrupted
-"""
 
 
 class Format(StrEnum):
@@ -72,31 +42,6 @@ def _remember(context: typer.Context, value: Format) -> Format:
 FormatOption = Annotated[
     Format, typer.Option("--format", callback=_remember, is_eager=True, help="text for people, json for machines")
 ]
-
-
-class Commands(TyperGroup):
-    """A group of commands that ends with a message and the right exit code when one of them fails."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command."""
-        try:
-            return super().invoke(ctx)
-        except SutureError as error:
-            show_error(error, Format(ctx.meta.get("suture.format", Format.text)))
-            raise typer.Exit(exit_code(error)) from None
-
-
-def group(text: str) -> typer.Typer:
-    """Return an empty group of commands with the help `text`."""
-    return typer.Typer(
-        cls=Commands,
-        help=text,
-        no_args_is_help=True,
-        add_completion=False,
-        rich_markup_mode=None,
-        pretty_exceptions_enable=False,  # their tables of local variables would show tokens
-        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    )
 
 
 def exit_code(error: SutureError) -> ExitCode:
