@@ -24,13 +24,13 @@ from study_parts.reading import heart_study
 from study_parts.run import member_of
 from study_parts.training import machine_for, recipe_of, train
 
-from suture_stitching.contribute import Contribution, Placement, Privacy, contribute, placements
+from suture_contract.documents import Evaluation
+from suture_contract.errors import SutureError
 from suture_stitching.data import Dataset
-from suture_stitching.documents import Evaluation
-from suture_stitching.errors import SutureError
-from suture_stitching.evaluate import evaluate
-from suture_stitching.fit import FitOptions, FitResult, Member, fit
-from suture_stitching.select import choose
+from suture_stitching.evaluation.evaluate import evaluate
+from suture_stitching.evaluation.select import choose
+from suture_stitching.fitting.contribute import Contribution, Placement, Privacy, contribute, placements
+from suture_stitching.fitting.fit import FitOptions, FitResult, Member, fit
 
 #: With this delta, and the epsilons beside it, for the moments of one party.
 DELTA, EPSILONS = 1e-3, (50.0, 8.0)

@@ -18,15 +18,15 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from suture import digits
+from suture_contract.model.metadata import InputSpec, ModelMetadata, OutputSpec
+from suture_contract.model.metadata import Member as MemberRef
+from suture_local import digits
 from suture_stitching.data import ArrayDataset
-from suture_stitching.evaluate import evaluate
-from suture_stitching.fit import Member, fit
+from suture_stitching.evaluation.evaluate import evaluate
+from suture_stitching.evaluation.select import choose
+from suture_stitching.fitting.fit import Member, fit
 from suture_stitching.portable.export import export
-from suture_stitching.portable.metadata import InputSpec, ModelMetadata, OutputSpec
-from suture_stitching.portable.metadata import Member as MemberRef
 from suture_stitching.portable.runtime import load
-from suture_stitching.select import choose
 
 METADATA = ModelMetadata(
     schema="suture.model/1",

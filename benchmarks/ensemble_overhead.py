@@ -20,12 +20,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from suture_stitching.compose import compose
+from suture_contract.documents import Candidate
 from suture_stitching.data import ArrayDataset
-from suture_stitching.documents import Candidate
-from suture_stitching.evaluate import evaluate
-from suture_stitching.fit import FitOptions, FitResult, fit
-from suture_stitching.members import Member
+from suture_stitching.ensemble.compose import compose
+from suture_stitching.ensemble.members import Member
+from suture_stitching.evaluation.evaluate import evaluate
+from suture_stitching.fitting.fit import FitOptions, FitResult, fit
 from suture_stitching.portable.runtime import PortableModel, load, save
 
 ALLOWED = 1.10

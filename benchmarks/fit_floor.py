@@ -26,12 +26,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from suture_contract.documents import SplitName
 from suture_stitching.data import ArrayDataset, Dataset, Split
-from suture_stitching.documents import SplitName
-from suture_stitching.evaluate import evaluate
-from suture_stitching.fit import FitOptions, FitResult, fit
-from suture_stitching.members import Member, batches
-from suture_stitching.progress import Progress
+from suture_stitching.ensemble.members import Member, batches
+from suture_stitching.evaluation.evaluate import evaluate
+from suture_stitching.fitting.fit import FitOptions, FitResult, fit
+from suture_stitching.running.progress import Progress
 
 CAPTURE, EVALUATE, MEMORY = 1.5, 2.5, 1.1
 #: What a fit reports while it runs the members, matches their points and solves.

@@ -24,18 +24,18 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from suture_stitching.checkpoint import Checkpoint
-from suture_stitching.clock import Clock
 from suture_stitching.data import ArrayDataset
-from suture_stitching.device import Runner
-from suture_stitching.members import Member
-from suture_stitching.merge import Merge
-from suture_stitching.moments import Moments, rows, to_grid
-from suture_stitching.points import StitchPoint
+from suture_stitching.ensemble.members import Member
+from suture_stitching.ensemble.merge import Merge
+from suture_stitching.features.moments import Moments, rows, to_grid
+from suture_stitching.features.points import StitchPoint
+from suture_stitching.features.reading import Reader, columns, read
+from suture_stitching.fitting.solve import Source, explained_variance
 from suture_stitching.portable.runtime import PortableModel
-from suture_stitching.progress import ignore
-from suture_stitching.reading import Reader, columns, read
-from suture_stitching.solve import Source, explained_variance
+from suture_stitching.running.checkpoint import Checkpoint
+from suture_stitching.running.device import Runner
+from suture_stitching.running.progress import ignore
+from suture_stitching.running.tracker import Clock
 from suture_stitching.tasks import task_of
 
 FASTER, SAMPLES, RATE = 20.0, 16_384, 1e-2

@@ -36,11 +36,11 @@ from rich.table import Table
 
 from suture.http import Connection
 from suture.hub import Hub
+from suture_contract.model.format import graph_to_json
+from suture_contract.model.graph import Graph, Input, Node, Ref
+from suture_contract.model.metadata import ModelMetadata
 from suture_service import operate
 from suture_service.settings import Settings
-from suture_stitching.portable.format import graph_to_json
-from suture_stitching.portable.graph import Graph, Input, Node, Ref
-from suture_stitching.portable.metadata import ModelMetadata
 
 MIB = 2**20
 _SIDE = 256

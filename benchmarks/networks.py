@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from suture_contract.model.metadata import InputSpec, ModelMetadata, OutputSpec
+from suture_contract.model.metadata import Member as MemberRef
+from suture_contract.model.metadata import Task as TaskName
 from suture_stitching.data import ArrayDataset
-from suture_stitching.members import Member
+from suture_stitching.ensemble.members import Member
 from suture_stitching.portable.export import export
-from suture_stitching.portable.metadata import InputSpec, ModelMetadata, OutputSpec
-from suture_stitching.portable.metadata import Member as MemberRef
-from suture_stitching.portable.metadata import Task as TaskName
 from suture_stitching.portable.runtime import load
 
 DIGITS = tuple(str(digit) for digit in range(10))

@@ -24,21 +24,21 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from suture import digits
-from suture.demo import write_data
+from suture.bundle import export_model
 from suture.hub import Hub
-from suture.installation import Installation
-from suture.parcel import export_model
-from suture_stitching.compose import compose
+from suture_contract.model.metadata import Member as Ref
+from suture_contract.model.metadata import ModelMetadata
+from suture_local import digits
+from suture_local.demo import write_data
+from suture_local.installation import Installation
 from suture_stitching.data import open_dataset
 from suture_stitching.data.spec import DatasetSpec
-from suture_stitching.evaluate import evaluate
-from suture_stitching.fit import FitOptions, Member, fit
-from suture_stitching.fitted import FitResult
-from suture_stitching.portable.metadata import Member as Ref
-from suture_stitching.portable.metadata import ModelMetadata
+from suture_stitching.ensemble.compose import compose
+from suture_stitching.evaluation.evaluate import evaluate
+from suture_stitching.evaluation.select import choose
+from suture_stitching.fitting.fit import FitOptions, Member, fit
+from suture_stitching.fitting.fitted import FitResult
 from suture_stitching.portable.runtime import load, save
-from suture_stitching.select import choose
 
 MODELS = ("north/plain", "north/residual")
 #: What agent and worker say between a task's beginning and end at the hub, and what each part of it is called.

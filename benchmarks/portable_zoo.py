@@ -25,9 +25,9 @@ from rich.table import Table
 from torch import Tensor
 from zoo import ZOO
 
+from suture_contract.model.format import check_file
+from suture_contract.model.graph_json import graph_to_json
 from suture_stitching.portable.export import export, relative_difference
-from suture_stitching.portable.format import check_file
-from suture_stitching.portable.graph_json import graph_to_json
 from suture_stitching.portable.program import Program
 from suture_stitching.portable.runtime import load
 

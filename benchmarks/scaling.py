@@ -22,9 +22,9 @@ from rich.table import Table
 from torch import nn
 
 from suture_stitching.data import ArrayDataset
-from suture_stitching.evaluate import evaluate
-from suture_stitching.fit import FitOptions, fit
-from suture_stitching.members import Member, batches
+from suture_stitching.ensemble.members import Member, batches
+from suture_stitching.evaluation.evaluate import evaluate
+from suture_stitching.fitting.fit import FitOptions, fit
 
 CLOSED_FORM = FitOptions(refine=False)
 

@@ -33,13 +33,13 @@ from torch import nn
 
 from suture_stitching.portable.export import export
 from suture_worker import broker
+from suture_worker.capacity import places
 from suture_worker.compute.celery_app import make_app, ring
 from suture_worker.compute.forkserver import NAME
 from suture_worker.compute.shards import steps
 from suture_worker.config import SiteConfig, load_site, prepare_state
 from suture_worker.folder import Assignment, TaskFolder
-from suture_worker.lease import CANDIDATES, STITCHES, Task
-from suture_worker.places import places
+from suture_worker.leased_task import CANDIDATES, STITCHES, Task
 
 SITE = """\
 [hub]

@@ -39,7 +39,7 @@ from study_parts.scores import METRICS
 from study_parts.summary import Summary, summarise
 from study_parts.training import OnShare
 
-from suture_stitching.errors import SutureError
+from suture_contract.errors import SutureError
 from suture_stitching.portable.runtime import replacing
 
 KNOWN = ("digits", "heart", "cells")

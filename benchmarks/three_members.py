@@ -23,17 +23,17 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from suture import digits
-from suture_stitching import fit as fitting
-from suture_stitching import plans
+from suture_contract.documents import CandidateSet, Evaluation
+from suture_local import digits
 from suture_stitching.data import ArrayDataset
-from suture_stitching.documents import CandidateSet, Evaluation
-from suture_stitching.evaluate import evaluate
-from suture_stitching.fit import FitOptions, fit
-from suture_stitching.matching import Group, match
-from suture_stitching.members import Member
-from suture_stitching.points import StitchPoint
-from suture_stitching.select import choose
+from suture_stitching.ensemble.members import Member
+from suture_stitching.evaluation.evaluate import evaluate
+from suture_stitching.evaluation.select import choose
+from suture_stitching.features.points import StitchPoint
+from suture_stitching.fitting import fit as fitting
+from suture_stitching.fitting import plans
+from suture_stitching.fitting.fit import FitOptions, fit
+from suture_stitching.matching.match import Group, match
 
 PARTIES = ("north", "south", "east")
 #: Whose digits are whose; a party has so much of its own, and the others share the rest.

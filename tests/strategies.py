@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from suture_stitching.portable.metadata import ModelMetadata
+from suture_contract.model.metadata import ModelMetadata
 
 HOSTILE = (
     "---",

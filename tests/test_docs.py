@@ -9,9 +9,9 @@ import pytest
 import typer
 
 from suture.cli.app import app
+from suture_contract.errors import SutureError
+from suture_contract.model import metadata
 from suture_stitching.data import Columns, DatasetSpec, SplitRule
-from suture_stitching.errors import SutureError
-from suture_stitching.portable import metadata
 from suture_worker.config import load_site
 
 ROOT = Path(__file__).parents[1]
@@ -131,7 +131,9 @@ def test_every_page_is_reached_from_the_readme():
 
 def test_pages_and_commands_that_messages_name_exist():
     sources = [
-        path for folder in ("stitching", "client", "service", "worker") for path in (ROOT / folder).rglob("*.py")
+        path
+        for folder in ("contract", "stitching", "client", "service", "worker", "local")
+        for path in (ROOT / folder).rglob("*.py")
     ]
     text = "\n".join(path.read_text() for path in sources)
     named = set(re.findall(r"\bdocs/[\w/.-]+\.md", text))

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from suture_stitching.compatibility import incompatibilities
-from suture_stitching.documents import (
+from suture_contract.compatibility import incompatibilities
+from suture_contract.documents import (
     Candidate,
     CandidateReport,
     CandidateSet,
@@ -24,8 +24,8 @@ from suture_stitching.documents import (
     SplitScores,
     Stitch,
 )
-from suture_stitching.errors import SutureError
-from suture_stitching.portable.metadata import Member, ModelMetadata, check_name, check_repo
+from suture_contract.errors import SutureError
+from suture_contract.model.metadata import Member, ModelMetadata, check_name, check_repo
 
 finite = st.floats(-1e6, 1e6, allow_nan=False)
 intervals = st.builds(Interval, value=finite, low=finite, high=finite)

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from study_parts.nets import network
-from suture import digits
+from suture_contract.errors import SutureError
+from suture_contract.model.metadata import Task
+from suture_local import digits
 from suture_stitching.data import ArrayDataset
-from suture_stitching.errors import SutureError
-from suture_stitching.portable.metadata import Task
 
 SplitNames = NDArray[np.str_]
 #: Part of the samples for validation and test; the rest is to train on.

@@ -26,11 +26,11 @@ from study_parts.data import PartyData, Study
 from study_parts.results import Measured, SeedResult, Stitched
 from study_parts.scores import METRICS
 from study_parts.training import recipe_of
-from suture import digits
-from suture_stitching.checkpoint import digest_of
-from suture_stitching.errors import SutureError
-from suture_stitching.fit import FitOptions
+from suture_contract.errors import SutureError
+from suture_local import digits
+from suture_stitching.fitting.fit import FitOptions
 from suture_stitching.portable.runtime import replacing
+from suture_stitching.running.checkpoint import digest_of
 
 FORMAT = "suture.study-seed/1"
 #: What only shows results.

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from suture_stitching.portable.metadata import Task
+from suture_contract.model.metadata import Task
 
 #: Images at least this high are halved by the first convolution: what is lost in detail is won in epochs.
 LARGE = 96

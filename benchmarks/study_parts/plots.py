@@ -9,7 +9,7 @@ from xml.sax.saxutils import escape
 import numpy as np
 
 from study_parts.summary import PLAIN, UNION, Asked, Row, Summary
-from suture_stitching.report.plot import ticks
+from suture_contract.report.plot import ticks
 
 WIDTH, HEIGHT = 680, 460
 LEFT, RIGHT, TOP, BOTTOM = 74, 664, 20, 396

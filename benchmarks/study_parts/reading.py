@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from study_parts.data import IMAGE_SHARES, Samples, Study, divided, tables_study
 from study_parts.nets import LARGE, UNet
-from suture_stitching.errors import SutureError
-from suture_stitching.portable.metadata import Task
+from suture_contract.errors import SutureError
+from suture_contract.model.metadata import Task
 
 #: Larger images are made smaller.
 LARGEST = 256

@@ -10,8 +10,8 @@ import moocore
 import numpy as np
 
 from study_parts.scores import Floats
-from suture_stitching.documents import Evaluation
-from suture_stitching.fit import FitOptions, FitResult
+from suture_contract.documents import Evaluation
+from suture_stitching.fitting.fit import FitOptions, FitResult
 
 
 @dataclass(frozen=True)

@@ -18,19 +18,19 @@ from study_parts.references import Predictor
 from study_parts.results import Measured, SeedResult, stitched
 from study_parts.scores import Floats, auroc, balanced_accuracy, sample_scores
 from study_parts.training import Machine, OnShare, machine_for, recipe_of, train
-from suture_stitching.compose import compose
+from suture_contract.documents import Evaluation
+from suture_contract.errors import SutureError
+from suture_contract.model.metadata import Member as MemberRef
+from suture_contract.model.metadata import ModelMetadata
 from suture_stitching.data import Dataset
-from suture_stitching.documents import Evaluation
-from suture_stitching.errors import SutureError
-from suture_stitching.evaluate import evaluate
-from suture_stitching.fit import FitOptions, FitResult, Member, fit
+from suture_stitching.ensemble.compose import compose
+from suture_stitching.evaluation.evaluate import evaluate
+from suture_stitching.evaluation.select import choose
+from suture_stitching.fitting.fit import FitOptions, FitResult, Member, fit
+from suture_stitching.fitting.refine import ROUNDS
 from suture_stitching.portable.export import export
-from suture_stitching.portable.metadata import Member as MemberRef
-from suture_stitching.portable.metadata import ModelMetadata
 from suture_stitching.portable.runtime import load
-from suture_stitching.progress import Progress
-from suture_stitching.refine import ROUNDS
-from suture_stitching.select import choose
+from suture_stitching.running.progress import Progress
 
 #: Part of a bounded time that is left for fitting and evaluating. A fit that has less than it could use refines fewer
 #: candidates; a training that has less ends early.

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from suture_stitching.documents import Interval
-from suture_stitching.portable.metadata import Task
+from suture_contract.documents import Interval
+from suture_contract.model.metadata import Task
 
 Floats = NDArray[np.float64]
 METRICS: dict[Task, str] = {"classification": "accuracy", "segmentation": "Dice"}

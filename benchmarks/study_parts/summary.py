@@ -10,7 +10,7 @@ import numpy as np
 
 from study_parts.results import SeedResult, Stitched, hypervolume
 from study_parts.scores import Bootstrap, Resampled, mean_of
-from suture_stitching.documents import Interval
+from suture_contract.documents import Interval
 
 Status = Literal["met", "missed", "missed, within the interval"]
 PLAIN, UNION = "plain ensemble", "union training"

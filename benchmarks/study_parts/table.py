@@ -11,7 +11,7 @@ from rich.table import Table
 
 from study_parts.results import SeedResult
 from study_parts.summary import UNION, Asked, Row, Summary
-from suture_stitching.documents import Interval
+from suture_contract.documents import Interval
 
 Cells = list[list[str]]
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from study_parts.data import Part
 from study_parts.scores import sample_scores
-from suture_stitching.portable.metadata import Task
+from suture_contract.model.metadata import Task
 
 #: Part of a bounded training's time that looks at the validation split may take.
 LOOKING = 0.15

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from suture.hub import Hub
     from suture.job import Job
-    from suture_stitching.errors import SutureError
+    from suture_contract.errors import SutureError
 
-_WHERE = {"Hub": "suture.hub", "Job": "suture.job", "SutureError": "suture_stitching.errors"}
+_WHERE = {"Hub": "suture.hub", "Job": "suture.job", "SutureError": "suture_contract.errors"}
 
 
 def __getattr__(name: str) -> Any:

@@ -9,11 +9,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from suture.answers import File, Revision
+from suture.bundle import sha256_of
 from suture.http import Connection, is_loopback, model_path, segment
-from suture.parcel import sha256_of
+from suture.responses import File, Revision
 from suture.transfers import landing
-from suture_stitching.errors import SutureError
+from suture_contract.errors import SutureError
 
 _AT_ONCE = 2**20
 

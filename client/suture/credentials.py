@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from suture.http import check_token, check_url
-from suture_stitching.errors import SutureError
+from suture_contract.errors import SutureError
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import httpx
 
 from suture.errors import AuthError, Unavailable, plain
 from suture.http import is_loopback
-from suture_stitching.errors import SutureError
+from suture_contract.errors import SutureError
 
 #: In seconds: for one answer; between two polls, if the provider names no time; and for the whole login at most.
 TIMEOUT, INTERVAL, LONGEST = 15.0, 5.0, 900.0

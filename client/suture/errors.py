@@ -7,7 +7,7 @@ from email.utils import parsedate_to_datetime
 
 import httpx
 
-from suture_stitching.errors import SutureError
+from suture_contract.errors import SutureError
 
 
 class HubError(SutureError):

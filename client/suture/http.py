@@ -23,7 +23,7 @@ import httpx
 
 from suture.errors import HubError, Unavailable, error_of, unreachable
 from suture.transfers import Incoming, OnBytes, Outgoing, landing
-from suture_stitching.errors import SutureError
+from suture_contract.errors import SutureError
 
 ATTEMPTS = 5
 MAX_DOCUMENT = 64 * 2**20

@@ -17,22 +17,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
-from suture.answers import AccessRequest, JobStatus, Model, Revision, read_report
+from suture.bundle import Description, Parcel, export_model, pack
 from suture.content import cached, place
 from suture.credentials import resolve
 from suture.errors import NotFound
 from suture.http import Connection, model_path, segment
 from suture.job import Job
 from suture.keys import Keys
-from suture.parcel import Description, Parcel, export_model, pack
 from suture.publishing import Visibility, send
+from suture.responses import AccessRequest, JobStatus, Model, Revision, read_report
 from suture.signing import Trust, check_flags
 from suture.transfers import OnBytes
-from suture_stitching.documents import Report
-from suture_stitching.errors import SutureError
-from suture_stitching.portable.format import METADATA, check_against, check_file, find_model
-from suture_stitching.portable.metadata import Member, ModelMetadata, check_repo
-from suture_stitching.portable.signature import SIGNATURE, sign
+from suture_contract.documents import Report
+from suture_contract.errors import SutureError
+from suture_contract.model.format import METADATA, check_against, check_file, find_model
+from suture_contract.model.metadata import Member, ModelMetadata, check_repo
+from suture_contract.model.signature import SIGNATURE, sign
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,11 +8,11 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from suture.answers import Event, JobStatus, Task, read_report
 from suture.errors import Unavailable
 from suture.http import Connection, pause, segment
-from suture_stitching.documents import Report
-from suture_stitching.errors import Cancelled, SutureError
+from suture.responses import Event, JobStatus, Task, read_report
+from suture_contract.documents import Report
+from suture_contract.errors import Cancelled, SutureError
 
 if TYPE_CHECKING:
     from rich.console import Console

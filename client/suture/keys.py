@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from suture.answers import Key
 from suture.http import Connection, segment
+from suture.responses import Key
 
 
 class Keys:

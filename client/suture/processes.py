@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from suture_stitching.errors import SutureError
+from suture_contract.errors import SutureError
 
 GRACE_SECONDS = 20.0
 _END_WITH = "SUTURE_END_WITH"

@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
-from suture.answers import Revision
+from suture.bundle import Parcel
 from suture.http import Connection, model_path
-from suture.parcel import Parcel
+from suture.responses import Revision
 from suture.transfers import OnBytes
-from suture_stitching.errors import SutureError
-from suture_stitching.portable.signature import SIGNATURE
+from suture_contract.errors import SutureError
+from suture_contract.model.signature import SIGNATURE
 
 Visibility = Literal["private", "all"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.table import Table
 from rich.text import Text
 
-from suture_stitching.documents import Report
-from suture_stitching.report.words import ROWS, contributed
+from suture_contract.documents import Report
+from suture_contract.report.words import ROWS, contributed
 
 _STYLES = {"adopt": "green", "care": "yellow", "reject": "red"}
 _MEANING = {"adopt": "adopt", "care": "look closely", "reject": "do not adopt"}

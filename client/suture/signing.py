@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from suture.answers import File, Revision
 from suture.credentials import write_private
-from suture_stitching.errors import SutureError
-from suture_stitching.portable.format import METADATA
-from suture_stitching.portable.metadata import ModelMetadata
-from suture_stitching.portable.signature import MAX_SIGNATURE, SIGNATURE, PublicKey, read_public_key, verify
+from suture.responses import File, Revision
+from suture_contract.errors import SutureError
+from suture_contract.model.format import METADATA
+from suture_contract.model.metadata import ModelMetadata
+from suture_contract.model.signature import MAX_SIGNATURE, SIGNATURE, PublicKey, read_public_key, verify
 
 #: Gives the content of a small file of a revision, verified against its digest.
 Read = Callable[[File], bytes]

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from suture_stitching.errors import SutureError
+from suture_contract.errors import SutureError
 
 #: Told how many more bytes went over the wire; negative when a transfer had to start again.
 OnBytes = Callable[[int], None]

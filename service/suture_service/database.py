@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 from sqlalchemy.types import TypeDecorator
 
-from suture_stitching.errors import SutureError
+from suture_contract.errors import SutureError
 
 #: For work that takes a lock all writers wait for: done last, it is held shortly, and nobody who holds it waits.
 LAST = "last"

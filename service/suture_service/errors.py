@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy.exc import DataError, OperationalError
 from starlette.exceptions import HTTPException
 
-from suture_stitching.errors import SutureError
+from suture_contract.errors import SutureError
 
 log = structlog.get_logger(__name__)
 

@@ -18,6 +18,7 @@ from fastapi import APIRouter, FastAPI, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy.exc import DBAPIError
 
+from suture_contract.errors import SutureError
 from suture_service import errors
 from suture_service.access import endpoints as access
 from suture_service.audit import endpoints as audit
@@ -29,7 +30,7 @@ from suture_service.hf.signing import load_key
 from suture_service.hf.xet import service as xet
 from suture_service.hub import Hub, HubDep
 from suture_service.jobs import endpoints as jobs
-from suture_service.jobs.flow import sweep_until_closing
+from suture_service.jobs.lifecycle import sweep_until_closing
 from suture_service.keys import endpoints as keys
 from suture_service.maintenance.references import refuse_lost_references
 from suture_service.models import endpoints as models
@@ -41,7 +42,6 @@ from suture_service.settings import Settings, check_exposed
 from suture_service.sites import endpoints as sites
 from suture_service.storage import open_store
 from suture_service.tasks import endpoints as tasks
-from suture_stitching.errors import SutureError
 
 log = structlog.get_logger(__name__)
 health = APIRouter(tags=["health"])

@@ -20,8 +20,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from suture_contract.errors import SutureError
 from suture_service.audit.chain import Origin, origin
-from suture_stitching.errors import SutureError
 
 log = structlog.get_logger(__name__)
 

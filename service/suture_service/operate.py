@@ -22,6 +22,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
+from suture_contract.errors import SutureError
 from suture_service.auth import Role
 from suture_service.database import Database
 from suture_service.errors import HubError, NotFound
@@ -31,7 +32,6 @@ from suture_service.parties.service import checked_name
 from suture_service.settings import Settings
 from suture_service.sites.service import add_site as add_site_row
 from suture_service.sites.service import is_online
-from suture_stitching.errors import SutureError
 
 ROLES: tuple[Role, ...] = get_args(Role)
 _ALL = 100_000

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from suture_stitching.errors import SutureError
+from suture_contract.errors import SutureError
 
 PREFIX = "SUTURE_HUB_"
 

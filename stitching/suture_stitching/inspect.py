@@ -19,12 +19,12 @@ from pathlib import Path
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from suture_stitching.errors import SutureError
-from suture_stitching.points import find_points
+from suture_contract.errors import SutureError
+from suture_contract.model.format import METADATA, PortableHeader, check_against, check_file, find_model
+from suture_contract.model.graph import Input
+from suture_contract.model.metadata import ModelMetadata
+from suture_stitching.features.points import find_points
 from suture_stitching.portable.dry_run import UNLIMITED, measure
-from suture_stitching.portable.format import METADATA, PortableHeader, check_against, check_file, find_model
-from suture_stitching.portable.graph import Input
-from suture_stitching.portable.metadata import ModelMetadata
 from suture_stitching.portable.program import Program
 from suture_stitching.portable.runtime import PortableModel
 from suture_stitching.portable.schemas import TORCH_DTYPES

@@ -26,21 +26,21 @@ from typing import TypeAlias
 
 import torch
 
-from suture_stitching.compatibility import describe_ensemble
-from suture_stitching.compose import compose
+from suture_contract.compatibility import describe_ensemble
+from suture_contract.documents import Report
+from suture_contract.errors import SutureError
+from suture_contract.model.format import METADATA, MODEL, check_against, check_file, find_model
+from suture_contract.model.metadata import Member as MemberRef
+from suture_contract.model.metadata import ModelMetadata, check_name
+from suture_contract.report import build, to_html
 from suture_stitching.data import Dataset, DatasetSpec, open_dataset
-from suture_stitching.documents import Report
-from suture_stitching.errors import SutureError
-from suture_stitching.evaluate import evaluate
-from suture_stitching.fit import FitOptions, FitResult, fit
-from suture_stitching.members import Member
-from suture_stitching.portable.format import METADATA, MODEL, check_against, check_file, find_model
-from suture_stitching.portable.metadata import Member as MemberRef
-from suture_stitching.portable.metadata import ModelMetadata, check_name
+from suture_stitching.ensemble.compose import compose
+from suture_stitching.ensemble.members import Member
+from suture_stitching.evaluation.evaluate import evaluate
+from suture_stitching.evaluation.select import choose
+from suture_stitching.fitting.fit import FitOptions, FitResult, fit
 from suture_stitching.portable.runtime import PortableModel, load, replacing, save
-from suture_stitching.progress import OnProgress, ignore
-from suture_stitching.report import build, to_html
-from suture_stitching.select import choose
+from suture_stitching.running.progress import OnProgress, ignore
 
 PathLike: TypeAlias = str | os.PathLike[str]
 REPORT, PAGE = "report.json", "report.html"

@@ -22,7 +22,7 @@ from study_parts.data import Study  # noqa: E402
 from study_parts.results import Measured, SeedResult, Stitched  # noqa: E402
 from study_parts.summary import summarise  # noqa: E402
 
-from suture_stitching.errors import SutureError  # noqa: E402
+from suture_contract.errors import SutureError  # noqa: E402
 
 CPU = torch.device("cpu")
 PARTIES = ("a", "b")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from suture.hub import Hub
-from suture.installation import Installation
+from suture_local.installation import Installation
 from suture_service import operate
 from suture_service.settings import Settings
 

@@ -16,13 +16,13 @@ from typer.testing import CliRunner
 
 from suture.cli.app import app
 from suture.cli.exit_codes import EXIT_CODES, ExitCode
-from suture.cli.terminal import exit_code
 from suture.cli.tree import walk
 from suture.errors import AuthError, NotFound, Refused, Unavailable
 from suture.job import JobFailed
+from suture_contract.errors import Cancelled, SutureError
+from suture_contract.terminal import exit_code
 from suture_service import operate
 from suture_service.settings import Settings
-from suture_stitching.errors import Cancelled, SutureError
 
 if TYPE_CHECKING:
     from click.testing import Result

@@ -14,11 +14,11 @@ import pytest
 from tests.stitching.test_metadata import FIRST
 
 from suture import content
-from suture.answers import Revision, revision_id
+from suture.bundle import sha256_of
 from suture.content import cached, place
 from suture.http import Connection
-from suture.parcel import sha256_of
-from suture_stitching.errors import SutureError
+from suture.responses import Revision, revision_id
+from suture_contract.errors import SutureError
 
 CONTENT = b"weights" * 1000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()

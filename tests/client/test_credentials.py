@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from suture.credentials import Credentials, forget, read_private, resolve, store, write_private
-from suture_stitching.errors import SutureError
+from suture_contract.errors import SutureError
 
 HERE, THERE = "https://here.example", "https://there.example"
 

@@ -13,18 +13,18 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from suture import digits
+from suture.bundle import export_model
 from suture.cli.app import app
-from suture.parcel import export_model
+from suture_contract.documents import Report
+from suture_contract.errors import Cancelled, SutureError
+from suture_contract.model.metadata import ModelMetadata
+from suture_local import digits
 from suture_stitching.data import DatasetSpec, open_dataset
-from suture_stitching.documents import Report
-from suture_stitching.errors import Cancelled, SutureError
-from suture_stitching.fit import FitOptions
-from suture_stitching.fitted import FitResult
+from suture_stitching.fitting.fit import FitOptions
+from suture_stitching.fitting.fitted import FitResult
 from suture_stitching.local import Stitched, read_members, stitch
-from suture_stitching.portable.metadata import ModelMetadata
 from suture_stitching.portable.runtime import load
-from suture_stitching.progress import Progress
+from suture_stitching.running.progress import Progress
 
 if TYPE_CHECKING:
     from click.testing import Result

@@ -16,7 +16,7 @@ from suture import transfers
 from suture.errors import AuthError, Conflict, Fenced, HubError, NotFound, Refused, Unavailable
 from suture.http import Connection, check_token, check_url, pause
 from suture.transfers import Incoming
-from suture_stitching.errors import SutureError
+from suture_contract.errors import SutureError
 
 TOKEN = "suture_north_c2VjcmV0"
 CONTENT = bytes(range(256)) * 4096 + bytes(range(255, 0, -1)) * 3000

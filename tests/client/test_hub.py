@@ -14,11 +14,11 @@ import torch
 from huggingface_hub import ModelCard
 from torch import Tensor, nn
 
+from suture.bundle import Parcel, export_model
 from suture.errors import AuthError, Conflict, NotFound, Refused, Unavailable
 from suture.hub import Hub
-from suture.parcel import Parcel, export_model
-from suture_stitching.errors import Cancelled, SutureError
-from suture_stitching.portable.metadata import ModelMetadata
+from suture_contract.errors import Cancelled, SutureError
+from suture_contract.model.metadata import ModelMetadata
 
 if TYPE_CHECKING:
     from tests.client.conftest import LiveHub

@@ -17,11 +17,11 @@ from typer.testing import CliRunner
 
 from suture.cli.app import app
 from suture.cli.exit_codes import ExitCode
+from suture_contract.report.network import MOST_BLOCKS, blocks
+from suture_stitching.features.points import find_points
 from suture_stitching.inspect import inspect
-from suture_stitching.points import find_points
 from suture_stitching.portable.export import export
 from suture_stitching.portable.runtime import load
-from suture_stitching.report.network import MOST_BLOCKS, blocks
 
 CORPUS = Path(__file__).parents[1] / "security" / "corpus"
 UNET = CORPUS / "good" / "unet.safetensors"

@@ -15,7 +15,7 @@ from rich.console import Console
 from suture.errors import HubError, Unavailable
 from suture.hub import Hub
 from suture.job import Job, JobFailed
-from suture_stitching.errors import Cancelled, SutureError
+from suture_contract.errors import Cancelled, SutureError
 
 TASK = {"id": "task_1", "kind": "fit", "party": "north", "state": "leased", "attempt": 1}
 

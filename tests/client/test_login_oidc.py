@@ -20,10 +20,10 @@ from suture import device_login
 from suture.cli.exit_codes import ExitCode
 from suture.device_login import sign_in
 from suture.errors import AuthError, Unavailable
+from suture_contract.errors import SutureError
 from suture_service import operate
 from suture_service.main import server
 from suture_service.settings import Settings
-from suture_stitching.errors import SutureError
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from suture.processes import Processes
-from suture_stitching.errors import SutureError
+from suture_contract.errors import SutureError
 
 #: How long to wait for what takes a moment: only a failure takes so long, however slow the machine.
 SECONDS = 120

@@ -22,12 +22,12 @@ from tests.forged import forge
 from torch import nn
 from typer.testing import CliRunner
 
+from suture.bundle import Parcel, export_model
 from suture.cli.app import app
 from suture.hub import Hub
-from suture.parcel import Parcel, export_model
 from suture.signing import Trust
-from suture_stitching.errors import SutureError
-from suture_stitching.portable.signature import PublicKey, create_key, folder_digests, read_public_key, sign, verify
+from suture_contract.errors import SutureError
+from suture_contract.model.signature import PublicKey, create_key, folder_digests, read_public_key, sign, verify
 
 if TYPE_CHECKING:
     from tests.client.conftest import LiveHub
@@ -341,7 +341,7 @@ def test_verifying_needs_no_network_and_no_torch(keys: Path, signed: Path) -> No
         "socket.socket.connect = refuse\n"
         "socket.getaddrinfo = refuse\n"
         "from pathlib import Path\n"
-        "from suture_stitching.portable.signature import *\n"
+        "from suture_contract.model.signature import *\n"
         "folder, key = Path(sys.argv[1]), Path(sys.argv[2])\n"
         "key = read_public_key(key.read_bytes(), 'north', where='')\n"
         "assert verify(folder_digests(folder), (folder / SIGNATURE).read_bytes(), [key]) == key\n"

@@ -22,20 +22,20 @@ import psutil
 import redis
 from tests.fault.relay import Relay
 
+from suture.bundle import export_model
 from suture.errors import HubError
 from suture.http import Connection
 from suture.hub import Hub
 from suture.job import Job
-from suture.parcel import export_model
 from suture_service import operate
 from suture_service.settings import Settings
 from suture_worker import broker
+from suture_worker.capacity import places
 from suture_worker.compute.celery_app import make_app, ring
 from suture_worker.compute.forkserver import NAME
 from suture_worker.config import load_site
+from suture_worker.egress.log import verify
 from suture_worker.folder import TaskFolder
-from suture_worker.leaving.egress import verify
-from suture_worker.places import places
 
 LEASE_SECONDS = 12
 DISK_BYTES = 160 * 2**20

@@ -14,11 +14,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from suture import digits
-from suture.demo import write_data
+from suture.bundle import export_model
 from suture.hub import Hub
-from suture.installation import Installation
-from suture.parcel import export_model
+from suture_local import digits
+from suture_local.demo import write_data
+from suture_local.installation import Installation
 
 LABELS = digits.LABELS
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from suture import digits
-from suture.demo import targets
-from suture_stitching.documents import Report
+from suture_contract.documents import Report
+from suture_local import digits
+from suture_local.demo import targets
 
 if TYPE_CHECKING:
     from tests.flow.conftest import Command

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.flow.test_flow import MODELS, QUICK, SECONDS
 
-from suture import digits
-from suture.demo import write_data
 from suture.hub import Hub
-from suture.installation import Installation
-from suture_stitching.contribute import Contribution
+from suture_local import digits
+from suture_local.demo import write_data
+from suture_local.installation import Installation
+from suture_stitching.fitting.contribute import Contribution
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,15 +12,15 @@ import torch
 
 from suture.errors import NotFound
 from suture.job import JobFailed
-from suture_stitching.documents import Evaluation
-from suture_stitching.errors import Cancelled
+from suture_contract.documents import Evaluation
+from suture_contract.errors import Cancelled
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.flow.conftest import Place
 
-    from suture.digits import PartyData
+    from suture_local.digits import PartyData
 
 pytestmark = pytest.mark.flow
 MODELS = ["north/digits", "south/digits"]

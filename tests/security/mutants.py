@@ -17,11 +17,11 @@ from typing import Any, TypeAlias
 import torch
 from tests.security.calls import CALLS, Call
 
-from suture_stitching.errors import SutureError
+from suture_contract.errors import SutureError
+from suture_contract.model.format import graph_from_json, graph_to_json
+from suture_contract.model.graph import Graph
+from suture_contract.model.operators import ATEN, DTYPES, SYM
 from suture_stitching.portable.dry_run import Budget, dry_run
-from suture_stitching.portable.format import graph_from_json, graph_to_json
-from suture_stitching.portable.graph import Graph
-from suture_stitching.portable.operators import ATEN, DTYPES, SYM
 from suture_stitching.portable.schemas import MEMORY_FORMATS, SIZE_KIND, TENSOR_KIND, TUPLE_KIND, schema_of
 
 BUDGET = Budget(flops=10**9, bytes=2**28)

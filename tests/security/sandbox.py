@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from tests.security.mutants import BUDGET, SHAPE, mutant, parts
 
-from suture_stitching.errors import SutureError
+from suture_contract.errors import SutureError
 from suture_stitching.portable.dry_run import measure
 from suture_stitching.portable.program import nest
 from suture_stitching.portable.runtime import PortableModel, load

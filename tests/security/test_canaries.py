@@ -26,12 +26,12 @@ from tests.security.canaries import needles, search, what_a_site_logged, what_le
 from tests.security.recorder import Recorder, Sent, port_of
 from torch import nn
 
+from suture.bundle import export_model
 from suture.hub import Hub
-from suture.installation import Installation
 from suture.job import JobStatus
-from suture.parcel import export_model
-from suture_stitching.errors import SutureError
-from suture_worker.leaving.egress import verify
+from suture_contract.errors import SutureError
+from suture_local.installation import Installation
+from suture_worker.egress.log import verify
 
 SECONDS = 280
 LABELS = ["dark", "bright"]

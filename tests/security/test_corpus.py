@@ -12,9 +12,9 @@ import pytest
 from tests.security.corpus import CORPUS, EXPECTED, GOOD, HOSTILE, write
 from tests.security.sandbox import attempt
 
-from suture_stitching.errors import SutureError
-from suture_stitching.portable.format import check_file
-from suture_stitching.portable.graph_json import MAX_BRACKETS, MAX_JSON, MAX_LIST, MAX_NODES, graph_from_json
+from suture_contract.errors import SutureError
+from suture_contract.model.format import check_file
+from suture_contract.model.graph_json import MAX_BRACKETS, MAX_JSON, MAX_LIST, MAX_NODES, graph_from_json
 
 ROOT = Path(__file__).parents[2]
 expected: dict[str, dict[str, str]] = json.loads(EXPECTED.read_text())
@@ -50,8 +50,8 @@ def test_a_good_file_runs(path):
 
 def test_the_first_layer_needs_no_torch():
     code = (
-        "import sys\nfrom pathlib import Path\nfrom suture_stitching.errors import SutureError\n"
-        "from suture_stitching.portable.format import check_file\n"
+        "import sys\nfrom pathlib import Path\nfrom suture_contract.errors import SutureError\n"
+        "from suture_contract.model.format import check_file\n"
         "for path in Path(sys.argv[1]).glob('*.safetensors'):\n"
         "    try:\n        check_file(path)\n    except SutureError:\n        pass\n"
         "print('torch' in sys.modules)\n"

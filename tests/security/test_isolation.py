@@ -20,11 +20,11 @@ import pytest
 import torch
 from torch import nn
 
+from suture.bundle import export_model
 from suture.hub import Hub
-from suture.installation import Installation
 from suture.job import JobStatus
-from suture.parcel import export_model
-from suture_stitching.errors import SutureError
+from suture_contract.errors import SutureError
+from suture_local.installation import Installation
 from suture_worker import broker
 from suture_worker.compute import confine, forkserver
 from suture_worker.config import load_site

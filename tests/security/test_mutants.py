@@ -21,7 +21,7 @@ import pytest
 from tests.security.calls import CALLS
 from tests.security.corpus import GOOD
 
-from suture_stitching.portable.operators import ATEN, OPERATORS
+from suture_contract.model.operators import ATEN, OPERATORS
 
 #: More with `SUTURE_MUTANTS=1000000`, after a change of the list of operators say.
 COUNT = int(os.environ.get("SUTURE_MUTANTS", "20000"))

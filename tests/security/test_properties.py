@@ -10,13 +10,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.security.corpus import GOOD
 
-from suture_stitching.errors import SutureError
+from suture_contract.errors import SutureError
+from suture_contract.model.format import PortableHeader, read_header
+from suture_contract.model.graph import DType, Graph, Input, Node, Ref, SameDevice
+from suture_contract.model.graph_json import graph_from_json, graph_to_json, leaves
+from suture_contract.model.metadata import ModelMetadata
+from suture_contract.model.operators import ATEN, DTYPES
 from suture_stitching.portable.dry_run import Budget, measure
-from suture_stitching.portable.format import PortableHeader, read_header
-from suture_stitching.portable.graph import DType, Graph, Input, Node, Ref, SameDevice
-from suture_stitching.portable.graph_json import graph_from_json, graph_to_json, leaves
-from suture_stitching.portable.metadata import ModelMetadata
-from suture_stitching.portable.operators import ATEN, DTYPES
 from suture_stitching.portable.program import Program
 
 quick = settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

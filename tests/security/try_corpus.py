@@ -12,9 +12,9 @@ from pathlib import Path
 
 from tests.security.corpus import SHAPE
 
-from suture_stitching.errors import SutureError
-from suture_stitching.portable.format import check_file
-from suture_stitching.portable.metadata import ModelMetadata
+from suture_contract.errors import SutureError
+from suture_contract.model.format import check_file
+from suture_contract.model.metadata import ModelMetadata
 
 
 def refusal(path: Path) -> tuple[str, SutureError] | None:

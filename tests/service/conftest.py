@@ -14,15 +14,15 @@ import pytest
 from sqlalchemy.orm import Session
 from starlette.testclient import TestClient
 
+from suture_contract.model.format import graph_to_json
+from suture_contract.model.graph import Graph, Input, Node, Ref
 from suture_service import operate
 from suture_service.hub import Hub
-from suture_service.jobs.flow import sweep_once
+from suture_service.jobs.lifecycle import sweep_once
 from suture_service.main import create_app
 from suture_service.parties import service as parties
 from suture_service.settings import Settings
 from suture_service.sites import service as sites
-from suture_stitching.portable.format import graph_to_json
-from suture_stitching.portable.graph import Graph, Input, Node, Ref
 
 SIDE = 4
 

@@ -7,8 +7,8 @@ import threading
 import pytest
 from sqlalchemy import text
 
+from suture_contract.errors import SutureError
 from suture_service.audit import chain
-from suture_stitching.errors import SutureError
 
 
 def entries(world):

@@ -179,7 +179,7 @@ import sys
 sys.modules["torch"] = None  # an import of it would fail
 from suture_service.main import create_app
 from suture_service.operate import migrate
-import suture_service.jobs.flow
+import suture_service.jobs.lifecycle
 found = {name.split(".")[0] for name, module in sys.modules.items() if module is not None}
 assert not found & {"torch", "numpy", "celery", "suture"}, found & {"torch", "numpy", "celery", "suture"}
 """

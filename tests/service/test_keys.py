@@ -8,7 +8,7 @@ import json
 
 import pytest
 
-from suture_stitching.portable.signature import create_key, sign
+from suture_contract.model.signature import create_key, sign
 
 CARD = b"# digits\n"
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import String, delete, func, select
 
+from suture_contract.errors import SutureError
 from suture_service.database import Base, Database
 from suture_service.errors import Unavailable
 from suture_service.hub import utc_now
@@ -22,7 +23,6 @@ from suture_service.maintenance.collection import Collected, collect
 from suture_service.maintenance.reconciling import reconcile
 from suture_service.settings import Settings
 from suture_service.tables import BlobDigest, Job, Model, ReceivedFile, Revision, RevisionFile, Task, TaskFile
-from suture_stitching.errors import SutureError
 
 HOUR = timedelta(hours=1)
 

@@ -10,11 +10,11 @@ from alembic import command
 from sqlalchemy import inspect, text
 from starlette.testclient import TestClient
 
+from suture_contract.errors import SutureError
 from suture_service import operate
 from suture_service.database import Base, open_engine
 from suture_service.main import create_app
 from suture_service.settings import Settings
-from suture_stitching.errors import SutureError
 
 
 @pytest.fixture

@@ -23,10 +23,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
 
+from suture_contract.errors import SutureError
 from suture_service import operate
 from suture_service.main import Tls, serve
 from suture_service.settings import Settings, check_exposed, read_settings
-from suture_stitching.errors import SutureError
 
 MB = 2**20
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import text
 
+from suture_contract.errors import SutureError
 from suture_service import operate
-from suture_stitching.errors import SutureError
 
 
 def refusal(answer, status):

@@ -11,12 +11,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from suture_contract.errors import SutureError
 from suture_service.errors import HubError, Malformed, RangeNotSatisfiable, TooLarge
 from suture_service.storage import BlobStore
 from suture_service.storage.download import parse_range
 from suture_service.storage.folder import FolderFile
 from suture_service.storage.multipart import MultipartReader
-from suture_stitching.errors import SutureError
 
 MB = 2**20
 

@@ -20,7 +20,7 @@ from datetime import timedelta
 from pathlib import Path
 from suture_service import hub
 from suture_service.database import Database
-from suture_service.jobs.flow import sweep_until_closing
+from suture_service.jobs.lifecycle import sweep_until_closing
 from suture_service.observe import Metrics
 from suture_service.settings import Settings
 from suture_service.storage import BlobStore

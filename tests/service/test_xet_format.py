@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.service import xorbs
 
+from suture_contract.errors import SutureError
 from suture_service.hf.xet import format as xet
 from suture_service.hf.xet.rebuild import WINDOW, Xorb, rebuild
-from suture_stitching.errors import SutureError
 
 HASH = xet.hash_text(bytes(32))
 LIMIT = 2**30

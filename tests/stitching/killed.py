@@ -18,10 +18,11 @@ from pathlib import Path
 import torch
 from tests.stitching.networks import dataset, deep, member, plain
 
-from suture_stitching import checkpoint, members
-from suture_stitching.evaluate import evaluate
-from suture_stitching.fit import FitOptions, FitResult, fit
-from suture_stitching.progress import Progress, ignore
+from suture_stitching.ensemble import members
+from suture_stitching.evaluation.evaluate import evaluate
+from suture_stitching.fitting.fit import FitOptions, FitResult, fit
+from suture_stitching.running import checkpoint
+from suture_stitching.running.progress import Progress, ignore
 
 OPTIONS = FitOptions(refine_steps=12, refine_candidates=3, max_matches=3)
 #: The work is killed when it first reports so many units of a step, and then after random times.

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from suture_contract.model.metadata import Member as MemberRef
+from suture_contract.model.metadata import ModelMetadata
 from suture_stitching.data import ArrayDataset
-from suture_stitching.members import Member
+from suture_stitching.ensemble.members import Member
 from suture_stitching.portable.export import export
-from suture_stitching.portable.metadata import Member as MemberRef
-from suture_stitching.portable.metadata import ModelMetadata
 from suture_stitching.portable.runtime import load
 
 SHAPE = (2, 8, 8)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from suture_stitching import bootstrap
+from suture_stitching.evaluation import bootstrap
 
 
 def test_intervals_equal_a_plain_loop() -> None:

@@ -18,12 +18,12 @@ from markdown_it.token import Token
 from tests import strategies
 from tests.stitching.test_metadata import read
 
-from suture_stitching.card import merge_card, write_card
-from suture_stitching.card.markdown import line, paragraphs, table
-from suture_stitching.card.yaml_block import split_card
-from suture_stitching.documents import Report
-from suture_stitching.errors import SutureError
-from suture_stitching.portable.metadata import ModelMetadata
+from suture_contract.card import merge_card, write_card
+from suture_contract.card.markdown import line, paragraphs, table
+from suture_contract.card.yaml_block import split_card
+from suture_contract.documents import Report
+from suture_contract.errors import SutureError
+from suture_contract.model.metadata import ModelMetadata
 
 quick = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 renderer = MarkdownIt("commonmark").enable(["table", "strikethrough"])
@@ -195,8 +195,8 @@ def test_a_card_is_written_without_torch_and_without_network():
     code = f"""
 import socket, sys
 socket.socket.connect = None
-from suture_stitching.card import merge_card, write_card
-from suture_stitching.portable.metadata import ModelMetadata
+from suture_contract.card import merge_card, write_card
+from suture_contract.model.metadata import ModelMetadata
 metadata = ModelMetadata.from_json({json.dumps(read().to_json())})
 merge_card(write_card("north/digits", metadata), "north/digits", metadata)
 assert "torch" not in sys.modules

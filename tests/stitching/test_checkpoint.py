@@ -12,11 +12,14 @@ import pytest
 import torch
 from tests.stitching.networks import dataset, deep, member, plain
 
-from suture_stitching import checkpoint, evaluate, fit, members
-from suture_stitching.checkpoint import Checkpoint
-from suture_stitching.errors import Cancelled
-from suture_stitching.fit import FitOptions, FitResult, Member
-from suture_stitching.progress import Progress
+from suture_contract.errors import Cancelled
+from suture_stitching.ensemble import members
+from suture_stitching.evaluation import evaluate
+from suture_stitching.fitting import fit
+from suture_stitching.fitting.fit import FitOptions, FitResult, Member
+from suture_stitching.running import checkpoint
+from suture_stitching.running.checkpoint import Checkpoint
+from suture_stitching.running.progress import Progress
 
 OPTIONS = FitOptions(refine_steps=6, refine_candidates=2, max_matches=2)
 ROOT = Path(__file__).parents[2]
@@ -88,9 +91,9 @@ def test_what_is_finished_is_not_done_again(
         raise AssertionError("done again")
 
     monkeypatch.setattr(fit, "refine", again)
-    monkeypatch.setattr("suture_stitching.device.Runner.parts", again)
+    monkeypatch.setattr("suture_stitching.running.device.Runner.parts", again)
     seen: list[Progress] = []
-    monkeypatch.setattr("suture_stitching.fit._Fit._home", lambda _fit: 0, raising=False)
+    monkeypatch.setattr("suture_stitching.fitting.fit._Fit._home", lambda _fit: 0, raising=False)
     assert evaluate.evaluate(pair, whole, dataset(), own=0, checkpoint=tmp_path, progress=seen.append) == scores
     assert (seen[-1].done, seen[-1].seconds_left) == (seen[-1].total, None)
     fit.fit(pair, dataset(), options=OPTIONS, checkpoint=tmp_path)

@@ -11,13 +11,13 @@ import torch
 from tests.stitching.networks import LABELS, SHAPE, dataset, deep, images, member, plain
 from torch import nn
 
-from suture_stitching.compose import compose
-from suture_stitching.contribute import Contribution, Privacy, contribute, noise_of, placements
+from suture_contract.errors import SutureError
 from suture_stitching.data.arrays import ArrayDataset
-from suture_stitching.errors import SutureError
-from suture_stitching.evaluate import evaluate
-from suture_stitching.fit import FitOptions, FitResult, Member, fit, matches
-from suture_stitching.moments import Moments, rows
+from suture_stitching.ensemble.compose import compose
+from suture_stitching.evaluation.evaluate import evaluate
+from suture_stitching.features.moments import Moments, rows
+from suture_stitching.fitting.contribute import Contribution, Privacy, contribute, noise_of, placements
+from suture_stitching.fitting.fit import FitOptions, FitResult, Member, fit, matches
 
 QUICK = FitOptions(refine=False, max_matches=2)
 
@@ -168,7 +168,7 @@ class _Mixing(nn.Module):
 
 def test_noise_protects_from_networks_that_mix_samples_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the noise: replacing one sample moves all sums by no more than the noise is made for."""
-    monkeypatch.setattr("suture_stitching.contribute._noisy", lambda moments, _: moments)
+    monkeypatch.setattr("suture_stitching.fitting.contribute._noisy", lambda moments, _: moments)
     mixing = [member(_Mixing(), tmp_path, seed=1), member(_Mixing(), tmp_path, "south/net", seed=2)]
     x, y = images()
     split = np.array(["train", "validation", "test"])[np.arange(len(x)) % 3]

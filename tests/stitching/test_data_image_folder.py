@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
+from suture_contract.errors import SutureError
 from suture_stitching.data import SPLITS, Columns, DatasetSpec, SplitRule, open_dataset
-from suture_stitching.errors import SutureError
 
 LABELS = ("normal", "pneumonia")
 

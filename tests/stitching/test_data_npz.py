@@ -7,8 +7,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from suture_contract.errors import SutureError
 from suture_stitching.data import SPLITS, ArrayDataset, Columns, DatasetSpec, open_dataset
-from suture_stitching.errors import SutureError
 
 LABELS = ("benign", "malignant", "unsure")
 rng = np.random.default_rng(0)

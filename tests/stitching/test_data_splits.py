@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from suture_contract.errors import SutureError
 from suture_stitching.data import SPLITS, SplitRule
 from suture_stitching.data.splits import by_name, carve_validation, stratified
-from suture_stitching.errors import SutureError
 
 samples = st.lists(st.tuples(st.binary(min_size=1, max_size=8), st.integers(0, 3)), min_size=1, max_size=80)
 rules = st.builds(SplitRule, validation=st.floats(0.05, 0.4), test=st.floats(0.05, 0.4), seed=st.integers(0, 2**63 - 1))

@@ -16,10 +16,10 @@ import pytest
 import torch
 from PIL import Image
 
+from suture_contract.errors import SutureError
 from suture_stitching.data import SPLITS, DatasetSpec, open_dataset
-from suture_stitching.data.ahead import ahead
+from suture_stitching.data.prefetch import ahead
 from suture_stitching.data.spool import Spool
-from suture_stitching.errors import SutureError
 
 MIB = 1024 * 1024
 

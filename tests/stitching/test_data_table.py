@@ -5,8 +5,8 @@ import pyarrow.parquet
 import pytest
 import torch
 
+from suture_contract.errors import SutureError
 from suture_stitching.data import SPLITS, Columns, DatasetSpec, open_dataset
-from suture_stitching.errors import SutureError
 
 LABELS = ("well", "ill")
 rng = np.random.default_rng(1)

@@ -7,16 +7,16 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from suture_stitching.compose import compose
+from suture_contract.errors import SutureError
+from suture_contract.model.metadata import Member as MemberRef
+from suture_contract.model.metadata import ModelMetadata
 from suture_stitching.data import SPLITS, DatasetSpec, SplitRule, open_dataset
 from suture_stitching.data.windows import outputs_at_once, predict
-from suture_stitching.errors import SutureError
-from suture_stitching.evaluate import evaluate
-from suture_stitching.fit import FitOptions, fit
-from suture_stitching.members import Member
+from suture_stitching.ensemble.compose import compose
+from suture_stitching.ensemble.members import Member
+from suture_stitching.evaluation.evaluate import evaluate
+from suture_stitching.fitting.fit import FitOptions, fit
 from suture_stitching.portable.export import export
-from suture_stitching.portable.metadata import Member as MemberRef
-from suture_stitching.portable.metadata import ModelMetadata
 from suture_stitching.portable.runtime import load
 
 LABELS = ("background", "liver")
@@ -232,7 +232,9 @@ def test_members_are_fitted_on_patches_and_measured_on_whole_volumes(scans, pair
     # With room for one output only, the same comes out.
     monkeypatch.setattr("suture_stitching.data.windows._HELD_BYTES", 1)
     held = []
-    monkeypatch.setattr("suture_stitching.evaluate.predict", lambda *given: held.append(predict(*given)) or held[-1])
+    monkeypatch.setattr(
+        "suture_stitching.evaluation.evaluate.predict", lambda *given: held.append(predict(*given)) or held[-1]
+    )
     assert evaluate(pair_of_members, fitted, dataset, own=0) == evaluation
     assert {len(outputs) for outputs in held} == {1}
 

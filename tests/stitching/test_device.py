@@ -9,12 +9,12 @@ import pytest
 import torch
 from tests.stitching.networks import UNet, dataset, deep, masks, member, plain
 
-from suture_stitching.device import Runner, bytes_per_sample
-from suture_stitching.documents import Evaluation
-from suture_stitching.errors import SutureError
-from suture_stitching.evaluate import evaluate
-from suture_stitching.fit import FitOptions, FitResult, Member, fit
+from suture_contract.documents import Evaluation
+from suture_contract.errors import SutureError
+from suture_stitching.evaluation.evaluate import evaluate
+from suture_stitching.fitting.fit import FitOptions, FitResult, Member, fit
 from suture_stitching.portable.runtime import PortableModel
+from suture_stitching.running.device import Runner, bytes_per_sample
 
 OPTIONS = FitOptions(refine=False, max_matches=2)
 

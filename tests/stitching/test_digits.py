@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from suture import digits
-from suture_stitching.compose import compose
+from suture_contract.model.metadata import Member as MemberRef
+from suture_contract.model.metadata import ModelMetadata
+from suture_local import digits
 from suture_stitching.data import ArrayDataset
-from suture_stitching.evaluate import evaluate
-from suture_stitching.fit import Member, fit
+from suture_stitching.ensemble.compose import compose
+from suture_stitching.evaluation.evaluate import evaluate
+from suture_stitching.evaluation.select import choose
+from suture_stitching.fitting.fit import Member, fit
 from suture_stitching.portable.export import export
-from suture_stitching.portable.metadata import Member as MemberRef
-from suture_stitching.portable.metadata import ModelMetadata
 from suture_stitching.portable.runtime import load, save
-from suture_stitching.select import choose
 
 
 def _member(party: str, seed: int, data: digits.PartyData, folder: Path) -> Member:

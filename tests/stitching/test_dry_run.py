@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from suture_stitching.errors import SutureError
+from suture_contract.errors import SutureError
+from suture_contract.model.format import check_file
+from suture_contract.model.graph import DType, Graph, Input, Node, Ref, SameDevice
 from suture_stitching.portable.dry_run import Budget, dry_run
 from suture_stitching.portable.export import export
-from suture_stitching.portable.format import check_file
-from suture_stitching.portable.graph import DType, Graph, Input, Node, Ref, SameDevice
 from suture_stitching.portable.runtime import PortableModel, load
 
 ONE = (Input((None, 4), "float32"),)

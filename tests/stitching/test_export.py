@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from suture_stitching.errors import SutureError
+from suture_contract.errors import SutureError
+from suture_contract.model.format import check_file
+from suture_contract.model.graph import Input
 from suture_stitching.portable.export import export
-from suture_stitching.portable.format import check_file
-from suture_stitching.portable.graph import Input
 from suture_stitching.portable.runtime import load
 
 

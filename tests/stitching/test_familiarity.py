@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from suture_stitching.familiarity import HOME, SHRINKAGE, bounds, whiten
-from suture_stitching.moments import Moments
+from suture_stitching.ensemble.ood_gate import HOME, SHRINKAGE, bounds, whiten
+from suture_stitching.features.moments import Moments
 
 
 def _data(n: int = 300, width: int = 5, seed: int = 0) -> torch.Tensor:

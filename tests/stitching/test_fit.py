@@ -10,18 +10,18 @@ import torch
 from tests.stitching.networks import LABELS, SHAPE, Tokens, UNet, dataset, deep, images, masks, member, plain
 from torch import nn
 
-from suture_stitching import refine
-from suture_stitching.compose import compose, input_spec, output_spec
+from suture_contract.documents import CandidateSet
+from suture_contract.errors import Cancelled, SutureError
+from suture_contract.model.format import check_against, check_file
+from suture_contract.model.metadata import ModelMetadata
 from suture_stitching.data import ArrayDataset
-from suture_stitching.documents import CandidateSet
-from suture_stitching.errors import Cancelled, SutureError
-from suture_stitching.evaluate import evaluate
-from suture_stitching.fit import FitOptions, FitResult, Member, fit
-from suture_stitching.portable.format import check_against, check_file
-from suture_stitching.portable.metadata import ModelMetadata
+from suture_stitching.ensemble.compose import compose, input_spec, output_spec
+from suture_stitching.evaluation.evaluate import evaluate
+from suture_stitching.evaluation.select import choose
+from suture_stitching.fitting import refine
+from suture_stitching.fitting.fit import FitOptions, FitResult, Member, fit
 from suture_stitching.portable.runtime import load, save
-from suture_stitching.progress import Progress
-from suture_stitching.select import choose
+from suture_stitching.running.progress import Progress
 
 QUICK = FitOptions(refine_steps=6, refine_candidates=3)
 

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from suture_stitching.errors import SutureError
-from suture_stitching.portable import format as portable_format
-from suture_stitching.portable.format import check_against, check_file, graph_from_json, graph_to_json, read_header
-from suture_stitching.portable.graph import DType, Graph, Input, Node, Ref, SameDevice
-from suture_stitching.portable.metadata import InputSpec, ModelMetadata, OutputSpec
-from suture_stitching.portable.operators import ATEN, OPERATORS
+from suture_contract.errors import SutureError
+from suture_contract.model import format as portable_format
+from suture_contract.model.format import check_against, check_file, graph_from_json, graph_to_json, read_header
+from suture_contract.model.graph import DType, Graph, Input, Node, Ref, SameDevice
+from suture_contract.model.metadata import InputSpec, ModelMetadata, OutputSpec
+from suture_contract.model.operators import ATEN, OPERATORS
 from suture_stitching.portable.runtime import save
 
 GRAPH = Graph(
@@ -332,7 +332,7 @@ def test_text_that_is_no_graph(text):
 
 @pytest.mark.parametrize(("limit", "value"), [("MAX_JSON", 100), ("MAX_BRACKETS", 10), ("MAX_NODES", 3)])
 def test_limits_of_the_graph(monkeypatch, limit, value):
-    from suture_stitching.portable import graph_json
+    from suture_contract.model import graph_json
 
     text = graph_to_json(GRAPH)
     monkeypatch.setattr(graph_json, limit, value)
@@ -413,7 +413,7 @@ def test_outputs_are_compared_by_name_where_they_have_names():
 def test_the_hub_needs_no_torch():
     modules = ["format", "graph", "graph_json", "operators", "metadata"]
     code = ";".join(f"import suture_stitching.portable.{module}" for module in modules)
-    code += ";import suture_stitching.documents, sys; assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    code += ";import suture_contract.documents, sys; assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=200)
 
 

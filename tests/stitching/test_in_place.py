@@ -10,8 +10,8 @@ from tests.security.calls import CALLS
 from tests.security.mutants import call
 from torch import Tensor
 
-from suture_stitching.portable.graph import TENSOR, Graph, Input, Node, Ref, Value
-from suture_stitching.portable.graph_json import graph_from_json
+from suture_contract.model.graph import TENSOR, Graph, Input, Node, Ref, Value
+from suture_contract.model.graph_json import graph_from_json
 from suture_stitching.portable.in_place import _NEW, overwriting
 from suture_stitching.portable.program import Program
 from suture_stitching.portable.runtime import PortableModel

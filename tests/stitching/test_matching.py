@@ -5,9 +5,9 @@ from itertools import combinations, pairwise
 import pytest
 import torch
 
-from suture_stitching.matching import best_chain, match, similarities
-from suture_stitching.moments import Moments
-from suture_stitching.points import StitchPoint
+from suture_stitching.features.moments import Moments
+from suture_stitching.features.points import StitchPoint
+from suture_stitching.matching.match import best_chain, match, similarities
 
 
 def point(index: int, of: int, shape: tuple[int, ...] = (4, 8, 8)) -> StitchPoint:

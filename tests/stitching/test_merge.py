@@ -9,12 +9,12 @@ import torch
 from tests.stitching.networks import LABELS, SHAPE, Tokens, UNet, deep, member, plain
 from torch import Tensor
 
-from suture_stitching.errors import SutureError
-from suture_stitching.familiarity import Whitening
-from suture_stitching.members import Member
-from suture_stitching.merge import GateTensors, Join, Merge
-from suture_stitching.moments import channels_second, rows, to_grid
-from suture_stitching.points import StitchPoint
+from suture_contract.errors import SutureError
+from suture_stitching.ensemble.members import Member
+from suture_stitching.ensemble.merge import GateTensors, Join, Merge
+from suture_stitching.ensemble.ood_gate import Whitening
+from suture_stitching.features.moments import channels_second, rows, to_grid
+from suture_stitching.features.points import StitchPoint
 from suture_stitching.portable.runtime import PortableModel
 from suture_stitching.tasks import task_of
 

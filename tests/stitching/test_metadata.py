@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from tests import strategies
 
-from suture_stitching.errors import SutureError
-from suture_stitching.portable.metadata import ModelMetadata
+from suture_contract.errors import SutureError
+from suture_contract.model.metadata import ModelMetadata
 
 quick = settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 

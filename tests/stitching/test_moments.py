@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from suture_stitching.moments import Moments, channels_second, rows, to_grid
+from suture_stitching.features.moments import Moments, channels_second, rows, to_grid
 
 
 def reference(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -18,9 +18,9 @@ from typer.testing import CliRunner
 
 from suture.cli.app import app
 from suture.cli.exit_codes import ExitCode
-from suture_stitching.compose import compose, input_spec, output_spec
-from suture_stitching.errors import SutureError
-from suture_stitching.fit import FitOptions, fit
+from suture_contract.errors import SutureError
+from suture_stitching.ensemble.compose import compose, input_spec, output_spec
+from suture_stitching.fitting.fit import FitOptions, fit
 from suture_stitching.portable.export import export
 from suture_stitching.portable.onnx import OnnxExported, export_onnx
 from suture_stitching.portable.runtime import PortableModel, load

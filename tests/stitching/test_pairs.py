@@ -12,17 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from suture_stitching.compose import compose, input_spec, output_spec
+from suture_contract.errors import SutureError
+from suture_contract.model.format import check_against, check_file
+from suture_contract.model.metadata import Member as MemberRef
+from suture_contract.model.metadata import ModelMetadata
 from suture_stitching.data import ArrayDataset, Dataset
-from suture_stitching.errors import SutureError
-from suture_stitching.evaluate import evaluate
-from suture_stitching.fit import FitOptions, FitResult, Member, fit
-from suture_stitching.members import batches, input_shape, number_of_batches
-from suture_stitching.merge import Join, Merge
+from suture_stitching.ensemble.compose import compose, input_spec, output_spec
+from suture_stitching.ensemble.members import batches, input_shape, number_of_batches
+from suture_stitching.ensemble.merge import Join, Merge
+from suture_stitching.evaluation.evaluate import evaluate
+from suture_stitching.fitting.fit import FitOptions, FitResult, Member, fit
 from suture_stitching.portable.export import export
-from suture_stitching.portable.format import check_against, check_file
-from suture_stitching.portable.metadata import Member as MemberRef
-from suture_stitching.portable.metadata import ModelMetadata
 from suture_stitching.portable.runtime import PortableModel, load, save
 from suture_stitching.tasks import task_of
 

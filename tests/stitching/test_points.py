@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from suture_stitching.errors import SutureError
-from suture_stitching.points import StitchPoint, find_points, stitchable
+from suture_contract.errors import SutureError
+from suture_stitching.features.points import StitchPoint, find_points, stitchable
 from suture_stitching.portable.export import export
 from suture_stitching.portable.runtime import PortableModel, load
 

@@ -6,15 +6,15 @@ import pytest
 import torch
 from tests.stitching.networks import SHAPE, dataset, deep, member, plain
 
-from suture_stitching.checkpoint import Checkpoint
-from suture_stitching.clock import Clock
-from suture_stitching.device import Runner
-from suture_stitching.merge import Merge
-from suture_stitching.moments import Moments, to_grid
-from suture_stitching.points import StitchPoint
-from suture_stitching.progress import ignore
-from suture_stitching.reading import POSITIONS, Reader, _positions, _rows, read
-from suture_stitching.solve import Source
+from suture_stitching.ensemble.merge import Merge
+from suture_stitching.features.moments import Moments, to_grid
+from suture_stitching.features.points import StitchPoint
+from suture_stitching.features.reading import POSITIONS, Reader, _positions, _rows, read
+from suture_stitching.fitting.solve import Source
+from suture_stitching.running.checkpoint import Checkpoint
+from suture_stitching.running.device import Runner
+from suture_stitching.running.progress import ignore
+from suture_stitching.running.tracker import Clock
 from suture_stitching.tasks import task_of
 
 

@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from suture_stitching.documents import (
+from suture_contract.documents import (
     Calibration,
     Candidate,
     CandidateSet,
@@ -20,11 +20,11 @@ from suture_stitching.documents import (
     Score,
     SplitScores,
 )
-from suture_stitching.errors import SutureError
-from suture_stitching.portable.metadata import Member
-from suture_stitching.report import build, plot, to_html
-from suture_stitching.report.build import describe
-from suture_stitching.report.words import scale_of
+from suture_contract.errors import SutureError
+from suture_contract.model.metadata import Member
+from suture_contract.report import build, plot, to_html
+from suture_contract.report.build import describe
+from suture_contract.report.words import scale_of
 
 
 @dataclass

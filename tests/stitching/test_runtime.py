@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from suture_stitching.errors import SutureError
-from suture_stitching.portable.format import check_file
-from suture_stitching.portable.graph import DType, Graph, Input, Node, Ref, SameDevice, Value, prune, references
+from suture_contract.errors import SutureError
+from suture_contract.model.format import check_file
+from suture_contract.model.graph import DType, Graph, Input, Node, Ref, SameDevice, Value, prune, references
 from suture_stitching.portable.program import Program
 from suture_stitching.portable.runtime import PortableModel, load, save
 from suture_stitching.portable.schemas import SIZE_KIND, TENSOR_KIND

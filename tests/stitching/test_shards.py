@@ -11,12 +11,14 @@ import pytest
 import torch
 from tests.stitching.networks import dataset, deep, member, plain
 
-from suture_stitching import evaluate, fit, members
+from suture_contract.errors import Cancelled, SutureError
 from suture_stitching.data import Dataset
-from suture_stitching.errors import Cancelled, SutureError
-from suture_stitching.fit import FitOptions, FitResult, Member, fit_share
-from suture_stitching.progress import Progress
-from suture_stitching.shards import MOST_BLOCKS, Share, blocks
+from suture_stitching.ensemble import members
+from suture_stitching.evaluation import evaluate
+from suture_stitching.fitting import fit
+from suture_stitching.fitting.fit import FitOptions, FitResult, Member, fit_share
+from suture_stitching.running.progress import Progress
+from suture_stitching.running.shards import MOST_BLOCKS, Share, blocks
 
 OPTIONS = FitOptions(refine_steps=6, refine_candidates=2, max_matches=2)
 
@@ -50,8 +52,8 @@ def nothing_left_to_read(patch: pytest.MonkeyPatch) -> None:
         raise AssertionError("done again")
 
     patch.setattr(fit, "refine", again)
-    patch.setattr("suture_stitching.device.Runner.parts", again)
-    patch.setattr("suture_stitching.fit._Fit._home", lambda _fit: 0)
+    patch.setattr("suture_stitching.running.device.Runner.parts", again)
+    patch.setattr("suture_stitching.fitting.fit._Fit._home", lambda _fit: 0)
 
 
 def equal(one: FitResult, other: FitResult) -> bool:

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from suture_stitching.moments import Moments
-from suture_stitching.solve import RIDGES, Source, explained_variance
+from suture_stitching.features.moments import Moments
+from suture_stitching.fitting.solve import RIDGES, Source, explained_variance
 
 X, Y = slice(0, 6), slice(6, 10)
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from suture_stitching.errors import SutureError
-from suture_stitching.portable.metadata import InputSpec, ModelMetadata, OutputSpec
+from suture_contract.errors import SutureError
+from suture_contract.model.metadata import InputSpec, ModelMetadata, OutputSpec
 from suture_stitching.tasks import task_of
 
 

@@ -10,7 +10,7 @@ import torch
 from benchmarks.zoo import ZOO, Entry
 from torch import Tensor
 
-from suture_stitching.errors import SutureError
+from suture_contract.errors import SutureError
 from suture_stitching.portable.export import export
 from suture_stitching.portable.runtime import load
 

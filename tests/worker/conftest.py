@@ -21,14 +21,14 @@ from suture.errors import HubError
 from suture.http import Connection
 from suture.hub import Hub
 from suture.processes import Processes
+from suture_contract.model.metadata import ModelMetadata
 from suture_service import operate
 from suture_service.settings import Settings
 from suture_stitching.portable.export import export
-from suture_stitching.portable.metadata import ModelMetadata
 from suture_worker.compute.work import server
 from suture_worker.config import SiteConfig, load_site, prepare_state
 from suture_worker.folder import Assignment, TaskFolder
-from suture_worker.lease import Task
+from suture_worker.leased_task import Task
 
 SITE = """\
 [hub]

@@ -11,13 +11,13 @@ import pytest
 from suture.errors import AuthError
 from suture_worker.agent.agent import Agent
 from suture_worker.agent.hub import Hub
-from suture_worker.agent.patience import back_off
+from suture_worker.agent.retry import back_off
+from suture_worker.capacity import offering
 from suture_worker.compute.celery_app import make_app
 from suture_worker.config import load_site, prepare_state
+from suture_worker.egress.log import verify
+from suture_worker.egress.outbox import Outbox
 from suture_worker.folder import TaskFolder
-from suture_worker.leaving.egress import verify
-from suture_worker.leaving.outbox import Outbox
-from suture_worker.places import offering
 from suture_worker.stop import Stop
 
 MODELS = ["north/net", "south/net"]

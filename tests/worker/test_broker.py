@@ -10,7 +10,7 @@ import time
 import pytest
 import redis
 
-from suture_stitching.errors import SutureError
+from suture_contract.errors import SutureError
 from suture_worker import broker
 from suture_worker.config import load_site, prepare_state
 

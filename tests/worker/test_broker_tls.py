@@ -21,12 +21,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from suture_stitching.errors import SutureError
+from suture_contract.errors import SutureError
 from suture_worker import broker
 from suture_worker.compute.celery_app import make_app, ring
 from suture_worker.config import load_site, prepare_state
 from suture_worker.folder import Assignment, TaskFolder
-from suture_worker.lease import Task
+from suture_worker.leased_task import Task
 
 PASSWORD = "hunter2-canary"
 

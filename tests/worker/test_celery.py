@@ -16,7 +16,7 @@ import psutil
 import pytest
 from tests.worker.children import children_of
 
-from suture_stitching.errors import SutureError
+from suture_contract.errors import SutureError
 from suture_worker import broker
 from suture_worker.compute.celery_app import TASK, make_app, ring
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from suture_stitching.errors import SutureError
+from suture_contract.errors import SutureError
 from suture_worker.config import load_site, prepare_state, read_token
 
 

@@ -8,16 +8,16 @@ import math
 
 import pytest
 
-from suture_stitching.contribute import Contribution
-from suture_stitching.documents import CandidateSet
-from suture_stitching.errors import SutureError
+from suture_contract.documents import CandidateSet
+from suture_contract.errors import SutureError
+from suture_stitching.fitting.contribute import Contribution
 from suture_worker.agent.admission import Admission
 from suture_worker.compute.preview import estimate
 from suture_worker.compute.work import work
 from suture_worker.config import PolicyConfig, Rule
+from suture_worker.egress.release_check import Gate
 from suture_worker.folder import Assignment, TaskFolder, Terms
-from suture_worker.lease import Task
-from suture_worker.leaving.gate import Gate
+from suture_worker.leased_task import Task
 from suture_worker.rules.explain import explain
 from suture_worker.rules.ledger import Ledger
 from suture_worker.rules.policy import Allow, Decline, decide

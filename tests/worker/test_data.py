@@ -9,13 +9,13 @@ import torch
 from PIL import Image
 from torch import nn
 
+from suture_contract.documents import CandidateSet
 from suture_stitching.data import DatasetSpec, npz
-from suture_stitching.documents import CandidateSet
 from suture_stitching.portable.export import export
 from suture_worker.compute.work import work
 from suture_worker.config import Limits
 from suture_worker.folder import Assignment, TaskFolder
-from suture_worker.lease import Task
+from suture_worker.leased_task import Task
 
 LABELS = ("dark", "bright")
 

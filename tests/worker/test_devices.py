@@ -13,9 +13,9 @@ import pytest
 from tests.worker.children import children_of
 
 from suture_worker import broker, device
+from suture_worker.capacity import places
 from suture_worker.compute.celery_app import make_app, ring
-from suture_worker.lease import Task
-from suture_worker.places import places
+from suture_worker.leased_task import Task
 
 #: The site's worker on a machine with three devices of which it was given these.
 WORKER = """

@@ -9,8 +9,8 @@ import threading
 
 import pytest
 
-from suture_stitching.errors import SutureError
-from suture_worker.leaving.egress import EgressLog, verify
+from suture_contract.errors import SutureError
+from suture_worker.egress.log import EgressLog, verify
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from suture_stitching.errors import SutureError
+from suture_contract.errors import SutureError
 from suture_worker.folder import Assignment, Outcome, Progress, Run, TaskFolder, unfinished
-from suture_worker.lease import Task
+from suture_worker.leased_task import Task
 
 RUN = Run(device="cpu", threads=1, memory_bytes=1, cpu_seconds=1, min_samples=11, dataset=None)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from suture_stitching.portable.graph import Graph, Input, Node, Ref, SameDevice
+from suture_contract.model.graph import Graph, Input, Node, Ref, SameDevice
 from suture_stitching.portable.runtime import save as save_model
 from suture_worker.compute.work import work
 

@@ -10,12 +10,12 @@ import pytest
 from typer.testing import CliRunner
 
 from suture.cli.app import app
-from suture.cli.terminal import console
-from suture_stitching.errors import SutureError
-from suture_worker.lease import Task
-from suture_worker.leaving.gate import Draft
-from suture_worker.leaving.held import Held
-from suture_worker.leaving.outbox import Outbox
+from suture_contract.errors import SutureError
+from suture_contract.terminal import console
+from suture_worker.egress.held import Held
+from suture_worker.egress.outbox import Outbox
+from suture_worker.egress.release_check import Draft
+from suture_worker.leased_task import Task
 from suture_worker.rules.inbox import AskedModel, Estimate, Inbox, Request
 
 

@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from suture_worker.agent.kept import Kept
+from suture_worker.agent.resumable import Kept
 from suture_worker.folder import Assignment, Outcome, TaskFolder
-from suture_worker.lease import Task
+from suture_worker.leased_task import Task
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from suture_stitching.errors import SutureError
-from suture_worker.lease import Claim, ComposeSpec, EvaluateSpec, FitSpec, Task, claim_of
+from suture_contract.errors import SutureError
+from suture_worker.leased_task import Claim, ComposeSpec, EvaluateSpec, FitSpec, Task, claim_of
 
 
 @pytest.mark.parametrize(("kind", "spec"), [("fit", FitSpec), ("evaluate", EvaluateSpec), ("compose", ComposeSpec)])

@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from suture_stitching.errors import SutureError
+from suture_contract.errors import SutureError
 from suture_worker.agent.admission import Admission
 from suture_worker.config import Rule
 from suture_worker.folder import Assignment, TaskFolder
-from suture_worker.lease import Task
+from suture_worker.leased_task import Task
 from suture_worker.rules.ledger import Ledger
 from suture_worker.rules.policy import Allow, Decline
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from suture_stitching.documents import CandidateSet, Evaluation, Missing, Report
-from suture_stitching.errors import SutureError
-from suture_stitching.portable.metadata import ModelMetadata, OutputSpec
+from suture_contract.documents import CandidateSet, Evaluation, Missing, Report
+from suture_contract.errors import SutureError
+from suture_contract.model.metadata import ModelMetadata, OutputSpec
+from suture_worker.egress.log import verify
+from suture_worker.egress.outbox import Outbox
 from suture_worker.folder import Assignment, Progress, Run, TaskFolder
-from suture_worker.lease import Claim, Task
-from suture_worker.leaving.egress import verify
-from suture_worker.leaving.outbox import Outbox
+from suture_worker.leased_task import Claim, Task
 
 CLAIM = Claim("task_fit", 7)
 #: What a composition consists of.

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from suture_stitching.data.spec import DatasetSpec
 from suture_worker.config import HubConfig, PolicyConfig, Rule, SiteConfig
-from suture_worker.lease import Task
+from suture_worker.leased_task import Task
 from suture_worker.rules.explain import explain
 from suture_worker.rules.inbox import Inbox, Standing
 from suture_worker.rules.ledger import Ledger

@@ -11,7 +11,7 @@ import time
 import psutil
 import pytest
 
-from suture_stitching.errors import SutureError
+from suture_contract.errors import SutureError
 from suture_worker import broker
 from suture_worker.run import run_site
 

@@ -11,12 +11,12 @@ import pytest
 from tests.worker.children import children_of
 from tests.worker.test_celery import Site, until
 
+from suture_worker.capacity import MAX_PLACES, offering, places
 from suture_worker.compute import shards
 from suture_worker.compute.celery_app import ring
 from suture_worker.compute.work import work, work_share
 from suture_worker.config import load_site, prepare_state
 from suture_worker.folder import Outcome, Progress
-from suture_worker.places import MAX_PLACES, offering, places
 
 OPTIONS = {"refine_steps": 10, "refine_candidates": 2, "max_matches": 2, "alphas": [0.5]}
 RESULTS = ("candidates.json", "stitches.safetensors", "document.json")
@@ -178,7 +178,7 @@ def test_workers_that_run_are_counted(site):
         with offering(site.state, 1000):
             assert places(site.state) == MAX_PLACES
     script = (
-        "import sys, time; from pathlib import Path; from suture_worker.places import offering\n"
+        "import sys, time; from pathlib import Path; from suture_worker.capacity import offering\n"
         "with offering(Path(sys.argv[1]), 4): print('here', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", script, str(site.state)], stdout=subprocess.PIPE) as other:

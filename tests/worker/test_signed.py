@@ -13,18 +13,18 @@ import pytest
 from tests.forged import forge
 
 from suture.hub import Hub as Client
+from suture_contract.errors import SutureError
+from suture_contract.model.metadata import ModelMetadata
+from suture_contract.model.signature import create_key, sign
 from suture_service import operate
-from suture_stitching.errors import SutureError
-from suture_stitching.portable.metadata import ModelMetadata
-from suture_stitching.portable.signature import create_key, sign
 from suture_worker.agent.agent import Agent
 from suture_worker.agent.hub import Hub
 from suture_worker.agent.signed import Signers
 from suture_worker.compute.celery_app import make_app
 from suture_worker.config import load_site, prepare_state
+from suture_worker.egress.outbox import Outbox
 from suture_worker.folder import TaskFolder
-from suture_worker.lease import Task
-from suture_worker.leaving.outbox import Outbox
+from suture_worker.leased_task import Task
 from suture_worker.rules.policy import Allow, decide
 from suture_worker.stop import Stop
 

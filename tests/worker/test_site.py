@@ -16,14 +16,14 @@ import torch
 from PIL import Image
 
 from suture.processes import Processes
-from suture_stitching.portable.metadata import ModelMetadata
+from suture_contract.model.metadata import ModelMetadata
 from suture_worker.agent.agent import Agent
 from suture_worker.agent.hub import Hub
 from suture_worker.compute.celery_app import make_app
 from suture_worker.compute.forkserver import NAME
 from suture_worker.config import load_site, prepare_state
-from suture_worker.leaving.egress import verify
-from suture_worker.leaving.outbox import Outbox
+from suture_worker.egress.log import verify
+from suture_worker.egress.outbox import Outbox
 from suture_worker.stop import Stop
 
 pytestmark = pytest.mark.flow

@@ -23,12 +23,12 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 from tests.worker import conftest as make
 
-from suture_stitching.documents import CandidateSet, Evaluation
-from suture_stitching.errors import SutureError
+from suture_contract.documents import CandidateSet, Evaluation
+from suture_contract.errors import SutureError
+from suture_worker.egress.log import verify
+from suture_worker.egress.outbox import Outbox
 from suture_worker.folder import Assignment, Progress, Run, TaskFolder
-from suture_worker.lease import Claim, Task
-from suture_worker.leaving.egress import verify
-from suture_worker.leaving.outbox import Outbox
+from suture_worker.leased_task import Claim, Task
 
 SECRET = "PATIENT-0042"
 FIT, EVALUATE = make.leased("fit"), make.leased("evaluate")

@@ -13,11 +13,11 @@ from safetensors.numpy import save
 from tests.worker import conftest as make
 from tests.worker.test_smuggling import ANYTHING, SECRET, fuzzed, header_of, leaves, places, put, written
 
-from suture_stitching.contributions import Described
+from suture_contract.contributions import Described
 from suture_worker import folder as folders
+from suture_worker.egress.release_check import to_json
 from suture_worker.folder import Terms
-from suture_worker.lease import Task
-from suture_worker.leaving.gate import to_json
+from suture_worker.leased_task import Task
 
 TASK = make.leased("contribute")
 SAMPLES = {"train": 60, "validation": 20}

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from tests.worker import conftest as make
 from tests.worker.test_smuggling import evaluate
 
-from suture_stitching.documents import SplitScores
-from suture_worker.leaving.suppression import without_small_classes
+from suture_contract.documents import SplitScores
+from suture_worker.egress.suppression import without_small_classes
 
 
 def split(counts, unseen=0):

@@ -15,10 +15,10 @@ from suture_worker.agent.agent import Agent
 from suture_worker.agent.hub import Hub
 from suture_worker.compute.celery_app import make_app
 from suture_worker.config import load_site, prepare_state
+from suture_worker.egress.held import Held
+from suture_worker.egress.log import verify
+from suture_worker.egress.outbox import Outbox
 from suture_worker.folder import Outcome, TaskFolder
-from suture_worker.leaving.egress import verify
-from suture_worker.leaving.held import Held
-from suture_worker.leaving.outbox import Outbox
 from suture_worker.rules.inbox import Inbox
 from suture_worker.stop import Stop
 

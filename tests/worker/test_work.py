@@ -15,15 +15,15 @@ import torch
 from tests.worker.children import children_of
 from torch import nn
 
-from suture_stitching.documents import CandidateSet, Evaluation
-from suture_stitching.fit import FitResult
+from suture_contract.documents import CandidateSet, Evaluation
+from suture_stitching.fitting.fit import FitResult
 from suture_stitching.portable.export import export
 from suture_stitching.portable.runtime import load
 from suture_worker.compute.work import crash_code, server, work
 from suture_worker.config import Limits, StateConfig, load_site, prepare_state
+from suture_worker.egress.outbox import Outbox
 from suture_worker.folder import Assignment, TaskFolder
-from suture_worker.lease import Task
-from suture_worker.leaving.outbox import Outbox
+from suture_worker.leased_task import Task
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from typing import Any
 
 import redis
 
-from suture_stitching.errors import SutureError
+from suture_contract.errors import SutureError
 from suture_worker.config import SiteConfig
 
 #: The kernel takes 107 bytes on Linux and 103 on macOS.

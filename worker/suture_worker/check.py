@@ -17,13 +17,13 @@ import httpx
 
 from suture.errors import AuthError, HubError
 from suture.http import Connection
+from suture_contract.errors import SutureError
 from suture_stitching.data import SPLITS, Dataset, DatasetSpec, Split, open_dataset
-from suture_stitching.errors import SutureError
 from suture_worker import broker
 from suture_worker.compute import confine
 from suture_worker.config import Rule, SiteConfig, prepare_state, read_token
 from suture_worker.device import cuda_devices, memory_bytes, physical_memory, processors, resolve_device
-from suture_worker.leaving import egress
+from suture_worker.egress import log as egress
 from suture_worker.rules.inbox import Inbox
 from suture_worker.rules.ledger import Ledger
 

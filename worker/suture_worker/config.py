@@ -16,11 +16,11 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from suture_contract.documents import Delta, Epsilon, Metric
+from suture_contract.errors import SutureError
+from suture_contract.model.metadata import Name
+from suture_contract.model.operators import ATEN
 from suture_stitching.data.spec import DatasetSpec
-from suture_stitching.documents import Delta, Epsilon, Metric
-from suture_stitching.errors import SutureError
-from suture_stitching.portable.metadata import Name
-from suture_stitching.portable.operators import ATEN
 
 GUIDE = "the fields are described in docs/site-operator.md"
 

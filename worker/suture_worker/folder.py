@@ -29,11 +29,11 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
+from suture_contract.errors import SutureError
+from suture_contract.model.metadata import Name
 from suture_stitching.data.spec import DatasetSpec
-from suture_stitching.errors import SutureError
-from suture_stitching.portable.metadata import Name
 from suture_worker import files
-from suture_worker.lease import Identifier, Task
+from suture_worker.leased_task import Identifier, Task
 
 Code = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}\.[a-z][a-z0-9_]{0,49}$")]
 CorrelationId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]

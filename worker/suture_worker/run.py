@@ -12,7 +12,7 @@ from pathlib import Path
 
 import structlog
 
-from suture_stitching.errors import SutureError
+from suture_contract.errors import SutureError
 from suture_worker import broker
 from suture_worker.compute import confine
 from suture_worker.config import SiteConfig, load_site, prepare_state, read_token
@@ -51,7 +51,7 @@ def run_agent(config: SiteConfig) -> None:
     from suture_worker.agent.agent import Agent
     from suture_worker.agent.hub import Hub
     from suture_worker.compute.celery_app import make_app
-    from suture_worker.leaving.outbox import Outbox
+    from suture_worker.egress.outbox import Outbox
 
     _set_up_logging()
     confine.hide_memory()

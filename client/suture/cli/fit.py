@@ -13,14 +13,14 @@ import typer
 from pydantic import ValidationError
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from suture.cli.terminal import Format, FormatOption, console, notes, print_json
+from suture_contract.errors import SutureError
+from suture_contract.model.metadata import ModelMetadata
+from suture_contract.report.words import UNSTITCHED
+from suture_contract.terminal import Format, FormatOption, console, notes, print_json
 from suture_stitching.data.spec import DatasetSpec
-from suture_stitching.errors import SutureError
-from suture_stitching.portable.metadata import ModelMetadata
-from suture_stitching.report.words import UNSTITCHED
 
 if TYPE_CHECKING:
-    from suture_stitching.progress import Progress as EngineProgress
+    from suture_stitching.running.progress import Progress as EngineProgress
 
 _SUFFIXES = {".npz": "npz", ".csv": "csv", ".parquet": "parquet"}
 
@@ -70,7 +70,7 @@ def fit(
         raise typer.BadParameter("write it as NAME=DATA, each name once", param_hint="--also")
 
     from suture.report_table import report_table
-    from suture_stitching.fit import FitOptions
+    from suture_stitching.fitting.fit import FitOptions
     from suture_stitching.local import read_metadata, stitch
 
     own = read_metadata(models, metadata or ())[0][1]

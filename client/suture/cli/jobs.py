@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from suture.answers import JobState, JobStatus
-from suture.cli.terminal import Format, FormatOption, console, notes, print_json, print_table
 from suture.hub import Hub
 from suture.job import Job
+from suture.responses import JobState, JobStatus
+from suture_contract.terminal import Format, FormatOption, console, notes, print_json, print_table
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="the job's id, job_…")]
 TimeoutOption = Annotated[float | None, typer.Option(help="stop waiting after so many seconds; the job goes on")]

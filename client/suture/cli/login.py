@@ -9,12 +9,12 @@ from typing import Annotated
 import typer
 
 from suture import credentials
-from suture.cli.terminal import Format, FormatOption, console, notes, print_json
 from suture.device_login import Code, sign_in
 from suture.errors import NotFound
 from suture.http import Connection
 from suture.hub import Hub
-from suture_stitching.errors import SutureError
+from suture_contract.errors import SutureError
+from suture_contract.terminal import Format, FormatOption, console, notes, print_json
 
 
 def login(

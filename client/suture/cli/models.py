@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from suture.answers import Model
+from suture.bundle import Description, Parcel
 from suture.cli.keys import KeyOption, password_of
-from suture.cli.terminal import (
+from suture.hub import Hub
+from suture.responses import Model
+from suture_contract.errors import Cancelled, SutureError
+from suture_contract.model.metadata import InputFormat, Task
+from suture_contract.terminal import (
     Format,
     FormatOption,
     console,
@@ -21,10 +25,6 @@ from suture.cli.terminal import (
     print_json,
     print_table,
 )
-from suture.hub import Hub
-from suture.parcel import Description, Parcel
-from suture_stitching.errors import Cancelled, SutureError
-from suture_stitching.portable.metadata import InputFormat, Task
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -69,8 +69,8 @@ def export(
     """
     import torch
 
-    from suture.parcel import export_model
-    from suture_stitching.card import write_card
+    from suture.bundle import export_model
+    from suture_contract.card import write_card
 
     sizes = [int(size) for size in _numbers(shape, "--shape")]
     parts = labels.split(",") if labels is not None else None
@@ -264,8 +264,8 @@ def report(
       suture report job_1f2e3d --html report.html
       suture report .suture/demo/report.json --format json
     """
-    from suture.answers import read_report
     from suture.report_table import report_table
+    from suture.responses import read_report
 
     if Path(source).is_file():
         found = read_report(Path(source).read_bytes(), where=source)
@@ -273,7 +273,7 @@ def report(
         with Hub() as hub:
             found = hub.job(source).report() if source.startswith("job_") else hub.report(source, revision)
     if html is not None:
-        from suture_stitching.report import to_html
+        from suture_contract.report import to_html
 
         html.write_text(to_html(found))
         notes.print(f"wrote {html}")

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_group
 
-from suture_stitching.errors import SutureError
+from suture_contract.errors import SutureError
 
 
 class Lazy(NamedTuple):
@@ -45,7 +45,7 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except SutureError as error:
-            from suture.cli.terminal import Format, exit_code, show_error
+            from suture_contract.terminal import Format, exit_code, show_error
 
             show_error(error, Format(ctx.meta.get("suture.format", Format.text)))
             raise typer.Exit(exit_code(error)) from None

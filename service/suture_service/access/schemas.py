@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
+from suture_contract.model.metadata import Text
 from suture_service.parties.schemas import Input
-from suture_stitching.portable.metadata import Text
 
 AccessState = Literal["pending", "accepted", "refused"]
 Words = Annotated[Text, Field(max_length=1000)]

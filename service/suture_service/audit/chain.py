@@ -18,9 +18,9 @@ from typing import Any
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
+from suture_contract.errors import SutureError
 from suture_service.database import LAST
 from suture_service.tables import AuditEntry
-from suture_stitching.errors import SutureError
 
 #: "audit" in ASCII: the number on which all hub processes wait for each other to add entries.
 _LOCK = 0x6175646974

@@ -6,11 +6,11 @@ from typing import Any
 
 from fastapi.responses import JSONResponse
 
+from suture_contract.card.yaml_block import split_card
+from suture_contract.errors import SutureError
 from suture_service.auth import CallerDep
 from suture_service.hf.routing import hub_router
 from suture_service.hf.schemas import YamlIn
-from suture_stitching.card.yaml_block import split_card
-from suture_stitching.errors import SutureError
 
 router = hub_router()
 

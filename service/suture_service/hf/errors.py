@@ -9,8 +9,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from suture_contract.errors import SutureError
 from suture_service.errors import Forbidden, HubError, Unauthorized, headers_of
-from suture_stitching.errors import SutureError
 
 #: The client shows this text as it is, and calls any other 401 a missing repository.
 INVALID_CREDENTIALS = "Invalid credentials in Authorization header"

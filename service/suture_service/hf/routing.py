@@ -15,9 +15,9 @@ from sqlalchemy.exc import DataError, OperationalError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from suture_contract.errors import SutureError
 from suture_service.errors import of_database
 from suture_service.hf import errors
-from suture_stitching.errors import SutureError
 
 
 def decoded(text: str) -> str:

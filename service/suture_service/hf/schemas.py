@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 from pydantic.alias_generators import to_camel
 
+from suture_contract.model.metadata import Sha256
 from suture_service.keys.schemas import FlagOut
 from suture_service.tables import Json
-from suture_stitching.portable.metadata import Sha256
 
 Moment = Annotated[datetime, PlainSerializer(lambda moment: moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ"))]
 Path = Annotated[str, Field(min_length=1, max_length=1024)]

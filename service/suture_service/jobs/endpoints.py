@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Request, Response
 from sqlalchemy.orm import Session
 
+from suture_contract.documents import Report
 from suture_service.auth import CallerDep
 from suture_service.errors import HubError, answers
 from suture_service.hub import HubDep
@@ -20,7 +21,6 @@ from suture_service.paging import Cursor, Limit, Page, decode, page
 from suture_service.parties.schemas import MAX_INTEGER
 from suture_service.storage.download import send_file
 from suture_service.tables import Job
-from suture_stitching.documents import Report
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 JobId = Annotated[str, Path(examples=[JOB])]

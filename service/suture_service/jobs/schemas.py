@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, Field
 
+from suture_contract.model.metadata import Name, Repo, Revision, check_name
 from suture_service.jobs.states import JobState, Kind, MissingReason, TaskState
 from suture_service.models.schemas import DIGEST, REVISION
 from suture_service.parties.schemas import Input
-from suture_stitching.portable.metadata import Name, Repo, Revision, check_name
 
 MAX_OPTIONS = 16 * 1024
 WEEKS_4 = 28 * 24 * 3600

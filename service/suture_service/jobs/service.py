@@ -8,12 +8,14 @@ from datetime import datetime
 
 from sqlalchemy.orm import Session
 
+from suture_contract.compatibility import incompatibilities
+from suture_contract.model.metadata import ModelMetadata
 from suture_service.access.repository import unusable_by
 from suture_service.auth import Caller
 from suture_service.errors import Conflict, HubError, NotFound
 from suture_service.hub import Hub
 from suture_service.jobs import repository
-from suture_service.jobs.flow import NO_ANSWER, Flow, missing
+from suture_service.jobs.lifecycle import NO_ANSWER, Flow, missing
 from suture_service.jobs.schemas import (
     JobError,
     JobIn,
@@ -31,8 +33,6 @@ from suture_service.models.service import MODEL, REPORT, StoredFile, no_model
 from suture_service.parties.repository import find_party
 from suture_service.sites.repository import has_site
 from suture_service.tables import Job, JobMember, Json, Party, Revision, Task
-from suture_stitching.compatibility import incompatibilities
-from suture_stitching.portable.metadata import ModelMetadata
 
 #: What is in front of a party's name in the name of the file that it contributed.
 CONTRIBUTED = "moments."

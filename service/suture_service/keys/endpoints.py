@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request, Response
 from sqlalchemy.orm import Session
 
+from suture_contract.model.signature import MAX_SIGNATURE, SIGNATURE
 from suture_service.auth import CallerDep
 from suture_service.errors import answers
 from suture_service.hub import HubDep
@@ -18,7 +19,6 @@ from suture_service.models.service import StoredFile, get_revision
 from suture_service.paging import Cursor, Limit, Page, decode, page
 from suture_service.parties.service import get_party
 from suture_service.tables import PartyKey
-from suture_stitching.portable.signature import MAX_SIGNATURE, SIGNATURE
 
 router = APIRouter(prefix="/v1", tags=["keys"])
 

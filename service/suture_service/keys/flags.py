@@ -8,10 +8,10 @@ from typing import NamedTuple
 from sqlalchemy import and_, or_, select
 from sqlalchemy.orm import Session, joinedload
 
+from suture_contract.model.metadata import Member, ModelMetadata
 from suture_service.keys.schemas import FlagOut
 from suture_service.models.repository import may_read
 from suture_service.tables import Model, Party, PartyKey, Revision, RevisionMember
-from suture_stitching.portable.metadata import Member, ModelMetadata
 
 
 def link_members(session: Session, revision: Revision, metadata: ModelMetadata) -> None:

@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
+from suture_contract.model.metadata import Name, Text
+from suture_contract.model.signature import MAX_KEY
 from suture_service.parties.schemas import Input
-from suture_stitching.portable.metadata import Name, Text
-from suture_stitching.portable.signature import MAX_KEY
 
 FINGERPRINT = "170f6c676af5cc4931cbb06c189ec93291c7f2be75b136bfc42c6298d44c2694"
 Reason = Annotated[Text, Field(min_length=1, max_length=1000)]

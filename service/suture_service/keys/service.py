@@ -6,6 +6,8 @@ from datetime import datetime
 
 from sqlalchemy.orm import Session
 
+from suture_contract.model.metadata import ModelMetadata
+from suture_contract.model.signature import SIGNATURE, read_public_key
 from suture_service.audit.chain import record
 from suture_service.auth import Caller
 from suture_service.errors import Conflict, HubError, NotFound
@@ -14,8 +16,6 @@ from suture_service.keys.schemas import KeyIn
 from suture_service.models.repository import lock_party
 from suture_service.models.service import Checked, StoredFile, commit, get_revision, revision_id
 from suture_service.tables import PartyKey, Revision
-from suture_stitching.portable.metadata import ModelMetadata
-from suture_stitching.portable.signature import SIGNATURE, read_public_key
 
 
 def register(session: Session, caller: Caller, party: str, asked: KeyIn, now: datetime) -> tuple[PartyKey, bool]:

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 from sqlalchemy.orm import Session
 
+from suture_contract.errors import SutureError
+from suture_contract.model.signature import MAX_SIGNATURE, SIGNATURE, PublicKey, key_of, verify
 from suture_service.errors import HubError
 from suture_service.keys.repository import find_key
 from suture_service.storage.blobs import Content, read_document
 from suture_service.tables import PartyKey
-from suture_stitching.errors import SutureError
-from suture_stitching.portable.signature import MAX_SIGNATURE, SIGNATURE, PublicKey, key_of, verify
 
 _SIGN = "sign the files as they are now, or leave out the signature: suture sign PARTY/NAME"
 

@@ -20,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from suture_contract.errors import SutureError
 from suture_service.database import open_engine
 from suture_service.errors import Unavailable
 from suture_service.hub import utc_now
@@ -28,7 +29,6 @@ from suture_service.maintenance.progress import OnProgress, ignore
 from suture_service.maintenance.references import referenced
 from suture_service.settings import Settings
 from suture_service.storage import BlobStore, open_store
-from suture_stitching.errors import SutureError
 
 _MANIFEST, _SCHEMA = "backup.json", "suture.backup/1"
 #: How often a backup starts again because a collection removed what its rows still refer to.

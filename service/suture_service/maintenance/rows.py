@@ -7,11 +7,11 @@ from pathlib import Path
 from alembic.util import CommandError
 from sqlalchemy import Connection, func, insert, select, text
 
+from suture_contract.errors import SutureError
 from suture_service import operate
 from suture_service.database import Base, open_engine
 from suture_service.maintenance.progress import OnProgress
 from suture_service.settings import Settings
-from suture_stitching.errors import SutureError
 
 _AT_ONCE = 1000
 #: Uploads that are under way: their pieces are in no backup, and are sent again.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from suture_contract.card.front_matter import PIPELINES
+from suture_contract.model.metadata import ModelMetadata
 from suture_service.tables import Json
-from suture_stitching.card.front_matter import PIPELINES
-from suture_stitching.portable.metadata import ModelMetadata
 
 MAX_TAGS, MAX_TAG = 100, 200
 

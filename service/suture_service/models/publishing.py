@@ -12,6 +12,12 @@ from typing import TypeAlias
 
 from starlette.concurrency import run_in_threadpool
 
+from suture_contract.card.yaml_block import split_card
+from suture_contract.errors import SutureError
+from suture_contract.model.format import FORMAT, MAX_HEADER, PortableHeader, check_against, read_header
+from suture_contract.model.metadata import MAX_BYTES, ModelMetadata
+from suture_contract.model.operators import DTYPES
+from suture_contract.model.signature import MAX_SIGNATURE, SIGNATURE
 from suture_service.errors import HubError
 from suture_service.keys.signatures import read_signature
 from suture_service.models.service import CARD, METADATA, MODEL, Checked, StoredFile
@@ -20,12 +26,6 @@ from suture_service.storage import BlobStore, Upload
 from suture_service.storage.blobs import Content, read_document
 from suture_service.storage.multipart import MultipartReader
 from suture_service.tables import Json
-from suture_stitching.card.yaml_block import split_card
-from suture_stitching.errors import SutureError
-from suture_stitching.portable.format import FORMAT, MAX_HEADER, PortableHeader, check_against, read_header
-from suture_stitching.portable.metadata import MAX_BYTES, ModelMetadata
-from suture_stitching.portable.operators import DTYPES
-from suture_stitching.portable.signature import MAX_SIGNATURE, SIGNATURE
 
 #: Refuses contents (size in bytes by sha256) for which there is no room.
 TakeRoom: TypeAlias = Callable[[Mapping[str, int]], Awaitable[None]]

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from suture_contract.model.metadata import Name
 from suture_service.keys.schemas import FINGERPRINT, FlagOut
 from suture_service.parties.schemas import Input
-from suture_stitching.portable.metadata import Name
 
 Visibility = Literal["private", "all"]
 #: How a party that may read a model gets its files: at once, on asking, or when its owner accepts.

@@ -12,11 +12,11 @@ from sqlalchemy import ColumnElement, Text, and_, cast, func, literal, select, t
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 
+from suture_contract.model.metadata import InputFormat, ModelMetadata, Task
 from suture_service.errors import HubError
 from suture_service.models.repository import Listed, readable
 from suture_service.paging import decode
 from suture_service.tables import Model, ModelFacet, Party
-from suture_stitching.portable.metadata import InputFormat, ModelMetadata, Task
 
 Sort = Literal["name", "newest", "updated"]
 FacetKind = Literal["modality", "license", "label", "format", "num_channels", "spatial_dims"]

@@ -9,6 +9,8 @@ from datetime import datetime
 
 from sqlalchemy.orm import Session
 
+from suture_contract.model.metadata import ModelMetadata
+from suture_contract.model.signature import SIGNATURE
 from suture_service.audit.chain import record
 from suture_service.auth import Caller
 from suture_service.errors import Forbidden, HubError, NotFound
@@ -31,8 +33,6 @@ from suture_service.tables import (
     Revision,
     RevisionFile,
 )
-from suture_stitching.portable.metadata import ModelMetadata
-from suture_stitching.portable.signature import SIGNATURE
 
 MODEL, METADATA, CARD, REPORT = "model.safetensors", "suture.json", "README.md", "report.json"
 

@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from suture_contract.model.metadata import Name
 from suture_service.auth import Role
-from suture_stitching.portable.metadata import Name
 
 #: The largest number an integer column holds.
 MAX_INTEGER = 2**31 - 1

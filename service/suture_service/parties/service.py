@@ -9,12 +9,12 @@ from datetime import datetime, timedelta
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from suture_contract.model.metadata import check_name
 from suture_service.audit.chain import OPERATOR, record
 from suture_service.auth import Caller, Role, new_secret
 from suture_service.errors import Conflict, Forbidden, HubError, NotFound
 from suture_service.parties import repository
 from suture_service.tables import Party, Site, Token
-from suture_stitching.portable.metadata import check_name
 
 
 def checked_name(name: str, where: str) -> str:

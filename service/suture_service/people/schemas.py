@@ -7,9 +7,9 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 
+from suture_contract.model.metadata import Name
 from suture_service.auth import Role
 from suture_service.parties.schemas import Input
-from suture_stitching.portable.metadata import Name
 
 Subject = Annotated[str, StringConstraints(pattern=r"^[ -~]{1,255}$")]
 Email = Annotated[str, StringConstraints(pattern=r"^[^@\s\x00-\x1f]+@[^@\s\x00-\x1f]+$", max_length=254, to_lower=True)]

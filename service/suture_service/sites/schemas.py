@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, Field
 
+from suture_contract.model.metadata import Name
 from suture_service.parties.schemas import Input
-from suture_stitching.portable.metadata import Name
 
 
 class SiteIn(Input):

@@ -20,12 +20,12 @@ from urllib.parse import urlsplit
 import anyio
 from anyio.to_thread import run_sync
 
+from suture_contract.errors import SutureError
 from suture_service.errors import HubError, TooLarge
 from suture_service.settings import Settings
 from suture_service.storage.bucket import Bucket
 from suture_service.storage.folder import Folder
 from suture_service.storage.places import Place, Stored, TemporaryFile
-from suture_stitching.errors import SutureError
 
 #: Every change of hands costs as much as hashing some ten thousand bytes does: there should not be many.
 BUFFER = 6 * 2**20

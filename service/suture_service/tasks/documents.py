@@ -9,14 +9,14 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from suture_contract.card.yaml_block import split_card
+from suture_contract.contributions import MOMENTS, ContributionDocument, Described, Matched
+from suture_contract.documents import CandidateId, CandidateSet, Evaluation, Missing, Report, Revised
+from suture_contract.model.metadata import Lineage, Member, Task
 from suture_service.errors import HubError
 from suture_service.models.publishing import check_model
 from suture_service.models.service import CARD, METADATA, MODEL, REPORT, Checked
 from suture_service.tables import Json
-from suture_stitching.card.yaml_block import split_card
-from suture_stitching.contributions import MOMENTS, ContributionDocument, Described, Matched
-from suture_stitching.documents import CandidateId, CandidateSet, Evaluation, Missing, Report, Revised
-from suture_stitching.portable.metadata import Lineage, Member, Task
 
 CANDIDATES, STITCHES = "candidates.json", "stitches.safetensors"
 FILES = {

@@ -8,11 +8,14 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from suture_contract.contributions import MOMENTS
+from suture_contract.documents import Evaluation, Revised
+from suture_contract.model.metadata import MAX_BYTES, Member, ModelMetadata
 from suture_service.auth import Caller
 from suture_service.errors import Conflict, HubError, NotFound
 from suture_service.hub import Hub
 from suture_service.jobs import repository as jobs
-from suture_service.jobs.flow import Flow, matched, missing
+from suture_service.jobs.lifecycle import Flow, matched, missing
 from suture_service.jobs.schemas import MissingOut
 from suture_service.jobs.service import member
 from suture_service.jobs.states import JobState, TaskState, wanted
@@ -34,9 +37,6 @@ from suture_service.tasks.schemas import (
     SpecFile,
     SpecMember,
 )
-from suture_stitching.contributions import MOMENTS
-from suture_stitching.documents import Evaluation, Revised
-from suture_stitching.portable.metadata import MAX_BYTES, Member, ModelMetadata
 
 _SEEN_STEP = timedelta(seconds=10)
 

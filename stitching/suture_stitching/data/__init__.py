@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
+from suture_contract.errors import SutureError
 from suture_stitching.data.arrays import ArrayDataset
 from suture_stitching.data.dataset import Dataset
 from suture_stitching.data.spec import FOLDERS, SPLITS, Columns, DatasetSpec, Split, SplitRule
-from suture_stitching.errors import SutureError
 
 
 def open_dataset(spec: DatasetSpec) -> Dataset:

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from suture_contract.errors import SutureError
+from suture_contract.model.metadata import Task
 from suture_stitching.data.dataset import Dataset
 from suture_stitching.data.spec import Split, SplitRule
 from suture_stitching.data.splits import Indices, Keys, Splits, digests, split_samples
-from suture_stitching.errors import SutureError
-from suture_stitching.portable.metadata import Task
 
 _CHUNK_BYTES = 8 * 1024 * 1024
 #: Stands for a label that is none of the dataset's.

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from suture_stitching.data.ahead import ahead
+from suture_contract.errors import SutureError
+from suture_contract.model.metadata import Task
+from suture_stitching.data.prefetch import ahead
 from suture_stitching.data.spec import Split
 from suture_stitching.data.splits import Indices, Splits
-from suture_stitching.errors import SutureError
-from suture_stitching.portable.metadata import Task
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,13 +9,13 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from suture_stitching.data.ahead import ahead, default_workers
+from suture_contract.errors import SutureError
 from suture_stitching.data.arrays import strata
 from suture_stitching.data.dataset import Dataset
 from suture_stitching.data.listing import UNREADABLE, Sample, list_samples
+from suture_stitching.data.prefetch import ahead, default_workers
 from suture_stitching.data.spec import DatasetSpec
 from suture_stitching.data.splits import Indices, split_samples
-from suture_stitching.errors import SutureError
 
 Header = TypeVar("Header")
 

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from suture_contract.errors import SutureError
 from suture_stitching.data.arrays import full_scale, to_range
 from suture_stitching.data.folder import FolderDataset
 from suture_stitching.data.listing import Sample, unreadable
 from suture_stitching.data.spec import DatasetSpec
 from suture_stitching.data.splits import Indices
-from suture_stitching.errors import SutureError
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".pgm", ".ppm")
 _DEEP_MODES = frozenset({"I;16", "I;16L", "I;16B"})

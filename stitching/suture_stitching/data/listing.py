@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from suture_contract.errors import SutureError
 from suture_stitching.data.spec import SPLITS, DatasetSpec
-from suture_stitching.errors import SutureError
 
 LABELS_FILE = "labels.csv"
 #: The code of a file that cannot be read, which may be left out if the site says so.

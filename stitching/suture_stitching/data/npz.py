@@ -18,10 +18,10 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from suture_contract.errors import SutureError
 from suture_stitching.data.arrays import ArrayDataset, index_labels
 from suture_stitching.data.spec import DatasetSpec
 from suture_stitching.data.spool import Spool
-from suture_stitching.errors import SutureError
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 #: Compressed arrays up to this size are held in memory.

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from suture_stitching.portable.metadata import Label, Task
+from suture_contract.model.metadata import Label, Task
 
 Format = Literal["image_folder", "nifti", "npz", "csv", "parquet"]
 Split = Literal["train", "validation", "test"]

@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from suture_contract.errors import SutureError
 from suture_stitching.data.spec import SPLITS, Split, SplitRule
-from suture_stitching.errors import SutureError
 
 Indices: TypeAlias = NDArray[np.int64]
 Splits: TypeAlias = Mapping[Split, Indices]

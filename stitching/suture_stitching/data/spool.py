@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from suture_stitching.errors import SutureError
+from suture_contract.errors import SutureError
 
 
 class Spool:

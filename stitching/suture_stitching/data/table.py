@@ -17,11 +17,11 @@ import pyarrow.csv
 import pyarrow.parquet
 from numpy.typing import NDArray
 
+from suture_contract.errors import SutureError
 from suture_stitching.data.arrays import ArrayDataset, chunks, label_indices, refuse_unknown, strata
 from suture_stitching.data.spec import DatasetSpec
 from suture_stitching.data.splits import Indices, digests, split_samples
 from suture_stitching.data.spool import Spool
-from suture_stitching.errors import SutureError
 
 #: Of a table that are held at a time.
 _BYTES = 4 * 1024 * 1024

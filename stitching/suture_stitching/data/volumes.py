@@ -18,12 +18,12 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 
+from suture_contract.errors import SutureError
 from suture_stitching.data.folder import FolderDataset
 from suture_stitching.data.listing import Sample, unreadable
 from suture_stitching.data.spec import DatasetSpec
 from suture_stitching.data.splits import Indices
 from suture_stitching.data.spool import Spool
-from suture_stitching.errors import SutureError
 
 _SUFFIXES = (".nii.gz", ".nii")
 #: A volume of more voxels (1 GiB as float32) is refused, stored or resampled: most likely a header that lies.

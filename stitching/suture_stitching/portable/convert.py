@@ -13,9 +13,8 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
-from suture_stitching.errors import SutureError
-from suture_stitching.portable import recurrent
-from suture_stitching.portable.graph import (
+from suture_contract.errors import SutureError
+from suture_contract.model.graph import (
     INPUT,
     TENSOR,
     DType,
@@ -28,8 +27,9 @@ from suture_stitching.portable.graph import (
     Value,
     prune,
 )
-from suture_stitching.portable.graph_json import is_tensor_name
-from suture_stitching.portable.operators import ATEN, DTYPES, GETITEM
+from suture_contract.model.graph_json import is_tensor_name
+from suture_contract.model.operators import ATEN, DTYPES, GETITEM
+from suture_stitching.portable import recurrent
 from suture_stitching.portable.rewrite import constant_nodes, is_in_place, module_path
 from suture_stitching.portable.schemas import schema_of
 

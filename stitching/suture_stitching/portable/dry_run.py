@@ -14,10 +14,10 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from suture_stitching.errors import SutureError
-from suture_stitching.portable.format import TensorInfo
-from suture_stitching.portable.graph import Graph, Input, Node, references
-from suture_stitching.portable.graph_json import leaves
+from suture_contract.errors import SutureError
+from suture_contract.model.format import TensorInfo
+from suture_contract.model.graph import Graph, Input, Node, references
+from suture_contract.model.graph_json import leaves
 from suture_stitching.portable.program import Program, Slots
 from suture_stitching.portable.schemas import TORCH_DTYPES
 

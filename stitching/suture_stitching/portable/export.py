@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from suture_stitching.errors import SutureError
+from suture_contract.errors import SutureError
+from suture_contract.model.format import PortableHeader
+from suture_contract.model.graph import Graph
 from suture_stitching.portable.convert import convert, plain_output
-from suture_stitching.portable.format import PortableHeader
-from suture_stitching.portable.graph import Graph
 from suture_stitching.portable.runtime import load, replacing, write
 from suture_stitching.portable.tracing import evaluating, trace
 

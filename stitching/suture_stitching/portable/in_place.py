@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from suture_stitching.portable.graph import Node, Ref, references
+from suture_contract.model.graph import Node, Ref, references
 from suture_stitching.portable.schemas import SIZE_KIND, Kind, schema_of
 
 

@@ -25,10 +25,10 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
-from suture_stitching.errors import SutureError
+from suture_contract.errors import SutureError
+from suture_contract.model.graph import Graph, Input, Node
+from suture_contract.model.metadata import ModelMetadata
 from suture_stitching.portable.export import relative_difference
-from suture_stitching.portable.graph import Graph, Input, Node
-from suture_stitching.portable.metadata import ModelMetadata
 from suture_stitching.portable.runtime import PortableModel, check_inputs, replacing
 from suture_stitching.portable.schemas import TORCH_DTYPES, bind
 

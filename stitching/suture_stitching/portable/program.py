@@ -16,8 +16,8 @@ from typing import Any, TypeAlias
 
 import torch
 
-from suture_stitching.errors import SutureError
-from suture_stitching.portable.graph import INPUT, TENSOR, DType, Graph, Node, Ref, SameDevice, Value, references
+from suture_contract.errors import SutureError
+from suture_contract.model.graph import INPUT, TENSOR, DType, Graph, Node, Ref, SameDevice, Value, references
 from suture_stitching.portable.in_place import over_first, overwriting
 from suture_stitching.portable.schemas import MEMORY_FORMATS, TORCH_DTYPES, check_arguments, checked, declared_type
 

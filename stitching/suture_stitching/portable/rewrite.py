@@ -13,7 +13,7 @@ from torch import Tensor, fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
-from suture_stitching.errors import SutureError
+from suture_contract.errors import SutureError
 
 _aten = torch.ops.aten
 #: Factories that take only type and device from their first argument, and what they fill with.

@@ -20,11 +20,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from suture_stitching.errors import SutureError
+from suture_contract.errors import SutureError
+from suture_contract.model.format import FORMAT, VERSION, PortableHeader, check_file, leaves
+from suture_contract.model.graph import TENSOR, Graph, Input, Ref
+from suture_contract.model.graph_json import graph_to_json
 from suture_stitching.portable.dry_run import Budget, measure, with_outputs
-from suture_stitching.portable.format import FORMAT, VERSION, PortableHeader, check_file, leaves
-from suture_stitching.portable.graph import TENSOR, Graph, Input, Ref
-from suture_stitching.portable.graph_json import graph_to_json
 from suture_stitching.portable.program import Plan, Program, Slots, nest
 from suture_stitching.portable.schemas import TENSOR_KIND, TORCH_DTYPES
 

@@ -15,10 +15,10 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from suture_stitching.errors import SutureError
-from suture_stitching.portable.graph import INPUT, TENSOR, DType, Graph, Node, Ref, SameDevice, Value
-from suture_stitching.portable.graph_json import MAX_LIST
-from suture_stitching.portable.operators import ATEN, DTYPES, GETITEM, OPERATORS
+from suture_contract.errors import SutureError
+from suture_contract.model.graph import INPUT, TENSOR, DType, Graph, Node, Ref, SameDevice, Value
+from suture_contract.model.graph_json import MAX_LIST
+from suture_contract.model.operators import ATEN, DTYPES, GETITEM, OPERATORS
 
 #: What the value of a node is.
 Kind = str

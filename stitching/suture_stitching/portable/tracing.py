@@ -18,7 +18,7 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.overrides import TorchFunctionMode
 
-from suture_stitching.errors import SutureError
+from suture_contract.errors import SutureError
 from suture_stitching.portable import recurrent
 from suture_stitching.portable.rewrite import (
     detach_factories,

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from suture_stitching.compatibility import incompatibilities
-from suture_stitching.errors import SutureError
-from suture_stitching.portable.metadata import ModelMetadata
+from suture_contract.compatibility import incompatibilities
+from suture_contract.errors import SutureError
+from suture_contract.model.metadata import ModelMetadata
 from suture_stitching.tasks.classification import Classification
 from suture_stitching.tasks.multilabel import Multilabel
 from suture_stitching.tasks.regression import Regression

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from suture_stitching.documents import Calibration, Metric
-from suture_stitching.portable.metadata import ModelMetadata
+from suture_contract.documents import Calibration, Metric
+from suture_contract.model.metadata import ModelMetadata
 from suture_stitching.tasks.labels import LabelSpace
 from suture_stitching.tasks.task import Task, whole
 

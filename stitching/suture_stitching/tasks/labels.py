@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from suture_stitching.errors import SutureError
+from suture_contract.errors import SutureError
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from suture_stitching.documents import Metric
+from suture_contract.documents import Metric
 from suture_stitching.tasks.task import Task
 
 

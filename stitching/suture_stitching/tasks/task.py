@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from suture_stitching.documents import Calibration, Metric
+from suture_contract.documents import Calibration, Metric
 
 
 class Task(ABC):

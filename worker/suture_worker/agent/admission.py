@@ -9,14 +9,14 @@ from functools import partial
 
 import structlog
 
-from suture_stitching.contributions import MOMENTS
-from suture_stitching.errors import SutureError
-from suture_stitching.portable.format import check_file
+from suture_contract.contributions import MOMENTS
+from suture_contract.errors import SutureError
+from suture_contract.model.format import check_file
 from suture_worker.agent.signed import Signers
 from suture_worker.compute.preview import estimate
 from suture_worker.config import SiteConfig
 from suture_worker.folder import TaskFolder, Terms
-from suture_worker.lease import CANDIDATES, ComposeSpec, EvaluateSpec, FitSpec, MatchSpec, Task
+from suture_worker.leased_task import CANDIDATES, ComposeSpec, EvaluateSpec, FitSpec, MatchSpec, Task
 from suture_worker.rules.inbox import AskedModel, Estimate, Inbox, Request
 from suture_worker.rules.ledger import Ledger, spent_by
 from suture_worker.rules.policy import DENIED, Allow, Decline, decide, noise_in_words, operators_of, terms_of

@@ -15,21 +15,21 @@ import structlog
 from celery import Celery
 
 from suture.errors import AuthError, Fenced, HubError, NotFound, Unavailable
-from suture_stitching.errors import SutureError
+from suture_contract.errors import SutureError
 from suture_worker import faults
 from suture_worker.agent.admission import Admission
-from suture_worker.agent.doing import Doing, NoWorkerError
+from suture_worker.agent.dispatch import Doing, NoWorkerError
 from suture_worker.agent.fetching import Fetching
+from suture_worker.agent.heartbeat import Pulse
 from suture_worker.agent.hub import LEASE_WAIT, Hub
-from suture_worker.agent.kept import Kept
-from suture_worker.agent.patience import Lost, Stopping, back_off, check
-from suture_worker.agent.pulse import Pulse
+from suture_worker.agent.resumable import Kept
+from suture_worker.agent.retry import Lost, Stopping, back_off, check
 from suture_worker.agent.waiting import Waiter, Waiting, Waits
+from suture_worker.capacity import MAX_PLACES, places
 from suture_worker.config import SiteConfig
+from suture_worker.egress.outbox import Cleared, Outbox
 from suture_worker.folder import Assignment, Outcome, TaskFolder, unfinished
-from suture_worker.lease import Claim, Task, claim_of
-from suture_worker.leaving.outbox import Cleared, Outbox
-from suture_worker.places import MAX_PLACES, places
+from suture_worker.leased_task import Claim, Task, claim_of
 from suture_worker.rules.policy import DENIED, TOO_FEW, Allow, Decline
 from suture_worker.stop import Stop
 

@@ -10,16 +10,16 @@ from functools import partial
 from typing import TypeVar
 
 from suture.errors import Unavailable
-from suture_stitching.errors import Cancelled, SutureError
-from suture_stitching.portable.format import check_against, check_file
+from suture_contract.errors import Cancelled, SutureError
+from suture_contract.model.format import check_against, check_file
 from suture_worker.agent.cache import Cache
+from suture_worker.agent.heartbeat import Pulse
 from suture_worker.agent.hub import Hub
-from suture_worker.agent.patience import back_off, check
-from suture_worker.agent.pulse import Pulse
+from suture_worker.agent.retry import back_off, check
 from suture_worker.agent.signed import Signers
 from suture_worker.config import SiteConfig
 from suture_worker.folder import TaskFolder
-from suture_worker.lease import Task
+from suture_worker.leased_task import Task
 from suture_worker.stop import Stop
 
 _FETCH_SECONDS = 1800.0

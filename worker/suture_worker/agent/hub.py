@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from suture.answers import File, Revision
 from suture.http import Connection, model_path, segment
-from suture_stitching.errors import SutureError
-from suture_worker.lease import Claim, FileRef, LeasedMember
-from suture_worker.leaving.outbox import MODEL, Cleared
+from suture.responses import File, Revision
+from suture_contract.errors import SutureError
+from suture_worker.egress.outbox import MODEL, Cleared
+from suture_worker.leased_task import Claim, FileRef, LeasedMember
 
 #: Short enough that a site that is told to stop does so between two questions.
 LEASE_WAIT = 5.0

@@ -9,12 +9,12 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from suture.answers import File
+from suture.responses import File
 from suture.signing import check_flags, read_key_file, signer
-from suture_stitching.errors import SutureError
+from suture_contract.errors import SutureError
 from suture_worker.agent.hub import Hub
 from suture_worker.config import SiteConfig
-from suture_worker.lease import LeasedMember
+from suture_worker.leased_task import LeasedMember
 
 
 class Signers:

@@ -12,9 +12,9 @@ import structlog
 
 from suture.errors import AuthError, Fenced, HubError, NotFound
 from suture_worker.agent.hub import Hub
+from suture_worker.egress.outbox import Cleared, Outbox
 from suture_worker.folder import TaskFolder
-from suture_worker.lease import Task
-from suture_worker.leaving.outbox import Cleared, Outbox
+from suture_worker.leased_task import Task
 from suture_worker.rules.inbox import Inbox
 
 #: How often the hub hears of a waiting task, and we hear whether its job goes on.

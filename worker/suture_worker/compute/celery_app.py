@@ -16,11 +16,11 @@ from celery.signals import setup_logging, worker_process_init
 
 from suture_worker import broker
 from suture_worker.broker import QUEUE, broker_url
+from suture_worker.capacity import offering
 from suture_worker.compute import confine
 from suture_worker.compute.shards import ShareFolder
 from suture_worker.config import SiteConfig
 from suture_worker.device import shares
-from suture_worker.places import offering
 
 TASK, SHARE = "suture.work", "suture.share"
 #: Celery's own limits only matter if the worker's watch over the child fails.

@@ -17,19 +17,19 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from suture_stitching.errors import Cancelled, SutureError
-from suture_stitching.progress import Progress as EngineProgress
+from suture_contract.errors import Cancelled, SutureError
+from suture_stitching.running.progress import Progress as EngineProgress
 from suture_worker import files
 from suture_worker.compute import confine, contributing
 from suture_worker.compute.shards import ShareFolder
+from suture_worker.egress.outbox import MODEL
 from suture_worker.folder import DOCUMENT, Outcome, Progress, Run, TaskFolder
-from suture_worker.lease import ComposeSpec, ContributeSpec, EvaluateSpec, FitSpec, MatchSpec, Task
-from suture_worker.leaving.outbox import MODEL
+from suture_worker.leased_task import ComposeSpec, ContributeSpec, EvaluateSpec, FitSpec, MatchSpec, Task
 from suture_worker.rules.policy import TOO_FEW, too_few
 
 if TYPE_CHECKING:
     from suture_stitching.data import Dataset, Split
-    from suture_stitching.members import Member
+    from suture_stitching.ensemble.members import Member
 
 PROGRESS_SECONDS = 1.0
 #: What torch's allocators and the loader of shared libraries say, none of which has a kind of error of its own for it.
@@ -171,8 +171,8 @@ def _load(task: Task, folder: TaskFolder, run: Run, dataset: Dataset | None) -> 
     """
     import torch
 
-    from suture_stitching.fitted import FitResult
-    from suture_stitching.members import Member
+    from suture_stitching.ensemble.members import Member
+    from suture_stitching.fitting.fitted import FitResult
     from suture_stitching.portable.dry_run import Budget
     from suture_stitching.portable.runtime import load
 
@@ -190,7 +190,7 @@ def _load(task: Task, folder: TaskFolder, run: Run, dataset: Dataset | None) -> 
 
 def _input_shapes(path: Path, given: Sequence[int]) -> list[list[int]]:
     """Return the sizes at which a member will run, with two samples; free ones are those of `given` `(C, *spatial)`."""
-    from suture_stitching.portable.format import check_file
+    from suture_contract.model.format import check_file
 
     shapes = []
     for spec in check_file(path).graph.inputs:
@@ -210,7 +210,7 @@ def _input_shapes(path: Path, given: Sequence[int]) -> list[list[int]]:
 def _fit(
     spec: FitSpec, members: list[Member], dataset: Dataset, folder: TaskFolder, run: Run, report: _Reporter
 ) -> None:
-    from suture_stitching.fit import FitResult, fit, fit_share
+    from suture_stitching.fitting.fit import FitResult, fit, fit_share
 
     options = contributing.options_of(spec.options)
     if isinstance(folder, ShareFolder):
@@ -243,8 +243,8 @@ def _fit(
 def _evaluate(
     spec: EvaluateSpec, members: list[Member], dataset: Dataset, folder: TaskFolder, run: Run, report: _Reporter
 ) -> None:
-    from suture_stitching.evaluate import evaluate, evaluate_share
-    from suture_stitching.fitted import FitResult
+    from suture_stitching.evaluation.evaluate import evaluate, evaluate_share
+    from suture_stitching.fitting.fitted import FitResult
 
     fitted = FitResult.load(folder.candidates)
     if isinstance(folder, ShareFolder):
@@ -271,10 +271,10 @@ def _evaluate(
 
 
 def _compose(task: Task, spec: ComposeSpec, members: list[Member], folder: TaskFolder) -> None:
-    from suture_stitching.compose import compose
-    from suture_stitching.fitted import FitResult
+    from suture_stitching.ensemble.compose import compose
+    from suture_stitching.evaluation.select import choose
+    from suture_stitching.fitting.fitted import FitResult
     from suture_stitching.portable.runtime import save
-    from suture_stitching.select import choose
 
     # The outbox makes report and metadata itself, from the same evaluations by the same choice.
     fitted = FitResult.load(folder.candidates)

@@ -9,25 +9,25 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
-from suture_stitching.contributions import MOMENTS, ContributionDocument, Matched, Privacy
-from suture_stitching.documents import CandidateSet, Contributed
-from suture_stitching.errors import SutureError
-from suture_stitching.progress import OnProgress
+from suture_contract.contributions import MOMENTS, ContributionDocument, Matched, Privacy
+from suture_contract.documents import CandidateSet, Contributed
+from suture_contract.errors import SutureError
+from suture_stitching.running.progress import OnProgress
 from suture_worker import files
 from suture_worker.folder import DOCUMENT, Run, TaskFolder
-from suture_worker.lease import ContributeSpec, FitSpec, MatchSpec, contributed_by
+from suture_worker.leased_task import ContributeSpec, FitSpec, MatchSpec, contributed_by
 from suture_worker.rules.policy import TOO_FEW
 
 if TYPE_CHECKING:
-    from suture_stitching.contribute import Contribution
     from suture_stitching.data import Dataset
-    from suture_stitching.fit import FitOptions
-    from suture_stitching.members import Member
+    from suture_stitching.ensemble.members import Member
+    from suture_stitching.fitting.contribute import Contribution
+    from suture_stitching.fitting.fit import FitOptions
 
 
 def options_of(options: dict[str, Any]) -> FitOptions:
     """Return the options of a job's fit; raises `SutureError` `job.options`."""
-    from suture_stitching.fit import FitOptions
+    from suture_stitching.fitting.fit import FitOptions
 
     try:
         return FitOptions.model_validate(options)
@@ -40,8 +40,8 @@ def match(
     spec: MatchSpec, members: Sequence[Member], dataset: Dataset, folder: TaskFolder, run: Run, report: OnProgress
 ) -> None:
     """Write where the members can be joined, and how large their features are there."""
-    from suture_stitching.contribute import contribute
-    from suture_stitching.fit import matches
+    from suture_stitching.fitting.contribute import contribute
+    from suture_stitching.fitting.fit import matches
 
     found = matches(members, dataset, options=options_of(spec.options), device=run.device, progress=report)
     norms: tuple[float, ...] = ()
@@ -55,7 +55,7 @@ def contribute(
     spec: ContributeSpec, members: Sequence[Member], dataset: Dataset, folder: TaskFolder, run: Run, report: OnProgress
 ) -> None:
     """Write this party's moments, with as much noise as its rule asks for."""
-    from suture_stitching.contribute import contribute
+    from suture_stitching.fitting.contribute import contribute
 
     terms = folder.terms
     privacy = None
@@ -81,7 +81,7 @@ def contribute(
 
 def contributions(spec: FitSpec, members: Sequence[Member], folder: TaskFolder) -> dict[str, Contribution]:
     """Return what other parties contributed to a fit; what is not in order is left out, and said in the site's log."""
-    from suture_stitching.contribute import Contribution
+    from suture_stitching.fitting.contribute import Contribution
 
     found = {}
     for party, said in spec.contributions.items():

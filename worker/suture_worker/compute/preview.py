@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from suture_worker.compute import confine
 from suture_worker.folder import Run, TaskFolder
-from suture_worker.lease import ContributeSpec
+from suture_worker.leased_task import ContributeSpec
 from suture_worker.rules.inbox import Estimate
 
 _SECONDS = 120
@@ -77,7 +77,7 @@ def main(arguments: list[str]) -> None:
 
 def _moments(folder: TaskFolder, spec: ContributeSpec) -> dict[str, object]:
     """Return how many features there are at each place, and how many numbers their moments of both splits are."""
-    from suture_stitching.points import stitchable
+    from suture_stitching.features.points import stitchable
     from suture_stitching.portable.runtime import load
 
     shapes = []
@@ -96,8 +96,8 @@ def _moments(folder: TaskFolder, spec: ContributeSpec) -> dict[str, object]:
 
 def _cost(path: Path) -> tuple[int, int]:
     """Return floating-point operations per sample and peak bytes of one model."""
+    from suture_contract.model.format import check_file
     from suture_stitching.portable.dry_run import dry_run
-    from suture_stitching.portable.format import check_file
 
     header = check_file(path)
     shapes = []

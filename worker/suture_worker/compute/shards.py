@@ -9,11 +9,11 @@ repeated, and whoever is still there can do what is left.
 
 from __future__ import annotations
 
-from suture_stitching.shards import Share
+from suture_stitching.running.shards import Share
 from suture_worker import files
+from suture_worker.capacity import MAX_PLACES
 from suture_worker.folder import TaskFolder
-from suture_worker.lease import Task
-from suture_worker.places import MAX_PLACES
+from suture_worker.leased_task import Task
 
 FIT_STEPS = ("capture", "refine")
 EVALUATION_STEPS = ("evaluate",)

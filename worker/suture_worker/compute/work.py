@@ -11,15 +11,15 @@ from typing import TypeAlias
 import structlog
 from celery.exceptions import SoftTimeLimitExceeded
 
-from suture_stitching.errors import SutureError
+from suture_contract.errors import SutureError
 from suture_worker import faults
+from suture_worker.capacity import places
 from suture_worker.compute import shards
 from suture_worker.compute.forkserver import Child, ForkServer
 from suture_worker.compute.shards import ShareFolder
 from suture_worker.config import SiteConfig
 from suture_worker.device import memory_bytes, processors, resolve_device
 from suture_worker.folder import Outcome, Run, TaskFolder, tasks_at_work
-from suture_worker.places import places
 
 MAX_RUNS = 3
 GRACE_SECONDS = 10.0

@@ -11,9 +11,9 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from suture_stitching.portable.format import check_file
+from suture_contract.model.format import check_file
 from suture_worker.config import Rule, SiteConfig
-from suture_worker.lease import Action
+from suture_worker.leased_task import Action
 from suture_worker.rules.inbox import Inbox
 from suture_worker.rules.ledger import Ledger
 from suture_worker.rules.policy import (

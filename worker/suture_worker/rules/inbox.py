@@ -18,11 +18,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
-from suture_stitching.errors import SutureError
-from suture_stitching.portable.metadata import Name, Repo, Revision, Sha256
+from suture_contract.errors import SutureError
+from suture_contract.model.metadata import Name, Repo, Revision, Sha256
 from suture_worker import files
 from suture_worker.journal import Journal
-from suture_worker.lease import Action, Identifier, Task
+from suture_worker.leased_task import Action, Identifier, Task
 
 #: What a requester may be told instead of nothing, if the operator says so; the code is `policy.<word>`.
 Told = Literal["no_agreement", "not_now", "unsuitable_models", "unsuitable_data"]

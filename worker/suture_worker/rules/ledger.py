@@ -16,11 +16,11 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints, ValidationError
 
-from suture_stitching.errors import SutureError
-from suture_stitching.portable.metadata import Name, Sha256
+from suture_contract.errors import SutureError
+from suture_contract.model.metadata import Name, Sha256
 from suture_worker.folder import Terms
 from suture_worker.journal import Journal, whole_lines
-from suture_worker.lease import Action, Identifier, Task
+from suture_worker.leased_task import Action, Identifier, Task
 
 
 class Entry(BaseModel):

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from suture_contract.documents import Metric
+from suture_contract.model.graph import Graph
 from suture_stitching.data.spec import DatasetSpec
-from suture_stitching.documents import Metric
-from suture_stitching.portable.graph import Graph
 from suture_worker.config import Rule, SiteConfig
 from suture_worker.folder import Terms
-from suture_worker.lease import Action, ComposeSpec, LeasedMember, Task
+from suture_worker.leased_task import Action, ComposeSpec, LeasedMember, Task
 
 DENIED, UNKNOWN = "policy.denied", "dataset.unknown"
 NO_DATASET, AMBIGUOUS = "policy.no_dataset", "policy.ambiguous_dataset"

@@ -14,6 +14,7 @@ from fastapi.responses import StreamingResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.exc import OperationalError
 
+from suture_contract.errors import SutureError
 from suture_service.auth import CallerDep
 from suture_service.errors import Unauthorized, Unavailable
 from suture_service.hf.routing import Namespace, RepoName, base_url, hub_router
@@ -23,7 +24,6 @@ from suture_service.hf.xet.format import MAX_XORB, XORB_LIMIT, File
 from suture_service.hub import HubDep
 from suture_service.observe import allow_body
 from suture_service.tables import XetEpoch
-from suture_stitching.errors import SutureError
 
 log = structlog.get_logger(__name__)
 router = hub_router()

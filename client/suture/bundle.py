@@ -1,0 +1,215 @@
+"""What a party sends when it publishes: the portable model, its metadata and its card, made and checked here first."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Required, TypedDict, Unpack, cast
+
+from pydantic import ValidationError
+
+from suture_contract.card import merge_card, write_card
+from suture_contract.errors import SutureError
+from suture_contract.model.format import check_against, check_file
+from suture_contract.model.metadata import (
+    ModelMetadata,
+    Task,
+)
+from suture_contract.model.signature import SIGNATURE, key_of, sign
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """The files of a revision, ready to be sent. `model` is a path; metadata and card are texts."""
+
+    model: Path
+    metadata: ModelMetadata
+    card: str
+    size: int
+    tensors: int
+    parameters: int
+    nodes: int
+    signature: bytes | None = None
+
+    def digests(self) -> dict[str, str]:
+        """Return the SHA-256 of each file, as the hub should report them; reads the model."""
+        digests = {
+            "model.safetensors": sha256_of(self.model),
+            "suture.json": _sha256(self.metadata.to_json().encode()),
+            "README.md": _sha256(self.card.encode()),
+        }
+        return digests if self.signature is None else {**digests, SIGNATURE: _sha256(self.signature)}
+
+    def signed(self, key: str | Path, password: str | None, *, name: str) -> Parcel:
+        """Return it with the signature of a private key over all files; raises `SutureError` (`key.*`)."""
+        unsigned = replace(self, signature=None)
+        return replace(self, signature=sign(unsigned.digests(), key, password=password, name=name))
+
+    def lines(self) -> list[tuple[str, str]]:
+        """Return what leaves this machine, as (what, how much) for people."""
+        labels = self.metadata.labels
+        rows = [
+            ("model.safetensors", f"{self.size:,} bytes, {self.tensors} tensors with {self.parameters:,} numbers"),
+            ("  operator graph", f"{self.nodes} operations; no code of yours"),
+            ("suture.json", f"{self.metadata.task}, license {self.metadata.license}"),
+            ("README.md", f"{len(self.card.encode()):,} bytes, the model card"),
+        ]
+        if self.signature is not None:
+            rows.append((SIGNATURE, f"signed with the key {key_of(self.signature)[:16]}…"))
+        if labels is not None:
+            rows.insert(
+                3, ("  labels", ", ".join(labels[:12]) + (f" and {len(labels) - 12} more" * (len(labels) > 12)))
+            )
+        return rows
+
+
+def pack(path: Path, metadata: ModelMetadata, *, repo: str, card: str | None = None) -> Parcel:
+    """Check an exported file against its metadata and return both with a card.
+
+    A `card` of one's own keeps its words; its YAML is brought in line with `metadata`. Raises `SutureError` (`model.*`,
+    `card.yaml`).
+    """
+    header = check_file(path)
+    check_against(header, metadata, where="suture.json")
+    return Parcel(
+        model=path,
+        metadata=metadata,
+        card=write_card(repo, metadata) if card is None else merge_card(card, repo, metadata),
+        size=header.size,
+        tensors=len(header.tensors),
+        parameters=sum(math.prod(tensor.shape) for tensor in header.tensors.values()),
+        nodes=len(header.graph.nodes),
+    )
+
+
+class Description(TypedDict, total=False):
+    """What `suture.json` says beyond the sizes. Classifiers and segmenters need `labels`, in the order of the channels.
+
+    `value_range` is that of the input before `mean` and `std`, per channel, which the caller subtracts and divides by
+    before the model, and `spacing` is in millimetres, one number per axis; `channels` names the input's. `n` is the
+    number of training samples. `eval_metrics` are by name, measured on `eval_data`, of which `n` is the number.
+    """
+
+    license: Required[str]
+    task: Task
+    labels: Sequence[str] | None
+    output: Literal["logits", "probabilities", "values"]
+    value_range: tuple[float, float] | None
+    mean: Sequence[float] | None
+    std: Sequence[float] | None
+    modality: str | None
+    spacing: Sequence[float] | None
+    channels: Sequence[str] | None
+    description: str | None
+    intended_use: str | None
+    limitations: str | None
+    training_data: str | None
+    n: int | None
+    eval_metrics: Mapping[str, float] | None
+    eval_data: Mapping[str, Any] | None
+    authors: Sequence[str]
+    citation: str | None
+    doi: str | None
+    references: Sequence[str]
+
+
+def export_model(module: Module, example: Tensor, path: Path, **description: Unpack[Description]) -> ModelMetadata:
+    """Export `module` to `path`, verified by re-reading, and return its metadata.
+
+    `example` is a batch of inputs `(N, C, *spatial)` with N >= 2.
+    """
+    import torch
+
+    from suture_stitching.portable.export import export
+    from suture_stitching.portable.runtime import load
+
+    export(module, example, path)
+
+    with torch.no_grad():
+        output = load(path)(example.cpu())
+    if not isinstance(output, torch.Tensor) or output.ndim < 2:
+        raise SutureError(
+            "model.output",
+            "the model must return one tensor (N, channels, ...)",
+            where="model",
+            hint="wrap the network in a module whose forward returns that tensor alone",
+        )
+    return describe(
+        tuple(example.shape[1:]), tuple(output.shape[1:]), str(example.dtype).removeprefix("torch."), **description
+    )
+
+
+def describe(
+    inputs: tuple[int, ...], outputs: tuple[int, ...], dtype: str, **description: Unpack[Description]
+) -> ModelMetadata:
+    """Return the metadata of a model with one input `(C, *spatial)` and one output `(K, *spatial)`, without batch.
+
+    Raises `SutureError` `metadata.invalid` naming the field.
+    """
+    given = cast(dict[str, Any], description).get
+    task = given("task", "classification")
+    mean, std, labels, n = given("mean"), given("std"), given("labels"), given("n")
+    if (mean is None) != (std is None):
+        raise SutureError("metadata.invalid", "mean and std come together", where="suture.json")
+    learnt_from = {"description": given("training_data"), "n": n}
+    document = {
+        "schema": "suture.model/1",
+        "task": task,
+        "inputs": {
+            "image" if len(inputs) > 1 else "table": {
+                "format": "image" if len(inputs) > 1 else "table",
+                "modality": given("modality"),
+                "num_channels": inputs[0],
+                "spatial_shape": inputs[1:],
+                "dtype": dtype,
+                "value_range": given("value_range"),
+                "spacing": given("spacing"),
+                "channels": given("channels"),
+                "preprocessing": {"mean": mean, "std": std} if mean is not None else None,
+            }
+        },
+        "outputs": {
+            "prediction": {
+                "format": given("output") or ("values" if task == "regression" else "logits"),
+                "num_channels": outputs[0],
+                "spatial_shape": outputs[1:],
+            }
+        },
+        "labels": None if labels is None else tuple(str(label) for label in labels),
+        "license": description["license"],
+        "description": given("description"),
+        "intended_use": given("intended_use"),
+        "limitations": given("limitations"),
+        "training_data": learnt_from if any(value is not None for value in learnt_from.values()) else None,
+        "eval_metrics": given("eval_metrics"),
+        "eval_data": given("eval_data"),
+        "authors": tuple(given("authors", ())),
+        "citation": given("citation"),
+        "doi": given("doi"),
+        "references": tuple(given("references", ())),
+    }
+    try:
+        return ModelMetadata.model_validate(document)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise SutureError(
+            "metadata.invalid", f"{field}: {first['msg']}".removeprefix(": "), where="suture.json"
+        ) from None
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

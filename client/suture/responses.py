@@ -1,0 +1,242 @@
+"""What the hub answers, checked: a field that is missing or of another kind is an error, an unknown one is ignored."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError, model_validator
+
+from suture.errors import HubError
+from suture_contract.documents import Report
+from suture_contract.errors import SutureError
+from suture_contract.model.metadata import Member, ModelMetadata, Name, Repo, Sha256
+from suture_contract.model.metadata import Revision as RevisionId
+
+JobState = Literal[
+    "queued",
+    "matching",
+    "contributing",
+    "fitting",
+    "evaluating",
+    "composing",
+    "complete",
+    "partial",
+    "failed",
+    "cancelled",
+]
+ENDED: frozenset[JobState] = frozenset({"complete", "partial", "failed", "cancelled"})
+
+
+def _stays_inside(path: str) -> str:
+    parts = path.split("/")
+    if any(part in ("", ".", "..") or len(part) > 255 for part in parts) or not path.isprintable() or "\\" in path:
+        raise ValueError("not a path within a folder")
+    return path
+
+
+#: A file's path in its repository. It becomes one in a folder here, so it must not lead anywhere else.
+FileName = Annotated[str, StringConstraints(max_length=1024), AfterValidator(_stays_inside)]
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    @classmethod
+    def of(cls, document: Any, where: str) -> Self:
+        """Check a document; raises `HubError` `hub.answer` naming the field that is not as agreed."""
+        try:
+            return cls.model_validate(document)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            field = ".".join(str(part) for part in first["loc"]) or "(whole document)"
+            raise HubError(
+                "hub.answer",
+                f"the hub's answer is not as agreed: {field}: {first['msg']}",
+                where=where,
+                hint="compare the versions of the hub and of this client",
+            ) from None
+
+
+class AccessRequest(_Answer):
+    """A party's request for the files of a gated model, and what its owner said."""
+
+    model: Repo
+    party: Name
+    state: Literal["pending", "accepted", "refused"]
+    reason: str
+    answer: str
+    requested_at: datetime
+    decided_at: datetime | None = None
+    expires_at: datetime | None = None
+
+
+class File(_Answer):
+    """One file of a revision."""
+
+    name: FileName
+    size: int
+    sha256: Sha256
+
+
+class Flag(_Answer):
+    """Why a revision should not be used: it, or one it was made of, was withdrawn, or its key was revoked."""
+
+    kind: str
+    repo: Repo | None = None
+    revision: RevisionId | None = None
+    reason: str = ""
+
+    def __str__(self) -> str:
+        what = self.repo or "a model that is not shared with you"
+        done = {"withdrawn": "was withdrawn", "key_revoked": "is signed with a revoked key"}.get(self.kind, self.kind)
+        return f"{what} {done}" + (f": {self.reason}" if self.reason else "")
+
+
+class Revision(_Answer):
+    """An immutable commit of a model; its id is computed from its files' digests, and checked here."""
+
+    id: RevisionId
+    repo: Repo
+    created_at: datetime
+    metadata: ModelMetadata
+    files: tuple[File, ...]
+    job: str | None = None
+    signed_by: str | None = None
+    flags: tuple[Flag, ...] = ()
+
+    @model_validator(mode="after")
+    def _id_follows_from_files(self) -> Self:
+        if revision_id({file.name: file.sha256 for file in self.files}) != self.id:
+            raise ValueError("the id does not follow from the files' digests")
+        if not any(file.name == "model.safetensors" for file in self.files):
+            raise ValueError("there is no model.safetensors")
+        return self
+
+    def file(self, name: str) -> File | None:
+        """Return the entry of one file, or None when the revision does not have it."""
+        return next((file for file in self.files if file.name == name), None)
+
+    @property
+    def model_file(self) -> File:
+        """The entry of `model.safetensors`."""
+        return next(file for file in self.files if file.name == "model.safetensors")
+
+
+class Model(_Answer):
+    """A repository `party/name` and its newest revision."""
+
+    id: Repo
+    visibility: Literal["private", "all"]
+    shared_with: tuple[Name, ...] = ()
+    revision: RevisionId
+    metadata: ModelMetadata
+    flags: tuple[Flag, ...] = ()
+    created_at: datetime
+    updated_at: datetime
+
+
+class Key(_Answer):
+    """A party's public key, as the hub has it."""
+
+    fingerprint: Sha256
+    party: Name
+    name: str
+    public_key: str
+    created_at: datetime
+    revoked_at: datetime | None = None
+    revoked_reason: str | None = None
+
+
+class TaskProgress(_Answer):
+    """How far a site says it is."""
+
+    step: str
+    done: int
+    total: int
+    seconds_left: float | None = None
+
+
+class Task(_Answer):
+    """One site's part of a job."""
+
+    id: str
+    kind: Literal["match", "contribute", "fit", "evaluate", "compose"]
+    party: str
+    state: str
+    attempt: int = 0
+    progress: TaskProgress | None = None
+    reason: str | None = None
+
+
+class Result(_Answer):
+    """A revision that a job published; `version` is its report's."""
+
+    repo: Repo
+    revision: RevisionId
+    version: int = 1
+
+
+class MissingParty(_Answer):
+    """A party that was asked and is not in the report."""
+
+    party: str
+    reason: str
+
+
+class JobError(_Answer):
+    """Why a job failed; `correlation_id` finds the details in the log of the site concerned."""
+
+    code: str
+    correlation_id: str | None = None
+
+
+class JobStatus(_Answer):
+    """A job as it is now."""
+
+    id: str
+    requester: str
+    state: JobState
+    models: tuple[Member, ...]
+    dataset: str
+    evaluate_at: tuple[str, ...]
+    contribute_from: tuple[str, ...] = ()
+    created_at: datetime
+    finished_at: datetime | None = None
+    tasks: tuple[Task, ...] = ()
+    result: Result | None = None
+    results: tuple[Result, ...] = ()
+    missing: tuple[MissingParty, ...] = ()
+    error: JobError | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the job will not change any more."""
+        return self.state in ENDED
+
+
+class Event(_Answer):
+    """Something that happened to a job."""
+
+    seq: int
+    at: datetime
+    task: str | None = None
+    kind: str
+    data: dict[str, Any] = {}
+
+
+def revision_id(digests: dict[str, str]) -> str:
+    """Return the id of a revision: 40 hex digits of the SHA-256 over the sorted lines `name NUL sha256 LF`."""
+    lines = "".join(f"{name}\0{digest}\n" for name, digest in sorted(digests.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()[:40]
+
+
+def read_report(text: str | bytes, *, where: str) -> Report:
+    """Parse `report.json`; raises `SutureError` `report.invalid`."""
+    try:
+        return Report.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(part) for part in first["loc"]) or "(whole document)"
+        raise SutureError("report.invalid", f"{field}: {first['msg']}", where=where) from None

@@ -1,0 +1,131 @@
+"""What a card says to people, in Markdown."""
+
+from __future__ import annotations
+
+from suture_contract.card.markdown import line, paragraphs, table
+from suture_contract.documents import Report
+from suture_contract.model.metadata import ModelMetadata, check_repo
+from suture_contract.report.words import REASONS, ROWS, VERDICTS, contributed
+
+_CAUTION = "It is not a medical device: a model that goes into clinical use needs validation there first."
+_FILES = """\
+`model.safetensors` holds the weights and a list of allowed operations, no code and no data; it is checked before it
+runs. `suture.json` is what this card was written from."""
+_PARTIES = """\
+Each party measured on its own test data, which took no part in training or choice; 95 % intervals in brackets."""
+_SHOWN_LABELS = 100
+
+
+def body(repo: str, metadata: ModelMetadata, report: Report | None) -> str:
+    """Return the card's text, without its YAML."""
+    sections = [
+        [f"# {line(repo)}", paragraphs(metadata.description or "") or f"A {metadata.task} model."],
+        ["## Use", use(repo)],
+        ["## What it reads and gives", *_sizes(metadata)],
+        ["## Intended use", paragraphs(metadata.intended_use or "") or "Not stated.", _CAUTION],
+        ["## Limitations", paragraphs(metadata.limitations or "") or "Not stated."],
+        ["## Training data", *_training_data(metadata)],
+        *([["## Results", *_measured(metadata)]] if metadata.eval_metrics and report is None else []),
+        *([["## At each party", *_party_table(report)]] if report is not None else []),
+        *([["## Made of", *_made_of(metadata)]] if metadata.lineage is not None else []),
+        ["## What is in the files", _FILES],
+        *_credit(metadata),
+    ]
+    return "\n\n".join(part for section in sections for part in section) + "\n"
+
+
+def use(repo: str) -> str:
+    """Return how the model is loaded; a placeholder stands for what is not `party/name`."""
+    try:
+        name = check_repo(repo)
+    except ValueError:
+        name = "PARTY/NAME"
+    return f'```python\nimport suture\n\nmodel = suture.Hub().load("{name}")  # a torch.nn.Module\n```'
+
+
+def _sizes(metadata: ModelMetadata) -> list[str]:
+    rows = [["", ""], ["task", metadata.task]]
+    for name, spec in metadata.inputs.items():
+        size = " x ".join("any" if part is None else str(part) for part in spec.spatial_shape)
+        told = [spec.format, f"{spec.num_channels} channel(s)", size, line(spec.modality or "")]
+        rows.append([f"input {line(name)}", ", ".join(part for part in told if part)])
+        if spec.channels is not None:
+            rows.append(["channels", _listed(spec.channels)])
+        if spec.spacing is not None:
+            rows.append(["spacing", " x ".join(f"{step:g}" for step in spec.spacing) + " mm"])
+        if spec.value_range is not None:
+            rows.append(["values", f"{spec.value_range[0]:g} to {spec.value_range[1]:g}"])
+        if spec.preprocessing is not None:
+            mean, std = (
+                ", ".join(f"{number:g}" for number in numbers[:_SHOWN_LABELS])
+                for numbers in (spec.preprocessing.mean, spec.preprocessing.std)
+            )
+            rows.append(["before the model", f"subtract {mean}; then divide by {std}"])
+    for name, given in metadata.outputs.items():
+        rows.append([f"output {line(name)}", f"{given.format}, {given.num_channels} channel(s)"])
+    if metadata.labels is not None:
+        rows.append(["labels", _listed(metadata.labels)])
+    rows.append(["license", line(metadata.license)])
+    return ["\n".join(table(rows))]
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    more = len(names) - _SHOWN_LABELS
+    return ", ".join(map(line, names[:_SHOWN_LABELS])) + (f" and {more} more" if more > 0 else "")
+
+
+def _training_data(metadata: ModelMetadata) -> list[str]:
+    data = metadata.training_data
+    if data is None:
+        return ["See the models it was made of." if metadata.lineage is not None else "Not stated."]
+    told = [paragraphs(data.description or ""), f"{data.n:,} samples." if data.n is not None else ""]
+    return [part for part in told if part] or ["Not stated."]
+
+
+def _measured(metadata: ModelMetadata) -> list[str]:
+    data = metadata.eval_data
+    told = "Measured by " + ("the authors" if metadata.lineage is None else "each party") + " on data of their own"
+    told += f": {data.n:,} samples ({data.split})." if data is not None else "; on how much is not stated."
+    rows = [["metric", "value"], *([line(name), f"{value:g}"] for name, value in (metadata.eval_metrics or {}).items())]
+    about = paragraphs(data.description or "") if data is not None else ""
+    return [told, *([about] if about else []), "\n".join(table(rows))]
+
+
+def _party_table(report: Report) -> list[str]:
+    """Return every party's rows, measured on its own test data, and who is missing."""
+    parties = sorted(report.parties, key=lambda party: (party != report.requester, party))
+    measured = [report.parties[party] for party in parties]
+    heads = (f"{line(party)}: {one.metric.replace('_', ' ')}" for party, one in zip(parties, measured, strict=True))
+    rows = [["model", *heads]]
+    names = {row for one in measured for row in one.rows}
+    peers = sorted(row for row in names if row.startswith("peer:"))
+    for row in (row for row in ("own", *peers, "ensemble", "routed", "stitched") if row in names):
+        found = [one.rows.get(row) for one in measured]
+        cells = ["" if one is None else f"{one.value:.3f} [{one.low:.3f}, {one.high:.3f}]" for one in found]
+        rows.append([line(ROWS.get(row, row.replace("peer:", "peer "))), *cells])
+    rows.append(["test samples (n)", *(f"{one.n:,}" for one in measured)])
+    rows.append(["verdict", *(VERDICTS[one.verdict].lower() for one in measured)])
+    missing = [f"- {line(one.party)} {REASONS[one.reason]}" for one in report.missing]
+    missing += [f"- {line(one.party)} {contributed(one)}" for one in report.contributions or ()]
+    return [_PARTIES, "\n".join(table(rows)), *(["\n".join(missing)] if missing else [])]
+
+
+def _made_of(metadata: ModelMetadata) -> list[str]:
+    assert metadata.lineage is not None
+    lineage = metadata.lineage
+    members = [f"- {line(member.repo)} at {member.revision}" for member in lineage.members]
+    return [f"Stitched for {line(lineage.requester)} from models that were not trained again:", "\n".join(members)]
+
+
+def _credit(metadata: ModelMetadata) -> list[list[str]]:
+    sections = []
+    if metadata.authors:
+        sections.append(["## Authors", ", ".join(map(line, metadata.authors))])
+    citation = paragraphs(metadata.citation or "")
+    doi = f"DOI: {line(metadata.doi)}" if metadata.doi is not None else ""
+    if citation or doi:
+        sections.append(["## Citation", *(part for part in (citation, doi) if part)])
+    references = [f"- {line(reference)}" for reference in metadata.references if reference.strip()]
+    if references:
+        sections.append(["## References", "\n".join(references)])
+    return sections

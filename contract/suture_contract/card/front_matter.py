@@ -1,0 +1,138 @@
+"""The YAML at the top of a card, as the metadata and the report give it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from suture_contract.card.yaml_block import refused
+from suture_contract.documents import PartyReport, Report
+from suture_contract.model.metadata import ModelMetadata
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult, ModelCardData
+
+#: How model hubs name the licences they know; any other one is `other` with its name beside it.
+_LICENCES = frozenset(
+    """
+    apache-2.0 mit afl-3.0 artistic-2.0 bsl-1.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear c-uda cc
+    cc0-1.0 cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0
+    cc-by-nc-4.0 cc-by-nd-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0
+    cdla-sharing-1.0 cdla-permissive-1.0 cdla-permissive-2.0 wtfpl ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1
+    eupl-1.2 agpl-3.0 gfdl gpl gpl-2.0 gpl-3.0 lgpl lgpl-2.1 lgpl-3.0 isc lppl-1.3c ms-pl mpl-2.0 odc-by odbl
+    openrail openrail++ osl-3.0 postgresql ofl-1.1 ncsa unlicense zlib pddl unknown
+    """.split()  # noqa: SIM905  # a list of one word per line is not easier to read
+)
+_OF_OTHER_LICENCES = ("license_name", "license_link")
+#: What models do, in the words of the Hugging Face Hub: by format of the first input and task.
+PIPELINES = {
+    ("image", "classification"): "image-classification",
+    ("image", "multilabel"): "image-classification",
+    ("image", "segmentation"): "image-segmentation",
+    ("table", "classification"): "tabular-classification",
+    ("table", "multilabel"): "tabular-classification",
+    ("table", "regression"): "tabular-regression",
+    ("signal", "classification"): "time-series-classification",
+}
+_LONGEST_TAG = 64
+
+
+def front_matter(repo: str, metadata: ModelMetadata, report: Report | None) -> ModelCardData:
+    """Return what model hubs read of a model: licence, tags, results, and the models it was made of."""
+    # Imported here: it is slow to load, and most commands need no card.
+    from huggingface_hub import ModelCardData
+
+    spec = next(iter(metadata.inputs.values()))
+    modality = " ".join((spec.modality or "").split())
+    known = metadata.license.lower() in _LICENCES
+    tags = ["suture", metadata.task, *([modality] if 0 < len(modality) <= _LONGEST_TAG else [])]
+    lineage = metadata.lineage
+    results = _results(metadata, report)
+    return ModelCardData(
+        library_name="suture",
+        license=metadata.license.lower() if known else "other",
+        license_name=None if known else metadata.license,
+        pipeline_tag=PIPELINES.get((spec.format, metadata.task)),
+        tags=[*tags, *(["stitched"] if lineage is not None else [])],
+        base_model=sorted({member.repo for member in lineage.members}) if lineage is not None else None,
+        base_model_relation="merge" if lineage is not None else None,
+        doi=metadata.doi,
+        model_name=repo if results else None,
+        eval_results=results or None,
+    )
+
+
+def merged(own: dict[str, Any], ours: ModelCardData) -> ModelCardData:
+    """Return `ours` with the fields and tags of `own` that it says nothing about; raises `SutureError` `card.yaml`."""
+    from huggingface_hub import ModelCardData
+
+    try:
+        ModelCardData(**own).to_yaml()
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise refused("a field has another form than model hubs read, such as model-index") from None
+    known: dict[str, Any] = ours.to_dict()  # type: ignore[no-untyped-call]
+    kept = {key: value for key, value in own.items() if key not in known and key not in _OF_OTHER_LICENCES}
+    tags = [*known["tags"], *(tag for tag in own.get("tags") or () if tag not in known["tags"])]
+    if known["license"] == "other":
+        kept |= {key: own[key] for key in _OF_OTHER_LICENCES if key in own and key not in known}
+    return ModelCardData(**{**known, **kept, "tags": tags})
+
+
+def _results(metadata: ModelMetadata, report: Report | None) -> list[EvalResult]:
+    """Return what was measured: by the authors on their own data, and by each party on its test data."""
+    from huggingface_hub import EvalResult
+
+    task = PIPELINES.get((next(iter(metadata.inputs.values())).format, metadata.task), metadata.task)
+    if report is not None:
+        return _at_parties(report, task)
+    data = metadata.eval_data
+    whose = "authors" if metadata.lineage is None else "parties"
+    return [
+        EvalResult(
+            task_type=task,
+            dataset_type="own-data",
+            dataset_name=f"the {whose}' own data",
+            dataset_split=data.split if data is not None else None,
+            dataset_args={"n": data.n} if data is not None else None,
+            metric_type=name,
+            metric_value=value,
+        )
+        for name, value in (metadata.eval_metrics or {}).items()
+    ]
+
+
+def _at_parties(report: Report, task: str) -> list[EvalResult]:
+    from huggingface_hub import EvalResult
+
+    results = []
+    for party, measured in report.parties.items():
+        row = _own_row(report, measured)
+        if row is not None:
+            results.append(
+                EvalResult(
+                    task_type=task,
+                    dataset_type="own-data",
+                    dataset_config=party,
+                    dataset_name=f"test data of {party}",
+                    dataset_split="test",
+                    dataset_args={"n": measured.n},
+                    metric_type=measured.metric,
+                    metric_value=measured.rows[row].value,
+                )
+            )
+    return results
+
+
+def _own_row(report: Report, measured: PartyReport) -> str | None:
+    """Return the row of the model that the report chose, if this party's column has it."""
+    kind = next((candidate.kind for candidate in report.candidates if candidate.id == report.chosen), "stitched")
+    if kind != "single":
+        return kind if kind in measured.rows else None
+    # The members alone come first, in order: c00, c01, ...
+    index = int(report.chosen[1:])
+    peer = f"peer:{report.lineage.members[index].repo}" if index < len(report.lineage.members) else ""
+    return next((row for row in (peer, "own") if row in measured.rows), None)
+
+
+def joined(front: ModelCardData, body: str) -> str:
+    """Return a card."""
+    return f"---\n{front.to_yaml()}\n---\n{body}"

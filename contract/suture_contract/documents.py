@@ -1,0 +1,310 @@
+"""The documents that travel between sites and hub: candidates, evaluations, the report.
+
+Torch-free and closed (unknown fields are refused), so that hub and outbox can check every byte that leaves a site.
+Numbers are finite; there is no free text beside names the hub already knows.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from suture_contract.model.metadata import Label, Member, Name, Task
+
+Metric = Literal["accuracy", "balanced_accuracy", "auroc", "f1", "dice", "r2", "mae"]
+SplitName = Literal["validation", "test"]
+Verdict = Literal["adopt", "care", "reject"]
+#: Losing less than this much of a metric that runs from 0 to 1 asks for care, losing more is a reason to reject.
+CARE = 0.05
+CandidateId = Annotated[str, StringConstraints(pattern=r"^c[0-9]{2,4}$")]
+#: A member's index among the ensemble's, as a key of a JSON object.
+MemberIndex = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,3}$")]
+#: A label's index among the ensemble's, as a key of a JSON object.
+LabelIndex = Annotated[str, StringConstraints(pattern=r"^(0|[1-9][0-9]{0,4})$")]
+#: A node of a member's graph; `.0` is the first token (the class token) of the sequence there.
+Point = Annotated[str, StringConstraints(pattern=r"^n[0-9]{1,7}(\.0)?$")]
+#: A tensor in `stitches.safetensors`.
+TensorName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(?:[._][a-z0-9]+)*$", max_length=64)]
+#: `own`, `peer:<party/name>`, `ensemble` or `stitched`.
+Row = Annotated[
+    str, StringConstraints(pattern=r"^(own|ensemble|routed|stitched|peer:[A-Za-z0-9_.-]{1,96}/[A-Za-z0-9_.-]{1,96})$")
+]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class Interval(_Closed):
+    """A value with its 95 % bootstrap interval."""
+
+    value: Finite
+    low: Finite
+    high: Finite
+
+
+class Stitch(_Closed):
+    """An affine map from the features of member `source` to those of member `target`, at one match.
+
+    Its tensors are `<weight>` (out, in) and `<bias>` (out,) in the candidates' safetensors file.
+    """
+
+    source: Count
+    target: Count
+    weight: TensorName
+    bias: TensorName
+    r2: Finite | None = None
+
+
+class Gate(_Closed):
+    """How much a sample is trusted to be like the fit data, by the members' own features at `points`.
+
+    The features are averaged over positions and stand side by side; `<weight>` (D, D) and `<bias>` (D,) whiten them.
+    A sample whose squared distance is at most `near` counts fully, one at `far` or beyond not at all. Unfamiliar
+    samples are left to the other members where one `withdraws`: its output counts only as far as a sample does.
+    """
+
+    points: dict[MemberIndex, Point]
+    weight: TensorName
+    bias: TensorName
+    near: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    far: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    withdraws: Count | None = None
+
+    @model_validator(mode="after")
+    def _far_is_farther(self) -> Gate:
+        if self.far <= self.near:
+            raise ValueError("far: must be larger than near")
+        return self
+
+
+class Match(_Closed):
+    """One place where members are joined: a stitch point per member (by member index), the mixing weight, the stitches.
+
+    The mixed feature of a member is `(1 - w) * own + w * mean(translated from the others)`; `w` is `alpha`, times how
+    familiar a sample is to the candidate's gate where there is one.
+    """
+
+    points: dict[MemberIndex, Point]
+    alpha: Fraction
+    stitches: tuple[Stitch, ...]
+
+
+class Candidate(_Closed):
+    """One way to use the members: one alone, their plain ensemble, routed by familiarity, or a stitched ensemble.
+
+    A routed one leaves familiar samples to the member that its gate names, others to the other members.
+    """
+
+    id: CandidateId
+    kind: Literal["single", "ensemble", "routed", "stitched"]
+    members: tuple[Count, ...]
+    matches: tuple[Match, ...] = ()
+    gate: Gate | None = None
+    refined: bool = False
+    #: What other parties' moments counted for when its stitches were solved for.
+    others: Fraction | None = None
+
+    @model_validator(mode="after")
+    def _routed_by_a_gate(self) -> Candidate:
+        if self.kind == "routed" and (self.gate is None or self.gate.withdraws is None):
+            raise ValueError("gate: a routed candidate needs one, with the member that withdraws")
+        return self
+
+
+#: Samples by split of a fit, and what noise promises: (epsilon, delta) differential privacy.
+Samples = dict[Literal["train", "validation"], Annotated[int, Field(ge=1)]]
+Epsilon = Annotated[float, Field(gt=0, le=50)]
+Delta = Annotated[float, Field(gt=0, lt=0.1)]
+
+
+class Contributed(_Closed):
+    """A party whose moments the fit had; `n` are its samples, `epsilon` and `delta` what its noise promises, if any."""
+
+    party: Name
+    n: Samples
+    epsilon: Epsilon | None = None
+    delta: Delta | None = None
+
+
+class CandidateSet(_Closed):
+    """What a `fit` task produced; the tensors of all stitches are in `stitches.safetensors` beside it.
+
+    Candidates `c00` to `c<K-1>` are the members alone, in order; the next one is their plain ensemble.
+    """
+
+    schema_: Literal["suture.candidates/1"] = Field(default="suture.candidates/1", alias="schema")
+    task: Task
+    members: Annotated[tuple[Member, ...], Field(min_length=2)]
+    #: Labels of the ensemble's output: the members' labels, first seen first.
+    labels: tuple[Label, ...] | None = None
+    n: Count
+    seed: int
+    #: Why there are no stitched candidates: a member without stitch points, or none that says what another's says.
+    unstitched: Literal["no_points", "no_match"] | None = None
+    #: Whose moments the candidates with `others` rest on.
+    contributions: tuple[Contributed, ...] | None = None
+    candidates: Annotated[tuple[Candidate, ...], Field(min_length=1, max_length=999)]
+
+    @model_validator(mode="after")
+    def _names_only_what_is_there(self) -> CandidateSet:
+        everyone = tuple(range(len(self.members)))
+        first = [(candidate.kind, candidate.members) for candidate in self.candidates[: len(everyone) + 1]]
+        if first != [*(("single", (index,)) for index in everyone), ("ensemble", everyone)]:
+            raise ValueError("candidates: the members alone come first, in order, then their plain ensemble")
+        if [candidate.id for candidate in self.candidates] != [f"c{i:02}" for i in range(len(self.candidates))]:
+            raise ValueError("candidates: ids count up from c00")
+        for candidate in self.candidates:
+            named = {*candidate.members}
+            if candidate.gate is not None:
+                named |= {int(index) for index in candidate.gate.points}
+                named |= set() if candidate.gate.withdraws is None else {candidate.gate.withdraws}
+            for match in candidate.matches:
+                named |= {int(index) for index in match.points}
+                for stitch in match.stitches:
+                    named |= {stitch.source, stitch.target}
+                    if stitch.source == stitch.target:
+                        raise ValueError(f"candidates.{candidate.id}: a stitch joins two different members")
+            if not named <= set(everyone):
+                raise ValueError(f"candidates.{candidate.id}: there are only {len(everyone)} members")
+        return self
+
+
+class Calibration(_Closed):
+    """How far a classifier's probabilities can be believed; 0 is best.
+
+    `ece` is the expected calibration error over 15 bins of the highest probability (Guo et al., "On calibration of
+    modern neural networks", 2017), `brier` the squared error of all probabilities, summed over labels (Brier, 1950).
+    """
+
+    ece: Fraction
+    brier: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
+
+
+class Score(Interval):
+    """One candidate's metric on one split; `difference` is candidate minus the party's own model, paired."""
+
+    difference: Interval | None = None
+    calibration: Calibration | None = None
+
+
+class ClassScores(_Closed):
+    """Samples that have one label: how many there are, and how well each candidate does there.
+
+    Classification: the share that is classified correctly. Several labels at once: the share where the label is found.
+    Segmentation: the mean Dice of the label.
+    """
+
+    n: Annotated[int, Field(ge=1)]
+    scores: dict[CandidateId, Fraction]
+
+
+class SplitScores(_Closed):
+    """All candidates on one split of one party's dataset.
+
+    `classes` has the labels that may be told of; it is empty where none may, and for tasks without labels.
+    """
+
+    n: Count
+    scores: dict[CandidateId, Score]
+    classes: dict[LabelIndex, ClassScores] = {}
+
+    @model_validator(mode="after")
+    def _classes_are_parts(self) -> SplitScores:
+        if any(one.n > self.n for one in self.classes.values()):
+            raise ValueError("classes: one has more samples than the split")
+        if any(one.scores.keys() != self.scores.keys() for one in self.classes.values()):
+            raise ValueError("classes: each is measured with every candidate")
+        return self
+
+
+class Evaluation(_Closed):
+    """What an `evaluate` task may let out: numbers only."""
+
+    schema_: Literal["suture.evaluation/1"] = Field(default="suture.evaluation/1", alias="schema")
+    metric: Metric
+    higher_is_better: bool = True
+    #: Index of the party's own member, if it has one: what `difference` is measured against.
+    own: Count | None = None
+    splits: dict[SplitName, SplitScores]
+
+
+class ClassReport(_Closed):
+    """The samples with one label among a party's test data, and how well each row's model does there."""
+
+    label: Label
+    n: Count
+    rows: dict[Row, Fraction]
+
+
+class PartyReport(_Closed):
+    """One party's rows: `own`, `peer:<repo>`, `ensemble`, `stitched`, measured on its own test data.
+
+    `stitched` is the chosen candidate, or the best stitched one over all parties' validation data when another kind was
+    chosen; `routed` is there when such a candidate was chosen. A row is left out where there is nothing to show: `own`
+    for a party that has no model among the members.
+    """
+
+    metric: Metric
+    n: Count
+    rows: dict[Row, Interval]
+    verdict: Verdict
+    #: By row, the row's model minus the party's own, measured on the same samples (paired).
+    differences: dict[Row, Interval] = {}
+    calibration: dict[Row, Calibration] = {}
+    #: Labels with enough samples there, as that party's policy has it.
+    classes: tuple[ClassReport, ...] = ()
+
+
+class CandidateReport(_Closed):
+    """One candidate as the report shows it: `metrics[party]` on the test split, and whether it is on the front."""
+
+    id: CandidateId
+    kind: Literal["single", "ensemble", "routed", "stitched"]
+    label: Annotated[str, StringConstraints(max_length=200)]
+    metrics: dict[Name, Finite]
+    front: bool
+
+
+class ReportLineage(_Closed):
+    """What the chosen model was made of."""
+
+    job: Annotated[str, StringConstraints(max_length=64)]
+    members: tuple[Member, ...]
+
+
+class Missing(_Closed):
+    """A party that was asked and has no column, and how it is told to others."""
+
+    party: Name
+    reason: Literal["declined", "no_answer", "too_few_samples", "failed"]
+
+
+class Revised(_Closed):
+    """How a report differs from the one before: `added` answered since; `before` is the candidate chosen then."""
+
+    before: CandidateId
+    added: tuple[Name, ...]
+
+
+class Report(_Closed):
+    """The party report, `report.json`. A contract: fields are only ever added."""
+
+    schema_: Literal["suture.report/1"] = Field(default="suture.report/1", alias="schema")
+    requester: Name
+    parties: dict[Name, PartyReport]
+    chosen: CandidateId
+    candidates: tuple[CandidateReport, ...]
+    lineage: ReportLineage
+    missing: tuple[Missing, ...] = ()
+    #: Whose moments the fit had; which candidates rest on them, their labels say.
+    contributions: tuple[Contributed, ...] | None = None
+    #: Counts up when parties answer later, each time with a new revision of the model.
+    version: Annotated[int, Field(ge=1)] = 1
+    revised: Revised | None = None
+    #: Hypervolume of the front over the parties' metrics, reference point 0.
+    hypervolume: Finite | None = None

@@ -1,0 +1,323 @@
+"""The party report as one self-contained HTML page: no script, nothing loaded from elsewhere, every name escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from jinja2 import Environment, StrictUndefined, Template
+
+from suture_contract.documents import CARE, CandidateReport, PartyReport, Report
+from suture_contract.report import plot
+from suture_contract.report.words import (
+    METRIC_MEANINGS,
+    OF_LABELS,
+    REASONS,
+    SHORT_REASONS,
+    SIGNS,
+    VERDICTS,
+    Scale,
+    contributed,
+    scale_of,
+)
+
+_ROWS = {"own": "own model", "ensemble": "plain ensemble", "routed": "routed ensemble"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a party's table; `low`, `at`, `high` are positions in per cent of the drawn axis."""
+
+    name: str
+    value: str
+    interval: str
+    change: str
+    low: float
+    at: float
+    high: float
+    strong: bool
+    calibration: str
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """The labels of one party's test data: a heading per row of the party's table, and per label n and the numbers."""
+
+    meaning: str
+    models: tuple[str, ...]
+    rows: tuple[tuple[str, str, tuple[str, ...]], ...]
+
+
+@dataclass(frozen=True)
+class PartySection:
+    """What the page says about one party."""
+
+    name: str
+    asked: bool
+    verdict: str
+    badge: str
+    sign: str
+    sentence: str
+    metric: str
+    axis_title: str
+    meaning: str
+    n: str
+    rows: tuple[Row, ...]
+    axis: tuple[plot.Tick, ...]
+    calibrated: bool
+    classes: ClassTable | None
+
+
+@dataclass(frozen=True)
+class MatrixCell:
+    """A model on a party's data; `strong` for the chosen one, `own` for the party's own model."""
+
+    text: str
+    strong: bool = False
+    own: bool = False
+
+
+@dataclass(frozen=True)
+class MatrixRow:
+    """One party's line of the matrix; with no cells, `note` says why."""
+
+    party: str
+    note: str
+    cells: tuple[MatrixCell, ...]
+
+
+@dataclass(frozen=True)
+class CandidateRow:
+    """One line of the table of all candidates."""
+
+    label: str
+    values: tuple[str, ...]
+    note: str
+
+
+def to_html(report: Report) -> str:
+    """Return the page as text in UTF-8; a pure function of the report."""
+    parties = sorted(report.parties, key=lambda party: (party != report.requester, party))
+    chosen = next(candidate for candidate in report.candidates if candidate.id == report.chosen)
+    return _template().render(
+        report=report,
+        chosen=chosen,
+        sections=[_section(report, party, chosen) for party in parties],
+        plots=plot.plots(report),
+        frame=plot,
+        missing=[(missing.party, REASONS[missing.reason]) for missing in report.missing],
+        contributors=[(one.party, contributed(one)) for one in report.contributions or ()],
+        columns=_columns(report, chosen),
+        matrix=_matrix(report, parties, chosen),
+        absent=[(missing.party, SHORT_REASONS[missing.reason]) for missing in report.missing],
+        candidates=_candidate_rows(report, parties),
+        parties=parties,
+        front=sum(candidate.front for candidate in report.candidates),
+        lead=_lead(report, chosen),
+        revised=_revised(report, chosen),
+        names=VERDICTS,
+        verdicts=_verdicts(),
+    )
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string((files(__package__) / "report.html.jinja").read_text(encoding="utf-8"))
+
+
+def _verdicts() -> list[tuple[str, str]]:
+    """Say what each verdict means, as `select` gives them."""
+    care = f"{100 * CARE:g} points (of a metric without per cent: {CARE:g})"
+    return [
+        ("adopt", "on the party's test data not worse than its own model, as far as the 95 % interval can tell"),
+        ("care", f"worse than its own model there, by less than {care}"),
+        ("reject", "worse than that, or no candidate kept up with the requester's own model"),
+    ]
+
+
+def _lead(report: Report, chosen: CandidateReport) -> str:
+    others = len(report.parties) - (report.requester in report.parties)
+    measured = {
+        0: f"{report.requester} alone measured them",
+        1: f"{report.requester} and one other party measured them, each on its own data",
+    }.get(others, f"{report.requester} and {others} other parties measured them, each on its own data")
+    made = f"{len(report.candidates)} ways to use {len(report.lineage.members)} models were tried, and {measured}."
+    if chosen.kind == "stitched":
+        return f"{made} The one chosen for {report.requester} is a stitched ensemble."
+    if chosen.kind == "routed":
+        return f"{made} The one chosen for {report.requester} sends each sample to the models it is familiar to."
+    if chosen.kind == "ensemble":
+        return (
+            f"{made} No stitched ensemble did better for {report.requester} than the plain ensemble, which was chosen."
+        )
+    return (
+        f"{made} Nothing did well enough for {report.requester} to replace a single model: {chosen.label} was chosen."
+    )
+
+
+def _revised(report: Report, chosen: CandidateReport) -> str:
+    """Say what changed since the version before; nothing in the first one."""
+    if report.revised is None:
+        return ""
+    before = next((one for one in report.candidates if one.id == report.revised.before), None)
+    choice = "The choice stays the same."
+    if before is not None and before.id != chosen.id:
+        choice = f"The choice changed from {before.id} ({before.label}) to {chosen.id} ({chosen.label})."
+    answered = ", ".join(report.revised.added) or "nobody"
+    return f"Since version {report.version - 1}, {answered} has been added. {choice}"
+
+
+def _section(report: Report, party: str, chosen: CandidateReport) -> PartySection:
+    found = report.parties[party]
+    scale = scale_of(found.metric)
+    at, axis = _axis(found, scale)
+    stitched_name = "stitched ensemble" if chosen.kind == "stitched" else "best stitched ensemble (not chosen)"
+    chosen_row = _row_of(report, party, chosen)
+    order = ["own", *sorted(row for row in found.rows if row.startswith("peer:")), "ensemble", "routed", "stitched"]
+    order = [row for row in order if row in found.rows]
+    names = {row: stitched_name if row == "stitched" else _ROWS.get(row, row.removeprefix("peer:")) for row in order}
+    rows = []
+    for row in order:
+        interval = found.rows[row]
+        difference, calibration = found.differences.get(row), found.calibration.get(row)
+        rows.append(
+            Row(
+                name=names[row],
+                value=scale.text(interval.value),
+                interval=f"{scale.number(interval.low)} to {scale.number(interval.high)}",
+                change=scale.change(difference.value) if difference else "",
+                low=at(interval.low),
+                at=at(interval.value),
+                high=at(interval.high),
+                strong=row == chosen_row,
+                calibration=f"{calibration.ece:.3f} / {calibration.brier:.3f}" if calibration else "",
+            )
+        )
+    return PartySection(
+        name=party,
+        asked=party == report.requester,
+        verdict=found.verdict,
+        badge=VERDICTS[found.verdict],
+        sign=SIGNS[found.verdict],
+        sentence=_sentence(found, scale, chosen, party, chosen_row),
+        metric=scale.name,
+        axis_title=f"{scale.name}, {scale.unit}" if scale.unit else scale.name,
+        meaning=METRIC_MEANINGS[found.metric],
+        n=f"{found.n:,}",
+        rows=tuple(rows),
+        axis=axis,
+        calibrated=bool(found.calibration),
+        classes=_class_table(found, names, scale),
+    )
+
+
+def _class_table(found: PartyReport, names: Mapping[str, str], scale: Scale) -> ClassTable | None:
+    meaning = OF_LABELS.get(found.metric)
+    if meaning is None or not found.classes:
+        return None
+    return ClassTable(
+        meaning=meaning,
+        models=tuple(names.values()),
+        rows=tuple(
+            (one.label, f"{one.n:,}", tuple(scale.text(one.rows[row]) if row in one.rows else "" for row in names))
+            for one in found.classes
+        ),
+    )
+
+
+def _columns(report: Report, chosen: CandidateReport) -> list[CandidateReport]:
+    """Return the matrix's candidates: the members alone, their plain ensemble and the chosen one."""
+    simple = [candidate for candidate in report.candidates if candidate.kind in ("single", "ensemble")]
+    return simple if chosen in simple else [*simple, chosen]
+
+
+def _matrix(report: Report, parties: Sequence[str], chosen: CandidateReport) -> list[MatrixRow]:
+    """Return a line per party that was asked, those without numbers last."""
+    rows = []
+    for party in parties:
+        found = report.parties[party]
+        scale = scale_of(found.metric)
+        peers = {row.removeprefix("peer:") for row in found.rows}
+        cells = []
+        for index, candidate in enumerate(_columns(report, chosen)):
+            own = candidate.kind == "single" and report.lineage.members[index].repo not in peers
+            text = scale.text(candidate.metrics[party]) if party in candidate.metrics else ""
+            cells.append(MatrixCell(text, candidate.id == chosen.id, own))
+        rows.append(MatrixRow(party, f"{scale.name}, n = {found.n:,}", tuple(cells)))
+    return rows + [MatrixRow(missing.party, SHORT_REASONS[missing.reason], ()) for missing in report.missing]
+
+
+def _row_of(report: Report, party: str, chosen: CandidateReport) -> str:
+    """Return the row of a party's table that is the chosen candidate."""
+    if chosen.kind != "single":
+        return chosen.kind
+    # Candidates c00 to c<K-1> are the members alone, in order.
+    peer = f"peer:{report.lineage.members[int(chosen.id[1:])].repo}"
+    return peer if peer in report.parties[party].rows else "own"
+
+
+def _sentence(found: PartyReport, scale: Scale, chosen: CandidateReport, party: str, row: str) -> str:
+    """Say in words what the chosen model does at this party, against its own model and the plain ensemble."""
+    value = chosen.metrics[party]
+    compared = []
+    if row != "own" and "own" in found.rows:
+        text = _against(value - found.rows["own"].value, scale, "its own model")
+        difference = found.differences.get(row)
+        if difference is not None:
+            low, high = scale.signed(difference.low), scale.change(difference.high)
+            text += f" (95 % interval of the difference: {low} to {high})"
+        compared.append(text)
+    if row != "ensemble" and "ensemble" in found.rows:
+        compared.append(_against(value - found.rows["ensemble"].value, scale, "the plain ensemble"))
+    name = {
+        "own": "Its own model stays the choice, and",
+        "ensemble": "The plain ensemble",
+        "stitched": "The stitched ensemble",
+        "routed": "The routed ensemble",
+    }.get(row, f"The chosen model, {row.removeprefix('peer:')},")
+    end = f": {' and '.join(compared)}." if compared else "."
+    return f"{name} reaches {scale.text(value)} on {party}'s test data{end}"
+
+
+def _against(difference: float, scale: Scale, what: str) -> str:
+    if not float(scale.number(abs(difference))):
+        return f"the same as {what}"
+    better = (difference > 0) == scale.higher_is_better
+    return f"{scale.change(abs(difference)).removeprefix('+')} {'better' if better else 'worse'} than {what}"
+
+
+def _axis(found: PartyReport, scale: Scale) -> tuple[Callable[[float], float], tuple[plot.Tick, ...]]:
+    low = min(interval.low for interval in found.rows.values())
+    high = max(interval.high for interval in found.rows.values())
+    margin = 0.06 * (high - low) or 0.05
+    low, high = low - margin, high + margin
+
+    def at(value: float) -> float:
+        return round(100 * (value - low) / (high - low), 2)
+
+    marks = plot.ticks(low, high, 4)
+    decimals = scale.decimals_between(marks[1] - marks[0] if len(marks) > 1 else high - low)
+    return at, tuple(plot.Tick(at(value), scale.number(value, decimals)) for value in marks)
+
+
+def _candidate_rows(report: Report, parties: list[str]) -> list[CandidateRow]:
+    """All candidates, the requester's best first."""
+    scales = {party: scale_of(report.parties[party].metric) for party in parties}
+
+    def rank(candidate: CandidateReport) -> float:
+        value = candidate.metrics.get(report.requester, 0.0)
+        return -value if report.requester in scales and scales[report.requester].higher_is_better else value
+
+    return [
+        CandidateRow(
+            label=candidate.label,
+            values=tuple(
+                scales[party].text(candidate.metrics[party]) if party in candidate.metrics else "" for party in parties
+            ),
+            note="chosen" if candidate.id == report.chosen else "on the front" if candidate.front else "",
+        )
+        for candidate in sorted(report.candidates, key=rank)
+    ]

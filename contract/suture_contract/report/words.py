@@ -1,0 +1,112 @@
+"""How metrics, verdicts and reasons are said to people."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from suture_contract.documents import Contributed, Metric
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How one metric is written: its name, and a share as per cent or a bare number."""
+
+    name: str
+    unit: Literal["%", ""]
+    higher_is_better: bool = True
+
+    def text(self, value: float, decimals: int | None = None) -> str:
+        """Return the value with its unit: `95.6 %`, `0.873`."""
+        number = self.number(value, decimals)
+        return f"{number} %" if self.unit else number
+
+    def number(self, value: float, decimals: int | None = None) -> str:
+        """Return the value without its unit."""
+        shown = 100 * value if self.unit else value
+        places = (1 if self.unit else 3) if decimals is None else decimals
+        return f"{shown:.{places}f}".replace("-", "−")
+
+    def change(self, value: float) -> str:
+        """Return a difference with its sign: `+1.2 points`, `−0.031`."""
+        return f"{self.signed(value)} points" if self.unit else self.signed(value)
+
+    def signed(self, value: float) -> str:
+        """Return a difference with its sign, without its unit."""
+        number = self.number(value)
+        return number if number.startswith("−") else f"+{number}"
+
+    def decimals_between(self, step: float) -> int:
+        """Return the fewest decimals that tell values `step` apart."""
+        shown = 100 * step if self.unit else step
+        return next(places for places in range(12) if abs(round(shown, places) - shown) < 1e-9 or places == 11)
+
+
+_SCALES: dict[Metric, Scale] = {
+    "accuracy": Scale("accuracy", "%"),
+    "balanced_accuracy": Scale("balanced accuracy", "%"),
+    "auroc": Scale("area under the ROC curve", ""),
+    "f1": Scale("F1 score", ""),
+    "dice": Scale("Dice score", ""),
+    "r2": Scale("explained variance (R²)", ""),
+    "mae": Scale("mean absolute error", "", higher_is_better=False),
+}
+
+METRIC_MEANINGS: dict[Metric, str] = {
+    "accuracy": "the share of test samples that are classified correctly",
+    "balanced_accuracy": "the share of correctly classified test samples, averaged over the classes",
+    "auroc": "how well the model ranks ill above well; 0.5 is chance, 1 is perfect",
+    "f1": "how well the labels that were found agree with the true ones; 0 is not at all, 1 is perfect",
+    "dice": "the overlap of the predicted and the drawn region; 0 is none, 1 is perfect",
+    "r2": "the share of the variation between test samples that is predicted; 1 is perfect",
+    "mae": "the mean distance between prediction and truth, in the unit of the target; lower is better",
+}
+
+#: What a label's number says; of other metrics, labels have none.
+OF_LABELS: dict[Metric, str] = {
+    "accuracy": "Share of each label's test samples that is classified correctly",
+    "f1": "Share of the test samples with each label where it is found",
+    "dice": "Mean Dice score of each label over the test samples that show it",
+}
+
+ROWS = {
+    "own": "own model",
+    "ensemble": "plain ensemble",
+    "routed": "routed ensemble",
+    "stitched": "stitched ensemble",
+}
+
+VERDICTS = {"adopt": "Adopt", "care": "Look closely", "reject": "Do not adopt"}
+SIGNS = {"adopt": "✓", "care": "!", "reject": "✕"}
+
+REASONS = {
+    "declined": "declined to evaluate",
+    "no_answer": "did not answer in time",
+    "too_few_samples": "has fewer test samples than its own policy asks for",
+    "failed": "could not complete the evaluation",
+}
+
+#: What stands in a table where a party's numbers would.
+SHORT_REASONS = {
+    "declined": "declined",
+    "no_answer": "no answer",
+    "too_few_samples": "suppressed",
+    "failed": "failed",
+}
+
+UNSTITCHED = {
+    "no_points": "fewer than two of the models have places at which they could be stitched",
+    "no_match": "no place in one model says what a place in another does",
+}
+
+
+def scale_of(metric: Metric) -> Scale:
+    """Return how `metric` is written."""
+    return _SCALES[metric]
+
+
+def contributed(one: Contributed) -> str:
+    """Say what a party gave to the fit, as the rest of a sentence that begins with its name."""
+    noise = "without noise" if one.epsilon is None else f"with noise (epsilon {one.epsilon:g}, delta {one.delta:g})"
+    samples = f"{one.n.get('train', 0):,} training and {one.n.get('validation', 0):,} validation samples"
+    return f"contributed sums over {samples} to the fit, {noise}"

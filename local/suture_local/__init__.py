@@ -1,0 +1,1 @@
+"""A hub and sites on one machine: `suture up` and `suture demo`."""

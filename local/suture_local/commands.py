@@ -1,0 +1,74 @@
+"""Commands for one machine: demo and up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from suture.cli.exit_codes import ExitCode
+from suture_contract.errors import SutureError
+
+
+@contextmanager
+def everything_installed() -> Iterator[None]:
+    """Name the extras when one of their packages is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise SutureError(
+            "suture.not_installed",
+            f"{error.name} is not installed",
+            hint="hub and site on one machine need: pip install 'suture[service,worker,demo]'",
+        ) from None
+
+
+def demo(
+    root: Annotated[Path, typer.Option(help="folder to play in; what an earlier demo left there is removed")] = Path(
+        ".suture/demo"
+    ),
+    seed: Annotated[int, typer.Option(help="of the division of the data, the training and the fit")] = 0,
+) -> None:
+    """Play the whole story on this machine.
+
+    With real processes: publish, stitch, evaluate, pull, report. Two parties with real images of digits, a hub, and a
+    site for each. Leaves report.json, report.html and ensemble/model.safetensors in the folder, and no process
+    running. Ends with 8 if a target is missed.
+
+    \b
+    Example:
+      suture demo
+    """
+    with everything_installed():
+        from suture_local.demo import run
+
+    if not run(root, Console(highlight=False), seed=seed):
+        raise typer.Exit(ExitCode.TARGET)
+
+
+def up(
+    root: Annotated[Path, typer.Option(help="folder of the database, the models and the site")] = Path(".suture/up"),
+    data: Annotated[
+        Path | None, typer.Option(help="a dataset of yours: a folder of images by class, .npz, .csv or .parquet")
+    ] = None,
+) -> None:
+    """Keep a hub and a site running on this machine.
+
+    Prints the commands to type next, and runs until Ctrl-C.
+
+    Without --data the dataset is scikit-learn's digits, and two example models lie ready to be published. Started
+    again on the same folder it goes on with what is there.
+
+    \b
+    Examples:
+      suture up
+      suture up --root hospital --data scans/
+    """
+    with everything_installed():
+        from suture_local.up import run
+
+    run(root, data, Console(highlight=False))

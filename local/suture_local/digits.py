@@ -1,0 +1,173 @@
+"""Two parties with real images: the handwritten digits that scikit-learn carries, divided as hospitals' data are.
+
+`north` saw mostly the digits 0 to 4, `south` mostly 5 to 9, and south's scanner blurs and has less contrast. Each
+trains a network of its own kind on its own images. Neither model is any good for the other party's patients, and
+their plain ensemble costs each of them performance at home: the situation that stitching is for.
+
+    from suture_local import digits
+
+    data = digits.parties(seed=0)["north"]
+    module = digits.network("north", seed=0)
+    train = data.split == "train"
+    digits.train(module, data.images[train], data.labels[train], seed=0)
+
+Needs scikit-learn (`pip install suture[demo]`); nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from suture_stitching.running.progress import OnProgress, Progress, ignore
+
+PARTIES = ("north", "south")
+LABELS = tuple(str(digit) for digit in range(10))
+#: Part of a party's images, per class, that is kept for fitting, for choosing and for the report.
+SPLITS = {"train": 0.5, "validation": 0.2, "test": 0.3}
+#: Part of the images of its own digits (0-4 north, 5-9 south) that a party has; the rest is the other's.
+OWN_SHARE = 0.85
+
+
+@dataclass(frozen=True)
+class PartyData:
+    """One party's images.
+
+    `images` float32 (N, 1, 8, 8) in 0..1, `labels` int64 (N,), `split` (N,) "train", "validation" or "test".
+    """
+
+    images: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    split: NDArray[np.str_]
+
+
+def parties(seed: int = 0) -> dict[str, PartyData]:
+    """Divide the 1797 digits among the parties, class by class; the same seed gives the same division.
+
+    No image is at both parties, and none is in two splits.
+    """
+    from sklearn.datasets import load_digits
+
+    loaded = load_digits()
+    images = (loaded.images / 16.0).astype(np.float32)[:, None]
+    labels = loaded.target.astype(np.int64)
+    rng = np.random.default_rng(seed)
+    rows: dict[str, list[NDArray[np.int64]]] = {party: [] for party in PARTIES}
+    splits: dict[str, list[str]] = {party: [] for party in PARTIES}
+    for digit in range(10):
+        shuffled = rng.permutation(np.flatnonzero(labels == digit))
+        owner, other = PARTIES if digit < 5 else PARTIES[::-1]
+        cut = round(OWN_SHARE * len(shuffled))
+        for party, mine in ((owner, shuffled[:cut]), (other, shuffled[cut:])):
+            rows[party].append(mine)
+            splits[party] += _split_names(len(mine))
+    data = {}
+    for party in PARTIES:
+        order = np.concatenate(rows[party])
+        seen = images[order] if party == "north" else other_scanner(images[order])
+        data[party] = PartyData(seen, labels[order], np.array(splits[party]))
+    return data
+
+
+def _split_names(n: int) -> list[str]:
+    validation, test = round(n * SPLITS["validation"]), round(n * SPLITS["test"])
+    return ["train"] * (n - validation - test) + ["validation"] * validation + ["test"] * test
+
+
+def other_scanner(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return `images` (N, 1, 8, 8) as south's scanner shows them: blurred, and all between 0.4 and 0.7."""
+    kernel = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0])
+    kernel = kernel[:, None] * kernel[None, :]
+    blurred = F.conv2d(torch.from_numpy(images), (kernel / kernel.sum())[None, None], padding=2)
+    return (0.4 + 0.3 * blurred).numpy()
+
+
+def network(party: str, seed: int = 0) -> nn.Module:
+    """Return the party's untrained network, (N, 1, 8, 8) to logits (N, 10): different designs, widths and depths."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _PlainNetwork() if party == "north" else _ResidualNetwork()
+
+
+class _PlainNetwork(nn.Sequential):
+    """Three convolutions and a hidden layer: about 50,000 parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block1 = _conv(1, 16)
+        self.block2 = _conv(16, 32)
+        self.pool = nn.MaxPool2d(2)
+        self.block3 = _conv(32, 32)
+        self.flatten = nn.Flatten()
+        self.hidden = nn.Sequential(nn.Linear(32 * 4 * 4, 64), nn.ReLU())
+        self.head = nn.Linear(64, 10)
+
+
+class _ResidualNetwork(nn.Module):
+    """A residual network of two stages and a hidden layer: about 110,000 parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = _conv(1, 24)
+        self.stage1 = _Residual(24)
+        self.down = _conv(24, 48, stride=2)
+        self.stage2 = _Residual(48)
+        self.hidden = nn.Sequential(nn.Flatten(), nn.Linear(48 * 4 * 4, 48), nn.ReLU())
+        self.head = nn.Linear(48, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stage2(self.down(self.stage1(self.stem(x))))
+        return self.head(self.hidden(x))  # type: ignore[no-any-return]
+
+
+class _Residual(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = _conv(channels, channels)
+        self.second = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.second(self.first(x)))
+
+
+def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
+    )
+
+
+def train(
+    module: nn.Module,
+    images: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    *,
+    epochs: int = 40,
+    seed: int = 0,
+    progress: OnProgress = ignore,
+) -> nn.Module:
+    """Train `module` in place on `images` (N, 1, 8, 8) and `labels` (N,); return it in evaluation mode."""
+    x, y = torch.from_numpy(images), torch.from_numpy(labels)
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+    module.train()
+    for epoch in range(epochs):
+        for batch in torch.randperm(len(x), generator=generator).split(64):  # type: ignore[no-untyped-call]
+            optimizer.zero_grad()
+            F.cross_entropy(module(x[batch]), y[batch]).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        schedule.step()
+        progress(Progress("train", epoch + 1, epochs))
+    return module.eval()
+
+
+def accuracy(module: nn.Module, images: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """Return the part of `images` that `module` names rightly."""
+    with torch.no_grad():
+        predicted = module(torch.from_numpy(images)).argmax(1)
+    return float((predicted == torch.from_numpy(labels)).double().mean())

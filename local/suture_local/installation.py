@@ -1,0 +1,245 @@
+"""A hub and sites on one machine, under one folder: what `suture up` keeps running and `suture demo` plays on.
+
+    with Installation(Path(".suture/up")) as here:
+        here.start_hub()
+        token = here.add_party("north")
+        here.add_site("north", datasets={"digits": {"path": "/data/digits.npz", "format": "npz", "labels": [...]}})
+        here.start_site("north")
+        here.wait_until_online("north")
+
+Folder: `hub/` (database, models), `<party>/token` and `<party>/site/` (configuration, its token, state), `*.log`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+from suture.credentials import read_private, write_private
+from suture.errors import HubError
+from suture.http import Connection
+from suture.processes import Processes
+from suture_contract.errors import SutureError
+from suture_service import operate
+from suture_service.settings import Settings
+
+PORT = 8420
+_START_SECONDS = 90.0
+_SITE = "main"
+
+
+class Installation:
+    """Everything it started is stopped when its block ends. One process at a time may use a folder.
+
+    `database_url` is SQLite in the folder by default; `port` is the preferred one, any free one if None or taken.
+    """
+
+    def __init__(self, root: Path, *, port: int | None = None, database_url: str | None = None) -> None:
+        self.root = root.absolute()
+        self._preferred = port
+        self._database_url = database_url or f"sqlite:///{self.root / 'hub' / 'hub.db'}"
+        self._lock: IO[bytes] | None = None
+        self.processes = Processes()
+        self.url = ""
+
+    def __enter__(self) -> Self:
+        for folder in (self.root, self.root / "hub"):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lock = lock(self.root)
+        self.processes.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.processes.__exit__(kind, error, trace)
+        if self._lock is not None:
+            self._lock.close()
+
+    @property
+    def settings(self) -> Settings:
+        """The hub's settings."""
+        return Settings(database_url=self._database_url, store=str(self.root / "hub" / "models"))
+
+    # Hub
+
+    def start_hub(self) -> str:
+        """Migrate the database, start the hub and return its URL; `wait_until_ready` before the first request."""
+        operate.migrate(self.settings)
+        port = _free_port(self._preferred)
+        self.processes.start(
+            "hub",
+            _suture("hub", "serve", "--port", str(port)),
+            log=self.root / "hub.log",
+            environment={
+                "SUTURE_HUB_DATABASE_URL": self.settings.database_url,
+                "SUTURE_HUB_STORE": self.settings.store,
+            },
+        )
+        self.url = f"http://127.0.0.1:{port}"
+        return self.url
+
+    def wait_until_ready(self) -> None:
+        """Wait until the hub serves requests."""
+        with Connection(self.url, attempts=1, timeout=5) as hub:
+            self.processes.wait_until(
+                lambda: _answers(hub, "/readyz"), "until the hub is ready", seconds=_START_SECONDS
+            )
+
+    # Parties and sites
+
+    def token_file(self, party: str) -> Path:
+        """Where the party's token is."""
+        return self.root / party / "token"
+
+    def token(self, party: str) -> str:
+        """Return the party's token."""
+        return read_private(self.token_file(party))
+
+    def add_party(self, party: str, roles: Sequence[str] = ("publisher", "requester")) -> bool:
+        """Add a party with a token, stored for this user alone; returns False if it was there already."""
+        if self.token_file(party).exists():
+            return False
+        if party not in {row.name for row in operate.list_parties(self.settings)}:
+            operate.add_party(self.settings, party)
+        _, secret = operate.create_token(self.settings, party, list(roles))
+        self.token_file(party).parent.mkdir(exist_ok=True, mode=0o700)
+        write_private(self.token_file(party), secret + "\n")
+        return True
+
+    def site_file(self, party: str) -> Path:
+        """Where the configuration of the party's site is."""
+        return self.root / party / "site" / "site.toml"
+
+    def add_site(
+        self,
+        party: str,
+        datasets: Mapping[str, Mapping[str, Any]],
+        *,
+        allow: Mapping[str, Sequence[str]],
+        limits: Mapping[str, Any] | None = None,
+    ) -> Path:
+        """Write the party's site.toml, keeping one that is there but for the hub's URL; returns its path.
+
+        `allow` is party -> actions; every rule is for all `datasets`. Paths in `datasets` should be absolute.
+        """
+        path = self.site_file(party)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        token = path.parent / "token"
+        if not token.exists():
+            names = {name for row in operate.list_parties(self.settings) if row.name == party for name in row.sites}
+            name = next(name for name in (_SITE, *(f"{_SITE}{n}" for n in range(2, 1000))) if name not in names)
+            write_private(token, operate.add_site(self.settings, party, name) + "\n")
+        if path.exists():
+            path.write_text(_with_url(path.read_text(), self.url))
+        else:
+            path.write_text(_site_toml(self.url, datasets, allow, limits or {}))
+        return path
+
+    def start_site(self, party: str) -> None:
+        """Start the party's site: agent, Celery worker and Redis."""
+        path = self.site_file(party)
+        self.processes.start(f"{party}'s site", _suture("site", "run", str(path)), log=self.root / f"{party}.log")
+
+    def stop_site(self, party: str) -> None:
+        """Stop the party's site."""
+        self.processes.stop(f"{party}'s site")
+
+    def wait_until_online(self, *parties: str) -> None:
+        """Wait until the hub has heard from the sites of these parties."""
+        with Connection(self.url, self.token(parties[0]), attempts=1, timeout=5) as hub:
+
+            def all_online() -> bool:
+                try:
+                    known = list(hub.pages("/v1/parties"))
+                except HubError:
+                    return False
+                return {item["name"] for item in known if any(site["online"] for site in item["sites"])} >= set(parties)
+
+            self.processes.wait_until(all_online, f"until {', '.join(parties)} ask for work", seconds=_START_SECONDS)
+
+
+def lock(root: Path) -> IO[bytes]:
+    """Take the folder for this process until the returned file is closed; raises `SutureError` `root.in_use`."""
+    file = (root / "lock").open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise SutureError(
+            "root.in_use", "another process runs an installation here", where=str(root), hint="stop it first (Ctrl-C)"
+        ) from None
+    return file
+
+
+def _suture(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "suture", *arguments]
+
+
+def _answers(hub: Connection, path: str) -> bool:
+    try:
+        hub.get(path)
+    except HubError:
+        return False
+    return True
+
+
+def _free_port(preferred: int | None) -> int:
+    for port in (preferred, 0):
+        if port is None:
+            continue
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise SutureError("hub.no_port", "no free port on 127.0.0.1", where="hub")
+
+
+def _site_toml(
+    url: str,
+    datasets: Mapping[str, Mapping[str, Any]],
+    allow: Mapping[str, Sequence[str]],
+    limits: Mapping[str, Any],
+) -> str:
+    lines = ["[hub]", f"url = {_toml(url)}", 'token_file = "token"', "", "[site]", 'state = "state"', 'device = "auto"']
+    if limits:
+        lines += ["", "[limits]", *(f"{key} = {_toml(value)}" for key, value in limits.items())]
+    for name, fields in datasets.items():
+        lines += ["", f"[datasets.{_toml(name)}]", *(f"{key} = {_toml(value)}" for key, value in fields.items())]
+    lines += ["", "[policy]", "min_samples = 11"]
+    for party, actions in allow.items():
+        lines += ["", "[[policy.allow]]"]
+        lines += [f"parties = {_toml([party])}", f"actions = {_toml(actions)}", f"datasets = {_toml(list(datasets))}"]
+    return "\n".join(lines) + "\n"
+
+
+def _with_url(text: str, url: str) -> str:
+    """Return a site.toml that was written here or edited since, with `url` in its [hub] table."""
+    lines = text.splitlines()
+    table = ""
+    for index, line in enumerate(lines):
+        if line.strip().startswith("["):
+            table = line.strip()
+        elif table == "[hub]" and line.split("=")[0].strip() == "url":
+            lines[index] = f"url = {_toml(url)}"
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    if isinstance(value, os.PathLike):
+        return json.dumps(str(value))
+    return json.dumps(value, ensure_ascii=False)  # JSON's strings, numbers and booleans are TOML's

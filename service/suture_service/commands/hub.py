@@ -1,0 +1,265 @@
+"""Commands of a hub's operator. They work on the hub's database, at the hub's machine; no token is needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from suture.cli.tree import group
+from suture_contract.errors import SutureError
+from suture_contract.terminal import Format, FormatOption, console, notes, print_json, print_table
+from suture_service.commands import audit as hub_audit
+from suture_service.commands import people as hub_people
+from suture_service.commands import store as hub_store
+from suture_service.commands.settings import hub_settings
+
+if TYPE_CHECKING:
+    from suture_service.operate import TokenRow
+
+app = group(
+    "Run a hub and decide who takes part.\n\n"
+    "SUTURE_HUB_DATABASE_URL (sqlite:///… or postgresql://…) and SUTURE_HUB_STORE (a folder or s3://…) say where its "
+    "state is; these commands work on it directly.\n\n"
+    "\b\n"
+    "Example of a first start:\n"
+    "  suture hub migrate\n"
+    "  suture hub party add north\n"
+    "  suture hub token create north --role publisher --role requester\n"
+    "  suture hub site add north main\n"
+    "  suture hub serve --host 0.0.0.0 --tls-cert chain.pem --tls-key key.pem"
+)
+party = group("Organisations that take part.")
+token = group("Tokens of parties: made, listed, revoked.")
+site = group("Sites of parties: installations beside their data.")
+app.add_typer(party, name="party")
+app.add_typer(token, name="token")
+app.add_typer(site, name="site")
+app.add_typer(hub_people.app, name="person")
+app.add_typer(hub_audit.app, name="audit")
+hub_store.add_to(app)
+
+PartyArgument = Annotated[str, typer.Argument(metavar="PARTY", help="the party's name")]
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="address to listen on; behind a TLS proxy keep 127.0.0.1")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="port to listen on")] = 8420,
+    tls_cert: Annotated[Path | None, typer.Option(help="certificate chain, PEM: speak TLS without a proxy")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="the certificate's private key, PEM, without password")] = None,
+) -> None:
+    """Run the hub until it is told to stop (SIGTERM, Ctrl-C).
+
+    To other machines it speaks TLS only, or behind a proxy named in SUTURE_HUB_PROXIES.
+
+    \b
+    Examples:
+      suture hub serve --port 8420
+      suture hub serve --host 0.0.0.0 --port 443 --tls-cert chain.pem --tls-key key.pem
+    """
+    from suture_service.main import Tls, serve
+
+    if (tls_cert is None) != (tls_key is None):
+        raise SutureError("hub.tls", "--tls-cert and --tls-key belong together", where="--tls-cert, --tls-key")
+    tls = Tls(tls_cert, tls_key) if tls_cert is not None and tls_key is not None else None
+    serve(hub_settings(), host, port, tls)
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database to this version's schema. Safe to repeat.
+
+    \b
+    Example:
+      SUTURE_HUB_DATABASE_URL=postgresql://hub@db/suture suture hub migrate
+    """
+    from suture_service import operate
+
+    operate.migrate(hub_settings())
+    notes.print("the database has this version's schema")
+
+
+@party.command("add")
+def add_party(name: PartyArgument, format: FormatOption = Format.text) -> None:
+    """Add a party.
+
+    \b
+    Example:
+      suture hub party add north
+    """
+    from suture_service import operate
+
+    added = operate.add_party(hub_settings(), name)
+    if format is Format.json:
+        print_json({"name": added})
+    else:
+        console.print(f"added {added}")
+        notes.print(f"next:  suture hub token create {added} --role publisher --role requester")
+
+
+@party.command("list")
+def list_parties(format: FormatOption = Format.text) -> None:
+    """List the parties and their sites.
+
+    \b
+    Example:
+      suture hub party list --format json
+    """
+    from suture_service import operate
+
+    found = operate.list_parties(hub_settings())
+    if format is Format.json:
+        print_json(
+            [
+                {
+                    "name": row.name,
+                    "created_at": row.created_at.isoformat(),
+                    "sites": [{"name": name, "online": name in row.online} for name in row.sites],
+                }
+                for row in found
+            ]
+        )
+        return
+    rows = [
+        (
+            row.name,
+            ", ".join(f"{name} ({'online' if name in row.online else 'offline'})" for name in row.sites),
+            f"{row.created_at:%Y-%m-%d %H:%M}",
+        )
+        for row in found
+    ]
+    print_table(("party", "sites", "since (UTC)"), rows, empty="no parties; add one with `suture hub party add NAME`")
+
+
+@token.command("create")
+def create_token(
+    party: PartyArgument,
+    role: Annotated[
+        list[str] | None,
+        typer.Option(help="publisher, requester, steward, auditor, admin or operator; repeatable; reading needs none"),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="a name to recognise it by")] = None,
+    days: Annotated[int | None, typer.Option(min=1, max=3660, help="how long it is valid; without: for good")] = None,
+    format: FormatOption = Format.text,
+) -> None:
+    """Make a token of a party and print it, this once.
+
+    \b
+    Examples:
+      suture hub token create north --role publisher --role requester
+      (umask 077; suture hub token create north > token)
+    """
+    from suture_service import operate
+
+    token_id, secret = operate.create_token(hub_settings(), party, role or [], name=name, days=days)
+    if format is Format.json:
+        print_json({"id": token_id, "token": secret})
+    else:
+        print(secret)
+        notes.print(f"id {token_id}; the token is shown this once, only its hash is kept")
+
+
+@token.command("list")
+def list_tokens(party: PartyArgument, format: FormatOption = Format.text) -> None:
+    """List a party's tokens and those of its sites, without secrets.
+
+    \b
+    Example:
+      suture hub token list north
+    """
+    from suture_service import operate
+
+    found = operate.list_tokens(hub_settings(), party)
+    if format is Format.json:
+        print_json(
+            [
+                {
+                    "id": row.id,
+                    "name": row.name,
+                    "site": row.site,
+                    "roles": row.roles,
+                    "created_at": row.created_at.isoformat(),
+                    "expires_at": row.expires_at.isoformat() if row.expires_at else None,
+                    "last_used_at": row.last_used_at.isoformat() if row.last_used_at else None,
+                    "revoked_at": row.revoked_at.isoformat() if row.revoked_at else None,
+                }
+                for row in found
+            ]
+        )
+        return
+    rows = [
+        (
+            row.id,
+            row.name or "",
+            f"site {row.site}" if row.site else ", ".join(row.roles) or "reader",
+            f"{row.last_used_at:%Y-%m-%d %H:%M}" if row.last_used_at else "never",
+            _state(row),
+        )
+        for row in found
+    ]
+    print_table(("id", "name", "for", "last used (UTC)", "state"), rows, empty="no tokens")
+
+
+def _state(row: TokenRow) -> str:
+    if row.revoked_at:
+        return f"revoked {row.revoked_at:%Y-%m-%d %H:%M}"
+    return f"valid until {row.expires_at:%Y-%m-%d %H:%M}" if row.expires_at else "valid"
+
+
+@token.command("revoke")
+def revoke_token(token_id: Annotated[str, typer.Argument(metavar="ID", help="the token's id, not the token")]) -> None:
+    """End a token at once.
+
+    \b
+    Example:
+      suture hub token revoke tok_1f2e3d
+    """
+    from suture_service import operate
+
+    operate.revoke_token(hub_settings(), token_id)
+    notes.print(f"revoked {token_id}")
+
+
+@site.command("add")
+def add_site(
+    party: PartyArgument,
+    name: Annotated[str, typer.Argument(help="the site's name within the party")],
+    format: FormatOption = Format.text,
+) -> None:
+    """Add a site to a party and print its token, this once: it belongs in the site's token file.
+
+    \b
+    Example:
+      suture hub site add north main
+    """
+    from suture_service import operate
+
+    secret = operate.add_site(hub_settings(), party, name)
+    if format is Format.json:
+        print_json({"party": party, "site": name, "token": secret})
+    else:
+        print(secret)
+        notes.print("shown this once; hand it to the site: it goes into the file that site.toml calls token_file")
+
+
+@site.command("list")
+def list_sites(format: FormatOption = Format.text) -> None:
+    """List all sites and whether they asked for work recently.
+
+    \b
+    Example:
+      suture hub site list
+    """
+    from suture_service import operate
+
+    rows = [
+        (row.name, name, "online" if name in row.online else "offline")
+        for row in operate.list_parties(hub_settings())
+        for name in row.sites
+    ]
+    if format is Format.json:
+        print_json([{"party": party, "site": name, "online": state == "online"} for party, name, state in rows])
+    else:
+        print_table(("party", "site", "state"), rows, empty="no sites; add one with `suture hub site add PARTY NAME`")

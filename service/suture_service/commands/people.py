@@ -1,0 +1,153 @@
+"""`suture hub person`: who may sign in for a party with the organisation's identity provider."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from suture.cli.tree import group
+from suture_contract.errors import SutureError
+from suture_contract.terminal import Format, FormatOption, notes, print_json, print_table
+from suture_service.commands.settings import hub_settings
+
+if TYPE_CHECKING:
+    from suture_service.auth import Role
+
+app = group(
+    "People who sign in with their organisation's identity provider.\n\n"
+    "SUTURE_HUB_OIDC_ISSUER and SUTURE_HUB_OIDC_CLIENT_ID name the provider.\n\n"
+    "\b\n"
+    "Example:\n"
+    "  suture hub person add north a.berg --email a.berg@north.example --role publisher"
+)
+PartyArgument = Annotated[str, typer.Argument(metavar="PARTY", help="the party's name")]
+PersonArgument = Annotated[str, typer.Argument(metavar="NAME", help="how tokens and the audit log call this person")]
+RoleOption = Annotated[
+    list[str] | None,
+    typer.Option(help="publisher, requester, steward, auditor, admin or operator; repeatable; reading needs none"),
+]
+
+
+@app.command("add")
+def add(
+    party: PartyArgument,
+    name: PersonArgument,
+    subject: Annotated[str | None, typer.Option(help="the provider's `sub` of this person")] = None,
+    email: Annotated[str | None, typer.Option(help="or an e-mail that the provider has verified")] = None,
+    role: RoleOption = None,
+) -> None:
+    """Let a person sign in for a party: by the provider's subject, or by a verified e-mail.
+
+    The e-mail counts until the first login, which notes the subject: an address may be given to somebody else one day.
+
+    \b
+    Examples:
+      suture hub person add north a.berg --email a.berg@north.example --role publisher --role requester
+      suture hub person add north a.berg --subject 248289761001
+    """
+    from pydantic import ValidationError
+
+    settings, roles = hub_settings(), _roles(role)
+    from suture_service.hub import utc_now
+    from suture_service.operate import writing
+    from suture_service.parties.service import get_party
+    from suture_service.people import service
+    from suture_service.people.schemas import PersonIn
+
+    if not settings.oidc_issuer:
+        raise SutureError(
+            "hub.settings",
+            "no identity provider is set",
+            where="SUTURE_HUB_OIDC_ISSUER",
+            hint="set it and SUTURE_HUB_OIDC_CLIENT_ID as they are set for the hub",
+        )
+    try:
+        wanted = PersonIn(name=name, subject=subject, email=email, roles=roles)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = f"--{first['loc'][0]}" if first["loc"] else "--subject, --email"
+        raise SutureError("person.invalid", first["msg"].removeprefix("Value error, "), where=where) from None
+    with writing(settings) as session:
+        service.add_person(session, get_party(session, party), wanted, settings.oidc_issuer, utc_now())
+    notes.print(f"added {name}; next, for this person:  suture login --oidc")
+
+
+@app.command("list")
+def list_people(party: PartyArgument, format: FormatOption = Format.text) -> None:
+    """List who may sign in for a party.
+
+    \b
+    Example:
+      suture hub person list north
+    """
+    settings = hub_settings()
+    from suture_service.operate import reading
+    from suture_service.parties.service import get_party
+    from suture_service.people import repository
+    from suture_service.people.schemas import PersonOut
+
+    with reading(settings) as session:
+        rows = repository.list_people(session, get_party(session, party).id, None, 100_000)
+        found = [PersonOut.model_validate(row, from_attributes=True) for row in rows]
+    if format is Format.json:
+        print_json(found)
+        return
+    cells = [
+        (person.name, person.email or "", person.subject or "at the first login", ", ".join(person.roles) or "reader")
+        for person in found
+    ]
+    empty = f"nobody signs in for {party}; add somebody with `suture hub person add {party} NAME`"
+    print_table(("name", "e-mail", "subject", "roles"), cells, empty=empty)
+
+
+@app.command("roles")
+def change_roles(party: PartyArgument, name: PersonArgument, role: RoleOption = None) -> None:
+    """Give a person these roles and no others. The tokens of the person's logins end at once.
+
+    \b
+    Example:
+      suture hub person roles north a.berg --role requester
+    """
+    settings, roles = hub_settings(), _roles(role)
+    from suture_service.hub import utc_now
+    from suture_service.operate import writing
+    from suture_service.parties.service import get_party
+    from suture_service.people import service
+
+    with writing(settings) as session:
+        owner = get_party(session, party)
+        service.change_roles(session, owner, service.get_person(session, owner, name), roles, utc_now())
+    notes.print(f"{name}: {', '.join(roles) or 'reader'}")
+
+
+@app.command("remove")
+def remove(party: PartyArgument, name: PersonArgument) -> None:
+    """Remove a person. The tokens of the person's logins end at once.
+
+    Tokens that an admin made with `suture hub token create` or over the API stay: see `suture hub token list`.
+
+    \b
+    Example:
+      suture hub person remove north a.berg
+    """
+    settings = hub_settings()
+    from suture_service.hub import utc_now
+    from suture_service.operate import writing
+    from suture_service.parties.service import get_party
+    from suture_service.people import service
+
+    with writing(settings) as session:
+        owner = get_party(session, party)
+        service.remove(session, owner, service.get_person(session, owner, name), utc_now())
+    notes.print(f"removed {name}")
+
+
+def _roles(given: Sequence[str] | None) -> list[Role]:
+    from suture_service.operate import ROLES
+
+    for role in given or ():
+        if role not in ROLES:
+            raise SutureError("role.unknown", f"{role!r} is no role", where="--role", hint=f"one of {', '.join(ROLES)}")
+    return cast("list[Role]", list(given or ()))

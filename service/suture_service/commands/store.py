@@ -1,0 +1,167 @@
+"""`suture hub gc|reconcile|backup|restore`: keeping database and store together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.filesize import decimal
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from suture.cli.exit_codes import ExitCode
+from suture_contract.terminal import Format, FormatOption, console, notes, print_json
+from suture_service.commands.settings import hub_settings
+
+if TYPE_CHECKING:
+    from suture_service.maintenance.progress import OnProgress
+
+_SHOWN = 20
+
+GraceOption = Annotated[
+    float, typer.Option("--older-than-hours", min=1, help="what came later may still wait for its commit")
+]
+FolderArgument = Annotated[Path, typer.Argument(metavar="FOLDER", file_okay=False, help="the backup's folder")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make these commands of `suture hub`."""
+    for command in (gc, reconcile, backup, restore):
+        app.command()(command)
+
+
+def gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be removed")] = False,
+    older_than_hours: GraceOption = 24,
+    format: FormatOption = Format.text,
+) -> None:
+    """Remove what the store holds and nothing refers to: of broken-off uploads, and of models that are gone.
+
+    Safe while hubs run. Once a day is enough.
+
+    \b
+    Examples:
+      suture hub gc --dry-run
+      suture hub gc --older-than-hours 72
+    """
+    from suture_service.maintenance.collection import collect
+
+    settings = hub_settings()
+    with _progress(format) as on_progress:
+        done = collect(settings, grace=timedelta(hours=older_than_hours), dry_run=dry_run, on_progress=on_progress)
+    if format is Format.json:
+        print_json({"dry_run": dry_run, **asdict(done)})
+        return
+    verb = "would remove" if dry_run else "removed"
+    console.print(f"{verb} {len(done.blobs)} files that nothing refers to, {decimal(done.bytes)}")
+    console.print(f"{verb} {done.received} sent files from the lists of those that wait for a commit")
+    if not dry_run:
+        console.print(f"removed {done.temporary} temporary files of uploads that broke off")
+
+
+def reconcile(
+    deep: Annotated[bool, typer.Option("--deep", help="read and hash all content, too")] = False,
+    older_than_hours: GraceOption = 24,
+    format: FormatOption = Format.text,
+) -> None:
+    """Compare the database with the store, both ways; changes nothing. Exit code 8 if content is missing or damaged.
+
+    Safe while hubs run. Orphaned files do no harm: `suture hub gc` removes them.
+
+    \b
+    Examples:
+      suture hub reconcile
+      suture hub reconcile --deep --format json
+    """
+    from suture_service.maintenance.reconciling import reconcile
+
+    settings = hub_settings()
+    with _progress(format) as on_progress:
+        found = reconcile(settings, deep=deep, grace=timedelta(hours=older_than_hours), on_progress=on_progress)
+    if format is Format.json:
+        print_json({"sound": found.sound, **asdict(found)})
+    else:
+        console.print(f"{found.referred} files are referred to, {found.stored} are in the store")
+        _list("missing", found.missing)
+        _list("of another size than the database says", found.wrong_size)
+        if found.damaged is not None:
+            _list("of another content than the database says", found.damaged)
+        console.print(f"{len(found.orphaned)} orphaned, {decimal(found.orphaned_bytes)}")
+        if not found.sound:
+            notes.print(
+                "next:  put these files back from a backup: sha256/ab/abcd… in its folder, the same in the store"
+            )
+    if not found.sound:
+        raise typer.Exit(ExitCode.TARGET)
+
+
+def backup(folder: FolderArgument, format: FormatOption = Format.text) -> None:
+    """Back up database and store into a folder, or bring the backup in it up to date: only new files are copied.
+
+    Safe while hubs run. The folder holds keys and digests of tokens: keep it as safe as the hub.
+
+    \b
+    Example, every night:
+      suture hub backup /backup/hub
+    """
+    from suture_service.maintenance.backup import back_up
+
+    settings = hub_settings()
+    with _progress(format) as on_progress:
+        done = back_up(settings, folder, on_progress=on_progress)
+    if format is Format.json:
+        print_json(asdict(done))
+    else:
+        console.print(
+            f"{folder} holds the database and {done.blobs} files, {decimal(done.bytes)}; {done.copied} are new"
+        )
+        _list("missing in the store, and so in the backup", done.missing)
+    if done.missing:
+        raise typer.Exit(ExitCode.TARGET)
+
+
+def restore(folder: FolderArgument, format: FormatOption = Format.text) -> None:
+    """Fill a new, empty hub with a backup, on SQLite or PostgreSQL, in a folder or a bucket; all content is verified.
+
+    SUTURE_HUB_DATABASE_URL and SUTURE_HUB_STORE name the new hub. Broken off, it can be repeated.
+
+    \b
+    Example:
+      SUTURE_HUB_DATABASE_URL=postgresql://hub@db/new SUTURE_HUB_STORE=s3://new suture hub restore /backup/hub
+    """
+    from suture_service.maintenance.backup import restore
+
+    settings = hub_settings()
+    with _progress(format) as on_progress:
+        done = restore(settings, folder, on_progress=on_progress)
+    if format is Format.json:
+        print_json(asdict(done))
+    else:
+        console.print(f"restored the database and {done.blobs} files, {decimal(done.bytes)}")
+        _list("missing since before the backup", done.missing)
+
+
+def _list(what: str, digests: list[str]) -> None:
+    console.print(f"{len(digests)} {what}")
+    for digest in digests[:_SHOWN]:
+        console.print(f"  {digest}")
+    if len(digests) > _SHOWN:
+        console.print(f"  and {len(digests) - _SHOWN} more; --format json lists all")
+
+
+@contextmanager
+def _progress(format: Format) -> Iterator[OnProgress]:
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=notes, transient=True, disable=format is Format.json) as shown:
+        bars: dict[str, TaskID] = {}
+
+        def tell(what: str, done: int, total: int) -> None:
+            if what not in bars:
+                bars[what] = shown.add_task(what, total=None)
+            shown.update(bars[what], completed=done, total=total or None)
+
+        yield tell

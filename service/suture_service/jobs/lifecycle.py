@@ -1,0 +1,370 @@
+"""How a job moves: every change of a job or task is made here, and recorded as an event in the same transaction.
+
+The event of a change says from which state to which, by whom (a party or site with its token, or the hub), and why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from contextlib import suppress
+from datetime import datetime, timedelta
+from typing import Any, cast
+
+import structlog
+from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
+
+from suture_contract.contributions import Matched
+from suture_contract.documents import Missing
+from suture_service.audit.chain import HUB
+from suture_service.audit.chain import record as audit
+from suture_service.auth import Caller
+from suture_service.hub import Hub, party_news, tell
+from suture_service.jobs import repository
+from suture_service.jobs.states import (
+    ACTIVE_JOBS,
+    ACTIVE_TASKS,
+    EVALUATED_JOBS,
+    UNDISCLOSED,
+    Fail,
+    JobEvent,
+    JobState,
+    Kind,
+    TaskEvent,
+    TaskState,
+    TaskView,
+    missing_parties,
+    next_job_state,
+    next_step,
+    next_task_state,
+    wanted,
+)
+from suture_service.parties.repository import find_party
+from suture_service.tables import Event, Job, Party, Task
+
+#: Why a task that nobody gave a sign of life of is open again.
+LAPSED = "task.lease_expired"
+#: Why a task is late, or has expired.
+NO_ANSWER = "task.no_answer"
+
+log = structlog.get_logger(__name__)
+
+
+class Flow:
+    """One job, locked (`repository.lock_job`), within one transaction; `by` is None for what the hub does by itself."""
+
+    def __init__(self, hub: Hub, session: Session, job: Job, by: Caller | None) -> None:
+        self._hub = hub
+        self._by = {"by": by.name, "token": by.token_id} if by is not None else {"by": "hub"}
+        self._session = session
+        self.job = job
+        self.now = hub.now()
+
+    @property
+    def active(self) -> bool:
+        """Whether the job has not ended."""
+        return self.job.state in ACTIVE_JOBS
+
+    def wants(self, task: Task) -> bool:
+        """Whether the job, ended or not, still wants the task's result."""
+        return wanted(JobState(self.job.state), task.kind)
+
+    def begin(self) -> None:
+        """Record the new job and add its first task."""
+        self.record("job", {"from": None, "state": self.job.state, **self._by})
+        self._audit("ask", models=[f"{m.revision.model.repo}@{m.revision.revision}" for m in self.job.members])
+        self._add_task("match" if self.job.contribute_from else "fit", self.job.requester, self.job.dataset)
+
+    def lease(self, task: Task, site_id: int) -> None:
+        """Give an open task to a site."""
+        task.site_id = site_id
+        task.progress = None
+        task.lease_expires_at = self.lease_end()
+        self._move_task(task, TaskEvent.LEASE)
+        self._hub.metrics.leased.labels(task.kind).inc()
+        if self.job.state == JobState.QUEUED:
+            self._move_job(JobEvent.MATCH if task.kind == "match" else JobEvent.START)
+
+    def complete(self, task: Task, document: dict[str, Any]) -> None:
+        """End a leased task with its result."""
+        task.result = document
+        self._move_task(task, TaskEvent.COMPLETE)
+        if self.job.state == JobState.PARTIAL:
+            self.job.finished_at = None
+            self._move_job(JobEvent.ANSWERED)
+            self._add_task("compose", self.job.requester, None)
+        else:
+            self._compose_with(task)
+        self._advance()
+
+    def fail(self, task: Task, code: str, correlation_id: str | None, *, retryable: bool) -> None:
+        """End a leased task without a result, or open it again if that may help."""
+        task.reason, task.correlation_id = code, correlation_id
+        if not self.wants(task):
+            self._move_task(task, TaskEvent.CANCEL, code)
+        elif retryable and task.attempt < self._hub.settings.max_attempts:
+            self._requeue(task, code)
+        else:
+            self._move_task(task, TaskEvent.FAIL, code)
+            self._compose_with(task)
+        self._advance()
+
+    def decline(self, task: Task, code: str) -> None:
+        """End a leased task that the site's policy does not allow."""
+        task.reason = code
+        if code == UNDISCLOSED and self.wants(task) and task.party_id != self.job.requester_id:
+            self._requeue(task, None, attempt=task.attempt)
+        else:
+            self._move_task(task, TaskEvent.DECLINE if self.wants(task) else TaskEvent.CANCEL, code)
+            self._compose_with(task)
+        self._advance()
+
+    def progress(self, task: Task, progress: dict[str, Any]) -> None:
+        """Record how far a leased task is."""
+        task.progress = progress
+        repository.drop_progress(self._session, self.job.id, task.id)
+        self.record("progress", progress, task)
+
+    def cancel(self) -> None:
+        """End the job; open tasks end with it, sites that hold a lease hear of it at their next heartbeat."""
+        self._end(JobEvent.CANCEL)
+
+    def retry(self) -> None:
+        """Open a failed job again, with what it failed at and what its failure cut short; what was done stays done."""
+        self.job.error_code = self.job.error_correlation_id = self.job.finished_at = None
+        self._move_job(JobEvent.MATCH_AGAIN if self.job.contribute_from else JobEvent.RETRY)
+        begun = any(task.kind == "fit" for task in self.job.tasks)
+        for task in self.job.tasks:
+            if task.kind == "contribute" and begun:
+                continue  # the fit, which is open again, goes without those that are missing
+            if task.state == TaskState.LEASED:
+                # Its site has heard, or is about to hear, that nothing more is wanted.
+                self._open_again(task, TaskEvent.REQUEUE, "job.retried", attempt=1)
+            elif task.state in (TaskState.FAILED, TaskState.CANCELLED) or (
+                task.state == TaskState.DECLINED and task.party_id == self.job.requester_id
+            ):
+                self._open_again(task, TaskEvent.RETRY, "job.retried", attempt=1)
+        self._advance()
+
+    def catch_up(self) -> None:
+        """Do what time has brought: lapsed leases, and parties that did not answer in time."""
+        job = self.job
+        for task in job.tasks:
+            if task.state == TaskState.LEASED and task.lease_expires_at and task.lease_expires_at < self.now:
+                self._hub.metrics.lapsed.inc()
+                self._lapse(task)
+        if job.state == JobState.EVALUATING and job.answer_by is not None and job.answer_by < self.now:
+            for task in job.tasks:
+                if task.kind == "evaluate" and task.party_id != job.requester_id and task.state in ACTIVE_TASKS:
+                    if task.reason != UNDISCLOSED:
+                        task.reason = NO_ANSWER
+                    self._open_again(task, TaskEvent.DEFER, NO_ANSWER, attempt=1)
+        if job.state == JobState.CONTRIBUTING and job.answer_by is not None and job.answer_by < self.now:
+            for task in job.tasks:
+                if task.kind == "contribute" and task.state in ACTIVE_TASKS:
+                    task.reason = NO_ANSWER
+                    self._move_task(task, TaskEvent.EXPIRE, NO_ANSWER)
+        for task in job.tasks:
+            if task.state == TaskState.LATE and self.too_late:
+                task.reason = NO_ANSWER
+                self._move_task(task, TaskEvent.EXPIRE, NO_ANSWER)
+        self._advance()
+
+    @property
+    def too_late(self) -> bool:
+        """Whether late answers are not waited for any longer."""
+        late = timedelta(seconds=self._hub.settings.late_seconds)
+        return self.job.answer_by is not None and self.job.answer_by + late < self.now
+
+    def lease_end(self) -> datetime:
+        """Return when a lease that is given or renewed now ends."""
+        return self.now + timedelta(seconds=self._hub.settings.lease_seconds)
+
+    def record(self, kind: str, data: dict[str, Any], task: Task | None = None) -> None:
+        """Add an event to the job's history."""
+        tell(self._session, self.job.id)
+        if task is not None and task.state in (TaskState.OPEN, TaskState.LATE):
+            tell(self._session, party_news(task.party_id))
+        self.job.last_seq += 1
+        task_id = task.id if task is not None else None
+        self._session.add(
+            Event(job_id=self.job.id, seq=self.job.last_seq, at=self.now, task_id=task_id, kind=kind, data=data)
+        )
+
+    def _audit(self, what: str, **detail: Any) -> None:
+        actor = HUB if self._by["by"] == "hub" else self._by["by"]
+        audit(self._session, actor, f"job.{what}", self.job.id, owner=self.job.requester.name, **detail)
+
+    def _lapse(self, task: Task) -> None:
+        if not self.wants(task):
+            self._move_task(task, TaskEvent.CANCEL, LAPSED)
+        elif task.attempt < self._hub.settings.max_attempts:
+            task.reason = LAPSED
+            self._requeue(task, LAPSED)
+        else:
+            task.reason = "task.attempts_exhausted"
+            self._move_task(task, TaskEvent.FAIL, task.reason)
+            self._compose_with(task)
+
+    def _requeue(self, task: Task, reason: str | None, *, attempt: int | None = None) -> None:
+        late = task.kind == "evaluate" and self.job.state in EVALUATED_JOBS
+        event = TaskEvent.DEFER if late else TaskEvent.REQUEUE
+        self._open_again(task, event, reason, attempt=task.attempt + 1 if attempt is None else attempt)
+
+    def _compose_with(self, answered: Task) -> None:
+        """Let who composes already begin anew, with what this evaluation has brought."""
+        for task in self.job.tasks:
+            if answered.kind == "evaluate" and task.kind == "compose" and task.state == TaskState.LEASED:
+                self._open_again(task, TaskEvent.REQUEUE, "job.answered", attempt=task.attempt)
+
+    def _open_again(self, task: Task, event: TaskEvent, reason: str | None, *, attempt: int) -> None:
+        task.attempt = attempt
+        task.fence += 1
+        task.site_id = task.lease_expires_at = task.progress = task.finished_at = None
+        self._move_task(task, event, reason)
+
+    def _move_task(self, task: Task, event: TaskEvent, reason: str | None = None) -> None:
+        before = task.state
+        task.state = next_task_state(TaskState(task.state), event)
+        data: dict[str, Any] = {"kind": task.kind, "party": task.party.name, "from": before, "state": task.state}
+        data |= {"attempt": task.attempt, **self._by}
+        if task.state not in ACTIVE_TASKS:
+            task.finished_at = self.now
+            self._hub.metrics.ended.labels(task.kind, task.state).inc()
+        if reason is not None:
+            data["reason"] = reason
+        self.record("task", data, task)
+
+    def _move_job(self, event: JobEvent) -> None:
+        job = self.job
+        before = job.state
+        job.state = next_job_state(JobState(job.state), event)
+        data: dict[str, Any] = {"from": before, "state": job.state, **self._by}
+        if job.state not in ACTIVE_JOBS:
+            job.finished_at = self.now
+            self._hub.metrics.jobs.labels(job.state).inc()
+            if job.error_code is not None:
+                data["error"] = {"code": job.error_code, "correlation_id": job.error_correlation_id}
+            self._audit(job.state)
+        self.record("job", data)
+
+    def _advance(self) -> None:
+        while self.active and (step := next_step(JobState(self.job.state), views(self.job))) is not None:
+            if isinstance(step, Fail):
+                self.job.error_code, self.job.error_correlation_id = step.code, step.correlation_id
+                self._end(JobEvent.FAIL)
+                return
+            self._move_job(step.event)
+            if step.event is JobEvent.MATCHED:
+                self._ask_contributors()
+            elif step.event is JobEvent.CONTRIBUTED and not any(task.kind == "fit" for task in self.job.tasks):
+                self._add_task("fit", self.job.requester, self.job.dataset)
+            elif step.event is JobEvent.FITTED:
+                self._ask_parties()
+            elif step.event is JobEvent.EVALUATED and not any(task.kind == "compose" for task in self.job.tasks):
+                self._add_task("compose", self.job.requester, None)
+
+    def _ask_contributors(self) -> None:
+        job = self.job
+        job.answer_by = self.now + timedelta(seconds=job.evaluate_within)
+        if any(task.kind == "contribute" for task in job.tasks) or not matched(job).placements:
+            return  # a retry: they were asked already; or there is nothing to contribute to
+        for entry in job.contribute_from:
+            party = find_party(self._session, entry["party"])
+            assert party is not None, "parties are never removed"
+            self._add_task("contribute", party, entry["dataset"])
+
+    def _ask_parties(self) -> None:
+        job = self.job
+        job.answer_by = self.now + timedelta(seconds=job.evaluate_within)
+        if any(task.kind == "evaluate" for task in job.tasks):
+            return  # a retry: they were asked already
+        asked = {entry["party"]: entry["dataset"] for entry in job.evaluate_at}
+        own_dataset = asked.pop(job.requester.name, None)
+        self._add_task("evaluate", job.requester, own_dataset or job.dataset)
+        for name, dataset in asked.items():
+            party = find_party(self._session, name)
+            assert party is not None, "parties are never removed"
+            self._add_task("evaluate", party, dataset)
+
+    def _add_task(self, kind: Kind, party: Party, dataset: str | None) -> None:
+        task = Task(
+            id=f"task_{secrets.token_hex(8)}",
+            position=len(self.job.tasks),
+            kind=kind,
+            party=party,
+            dataset=dataset,
+            state=TaskState.OPEN,
+            attempt=1,
+            fence=1,
+            created_at=self.now,
+        )
+        self.job.tasks.append(task)
+        self._session.flush()
+        data = {"kind": kind, "party": party.name, "from": None, "state": task.state, "attempt": task.attempt}
+        self.record("task", {**data, **self._by}, task)
+
+    def _end(self, event: JobEvent) -> None:
+        self._move_job(event)
+        for task in self.job.tasks:
+            if task.state in (TaskState.OPEN, TaskState.LATE):
+                self._move_task(task, TaskEvent.CANCEL, f"job.{self.job.state}")
+
+
+def matched(job: Job) -> Matched:
+    """Return what the requester's site found out about where the models can be joined."""
+    return next(
+        Matched.model_validate(task.result)
+        for task in job.tasks
+        if task.kind == "match" and task.state == TaskState.DONE
+    )
+
+
+def views(job: Job) -> list[TaskView]:
+    """Return the job's tasks as the rules see them."""
+    return [
+        TaskView(
+            kind=cast(Kind, task.kind),
+            party=task.party.name,
+            own=task.party.name == job.requester.name,
+            state=TaskState(task.state),
+            reason=task.reason,
+            correlation_id=task.correlation_id,
+        )
+        for task in job.tasks
+    ]
+
+
+def missing(job: Job) -> list[Missing]:
+    """Return the parties that were asked and have no column in the report."""
+    return [Missing(party=party, reason=reason) for party, reason in missing_parties(JobState(job.state), views(job))]
+
+
+def sweep_once(hub: Hub) -> int:
+    """Bring jobs with a lapsed lease or a passed deadline up to date; return how many.
+
+    Any number of hubs may do this at once: each job is locked, and one that another hub has is left to it.
+    """
+    with hub.database.reading() as session:
+        due = repository.due_jobs(session, hub.now(), timedelta(seconds=hub.settings.late_seconds))
+    moved = 0
+    for job_id in due:
+        with hub.database.writing() as session:
+            job = repository.lock_job(session, job_id, skip_locked=True)
+            if job is not None:
+                Flow(hub, session, job, None).catch_up()
+                moved += 1
+    return moved
+
+
+async def sweep_until_closing(hub: Hub) -> None:
+    """Sweep until the hub stops; an error is logged, and the next round tries again."""
+    while not hub.closing.is_set():
+        try:
+            await run_in_threadpool(hub.set_clock)
+            await run_in_threadpool(sweep_once, hub)
+        except Exception:
+            log.exception("sweep failed")
+        with suppress(TimeoutError):
+            await asyncio.wait_for(hub.closing.wait(), hub.settings.sweep_seconds)

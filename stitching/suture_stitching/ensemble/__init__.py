@@ -1,0 +1,1 @@
+"""Members, and one graph out of several of them."""

@@ -1,0 +1,47 @@
+"""A chosen candidate becomes one portable model: members, stitches, preprocessing and averaging in one graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from suture_contract.compatibility import ensemble_output
+from suture_contract.documents import Candidate
+from suture_contract.model.graph import TENSOR, Ref, prune
+from suture_contract.model.metadata import InputSpec, OutputSpec
+from suture_stitching.ensemble.members import Member, shared_input
+from suture_stitching.ensemble.merge import Merge
+from suture_stitching.fitting.fitted import FitResult
+from suture_stitching.portable.runtime import PortableModel
+from suture_stitching.tasks import task_of
+
+
+def compose(members: Sequence[Member], fitted: FitResult, candidate_id: str) -> PortableModel:
+    """Return the candidate as one model that reads `input_spec(members)` and gives `output_spec(...)`.
+
+    Its output equals that of the candidate evaluated piece by piece. Write it with `portable.runtime.save`. Raises
+    `SutureError` (`candidate.unknown`, `candidates.*`).
+    """
+    merge = Merge(members, task_of([member.metadata for member in members], ()), fitted.stitches)
+    (output,) = outputs_of(merge, fitted, [fitted.candidate(candidate_id)])
+    graph = prune(merge.graph(output))
+    named = {str(node.args[0]) for node in graph.nodes if node.op == TENSOR}
+    return PortableModel(graph, {name: tensor for name, tensor in merge.tensors.items() if name in named})
+
+
+def outputs_of(merge: Merge, fitted: FitResult, candidates: Sequence[Candidate]) -> tuple[Ref, ...]:
+    """Return the nodes of the candidates' outputs in `merge`, building what is not there yet."""
+    points = fitted.points(merge.members)
+    return tuple(
+        merge.candidate(fitted.joins(points, candidate), fitted.gate(points, candidate), candidate.members)
+        for candidate in candidates
+    )
+
+
+def input_spec(members: Sequence[Member]) -> InputSpec:
+    """Return what a composed model reads: the ensemble's input, before anyone's preprocessing."""
+    return shared_input(members)
+
+
+def output_spec(members: Sequence[Member], fitted: FitResult) -> OutputSpec:
+    """Return what a composed model gives: probabilities of the ensemble's labels, or values."""
+    return ensemble_output([member.metadata for member in members], fitted.candidates.labels)

@@ -1,0 +1,1 @@
+"""What candidates are worth on one party's data, and which one to use."""

@@ -1,0 +1,292 @@
+"""All candidates on one party's data, in one pass: numbers only, with paired intervals against its own model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from suture_contract.documents import Candidate, ClassScores, Evaluation, Score, SplitName, SplitScores
+from suture_contract.errors import SutureError
+from suture_stitching.data import Dataset
+from suture_stitching.data.windows import outputs_at_once, predict
+from suture_stitching.ensemble.compose import outputs_of
+from suture_stitching.ensemble.members import Member, batches, check_inputs, input_shape, number_of_batches
+from suture_stitching.ensemble.merge import Merge
+from suture_stitching.evaluation.bootstrap import intervals
+from suture_stitching.fitting.fitted import FitResult
+from suture_stitching.running.checkpoint import Checkpoint, Folder, digest_of, fingerprint
+from suture_stitching.running.device import Precision, Runner
+from suture_stitching.running.progress import OnProgress, ignore
+from suture_stitching.running.shards import Share, blocks
+from suture_stitching.running.tracker import Clock
+from suture_stitching.tasks import Task, task_of
+
+
+def evaluate(
+    members: Sequence[Member],
+    fitted: FitResult,
+    dataset: Dataset,
+    *,
+    own: int | None = None,
+    device: str | torch.device = "cpu",
+    precision: Precision = "auto",
+    progress: OnProgress = ignore,
+    splits: Sequence[SplitName] = ("validation", "test"),
+    checkpoint: Folder | None = None,
+) -> Evaluation:
+    """Return every candidate's metric on `splits` of `dataset`, and its difference from the own member `own`.
+
+    Each member runs once per batch up to the stitch points; only what lies behind them is repeated. Volumes larger than
+    what the models read are predicted in windows and compared whole. `precision` is that in which models run. Scores
+    are kept in the folder `checkpoint`, so that an evaluation that was killed goes on. Raises `SutureError`
+    (`candidates.*`, `dataset.*`, `output.not_finite`, `work.out_of_memory`); `progress` may raise `Cancelled`.
+    """
+    work = _Evaluation(members, fitted, dataset, splits, Runner(device, precision), progress, checkpoint, shared=False)
+    return work.run(own)
+
+
+def evaluate_share(
+    members: Sequence[Member],
+    fitted: FitResult,
+    dataset: Dataset,
+    share: Share,
+    *,
+    checkpoint: Folder,
+    device: str | torch.device = "cpu",
+    precision: Precision = "auto",
+    progress: OnProgress = ignore,
+    splits: Sequence[SplitName] = ("validation", "test"),
+) -> None:
+    """Score a share of the samples, and leave it in the folder `checkpoint`.
+
+    `evaluate` with the same arguments finds it there. Processes with different shares may use the folder at the same
+    time. Raises what `evaluate` raises.
+    """
+    work = _Evaluation(members, fitted, dataset, splits, Runner(device, precision), progress, checkpoint, shared=True)
+    work.run_share(share)
+
+
+#: Of a part of a batch: scores `(candidates, N)`, tallies `(candidates, K)`, and which candidates' outputs are finite.
+_Scored: TypeAlias = tuple[Tensor, Tensor, Tensor]
+
+
+class _Evaluation:
+    def __init__(
+        self,
+        members: Sequence[Member],
+        fitted: FitResult,
+        dataset: Dataset,
+        splits: Sequence[SplitName],
+        runner: Runner,
+        progress: OnProgress,
+        checkpoint: Folder | None,
+        *,
+        shared: bool,
+    ) -> None:
+        check_inputs(members, dataset)
+        self._members, self._fitted, self._dataset, self._runner = members, fitted, dataset, runner
+        self._task = task_of([member.metadata for member in members], dataset.labels, where=dataset.where)
+        window = _window(members, dataset)
+        self._whole = window is not None
+        shape = input_shape(members, dataset)
+        self._blocks = {
+            split: blocks(number_of_batches(dataset, split, shape, whole=self._whole), fewest=1) for split in splits
+        }
+        self._progress = progress
+        key = "" if checkpoint is None else fingerprint("evaluate/2", members, dataset, _settings(fitted, runner))
+        self._checkpoint = Checkpoint(checkpoint, key, shared=shared)
+        self._score = _scorer(members, self._task, fitted, runner, shape, window)
+
+    def run(self, own: int | None) -> Evaluation:
+        clock = Clock(self._progress, {"evaluate": (sum(len(one) for of in self._blocks.values() for one in of), 1.0)})
+        scores = _Scores(self._members, self._task, self._fitted, self._checkpoint, "scores")
+        for split, every in self._blocks.items():
+            clock.skip("evaluate", scores.batches.get(split, 0))
+            for index, block in enumerate(every):
+                number = scores.batches.get(split, 0)
+                if number == block.start:
+                    clock.skip("evaluate", scores.take(split, _part(split, index)))
+                    number = scores.batches.get(split, 0)
+                if number < block.stop:
+                    self._add(scores, split, range(number, block.stop), clock)
+            if not every:
+                next(self._batches(split, None))  # raises what there is to say about an empty split
+            scores.keep()
+        clock.end("evaluate")
+        found = {split: scores.summary(split, own) for split in self._blocks}
+        return Evaluation(metric=self._task.metric, higher_is_better=self._task.higher_is_better, own=own, splits=found)
+
+    def run_share(self, share: Share) -> None:
+        every = [(split, *one) for split, of in self._blocks.items() for one in enumerate(of)]
+        mine = [one for number, one in enumerate(every) if share.has(number)]
+        clock = Clock(self._progress, {"evaluate": (sum(len(block) for _, _, block in mine), 1.0)})
+        for split, index, block in mine:
+            scores = _Scores(self._members, self._task, self._fitted, self._checkpoint, _part(split, index))
+            done = scores.batches.get(split, 0)
+            clock.skip("evaluate", done)
+            self._add(scores, split, range(block.start + done, block.stop), clock)
+            scores.keep()
+        clock.end("evaluate")
+
+    def _add(self, scores: _Scores, split: SplitName, only: range, clock: Clock) -> None:
+        """Add the scores of the batches `only`."""
+        for x, y in self._batches(split, only):
+            clock.tick("evaluate")
+            scores.add(split, self._runner.parts(self._score, x, y))
+            if self._checkpoint.due:
+                scores.keep()
+
+    def _batches(self, split: SplitName, only: range | None) -> Iterator[tuple[Tensor, Tensor]]:
+        return batches(self._members, self._dataset, split, self._runner.device, whole=self._whole, only=only)
+
+
+def _settings(fitted: FitResult, runner: Runner) -> dict[str, Any]:
+    document = fitted.candidates.model_dump_json(by_alias=True)
+    return {
+        "candidates": hashlib.sha256(document.encode()).hexdigest(),
+        "stitches": digest_of("", fitted.stitches),
+        "device": runner.device.type,
+        "precision": runner.precision,
+    }
+
+
+def _scorer(
+    members: Sequence[Member],
+    task: Task,
+    fitted: FitResult,
+    runner: Runner,
+    shape: Sequence[int],
+    window: Sequence[int] | None,
+) -> Callable[[Tensor, Tensor], _Scored]:
+    """Return what scores a part of a batch."""
+    merge = Merge(members, task, fitted.stitches)
+    outputs = outputs_of(merge, fitted, fitted.candidates.candidates)
+    model = runner.model(merge.graph(outputs), merge.tensors, shape)
+    nodes = list(dict.fromkeys(output.node for output in outputs))
+
+    def each(x: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Yield outputs one by one, each to be scored and forgotten before the next is computed.
+
+        Those of a whole volume grow side by side with every window: as many as may be held, then the next as many.
+        """
+        if window is None:
+            yield from runner.stream(model, nodes, x)
+            return
+        at_once = outputs_at_once(x.shape[2:], len(fitted.candidates.labels or ()))
+        for some in (nodes[start : start + at_once] for start in range(0, len(nodes), at_once)):
+
+            def values_of(part: Tensor, some: Sequence[int] = some) -> list[Tensor]:
+                values = dict(runner.stream(model, some, part))
+                return [values[node] for node in some]
+
+            yield from zip(some, predict(values_of, x, window), strict=True)
+
+    def score(x: Tensor, y: Tensor) -> _Scored:
+        found = {node: (*task.measure(output, y), torch.isfinite(output.sum())) for node, output in each(x)}
+        scores, tallies, finite = zip(*(found[output.node] for output in outputs), strict=True)
+        return torch.stack(scores), torch.stack(tallies), torch.stack(finite)
+
+    return score
+
+
+class _Scores:
+    """By split the scores so far, `(candidates, N)`, the tallies, and how many `batches` went in; kept as `name`."""
+
+    def __init__(
+        self, members: Sequence[Member], task: Task, fitted: FitResult, checkpoint: Checkpoint, name: str
+    ) -> None:
+        self._members, self._candidates, self._seed = members, fitted.candidates.candidates, fitted.candidates.seed
+        self._task, self._checkpoint, self._name = task, checkpoint, name
+        part = checkpoint.load(name)
+        self.batches: dict[str, int] = {} if part is None else dict(part.document)
+        tensors = {} if part is None else part.tensors
+        self._parts = {split: [tensors[split]] for split in self.batches}
+        self._tallies = {split: tensors[_tally(split)] for split in self.batches}
+        self._finite: list[Tensor] = []
+
+    def add(self, split: SplitName, parts: Sequence[_Scored]) -> None:
+        """Add a batch."""
+        for scores, tallies, finite in parts:
+            self._put(split, scores, tallies)
+            self._finite.append(finite)
+        self.batches[split] = self.batches.get(split, 0) + 1
+
+    def take(self, split: SplitName, part: str) -> int:
+        """Add the batches that another process kept as `part`; return how many they are."""
+        kept = self._checkpoint.load(part)
+        if kept is None or split not in kept.tensors:
+            return 0
+        self._put(split, kept.tensors[split], kept.tensors[_tally(split)])
+        count = int(kept.document[split])
+        self.batches[split] = self.batches.get(split, 0) + count
+        return count
+
+    def keep(self) -> None:
+        """Raise if a candidate gave NaN or infinity, else write what there is."""
+        if self._finite:
+            fine = torch.stack(self._finite).all(0).tolist()
+            for candidate, good in zip(self._candidates, fine, strict=True):
+                if not good:
+                    raise self._not_finite(candidate)
+            self._finite = []
+        self._parts = {split: [torch.cat([part.cpu() for part in parts], 1)] for split, parts in self._parts.items()}
+        self._tallies = {split: tallies.cpu() for split, tallies in self._tallies.items()}
+        tensors = {split: scores for split, (scores,) in self._parts.items()}
+        tensors |= {_tally(split): tallies for split, tallies in self._tallies.items()}
+        self._checkpoint.save(self._name, self.batches, tensors)
+
+    def summary(self, split: SplitName, own: int | None) -> SplitScores:
+        """Return each candidate's metric with its interval and that of the difference from `own`, and classes."""
+        (scores,), tallies = self._parts[split], self._tallies[split]
+        n, ids = scores.shape[1], [candidate.id for candidate in self._candidates]
+        values = intervals(scores.numpy(), own, seed=self._seed)
+        shares = [self._task.classes(tally) for tally in tallies]
+        return SplitScores(
+            n=n,
+            scores={
+                id: Score(**value.model_dump(), difference=difference, calibration=self._task.calibration(tally, n))
+                for id, (value, difference), tally in zip(ids, values, tallies, strict=True)
+            },
+            classes={
+                str(label): ClassScores(
+                    n=count, scores={id: own[label][1] for id, own in zip(ids, shares, strict=True)}
+                )
+                for label, (count, _) in shares[0].items()
+            },
+        )
+
+    def _put(self, split: SplitName, scores: Tensor, tallies: Tensor) -> None:
+        self._parts.setdefault(split, []).append(scores)
+        before = self._tallies.get(split)
+        self._tallies[split] = tallies if before is None else before.to(tallies.device) + tallies
+
+    def _not_finite(self, candidate: Candidate) -> SutureError:
+        return SutureError(
+            "output.not_finite",
+            f"candidate {candidate.id} gives NaN or infinity on this data",
+            where=self._members[candidate.members[0]].ref.repo if candidate.kind == "single" else None,
+            hint="check that the data are in the value range that the models' suture.json names",
+        )
+
+
+def _tally(split: str) -> str:
+    return f"tally/{split}"
+
+
+def _part(split: SplitName, index: int) -> str:
+    return f"scores-{split}-{index}"
+
+
+def _window(members: Sequence[Member], dataset: Dataset) -> tuple[int, ...] | None:
+    if dataset.window is not None and (sizes := input_shape(members, dataset)[1:]) != dataset.window:
+        raise SutureError(
+            "dataset.wrong_shape",
+            f"the dataset's window is {dataset.window}, the models read {sizes}",
+            where=dataset.where,
+            hint=f"set window = {list(sizes)} for this dataset",
+        )
+    return dataset.window

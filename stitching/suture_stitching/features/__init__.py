@@ -1,0 +1,1 @@
+"""Where networks can be read, and what is gathered of their features in one pass."""

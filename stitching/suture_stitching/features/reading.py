@@ -1,0 +1,406 @@
+"""One pass through all members over the fit data: the moments of all matches, for stitches and gates alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from suture_contract.errors import SutureError
+from suture_contract.model.graph import Ref
+from suture_stitching.data import Dataset, Split
+from suture_stitching.ensemble.members import Member, batch_size, batches, input_shape, number_of_batches
+from suture_stitching.ensemble.merge import Merge, Values
+from suture_stitching.ensemble.ood_gate import Whitening, whiten
+from suture_stitching.features.accumulator import Totals
+from suture_stitching.features.moments import Moments, channels_second, to_grid
+from suture_stitching.features.points import StitchPoint
+from suture_stitching.running.checkpoint import Checkpoint
+from suture_stitching.running.device import Runner
+from suture_stitching.running.shards import Share, blocks
+from suture_stitching.running.tracker import Clock
+
+#: Positions of a map that are counted per sample: neighbours say much the same, and other samples show others.
+POSITIONS = 128
+#: Rows per feature after which a closed form hardly changes; the doubled batch has as many.
+ROWS = 32
+_FEWEST = 256
+#: Multiples of the golden section spread most evenly over a circle.
+_GOLDEN = 0.6180339887498949
+
+Points: TypeAlias = Mapping[int, StitchPoint]
+Grid: TypeAlias = tuple[int, ...]
+#: Features of some samples by member and point.
+Features: TypeAlias = Mapping[tuple[int, str], Tensor]
+_SPLITS: tuple[Split, Split] = ("train", "validation")
+
+
+@dataclass(frozen=True)
+class Reader:
+    """What is read: all members on a dataset, the training split shuffled by `seed`; and what runs them."""
+
+    members: Sequence[Member]
+    dataset: Dataset
+    runner: Runner
+    seed: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """What the members together read, `(C, *spatial)`."""
+        return input_shape(self.members, self.dataset)
+
+    def number_of_batches(self, split: Split) -> int:
+        """Return how many batches a pass over `split` has."""
+        return number_of_batches(self.dataset, split, self.shape)
+
+    def batches(self, split: Split, only: range | None = None) -> Iterator[Tensor]:
+        """Yield the inputs of the batches `only` of `split`, or of all, in the same order every time."""
+        seed = self.seed if split == "train" else None
+        for x, _ in batches(self.members, self.dataset, split, self.runner.device, seed=seed, only=only):
+            yield x
+
+    def check(self, moments: Moments, columns: Sequence[tuple[slice, int, StitchPoint]]) -> None:
+        """Raise `SutureError` `features.not_finite` naming the first member and point with NaN or infinity."""
+        finite = moments.finite.cpu()
+        for column, member, point in columns:
+            if not bool(finite[column].all()):
+                raise SutureError(
+                    "features.not_finite",
+                    f"the model gives NaN or infinity at {point.name} ({point.module}) on this data",
+                    where=self.members[member].ref.repo,
+                    hint="check that the data are in the value range that its suture.json names",
+                )
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Moments by match and grid, of the features of all matched members side by side; of both splits.
+
+    `whitenings` and, of the validation split's samples, `distances` `(N,)` are those of the matches where gates look,
+    by match: of the features averaged over positions.
+    """
+
+    moments: Mapping[tuple[int, Grid], tuple[Moments, Moments]]
+    whitenings: Mapping[int, Whitening]
+    distances: Mapping[int, Tensor]
+
+    def pair(self, index: int, grid: Grid) -> tuple[Moments, Moments]:
+        """Return the moments of a match on a grid, of `train` and `validation`."""
+        return self.moments[index, grid]
+
+
+def columns(points: Points) -> dict[int, slice]:
+    """Return where each member's features stand side by side."""
+    found, start = {}, 0
+    for member, point in points.items():
+        found[member] = slice(start, start + point.shape[0])
+        start += point.shape[0]
+    return found
+
+
+def read(
+    reader: Reader,
+    merge: Merge,
+    groups: Sequence[Points],
+    places: Sequence[int],
+    clock: Clock,
+    checkpoint: Checkpoint,
+    known: Sequence[Sequence[Features]] = (),
+) -> Reading:
+    """Return the moments of `groups` over both splits, and what gates at the matches `places` need.
+
+    `known` are features of the first training batches, in parts, that need not be computed again.
+    """
+    look = _Look(reader, merge, groups, places)
+    kept, start = Totals.restored(checkpoint, "reading", reader.runner.device)
+    totals, block = kept.apart()
+    whitenings: dict[int, Whitening] = {}
+    for split in _SPLITS:
+        if split == "validation":
+            whitenings = {index: whiten(totals.moments[f"pooled.{index}"]) for index in places}
+        number = start.get(split, 0)
+        clock.skip("solve", number)
+        for index, own in enumerate(blocks(reader.number_of_batches(split))):
+            if number == own.start:
+                block, found = Totals.restored(checkpoint, _part(split, index), reader.runner.device)
+                number += found.get(split, 0)
+                clock.skip("solve", found.get(split, 0))
+            elif number >= own.stop:
+                continue
+            for parts in look.at(split, range(number, own.stop), known, clock):
+                for part in parts:
+                    block.add(part)
+                number += 1
+                if checkpoint.due and number < own.stop:
+                    look.check(block)
+                    checkpoint.save("reading", *totals.beside(block).kept({**start, split: number}))
+            for place, whitening in whitenings.items():
+                block.rows[f"distance.{place}"] = whitening.distance(block.rows.pop(f"pooled.{place}"))
+            look.check(block)
+            totals.add(block)
+            block = Totals()
+            if checkpoint.due:
+                checkpoint.save("reading", *totals.kept({**start, split: number}))
+        start[split] = number
+    checkpoint.save("reading", *totals.kept(start))
+    moments = {
+        (index, grid): (totals.moments[_key("train", index, grid)], totals.moments[_key("validation", index, grid)])
+        for index, one in enumerate(look.taken)
+        for grid in one.grids
+    }
+    return Reading(moments, whitenings, {index: totals.rows[f"distance.{index}"].cpu() for index in places})
+
+
+def capture(
+    reader: Reader,
+    merge: Merge,
+    groups: Sequence[Points],
+    places: Sequence[int],
+    clock: Clock,
+    checkpoint: Checkpoint,
+    share: Share,
+    known: Sequence[Sequence[Features]] = (),
+) -> None:
+    """Keep what `read` needs of the blocks of `share` as parts, where it finds them; arguments as for `read`."""
+    look = _Look(reader, merge, groups, places)
+    for split, index, own in shared_blocks(reader, share):
+        part = _part(split, index)
+        if checkpoint.load(part) is not None:
+            clock.skip("solve", len(own))
+            continue
+        block = Totals()
+        for parts in look.at(split, own, known, clock):
+            for found in parts:
+                block.add(found)
+        look.check(block)
+        checkpoint.save(part, *block.kept({split: len(own)}))
+
+
+def shared_blocks(reader: Reader, share: Share) -> list[tuple[Split, int, range]]:
+    """Return split, number and batches of each block of a share; the blocks of both splits are dealt out together."""
+    every = [(split, *one) for split in _SPLITS for one in enumerate(blocks(reader.number_of_batches(split)))]
+    return [one for number, one in enumerate(every) if share.has(number)]
+
+
+class _Look:
+    """What one pass takes from the features of `groups`, and at `places` for gates."""
+
+    def __init__(self, reader: Reader, merge: Merge, groups: Sequence[Points], places: Sequence[int]) -> None:
+        self._reader, self._groups, self._places = reader, groups, places
+        #: Which matches and members each node is read for.
+        self._refs: dict[int, list[tuple[int, int]]] = {}
+        for index, points in enumerate(groups):
+            for member, point in points.items():
+                self._refs.setdefault(merge.point(merge.native, member, point).node, []).append((index, member))
+        self._model = reader.runner.model(merge.graph(tuple(map(Ref, self._refs))), merge.tensors, reader.shape)
+        self.taken = [_Taken(points, sorted({point.shape[1:] for point in points.values()})) for points in groups]
+
+    def at(
+        self, split: Split, only: range, known: Sequence[Sequence[Features]], clock: Clock
+    ) -> Iterator[list[Totals]]:
+        """Yield what is found in the batches `only`, each in parts; features of the first ones may be `known`."""
+        first = len(known) if split == "train" else 0
+        computed = self._reader.batches(split, range(max(only.start, first), only.stop))
+        for number in only:
+            clock.tick("solve")
+            if number < first:
+                yield [self._reuse(features, split) for features in known[number]]
+            else:
+                yield self._reader.runner.parts(lambda part: self._run(part, split), next(computed))
+
+    def check(self, totals: Totals) -> None:
+        """Raise `SutureError` `features.not_finite` if any feature was NaN or infinite."""
+        for split in _SPLITS:
+            for index, one in enumerate(self.taken):
+                for grid in one.grids:
+                    if (moments := totals.moments.get(_key(split, index, grid))) is not None:
+                        self._reader.check(moments, one.named())
+        for index in self._places:
+            if (moments := totals.moments.get(f"pooled.{index}")) is not None:
+                self._reader.check(moments, self.taken[index].named())
+
+    def _run(self, part: Tensor, split: Split) -> Totals:
+        values = self._reader.runner.stream(self._model, self._refs, part)
+        return self._found(((place, value) for node, value in values for place in self._refs[node]), split)
+
+    def _reuse(self, features: Features, split: Split) -> Totals:
+        every = [place for places in self._refs.values() for place in places]
+        return self._found(
+            ((place, features[place[1], self._groups[place[0]][place[1]].name]) for place in every), split
+        )
+
+    def _found(self, features: Iterable[tuple[tuple[int, int], Tensor]], split: Split) -> Totals:
+        """Return moments (and rows) of a part of a batch, match by match as soon as all of it is there."""
+        result, open_groups = Totals(), [_Side(one) for one in self.taken]
+        for (index, member), feature in features:
+            side = open_groups[index]
+            side.put(member, feature, pooled=index in self._places)
+            if not side.complete:
+                continue
+            for grid, rows in side.rows.items():
+                result.moments[_key(split, index, grid)] = Moments.of(rows.flatten(0, 1))
+            if index in self._places:
+                if split == "train":
+                    result.moments[f"pooled.{index}"] = Moments.of(side.pooled())
+                else:  # how far they lie can be told when all of the training split is known
+                    result.rows[f"pooled.{index}"] = side.pooled()
+            side.forget()
+        return result
+
+
+def read_stitched(
+    reader: Reader, merge: Merge, values: Sequence[Values], points: Points, clock: Clock, checkpoint: Checkpoint
+) -> dict[tuple[int, int], tuple[Moments, Moments]]:
+    """Return moments of stitched source features beside native target features, by (source, target).
+
+    `values` are the members' values behind earlier stitches; moments are on the target's grid, of both splits. As many
+    samples are read as `ROWS` asks for.
+    """
+    stitched = {member: merge.point(values, member, point).node for member, point in points.items()}
+    native = {member: merge.point(merge.native, member, point).node for member, point in points.items()}
+    wanted = {*stitched.values(), *native.values()}
+    model = reader.runner.model(merge.graph(tuple(map(Ref, wanted))), merge.tensors, reader.shape)
+    pairs = [(a, b) for a in points for b in points if a != b]
+
+    def run(part: Tensor, split: Split) -> Totals:
+        features, result = dict(reader.runner.stream(model, wanted, part)), Totals()
+        for a, b in pairs:
+            grid = points[b].shape[1:]
+            side = [_rows(features[stitched[a]], grid, points[a]), _rows(features[native[b]], grid, points[b])]
+            result.moments[f"{split}.{a}.{b}"] = Moments.of(torch.cat(side, 2).flatten(0, 1))
+        return result
+
+    totals, start = Totals.restored(checkpoint, "doubled", reader.runner.device)
+    for split in _SPLITS:
+        number, most = start.get(split, 0), _doubled_batches(reader, split, points)
+        clock.skip("double", number)
+        if number < most:
+            for x in reader.batches(split, range(number, most)):
+                clock.tick("double")
+                for part in reader.runner.parts(lambda part, split=split: run(part, split), x):
+                    totals.add(part)
+                number += 1
+                if checkpoint.due:
+                    checkpoint.save("doubled", *totals.kept({**start, split: number}))
+        start[split] = number
+    for (a, b), split in ((pair, split) for pair in pairs for split in _SPLITS):
+        width = points[a].shape[0]
+        named = [(slice(0, width), a, points[a]), (slice(width, None), b, points[b])]
+        reader.check(totals.moments[f"{split}.{a}.{b}"], named)
+    checkpoint.save("doubled", *totals.kept(start))
+    return {(a, b): (totals.moments[f"train.{a}.{b}"], totals.moments[f"validation.{a}.{b}"]) for a, b in pairs}
+
+
+def _doubled_batches(reader: Reader, split: Split, points: Points) -> int:
+    """Return how many batches of `split` the doubled batch is solved on."""
+    enough = max(
+        ROWS * point.shape[0] // min(POSITIONS, torch.Size(point.shape[1:]).numel()) for point in points.values()
+    )
+    size = batch_size(reader.dataset, reader.shape)
+    return min(reader.number_of_batches(split), -(-max(enough, _FEWEST) // size))
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """What is taken from the features of one match: rows on each of `grids`."""
+
+    points: Points
+    grids: Sequence[Grid]
+
+    def named(self) -> list[tuple[slice, int, StitchPoint]]:
+        """Return the columns of each member, with it and its point."""
+        return [(column, member, self.points[member]) for member, column in columns(self.points).items()]
+
+
+class _Side:
+    """The features of one match side by side, for a part of a batch."""
+
+    def __init__(self, taken: _Taken) -> None:
+        self._taken, self._columns = taken, columns(taken.points)
+        self._width = sum(point.shape[0] for point in taken.points.values())
+        self._missing = set(taken.points)
+        self._means: dict[int, Tensor] = {}
+        #: `(N, positions, D)` by grid.
+        self.rows: dict[Grid, Tensor] = {}
+
+    @property
+    def complete(self) -> bool:
+        return not self._missing
+
+    def put(self, member: int, feature: Tensor, *, pooled: bool) -> None:
+        """Take what is needed of a member's features."""
+        point = self._taken.points[member]
+        for grid in self._taken.grids:
+            rows = _rows(feature, grid, point)
+            if grid not in self.rows:
+                self.rows[grid] = rows.new_empty((*rows.shape[:2], self._width), dtype=torch.float32)
+            self.rows[grid][:, :, self._columns[member]] = rows
+        if pooled:
+            self._means[member] = to_grid(channels_second(feature, point.channel_axis).float(), ())
+        self._missing.discard(member)
+
+    def pooled(self) -> Tensor:
+        """Return the means over positions, `(N, D)`."""
+        return torch.cat([self._means[member] for member in self._columns], 1)
+
+    def forget(self) -> None:
+        """Let go of the features."""
+        self.rows, self._means = {}, {}
+
+
+def _part(split: Split, index: int) -> str:
+    return f"reading-{split}-{index}"
+
+
+def _key(split: Split, index: int, grid: Grid) -> str:
+    return ".".join(map(str, (split, index, *grid)))
+
+
+def _rows(feature: Tensor, grid: Grid, point: StitchPoint) -> Tensor:
+    """Return a feature map on `grid`, at no more than `POSITIONS` positions per sample: `(N, positions, C)`."""
+    feature = channels_second(feature, point.channel_axis)
+    positions = math.prod(grid)
+    if (
+        positions > POSITIONS
+        and len(grid) in (2, 3)
+        and all(a < b for a, b in zip(feature.shape[2:], grid, strict=True))
+    ):
+        return _enlarged(feature, grid, _positions(len(feature), positions).to(feature.device))
+    found = to_grid(feature, grid)
+    if found.dim() == 2:
+        return found.unsqueeze(1)
+    flat = found.flatten(2)
+    if flat.shape[2] > POSITIONS:
+        kept = _positions(len(flat), flat.shape[2]).to(flat.device)
+        flat = flat.gather(2, kept[:, None].expand(-1, flat.shape[1], -1))
+    return flat.transpose(1, 2)
+
+
+def _enlarged(feature: Tensor, grid: Grid, kept: Tensor) -> Tensor:
+    """Return what `to_grid` gives at the positions `kept` `(N, P)` of a larger grid: `(N, P, C)`, without the rest."""
+    axes = []
+    for size in reversed(grid):
+        # From the middle of a position to -1..1, as `grid_sample` wants it: the last axis first.
+        axes.append((kept % size).float().add(0.5).mul(2 / size).sub(1))
+        kept = kept // size
+    places = torch.stack(axes, -1).reshape(len(feature), *(1 for _ in grid[1:]), -1, len(grid))
+    found = F.grid_sample(feature.float(), places, mode="bilinear", padding_mode="border", align_corners=False)
+    return found.flatten(2).transpose(1, 2)
+
+
+@lru_cache(maxsize=64)
+def _positions(samples: int, positions: int) -> Tensor:
+    """Return `(samples, POSITIONS)` indices of positions: a random set, shifted from one sample to the next.
+
+    Evenly spaced ones would be blind to what repeats in steps of their distance, as the output of a transposed
+    convolution does; the same ones for all samples, to what other positions show. These serve as well as all of them.
+    """
+    some = torch.randperm(positions, generator=torch.Generator().manual_seed(0))[:POSITIONS]
+    shifts = torch.arange(samples) * round(_GOLDEN * positions)
+    return ((some + shifts[:, None]) % positions).sort(1).values

@@ -1,0 +1,1 @@
+"""From moments to stitches: closed forms, refinement, and the candidates made of them."""

@@ -1,0 +1,291 @@
+"""What a party may add to another's fit without its data: moments of the features at the places of the stitches.
+
+    asked = placements(fitted.candidates)                       # at the requester: where stitches are
+    moments = contribute(members, dataset, asked)               # at the other party, on its own data
+    moments.save("moments.safetensors")
+    again = fit(members, own_data, contributions=[Contribution.load("moments.safetensors")])
+
+Moments are sums over samples: means and second moments of features, no sample. Few samples would show through, so there
+is a least number; and `Privacy` adds noise, after which nobody can be sure whether any one sample was among them. That
+protects single samples, not what a whole data set has in common, and one sample only: who has several in the data is
+protected several times less.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from suture_contract.contributions import SPLITS, Described, Privacy, SplitOfFit
+from suture_contract.documents import CandidateSet, MemberIndex, Point
+from suture_contract.errors import SutureError
+from suture_contract.model.graph import Ref
+from suture_stitching.data import Dataset
+from suture_stitching.ensemble.members import Member, batches, check_inputs, input_shape
+from suture_stitching.ensemble.merge import Merge
+from suture_stitching.features.moments import Moments, rows
+from suture_stitching.features.points import StitchPoint
+from suture_stitching.portable.runtime import replacing
+from suture_stitching.running.device import Precision, Runner
+from suture_stitching.running.progress import OnProgress, Progress, ignore
+from suture_stitching.tasks import task_of
+
+Placement: TypeAlias = Mapping[MemberIndex, Point]
+#: Which placement, on the grid of which of its members' maps, of which split.
+_Key: TypeAlias = tuple[int, tuple[int, ...], SplitOfFit]
+#: The largest distance of `(x, x x')` from `(y, y y')` for x, y of norm 1 at most: at an angle of 120 degrees.
+_SENSITIVITY = math.sqrt(4.5)
+
+__all__ = ["Contribution", "Described", "Placement", "Privacy", "contribute", "noise_of", "placements"]
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """One party's moments, per position as one row; each sample counts as one, however many positions it has."""
+
+    described: Described
+    moments: Mapping[_Key, Moments]
+
+    def norms(self) -> tuple[float, ...]:
+        """Return for each placement the root of the mean squared norm of the features, as `Privacy` wants them."""
+        found = []
+        for index in range(len(self.described.placements)):
+            one = next(m for (place, _, split), m in self.moments.items() if place == index and split == "train")
+            found.append(float(one.covariance.diagonal().sum() + one.mean.square().sum()) ** 0.5 or 1.0)
+        return tuple(found)
+
+    def pair(self, points: Mapping[int, StitchPoint], grid: Sequence[int]) -> tuple[Moments, Moments] | None:
+        """Return the moments of a match on a grid, of `train` and `validation`; None if they were not contributed."""
+        names = {str(member): point.name for member, point in points.items()}
+        for index, placement in enumerate(self.described.placements):
+            found = [self.moments.get((index, tuple(grid), split)) for split in SPLITS]
+            if dict(placement) == names and found[0] is not None and found[1] is not None:
+                return found[0], found[1]
+        return None
+
+    def check_members(self, members: Sequence[Member]) -> None:
+        """Raise `SutureError` `moments.members` unless these are the members whose features were measured."""
+        if tuple(member.ref.sha256 for member in members) != self.described.members:
+            raise SutureError(
+                "moments.members", "these moments are of other models", hint="ask for them again, for these models"
+            )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one safetensors file in the place of an older one: float32, of each scatter the upper triangle."""
+        tensors: dict[str, Tensor] = {}
+        for key, one in self.moments.items():
+            upper = one.scatter[_upper(len(one.mean))]
+            tensors |= {f"{_name(key)}.mean": one.mean.float(), f"{_name(key)}.scatter": upper.float()}
+        with replacing(Path(path)) as place:
+            save_file(tensors, place, {"described": self.described.to_json()})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Contribution:
+        """Read a file that `save` wrote; raises `SutureError` `moments.invalid`."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+            described = Described.model_validate_json(metadata.get("described", ""))
+            keys = [_key(name.removesuffix(".mean")) for name in tensors if name.endswith(".mean")]
+            moments = {key: _checked(described.n[key[2]], tensors, _name(key)) for key in keys}
+        except (OSError, SafetensorError, ValidationError, ValueError, KeyError) as error:
+            raise SutureError("moments.invalid", type(error).__name__, where=str(path)) from None
+        return cls(described, moments)
+
+
+def placements(candidates: CandidateSet) -> tuple[dict[str, str], ...]:
+    """Return where the stitched candidates join their members, each match once."""
+    found: list[dict[str, str]] = []
+    for candidate in candidates.candidates:
+        for match in candidate.matches:
+            if match.points not in found:
+                found.append(dict(match.points))
+    return tuple(found)
+
+
+def contribute(
+    members: Sequence[Member],
+    dataset: Dataset,
+    asked: Sequence[Placement],
+    *,
+    min_samples: int = 11,
+    privacy: Privacy | None = None,
+    device: str | torch.device = "cpu",
+    precision: Precision = "auto",
+    progress: OnProgress = ignore,
+) -> Contribution:
+    """Return the moments of `members` at the placements `asked`, over the `train` and `validation` splits of `dataset`.
+
+    With `privacy` they are noisy; its noise is drawn anew every time, and what several contributions of the same data
+    tell adds up. Raises `SutureError`: `moments.too_few_samples`, `moments.placements` for a place that there is not,
+    `moments.clips`, and those of `fit`.
+    """
+    check_inputs(members, dataset)
+    task = task_of([member.metadata for member in members], dataset.labels, where=dataset.where)
+    if small := next((split for split in SPLITS if dataset.n(split) < min_samples), None):
+        raise SutureError(
+            "moments.too_few_samples", f"the {small} split has fewer than {min_samples} samples", where=dataset.where
+        )
+    if privacy is not None and len(privacy.clips) != len(asked):
+        raise SutureError("moments.clips", f"{len(privacy.clips)} clips for {len(asked)} placements")
+    shape = input_shape(members, dataset)
+    groups = _groups(members, asked, shape)
+    runner, merge = Runner(device, precision), Merge(members, task)
+    refs = {(m, p.name): merge.point(merge.native, m, p).node for group in groups for m, p in group.items()}
+    wanted = sorted(set(refs.values()))
+    model = runner.model(merge.graph(tuple(map(Ref, wanted))), merge.tensors, shape)
+
+    def features(x: Tensor) -> dict[tuple[int, tuple[int, ...]], Tensor]:
+        values = dict(runner.stream(model, wanted, x))
+        return {
+            (index, grid): torch.cat(
+                [rows(values[refs[m, p.name]].float(), grid, p.channel_axis) for m, p in group.items()], 1
+            )
+            for index, group in enumerate(groups)
+            for grid in _grids(group)
+        }
+
+    def run(x: Tensor) -> dict[tuple[int, tuple[int, ...]], Moments]:
+        # One sample at a time where one must not show: a network may mix those that it is given together.
+        parts = [features(part) for part in (torch.split(x, 1) if privacy is not None else (x,))]
+        found = {}
+        for key in parts[0]:
+            side = torch.cat([part[key] for part in parts])
+            if privacy is not None:
+                side = side * (privacy.clips[key[0]] / side.norm(dim=1, keepdim=True)).clamp(max=1)
+            found[key] = Moments.of(side)
+        return found
+
+    moments: dict[_Key, Moments] = {}
+    done, total = 0, sum(dataset.n(split) for split in SPLITS)
+    for split in SPLITS:
+        for x, y in batches(members, dataset, split, runner.device):
+            progress(Progress("solve", done, total))
+            for part in runner.parts(run, x):
+                for (index, grid), more in part.items():
+                    before = moments.get((index, grid, split))
+                    moments[index, grid, split] = more if before is None else before + more
+            done += len(y)
+    moments = {key: one.to("cpu").scaled(float(dataset.n(key[2]))) for key, one in moments.items()}
+    if any(not bool(one.finite.all()) for one in moments.values()):
+        raise SutureError("features.not_finite", "a model gives NaN or infinity on this data", where=dataset.where)
+    if privacy is not None:
+        moments = _noisy(moments, privacy)
+    described = Described(
+        members=tuple(member.ref.sha256 for member in members),
+        placements=tuple(dict(placement) for placement in asked),
+        n={"train": dataset.n("train"), "validation": dataset.n("validation")},
+        privacy=privacy,
+    )
+    return Contribution(described, moments)
+
+
+def noise_of(epsilon: float, delta: float, sensitivity: float) -> float:
+    """Return the standard deviation of Gaussian noise that makes a query of this sensitivity private.
+
+    By the analytic Gaussian mechanism (Balle and Wang, "Improving the Gaussian mechanism for differential privacy",
+    2018), which holds for every epsilon.
+    """
+
+    def leaks(sigma: float) -> float:
+        a, b = sensitivity / (2 * sigma), epsilon * sigma / sensitivity
+        return _normal(a - b) - math.exp(epsilon) * _normal(-a - b)
+
+    low, high = 0.0, sensitivity
+    while leaks(high) > delta:
+        low, high = high, 2 * high
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if middle == 0 or leaks(middle) > delta else (low, middle)
+    return high
+
+
+def _normal(x: float) -> float:
+    return math.erfc(-x / math.sqrt(2)) / 2
+
+
+def _noisy(moments: Mapping[_Key, Moments], privacy: Privacy) -> dict[_Key, Moments]:
+    """Add noise to sums of features and of their products, all of one split together as one query.
+
+    A sample is in one split only, and there in every sum once: features in units of their clip, averaged over
+    positions. The numbers of samples are told as they are.
+    """
+    per_split = len(moments) / len({split for _, _, split in moments})
+    sigma = noise_of(privacy.epsilon, privacy.delta, _SENSITIVITY * math.sqrt(per_split))
+    generator = torch.Generator().manual_seed(secrets.randbits(63))
+    found = {}
+    for key, one in moments.items():
+        clip, width = privacy.clips[key[0]], len(one.mean)
+        noise = sigma / one.n * torch.randn(width, width + 1, dtype=torch.float64, generator=generator)
+        mean = one.mean + clip * noise[:, 0]
+        products = one.covariance + torch.outer(one.mean, one.mean) + clip**2 * noise[:, 1:]
+        covariance = (products + products.T) / 2 - torch.outer(mean, mean)
+        values, vectors = torch.linalg.eigh(covariance)
+        found[key] = Moments(one.n, mean, one.n * (vectors * values.clamp(min=0)) @ vectors.T)
+    return found
+
+
+def _groups(
+    members: Sequence[Member], asked: Sequence[Placement], shape: Sequence[int]
+) -> list[dict[int, StitchPoint]]:
+    points = [{point.name: point for point in member.points(shape)} for member in members]
+    groups = []
+    for placement in asked:
+        try:
+            groups.append({int(key): points[int(key)][name] for key, name in _by_member(placement.items())})
+        except (KeyError, IndexError):
+            raise SutureError(
+                "moments.placements", "a model has no such place", hint="ask with `placements` of the same models' fit"
+            ) from None
+    return groups
+
+
+def _by_member(items: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    return sorted(items, key=lambda item: int(item[0]))
+
+
+def _grids(group: Mapping[int, StitchPoint]) -> list[tuple[int, ...]]:
+    return sorted({tuple(point.shape[1:]) for point in group.values()})
+
+
+def _name(key: _Key) -> str:
+    index, grid, split = key
+    return f"{index}.{'x'.join(map(str, grid)) or '1'}.{split}"
+
+
+def _key(name: str) -> _Key:
+    index, grid, split = name.split(".")
+    for known in SPLITS:
+        if split == known:
+            return int(index), () if grid == "1" else tuple(map(int, grid.split("x"))), known
+    raise ValueError(name)
+
+
+def _checked(n: int, tensors: Mapping[str, Tensor], name: str) -> Moments:
+    mean, upper = tensors[f"{name}.mean"], tensors[f"{name}.scatter"]
+    width = len(mean)
+    if mean.dim() != 1 or upper.shape != (width * (width + 1) // 2,) or {mean.dtype, upper.dtype} != {torch.float32}:
+        raise ValueError(name)
+    if not bool(torch.isfinite(mean).all() and torch.isfinite(upper).all()):
+        raise ValueError(name)
+    scatter = torch.zeros(width, width, dtype=torch.float64)
+    rows, columns = _upper(width)
+    scatter[rows, columns] = scatter[columns, rows] = upper.double()
+    return Moments(float(n), mean.double(), scatter)
+
+
+def _upper(width: int) -> tuple[Tensor, Tensor]:
+    rows, columns = torch.triu_indices(width, width)
+    return rows, columns

@@ -1,0 +1,1 @@
+"""Which places of different networks say the same thing."""

@@ -1,0 +1,1 @@
+"""Devices, checkpoints, progress and the division of long work."""

@@ -1,0 +1,110 @@
+"""Where members run, how precisely, and how many samples at once: as many as memory allows, fewer after it ran out."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Literal, TypeAlias, TypeVar
+
+import torch
+from torch import Tensor
+
+from suture_contract.errors import SutureError
+from suture_contract.model.graph import Graph
+from suture_stitching.portable.dry_run import UNLIMITED, measure
+from suture_stitching.portable.program import is_out_of_memory
+from suture_stitching.portable.runtime import PortableModel
+
+#: "auto" is bfloat16 on a CUDA device that supports it, float32 elsewhere.
+Precision: TypeAlias = Literal["auto", "float32", "bfloat16"]
+#: The part of a CUDA device's free memory that one pass may take; operators need room of their own.
+_SHARE = 0.5
+
+_T = TypeVar("_T")
+log = logging.getLogger(__name__)
+
+
+class Runner:
+    """Runs frozen models on one device; in bfloat16 under autocast, which leaves to float32 what needs it."""
+
+    def __init__(self, device: str | torch.device = "cpu", precision: Precision = "auto") -> None:
+        self.device = torch.device(device)
+        supported = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        self.precision: Precision = "bfloat16" if precision == "auto" and supported else precision
+        if self.precision == "auto":
+            self.precision = "float32"
+        self._most: int | None = None
+
+    def model(self, graph: Graph, tensors: Mapping[str, Tensor], shape: Sequence[int]) -> PortableModel:
+        """Return the model on the device, after finding how many inputs `(C, *spatial)` fit in its memory at once."""
+        model = PortableModel(graph, tensors).to(self.device)
+        if self.device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(self.device)
+            fitting = max(1, int(free * _SHARE) // max(1, bytes_per_sample(model, shape)))
+            self._most = fitting if self._most is None else min(self._most, fitting)
+        return model
+
+    def autocast(self) -> torch.autocast:
+        """Return the context in which models run in the wanted precision."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+
+    def stream(self, model: PortableModel, nodes: Collection[int], x: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Yield the values of `nodes` as they are computed, in the wanted precision, which ends where they are read."""
+        values = model.stream(nodes, x)
+        while True:
+            with self.autocast():
+                found = next(values, None)
+            if found is None:
+                return
+            yield found
+
+    def parts(self, work: Callable[..., _T], *batch: Tensor) -> list[_T]:
+        """Return what `work` gives for the parts of a batch, in order; a part is the whole batch where memory allows.
+
+        When memory runs out, parts become half as large and the work goes on; `work` must not change anything before
+        it returns. Raises `SutureError` `work.out_of_memory` when a single sample is too much.
+        """
+        n = len(batch[0])
+        found: list[_T] = []
+        start = 0
+        while start < n:
+            size = n - start if self._most is None else min(self._most, n - start)
+            done = self._tried(work, [tensor[start : start + size] for tensor in batch])
+            if done is None:
+                self._make_smaller(size)
+                continue
+            found += done
+            start += size
+        return found
+
+    def _tried(self, work: Callable[..., _T], part: Sequence[Tensor]) -> list[_T] | None:
+        try:
+            with torch.no_grad():
+                return [work(*part)]
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
+
+    def _make_smaller(self, size: int) -> None:
+        # Only here, when the error and the values that its traceback holds are gone, can memory be given back.
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if size == 1:
+            raise SutureError(
+                "work.out_of_memory",
+                f"the models need more memory for a single sample than there is on {self.device}",
+                hint="use a device with more memory, smaller inputs or smaller models",
+            )
+        self._most = size // 2
+        log.warning("out of memory with %d samples at once; going on with %d", size, self._most)
+
+
+def bytes_per_sample(model: PortableModel, shape: Sequence[int]) -> int:
+    """Return how much one more input `(C, *spatial)` adds to the peak memory of a pass."""
+    two, three = (
+        measure(model.program, model.tensors, [(batch, *shape)], UNLIMITED).cost.peak_bytes for batch in (2, 3)
+    )
+    return three - two

@@ -1,0 +1,89 @@
+"""Signs of life for one leased task, sent from a thread of their own while the agent downloads, waits or uploads."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from suture.errors import Fenced, HubError, NotFound
+from suture_worker.agent.hub import Hub
+from suture_worker.egress.outbox import Outbox
+from suture_worker.folder import Progress, TaskFolder
+from suture_worker.leased_task import Task
+
+PROGRESS_SECONDS = 5.0
+_TICK = 0.5
+
+log = structlog.get_logger(__name__)
+
+
+class Pulse:
+    """Keeps the lease of `task` within its block, forwards progress, and hears what the hub wants.
+
+    `lost` is set when the lease is no longer ours, `cancelled` when the job does not want the work any more.
+    """
+
+    def __init__(self, hub: Hub, outbox: Outbox, task: Task, folder: TaskFolder) -> None:
+        self.lost = threading.Event()
+        self.cancelled = threading.Event()
+        self._hub = hub
+        self._outbox = outbox
+        self._task = task
+        self._folder = folder
+        self._fetching: Progress | None = None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"pulse of {task.id}", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def fetching(self, done: int, total: int) -> None:
+        """Say how much of the members has been fetched, in bytes."""
+        self._fetching = Progress(step="fetch", done=max(0, done), total=total)
+
+    def _run(self) -> None:
+        interval = self._task.lease_seconds / 3
+        told: Progress | None = None
+        last = told_at = -math.inf
+        while not self._ended.is_set() and not self.lost.is_set():
+            now = time.monotonic()
+            progress = self._folder.progress or self._fetching
+            news = progress is not None and progress != told
+            # News counts from the last news, so that the first comes at once: a short task is over in seconds.
+            if news and now - told_at >= min(PROGRESS_SECONDS, interval):
+                self._beat(progress)
+                told, told_at, last = progress, now, now
+            elif now - last >= interval:
+                self._beat(None)
+                last = now
+            self._ended.wait(min(_TICK, interval / 2))
+
+    def _beat(self, progress: Progress | None) -> None:
+        try:
+            if progress is not None:
+                answer = self._hub.send(self._outbox.progress(self._task.claim, progress))
+            else:
+                answer = self._hub.heartbeat(self._task.claim)
+        except (Fenced, NotFound):
+            log.warning("lease lost", task=self._task.id)
+            self.lost.set()
+        except HubError as error:
+            # The work goes on: if the hub is back before it gives the task away, nothing is lost.
+            log.warning("no sign of life reached the hub", task=self._task.id, code=error.code)
+        except Exception:  # a full disk under the outbox, say: the lease is worth another try
+            log.exception("no sign of life could be made", task=self._task.id)
+        else:
+            if answer is not None and answer.cancel:
+                self.cancelled.set()

@@ -1,0 +1,1 @@
+"""Commands of a site's operator."""

@@ -1,0 +1,94 @@
+"""`suture site egress`: what left, byte for byte."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from suture.cli.tree import group
+from suture_contract.errors import SutureError
+from suture_contract.terminal import Format, FormatOption, console, notes, print_json, print_table
+from suture_worker.commands.config import HERE, ConfigArgument, load
+
+if TYPE_CHECKING:
+    from suture_worker.egress.log import Entry
+
+app = group("Look into the log of everything that left this site.\n\n\b\nExample:\n  suture site egress verify")
+SequenceArgument = Annotated[int, typer.Argument(metavar="NUMBER", min=1, help="the record's number in the list")]
+
+
+@app.command()
+def verify(path: ConfigArgument = HERE, format: FormatOption = Format.text) -> None:
+    """Check that no record was edited, removed, reordered or cut off; ends with 5 and names the record otherwise.
+
+    \b
+    Example:
+      suture site egress verify
+    """
+    log = _log(path)
+    entries = _verified(log)
+    if format is Format.json:
+        print_json({"records": len(entries), "log": str(log)})
+    else:
+        console.print(f"{len(entries)} records, unbroken: {log}", soft_wrap=True)
+
+
+@app.command("list")
+def list_records(
+    path: ConfigArgument = HERE,
+    task: Annotated[str | None, typer.Option(help="of this task only")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="how many of the newest")] = 50,
+    format: FormatOption = Format.text,
+) -> None:
+    """List what left, newest last.
+
+    \b
+    Examples:
+      suture site egress list
+      suture site egress list --task task_0c9d2e3a48576b1f --format json
+    """
+    entries = [entry for entry in _verified(_log(path)) if task in (None, entry.task)][-limit:]
+    if format is Format.json:
+        print_json([asdict(entry) for entry in entries])
+        return
+    rows = [
+        (entry.seq, entry.time, entry.task, entry.kind, entry.name or "", entry.size, entry.body or entry.sha256)
+        for entry in entries
+    ]
+    print_table(("record", "time", "task", "kind", "name", "bytes", "content or sha256"), rows, empty="nothing left")
+
+
+@app.command()
+def show(number: SequenceArgument, path: ConfigArgument = HERE) -> None:
+    """Print the exact bytes of one record; of model and stitch files, which are not kept, the digest.
+
+    \b
+    Example:
+      suture site egress show 12
+    """
+    log = _log(path)
+    entry = next((entry for entry in _verified(log) if entry.seq == number), None)
+    if entry is None:
+        raise SutureError(
+            "egress.unknown", "there is no such record", where=str(number), hint="suture site egress list"
+        )
+    document = log.parent / "documents" / entry.sha256
+    if entry.body is not None:
+        print(entry.body)
+    elif document.exists():
+        print(document.read_text(encoding="utf-8"))
+    else:
+        notes.print(f"{entry.name}: {entry.size} bytes, sha256 {entry.sha256}; not kept", soft_wrap=True)
+
+
+def _log(path: Path) -> Path:
+    return load(path).state / "outbox" / "egress.jsonl"
+
+
+def _verified(log: Path) -> list[Entry]:
+    from suture_worker.egress.log import verify as verified
+
+    return verified(log)

@@ -1,0 +1,66 @@
+"""`suture site policy`: what the rules of site.toml mean."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from suture.cli.tree import group
+from suture_contract.terminal import Format, FormatOption, console, print_json
+from suture_worker.commands.config import HERE, ConfigArgument, load
+
+app = group(
+    "See what the rules in site.toml mean, before anybody asks.\n\n"
+    "\b\nExample:\n  suture site policy explain --party north --dataset frames"
+)
+
+
+class Action(StrEnum):
+    """What a party may ask for."""
+
+    fit = "fit"
+    evaluate = "evaluate"
+    contribute = "contribute"
+
+
+@app.command()
+def explain(
+    party: Annotated[str, typer.Option(help="who would ask")],
+    dataset: Annotated[str, typer.Option(help="for which dataset")],
+    path: ConfigArgument = HERE,
+    action: Annotated[Action, typer.Option(help="for what")] = Action.evaluate,
+    model: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="a portable model that would be run; may be repeated")
+    ] = None,
+    members_from: Annotated[
+        list[str] | None, typer.Option(metavar="PARTY", help="whose model would be run; may be repeated")
+    ] = None,
+    format: FormatOption = Format.text,
+) -> None:
+    """Say what would happen if a party asked, and why: which rule, and what is left of this month's budget.
+
+    Ends with 5 when the request would be declined.
+
+    \b
+    Examples:
+      suture site policy explain --party north --dataset frames
+      suture site policy explain --party north --dataset frames --action fit --model out/model.safetensors
+    """
+    from suture_worker.rules.explain import explain as explained
+
+    explanation = explained(
+        load(path), party=party, action=action.value, dataset=dataset, files=model or (), parties=members_from or ()
+    )
+    if format is Format.json:
+        print_json(explanation)
+    else:
+        console.print(f"{party} asks to {action.value} with {dataset}: {explanation.outcome}", soft_wrap=True)
+        for line in explanation.why:
+            console.print(f"  {line}", soft_wrap=True)
+        if explanation.told is not None:
+            console.print(f"the requester sees: {explanation.told}")
+    if explanation.outcome == "declined":
+        raise typer.Exit(5)

@@ -1,0 +1,171 @@
+"""Commands of a site's operator."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import typer
+
+from suture.cli.tree import group
+from suture_contract.errors import SutureError
+from suture_contract.terminal import Format, FormatOption, notes, print_json, print_table
+from suture_worker.commands import egress as site_egress
+from suture_worker.commands import inbox as site_inbox
+from suture_worker.commands import outbox as site_outbox
+from suture_worker.commands import policy as site_policy
+from suture_worker.commands.config import HERE, ConfigArgument, load
+
+app = group(
+    "Run a site beside your data. It dials out to the hub; nothing can dial in, and no data leave.\n\n"
+    "\b\n"
+    "Example of a first start:\n"
+    "  suture site init site.toml\n"
+    "  suture site check site.toml\n"
+    "  suture site run site.toml"
+)
+app.add_typer(site_policy.app, name="policy")
+app.add_typer(site_inbox.app, name="inbox")
+app.add_typer(site_outbox.app, name="outbox")
+app.add_typer(site_egress.app, name="egress")
+
+EXAMPLE = """\
+# A site: an installation of Suture beside your data. Relative paths start at this file's folder.
+# Unknown keys are refused, so that a typo never passes silently.
+
+[hub]
+url = "http://127.0.0.1:8420"
+token_file = "token"            # what `suture hub site add` printed; chmod 600
+
+[site]
+state = "state"                 # queue, cache and the log of everything that left
+device = "auto"                 # auto, cpu or cuda:0
+
+# A Redis of your own; without this the site starts one that listens on a socket in its state folder.
+# [broker]
+# url = "redis://127.0.0.1:6379/0"
+
+# A dataset has a name that others may ask for; its path is known here alone.
+[datasets.digits]
+path = "data/digits.npz"        # image_folder: <path>/<class>/*.png; npz: images, labels; csv, parquet: a label column
+format = "npz"
+task = "classification"
+labels = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]   # class names, in the order of their index
+split = { validation = 0.2, test = 0.3, seed = 0 }            # used where the data say nothing of splits
+
+# Nobody may do anything that is not allowed here: not even your own party.
+[policy]
+min_samples = 11                # fewer test samples than this and no number leaves
+
+[[policy.allow]]
+parties = ["north"]             # who asks
+actions = ["fit", "evaluate"]   # fit: learn stitches here (for your own party); evaluate: measure candidates here
+datasets = ["digits"]
+
+# [[policy.allow]]
+# parties = ["south"]
+# actions = ["evaluate"]
+# datasets = ["digits"]
+# members_from = ["north", "south"]   # whose models may be run
+# max_model_mib = 500
+# evaluations_per_month = 20
+# approval = "ask"              # a person is asked first: `suture site inbox`
+# release = "manual"            # a person looks at the result before it leaves: `suture site outbox`
+
+# [[policy.allow]]
+# parties = ["south"]
+# actions = ["contribute"]      # sums over samples, for another party's fit: means and second moments of features
+# datasets = ["digits"]
+# min_samples = 100             # of each split; few samples show through sums
+# contributions_per_month = 2
+# epsilon = 4                   # with noise that protects each sample: (epsilon, delta) differential privacy
+# delta = 1e-5
+"""
+
+
+@app.command()
+def init(path: ConfigArgument = HERE) -> None:
+    """Write a commented site.toml to start from.
+
+    An existing file is left alone.
+
+    \b
+    Example:
+      suture site init site.toml
+    """
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(EXAMPLE)
+    except FileExistsError:
+        raise SutureError("site.exists", "the file is there already", where=str(path), hint="name another") from None
+    except OSError as error:
+        raise SutureError("site.unwritable", error.strerror or "it cannot be written", where=str(path)) from None
+    notes.print(f"wrote {path}; edit it, save the site's token in the token file beside it, then:")
+    notes.print(f"next:  suture site check {path}")
+
+
+@app.command()
+def run(path: ConfigArgument = HERE) -> None:
+    """Run the whole site until it is told to stop.
+
+    Agent, Celery worker and, unless site.toml names one, a Redis of its own.
+
+    \b
+    Example:
+      suture site run site.toml
+    """
+    from suture_worker import run_site
+
+    run_site(load(path))
+
+
+@app.command()
+def agent(path: ConfigArgument = HERE) -> None:
+    """Run only the agent, which talks to the hub.
+
+    It holds the site's token and computes nothing.
+
+    \b
+    Example:
+      suture site agent site.toml
+    """
+    from suture_worker import run_agent
+
+    run_agent(load(path))
+
+
+@app.command()
+def worker(path: ConfigArgument = HERE) -> None:
+    """Run only the Celery worker, which computes.
+
+    It has no token and talks to its broker alone.
+
+    \b
+    Example:
+      suture site worker site.toml
+    """
+    from suture_worker import run_worker
+
+    run_worker(load(path))
+
+
+@app.command()
+def check(path: ConfigArgument = HERE, format: FormatOption = Format.text) -> None:
+    """Check that the site can work.
+
+    Configuration, token, hub, broker, datasets and device; says what to do about each problem. Ends with 5 when
+    something would keep the site from working.
+
+    \b
+    Example:
+      suture site check site.toml
+    """
+    from suture_worker import check_site
+
+    checks = check_site(load(path))
+    if format is Format.json:
+        print_json([asdict(item) for item in checks])
+    else:
+        rows = [(item.name, item.status, item.detail, item.hint or "") for item in checks]
+        print_table(("check", "result", "found", "what to do"), rows, empty="")
+    if not all(item.ok for item in checks):
+        raise typer.Exit(5)

@@ -1,0 +1,339 @@
+"""What a finished task may let out: known documents, known fields, numbers of bounded precision, enough samples.
+
+What a child wrote is checked as strictly as what comes from outside: a document must have exactly its schema's fields
+and name only what the hub itself named in the task. What leaves is written anew from what was understood, never copied,
+but for tensors, which there is only one way to write.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from suture_contract.card import CARD, write_card
+from suture_contract.compatibility import describe_ensemble
+from suture_contract.contributions import (
+    MOMENTS,
+    SPLITS,
+    ContributionDocument,
+    Described,
+    Matched,
+    Privacy,
+)
+from suture_contract.documents import CandidateId, CandidateSet, Evaluation, Report
+from suture_contract.errors import SutureError
+from suture_contract.model.format import check_against, check_file
+from suture_contract.report.build import build
+from suture_stitching.evaluation.select import choose
+from suture_worker.egress.moments import check_moments
+from suture_worker.egress.suppression import without_small_classes
+from suture_worker.egress.tensors import check_stitches
+from suture_worker.files import sha256_of
+from suture_worker.folder import DOCUMENT, TaskFolder
+from suture_worker.leased_task import (
+    CANDIDATES,
+    STITCHES,
+    ComposeSpec,
+    ContributeSpec,
+    EvaluateSpec,
+    FitSpec,
+    MatchSpec,
+    Task,
+)
+from suture_worker.rules.policy import METRICS, TOO_FEW
+
+MODEL, METADATA, REPORT = "model.safetensors", "suture.json", "report.json"
+MAX_DOCUMENT = 16 * 2**20
+#: Numbers of a candidate that are part of the model, not measured.
+_EXACT = frozenset({"alpha", "near", "far", "epsilon", "delta"})
+#: Of the sizes of features that contributors measure their noise by.
+_NORM_DIGITS = 3
+_SIGNIFICANT_DIGITS = 6
+_LARGEST = 10**12
+#: Metrics that are a share: their values lie in [0, 1], their differences in [-1, 1].
+_SHARES = frozenset({"accuracy", "balanced_accuracy", "auroc", "f1", "dice"})
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A part of a result that is in order: the document (no name), or a file; `content` is exactly what may leave."""
+
+    kind: Literal["file", "result"]
+    name: str | None
+    content: bytes | Path
+    sha256: str
+    size: int
+
+    @classmethod
+    def of(cls, kind: Literal["file", "result"], name: str | None, content: bytes | Path) -> Draft:
+        """Return the draft of these bytes, or of the file at this path."""
+        if isinstance(content, bytes):
+            return cls(kind, name, content, hashlib.sha256(content).hexdigest(), len(content))
+        return cls(kind, name, content, sha256_of(content), content.stat().st_size)
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _FitDocument(_Closed):
+    n: Annotated[int, Field(ge=0)]
+
+
+class _ComposeDocument(_Closed):
+    chosen: CandidateId
+
+
+_Document = TypeVar("_Document", bound=BaseModel)
+
+
+class Gate:
+    """The site's limits: samples of a split, samples of a part of one (a class, say), decimals of measured numbers."""
+
+    def __init__(self, *, min_samples: int, min_per_class: int, decimals: int) -> None:
+        self._min_samples = min_samples
+        self._min_per_class = min_per_class
+        self._decimals = decimals
+
+    def check(self, task: Task, folder: TaskFolder) -> list[Draft]:
+        """Return all that a finished task sends, files first and its document last.
+
+        Raises `SutureError` `outbox.refused` for anything that is not in order, and `policy.too_few_samples`.
+        """
+        named: dict[str, bytes | Path] = {}
+        if isinstance(task.spec, EvaluateSpec):
+            document = self._evaluation(task.spec, folder)
+        elif isinstance(task.spec, ComposeSpec):
+            named, document = self._composition(task, task.spec, folder)
+        elif isinstance(task.spec, ContributeSpec):
+            named, document = self._contribution(task.spec, folder)
+        elif isinstance(task.spec, MatchSpec):
+            document = self._match(task.spec, folder)
+        else:
+            named, document = self._fit(task, task.spec, folder)
+        drafts = [Draft.of("file", name, content) for name, content in named.items()]
+        return [*drafts, Draft.of("result", None, to_json({"fence": task.fence, "document": document}))]
+
+    def _match(self, spec: MatchSpec, folder: TaskFolder) -> Any:
+        matched = _read(Matched, folder.results / DOCUMENT)
+        self._enough({"n": matched.n})
+        _expect(len(matched.norms) == len(matched.placements), "norms", "are not one for each placement")
+        for place in matched.placements:
+            _expect(all(int(index) < len(spec.members) for index in place), "placements", "name no such member")
+        norms = [float(f"{norm:.{_NORM_DIGITS}g}") for norm in matched.norms]
+        return {**matched.model_dump(mode="json"), "norms": norms}
+
+    def _contribution(self, spec: ContributeSpec, folder: TaskFolder) -> tuple[dict[str, bytes | Path], Any]:
+        document, terms = _read(ContributionDocument, folder.results / DOCUMENT), folder.terms
+        _expect(document.n.keys() == set(SPLITS), "n", "does not name both splits")
+        if min(document.n.values()) < max(terms.min_samples, self._min_samples):
+            raise SutureError(TOO_FEW, "the moments come from too few samples to leave this site", where="outbox")
+        noise = (document.epsilon, document.delta)
+        _expect(noise == (terms.epsilon, terms.delta), "epsilon", "is not what the site's rule asks for")
+        privacy = None
+        if terms.epsilon is not None and terms.delta is not None:
+            privacy = Privacy(epsilon=terms.epsilon, delta=terms.delta, clips=spec.norms)
+        described = Described(
+            members=tuple(member.sha256 for member in spec.members),
+            placements=spec.placements,
+            n={split: document.n[split] for split in SPLITS},
+            privacy=privacy,
+        )
+        path = _regular(folder.results / MOMENTS)
+        check_moments(path, described)
+        return {MOMENTS: path}, _dump(document)
+
+    def _fit(self, task: Task, spec: FitSpec, folder: TaskFolder) -> tuple[dict[str, bytes | Path], Any]:
+        document = _read(_FitDocument, folder.results / DOCUMENT)
+        candidates = _read(CandidateSet, folder.results / CANDIDATES)
+        _expect(document.n == candidates.n, "candidates.n", "is not the number of samples in the document")
+        self._enough({"n": candidates.n})
+        _members_match(task, candidates)
+        _expect(candidates.labels in (_labels(task), None), "candidates.labels", "are not those of the members")
+        _expect(candidates.seed == spec.options.get("seed", 0), "candidates.seed", "is not the seed of the job")
+        parties = [one.party for one in candidates.contributions or ()]
+        _expect(len(set(parties)) == len(parties), "candidates.contributions", "names a party twice")
+        for one in candidates.contributions or ():
+            said = spec.contributions.get(one.party)
+            agrees = said is not None and (one.n, one.epsilon, one.delta) == (said.n, said.epsilon, said.delta)
+            _expect(agrees, "candidates.contributions", "are not those of the task")
+        check_stitches(_regular(folder.results / STITCHES), candidates)
+        fitted: dict[str, bytes | Path] = {
+            CANDIDATES: to_json(self._rounded(_dump(candidates))),
+            STITCHES: folder.results / STITCHES,
+        }
+        return fitted, document.model_dump()
+
+    def _evaluation(self, spec: EvaluateSpec, folder: TaskFolder) -> Any:
+        evaluation = _read(Evaluation, folder.results / DOCUMENT)
+        _expect(bool(evaluation.splits), "evaluation.splits", "is empty")
+        _expect(evaluation.own == spec.own, "evaluation.own", "is not the member the task named")
+        known = _read(CandidateSet, folder.candidates / CANDIDATES)
+        _expect(evaluation.metric == METRICS[known.task], "evaluation.metric", "is not that of the task")
+        _expect(evaluation.higher_is_better == (evaluation.metric != "mae"), "evaluation", "turns its metric around")
+        ids = {candidate.id for candidate in known.candidates}
+        for split, scores in evaluation.splits.items():
+            where = f"evaluation.splits.{split}"
+            _expect(scores.scores.keys() == ids, where, "does not measure every candidate")
+            _expect(
+                not scores.classes or (known.task != "regression" and _are_labels(scores.classes, known.labels)),
+                f"{where}.classes",
+                "are not labels of the job",
+            )
+            for score in scores.scores.values():
+                _expect(score.calibration is None or known.task == "classification", where, "has calibration")
+                low = 0 if evaluation.metric in _SHARES | {"mae"} else -math.inf
+                high = 1 if evaluation.metric in _SHARES else math.inf
+                values = (score.value, score.low, score.high)
+                _expect(all(low <= value <= high for value in values), where, "has a value that no metric has")
+        shown = {
+            split: without_small_classes(scores, self._min_per_class, exclusive=known.task == "classification")
+            for split, scores in evaluation.splits.items()
+        }
+        content = _dump(evaluation.model_copy(update={"splits": shown}))
+        self._enough(content)
+        return self._rounded(content)
+
+    def _composition(self, task: Task, spec: ComposeSpec, folder: TaskFolder) -> tuple[dict[str, bytes | Path], Any]:
+        # All but the model follows from what the hub sent; made here, it can hold nothing from a child.
+        document = _read(_ComposeDocument, folder.results / DOCUMENT)
+        candidates = _read(CandidateSet, folder.candidates / CANDIDATES)
+        _members_match(task, candidates)
+        choice = choose(candidates, spec.evaluations, requester=task.job.requester)
+        _expect(document.chosen == choice.chosen, "document.chosen", "is not the candidate to choose")
+        made = build(
+            candidates,
+            spec.evaluations,
+            choice,
+            requester=task.job.requester,
+            parties_of_members=[member.party for member in spec.members],
+            job=task.job.id,
+            missing=spec.missing,
+            version=spec.version,
+            revised=spec.revised,
+        )
+        report = Report.model_validate(self._rounded(_dump(made)))
+        metadata = describe_ensemble([member.metadata for member in spec.members], candidates, report)
+        model = _regular(folder.results / MODEL)
+        check_against(check_file(model), metadata)
+        named: dict[str, bytes | Path] = {
+            MODEL: model,
+            METADATA: metadata.to_json().encode(),
+            REPORT: to_json(_dump(report)),
+            CARD: write_card(spec.publish_as, metadata, report).encode(),
+        }
+        return named, document.model_dump()
+
+    def _enough(self, content: Any) -> None:
+        """Refuse a document in which a split, or a part of one, has too few samples (`n`)."""
+        for n, depth in _counts(content):
+            # `n` itself for a fit, `splits.<split>.n` for an evaluation; anything deeper is a part of a split.
+            if n < (self._min_samples if depth <= 2 else self._min_per_class):
+                raise SutureError(TOO_FEW, "the result comes from too few samples to leave this site", where="outbox")
+
+    def _rounded(self, content: Any, *, key: str = "") -> Any:
+        """Round every measured number: the last digits of a metric tell single samples apart."""
+        if isinstance(content, float):
+            return content if key in _EXACT else bounded(content, self._decimals)
+        if isinstance(content, int) and not isinstance(content, bool):
+            _expect(abs(content) <= _LARGEST, key or "document", "is larger than any count")
+        if isinstance(content, dict):
+            return {name: self._rounded(value, key=name) for name, value in content.items()}
+        if isinstance(content, list):
+            return [self._rounded(value, key=key) for value in content]
+        return content
+
+
+def bounded(number: float, decimals: int) -> float:
+    """Return `number` with at most so many decimals, and with six significant digits if it is large."""
+    _expect(abs(number) <= _LARGEST, "document", "holds a number that is larger than any metric")
+    digits = decimals if number == 0 else min(decimals, _SIGNIFICANT_DIGITS - 1 - math.floor(math.log10(abs(number))))
+    # Adding zero: no sign is left on a zero.
+    return round(number, digits) + 0.0
+
+
+def to_json(content: Any) -> bytes:
+    """Return the one text of a document that leaves."""
+    return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True).encode()
+
+
+def checked(schema: type[_Document], content: dict[str, Any]) -> _Document:
+    """Return a small message that has exactly the fields of `schema`; raises `outbox.refused`."""
+    try:
+        return schema.model_validate(content)
+    except ValidationError as error:
+        raise _refused(schema.__name__, error) from None
+
+
+def _counts(content: Any, depth: int = 0) -> Iterator[tuple[int, int]]:
+    """Yield every count of samples in a document, with how deep it lies."""
+    if isinstance(content, dict):
+        for name, value in content.items():
+            if name == "n" and isinstance(value, int):
+                yield value, depth
+            yield from _counts(value, depth + 1)
+    elif isinstance(content, list):
+        for value in content:
+            yield from _counts(value, depth + 1)
+
+
+def _labels(task: Task) -> tuple[str, ...]:
+    """Return the labels of the ensemble: the members' labels, first seen first."""
+    return tuple(dict.fromkeys(label for member in task.spec.members for label in member.metadata.labels or ()))
+
+
+def _are_labels(indices: Iterable[str], labels: Sequence[str] | None) -> bool:
+    return all(int(index) < len(labels or ()) for index in indices)
+
+
+def _members_match(task: Task, candidates: CandidateSet) -> None:
+    refs = tuple(member.ref for member in task.spec.members)
+    _expect(candidates.members == refs, "candidates.members", "are not the members of the task")
+    _expect(candidates.task == task.spec.members[0].metadata.task, "candidates.task", "is not that of the members")
+
+
+def _expect(condition: bool, where: str, problem: str) -> None:
+    if not condition:
+        raise SutureError("outbox.refused", problem, where=where, hint="report this: a child wrote what it may not")
+
+
+def _read(schema: type[_Document], path: Path) -> _Document:
+    try:
+        return schema.model_validate_json(_content(path))
+    except ValidationError as error:
+        raise _refused(path.name, error) from None
+
+
+def _refused(where: str, error: ValidationError) -> SutureError:
+    fields = ", ".join(".".join(str(part) for part in detail["loc"]) for detail in error.errors()[:5])
+    return SutureError("outbox.refused", f"not in order: {fields}", where=where)
+
+
+def _regular(path: Path) -> Path:
+    """Return `path` if a child left a plain file there, not a link to something else."""
+    try:
+        plain = stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        plain = False
+    _expect(plain, path.name, "is missing")
+    return path
+
+
+def _content(path: Path) -> bytes:
+    with os.fdopen(os.open(_regular(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+        content = file.read(MAX_DOCUMENT + 1)
+    _expect(len(content) <= MAX_DOCUMENT, path.name, "is too large")
+    return content
+
+
+def _dump(document: BaseModel) -> Any:
+    return document.model_dump(mode="json", by_alias=True, exclude_none=True)

@@ -1,0 +1,237 @@
+"""The task a hub leases to this site, checked before anything acts on it: the hub may be wrong or broken into."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from suture_contract.contributions import ContributionDocument, Norm, Places
+from suture_contract.documents import Evaluation, Missing, Revised
+from suture_contract.errors import SutureError
+from suture_contract.model.metadata import Member, ModelMetadata, Name, Repo, Revision, Sha256
+
+#: What the rules of a site speak of; where members can be joined, and composing, belong to a fit.
+Action = Literal["fit", "evaluate", "contribute"]
+#: Ids become names of folders and parts of URLs.
+Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+Kind = Literal["match", "contribute", "fit", "evaluate", "compose"]
+Size = Annotated[int, Field(ge=1, le=64 * 2**30)]
+CANDIDATES, STITCHES = "candidates.json", "stitches.safetensors"
+
+
+class Claim(NamedTuple):
+    """A task and the fence that proves to the hub that its lease is ours."""
+
+    task: str
+    fence: int
+
+
+class _FromHub(BaseModel):
+    # A newer hub may say more than this site knows: unknown fields are left aside, known ones are checked.
+    model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)
+
+
+class LeasedMember(_FromHub):
+    """A model to work with, as the hub describes it."""
+
+    repo: Repo
+    revision: Revision
+    sha256: Sha256
+    size: Size
+    party: Name
+    metadata: ModelMetadata
+
+    @property
+    def ref(self) -> Member:
+        """The member as documents name it."""
+        return Member(repo=self.repo, revision=self.revision, sha256=self.sha256)
+
+
+class FileRef(_FromHub):
+    """A file the hub keeps for this job."""
+
+    sha256: Sha256
+    size: Size
+
+
+class CandidateFiles(_FromHub):
+    """The two files of a fitted candidate set."""
+
+    candidates: FileRef = Field(alias=CANDIDATES)
+    stitches: FileRef = Field(alias=STITCHES)
+
+
+Members = Annotated[tuple[LeasedMember, ...], Field(min_length=2, max_length=64)]
+
+
+class MatchSpec(_FromHub):
+    """Find out, on a dataset of the requester's site, where a fit with these options would join the members."""
+
+    members: Members
+    dataset: Annotated[str, Field(max_length=200)]
+    options: dict[str, Any] = {}
+
+
+class ContributeSpec(_FromHub):
+    """Contribute moments of this party's data at `placements`; the requester's `norms` there measure the noise."""
+
+    members: Members
+    dataset: Annotated[str, Field(max_length=200)] | None = None
+    placements: Annotated[Places, Field(min_length=1)]
+    norms: tuple[Norm, ...]
+
+    @model_validator(mode="after")
+    def _fits_the_members(self) -> ContributeSpec:
+        if len(self.norms) != len(self.placements):
+            raise ValueError("norms: there is one for each placement")
+        if any(int(index) >= len(self.members) for placement in self.placements for index in placement):
+            raise ValueError("placements: there is no such member")
+        return self
+
+
+class Contributed(FileRef, ContributionDocument):
+    """A file of moments that the hub keeps for a fit, and what its party said of it."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)
+
+
+class FitSpec(_FromHub):
+    """Fit candidates on a dataset of the requester's site, with what other parties contributed."""
+
+    members: Members
+    dataset: Annotated[str, Field(max_length=200)]
+    options: dict[str, Any] = {}
+    contributions: Annotated[dict[Name, Contributed], Field(max_length=64)] = {}
+
+
+class EvaluateSpec(_FromHub):
+    """Measure fitted candidates on this party's data. `own` is the index of the party's own member."""
+
+    members: Members
+    dataset: Annotated[str, Field(max_length=200)] | None = None
+    own: Annotated[int, Field(ge=0)] | None = None
+    candidates: CandidateFiles
+
+    @model_validator(mode="after")
+    def _own_is_a_member(self) -> EvaluateSpec:
+        if self.own is not None and self.own >= len(self.members):
+            raise ValueError("own: there is no such member")
+        return self
+
+
+class ComposeSpec(_FromHub):
+    """Choose among the candidates by everybody's evaluations and compose the chosen one; reads no dataset."""
+
+    members: Members
+    candidates: CandidateFiles
+    evaluations: dict[Name, Evaluation]
+    missing: tuple[Missing, ...] = ()
+    version: Annotated[int, Field(ge=1)] = 1
+    revised: Revised | None = None
+    publish_as: Repo
+
+
+Spec: TypeAlias = MatchSpec | ContributeSpec | FitSpec | EvaluateSpec | ComposeSpec
+_SPECS: dict[str, type[BaseModel]] = {
+    "match": MatchSpec,
+    "contribute": ContributeSpec,
+    "fit": FitSpec,
+    "evaluate": EvaluateSpec,
+    "compose": ComposeSpec,
+}
+
+
+class JobRef(_FromHub):
+    """Whose job it is."""
+
+    id: Identifier
+    requester: Name
+
+
+class Task(_FromHub):
+    """One leased task."""
+
+    id: Identifier
+    kind: Kind
+    attempt: Annotated[int, Field(ge=1)]
+    fence: int
+    lease_seconds: Annotated[float, Field(ge=1, le=86400)] = 60.0
+    job: JobRef
+    spec: Spec
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spec_of_its_kind(cls, content: Any) -> Any:
+        if not isinstance(content, dict) or isinstance(content.get("spec"), BaseModel):
+            return content
+        spec = _SPECS.get(str(content.get("kind")))
+        return {**content, "spec": spec.model_validate(content.get("spec"))} if spec else content
+
+    @property
+    def claim(self) -> Claim:
+        """What every message about the task carries."""
+        return Claim(self.id, self.fence)
+
+    @property
+    def action(self) -> Action:
+        """What the site's rules call it."""
+        if isinstance(self.spec, EvaluateSpec):
+            return "evaluate"
+        return "contribute" if isinstance(self.spec, ContributeSpec) else "fit"
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of who asks for what: the same for each attempt, another one if the hub changes the task."""
+        asked = self.model_dump_json(by_alias=True, include={"id", "kind", "job", "spec"})
+        return hashlib.sha256(asked.encode()).hexdigest()
+
+    @property
+    def files(self) -> dict[str, FileRef]:
+        """The job's files that this task starts from: fitted candidates, or what was contributed to a fit."""
+        if isinstance(self.spec, EvaluateSpec | ComposeSpec):
+            return {CANDIDATES: self.spec.candidates.candidates, STITCHES: self.spec.candidates.stitches}
+        if isinstance(self.spec, FitSpec):
+            return {contributed_by(party): ref for party, ref in self.spec.contributions.items()}
+        return {}
+
+    def to_json(self) -> str:
+        """Return the text from which `from_json` makes an equal task."""
+        return self.model_dump_json(by_alias=True)
+
+    @classmethod
+    def parse(cls, content: Any) -> Task:
+        """Check a leased task; raises `SutureError` `task.invalid` naming the field."""
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            field = ".".join(str(part) for part in first["loc"])
+            raise SutureError(
+                "task.invalid",
+                f"{field}: {first['msg']}",
+                where="leased task",
+                hint="update this site, or tell the hub's operator",
+            ) from None
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Task:
+        """Read back what `to_json` wrote."""
+        return cls.model_validate_json(text)
+
+
+def contributed_by(party: str) -> str:
+    """Return how the job calls the file that a party contributed."""
+    return f"moments.{party}"
+
+
+def claim_of(content: Any) -> Claim | None:
+    """Return the claim to a leased task that could not be parsed, so that it can be given back, or None."""
+    if not isinstance(content, dict):
+        return None
+    task, fence = content.get("id"), content.get("fence")
+    if isinstance(task, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", task) and isinstance(fence, int):
+        return Claim(task, fence)
+    return None
