@@ -183,13 +183,10 @@ def _import() -> None:
     import torch
     from torch.nn.functional import batch_norm, conv2d
 
-    from suture_stitching import data
-    from suture_stitching.ensemble import compose
-    from suture_stitching.evaluation import (
-        evaluate,
-        select,  # noqa: F401
-    )
-    from suture_stitching.fitting import fit
+    from suture_stitching import data  # noqa: F401
+    from suture_stitching.ensemble import compose  # noqa: F401
+    from suture_stitching.evaluation import evaluate, select  # noqa: F401
+    from suture_stitching.fitting import fit  # noqa: F401
     from suture_stitching.portable import dry_run, runtime  # noqa: F401
     from suture_worker.compute import child  # noqa: F401
 
