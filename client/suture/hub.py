@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Never, Self, Unpack
 
 from suture.bundle import Description, Parcel, export_model, pack
 from suture.content import cached, place
@@ -33,6 +33,7 @@ from suture_contract.errors import SutureError
 from suture_contract.model.format import METADATA, check_against, check_file, find_model
 from suture_contract.model.metadata import Member, ModelMetadata, check_repo
 from suture_contract.model.signature import SIGNATURE, sign
+from suture_stitching.fit_options import FitOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -310,14 +311,32 @@ class Hub:
         contribute_from: Sequence[str] = (),
         publish_as: str | None = None,
         evaluate_within: int = 86400,
-        **options: Any,
+        seed: int | None = None,
+        alphas: Sequence[float] | None = None,
+        max_matches: int | None = None,
+        refine: bool | None = None,
+        refine_steps: int | None = None,
+        refine_candidates: int | None = None,
+        **unknown: Never,
     ) -> Job:
         """Ask for a stitched ensemble of `models` (`party/name` or `party/name@revision`), fitted on `dataset`.
 
         `dataset` is the name your own site gave it; the parties in `evaluate_at` are asked to evaluate (`party` or
         `party/dataset`) and have `evaluate_within` seconds. So have, before the fit, those in `contribute_from`: they
         are asked for moments of the models' features on their data. The result appears as `<your party>/<publish_as>`.
+        `seed` and what follows are options of the fit (docs/fit-options.md); None leaves one at its default. One that
+        is unknown or ill-typed is refused before anything is sent (`SutureError` `job.options`).
         """
+        stated = {
+            "seed": seed,
+            "alphas": alphas,
+            "max_matches": max_matches,
+            "refine": refine,
+            "refine_steps": refine_steps,
+            "refine_candidates": refine_candidates,
+            **unknown,
+        }
+        options = FitOptions.read({name: value for name, value in stated.items() if value is not None})
         body = {
             "models": [_model_at(name) for name in models],
             "dataset": dataset,
@@ -325,7 +344,7 @@ class Hub:
             "contribute_from": list(contribute_from) or None,
             "publish_as": publish_as,
             "evaluate_within": evaluate_within,
-            "options": options,
+            "options": options.stated(),
         }
         answer = self.connection.post("/v1/jobs", {key: value for key, value in body.items() if value is not None})
         return Job(self.connection, JobStatus.of(answer, "/v1/jobs"))

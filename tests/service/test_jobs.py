@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from suture_service.tables import Job
+
 
 def refusal(answer, status):
     assert answer.status_code == status, answer.text
@@ -420,11 +422,29 @@ class TestRefusedBeforeAnyoneWorks:
             ({"publish_as": "a/b"}, "publish_as"),
             ({"evaluate_within": 0}, "evaluate_within"),
             ({"evaluate_within": 10**9}, "evaluate_within"),
-            ({"options": {"x": "y" * 20_000}}, "options"),
             ({"optoins": {}}, "optoins"),
         ):
             error = refusal(world.north.post("/v1/jobs", {**body, **change}), 422)
             assert (error["code"], error["where"]) == ("request.invalid", where)
+
+    @pytest.mark.parametrize(
+        ("options", "where", "message"),
+        [
+            ({"refine_step": 3}, "options", "there is no option 'refine_step'"),
+            ({"x": "y" * 20_000}, "options", "there is no option 'x'"),
+            ({"seed": "3"}, "options.seed", "'3': input should be a valid integer"),
+            ({"alphas": [2]}, "options.alphas.0", "2: input should be less than or equal to 1"),
+            ({"refine": 1}, "options.refine", "1: input should be a valid boolean"),
+        ],
+    )
+    def test_options_of_the_fit(self, world, body, options, where, message):
+        error = refusal(world.north.post("/v1/jobs", {**body, "options": options}), 422)
+        assert (error["code"], error["where"], error["message"]) == ("job.options", where, message)
+        assert "docs/fit-options.md" in error["hint"]
+
+    def test_options_that_are_no_object(self, world, body):
+        error = refusal(world.north.post("/v1/jobs", {**body, "options": ["seed"]}), 422)
+        assert (error["code"], error["where"]) == ("request.invalid", "options")
 
     def test_the_same_model_twice(self, world, body):
         world.north.publish("north/digits")
@@ -456,3 +476,12 @@ def test_infinite_numbers_in_options_are_refused(world):
     text = json.dumps(body).replace('{"x": 0}', '{"x": Infinity}').encode()
     answer = world.north("POST", "/v1/jobs", content=text, headers={"Content-Type": "application/json"})
     assert refusal(answer, 422)["where"] == "options"
+
+
+def test_a_job_of_an_earlier_version_with_options_that_are_refused_now_still_shows(world):
+    job = world.ask().json()
+    with world.hub.database.writing() as session:
+        session.get(Job, job["id"]).options = {"refine_step": 3, "seed": "1"}
+    assert world.job(job)["state"] == "queued"
+    assert [one["id"] for one in world.north.get("/v1/jobs").json()["items"]] == [job["id"]]
+    assert world.sites["north"].lease()["spec"]["options"] == {"refine_step": 3, "seed": "1"}

@@ -51,6 +51,15 @@ def test_members_are_checked(make, change):
         Task.parse(make.leased("fit", members=[make.member(0), make.member(1, **change)]))
 
 
+@pytest.mark.parametrize("kind", ["match", "fit"])
+def test_options_that_no_fit_has_are_refused_before_a_model_is_fetched(make, kind):
+    leased = make.leased(kind, options={"sed": 3})
+    with pytest.raises(SutureError, match="did you mean 'seed'") as caught:
+        Task.parse(leased)
+    assert caught.value.code == "job.options"
+    assert claim_of(leased) == Claim(f"task_{kind}", 1)
+
+
 def test_own_must_be_a_member(make):
     with pytest.raises(SutureError, match="own"):
         Task.parse(make.leased("evaluate", own=2))

@@ -162,12 +162,6 @@ def test_data_that_are_not_there(site, assign):
     assert str(site.datasets["patches"].path) in failed(site, folder, "dataset.missing_path")
 
 
-def test_options_that_are_not_in_order(site, data, assign):
-    folder = assign(options={"sed": 3})
-    work(site, folder.id)
-    failed(site, folder, "job.options")
-
-
 def test_a_damaged_model(site, data, assign):
     folder = assign()
     content = folder.member(1).read_bytes()

@@ -12,6 +12,7 @@ from suture_contract.contributions import ContributionDocument, Norm, Places
 from suture_contract.documents import Evaluation, Missing, Revised
 from suture_contract.errors import SutureError
 from suture_contract.model.metadata import Member, ModelMetadata, Name, Repo, Revision, Sha256
+from suture_stitching.fit_options import FitOptions
 
 #: What the rules of a site speak of; where members can be joined, and composing, belong to a fit.
 Action = Literal["fit", "evaluate", "contribute"]
@@ -203,9 +204,9 @@ class Task(_FromHub):
 
     @classmethod
     def parse(cls, content: Any) -> Task:
-        """Check a leased task; raises `SutureError` `task.invalid` naming the field."""
+        """Check a leased task; raises `SutureError`: `task.invalid` naming the field, `job.options` of its fit."""
         try:
-            return cls.model_validate(content)
+            task = cls.model_validate(content)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             field = ".".join(str(part) for part in first["loc"])
@@ -215,6 +216,9 @@ class Task(_FromHub):
                 where="leased task",
                 hint="update this site, or tell the hub's operator",
             ) from None
+        if isinstance(task.spec, MatchSpec | FitSpec):
+            FitOptions.read(task.spec.options)
+        return task
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Task:

@@ -18,6 +18,7 @@ from suture_contract.model.metadata import ModelMetadata
 from suture_contract.report.words import UNSTITCHED
 from suture_contract.terminal import Format, FormatOption, console, notes, print_json
 from suture_stitching.data.spec import DatasetSpec
+from suture_stitching.fit_options import FitOptions
 
 if TYPE_CHECKING:
     from suture_stitching.running.progress import Progress as EngineProgress
@@ -70,13 +71,12 @@ def fit(
         raise typer.BadParameter("write it as NAME=DATA, each name once", param_hint="--also")
 
     from suture.report_table import report_table
-    from suture_stitching.fitting.fit import FitOptions
     from suture_stitching.local import read_metadata, stitch
 
     own = read_metadata(models, metadata or ())[0][1]
     given = {"format": data_format, "labels": labels.split(",") if labels else None, "label": label}
     others = {name: dataset_spec(Path(path), own, given) for name, _, path in named}
-    options = FitOptions(seed=seed, refine=refine, **({"refine_steps": steps} if steps else {}))
+    options = FitOptions.read({"seed": seed, "refine": refine, **({"refine_steps": steps} if steps else {})})
     with _Bars() as bars:
         found = stitch(
             models,

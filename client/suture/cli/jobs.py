@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -12,8 +13,10 @@ from suture.hub import Hub
 from suture.job import Job
 from suture.responses import JobState, JobStatus
 from suture_contract.terminal import Format, FormatOption, console, notes, print_json, print_table
+from suture_stitching.fit_options import FitOptions
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="the job's id, job_…")]
+_OPTIONS = ", ".join(FitOptions.model_fields)
 TimeoutOption = Annotated[float | None, typer.Option(help="stop waiting after so many seconds; the job goes on")]
 
 
@@ -33,7 +36,7 @@ def stitch(
     evaluate_within: Annotated[int, typer.Option(metavar="SECONDS", help="how long the others may take")] = 86400,
     option: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="an option of the fit, such as seed=1; repeatable"),
+        typer.Option(metavar="KEY=VALUE", help=f"an option of the fit: {_OPTIONS}; repeatable"),
     ] = None,
     wait: Annotated[bool, typer.Option(help="wait for the end; otherwise print the job's id and return")] = True,
     timeout: TimeoutOption = None,
@@ -50,6 +53,7 @@ def stitch(
       suture stitch north/digits south/digits --dataset digits --evaluate-at south --contribute-from south
       suture stitch a/m b/m --dataset scans --publish-as joint --no-wait --format json
     """
+    options = FitOptions.read(dict(_key_value(text) for text in option or ()))
     with Hub() as hub:
         job = hub.stitch(
             models,
@@ -58,7 +62,7 @@ def stitch(
             contribute_from=contribute_from or (),
             publish_as=publish_as,
             evaluate_within=evaluate_within,
-            **dict(_key_value(text) for text in option or ()),
+            **options.stated(),
         )
         if not wait:
             _show(job.status, format)
@@ -192,7 +196,7 @@ def _key_value(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise typer.BadParameter("write it as KEY=VALUE", param_hint="--option")
-    try:
-        return key, json.loads(value)
-    except ValueError:
-        return key, value
+    for text in (value, f"[{value}]") if "," in value else (value,):
+        with contextlib.suppress(ValueError):
+            return key, json.loads(text)
+    return key, value

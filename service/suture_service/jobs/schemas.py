@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 
 from suture_contract.model.metadata import Name, Repo, Revision, check_name
 from suture_service.jobs.states import JobState, Kind, MissingReason, TaskState
 from suture_service.models.schemas import DIGEST, REVISION
 from suture_service.parties.schemas import Input
+from suture_stitching.fit_options import FitOptions
 
-MAX_OPTIONS = 16 * 1024
 WEEKS_4 = 28 * 24 * 3600
 JOB = "job_6b1f0c9d2e3a4857"
 _LEASED = {"kind": "fit", "party": "north", "from": "open", "state": "leased", "attempt": 1, "by": "north/main"}
@@ -28,15 +27,9 @@ def check_asked(text: str) -> str:
     return text
 
 
-def check_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Return options that are small and plain JSON; raise `ValueError` otherwise."""
-    try:
-        size = len(json.dumps(options, allow_nan=False, ensure_ascii=False).encode())
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    if size > MAX_OPTIONS:
-        raise ValueError(f"larger than {MAX_OPTIONS} bytes")
-    return options
+def read_options(given: Any) -> Any:
+    """Return the options of an object, checked; anything else as it is. Raises `SutureError` `job.options`."""
+    return FitOptions.read(given) if isinstance(given, dict) else given
 
 
 class JobModel(Input):
@@ -67,8 +60,8 @@ class JobIn(Input):
     evaluate_within: Annotated[int, Field(ge=1, le=WEEKS_4)] = Field(
         default=86400, description="Seconds other parties have to answer, each time that they are asked."
     )
-    options: Annotated[dict[str, Any], AfterValidator(check_options)] = Field(
-        default={}, description="Options of the fit, checked by the requester's site.", examples=[{"seed": 0}]
+    options: Annotated[FitOptions, BeforeValidator(read_options)] = Field(
+        default=FitOptions(), description="Options of the fit.", examples=[{"seed": 0, "refine_steps": 100}]
     )
 
 

@@ -62,7 +62,7 @@ def create(hub: Hub, session: Session, caller: Caller, asked: JobIn) -> Job:
         evaluate_at=[{"party": name, "dataset": dataset} for name, dataset in entries],
         contribute_from=[{"party": name, "dataset": dataset} for name, dataset in contributors],
         evaluate_within=asked.evaluate_within,
-        options=asked.options,
+        options=asked.options.stated(),
         created_at=hub.now(),
         last_seq=0,
         members=[JobMember(position=position, revision=revision) for position, revision in enumerate(revisions)],

@@ -15,10 +15,9 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from suture_contract.documents import Candidate, CandidateSet, Gate, Stitch
@@ -41,6 +40,7 @@ from suture_stitching.features.reading import (
     read_stitched,
     shared_blocks,
 )
+from suture_stitching.fit_options import FitOptions
 from suture_stitching.fitting.contribute import Contribution
 from suture_stitching.fitting.fitted import FitResult
 from suture_stitching.fitting.plans import Plan, affordable, by_promise, closed_forms, middle_of, places, to_refine
@@ -65,26 +65,6 @@ SHARES = (0.5, 0.25, 0.75)
 _LARGEST = 1e6
 #: Samples on which members are compared.
 _COMPARED = 64
-
-
-class FitOptions(BaseModel):
-    """What a job may ask of a fit."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
-    #: Mixing weights to try at each match.
-    alphas: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=1, max_length=8)] = (
-        0.25,
-        0.5,
-        0.75,
-    )
-    #: Matches to use: the most similar ones, and always the last.
-    max_matches: Annotated[int, Field(ge=1, le=16)] = 6
-    #: Whether stitches are trained on the task after they were solved for, how many steps, and how many candidates'.
-    refine: bool = True
-    refine_steps: Annotated[int, Field(ge=1, le=100_000)] = 300
-    refine_candidates: Annotated[int, Field(ge=1, le=64)] = 4
 
 
 def fit(

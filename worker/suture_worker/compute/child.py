@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from suture_contract.errors import Cancelled, SutureError
+from suture_stitching.fit_options import FitOptions
 from suture_stitching.running.progress import Progress as EngineProgress
 from suture_worker import files
 from suture_worker.compute import confine, contributing
@@ -212,7 +213,7 @@ def _fit(
 ) -> None:
     from suture_stitching.fitting.fit import FitResult, fit, fit_share
 
-    options = contributing.options_of(spec.options)
+    options = FitOptions.read(spec.options)
     if isinstance(folder, ShareFolder):
         fit_share(
             members,

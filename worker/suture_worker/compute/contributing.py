@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from suture_contract.contributions import MOMENTS, ContributionDocument, Matched, Privacy
 from suture_contract.documents import CandidateSet, Contributed
 from suture_contract.errors import SutureError
+from suture_stitching.fit_options import FitOptions
 from suture_stitching.running.progress import OnProgress
 from suture_worker import files
 from suture_worker.folder import DOCUMENT, Run, TaskFolder
@@ -22,18 +23,6 @@ if TYPE_CHECKING:
     from suture_stitching.data import Dataset
     from suture_stitching.ensemble.members import Member
     from suture_stitching.fitting.contribute import Contribution
-    from suture_stitching.fitting.fit import FitOptions
-
-
-def options_of(options: dict[str, Any]) -> FitOptions:
-    """Return the options of a job's fit; raises `SutureError` `job.options`."""
-    from suture_stitching.fitting.fit import FitOptions
-
-    try:
-        return FitOptions.model_validate(options)
-    except ValidationError as error:
-        fields = ", ".join(".".join(map(str, detail["loc"])) for detail in error.errors())
-        raise SutureError("job.options", f"not in order: {fields}", where="options") from None
 
 
 def match(
@@ -43,7 +32,7 @@ def match(
     from suture_stitching.fitting.contribute import contribute
     from suture_stitching.fitting.fit import matches
 
-    found = matches(members, dataset, options=options_of(spec.options), device=run.device, progress=report)
+    found = matches(members, dataset, options=FitOptions.read(spec.options), device=run.device, progress=report)
     norms: tuple[float, ...] = ()
     if found:
         own = contribute(members, dataset, found, min_samples=1, device=run.device, progress=report)
