@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from suture.cli.app import app
 from suture.hub import Hub
 from suture_contract.errors import SutureError
-from suture_stitching.fit_options import PAGE, FitOptions
+from suture_contract.fit_options import PAGE, FitOptions
 
 ROOT = Path(__file__).parents[1]
 #: Options that are wrong, where, and what the message names besides the page.

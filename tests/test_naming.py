@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from suture_contract.model.metadata import ModelMetadata
-from suture_stitching.naming import did_you_mean, folded, nearest, problems_of, shown
+from suture_contract.naming import did_you_mean, folded, nearest, problems_of, shown
 
 
 @pytest.mark.parametrize(

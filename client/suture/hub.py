@@ -30,10 +30,10 @@ from suture.signing import Trust, check_flags
 from suture.transfers import OnBytes
 from suture_contract.documents import Report
 from suture_contract.errors import SutureError
+from suture_contract.fit_options import FitOptions
 from suture_contract.model.format import METADATA, check_against, check_file, find_model
 from suture_contract.model.metadata import Member, ModelMetadata, check_repo
 from suture_contract.model.signature import SIGNATURE, sign
-from suture_stitching.fit_options import FitOptions
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from suture_contract.contributions import ContributionDocument, Norm, Places
 from suture_contract.documents import Evaluation, Missing, Revised
 from suture_contract.errors import SutureError
+from suture_contract.fit_options import FitOptions
 from suture_contract.model.metadata import Member, ModelMetadata, Name, Repo, Revision, Sha256
-from suture_stitching.fit_options import FitOptions
 
 #: What the rules of a site speak of; where members can be joined, and composing, belong to a fit.
 Action = Literal["fit", "evaluate", "contribute"]

@@ -23,6 +23,7 @@ from torch import Tensor
 from suture_contract.documents import Candidate, CandidateSet, Gate, Stitch
 from suture_contract.documents import Match as MatchDocument
 from suture_contract.errors import SutureError
+from suture_contract.fit_options import FitOptions
 from suture_stitching.data import Dataset
 from suture_stitching.ensemble.members import Member, batches, check_inputs, input_shape
 from suture_stitching.ensemble.merge import GateTensors, Join, Merge
@@ -40,7 +41,6 @@ from suture_stitching.features.reading import (
     read_stitched,
     shared_blocks,
 )
-from suture_stitching.fit_options import FitOptions
 from suture_stitching.fitting.contribute import Contribution
 from suture_stitching.fitting.fitted import FitResult
 from suture_stitching.fitting.plans import Plan, affordable, by_promise, closed_forms, middle_of, places, to_refine

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from suture_contract.errors import Cancelled, SutureError
-from suture_stitching.fit_options import FitOptions
+from suture_contract.fit_options import FitOptions
 from suture_stitching.running.progress import Progress as EngineProgress
 from suture_worker import files
 from suture_worker.compute import confine, contributing

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from suture_contract.contributions import MOMENTS, ContributionDocument, Matched, Privacy
 from suture_contract.documents import CandidateSet, Contributed
 from suture_contract.errors import SutureError
-from suture_stitching.fit_options import FitOptions
+from suture_contract.fit_options import FitOptions
 from suture_stitching.running.progress import OnProgress
 from suture_worker import files
 from suture_worker.folder import DOCUMENT, Run, TaskFolder

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from suture_contract.errors import SutureError
-from suture_stitching.naming import did_you_mean, problems_of
+from suture_contract.naming import did_you_mean, problems_of
 
 PAGE = "docs/fit-options.md"
 
