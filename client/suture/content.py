@@ -6,11 +6,12 @@ import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
+
+import httpx
 
 from suture.bundle import sha256_of
-from suture.http import Connection, is_loopback, model_path, segment
+from suture.http import Connection, model_path, segment
+from suture.network import is_reached_alike
 from suture.responses import File, Revision
 from suture.transfers import landing
 from suture_contract.errors import SutureError
@@ -49,7 +50,7 @@ def _found(connection: Connection, revision: Revision, file: File, is_right: Cal
     from huggingface_hub import errors, hf_hub_download
 
     try:
-        for damaged in () if _behind_a_proxy(connection.url) else (False, True):
+        for damaged in (False, True) if is_reached_alike(connection.url) else ():
             found = hf_hub_download(
                 revision.repo,
                 file.name,
@@ -62,9 +63,16 @@ def _found(connection: Connection, revision: Revision, file: File, is_right: Cal
             path = Path(found).resolve()
             if is_right(path):
                 return path
-    except (errors.HTTPError, errors.EntryNotFoundError, OSError):  # type: ignore[attr-defined]
-        # HF_HUB_OFFLINE, a hub that refuses: asked directly, the hub either gives the file or says why not, in words
-        # that hold neither token nor address.
+    except (
+        errors.HTTPError,  # type: ignore[attr-defined]
+        errors.EntryNotFoundError,
+        httpx.InvalidURL,
+        ImportError,
+        OSError,
+        ValueError,
+    ):
+        # HF_HUB_OFFLINE, an environment it does not understand, a hub that refuses: asked directly, the hub either
+        # gives the file or says why not, in words that hold neither token nor address.
         pass
     target = _direct(file)
     return target if target.is_file() and is_right(target) else None
@@ -98,10 +106,3 @@ def _copied(source: Path, target: Path, file: File) -> bool:
             digest.update(buffer[:count])
             writer.write(buffer[:count])
     return digest.hexdigest() == file.sha256
-
-
-def _behind_a_proxy(url: str) -> bool:
-    """Whether the environment puts a proxy, which cannot reach it, between this machine and itself."""
-    parts = urlsplit(url)
-    proxied = getproxies().keys() & {parts.scheme, "all"}
-    return is_loopback(url) and bool(proxied) and not proxy_bypass(parts.hostname or "")

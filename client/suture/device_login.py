@@ -15,8 +15,9 @@ from typing import Any
 
 import httpx
 
-from suture.errors import AuthError, Unavailable, plain
-from suture.http import is_loopback
+from suture.errors import AuthError, Barred, Unavailable, plain, unreachable
+from suture.network import client as client_for
+from suture.network import is_loopback, proxy_of
 from suture_contract.errors import SutureError
 
 #: In seconds: for one answer; between two polls, if the provider names no time; and for the whole login at most.
@@ -43,7 +44,7 @@ def sign_in(
     does not do this.
     """
     _check_protected(issuer)
-    with httpx.Client(timeout=TIMEOUT, trust_env=not is_loopback(issuer)) as client:
+    with client_for(issuer, timeout=TIMEOUT) as client:
         try:
             told = client.get(f"{issuer.rstrip('/')}/.well-known/openid-configuration")
             places = _document(told)
@@ -52,7 +53,10 @@ def sign_in(
             device = _endpoint(places, "device_authorization_endpoint", issuer)
             tokens = _endpoint(places, "token_endpoint", issuer)
             started = client.post(device, data={"client_id": client_id, "scope": "openid email"})
-        except httpx.TransportError:
+        except httpx.RequestError as error:
+            found = unreachable(issuer, error, proxy=proxy_of(issuer))
+            if isinstance(found, Barred):
+                raise found from None
             raise Unavailable(
                 "login.unavailable", "the identity provider does not answer", where=issuer, hint="try again"
             ) from None
@@ -85,7 +89,7 @@ def _poll(
         started = time.monotonic()
         try:
             answer = client.post(address, data=form)
-        except httpx.TransportError:
+        except httpx.RequestError:
             answer = None
         waited += time.monotonic() - started
         if answer is None or answer.status_code >= 500 or answer.status_code == 429:

@@ -21,7 +21,8 @@ from urllib.parse import quote
 
 import httpx
 
-from suture.errors import HubError, Unavailable, error_of, unreachable
+from suture.errors import Barred, HubError, Unavailable, error_of, unreachable
+from suture.network import client, proxy_of
 from suture.transfers import Incoming, OnBytes, Outgoing, landing
 from suture_contract.errors import SutureError
 
@@ -32,7 +33,6 @@ _PROGRESS = 2**20
 _LONGEST_PAUSE = 20.0
 _LONGEST_RETRY_AFTER = 120.0
 _IDEMPOTENT = {"GET", "HEAD", "PUT", "DELETE"}
-_LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 
 class Connection:
@@ -58,8 +58,8 @@ class Connection:
         headers = {"User-Agent": "suture/1", "Accept": "application/json"}
         if self.token is not None:
             headers["Authorization"] = f"Bearer {self.token}"
-        # A hospital's proxy cannot reach this machine's own loopback: leave the environment's proxies aside there.
-        self._client = httpx.Client(base_url=self.url, headers=headers, trust_env=not is_loopback(self.url))
+        self._proxy = proxy_of(self.url)
+        self._client = client(self.url, base_url=self.url, headers=headers)
         # Closes the sockets; when forgotten, too, so that `suture.Hub().models()` in one line leaves none open.
         self.close = weakref.finalize(self, self._client.close)
 
@@ -152,7 +152,8 @@ class Connection:
                     "download.digest",
                     f"the content has sha256 {found}, but {sha256} was promised",
                     where=path,
-                    hint="try again; if it happens again, tell the hub's operator: the file was altered or damaged",
+                    hint="try again; if it happens again, tell the hub's operator: the file was altered or damaged, by "
+                    "the hub or by a proxy",
                 )
         return target
 
@@ -163,6 +164,8 @@ class Connection:
             try:
                 self._fetch_rest(path, transfer)
                 return
+            except Barred:
+                raise
             except Unavailable as error:
                 # What counts is failing again and again at one spot: a long file may see many short interruptions.
                 failures = 1 if transfer.received - before >= _PROGRESS else failures + 1
@@ -180,14 +183,14 @@ class Connection:
                     transfer.restart()
                     raise Unavailable("hub.range", "the hub could not continue the download", where=path, status=416)
                 if not response.is_success:
-                    raise error_of(response, _read(response))
+                    raise error_of(response, _read(response), proxy=self._proxy)
                 expected = f"bytes {transfer.received}-"
                 if response.status_code != 206 or not response.headers.get("Content-Range", "").startswith(expected):
                     transfer.restart()
                 for chunk in response.iter_raw():
                     transfer.write(chunk)
-        except httpx.TransportError as error:
-            raise unreachable(self.url, error) from None
+        except httpx.RequestError as error:
+            raise unreachable(self.url, error, proxy=self._proxy) from None
 
     def upload(
         self,
@@ -245,6 +248,8 @@ class Connection:
         for attempt in range(1, self._attempts + 1):
             try:
                 return call()
+            except Barred:
+                raise
             except Unavailable as error:
                 if attempt == self._attempts or not (harmless or _was_not_processed(error)):
                     raise
@@ -255,10 +260,10 @@ class Connection:
         try:
             with self._client.stream(method, path, **options) as response:
                 body = _read(response)
-        except httpx.TransportError as error:
-            raise unreachable(self.url, error) from None
+        except httpx.RequestError as error:
+            raise unreachable(self.url, error, proxy=self._proxy) from None
         if not response.is_success:
-            raise error_of(response, body)
+            raise error_of(response, body, proxy=self._proxy)
         if not body:
             return None
         try:
@@ -268,7 +273,7 @@ class Connection:
                 "hub.answer",
                 "the answer is not JSON",
                 where=f"{self.url}{path}",
-                hint="check that the URL is that of a Suture hub",
+                hint="check that the URL is that of a Suture hub, and that no proxy answers in its place",
                 status=response.status_code,
             ) from None
 
@@ -308,11 +313,6 @@ def check_url(url: str) -> str:
     if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.fragment:
         raise SutureError("hub.url", f"{url!r} is not the address of a hub", where="hub URL", hint=hint)
     return url.rstrip("/")
-
-
-def is_loopback(url: str) -> bool:
-    """Whether this address is on this machine."""
-    return httpx.URL(url).host in _LOOPBACK
 
 
 def check_token(token: str) -> str:

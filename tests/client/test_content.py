@@ -136,7 +136,7 @@ def test_the_token_is_not_sent_to_where_a_hub_redirects(store: Server) -> None:
 def test_what_was_verified_on_its_way_is_read_again_only_when_it_is_used_again(
     store: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(content, "_behind_a_proxy", lambda _url: True)
+    monkeypatch.setattr(content, "is_reached_alike", lambda _url: False)
     read: list[Path] = []
 
     def noted(path: Path) -> str:
@@ -157,7 +157,7 @@ def test_what_was_verified_on_its_way_is_read_again_only_when_it_is_used_again(
 def test_a_pull_from_what_was_changed_meanwhile_leaves_nothing(
     store: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(content, "_behind_a_proxy", lambda _url: True)
+    monkeypatch.setattr(content, "is_reached_alike", lambda _url: False)
     target = tmp_path / "pulled" / "model.safetensors"
     with Connection(f"http://127.0.0.1:{store.port}", "secret-token") as connection:
         download = connection.download

@@ -75,7 +75,7 @@ def test_every_problem_is_found_in_one_go(site, found):
     site.hub.token_file.chmod(0o644)
     checks = found()
     assert checks["hub"].status == "fail"
-    assert "does not answer" in checks["hub"].detail
+    assert "no connection" in checks["hub"].detail
     assert "firewall" in checks["hub"].hint
     assert checks["dataset patches"].status == "fail"
     assert "mounted" in checks["dataset patches"].hint
@@ -241,11 +241,11 @@ def test_a_certificate_that_ends_soon(found, hub_with):
     assert (check.status, check.detail) == ("warn", "it ends in 3 days")
 
 
-@pytest.mark.parametrize("changes", [{"days": -1}, {"trusted": False}])
-def test_a_certificate_that_is_not_trusted(found, hub_with, changes):
+@pytest.mark.parametrize(("changes", "hint"), [({"days": -1}, "clock"), ({"trusted": False}, "SSL_CERT_FILE")])
+def test_a_certificate_that_is_not_trusted(found, hub_with, changes, hint):
     check = found(hub_with(**changes))["certificate"]
     assert check.status == "fail"
-    assert "SSL_CERT_FILE" in check.hint
+    assert hint in check.hint
 
 
 @pytest.mark.parametrize("skew", [-90, 90])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import ssl
 import time
 from collections.abc import Callable, Iterator
@@ -15,8 +14,9 @@ from typing import Literal
 
 import httpx
 
-from suture.errors import AuthError, HubError
+from suture.errors import AuthError, HubError, error_of, unreachable
 from suture.http import Connection
+from suture.network import client, proxy_of
 from suture_contract.errors import SutureError
 from suture_stitching.data import SPLITS, Dataset, DatasetSpec, Split, open_dataset
 from suture_worker import broker
@@ -107,22 +107,21 @@ def _token(config: SiteConfig) -> Iterator[Check]:
 def _clock_and_certificate(url: str) -> Iterator[Check]:
     """Ask the hub, without the token, whether it is there, what time it has and until when its certificate holds."""
     before = time.time()
-    trust_env = not url.startswith(("http://127.", "http://[::1]"))
+    proxy = proxy_of(url)
     try:
-        with httpx.stream("GET", f"{url}/healthz", timeout=10, trust_env=trust_env) as answer:
+        with client(url, timeout=10) as asking, asking.stream("GET", f"{url}/healthz") as answer:
             connection = answer.extensions["network_stream"].get_extra_info("ssl_object")
             certificate = connection.getpeercert() if connection is not None else None
-    except httpx.HTTPError as error:
-        if "certificate" in str(error).lower():
-            hint = "name your authority's file in SSL_CERT_FILE, or tell the hub's operator that it has expired"
-            yield Check("certificate", "fail", f"{url} is not trusted: {_reason(error)}", hint)
-        else:
-            detail = f"{url} does not answer ({type(error).__name__})"
-            yield Check("hub", "fail", detail, "check [hub] url and the firewall")
+            body = b"" if answer.is_success else answer.read()[: 2**16]
+    except httpx.RequestError as error:
+        found = unreachable(url, error, proxy=proxy)
+        name = "certificate" if found.code.startswith("tls.") else "hub"
+        yield Check(name, "fail", f"{url}: {found.message}", found.hint)
         return
     after = time.time()
     if not answer.is_success:
-        yield Check("hub", "fail", f"{url} answers {answer.status_code}", "check [hub] url: is this a Suture hub?")
+        refused = error_of(answer, body, proxy=proxy)
+        yield Check("hub", "fail", f"{url}: {refused.message}", refused.hint or "check [hub] url: is it a Suture hub?")
         return
     yield Check("hub", "ok", f"{url} answers in {1000 * (after - before):.0f} ms")
     if certificate:
@@ -148,11 +147,6 @@ def _clock(theirs: str, ours: float) -> Check:
             "clock", "warn", f"the hub's differs from ours ({now}) by {skew:.0f} s", "synchronise this clock (NTP)"
         )
     return Check("clock", "ok", "agrees with the hub's")
-
-
-def _reason(error: Exception) -> str:
-    found = re.search(r"verify failed: ([a-zA-Z ,'-]+)", str(error))
-    return found[1].strip() if found else type(error).__name__
 
 
 def _redis(config: SiteConfig) -> Iterator[Check]:

@@ -116,7 +116,7 @@ class Issuer:
                 self._keys = self._discover()
             # A provider with one key need not name it.
             named = self._keys.get_signing_keys() if kid is None else [self._keys.get_signing_key(kid)]
-        except (httpx.HTTPError, OSError, ValueError, jwt.PyJWKClientConnectionError, jwt.PyJWKSetError) as error:
+        except _UNANSWERED as error:
             self._failed_at = time.monotonic()
             log.warning("the identity provider's keys cannot be had", error=type(error).__name__)
             raise _unavailable() from None
@@ -139,6 +139,18 @@ class Issuer:
         if issuer != self.url or not isinstance(address, str) or not is_protected(address):
             raise _NotTheProvider
         return jwt.PyJWKClient(address, lifespan=KEYS_LAST, timeout=TIMEOUT, cooldown_duration=PAUSE)
+
+
+#: The environment, too, may keep httpx from asking: with a proxy that it does not know, say.
+_UNANSWERED = (
+    httpx.HTTPError,
+    httpx.InvalidURL,
+    ImportError,
+    OSError,
+    ValueError,
+    jwt.PyJWKClientConnectionError,
+    jwt.PyJWKSetError,
+)
 
 
 class _NotTheProvider(ValueError):
