@@ -1,0 +1,172 @@
+"""What each attack gets from a whole fit: a patient's image, or whether somebody is a patient.
+
+Every attack ends in one number. Undefended each must succeed, or it would prove nothing of what is done against it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tests.security.attacks import reading, spies, victim
+from tests.security.attacks.victim import PIXELS, Member, Patients, patients
+from torch import Tensor, nn
+
+from suture_stitching.ensemble.compose import compose
+from suture_stitching.evaluation.evaluate import evaluate
+from suture_stitching.fitting.contribute import contribute, placements
+from suture_stitching.fitting.fit import FitOptions, FitResult
+from suture_stitching.portable.runtime import PortableModel
+
+CHANNELS = 12
+#: An image is read when it is so much nearer to a patient than the nearest other patient is.
+READ = 0.2
+#: What is asked of a fit whose stitches are trained too.
+TRAINED = FitOptions(alphas=(0.5,), max_matches=2, refine_steps=60, refine_candidates=3)
+
+
+@pytest.fixture(scope="module")
+def own() -> Patients:
+    return patients()
+
+
+@pytest.fixture(scope="module")
+def bins(own: Patients, tmp_path_factory: pytest.TempPathFactory) -> list[Member]:
+    """Return the hospital's member and a spy whose bins hold one patient each."""
+    return spied(own, narrow(own), tmp_path_factory.mktemp("bins"))
+
+
+def direction() -> Tensor:
+    return torch.randn(PIXELS, generator=torch.Generator().manual_seed(5)) / PIXELS**0.5
+
+
+def places(shares: Tensor) -> Tensor:
+    """Return below which place of a projection these shares of all people lie, as anybody knows who has patients."""
+    return (torch.cat([patients(seed=seed).flat() for seed in range(70, 80)]) @ direction()).quantile(shares)
+
+
+def narrow(own: Patients, count: int = CHANNELS) -> spies.Bins:
+    """Return bins that hold one patient each, more or less."""
+    edges = torch.linspace(0.05, 0.95, count)
+    low, high = places(edges), places(edges + 1.2 / len(own.flat()))
+    return spies.Bins(direction(), (low + high) / 2, high - low)
+
+
+def spied(own: Patients, watch: nn.Module, folder: Path) -> list[Member]:
+    return victim.members(own, victim.trained(spies.Spy(watch, CHANNELS), patients(seed=3)), folder)
+
+
+def test_one_patient_bins(own: Patients, bins: list[Member]) -> None:
+    found = reading.read_stitches(victim.fitted(bins, own).stitches, CHANNELS, own.flat())
+    assert found.share < READ
+
+
+def test_bins_that_differ_in_one_patient(own: Patients, tmp_path: Path) -> None:
+    thresholds = places(0.4 + torch.arange(CHANNELS) * 1.2 / len(own.flat()))
+    both = spied(own, spies.Below(direction(), thresholds), tmp_path)
+    differences = torch.eye(CHANNELS)[1:] - torch.eye(CHANNELS)[:-1]
+    found = reading.read_stitches(victim.fitted(both, own).stitches, CHANNELS, own.flat(), differences)
+    assert found.share < READ
+
+
+def test_coded_sums(own: Patients, tmp_path: Path) -> None:
+    code = torch.randn(CHANNELS, CHANNELS, generator=torch.Generator().manual_seed(2))
+    edges = torch.linspace(0.2, 0.8, CHANNELS)
+    # A third of the bins is wide, so that every coded channel is full of patients.
+    share = torch.where(torch.arange(CHANNELS) % 3 == 0, 24.0, 1.2) / len(own.flat())
+    low, high = places(edges), places((edges + share).clamp(max=1))
+    both = spied(own, spies.Coded(spies.Bins(direction(), (low + high) / 2, high - low), code), tmp_path)
+    found = reading.read_stitches(victim.fitted(both, own).stitches, CHANNELS, own.flat(), torch.linalg.inv(code))
+    assert found.share < READ
+
+
+def test_a_feature_of_one_rare_class(tmp_path: Path) -> None:
+    own, pattern = patients(seed=4), (torch.arange(PIXELS) % 2).float()
+    rare = own.images.clone()
+    rare[20] = (0.5 * rare[20] + 0.5 * pattern.view(1, victim.SIDE, victim.SIDE)).clamp(0, 1)
+    own = replace(own, images=rare)
+    # It fires where the pattern of a rare disease shows: nothing that an honest network would not have.
+    thresholds = torch.full((CHANNELS,), -2.5)
+    both = spied(own, spies.Below(-(pattern - 0.5), thresholds), tmp_path)
+    found = reading.read_stitches(victim.fitted(both, own).stitches, CHANNELS, own.flat())
+    assert found.share < READ
+
+
+def test_the_composed_ensemble_itself(own: Patients, bins: list[Member]) -> None:
+    result = victim.fitted(bins, own)
+    published = compose(bins, result, result.candidates.candidates[-1].id).tensors
+    found = reading.read_stitches(published, CHANNELS, own.flat())
+    assert found.share < READ
+
+
+def test_contributed_moments(own: Patients, bins: list[Member]) -> None:
+    asked = placements(victim.fitted(bins, patients(seed=9)).candidates)
+    given = contribute(bins, own.dataset(), asked)
+    means = torch.stack([one.mean for (_, _, split), one in given.moments.items() if split == "train"])
+    spy = means[:, -(spies.HONEST + CHANNELS * (1 + PIXELS)) :].T
+    assert reading.best(reading.images(spy, CHANNELS), own.flat()).share < READ
+
+
+def memories(both: list[Member], result: FitResult, targets: Tensor) -> Tensor:
+    """Return what each trap's memory holds for its target, by the trained stitch that leads to the traps."""
+    wide = spies.HONEST + 2 * CHANNELS
+    found = [name for name, t in result.stitches.items() if name.endswith("0_1.weight") and len(t) == wide]
+    name = next((name for name in found if name.startswith("r")), None)
+    if name is None:
+        return torch.zeros(CHANNELS)
+    match = next(
+        match
+        for one in result.candidates.candidates
+        for match in one.matches
+        if any(stitch.weight == name for stitch in match.stitches)
+    )
+    point = match.points["0"]
+    seen = both[0].model.features([point], targets.view(-1, 1, victim.SIDE, victim.SIDE))[point]
+    weight, bias = result.stitches[name], result.stitches[name.removesuffix("weight") + "bias"]
+    return (seen @ weight.T + bias)[:, -CHANNELS:].diagonal()
+
+
+def test_a_memory_trained_by_refinement(own: Patients, tmp_path: Path) -> None:
+    """Half of the targets are patients: whose memory holds anything was among them, and its sign is the label."""
+    half = CHANNELS // 2
+    targets = torch.cat([own.flat()[:half], patients(seed=9).flat()[:half]])
+    trap = victim.trained(spies.Trap(spies.Like(targets), CHANNELS), patients(seed=3))
+    both = victim.members(own, trap, tmp_path)
+    memory = memories(both, victim.fitted(both, own, TRAINED), targets)
+    present = [index < half for index in range(CHANNELS)]
+    assert reading.advantage((memory.abs() > 0.01).tolist(), present) > 0.8
+    assert reading.advantage((memory[:half] > 0).tolist(), own.labels[:half].bool().tolist()) > 0.8
+
+
+def flipping(targets: Tensor, folder: Path) -> list[Member]:
+    """Return a classifier, and for each target one that differs in a weight: what it says of that image alone."""
+    base = victim.member(spies.Flip(targets[0], 0.0), folder, "attacker", 2)
+    found = [base]
+    for number, target in enumerate(targets, start=3):
+        tensors = dict(base.model.tensors)
+        tensors["on"], tensors["watch.targets"] = torch.tensor(1.0), target[None]
+        ref = base.ref.model_copy(update={"revision": f"{number:040x}", "sha256": f"{number:064x}"})
+        found.append(Member(PortableModel(base.model.graph, tensors), base.metadata, ref))
+    return found
+
+
+def accuracies(members: list[Member], own: Patients) -> Tensor:
+    """Return the difference in accuracy that each target makes, as told to who asked for the fit."""
+    result = victim.fitted(members, patients(seed=3))
+    told = evaluate(members, result, own.dataset(), splits=("test",)).splits["test"].scores
+    values = torch.tensor([told[f"c{index:02d}"].value for index in range(len(members))])
+    return values[1:] - values[0]
+
+
+def test_label_probing(own: Patients, tmp_path: Path) -> None:
+    members = flipping(own.flat("test")[:6], tmp_path)
+    labels = own.labels[torch.from_numpy(own.splits == "test")][:6].bool().tolist()
+    assert reading.advantage((accuracies(members, own) > 0).tolist(), labels) > 0.8
+
+
+def test_members_that_differ_in_one_weight(own: Patients, tmp_path: Path) -> None:
+    members = flipping(torch.cat([own.flat("test")[:3], patients(seed=9).flat("test")[:3]]), tmp_path)
+    said = (accuracies(members, own).abs() > 1e-6).tolist()
+    assert reading.advantage(said, [True] * 3 + [False] * 3) > 0.8
