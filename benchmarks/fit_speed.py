@@ -29,7 +29,7 @@ from suture_stitching.ensemble.members import Member
 from suture_stitching.ensemble.merge import Merge
 from suture_stitching.features.moments import Moments, rows, to_grid
 from suture_stitching.features.points import StitchPoint
-from suture_stitching.features.reading import Reader, columns, read
+from suture_stitching.fitting.reading import Reader, columns, read
 from suture_stitching.fitting.solve import Source, explained_variance
 from suture_stitching.portable.runtime import PortableModel
 from suture_stitching.running.checkpoint import Checkpoint

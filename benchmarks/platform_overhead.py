@@ -34,10 +34,10 @@ from suture_local.installation import Installation
 from suture_stitching.data import open_dataset
 from suture_stitching.data.spec import DatasetSpec
 from suture_stitching.ensemble.compose import compose
+from suture_stitching.ensemble.fitted import FitResult
 from suture_stitching.evaluation.evaluate import evaluate
 from suture_stitching.evaluation.select import choose
 from suture_stitching.fitting.fit import FitOptions, Member, fit
-from suture_stitching.fitting.fitted import FitResult
 from suture_stitching.portable.runtime import load, save
 
 MODELS = ("north/plain", "north/residual")

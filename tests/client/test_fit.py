@@ -20,8 +20,8 @@ from suture_contract.errors import Cancelled, SutureError
 from suture_contract.model.metadata import ModelMetadata
 from suture_local import digits
 from suture_stitching.data import DatasetSpec, open_dataset
+from suture_stitching.ensemble.fitted import FitResult
 from suture_stitching.fitting.fit import FitOptions
-from suture_stitching.fitting.fitted import FitResult
 from suture_stitching.local import Stitched, read_members, stitch
 from suture_stitching.portable.runtime import load
 from suture_stitching.running.progress import Progress

@@ -9,7 +9,7 @@ from tests.stitching.networks import SHAPE, dataset, deep, member, plain
 from suture_stitching.ensemble.merge import Merge
 from suture_stitching.features.moments import Moments, to_grid
 from suture_stitching.features.points import StitchPoint
-from suture_stitching.features.reading import POSITIONS, Reader, _positions, _rows, read
+from suture_stitching.fitting.reading import POSITIONS, Reader, _positions, _rows, read
 from suture_stitching.fitting.solve import Source
 from suture_stitching.running.checkpoint import Checkpoint
 from suture_stitching.running.device import Runner

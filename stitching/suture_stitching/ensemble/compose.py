@@ -8,9 +8,9 @@ from suture_contract.compatibility import ensemble_output
 from suture_contract.documents import Candidate
 from suture_contract.model.graph import TENSOR, Ref, prune
 from suture_contract.model.metadata import InputSpec, OutputSpec
+from suture_stitching.ensemble.fitted import FitResult
 from suture_stitching.ensemble.members import Member, shared_input
 from suture_stitching.ensemble.merge import Merge
-from suture_stitching.fitting.fitted import FitResult
 from suture_stitching.portable.runtime import PortableModel
 from suture_stitching.tasks import task_of
 

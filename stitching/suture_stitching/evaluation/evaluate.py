@@ -14,10 +14,10 @@ from suture_contract.errors import SutureError
 from suture_stitching.data import Dataset
 from suture_stitching.data.windows import outputs_at_once, predict
 from suture_stitching.ensemble.compose import outputs_of
+from suture_stitching.ensemble.fitted import FitResult
 from suture_stitching.ensemble.members import Member, batches, check_inputs, input_shape, number_of_batches
 from suture_stitching.ensemble.merge import Merge
 from suture_stitching.evaluation.bootstrap import intervals
-from suture_stitching.fitting.fitted import FitResult
 from suture_stitching.running.checkpoint import Checkpoint, Folder, digest_of, fingerprint
 from suture_stitching.running.device import Precision, Runner
 from suture_stitching.running.progress import OnProgress, ignore

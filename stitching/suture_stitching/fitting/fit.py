@@ -25,11 +25,15 @@ from suture_contract.documents import Match as MatchDocument
 from suture_contract.errors import SutureError
 from suture_contract.fit_options import FitOptions
 from suture_stitching.data import Dataset
+from suture_stitching.ensemble.fitted import FitResult
 from suture_stitching.ensemble.members import Member, batches, check_inputs, input_shape
 from suture_stitching.ensemble.merge import GateTensors, Join, Merge
 from suture_stitching.ensemble.ood_gate import REACHES, bounds
 from suture_stitching.features.moments import Moments
-from suture_stitching.features.reading import (
+from suture_stitching.fit_options import FitOptions
+from suture_stitching.fitting.contribute import Contribution
+from suture_stitching.fitting.plans import Plan, affordable, by_promise, closed_forms, middle_of, places, to_refine
+from suture_stitching.fitting.reading import (
     Features,
     Grid,
     Points,
@@ -41,13 +45,10 @@ from suture_stitching.features.reading import (
     read_stitched,
     shared_blocks,
 )
-from suture_stitching.fitting.contribute import Contribution
-from suture_stitching.fitting.fitted import FitResult
-from suture_stitching.fitting.plans import Plan, affordable, by_promise, closed_forms, middle_of, places, to_refine
 from suture_stitching.fitting.refine import NOISE, ROUNDS, Spread, refine
 from suture_stitching.fitting.solve import Source
+from suture_stitching.fitting.survey import survey, surveyed_batches
 from suture_stitching.matching.match import match
-from suture_stitching.matching.survey import survey, surveyed_batches
 from suture_stitching.running.checkpoint import Checkpoint, Folder, fingerprint
 from suture_stitching.running.device import Precision, Runner
 from suture_stitching.running.progress import OnProgress, ignore

@@ -172,8 +172,8 @@ def _load(task: Task, folder: TaskFolder, run: Run, dataset: Dataset | None) -> 
     """
     import torch
 
+    from suture_stitching.ensemble.fitted import FitResult
     from suture_stitching.ensemble.members import Member
-    from suture_stitching.fitting.fitted import FitResult
     from suture_stitching.portable.dry_run import Budget
     from suture_stitching.portable.runtime import load
 
@@ -244,8 +244,8 @@ def _fit(
 def _evaluate(
     spec: EvaluateSpec, members: list[Member], dataset: Dataset, folder: TaskFolder, run: Run, report: _Reporter
 ) -> None:
+    from suture_stitching.ensemble.fitted import FitResult
     from suture_stitching.evaluation.evaluate import evaluate, evaluate_share
-    from suture_stitching.fitting.fitted import FitResult
 
     fitted = FitResult.load(folder.candidates)
     if isinstance(folder, ShareFolder):
@@ -273,8 +273,8 @@ def _evaluate(
 
 def _compose(task: Task, spec: ComposeSpec, members: list[Member], folder: TaskFolder) -> None:
     from suture_stitching.ensemble.compose import compose
+    from suture_stitching.ensemble.fitted import FitResult
     from suture_stitching.evaluation.select import choose
-    from suture_stitching.fitting.fitted import FitResult
     from suture_stitching.portable.runtime import save
 
     # The outbox makes report and metadata itself, from the same evaluations by the same choice.

@@ -18,7 +18,7 @@ from suture_stitching.ensemble.members import batch_size, number_of_batches
 from suture_stitching.ensemble.merge import Merge
 from suture_stitching.features.moments import Moments, rows
 from suture_stitching.features.points import StitchPoint
-from suture_stitching.features.reading import Features, Reader
+from suture_stitching.fitting.reading import Features, Reader
 from suture_stitching.matching.match import similarities
 from suture_stitching.running.tracker import Clock
 
