@@ -30,6 +30,7 @@ lint: $(INSTALLED)  ## check style and types
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
 
 licences: $(INSTALLED)  ## list the licences of all that an installed Suture needs, and check that they fit
 	@$(BIN)/python .ci/licences.py

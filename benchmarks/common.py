@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from suture_stitching.portable.runtime import replacing
+from suture_contract.files import replacing
 
 
 def machine(device: str | torch.device = "cpu") -> dict[str, Any]:

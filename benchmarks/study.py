@@ -40,7 +40,7 @@ from study_parts.summary import Summary, summarise
 from study_parts.training import OnShare
 
 from suture_contract.errors import SutureError
-from suture_stitching.portable.runtime import replacing
+from suture_contract.files import replacing
 
 KNOWN = ("digits", "heart", "cells")
 #: Minutes for data that are not among the known ones.

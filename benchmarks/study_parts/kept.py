@@ -27,9 +27,9 @@ from study_parts.results import Measured, SeedResult, Stitched
 from study_parts.scores import METRICS
 from study_parts.training import recipe_of
 from suture_contract.errors import SutureError
+from suture_contract.files import replacing
 from suture_local import digits
 from suture_stitching.fitting.fit import FitOptions
-from suture_stitching.portable.runtime import replacing
 from suture_stitching.running.checkpoint import digest_of
 
 FORMAT = "suture.study-seed/1"

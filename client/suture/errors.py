@@ -13,6 +13,7 @@ import httpx
 
 from suture.network import shown
 from suture_contract.errors import SutureError
+from suture_contract.exit_codes import ExitCode
 
 _E = TypeVar("_E", bound=BaseException)
 #: OpenSSL's numbers (x509_vfy.h).
@@ -40,9 +41,14 @@ class HubError(SutureError):
 class AuthError(HubError):
     """401 or 403: no token, a wrong or revoked one, or one whose roles do not allow this."""
 
+    exit_code = ExitCode.AUTH
+    usual_hint = "type `suture login` with a valid token"
+
 
 class NotFound(HubError):
     """404: it does not exist, or this token may not see it."""
+
+    exit_code = ExitCode.NOT_FOUND
 
 
 class Conflict(HubError):
@@ -59,6 +65,8 @@ class Refused(HubError):
 
 class Unavailable(HubError):
     """No answer, 429 or 5xx, after all retries: the same request may succeed later."""
+
+    exit_code = ExitCode.UNAVAILABLE
 
 
 class Barred(Unavailable):

@@ -13,6 +13,7 @@ from suture.http import Connection, pause, segment
 from suture.responses import Event, JobStatus, Task, read_report
 from suture_contract.documents import Report
 from suture_contract.errors import Cancelled, SutureError
+from suture_contract.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,6 +25,8 @@ _OUTAGE = 600  # seconds without any answer after which waiting ends: a hub may 
 
 class JobFailed(SutureError):
     """The job ended without a result."""
+
+    exit_code = ExitCode.JOB
 
 
 class Job:

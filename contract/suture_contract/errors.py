@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
+
+from suture_contract.exit_codes import ExitCode
 
 
 class SutureError(Exception):
@@ -10,8 +12,12 @@ class SutureError(Exception):
 
     `code` is stable and machine-readable (`noun.problem`, such as `model.truncated`); `message` says what is wrong,
     `where` names the file, field or node, and `hint` says what to do next. None of them may hold patient data or a
-    secret: site code that cannot promise this reports the code alone.
+    secret: site code that cannot promise this reports the code alone. `exit_code` is what a command ends with,
+    `usual_hint` what it says where there is no better one.
     """
+
+    exit_code: ClassVar[ExitCode] = ExitCode.REFUSED
+    usual_hint: ClassVar[str | None] = None
 
     def __init__(self, code: str, message: str, *, where: str | None = None, hint: str | None = None) -> None:
         super().__init__(code, message, where, hint)
@@ -31,6 +37,8 @@ class SutureError(Exception):
 
 class Cancelled(SutureError):
     """The person or the job asked for this work to stop."""
+
+    exit_code = ExitCode.JOB
 
     def __init__(self, message: str = "the work was cancelled") -> None:
         super().__init__("work.cancelled", message)

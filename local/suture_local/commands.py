@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from suture.cli.exit_codes import ExitCode
 from suture_contract.errors import SutureError
+from suture_contract.exit_codes import ExitCode
 
 
 @contextmanager

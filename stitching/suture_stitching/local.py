@@ -29,6 +29,7 @@ import torch
 from suture_contract.compatibility import describe_ensemble
 from suture_contract.documents import Report
 from suture_contract.errors import SutureError
+from suture_contract.files import replacing
 from suture_contract.model.format import METADATA, MODEL, check_against, check_file, find_model
 from suture_contract.model.metadata import Member as MemberRef
 from suture_contract.model.metadata import ModelMetadata, check_name
@@ -39,7 +40,7 @@ from suture_stitching.ensemble.members import Member
 from suture_stitching.evaluation.evaluate import evaluate
 from suture_stitching.evaluation.select import choose
 from suture_stitching.fitting.fit import FitOptions, FitResult, fit
-from suture_stitching.portable.runtime import PortableModel, load, replacing, save
+from suture_stitching.portable.runtime import PortableModel, load, save
 from suture_stitching.running.progress import OnProgress, ignore
 
 PathLike: TypeAlias = str | os.PathLike[str]

@@ -15,12 +15,11 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from suture.cli.app import app
-from suture.cli.exit_codes import EXIT_CODES, ExitCode
-from suture.cli.tree import walk
 from suture.errors import AuthError, NotFound, Refused, Unavailable
 from suture.job import JobFailed
+from suture_contract.console.tree import walk
 from suture_contract.errors import Cancelled, SutureError
-from suture_contract.terminal import exit_code
+from suture_contract.exit_codes import EXIT_CODES, ExitCode
 from suture_service import operate
 from suture_service.settings import Settings
 
@@ -91,7 +90,7 @@ def test_the_exit_codes_are_documented_and_kept() -> None:
         (JobFailed("a", "b"), 7),
         (Cancelled(), 7),
     ):
-        assert exit_code(error) == code
+        assert error.exit_code == code
     assert suture("publish").exit_code == 2
     assert suture("no-such-command").exit_code == 2
 

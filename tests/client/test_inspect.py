@@ -16,7 +16,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from suture.cli.app import app
-from suture.cli.exit_codes import ExitCode
+from suture_contract.exit_codes import ExitCode
 from suture_contract.report.network import MOST_BLOCKS, blocks
 from suture_stitching.features.points import find_points
 from suture_stitching.inspect import inspect

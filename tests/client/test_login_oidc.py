@@ -17,10 +17,10 @@ from tests.client.test_cli import suture
 from tests.identity_provider import Provider
 
 from suture import device_login
-from suture.cli.exit_codes import ExitCode
 from suture.device_login import sign_in
 from suture.errors import AuthError, Unavailable
 from suture_contract.errors import SutureError
+from suture_contract.exit_codes import ExitCode
 from suture_service import operate
 from suture_service.main import server
 from suture_service.settings import Settings

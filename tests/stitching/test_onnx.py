@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from suture.cli.app import app
-from suture.cli.exit_codes import ExitCode
 from suture_contract.errors import SutureError
+from suture_contract.exit_codes import ExitCode
 from suture_stitching.ensemble.compose import compose, input_spec, output_spec
 from suture_stitching.fitting.fit import FitOptions, fit
 from suture_stitching.portable.export import export

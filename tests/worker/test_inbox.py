@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from suture.cli.app import app
+from suture_contract.console.terminal import console
 from suture_contract.errors import SutureError
-from suture_contract.terminal import console
 from suture_worker.egress.held import Held
 from suture_worker.egress.outbox import Outbox
 from suture_worker.egress.release_check import Draft

@@ -9,7 +9,7 @@ import typer
 from suture.cli.models import RepoArgument
 from suture.hub import Hub
 from suture.responses import AccessRequest
-from suture_contract.terminal import Format, FormatOption, console, notes, print_json, print_table
+from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json, print_table
 
 PartyArgument = Annotated[str, typer.Argument(metavar="PARTY", help="who asks")]
 AnswerOption = Annotated[str, typer.Option(help="what the asker reads")]

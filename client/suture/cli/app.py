@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from suture.cli.exit_codes import EXIT_CODES
-from suture.cli.tree import Lazy, group
+from suture_contract.console.tree import Lazy, group
+from suture_contract.exit_codes import EXIT_CODES
 
 JOBS = group(
     "Follow, wait for, cancel and retry stitch jobs.",

@@ -13,11 +13,11 @@ import typer
 from pydantic import ValidationError
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json
 from suture_contract.errors import SutureError
 from suture_contract.fit_options import FitOptions
 from suture_contract.model.metadata import ModelMetadata
 from suture_contract.report.words import UNSTITCHED
-from suture_contract.terminal import Format, FormatOption, console, notes, print_json
 from suture_stitching.data.spec import DatasetSpec
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from suture_contract.terminal import Format, FormatOption, console, notes, print_json, print_table
+from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json, print_table
 
 if TYPE_CHECKING:
     from suture_stitching.inspect import Inspection
@@ -47,9 +47,9 @@ def inspect(
         raise typer.BadParameter("name a file that ends in .svg or .html", param_hint="--plot")
     found = inspect(model, metadata=metadata, sizes=[_size(text) for text in size or ()])
     if plot is not None:
+        from suture_contract.files import replacing
         from suture_contract.model.format import check_file, find_model
         from suture_contract.report.network import draw, page
-        from suture_stitching.portable.runtime import replacing
 
         svg = draw(check_file(find_model(model)).graph, found.points, title=Path(found.file).name)
         with replacing(plot) as temporary:

@@ -12,8 +12,8 @@ import typer
 from suture.hub import Hub
 from suture.job import Job
 from suture.responses import JobState, JobStatus
+from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json, print_table
 from suture_contract.fit_options import FitOptions
-from suture_contract.terminal import Format, FormatOption, console, notes, print_json, print_table
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="the job's id, job_…")]
 _OPTIONS = ", ".join(FitOptions.model_fields)

@@ -12,10 +12,10 @@ import typer
 from suture.credentials import write_private
 from suture.hub import Hub
 from suture.signing import Trust, read_key_file
+from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json, print_table
 from suture_contract.errors import SutureError
 from suture_contract.model.signature import MAX_SIGNATURE, PKCS11, SIGNATURE, create_key, folder_digests
 from suture_contract.model.signature import verify as verify_signature
-from suture_contract.terminal import Format, FormatOption, console, notes, print_json, print_table
 
 PASSWORD = "SUTURE_KEY_PASSWORD"  # noqa: S105 - the name of a variable
 RepoArgument = Annotated[str, typer.Argument(metavar="PARTY/NAME", help="the model's name at the hub")]

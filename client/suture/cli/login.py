@@ -13,8 +13,8 @@ from suture.device_login import Code, sign_in
 from suture.errors import NotFound
 from suture.http import Connection
 from suture.hub import Hub
+from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json
 from suture_contract.errors import SutureError
-from suture_contract.terminal import Format, FormatOption, console, notes, print_json
 
 
 def login(

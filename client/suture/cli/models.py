@@ -15,9 +15,7 @@ from suture.bundle import Description, Parcel
 from suture.cli.keys import KeyOption, password_of
 from suture.hub import Hub
 from suture.responses import Model
-from suture_contract.errors import Cancelled, SutureError
-from suture_contract.model.metadata import InputFormat, Task
-from suture_contract.terminal import (
+from suture_contract.console.terminal import (
     Format,
     FormatOption,
     console,
@@ -25,6 +23,8 @@ from suture_contract.terminal import (
     print_json,
     print_table,
 )
+from suture_contract.errors import Cancelled, SutureError
+from suture_contract.model.metadata import InputFormat, Task
 
 if TYPE_CHECKING:
     from torch.nn import Module

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from suture_contract.console.terminal import Format, FormatOption, console, print_json
 from suture_contract.model.format import METADATA, find_model
 from suture_contract.model.metadata import ModelMetadata
-from suture_contract.terminal import Format, FormatOption, console, print_json
 
 
 def export_onnx(

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from suture.cli.tree import group
+from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json, print_table
+from suture_contract.console.tree import group
 from suture_contract.errors import SutureError
-from suture_contract.terminal import Format, FormatOption, console, notes, print_json, print_table
 from suture_service.commands.settings import hub_settings
 
 if TYPE_CHECKING:
@@ -65,9 +65,9 @@ def export(
     Example:
       suture hub audit export audit.ndjson
     """
+    from suture_contract.files import replacing
     from suture_service.audit import chain
     from suture_service.operate import reading
-    from suture_stitching.portable.runtime import replacing
 
     with reading(hub_settings()) as session:
         lines = (json.dumps(chain.as_dict(entry)) + "\n" for entry in chain.walk(session, after))

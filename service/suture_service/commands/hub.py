@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from suture.cli.tree import group
+from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json, print_table
+from suture_contract.console.tree import group
 from suture_contract.errors import SutureError
-from suture_contract.terminal import Format, FormatOption, console, notes, print_json, print_table
 from suture_service.commands import audit as hub_audit
 from suture_service.commands import people as hub_people
 from suture_service.commands import store as hub_store

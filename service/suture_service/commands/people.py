@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from suture.cli.tree import group
+from suture_contract.console.terminal import Format, FormatOption, notes, print_json, print_table
+from suture_contract.console.tree import group
 from suture_contract.errors import SutureError
-from suture_contract.terminal import Format, FormatOption, notes, print_json, print_table
 from suture_service.commands.settings import hub_settings
 
 if TYPE_CHECKING:

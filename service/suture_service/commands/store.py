@@ -13,8 +13,8 @@ import typer
 from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from suture.cli.exit_codes import ExitCode
-from suture_contract.terminal import Format, FormatOption, console, notes, print_json
+from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json
+from suture_contract.exit_codes import ExitCode
 from suture_service.commands.settings import hub_settings
 
 if TYPE_CHECKING:

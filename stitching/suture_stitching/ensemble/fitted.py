@@ -16,10 +16,10 @@ from torch import Tensor
 from suture_contract.documents import Candidate, CandidateSet
 from suture_contract.documents import Match as MatchDocument
 from suture_contract.errors import SutureError
+from suture_contract.files import replacing
 from suture_stitching.ensemble.members import Member
 from suture_stitching.ensemble.merge import GateTensors, Join
 from suture_stitching.features.points import StitchPoint
-from suture_stitching.portable.runtime import replacing
 
 CANDIDATES, STITCHES = "candidates.json", "stitches.safetensors"
 

@@ -30,13 +30,13 @@ from torch import Tensor
 from suture_contract.contributions import SPLITS, Described, Privacy, SplitOfFit
 from suture_contract.documents import CandidateSet, MemberIndex, Point
 from suture_contract.errors import SutureError
+from suture_contract.files import replacing
 from suture_contract.model.graph import Ref
 from suture_stitching.data import Dataset
 from suture_stitching.ensemble.members import Member, batches, check_inputs, input_shape
 from suture_stitching.ensemble.merge import Merge
 from suture_stitching.features.moments import Moments, rows
 from suture_stitching.features.points import StitchPoint
-from suture_stitching.portable.runtime import replacing
 from suture_stitching.running.device import Precision, Runner
 from suture_stitching.running.progress import OnProgress, Progress, ignore
 from suture_stitching.tasks import task_of

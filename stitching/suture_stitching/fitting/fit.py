@@ -30,7 +30,6 @@ from suture_stitching.ensemble.members import Member, batches, check_inputs, inp
 from suture_stitching.ensemble.merge import GateTensors, Join, Merge
 from suture_stitching.ensemble.ood_gate import REACHES, bounds
 from suture_stitching.features.moments import Moments
-from suture_stitching.fit_options import FitOptions
 from suture_stitching.fitting.contribute import Contribution
 from suture_stitching.fitting.plans import Plan, affordable, by_promise, closed_forms, middle_of, places, to_refine
 from suture_stitching.fitting.reading import (

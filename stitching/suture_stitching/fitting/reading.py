@@ -18,9 +18,9 @@ from suture_stitching.data import Dataset, Split
 from suture_stitching.ensemble.members import Member, batch_size, batches, input_shape, number_of_batches
 from suture_stitching.ensemble.merge import Merge, Values
 from suture_stitching.ensemble.ood_gate import Whitening, whiten
-from suture_stitching.features.accumulator import Totals
 from suture_stitching.features.moments import Moments, channels_second, to_grid
 from suture_stitching.features.points import StitchPoint
+from suture_stitching.fitting.accumulator import Totals
 from suture_stitching.running.checkpoint import Checkpoint
 from suture_stitching.running.device import Runner
 from suture_stitching.running.shards import Share, blocks

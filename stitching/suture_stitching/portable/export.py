@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from suture_contract.errors import SutureError
+from suture_contract.files import replacing
 from suture_contract.model.format import PortableHeader
 from suture_contract.model.graph import Graph
 from suture_stitching.portable.convert import convert, plain_output
-from suture_stitching.portable.runtime import load, replacing, write
+from suture_stitching.portable.runtime import load, write
 from suture_stitching.portable.tracing import evaluating, trace
 
 

@@ -26,10 +26,11 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from suture_contract.errors import SutureError
+from suture_contract.files import replacing
 from suture_contract.model.graph import Graph, Input, Node
 from suture_contract.model.metadata import ModelMetadata
 from suture_stitching.portable.export import relative_difference
-from suture_stitching.portable.runtime import PortableModel, check_inputs, replacing
+from suture_stitching.portable.runtime import PortableModel, check_inputs
 from suture_stitching.portable.schemas import TORCH_DTYPES, bind
 
 #: For free sizes: one to record with and another to check with, the first pair that the model reads.

@@ -7,10 +7,8 @@ output = model.resume({"n17": stitched}, x)    # only what follows n17 runs
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from suture_contract.errors import SutureError
+from suture_contract.files import replacing
 from suture_contract.model.format import FORMAT, VERSION, PortableHeader, check_file, leaves
 from suture_contract.model.graph import TENSOR, Graph, Input, Ref
 from suture_contract.model.graph_json import graph_to_json
@@ -148,25 +147,6 @@ def save(graph: Graph, tensors: Mapping[str, Tensor], path: str | os.PathLike[st
     """
     with replacing(path) as temporary:
         return write(graph, tensors, temporary)
-
-
-@contextlib.contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary path beside `path` to write to; it takes the place of `path` if nothing is raised."""
-    path = Path(path)
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as error:
-        raise SutureError("file.unwritable", error.strerror or "cannot be written", where=str(path)) from error
-    temporary = Path(name)
-    try:
-        yield temporary
-        os.fsync(handle)
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        os.close(handle)
-        temporary.unlink(missing_ok=True)
 
 
 def write(graph: Graph, tensors: Mapping[str, Tensor], path: Path) -> PortableHeader:

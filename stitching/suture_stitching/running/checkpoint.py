@@ -24,10 +24,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from suture_contract.errors import SutureError
+from suture_contract.files import replacing
 from suture_contract.model.graph_json import graph_to_json
 from suture_stitching.data import SPLITS, Dataset
 from suture_stitching.ensemble.members import Member, batch_size
-from suture_stitching.portable.runtime import replacing
 
 FORMAT = "suture.checkpoint/1"
 #: Unfinished parts are written this often at most, and less often where writing takes long.

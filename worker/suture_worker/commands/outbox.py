@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from suture.cli.tree import group
-from suture_contract.terminal import Format, FormatOption, console, notes, print_json, print_table
+from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json, print_table
+from suture_contract.console.tree import group
 from suture_worker.commands.config import HERE, ConfigArgument, ReasonOption, TaskArgument, load, size
 from suture_worker.commands.inbox import TellOption
 

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from suture.cli.tree import group
-from suture_contract.terminal import Format, FormatOption, console, print_json
+from suture_contract.console.terminal import Format, FormatOption, console, print_json
+from suture_contract.console.tree import group
 from suture_worker.commands.config import HERE, ConfigArgument, load
 
 app = group(

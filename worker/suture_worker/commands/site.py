@@ -6,9 +6,9 @@ from dataclasses import asdict
 
 import typer
 
-from suture.cli.tree import group
+from suture_contract.console.terminal import Format, FormatOption, notes, print_json, print_table
+from suture_contract.console.tree import group
 from suture_contract.errors import SutureError
-from suture_contract.terminal import Format, FormatOption, notes, print_json, print_table
 from suture_worker.commands import egress as site_egress
 from suture_worker.commands import inbox as site_inbox
 from suture_worker.commands import outbox as site_outbox

@@ -45,10 +45,10 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except SutureError as error:
-            from suture_contract.terminal import Format, exit_code, show_error
+            from suture_contract.console.terminal import Format, show_error
 
             show_error(error, Format(ctx.meta.get("suture.format", Format.text)))
-            raise typer.Exit(exit_code(error)) from None
+            raise typer.Exit(error.exit_code) from None
 
 
 def group(

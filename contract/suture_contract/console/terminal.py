@@ -14,10 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from suture.cli.exit_codes import ExitCode
-from suture.errors import AuthError, NotFound, Unavailable
-from suture.job import JobFailed
-from suture_contract.errors import Cancelled, SutureError
+from suture_contract.errors import SutureError
 
 #: For people; results for machines go to standard output.
 console = Console(highlight=False, markup=False)
@@ -44,19 +41,6 @@ FormatOption = Annotated[
 ]
 
 
-def exit_code(error: SutureError) -> ExitCode:
-    """Return the number to end with after `error`."""
-    if isinstance(error, AuthError):
-        return ExitCode.AUTH
-    if isinstance(error, NotFound):
-        return ExitCode.NOT_FOUND
-    if isinstance(error, Unavailable):
-        return ExitCode.UNAVAILABLE
-    if isinstance(error, JobFailed | Cancelled):
-        return ExitCode.JOB
-    return ExitCode.REFUSED
-
-
 def show_error(error: SutureError, form: Format = Format.text) -> None:
     """Print what is wrong, where, and what to do next, on standard error."""
     if form is Format.json:
@@ -65,8 +49,8 @@ def show_error(error: SutureError, form: Format = Format.text) -> None:
     notes.print(f"error: {error.message}", style="red", soft_wrap=True)
     if error.where:
         notes.print(f"where: {error.where}", soft_wrap=True)
-    if error.hint or isinstance(error, AuthError):
-        hint = error.hint or "type `suture login` with a valid token"
+    hint = error.hint or error.usual_hint
+    if hint:
         notes.print(f"next:  {hint}", soft_wrap=True)
     notes.print(f"code:  {error.code}", style="dim")
 
