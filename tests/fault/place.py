@@ -299,7 +299,7 @@ class Place:
                 "agent": "suture_worker agent" in told,
                 "worker": "suture_worker worker" in told or "suture site worker" in told,
                 "child": named == NAME,
-                "redis": "redis-server" in told,
+                "redis": "-server unixsocket" in told,
             }[name]
             if is_it:
                 found.append(process)

@@ -41,7 +41,7 @@ def running(site):
 def test_nothing_is_left_behind(site, running, number):
     processes = psutil.Process(running.pid).children(recursive=True)
     names = [" ".join(process.cmdline()[:4]) for process in processes]
-    assert len([name for name in names if "redis-server" in name]) == 1
+    assert len([name for name in names if "-server unixsocket" in name]) == 1
     assert len([name for name in names if "suture_worker agent" in name]) == 1
     running.send_signal(number)
     running.wait(120)

