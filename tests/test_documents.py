@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from suture_contract.compatibility import incompatibilities
+from suture_contract.compatibility import check_labels, incompatibilities
 from suture_contract.documents import (
     Candidate,
     CandidateReport,
@@ -383,3 +383,46 @@ def test_models_that_cannot_be_combined_say_why(changes, says):
         assert problems
         assert any(says in problem and "south/b" in problem for problem in problems)
     assert incompatibilities([("north/a", metadata())]) == ["a stitch needs at least two models"]
+
+
+ALIKE = [
+    ("normal", "Normal"),
+    ("no finding", "No_Finding"),
+    ("no finding", "no-finding "),
+    ("L\u00e4sion", "La\u0308sion"),
+]
+
+
+@pytest.mark.parametrize(("ours", "theirs"), ALIKE)
+def test_labels_that_differ_in_writing_only_are_refused_with_both_and_what_to_do(ours, theirs):
+    models = [("north/a", metadata(labels=[ours, "x"])), ("south/b", metadata(labels=["x", theirs]))]
+    (problem,) = incompatibilities(models)
+    assert f"'{ours}'" in problem
+    assert f"'{theirs}'" in problem
+    assert "publish one model again" in problem
+    if ours.casefold().isascii() is False:  # what looks the same on a screen is told apart
+        assert "\\xe4" in problem
+        assert "\\u0308" in problem
+
+
+def test_labels_that_a_model_tells_apart_are_two():
+    """A model with both spellings knows them as two, and the other's is one of these."""
+    models = [("north/a", metadata(labels=["Aa", "aa"])), ("south/b", metadata(labels=["aa", "x"]))]
+    assert incompatibilities(models) == []
+
+
+def test_channels_that_differ_in_writing_only_are_refused_too():
+    first, second = (
+        image(2, 8, 8, channel_def={"0": "T1", "1": "T2"}),
+        image(2, 8, 8, channel_def={"0": "t1", "1": "T2"}),
+    )
+    problems = incompatibilities([("north/a", metadata(**first)), ("south/b", metadata(**second))])
+    assert any("'T1' of north/a and 't1' of south/b" in problem for problem in problems)
+
+
+@pytest.mark.parametrize(("one", "other"), ALIKE)
+def test_a_model_with_two_such_labels_is_refused(one, other):
+    with pytest.raises(SutureError) as caught:
+        check_labels(["x", one, other])
+    assert caught.value.code == "metadata.labels_alike"
+    check_labels(["x", one])

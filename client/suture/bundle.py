@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Required, TypedDict, Unpack, cas
 from pydantic import ValidationError
 
 from suture_contract.card import merge_card, write_card
+from suture_contract.compatibility import check_labels
 from suture_contract.errors import SutureError
 from suture_contract.model.format import check_against, check_file
 from suture_contract.model.metadata import (
@@ -76,6 +77,7 @@ def pack(path: Path, metadata: ModelMetadata, *, repo: str, card: str | None = N
     A `card` of one's own keeps its words; its YAML is brought in line with `metadata`. Raises `SutureError` (`model.*`,
     `card.yaml`).
     """
+    check_labels(metadata.labels or ())
     header = check_file(path)
     check_against(header, metadata, where="suture.json")
     return Parcel(
@@ -130,6 +132,7 @@ def export_model(module: Module, example: Tensor, path: Path, **description: Unp
     from suture_stitching.portable.export import export
     from suture_stitching.portable.runtime import load
 
+    check_labels([str(label) for label in description.get("labels") or ()])
     export(module, example, path)
 
     with torch.no_grad():

@@ -10,8 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from suture_contract.documents import CandidateSet, Report
+from suture_contract.errors import SutureError
 from suture_contract.model.metadata import InputSpec, Lineage, ModelMetadata, OutputSpec
+from suture_contract.naming import alike, spelt
 
+PAGE = "docs/suture-json.md"
+#: What can be said of two names that fold to the same.
+WRITTEN = "differ only in case, spaces or Unicode form"
 #: Weights of red, green and blue in a grey value (ITU-R BT.601, luma).
 LUMA = (0.299, 0.587, 0.114)
 
@@ -21,7 +26,7 @@ def incompatibilities(models: Sequence[tuple[str, ModelMetadata]]) -> list[str]:
 
     `models` are (name, metadata). They need one task and one input of the same kind and number of spatial axes; sizes
     may differ, and so may channels where one can be computed from the other (`channel_weights`). Labels are matched by
-    name and may differ.
+    name and may differ, but not in how they are written only.
     """
     if len(models) < 2:
         return ["a stitch needs at least two models"]
@@ -44,7 +49,21 @@ def incompatibilities(models: Sequence[tuple[str, ModelMetadata]]) -> list[str]:
         outputs = [next(iter(one.outputs.values())).num_channels for one in (first, metadata)]
         if first.task == "regression" and outputs[0] != outputs[1]:
             problems.append(f"{first_name} predicts {outputs[0]} value(s), {name} {outputs[1]}")
+    labels = [(name, metadata.labels or ()) for name, metadata in models]
+    channels = [(name, _input(metadata).channels or ()) for name, metadata in models]
+    problems += [*_differing_spellings("label", labels), *_differing_spellings("channel", channels)]
     return problems or _differing_inputs([(name, _input(metadata)) for name, metadata in models])
+
+
+def check_labels(labels: Sequence[str]) -> None:
+    """Raise `SutureError` `metadata.labels_alike` if two labels of one model would be taken for the same."""
+    for one, other in alike(labels)[:1]:
+        raise SutureError(
+            "metadata.labels_alike",
+            f"the labels {spelt(one)} and {spelt(other)} {WRITTEN}",
+            where="labels",
+            hint=f"rename one so that people can tell them apart, see {PAGE}",
+        )
 
 
 def ensemble_input(inputs: Sequence[InputSpec]) -> InputSpec:
@@ -125,6 +144,17 @@ def channel_weights(
     if format == "image" and (n, wanted) == (3, 1):
         return [list(LUMA)]
     raise ValueError(f"{wanted} channel(s) cannot be made of {n}")
+
+
+def _differing_spellings(kind: str, models: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
+    """Say which names of labels or channels were probably meant to be the same: they are matched by name alone."""
+    return [
+        f"the {kind} {spelt(one)} of {name} and {spelt(other)} of {another} {WRITTEN}: if they mean the same, publish "
+        f"one model again with the other's {kind}s in its suture.json; if not, rename one"
+        for index, (name, ours) in enumerate(models)
+        for another, theirs in models[index + 1 :]
+        for one, other in alike(ours, theirs)[:3]
+    ]
 
 
 def _differing_inputs(inputs: Sequence[tuple[str, InputSpec]]) -> list[str]:

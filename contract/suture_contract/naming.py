@@ -31,6 +31,24 @@ def folded(name: str) -> str:
     return _GAPS.sub(" ", _HYPHENS.sub(" ", text))
 
 
+def alike(ours: Sequence[str], theirs: Sequence[str] | None = None) -> list[tuple[str, str]]:
+    """Return the pairs of names that differ and fold to the same: one of `ours` and one of `theirs`, or two of `ours`.
+
+    Two that stand in one list are told apart there, so they are no pair between the lists.
+    """
+    if theirs is None:
+        pairs = [(one, other) for index, one in enumerate(ours) for other in ours[index + 1 :]]
+    else:
+        pairs = [(one, other) for one in ours if one not in theirs for other in theirs if other not in ours]
+    folds = {name: folded(name) for pair in pairs for name in pair}
+    return [(one, other) for one, other in pairs if folds[one] == folds[other]]
+
+
+def spelt(name: str) -> str:
+    """Return a name in quotes, with its characters escaped besides where what is shown does not tell all."""
+    return f"'{name}'" if name.isascii() else f"'{name}' ({ascii(name)[1:-1]})"
+
+
 def nearest(name: str, known: Iterable[str]) -> list[str]:
     """Return the known names that `name` may stand for, the likeliest first, at most three."""
     by_fold: dict[str, list[str]] = {}

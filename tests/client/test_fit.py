@@ -103,6 +103,27 @@ def test_the_whole_way_on_the_command_line(parties: Path, tmp_path: Path) -> Non
     assert read_members([out])[0].metadata == metadata
 
 
+def test_labels_that_differ_in_case_only_end_a_local_fit_at_once(parties: Path, tmp_path: Path) -> None:
+    for party in ("north", "south"):
+        (tmp_path / f"{party}.safetensors").write_bytes((parties / f"{party}.safetensors").read_bytes())
+        said = json.loads((parties / f"{party}.json").read_text())
+        said["labels"] = [f"Digit {label}" if party == "south" else f"digit {label}" for label in said["labels"]]
+        (tmp_path / f"{party}.json").write_text(json.dumps(said))
+    ended = suture(*models(tmp_path), "--data", parties / "north.npz", "--out", tmp_path / "joint")
+    assert ended.exit_code == 5, ended.output
+    for part in ("'digit 0'", "'Digit 0'", "north", "south", "publish one model again", "members.incompatible"):
+        assert part in ended.output
+    assert not (tmp_path / "joint").exists()
+
+
+def test_two_labels_of_one_model_that_look_alike_are_not_exported(tmp_path: Path) -> None:
+    network, path = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2)), tmp_path / "model.safetensors"
+    with pytest.raises(SutureError) as caught:
+        export_model(network, torch.rand(2, 1, 2, 2), path, labels=["Normal", "normal"], license="CC0-1.0")
+    assert caught.value.code == "metadata.labels_alike"
+    assert not path.exists()
+
+
 PAGE = Path(__file__).parents[2] / "docs/guide/library.md"
 
 

@@ -236,6 +236,24 @@ def test_folders_that_are_no_label_and_images_in_no_folder_are_refused(scans):
     assert "lost.png" in refused(scans, "dataset.unlabelled_image")
 
 
+def test_folders_keep_their_names_and_have_those_of_the_models(scans):
+    first = LABELS[0]
+    error = refused(scans, "dataset.unknown_label", labels=(first.upper(), *LABELS[1:]))
+    assert f'aliases = {{"{first}" = "{first.upper()}"}}' in error.hint
+    renamed = open_dataset(spec(scans, aliases={first: first.upper()}))
+    assert renamed.labels == (first.upper(), *LABELS[1:])
+    plain = open_dataset(spec(scans))
+    for split in ("train", "validation", "test"):
+        assert list(renamed.counts(split).values()) == list(plain.counts(split).values())
+
+
+def test_an_alias_of_no_label_or_for_two_is_refused(scans):
+    with pytest.raises(ValueError, match="did you mean"):
+        spec(scans, aliases={LABELS[0].upper(): "x"})
+    with pytest.raises(ValueError, match="one name"):
+        spec(scans, aliases={LABELS[0]: LABELS[1]})
+
+
 def test_one_class_only_and_no_images_at_all_are_refused(scans, tmp_path):
     shutil.rmtree(scans / "pneumonia")
     assert "'normal'" in refused(scans, "dataset.one_class")

@@ -51,6 +51,19 @@ def test_a_label_nobody_knows_is_named() -> None:
     assert raised.value.code == "dataset.unknown_label"
 
 
+def test_a_label_written_otherwise_is_asked_about() -> None:
+    with pytest.raises(SutureError, match=r'aliases = \{"B" = "b"\}') as raised:
+        task_of([model(("a", "b")), model(("a", "b"))], ("a", "B"), where="digits")
+    assert raised.value.code == "dataset.unknown_label"
+
+
+def test_labels_of_two_models_written_otherwise_are_never_two_labels() -> None:
+    """Each was averaged over the one model that knew it, and two perfect models were right about nothing."""
+    with pytest.raises(SutureError, match=r"'normal'.*'Normal'") as raised:
+        task_of([model(("normal", "polyp")), model(("Normal", "polyp"))], ("normal", "polyp"))
+    assert raised.value.code == "members.incompatible"
+
+
 def test_models_of_different_tasks_are_refused() -> None:
     with pytest.raises(SutureError, match="member 0 does classification, member 1 does regression") as raised:
         task_of([model(("a", "b")), model(None, "regression")], ("a", "b"))

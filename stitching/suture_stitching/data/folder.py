@@ -29,7 +29,7 @@ class FolderDataset(Dataset, Generic[Header]):
 
     def __init__(self, spec: DatasetSpec, suffixes: tuple[str, ...]) -> None:
         self.task = spec.task
-        self.labels = spec.labels
+        self.labels = spec.names
         self.value_range = spec.value_range or (0.0, 1.0)
         self.where = str(spec.path)
         self.workers = default_workers() if spec.workers is None else spec.workers
@@ -105,7 +105,7 @@ class FolderDataset(Dataset, Generic[Header]):
         if self.task == "segmentation":
             return np.empty((len(targets), 0), dtype=np.float32)
         if self.task == "classification":
-            return np.array([self.labels.index(str(target)) for target in targets], dtype=np.int64)
+            return np.array([self._spec.labels.index(str(target)) for target in targets], dtype=np.int64)
         return np.array(targets, dtype=np.float32)
 
     def _header_or_error(self, sample: Sample) -> Header | SutureError:

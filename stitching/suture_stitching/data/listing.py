@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from suture_contract.errors import SutureError
+from suture_contract.naming import alike, spelt
 from suture_stitching.data.spec import SPLITS, DatasetSpec
 
 LABELS_FILE = "labels.csv"
@@ -147,6 +148,13 @@ def _folders(file: str, spec: DatasetSpec) -> tuple[str | None, tuple[str, ...]]
     return None, folders
 
 
+def _written(folder: str | None, spec: DatasetSpec) -> str:
+    """Say how a folder's name can stand for a label that is written otherwise."""
+    for _, label in alike([folder or ""], spec.labels):
+        return f'; to keep its name, put {spelt(folder or "")} in labels, with aliases = {{"{folder}" = "{label}"}}'
+    return ""
+
+
 def _sample(file: str, mask: str | None, listed: Mapping[str, _Line] | None, spec: DatasetSpec) -> Sample:
     folder_split, folders = _folders(file, spec)
     folder = folders[0] if folders else None
@@ -164,7 +172,8 @@ def _sample(file: str, mask: str | None, listed: Mapping[str, _Line] | None, spe
                 "dataset.unlabelled_image" if folder is None else "dataset.unknown_label",
                 f"{file} lies in no class folder" if folder is None else f"the folder of {file} is none of the labels",
                 where=str(spec.path),
-                hint=f"labels are {', '.join(spec.labels)}; name the folder after one of them, or add it to labels",
+                hint=f"labels are {', '.join(spec.labels)}; name the folder after one of them, or add it to labels"
+                + _written(folder, spec),
             )
         return Sample(file, mask or folder or "", folder_split, _group(file, spec))
     if file not in listed:

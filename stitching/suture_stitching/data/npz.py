@@ -73,7 +73,7 @@ def open_npz(spec: DatasetSpec) -> ArrayDataset:
     return ArrayDataset(
         _channels_first(images, spec),
         labels,
-        spec.labels,
+        spec.names,
         task=spec.task,
         split=spec.split if splits is None else _split_names(splits, len(images), f"{path}: {split_name}"),
         groups=groups,

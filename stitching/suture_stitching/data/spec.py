@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from suture_contract.model.metadata import Label, Task
+from suture_contract.naming import did_you_mean, spelt
 
 Format = Literal["image_folder", "nifti", "npz", "csv", "parquet"]
 Split = Literal["train", "validation", "test"]
@@ -55,7 +56,8 @@ class Columns(_Closed):
 class DatasetSpec(_Closed):
     """One `[datasets.<name>]` of a site.
 
-    `labels` are the class names in the order of their index, for all tasks but regression; `mask_values` are the values
+    `labels` are the class names in the order of their index, for all tasks but regression, as the data have them;
+    `aliases` says what the models call those that are written otherwise there; `mask_values` are the values
     that stand for them in the masks of a folder, by default 0, 1, 2 and so on. `value_range` is the range that images
     have when delivered, and by default (0, 1) for unsigned integers: these are scaled onto it from their type's full
     range; other numbers are delivered as they are and must lie within it. `channels` turns colour images into grey (1)
@@ -75,6 +77,7 @@ class DatasetSpec(_Closed):
     format: Format
     task: Task = "classification"
     labels: tuple[Label, ...] = ()
+    aliases: dict[Label, Label] = {}
     split: SplitRule = SplitRule()
     columns: Columns = Columns()
     value_range: tuple[float, float] | None = None
@@ -89,6 +92,11 @@ class DatasetSpec(_Closed):
     intensity: tuple[float, float] | None = None
     patches: Annotated[int, Field(ge=1, le=64)] = 4
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The labels as models call them."""
+        return tuple(self.aliases.get(label, label) for label in self.labels)
+
     @model_validator(mode="after")
     def _says_what_the_task_needs(self) -> DatasetSpec:
         if self.task == "regression":
@@ -99,6 +107,11 @@ class DatasetSpec(_Closed):
             raise ValueError(f"labels: {self.task} needs the names of {classes} or more, in the order of their index")
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("labels: each label may occur once")
+        for label in self.aliases:
+            if label not in self.labels:
+                raise ValueError(f"aliases: there is no label {spelt(label)}; {did_you_mean(label, self.labels)}")
+        if len(set(self.names)) != len(self.names):
+            raise ValueError("aliases: two labels would have one name")
         if self.format in ("csv", "parquet") and self.task == "segmentation":
             raise ValueError("format: a table holds no segmentation; use npz or a folder")
         for name in ("value_range", "intensity"):

@@ -89,7 +89,7 @@ def open_table(spec: DatasetSpec) -> ArrayDataset:
     return ArrayDataset(
         inputs,
         targets,
-        spec.labels,
+        spec.names,
         task=spec.task,
         split=splits,
         value_range=spec.value_range,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from suture_contract.errors import SutureError
+from suture_contract.naming import alike, did_you_mean, spelt
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,17 @@ class LabelSpace:
             if label not in self.labels:
                 raise SutureError(
                     "dataset.unknown_label",
-                    f"no model knows the label '{label}'",
+                    f"no model knows the label {spelt(label)}",
                     where=where,
-                    hint="use the labels of the models' suture.json, or add a model that knows it",
+                    hint=_meant(label, self.labels),
                 )
         return torch.tensor([self.labels.index(label) for label in labels])
+
+
+def _meant(label: str, known: Sequence[str]) -> str:
+    for same in (other for _, other in alike([label], known)):
+        return (
+            f"the models say {spelt(same)}: if that is the same, say so in the dataset's description, "
+            f'aliases = {{"{label}" = "{same}"}}, see docs/site-operator.md'
+        )
+    return f"{did_you_mean(label, known)} Use the labels of the models' suture.json, or add a model that knows it"

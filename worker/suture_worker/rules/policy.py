@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from suture_contract.compatibility import WRITTEN
 from suture_contract.documents import Metric
 from suture_contract.model.graph import Graph
+from suture_contract.naming import alike, spelt
 from suture_stitching.data.spec import DatasetSpec
 from suture_worker.config import Rule, SiteConfig
 from suture_worker.folder import Terms
@@ -108,7 +110,9 @@ def decide(
         return judge(asked, task.spec.dataset, config)
     suitable = [name for name, spec in offered.items() if _suits(spec, task.spec.members)]
     if not suitable:
-        return Decline(NO_DATASET, f"none of the datasets offered to {asked.party} suits these models")
+        why = "; ".join(_spellings(offered, task.spec.members))
+        reason = f"none of the datasets offered to {asked.party} suits these models"
+        return Decline(NO_DATASET, f"{reason}: {why}" if why else reason)
     if len(suitable) > 1:
         return Decline(AMBIGUOUS, f"several datasets suit these models: {', '.join(suitable)}; the job must name one")
     return judge(asked, suitable[0], config)
@@ -195,13 +199,23 @@ def too_few(samples: Mapping[str, int], minimum: int) -> str | None:
     return next((split for split, n in samples.items() if n < minimum), None)
 
 
+def _labels(members: tuple[LeasedMember, ...]) -> list[str]:
+    return [label for member in members for label in member.metadata.labels or ()]
+
+
+def _spellings(offered: Mapping[str, DatasetSpec], members: tuple[LeasedMember, ...]) -> Iterator[str]:
+    """Yield which labels of datasets the models write otherwise, for this site's operator."""
+    for name, spec in offered.items():
+        for ours, theirs in alike(spec.names, _labels(members)):
+            yield f"the label {spelt(ours)} of {name} and {spelt(theirs)} of the models {WRITTEN} (see `aliases`)"
+
+
 def _suits(spec: DatasetSpec, members: tuple[LeasedMember, ...]) -> bool:
     """Whether models like these could read this dataset, as far as its description tells."""
     first = members[0].metadata
     if first.task != spec.task:
         return False
-    known = {label for member in members for label in member.metadata.labels or ()}
-    if not set(spec.labels) <= known:
+    if not set(spec.names) <= set(_labels(members)):
         return False
     reads = next(iter(first.inputs.values()))
     if spec.format != "npz" and (spec.format in ("csv", "parquet")) != (reads.format == "table"):
