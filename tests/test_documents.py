@@ -412,11 +412,8 @@ def test_labels_that_a_model_tells_apart_are_two():
 
 
 def test_channels_that_differ_in_writing_only_are_refused_too():
-    first, second = (
-        image(2, 8, 8, channel_def={"0": "T1", "1": "T2"}),
-        image(2, 8, 8, channel_def={"0": "t1", "1": "T2"}),
-    )
-    problems = incompatibilities([("north/a", metadata(**first)), ("south/b", metadata(**second))])
+    named = [metadata(**image(2, 8, 8, channel_def={"0": first, "1": "T2"})) for first in ("T1", "t1")]
+    problems = incompatibilities(list(zip(("north/a", "south/b"), named, strict=True)))
     assert any("'T1' of north/a and 't1' of south/b" in problem for problem in problems)
 
 

@@ -89,12 +89,14 @@ def test_without_a_name_the_one_dataset_that_suits(make):
 
 
 def test_a_label_written_otherwise_suits_by_its_alias_and_is_named_to_the_operator(make):
-    rules = [{"parties": ["north"], "actions": ["evaluate"], "datasets": ["a"]}]
-    task = make.leased("evaluate", requester="north")
-    declined = answer(task, rules, a=spec(labels=("Dark", "bright")))
+    task, rules = Task.parse(make.leased("evaluate")), [(["north"], ["evaluate"], ["a"])]
+    declined = decide(task, config(rules, a=spec(labels=("Dark", "bright"))))
+    assert isinstance(declined, Decline)
     assert declined.code == "policy.no_dataset"
     assert "'Dark' of a and 'dark' of the models" in declined.reason
-    assert answer(task, rules, a=spec(labels=("Dark", "bright"), aliases={"Dark": "dark"})).dataset == "a"
+    allowed = decide(task, config(rules, a=spec(labels=("Dark", "bright"), aliases={"Dark": "dark"})))
+    assert isinstance(allowed, Allow)
+    assert allowed.dataset == "a"
 
 
 def test_a_table_suits_a_model_of_tables(make):

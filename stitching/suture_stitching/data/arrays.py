@@ -270,5 +270,5 @@ def refuse_unknown(indices: NDArray[np.int64], labels: Sequence[str], *, where: 
             "dataset.unknown_label",
             f"sample {row} has a label that is not among the dataset's labels",
             where=where,
-            hint=f"labels are {', '.join(labels)}; written like this; correct the sample (counted from 0) or the site's list",
+            hint=f"labels are {', '.join(labels)}, written so; correct the sample (counted from 0) or the site's list",
         )
