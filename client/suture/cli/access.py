@@ -56,7 +56,7 @@ def list_requests(
     rows = [
         (asked.model, asked.party, _state(asked), f"{asked.requested_at:%Y-%m-%d}", asked.reason) for asked in found
     ]
-    print_table(("model", "who asks", "state", "since", "why"), rows, empty="nobody has asked")
+    print_table(("model", "who asks", "state", "since", "why"), rows, empty="nobody has asked", prose=("why",))
 
 
 def accept(

@@ -13,7 +13,7 @@ import typer
 from pydantic import ValidationError
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json
+from suture_contract.console.terminal import Format, FormatOption, notes, print_json, print_wide
 from suture_contract.errors import SutureError
 from suture_contract.fit_options import FitOptions
 from suture_contract.model.metadata import ModelMetadata
@@ -92,11 +92,11 @@ def fit(
     if format is Format.json:
         print_json(found.report)
         return
-    console.print(report_table(found.report))
+    print_wide(report_table(found.report))
     chosen = next(one for one in found.report.candidates if one.id == found.report.chosen)
     if (why := found.fitted.candidates.unstitched) is not None:
-        notes.print(f"nothing was stitched: {UNSTITCHED[why]}", soft_wrap=True)
-    notes.print(f"chosen: {chosen.label}", soft_wrap=True)
+        notes.print(f"nothing was stitched: {UNSTITCHED[why]}")
+    notes.print(f"chosen: {chosen.label}")
     notes.print(f"wrote {out}/model.safetensors, suture.json, report.html, report.json and all candidates")
 
 

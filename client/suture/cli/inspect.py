@@ -54,7 +54,7 @@ def inspect(
         svg = draw(check_file(find_model(model)).graph, found.points, title=Path(found.file).name)
         with replacing(plot) as temporary:
             temporary.write_text(svg if plot.suffix == ".svg" else page(svg, title=found.file), encoding="utf-8")
-        notes.print(f"wrote {plot}", soft_wrap=True)
+        notes.print(f"wrote {plot}")
     if format is Format.json:
         print_json(found)
     else:
@@ -72,14 +72,14 @@ def _size(text: str) -> list[int]:
 
 
 def _show(found: Inspection, *, every: bool) -> None:
-    console.print(f"{found.file}  {found.size:,} bytes, format {found.version}, torch {found.torch}", soft_wrap=True)
+    console.print(f"{found.file}  {found.size:,} bytes, format {found.version}, torch {found.torch}")
     if found.task is not None:
-        console.print(f"task        {found.task}, license {found.license}", soft_wrap=True)
+        console.print(f"task        {found.task}, license {found.license}")
     for what, tensors in (("input", found.inputs), ("output", found.outputs)):
         for tensor in tensors:
             console.print(f"{what:<10}  {tensor.name} {tensor.dtype} ({_sizes(tensor.shape)})".replace("   ", "  "))
     if found.labels:
-        console.print(f"labels      {', '.join(found.labels)}", soft_wrap=True)
+        console.print(f"labels      {', '.join(found.labels)}")
     console.print(f"parameters  {found.parameters:,} in {found.tensors} tensors, {found.weight_bytes:,} bytes\n")
     costs = [
         (
@@ -109,14 +109,14 @@ def _show(found: Inspection, *, every: bool) -> None:
         )
         for point in points
     ]
-    print_table(("point", "module", "shape", "depth", "cut"), rows, empty="")
+    print_table(("point", "module", "shape", "depth", "cut"), rows, empty="", prose=("cut",), spare=("depth", "cut"))
     _rest(len(found.points) - len(points))
     console.print("\nleaves this machine when it is published")
     for item in found.leaves:
-        console.print(f"  {item.what:<18}  {item.how_much}", soft_wrap=True)
+        console.print(f"  {item.what:<18}  {item.how_much}")
     console.print("does not leave")
     for line in found.stays:
-        console.print(f"  {line}", soft_wrap=True)
+        console.print(f"  {line}")
 
 
 def _rest(count: int) -> None:

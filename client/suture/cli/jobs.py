@@ -99,7 +99,9 @@ def list_jobs(
         )
         for job in found
     ]
-    print_table(("job", "state", "models", "dataset", "result", "created (UTC)"), rows, empty="no jobs")
+    print_table(
+        ("job", "state", "models", "dataset", "result", "created (UTC)"), rows, empty="no jobs", prose=("models",)
+    )
 
 
 def show(job: JobArgument, format: FormatOption = Format.text) -> None:
@@ -153,7 +155,7 @@ def _finish(job: Job, timeout: float | None, format: Format) -> None:
     _show(status, format)
     if format is Format.text and status.result is not None:
         repo = status.result.repo
-        notes.print(f"next:  suture report {repo}\n       suture pull {repo}", soft_wrap=True)
+        notes.print(f"next:  suture report {repo}\n       suture pull {repo}")
 
 
 def _show(job: JobStatus, format: Format) -> None:
@@ -165,12 +167,12 @@ def _show(job: JobStatus, format: Format) -> None:
     console.print(f"dataset  {job.dataset}")
     if job.tasks:
         rows = [(task.kind, task.party, task.state, _progress(task), task.reason or "") for task in job.tasks]
-        print_table(("task", "party", "state", "progress", "reason"), rows, empty="")
+        print_table(("task", "party", "state", "progress", "reason"), rows, empty="", prose=("progress", "reason"))
     for missing in job.missing:
         console.print(f"missing  {missing.party}: {missing.reason.replace('_', ' ')}")
     for result in job.results or ((job.result,) if job.result is not None else ()):
         version = f" (version {result.version} of the report)" if len(job.results) > 1 else ""
-        console.print(f"result   {result.repo}@{result.revision}{version}", soft_wrap=True)
+        console.print(f"result   {result.repo}@{result.revision}{version}")
     if job.error is not None:
         reference = f" (in the site's log: {job.error.correlation_id})" if job.error.correlation_id else ""
         console.print(f"error    {job.error.code}{reference}")

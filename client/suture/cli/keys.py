@@ -73,7 +73,7 @@ def register(
     if format is Format.json:
         print_json(made)
     else:
-        console.print(f"{made.party} has the key {made.name}: {made.fingerprint}", soft_wrap=True)
+        console.print(f"{made.party} has the key {made.name}: {made.fingerprint}")
 
 
 def list_keys(
@@ -100,7 +100,9 @@ def list_keys(
         )
         for key in found
     ]
-    print_table(("key", "fingerprint", "since", ""), rows, empty="no keys; register one with `suture keys register`")
+    print_table(
+        ("key", "fingerprint", "since", "state"), rows, empty="no keys; register one with `suture keys register`"
+    )
 
 
 def revoke(
@@ -145,7 +147,7 @@ def trust(
         print_json({"unsigned": trusted.unsigned, "keys": {known.name: known.fingerprint for known in trusted.keys}})
         return
     for known in trusted.keys:
-        console.print(f"{known.name}  {known.fingerprint}", soft_wrap=True)
+        console.print(f"{known.name}  {known.fingerprint}")
     others = "other models are used, too" if unsigned else "models that none of these signed are refused"
     notes.print(f"{others}; kept in {path}")
 
@@ -205,7 +207,7 @@ def verify(
     if format is Format.json:
         print_json({"signed_by": found.name, "fingerprint": found.fingerprint, "files": sorted(digests)})
     else:
-        console.print(f"signed by {found.name}: {', '.join(sorted(digests))}", soft_wrap=True)
+        console.print(f"signed by {found.name}: {', '.join(sorted(digests))}")
 
 
 def withdraw(

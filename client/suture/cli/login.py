@@ -92,8 +92,8 @@ def _sign_in(url: str, party: str | None) -> str:
 
 
 def _show(code: Code) -> None:
-    notes.print(f"open    {code.address}", soft_wrap=True)
+    notes.print(f"open    {code.address}")
     notes.print(f"enter   {code.text}")
     if code.complete is not None:
-        notes.print(f"or open {code.complete}", soft_wrap=True)
+        notes.print(f"or open {code.complete}")
     notes.print("waiting until you have signed in there; Ctrl-C ends it")

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 from pydantic import BaseModel
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
-from rich.text import Text
 
+from suture_contract.console.tables import layout
 from suture_contract.errors import SutureError
 
-#: For people; results for machines go to standard output.
-console = Console(highlight=False, markup=False)
-notes = Console(stderr=True, highlight=False, markup=False)
-
-
-_UNFOLDED = 240  # so that in a file or a pipe each row is one line
+#: For people; results for machines go to standard output. No line is broken: names, ids and dates can be copied.
+console = Console(highlight=False, markup=False, soft_wrap=True)
+notes = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 
 class Format(StrEnum):
@@ -46,12 +44,12 @@ def show_error(error: SutureError, form: Format = Format.text) -> None:
     if form is Format.json:
         print(json.dumps({"error": error.as_dict()}), file=sys.stderr)
         return
-    notes.print(f"error: {error.message}", style="red", soft_wrap=True)
+    notes.print(f"error: {error.message}", style="red")
     if error.where:
-        notes.print(f"where: {error.where}", soft_wrap=True)
+        notes.print(f"where: {error.where}")
     hint = error.hint or error.usual_hint
     if hint:
-        notes.print(f"next:  {hint}", soft_wrap=True)
+        notes.print(f"next:  {hint}")
     notes.print(f"code:  {error.code}", style="dim")
 
 
@@ -60,17 +58,35 @@ def print_json(value: BaseModel | Mapping[str, Any] | Sequence[Any]) -> None:
     print(json.dumps(_plain(value), indent=2, ensure_ascii=False))
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str) -> None:
-    """Print rows under headings, or the line `empty` when there are none."""
+def print_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    *,
+    empty: str,
+    prose: Collection[str] = (),
+    spare: Sequence[str] = (),
+) -> None:
+    """Print rows under headings, or the line `empty` when there are none; `prose` and `spare` as in `layout`."""
     if not rows:
         notes.print(empty)
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for index, column in enumerate(columns):
-        table.add_column(column, overflow="fold", no_wrap=index == 0)
-    for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))  # as Text: no markup from names is interpreted
-    console.print(table, width=None if console.is_terminal else _UNFOLDED)
+    width = console.width if console.is_terminal else None
+    table = layout(columns, rows, width=width, prose=prose, spare=spare)
+    if table.heading is not None:
+        console.print(table.heading, style="bold")
+    for line in table.lines:
+        console.print(line)
+    if table.left_out:
+        notes.print(f"left out: {', '.join(table.left_out)}; a wider terminal or --format json shows them", style="dim")
+
+
+def print_wide(table: Table) -> None:
+    """Print a table that is styled; in a pipe as wide as it is."""
+    if console.is_terminal:
+        console.print(table, soft_wrap=False)
+        return
+    wanted = Measurement.get(console, console.options.update(width=10_000), table).maximum
+    Console(file=console.file, width=wanted, highlight=False).print(table)
 
 
 def _plain(value: Any) -> Any:

@@ -130,7 +130,12 @@ def list_parties(format: FormatOption = Format.text) -> None:
         )
         for row in found
     ]
-    print_table(("party", "sites", "since (UTC)"), rows, empty="no parties; add one with `suture hub party add NAME`")
+    print_table(
+        ("party", "sites", "since (UTC)"),
+        rows,
+        prose=("sites",),
+        empty="no parties; add one with `suture hub party add NAME`",
+    )
 
 
 @token.command("create")
@@ -199,7 +204,13 @@ def list_tokens(party: PartyArgument, format: FormatOption = Format.text) -> Non
         )
         for row in found
     ]
-    print_table(("id", "name", "for", "last used (UTC)", "state"), rows, empty="no tokens")
+    print_table(
+        ("id", "name", "for", "last used (UTC)", "state"),
+        rows,
+        empty="no tokens",
+        prose=("for",),
+        spare=("last used (UTC)",),
+    )
 
 
 def _state(row: TokenRow) -> str:

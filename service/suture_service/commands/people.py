@@ -99,7 +99,7 @@ def list_people(party: PartyArgument, format: FormatOption = Format.text) -> Non
         for person in found
     ]
     empty = f"nobody signs in for {party}; add somebody with `suture hub person add {party} NAME`"
-    print_table(("name", "e-mail", "subject", "roles"), cells, empty=empty)
+    print_table(("name", "e-mail", "subject", "roles"), cells, empty=empty, prose=("roles",))
 
 
 @app.command("roles")

@@ -33,7 +33,7 @@ def verify(path: ConfigArgument = HERE, format: FormatOption = Format.text) -> N
     if format is Format.json:
         print_json({"records": len(entries), "log": str(log)})
     else:
-        console.print(f"{len(entries)} records, unbroken: {log}", soft_wrap=True)
+        console.print(f"{len(entries)} records, unbroken: {log}")
 
 
 @app.command("list")
@@ -58,7 +58,12 @@ def list_records(
         (entry.seq, entry.time, entry.task, entry.kind, entry.name or "", entry.size, entry.body or entry.sha256)
         for entry in entries
     ]
-    print_table(("record", "time", "task", "kind", "name", "bytes", "content or sha256"), rows, empty="nothing left")
+    print_table(
+        ("record", "time", "task", "kind", "name", "bytes", "content or sha256"),
+        rows,
+        empty="nothing left",
+        spare=("content or sha256",),
+    )
 
 
 @app.command()
@@ -81,7 +86,7 @@ def show(number: SequenceArgument, path: ConfigArgument = HERE) -> None:
     elif document.exists():
         print(document.read_text(encoding="utf-8"))
     else:
-        notes.print(f"{entry.name}: {entry.size} bytes, sha256 {entry.sha256}; not kept", soft_wrap=True)
+        notes.print(f"{entry.name}: {entry.size} bytes, sha256 {entry.sha256}; not kept")
 
 
 def _log(path: Path) -> Path:

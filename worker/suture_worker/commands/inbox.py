@@ -63,7 +63,12 @@ def list_requests(path: ConfigArgument = HERE, format: FormatOption = Format.tex
         )
         for request in found
     ]
-    print_table(("task", "party", "asks to", "dataset", "models", "since (UTC)"), rows, empty="nothing is asked")
+    print_table(
+        ("task", "party", "asks to", "dataset", "models", "since (UTC)"),
+        rows,
+        empty="nothing is asked",
+        prose=("models",),
+    )
 
 
 @app.command()
@@ -81,14 +86,14 @@ def show(task: TaskArgument, path: ConfigArgument = HERE, format: FormatOption =
     console.print(f"{request.party} asks to {request.action} with {request.dataset}")
     console.print(f"job         {request.job}, asked {request.asked_at:%Y-%m-%d %H:%M} UTC")
     rows = [(model.repo, model.party, model.revision[:12], size(model.size), model.sha256) for model in request.models]
-    print_table(("model", "party", "revision", "size", "sha256"), rows, empty="")
+    print_table(("model", "party", "revision", "size", "sha256"), rows, empty="", spare=("sha256",))
     if request.candidates is not None:
         console.print(f"runs        {request.candidates} candidates of these models")
     if request.options:
-        console.print(f"options     {json.dumps(request.options)}", soft_wrap=True)
-    console.print(f"takes       {_takes(request.estimate)}", soft_wrap=True)
+        console.print(f"options     {json.dumps(request.options)}")
+    console.print(f"takes       {_takes(request.estimate)}")
     for line in request.leaves:
-        console.print(f"would leave {line}", soft_wrap=True)
+        console.print(f"would leave {line}")
 
 
 @app.command()

@@ -46,7 +46,9 @@ def list_held(path: ConfigArgument = HERE, format: FormatOption = Format.text) -
         )
         for manifest in found
     ]
-    print_table(("task", "for", "action", "would leave", "since (UTC)"), rows, empty="nothing is held")
+    print_table(
+        ("task", "for", "action", "would leave", "since (UTC)"), rows, empty="nothing is held", prose=("would leave",)
+    )
 
 
 @app.command()
@@ -75,11 +77,9 @@ def show(
         return
     console.print(f"for {manifest.party}, job {manifest.job}, held since {manifest.held_at:%Y-%m-%d %H:%M} UTC")
     for number, item in enumerate(manifest.parts):
-        console.print(
-            f"part {number}  {item.name or 'document'}  {item.size} bytes  sha256 {item.sha256}", soft_wrap=True
-        )
+        console.print(f"part {number}  {item.name or 'document'}  {item.size} bytes  sha256 {item.sha256}")
         if item.name is None or item.name.endswith(".json"):
-            console.print(held.part(manifest, number).read_text(encoding="utf-8"), soft_wrap=True)
+            console.print(held.part(manifest, number).read_text(encoding="utf-8"))
 
 
 @app.command()

@@ -57,9 +57,9 @@ def explain(
     if format is Format.json:
         print_json(explanation)
     else:
-        console.print(f"{party} asks to {action.value} with {dataset}: {explanation.outcome}", soft_wrap=True)
+        console.print(f"{party} asks to {action.value} with {dataset}: {explanation.outcome}")
         for line in explanation.why:
-            console.print(f"  {line}", soft_wrap=True)
+            console.print(f"  {line}")
         if explanation.told is not None:
             console.print(f"the requester sees: {explanation.told}")
     if explanation.outcome == "declined":

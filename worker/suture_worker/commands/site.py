@@ -166,6 +166,6 @@ def check(path: ConfigArgument = HERE, format: FormatOption = Format.text) -> No
         print_json([asdict(item) for item in checks])
     else:
         rows = [(item.name, item.status, item.detail, item.hint or "") for item in checks]
-        print_table(("check", "result", "found", "what to do"), rows, empty="")
+        print_table(("check", "result", "found", "what to do"), rows, empty="", prose=("found", "what to do"))
     if not all(item.ok for item in checks):
         raise typer.Exit(5)

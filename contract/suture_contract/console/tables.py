@@ -1,0 +1,111 @@
+"""Rows under headings as lines of text. Names, ids and dates are never broken or cut off.
+
+In a pipe each row is one line. At a terminal that is too narrow, prose is wrapped at spaces, then columns that can be
+spared are left out, and at last each row becomes a block of lines `heading  cell`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from rich.cells import cell_len
+
+_GAP = "  "
+_PROSE = 24  # columns below which wrapped prose is no longer readable
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The heading, None where each row is a block, the lines below it, and which columns were left out."""
+
+    heading: str | None
+    lines: list[str]
+    left_out: tuple[str, ...] = ()
+
+
+def layout(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    *,
+    width: int | None,
+    prose: Collection[str] = (),
+    spare: Sequence[str] = (),
+) -> Layout:
+    """Return the table in `width` columns of text, as wide as need be with None.
+
+    Columns in `prose` may be wrapped at spaces. Those in `spare` may be left out, the first one first.
+    """
+    cells = [[_printable(str(cell)) for cell in row] for row in rows]
+    for count in range(len(spare) + 1):
+        kept = [index for index, name in enumerate(columns) if name not in spare[:count]]
+        names = [columns[index] for index in kept]
+        picked = [[row[index] for index in kept] for row in cells]
+        widths = _widths(names, picked, width, [name in prose for name in names])
+        if widths is not None:
+            heading, *lines = [line for row in (names, *picked) for line in _wrapped(row, widths)]
+            return Layout(heading, lines, tuple(spare[:count]))
+    return Layout(None, _blocks(columns, cells))
+
+
+def _widths(
+    names: Sequence[str], rows: Sequence[Sequence[str]], width: int | None, prose: Sequence[bool]
+) -> list[int] | None:
+    """Return how wide each column is, None if they do not fit."""
+    texts = [[name, *(row[index] for row in rows)] for index, name in enumerate(names)]
+    natural = [max(cell_len(text) for text in column) for column in texts]
+    if width is None:
+        return natural
+    words = [max(cell_len(word) for text in column for word in (text.split() or [""])) for column in texts]
+    least = [
+        min(full, max(word, _PROSE)) if wraps else full for full, word, wraps in zip(natural, words, prose, strict=True)
+    ]
+    room = width - len(_GAP) * (len(names) - 1) - sum(least)
+    if room < 0:
+        return None
+    for index, full in enumerate(natural):
+        more = min(full - least[index], room)
+        least[index] += more
+        room -= more
+    return least
+
+
+def _wrapped(row: Sequence[str], widths: Sequence[int]) -> list[str]:
+    parts = [
+        [text] if cell_len(text) <= width else _folded(text, width) for text, width in zip(row, widths, strict=True)
+    ]
+    height = max(map(len, parts))
+    padded = [column + [""] * (height - len(column)) for column in parts]
+    return [
+        _GAP.join(text + " " * (width - cell_len(text)) for text, width in zip(line, widths, strict=True)).rstrip()
+        for line in zip(*padded, strict=True)
+    ]
+
+
+def _folded(text: str, width: int) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines[-1] else word
+        if cell_len(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
+def _blocks(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    width = max(map(cell_len, columns))
+    lines: list[str] = []
+    for row in rows:
+        lines += [""] if lines else []
+        lines += [
+            f"{name}{' ' * (width - cell_len(name))}{_GAP}{text}"
+            for name, text in zip(columns, row, strict=True)
+            if text
+        ]
+    return lines
+
+
+def _printable(text: str) -> str:
+    """Return it on one line, without what would move a terminal's cursor."""
+    return "".join(character if character.isprintable() else " " for character in text)

@@ -1,0 +1,158 @@
+"""Tables: readable at 80 columns, one line a row in a pipe; names, ids and dates are never broken or cut off."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+
+from suture_contract.console.tables import layout
+from suture_service import operate
+from suture_service.settings import Settings
+
+LONG = "n" * 64
+DATE = "2026-11-29 13:47"
+WORD = st.text(st.characters(categories=["L", "N", "P"]), min_size=1, max_size=12)
+ROWS = st.lists(st.tuples(WORD, st.lists(WORD, max_size=12).map(" ".join), WORD), min_size=1, max_size=4)
+
+
+def columns_of(line: str, heading: str, names: list[str]) -> list[str]:
+    starts = [heading.index(name) for name in names]
+    return [line[start:end].strip() for start, end in zip(starts, [*starts[1:], None], strict=True)]
+
+
+def test_what_fits_is_one_line_a_row() -> None:
+    found = layout(("model", "since"), [("north/digits", DATE), ("south/d", DATE)], width=80)
+    assert (found.heading, found.lines) == (
+        "model         since",
+        [f"north/digits  {DATE}", f"south/d       {DATE}"],
+    )
+
+
+def test_prose_is_wrapped_at_spaces_and_nothing_else_is() -> None:
+    why = "to stitch it with our own models of the upper and lower gastrointestinal tract"
+    found = layout(("model", "since", "why"), [(LONG[:30], DATE, why)], width=80, prose=("why",))
+    assert found.heading is not None
+    assert len(found.lines) == 3
+    assert all(cell_len(line) <= 80 for line in found.lines)
+    cells = [columns_of(line, found.heading, ["model", "since", "why"]) for line in found.lines]
+    assert " ".join(cell[2] for cell in cells) == why
+    assert [cell[:2] for cell in cells] == [[LONG[:30], DATE], ["", ""], ["", ""]]
+
+
+def test_columns_that_can_be_spared_go_first_and_are_named() -> None:
+    row = (LONG[:40], "3f0a52c4e8", DATE, "CC-BY-4.0")
+    found = layout(("model", "revision", "updated", "license"), [row], width=80, spare=("revision", "license"))
+    assert found.left_out == ("revision",)
+    assert found.lines == [f"{LONG[:40]}  {DATE}  CC-BY-4.0"]
+
+
+def test_what_does_not_fit_at_all_becomes_a_block_a_row() -> None:
+    rows = [(f"{LONG}/{LONG}", DATE, ""), ("b/c", DATE, "it was asked for")]
+    found = layout(("model", "since", "why"), rows, width=80, prose=("why",))
+    assert found.heading is None
+    assert found.lines == [
+        f"model  {LONG}/{LONG}",
+        f"since  {DATE}",
+        "",
+        "model  b/c",
+        f"since  {DATE}",
+        "why    it was asked for",
+    ]
+
+
+@given(ROWS, st.integers(1, 100))
+def test_no_word_is_ever_broken_and_no_line_too_wide(rows: list[tuple[str, str, str]], width: int) -> None:
+    found = layout(("a", "prose", "c"), rows, width=width, prose=("prose",))
+    said = " ".join(found.lines).split()
+    for row in rows:
+        assert {word for cell in row for word in cell.split()} <= set(said)
+    if found.heading is not None:
+        assert all(cell_len(line) <= width for line in found.lines)
+
+
+@given(ROWS)
+def test_in_a_pipe_every_row_is_one_line(rows: list[tuple[str, str, str]]) -> None:
+    found = layout(("a", "prose", "c"), rows, width=None, prose=("prose",), spare=("a",))
+    assert found.left_out == ()
+    assert len(found.lines) == len(rows)
+    for line, row in zip(found.lines, rows, strict=True):
+        assert all(cell in line for cell in row)
+
+
+def test_a_cell_cannot_make_a_line_or_move_the_cursor() -> None:
+    found = layout(("why",), [("one\ntwo\x1b[2Jthree",)], width=None)
+    assert found.lines == ["one two [2Jthree"]
+
+
+# The commands
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """A hub's database with the longest names a party, a site and a token may have."""
+    monkeypatch.setenv("SUTURE_HUB_DATABASE_URL", f"sqlite:///{tmp_path / 'hub.db'}")
+    monkeypatch.setenv("SUTURE_HUB_STORE", str(tmp_path / "models"))
+    monkeypatch.setenv("COLUMNS", "80")
+    settings = Settings()
+    operate.migrate(settings)
+    operate.add_party(settings, LONG)
+    for number in range(3):
+        operate.add_site(settings, LONG, f"{LONG[:-1]}{number}")
+    operate.create_token(settings, LONG, ["publisher", "requester", "steward", "auditor"], name="k" * 64, days=30)
+    return settings
+
+
+LISTS = (["hub", "party", "list"], ["hub", "site", "list"], ["hub", "token", "list", LONG], ["hub", "audit", "list"])
+
+
+def in_a_pipe(arguments: list[str]) -> str:
+    command = [sys.executable, "-m", "suture", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def at_a_terminal(arguments: list[str]) -> str:
+    """Return what the command prints at a terminal of 80 columns."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen([sys.executable, "-m", "suture", *arguments], stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        read = b""
+        while True:
+            try:
+                more = os.read(ours, 65536)
+            except OSError:  # the other end is closed
+                break
+            if not more:
+                break
+            read += more
+    os.close(ours)
+    assert process.returncode == 0
+    return read.decode().replace("\r\n", "\n")
+
+
+@pytest.mark.parametrize("arguments", LISTS, ids=lambda words: " ".join(words)[:16])
+def test_long_names_ids_and_dates_stay_whole(hub: Settings, arguments: list[str]) -> None:
+    (row,) = operate.list_parties(hub)
+    tokens = operate.list_tokens(hub, LONG)
+    words = {
+        "party": [row.name, *row.sites, f"{row.created_at:%Y-%m-%d %H:%M}"],
+        "site": [row.name, *row.sites],
+        "token": [word for token in tokens for word in (token.id, token.name or LONG)],
+        "audit": [row.name],
+    }[arguments[1]]
+    piped, shown = in_a_pipe(arguments), at_a_terminal(arguments)
+    for word in words:
+        assert word in piped
+        assert word in shown
+    assert "…" not in piped + shown
+    lines = piped.splitlines()
+    counts = {"party": 1, "site": 3, "token": 4}
+    if arguments[1] in counts:
+        assert len(lines) == 1 + counts[arguments[1]], piped
