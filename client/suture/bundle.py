@@ -39,6 +39,15 @@ class Parcel:
     nodes: int
     signature: bytes | None = None
 
+    def sizes(self) -> dict[str, int]:
+        """Return the size of each file in bytes."""
+        sizes = {
+            "model.safetensors": self.size,
+            "suture.json": len(self.metadata.to_json().encode()),
+            "README.md": len(self.card.encode()),
+        }
+        return sizes if self.signature is None else {**sizes, SIGNATURE: len(self.signature)}
+
     def digests(self) -> dict[str, str]:
         """Return the SHA-256 of each file, as the hub should report them; reads the model."""
         digests = {

@@ -131,6 +131,23 @@ class Hub:
     ) -> Revision:
         """Publish a portable model that was exported before.
 
+        `metadata`, `card`, `key` and `password` as in `pack_file`; `show` as in `publish`.
+        """
+        parcel = self.pack_file(path, repo, metadata=metadata, card=card, key=key, password=password)
+        return send(self.connection, repo, parcel, visibility, show, on_bytes)
+
+    def pack_file(
+        self,
+        path: str | Path,
+        repo: str,
+        *,
+        metadata: ModelMetadata | str | Path | None = None,
+        card: str | None = None,
+        key: str | Path | None = None,
+        password: str | None = None,
+    ) -> Parcel:
+        """Return what `publish_file` would send, checked here and, with `key`, signed; the hub is not asked.
+
         `metadata` is a `suture.json`, by default the one beside the model; a `README.md` beside it is the card. `key`
         and `password` as in `publish`.
         """
@@ -143,7 +160,7 @@ class Hub:
         parcel = pack(path, metadata, repo=repo, card=card)
         if key is not None:
             parcel = parcel.signed(key, password, name=repo)
-        return send(self.connection, repo, parcel, visibility, show, on_bytes)
+        return parcel
 
     def sign(self, repo: str, revision: str | None = None, *, key: str | Path, password: str | None = None) -> Revision:
         """Sign the newest revision of an own model, such as a stitched ensemble, and return the signed revision.

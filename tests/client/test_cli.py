@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import subprocess
 import sys
 import tomllib
@@ -146,7 +147,7 @@ def test_the_shell_completes_commands(shell: str, tmp_path: Path) -> None:
 def test_export_publish_list_and_pull(signed_in: str, folder: Path) -> None:
     out = exported(folder)
     assert {path.name for path in out.iterdir()} == {"model.safetensors", "suture.json", "README.md"}
-    published = suture("publish", out, "north/animals", "--format", "json")
+    published = suture("publish", out, "north/animals", "--yes", "--format", "json")
     assert published.exit_code == 0, published.output
     revision = json.loads(published.stdout)
     assert "leaves this machine" in published.stderr
@@ -165,6 +166,61 @@ def test_export_publish_list_and_pull(signed_in: str, folder: Path) -> None:
     assert pulled.exit_code == 0, pulled.output
     assert (folder / "here" / "suture.json").read_bytes() == (out / "suture.json").read_bytes()
     assert json.loads(suture("pull", "north/animals", "here", "--format", "json").stdout)["folder"] == "here"
+
+
+def test_a_dry_run_says_what_would_be_published_and_sends_nothing(signed_in: str, folder: Path) -> None:
+    out = exported(folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    dry = ("publish", out, "north/dry", "--private", "--dry-run")
+    said = suture(*dry)
+    assert said.exit_code == 0, said.output
+    assert "north/dry" in said.stderr
+    assert os.environ["SUTURE_HUB"] in said.stderr
+    assert "your party alone" in said.stderr
+    told = json.loads(suture(*dry, "--format", "json").stdout)
+    assert (told["repo"], told["hub"], told["visibility"]) == ("north/dry", os.environ["SUTURE_HUB"], "private")
+    for file in told["files"]:
+        assert file["sha256"] in said.stdout
+        assert f"{file['size']:,}" in said.stdout
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert suture("pull", "north/dry").exit_code == ExitCode.NOT_FOUND
+    published = json.loads(suture("publish", out, "north/dry", "--private", "--yes", "--format", "json").stdout)
+    assert told["files"] == [
+        {name: file[name] for name in ("name", "size", "sha256")}
+        for told_file in told["files"]
+        for file in published["files"]
+        if file["name"] == told_file["name"]
+    ]
+
+
+def test_a_dry_run_needs_no_hub_that_answers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUTURE_HUB", "http://127.0.0.1:9")
+    assert suture("publish", exported(folder), "north/dry", "--dry-run").exit_code == 0
+
+
+def test_without_a_terminal_nothing_is_published_unless_told_to(signed_in: str, folder: Path) -> None:
+    out = exported(folder)
+    refused = suture("publish", out, "north/unasked", given="y\n")
+    assert refused.exit_code == ExitCode.REFUSED
+    assert "publish.unconfirmed" in refused.stderr
+    assert "--yes" in refused.stderr
+    assert suture("pull", "north/unasked").exit_code == ExitCode.NOT_FOUND
+
+
+@pytest.mark.parametrize(("answer", "code"), [("n", ExitCode.JOB), ("y", ExitCode.OK)])
+def test_at_a_terminal_it_is_asked(signed_in: str, folder: Path, answer: str, code: ExitCode) -> None:
+    out = exported(folder)
+    ours, theirs = pty.openpty()
+    os.write(ours, f"{answer}\n".encode())
+    command = [sys.executable, "-m", "suture", "publish", str(out), f"north/asked-{answer}"]
+    ended = subprocess.run(command, stdin=theirs, capture_output=True, text=True, check=False)
+    os.close(ours)
+    os.close(theirs)
+    assert ended.returncode == code, ended.stderr
+    assert "leaves this machine" in ended.stderr
+    assert "send it?" in ended.stderr
+    pulled = suture("pull", f"north/asked-{answer}", "pulled").exit_code
+    assert pulled == (ExitCode.OK if answer == "y" else ExitCode.NOT_FOUND)
 
 
 def test_a_published_model_has_no_report(signed_in: str, folder: Path) -> None:
@@ -200,7 +256,7 @@ def test_errors_say_what_where_and_what_next(signed_in: str, folder: Path) -> No
     assert json.loads(machine.stderr.splitlines()[-1])["error"]["code"] == "not_found"
     (folder / "model.safetensors").write_bytes(b"not one")
     (folder / "suture.json").write_text("{}")
-    refused = suture("publish", folder, "north/animals")
+    refused = suture("publish", folder, "north/animals", "--yes")
     assert refused.exit_code == ExitCode.REFUSED
     assert "suture.json" in refused.stderr
 

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from suture.bundle import Description, Parcel
 from suture.cli.keys import KeyOption, password_of
 from suture.hub import Hub
+from suture.publishing import Visibility
 from suture.responses import Model
 from suture_contract.console.terminal import (
     Format,
@@ -22,9 +23,11 @@ from suture_contract.console.terminal import (
     notes,
     print_json,
     print_table,
+    print_wide,
 )
 from suture_contract.errors import Cancelled, SutureError
 from suture_contract.model.metadata import InputFormat, Task
+from suture_contract.model.signature import SIGNATURE
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -107,51 +110,84 @@ def publish(
     card: Annotated[Path | None, typer.Option(help="README.md; by default the one beside the model")] = None,
     private: Annotated[bool, typer.Option("--private", help="for your party alone; others see nothing")] = False,
     key: KeyOption = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask before sending")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be sent, and where")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask before sending; scripts need it")] = False,
     format: FormatOption = Format.text,
 ) -> None:
     """Publish a portable model.
 
     Shows what leaves this machine, asks, sends it, and verifies what the hub stored. Sending the same content again
-    is harmless and gives the same revision.
+    is harmless and gives the same revision. Where nobody can be asked, it is sent with --yes alone.
 
     \b
     Examples:
       suture publish out north/digits
+      suture publish out north/digits --dry-run
       suture publish model.safetensors north/digits --metadata suture.json --yes
       suture publish out north/digits --key north.pem
     """
+    if not dry_run and not yes and not sys.stdin.isatty():
+        raise SutureError(
+            "publish.unconfirmed",
+            "nothing was sent: it needs a yes, and there is no terminal to ask at",
+            where=repo,
+            hint="look at it with --dry-run, then give --yes",
+        )
 
     def show(parcel: Parcel) -> None:
-        notes.print(f"leaves this machine for {hub.url} as {repo}:")
-        for what, how_much in parcel.lines():
-            notes.print(f"  {what:<20} {how_much}", soft_wrap=True)
-        notes.print(f"  {'visible to':<20} {'your party alone' if private else 'every party at this hub'}")
-        if not yes and sys.stdin.isatty() and not typer.confirm("send it?", default=True, err=True):
+        _announce(parcel, repo, hub.url, visibility)
+        if not yes and not typer.confirm("send it?", default=True, err=True):
             raise Cancelled("nothing was sent")
         bar.start()
         bar.add_task("send", total=parcel.size)
 
+    visibility: Visibility = "private" if private else "all"
+    given: dict[str, Any] = {
+        "metadata": metadata,
+        "card": card.read_text() if card is not None else None,
+        "key": key,
+        "password": password_of(key),
+    }
     bar = _byte_bar()
-    try:
-        with Hub() as hub:
+    with Hub() as hub:
+        if dry_run:
+            _show_parcel(hub.pack_file(path, repo, **given), repo, hub.url, visibility, format)
+            return
+        try:
             revision = hub.publish_file(
                 path,
                 repo,
-                metadata=metadata,
-                card=card.read_text() if card is not None else None,
-                visibility="private" if private else "all",
-                key=key,
-                password=password_of(key),
+                **given,
+                visibility=visibility,
                 show=show,
                 on_bytes=lambda count: bar.advance(bar.task_ids[0], count),
             )
-    finally:
-        bar.stop()
+        finally:
+            bar.stop()
     if format is Format.json:
         print_json(revision)
     else:
         console.print(f"{repo} is now at revision {revision.id}")
+
+
+def _announce(parcel: Parcel, repo: str, url: str, visibility: Visibility) -> None:
+    notes.print(f"leaves this machine for {url} as {repo}:")
+    for what, how_much in parcel.lines():
+        notes.print(f"  {what:<20} {how_much}")
+    notes.print(f"  {'visible to':<20} {'your party alone' if visibility == 'private' else 'every party at this hub'}")
+
+
+def _show_parcel(parcel: Parcel, repo: str, url: str, visibility: Visibility, format: Format) -> None:
+    """Say what would be sent, file by file. A signature differs each time it is made: it has no digest here."""
+    digests = {**parcel.digests(), SIGNATURE: None}
+    files = [{"name": name, "size": size, "sha256": digests[name]} for name, size in parcel.sizes().items()]
+    if format is Format.json:
+        print_json({"repo": repo, "hub": url, "visibility": visibility, "files": files})
+        return
+    _announce(parcel, repo, url, visibility)
+    rows = [(file["name"], f"{file['size']:,}", file["sha256"] or "another with each signing") for file in files]
+    print_table(("file", "bytes", "sha256"), rows, empty="")
+    notes.print("nothing was sent; without --dry-run it is")
 
 
 def models(
@@ -210,8 +246,9 @@ def models(
         )
         for model in found
     ]
-    columns = ("model", "task", "modality", "labels", "n", "license", "", "visible to", "revision", "updated (UTC)")
-    print_table(columns, rows, empty="no models; publish one with `suture publish`")
+    columns = ("model", "task", "modality", "labels", "n", "license", "note", "visible to", "revision", "updated (UTC)")
+    spare = ("revision", "labels", "visible to", "modality", "license", "task", "n", "note")
+    print_table(columns, rows, empty="no models; publish one with `suture publish`", spare=spare)
 
 
 def _learnt_from(model: Model) -> str:
@@ -243,7 +280,7 @@ def pull(
         print_json({"folder": str(target), "revision": found})
         return
     for file in found.files:
-        console.print(f"{target / file.name}  {file.size:,} bytes, sha256 {file.sha256}", soft_wrap=True)
+        console.print(f"{target / file.name}  {file.size:,} bytes, sha256 {file.sha256}")
 
 
 def report(
@@ -280,7 +317,7 @@ def report(
     if format is Format.json:
         print_json(found)
     elif html is None:
-        console.print(report_table(found))
+        print_wide(report_table(found))
 
 
 def _byte_bar() -> Progress:
