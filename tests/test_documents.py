@@ -29,14 +29,21 @@ from suture_contract.model.metadata import Member, ModelMetadata, check_name, ch
 
 finite = st.floats(-1e6, 1e6, allow_nan=False)
 intervals = st.builds(Interval, value=finite, low=finite, high=finite)
-scores = st.builds(Score, value=finite, low=finite, high=finite, difference=st.none() | intervals)
+ids = st.integers(0, 99).map(lambda i: f"c{i:02}")
+scores = st.builds(
+    Score,
+    value=finite,
+    low=finite,
+    high=finite,
+    difference=st.none() | intervals,
+    against=st.dictionaries(ids, intervals, max_size=2),
+)
 members = st.builds(
     Member,
     repo=st.sampled_from(["north/digits", "south/Scans_2.1"]),
     revision=st.text("0123456789abcdef", min_size=40, max_size=40),
     sha256=st.text("0123456789abcdef", min_size=64, max_size=64),
 )
-ids = st.integers(0, 99).map(lambda i: f"c{i:02}")
 stitches = st.builds(
     Stitch, source=st.just(0), target=st.just(1), weight=st.just("s0.weight"), bias=st.just("s0.bias"), r2=finite
 )
@@ -69,6 +76,7 @@ def candidate_sets(draw):
     )
 
 
+CHOSEN = CandidateReport(id="c03", kind="stitched", label="stitched", metrics={}, front=True)
 documents = st.one_of(
     candidate_sets(),
     st.builds(
@@ -90,12 +98,13 @@ documents = st.one_of(
                 PartyReport,
                 metric=st.just("auroc"),
                 n=st.integers(0, 10**6),
-                rows=st.dictionaries(st.sampled_from(["own", "peer:south/digits", "ensemble", "stitched"]), intervals),
+                rows=st.dictionaries(st.sampled_from(["chosen", "own", "peer:south/digits", "ensemble"]), intervals),
                 verdict=st.sampled_from(["adopt", "care", "reject"]),
                 differences=st.dictionaries(st.sampled_from(["ensemble", "stitched"]), intervals),
+                gains=st.dictionaries(st.sampled_from(["own", "ensemble", "routed"]), intervals),
             ),
         ),
-        chosen=ids,
+        chosen=st.just("c03"),
         candidates=st.lists(
             st.builds(
                 CandidateReport,
@@ -104,9 +113,10 @@ documents = st.one_of(
                 label=st.text(max_size=20),
                 metrics=st.dictionaries(st.just("north"), finite),
                 front=st.booleans(),
+                words=st.none() | st.text(max_size=20),
             ),
             max_size=3,
-        ).map(tuple),
+        ).map(lambda found: (CHOSEN, *found)),
         lineage=st.builds(ReportLineage, job=st.just("job_1"), members=st.lists(members, max_size=2).map(tuple)),
         missing=st.lists(
             st.builds(Missing, party=st.just("west"), reason=st.sampled_from(["declined", "no_answer"])), max_size=2
@@ -118,7 +128,7 @@ documents = st.one_of(
 
 def objects(value, path=()):
     """Yield the path of every JSON object whose keys are fields (not names, ids or points)."""
-    free = {"scores", "splits", "points", "metrics", "rows", "parties", "differences"}
+    free = {"scores", "splits", "points", "metrics", "rows", "parties", "differences", "gains", "against"}
     if isinstance(value, dict):
         if not path or path[-1] not in free:
             yield path

@@ -26,9 +26,12 @@ LabelIndex = Annotated[str, StringConstraints(pattern=r"^(0|[1-9][0-9]{0,4})$")]
 Point = Annotated[str, StringConstraints(pattern=r"^n[0-9]{1,7}(\.0)?$")]
 #: A tensor in `stitches.safetensors`.
 TensorName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(?:[._][a-z0-9]+)*$", max_length=64)]
-#: `own`, `peer:<party/name>`, `ensemble` or `stitched`.
+#: `chosen`, `own`, `peer:<party/name>`, `ensemble`, `routed` or `stitched`.
 Row = Annotated[
-    str, StringConstraints(pattern=r"^(own|ensemble|routed|stitched|peer:[A-Za-z0-9_.-]{1,96}/[A-Za-z0-9_.-]{1,96})$")
+    str,
+    StringConstraints(
+        pattern=r"^(chosen|own|ensemble|routed|stitched|peer:[A-Za-z0-9_.-]{1,96}/[A-Za-z0-9_.-]{1,96})$"
+    ),
 ]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -186,9 +189,14 @@ class Calibration(_Closed):
 
 
 class Score(Interval):
-    """One candidate's metric on one split; `difference` is candidate minus the party's own model, paired."""
+    """One candidate's metric on one split.
+
+    `difference` is the candidate minus the party's own model, and `against` the candidate minus the plain ensemble and
+    minus each routed one, by its id; all are paired: measured on the same samples.
+    """
 
     difference: Interval | None = None
+    against: dict[CandidateId, Interval] = {}
     calibration: Calibration | None = None
 
 
@@ -242,11 +250,12 @@ class ClassReport(_Closed):
 
 
 class PartyReport(_Closed):
-    """One party's rows: `own`, `peer:<repo>`, `ensemble`, `stitched`, measured on its own test data.
+    """One party's rows, measured on its test data: `chosen`, `own`, `peer:<repo>`, `ensemble`, `routed`, `stitched`.
 
-    `stitched` is the chosen candidate, or the best stitched one over all parties' validation data when another kind was
-    chosen; `routed` is there when such a candidate was chosen. A row is left out where there is nothing to show: `own`
-    for a party that has no model among the members.
+    `chosen` is the model that the verdict is about, and the one that is published. `routed` and `stitched` are the
+    chosen candidate where it is of that kind, else the best of the kind over all parties' validation data. A row is
+    left out where there is nothing to show: `own` for a party that has no model among the members. Files of older
+    versions have no row `chosen`; it is filled in when they are read.
     """
 
     metric: Metric
@@ -255,19 +264,25 @@ class PartyReport(_Closed):
     verdict: Verdict
     #: By row, the row's model minus the party's own, measured on the same samples (paired).
     differences: dict[Row, Interval] = {}
+    #: By row, the chosen model minus the row's, paired, as far as that was measured.
+    gains: dict[Row, Interval] = {}
     calibration: dict[Row, Calibration] = {}
     #: Labels with enough samples there, as that party's policy has it.
     classes: tuple[ClassReport, ...] = ()
 
 
 class CandidateReport(_Closed):
-    """One candidate as the report shows it: `metrics[party]` on the test split, and whether it is on the front."""
+    """One candidate as the report shows it: `metrics[party]` on the test split, and whether it is on the front.
+
+    `label` tells it apart from every other candidate; `words` say what it is to people who know no networks.
+    """
 
     id: CandidateId
     kind: Literal["single", "ensemble", "routed", "stitched"]
     label: Annotated[str, StringConstraints(max_length=200)]
     metrics: dict[Name, Finite]
     front: bool
+    words: Annotated[str, StringConstraints(max_length=600)] | None = None
 
 
 class ReportLineage(_Closed):
@@ -308,3 +323,12 @@ class Report(_Closed):
     revised: Revised | None = None
     #: Hypervolume of the front over the parties' metrics, reference point 0.
     hypervolume: Finite | None = None
+
+    @model_validator(mode="after")
+    def _chosen_is_a_candidate(self) -> Report:
+        chosen = next((candidate for candidate in self.candidates if candidate.id == self.chosen), None)
+        if chosen is None:
+            raise ValueError("chosen: not one of the candidates")
+        if chosen.kind == "single" and int(chosen.id[1:]) >= len(self.lineage.members):
+            raise ValueError("chosen: not one of the members")
+        return self

@@ -5,7 +5,7 @@
 
     scans = DatasetSpec(path="scans", format="image_folder", labels=("normal", "polyp"))
     found = stitch(["north.safetensors", "south.safetensors"], scans, "joint")
-    found.report.parties["north"].rows["stitched"]      # value with its 95 % interval
+    found.report.parties["north"].rows["chosen"]        # value with its 95 % interval
     found.model(x)                                      # a torch.nn.Module
 
 The first model is the requester's own, and models are named after their files. `joint/` then holds the ensemble as

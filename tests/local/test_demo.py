@@ -32,7 +32,7 @@ def report(own: float, ensemble: float, stitched: float, peer_ensemble: float, p
                 "north": {"metric": "accuracy", "n": 268, "rows": here, "verdict": "adopt"},
             },
             "chosen": "c03",
-            "candidates": [],
+            "candidates": [{"id": "c03", "kind": "stitched", "label": "stitched", "metrics": {}, "front": True}],
             "lineage": {"job": "job_1", "members": [{"repo": f"{p}/digits", **member} for p in ("north", "south")]},
             "missing": [{"party": "east", "reason": "no_answer"}],
         }
@@ -92,7 +92,7 @@ def test_the_table_shows_every_row_party_interval_and_verdict() -> None:
         "peer south/digits",
         "peer north/digits",
         "plain ensemble",
-        "stitched ensemble",
+        "chosen: the models joined inside",
         "0.960 [0.940, 0.980]",
         "1,270",
         "adopt",
@@ -101,3 +101,5 @@ def test_the_table_shows_every_row_party_interval_and_verdict() -> None:
     ):
         assert part in shown
     assert shown.index("north (asked)") < shown.index("south: balanced")
+    rows = [line.split("  ")[0].strip("│ ") for line in shown.splitlines() if "[" in line]
+    assert rows == ["chosen", "own model", "peer north/digits", "peer south/digits", "plain ensemble"]

@@ -134,7 +134,7 @@ def composed_of(
         "requester": task["job"]["requester"],
         "parties": dict.fromkeys(spec["evaluations"], rows),
         "chosen": "c03",
-        "candidates": [],
+        "candidates": [{"id": "c03", "kind": "stitched", "label": "stitched", "metrics": {}, "front": True}],
         "lineage": {"job": spec["job"], "members": members},
         "missing": spec["missing"],
         "version": spec["version"],

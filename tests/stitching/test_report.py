@@ -1,9 +1,11 @@
+import json
 import re
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 
 import pytest
 
+from suture.responses import read_report
 from suture_contract.documents import (
     Calibration,
     Candidate,
@@ -23,7 +25,7 @@ from suture_contract.documents import (
 from suture_contract.errors import SutureError
 from suture_contract.model.metadata import Member
 from suture_contract.report import build, plot, to_html
-from suture_contract.report.build import describe
+from suture_contract.report.build import describe, in_words
 from suture_contract.report.words import scale_of
 
 
@@ -149,8 +151,8 @@ class Page(HTMLParser):
 
 def test_each_party_has_its_own_rows_from_its_test_split():
     found = report()
-    assert found.parties["north"].rows.keys() == {"own", "peer:south/digits", "ensemble", "stitched"}
-    assert found.parties["south"].rows.keys() == {"peer:north/digits", "own", "ensemble", "stitched"}
+    assert found.parties["north"].rows.keys() == {"chosen", "own", "peer:south/digits", "ensemble", "stitched"}
+    assert found.parties["south"].rows.keys() == {"chosen", "peer:north/digits", "own", "ensemble", "stitched"}
     assert found.parties["north"].rows["own"].value == 0.98
     assert found.parties["south"].rows["own"].value == 0.96
     assert found.parties["north"].rows["stitched"] == Interval(value=0.956, low=0.956 - 0.02, high=0.956 + 0.01)
@@ -176,7 +178,8 @@ def test_the_document_survives_a_round_trip():
 
 def test_a_party_without_a_model_has_peers_only():
     found = report({"north": NORTH, "east": evaluation([0.5, 0.6, 0.7, 0.8, 0.9])})
-    assert found.parties["east"].rows.keys() == {"peer:north/digits", "peer:south/digits", "ensemble", "stitched"}
+    peers = {"peer:north/digits", "peer:south/digits"}
+    assert found.parties["east"].rows.keys() == {"chosen", *peers, "ensemble", "stitched"}
     assert found.parties["east"].differences == {}
 
 
@@ -201,7 +204,7 @@ def test_an_incomplete_evaluation_is_refused():
 def test_the_page_says_what_was_measured():
     page = Page(to_html(report(missing=[Missing(party="west", reason="no_answer")]))).text
     for expected in [
-        "Stitched ensemble for north",
+        "Chosen for north: the two models joined at their last layer",
         "95.6 %",
         "93.6 to 96.6",
         "1,234 test samples",
@@ -329,11 +332,12 @@ def test_calibration_and_labels_are_told_by_row():
     north = found.parties["north"]
     assert north.calibration.keys() == north.rows.keys()
     assert [(one.label, one.n) for one in north.classes] == [("1", 57)]
-    assert north.classes[0].rows == {"own": 0.25, "peer:south/digits": 0.25, "ensemble": 0.25, "stitched": 0.75}
+    others = {"own": 0.25, "peer:south/digits": 0.25, "ensemble": 0.25}
+    assert north.classes[0].rows == {"chosen": 0.75, **others, "stitched": 0.75}
     assert found.parties["south"].classes == ()
     text = Page(to_html(found)).text
     assert "0.031 / 0.207" in text
-    assert "57 25.0 % 25.0 % 25.0 % 75.0 %" in text
+    assert "57 75.0 % 25.0 % 25.0 % 25.0 %" in text
 
 
 def test_the_matrix_names_every_party_and_why_cells_are_missing():
@@ -375,3 +379,134 @@ def test_a_candidate_with_contributed_moments_says_so():
     plain = CANDIDATES.candidates[3]
     weighed = plain.model_copy(update={"others": 0.25})
     assert describe(weighed, ["a", "b"]) == f"{describe(plain, ['a', 'b'])}, 25 % of the moments from others"
+
+
+GATE = Gate(points={"0": "n1", "1": "n2"}, weight="g.weight", bias="g.bias", near=1.0, far=1.25, withdraws=0)
+OPEN_GATE = GATE.model_copy(update={"withdraws": None})
+ROUTED = CANDIDATES.model_copy(
+    update={
+        "candidates": (
+            *CANDIDATES.candidates,
+            Candidate(id="c05", kind="routed", members=(0, 1), gate=GATE),
+            Candidate(id="c06", kind="routed", members=(0, 1), gate=GATE.model_copy(update={"far": 2.0})),
+        )
+    }
+)
+
+
+def routed_report(chosen, north=None, south=None):
+    """A report in which routing was measured, too: of two, c06 is the better one on validation, c05 on test."""
+    measured = {
+        "north": north or evaluation([0.98, 0.49, 0.82, 0.9, 0.95, 0.97, 0.96], own=0, validation=[0.5] * 6 + [0.9]),
+        "south": south or evaluation([0.2, 0.96, 0.97, 0.9, 0.96, 0.95, 0.94], own=1, validation=[0.5] * 6 + [0.9]),
+    }
+    return build(
+        ROUTED, measured, Decision(chosen), requester="north", parties_of_members=["north", "south"], job="job_1"
+    )
+
+
+@pytest.mark.parametrize("chosen", ["c00", "c01", "c02", "c03", "c04", "c05"])
+def test_the_row_chosen_is_what_the_verdict_is_about_whatever_its_kind(chosen):
+    found = routed_report(chosen)
+    values = {one.id: one.metrics for one in found.candidates}
+    for party, column in found.parties.items():
+        assert next(iter(column.rows)) == "chosen"
+        assert column.rows["chosen"].value == values[chosen][party]
+    page = Page(to_html(found))
+    north = page.text.split("95 % interval Against own")[1]
+    order = re.findall("chosen:|own model|peer south/digits|plain ensemble|routed ensemble|best stitched", north)
+    assert order[:3] == ["chosen:", "own model", "peer south/digits"]
+
+
+@pytest.mark.parametrize(("chosen", "shown"), [("c04", "c06"), ("c02", "c06"), ("c00", "c06"), ("c05", "c05")])
+def test_the_routed_row_is_always_there(chosen, shown):
+    found = routed_report(chosen)
+    values = {one.id: one.metrics for one in found.candidates}
+    for party, column in found.parties.items():
+        assert column.rows["routed"].value == values[shown][party]
+
+
+@pytest.mark.parametrize("chosen", ["c00", "c01", "c02", "c04", "c05"])
+def test_a_report_from_before_there_was_a_row_chosen_shows_the_same(chosen):
+    found = routed_report(chosen)
+    document = json.loads(found.model_dump_json(by_alias=True, exclude_none=True))
+    for candidate in document["candidates"]:
+        del candidate["words"]
+    for column in document["parties"].values():
+        del column["gains"]
+        for by_row in (column["rows"], column["differences"], column["calibration"]):
+            by_row.pop("chosen", None)
+    read = read_report(json.dumps(document), where="report.json")
+    for party, column in found.parties.items():
+        assert read.parties[party].rows == column.rows
+        assert next(iter(read.parties[party].rows)) == "chosen"
+    old = Report.model_validate_json(json.dumps(document))
+    assert Page(to_html(old)).text == Page(to_html(read)).text
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({}, "the two models joined at their last layer"),
+        ({"gate": OPEN_GATE}, "the two models joined at their last layer, on familiar samples"),
+        ({"gate": GATE}, "the two models joined at their last layer, on familiar samples; south/digits for the rest"),
+        ({"matches": CANDIDATES.candidates[3].matches}, "the two models joined at an inner layer"),
+        ({"matches": (CANDIDATES.candidates[3].matches * 2)}, "the two models joined at two layers"),
+        ({"others": 0.25}, "the two models joined at their last layer, fitted with what other parties contributed"),
+        (
+            {"kind": "routed", "matches": (), "gate": GATE},
+            "north/digits for familiar samples, south/digits for the rest",
+        ),
+        ({"kind": "ensemble", "matches": ()}, "the plain average of the two models"),
+        ({"kind": "single", "members": (1,), "matches": ()}, "south/digits alone"),
+    ],
+)
+def test_a_candidate_is_said_in_words_without_names_of_nodes(change, words):
+    candidate = CANDIDATES.candidates[4].model_copy(update=change)
+    found = in_words(candidate, ["north/digits", "south/digits"], frozenset({"0:n9", "1:n12"}))
+    assert found == words
+    assert not re.search(r"\bn[0-9]", found)
+
+
+def test_of_three_members_the_others_are_averaged():
+    names = ["a/x", "b/x", "c/x"]
+    routed = Candidate(id="c09", kind="routed", members=(0, 1, 2), gate=GATE)
+    words = "a/x for familiar samples, the average of the other two for the rest"
+    assert in_words(routed, names, frozenset()) == words
+    assert in_words(CANDIDATES.candidates[2], names, frozenset()) == "the plain average of the three models"
+
+
+def test_very_long_names_are_cut_not_refused():
+    long = tuple(
+        one.model_copy(update={"repo": f"{party * 90}/{'m' * 90}"})
+        for party, one in zip("ns", CANDIDATES.members, strict=True)
+    )
+    candidates = ROUTED.model_copy(update={"members": long})
+    measured = {"north": evaluation([0.5] * 7, own=0)}
+    found = build(
+        candidates, measured, Decision("c05"), requester="north", parties_of_members=["p" * 90, "q" * 90], job="job_1"
+    )
+    assert all(len(one.label) <= 200 for one in found.candidates)
+
+
+def test_gains_are_those_measured_on_the_same_samples():
+    north = evaluation([0.98, 0.49, 0.82, 0.9, 0.956, 0.9, 0.94], own=0, validation=[0.5] * 6 + [0.9])
+    scores = dict(north.splits["test"].scores)
+    paired = {id: Interval(value=0.1, low=low, high=0.2) for id, low in (("c02", 0.05), ("c05", 0.06), ("c06", 0.07))}
+    scores["c04"] = scores["c04"].model_copy(update={"against": paired})
+    test = north.splits["test"].model_copy(update={"scores": scores})
+    gains = (
+        routed_report("c04", north=north.model_copy(update={"splits": {**north.splits, "test": test}}))
+        .parties["north"]
+        .gains
+    )
+    assert gains == {"own": scores["c04"].difference, "ensemble": paired["c02"], "routed": paired["c06"]}
+
+
+def test_a_report_whose_choice_is_not_in_it_is_refused():
+    document = json.loads(report().model_dump_json(by_alias=True))
+    with pytest.raises(SutureError, match="not one of the candidates"):
+        read_report(json.dumps({**document, "chosen": "c77"}), where="report.json")
+    singles = [{**document["candidates"][0], "id": "c77"}]
+    with pytest.raises(SutureError, match="not one of the members"):
+        read_report(json.dumps({**document, "chosen": "c77", "candidates": singles}), where="report.json")

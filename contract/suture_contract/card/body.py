@@ -5,7 +5,8 @@ from __future__ import annotations
 from suture_contract.card.markdown import line, paragraphs, table
 from suture_contract.documents import Report
 from suture_contract.model.metadata import ModelMetadata, check_repo
-from suture_contract.report.words import REASONS, ROWS, VERDICTS, contributed
+from suture_contract.report.rows import complete, name_of, rows_of
+from suture_contract.report.words import REASONS, VERDICTS, contributed
 
 _CAUTION = "It is not a medical device: a model that goes into clinical use needs validation there first."
 _FILES = """\
@@ -93,16 +94,15 @@ def _measured(metadata: ModelMetadata) -> list[str]:
 
 def _party_table(report: Report) -> list[str]:
     """Return every party's rows, measured on its own test data, and who is missing."""
+    report = complete(report)
     parties = sorted(report.parties, key=lambda party: (party != report.requester, party))
     measured = [report.parties[party] for party in parties]
     heads = (f"{line(party)}: {one.metric.replace('_', ' ')}" for party, one in zip(parties, measured, strict=True))
     rows = [["model", *heads]]
-    names = {row for one in measured for row in one.rows}
-    peers = sorted(row for row in names if row.startswith("peer:"))
-    for row in (row for row in ("own", *peers, "ensemble", "routed", "stitched") if row in names):
+    for row in rows_of(report, parties):
         found = [one.rows.get(row) for one in measured]
         cells = ["" if one is None else f"{one.value:.3f} [{one.low:.3f}, {one.high:.3f}]" for one in found]
-        rows.append([line(ROWS.get(row, row.replace("peer:", "peer "))), *cells])
+        rows.append([line(name_of(row, report)), *cells])
     rows.append(["test samples (n)", *(f"{one.n:,}" for one in measured)])
     rows.append(["verdict", *(VERDICTS[one.verdict].lower() for one in measured)])
     missing = [f"- {line(one.party)} {REASONS[one.reason]}" for one in report.missing]

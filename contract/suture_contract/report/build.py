@@ -12,6 +12,7 @@ from suture_contract.documents import (
     ClassReport,
     Evaluation,
     Interval,
+    Match,
     Missing,
     PartyReport,
     Report,
@@ -21,6 +22,10 @@ from suture_contract.documents import (
     Verdict,
 )
 from suture_contract.errors import SutureError
+
+#: How long the document lets a candidate's description be.
+_LABEL, _WORDS = 200, 600
+_NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six"}
 
 
 class Choice(Protocol):
@@ -65,11 +70,12 @@ def build(
     scores = {party: _test_scores(party, evaluation, by_id) for party, evaluation in evaluations.items()}
     shown = _shown(by_id, evaluations, choice.chosen)
     parties = {
-        party: _party_report(candidates, evaluation, scores[party], choice.verdicts[party], party, shown)
+        party: _party_report(candidates, evaluation, scores[party], choice, party, shown)
         for party, evaluation in evaluations.items()
     }
     front = frozenset(choice.front)
     names = [_member_name(candidates, index, parties_of_members) for index in range(len(candidates.members))]
+    last = _last_places(candidates)
     return Report(
         requester=requester,
         parties=parties,
@@ -78,7 +84,8 @@ def build(
             CandidateReport(
                 id=candidate.id,
                 kind=candidate.kind,
-                label=describe(candidate, names),
+                label=describe(candidate, names)[:_LABEL],
+                words=in_words(candidate, names, last)[:_WORDS],
                 metrics={party: scores[party][candidate.id].value for party in evaluations},
                 front=candidate.id in front,
             )
@@ -115,6 +122,42 @@ def describe(candidate: Candidate, names: Sequence[str]) -> str:
     return f"stitched {where}, weight {weights}{others}{', refined' if candidate.refined else ''}{gated}"
 
 
+def in_words(candidate: Candidate, names: Sequence[str], last: frozenset[str]) -> str:
+    """Say what a candidate is to people who know no networks; `last` are the points of the members' last match."""
+    everyone = f"the {_NUMBERS.get(len(names), len(names))} models"
+    if candidate.kind == "single":
+        return f"{names[candidate.members[0]]} alone"
+    if candidate.kind == "ensemble":
+        return f"the plain average of {everyone}"
+    home = None if candidate.gate is None else candidate.gate.withdraws
+    if candidate.kind == "routed" and home is not None:
+        return f"{names[home]} for familiar samples, {_others(names, home)} for the rest"
+    at = "at their last layer" if _points(candidate.matches[0]) == last else "at an inner layer"
+    place = at if len(candidate.matches) == 1 else f"at {_NUMBERS.get(len(candidate.matches), 'several')} layers"
+    helped = ", fitted with what other parties contributed" if candidate.others else ""
+    gated = ""
+    if candidate.gate is not None:
+        gated = ", on familiar samples"
+        gated += "" if home is None else f"; {_others(names, home)} for the rest"
+    return f"{everyone} joined {place}{helped}{gated}"
+
+
+def _others(names: Sequence[str], home: int) -> str:
+    others = [name for member, name in enumerate(names) if member != home]
+    return others[0] if len(others) == 1 else f"the average of the other {_NUMBERS.get(len(others), len(others))}"
+
+
+def _points(match: Match) -> frozenset[str]:
+    return frozenset(f"{member}:{point}" for member, point in match.points.items())
+
+
+def _last_places(candidates: CandidateSet) -> frozenset[str]:
+    """Return the points of the match that lies the furthest behind in the networks: nodes are numbered as they run."""
+    matches = [match for candidate in candidates.candidates for match in candidate.matches]
+    depths = {_points(one): sum(int(point[1:].partition(".")[0]) for point in one.points.values()) for one in matches}
+    return max(depths, key=lambda points: depths[points], default=frozenset())
+
+
 def _member_name(candidates: CandidateSet, index: int, parties: Sequence[str]) -> str:
     """The model's full name; a model that its owner published under another party keeps both."""
     repo = candidates.members[index].repo
@@ -134,17 +177,19 @@ def _test_scores(party: str, evaluation: Evaluation, candidates: Mapping[str, Ca
 
 
 def _shown(candidates: Mapping[str, Candidate], evaluations: Mapping[str, Evaluation], chosen: str) -> dict[str, str]:
-    """Return the candidates shown as rows `stitched` and `routed`: the chosen one, else the best stitched one.
+    """Return the candidates shown as rows `routed` and `stitched`: the chosen one, else the best of the kind.
 
     The best is that of the best mean over all parties' validation data.
     """
-    kind = candidates[chosen].kind
-    shown: dict[str, str] = {kind: chosen} if kind in ("stitched", "routed") else {}
-    stitched = [candidate.id for candidate in candidates.values() if candidate.kind == "stitched"]
+    shown = {}
     found = [(1 if one.higher_is_better else -1, one.splits.get("validation")) for one in evaluations.values()]
-    if "stitched" not in shown and stitched and all(one and set(stitched) <= one.scores.keys() for _, one in found):
-        means = {id: sum(sign * one.scores[id].value for sign, one in found if one) for id in stitched}
-        shown["stitched"] = max(stitched, key=lambda id: means[id])
+    for kind in ("routed", "stitched"):
+        ids = [candidate.id for candidate in candidates.values() if candidate.kind == kind]
+        if chosen in ids:
+            shown[kind] = chosen
+        elif ids and all(one and set(ids) <= one.scores.keys() for _, one in found):
+            means = {id: sum(sign * one.scores[id].value for sign, one in found if one) for id in ids}
+            shown[kind] = max(ids, key=lambda id: means[id])
     return shown
 
 
@@ -152,17 +197,17 @@ def _party_report(
     candidates: CandidateSet,
     evaluation: Evaluation,
     scores: Mapping[str, Score],
-    verdict: Verdict,
+    choice: Choice,
     party: str,
     shown: Mapping[str, str],
 ) -> PartyReport:
-    ids: dict[str, str] = {}
+    ids: dict[str, str] = {"chosen": choice.chosen}
     for index, member in enumerate(candidates.members):
         ids["own" if index == evaluation.own else f"peer:{member.repo}"] = candidates.candidates[index].id
     ensemble = next((candidate.id for candidate in candidates.candidates if candidate.kind == "ensemble"), None)
     if ensemble is not None:
         ids["ensemble"] = ensemble
-    ids |= dict(sorted(shown.items()))
+    ids |= shown
     rows, test, labels = (
         {row: scores[id] for row, id in ids.items()},
         evaluation.splits["test"],
@@ -172,8 +217,9 @@ def _party_report(
         metric=evaluation.metric,
         n=test.n,
         rows={row: Interval(value=score.value, low=score.low, high=score.high) for row, score in rows.items()},
-        verdict=verdict,
+        verdict=choice.verdicts[party],
         differences={row: score.difference for row, score in rows.items() if score.difference and row != "own"},
+        gains=_gains(scores[choice.chosen], {row: id for row, id in ids.items() if id != choice.chosen}),
         calibration={row: score.calibration for row, score in rows.items() if score.calibration},
         classes=tuple(
             ClassReport(label=labels[int(label)], n=one.n, rows={row: one.scores[id] for row, id in ids.items()})
@@ -181,3 +227,11 @@ def _party_report(
             if int(label) < len(labels)
         ),
     )
+
+
+def _gains(chosen: Score, ids: Mapping[str, str]) -> dict[str, Interval]:
+    """Return the chosen candidate minus each row's, as far as they were compared on the same samples."""
+    paired: dict[str, Interval | None] = {row: chosen.against.get(id) for row, id in ids.items()}
+    if "own" in ids:
+        paired["own"] = chosen.difference
+    return {row: interval for row, interval in paired.items() if interval is not None}

@@ -11,6 +11,7 @@ from jinja2 import Environment, StrictUndefined, Template
 
 from suture_contract.documents import CARE, CandidateReport, PartyReport, Report
 from suture_contract.report import plot
+from suture_contract.report.rows import chosen_of, complete, name_of, rows_of, same_as_chosen, words_of
 from suture_contract.report.words import (
     METRIC_MEANINGS,
     OF_LABELS,
@@ -22,8 +23,6 @@ from suture_contract.report.words import (
     contributed,
     scale_of,
 )
-
-_ROWS = {"own": "own model", "ensemble": "plain ensemble", "routed": "routed ensemble"}
 
 
 @dataclass(frozen=True)
@@ -99,17 +98,19 @@ class CandidateRow:
 
 def to_html(report: Report) -> str:
     """Return the page as text in UTF-8; a pure function of the report."""
+    report = complete(report)
     parties = sorted(report.parties, key=lambda party: (party != report.requester, party))
-    chosen = next(candidate for candidate in report.candidates if candidate.id == report.chosen)
+    chosen = chosen_of(report)
     return _template().render(
         report=report,
         chosen=chosen,
+        chosen_in_words=words_of(chosen),
         sections=[_section(report, party, chosen) for party in parties],
         plots=plot.plots(report),
         frame=plot,
         missing=[(missing.party, REASONS[missing.reason]) for missing in report.missing],
         contributors=[(one.party, contributed(one)) for one in report.contributions or ()],
-        columns=_columns(report, chosen),
+        columns=[f"chosen: {words_of(one)}" if one is chosen else one.label for one in _columns(report, chosen)],
         matrix=_matrix(report, parties, chosen),
         absent=[(missing.party, SHORT_REASONS[missing.reason]) for missing in report.missing],
         candidates=_candidate_rows(report, parties),
@@ -174,13 +175,10 @@ def _section(report: Report, party: str, chosen: CandidateReport) -> PartySectio
     found = report.parties[party]
     scale = scale_of(found.metric)
     at, axis = _axis(found, scale)
-    stitched_name = "stitched ensemble" if chosen.kind == "stitched" else "best stitched ensemble (not chosen)"
-    chosen_row = _row_of(report, party, chosen)
-    order = ["own", *sorted(row for row in found.rows if row.startswith("peer:")), "ensemble", "routed", "stitched"]
-    order = [row for row in order if row in found.rows]
-    names = {row: stitched_name if row == "stitched" else _ROWS.get(row, row.removeprefix("peer:")) for row in order}
+    chosen_row = same_as_chosen(report, found, chosen)
+    names = {row: name_of(row, report) for row in rows_of(report, [party])}
     rows = []
-    for row in order:
+    for row in names:
         interval = found.rows[row]
         difference, calibration = found.differences.get(row), found.calibration.get(row)
         rows.append(
@@ -192,7 +190,7 @@ def _section(report: Report, party: str, chosen: CandidateReport) -> PartySectio
                 low=at(interval.low),
                 at=at(interval.value),
                 high=at(interval.high),
-                strong=row == chosen_row,
+                strong=row == "chosen",
                 calibration=f"{calibration.ece:.3f} / {calibration.brier:.3f}" if calibration else "",
             )
         )
@@ -248,15 +246,6 @@ def _matrix(report: Report, parties: Sequence[str], chosen: CandidateReport) -> 
             cells.append(MatrixCell(text, candidate.id == chosen.id, own))
         rows.append(MatrixRow(party, f"{scale.name}, n = {found.n:,}", tuple(cells)))
     return rows + [MatrixRow(missing.party, SHORT_REASONS[missing.reason], ()) for missing in report.missing]
-
-
-def _row_of(report: Report, party: str, chosen: CandidateReport) -> str:
-    """Return the row of a party's table that is the chosen candidate."""
-    if chosen.kind != "single":
-        return chosen.kind
-    # Candidates c00 to c<K-1> are the members alone, in order.
-    peer = f"peer:{report.lineage.members[int(chosen.id[1:])].repo}"
-    return peer if peer in report.parties[party].rows else "own"
 
 
 def _sentence(found: PartyReport, scale: Scale, chosen: CandidateReport, party: str, row: str) -> str:

@@ -69,13 +69,6 @@ OF_LABELS: dict[Metric, str] = {
     "dice": "Mean Dice score of each label over the test samples that show it",
 }
 
-ROWS = {
-    "own": "own model",
-    "ensemble": "plain ensemble",
-    "routed": "routed ensemble",
-    "stitched": "stitched ensemble",
-}
-
 VERDICTS = {"adopt": "Adopt", "care": "Look closely", "reject": "Do not adopt"}
 SIGNS = {"adopt": "✓", "care": "!", "reject": "✕"}
 

@@ -130,8 +130,9 @@ def check_evaluation(document: dict[str, Any], own: int | None, candidates: File
     if "test" not in evaluation.splits:
         raise HubError("evaluation.invalid", "the test split is missing", where="document.splits")
     for name, split in evaluation.splits.items():
-        if split.scores.keys() != expected:
-            wrong = min(split.scores.keys() ^ expected)
+        compared = {id for score in split.scores.values() for id in score.against}
+        if odd := (split.scores.keys() ^ expected) | (compared - expected):
+            wrong = min(odd)
             raise HubError(
                 "evaluation.mismatch",
                 f"candidate {wrong} is {'not one of the job' if wrong not in expected else 'missing'}",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,8 +15,8 @@ _CELLS = 1 << 23
 Floats = NDArray[np.float64]
 
 
-def intervals(scores: Floats, own: int | None, *, seed: int) -> list[tuple[Interval, Interval | None]]:
-    """Return each candidate's mean and its difference from candidate `own`, both with percentile intervals.
+def intervals(scores: Floats, against: Sequence[int] = (), *, seed: int) -> list[tuple[Interval, dict[int, Interval]]]:
+    """Return each candidate's mean and its differences from the candidates `against`, all with percentile intervals.
 
     `scores` is `(candidates, N)`, one score per sample. All candidates are resampled together, so that a difference
     compares the two on the same samples. The same seed gives the same intervals.
@@ -23,10 +25,8 @@ def intervals(scores: Floats, own: int | None, *, seed: int) -> list[tuple[Inter
     values = scores.mean(axis=1)
     found = []
     for index, value in enumerate(values):
-        difference = None
-        if own is not None:
-            difference = _interval(value - values[own], means[:, index] - means[:, own])
-        found.append((_interval(value, means[:, index]), difference))
+        differences = {one: _interval(value - values[one], means[:, index] - means[:, one]) for one in against}
+        found.append((_interval(value, means[:, index]), differences))
     return found
 
 

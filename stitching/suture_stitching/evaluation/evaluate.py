@@ -240,16 +240,22 @@ class _Scores:
         self._checkpoint.save(self._name, self.batches, tensors)
 
     def summary(self, split: SplitName, own: int | None) -> SplitScores:
-        """Return each candidate's metric with its interval and that of the difference from `own`, and classes."""
+        """Return each candidate's metric with its interval and those of differences from simpler ones, and classes."""
         (scores,), tallies = self._parts[split], self._tallies[split]
         n, ids = scores.shape[1], [candidate.id for candidate in self._candidates]
-        values = intervals(scores.numpy(), own, seed=self._seed)
+        plain = [index for index, one in enumerate(self._candidates) if one.kind in ("ensemble", "routed")]
+        values = intervals(scores.numpy(), [*plain, *([] if own is None else [own])], seed=self._seed)
         shares = [self._task.classes(tally) for tally in tallies]
         return SplitScores(
             n=n,
             scores={
-                id: Score(**value.model_dump(), difference=difference, calibration=self._task.calibration(tally, n))
-                for id, (value, difference), tally in zip(ids, values, tallies, strict=True)
+                id: Score(
+                    **value.model_dump(),
+                    difference=None if own is None else differences[own],
+                    against={ids[index]: differences[index] for index in plain if ids[index] != id},
+                    calibration=self._task.calibration(tally, n),
+                )
+                for id, (value, differences), tally in zip(ids, values, tallies, strict=True)
             },
             classes={
                 str(label): ClassScores(

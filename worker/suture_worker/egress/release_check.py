@@ -181,6 +181,7 @@ class Gate:
         _expect(evaluation.metric == METRICS[known.task], "evaluation.metric", "is not that of the task")
         _expect(evaluation.higher_is_better == (evaluation.metric != "mae"), "evaluation", "turns its metric around")
         ids = {candidate.id for candidate in known.candidates}
+        plain = {candidate.id for candidate in known.candidates if candidate.kind in ("ensemble", "routed")}
         for split, scores in evaluation.splits.items():
             where = f"evaluation.splits.{split}"
             _expect(scores.scores.keys() == ids, where, "does not measure every candidate")
@@ -189,7 +190,8 @@ class Gate:
                 f"{where}.classes",
                 "are not labels of the job",
             )
-            for score in scores.scores.values():
+            for id, score in scores.scores.items():
+                _expect(score.against.keys() <= plain - {id}, where, "compares with others than the plain candidates")
                 _expect(score.calibration is None or known.task == "classification", where, "has calibration")
                 low = 0 if evaluation.metric in _SHARES | {"mae"} else -math.inf
                 high = 1 if evaluation.metric in _SHARES else math.inf

@@ -1,0 +1,76 @@
+"""The rows of a party report as people see them: which there are, in which order, under which names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+from suture_contract.documents import CandidateReport, PartyReport, Report, Row
+
+Value = TypeVar("Value")
+_NAMES = {"own": "own model", "ensemble": "plain ensemble", "routed": "routed ensemble"}
+#: What a chosen candidate is where the report says no more, as older ones do.
+_KINDS = {
+    "ensemble": "the plain ensemble",
+    "routed": "each sample to the model it is familiar to",
+    "stitched": "the models joined inside",
+}
+
+
+def complete(report: Report) -> Report:
+    """Return the report with a row `chosen` at every party: older ones have it under the name of its kind only."""
+    chosen = chosen_of(report)
+    parties = {
+        party: _with_chosen(found, same_as_chosen(report, found, chosen)) for party, found in report.parties.items()
+    }
+    return report.model_copy(update={"parties": parties})
+
+
+def chosen_of(report: Report) -> CandidateReport:
+    """Return the chosen candidate."""
+    return next(one for one in report.candidates if one.id == report.chosen)
+
+
+def words_of(candidate: CandidateReport) -> str:
+    """Say what a candidate is, to people who know no networks."""
+    return candidate.words or _KINDS.get(candidate.kind, candidate.label)
+
+
+def rows_of(report: Report, parties: Sequence[str]) -> list[str]:
+    """Return the rows to show of these parties, the chosen one first, without another that is the same model.
+
+    Single models stay: they are the measure of everything else.
+    """
+    found = {row for party in parties for row in report.parties[party].rows}
+    peers = sorted(row for row in found if row.startswith("peer:"))
+    kind = chosen_of(report).kind
+    order = ["chosen", "own", *peers, *(row for row in ("ensemble", "routed", "stitched") if row != kind)]
+    return [row for row in order if row in found]
+
+
+def name_of(row: str, report: Report) -> str:
+    """Return what a row is called."""
+    if row == "chosen":
+        return f"chosen: {words_of(chosen_of(report))}"
+    if row == "stitched":
+        return "best stitched ensemble (not chosen)"
+    return _NAMES.get(row, row.replace("peer:", "peer "))
+
+
+def same_as_chosen(report: Report, found: PartyReport, chosen: CandidateReport) -> Row:
+    """Return the row of a party, other than `chosen`, that is the chosen candidate."""
+    if chosen.kind != "single":
+        return chosen.kind
+    # Candidates c00 to c<K-1> are the members alone, in order.
+    peer = f"peer:{report.lineage.members[int(chosen.id[1:])].repo}"
+    return peer if peer in found.rows else "own"
+
+
+def _with_chosen(found: PartyReport, row: Row) -> PartyReport:
+    classes = tuple(one.model_copy(update={"rows": _filled(one.rows, row)}) for one in found.classes)
+    by_row = {name: _filled(getattr(found, name), row) for name in ("rows", "differences", "calibration")}
+    return found.model_copy(update={**by_row, "classes": classes})
+
+
+def _filled(by_row: Mapping[Row, Value], row: Row) -> dict[Row, Value]:
+    return {**({"chosen": by_row[row]} if row in by_row else {}), **by_row}
