@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from suture_contract.errors import SutureError
 from suture_contract.exit_codes import ExitCode
-
-
-@contextmanager
-def everything_installed() -> Iterator[None]:
-    """Name the extras when one of their packages is missing."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise SutureError(
-            "suture.not_installed",
-            f"{error.name} is not installed",
-            hint="hub and site on one machine need: pip install 'suture[service,worker,demo]'",
-        ) from None
 
 
 def demo(
@@ -43,8 +27,7 @@ def demo(
     Example:
       suture demo
     """
-    with everything_installed():
-        from suture_local.demo import run
+    from suture_local.demo import run
 
     if not run(root, Console(highlight=False), seed=seed):
         raise typer.Exit(ExitCode.TARGET)
@@ -68,7 +51,6 @@ def up(
       suture up
       suture up --root hospital --data scans/
     """
-    with everything_installed():
-        from suture_local.up import run
+    from suture_local.up import run
 
     run(root, data, Console(highlight=False))

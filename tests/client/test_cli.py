@@ -8,6 +8,7 @@ import pty
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 from suture.cli.app import app
 from suture.errors import AuthError, NotFound, Refused, Unavailable
 from suture.job import JobFailed
+from suture_contract.console import tree
 from suture_contract.console.tree import walk
 from suture_contract.errors import Cancelled, SutureError
 from suture_contract.exit_codes import EXIT_CODES, ExitCode
@@ -96,10 +98,11 @@ def test_the_exit_codes_are_documented_and_kept() -> None:
     assert suture("no-such-command").exit_code == 2
 
 
-HEAVY = ["torch", "numpy", "pydantic", "httpx", "rich", "jinja2", "sqlalchemy", "celery", "suture_service"]
+HEAVY = ["torch", "numpy", "pydantic", "httpx", "rich", "jinja2", "sqlalchemy", "fastapi", "celery", "alembic"]
+HELPS = [["--version"], ["--help"], ["jobs", "--help"], ["hub", "-h"], ["hub", "token", "-h"], ["site", "inbox", "-h"]]
 
 
-@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["jobs", "--help"], ["keys", "-h"]], ids=" ".join)
+@pytest.mark.parametrize("arguments", HELPS, ids=" ".join)
 def test_help_and_version_import_none_of_what_commands_work_with(arguments: list[str]) -> None:
     code = (
         "import sys\nsys.argv[0] = 'suture'\nfrom suture.cli import main\n"
@@ -111,6 +114,51 @@ def test_help_and_version_import_none_of_what_commands_work_with(arguments: list
     assert len(lines) > 1
     of_typer = ["pydantic"] if len(arguments) > 1 else []  # it converts the values of a group's options with it
     assert lines[-1] in ("[]", str(of_typer))
+
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_commands_of_other_packages_are_named_in_the_metadata() -> None:
+    points = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"][tree.ENTRY_POINTS]
+    root = get_command(app)
+    joined = {name for name, entry in root.table.items() if isinstance(entry, tree.Joined)}
+    assert joined == set(points) == {"hub", "site", "demo", "up"}
+    installed = {point.name: point.value for point in entry_points(group=tree.ENTRY_POINTS)}
+    assert installed == points, (
+        "pip install -e . again: the metadata of this checkout are older than its pyproject.toml"
+    )
+
+
+@pytest.mark.parametrize(
+    ("missing", "arguments", "extra"),
+    [
+        ("sqlalchemy", ["hub", "migrate"], "service"),
+        ("pydantic_settings", ["hub", "party", "list"], "service"),
+        ("suture_service", ["hub", "serve"], "service"),
+        ("suture_worker", ["site", "check"], "worker"),
+        ("sklearn", ["up", "--root", "here"], "service,worker,demo"),
+    ],
+)
+def test_a_missing_extra_is_named(missing: str, arguments: list[str], extra: str, tmp_path: Path) -> None:
+    code = f"import sys\nsys.modules[{missing!r}] = None\nsys.argv[0] = 'suture'\nfrom suture.cli import main\nmain()"
+    command = [sys.executable, "-c", code, *arguments]
+    settings = {"SUTURE_HUB_DATABASE_URL": f"sqlite:///{tmp_path / 'hub.db'}", "SUTURE_HUB_STORE": str(tmp_path)}
+    ended = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=tmp_path, env={**os.environ, **settings}
+    )
+    assert ended.returncode == ExitCode.REFUSED, ended.stderr
+    assert f"{missing} is not installed" in ended.stderr
+    assert f"pip install 'suture[{extra}]'" in ended.stderr
+    assert "suture.not_installed" in ended.stderr
+
+
+def test_a_package_that_is_not_there_at_all_is_named_by_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tree, "entry_points", lambda **_: ())
+    ended = suture("hub", "migrate")
+    assert ended.exit_code == ExitCode.REFUSED
+    assert "pip install 'suture[service]'" in ended.stderr
+    assert "hub " in suture("--help").output
 
 
 def test_help_tells_of_a_command_what_the_command_tells_of_itself() -> None:

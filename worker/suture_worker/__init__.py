@@ -15,13 +15,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from suture_worker.config import SiteConfig, load_site
-
 if TYPE_CHECKING:
     from suture_worker.check import Check, check_site
+    from suture_worker.config import SiteConfig, load_site
     from suture_worker.run import run_agent, run_site, run_worker
 
-_WHERE = {"Check": "check", "check_site": "check", "run_agent": "run", "run_site": "run", "run_worker": "run"}
+_WHERE = {
+    "Check": "check",
+    "check_site": "check",
+    "SiteConfig": "config",
+    "load_site": "config",
+    "run_agent": "run",
+    "run_site": "run",
+    "run_worker": "run",
+}
 
 
 def __getattr__(name: str) -> Any:

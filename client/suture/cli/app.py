@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from suture_contract.console.tree import Lazy, group
+from suture_contract.console.tree import Joined, Lazy, group
 from suture_contract.exit_codes import EXIT_CODES
 
 JOBS = group(
@@ -62,8 +62,8 @@ app = group(
     "  suture report north/stitched\n"
     "  suture fit north.safetensors south.safetensors --data scans/ --out joint      without a hub\n\n" + EXIT_CODES,
     {
-        "demo": Lazy("suture_local.commands:demo", "Play the whole story on this machine."),
-        "up": Lazy("suture_local.commands:up", "Keep a hub and a site running on this machine."),
+        "demo": Joined("Play the whole story on this machine.", extra="service,worker,demo"),
+        "up": Joined("Keep a hub and a site running on this machine.", extra="service,worker,demo"),
         "login": Lazy("suture.cli.login:login", "Keep a hub's address and your token."),
         "export": Lazy("suture.cli.models:export", "Turn a PyTorch model of yours into a portable model."),
         "export-onnx": Lazy("suture.cli.onnx:export_onnx", "Write a portable model, stitched or not, as ONNX."),
@@ -80,8 +80,8 @@ app = group(
         "sign": Lazy("suture.cli.keys:sign", "Sign the newest revision of an own model."),
         "verify": Lazy("suture.cli.keys:verify", "Check the signature over all files of a folder."),
         "withdraw": Lazy("suture.cli.keys:withdraw", "Withdraw a revision of an own model for good."),
-        "hub": Lazy("suture_service.commands.hub:app", "Run a hub and decide who takes part."),
-        "site": Lazy("suture_worker.commands.site:app", "Run a site beside your data."),
+        "hub": Joined("Run a hub and decide who takes part.", extra="service"),
+        "site": Joined("Run a site beside your data.", extra="worker"),
     },
     completion=True,
 )

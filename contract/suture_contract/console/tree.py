@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
+from importlib.metadata import entry_points
 from typing import Any, NamedTuple
 
 import typer
@@ -11,6 +13,8 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_group
 
 from suture_contract.errors import SutureError
+
+ENTRY_POINTS = "suture.commands"
 
 
 class Lazy(NamedTuple):
@@ -20,40 +24,67 @@ class Lazy(NamedTuple):
     help: str
 
 
+class Joined(NamedTuple):
+    """A command of another package, which names it in its entry points; `extra` installs it."""
+
+    help: str
+    extra: str
+
+
+Entry = Lazy | Joined | typer.Typer
+
+
 class Commands(TyperGroup):
     """A group of commands that ends with a message and the right exit code when one of them fails."""
 
-    table: Mapping[str, Lazy | typer.Typer] = {}
+    table: Mapping[str, Entry] = {}
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
         for name, entry in self.table.items():
-            self.add_command(_stub(name, entry.help) if isinstance(entry, Lazy) else _made(name, entry), name)
+            self.add_command(_made(name, entry) if isinstance(entry, typer.Typer) else _stub(name, entry.help), name)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the command that is named, imported now."""
         name, command, rest = super().resolve_command(ctx, args)
-        return name, self.load(str(name)) if name is not None else command, rest
+        if name is not None:
+            try:
+                command = self.load(str(name))
+            except SutureError:
+                if not ctx.resilient_parsing:  # the shell asks what could follow: nothing does
+                    raise
+        return name, command, rest
 
     def load(self, name: str) -> Any:
         """Return the command of that name, imported."""
         entry = self.table.get(name)
+        if isinstance(entry, Joined):
+            return _made(name, _joined(name, entry))
         return _made(name, _found(entry.where)) if isinstance(entry, Lazy) else self.commands[name]
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         try:
-            return super().invoke(ctx)
+            with self._what_is_missing_named(ctx):
+                return super().invoke(ctx)
         except SutureError as error:
             from suture_contract.console.terminal import Format, show_error
 
             show_error(error, Format(ctx.meta.get("suture.format", Format.text)))
             raise typer.Exit(error.exit_code) from None
 
+    @contextmanager
+    def _what_is_missing_named(self, ctx: Any) -> Iterator[None]:
+        try:
+            yield
+        except ModuleNotFoundError as error:
+            entry = self.table.get(ctx.invoked_subcommand or "")
+            if not isinstance(entry, Joined):
+                raise
+            raise _not_installed(error.name, ctx.invoked_subcommand, entry) from None
 
-def group(
-    text: str, commands: Mapping[str, Lazy | typer.Typer] | None = None, *, completion: bool = False
-) -> typer.Typer:
+
+def group(text: str, commands: Mapping[str, Entry] | None = None, *, completion: bool = False) -> typer.Typer:
     """Return a group of `commands` with the help `text`; with `completion` it can be installed for the shell."""
 
     class Group(Commands):
@@ -84,6 +115,24 @@ def _stub(name: str, text: str) -> TyperCommand:
 def _found(where: str) -> Any:
     module, _, name = where.partition(":")
     return getattr(import_module(module), name)
+
+
+def _joined(name: str, entry: Joined) -> Any:
+    try:
+        for point in entry_points(group=ENTRY_POINTS, name=name):
+            return point.load()
+    except ModuleNotFoundError as error:
+        raise _not_installed(error.name, name, entry) from None
+    raise _not_installed(None, name, entry)
+
+
+def _not_installed(module: str | None, name: str, entry: Joined) -> SutureError:
+    return SutureError(
+        "suture.not_installed",
+        f"{module.partition('.')[0] if module else 'what this command belongs to'} is not installed",
+        where=f"suture {name}",
+        hint=f"pip install 'suture[{entry.extra}]'",
+    )
 
 
 def _made(name: str, found: Any) -> Any:

@@ -10,22 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json, print_table
-from suture_contract.console.tree import group
 from suture_contract.errors import SutureError
-from suture_service.commands.settings import hub_settings
+from suture_service.settings import read_settings
 
 if TYPE_CHECKING:
     from suture_service.audit.chain import Head
 
-app = group(
-    "Who did what at the hub: an append-only log, each entry chained to the one before.\n\n"
-    "\b\n"
-    "Example, once a month:\n"
-    "  suture hub audit verify --expect $(cat last-head) > head && mv head last-head"
-)
 
-
-@app.command("verify")
 def verify(
     expect: Annotated[
         str | None, typer.Option(metavar="ID:DIGEST", help="what an earlier `verify` printed; noted outside the hub")
@@ -45,7 +36,7 @@ def verify(
     from suture_service.audit import chain
     from suture_service.operate import reading
 
-    with reading(hub_settings()) as session:
+    with reading(read_settings()) as session:
         head = chain.verify(session, _head(expect) if expect is not None else None)
     if format is Format.json:
         print_json({"entries": head.id, "digest": head.digest})
@@ -54,7 +45,6 @@ def verify(
         notes.print(f"{head.id} entries, all as they were written; note the line above outside the hub")
 
 
-@app.command("export")
 def export(
     file: Annotated[Path | None, typer.Argument(help="where to write; standard output without it")] = None,
     after: Annotated[int, typer.Option(min=0, help="only entries after this number")] = 0,
@@ -69,7 +59,7 @@ def export(
     from suture_service.audit import chain
     from suture_service.operate import reading
 
-    with reading(hub_settings()) as session:
+    with reading(read_settings()) as session:
         lines = (json.dumps(chain.as_dict(entry)) + "\n" for entry in chain.walk(session, after))
         if file is None:
             sys.stdout.writelines(lines)
@@ -78,7 +68,6 @@ def export(
                 output.writelines(lines)
 
 
-@app.command("list")
 def list_entries(
     last: Annotated[int, typer.Option(min=1, max=10_000, help="how many of the newest")] = 30,
     format: FormatOption = Format.text,
@@ -95,7 +84,7 @@ def list_entries(
     from suture_service.operate import reading
     from suture_service.tables import AuditEntry
 
-    with reading(hub_settings()) as session:
+    with reading(read_settings()) as session:
         newest = session.scalars(select(AuditEntry).order_by(AuditEntry.id.desc()).limit(last)).all()
         found = [chain.as_dict(entry) for entry in reversed(newest)]
     if format is Format.json:

@@ -8,42 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json, print_table
-from suture_contract.console.tree import group
 from suture_contract.errors import SutureError
-from suture_service.commands import audit as hub_audit
-from suture_service.commands import people as hub_people
-from suture_service.commands import store as hub_store
-from suture_service.commands.settings import hub_settings
+from suture_service.settings import read_settings
 
 if TYPE_CHECKING:
     from suture_service.operate import TokenRow
 
-app = group(
-    "Run a hub and decide who takes part.\n\n"
-    "SUTURE_HUB_DATABASE_URL (sqlite:///… or postgresql://…) and SUTURE_HUB_STORE (a folder or s3://…) say where its "
-    "state is; these commands work on it directly.\n\n"
-    "\b\n"
-    "Example of a first start:\n"
-    "  suture hub migrate\n"
-    "  suture hub party add north\n"
-    "  suture hub token create north --role publisher --role requester\n"
-    "  suture hub site add north main\n"
-    "  suture hub serve --host 0.0.0.0 --tls-cert chain.pem --tls-key key.pem"
-)
-party = group("Organisations that take part.")
-token = group("Tokens of parties: made, listed, revoked.")
-site = group("Sites of parties: installations beside their data.")
-app.add_typer(party, name="party")
-app.add_typer(token, name="token")
-app.add_typer(site, name="site")
-app.add_typer(hub_people.app, name="person")
-app.add_typer(hub_audit.app, name="audit")
-hub_store.add_to(app)
 
 PartyArgument = Annotated[str, typer.Argument(metavar="PARTY", help="the party's name")]
 
 
-@app.command()
 def serve(
     host: Annotated[str, typer.Option(help="address to listen on; behind a TLS proxy keep 127.0.0.1")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="port to listen on")] = 8420,
@@ -64,10 +38,9 @@ def serve(
     if (tls_cert is None) != (tls_key is None):
         raise SutureError("hub.tls", "--tls-cert and --tls-key belong together", where="--tls-cert, --tls-key")
     tls = Tls(tls_cert, tls_key) if tls_cert is not None and tls_key is not None else None
-    serve(hub_settings(), host, port, tls)
+    serve(read_settings(), host, port, tls)
 
 
-@app.command()
 def migrate() -> None:
     """Bring the database to this version's schema. Safe to repeat.
 
@@ -77,11 +50,10 @@ def migrate() -> None:
     """
     from suture_service import operate
 
-    operate.migrate(hub_settings())
+    operate.migrate(read_settings())
     notes.print("the database has this version's schema")
 
 
-@party.command("add")
 def add_party(name: PartyArgument, format: FormatOption = Format.text) -> None:
     """Add a party.
 
@@ -91,7 +63,7 @@ def add_party(name: PartyArgument, format: FormatOption = Format.text) -> None:
     """
     from suture_service import operate
 
-    added = operate.add_party(hub_settings(), name)
+    added = operate.add_party(read_settings(), name)
     if format is Format.json:
         print_json({"name": added})
     else:
@@ -99,7 +71,6 @@ def add_party(name: PartyArgument, format: FormatOption = Format.text) -> None:
         notes.print(f"next:  suture hub token create {added} --role publisher --role requester")
 
 
-@party.command("list")
 def list_parties(format: FormatOption = Format.text) -> None:
     """List the parties and their sites.
 
@@ -109,7 +80,7 @@ def list_parties(format: FormatOption = Format.text) -> None:
     """
     from suture_service import operate
 
-    found = operate.list_parties(hub_settings())
+    found = operate.list_parties(read_settings())
     if format is Format.json:
         print_json(
             [
@@ -138,7 +109,6 @@ def list_parties(format: FormatOption = Format.text) -> None:
     )
 
 
-@token.command("create")
 def create_token(
     party: PartyArgument,
     role: Annotated[
@@ -158,7 +128,7 @@ def create_token(
     """
     from suture_service import operate
 
-    token_id, secret = operate.create_token(hub_settings(), party, role or [], name=name, days=days)
+    token_id, secret = operate.create_token(read_settings(), party, role or [], name=name, days=days)
     if format is Format.json:
         print_json({"id": token_id, "token": secret})
     else:
@@ -166,7 +136,6 @@ def create_token(
         notes.print(f"id {token_id}; the token is shown this once, only its hash is kept")
 
 
-@token.command("list")
 def list_tokens(party: PartyArgument, format: FormatOption = Format.text) -> None:
     """List a party's tokens and those of its sites, without secrets.
 
@@ -176,7 +145,7 @@ def list_tokens(party: PartyArgument, format: FormatOption = Format.text) -> Non
     """
     from suture_service import operate
 
-    found = operate.list_tokens(hub_settings(), party)
+    found = operate.list_tokens(read_settings(), party)
     if format is Format.json:
         print_json(
             [
@@ -219,7 +188,6 @@ def _state(row: TokenRow) -> str:
     return f"valid until {row.expires_at:%Y-%m-%d %H:%M}" if row.expires_at else "valid"
 
 
-@token.command("revoke")
 def revoke_token(token_id: Annotated[str, typer.Argument(metavar="ID", help="the token's id, not the token")]) -> None:
     """End a token at once.
 
@@ -229,11 +197,10 @@ def revoke_token(token_id: Annotated[str, typer.Argument(metavar="ID", help="the
     """
     from suture_service import operate
 
-    operate.revoke_token(hub_settings(), token_id)
+    operate.revoke_token(read_settings(), token_id)
     notes.print(f"revoked {token_id}")
 
 
-@site.command("add")
 def add_site(
     party: PartyArgument,
     name: Annotated[str, typer.Argument(help="the site's name within the party")],
@@ -247,7 +214,7 @@ def add_site(
     """
     from suture_service import operate
 
-    secret = operate.add_site(hub_settings(), party, name)
+    secret = operate.add_site(read_settings(), party, name)
     if format is Format.json:
         print_json({"party": party, "site": name, "token": secret})
     else:
@@ -255,7 +222,6 @@ def add_site(
         notes.print("shown this once; hand it to the site: it goes into the file that site.toml calls token_file")
 
 
-@site.command("list")
 def list_sites(format: FormatOption = Format.text) -> None:
     """List all sites and whether they asked for work recently.
 
@@ -267,7 +233,7 @@ def list_sites(format: FormatOption = Format.text) -> None:
 
     rows = [
         (row.name, name, "online" if name in row.online else "offline")
-        for row in operate.list_parties(hub_settings())
+        for row in operate.list_parties(read_settings())
         for name in row.sites
     ]
     if format is Format.json:

@@ -8,20 +8,12 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from suture_contract.console.terminal import Format, FormatOption, notes, print_json, print_table
-from suture_contract.console.tree import group
 from suture_contract.errors import SutureError
-from suture_service.commands.settings import hub_settings
+from suture_service.settings import read_settings
 
 if TYPE_CHECKING:
     from suture_service.auth import Role
 
-app = group(
-    "People who sign in with their organisation's identity provider.\n\n"
-    "SUTURE_HUB_OIDC_ISSUER and SUTURE_HUB_OIDC_CLIENT_ID name the provider.\n\n"
-    "\b\n"
-    "Example:\n"
-    "  suture hub person add north a.berg --email a.berg@north.example --role publisher"
-)
 PartyArgument = Annotated[str, typer.Argument(metavar="PARTY", help="the party's name")]
 PersonArgument = Annotated[str, typer.Argument(metavar="NAME", help="how tokens and the audit log call this person")]
 RoleOption = Annotated[
@@ -30,7 +22,6 @@ RoleOption = Annotated[
 ]
 
 
-@app.command("add")
 def add(
     party: PartyArgument,
     name: PersonArgument,
@@ -49,7 +40,7 @@ def add(
     """
     from pydantic import ValidationError
 
-    settings, roles = hub_settings(), _roles(role)
+    settings, roles = read_settings(), _roles(role)
     from suture_service.hub import utc_now
     from suture_service.operate import writing
     from suture_service.parties.service import get_party
@@ -74,7 +65,6 @@ def add(
     notes.print(f"added {name}; next, for this person:  suture login --oidc")
 
 
-@app.command("list")
 def list_people(party: PartyArgument, format: FormatOption = Format.text) -> None:
     """List who may sign in for a party.
 
@@ -82,7 +72,7 @@ def list_people(party: PartyArgument, format: FormatOption = Format.text) -> Non
     Example:
       suture hub person list north
     """
-    settings = hub_settings()
+    settings = read_settings()
     from suture_service.operate import reading
     from suture_service.parties.service import get_party
     from suture_service.people import repository
@@ -102,7 +92,6 @@ def list_people(party: PartyArgument, format: FormatOption = Format.text) -> Non
     print_table(("name", "e-mail", "subject", "roles"), cells, empty=empty, prose=("roles",))
 
 
-@app.command("roles")
 def change_roles(party: PartyArgument, name: PersonArgument, role: RoleOption = None) -> None:
     """Give a person these roles and no others. The tokens of the person's logins end at once.
 
@@ -110,7 +99,7 @@ def change_roles(party: PartyArgument, name: PersonArgument, role: RoleOption = 
     Example:
       suture hub person roles north a.berg --role requester
     """
-    settings, roles = hub_settings(), _roles(role)
+    settings, roles = read_settings(), _roles(role)
     from suture_service.hub import utc_now
     from suture_service.operate import writing
     from suture_service.parties.service import get_party
@@ -122,7 +111,6 @@ def change_roles(party: PartyArgument, name: PersonArgument, role: RoleOption = 
     notes.print(f"{name}: {', '.join(roles) or 'reader'}")
 
 
-@app.command("remove")
 def remove(party: PartyArgument, name: PersonArgument) -> None:
     """Remove a person. The tokens of the person's logins end at once.
 
@@ -132,7 +120,7 @@ def remove(party: PartyArgument, name: PersonArgument) -> None:
     Example:
       suture hub person remove north a.berg
     """
-    settings = hub_settings()
+    settings = read_settings()
     from suture_service.hub import utc_now
     from suture_service.operate import writing
     from suture_service.parties.service import get_party

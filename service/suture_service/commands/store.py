@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 
 from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json
 from suture_contract.exit_codes import ExitCode
-from suture_service.commands.settings import hub_settings
+from suture_service.settings import read_settings
 
 if TYPE_CHECKING:
     from suture_service.maintenance.progress import OnProgress
@@ -26,12 +26,6 @@ GraceOption = Annotated[
     float, typer.Option("--older-than-hours", min=1, help="what came later may still wait for its commit")
 ]
 FolderArgument = Annotated[Path, typer.Argument(metavar="FOLDER", file_okay=False, help="the backup's folder")]
-
-
-def add_to(app: typer.Typer) -> None:
-    """Make these commands of `suture hub`."""
-    for command in (gc, reconcile, backup, restore):
-        app.command()(command)
 
 
 def gc(
@@ -50,7 +44,7 @@ def gc(
     """
     from suture_service.maintenance.collection import collect
 
-    settings = hub_settings()
+    settings = read_settings()
     with _progress(format) as on_progress:
         done = collect(settings, grace=timedelta(hours=older_than_hours), dry_run=dry_run, on_progress=on_progress)
     if format is Format.json:
@@ -79,7 +73,7 @@ def reconcile(
     """
     from suture_service.maintenance.reconciling import reconcile
 
-    settings = hub_settings()
+    settings = read_settings()
     with _progress(format) as on_progress:
         found = reconcile(settings, deep=deep, grace=timedelta(hours=older_than_hours), on_progress=on_progress)
     if format is Format.json:
@@ -110,7 +104,7 @@ def backup(folder: FolderArgument, format: FormatOption = Format.text) -> None:
     """
     from suture_service.maintenance.backup import back_up
 
-    settings = hub_settings()
+    settings = read_settings()
     with _progress(format) as on_progress:
         done = back_up(settings, folder, on_progress=on_progress)
     if format is Format.json:
@@ -135,7 +129,7 @@ def restore(folder: FolderArgument, format: FormatOption = Format.text) -> None:
     """
     from suture_service.maintenance.backup import restore
 
-    settings = hub_settings()
+    settings = read_settings()
     with _progress(format) as on_progress:
         done = restore(settings, folder, on_progress=on_progress)
     if format is Format.json:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from suture_contract.errors import SutureError
-
-if TYPE_CHECKING:
-    from suture_worker.config import SiteConfig
+from suture_worker.config import SiteConfig, load_site
 
 ConfigArgument = Annotated[Path, typer.Argument(metavar="SITE.TOML", help="the site's configuration")]
 TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="the task's id, as the list shows it")]
@@ -20,12 +17,6 @@ HERE = Path("site.toml")
 
 def load(path: Path) -> SiteConfig:
     """Return the checked configuration; raises `SutureError` (`site.*`)."""
-    try:
-        from suture_worker import load_site
-    except ModuleNotFoundError as error:
-        raise SutureError(
-            "site.not_installed", f"{error.name} is not installed", hint="pip install 'suture[worker]'"
-        ) from None
     return load_site(path)
 
 

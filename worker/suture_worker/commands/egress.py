@@ -9,18 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json, print_table
-from suture_contract.console.tree import group
 from suture_contract.errors import SutureError
 from suture_worker.commands.config import HERE, ConfigArgument, load
 
 if TYPE_CHECKING:
     from suture_worker.egress.log import Entry
 
-app = group("Look into the log of everything that left this site.\n\n\b\nExample:\n  suture site egress verify")
 SequenceArgument = Annotated[int, typer.Argument(metavar="NUMBER", min=1, help="the record's number in the list")]
 
 
-@app.command()
 def verify(path: ConfigArgument = HERE, format: FormatOption = Format.text) -> None:
     """Check that no record was edited, removed, reordered or cut off; ends with 5 and names the record otherwise.
 
@@ -36,7 +33,6 @@ def verify(path: ConfigArgument = HERE, format: FormatOption = Format.text) -> N
         console.print(f"{len(entries)} records, unbroken: {log}")
 
 
-@app.command("list")
 def list_records(
     path: ConfigArgument = HERE,
     task: Annotated[str | None, typer.Option(help="of this task only")] = None,
@@ -66,7 +62,6 @@ def list_records(
     )
 
 
-@app.command()
 def show(number: SequenceArgument, path: ConfigArgument = HERE) -> None:
     """Print the exact bytes of one record; of model and stitch files, which are not kept, the digest.
 

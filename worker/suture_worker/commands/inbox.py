@@ -10,18 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json, print_table
-from suture_contract.console.tree import group
 from suture_worker.commands.config import HERE, ConfigArgument, ReasonOption, TaskArgument, load, size
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from suture_worker.rules.inbox import Estimate, Inbox
-
-app = group(
-    'Approve or decline what others ask for, where a rule in site.toml says `approval = "ask"`.\n\n'
-    "\b\nExample:\n  suture site inbox list"
-)
 
 
 class Told(StrEnum):
@@ -39,7 +33,6 @@ TellOption = Annotated[
 ]
 
 
-@app.command("list")
 def list_requests(path: ConfigArgument = HERE, format: FormatOption = Format.text) -> None:
     """List what waits for a decision, oldest first.
 
@@ -71,9 +64,8 @@ def list_requests(path: ConfigArgument = HERE, format: FormatOption = Format.tex
     )
 
 
-@app.command()
 def show(task: TaskArgument, path: ConfigArgument = HERE, format: FormatOption = Format.text) -> None:
-    """Show one request: who asks, which models, what runs, what it takes, what would leave.
+    """Show one request: who asks, which models, what would leave; what runs and what it takes.
 
     \b
     Example:
@@ -96,7 +88,6 @@ def show(task: TaskArgument, path: ConfigArgument = HERE, format: FormatOption =
         console.print(f"would leave {line}")
 
 
-@app.command()
 def approve(
     task: TaskArgument,
     path: ConfigArgument = HERE,
@@ -120,7 +111,6 @@ def approve(
     notes.print(f"approved {task}; the agent goes on with it when a device is free")
 
 
-@app.command()
 def decline(
     task: TaskArgument, path: ConfigArgument = HERE, reason: ReasonOption = None, tell: TellOption = None
 ) -> None:
@@ -136,7 +126,6 @@ def decline(
     notes.print(f"declined {task}")
 
 
-@app.command()
 def standing(path: ConfigArgument = HERE, format: FormatOption = Format.text) -> None:
     """List the approvals that hold for a while.
 
@@ -152,7 +141,6 @@ def standing(path: ConfigArgument = HERE, format: FormatOption = Format.text) ->
     print_table(("party", "may", "dataset", "until (UTC)", "approved by"), rows, empty="none")
 
 
-@app.command()
 def forget(party: str, action: str, dataset: str, path: ConfigArgument = HERE) -> None:
     """Withdraw a standing approval.
 

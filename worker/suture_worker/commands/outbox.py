@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json, print_table
-from suture_contract.console.tree import group
 from suture_worker.commands.config import HERE, ConfigArgument, ReasonOption, TaskArgument, load, size
 from suture_worker.commands.inbox import TellOption
 
@@ -17,13 +16,7 @@ if TYPE_CHECKING:
 
     from suture_worker.egress.held import Held
 
-app = group(
-    'Release or refuse results, where a rule in site.toml says `release = "manual"`.\n\n'
-    "\b\nExample:\n  suture site outbox list"
-)
 
-
-@app.command("list")
 def list_held(path: ConfigArgument = HERE, format: FormatOption = Format.text) -> None:
     """List the results that are held, oldest first.
 
@@ -51,7 +44,6 @@ def list_held(path: ConfigArgument = HERE, format: FormatOption = Format.text) -
     )
 
 
-@app.command()
 def show(
     task: TaskArgument,
     path: ConfigArgument = HERE,
@@ -82,7 +74,6 @@ def show(
             console.print(held.part(manifest, number).read_text(encoding="utf-8"))
 
 
-@app.command()
 def release(task: TaskArgument, path: ConfigArgument = HERE, reason: ReasonOption = None) -> None:
     """Let out exactly what `show` shows.
 
@@ -95,7 +86,6 @@ def release(task: TaskArgument, path: ConfigArgument = HERE, reason: ReasonOptio
     notes.print(f"released {task}; the agent sends it now")
 
 
-@app.command()
 def refuse(
     task: TaskArgument, path: ConfigArgument = HERE, reason: ReasonOption = None, tell: TellOption = None
 ) -> None:

@@ -9,13 +9,7 @@ from typing import Annotated
 import typer
 
 from suture_contract.console.terminal import Format, FormatOption, console, print_json
-from suture_contract.console.tree import group
 from suture_worker.commands.config import HERE, ConfigArgument, load
-
-app = group(
-    "See what the rules in site.toml mean, before anybody asks.\n\n"
-    "\b\nExample:\n  suture site policy explain --party north --dataset frames"
-)
 
 
 class Action(StrEnum):
@@ -26,7 +20,6 @@ class Action(StrEnum):
     contribute = "contribute"
 
 
-@app.command()
 def explain(
     party: Annotated[str, typer.Option(help="who would ask")],
     dataset: Annotated[str, typer.Option(help="for which dataset")],

@@ -7,26 +7,8 @@ from dataclasses import asdict
 import typer
 
 from suture_contract.console.terminal import Format, FormatOption, notes, print_json, print_table
-from suture_contract.console.tree import group
 from suture_contract.errors import SutureError
-from suture_worker.commands import egress as site_egress
-from suture_worker.commands import inbox as site_inbox
-from suture_worker.commands import outbox as site_outbox
-from suture_worker.commands import policy as site_policy
 from suture_worker.commands.config import HERE, ConfigArgument, load
-
-app = group(
-    "Run a site beside your data. It dials out to the hub; nothing can dial in, and no data leave.\n\n"
-    "\b\n"
-    "Example of a first start:\n"
-    "  suture site init site.toml\n"
-    "  suture site check site.toml\n"
-    "  suture site run site.toml"
-)
-app.add_typer(site_policy.app, name="policy")
-app.add_typer(site_inbox.app, name="inbox")
-app.add_typer(site_outbox.app, name="outbox")
-app.add_typer(site_egress.app, name="egress")
 
 EXAMPLE = """\
 # A site: an installation of Suture beside your data. Relative paths start at this file's folder.
@@ -82,7 +64,6 @@ datasets = ["digits"]
 """
 
 
-@app.command()
 def init(path: ConfigArgument = HERE) -> None:
     """Write a commented site.toml to start from.
 
@@ -103,7 +84,6 @@ def init(path: ConfigArgument = HERE) -> None:
     notes.print(f"next:  suture site check {path}")
 
 
-@app.command()
 def run(path: ConfigArgument = HERE) -> None:
     """Run the whole site until it is told to stop.
 
@@ -118,7 +98,6 @@ def run(path: ConfigArgument = HERE) -> None:
     run_site(load(path))
 
 
-@app.command()
 def agent(path: ConfigArgument = HERE) -> None:
     """Run only the agent, which talks to the hub.
 
@@ -133,7 +112,6 @@ def agent(path: ConfigArgument = HERE) -> None:
     run_agent(load(path))
 
 
-@app.command()
 def worker(path: ConfigArgument = HERE) -> None:
     """Run only the Celery worker, which computes.
 
@@ -148,7 +126,6 @@ def worker(path: ConfigArgument = HERE) -> None:
     run_worker(load(path))
 
 
-@app.command()
 def check(path: ConfigArgument = HERE, format: FormatOption = Format.text) -> None:
     """Check that the site can work.
 
