@@ -1,64 +1,120 @@
-"""Which hub, and as whom: arguments first, then SUTURE_HUB and SUTURE_TOKEN, then what `suture login` stored."""
+"""Which hub, and as whom: what is passed, then the environment, then what `suture login` stored.
+
+`suture login` stores any number of logins, each under a name, its profile; the one without a name is `default`.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import re
 import tempfile
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from suture.http import check_token, check_url
 from suture_contract.errors import SutureError
+from suture_contract.naming import did_you_mean
+
+DEFAULT = "default"
+_PROFILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_chosen: ContextVar[str | None] = ContextVar("the hub that `suture --hub` names", default=None)
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """A hub's address and the token for it (never shown)."""
+    """A hub's address, the token for it (never shown), and whose token that is, if it was asked."""
 
     url: str
     token: str | None = field(repr=False)
+    party: str | None = field(default=None, compare=False)
 
 
-def resolve(url: str | None = None, token: str | None = None) -> Credentials:
+def resolve(hub: str | None = None, token: str | None = None) -> Credentials:
     """Return what to use; raises `SutureError` `hub.unknown` when no hub is named anywhere.
 
-    A stored token goes to the hub it was stored for and to no other.
+    `hub` is an address, or the profile of a login, which brings its token. A stored token goes to the hub it was stored
+    for and to no other.
     """
-    url = url or os.environ.get("SUTURE_HUB")
-    token = token or os.environ.get("SUTURE_TOKEN")
-    stored = None if url and token else _stored()
-    if url is None:
-        if stored is None:
-            raise SutureError(
-                "hub.unknown",
-                "no hub is named",
-                where="hub URL",
-                hint="type `suture login`, set SUTURE_HUB, or pass the URL",
-            )
-        url = stored.url
-    url = check_url(url)
-    if token is None and stored is not None and stored.url == url:
-        token = stored.token
-    return Credentials(url, check_token(token) if token is not None else None)
+    hub, environment = hub or _chosen.get(), os.environ
+    if hub is not None and _PROFILE.fullmatch(hub):
+        return _checked(_login(hub), token)
+    if hub is None and (profile := environment.get("SUTURE_PROFILE")):
+        for name in ("SUTURE_HUB", "SUTURE_TOKEN"):
+            if environment.get(name):
+                raise SutureError(
+                    "hub.ambiguous",
+                    f"{name} and SUTURE_PROFILE both say which hub, and as whom",
+                    where=name,
+                    hint="unset one of them, or say it with `suture --hub`",
+                )
+        return _checked(_login(profile), token)
+    hub = hub or environment.get("SUTURE_HUB")
+    token = token or environment.get("SUTURE_TOKEN")
+    if hub is None:
+        return _checked(_login(DEFAULT), token)
+    url = check_url(hub)
+    return _checked(Credentials(url, token or _stored_for(url)), None)
 
 
-def store(credentials: Credentials) -> Path:
-    """Keep the credentials for later, readable by this user alone; returns the file."""
+@contextlib.contextmanager
+def choosing(hub: str) -> Iterator[None]:
+    """Use this address or profile within the block wherever none is passed."""
+    before = _chosen.set(hub)
+    try:
+        yield
+    finally:
+        _chosen.reset(before)
+
+
+def in_use() -> str | None:
+    """Return the profile that is used where nothing is passed; None where the environment names an address."""
+    return os.environ.get("SUTURE_PROFILE") or (None if os.environ.get("SUTURE_HUB") else DEFAULT)
+
+
+def stored() -> dict[str, Credentials]:
+    """Return all logins by their profile, the default one first."""
     path = _path()
+    return _read(path, read_private(path)) if path.exists() else {}
+
+
+def store(credentials: Credentials, profile: str = DEFAULT) -> Path:
+    """Keep a login for later, readable by this user alone; returns the file."""
+    path = _path()
+    logins = {**_others(path, profile), check_profile(profile): credentials}
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    write_private(path, json.dumps({"hub": credentials.url, "token": credentials.token}) + "\n")
+    _write(path, logins)
     return path
 
 
-def forget() -> bool:
-    """Delete what `store` kept; returns whether there was anything."""
-    try:
-        _path().unlink()
-    except FileNotFoundError:
+def forget(profile: str = DEFAULT) -> bool:
+    """Delete a login that `store` kept; returns whether there was one."""
+    path = _path()
+    if not path.exists():
         return False
+    others = _others(path, profile)
+    if others and profile not in stored():
+        return False
+    if others:
+        _write(path, others)
+    else:
+        path.unlink()
     return True
+
+
+def check_profile(name: str) -> str:
+    """Return the name; raise `SutureError` `profile.name` if no profile can be called so."""
+    if not _PROFILE.fullmatch(name):
+        raise SutureError(
+            "profile.name",
+            f"{name!r} cannot name a profile",
+            where="--profile",
+            hint="use letters, digits, - and _, at most 64",
+        )
+    return name
 
 
 def read_private(path: Path) -> str:
@@ -93,14 +149,60 @@ def _path() -> Path:
     return (Path(base) if base else Path.home() / ".config") / "suture" / "login.json"
 
 
-def _stored() -> Credentials | None:
-    path = _path()
-    if not path.exists():
-        return None
+def _checked(login: Credentials, token: str | None) -> Credentials:
+    token = token or login.token
+    return Credentials(check_url(login.url), check_token(token) if token is not None else None, login.party)
+
+
+def _login(profile: str) -> Credentials:
+    logins = stored()
+    if profile in logins:
+        return logins[profile]
+    if profile != DEFAULT:
+        hint = f"{did_you_mean(profile, logins)}; `suture hubs` lists them, an address starts with https://"
+        raise SutureError("profile.unknown", f"no login has the name {profile!r}", where="profile", hint=hint)
+    names = " or ".join(f"`suture --hub {name}`" for name in logins)
+    raise SutureError(
+        "hub.unknown",
+        "no hub is named",
+        where="hub URL",
+        hint=f"say {names}, or set SUTURE_PROFILE" if names else "type `suture login`, set SUTURE_HUB, or pass the URL",
+    )
+
+
+def _stored_for(url: str) -> str | None:
+    """Return the token that was stored for this hub, the default login's before others."""
+    found = {name: login for name, login in stored().items() if login.url == url}
+    if len(found) > 1 and DEFAULT not in found:
+        names = " or ".join(f"`suture --hub {name}`" for name in found)
+        raise SutureError("hub.ambiguous", "several logins are for this hub", where=url, hint=f"say {names}")
+    return next((login.token for login in found.values()), None)
+
+
+def _others(path: Path, profile: str) -> dict[str, Credentials]:
+    """Return the logins but that one; none where the file is damaged, since it is about to be written anew."""
     try:
-        content = json.loads(read_private(path))
-        return Credentials(check_url(content["hub"]), content["token"])
-    except (ValueError, KeyError, TypeError):
+        logins = _read(path, path.read_text(encoding="utf-8"))
+    except (OSError, SutureError):
+        return {}
+    return {name: login for name, login in logins.items() if name != profile}
+
+
+def _read(path: Path, text: str) -> dict[str, Credentials]:
+    try:
+        content = json.loads(text)
+        profiles: Mapping[str, Mapping[str, str]] = content.get("profiles", {DEFAULT: content})
+        logins = {
+            name: Credentials(check_url(login["hub"]), login["token"], login.get("party"))
+            for name, login in profiles.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise SutureError(
             "login.damaged", "this file is not what `suture login` writes", where=str(path), hint="type `suture login`"
         ) from None
+    return dict(sorted(logins.items(), key=lambda item: (item[0] != DEFAULT, item[0])))
+
+
+def _write(path: Path, logins: Mapping[str, Credentials]) -> None:
+    profiles = {name: {"hub": login.url, "token": login.token, "party": login.party} for name, login in logins.items()}
+    write_private(path, json.dumps({"profiles": profiles}) + "\n")

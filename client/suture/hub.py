@@ -43,9 +43,10 @@ if TYPE_CHECKING:
 class Hub:
     """One hub, as one party. Opens no connection until the first call.
 
-    Without arguments: SUTURE_HUB and SUTURE_TOKEN, then what `suture login` stored. `trust` says whose models are used;
-    without it, what `suture keys trust` stored. Every method may raise `SutureError`; its subclasses in `suture.errors`
-    say whether the token, the name or the network is at fault.
+    `url` may also be the profile of a login. Without arguments: SUTURE_PROFILE, or SUTURE_HUB and SUTURE_TOKEN, then
+    what `suture login` stored. `trust` says whose models are used; without it, what `suture keys trust` stored. Every
+    method may raise `SutureError`; its subclasses in `suture.errors` say whether the token, the name or
+    the network is at fault.
     """
 
     def __init__(self, url: str | None = None, token: str | None = None, *, trust: Trust | None = None) -> None:

@@ -44,5 +44,5 @@ def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "config"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
-    for name in ("SUTURE_HUB", "SUTURE_TOKEN"):
+    for name in ("SUTURE_HUB", "SUTURE_TOKEN", "SUTURE_PROFILE"):
         monkeypatch.delenv(name, raising=False)

@@ -347,6 +347,33 @@ def test_login_keeps_a_token_that_works_and_no_other(live_hub: LiveHub, tmp_path
     assert suture("login", "--hub", live_hub.url, "--token-file", tmp_path / "token").exit_code == 0
 
 
+def test_several_hubs_are_named_profiles(live_hub: LiveHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One hub here, and two parties at it: what differs is who is asked for."""
+    tokens = {party: live_hub.token(party, "requester") for party in ("north", "south")}
+    for party, token in tokens.items():
+        ended = suture("login", "--hub", live_hub.url, "--profile", party, given=token + "\n")
+        assert ended.exit_code == 0, ended.output
+        assert f"suture --hub {party}" in ended.stderr
+    unnamed = suture("keys", "list")
+    assert unnamed.exit_code == ExitCode.REFUSED
+    assert "suture --hub north" in unnamed.stderr
+    for party in tokens:
+        assert suture("--hub", party, "keys", "list").exit_code == 0
+    assert suture("--hub", "nort", "models").exit_code == ExitCode.REFUSED
+    assert suture("--hub", live_hub.url, "models").exit_code == ExitCode.REFUSED
+    monkeypatch.setenv("SUTURE_PROFILE", "south")
+    assert suture("models").exit_code == 0
+    listed = suture("hubs", "--format", "json")
+    assert json.loads(listed.stdout) == [
+        {"profile": party, "hub": live_hub.url, "party": party, "used": party == "south"} for party in tokens
+    ]
+    assert not any(token in suture("hubs").output + listed.output for token in tokens.values())
+    assert suture("login", "--forget").exit_code == 0
+    monkeypatch.delenv("SUTURE_PROFILE")
+    assert suture("login", "--forget", "--profile", "north").stdout == "forgotten\n"
+    assert "none" in suture("hubs").stderr
+
+
 def test_a_job_can_be_asked_for_followed_and_cancelled(signed_in: str, folder: Path) -> None:
     out = exported(folder)
     for name in ("north/a1", "north/a2"):

@@ -52,7 +52,8 @@ KEYS = group(
 
 app = group(
     "Publish trained models, never data, and stitch models of several parties into one better ensemble.\n\n"
-    "The hub and its token come from `suture login`, or from SUTURE_HUB and SUTURE_TOKEN.\n\n"
+    "The hub and its token come from `suture login`, or from SUTURE_HUB and SUTURE_TOKEN. "
+    "With several hubs, name one: `suture --hub NAME` or SUTURE_PROFILE.\n\n"
     "\b\n"
     "Examples:\n"
     "  suture demo                                 the whole story on this machine, in about a minute\n"
@@ -65,6 +66,7 @@ app = group(
         "demo": Joined("Play the whole story on this machine.", extra="service,worker,demo"),
         "up": Joined("Keep a hub and a site running on this machine.", extra="service,worker,demo"),
         "login": Lazy("suture.cli.login:login", "Keep a hub's address and your token."),
+        "hubs": Lazy("suture.cli.login:hubs", "List the hubs that you are signed in at, and which one is used."),
         "export": Lazy("suture.cli.models:export", "Turn a PyTorch model of yours into a portable model."),
         "export-onnx": Lazy("suture.cli.onnx:export_onnx", "Write a portable model, stitched or not, as ONNX."),
         "inspect": Lazy("suture.cli.inspect:inspect", "Show what a portable model is."),
@@ -97,8 +99,16 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
+    hub: Annotated[
+        str | None,
+        typer.Option("--hub", metavar="NAME|URL", help="the profile of a login (SUTURE_PROFILE), or a hub's address"),
+    ] = None,
     _wanted: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version and end")
     ] = False,
 ) -> None:
-    pass
+    if hub is not None:
+        from suture.credentials import choosing
+
+        context.with_resource(choosing(hub))

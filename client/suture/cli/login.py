@@ -1,4 +1,4 @@
-"""The command that keeps a party's token."""
+"""The commands that keep a party's tokens: login and hubs."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import typer
 from suture import credentials
 from suture.device_login import Code, sign_in
 from suture.errors import NotFound
-from suture.http import Connection
+from suture.http import Connection, check_url
 from suture.hub import Hub
-from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json
+from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json, print_table
 from suture_contract.errors import SutureError
 
 
@@ -22,6 +22,9 @@ def login(
     token_file: Annotated[Path | None, typer.Option(help="a file that holds the token; else it is asked for")] = None,
     oidc: Annotated[bool, typer.Option("--oidc", help="sign in with your organisation's identity provider")] = False,
     party: Annotated[str | None, typer.Option(help="with --oidc: your party, if several know you")] = None,
+    profile: Annotated[
+        str, typer.Option(metavar="NAME", envvar="SUTURE_PROFILE", help="the name to keep it under, for several hubs")
+    ] = credentials.DEFAULT,
     forget: Annotated[bool, typer.Option("--forget", help="delete the stored token instead")] = False,
     format: FormatOption = Format.text,
 ) -> None:
@@ -32,15 +35,19 @@ def login(
     could see it. With --oidc there is no token to copy: you sign in at your organisation's identity provider in a
     browser, on any device, and what is stored is valid for twelve hours.
 
+    For a second hub, or as a second party, name a profile: `suture --hub NAME …` and SUTURE_PROFILE use it then.
+
     \b
     Examples:
       suture login --hub https://hub.example
+      suture login --hub https://other.example --profile other
       suture login --hub https://hub.example --token-file token
       suture login --hub https://hub.example --oidc
       suture login --forget
     """
+    credentials.check_profile(profile)
     if forget:
-        console.print("forgotten" if credentials.forget() else "nothing was stored")
+        console.print("forgotten" if credentials.forget(profile) else "nothing was stored")
         return
     if hub is None:
         raise SutureError(
@@ -58,17 +65,36 @@ def login(
         token = typer.prompt("token", hide_input=True, err=True).strip()
     else:
         token = sys.stdin.readline().strip()
-    found = credentials.Credentials(hub, token)
-    with Hub(hub, token or None) as connected:
-        found = credentials.Credentials(connected.url, token)
+    with Hub(check_url(hub), token or None) as connected:
         who = connected.whoami()
-    path = credentials.store(found)
+    path = credentials.store(credentials.Credentials(connected.url, token, who.get("party")), profile)
     if format is Format.json:
         print_json(who)
     else:
         roles = ", ".join(who.get("roles", ())) or "reader"
-        console.print(f"you are {who.get('party')} ({roles}) at {found.url}")
+        console.print(f"you are {who.get('party')} ({roles}) at {connected.url}")
         notes.print(f"kept in {path}")
+        if profile != credentials.DEFAULT:
+            notes.print(f"next:  suture --hub {profile} models, or set SUTURE_PROFILE={profile}")
+
+
+def hubs(format: FormatOption = Format.text) -> None:
+    """List the hubs that you are signed in at, and which one is used.
+
+    \b
+    Example:
+      suture hubs
+    """
+    used = credentials.in_use()
+    found = [
+        {"profile": name, "hub": login.url, "party": login.party, "used": name == used}
+        for name, login in credentials.stored().items()
+    ]
+    if format is Format.json:
+        print_json(found)
+        return
+    rows = [(row["profile"], row["hub"], row["party"] or "", "used" if row["used"] else "") for row in found]
+    print_table(("profile", "hub", "party", "note"), rows, empty="none; sign in with `suture login --hub URL`")
 
 
 def _sign_in(url: str, party: str | None) -> str:
