@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Required, TypedDict, Unpack, cas
 
 from pydantic import ValidationError
 
+from suture.arguments import PAGE, check_description, check_network
 from suture_contract.card import merge_card, write_card
 from suture_contract.compatibility import check_labels
 from suture_contract.errors import SutureError
@@ -20,6 +21,7 @@ from suture_contract.model.metadata import (
     Task,
 )
 from suture_contract.model.signature import SIGNATURE, key_of, sign
+from suture_contract.naming import problems_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -141,7 +143,8 @@ def export_model(module: Module, example: Tensor, path: Path, **description: Unp
     from suture_stitching.portable.export import export
     from suture_stitching.portable.runtime import load
 
-    check_labels([str(label) for label in description.get("labels") or ()])
+    check_network(module, example)
+    check_description(description, Description.__annotations__)
     export(module, example, path)
 
     with torch.no_grad():
@@ -163,8 +166,9 @@ def describe(
 ) -> ModelMetadata:
     """Return the metadata of a model with one input `(C, *spatial)` and one output `(K, *spatial)`, without batch.
 
-    Raises `SutureError` `metadata.invalid` naming the field.
+    Raises `SutureError` `metadata.invalid` naming the field, or what `check_description` does.
     """
+    check_description(description, Description.__annotations__)
     given = cast(dict[str, Any], description).get
     task = given("task", "classification")
     mean, std, labels, n = given("mean"), given("std"), given("labels"), given("n")
@@ -210,10 +214,12 @@ def describe(
     try:
         return ModelMetadata.model_validate(document)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
+        first = problems_of(error.errors(include_url=False), ModelMetadata)[0]
         raise SutureError(
-            "metadata.invalid", f"{field}: {first['msg']}".removeprefix(": "), where="suture.json"
+            "metadata.invalid",
+            f"{first.field}: {first.message}".removeprefix(": "),
+            where="suture.json",
+            hint=f"{first.hint or ''} See {PAGE}".strip(),
         ) from None
 
 

@@ -93,6 +93,11 @@ def _of_another(response: httpx.Response, proxy: str | None) -> HubError:
     status, url = response.status_code, response.url
     if status in (401, 403, 407):
         return _refused_by_proxy(status, url, proxy)
+    location = httpx.URL(response.headers.get("Location", "")) if 300 <= status < 400 else None
+    if location is not None and location.is_absolute_url:
+        at = f"{location.scheme}://{location.netloc.decode('ascii', 'replace')}"
+        message = f"this is not the hub's address: what is there sends on to {plain(at)}"
+        return Refused("hub.moved", message, where=str(url), hint=f"give the address as {plain(at)}", status=status)
     who = "something between here and the hub, such as a proxy," if proxy else "what is there, which is no hub,"
     message, hint = f"{who} answered {status}", "check that the URL is that of a Suture hub"
     if status == 413:
@@ -179,7 +184,10 @@ def unreachable(url: str, error: httpx.RequestError, *, proxy: str | None = None
         elif _cause(error, ssl.SSLError) is not None:
             hint = "check the URL: what answers there may speak http:// only"
         return Unavailable("hub.unreachable", f"no connection{by} ({reason})", where=url, hint=hint)
-    return Unavailable("hub.interrupted", f"the connection broke ({reason})", where=url, hint="try again")
+    hint = (
+        "try again; if the hub speaks TLS, its address begins with https://" if url.startswith("http:") else "try again"
+    )
+    return Unavailable("hub.interrupted", f"the connection broke ({reason})", where=url, hint=hint)
 
 
 def _untrusted(url: str, error: ssl.SSLCertVerificationError) -> Barred:

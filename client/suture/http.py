@@ -10,6 +10,7 @@ The token travels in one header to one origin (redirects are not followed) and i
 from __future__ import annotations
 
 import random
+import re
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +26,7 @@ from suture.errors import Barred, HubError, Unavailable, error_of, unreachable
 from suture.network import client, proxy_of
 from suture.transfers import Incoming, OnBytes, Outgoing, landing
 from suture_contract.errors import SutureError
+from suture_contract.naming import shown
 
 ATTEMPTS = 5
 MAX_DOCUMENT = 64 * 2**20
@@ -302,8 +304,9 @@ def pause(attempt: int, retry_after: float | None = None, jitter: Callable[[], f
 
 
 def check_url(url: str) -> str:
-    """Return the hub's URL without a slash at its end; raise `SutureError` `hub.url` unless it is plain http(s)."""
+    """Return the hub's URL without a slash or `/v1` at its end; raise `SutureError` `hub.url` unless it is http(s)."""
     hint = "give it as https://hub.example"
+    url = url.strip()
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL:
@@ -311,8 +314,10 @@ def check_url(url: str) -> str:
     if parsed.userinfo:
         raise SutureError("hub.url", "the URL holds a user name or password", where="hub URL", hint=hint)
     if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.fragment:
-        raise SutureError("hub.url", f"{url!r} is not the address of a hub", where="hub URL", hint=hint)
-    return url.rstrip("/")
+        if re.fullmatch(r"[A-Za-z0-9.-]+(:[0-9]+)?(/.*)?", url):
+            hint = f"did you mean 'https://{url}'?"
+        raise SutureError("hub.url", f"{shown(url)} is not the address of a hub", where="hub URL", hint=hint)
+    return url.rstrip("/").removesuffix("/v1").rstrip("/")
 
 
 def check_token(token: str) -> str:

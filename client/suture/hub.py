@@ -15,8 +15,17 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Never, Self, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Never, Self, Unpack, get_args
 
+from suture.arguments import (
+    check_description,
+    check_network,
+    checked_path,
+    checked_repo,
+    checked_revision,
+    listed,
+    one_of,
+)
 from suture.bundle import Description, Parcel, export_model, pack
 from suture.content import cached, place
 from suture.credentials import resolve
@@ -32,7 +41,7 @@ from suture_contract.documents import Report
 from suture_contract.errors import SutureError
 from suture_contract.fit_options import FitOptions
 from suture_contract.model.format import METADATA, check_against, check_file, find_model
-from suture_contract.model.metadata import Member, ModelMetadata, check_repo
+from suture_contract.model.metadata import Member, ModelMetadata
 from suture_contract.model.signature import SIGNATURE, sign
 
 if TYPE_CHECKING:
@@ -108,7 +117,10 @@ class Hub:
         raise to stop; without it, a line per file is printed. The same content again gives the same revision.
         With `key`, the file of a private key or a `pkcs11:` URI, the model is signed; `password` opens the file.
         """
-        _check_repo(repo)
+        one_of(visibility, get_args(Visibility), "visibility")
+        checked_repo(repo)
+        check_network(model, example)
+        check_description(description, Description.__annotations__)
         with tempfile.TemporaryDirectory(prefix="suture-") as folder:
             path = Path(folder) / "model.safetensors"
             metadata = export_model(model, example, path, **description)
@@ -152,8 +164,9 @@ class Hub:
         `metadata` is a `suture.json`, by default the one beside the model; a `README.md` beside it is the card. `key`
         and `password` as in `publish`.
         """
-        _check_repo(repo)
-        path = find_model(path)
+        one_of(visibility, get_args(Visibility), "visibility")
+        checked_repo(repo)
+        path = find_model(checked_path(path))
         if not isinstance(metadata, ModelMetadata):
             metadata = ModelMetadata.read(metadata or path.with_name(METADATA))
         if card is None and (path.parent / "README.md").is_file():
@@ -178,7 +191,7 @@ class Hub:
 
     def withdraw(self, repo: str, revision: str, reason: str) -> Revision:
         """Withdraw a revision of an own model for good: it and all that was made of it is flagged, with the reason."""
-        path = f"{model_path(repo)}/revisions/{segment(revision)}/withdraw"
+        path = f"{model_path(repo)}/revisions/{segment(self.revision(repo, revision).id)}/withdraw"
         return Revision.of(self.connection.post(path, {"reason": reason}, idempotent=True), path)
 
     def models(
@@ -209,7 +222,7 @@ class Hub:
             task=task,
             modality=modality,
             license=license,
-            label=list(labels) or None,
+            label=listed(labels, "labels") or None,
             format=format,
             num_channels=num_channels,
             spatial_dims=spatial_dims,
@@ -220,11 +233,15 @@ class Hub:
         return [Model.of(item, "/v1/models") for item in pages]
 
     def revision(self, repo: str, revision: str | None = None) -> Revision:
-        """Return what is known of a revision: its metadata and files; by default the newest."""
-        _check_repo(repo)
+        """Return what is known of a revision: its metadata and files; by default the newest.
+
+        `revision` is its id, or the first digits of it, 7 at least, where no other one begins so.
+        """
+        checked_repo(repo)
+        revision = checked_revision(revision)
         path = f"{model_path(repo)}/revisions/{segment(revision or 'latest')}"
         found = Revision.of(self.connection.get(path), path)
-        if found.repo != repo or (revision is not None and found.id != revision):
+        if found.repo != repo or not found.id.startswith(revision or ""):
             raise SutureError("hub.answer", f"the hub answered with {found.repo} at {found.id}", where=path)
         return found
 
@@ -356,10 +373,10 @@ class Hub:
         }
         options = FitOptions.read({name: value for name, value in stated.items() if value is not None})
         body = {
-            "models": [_model_at(name) for name in models],
+            "models": [self._model_at(name) for name in listed(models, "models")],
             "dataset": dataset,
-            "evaluate_at": list(evaluate_at),
-            "contribute_from": list(contribute_from) or None,
+            "evaluate_at": listed(evaluate_at, "evaluate_at"),
+            "contribute_from": listed(contribute_from, "contribute_from") or None,
             "publish_as": publish_as,
             "evaluate_within": evaluate_within,
             "options": options.stated(),
@@ -376,15 +393,12 @@ class Hub:
         """Return your party's newest jobs."""
         return [JobStatus.of(item, "/v1/jobs") for item in self.connection.pages("/v1/jobs", state=state, limit=limit)]
 
-
-def _model_at(name: str) -> dict[str, str]:
-    repo, at, revision = name.partition("@")
-    _check_repo(repo)
-    return {"repo": repo, "revision": revision} if at else {"repo": repo}
-
-
-def _check_repo(repo: str) -> None:
-    try:
-        check_repo(repo)
-    except ValueError as error:
-        raise SutureError("model.name", str(error), where=repo, hint="write it as party/name") from None
+    def _model_at(self, name: str) -> dict[str, str]:
+        """Return `party/name` or `party/name@revision` as a job names it, the revision in full."""
+        if not isinstance(name, str) or "@" not in name:
+            return {"repo": checked_repo(name, "models")}
+        repo, _, given = name.partition("@")
+        revision = checked_revision(given)
+        if revision is not None and len(revision) < 40:
+            revision = self.revision(repo, revision).id
+        return {"repo": checked_repo(repo, "models"), **({"revision": revision} if revision is not None else {})}

@@ -28,8 +28,8 @@ class NotFound(HubError):
 
     status = 404
 
-    def __init__(self, what: str = "nothing here", *, where: str | None = None) -> None:
-        super().__init__("not_found", f"{what}, or it is not shared with you", where=where)
+    def __init__(self, what: str = "nothing here", *, where: str | None = None, hint: str | None = None) -> None:
+        super().__init__("not_found", f"{what}, or it is not shared with you", where=where, hint=hint)
 
 
 class Unauthorized(HubError):

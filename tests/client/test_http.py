@@ -239,6 +239,22 @@ def test_redirects_are_not_followed(server: Scripted, hub: Connection) -> None:
     assert len(server.seen) == 1
 
 
+def test_http_for_https_names_the_address_to_give(server: Scripted, hub: Connection) -> None:
+    server.answer = lambda request: request.reply(308, Location="https://hub.example/v1/whoami")
+    with pytest.raises(Refused) as caught:
+        hub.get("/v1/whoami")
+    assert caught.value.code == "hub.moved"
+    assert "https://hub.example" in str(caught.value.hint)
+    assert "/v1/whoami" not in str(caught.value.hint)
+    assert len(server.seen) == 1
+
+
+def test_http_to_a_server_that_speaks_tls_asks_for_https(server: Scripted, hub: Connection) -> None:
+    server.answer = lambda request: request.break_off()
+    with pytest.raises(Unavailable, match="https://"):
+        hub.get("/v1/whoami")
+
+
 def test_what_is_no_hub_is_said(server: Scripted, hub: Connection) -> None:
     server.answer = lambda request: request.reply(200, b"<html>welcome</html>")
     with pytest.raises(HubError, match="not JSON"):
@@ -427,8 +443,15 @@ def test_what_is_no_address_is_refused_without_repeating_a_password(url: str) ->
     assert "pass" not in str(caught.value).replace("password", "")
 
 
-def test_a_slash_at_the_end_does_not_matter() -> None:
+def test_a_slash_or_the_version_of_the_api_at_the_end_does_not_matter() -> None:
     assert check_url("https://hub.example/suture/") == "https://hub.example/suture"
+    for end in ("", "/", "/v1", "/v1/", " "):
+        assert check_url(f"https://hub.example{end}") == "https://hub.example"
+
+
+def test_an_address_without_its_scheme_is_asked_about() -> None:
+    with pytest.raises(SutureError, match=r"did you mean 'https://hub\.example:8420/v1'"):
+        check_url("hub.example:8420/v1")
 
 
 @pytest.mark.parametrize("token", ["", "two words", "line\nbreak", "ümlaut"])

@@ -132,7 +132,8 @@ def test_a_private_model_looks_unknown_to_others(live_hub: LiveHub, north: Hub, 
         south.load(repo)
     with pytest.raises(NotFound) as unknown:
         south.load("north/nothing-here")
-    assert (hidden.value.code, hidden.value.hint) == (unknown.value.code, unknown.value.hint)
+    assert (hidden.value.code, hidden.value.message) == (unknown.value.code, unknown.value.message)
+    assert repo not in f"{hidden.value.hint} {unknown.value.hint}"
     assert repo not in [model.id for model in south.models()]
 
 

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from suture.http import check_url
 from suture_contract.documents import Delta, Epsilon, Metric
 from suture_contract.errors import SutureError
 from suture_contract.model.metadata import Name
@@ -26,10 +27,10 @@ GUIDE = "the fields are described in docs/site-operator.md"
 
 
 def _check_url(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
-        raise ValueError("give the hub's address as https://hub.example")
-    return url.rstrip("/")
+    try:
+        return check_url(url)
+    except SutureError as error:
+        raise ValueError(f"{error.message}; {error.hint}") from None
 
 
 def _check_broker(url: str) -> str:

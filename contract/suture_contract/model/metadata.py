@@ -30,6 +30,7 @@ from pydantic import (
 )
 
 from suture_contract.errors import SutureError
+from suture_contract.naming import problems_of
 
 SCHEMA: Literal["suture.model/1"] = "suture.model/1"
 MAX_BYTES = 256 * 1024
@@ -262,14 +263,13 @@ class ModelMetadata(_Closed):
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            # A key of the document is the file's own text: shown escaped.
-            field = ascii(".".join(map(str, first["loc"])))[1:-1] or "(whole document)"
+            first = problems_of(error.errors(include_url=False), cls)[0]
+            hint = "the fields are described in docs/suture-json.md"
             raise SutureError(
                 "metadata.invalid",
-                f"{field}: {first['msg']}",
+                f"{first.field or '(whole document)'}: {first.message}",
                 where=where,
-                hint="the fields are described in docs/suture-json.md",
+                hint=f"{first.hint} {hint[0].upper()}{hint[1:]}" if first.hint else hint,
             ) from None
 
     def to_json(self) -> str:

@@ -29,8 +29,9 @@ from suture_service.jobs.schemas import (
 from suture_service.jobs.states import ACTIVE_JOBS, KEPT, UNDISCLOSED, JobState, TaskState
 from suture_service.keys.flags import flags_of
 from suture_service.models.repository import find_revision, unreadable_by
-from suture_service.models.service import MODEL, REPORT, StoredFile, no_model
+from suture_service.models.service import MODEL, REPORT, StoredFile, no_readable_model
 from suture_service.parties.repository import find_party
+from suture_service.parties.service import no_party
 from suture_service.sites.repository import has_site
 from suture_service.tables import Job, JobMember, Json, Party, Revision, Task
 
@@ -81,7 +82,7 @@ def _members(session: Session, caller: Caller, asked: JobIn) -> list[Revision]:
         where = f"models.{position}"
         revision = find_revision(session, caller.party_id, model.repo, model.revision or "latest")
         if revision is None:
-            raise no_model(where)
+            raise no_readable_model(session, caller, model.repo, where)
         if revision in revisions:
             raise HubError("job.duplicate_model", f"{model.repo} is named twice", where=where)
         revisions.append(revision)
@@ -123,7 +124,7 @@ def _parties(session: Session, requester: Party, names: Sequence[str], field: st
             raise HubError("job.duplicate_party", f"{name} is named twice", where=where)
         party = find_party(session, name)
         if party is None:
-            raise HubError("party.unknown", f"there is no party {name!r}", where=where)
+            raise no_party(session, name, where)
         if party is not requester:
             parties.append(party)
     for party in parties:

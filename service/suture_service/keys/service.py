@@ -13,7 +13,7 @@ from suture_service.auth import Caller
 from suture_service.errors import Conflict, HubError, NotFound
 from suture_service.keys import repository
 from suture_service.keys.schemas import KeyIn
-from suture_service.models.repository import lock_party
+from suture_service.models.repository import find_revision, lock_party
 from suture_service.models.service import Checked, StoredFile, commit, get_revision, revision_id
 from suture_service.tables import PartyKey, Revision
 
@@ -108,7 +108,4 @@ def sign(
 
 def get_known(session: Session, caller: Caller, repo: str, revision: str) -> Revision | None:
     """Return a readable revision by its id, None if there is none."""
-    try:
-        return get_revision(session, caller, repo, revision)
-    except NotFound:
-        return None
+    return find_revision(session, caller.party_id, repo, revision)

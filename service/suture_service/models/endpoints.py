@@ -25,7 +25,7 @@ from suture_service.tables import Revision
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
-Rev = Annotated[str, Path(description="40 hex digits, or `latest`.")]
+Rev = Annotated[str, Path(description="40 hex digits, enough of the first of them (7 or more), or `latest`.")]
 _BINARY = {"type": "string", "format": "binary"}
 _PARTS = {
     "type": "object",

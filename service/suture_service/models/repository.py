@@ -156,6 +156,21 @@ def find_revision(session: Session, party_id: int, repo: str, revision: str) -> 
     return found or session.scalars(_deleted_member(party_id, repo, revision)).one_or_none()
 
 
+def revisions_beginning(session: Session, party_id: int, repo: str, digits: str) -> Sequence[Revision]:
+    """Return readable revisions of `party/name` whose ids begin with these hex digits, at most three."""
+    statement = _readable_revisions(party_id, repo).where(Revision.revision.startswith(digits, autoescape=True))
+    return session.scalars(statement.order_by(Revision.id.desc()).limit(3)).all()
+
+
+def repos_like(session: Session, party_id: int, repo: str) -> list[str]:
+    """Return models that this party may read: the newest of the owner in `repo`, or without any, those of its name."""
+    party, _, name = repo.partition("/")
+    readable = select(Party.name, Model.name).join(Model, Model.party_id == Party.id).where(may_read(party_id))
+    newest = readable.where(Model.task != "").order_by(Model.id.desc()).limit(1000)
+    rows = session.execute(newest.where(Party.name == party)).all() or session.execute(newest.where(Model.name == name))
+    return [f"{owner}/{own}" for owner, own in rows]
+
+
 def list_revisions(session: Session, party_id: int, repo: str, before: int | None, limit: int) -> Sequence[Revision]:
     """Return a readable model's revisions, newest first; one more than `limit`."""
     statement = _readable_revisions(party_id, repo).order_by(Revision.id.desc()).limit(limit + 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from suture_contract.model.metadata import ModelMetadata
 from suture_contract.model.signature import SIGNATURE
+from suture_contract.naming import did_you_mean, nearest
 from suture_service.audit.chain import record
 from suture_service.auth import Caller
 from suture_service.errors import Forbidden, HubError, NotFound
@@ -21,6 +23,7 @@ from suture_service.models.cards import tags_of
 from suture_service.models.schemas import ModelChange, Visibility
 from suture_service.models.search import facets_of, search_text, training_n
 from suture_service.parties.repository import find_party
+from suture_service.parties.service import no_party
 from suture_service.tables import (
     Commit,
     Json,
@@ -34,6 +37,8 @@ from suture_service.tables import (
     RevisionFile,
 )
 
+#: Digits that may stand for a revision where no other one of its model begins so.
+_SHORT = re.compile(r"[0-9a-f]{7,39}")
 MODEL, METADATA, CARD, REPORT = "model.safetensors", "suture.json", "README.md", "report.json"
 
 
@@ -69,21 +74,50 @@ def get_model(session: Session, caller: Caller, repo: str) -> repository.Listed:
     """Return a model and its revision on `main`, if the caller may read it."""
     found = repository.find_model(session, caller.party_id, repo)
     if found is None:
-        raise no_model()
+        raise no_model(hint=_meant(session, caller, repo))
     return found
 
 
 def get_revision(session: Session, caller: Caller, repo: str, revision: str) -> Revision:
-    """Return a revision (40 hex digits or `latest`), if the caller may read it."""
+    """Return a revision (`latest`, 40 hex digits, or enough of the first of them), if the caller may read it."""
     found = repository.find_revision(session, caller.party_id, repo, revision)
+    if found is None and _SHORT.fullmatch(revision):
+        several = repository.revisions_beginning(session, caller.party_id, repo, revision)
+        if len(several) > 1:
+            raise HubError(
+                "revision.ambiguous",
+                f"several revisions of {repo} begin with {revision}",
+                where="revision",
+                hint=f"give more digits: {', '.join(one.revision for one in several)}",
+            )
+        found = several[0] if several else None
     if found is None:
-        raise no_model()
+        raise no_model(hint=_meant(session, caller, repo))
     return found
 
 
-def no_model(where: str | None = None) -> NotFound:
+def no_model(where: str | None = None, hint: str | None = None) -> NotFound:
     """Return the one answer for a model, revision or file that is unknown or private."""
-    return NotFound("no such model, revision or file", where=where)
+    return NotFound("no such model, revision or file", where=where, hint=hint)
+
+
+def _meant(session: Session, caller: Caller, repo: str) -> str | None:
+    """Return which of the models that the caller may read was probably meant by a name, None if it is one or none."""
+    known = repository.repos_like(session, caller.party_id, repo)
+    owner, _, name = repo.partition("/")
+    if repo in known:
+        return None
+    # By the part in which they differ: the one that they have in common makes none of them the likelier.
+    if all(one.startswith(f"{owner}/") for one in known):
+        close = [f"{owner}/{one}" for one in nearest(name, [one.partition("/")[2] for one in known])]
+    else:
+        close = [f"{one}/{name}" for one in nearest(owner, [one.partition("/")[0] for one in known])]
+    return did_you_mean(repo, close) if close else None
+
+
+def no_readable_model(session: Session, caller: Caller, repo: str, where: str) -> NotFound:
+    """Return the answer for a model in a request, with what was probably meant."""
+    return no_model(where, _meant(session, caller, repo))
 
 
 def publish(
@@ -243,6 +277,6 @@ def _share(session: Session, model: Model, names: Sequence[str]) -> None:
     for name in sorted({*names} - {model.party.name}):
         party = find_party(session, name)
         if party is None:
-            raise HubError("party.unknown", f"there is no party {name!r}", where="shared_with")
+            raise no_party(session, name, "shared_with")
         shares.append(kept.get(name) or ModelShare(party=party))
     model.shares = shares

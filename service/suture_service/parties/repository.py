@@ -16,6 +16,11 @@ def find_party(session: Session, name: str) -> Party | None:
     return session.scalars(select(Party).where(Party.name == name)).one_or_none()
 
 
+def party_names(session: Session) -> Sequence[str]:
+    """Return the names of parties, at most a thousand."""
+    return session.scalars(select(Party.name).order_by(Party.name).limit(1000)).all()
+
+
 def list_parties(session: Session, after: str | None, limit: int) -> Sequence[Party]:
     """Return parties by name, with their sites; one more than `limit`."""
     statement = select(Party).options(selectinload(Party.sites)).order_by(Party.name).limit(limit + 1)

@@ -10,6 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from suture_contract.model.metadata import check_name
+from suture_contract.naming import did_you_mean
 from suture_service.audit.chain import OPERATOR, record
 from suture_service.auth import Caller, Role, new_secret
 from suture_service.errors import Conflict, Forbidden, HubError, NotFound
@@ -29,8 +30,14 @@ def get_party(session: Session, name: str) -> Party:
     """Return a party; every caller may know that it exists."""
     party = repository.find_party(session, name)
     if party is None:
-        raise NotFound(f"no party {name!r}")
+        raise NotFound(f"no party {name!r}", hint=did_you_mean(name, repository.party_names(session)))
     return party
+
+
+def no_party(session: Session, name: str, where: str) -> HubError:
+    """Return the refusal of a party that does not exist, with those that were probably meant: all may know them."""
+    hint = did_you_mean(name, repository.party_names(session))
+    return HubError("party.unknown", f"there is no party {name!r}", where=where, hint=hint)
 
 
 def add_party(session: Session, name: str, now: datetime, *, by: str = OPERATOR) -> Party:
