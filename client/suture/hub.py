@@ -146,6 +146,7 @@ class Hub:
 
         `metadata`, `card`, `key` and `password` as in `pack_file`; `show` as in `publish`.
         """
+        one_of(visibility, get_args(Visibility), "visibility")
         parcel = self.pack_file(path, repo, metadata=metadata, card=card, key=key, password=password)
         return send(self.connection, repo, parcel, visibility, show, on_bytes)
 
@@ -164,7 +165,6 @@ class Hub:
         `metadata` is a `suture.json`, by default the one beside the model; a `README.md` beside it is the card. `key`
         and `password` as in `publish`.
         """
-        one_of(visibility, get_args(Visibility), "visibility")
         checked_repo(repo)
         path = find_model(checked_path(path))
         if not isinstance(metadata, ModelMetadata):
