@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from suture_contract.documents import Report
-from suture_contract.report.rows import chosen_of, complete, name_of, rows_of, words_of
+from suture_contract.report.gains import advice, decision, headline, remarks, sentence
+from suture_contract.report.rows import complete, name_of, rows_of
 from suture_contract.report.words import contributed
 
 _STYLES = {"adopt": "green", "care": "yellow", "reject": "red"}
-_MEANING = {"adopt": "adopt", "care": "look closely", "reject": "do not adopt"}
 
 
-def report_table(report: Report) -> Table:
-    """Return a row per model, the chosen one first, and a column per party: value with 95 % interval, n and verdict."""
+def report_table(report: Report) -> Group:
+    """Return what was chosen and what it gains, the table of all models, and what who is told not to adopt can do."""
     report = complete(report)
-    title = f"party report of {report.lineage.job}\nchosen: {words_of(chosen_of(report))}"
-    table = Table(title=Text(title), title_justify="left", pad_edge=False)
-    table.add_column("model")
     parties = sorted(report.parties, key=lambda party: (party != report.requester, party))
+    said = [Text(headline(report), style="bold")]
+    if report.requester in report.parties:
+        said.append(Text(" ".join([sentence(report, report.requester), *remarks(report, report.requester)])))
+    for what, command in filter(None, (advice(report, party) for party in parties)):
+        said += [Text(what), Text(f"  {command}", no_wrap=True, overflow="ignore")]
+    return Group(*said[:2], _table(report, parties), *said[2:])
+
+
+def _table(report: Report, parties: Sequence[str]) -> Table:
+    """Return a row per model, the chosen one first, and a column per party: value with 95 % interval, n and verdict."""
+    table = Table(title=f"party report of {report.lineage.job}", title_justify="left", pad_edge=False)
+    table.add_column("model")
     for party in parties:
         asked = " (asked)" if party == report.requester else ""
         table.add_column(f"{party}{asked}: {report.parties[party].metric.replace('_', ' ')}", justify="right")
@@ -34,8 +46,9 @@ def report_table(report: Report) -> Table:
             table.add_row(name_of(row, report), *cells)
     table.add_section()
     table.add_row("test samples (n)", *(f"{report.parties[party].n:,}" for party in parties))
-    verdicts = [report.parties[party].verdict for party in parties]
-    table.add_row("verdict", *(Text(_MEANING[verdict], style=_STYLES[verdict]) for verdict in verdicts))
+    styles = [_STYLES[report.parties[party].verdict] for party in parties]
+    told = [decision(report, party).lower() for party in parties]
+    table.add_row("verdict", *(Text(words, style=style) for words, style in zip(told, styles, strict=True)))
     for missing in report.missing:
         table.add_section()
         table.add_row(Text(f"missing: {missing.party} ({missing.reason.replace('_', ' ')})", style="yellow"))

@@ -134,7 +134,10 @@ def composed_of(
         "requester": task["job"]["requester"],
         "parties": dict.fromkeys(spec["evaluations"], rows),
         "chosen": "c03",
-        "candidates": [{"id": "c03", "kind": "stitched", "label": "stitched", "metrics": {}, "front": True}],
+        "candidates": [
+            {"id": f"c0{i}", "kind": kind, "label": kind, "metrics": {}, "front": True}
+            for i, kind in enumerate(("single", "single", "ensemble", "stitched"))
+        ],
         "lineage": {"job": spec["job"], "members": members},
         "missing": spec["missing"],
         "version": spec["version"],

@@ -26,6 +26,7 @@ from suture_contract.errors import SutureError
 from suture_contract.model.metadata import Member
 from suture_contract.report import build, plot, to_html
 from suture_contract.report.build import describe, in_words
+from suture_contract.report.gains import advice, decision, remarks, sentence
 from suture_contract.report.words import scale_of
 
 
@@ -510,3 +511,74 @@ def test_a_report_whose_choice_is_not_in_it_is_refused():
     singles = [{**document["candidates"][0], "id": "c77"}]
     with pytest.raises(SutureError, match="not one of the members"):
         read_report(json.dumps({**document, "chosen": "c77", "candidates": singles}), where="report.json")
+
+
+def with_gains(own=None, ensemble=None, routed=None, verdict="adopt", chosen="c04", metric="accuracy"):
+    """A report for north whose paired intervals are these; its chosen model reaches 0.956."""
+    values = [0.98, 0.49, 0.82, 0.9, 0.956, 0.9, 0.94]
+    north = evaluation(values, own=0, validation=[0.5] * 6 + [0.9], metric=metric)
+    scores = dict(north.splits["test"].scores)
+    against = {id: Interval(**one) for id, one in (("c02", ensemble), ("c06", routed)) if one}
+    difference = Interval(**own) if own else scores[chosen].difference
+    scores[chosen] = scores[chosen].model_copy(update={"against": against, "difference": difference})
+    test = north.splits["test"].model_copy(update={"scores": scores})
+    north = north.model_copy(update={"splits": {**north.splits, "test": test}})
+    decision = Decision(chosen, verdicts={"north": verdict})
+    return build(
+        ROUTED, {"north": north}, decision, requester="north", parties_of_members=["north", "south"], job="job_1"
+    )
+
+
+def span(value, low, high):
+    return {"value": value, "low": low, "high": high}
+
+
+def test_the_gain_stands_in_one_sentence_at_the_top():
+    found = with_gains(span(0.03, 0.01, 0.05), span(0.136, 0.1, 0.17), span(0.016, 0.002, 0.03))
+    said = sentence(found, "north")
+    assert said == (
+        "The chosen model reaches 95.6 % (accuracy) on north's test data: 3.0 points better than its own model (95 % "
+        "interval: 1.0 better to 5.0 better), 13.6 points better than the plain ensemble (95 % interval: 10.0 better "
+        "to 17.0 better) and 1.6 points better than routing alone (95 % interval: 0.2 better to 3.0 better)."
+    )
+    assert remarks(found, "north") == []
+    assert decision(found, "north") == "Adopt"
+    top = Page(to_html(found)).text.split("Every model on everyone's data")[0]
+    assert said in top
+    assert "Chosen for north: the two models joined at their last layer" in top
+
+
+def test_adopt_without_a_gain_says_so():
+    found = with_gains(span(0.0, -0.01, 0.01), span(0.136, 0.1, 0.17), span(0.0, -0.01, 0.01))
+    assert decision(found, "north") == "Adopt, but no gain is shown"
+    none, routing = remarks(found, "north")
+    assert none.startswith("No gain over its own model is shown on these 200 samples")
+    assert routing.startswith("Routing alone, without any stitch, does as well")
+    for part in (none, routing, "Adopt, but no gain is shown", "the same as its own model"):
+        assert part in Page(to_html(found)).text
+
+
+def test_what_the_own_model_keeps_is_not_called_adopted():
+    found = with_gains(chosen="c00")
+    assert decision(found, "north") == "Its own model stays"
+    assert sentence(found, "north").startswith("Its own model stays the choice and reaches 98.0 %")
+
+
+def test_of_errors_less_is_better():
+    found = with_gains(span(-0.03, -0.05, -0.01), metric="mae")
+    assert "0.030 better than its own model (95 % interval: 0.010 better to 0.050 better)" in sentence(found, "north")
+    assert decision(found, "north") == "Adopt"
+
+
+def test_who_is_told_not_to_adopt_reads_what_to_do_with_the_command():
+    found = routed_report("c04")
+    south = found.parties["south"].model_copy(update={"verdict": "reject"})
+    found = found.model_copy(update={"parties": {**found.parties, "south": south}})
+    what, command = advice(found, "south")
+    assert "south can keep its own model, or ask for one that is fitted on its own data" in what
+    assert command == "suture stitch south/digits north/digits --dataset NAME --evaluate-at north"
+    assert command in Page(to_html(found)).text
+    assert advice(found, "north") is None
+    asker = found.parties["north"].model_copy(update={"verdict": "reject"})
+    told = advice(found.model_copy(update={"parties": {"north": asker}}), "north")
+    assert told == ("north can keep its own model, and look for other models to ask with:", "suture models")

@@ -96,7 +96,7 @@ def fit(
     chosen = next(one for one in found.report.candidates if one.id == found.report.chosen)
     if (why := found.fitted.candidates.unstitched) is not None:
         notes.print(f"nothing was stitched: {UNSTITCHED[why]}")
-    notes.print(f"chosen: {chosen.label}")
+    notes.print(f"candidate {chosen.id}: {chosen.label}")
     notes.print(f"wrote {out}/model.safetensors, suture.json, report.html, report.json and all candidates")
 
 

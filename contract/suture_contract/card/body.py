@@ -5,8 +5,9 @@ from __future__ import annotations
 from suture_contract.card.markdown import line, paragraphs, table
 from suture_contract.documents import Report
 from suture_contract.model.metadata import ModelMetadata, check_repo
+from suture_contract.report.gains import decision, headline, remarks, sentence
 from suture_contract.report.rows import complete, name_of, rows_of
-from suture_contract.report.words import REASONS, VERDICTS, contributed
+from suture_contract.report.words import REASONS, contributed
 
 _CAUTION = "It is not a medical device: a model that goes into clinical use needs validation there first."
 _FILES = """\
@@ -104,10 +105,13 @@ def _party_table(report: Report) -> list[str]:
         cells = ["" if one is None else f"{one.value:.3f} [{one.low:.3f}, {one.high:.3f}]" for one in found]
         rows.append([line(name_of(row, report)), *cells])
     rows.append(["test samples (n)", *(f"{one.n:,}" for one in measured)])
-    rows.append(["verdict", *(VERDICTS[one.verdict].lower() for one in measured)])
+    rows.append(["verdict", *(decision(report, party).lower() for party in parties)])
     missing = [f"- {line(one.party)} {REASONS[one.reason]}" for one in report.missing]
     missing += [f"- {line(one.party)} {contributed(one)}" for one in report.contributions or ()]
-    return [_PARTIES, "\n".join(table(rows)), *(["\n".join(missing)] if missing else [])]
+    said = [line(f"{headline(report)}.")]
+    if report.requester in report.parties:
+        said.append(line(" ".join([sentence(report, report.requester), *remarks(report, report.requester)])))
+    return [*said, _PARTIES, "\n".join(table(rows)), *(["\n".join(missing)] if missing else [])]
 
 
 def _made_of(metadata: ModelMetadata) -> list[str]:

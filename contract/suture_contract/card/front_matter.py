@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from suture_contract.card.yaml_block import refused
-from suture_contract.documents import PartyReport, Report
+from suture_contract.documents import Report
 from suture_contract.model.metadata import ModelMetadata
+from suture_contract.report.rows import complete
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
@@ -104,9 +105,8 @@ def _at_parties(report: Report, task: str) -> list[EvalResult]:
     from huggingface_hub import EvalResult
 
     results = []
-    for party, measured in report.parties.items():
-        row = _own_row(report, measured)
-        if row is not None:
+    for party, measured in complete(report).parties.items():
+        if "chosen" in measured.rows:
             results.append(
                 EvalResult(
                     task_type=task,
@@ -116,21 +116,10 @@ def _at_parties(report: Report, task: str) -> list[EvalResult]:
                     dataset_split="test",
                     dataset_args={"n": measured.n},
                     metric_type=measured.metric,
-                    metric_value=measured.rows[row].value,
+                    metric_value=measured.rows["chosen"].value,
                 )
             )
     return results
-
-
-def _own_row(report: Report, measured: PartyReport) -> str | None:
-    """Return the row of the model that the report chose, if this party's column has it."""
-    kind = next((candidate.kind for candidate in report.candidates if candidate.id == report.chosen), "stitched")
-    if kind != "single":
-        return kind if kind in measured.rows else None
-    # The members alone come first, in order: c00, c01, ...
-    index = int(report.chosen[1:])
-    peer = f"peer:{report.lineage.members[index].repo}" if index < len(report.lineage.members) else ""
-    return next((row for row in (peer, "own") if row in measured.rows), None)
 
 
 def joined(front: ModelCardData, body: str) -> str:

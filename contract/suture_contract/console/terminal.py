@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from pydantic import BaseModel
-from rich.console import Console
+from rich.console import Console, Group
 from rich.measure import Measurement
 from rich.table import Table
 
@@ -80,8 +80,8 @@ def print_table(
         notes.print(f"left out: {', '.join(table.left_out)}; a wider terminal or --format json shows them", style="dim")
 
 
-def print_wide(table: Table) -> None:
-    """Print a table that is styled; in a pipe as wide as it is."""
+def print_wide(table: Table | Group) -> None:
+    """Print a table that is styled, and what stands around it; in a pipe as wide as it is."""
     if console.is_terminal:
         console.print(table, soft_wrap=False)
         return

@@ -11,7 +11,8 @@ from jinja2 import Environment, StrictUndefined, Template
 
 from suture_contract.documents import CARE, CandidateReport, PartyReport, Report
 from suture_contract.report import plot
-from suture_contract.report.rows import chosen_of, complete, name_of, rows_of, same_as_chosen, words_of
+from suture_contract.report.gains import advice, decision, headline, remarks, sentence
+from suture_contract.report.rows import chosen_of, complete, name_of, rows_of, words_of
 from suture_contract.report.words import (
     METRIC_MEANINGS,
     OF_LABELS,
@@ -59,6 +60,9 @@ class PartySection:
     badge: str
     sign: str
     sentence: str
+    remarks: tuple[str, ...]
+    #: What to do instead, and the command.
+    advice: tuple[str, str] | None
     metric: str
     axis_title: str
     meaning: str
@@ -104,7 +108,7 @@ def to_html(report: Report) -> str:
     return _template().render(
         report=report,
         chosen=chosen,
-        chosen_in_words=words_of(chosen),
+        headline=headline(report),
         sections=[_section(report, party, chosen) for party in parties],
         plots=plot.plots(report),
         frame=plot,
@@ -175,7 +179,6 @@ def _section(report: Report, party: str, chosen: CandidateReport) -> PartySectio
     found = report.parties[party]
     scale = scale_of(found.metric)
     at, axis = _axis(found, scale)
-    chosen_row = same_as_chosen(report, found, chosen)
     names = {row: name_of(row, report) for row in rows_of(report, [party])}
     rows = []
     for row in names:
@@ -198,9 +201,11 @@ def _section(report: Report, party: str, chosen: CandidateReport) -> PartySectio
         name=party,
         asked=party == report.requester,
         verdict=found.verdict,
-        badge=VERDICTS[found.verdict],
+        badge=decision(report, party),
         sign=SIGNS[found.verdict],
-        sentence=_sentence(found, scale, chosen, party, chosen_row),
+        sentence=sentence(report, party),
+        remarks=tuple(remarks(report, party)),
+        advice=advice(report, party),
         metric=scale.name,
         axis_title=f"{scale.name}, {scale.unit}" if scale.unit else scale.name,
         meaning=METRIC_MEANINGS[found.metric],
@@ -246,36 +251,6 @@ def _matrix(report: Report, parties: Sequence[str], chosen: CandidateReport) -> 
             cells.append(MatrixCell(text, candidate.id == chosen.id, own))
         rows.append(MatrixRow(party, f"{scale.name}, n = {found.n:,}", tuple(cells)))
     return rows + [MatrixRow(missing.party, SHORT_REASONS[missing.reason], ()) for missing in report.missing]
-
-
-def _sentence(found: PartyReport, scale: Scale, chosen: CandidateReport, party: str, row: str) -> str:
-    """Say in words what the chosen model does at this party, against its own model and the plain ensemble."""
-    value = chosen.metrics[party]
-    compared = []
-    if row != "own" and "own" in found.rows:
-        text = _against(value - found.rows["own"].value, scale, "its own model")
-        difference = found.differences.get(row)
-        if difference is not None:
-            low, high = scale.signed(difference.low), scale.change(difference.high)
-            text += f" (95 % interval of the difference: {low} to {high})"
-        compared.append(text)
-    if row != "ensemble" and "ensemble" in found.rows:
-        compared.append(_against(value - found.rows["ensemble"].value, scale, "the plain ensemble"))
-    name = {
-        "own": "Its own model stays the choice, and",
-        "ensemble": "The plain ensemble",
-        "stitched": "The stitched ensemble",
-        "routed": "The routed ensemble",
-    }.get(row, f"The chosen model, {row.removeprefix('peer:')},")
-    end = f": {' and '.join(compared)}." if compared else "."
-    return f"{name} reaches {scale.text(value)} on {party}'s test data{end}"
-
-
-def _against(difference: float, scale: Scale, what: str) -> str:
-    if not float(scale.number(abs(difference))):
-        return f"the same as {what}"
-    better = (difference > 0) == scale.higher_is_better
-    return f"{scale.change(abs(difference)).removeprefix('+')} {'better' if better else 'worse'} than {what}"
 
 
 def _axis(found: PartyReport, scale: Scale) -> tuple[Callable[[float], float], tuple[plot.Tick, ...]]:

@@ -1,0 +1,140 @@
+"""What the chosen model gains over simpler ones, and what to do about it, in sentences for people (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from suture_contract.documents import Interval, PartyReport, Report, Row
+from suture_contract.report.rows import chosen_of, same_as_chosen, words_of
+from suture_contract.report.words import VERDICTS, Scale, scale_of
+
+#: What the chosen model is measured against: first what the verdict looks at.
+_MEASURES: tuple[tuple[Row, str], ...] = (
+    ("own", "its own model"),
+    ("ensemble", "the plain ensemble"),
+    ("routed", "routing alone"),
+)
+
+
+@dataclass(frozen=True)
+class Gain:
+    """By how much the chosen model is better than another: positive is better, whatever the metric; paired interval."""
+
+    row: Row
+    over: str
+    value: float
+    interval: Interval | None
+
+    @property
+    def none_shown(self) -> bool:
+        """Whether the samples leave it open that there is no gain; without an interval, the value alone decides."""
+        return (self.value if self.interval is None else self.interval.low) <= 0
+
+
+def gains_of(report: Report, party: str) -> list[Gain]:
+    """Return the gains at a party over its own model, the plain and the routed ensemble, as far as they are there."""
+    found = report.parties[party]
+    same = same_as_chosen(report, found, chosen_of(report))
+    return [_gain(found, row, over) for row, over in _MEASURES if row in found.rows and row != same]
+
+
+def decision(report: Report, party: str) -> str:
+    """Say a party's verdict in a few words, and whether there is anything to gain."""
+    verdict = VERDICTS[report.parties[party].verdict]
+    if report.parties[party].verdict != "adopt":
+        return verdict
+    gains = gains_of(report, party)
+    if same_as_chosen(report, report.parties[party], chosen_of(report)) == "own":
+        return "Its own model stays"
+    return f"{verdict}, but no gain is shown" if gains and gains[0].none_shown else verdict
+
+
+def sentence(report: Report, party: str) -> str:
+    """Say in one sentence what the chosen model reaches at a party, and what it gains over simpler ones."""
+    found, chosen = report.parties[party], chosen_of(report)
+    scale = scale_of(found.metric)
+    same = same_as_chosen(report, found, chosen)
+    what = "Its own model stays the choice and" if same == "own" else "The chosen model"
+    text = f"{what} reaches {scale.text(found.rows['chosen'].value)} ({scale.name}) on {party}'s test data"
+    told = [_against(gain, scale) for gain in gains_of(report, party)]
+    return f"{text}: {_listed(told)}." if told else f"{text}."
+
+
+def remarks(report: Report, party: str) -> list[str]:
+    """Say what follows from a party's gains: that there is none, or that a stitch gives no more than routing does."""
+    chosen, found = chosen_of(report), report.parties[party]
+    gains = {gain.row: gain for gain in gains_of(report, party)}
+    said = []
+    first = next(iter(gains.values()), None)
+    if found.verdict == "adopt" and first is not None and first.row != "routed" and first.none_shown:
+        said.append(
+            f"No gain over {first.over} is shown on these {found.n:,} samples: adopting it does {party} no harm that "
+            "they show, and no good either."
+        )
+    routed = gains.get("routed")
+    if chosen.kind == "stitched" and routed is not None and routed.none_shown:
+        said.append("Routing alone, without any stitch, does as well here as far as these samples can tell.")
+    return said
+
+
+def advice(report: Report, party: str) -> tuple[str, str] | None:
+    """Return what a party that is told not to adopt can do, and the command; None for others."""
+    found = report.parties[party]
+    if found.verdict != "reject":
+        return None
+    peers = {row.removeprefix("peer:") for row in found.rows if row.startswith("peer:")}
+    repos = sorted((member.repo for member in report.lineage.members), key=lambda repo: repo in peers)
+    keep = "keep its own model" if "own" in found.rows else "use none of these"
+    if party == report.requester:
+        return (
+            f"{party} can {keep}, and look for other models to ask with:",
+            "suture models",
+        )
+    others = sorted({report.requester, *report.parties} - {party})
+    asked = " ".join(f"--evaluate-at {other}" for other in others)
+    return (
+        f"This model was chosen for {report.requester}. {party} can {keep}, or ask for one that is fitted on its own "
+        "data, by the name its site gave them:",
+        f"suture stitch {' '.join(repos)} --dataset NAME {asked}",
+    )
+
+
+def headline(report: Report) -> str:
+    """Say what was chosen for whom."""
+    return f"Chosen for {report.requester}: {words_of(chosen_of(report))}"
+
+
+def _gain(found: PartyReport, row: Row, over: str) -> Gain:
+    sign = 1 if scale_of(found.metric).higher_is_better else -1
+    value = sign * (found.rows["chosen"].value - found.rows[row].value)
+    # Reports from before there were gains compare with the own model alone.
+    paired = found.gains.get(row) or (found.differences.get("chosen") if row == "own" else None)
+    if paired is None:
+        return Gain(row, over, value, None)
+    low, high = sorted((sign * paired.low, sign * paired.high))
+    return Gain(row, over, sign * paired.value, Interval(value=sign * paired.value, low=low, high=high))
+
+
+def _against(gain: Gain, scale: Scale) -> str:
+    text = f"the same as {gain.over}"
+    if float(scale.number(abs(gain.value))):
+        text = f"{_amount(gain.value, scale)} {'better' if gain.value > 0 else 'worse'} than {gain.over}"
+    if gain.interval is None or gain.interval.low == gain.interval.high:
+        return text
+    return f"{text} (95 % interval: {_end(gain.interval.low, scale)} to {_end(gain.interval.high, scale)})"
+
+
+def _amount(value: float, scale: Scale) -> str:
+    return scale.change(abs(value)).removeprefix("+")
+
+
+def _end(value: float, scale: Scale) -> str:
+    number = scale.number(abs(value))
+    if not float(number):
+        return number
+    return f"{number} {'better' if value > 0 else 'worse'}"
+
+
+def _listed(told: Sequence[str]) -> str:
+    return told[0] if len(told) == 1 else f"{', '.join(told[:-1])} and {told[-1]}"
