@@ -96,8 +96,8 @@ def measure(seed: int, steps: int) -> list[dict[str, Any]]:
     datasets = parties(seed)
     torch.manual_seed(seed)
     nets: list[nn.Module] = [
-        digits.network("north", seed),
-        digits.network("south", seed),
+        digits.untrained(digits.PlainNetwork, seed),
+        digits.untrained(digits.ResidualNetwork, seed),
         PlainCNN(widths=(12, 24, 36), depths=(2, 2, 2)),
     ]
     members: list[Member] = [

@@ -123,7 +123,7 @@ def digits_study() -> Study:
         return {party: PartyData(own.images, own.labels, own.split) for party, own in found.items()}
 
     def networks(design: int, seed: int) -> nn.Module:
-        return digits.network(digits.PARTIES[design], seed)
+        return digits.untrained((digits.PlainNetwork, digits.ResidualNetwork)[design], seed)
 
     return Study("digits", "classification", digits.LABELS, digits.PARTIES, divide, networks=networks)
 

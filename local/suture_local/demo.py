@@ -1,22 +1,22 @@
 """The whole story with real processes on this machine: `suture demo`.
 
 A hub and two sites, each with its own agent, Celery worker, Redis and data; two parties that trained networks of
-different kind on their own images; a stitch of the two; the stitched ensemble and its party report. What is measured
-is compared with three targets.
+different kind on their own images; a stitch of the two; the stitched ensemble and its party report. The file that was
+pulled is judged by its own predictions, see `shipped`.
 """
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from suture.bundle import Parcel
@@ -24,41 +24,16 @@ from suture.hub import Hub
 from suture.report_table import report_table
 from suture_contract.documents import Report
 from suture_contract.errors import SutureError
-from suture_local import digits
+from suture_local import digits, shipped
 from suture_local.installation import Installation, lock
+from suture_local.shipped import ASKED, ASKING
 
 if TYPE_CHECKING:
     from torch.nn import Module
 
-ASKING, ASKED = digits.PARTIES
 REPO = "digits"
 RESULT = "digits-stitched"
 _JOB_SECONDS = 300.0
-
-
-@dataclass(frozen=True)
-class Target:
-    """One thing the demo must reach: `points` on the scale 0 to 100, positive when good."""
-
-    what: str
-    points: float
-    least: float
-
-    @property
-    def met(self) -> bool:
-        """Whether it is reached; differences are rounded first, so that 5.00 measured as 4.9999999 counts."""
-        return round(self.points, 6) >= self.least
-
-
-def targets(report: Report) -> list[Target]:
-    """Return what the stitched ensemble must reach, from the two parties' rows."""
-    own = {row: found.value for row, found in report.parties[ASKING].rows.items()}
-    peer = {row: found.value for row, found in report.parties[ASKED].rows.items()}
-    return [
-        Target(f"better than the plain ensemble at {ASKING}", 100 * (own["stitched"] - own["ensemble"]), 5),
-        Target(f"no worse than {ASKING}'s own model there", 100 * (own["stitched"] - own["own"]), -4),
-        Target(f"no worse than the plain ensemble at {ASKED}", 100 * (peer["stitched"] - peer["ensemble"]), -2),
-    ]
 
 
 def run(root: Path, console: Console, *, seed: int = 0) -> bool:
@@ -67,6 +42,8 @@ def run(root: Path, console: Console, *, seed: int = 0) -> bool:
     Leaves `report.json`, `report.html` and `ensemble/model.safetensors` there, and no process running.
     """
     import torch
+
+    from suture_stitching.portable.runtime import load
 
     torch.set_num_threads(1)  # the networks are tiny, and two sites start meanwhile
     started = time.monotonic()
@@ -97,12 +74,15 @@ def run(root: Path, console: Console, *, seed: int = 0) -> bool:
             hub.pull(status.result.repo, root / "ensemble", status.result.revision)
             report = hub.report(status.result.repo, status.result.revision)
             _write_reports(root, report)
-        _predict(hub, status.result.repo, data[ASKING], console)
+        ensemble = load(root / "ensemble" / "model.safetensors")
+        _predict(ensemble, status.result.repo, data[ASKING], console)
+        models = {party: hubs[party].load(f"{party}/{REPO}") for party in digits.PARTIES}
+        judged = shipped.judge(models, ensemble, data)
         for party in digits.PARTIES:
             hubs[party].connection.close()
     console.print()
     console.print(report_table(report))
-    met = _judge(report, console)
+    met = _told(judged, console)
     console.print(
         f"{time.monotonic() - started:.0f} s; everything is stopped. Look at {root / 'report.html'}", soft_wrap=True
     )
@@ -149,21 +129,11 @@ def _start(here: Installation) -> None:
 
 
 def _train(party: str, data: digits.PartyData, seed: int, console: Console) -> Module:
-    module = digits.network(party, seed)
-    learnt_from = data.split == "train"
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("epochs"))
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task(
-            f"[bold]{party} trains[/] a {type(module).__name__.strip('_')} on {learnt_from.sum()} images"
-        )
-        digits.train(
-            module,
-            data.images[learnt_from],
-            data.labels[learnt_from],
-            seed=seed,
-            progress=lambda at: bar.update(task, total=at.total, completed=at.done),
-        )
-    return module
+        design, n = digits.DESIGNS[party].__name__, (data.split == "train").sum()
+        task = bar.add_task(f"[bold]{party} trains[/] a {design} on {n} images")
+        return shipped.trained(party, data, seed, lambda at: bar.update(task, total=at.total, completed=at.done))
 
 
 def _publish(hub: Hub, party: str, module: Module, data: digits.PartyData, console: Console) -> None:
@@ -194,30 +164,32 @@ def _write_reports(root: Path, report: Report) -> None:
     shutil.copyfile(root / "ensemble" / "report.json", root / "report.json")
 
 
-def _predict(hub: Hub, repo: str, data: digits.PartyData, console: Console) -> None:
+def _predict(model: Module, repo: str, data: digits.PartyData, console: Console) -> None:
     import torch
 
-    model = hub.load(repo)
-    labels = hub.revision(repo).metadata.labels or ()
     image, truth = data.images[data.split == "test"][:1], data.labels[data.split == "test"][0]
     with torch.no_grad():
         probabilities = model(torch.from_numpy(image))[0]
     best = int(probabilities.argmax())
     console.print(
-        f"[bold]a prediction[/] by {repo}, a torch.nn.Module: this image shows a {labels[best]} "
+        f"[bold]a prediction[/] by {repo}, a torch.nn.Module: this image shows a {digits.LABELS[best]} "
         f"(probability {probabilities[best]:.3f}; it is a {truth})",
         soft_wrap=True,
     )
 
 
-def _judge(report: Report, console: Console) -> bool:
-    reached = targets(report)
-    for target in reached:
-        word, style = ("met", "green") if target.met else ("MISSED", "red")
+def _told(judged: Mapping[str, shipped.Judged], console: Console) -> bool:
+    """Say what the shipped file does and which targets it meets; return whether it meets them all."""
+    for party, found in judged.items():
         console.print(
-            f"[{style}]{word:<7}[/] {target.what}: {target.points:+.1f} points, at least {target.least:+g} wanted",
+            f"[bold]the shipped file on {party}'s {found.n} test images[/]: {found.shipped:.1%} right, "
+            f"{party}'s own model {found.own:.1%}, the plain ensemble {found.plain:.1%}",
             soft_wrap=True,
         )
+    reached = shipped.targets(judged)
+    for target in reached:
+        word, style = ("met", "green") if target.met else ("MISSED", "red")
+        console.print(f"[{style}]{word:<7}[/]{escape(str(target))}", soft_wrap=True)
     return all(target.met for target in reached)
 
 

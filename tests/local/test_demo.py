@@ -1,4 +1,4 @@
-"""How the demo judges its report, and how a report is shown."""
+"""What the demo says and clears away, and how a report is shown."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import pytest
 from rich.console import Console
 
 from suture.report_table import report_table
-from suture_contract.documents import Report
+from suture_contract.documents import Interval, Report
 from suture_contract.errors import SutureError
-from suture_local.demo import _clean, targets
+from suture_local.demo import _clean, _told
 from suture_local.installation import Installation
+from suture_local.shipped import Judged
 
 
 def report(own: float, ensemble: float, stitched: float, peer_ensemble: float, peer_stitched: float) -> Report:
@@ -39,23 +40,23 @@ def report(own: float, ensemble: float, stitched: float, peer_ensemble: float, p
     )
 
 
-def test_targets_are_differences_between_rows_in_points() -> None:
-    reached = targets(report(own=0.99, ensemble=0.82, stitched=0.96, peer_ensemble=0.97, peer_stitched=0.96))
-    assert [target.points for target in reached] == pytest.approx([14, -3, -1])
-    assert all(target.met for target in reached)
-
-
-@pytest.mark.parametrize(
-    ("values", "met"),
-    [
-        ((0.99, 0.90, 0.95, 0.97, 0.95), [True, True, True]),
-        ((0.99, 0.90, 0.949, 0.97, 0.97), [False, False, True]),
-        ((0.99, 0.82, 0.94, 0.97, 0.97), [True, False, True]),
-        ((0.99, 0.82, 0.96, 0.97, 0.94), [True, True, False]),
-    ],
-)
-def test_each_target_can_be_missed_and_is_met_on_the_line(values: tuple[float, ...], met: list[bool]) -> None:
-    assert [target.met for target in targets(report(*values))] == met
+@pytest.mark.parametrize(("shipped_right", "met"), [(0.98, True), (0.82, False)])
+def test_the_demo_says_what_the_shipped_file_does_and_what_it_misses(shipped_right: float, met: bool) -> None:
+    over_own = Interval(value=shipped_right - 0.8, low=shipped_right - 0.85, high=shipped_right - 0.75)
+    over_plain = Interval(value=shipped_right - 0.5, low=shipped_right - 0.55, high=shipped_right - 0.45)
+    none = Interval(value=0, low=0, high=0)
+    judged = {
+        "north": Judged(n=269, own=0.8, plain=0.5, shipped=shipped_right, over_own=over_own, over_plain=over_plain),
+        "south": Judged(n=268, own=0.96, plain=0.95, shipped=0.96, over_own=none, over_plain=none),
+    }
+    output = io.StringIO()
+    assert _told(judged, Console(file=output, width=80)) is met
+    lines = output.getvalue().splitlines()
+    told = f"the shipped file on north's 269 test images: {shipped_right:.1%} right, north's own model 80.0%"
+    assert told in lines[0]
+    words = [line.split()[0] for line in lines[2:]]
+    assert words == ["met" if met else "MISSED", "met", "met", "met"]
+    assert ("+18.0 points [+13.0, +23.0], wanted above zero" in lines[2]) is met
 
 
 def test_only_what_a_demo_left_is_removed(tmp_path: Path) -> None:

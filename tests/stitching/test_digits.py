@@ -2,75 +2,94 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from suture_contract.model.metadata import Member as MemberRef
-from suture_contract.model.metadata import ModelMetadata
-from suture_local import digits
-from suture_stitching.data import ArrayDataset
+from suture_contract.documents import Interval
+from suture_contract.fit_options import FitOptions
+from suture_local import digits, shipped
 from suture_stitching.ensemble.compose import compose
-from suture_stitching.evaluation.evaluate import evaluate
-from suture_stitching.evaluation.select import choose
-from suture_stitching.fitting.fit import Member, fit
-from suture_stitching.portable.export import export
+from suture_stitching.ensemble.fitted import FitResult
+from suture_stitching.fitting.fit import fit
 from suture_stitching.portable.runtime import load, save
 
 
-def _member(party: str, seed: int, data: digits.PartyData, folder: Path) -> Member:
-    train = data.split == "train"
-    module = digits.train(digits.network(party, seed), data.images[train], data.labels[train], seed=seed)
-    path = folder / f"{party}.safetensors"
-    export(module, torch.from_numpy(data.images[:2]), path)
-    metadata = ModelMetadata.model_validate(
-        {
-            "schema": "suture.model/1",
-            "task": "classification",
-            "inputs": {"image": {"num_channels": 1, "spatial_shape": (8, 8), "value_range": (0, 1)}},
-            "outputs": {"digit": {"num_channels": 10}},
-            "labels": digits.LABELS,
-            "license": "CC-BY-4.0",
-        }
-    )
-    number = digits.PARTIES.index(party)
-    ref = MemberRef(repo=f"{party}/digits", revision=f"{number:040x}", sha256=f"{number:064x}")
-    return Member(load(path), metadata, ref)
+@pytest.fixture(scope="module")
+def parties(tmp_path_factory: pytest.TempPathFactory) -> shipped.Stage:
+    return shipped.stage(0, tmp_path_factory.mktemp("models"))
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_north_keeps_its_own_and_gains_souths(seed: int, tmp_path: Path) -> None:
-    parties = digits.parties(seed)
-    members = [_member(party, seed, parties[party], tmp_path) for party in digits.PARTIES]
-    datasets = {
-        party: ArrayDataset(data.images, data.labels, digits.LABELS, split=list(data.split), value_range=(0.0, 1.0))
-        for party, data in parties.items()
-    }
-    fitted = fit(members, datasets["north"])
-    evaluations = {
-        party: evaluate(members, fitted, datasets[party], own=index) for index, party in enumerate(digits.PARTIES)
-    }
-    choice = choose(fitted.candidates, evaluations, requester="north")
-    validation = [evaluations[party].splits["validation"].scores for party in digits.PARTIES]
-    stitched = max(
-        (candidate.id for candidate in fitted.candidates.candidates if candidate.kind == "stitched"),
-        key=lambda id: sum(scores[id].value for scores in validation),
-    )
-    north, south = (evaluations[party].splits["test"].scores for party in digits.PARTIES)
-    for id in (choice.chosen, stitched):
-        assert north[id].value >= north["c02"].value + 0.05  # than the plain ensemble
-        assert north[id].value >= north["c00"].value - 0.04  # than its own model
-        assert south[id].value >= south["c02"].value - 0.02
-    assert choice.verdicts["north"] == "adopt"
+@pytest.fixture(scope="module")
+def fitted(parties: shipped.Stage) -> FitResult:
+    return fit(parties.members, parties.datasets["north"])
 
-    composed = compose(members, fitted, stitched)
-    save(composed.graph, composed.tensors, tmp_path / "stitched.safetensors")
-    test = parties["north"].split == "test"
-    found = digits.accuracy(
-        load(tmp_path / "stitched.safetensors"), parties["north"].images[test], parties["north"].labels[test]
-    )
-    assert found == pytest.approx(north[stitched].value)
+
+@pytest.fixture(scope="module")
+def outcome(parties: shipped.Stage, fitted: FitResult, tmp_path_factory: pytest.TempPathFactory) -> shipped.Outcome:
+    return shipped.ship(parties, fitted, tmp_path_factory.mktemp("shipped"))
+
+
+def test_north_keeps_its_own_and_gains_souths(outcome: shipped.Outcome) -> None:
+    assert [str(target) for target in shipped.targets(outcome.judged) if not target.met] == []
+    assert outcome.choice.verdicts == {"north": "adopt", "south": "adopt"}
+    assert outcome.kind == "stitched"
+
+
+def test_what_is_judged_is_what_was_evaluated(outcome: shipped.Outcome) -> None:
+    for index, party in enumerate(digits.PARTIES):
+        found, scores = outcome.judged[party], outcome.evaluations[party].splits["test"].scores
+        assert found.n == outcome.evaluations[party].splits["test"].n
+        assert found.shipped == pytest.approx(scores[outcome.choice.chosen].value, abs=1 / found.n)
+        assert found.own == pytest.approx(scores[f"c{index:02d}"].value, abs=1 / found.n)
+        assert found.plain == pytest.approx(scores["c02"].value, abs=1 / found.n)
+        assert found.over_own.value == pytest.approx(found.shipped - found.own)
+
+
+def test_without_refinement_and_gates_the_targets_are_missed(parties: shipped.Stage, tmp_path: Path) -> None:
+    bare = fit(parties.members, parties.datasets["north"], options=FitOptions(refine=False))
+    kept = [candidate for candidate in bare.candidates.candidates if candidate.gate is None]
+    numbered = tuple(one.model_copy(update={"id": f"c{number:02d}"}) for number, one in enumerate(kept))
+    bare = replace(bare, candidates=bare.candidates.model_copy(update={"candidates": numbered}))
+    assert any(one.kind == "stitched" for one in numbered)
+    judged = shipped.ship(parties, bare, tmp_path).judged
+    assert not all(target.met for target in shipped.targets(judged))
+
+
+@pytest.mark.parametrize("damage", [torch.zeros_like, lambda tensor: tensor.flip(0)])
+def test_a_file_with_broken_stitches_misses_the_targets(
+    parties: shipped.Stage, outcome: shipped.Outcome, tmp_path: Path, damage: object
+) -> None:
+    assert callable(damage)
+    broken = {name: damage(tensor) for name, tensor in outcome.fitted.stitches.items()}
+    chosen = outcome.fitted.candidate(outcome.choice.chosen)
+    stitches = {name for match in chosen.matches for one in match.stitches for name in (one.weight, one.bias)}
+    mixed = {name: broken[name] if name in stitches else whole for name, whole in outcome.fitted.stitches.items()}
+    composed = compose(parties.members, replace(outcome.fitted, stitches=mixed), chosen.id)
+    save(composed.graph, composed.tensors, tmp_path / "broken.safetensors")
+    judged = shipped.judge(parties.models, load(tmp_path / "broken.safetensors"), parties.data)
+    assert not all(target.met for target in shipped.targets(judged))
+
+
+def interval(value: float, low: float, high: float) -> Interval:
+    return Interval(value=value, low=low, high=high)
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "met"),
+    [
+        (interval(0.1, 0.001, 0.2), "above", True),
+        (interval(0.1, 0.0, 0.2), "above", False),
+        (interval(-0.1, -0.2, -0.05), "above", False),
+        (interval(-0.01, -0.03, 0.0), "reaches", True),
+        (interval(-0.02, -0.03, -0.01), "reaches", True),
+        (interval(-0.03, -0.04, -0.01), "reaches", False),
+    ],
+)
+def test_a_target_is_met_by_its_interval(found: Interval, wanted: shipped.Wanted, met: bool) -> None:
+    assert shipped.Target("better", found, wanted).met is met
 
 
 def test_parties_share_no_image_and_are_the_same_for_a_seed() -> None:
