@@ -32,10 +32,11 @@ def measure(seed: int, kernels: str) -> dict[str, Any]:
 
     found = rehearse(seed)
     here, there = (found.judged[party] for party in ("north", "south"))
+    routed = found.report.parties["north"].rows["routed"].value
     return {
         "seed": seed,
         "kernels": kernels,
-        "north": {"own": here.own, "plain": here.plain, "routed": found.routed.get("north"), "shipped": here.shipped},
+        "north": {"own": here.own, "plain": here.plain, "routed": routed, "shipped": here.shipped},
         "over own": here.over_own.model_dump(),
         "over plain": here.over_plain.model_dump(),
         "south": {
@@ -45,7 +46,7 @@ def measure(seed: int, kernels: str) -> dict[str, Any]:
             "shipped": there.shipped,
         },
         "kind": found.kind,
-        "missed": [str(target) for target in targets(found.judged) if not target.met],
+        "missed": [str(target) for target in targets(found.judged, found.report) if not target.met],
     }
 
 

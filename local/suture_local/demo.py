@@ -82,7 +82,7 @@ def run(root: Path, console: Console, *, seed: int = 0) -> bool:
             hubs[party].connection.close()
     console.print()
     console.print(report_table(report))
-    met = _told(judged, console)
+    met = _told(judged, report, console)
     console.print(
         f"{time.monotonic() - started:.0f} s; everything is stopped. Look at {root / 'report.html'}", soft_wrap=True
     )
@@ -178,7 +178,7 @@ def _predict(model: Module, repo: str, data: digits.PartyData, console: Console)
     )
 
 
-def _told(judged: Mapping[str, shipped.Judged], console: Console) -> bool:
+def _told(judged: Mapping[str, shipped.Judged], report: Report, console: Console) -> bool:
     """Say what the shipped file does and which targets it meets; return whether it meets them all."""
     for party, found in judged.items():
         console.print(
@@ -186,7 +186,7 @@ def _told(judged: Mapping[str, shipped.Judged], console: Console) -> bool:
             f"{party}'s own model {found.own:.1%}, the plain ensemble {found.plain:.1%}",
             soft_wrap=True,
         )
-    reached = shipped.targets(judged)
+    reached = shipped.targets(judged, report)
     for target in reached:
         word, style = ("met", "green") if target.met else ("MISSED", "red")
         console.print(f"[{style}]{word:<7}[/]{escape(str(target))}", soft_wrap=True)

@@ -1,7 +1,8 @@
 """What the demo is judged by: the file that is shipped, on each party's test data, beside what the party had.
 
 The predictions of the shipped ensemble are compared with those of the party's own model and of the plain ensemble, on
-the same images: paired intervals, no other candidate's row. `rehearse` plays the demo's science by the engine alone,
+the same images: paired intervals, no other candidate's row. What it gains over routing, which needs no stitch, the
+report says. `rehearse` plays the demo's science by the engine alone,
 without hub and processes, on the same data, with the same training, options and choice.
 """
 
@@ -15,20 +16,20 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from suture_contract.documents import Evaluation, Interval
+from suture_contract.documents import Interval, Report
 from suture_contract.fit_options import FitOptions
 from suture_contract.model.metadata import InputSpec, ModelMetadata, OutputSpec
 from suture_contract.model.metadata import Member as MemberRef
+from suture_contract.report.build import build
 from suture_local import digits
 from suture_stitching.data import ArrayDataset
 from suture_stitching.ensemble.compose import compose
 from suture_stitching.ensemble.fitted import FitResult
 from suture_stitching.evaluation.bootstrap import intervals
 from suture_stitching.evaluation.evaluate import evaluate
-from suture_stitching.evaluation.select import Choice, choose
+from suture_stitching.evaluation.select import choose
 from suture_stitching.fitting.fit import Member, fit
 from suture_stitching.portable.export import export
 from suture_stitching.portable.runtime import load, save
@@ -92,23 +93,19 @@ def _judged(party: str, models: Mapping[str, nn.Module], shipped: nn.Module, dat
         alone = {name: model(images).softmax(1) for name, model in models.items()}
         outputs = (alone[party], torch.stack(list(alone.values())).mean(0), shipped(images))
     right = np.stack([(output.argmax(1).numpy() == truth).astype(np.float64) for output in outputs])
-    own, plain, found = (float(value) for value in right.mean(axis=1))
-    return Judged(len(truth), own, plain, found, _difference(right, 0), _difference(right, 1))
+    (own, _), (plain, _), (found, over) = intervals(right, (0, 1), seed=0)
+    return Judged(len(truth), own.value, plain.value, found.value, over[0], over[1])
 
 
-def _difference(right: NDArray[np.float64], other: int) -> Interval:
-    """Return the last row's mean minus that of the row `other`, with the paired interval."""
-    _, difference = intervals(right, other, seed=0)[-1]
-    assert difference is not None
-    return difference
-
-
-def targets(judged: Mapping[str, Judged]) -> list[Target]:
+def targets(judged: Mapping[str, Judged], report: Report) -> list[Target]:
     """Return what the shipped file must reach."""
     here, there = judged[ASKING], judged[ASKED]
+    # Nothing is gained over routing where routing itself was chosen, or cannot be told.
+    over_routed = report.parties[ASKING].gains.get("routed", Interval(value=0, low=0, high=0))
     return [
         Target(f"better than {ASKING}'s own model at {ASKING}", here.over_own, "above"),
         Target(f"better than the plain ensemble at {ASKING}", here.over_plain, "above"),
+        Target(f"better than routing alone at {ASKING}", over_routed, "above"),
         Target(f"no worse than {ASKED}'s own model at {ASKED}", there.over_own, "reaches"),
         Target(f"no worse than the plain ensemble at {ASKED}", there.over_plain, "reaches"),
     ]
@@ -127,26 +124,16 @@ class Stage:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was shipped, how every candidate did, and what the shipped file is worth."""
+    """What was fitted, the report, and what the shipped file is worth."""
 
     fitted: FitResult
-    evaluations: dict[str, Evaluation]
-    choice: Choice
-    shipped: nn.Module
+    report: Report
     judged: dict[str, Judged]
 
     @property
     def kind(self) -> str:
         """The kind of candidate that is shipped."""
-        return self.fitted.candidate(self.choice.chosen).kind
-
-    @property
-    def routed(self) -> dict[str, float]:
-        """By party, what the best routed candidate does on test data: what is had without a stitch."""
-        ids = [one.id for one in self.fitted.candidates.candidates if one.kind == "routed"]
-        validation = [one.splits["validation"].scores for one in self.evaluations.values()]
-        best = max(ids, key=lambda id: sum(scores[id].value for scores in validation), default=None)
-        return {} if best is None else {p: e.splits["test"].scores[best].value for p, e in self.evaluations.items()}
+        return self.fitted.candidate(self.report.chosen).kind
 
 
 def rehearse(seed: int) -> Outcome:
@@ -182,10 +169,12 @@ def ship(stage: Stage, fitted: FitResult, folder: Path) -> Outcome:
         for index, party in enumerate(digits.PARTIES)
     }
     choice = choose(fitted.candidates, evaluations, requester=ASKING)
+    report = build(
+        fitted.candidates, evaluations, choice, requester=ASKING, parties_of_members=digits.PARTIES, job="rehearsal"
+    )
     composed, path = compose(stage.members, fitted, choice.chosen), folder / "shipped.safetensors"
     save(composed.graph, composed.tensors, path)
-    shipped = load(path)
-    return Outcome(fitted, evaluations, choice, shipped, judge(stage.models, shipped, stage.data))
+    return Outcome(fitted, report, judge(stage.models, load(path), stage.data))
 
 
 def _member(party: str, module: nn.Module, data: digits.PartyData, folder: Path) -> Member:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from suture_contract.documents import Interval
+from suture_contract.documents import Interval, Report
 from suture_contract.fit_options import FitOptions
 from suture_local import digits, shipped
 from suture_stitching.ensemble.compose import compose
@@ -33,29 +34,35 @@ def outcome(parties: shipped.Stage, fitted: FitResult, tmp_path_factory: pytest.
 
 
 def test_north_keeps_its_own_and_gains_souths(outcome: shipped.Outcome) -> None:
-    assert [str(target) for target in shipped.targets(outcome.judged) if not target.met] == []
-    assert outcome.choice.verdicts == {"north": "adopt", "south": "adopt"}
+    assert [str(target) for target in shipped.targets(outcome.judged, outcome.report) if not target.met] == []
+    assert {party: found.verdict for party, found in outcome.report.parties.items()} == {
+        "north": "adopt",
+        "south": "adopt",
+    }
     assert outcome.kind == "stitched"
 
 
 def test_what_is_judged_is_what_was_evaluated(outcome: shipped.Outcome) -> None:
-    for index, party in enumerate(digits.PARTIES):
-        found, scores = outcome.judged[party], outcome.evaluations[party].splits["test"].scores
-        assert found.n == outcome.evaluations[party].splits["test"].n
-        assert found.shipped == pytest.approx(scores[outcome.choice.chosen].value, abs=1 / found.n)
-        assert found.own == pytest.approx(scores[f"c{index:02d}"].value, abs=1 / found.n)
-        assert found.plain == pytest.approx(scores["c02"].value, abs=1 / found.n)
+    for party, found in outcome.judged.items():
+        report = outcome.report.parties[party]
+        assert found.n == report.n
+        for row, value in (("chosen", found.shipped), ("own", found.own), ("ensemble", found.plain)):
+            assert value == pytest.approx(report.rows[row].value, abs=1 / found.n)
         assert found.over_own.value == pytest.approx(found.shipped - found.own)
+        assert found.over_plain.value == pytest.approx(found.shipped - found.plain)
 
 
-def test_without_refinement_and_gates_the_targets_are_missed(parties: shipped.Stage, tmp_path: Path) -> None:
+@pytest.mark.parametrize("gates", [True, False])
+def test_without_refinement_the_targets_are_missed_with_gates_or_without(
+    parties: shipped.Stage, tmp_path: Path, gates: bool
+) -> None:
     bare = fit(parties.members, parties.datasets["north"], options=FitOptions(refine=False))
-    kept = [candidate for candidate in bare.candidates.candidates if candidate.gate is None]
+    kept = [candidate for candidate in bare.candidates.candidates if gates or candidate.gate is None]
     numbered = tuple(one.model_copy(update={"id": f"c{number:02d}"}) for number, one in enumerate(kept))
     bare = replace(bare, candidates=bare.candidates.model_copy(update={"candidates": numbered}))
     assert any(one.kind == "stitched" for one in numbered)
-    judged = shipped.ship(parties, bare, tmp_path).judged
-    assert not all(target.met for target in shipped.targets(judged))
+    found = shipped.ship(parties, bare, tmp_path)
+    assert "better than routing alone at north" in missed(found.judged, found.report)
 
 
 @pytest.mark.parametrize("damage", [torch.zeros_like, lambda tensor: tensor.flip(0)])
@@ -64,13 +71,17 @@ def test_a_file_with_broken_stitches_misses_the_targets(
 ) -> None:
     assert callable(damage)
     broken = {name: damage(tensor) for name, tensor in outcome.fitted.stitches.items()}
-    chosen = outcome.fitted.candidate(outcome.choice.chosen)
+    chosen = outcome.fitted.candidate(outcome.report.chosen)
     stitches = {name for match in chosen.matches for one in match.stitches for name in (one.weight, one.bias)}
     mixed = {name: broken[name] if name in stitches else whole for name, whole in outcome.fitted.stitches.items()}
     composed = compose(parties.members, replace(outcome.fitted, stitches=mixed), chosen.id)
     save(composed.graph, composed.tensors, tmp_path / "broken.safetensors")
     judged = shipped.judge(parties.models, load(tmp_path / "broken.safetensors"), parties.data)
-    assert not all(target.met for target in shipped.targets(judged))
+    assert "better than north's own model at north" in missed(judged, outcome.report)
+
+
+def missed(judged: Mapping[str, shipped.Judged], report: Report) -> list[str]:
+    return [target.what for target in shipped.targets(judged, report) if not target.met]
 
 
 def interval(value: float, low: float, high: float) -> Interval:
