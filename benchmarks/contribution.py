@@ -29,7 +29,7 @@ from suture_contract.errors import SutureError
 from suture_stitching.data import Dataset
 from suture_stitching.evaluation.evaluate import evaluate
 from suture_stitching.evaluation.select import choose
-from suture_stitching.fitting.contribute import Contribution, Placement, Privacy, contribute, placements
+from suture_stitching.fitting.contribute import ClippedPrivacy, Contribution, Placement, contribute, placements
 from suture_stitching.fitting.fit import FitOptions, FitResult, Member, fit
 
 #: With this delta, and the epsilons beside it, for the moments of one party.
@@ -78,7 +78,7 @@ def measured(study: Study, seed: int) -> dict[str, dict[str, dict[str, float]]]:
             norms = contribute(members, datasets[requester], asked).norms() if asked else ()
             fits = {WITHOUT: first}
             for name, epsilon in {WITH: None, **{f"epsilon {e:g}": e for e in EPSILONS}}.items():
-                privacy = None if epsilon is None else Privacy(epsilon=epsilon, delta=DELTA, clips=norms)
+                privacy = None if epsilon is None else ClippedPrivacy(epsilon=epsilon, delta=DELTA, clips=norms)
                 given = contributions(members, [datasets[party] for party in others], asked, privacy)
                 fits[name] = fit(
                     members,
@@ -110,7 +110,7 @@ def joint(fitted: FitResult, evaluations: Sequence[Evaluation]) -> str:
 
 
 def contributions(
-    members: Sequence[Member], datasets: Sequence[Dataset], asked: Sequence[Placement], privacy: Privacy | None
+    members: Sequence[Member], datasets: Sequence[Dataset], asked: Sequence[Placement], privacy: ClippedPrivacy | None
 ) -> list[Contribution]:
     """Return what the parties with enough samples contribute."""
     given = []

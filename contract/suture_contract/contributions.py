@@ -6,8 +6,9 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from suture_contract.documents import Count, Delta, Epsilon, MemberIndex, Point, Samples
+from suture_contract.documents import Count, MemberIndex, Point, Samples
 from suture_contract.model.metadata import Sha256
+from suture_contract.privacy import Delta, Epsilon, Privacy
 
 #: The file of a contribution.
 MOMENTS = "moments.safetensors"
@@ -35,15 +36,13 @@ class Matched(_Closed):
     norms: Annotated[tuple[Norm, ...], Field(max_length=32)]
 
 
-class Privacy(_Closed):
-    """Noise by which the whole contribution is `(epsilon, delta)` differentially private when one sample is replaced.
+class ClippedPrivacy(Privacy):
+    """Noise by which the whole contribution is private, as `Privacy` has it, measured by `clips`.
 
-    `clips` has for each placement the largest norm of the matched members' features side by side at a position; longer
+    For each placement that is the largest norm of the matched members' features side by side at a position; longer
     ones are shortened to it. They must not come from the contributor's data: the requester's `norms` will do.
     """
 
-    epsilon: Epsilon
-    delta: Delta
     clips: Annotated[tuple[Norm, ...], Field(min_length=1)]
 
 
@@ -54,7 +53,7 @@ class Described(_Closed):
     members: tuple[Sha256, ...]
     placements: tuple[Place, ...]
     n: Samples
-    privacy: Privacy | None = None
+    privacy: ClippedPrivacy | None = None
 
     def to_json(self) -> str:
         """Return the one text for the header of a contribution's file."""

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from suture_contract.model.metadata import Label, Member, Name, Task
+from suture_contract.privacy import Delta, Epsilon, Privacy
 
 Metric = Literal["accuracy", "balanced_accuracy", "auroc", "f1", "dice", "r2", "mae"]
 SplitName = Literal["validation", "test"]
@@ -66,7 +67,8 @@ class Stitch(_Closed):
 class Gate(_Closed):
     """How much a sample is trusted to be like the fit data, by the members' own features at `points`.
 
-    The features are averaged over positions and stand side by side; `<weight>` (D, D) and `<bias>` (D,) whiten them.
+    The features are averaged over positions and stand side by side; `<weight>` (k, D) and `<bias>` (k,) whiten them
+    in k directions.
     A sample whose squared distance is at most `near` counts fully, one at `far` or beyond not at all. Unfamiliar
     samples are left to the other members where one `withdraws`: its output counts only as far as a sample does.
     """
@@ -119,10 +121,8 @@ class Candidate(_Closed):
         return self
 
 
-#: Samples by split of a fit, and what noise promises: (epsilon, delta) differential privacy.
+#: Samples by split of a fit.
 Samples = dict[Literal["train", "validation"], Annotated[int, Field(ge=1)]]
-Epsilon = Annotated[float, Field(gt=0, le=50)]
-Delta = Annotated[float, Field(gt=0, lt=0.1)]
 
 
 class Contributed(_Closed):
@@ -151,6 +151,8 @@ class CandidateSet(_Closed):
     unstitched: Literal["no_points", "no_match"] | None = None
     #: Whose moments the candidates with `others` rest on.
     contributions: tuple[Contributed, ...] | None = None
+    #: What noise promises for all that was computed on patients; None for an exact fit, which promises nothing.
+    privacy: Privacy | None = None
     candidates: Annotated[tuple[Candidate, ...], Field(min_length=1, max_length=999)]
 
     @model_validator(mode="after")

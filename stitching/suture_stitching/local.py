@@ -96,7 +96,7 @@ def stitch(
     with _in_one_step(out, resume=resume) as work:
         checkpoint = work / CHECKPOINT
         own = opened[names[0]]
-        fitted = fit(members, own, options=options, device=device, progress=progress, checkpoint=checkpoint)
+        fitted = fit(members, own, options=options, device=device, progress=progress, checkpoint=checkpoint, own=0)
         evaluations = {
             party: evaluate(
                 members,

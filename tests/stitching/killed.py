@@ -37,7 +37,7 @@ def main(folder: Path) -> None:
     pair = [member(plain(), folder, seed=1), member(deep(), folder, "south/net", seed=2)]
 
     def work(out: Path, kept: Path | None, progress: Callable[[Progress], None]) -> None:
-        fit(pair, dataset(), options=OPTIONS, progress=progress, checkpoint=kept).save(out)
+        fit(pair, dataset(), own=0, options=OPTIONS, progress=progress, checkpoint=kept).save(out)
 
     def score(out: Path, kept: Path | None, progress: Callable[[Progress], None]) -> None:
         fitted = FitResult.load(out)

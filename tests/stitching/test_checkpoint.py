@@ -42,7 +42,7 @@ def small_batches_and_frequent_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 def whole(pair: list[Member]) -> FitResult:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(members, "_LARGEST_BATCH", 16)
-        return fit.fit(pair, dataset(), options=OPTIONS)
+        return fit.fit(pair, dataset(), own=0, options=OPTIONS)
 
 
 def _equal(one: FitResult, other: FitResult) -> bool:
@@ -77,14 +77,14 @@ def test_cancelled_between_batches_it_goes_on(pair: list[Member], whole: FitResu
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        fit.fit(pair, dataset(), options=OPTIONS, progress=cancel, checkpoint=tmp_path)
-    assert _equal(fit.fit(pair, dataset(), options=OPTIONS, checkpoint=tmp_path), whole)
+        fit.fit(pair, dataset(), own=0, options=OPTIONS, progress=cancel, checkpoint=tmp_path)
+    assert _equal(fit.fit(pair, dataset(), own=0, options=OPTIONS, checkpoint=tmp_path), whole)
 
 
 def test_what_is_finished_is_not_done_again(
     pair: list[Member], whole: FitResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fit.fit(pair, dataset(), options=OPTIONS, checkpoint=tmp_path)
+    fit.fit(pair, dataset(), own=0, options=OPTIONS, checkpoint=tmp_path)
     scores = evaluate.evaluate(pair, whole, dataset(), own=0, checkpoint=tmp_path)
 
     def again(*_arguments: object, **_named: object) -> None:
@@ -96,18 +96,18 @@ def test_what_is_finished_is_not_done_again(
     monkeypatch.setattr("suture_stitching.fitting.fit._Fit._home", lambda _fit: 0, raising=False)
     assert evaluate.evaluate(pair, whole, dataset(), own=0, checkpoint=tmp_path, progress=seen.append) == scores
     assert (seen[-1].done, seen[-1].seconds_left) == (seen[-1].total, None)
-    fit.fit(pair, dataset(), options=OPTIONS, checkpoint=tmp_path)
-    fit.fit(pair, dataset(), options=OPTIONS.model_copy(update={"refine_candidates": 1}), checkpoint=tmp_path)
+    fit.fit(pair, dataset(), own=0, options=OPTIONS, checkpoint=tmp_path)
+    fit.fit(pair, dataset(), own=0, options=OPTIONS.model_copy(update={"refine_candidates": 1}), checkpoint=tmp_path)
 
 
 def test_parts_of_other_work_are_passed_over(
     pair: list[Member], whole: FitResult, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     fit.fit(pair, dataset(seed=5), options=OPTIONS, checkpoint=tmp_path)
-    fit.fit(pair, dataset(), options=OPTIONS.model_copy(update={"seed": 1}), checkpoint=tmp_path)
-    fit.fit(pair[::-1], dataset(), options=OPTIONS, checkpoint=tmp_path)
+    fit.fit(pair, dataset(), own=0, options=OPTIONS.model_copy(update={"seed": 1}), checkpoint=tmp_path)
+    fit.fit(pair[::-1], dataset(), own=0, options=OPTIONS, checkpoint=tmp_path)
     caplog.clear()
-    assert _equal(fit.fit(pair, dataset(), options=OPTIONS, checkpoint=tmp_path), whole)
+    assert _equal(fit.fit(pair, dataset(), own=0, options=OPTIONS, checkpoint=tmp_path), whole)
     assert sum("of other work" in message for message in caplog.messages) >= 4
 
 
@@ -115,12 +115,12 @@ def test_parts_of_other_work_are_passed_over(
 def test_damaged_parts_are_passed_over(
     pair: list[Member], whole: FitResult, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    fit.fit(pair, dataset(), options=OPTIONS, checkpoint=tmp_path)
+    fit.fit(pair, dataset(), own=0, options=OPTIONS, checkpoint=tmp_path)
     for path in tmp_path.iterdir():
         content = bytearray(path.read_bytes())
         content[-3] ^= 1
         path.write_bytes({"cut": content[:-7], "flipped": content, "empty": b""}[damage])
-    assert _equal(fit.fit(pair, dataset(), options=OPTIONS, checkpoint=tmp_path), whole)
+    assert _equal(fit.fit(pair, dataset(), own=0, options=OPTIONS, checkpoint=tmp_path), whole)
     assert any("damaged" in message for message in caplog.messages)
 
 
@@ -132,14 +132,14 @@ def test_without_room_for_a_checkpoint_the_work_goes_on(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     (tmp_path / "file").touch()
-    assert _equal(fit.fit(pair, dataset(), options=OPTIONS, checkpoint=tmp_path / "file" / "inside"), whole)
+    assert _equal(fit.fit(pair, dataset(), own=0, options=OPTIONS, checkpoint=tmp_path / "file" / "inside"), whole)
 
     def full(*_arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "save_file", full)
     with caplog.at_level(logging.WARNING):
-        assert _equal(fit.fit(pair, dataset(), options=OPTIONS, checkpoint=tmp_path / "full"), whole)
+        assert _equal(fit.fit(pair, dataset(), own=0, options=OPTIONS, checkpoint=tmp_path / "full"), whole)
     assert sum("going on without" in message for message in caplog.messages) == 2
     assert not list((tmp_path / "full").iterdir())
 

@@ -16,7 +16,7 @@ from suture_stitching.data.arrays import ArrayDataset
 from suture_stitching.ensemble.compose import compose
 from suture_stitching.evaluation.evaluate import evaluate
 from suture_stitching.features.moments import Moments, rows
-from suture_stitching.fitting.contribute import Contribution, Privacy, contribute, noise_of, placements
+from suture_stitching.fitting.contribute import ClippedPrivacy, Contribution, contribute, noise_of, placements
 from suture_stitching.fitting.fit import FitOptions, FitResult, Member, fit, matches
 
 QUICK = FitOptions(refine=False, max_matches=2)
@@ -30,7 +30,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> list[Member]:
 
 @pytest.fixture(scope="module")
 def fitted(pair: list[Member]) -> FitResult:
-    return fit(pair, dataset(), options=QUICK)
+    return fit(pair, dataset(), own=0, options=QUICK)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_moments_that_no_data_have_are_left_out(pair: list[Member], fitted: FitR
     mad = Contribution(
         given.described, {key: Moments(m.n, m.mean, 1e9 * m.scatter) for key, m in given.moments.items()}
     )
-    assert fit(pair, dataset(), options=QUICK, contributions=[mad]).candidates == fitted.candidates
+    assert fit(pair, dataset(), own=0, options=QUICK, contributions=[mad]).candidates == fitted.candidates
 
 
 def test_a_damaged_file_is_refused(given: Contribution, tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_damaged_file_is_refused(given: Contribution, tmp_path: Path) -> None:
 def test_a_fit_offers_candidates_that_weigh_the_moments(
     pair: list[Member], fitted: FitResult, given: Contribution
 ) -> None:
-    again = fit(pair, dataset(), options=QUICK, contributions=[given])
+    again = fit(pair, dataset(), own=0, options=QUICK, contributions=[given])
     own = len(fitted.candidates.candidates)
     assert again.candidates.candidates[:own] == fitted.candidates.candidates
     weighed = again.candidates.candidates[own:]
@@ -103,7 +103,7 @@ def test_a_fit_offers_candidates_that_weigh_the_moments(
 
 def test_own_moments_of_the_same_data_change_nothing(pair: list[Member], fitted: FitResult) -> None:
     same = contribute(pair, dataset(), placements(fitted.candidates))
-    again = fit(pair, dataset(), options=QUICK, contributions=[same])
+    again = fit(pair, dataset(), own=0, options=QUICK, contributions=[same])
     weighed = next(one for one in again.candidates.candidates if one.others)
     native = next(
         one.matches[0]
@@ -121,9 +121,9 @@ def test_too_few_samples_other_models_and_unknown_places_are_refused(
     for code, call in {
         "moments.too_few_samples": lambda: contribute(pair, dataset(), asked, min_samples=10_000),
         "moments.placements": lambda: contribute(pair, dataset(), [{"0": "n99999", "1": "n1"}]),
-        "moments.members": lambda: fit(pair[::-1], dataset(), options=QUICK, contributions=[given]),
+        "moments.members": lambda: fit(pair[::-1], dataset(), own=0, options=QUICK, contributions=[given]),
         "moments.clips": lambda: contribute(
-            pair, dataset(), asked, privacy=Privacy(epsilon=1, delta=1e-5, clips=(1.0,) * (len(asked) + 1))
+            pair, dataset(), asked, privacy=ClippedPrivacy(epsilon=1, delta=1e-5, clips=(1.0,) * (len(asked) + 1))
         ),
     }.items():
         with pytest.raises(SutureError) as caught:
@@ -179,7 +179,7 @@ def test_noise_protects_from_networks_that_mix_samples_too(tmp_path: Path, monke
     for inputs in (x, other):
         data = ArrayDataset(inputs, y, LABELS, split=split.tolist())
         found = contribute(
-            mixing, data, [{"0": point, "1": point}], privacy=Privacy(epsilon=1, delta=1e-5, clips=(1.0,))
+            mixing, data, [{"0": point, "1": point}], privacy=ClippedPrivacy(epsilon=1, delta=1e-5, clips=(1.0,))
         )
         one = next(moments for (_, _, split_), moments in found.moments.items() if split_ == "train")
         sums.append(one.n * torch.cat([one.mean[None], one.covariance + torch.outer(one.mean, one.mean)]))
@@ -188,10 +188,10 @@ def test_noise_protects_from_networks_that_mix_samples_too(tmp_path: Path, monke
 
 def test_noisy_moments_are_noisy_and_still_moments(pair: list[Member], fitted: FitResult, given: Contribution) -> None:
     asked = placements(fitted.candidates)
-    privacy = Privacy(epsilon=50, delta=0.01, clips=given.norms())
+    privacy = ClippedPrivacy(epsilon=50, delta=0.01, clips=given.norms())
     first, second = (contribute(pair, dataset(seed=9), asked, privacy=privacy) for _ in range(2))
     assert first.described.privacy == privacy
     for key, one in first.moments.items():
         assert not torch.equal(one.mean, second.moments[key].mean)
         assert float(torch.linalg.eigvalsh(one.scatter).min()) > -1e-6 * float(one.scatter.diagonal().sum() + 1)
-    fit(pair, dataset(), options=QUICK, contributions=[first])
+    fit(pair, dataset(), own=0, options=QUICK, contributions=[first])

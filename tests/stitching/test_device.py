@@ -27,7 +27,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> list[Member]:
 
 @pytest.fixture(scope="module")
 def fitted(pair: list[Member]) -> FitResult:
-    return fit(pair, dataset(), options=OPTIONS)
+    return fit(pair, dataset(), own=0, options=OPTIONS)
 
 
 def _limit(monkeypatch: pytest.MonkeyPatch, most: int, error: Exception) -> list[int]:
@@ -55,7 +55,7 @@ def test_out_of_memory_halves_what_runs_at_once(
 ) -> None:
     expected = evaluate(pair, fitted, dataset(), own=0)
     tried = _limit(monkeypatch, 5, error)
-    again = fit(pair, dataset(), options=OPTIONS)
+    again = fit(pair, dataset(), own=0, options=OPTIONS)
     assert [match.points for c in again.candidates.candidates for match in c.matches] == [
         match.points for c in fitted.candidates.candidates for match in c.matches
     ]
@@ -84,14 +84,14 @@ def _same(found: Evaluation, expected: Evaluation) -> None:
 def test_a_sample_that_is_too_much_is_an_error(pair: list[Member], monkeypatch: pytest.MonkeyPatch) -> None:
     _limit(monkeypatch, 0, torch.OutOfMemoryError("CUDA out of memory"))
     with pytest.raises(SutureError, match="single sample") as caught:
-        fit(pair, dataset(), options=OPTIONS)
+        fit(pair, dataset(), own=0, options=OPTIONS)
     assert caught.value.code == "work.out_of_memory"
 
 
 def test_other_errors_are_not_taken_for_want_of_memory(pair: list[Member], monkeypatch: pytest.MonkeyPatch) -> None:
     _limit(monkeypatch, 0, RuntimeError("shapes do not fit"))
     with pytest.raises(RuntimeError, match="do not fit"):
-        fit(pair, dataset(), options=OPTIONS)
+        fit(pair, dataset(), own=0, options=OPTIONS)
 
 
 @pytest.mark.parametrize("task", ["classification", "segmentation"])
@@ -116,7 +116,7 @@ def test_bfloat16_says_nearly_the_same(tmp_path: Path, task: str) -> None:
 
 def test_stitches_are_refined_in_the_wanted_precision(pair: list[Member], monkeypatch: pytest.MonkeyPatch) -> None:
     options = FitOptions(refine_steps=12, refine_candidates=1, max_matches=1)
-    exact = fit(pair, dataset(), options=options, precision="float32")
+    exact = fit(pair, dataset(), own=0, options=options, precision="float32")
     real, autocast = PortableModel.resume, set()
 
     def resume(self: PortableModel, values: Mapping[str, torch.Tensor], *inputs: torch.Tensor) -> object:
@@ -124,7 +124,7 @@ def test_stitches_are_refined_in_the_wanted_precision(pair: list[Member], monkey
         return real(self, values, *inputs)
 
     monkeypatch.setattr(PortableModel, "resume", resume)
-    rough = fit(pair, dataset(), options=options, precision="bfloat16")
+    rough = fit(pair, dataset(), own=0, options=options, precision="bfloat16")
     assert autocast == {True}
     refined = [name for name in exact.stitches if name.startswith("r00")]
     assert refined
@@ -150,5 +150,5 @@ def test_cuda_says_nearly_the_same(pair: list[Member], fitted: FitResult) -> Non
     found = evaluate(on_device, fitted, dataset(), own=0, device="cuda").splits["test"].scores
     for id, score in evaluate(pair, fitted, dataset(), own=0).splits["test"].scores.items():
         assert abs(score.value - found[id].value) < 0.15
-    again = fit(on_device, dataset(), options=OPTIONS, device="cuda", precision="float32")
+    again = fit(on_device, dataset(), own=0, options=OPTIONS, device="cuda", precision="float32")
     assert len(again.candidates.candidates) == len(fitted.candidates.candidates)

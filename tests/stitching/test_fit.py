@@ -34,7 +34,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> list[Member]:
 
 @pytest.fixture(scope="module")
 def fitted(pair: list[Member]) -> FitResult:
-    return fit(pair, dataset(), options=QUICK)
+    return fit(pair, dataset(), own=0, options=QUICK)
 
 
 def _state(members: list[Member]) -> list[dict[str, torch.Tensor]]:
@@ -66,7 +66,7 @@ def test_every_tensor_is_named_finite_and_used(fitted: FitResult) -> None:
 
 def test_members_are_bit_equal_after_a_fit(pair: list[Member]) -> None:
     before = _state(pair)
-    fit(pair, dataset(), options=QUICK)
+    fit(pair, dataset(), own=0, options=QUICK)
     for old, new in zip(before, _state(pair), strict=True):
         assert all(torch.equal(old[name], new[name]) for name in old)
     assert not any(p.requires_grad for m in pair for p in m.model.parameters())
@@ -75,7 +75,7 @@ def test_members_are_bit_equal_after_a_fit(pair: list[Member]) -> None:
 def test_refinement_needs_no_memory_for_features(pair: list[Member], monkeypatch: pytest.MonkeyPatch) -> None:
     options = FitOptions(refine_steps=8, refine_candidates=1, max_matches=1)
     monkeypatch.setattr(refine, "_CACHE_BYTES", 0)
-    assert any(name.startswith("r00") for name in fit(pair, dataset(), options=options).stitches)
+    assert any(name.startswith("r00") for name in fit(pair, dataset(), own=0, options=options).stitches)
 
 
 def test_refinement_moves_the_stitches_and_lowers_the_loss(pair: list[Member], fitted: FitResult) -> None:
@@ -94,7 +94,7 @@ def test_refinement_moves_the_stitches_and_lowers_the_loss(pair: list[Member], f
 
 
 def test_the_same_seed_gives_the_same_bytes(pair: list[Member], fitted: FitResult, tmp_path: Path) -> None:
-    again = fit(pair, dataset(), options=QUICK)
+    again = fit(pair, dataset(), own=0, options=QUICK)
     for result, name in ((fitted, "one"), (again, "two")):
         (tmp_path / name).mkdir()
         result.save(tmp_path / name)
@@ -158,7 +158,7 @@ def test_a_composed_model_is_stitched_again(pair: list[Member], fitted: FitResul
     save(composed.graph, composed.tensors, tmp_path / "stitched.safetensors")
     again = Member(load(tmp_path / "stitched.safetensors"), metadata, pair[0].ref.model_copy(update={"repo": "a/b"}))
     third = member(plain(width=4), tmp_path, "east/net", seed=5)
-    result = fit([again, third], dataset(), options=FitOptions(refine=False, max_matches=2))
+    result = fit([again, third], dataset(), own=0, options=FitOptions(refine=False, max_matches=2))
     x = next(dataset().batches("test", 8))[0]
     assert any(c.kind == "stitched" for c in result.candidates.candidates)
     assert torch.isfinite(compose([again, third], result, result.candidates.candidates[-1].id)(x)).all()
@@ -235,7 +235,7 @@ def test_regression(tmp_path: Path) -> None:
 
 def test_progress_goes_up_and_can_cancel(pair: list[Member]) -> None:
     seen: list[Progress] = []
-    fit(pair, dataset(), options=QUICK, progress=seen.append)
+    fit(pair, dataset(), own=0, options=QUICK, progress=seen.append)
     assert list(dict.fromkeys(p.step for p in seen)) == ["match", "solve", "double", "refine", "fit"]
     for step in ("match", "solve", "double", "refine"):
         done = [p.done for p in seen if p.step == step]
@@ -251,7 +251,7 @@ def test_progress_goes_up_and_can_cancel(pair: list[Member]) -> None:
                 raise Cancelled
 
         with pytest.raises(Cancelled):
-            fit(pair, dataset(), options=QUICK, progress=cancel)
+            fit(pair, dataset(), own=0, options=QUICK, progress=cancel)
 
 
 class _Breaks(nn.Module):
@@ -292,7 +292,7 @@ def test_one_class_and_constant_features(pair: list[Member], tmp_path: Path) -> 
     for name, tensor in still.model.tensors.items():
         if name.startswith("0."):
             tensor.data.zero_()  # the first convolution says nothing, so all its features are constant
-    result = fit([pair[0], still], dataset(), options=QUICK)
+    result = fit([pair[0], still], dataset(), own=0, options=QUICK)
     evaluation = evaluate([pair[0], still], result, dataset(), own=0)
     assert all(np.isfinite(score.value) for score in evaluation.splits["test"].scores.values())
 

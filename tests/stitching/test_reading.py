@@ -9,7 +9,7 @@ from tests.stitching.networks import SHAPE, dataset, deep, member, plain
 from suture_stitching.ensemble.merge import Merge
 from suture_stitching.features.moments import Moments, to_grid
 from suture_stitching.features.points import StitchPoint
-from suture_stitching.fitting.reading import POSITIONS, Reader, _positions, _rows, read
+from suture_stitching.fitting.reading import POSITIONS, Reader, _positions, read, rows_of
 from suture_stitching.fitting.solve import Source
 from suture_stitching.running.checkpoint import Checkpoint
 from suture_stitching.running.device import Runner
@@ -37,7 +37,7 @@ def test_a_closed_form_from_some_positions_is_that_from_all_of_them() -> None:
     parity = torch.arange(32) % 2
     y = torch.stack([x[:, 0] * (1 + 3 * parity), x[:, 1] * parity[:, None] - x[:, 2]], 1)
     points = [StitchPoint("n1", "", tuple(map_.shape[1:]), 0.5, True) for map_ in (x, y)]
-    some = torch.cat([_rows(map_, (32, 32), point) for map_, point in zip((x, y), points, strict=True)], 2)
+    some = torch.cat([rows_of(map_, (32, 32), point) for map_, point in zip((x, y), points, strict=True)], 2)
     everything = torch.cat([map_.flatten(2).transpose(1, 2) for map_ in (x, y)], 2)
     found = []
     for rows in (some, everything):
@@ -52,7 +52,7 @@ def test_a_map_that_is_enlarged_is_so_only_where_it_is_counted(shape: tuple[int,
     feature = torch.randn(6, 3, *shape, generator=torch.Generator().manual_seed(0))
     whole = to_grid(feature, grid).flatten(2).transpose(1, 2)
     kept = _positions(6, whole.shape[1])
-    found = _rows(feature, grid, StitchPoint("n1", "", (3, *shape), 0.5, True))
+    found = rows_of(feature, grid, StitchPoint("n1", "", (3, *shape), 0.5, True))
     assert torch.allclose(found, whole.gather(1, kept[..., None].expand(-1, -1, 3)), atol=1e-5)
 
 

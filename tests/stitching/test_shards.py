@@ -38,13 +38,13 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 def whole(pair: list[Member]) -> FitResult:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(members, "_LARGEST_BATCH", 4)
-        return fit.fit(pair, dataset(), options=OPTIONS)
+        return fit.fit(pair, dataset(), own=0, options=OPTIONS)
 
 
 def share_all(pair: list[Member], data: Dataset, count: int, folder: Path, **changes: Any) -> None:
     for step in ("capture", "refine"):
         for index in reversed(range(count)):
-            fit_share(pair, data, step, Share(index, count), options=OPTIONS, checkpoint=folder, **changes)
+            fit_share(pair, data, step, Share(index, count), own=0, options=OPTIONS, checkpoint=folder, **changes)
 
 
 def nothing_left_to_read(patch: pytest.MonkeyPatch) -> None:
@@ -69,7 +69,7 @@ def test_shares_of_a_fit_give_the_same_bits(
     data = dataset()
     assert len(blocks(-(-data.n("train") // 4))) == 3
     share_all(pair, data, count, tmp_path)
-    again = fit.fit(pair, data, options=OPTIONS, checkpoint=tmp_path)
+    again = fit.fit(pair, data, own=0, options=OPTIONS, checkpoint=tmp_path)
     assert again.candidates == whole.candidates
     assert equal(again, whole)
     nothing_left_to_read(monkeypatch)
@@ -80,15 +80,15 @@ def test_the_whole_finds_what_the_shares_did_and_does_the_rest(
     pair: list[Member], whole: FitResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     half, seen = tmp_path / "half", []
-    fit_share(pair, dataset(), "capture", Share(1, 2), options=OPTIONS, checkpoint=half)
-    assert equal(fit.fit(pair, dataset(), options=OPTIONS, checkpoint=half, progress=seen.append), whole)
+    fit_share(pair, dataset(), "capture", Share(1, 2), own=0, options=OPTIONS, checkpoint=half)
+    assert equal(fit.fit(pair, dataset(), own=0, options=OPTIONS, checkpoint=half, progress=seen.append), whole)
     totals = {one.step: one.total for one in seen}
     reported = sum(one.step == "solve" for one in seen)
     assert reported < totals["solve"] * 0.75
 
     share_all(pair, dataset(), 2, tmp_path / "all")
     nothing_left_to_read(monkeypatch)
-    found = fit.fit(pair, dataset(), options=OPTIONS, checkpoint=tmp_path / "all")
+    found = fit.fit(pair, dataset(), own=0, options=OPTIONS, checkpoint=tmp_path / "all")
     assert all(
         torch.equal(whole.stitches[name], tensor) for name, tensor in found.stitches.items() if name in whole.stitches
     )
@@ -100,10 +100,10 @@ def test_a_share_that_was_stopped_does_not_count(pair: list[Member], whole: FitR
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        fit_share(pair, dataset(), "capture", Share(0, 2), options=OPTIONS, checkpoint=tmp_path, progress=cancel)
+        fit_share(pair, dataset(), "capture", Share(0, 2), own=0, options=OPTIONS, checkpoint=tmp_path, progress=cancel)
     assert list(tmp_path.glob("reading-train-0.*"))
-    fit_share(pair, dataset(), "capture", Share(1, 2), options=OPTIONS, checkpoint=tmp_path)
-    assert equal(fit.fit(pair, dataset(), options=OPTIONS, checkpoint=tmp_path), whole)
+    fit_share(pair, dataset(), "capture", Share(1, 2), own=0, options=OPTIONS, checkpoint=tmp_path)
+    assert equal(fit.fit(pair, dataset(), own=0, options=OPTIONS, checkpoint=tmp_path), whole)
 
 
 def test_a_share_reports_its_own_units_only(pair: list[Member], tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_a_share_reports_its_own_units_only(pair: list[Member], tmp_path: Path) 
     for index in range(2):
         seen: list[Progress] = []
         share = Share(index, 2)
-        fit_share(pair, dataset(), "capture", share, options=OPTIONS, checkpoint=tmp_path, progress=seen.append)
+        fit_share(pair, dataset(), "capture", share, own=0, options=OPTIONS, checkpoint=tmp_path, progress=seen.append)
         (total,) = {one.total for one in seen if one.step == "solve"}
         assert seen[-1].done == total
         totals.append(total)
@@ -124,7 +124,7 @@ def test_a_share_tells_of_a_model_that_gives_nan(pair: list[Member], tmp_path: P
     data = dataset()
     data._inputs = np.where(np.arange(len(data._inputs)).reshape(-1, 1, 1, 1) % 7, data._inputs, np.nan)
     with pytest.raises(SutureError) as caught:
-        fit_share(pair, data, "capture", Share(1, 2), options=OPTIONS, checkpoint=tmp_path)
+        fit_share(pair, data, "capture", Share(1, 2), own=0, options=OPTIONS, checkpoint=tmp_path)
     assert (caught.value.code, caught.value.where) == ("features.not_finite", "north/net")
 
 

@@ -17,10 +17,11 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from suture.http import check_url
-from suture_contract.documents import Delta, Epsilon, Metric
+from suture_contract.documents import Metric
 from suture_contract.errors import SutureError
 from suture_contract.model.metadata import Name
 from suture_contract.model.operators import ATEN
+from suture_contract.privacy import Delta, Epsilon
 from suture_stitching.data.spec import DatasetSpec
 
 GUIDE = "the fields are described in docs/site-operator.md"

@@ -54,11 +54,12 @@ class ArrayDataset(Dataset):
         self._scale = full_scale(self._inputs.dtype)
         self.value_range = value_range or ((0.0, 1.0) if self._scale else None)
         self._check_content()
+        if groups is not None and len(groups) != len(self._inputs):
+            raise SutureError(
+                "dataset.count_mismatch", f"{len(self._inputs)} samples but {len(groups)} groups", where=where
+            )
+        self._patients = None if groups is None else numbered(groups)
         if not isinstance(split, Mapping):
-            if groups is not None and len(groups) != len(self._inputs):
-                raise SutureError(
-                    "dataset.count_mismatch", f"{len(self._inputs)} samples but {len(groups)} groups", where=where
-                )
             split = divide(self._inputs, strata(self._targets, task), split, groups=groups, where=where)
         self._splits = split
         self._check_splits()
@@ -112,6 +113,11 @@ def divide(
     if len(split) != len(inputs):
         raise SutureError("dataset.count_mismatch", f"{len(inputs)} samples but {len(split)} split names", where=where)
     return split_samples(keys, classes, SplitRule(), names=split, groups=groups, where=where)
+
+
+def numbered(groups: Sequence[str] | NDArray[Any]) -> NDArray[np.int64]:
+    """Return a number for each sample's group `(N,)`, the same for the same group."""
+    return np.unique(np.asarray(groups), return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
 def strata(targets: NDArray[Any], task: Task) -> NDArray[np.int64]:

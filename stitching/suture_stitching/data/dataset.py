@@ -47,6 +47,8 @@ class Dataset(ABC):
     _splits: Splits
     #: Label indices `(N,)`, 0 or 1 per label `(N, L)`, or values `(N, K)`; masks where a reader holds them.
     _targets: NDArray[Any]
+    #: Whose each sample is `(N,)`, any distinct number per patient; None where every sample is a patient of its own.
+    _patients: NDArray[np.int64] | None = None
 
     @abstractmethod
     def _read(self, indices: Indices, seed: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[Any]]:
@@ -74,6 +76,15 @@ class Dataset(ABC):
     def n(self, split: Split) -> int:
         """Return the number of samples in `split`."""
         return len(self._splits[split])
+
+    def patients(self, split: Split) -> int:
+        """Return the number of patients (groups) in `split`; without groups every sample is one."""
+        return len(np.unique(self.patient_of(split)))
+
+    def patient_of(self, split: Split) -> NDArray[np.int64]:
+        """Return whose each sample of `split` is `(N,)`, in the order in which `batches` yields them without a seed."""
+        order = np.repeat(self._splits[split], self.patches)
+        return order.astype(np.int64) if self._patients is None else self._patients[order]
 
     def counts(self, split: Split) -> dict[str, int]:
         """Return how many samples of `split` have each label (segmentation: show it anywhere); empty for regression."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from suture_contract.errors import SutureError
-from suture_stitching.data.arrays import strata
+from suture_stitching.data.arrays import numbered, strata
 from suture_stitching.data.dataset import Dataset
 from suture_stitching.data.listing import UNREADABLE, Sample, list_samples
 from suture_stitching.data.prefetch import ahead, default_workers
@@ -53,13 +53,15 @@ class FolderDataset(Dataset, Generic[Header]):
 
         self._targets = self._known_targets()
         grouped = any(sample.group for sample in self._samples)
+        # A file of no group is a group of its own.
+        groups = [sample.group or f"/{sample.file}" for sample in self._samples] if grouped else None
+        self._patients = None if groups is None else numbered(groups)
         self._splits = split_samples(
             [sample.file.encode() for sample in self._samples],
             strata(self._targets, self.task),
             spec.split,
             names=[sample.split or "" for sample in self._samples] if self._samples[0].split else None,
-            # A file of no group is a group of its own.
-            groups=[sample.group or f"/{sample.file}" for sample in self._samples] if grouped else None,
+            groups=groups,
             where=self.where,
         )
         self._check_splits()

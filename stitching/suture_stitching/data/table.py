@@ -92,6 +92,7 @@ def open_table(spec: DatasetSpec) -> ArrayDataset:
         spec.names,
         task=spec.task,
         split=splits,
+        groups=codes[chosen.group].texts if chosen.group else None,
         value_range=spec.value_range,
         channels=chosen.features,
         where=where,

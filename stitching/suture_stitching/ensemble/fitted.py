@@ -78,8 +78,9 @@ class FitResult:
             return None
         found = _found(gate.points, points)
         width = sum(point.shape[0] for point in found.values())
-        self._check(gate.weight, (width, width))
-        self._check(gate.bias, (width,))
+        rows = len(self.stitches[gate.bias]) if gate.bias in self.stitches and self.stitches[gate.bias].dim() else 0
+        self._check(gate.weight, (min(rows, width), width))
+        self._check(gate.bias, (min(rows, width),))
         return GateTensors(found, gate.weight, gate.bias, gate.near, gate.far, gate.withdraws)
 
     def points(self, members: Sequence[Member]) -> list[dict[str, StitchPoint]]:

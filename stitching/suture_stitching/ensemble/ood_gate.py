@@ -21,6 +21,9 @@ from torch import Tensor
 
 from suture_stitching.features.moments import Moments
 
+#: In how many directions a gate looks at most. They are fixed: which ones a party's data vary most in would be one more
+#: thing that is told of them, and they tell others' data apart no better.
+DIRECTIONS = 32
 #: Added to each variance, as a part of the mean variance: directions that hardly vary are not to be over-trusted.
 SHRINKAGE = 1e-2
 #: The distance within which this part of held-out samples lie is what gates are measured by.
@@ -34,25 +37,40 @@ FADED = 1.25
 
 @dataclass(frozen=True)
 class Whitening:
-    """`weight` `(D, D)` and `bias` `(D,)`, float32: distances are squared norms after it."""
+    """`weight` `(k, D)` and `bias` `(k,)`, float32: distances are squared norms after it."""
 
     weight: Tensor
     bias: Tensor
 
     def distance(self, rows: Tensor) -> Tensor:
-        """Return for `rows` `(R, D)` the squared distance to the mean, divided by D: about 1 at home."""
+        """Return for `rows` `(R, D)` the squared distance to the mean, divided by k: about 1 at home."""
         return (rows @ self.weight.T + self.bias).square().sum(1)
 
 
+def projection(width: int, directions: int) -> Tensor | None:
+    """Return `(directions, width)` orthonormal directions, the same every time; None where there are no more."""
+    if width <= directions:
+        return None
+    generator = torch.Generator().manual_seed(width)
+    square = torch.randn(width, directions, dtype=torch.float64, generator=generator)
+    chosen: Tensor = torch.linalg.qr(square)[0].T.contiguous()
+    return chosen
+
+
 def whiten(moments: Moments) -> Whitening:
-    """Return the whitening of features with these moments."""
+    """Return the whitening of features with these moments, in `DIRECTIONS` fixed directions where there are more."""
+    chosen = projection(len(moments.mean), DIRECTIONS)
+    if chosen is not None:
+        chosen = chosen.to(moments.mean.device)
+        moments = Moments(moments.n, chosen @ moments.mean, chosen @ moments.scatter @ chosen.T)
     values, vectors = torch.linalg.eigh(moments.covariance)
     values = values.clamp(min=0)
     floor = SHRINKAGE * values.mean()
     if floor <= 0:
         floor = torch.ones_like(floor)  # constant features: every deviation counts as it is
     weight = (vectors / ((values + floor) * len(moments.mean)).sqrt()).T
-    return Whitening(weight.float(), (-weight @ moments.mean).float())
+    full = weight if chosen is None else weight @ chosen
+    return Whitening(full.float(), (-weight @ moments.mean).float())
 
 
 def bounds(distances: Tensor, reach: float) -> tuple[float, float]:

@@ -6,9 +6,8 @@
     again = fit(members, own_data, contributions=[Contribution.load("moments.safetensors")])
 
 Moments are sums over samples: means and second moments of features, no sample. Few samples would show through, so there
-is a least number; and `Privacy` adds noise, after which nobody can be sure whether any one sample was among them. That
-protects single samples, not what a whole data set has in common, and one sample only: who has several in the data is
-protected several times less.
+is a least number of patients; and `ClippedPrivacy` adds noise, after which nobody can be sure whether any one patient
+was among them. That does not hide what a whole data set has in common.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from suture_contract.contributions import SPLITS, Described, Privacy, SplitOfFit
+from suture_contract.contributions import SPLITS, ClippedPrivacy, Described, SplitOfFit
 from suture_contract.documents import CandidateSet, MemberIndex, Point
 from suture_contract.errors import SutureError
 from suture_contract.files import replacing
@@ -37,6 +36,7 @@ from suture_stitching.ensemble.members import Member, batches, check_inputs, inp
 from suture_stitching.ensemble.merge import Merge
 from suture_stitching.features.moments import Moments, rows
 from suture_stitching.features.points import StitchPoint
+from suture_stitching.privacy.account import noise_of
 from suture_stitching.running.device import Precision, Runner
 from suture_stitching.running.progress import OnProgress, Progress, ignore
 from suture_stitching.tasks import task_of
@@ -47,7 +47,7 @@ _Key: TypeAlias = tuple[int, tuple[int, ...], SplitOfFit]
 #: The largest distance of `(x, x x')` from `(y, y y')` for x, y of norm 1 at most: at an angle of 120 degrees.
 _SENSITIVITY = math.sqrt(4.5)
 
-__all__ = ["Contribution", "Described", "Placement", "Privacy", "contribute", "noise_of", "placements"]
+__all__ = ["ClippedPrivacy", "Contribution", "Described", "Placement", "contribute", "noise_of", "placements"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Contribution:
     moments: Mapping[_Key, Moments]
 
     def norms(self) -> tuple[float, ...]:
-        """Return for each placement the root of the mean squared norm of the features, as `Privacy` wants them."""
+        """Return for each placement the root of the features' mean squared norm, as `ClippedPrivacy` wants them."""
         found = []
         for index in range(len(self.described.placements)):
             one = next(m for (place, _, split), m in self.moments.items() if place == index and split == "train")
@@ -121,7 +121,7 @@ def contribute(
     asked: Sequence[Placement],
     *,
     min_samples: int = 11,
-    privacy: Privacy | None = None,
+    privacy: ClippedPrivacy | None = None,
     device: str | torch.device = "cpu",
     precision: Precision = "auto",
     progress: OnProgress = ignore,
@@ -192,31 +192,7 @@ def contribute(
     return Contribution(described, moments)
 
 
-def noise_of(epsilon: float, delta: float, sensitivity: float) -> float:
-    """Return the standard deviation of Gaussian noise that makes a query of this sensitivity private.
-
-    By the analytic Gaussian mechanism (Balle and Wang, "Improving the Gaussian mechanism for differential privacy",
-    2018), which holds for every epsilon.
-    """
-
-    def leaks(sigma: float) -> float:
-        a, b = sensitivity / (2 * sigma), epsilon * sigma / sensitivity
-        return _normal(a - b) - math.exp(epsilon) * _normal(-a - b)
-
-    low, high = 0.0, sensitivity
-    while leaks(high) > delta:
-        low, high = high, 2 * high
-    for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if middle == 0 or leaks(middle) > delta else (low, middle)
-    return high
-
-
-def _normal(x: float) -> float:
-    return math.erfc(-x / math.sqrt(2)) / 2
-
-
-def _noisy(moments: Mapping[_Key, Moments], privacy: Privacy) -> dict[_Key, Moments]:
+def _noisy(moments: Mapping[_Key, Moments], privacy: ClippedPrivacy) -> dict[_Key, Moments]:
     """Add noise to sums of features and of their products, all of one split together as one query.
 
     A sample is in one split only, and there in every sum once: features in units of their clip, averaged over

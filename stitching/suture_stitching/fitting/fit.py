@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -24,6 +24,7 @@ from suture_contract.documents import Candidate, CandidateSet, Gate, Stitch
 from suture_contract.documents import Match as MatchDocument
 from suture_contract.errors import SutureError
 from suture_contract.fit_options import FitOptions
+from suture_contract.privacy import Privacy
 from suture_stitching.data import Dataset
 from suture_stitching.ensemble.fitted import FitResult
 from suture_stitching.ensemble.members import Member, batches, check_inputs, input_shape
@@ -31,7 +32,17 @@ from suture_stitching.ensemble.merge import GateTensors, Join, Merge
 from suture_stitching.ensemble.ood_gate import REACHES, bounds
 from suture_stitching.features.moments import Moments
 from suture_stitching.fitting.contribute import Contribution
-from suture_stitching.fitting.plans import Plan, affordable, by_promise, closed_forms, middle_of, places, to_refine
+from suture_stitching.fitting.plans import (
+    Plan,
+    affordable,
+    by_promise,
+    closed_forms,
+    looks_of,
+    middle_of,
+    places,
+    to_refine,
+)
+from suture_stitching.fitting.private_stitches import fit_privately
 from suture_stitching.fitting.reading import (
     Features,
     Grid,
@@ -48,6 +59,7 @@ from suture_stitching.fitting.refine import NOISE, ROUNDS, Spread, refine
 from suture_stitching.fitting.solve import Source
 from suture_stitching.fitting.survey import survey, surveyed_batches
 from suture_stitching.matching.match import match
+from suture_stitching.privacy.account import Account
 from suture_stitching.running.checkpoint import Checkpoint, Folder, fingerprint
 from suture_stitching.running.device import Precision, Runner
 from suture_stitching.running.progress import OnProgress, ignore
@@ -77,6 +89,9 @@ def fit(
     progress: OnProgress = ignore,
     checkpoint: Folder | None = None,
     contributions: Sequence[Contribution] = (),
+    own: int | None = None,
+    privacy: Privacy | None = None,
+    share: float = 1.0,
 ) -> FitResult:
     """Return the candidates for `members` fitted on the `train` split of `dataset`, tuned on its `validation` split.
 
@@ -88,8 +103,20 @@ def fit(
 
     `contributions` are other parties' moments for these members (see `contribute`): further candidates have stitches in
     closed form that weigh them with the moments of `dataset`.
+
+    `own` is the requester's own member: gates look through no other. With `privacy` the result is private for each
+    patient (see `Privacy`): closed forms alone, at one match, from the samples of both splits, at most `share` of the
+    account spent. What other steps of the job ask of the same patients may spend the rest.
     """
-    work = _Fit(members, dataset, options or FitOptions(), Runner(device, precision), progress, checkpoint)
+    work = _Fit(
+        members,
+        dataset,
+        options or FitOptions(),
+        Runner(device, precision),
+        progress,
+        checkpoint,
+        terms=Terms(own, privacy, share),
+    )
     for contribution in contributions:
         contribution.check_members(members)
     return work.run(contributions)
@@ -106,13 +133,25 @@ def fit_share(
     device: str | torch.device = "cpu",
     precision: Precision = "auto",
     progress: OnProgress = ignore,
+    own: int | None = None,
+    privacy: Privacy | None = None,
 ) -> None:
     """Do a share of one step of the fit that these arguments describe, and leave it in the folder `checkpoint`.
 
     `fit` with the same arguments finds it there. Processes with different shares may use the folder at the same time.
-    Raises what `fit` raises.
+    Raises what `fit` raises. With `privacy` there is nothing to share: noise is drawn where all sums meet.
     """
-    work = _Fit(members, dataset, options or FitOptions(), Runner(device, precision), progress, checkpoint, step, share)
+    work = _Fit(
+        members,
+        dataset,
+        options or FitOptions(),
+        Runner(device, precision),
+        progress,
+        checkpoint,
+        step,
+        share,
+        Terms(own, privacy),
+    )
     work.run_share(step, share)
 
 
@@ -133,6 +172,15 @@ def matches(
     return work.placements()
 
 
+@dataclass(frozen=True)
+class Terms:
+    """On what terms the requester's patients are looked at: see `fit`."""
+
+    own: int | None = None
+    privacy: Privacy | None = None
+    share: float = 1.0
+
+
 class _Fit:
     def __init__(
         self,
@@ -144,12 +192,13 @@ class _Fit:
         checkpoint: Folder | None,
         step: Step | Literal["match"] | None = None,
         share: Share = ALL,
+        terms: Terms = Terms(),  # it is frozen
     ) -> None:
         if len(members) < 2:
             raise SutureError("members.too_few", "a stitch needs at least two models")
         check_inputs(members, dataset)
-        self._members, self._dataset, self._options = members, dataset, options
-        self._reader = Reader(members, dataset, runner, options.seed)
+        self._members, self._dataset, self._options, self._terms = members, dataset, options, terms
+        self._reader = Reader(members, dataset, runner, options.seed, terms.own)
         self._task = task_of([member.metadata for member in members], dataset.labels, where=dataset.where)
         dataset.check_classes()
         self._shape = input_shape(members, dataset)
@@ -158,7 +207,9 @@ class _Fit:
         self._progress = Clock(progress, self._steps(step, share))
         # How many candidates are refined is no part of it: those that were refined before are taken as they are.
         asked = options.model_dump(mode="json", exclude={"refine", "refine_candidates"})
-        settings = {**asked, "device": runner.device.type, "precision": runner.precision}
+        settings = {**asked, "device": runner.device.type, "precision": runner.precision, "own": terms.own}
+        if terms.privacy is not None:
+            settings |= {"privacy": terms.privacy.model_dump(mode="json"), "share": terms.share}
         key = "" if checkpoint is None else fingerprint("fit", members, dataset, settings)
         self._checkpoint = Checkpoint(checkpoint, key, shared=step is not None)
         self._stitches: dict[str, Tensor] = {}
@@ -168,10 +219,20 @@ class _Fit:
         self._r2: dict[str, float] = {}
 
     def run(self, contributions: Sequence[Contribution] = ()) -> FitResult:
+        if self._terms.privacy is not None:
+            return self._run_privately(self._terms.privacy)
         groups, known = self._matches()
         plans: list[Plan] = []
         if groups:
-            reading = read(self._reader, self._merge, groups, places(groups), self._progress, self._checkpoint, known)
+            reading = read(
+                self._reader,
+                self._merge,
+                groups,
+                places(groups, self._terms.own),
+                self._progress,
+                self._checkpoint,
+                known,
+            )
             known = ()
             plans = self._closed(groups, reading)
             gates = self._gates(groups, reading)
@@ -187,14 +248,37 @@ class _Fit:
         self._progress.finish("fit")
         return FitResult(self._documents(plans), self._stitches, self._shape)
 
+    def _run_privately(self, privacy: Privacy) -> FitResult:
+        plans: list[Plan] = []
+        if self._can_match:
+            alike = torch.ones(sum(map(len, self._points)), sum(map(len, self._points)))
+            groups = [self._of(group.points) for group in match(self._points, alike)]
+            account = Account(privacy, self._checkpoint, self._terms.share)
+            own = self._terms.own
+            looks = [] if own is None else looks_of(self._points[own], groups[-1].get(own))
+            found = fit_privately(
+                self._reader, self._merge, groups[-1], own, looks, account, self._terms.share, self._progress
+            )
+            self._stitches = dict(found.tensors)
+            alphas = self._options.alphas
+            plans = by_promise(closed_forms([found.join], alphas), alphas, found.gates, own or 0)
+            plans = affordable(plans, Merge(self._members, self._task, self._stitches), self._shape)
+            used = {name for plan in plans for name in plan.tensors()}
+            self._stitches = {name: tensor for name, tensor in self._stitches.items() if name in used}
+        self._progress.finish("fit")
+        documents = self._documents(plans).model_copy(update={"privacy": privacy})
+        return FitResult(documents, self._stitches, self._shape)
+
     def placements(self) -> tuple[dict[str, str], ...]:
         return tuple(_names(points) for points in self._matches()[0])
 
     def run_share(self, step: Step, share: Share) -> None:
+        if self._terms.privacy is not None:
+            return
         groups, known = self._matches()
         if not groups:
             return
-        read_by = (self._reader, self._merge, groups, places(groups), self._progress, self._checkpoint)
+        read_by = (self._reader, self._merge, groups, places(groups, self._terms.own), self._progress, self._checkpoint)
         if step == "capture":
             capture(*read_by, share, known)
             self._progress.end("solve")
@@ -212,6 +296,8 @@ class _Fit:
         # A step of training, without the pass in front of the stitches, costs about a quarter of a batch.
         candidates = range(self._options.refine_candidates if self._options.refine else 0)
         rounds = ROUNDS * sum(share.has(number) for number in candidates)
+        if self._terms.privacy is not None:
+            return {"solve": (train + validation, 1.0)}
         if step == "match":
             return {"match": (seen, 1.0)}
         if step == "capture":
@@ -365,9 +451,12 @@ class _Fit:
 
     def _gates(self, groups: Sequence[Points], reading: Reading) -> list[list[GateTensors]]:
         """Return for each place a gate per strictness; how far is too far comes from the validation split."""
-        gates = []
+        gates, own = [], self._terms.own
         for index, whitening in reading.whitenings.items():
-            gate = GateTensors(groups[index], f"g{index:02d}.weight", f"g{index:02d}.bias", near=0.0, far=1.0)
+            assert own is not None, "gates look through nothing else"
+            gate = GateTensors(
+                {own: groups[index][own]}, f"g{index:02d}.weight", f"g{index:02d}.bias", near=0.0, far=1.0
+            )
             self._stitches[gate.weight], self._stitches[gate.bias] = whitening.weight.cpu(), whitening.bias.cpu()
             limits = [bounds(reading.distances[index], reach) for reach in REACHES]
             gates.append([replace(gate, near=near, far=far) for near, far in limits])

@@ -73,14 +73,25 @@ def to_refine(plans: Sequence[Plan], alphas: Sequence[float], most: int) -> list
     return [*central[:1], *chains, *central[1:2], *others, *central[2:]][:most]
 
 
-def places(groups: Sequence[Mapping[int, StitchPoint]]) -> list[int]:
+def places(groups: Sequence[Mapping[int, StitchPoint]], own: int | None) -> list[int]:
     """Return the matches at which gates look: one a third into the networks, where scanners differ most, and the last.
+
+    A gate looks through the requester's own network alone: others' can have been built to show its patients.
 
     What differs from one hospital to another may be how an image looks or what it shows.
     """
     depths = [sum(point.depth for point in points.values()) / len(points) for points in groups]
     early = min(range(len(groups)), key=lambda index: abs(depths[index] - 1 / 3))
-    return sorted({early, len(groups) - 1})
+    return [index for index in sorted({early, len(groups) - 1}) if own in groups[index]]
+
+
+def looks_of(points: Sequence[StitchPoint], last: StitchPoint | None) -> list[StitchPoint]:
+    """Return where gates look in one network alone: the same two places, the second at its match or its last point."""
+    if not points:
+        return []
+    early = min(points, key=lambda point: abs(point.depth - 1 / 3))
+    late = points[-1] if last is None else last
+    return [early] if early == late else [early, late]
 
 
 def by_promise(

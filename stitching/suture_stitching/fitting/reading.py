@@ -43,12 +43,16 @@ _SPLITS: tuple[Split, Split] = ("train", "validation")
 
 @dataclass(frozen=True)
 class Reader:
-    """What is read: all members on a dataset, the training split shuffled by `seed`; and what runs them."""
+    """What is read: all members on a dataset, the training split shuffled by `seed`; and what runs them.
+
+    `own` is the requester's own member, the only one that gates look through.
+    """
 
     members: Sequence[Member]
     dataset: Dataset
     runner: Runner
     seed: int
+    own: int | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -59,9 +63,12 @@ class Reader:
         """Return how many batches a pass over `split` has."""
         return number_of_batches(self.dataset, split, self.shape)
 
-    def batches(self, split: Split, only: range | None = None) -> Iterator[Tensor]:
-        """Yield the inputs of the batches `only` of `split`, or of all, in the same order every time."""
-        seed = self.seed if split == "train" else None
+    def batches(self, split: Split, only: range | None = None, *, shuffled: bool = True) -> Iterator[Tensor]:
+        """Yield the inputs of the batches `only` of `split`, or of all, in the same order every time.
+
+        Without `shuffled` it is the order of `Dataset.patient_of`.
+        """
+        seed = self.seed if split == "train" and shuffled else None
         for x, _ in batches(self.members, self.dataset, split, self.runner.device, seed=seed, only=only):
             yield x
 
@@ -221,9 +228,12 @@ class _Look:
                 for grid in one.grids:
                     if (moments := totals.moments.get(_key(split, index, grid))) is not None:
                         self._reader.check(moments, one.named())
+        own = self._reader.own
         for index in self._places:
             if (moments := totals.moments.get(f"pooled.{index}")) is not None:
-                self._reader.check(moments, self.taken[index].named())
+                assert own is not None, "nothing else is pooled"
+                point = self._groups[index][own]
+                self._reader.check(moments, [(slice(0, point.shape[0]), own, point)])
 
     def _run(self, part: Tensor, split: Split) -> Totals:
         values = self._reader.runner.stream(self._model, self._refs, part)
@@ -240,7 +250,7 @@ class _Look:
         result, open_groups = Totals(), [_Side(one) for one in self.taken]
         for (index, member), feature in features:
             side = open_groups[index]
-            side.put(member, feature, pooled=index in self._places)
+            side.put(member, feature, pooled=index in self._places and member == self._reader.own)
             if not side.complete:
                 continue
             for grid, rows in side.rows.items():
@@ -272,7 +282,7 @@ def read_stitched(
         features, result = dict(reader.runner.stream(model, wanted, part)), Totals()
         for a, b in pairs:
             grid = points[b].shape[1:]
-            side = [_rows(features[stitched[a]], grid, points[a]), _rows(features[native[b]], grid, points[b])]
+            side = [rows_of(features[stitched[a]], grid, points[a]), rows_of(features[native[b]], grid, points[b])]
             result.moments[f"{split}.{a}.{b}"] = Moments.of(torch.cat(side, 2).flatten(0, 1))
         return result
 
@@ -337,7 +347,7 @@ class _Side:
         """Take what is needed of a member's features."""
         point = self._taken.points[member]
         for grid in self._taken.grids:
-            rows = _rows(feature, grid, point)
+            rows = rows_of(feature, grid, point)
             if grid not in self.rows:
                 self.rows[grid] = rows.new_empty((*rows.shape[:2], self._width), dtype=torch.float32)
             self.rows[grid][:, :, self._columns[member]] = rows
@@ -346,8 +356,9 @@ class _Side:
         self._missing.discard(member)
 
     def pooled(self) -> Tensor:
-        """Return the means over positions, `(N, D)`."""
-        return torch.cat([self._means[member] for member in self._columns], 1)
+        """Return the means over positions of the requester's own features, `(N, C)`."""
+        (means,) = self._means.values()
+        return means
 
     def forget(self) -> None:
         """Let go of the features."""
@@ -362,7 +373,7 @@ def _key(split: Split, index: int, grid: Grid) -> str:
     return ".".join(map(str, (split, index, *grid)))
 
 
-def _rows(feature: Tensor, grid: Grid, point: StitchPoint) -> Tensor:
+def rows_of(feature: Tensor, grid: Grid, point: StitchPoint) -> Tensor:
     """Return a feature map on `grid`, at no more than `POSITIONS` positions per sample: `(N, positions, C)`."""
     feature = channels_second(feature, point.channel_axis)
     positions = math.prod(grid)

@@ -144,7 +144,8 @@ def _do(folder: TaskFolder, run: Run) -> None:
     elif isinstance(task.spec, ContributeSpec):
         contributing.contribute(task.spec, members, dataset, folder, run, report)
     elif isinstance(task.spec, FitSpec):
-        _fit(task.spec, members, dataset, folder, run, report)
+        own = next((i for i, one in enumerate(task.spec.members) if one.party == task.job.requester), None)
+        _fit(task.spec, own, members, dataset, folder, run, report)
     else:
         _evaluate(task.spec, members, dataset, folder, run, report)
 
@@ -209,7 +210,13 @@ def _input_shapes(path: Path, given: Sequence[int]) -> list[list[int]]:
 
 
 def _fit(
-    spec: FitSpec, members: list[Member], dataset: Dataset, folder: TaskFolder, run: Run, report: _Reporter
+    spec: FitSpec,
+    own: int | None,
+    members: list[Member],
+    dataset: Dataset,
+    folder: TaskFolder,
+    run: Run,
+    report: _Reporter,
 ) -> None:
     from suture_stitching.fitting.fit import FitResult, fit, fit_share
 
@@ -224,6 +231,7 @@ def _fit(
             device=run.device,
             progress=report,
             checkpoint=folder.checkpoint,
+            own=own,
         )
         return
     given = contributing.contributions(spec, members, folder)
@@ -235,6 +243,7 @@ def _fit(
         progress=report,
         checkpoint=folder.checkpoint,
         contributions=tuple(given.values()),
+        own=own,
     )
     candidates = contributing.with_contributors(fitted.candidates, given)
     FitResult(candidates, fitted.stitches, fitted.input_shape).save(folder.results)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from suture_contract.contributions import MOMENTS, ContributionDocument, Matched, Privacy
+from suture_contract.contributions import MOMENTS, ClippedPrivacy, ContributionDocument, Matched
 from suture_contract.documents import CandidateSet, Contributed
 from suture_contract.errors import SutureError
 from suture_contract.fit_options import FitOptions
@@ -49,7 +49,7 @@ def contribute(
     terms = folder.terms
     privacy = None
     if terms.epsilon is not None and terms.delta is not None:
-        privacy = Privacy(epsilon=terms.epsilon, delta=terms.delta, clips=spec.norms)
+        privacy = ClippedPrivacy(epsilon=terms.epsilon, delta=terms.delta, clips=spec.norms)
     try:
         found = contribute(
             members,

@@ -24,10 +24,10 @@ from suture_contract.compatibility import describe_ensemble
 from suture_contract.contributions import (
     MOMENTS,
     SPLITS,
+    ClippedPrivacy,
     ContributionDocument,
     Described,
     Matched,
-    Privacy,
 )
 from suture_contract.documents import CandidateId, CandidateSet, Evaluation, Report
 from suture_contract.errors import SutureError
@@ -141,7 +141,7 @@ class Gate:
         _expect(noise == (terms.epsilon, terms.delta), "epsilon", "is not what the site's rule asks for")
         privacy = None
         if terms.epsilon is not None and terms.delta is not None:
-            privacy = Privacy(epsilon=terms.epsilon, delta=terms.delta, clips=spec.norms)
+            privacy = ClippedPrivacy(epsilon=terms.epsilon, delta=terms.delta, clips=spec.norms)
         described = Described(
             members=tuple(member.sha256 for member in spec.members),
             placements=spec.placements,

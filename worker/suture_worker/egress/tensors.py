@@ -76,8 +76,11 @@ def _check_sizes(shapes: Mapping[str, tuple[int, ...]], candidates: CandidateSet
             expect(stitch.weight, stitch.bias, *size)
     for gate in (item.gate for item in candidates.candidates if item.gate is not None):
         known = [channels.get((int(member), point)) for member, point in gate.points.items()]
-        width = shapes[gate.bias][0] if None in known else sum(size for size in known if size is not None)
-        expect(gate.weight, gate.bias, width, width)
+        rows = shapes[gate.bias][0]
+        width = shapes[gate.weight][-1] if None in known else sum(size for size in known if size is not None)
+        if rows > width:
+            _refuse(f"{gate.weight} looks in more directions than there are channels")
+        expect(gate.weight, gate.bias, rows, width)
 
 
 def header_of(path: Path) -> tuple[bytes, dict[str, Any]]:

@@ -1,0 +1,204 @@
+"""A private fit: stitches and gates from sums over patients with noise, and from nothing else.
+
+Everything is asked of one account: how large features are, their means, how large they are around these, how they vary
+together, and how far samples lie from the mean. Matches come from the networks alone. Each patient counts as one, and
+features are clipped around a noisy mean, so that noise is measured by how much they vary. Noise grows with the number
+of features and what they say does not: so few fixed directions of each source are read, the fewer, the fewer patients.
+
+Closed form: ridge regression from noisy sums needs eigenvalues above the noise (AdaSSP: Wang, "Revisiting
+differentially private linear regression", 2018). Beyond that each direction is weighted by how much of what it says
+about the target can be told from noise (Wiener's filter), which asks nothing more about the data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from suture_stitching.ensemble.merge import GateTensors, Join, Merge
+from suture_stitching.ensemble.ood_gate import FADED, HOME, REACHES, SHRINKAGE, projection
+from suture_stitching.features.points import StitchPoint
+from suture_stitching.fitting.private_rows import Rows, Wanted, read_rows, wanted_of
+from suture_stitching.fitting.reading import Points, Reader
+from suture_stitching.privacy.account import Account
+from suture_stitching.privacy.scale import clip_of, clipped, counts
+from suture_stitching.running.tracker import Clock
+
+#: Parts of the account: sizes, means, sizes around the means, how features vary together, distances.
+SIZES, MEANS, DEVIATIONS, MOMENTS, DISTANCES = 0.06, 0.14, 0.06, 0.6, 0.14
+#: Directions that are read of a source, and of the requester's own features at a gate, at most.
+MOST_DIRECTIONS, GATE_DIRECTIONS = 32, 8
+#: Distances are counted in quarter octaves, from 2**-4 on.
+_NEAREST, _PER_OCTAVE, _DISTANCES = -4, 4, 48
+
+
+@dataclass(frozen=True)
+class PrivateFit:
+    """A join with its stitches, gates by place and strictness, and the tensors of both by name."""
+
+    join: Join
+    gates: Sequence[Sequence[GateTensors]]
+    tensors: Mapping[str, Tensor]
+
+
+def fit_privately(
+    reader: Reader,
+    merge: Merge,
+    points: Points,
+    own: int | None,
+    looks: Sequence[StitchPoint],
+    account: Account,
+    share: float,
+    clock: Clock,
+) -> PrivateFit:
+    """Return stitches between all members at `points`, and gates that look at `looks` of the member `own`."""
+    pairs = [(a, b) for b in points for a in points if a != b]
+    blocks = 2 * len(pairs) + len(looks)
+    patients = sum(reader.dataset.patients(split) for split in ("train", "validation"))
+    tau = account.deviation(share * MOMENTS, math.sqrt(blocks)) / max(1, patients)
+    directions = _directions(tau)
+    wanted: dict[tuple[int, int], Wanted] = {}
+    for target in points:
+        wanted |= {(target, member): one for member, one in wanted_of(points, target, directions).items()}
+    gates = {}
+    for place, point in enumerate(looks):
+        assert own is not None, "only the requester's own member is looked at"
+        gates[-1 - place, own] = Wanted(own, point, (), projection(point.shape[0], GATE_DIRECTIONS))
+    wanted |= gates
+    rows = read_rows(reader, merge, list(wanted.values()), clock)
+    sides = dict(zip(wanted, _centred(rows, account, share), strict=True))
+    products = {(b, a, kind): (sides[b, a], sides[b, a if kind else b]) for a, b in pairs for kind in (1, 0)}
+    products |= {(*key, 1): (sides[key], sides[key]) for key in gates}
+    sums = _products(rows, products, account, share)
+    noise = account.deviation(share * MOMENTS, math.sqrt(blocks)) / rows.patients
+    tensors: dict[str, Tensor] = {}
+    names = {}
+    for a, b in pairs:
+        names[a, b] = (f"p00.{a}_{b}.weight", f"p00.{a}_{b}.bias")
+        weight, bias = _stitch(sides[b, a], sides[b, b], sums[b, a, 1], sums[b, a, 0], noise)
+        chosen = wanted[b, a].projection
+        tensors[names[a, b][0]] = (weight if chosen is None else weight @ chosen.double()).float()
+        tensors[names[a, b][1]] = bias.float()
+    found = []
+    distances = []
+    for place, (key, one) in enumerate(gates.items()):
+        weight, bias = _whitening(sides[key], sums[(*key, 1)], noise)
+        distances.append((sides[key].raw[:, 0].double() @ weight.T + bias).square().sum(1))
+        gate = GateTensors({one.member: one.point}, f"g{place:02d}.weight", f"g{place:02d}.bias", near=0.0, far=1.0)
+        full = weight if one.projection is None else weight @ one.projection.double()
+        tensors |= {gate.weight: full.float(), gate.bias: bias.float()}
+        found.append(gate)
+    limits = _limits(rows, distances, account, share)
+    graded = [
+        [replace(gate, near=reach * limit, far=reach * limit * FADED) for reach in REACHES]
+        for gate, limit in zip(found, limits, strict=True)
+    ]
+    return PrivateFit(Join(points, 0.5, names), graded, tensors)
+
+
+@dataclass(frozen=True)
+class _Side:
+    """Rows `(N, P, k)` as read, and around the noisy `mean` `(k,)` in units of `clip`, none longer than 1."""
+
+    raw: Tensor
+    mean: Tensor
+    clip: float
+    rows: Tensor
+
+
+def _directions(tau: float) -> int:
+    """Return how many directions of a source stand above the noise, whose deviation is `tau` of the clip's square.
+
+    Noise in `r` directions has eigenvalues up to `tau * sqrt(2 r)`; those of features that fill them evenly are about
+    `1 / (2 r)`.
+    """
+    return max(2, min(MOST_DIRECTIONS, int((0.35 / tau) ** (2 / 3))))
+
+
+def _centred(rows: Rows, account: Account, share: float) -> list[_Side]:
+    """Return all sides around their noisy means, clipped where few patients lie beyond."""
+    raw, count = rows.values, len(rows.values)
+    sensitivity = math.sqrt(count)
+
+    def clips(name: str, values: Sequence[Tensor], part: float) -> list[float]:
+        told = torch.stack([counts(one.norm(dim=2), rows.weights) for one in values])
+        noisy = account.ask(name, told, share * part, sensitivity)
+        return [clip_of(one, rows.patients, account.deviation(share * part, sensitivity)) for one in noisy]
+
+    first = clips("sizes", raw, SIZES)
+    sums = [
+        torch.einsum("n,npk->k", rows.weights / one.shape[1], clipped(one, clip))
+        for one, clip in zip(raw, first, strict=True)
+    ]
+    told = account.ask("means", torch.cat(sums), share * MEANS, sensitivity) / rows.patients
+    parts = torch.split(told, [len(one) for one in sums])
+    means = [clip * part for clip, part in zip(first, parts, strict=True)]
+    around = [one - mean.float() for one, mean in zip(raw, means, strict=True)]
+    second = clips("deviations", around, DEVIATIONS)
+    return [
+        _Side(one, mean, clip, clipped(centred, clip))
+        for one, mean, clip, centred in zip(raw, means, second, around, strict=True)
+    ]
+
+
+def _products(
+    rows: Rows, products: Mapping[tuple[int, int, int], tuple[_Side, _Side]], account: Account, share: float
+) -> dict[tuple[int, int, int], Tensor]:
+    """Return the noisy mean over patients of the outer products of each pair of sides, in units of both clips."""
+    sums = {
+        key: torch.einsum("n,npi,npj->ij", rows.weights / a.rows.shape[1], a.rows, b.rows)
+        for key, (a, b) in products.items()
+    }
+    told = account.ask(
+        "moments", torch.cat([one.flatten() for one in sums.values()]), share * MOMENTS, math.sqrt(len(sums))
+    )
+    parts = torch.split(told / rows.patients, [one.numel() for one in sums.values()])
+    return {key: part.reshape(one.shape) for (key, one), part in zip(sums.items(), parts, strict=True)}
+
+
+def _stitch(source: _Side, target: _Side, inner: Tensor, cross: Tensor, noise: float) -> tuple[Tensor, Tensor]:
+    """Return weight `(O, k)` and bias `(O,)` of the map from the source's directions to the target's channels."""
+    values, vectors = torch.linalg.eigh((inner + inner.T) / 2)
+    values = values.clamp(min=noise * math.sqrt(2 * len(values)))
+    projected = vectors.T @ cross
+    power = projected.square().sum(1)
+    told = (power - noise**2 * cross.shape[1]).clamp(min=0) / power.clamp(min=1e-300)
+    scale = target.clip / source.clip
+    weight = scale * (vectors @ (projected * (told / values)[:, None])).T
+    return weight, target.mean - weight @ source.mean
+
+
+def _whitening(side: _Side, inner: Tensor, noise: float) -> tuple[Tensor, Tensor]:
+    """Return weight and bias after which squared norms are squared distances from the mean, about 1 at home."""
+    width = len(inner)
+    values, vectors = torch.linalg.eigh((inner + inner.T) / 2)
+    values = values.clamp(min=0)
+    floor = torch.maximum(SHRINKAGE * values.mean(), torch.tensor(noise * math.sqrt(2 * width)).double())
+    weight = (vectors / ((values + floor) * width).sqrt()).T / side.clip
+    return weight, -weight @ side.mean
+
+
+def _limits(rows: Rows, distances: Sequence[Tensor], account: Account, share: float) -> list[float]:
+    """Return within which distance `HOME` of all patients lie, by each gate, from noisy counts."""
+    if not distances:
+        return []
+    told = []
+    for one in distances:
+        octave = torch.nan_to_num(one, nan=0.0).clamp(min=2.0**_NEAREST).log2() - _NEAREST
+        place = (octave * _PER_OCTAVE).floor().clamp(0, _DISTANCES - 1).long()
+        told.append(torch.zeros(_DISTANCES, dtype=torch.float64).index_add_(0, place, rows.weights))
+    part, sensitivity = share * DISTANCES, math.sqrt(len(told))
+    noisy = account.ask("distances", torch.stack(told), part, sensitivity)
+    noise = account.deviation(part, sensitivity)
+    limits = []
+    for one in noisy:
+        beyond = one.flip(0).cumsum(0)
+        least = (1 - HOME) * rows.patients + noise * torch.arange(1, _DISTANCES + 1).double().sqrt()
+        enough = (beyond > least).nonzero()
+        top = _DISTANCES - 1 - int(enough[0]) if len(enough) else _DISTANCES // 2
+        limits.append(float(2.0 ** (_NEAREST + (top + 1) / _PER_OCTAVE)))
+    return limits

@@ -1,0 +1,174 @@
+"""Private fits: one account, noise drawn once, patients who count as one, and nothing told by an error."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.stitching.networks import LABELS, dataset, deep, images, member, plain
+
+from suture_contract.errors import SutureError
+from suture_contract.privacy import Privacy
+from suture_stitching.data import ArrayDataset
+from suture_stitching.ensemble.members import Member
+from suture_stitching.evaluation.evaluate import evaluate
+from suture_stitching.fitting import private_stitches
+from suture_stitching.fitting.fit import FitOptions, fit, fit_share
+from suture_stitching.fitting.private_rows import Rows, read_rows
+from suture_stitching.privacy.account import Account, noise_of
+from suture_stitching.privacy.scale import BINS, clip_of, clipped, counts
+from suture_stitching.running.checkpoint import Checkpoint
+from suture_stitching.running.shards import Share
+
+OPTIONS = FitOptions(alphas=(0.5,))
+SOME = Privacy(epsilon=8, delta=1e-5)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> list[Member]:
+    folder = tmp_path_factory.mktemp("members")
+    return [member(plain(), folder, seed=1), member(deep(), folder, "south/net", seed=2)]
+
+
+def equal(one: object, other: object) -> bool:
+    a, b = one.stitches, other.stitches  # type: ignore[attr-defined]
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize(("epsilon", "delta"), [(0.5, 1e-5), (2.0, 1e-5), (8.0, 1e-3)])
+def test_all_questions_together_keep_the_promise(epsilon: float, delta: float) -> None:
+    """The privacy loss of Gaussian questions is normal: its tail is what the definition bounds."""
+    account = Account(Privacy(epsilon=epsilon, delta=delta), Checkpoint(None, ""))
+    shares = [0.06, 0.14, 0.06, 0.6, 0.14]
+    mu = math.sqrt(sum((3.0 / account.deviation(share, 3.0)) ** 2 for share in shares))
+    loss = np.linspace(epsilon, mu**2 / 2 + 40 * mu, 400_001)
+    density = np.exp(-((loss - mu**2 / 2) ** 2) / (2 * mu**2)) / (mu * math.sqrt(2 * math.pi))
+    spent = np.trapezoid((1 - np.exp(epsilon - loss)) * density, loss)
+    assert spent == pytest.approx(delta, rel=1e-3)
+    assert 1 / mu == pytest.approx(noise_of(epsilon, delta, 1.0))
+
+
+def test_nothing_is_asked_beyond_the_account() -> None:
+    account = Account(SOME, Checkpoint(None, ""), share=0.5)
+    account.ask("one", torch.zeros(3), 0.3, 1.0)
+    with pytest.raises(ValueError, match="more than the account"):
+        account.ask("two", torch.zeros(3), 0.3, 1.0)
+
+
+def test_noise_is_drawn_once_for_a_question(tmp_path: Path) -> None:
+    answers = [Account(SOME, Checkpoint(tmp_path, "key")).ask("one", torch.zeros(5), 1.0, 1.0) for _ in range(2)]
+    assert torch.equal(*answers)
+    assert not torch.equal(answers[0], Account(SOME, Checkpoint(None, "")).ask("one", torch.zeros(5), 1.0, 1.0))
+
+
+def test_a_fit_that_is_killed_and_called_again_tells_the_same(pair: list[Member], tmp_path: Path) -> None:
+    fits = [fit(pair, dataset(), options=OPTIONS, own=0, privacy=SOME, checkpoint=tmp_path) for _ in range(2)]
+    assert equal(*fits)
+    assert not equal(fits[0], fit(pair, dataset(), options=OPTIONS, own=0, privacy=SOME))
+    # Other terms are other questions.
+    other = fit(pair, dataset(), options=OPTIONS, own=0, privacy=SOME, share=0.5, checkpoint=tmp_path)
+    assert not equal(fits[0], other)
+
+
+def test_any_number_of_workers_tells_the_same(pair: list[Member], tmp_path: Path) -> None:
+    first = fit(pair, dataset(), options=OPTIONS, own=0, privacy=SOME, checkpoint=tmp_path)
+    for index in range(3):
+        fit_share(
+            pair, dataset(), "capture", Share(index, 3), own=0, privacy=SOME, options=OPTIONS, checkpoint=tmp_path
+        )
+    assert equal(first, fit(pair, dataset(), options=OPTIONS, own=0, privacy=SOME, checkpoint=tmp_path))
+
+
+def test_what_is_told_says_what_it_promises(pair: list[Member]) -> None:
+    found = fit(pair, dataset(), options=OPTIONS, own=1, privacy=SOME)
+    assert found.candidates.privacy == SOME
+    assert fit(pair, dataset(), options=OPTIONS).candidates.privacy is None
+    assert {point for one in found.candidates.candidates if one.gate for point in one.gate.points} == {"1"}
+    assert not any(one.refined for one in found.candidates.candidates)
+    assert any(one.kind == "stitched" for one in found.candidates.candidates)
+    evaluate(pair, found, dataset(), own=1)
+
+
+def test_with_much_data_and_little_noise_it_is_the_exact_map(
+    pair: list[Member], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(private_stitches.Account, "deviation", lambda self, share, sensitivity: 1e-9)
+    data = dataset(n=400)
+    found = fit(pair, data, options=OPTIONS, own=0, privacy=SOME)
+    match = next(one for one in found.candidates.candidates if one.kind == "stitched").matches[0]
+    x = torch.cat([next(data.batches(split, 1000))[0] for split in ("train", "validation")])
+    source = pair[0].model.features([match.points["0"]], x)[match.points["0"]]
+    target = pair[1].model.features([match.points["1"]], x)[match.points["1"]]
+    assert source.dim() == target.dim() == 2
+    given = source @ found.stitches["p00.0_1.weight"].T + found.stitches["p00.0_1.bias"]
+    side = torch.cat([source, torch.ones(len(source), 1)], 1).double()
+    best = side @ torch.linalg.lstsq(side, target.double()).solution
+    total = (target - target.mean(0)).square().sum()
+    lost = ((given - target).square().sum() - (best - target).square().sum()) / total
+    assert 0 <= lost < 0.05
+
+
+def test_a_patient_counts_as_one_however_many_samples() -> None:
+    norms = torch.tensor([[1.0], [1.0], [1.0], [64.0]])
+    found = counts(norms, torch.tensor([1 / 3, 1 / 3, 1 / 3, 1.0]))
+    assert found.sum() == pytest.approx(2)
+    assert sorted(found[found > 0].tolist()) == pytest.approx([1, 1])
+    assert len(found) == BINS
+
+
+def test_one_patient_moves_no_sum_by_more_than_its_sensitivity(pair: list[Member], monkeypatch: Any) -> None:
+    """With a patient who has many samples and is extreme, and with these counting as nothing."""
+    x, y = images(60)
+    x[:20] *= 1e4
+    groups = ["one"] * 20 + [f"p{index}" for index in range(40)]
+    split = {"train": np.arange(50), "validation": np.arange(50, 55), "test": np.arange(55, 60)}
+    data = ArrayDataset(x, y, LABELS, split=split, groups=groups)
+    assert (data.patients("train"), data.patients("validation")) == (31, 5)
+    told: dict[str, torch.Tensor] = {}
+    moved: dict[str, float] = {}
+
+    class Watched(Account):
+        """Gives the first answer again, so that later questions are the same for both."""
+
+        def ask(self, name: str, answer: torch.Tensor, share: float, sensitivity: float) -> torch.Tensor:
+            first = told.setdefault(name, answer.clone())
+            moved[name] = float((answer - first).norm()) / sensitivity
+            return first
+
+    def without(*given: Any) -> Rows:
+        rows = read_rows(*given)
+        assert rows.weights[:20].sum() == pytest.approx(1)
+        return replace(rows, weights=torch.cat([torch.zeros(20), rows.weights[20:]]))
+
+    monkeypatch.setattr("suture_stitching.fitting.fit.Account", Watched)
+    fit(pair, data, options=OPTIONS, own=0, privacy=SOME)
+    monkeypatch.setattr(private_stitches, "read_rows", without)
+    fit(pair, data, options=OPTIONS, own=0, privacy=SOME)
+    assert moved.keys() == {"sizes", "means", "deviations", "moments", "distances"}
+    assert all(0.1 < one <= 1 + 1e-6 for one in moved.values()), moved
+
+
+def test_a_sample_that_overflows_is_not_told_of(pair: list[Member]) -> None:
+    x, y = images(60)
+    x[3] = 3e38
+    split = {"train": np.arange(50), "validation": np.arange(50, 55), "test": np.arange(55, 60)}
+    data = ArrayDataset(x, y, LABELS, split=split)
+    with pytest.raises(SutureError, match="NaN"):
+        fit(pair, data, options=OPTIONS, own=0)
+    found = fit(pair, data, options=OPTIONS, own=0, privacy=SOME)
+    assert all(torch.isfinite(tensor).all() for tensor in found.stitches.values())
+
+
+def test_sizes_come_from_full_bins() -> None:
+    norms = torch.full((100, 1), 3.0)
+    norms[0] = 1e6
+    clip = clip_of(counts(norms, torch.ones(100)), 100, deviation=1.0)
+    assert 3 <= clip <= 3 * math.sqrt(2)
+    rows = clipped(torch.tensor([[3.0, 0.0], [1e6, 0.0], [float("nan"), 1.0]]), clip)
+    assert rows.norm(dim=1).max() <= 1 + 1e-9
+    assert rows[2].tolist() == [0, 0]
