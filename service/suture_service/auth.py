@@ -11,10 +11,10 @@ from typing import Annotated, Literal
 from fastapi import Depends
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from suture_service.audit.chain import Origin, origin
 from suture_service.errors import Forbidden, Unauthorized
 from suture_service.hub import HubDep
-from suture_service.parties.repository import find_token, mark_used
+from suture_service.origin import Origin, origin
+from suture_service.tokens import find_token, mark_used
 
 #: `operator` runs the hub: adds parties, and tokens and sites of any party. `admin` does that for its own party.
 #: `steward` decides who gets the files of its party's gated models, `auditor` reads the audit log.

@@ -15,9 +15,9 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from suture_service.database import Database
+from suture_service.identity import Issuer
 from suture_service.limits import Limits
 from suture_service.observe import Metrics
-from suture_service.people.identity import Issuer
 from suture_service.settings import Settings
 from suture_service.storage import BlobStore
 

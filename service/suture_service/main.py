@@ -102,7 +102,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Observe, metrics=hub.metrics, max_request_bytes=settings.max_request_bytes)
     errors.install(app)
     app.include_router(health)
-    for room in (parties, sites, keys, models, access, jobs, tasks, audit):
+    for room in (parties, sites, keys, models, revisions, access, jobs, tasks, audit):
         app.include_router(room.router)
     if settings.oidc_issuer:
         app.include_router(people.router)

@@ -21,7 +21,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from suture_contract.errors import SutureError
-from suture_service.audit.chain import Origin, origin
+from suture_service.origin import Origin, origin
 
 log = structlog.get_logger(__name__)
 

@@ -28,10 +28,9 @@ from suture_service.database import Database
 from suture_service.errors import HubError, NotFound
 from suture_service.hub import utc_now
 from suture_service.parties import repository, service
-from suture_service.parties.service import checked_name
+from suture_service.parties.service import checked_name, is_online
 from suture_service.settings import Settings
 from suture_service.sites.service import add_site as add_site_row
-from suture_service.sites.service import is_online
 
 ROLES: tuple[Role, ...] = get_args(Role)
 _ALL = 100_000

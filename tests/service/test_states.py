@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 
-from suture_service.jobs.states import (
+from suture_service.states import (
     ACTIVE_JOBS,
     ACTIVE_TASKS,
     Fail,

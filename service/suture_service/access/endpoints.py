@@ -1,17 +1,19 @@
-"""`/v1/access` and `/v1/models/{party}/{name}/access`."""
+"""`/v1/access`, `/v1/models/{party}/{name}/access`, and the files of models."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request, Response
 
 from suture_service.access import repository, service
 from suture_service.access.schemas import AccessIn, AccessOut, AccessState, Decision
 from suture_service.auth import CallerDep
 from suture_service.errors import answers
 from suture_service.hub import HubDep
+from suture_service.models.endpoints import FILE_ANSWERS, Rev
 from suture_service.paging import Cursor, Limit, Page, decode, page
+from suture_service.storage.download import send_file
 from suture_service.tables import AccessRequest
 
 router = APIRouter(prefix="/v1", tags=["access"])
@@ -58,6 +60,23 @@ def decide(hub: HubDep, caller: CallerDep, party: str, name: str, asker: str, bo
     """Accept a party's request, for good or for some days, or refuse it, now or later (role `steward` or `admin`)."""
     with hub.database.writing() as session:
         return _show(service.decide(session, caller, f"{party}/{name}", asker, body, hub.now()))
+
+
+@router.head("/models/{party}/{name}/revisions/{revision}/files/{file}", include_in_schema=False)
+@router.get(
+    "/models/{party}/{name}/revisions/{revision}/files/{file}",
+    response_class=Response,
+    responses=FILE_ANSWERS,
+    tags=["models"],
+)
+async def download(
+    hub: HubDep, caller: CallerDep, request: Request, party: str, name: str, revision: Rev, file: str
+) -> Response:
+    """Download a file such as `model.safetensors`, `suture.json` or `README.md`; whole or a `Range` of it."""
+    found = await hub.read(
+        lambda session: service.get_file(session, caller, f"{party}/{name}", revision, file, hub.now())
+    )
+    return await send_file(request, hub.store, name=found.name, sha256=found.sha256, size=found.size)
 
 
 def _show(asked: AccessRequest) -> AccessOut:

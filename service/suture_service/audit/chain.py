@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -20,6 +19,7 @@ from sqlalchemy.orm import Session
 
 from suture_contract.errors import SutureError
 from suture_service.database import LAST
+from suture_service.origin import Origin, origin
 from suture_service.tables import AuditEntry
 
 #: "audit" in ASCII: the number on which all hub processes wait for each other to add entries.
@@ -28,20 +28,6 @@ _START = "0" * 64
 _PAGE = 1000
 #: Who acts where there is no token; no party can have such a name.
 OPERATOR, HUB = "operator at the hub", "the hub"
-
-
-@dataclass
-class Origin:
-    """Where a request comes from. The middleware makes it, authentication adds the token."""
-
-    request_id: str | None = None
-    address: str | None = None
-    token_id: str | None = None
-    #: Headers for the answer that authentication wants sent.
-    headers: dict[str, str] = field(default_factory=dict)
-
-
-origin: ContextVar[Origin | None] = ContextVar("origin", default=None)
 
 
 @dataclass(frozen=True)

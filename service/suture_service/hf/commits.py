@@ -24,10 +24,10 @@ from suture_service.hub import Hub, HubDep
 from suture_service.keys.signatures import read_signature
 from suture_service.models.publishing import check_repository
 from suture_service.models.quota import take, take_room
-from suture_service.models.repository import lock_party
 from suture_service.models.service import Checked, StoredFile, commit, revision_id
 from suture_service.observe import allow_body
 from suture_service.paging import decode, encode
+from suture_service.parties.repository import lock_party
 from suture_service.storage import BlobStore
 from suture_service.tables import Commit, Model
 

@@ -10,10 +10,11 @@ from sqlalchemy import Select, exists, select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased, contains_eager, joinedload, selectinload
 
 from suture_service.access.repository import may_use
+from suture_service.conditions import may_read
 from suture_service.hub import utc_now
-from suture_service.jobs.states import ACTIVE_JOBS
-from suture_service.models.repository import Listed, main_revision_id, may_read
+from suture_service.models.repository import Listed, main_revision_id
 from suture_service.models.search import mentions
+from suture_service.states import ACTIVE_JOBS
 from suture_service.tables import (
     Commit,
     Job,

@@ -15,11 +15,11 @@ from suture_service.errors import Conflict, Forbidden
 from suture_service.hf import repository
 from suture_service.hf.errors import BadRequest, EntryNotFound, GatedRepo, RepoNotFound, RevisionNotFound, WrongAddress
 from suture_service.hf.routing import Place
-from suture_service.models.repository import MAIN, lock_party, note_deleted
+from suture_service.models.repository import MAIN, note_deleted
 from suture_service.models.schemas import Visibility
 from suture_service.models.search import search_text
 from suture_service.models.service import Checked, commit, new_model
-from suture_service.parties.repository import get_token
+from suture_service.parties.repository import get_token, lock_party
 from suture_service.parties.service import checked_name
 from suture_service.tables import Commit, Model, ReceivedFile, Ref, RevisionFile
 

@@ -14,11 +14,11 @@ from suture_service.errors import HubError, answers
 from suture_service.hub import HubDep
 from suture_service.jobs import repository, service
 from suture_service.jobs.schemas import JOB, EventOut, EventsOut, JobIn, JobOut
-from suture_service.jobs.states import ACTIVE_JOBS, JobState
 from suture_service.models.endpoints import FILE_ANSWERS
 from suture_service.models.service import REPORT
 from suture_service.paging import Cursor, Limit, Page, decode, page
 from suture_service.parties.schemas import MAX_INTEGER
+from suture_service.states import ACTIVE_JOBS, JobState
 from suture_service.storage.download import send_file
 from suture_service.tables import Job
 

@@ -22,7 +22,8 @@ from suture_service.audit.chain import record as audit
 from suture_service.auth import Caller
 from suture_service.hub import Hub, party_news, tell
 from suture_service.jobs import repository
-from suture_service.jobs.states import (
+from suture_service.parties.repository import find_party
+from suture_service.states import (
     ACTIVE_JOBS,
     ACTIVE_TASKS,
     EVALUATED_JOBS,
@@ -40,7 +41,6 @@ from suture_service.jobs.states import (
     next_task_state,
     wanted,
 )
-from suture_service.parties.repository import find_party
 from suture_service.tables import Event, Job, Party, Task
 
 #: Why a task that nobody gave a sign of life of is open again.

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, Select, and_, delete, exists, func, not_, or_, select, tuple_, union
+from sqlalchemy import ColumnElement, Select, delete, exists, func, not_, or_, select, tuple_, union
 from sqlalchemy.orm import Session, joinedload, selectinload
 
 from suture_service.auth import Caller
+from suture_service.conditions import may_go_on
 from suture_service.hub import utc_now
-from suture_service.jobs.states import ACTIVE_JOBS, ACTIVE_TASKS, KEPT, JobState, TaskState
+from suture_service.states import ACTIVE_JOBS, KEPT, JobState, TaskState
 from suture_service.tables import Event, Job, JobMember, Model, Party, Revision, Task, TaskFile
 
 _MEMBERS = selectinload(Job.members).joinedload(JobMember.revision)
@@ -28,16 +29,6 @@ def readable(caller: Caller) -> Select[Job]:
     if caller.kind == "site":
         mine = or_(mine, exists().where(Task.job_id == Job.id, Task.party_id == caller.party_id))
     return select(Job).where(mine).options(*_WHOLE)
-
-
-def may_go_on() -> ColumnElement[bool]:
-    """The condition under which a job may still need its models and what its tasks left.
-
-    It is active, a late answer is waited for, or it failed and may be tried again.
-    """
-    awaited = Job.id.in_(select(Task.job_id).where(Task.state.in_({*ACTIVE_TASKS, TaskState.LATE})))
-    again = and_(Job.state == JobState.FAILED, Job.finished_at > utc_now() - KEPT)
-    return or_(Job.state.in_(ACTIVE_JOBS), awaited, again)
 
 
 def kept_long_enough() -> ColumnElement[bool]:

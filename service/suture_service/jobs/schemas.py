@@ -9,9 +9,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 
 from suture_contract.fit_options import FitOptions
 from suture_contract.model.metadata import Name, Repo, Revision, check_name
-from suture_service.jobs.states import JobState, Kind, MissingReason, TaskState
 from suture_service.models.schemas import DIGEST, REVISION
 from suture_service.parties.schemas import Input
+from suture_service.states import JobState, Kind, MissingReason, TaskState
 
 WEEKS_4 = 28 * 24 * 3600
 JOB = "job_6b1f0c9d2e3a4857"

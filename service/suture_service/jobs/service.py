@@ -26,13 +26,13 @@ from suture_service.jobs.schemas import (
     ResultOut,
     TaskOut,
 )
-from suture_service.jobs.states import ACTIVE_JOBS, KEPT, UNDISCLOSED, JobState, TaskState
 from suture_service.keys.flags import flags_of
 from suture_service.models.repository import find_revision, unreadable_by
 from suture_service.models.service import MODEL, REPORT, StoredFile, no_readable_model
 from suture_service.parties.repository import find_party
 from suture_service.parties.service import no_party
 from suture_service.sites.repository import has_site
+from suture_service.states import ACTIVE_JOBS, KEPT, UNDISCLOSED, JobState, TaskState
 from suture_service.tables import Job, JobMember, Json, Party, Revision, Task
 
 #: What is in front of a party's name in the name of the file that it contributed.

@@ -1,21 +1,16 @@
-"""`/v1/parties/{party}/keys`, and the signature and the withdrawal of a revision."""
+"""`/v1/parties/{party}/keys`."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import APIRouter, Path, Request, Response
-from sqlalchemy.orm import Session
+from fastapi import APIRouter, Path, Response
 
-from suture_contract.model.signature import MAX_SIGNATURE, SIGNATURE
 from suture_service.auth import CallerDep
 from suture_service.errors import answers
 from suture_service.hub import HubDep
 from suture_service.keys import repository, service
 from suture_service.keys.schemas import FINGERPRINT, KeyIn, KeyOut, TakenBack
-from suture_service.models.endpoints import Rev, show_revision
-from suture_service.models.schemas import RevisionOut
-from suture_service.models.service import StoredFile, get_revision
 from suture_service.paging import Cursor, Limit, Page, decode, page
 from suture_service.parties.service import get_party
 from suture_service.tables import PartyKey
@@ -23,12 +18,6 @@ from suture_service.tables import PartyKey
 router = APIRouter(prefix="/v1", tags=["keys"])
 
 Fingerprint = Annotated[str, Path(description="The sha256 of the public key.", examples=[FINGERPRINT])]
-_BUNDLE: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
-    }
-}
 
 
 @router.get("/parties/{party}/keys", responses=answers(404, 422))
@@ -59,42 +48,6 @@ def revoke(hub: HubDep, caller: CallerDep, party: str, fingerprint: Fingerprint,
     """Revoke a key of your party for good (role `admin`). What it signed, and all made of that, is flagged."""
     with hub.database.writing() as session:
         return _show(service.revoke(session, caller, party, fingerprint, body.reason, hub.now()))
-
-
-@router.put(
-    "/models/{party}/{name}/revisions/{revision}/signature",
-    status_code=201,
-    responses={200: {"model": RevisionOut, "description": "It is signed so already."}, **answers(403, 404, 409, 422)},
-    openapi_extra=_BUNDLE,
-)
-async def sign(
-    hub: HubDep, caller: CallerDep, request: Request, response: Response, party: str, name: str, revision: Rev
-) -> RevisionOut:
-    """Add a signature to the newest revision of an own model (role `publisher`): a new revision with `model.sig`."""
-    caller.require_own(party, "publisher")
-    repo = f"{party}/{name}"
-    await hub.read(lambda session: get_revision(session, caller, repo, revision).id)
-    async with hub.store.receive(request.stream(), limit=MAX_SIGNATURE, where=SIGNATURE) as upload:
-        signature = upload.read(0, upload.size)
-        await upload.keep()
-    stored = StoredFile(upload.sha256, upload.size)
-
-    def write(session: Session) -> tuple[RevisionOut, bool]:
-        signed, new = service.sign(session, caller, repo, revision, signature, stored, hub.now())
-        return show_revision(session, signed, caller), new
-
-    shown, new = await hub.write(write)
-    response.status_code = 201 if new else 200
-    return shown
-
-
-@router.post("/models/{party}/{name}/revisions/{revision}/withdraw", responses=answers(403, 404, 422))
-def withdraw(hub: HubDep, caller: CallerDep, party: str, name: str, revision: Rev, body: TakenBack) -> RevisionOut:
-    """Withdraw a revision of an own model for good (role `publisher`). It, and all that was made of it, is flagged."""
-    with hub.database.writing() as session:
-        found = service.withdraw(session, caller, f"{party}/{name}", revision, body.reason, hub.now())
-        session.flush()
-        return show_revision(session, found, caller)
 
 
 def _show(key: PartyKey) -> KeyOut:

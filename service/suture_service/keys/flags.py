@@ -9,8 +9,8 @@ from sqlalchemy import and_, or_, select
 from sqlalchemy.orm import Session, joinedload
 
 from suture_contract.model.metadata import Member, ModelMetadata
+from suture_service.conditions import may_read
 from suture_service.keys.schemas import FlagOut
-from suture_service.models.repository import may_read
 from suture_service.tables import Model, Party, PartyKey, Revision, RevisionMember
 
 

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from sqlalchemy.orm import Session
 
-from suture_service.access.service import get_file
 from suture_service.auth import Caller, CallerDep
 from suture_service.errors import answers
 from suture_service.hub import HubDep
@@ -20,7 +19,6 @@ from suture_service.models.quota import take_room
 from suture_service.models.schemas import FileOut, ModelChange, ModelOut, RevisionOut, Visibility
 from suture_service.paging import Cursor, Limit, Page, decode, page
 from suture_service.parties.service import checked_name
-from suture_service.storage.download import send_file
 from suture_service.tables import Revision
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
@@ -156,16 +154,6 @@ def get_revision(hub: HubDep, caller: CallerDep, party: str, name: str, revision
     """Read a revision with its files."""
     with hub.database.reading() as session:
         return show_revision(session, service.get_revision(session, caller, f"{party}/{name}", revision), caller)
-
-
-@router.head("/{party}/{name}/revisions/{revision}/files/{file}", include_in_schema=False)
-@router.get("/{party}/{name}/revisions/{revision}/files/{file}", response_class=Response, responses=FILE_ANSWERS)
-async def download(
-    hub: HubDep, caller: CallerDep, request: Request, party: str, name: str, revision: Rev, file: str
-) -> Response:
-    """Download a file such as `model.safetensors`, `suture.json` or `README.md`; whole or a `Range` of it."""
-    found = await hub.read(lambda session: get_file(session, caller, f"{party}/{name}", revision, file, hub.now()))
-    return await send_file(request, hub.store, name=found.name, sha256=found.sha256, size=found.size)
 
 
 def _show_flagged(session: Session, row: repository.Listed, caller: Caller) -> ModelOut:

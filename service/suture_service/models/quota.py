@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from suture_service.errors import TooLarge
 from suture_service.hub import Hub
 from suture_service.models import repository
+from suture_service.parties.repository import lock_party
 from suture_service.tables import Party, SentContent
 
 
@@ -24,7 +25,7 @@ def take(session: Session, party_id: int, contents: Mapping[str, int], limit: in
     `limit` in bytes holds for parties that have none of their own. Raises `TooLarge` (`quota.bytes`) if these would
     take more together with all that the party has; equal content counts once.
     """
-    party = repository.lock_party(session, party_id)
+    party = lock_party(session, party_id)
     new = contents.keys() - repository.held(session, party_id, sorted(contents))
     wanted = repository.bytes_held(session, party_id) + sum(contents[sha256] for sha256 in new) if new else 0
     if wanted > _allowed(party, limit):

@@ -22,9 +22,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session, contains_eager, joinedload, selectinload
 
+from suture_service.conditions import may_go_on, may_read
 from suture_service.hub import utc_now
-from suture_service.jobs.repository import may_go_on
-from suture_service.jobs.states import ACTIVE_JOBS, TaskState
+from suture_service.states import ACTIVE_JOBS, TaskState
 from suture_service.tables import (
     Commit,
     Job,
@@ -44,13 +44,6 @@ from suture_service.tables import (
 
 MAIN = "main"
 Listed: TypeAlias = "Row[Model, Revision]"
-
-
-def may_read(party_id: int) -> ColumnElement[bool]:
-    """The condition under which a party may read a model: it owns it, all may, or it is shared with it."""
-    shared = exists().where(ModelShare.model_id == Model.id, ModelShare.party_id == party_id)
-    visible = or_(Model.party_id == party_id, Model.visibility == "all", shared)
-    return and_(Model.deleted_at.is_(None), visible)
 
 
 def keeps_files() -> ColumnElement[bool]:
@@ -246,8 +239,3 @@ def note_deleted(session: Session, model: Model, now: datetime) -> None:
         .group_by(RevisionFile.sha256)
     )
     session.execute(insert(SentContent).from_select(["party_id", "sha256", "size", "sent_at"], contents))
-
-
-def lock_party(session: Session, party_id: int) -> Party:
-    """Return a party and let nobody else publish under it until this transaction ends."""
-    return session.scalars(select(Party).where(Party.id == party_id).with_for_update()).one()

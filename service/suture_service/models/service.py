@@ -22,7 +22,7 @@ from suture_service.models import repository
 from suture_service.models.cards import tags_of
 from suture_service.models.schemas import ModelChange, Visibility
 from suture_service.models.search import facets_of, search_text, training_n
-from suture_service.parties.repository import find_party
+from suture_service.parties.repository import find_party, lock_party
 from suture_service.parties.service import no_party
 from suture_service.tables import (
     Commit,
@@ -138,7 +138,7 @@ def publish(
     Content that the model has already had gives that revision back, and moves nothing: it is a repeated request, and
     newer content may have come meanwhile. The model is made with `visibility` if need be.
     """
-    party = repository.lock_party(session, party_id)
+    party = lock_party(session, party_id)
     model = repository.own_model(session, party_id, name)
     if model is None:
         model = new_model(session, party, name, visibility, now)

@@ -10,7 +10,7 @@ from suture_service.hub import HubDep
 from suture_service.paging import Cursor, Limit, Page, decode, page
 from suture_service.parties import repository, service
 from suture_service.parties.schemas import PartyIn, PartyOut, SiteState, TokenIn, TokenMade, TokenOut, WhoAmI
-from suture_service.sites.service import is_online
+from suture_service.parties.service import is_online
 from suture_service.tables import Party, Token
 
 router = APIRouter(prefix="/v1", tags=["parties"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session, joinedload, selectinload
 
 from suture_service.tables import Party, Token
@@ -29,20 +29,6 @@ def list_parties(session: Session, after: str | None, limit: int) -> Sequence[Pa
     return session.scalars(statement).all()
 
 
-def find_token(session: Session, secret_sha256: str, now: datetime) -> Token | None:
-    """Return the live token with this digest, with its party and site."""
-    statement = (
-        select(Token)
-        .where(
-            Token.secret_sha256 == secret_sha256,
-            Token.revoked_at.is_(None),
-            or_(Token.expires_at.is_(None), Token.expires_at > now),
-        )
-        .options(joinedload(Token.party), joinedload(Token.site))
-    )
-    return session.scalars(statement).one_or_none()
-
-
 def get_token(session: Session, token_id: str) -> Token | None:
     """Return a token by its id, revoked or not."""
     return session.get(Token, token_id, options=[joinedload(Token.party), joinedload(Token.site)])
@@ -62,11 +48,11 @@ def list_tokens(session: Session, party_id: int, after: str | None, limit: int) 
     return session.scalars(statement).all()
 
 
-def mark_used(session: Session, token_id: str, now: datetime) -> None:
-    """Write down that a token was used."""
-    session.execute(update(Token).where(Token.id == token_id).values(last_used_at=now))
-
-
 def revoke(session: Session, token_id: str, now: datetime) -> None:
     """End a token; the first time counts."""
     session.execute(update(Token).where(Token.id == token_id, Token.revoked_at.is_(None)).values(revoked_at=now))
+
+
+def lock_party(session: Session, party_id: int) -> Party:
+    """Return a party and let nobody else publish under it until this transaction ends."""
+    return session.scalars(select(Party).where(Party.id == party_id).with_for_update()).one()

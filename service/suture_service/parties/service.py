@@ -129,3 +129,8 @@ def end(session: Session, token: Token, now: datetime, *, by: str = OPERATOR) ->
     if token.revoked_at is None:
         repository.revoke(session, token.id, now)
         record(session, by, "token.revoke", token.id, owner=token.party.name)
+
+
+def is_online(site: Site, now: datetime, online_seconds: float) -> bool:
+    """Whether a site asked for work recently."""
+    return site.last_seen_at is not None and now - site.last_seen_at <= timedelta(seconds=online_seconds)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
-from suture_service.audit.chain import Origin, origin
 from suture_service.auth import CallerDep
 from suture_service.errors import Forbidden, Malformed, answers
 from suture_service.hub import HubDep
+from suture_service.origin import Origin, origin
 from suture_service.paging import Cursor, Limit, Page, decode, page
 from suture_service.parties.service import check_grant, get_party
 from suture_service.people import repository, service

@@ -8,7 +8,7 @@ from datetime import datetime
 from sqlalchemy import and_, or_, select, update
 from sqlalchemy.orm import Session, joinedload
 
-from suture_service.people.identity import Identity
+from suture_service.identity import Identity
 from suture_service.tables import Person, Token
 
 

@@ -11,9 +11,9 @@ from sqlalchemy.orm import Session
 from suture_service.audit.chain import OPERATOR, record
 from suture_service.auth import Caller, Role, new_secret
 from suture_service.errors import Conflict, Forbidden, NotFound
+from suture_service.identity import Identity
 from suture_service.parties.service import end
 from suture_service.people import repository
-from suture_service.people.identity import Identity
 from suture_service.people.schemas import PersonIn
 from suture_service.tables import Party, Person, Token
 

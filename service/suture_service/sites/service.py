@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -12,11 +12,6 @@ from suture_service.errors import Conflict
 from suture_service.parties.service import checked_name
 from suture_service.sites import repository
 from suture_service.tables import Party, Site
-
-
-def is_online(site: Site, now: datetime, online_seconds: float) -> bool:
-    """Whether a site asked for work recently."""
-    return site.last_seen_at is not None and now - site.last_seen_at <= timedelta(seconds=online_seconds)
 
 
 def add_site(session: Session, party: Party, name: str, now: datetime, *, by: str = OPERATOR) -> Site:

@@ -8,7 +8,7 @@ from datetime import datetime
 from sqlalchemy import and_, or_, select, update
 from sqlalchemy.orm import Session, joinedload, selectinload
 
-from suture_service.jobs.states import UNDISCLOSED, JobState, TaskState
+from suture_service.states import UNDISCLOSED, JobState, TaskState
 from suture_service.tables import Job, Task, TaskFile
 
 

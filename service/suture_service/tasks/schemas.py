@@ -10,9 +10,9 @@ from pydantic import BaseModel, Field, StringConstraints
 from suture_contract.contributions import ContributionDocument
 from suture_contract.documents import Evaluation, Revised
 from suture_service.jobs.schemas import JOB, MemberOut, MissingOut
-from suture_service.jobs.states import Kind, TaskState
 from suture_service.models.schemas import DIGEST, METADATA
 from suture_service.parties.schemas import MAX_INTEGER, Input
+from suture_service.states import Kind, TaskState
 
 Code = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}(\.[a-z0-9_]{1,50})?$")]
 CorrelationId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]

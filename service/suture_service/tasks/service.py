@@ -18,9 +18,9 @@ from suture_service.jobs import repository as jobs
 from suture_service.jobs.lifecycle import Flow, matched, missing
 from suture_service.jobs.schemas import MissingOut
 from suture_service.jobs.service import member
-from suture_service.jobs.states import JobState, TaskState, wanted
 from suture_service.models.service import CARD, METADATA, MODEL, Checked, StoredFile, publish
 from suture_service.sites.repository import mark_seen, seen_since
+from suture_service.states import JobState, TaskState, wanted
 from suture_service.storage import BlobStore
 from suture_service.tables import Job, Json, Revision, Task, TaskFile
 from suture_service.tasks import documents, repository

@@ -1,0 +1,1 @@
+"""What happens to a published revision: it is signed afterwards, or taken back."""
