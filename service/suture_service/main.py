@@ -38,6 +38,7 @@ from suture_service.observe import Metrics, Observe, configure_logging
 from suture_service.operate import check_migrated
 from suture_service.parties import endpoints as parties
 from suture_service.people import endpoints as people
+from suture_service.revisions import endpoints as revisions
 from suture_service.settings import Settings, check_exposed
 from suture_service.sites import endpoints as sites
 from suture_service.storage import open_store

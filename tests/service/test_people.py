@@ -21,8 +21,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tests.identity_provider import Provider
 
 from suture_contract.errors import SutureError
+from suture_service import identity
 from suture_service.parties.service import get_party
-from suture_service.people import identity, service
+from suture_service.people import service
 from suture_service.settings import Settings, read_settings
 
 PEOPLE = "/v1/parties/north/people"
