@@ -8,11 +8,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install
 PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
 	$$name -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$name && break; done)
 
-.PHONY: help demo up test faults lint licences format clean
+.PHONY: help demo up test test-quick faults lint reference licences format clean
 .DEFAULT_GOAL := help
 
 help:  ## show this
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1	/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1	/' | expand -t 16
 
 demo: $(INSTALLED)  ## play the whole story on this machine: two parties, two sites, one stitched ensemble
 	@$(BIN)/suture demo
@@ -31,6 +31,9 @@ lint: $(INSTALLED)  ## check style and types
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
+
+reference: $(INSTALLED)  ## write the pages that are made from the code: error codes, Python API
+	@$(BIN)/python .ci/reference.py
 
 licences: $(INSTALLED)  ## list the licences of all that an installed Suture needs, and check that they fit
 	@$(BIN)/python .ci/licences.py

@@ -1,0 +1,40 @@
+"""What the project says about itself in several places is the same everywhere, and the made pages are made anew."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def test_the_version_is_one():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    images = re.findall(r"image: suture-\w+:(\S+)", (ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
+    assert citation["version"] == PROJECT["version"]
+    assert set(images) == {PROJECT["version"]}
+
+
+def test_the_workflow_covers_every_python_that_is_supported():
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
+    tested = workflow["jobs"]["all"]["strategy"]["matrix"]["python"]
+    stated = [line.rsplit(" ", 1)[1] for line in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", line)]
+    assert tested == stated
+
+
+def test_workflows_call_targets_that_exist():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    for workflow in (ROOT / ".github/workflows").glob("*.yml"):
+        for target in re.findall(r"make ([a-z-]+)", workflow.read_text(encoding="utf-8")):
+            assert target in targets, f"{workflow.name}: make {target}"
+
+
+def test_the_reference_is_what_the_code_says():
+    made = subprocess.run(
+        [sys.executable, ".ci/reference.py", "--check"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert made.returncode == 0, made.stderr
