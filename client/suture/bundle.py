@@ -19,6 +19,7 @@ from suture_contract.model.format import check_against, check_file
 from suture_contract.model.metadata import (
     ModelMetadata,
     Task,
+    TrainedOn,
 )
 from suture_contract.model.signature import SIGNATURE, key_of, sign
 from suture_contract.naming import problems_of
@@ -125,6 +126,8 @@ class Description(TypedDict, total=False):
     limitations: str | None
     training_data: str | None
     n: int | None
+    trained_on: TrainedOn | None
+    split_digest: str | None
     eval_metrics: Mapping[str, float] | None
     eval_data: Mapping[str, Any] | None
     authors: Sequence[str]
@@ -174,7 +177,12 @@ def describe(
     mean, std, labels, n = given("mean"), given("std"), given("labels"), given("n")
     if (mean is None) != (std is None):
         raise SutureError("metadata.invalid", "mean and std come together", where="suture.json")
-    learnt_from = {"description": given("training_data"), "n": n}
+    learnt_from = {
+        "description": given("training_data"),
+        "n": n,
+        "split": given("trained_on"),
+        "split_digest": given("split_digest"),
+    }
     document = {
         "schema": "suture.model/1",
         "task": task,

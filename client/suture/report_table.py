@@ -11,6 +11,7 @@ from rich.text import Text
 from suture_contract.documents import Report
 from suture_contract.report.gains import advice, decision, headline, remarks, sentence
 from suture_contract.report.rows import complete, name_of, rows_of
+from suture_contract.report.trust import training_words, warnings
 from suture_contract.report.words import contributed
 
 _STYLES = {"adopt": "green", "care": "yellow", "reject": "red"}
@@ -23,6 +24,10 @@ def report_table(report: Report) -> Group:
     said = [Text(headline(report), style="bold")]
     if report.requester in report.parties:
         said.append(Text(" ".join([sentence(report, report.requester), *remarks(report, report.requester)])))
+    for party in parties:
+        said += [Text(f"warning: {one}", style="yellow") for one in warnings(report.parties[party], party)]
+        if trained := training_words(report.parties[party], party):
+            said.append(Text(trained))
     for what, command in filter(None, (advice(report, party) for party in parties)):
         said += [Text(what), Text(f"  {command}", no_wrap=True, overflow="ignore")]
     return Group(*said[:2], _table(report, parties), *said[2:])

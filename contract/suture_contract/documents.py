@@ -213,6 +213,17 @@ class ClassScores(_Closed):
     scores: dict[CandidateId, Fraction]
 
 
+class TrainScore(Interval):
+    """The party's own model on `n` samples of the split it may have learnt from."""
+
+    n: Count
+
+
+#: What the owner declares of the training of its model, as the site found it: on its train split, whose digest is the
+#: site's own, another one's, or not given; on all data; or nothing.
+Training = Literal["matches", "differs", "no_digest", "all", "undeclared"]
+
+
 class SplitScores(_Closed):
     """All candidates on one split of one party's dataset.
 
@@ -241,6 +252,9 @@ class Evaluation(_Closed):
     #: Index of the party's own member, if it has one: what `difference` is measured against.
     own: Count | None = None
     splits: dict[SplitName, SplitScores]
+    #: Of the party's own member: what is declared of its training, and how well it does on the train split.
+    training: Training | None = None
+    train: TrainScore | None = None
 
 
 class ClassReport(_Closed):
@@ -269,6 +283,9 @@ class PartyReport(_Closed):
     #: By row, the chosen model minus the row's, paired, as far as that was measured.
     gains: dict[Row, Interval] = {}
     calibration: dict[Row, Calibration] = {}
+    #: What is declared of the training of the party's own model, and how well that does on the train split.
+    training: Training | None = None
+    train: TrainScore | None = None
     #: Labels with enough samples there, as that party's policy has it.
     classes: tuple[ClassReport, ...] = ()
 

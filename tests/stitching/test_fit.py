@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from torch import nn
 from suture_contract.documents import CandidateSet
 from suture_contract.errors import Cancelled, SutureError
 from suture_contract.model.format import check_against, check_file
-from suture_contract.model.metadata import ModelMetadata
+from suture_contract.model.metadata import ModelMetadata, TrainingData
 from suture_stitching.data import ArrayDataset
 from suture_stitching.ensemble.compose import compose, input_spec, output_spec
 from suture_stitching.evaluation.evaluate import evaluate
@@ -175,6 +177,53 @@ def test_choice_over_two_parties(pair: list[Member], fitted: FitResult) -> None:
     own = evaluations["north"].splits["test"].scores["c00"]
     assert own.difference is not None
     assert (own.difference.value, own.difference.low, own.difference.high) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        (None, "undeclared"),
+        ({"n": 3}, "undeclared"),
+        ({"split": "all"}, "all"),
+        ({"split": "train"}, "no_digest"),
+        ({"split": "train", "split_digest": "0" * 64}, "differs"),
+        ({"split": "train", "split_digest": None}, "matches"),
+    ],
+)
+def test_what_is_declared_of_training_is_held_against_the_sites_own_split(
+    pair: list[Member], fitted: FitResult, said: dict[str, Any] | None, found: str
+) -> None:
+    data = dataset()
+    if said is not None and found == "matches":
+        said = {**said, "split_digest": data.split_digest()}
+    declared = None if said is None else TrainingData.model_validate(said)
+    own = replace(pair[0], metadata=pair[0].metadata.model_copy(update={"training_data": declared}))
+    assert evaluate([own, pair[1]], fitted, data, own=0).training == found
+    assert evaluate([own, pair[1]], fitted, data, own=None).training is None
+
+
+def test_the_own_model_is_measured_on_the_train_split_too(pair: list[Member], fitted: FitResult) -> None:
+    data = dataset()
+    train = evaluate(pair, fitted, data, own=1).train
+    assert train is not None
+    right = torch.cat([pair[1].model(x).argmax(1) == y for x, y in data.batches("train", 64)]).double()
+    assert train.n == len(right) == data.n("train")
+    assert train.value == pytest.approx(right.mean().item())
+    assert train.low <= train.value <= train.high
+    assert evaluate(pair, fitted, data, own=None).train is None
+
+
+def test_candidates_are_compared_with_the_plain_and_routed_ones_on_the_same_samples(
+    pair: list[Member], fitted: FitResult
+) -> None:
+    plain = {one.id for one in fitted.candidates.candidates if one.kind in ("ensemble", "routed")}
+    assert len(plain) > 1
+    scores = evaluate(pair, fitted, dataset(), own=0).splits["test"].scores
+    for id, score in scores.items():
+        assert score.against.keys() == plain - {id}
+        for other, difference in score.against.items():
+            assert difference.value == pytest.approx(score.value - scores[other].value)
+            assert difference.low <= difference.value <= difference.high
 
 
 def test_three_members_with_other_label_sets(tmp_path: Path) -> None:

@@ -21,12 +21,14 @@ from suture_contract.documents import (
     Revised,
     Score,
     SplitScores,
+    TrainScore,
 )
 from suture_contract.errors import SutureError
 from suture_contract.model.metadata import Member
 from suture_contract.report import build, plot, to_html
 from suture_contract.report.build import describe, in_words
 from suture_contract.report.gains import advice, decision, remarks, sentence
+from suture_contract.report.trust import training_words, warnings
 from suture_contract.report.words import scale_of
 
 
@@ -345,7 +347,8 @@ def test_the_matrix_names_every_party_and_why_cells_are_missing():
     missing = [Missing(party="west", reason="declined"), Missing(party="far", reason="no_answer")]
     page = Page(to_html(report(missing=missing)))
     assert "Every model on everyone's data" in page.text
-    assert "north accuracy, n = 1,234 98.0 % 49.0 % 82.0 % 95.6 %" in page.text
+    heads = "Party chosen north/digits alone south/digits alone plain ensemble"
+    assert f"{heads} north accuracy, n = 1,234 95.6 % 98.0 % 49.0 % 82.0 %" in page.text
     assert "west declined" in page.text
     assert "far no answer" in page.text
 
@@ -553,7 +556,7 @@ def test_adopt_without_a_gain_says_so():
     assert decision(found, "north") == "Adopt, but no gain is shown"
     none, routing = remarks(found, "north")
     assert none.startswith("No gain over its own model is shown on these 200 samples")
-    assert routing.startswith("Routing alone, without any stitch, does as well")
+    assert routing.startswith("Routing alone, without any stitch, does at least as well")
     for part in (none, routing, "Adopt, but no gain is shown", "the same as its own model"):
         assert part in Page(to_html(found)).text
 
@@ -582,3 +585,43 @@ def test_who_is_told_not_to_adopt_reads_what_to_do_with_the_command():
     asker = found.parties["north"].model_copy(update={"verdict": "reject"})
     told = advice(found.model_copy(update={"parties": {"north": asker}}), "north")
     assert told == ("north can keep its own model, and look for other models to ask with:", "suture models")
+
+
+@pytest.mark.parametrize(
+    ("training", "words"),
+    [
+        (None, "is not declared"),
+        ("undeclared", "is not declared"),
+        ("matches", "the digest matches: these samples took no part in it"),
+        ("differs", "digest differs from the site's"),
+        ("no_digest", "no digest shows that it was the site's"),
+        ("all", "is not that of a test"),
+    ],
+)
+def test_the_report_says_of_training_what_is_declared(training, words):
+    north = NORTH.model_copy(update={"training": training})
+    found = report({"north": north, "east": evaluation([0.5, 0.6, 0.7, 0.8, 0.9])})
+    assert words in Page(to_html(found)).text
+    assert training_words(found.parties["east"], "east") == ""
+    assert "took no part in training" not in Page(to_html(found)).text
+
+
+def test_an_own_model_without_an_error_is_warned_of():
+    perfect = report({"north": evaluation([1.0, 0.49, 0.82, 0.9, 0.956], own=0, n=269)})
+    (said,) = warnings(perfect.parties["north"], "north")
+    assert "no error on 269 test samples" in said
+    assert "Warning. north's own model makes no error" in Page(to_html(perfect)).text
+    assert warnings(report().parties["north"], "north") == []
+
+
+@pytest.mark.parametrize(
+    ("train", "words"), [((0.99, 0.98, 1.0), "learnt its training samples by heart"), ((0.5, 0.4, 0.6), "never saw")]
+)
+def test_a_gap_between_train_and_test_is_warned_of(train, words):
+    value, low, high = train
+    score = TrainScore(value=value, low=low, high=high, n=500)
+    measured = evaluation([0.8, 0.49, 0.82, 0.9, 0.956], own=0).model_copy(update={"train": score})
+    (said,) = warnings(report({"north": measured}).parties["north"], "north")
+    assert words in said
+    close = measured.model_copy(update={"train": TrainScore(value=0.83, low=0.8, high=0.86, n=500)})
+    assert warnings(report({"north": close}).parties["north"], "north") == []

@@ -242,6 +242,26 @@ def test_an_evaluation_leaves_rounded(outbox, site, evaluated):
     assert (site.state / "outbox" / "documents" / message.sha256).read_bytes() == message.content
 
 
+def trained(n):
+    return {"training": "matches", "train": {"value": 0.98765432, "low": 0.9, "high": 1.0, "n": n}}
+
+
+def test_what_is_said_of_training_leaves_rounded_and_not_for_few_samples(outbox, evaluated, make):
+    (message,) = outbox.result(*evaluated({**make.evaluation(), **trained(500)}))
+    told = Evaluation.model_validate(json.loads(message.content)["document"])
+    assert (told.training, told.train.value, told.train.n) == ("matches", 0.9877, 500)
+
+
+def test_of_few_training_samples_nothing_is_said(outbox, evaluated, make):
+    (message,) = outbox.result(*evaluated({**make.evaluation(), **trained(3)}))
+    told = Evaluation.model_validate(json.loads(message.content)["document"])
+    assert (told.training, told.train) == ("matches", None)
+
+
+def compare(document):
+    document["splits"]["test"]["scores"]["c03"]["against"] = {"c00": {"value": 0.1, "low": 0.0, "high": 0.2}}
+
+
 def change(**changes):
     def apply(document):
         document.update(changes)
@@ -261,7 +281,9 @@ def comment(document):
     document["splits"]["test"]["scores"]["c00"] = {"value": 1, "low": 1, "high": 1, "note": "PATIENT"}
 
 
-@pytest.mark.parametrize("spoil", [change(own=1), change(splits={}), change(metric="PATIENT"), drop, add, comment])
+@pytest.mark.parametrize(
+    "spoil", [change(own=1), change(splits={}), change(metric="PATIENT"), drop, add, comment, compare]
+)
 def test_an_evaluation_of_anything_else_does_not_leave(outbox, entries, evaluated, make, spoil):
     document = make.evaluation()
     spoil(document)

@@ -33,6 +33,13 @@ ACCESS = group(
         "refuse": Lazy("suture.cli.access:refuse", "Refuse a party's request, or take back what was granted."),
     },
 )
+DATA = group(
+    "Data on this machine, as a site reads them; nothing is sent.\n\n"
+    "\b\n"
+    "Example:\n"
+    "  suture data split site.toml --dataset digits --out splits.csv",
+    {"split": Lazy("suture.cli.data:split", "Show how a site divides a dataset into train, validation and test.")},
+)
 KEYS = group(
     "Keys: a party signs its models with its own, readers verify them with the public one they got from it.\n\n"
     "\b\n"
@@ -73,6 +80,7 @@ app = group(
         "publish": Lazy("suture.cli.models:publish", "Publish a portable model."),
         "models": Lazy("suture.cli.models:models", "List the models you may read."),
         "stitch": Lazy("suture.cli.jobs:stitch", "Ask for a stitched ensemble of several models."),
+        "data": DATA,
         "fit": Lazy("suture.cli.fit:fit", "Stitch models on this machine, without a hub."),
         "jobs": JOBS,
         "access": ACCESS,

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
-from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from pydantic import ValidationError
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from suture.cli.data import dataset_spec
 from suture_contract.console.terminal import Format, FormatOption, notes, print_json, print_wide
-from suture_contract.errors import SutureError
 from suture_contract.fit_options import FitOptions
-from suture_contract.model.metadata import ModelMetadata
 from suture_contract.report.words import UNSTITCHED
-from suture_stitching.data.spec import DatasetSpec
 
 if TYPE_CHECKING:
     from suture_stitching.running.progress import Progress as EngineProgress
-
-_SUFFIXES = {".npz": "npz", ".csv": "csv", ".parquet": "parquet"}
 
 
 def fit(
@@ -75,12 +67,13 @@ def fit(
 
     own = read_metadata(models, metadata or ())[0][1]
     given = {"format": data_format, "labels": labels.split(",") if labels else None, "label": label}
-    others = {name: dataset_spec(Path(path), own, given) for name, _, path in named}
+    as_own = {"task": own.task, "labels": list(own.labels or ())}
+    others = {name: dataset_spec(Path(path), given, as_own) for name, _, path in named}
     options = FitOptions.read({"seed": seed, "refine": refine, **({"refine_steps": steps} if steps else {})})
     with _Bars() as bars:
         found = stitch(
             models,
-            dataset_spec(data, own, given),
+            dataset_spec(data, given, as_own),
             out,
             others=others,
             metadata=metadata or (),
@@ -98,64 +91,6 @@ def fit(
         notes.print(f"nothing was stitched: {UNSTITCHED[why]}")
     notes.print(f"candidate {chosen.id}: {chosen.label}")
     notes.print(f"wrote {out}/model.safetensors, suture.json, report.html, report.json and all candidates")
-
-
-def dataset_spec(path: Path, own: ModelMetadata, given: Mapping[str, Any]) -> DatasetSpec:
-    """Return what describes the dataset at `path`; what is not said is as the model `own` has it.
-
-    A `.toml` or `.json` file holds the fields of one `[datasets.<name>]` of a site, its path relative to the file.
-    Raises `SutureError` (`dataset.*`).
-    """
-    if path.suffix.lower() in (".toml", ".json"):
-        fields = _read_fields(path)
-        where = str(path)
-        fields["path"] = path.parent / str(fields.get("path", ""))
-    else:
-        where = str(path)
-        fields = {"path": path, "format": given["format"] or _format_of(path), "columns": {"label": given["label"]}}
-        if given["labels"]:
-            fields["labels"] = given["labels"]
-    fields.setdefault("task", own.task)
-    fields.setdefault("labels", list(own.labels or ()))
-    try:
-        return DatasetSpec.model_validate(fields)
-    except ValidationError as error:
-        detail = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(str(part) for part in detail["loc"])
-        raise SutureError(
-            "dataset.invalid",
-            ": ".join(part for part in (field, detail["msg"]) if part),
-            where=where,
-            hint="the fields are described in docs/site-operator.md",
-        ) from None
-
-
-def _read_fields(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text()
-        fields = tomllib.loads(text) if path.suffix.lower() == ".toml" else json.loads(text)
-        if isinstance(fields, dict):
-            return fields
-        problem = "it holds no fields"
-    except OSError as error:
-        problem = error.strerror or "it cannot be read"
-    except ValueError as error:
-        problem = str(error)
-    raise SutureError("dataset.invalid", problem, where=str(path))
-
-
-def _format_of(path: Path) -> str:
-    found = "image_folder" if path.is_dir() else _SUFFIXES.get(path.suffix.lower())
-    if found is None and not path.exists():
-        raise SutureError("dataset.missing_path", "there is nothing at this path", where=str(path))
-    if found is None:
-        raise SutureError(
-            "dataset.unknown_format",
-            "neither a folder nor a .npz, .csv or .parquet file",
-            where=str(path),
-            hint="name it with --data-format",
-        )
-    return found
 
 
 class _Bars:

@@ -26,7 +26,7 @@ from suture_contract.console.terminal import (
     print_wide,
 )
 from suture_contract.errors import Cancelled, SutureError
-from suture_contract.model.metadata import InputFormat, Task
+from suture_contract.model.metadata import InputFormat, Task, TrainedOn
 from suture_contract.model.signature import SIGNATURE
 
 if TYPE_CHECKING:
@@ -57,6 +57,12 @@ def export(
     limitations: Annotated[str | None, typer.Option(help="what it cannot do, or was not tried on")] = None,
     training_data: Annotated[str | None, typer.Option(help="what it learnt from, in words")] = None,
     n: Annotated[int | None, typer.Option(help="number of training samples")] = None,
+    trained_on: Annotated[
+        TrainedOn | None, typer.Option(help="the part of your site's data that training used: train, or all")
+    ] = None,
+    split_digest: Annotated[
+        str | None, typer.Option(metavar="DIGEST", help="of that split, as `suture data split` prints it")
+    ] = None,
     citation: Annotated[str | None, typer.Option(help="how to cite it")] = None,
     doi: Annotated[str | None, typer.Option(help="its DOI, such as 10.5281/zenodo.1234")] = None,
 ) -> None:
@@ -90,6 +96,8 @@ def export(
         "limitations": limitations,
         "training_data": training_data,
         "n": n,
+        "trained_on": trained_on,
+        "split_digest": split_digest,
         "citation": citation,
         "doi": doi,
     }

@@ -7,6 +7,7 @@ from suture_contract.documents import Report
 from suture_contract.model.metadata import ModelMetadata, check_repo
 from suture_contract.report.gains import decision, headline, remarks, sentence
 from suture_contract.report.rows import complete, name_of, rows_of
+from suture_contract.report.trust import training_words, warnings
 from suture_contract.report.words import REASONS, contributed
 
 _CAUTION = "It is not a medical device: a model that goes into clinical use needs validation there first."
@@ -14,7 +15,7 @@ _FILES = """\
 `model.safetensors` holds the weights and a list of allowed operations, no code and no data; it is checked before it
 runs. `suture.json` is what this card was written from."""
 _PARTIES = """\
-Each party measured on its own test data, which took no part in training or choice; 95 % intervals in brackets."""
+Each party measured on its own test data, which took no part in fitting or choice; 95 % intervals in brackets."""
 _SHOWN_LABELS = 100
 
 
@@ -111,7 +112,12 @@ def _party_table(report: Report) -> list[str]:
     said = [line(f"{headline(report)}.")]
     if report.requester in report.parties:
         said.append(line(" ".join([sentence(report, report.requester), *remarks(report, report.requester)])))
-    return [*said, _PARTIES, "\n".join(table(rows)), *(["\n".join(missing)] if missing else [])]
+    trained = [
+        line(" ".join([training_words(one, party), *warnings(one, party)]))
+        for party, one in zip(parties, measured, strict=True)
+        if "own" in one.rows
+    ]
+    return [*said, " ".join([_PARTIES, *trained]), "\n".join(table(rows)), *(["\n".join(missing)] if missing else [])]
 
 
 def _made_of(metadata: ModelMetadata) -> list[str]:

@@ -56,6 +56,7 @@ Text = Annotated[str, StringConstraints(max_length=4000), AfterValidator(_legibl
 Label = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_legible)]
 Doi = Annotated[str, StringConstraints(pattern=r"^10\.[0-9]{4,9}/[!-~]{1,200}$")]
 Task = Literal["classification", "multilabel", "segmentation", "regression"]
+TrainedOn = Literal["train", "all"]
 InputFormat = Literal["image", "table", "signal", "sequence"]
 _PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?")
 
@@ -165,10 +166,22 @@ class OutputSpec(_Closed):
 
 
 class TrainingData(_Closed):
-    """What the model learnt from, in words; never a path or a name of a patient."""
+    """What the model learnt from, in words; never a path or a name of a patient.
+
+    `split` says which part of the data of the site training used, `train` or `all` of it; `split_digest` is the digest
+    of the split that training kept to (`suture data split` prints it), which the site compares with its own.
+    """
 
     description: Text | None = None
     n: Annotated[int, Field(ge=0)] | None = None
+    split: TrainedOn | None = None
+    split_digest: Sha256 | None = None
+
+    @model_validator(mode="after")
+    def _digest_of_a_split(self) -> TrainingData:
+        if self.split_digest is not None and self.split != "train":
+            raise ValueError("split_digest: only for a model that was trained on a split: split = train")
+        return self
 
 
 class EvaluationData(_Closed):

@@ -221,6 +221,8 @@ def _party_report(
         differences={row: score.difference for row, score in rows.items() if score.difference and row != "own"},
         gains=_gains(scores[choice.chosen], {row: id for row, id in ids.items() if id != choice.chosen}),
         calibration={row: score.calibration for row, score in rows.items() if score.calibration},
+        training=evaluation.training,
+        train=evaluation.train,
         classes=tuple(
             ClassReport(label=labels[int(label)], n=one.n, rows={row: one.scores[id] for row, id in ids.items()})
             for label, one in sorted(test.classes.items(), key=lambda item: int(item[0]))

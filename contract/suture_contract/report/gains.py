@@ -74,7 +74,7 @@ def remarks(report: Report, party: str) -> list[str]:
         )
     routed = gains.get("routed")
     if chosen.kind == "stitched" and routed is not None and routed.none_shown:
-        said.append("Routing alone, without any stitch, does as well here as far as these samples can tell.")
+        said.append("Routing alone, without any stitch, does at least as well here, as far as these samples can tell.")
     return said
 
 

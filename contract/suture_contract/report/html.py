@@ -12,7 +12,8 @@ from jinja2 import Environment, StrictUndefined, Template
 from suture_contract.documents import CARE, CandidateReport, PartyReport, Report
 from suture_contract.report import plot
 from suture_contract.report.gains import advice, decision, headline, remarks, sentence
-from suture_contract.report.rows import chosen_of, complete, name_of, rows_of, words_of
+from suture_contract.report.rows import chosen_of, complete, name_of, rows_of
+from suture_contract.report.trust import training_words, warnings
 from suture_contract.report.words import (
     METRIC_MEANINGS,
     OF_LABELS,
@@ -61,6 +62,9 @@ class PartySection:
     sign: str
     sentence: str
     remarks: tuple[str, ...]
+    #: What is declared of the training of the own model, and what looks odd.
+    training: str
+    warnings: tuple[str, ...]
     #: What to do instead, and the command.
     advice: tuple[str, str] | None
     metric: str
@@ -114,7 +118,7 @@ def to_html(report: Report) -> str:
         frame=plot,
         missing=[(missing.party, REASONS[missing.reason]) for missing in report.missing],
         contributors=[(one.party, contributed(one)) for one in report.contributions or ()],
-        columns=[f"chosen: {words_of(one)}" if one is chosen else one.label for one in _columns(report, chosen)],
+        columns=["chosen", *(one.label for one in _columns(report, chosen)[1:])],
         matrix=_matrix(report, parties, chosen),
         absent=[(missing.party, SHORT_REASONS[missing.reason]) for missing in report.missing],
         candidates=_candidate_rows(report, parties),
@@ -205,6 +209,8 @@ def _section(report: Report, party: str, chosen: CandidateReport) -> PartySectio
         sign=SIGNS[found.verdict],
         sentence=sentence(report, party),
         remarks=tuple(remarks(report, party)),
+        training=training_words(found, party),
+        warnings=tuple(warnings(found, party)),
         advice=advice(report, party),
         metric=scale.name,
         axis_title=f"{scale.name}, {scale.unit}" if scale.unit else scale.name,
@@ -232,9 +238,12 @@ def _class_table(found: PartyReport, names: Mapping[str, str], scale: Scale) -> 
 
 
 def _columns(report: Report, chosen: CandidateReport) -> list[CandidateReport]:
-    """Return the matrix's candidates: the members alone, their plain ensemble and the chosen one."""
+    """Return the matrix's candidates: the chosen one, the members alone and their plain ensemble.
+
+    A member alone that was chosen stands in its place, too, as somebody's own model.
+    """
     simple = [candidate for candidate in report.candidates if candidate.kind in ("single", "ensemble")]
-    return simple if chosen in simple else [*simple, chosen]
+    return [chosen, *(one for one in simple if one.kind == "single" or one.id != chosen.id)]
 
 
 def _matrix(report: Report, parties: Sequence[str], chosen: CandidateReport) -> list[MatrixRow]:
@@ -245,8 +254,10 @@ def _matrix(report: Report, parties: Sequence[str], chosen: CandidateReport) -> 
         scale = scale_of(found.metric)
         peers = {row.removeprefix("peer:") for row in found.rows}
         cells = []
-        for index, candidate in enumerate(_columns(report, chosen)):
-            own = candidate.kind == "single" and report.lineage.members[index].repo not in peers
+        for candidate in _columns(report, chosen):
+            # Candidates c00 to c<K-1> are the members alone, in order.
+            single = candidate.kind == "single"
+            own = single and report.lineage.members[int(candidate.id[1:])].repo not in peers
             text = scale.text(candidate.metrics[party]) if party in candidate.metrics else ""
             cells.append(MatrixCell(text, candidate.id == chosen.id, own))
         rows.append(MatrixRow(party, f"{scale.name}, n = {found.n:,}", tuple(cells)))

@@ -5,8 +5,9 @@ Importing this module does not import torch: a site's agent reads specifications
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -85,6 +86,24 @@ class Dataset(ABC):
         """Return whose each sample of `split` is `(N,)`, in the order in which `batches` yields them without a seed."""
         order = np.repeat(self._splits[split], self.patches)
         return order.astype(np.int64) if self._patients is None else self._patients[order]
+
+    @property
+    def samples(self) -> Sequence[str]:
+        """What each sample is called, in order: its row, counted from 0; its file, where it has one of its own."""
+        return [str(row) for row in range(sum(len(own) for own in self._splits.values()))]
+
+    def split_of(self) -> list[Split]:
+        """Return the split that each of `samples` is in."""
+        found: list[Split] = ["train"] * len(self.samples)
+        for split, own in self._splits.items():
+            for index in own.tolist():
+                found[index] = split
+        return found
+
+    def split_digest(self) -> str:
+        """Return the SHA-256 of which sample is in which split: the same where two divide the same samples alike."""
+        lines = sorted(f"{sample}\0{split}\n" for sample, split in zip(self.samples, self.split_of(), strict=True))
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def counts(self, split: Split) -> dict[str, int]:
         """Return how many samples of `split` have each label (segmentation: show it anywhere); empty for regression."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -65,6 +65,11 @@ class FolderDataset(Dataset, Generic[Header]):
             where=self.where,
         )
         self._check_splits()
+
+    @property
+    def samples(self) -> Sequence[str]:
+        """The files, relative to the folder."""
+        return [sample.file for sample in self._samples]
 
     @abstractmethod
     def _header(self, sample: Sample) -> Header:

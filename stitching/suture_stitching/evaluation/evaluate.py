@@ -9,7 +9,16 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from suture_contract.documents import Candidate, ClassScores, Evaluation, Score, SplitName, SplitScores
+from suture_contract.documents import (
+    Candidate,
+    ClassScores,
+    Evaluation,
+    Score,
+    SplitName,
+    SplitScores,
+    Training,
+    TrainScore,
+)
 from suture_contract.errors import SutureError
 from suture_stitching.data import Dataset
 from suture_stitching.data.windows import outputs_at_once, predict
@@ -24,6 +33,9 @@ from suture_stitching.running.progress import OnProgress, ignore
 from suture_stitching.running.shards import Share, blocks
 from suture_stitching.running.tracker import Clock
 from suture_stitching.tasks import Task, task_of
+
+#: On so many samples of the train split at most the own model is measured.
+_TRAINED = 1024
 
 
 def evaluate(
@@ -92,14 +104,14 @@ class _Evaluation:
         self._task = task_of([member.metadata for member in members], dataset.labels, where=dataset.where)
         window = _window(members, dataset)
         self._whole = window is not None
-        shape = input_shape(members, dataset)
+        self._shape = shape = input_shape(members, dataset)
         self._blocks = {
             split: blocks(number_of_batches(dataset, split, shape, whole=self._whole), fewest=1) for split in splits
         }
         self._progress = progress
         key = "" if checkpoint is None else fingerprint("evaluate/2", members, dataset, _settings(fitted, runner))
         self._checkpoint = Checkpoint(checkpoint, key, shared=shared)
-        self._score = _scorer(members, self._task, fitted, runner, shape, window)
+        self._score = _scorer(members, self._task, fitted, runner, shape, window, fitted.candidates.candidates)
 
     def run(self, own: int | None) -> Evaluation:
         clock = Clock(self._progress, {"evaluate": (sum(len(one) for of in self._blocks.values() for one in of), 1.0)})
@@ -118,7 +130,32 @@ class _Evaluation:
             scores.keep()
         clock.end("evaluate")
         found = {split: scores.summary(split, own) for split in self._blocks}
-        return Evaluation(metric=self._task.metric, higher_is_better=self._task.higher_is_better, own=own, splits=found)
+        return Evaluation(
+            metric=self._task.metric,
+            higher_is_better=self._task.higher_is_better,
+            own=own,
+            splits=found,
+            training=None if own is None else _declared(self._members[own], self._dataset),
+            train=None if own is None else self._on_train(own),
+        )
+
+    def _on_train(self, own: int) -> TrainScore | None:
+        """Return how well the own member does on samples of the train split; None where there are none, or volumes."""
+        if self._whole or not self._dataset.n("train"):
+            return None
+        candidates = self._fitted.candidates.candidates
+        score = _scorer(self._members, self._task, self._fitted, self._runner, self._shape, None, [candidates[own]])
+        found: list[Tensor] = []
+        for x, y in batches(self._members, self._dataset, "train", self._runner.device, seed=0):
+            for scores, _, finite in self._runner.parts(score, x, y):
+                if not bool(finite.all()):
+                    return None
+                found.append(scores[0].cpu())
+            if sum(len(part) for part in found) >= _TRAINED:
+                break
+        values = torch.cat(found).double().numpy()[None]
+        ((interval, _),) = intervals(values, seed=self._fitted.candidates.seed)
+        return TrainScore(**interval.model_dump(), n=values.shape[1])
 
     def run_share(self, share: Share) -> None:
         every = [(split, *one) for split, of in self._blocks.items() for one in enumerate(of)]
@@ -144,6 +181,18 @@ class _Evaluation:
         return batches(self._members, self._dataset, split, self._runner.device, whole=self._whole, only=only)
 
 
+def _declared(member: Member, dataset: Dataset) -> Training:
+    """Return what a model's `suture.json` says of its training, held against how this dataset is divided."""
+    said = member.metadata.training_data
+    if said is None or said.split is None:
+        return "undeclared"
+    if said.split == "all":
+        return "all"
+    if said.split_digest is None:
+        return "no_digest"
+    return "matches" if said.split_digest == dataset.split_digest() else "differs"
+
+
 def _settings(fitted: FitResult, runner: Runner) -> dict[str, Any]:
     document = fitted.candidates.model_dump_json(by_alias=True)
     return {
@@ -161,10 +210,11 @@ def _scorer(
     runner: Runner,
     shape: Sequence[int],
     window: Sequence[int] | None,
+    candidates: Sequence[Candidate],
 ) -> Callable[[Tensor, Tensor], _Scored]:
-    """Return what scores a part of a batch."""
+    """Return what scores a part of a batch with `candidates`."""
     merge = Merge(members, task, fitted.stitches)
-    outputs = outputs_of(merge, fitted, fitted.candidates.candidates)
+    outputs = outputs_of(merge, fitted, candidates)
     model = runner.model(merge.graph(outputs), merge.tensors, shape)
     nodes = list(dict.fromkeys(output.node for output in outputs))
 

@@ -201,7 +201,11 @@ class Gate:
             split: without_small_classes(scores, self._min_per_class, exclusive=known.task == "classification")
             for split, scores in evaluation.splits.items()
         }
-        content = _dump(evaluation.model_copy(update={"splits": shown}))
+        of_own = evaluation.own is not None
+        _expect(of_own or (evaluation.training is None and evaluation.train is None), "evaluation", "has no own member")
+        enough = evaluation.train is not None and evaluation.train.n >= self._min_samples
+        train = evaluation.train if enough else None
+        content = _dump(evaluation.model_copy(update={"splits": shown, "train": train}))
         self._enough(content)
         return self._rounded(content)
 

@@ -1,0 +1,54 @@
+"""Whether a party's own numbers can be believed: what is declared of its model's training, and what looks odd."""
+
+from __future__ import annotations
+
+from suture_contract.documents import PartyReport, Training
+from suture_contract.report.words import scale_of
+
+_DECLARED: dict[Training, str] = {
+    "matches": "The owner of {party}'s own model declares that training used the train split, and the digest matches: "
+    "these samples took no part in it.",
+    "differs": "The owner of {party}'s own model declares a train split whose digest differs from the site's: some of "
+    "these samples may have been trained on.",
+    "no_digest": "The owner of {party}'s own model declares that training used the train split; no digest shows that "
+    "it was the site's.",
+    "all": "The owner of {party}'s own model declares that training used all data, these samples too: at home, its "
+    "value is not that of a test.",
+    "undeclared": "Whether training of {party}'s own model used some of these samples is not declared.",
+}
+#: Between train and test, a difference of this much of a metric that runs from 0 to 1 is told.
+_GAP = 0.1
+_SHARES = frozenset({"accuracy", "balanced_accuracy", "auroc", "f1", "dice"})
+
+
+def training_words(found: PartyReport, party: str) -> str:
+    """Say what is declared of the training of a party's own model; nothing where it has none."""
+    if "own" not in found.rows:
+        return ""
+    return _DECLARED[found.training or "undeclared"].format(party=party)
+
+
+def warnings(found: PartyReport, party: str) -> list[str]:
+    """Say what looks as if a party's own model had seen its test samples, or had learnt its training by heart."""
+    own = found.rows.get("own")
+    if own is None or found.metric not in _SHARES | {"mae", "r2"}:
+        return []
+    scale, said = scale_of(found.metric), []
+    perfect = own.value <= 0 if found.metric == "mae" else own.value >= 1
+    if perfect:
+        said.append(
+            f"{party}'s own model makes no error on {found.n:,} test samples. Check that training used none of them: "
+            "`suture data split` gives the site's own splits."
+        )
+    if found.train is None or found.metric not in _SHARES:
+        return said
+    gap = found.train.value - own.value
+    values = f"{scale.text(found.train.value)} on training samples, {scale.text(own.value)} on test samples"
+    if gap > _GAP and found.train.low > own.high:
+        said.append(f"{party}'s own model reaches {values}: it may have learnt its training samples by heart.")
+    if gap < -_GAP and found.train.high < own.low:
+        said.append(
+            f"{party}'s own model reaches {values}. A model does not do better on what it never saw: check which "
+            "samples it was trained on."
+        )
+    return said
