@@ -28,7 +28,7 @@ WRONG = [
     ({"seed": -1}, "options.seed", ("-1", "0")),
     ({"refine": "no"}, "options.refine", ("'no'", "boolean")),
     ({"refine_steps": 0}, "options.refine_steps", ("0", "1")),
-    ({"alphas": 0.5}, "options.alphas", ("0.5", "tuple")),
+    ({"alphas": 0.5}, "options.alphas", ("0.5", "a list is wanted")),
     ({"alphas": [0.5, 1.5]}, "options.alphas.1", ("1.5", "1")),
     ({"alphas": []}, "options.alphas", ("at least 1",)),
 ]

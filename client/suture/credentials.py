@@ -17,9 +17,11 @@ from pathlib import Path
 
 from suture.http import check_token, check_url
 from suture_contract.errors import SutureError
-from suture_contract.naming import did_you_mean
+from suture_contract.naming import did_you_mean, nearest
 
 DEFAULT = "default"
+_OURS = "SUTURE_"
+_VARIABLES = ("SUTURE_HUB", "SUTURE_TOKEN", "SUTURE_PROFILE", "SUTURE_KEY_PASSWORD")
 _PROFILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _chosen: ContextVar[str | None] = ContextVar("the hub that `suture --hub` names", default=None)
 
@@ -39,6 +41,7 @@ def resolve(hub: str | None = None, token: str | None = None) -> Credentials:
     `hub` is an address, or the profile of a login, which brings its token. A stored token goes to the hub it was stored
     for and to no other.
     """
+    _check_environment()
     hub, environment = hub or _chosen.get(), os.environ
     if hub is not None and _PROFILE.fullmatch(hub):
         return _checked(_login(hub), token)
@@ -58,6 +61,21 @@ def resolve(hub: str | None = None, token: str | None = None) -> Credentials:
         return _checked(_login(DEFAULT), token)
     url = check_url(hub)
     return _checked(Credentials(url, token or _stored_for(url)), None)
+
+
+def _check_environment() -> None:
+    """Raise `SutureError` `environment.unknown` for a variable that was probably meant to be one of ours.
+
+    Otherwise another hub, or another party's token, would silently be used.
+    """
+    known = {name.removeprefix(_OURS): name for name in _VARIABLES}
+    for name in sorted(os.environ):
+        of_the_hub = name.startswith("SUTURE_HUB_") and name not in ("SUTURE_HUB_URL", "SUTURE_HUB_TOKEN")
+        if name.startswith(_OURS) and name not in _VARIABLES and not of_the_hub:
+            close = [known[one] for one in nearest(name.removeprefix(_OURS), known)]
+            if close:
+                hint = f"{did_you_mean(name, close)} Unset it if not"
+                raise SutureError("environment.unknown", f"there is no variable {name}", where=name, hint=hint)
 
 
 @contextlib.contextmanager

@@ -118,6 +118,10 @@ def _problem(detail: ErrorDetails, model: Any, *, values: bool) -> Problem:
         known = re.findall(r"'([^']*)'", str(context.get("expected", "")))
         return Problem(field, f"{shown(value)} is none of those allowed", did_you_mean(str(value), known))
     message = detail["msg"].removeprefix("Value error, ")
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        message = f"an object is wanted, with {', '.join(_fields(model, place)) or 'names and values'}"
+    if kind in ("list_type", "tuple_type"):
+        message = "a list is wanted"
     return Problem(field, f"{shown(value)}: {_lower(message)}" if values else message)
 
 

@@ -13,6 +13,7 @@ from sqlalchemy.exc import DataError, OperationalError
 from starlette.exceptions import HTTPException
 
 from suture_contract.errors import SutureError
+from suture_service.parameters import problem_of
 
 log = structlog.get_logger(__name__)
 
@@ -169,14 +170,10 @@ def headers_of(error: SutureError) -> dict[str, str]:
     return headers
 
 
-async def _invalid(_request: Request, error: Exception) -> JSONResponse:
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"][1:]) or str(first["loc"][0])
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "json_invalid":
-        place, message = "body", f"this is no JSON: {first['ctx']['error']}"
-    return _answer(422, HubError("request.invalid", message, where=place, hint="the API is described at /docs"))
+    found = problem_of(request, error)
+    return _answer(422, HubError("request.invalid", found.message, where=found.field, hint=found.hint))
 
 
 async def _http(_request: Request, error: Exception) -> JSONResponse:

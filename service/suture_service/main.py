@@ -14,7 +14,7 @@ from pathlib import Path
 
 import structlog
 import uvicorn
-from fastapi import APIRouter, FastAPI, Response
+from fastapi import APIRouter, Depends, FastAPI, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy.exc import DBAPIError
 
@@ -36,6 +36,7 @@ from suture_service.maintenance.references import refuse_lost_references
 from suture_service.models import endpoints as models
 from suture_service.observe import Metrics, Observe, configure_logging
 from suture_service.operate import check_migrated
+from suture_service.parameters import known_parameters
 from suture_service.parties import endpoints as parties
 from suture_service.people import endpoints as people
 from suture_service.revisions import endpoints as revisions
@@ -104,9 +105,9 @@ def create_app(settings: Settings) -> FastAPI:
     errors.install(app)
     app.include_router(health)
     for room in (parties, sites, keys, models, revisions, access, jobs, tasks, audit):
-        app.include_router(room.router)
+        app.include_router(room.router, dependencies=[Depends(known_parameters)])
     if settings.oidc_issuer:
-        app.include_router(people.router)
+        app.include_router(people.router, dependencies=[Depends(known_parameters)])
     # Last: its paths start with names that callers choose.
     app.include_router(hf)
     return app

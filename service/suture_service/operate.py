@@ -23,6 +23,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from suture_contract.errors import SutureError
+from suture_contract.naming import did_you_mean
 from suture_service.auth import Role
 from suture_service.database import Database
 from suture_service.errors import HubError, NotFound
@@ -100,18 +101,24 @@ def add_party(settings: Settings, name: str) -> str:
         return service.add_party(session, name, utc_now()).name
 
 
+def checked_roles(roles: Sequence[str], where: str) -> list[Role]:
+    """Return roles; raises `SutureError` `role.unknown` for one that is none."""
+    for role in roles:
+        if role not in ROLES:
+            raise HubError("role.unknown", f"{role!r} is no role", where=where, hint=did_you_mean(role, ROLES))
+    return cast("list[Role]", list(roles))
+
+
 def create_token(
     settings: Settings, party: str, roles: Sequence[str], *, name: str | None = None, days: int | None = None
 ) -> tuple[str, str]:
     """Make a token of a party, for good or for some days, and return `(id, secret)`; the secret is kept nowhere."""
-    for role in roles:
-        if role not in ROLES:
-            raise HubError("role.unknown", f"{role!r} is no role", where="roles", hint=f"one of {', '.join(ROLES)}")
+    checked = checked_roles(roles, "roles")
     if name is not None:
         checked_name(name, "name")
     with writing(settings) as session:
         owner = service.get_party(session, party)
-        token, secret = service.add_token(session, owner, cast(Sequence[Role], roles), utc_now(), name=name, days=days)
+        token, secret = service.add_token(session, owner, checked, utc_now(), name=name, days=days)
         return token.id, secret
 
 

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, fie
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from suture_contract.errors import SutureError
+from suture_contract.naming import did_you_mean, problems_of
 
 PREFIX = "SUTURE_HUB_"
 
@@ -109,13 +110,14 @@ def read_settings() -> Settings:
     try:
         settings = Settings()
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        message = first["msg"].removeprefix("Value error, ")
-        raise _wrong(str(first["loc"][0]), message, "correct this variable") from None
+        first = problems_of(error.errors(include_url=False), Settings)[0]
+        raise _wrong(first.field, first.message, first.hint or "correct this variable") from None
     for name in sorted(os.environ):
         if name.startswith(PREFIX) and name.removeprefix(PREFIX).lower() not in Settings.model_fields:
             # A limit that was meant to be set would silently not be.
-            raise SutureError("hub.settings", "there is no such setting", where=name, hint="correct or unset it")
+            known = [f"{PREFIX}{field}".upper() for field in Settings.model_fields]
+            hint = f"{did_you_mean(name, known, page='docs/hub-operator.md')}, or unset it"
+            raise SutureError("hub.settings", "there is no such setting", where=name, hint=hint)
     return settings
 
 

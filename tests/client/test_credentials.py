@@ -174,3 +174,28 @@ def test_a_secret_is_replaced_whole(tmp_path: Path) -> None:
     write_private(secret, "two\n")
     assert read_private(secret) == "two"
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["token"]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("SUTURE_TOKN", "SUTURE_TOKEN"),
+        ("SUTURE_HUB_URL", "SUTURE_HUB"),
+        ("SUTURE_HUB_TOKEN", "SUTURE_TOKEN"),
+        ("SUTURE_PROFIL", "SUTURE_PROFILE"),
+    ],
+)
+def test_a_misspelt_variable_is_not_passed_over(name: str, meant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store(Credentials(HERE, "of another party"))
+    monkeypatch.setenv(name, "secret")
+    with pytest.raises(SutureError, match=f"did you mean .*'{meant}'") as caught:
+        resolve()
+    assert (caught.value.code, caught.value.where) == ("environment.unknown", name)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["SUTURE_HUB_STORE", "SUTURE_HUB_PROXIES", "SUTURE_HUB_LOG_LEVEL", "SUTURE_BENCHMARK"])
+def test_variables_of_the_hub_and_of_others_do_not_matter(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store(Credentials(HERE, "stored"))
+    monkeypatch.setenv(name, "x")
+    assert resolve().token == "stored"

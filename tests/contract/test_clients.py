@@ -99,7 +99,7 @@ def check_refusals(answers):
     checks = answers["checks"]
     for name, words in {
         "alone": "model.safetensors is missing beside it",
-        "broken": "suture.json: schema: Field required",
+        "broken": "suture.json: schema: it is missing",
         "portable": "suture.json is missing beside it",
     }.items():
         kind, status, text = checks[name]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 
+import pytest
+
 PATH = "/v1/models/north/digits"
 
 
@@ -175,3 +177,50 @@ def test_a_file_the_store_has_lost_is_said_so(world):
     (Path(store) / path).unlink()
     error = refusal(world.north.get(f"{PATH}/revisions/latest/files/model.safetensors"), 503)
     assert error["code"] == "store.missing"
+
+
+@pytest.mark.parametrize(
+    ("path", "params", "where", "meant"),
+    [
+        ("/v1/models", {"licence": "MIT"}, "licence", "'license'"),
+        ("/v1/models", {"limt": 3}, "limt", "'limit'"),
+        ("/v1/models", {"task": "clasification"}, "task", "'classification'"),
+        ("/v1/models", {"sort": "newst"}, "sort", "'newest'"),
+        ("/v1/jobs", {"stat": "failed"}, "stat", "'state'"),
+        ("/v1/jobs", {"state": "complet"}, "state", "'complete'"),
+    ],
+)
+def test_parameters_and_words_that_are_not_known_are_asked_about(world, path, params, where, meant):
+    error = refusal(world.north.get(path, params=params), 422)
+    assert (error["code"], error["where"]) == ("request.invalid", where)
+    assert meant in error["hint"]
+    assert "/docs" in error["hint"]
+
+
+def test_a_path_without_parameters_takes_none(world):
+    error = refusal(world.north.get("/v1/whoami", params={"party": "north"}), 422)
+    assert (error["where"], error["message"]) == ("party", "there is no parameter 'party' here")
+
+
+def test_what_other_clients_send_besides_is_passed_over(world):
+    """Clients of Hugging Face's API send parameters that no hub of theirs has to know."""
+    assert world.north.get("/api/models", params={"anything": 1}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "where", "meant"),
+    [
+        ("PATCH", "/v1/models/north/digits", {"visibilty": "all"}, "visibilty", "'visibility'"),
+        ("PATCH", "/v1/models/north/digits", {"visibility": "privat"}, "visibility", "'private'"),
+        ("POST", "/v1/jobs", {"models": [], "dataset": "d", "evaluate": []}, "evaluate", "'evaluate_at'"),
+        ("POST", "/v1/jobs", {"models": [{"repo": "a/b", "revison": "x"}]}, "models.0.revison", "'revision'"),
+        ("POST", "/v1/jobs", {"models": ["north/digits", "a/b"], "dataset": "d"}, "models.0", "repo, revision"),
+        ("POST", "/v1/jobs", {"models": "north/digits", "dataset": "d"}, "models", "a list is wanted"),
+        ("POST", "/v1/parties/north/tokens", {"roles": ["publsher"]}, "roles.0", "'publisher'"),
+    ],
+)
+def test_fields_of_a_body_that_are_not_known_are_asked_about(world, method, path, body, where, meant):
+    world.north.publish("north/digits")
+    error = refusal(world.actor("north", "publisher", "requester", "admin")(method, path, json=body), 422)
+    assert (error["code"], error["where"]) == ("request.invalid", where)
+    assert meant in f"{error['message']} {error['hint']}"

@@ -14,6 +14,15 @@ def refusal(answer, status):
     return answer.json()["error"]
 
 
+def test_a_role_that_is_none_is_asked_about(settings):
+    operate.migrate(settings)
+    for roles, meant in ((["publsher"], "did you mean 'publisher'?"), (["king"], "there are: operator, admin")):
+        with pytest.raises(SutureError) as caught:
+            operate.create_token(settings, "north", roles)
+        assert caught.value.code == "role.unknown"
+        assert meant in caught.value.hint
+
+
 def test_whoami(world):
     assert world.north.get("/v1/whoami").json() == {
         "party": "north",

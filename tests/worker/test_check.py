@@ -63,6 +63,16 @@ def test_a_site_in_order(known, found):
     assert all(item.ok for item in checks.values())
 
 
+def test_a_rule_for_a_party_that_the_hub_does_not_have(known, found, live_hub, make, tmp_path):
+    _, party = known
+    rules = [([party], ["fit"], ["patches"]), (["nroth", "south"], ["evaluate"], ["patches"])]
+    path = make.write_site(tmp_path / "other", url=live_hub.url, token=live_hub.site_token(party), rules=rules)
+    check = found(load_site(path))["parties"]
+    assert (check.status, check.ok) == ("warn", True)
+    assert "the party nroth" in check.detail
+    assert "'north'" in check.hint
+
+
 def test_small_counts_are_not_shown(known, found, make):
     config, _ = known
     make.save_patches(config.datasets["patches"].path, n=40)

@@ -52,8 +52,8 @@ def test_state_and_token_have_defaults(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "field"),
     [
-        ('device = "cpu"', 'device = "cpu"\ncolour = 3', "site.colour: unknown field"),
-        ("[policy]", "[polcy]", "polcy: unknown field"),
+        ('device = "cpu"', 'device = "cpu"\ncolour = 3', "site.colour: there is no field 'colour'"),
+        ("[policy]", "[polcy]", "polcy: there is no field 'polcy'"),
         ('device = "cpu"', 'device = "tpu"', "site.device"),
         ('url = "http', 'url = "ftp', "hub.url"),
         ('url = "http://', 'url = "http://user:secret@', "hub.url"),
@@ -70,7 +70,11 @@ def test_state_and_token_have_defaults(tmp_path):
         ('parties = ["north"]', 'parties = ["north"]\nmax_model_mib = 0', "policy.allow.0.max_model_mib"),
         ('parties = ["north"]', 'parties = ["north"]\noperators = ["os.system"]', "policy.allow.0.operators.0"),
         ('parties = ["north"]', 'parties = ["north"]\nevaluations_per_month = -1', "allow.0.evaluations_per_month"),
-        ('parties = ["north"]', 'parties = ["north"]\nmin_sample = 2', "policy.allow.0.min_sample: unknown field"),
+        (
+            'parties = ["north"]',
+            'parties = ["north"]\nmin_sample = 2',
+            "policy.allow.0.min_sample: there is no field 'min_sample'",
+        ),
         ('parties = ["north"]', 'parties = ["north"]\nmin_samples = 50', "are for a rule of its own"),
         ('parties = ["north"]', 'parties = ["north"]\nepsilon = 1', "epsilon and delta belong together"),
         ('parties = ["north"]', "parties = []", "policy.allow.0.parties"),
@@ -80,7 +84,7 @@ def test_state_and_token_have_defaults(tmp_path):
         ("[limits]", '[broker]\nurl = "amqp://x"\n[limits]', "broker.url"),
         ("threads = 1", "threads = 0", "limits.threads"),
         ("[hub]", 'path = "x"\n[hub]', "path: unknown field"),
-        ("[site]", "datasets = 3\n[site]", "hub.datasets: unknown field"),
+        ("[site]", "datasets = 3\n[site]", "hub.datasets: there is no field 'datasets'"),
     ],
 )
 def test_what_is_not_in_order_is_named(changed, old, new, field):
@@ -91,6 +95,39 @@ def test_what_is_not_in_order_is_named(changed, old, new, field):
     assert caught.value.where.endswith("site.toml")
     assert caught.value.hint
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "meant"),
+    [
+        ("[policy]", "[polcy]", "'policy'"),
+        ('device = "cpu"', 'devise = "cpu"', "'device'"),
+        ('actions = ["fit", "evaluate"]', 'actions = ["fit", "evalute"]', "'evaluate'"),
+        ('parties = ["north"]', 'parties = ["north"]\nmetrics = ["acuracy"]', "'accuracy'"),
+        ('parties = ["north"]', 'parties = ["north"]\nmin_sample = 2', "'min_samples'"),
+        ('parties = ["north"]', 'parties = ["north"]\napproval = "asks"', "'ask'"),
+        ('datasets = ["patches"]', 'datasets = ["ptches"]', "'patches'"),
+        ('format = "npz"', 'format = "npy"', "'npz'"),
+        ('format = "npz"', 'format = "npz"\nlables = ["a"]', "'labels'"),
+        ('parties = ["north"]', 'parties = ["north"]\noperators = ["aten.rellu.default"]', "'aten.relu.default'"),
+    ],
+)
+def test_what_was_meant_is_said(changed, old, new, meant):
+    with pytest.raises(SutureError) as caught:
+        load_site(changed(old, new))
+    assert "did you mean" in caught.value.message
+    assert meant in caught.value.message
+    assert "docs/site-operator.md" in caught.value.hint
+
+
+@pytest.mark.parametrize("url", ["https://hub.example/", "https://hub.example/v1", "https://hub.example/v1/"])
+def test_the_hubs_address_may_end_as_people_copy_it(changed, url):
+    assert load_site(changed('url = "http://127.0.0.1:9"', f'url = "{url}"')).hub.url == "https://hub.example"
+
+
+def test_an_address_without_its_scheme_is_asked_about(changed):
+    with pytest.raises(SutureError, match=r"did you mean 'https://hub\.example'"):
+        load_site(changed('url = "http://127.0.0.1:9"', 'url = "hub.example"'))
 
 
 def test_a_file_that_is_no_toml_names_the_line(changed):

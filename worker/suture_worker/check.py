@@ -18,6 +18,7 @@ from suture.errors import AuthError, HubError, error_of, unreachable
 from suture.http import Connection
 from suture.network import client, proxy_of
 from suture_contract.errors import SutureError
+from suture_contract.naming import did_you_mean
 from suture_stitching.data import SPLITS, Dataset, DatasetSpec, Split, open_dataset
 from suture_worker import broker
 from suture_worker.compute import confine
@@ -102,6 +103,18 @@ def _token(config: SiteConfig) -> Iterator[Check]:
         yield Check("token", "fail", "this is not the token of a site", "use what `suture hub site add` printed")
         return
     yield Check("token", "ok", f"site {who.get('site')} of party {who.get('party')}")
+    yield from _guarded("parties", lambda: _parties(config, token))
+
+
+def _parties(config: SiteConfig, token: str) -> Iterator[Check]:
+    """Name the parties of rules that the hub does not have: whoever was meant would be declined."""
+    with Connection(config.hub.url, token, attempts=2, timeout=10) as hub:
+        known = [str(party["name"]) for party in hub.pages("/v1/parties")]
+    named = [name for rule in config.policy.allow for name in (*rule.parties, *(rule.members_from or ()))]
+    for name in dict.fromkeys(named):
+        if name not in known:
+            detail = f"a rule names the party {name}, which the hub does not have"
+            yield Check("parties", "warn", detail, did_you_mean(name, known))
 
 
 def _clock_and_certificate(url: str) -> Iterator[Check]:

@@ -21,6 +21,7 @@ from suture_contract.documents import Metric
 from suture_contract.errors import SutureError
 from suture_contract.model.metadata import Name
 from suture_contract.model.operators import ATEN
+from suture_contract.naming import did_you_mean, problems_of, shown
 from suture_contract.privacy import Delta, Epsilon
 from suture_stitching.data.spec import DatasetSpec
 
@@ -87,7 +88,7 @@ class Limits(_Closed):
 
 def _check_operator(name: str) -> str:
     if name not in ATEN:
-        raise ValueError('no model may have this operator; give names such as "aten.relu.default"')
+        raise ValueError(f"no model may have the operator {shown(name)}; {did_you_mean(name, sorted(ATEN))}")
     return name
 
 
@@ -167,13 +168,13 @@ class SiteConfig(_Closed):
                 if name not in self.datasets:
                     raise ValueError(
                         f"policy.allow[{index}].datasets: there is no [datasets.{name}]; "
-                        f"there are: {', '.join(self.datasets) or 'none'}"
+                        f"{did_you_mean(name, self.datasets)}"
                     )
             for name in rule.signed_by or ():
                 if name not in self.keys:
                     raise ValueError(
                         f"policy.allow[{index}].signed_by: there is no key {name} under [keys]; "
-                        f"there are: {', '.join(self.keys) or 'none'}"
+                        f"{did_you_mean(name, self.keys)}"
                     )
         return self
 
@@ -200,7 +201,7 @@ def load_site(path: str | Path) -> SiteConfig:
     try:
         return SiteConfig.model_validate({**content, "path": file})
     except ValidationError as error:
-        problems = "; ".join(_problem(detail) for detail in error.errors(include_url=False, include_input=False)[:5])
+        problems = "; ".join(map(str, problems_of(error.errors(include_url=False), SiteConfig)[:5]))
         raise SutureError("site.invalid", problems, where=str(path), hint=GUIDE) from None
 
 
@@ -259,11 +260,3 @@ def _anchor(content: dict[str, Any], base: Path) -> None:
     for table, key in tables:
         if isinstance(table, dict) and isinstance(table.get(key), str):
             table[key] = Path(os.path.normpath(base / Path(table[key]).expanduser()))
-
-
-def _problem(detail: Any) -> str:
-    field = ".".join(str(part) for part in detail["loc"])
-    message = detail["msg"].removeprefix("Value error, ")
-    if detail["type"] == "extra_forbidden":
-        message = "unknown field; remove it or correct its spelling"
-    return f"{field}: {message}" if field else message

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from suture_contract.console.terminal import Format, FormatOption, notes, print_json, print_table
 from suture_contract.errors import SutureError
+from suture_contract.naming import problems_of
 from suture_service.settings import read_settings
 
 if TYPE_CHECKING:
@@ -57,9 +58,9 @@ def add(
     try:
         wanted = PersonIn(name=name, subject=subject, email=email, roles=roles)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = f"--{first['loc'][0]}" if first["loc"] else "--subject, --email"
-        raise SutureError("person.invalid", first["msg"].removeprefix("Value error, "), where=where) from None
+        first = problems_of(error.errors(include_url=False), PersonIn)[0]
+        where = f"--{first.field}" if first.field else "--subject, --email"
+        raise SutureError("person.invalid", first.message, where=where) from None
     with writing(settings) as session:
         service.add_person(session, get_party(session, party), wanted, settings.oidc_issuer, utc_now())
     notes.print(f"added {name}; next, for this person:  suture login --oidc")
@@ -133,9 +134,6 @@ def remove(party: PartyArgument, name: PersonArgument) -> None:
 
 
 def _roles(given: Sequence[str] | None) -> list[Role]:
-    from suture_service.operate import ROLES
+    from suture_service.operate import checked_roles
 
-    for role in given or ():
-        if role not in ROLES:
-            raise SutureError("role.unknown", f"{role!r} is no role", where="--role", hint=f"one of {', '.join(ROLES)}")
-    return cast("list[Role]", list(given or ()))
+    return checked_roles(given or (), "--role")
