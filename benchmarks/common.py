@@ -45,7 +45,7 @@ def write_json(
         "results": results,
     }
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(document, indent=2, default=str) + "\n")
+        temporary.write_text(json.dumps(document, indent=2, default=str) + "\n", encoding="utf-8")
 
 
 def interleaved(
@@ -90,7 +90,7 @@ def _synchronise(device: str | torch.device) -> None:
 
 def _processor() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -95,10 +95,14 @@ def main() -> None:
             print(json.dumps(measure(seed, options.kernels[0])), flush=True)
         return
     digest = code()
-    kept = [json.loads(text) for text in options.rows.read_text().splitlines()] if options.rows.exists() else []
+    kept = (
+        [json.loads(text) for text in options.rows.read_text(encoding="utf-8").splitlines()]
+        if options.rows.exists()
+        else []
+    )
     rows = [row for row in kept if row["code"] == digest and row["kernels"] in options.kernels]
     rows = [row for row in rows if row["seed"] < options.seeds]
-    options.rows.write_text("".join(json.dumps(row) + "\n" for row in kept if row["code"] == digest))
+    options.rows.write_text("".join(json.dumps(row) + "\n" for row in kept if row["code"] == digest), encoding="utf-8")
     print(_HEAD)
     for row in rows:
         print(line(row))
@@ -118,12 +122,12 @@ def _measured(kernels: str, seeds: list[int], digest: str, kept: Path) -> list[d
         environment["ATEN_CPU_CAPABILITY"] = capability
     command = [sys.executable, __file__, "--kernels", kernels, "--measure", *map(str, seeds)]
     rows = []
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, encoding="utf-8") as process:
         assert process.stdout is not None
         for text in process.stdout:
             row = json.loads(text) | {"code": digest}
             rows.append(row)
-            with kept.open("a") as file:
+            with kept.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
             print(line(row), flush=True)
     if process.returncode:

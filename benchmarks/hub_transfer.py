@@ -131,7 +131,7 @@ def running(command: list[str], url: str, log: Path, env: dict[str, str] | None 
                 httpx.get(url, timeout=5)
                 break
             if process.poll() is not None:
-                raise SystemExit(f"{command[0]} ended:\n{log.read_text()[-2000:]}")
+                raise SystemExit(f"{command[0]} ended:\n{log.read_text(encoding='utf-8')[-2000:]}")
             time.sleep(0.2)
         yield psutil.Process(process.pid)
     finally:
@@ -198,7 +198,8 @@ def upload_folder(hub: Hub, name: str, folder: Path, size: int, seed: int) -> fl
     from huggingface_hub import HfApi
 
     folder.mkdir(exist_ok=True)
-    (folder / "suture.json").write_text(json.dumps(write_model(folder / "model.safetensors", size, seed)))
+    described = json.dumps(write_model(folder / "model.safetensors", size, seed))
+    (folder / "suture.json").write_text(described, encoding="utf-8")
     api = HfApi(hub.url, token=hub.connection.token)
     api.create_repo(f"north/{name}")
     return seconds(partial(api.upload_folder, repo_id=f"north/{name}", folder_path=folder))
@@ -270,7 +271,8 @@ def nginx(work: Path, folder: Path) -> Iterator[str | None]:
     (work / "nginx.conf").write_text(
         f"{user}daemon off;\npid {work}/nginx.pid;\nerror_log {work}/nginx.error;\nevents {{}}\n"
         f"http {{\naccess_log off;\nsendfile on;\n{temporary}"
-        f"server {{ listen 127.0.0.1:{port}; root {folder}; }}\n}}\n"
+        f"server {{ listen 127.0.0.1:{port}; root {folder}; }}\n}}\n",
+        encoding="utf-8",
     )
     url = f"http://127.0.0.1:{port}"
     with running(["nginx", "-c", str(work / "nginx.conf"), "-p", str(work)], url, work / "nginx.log"):
@@ -281,9 +283,11 @@ def measure_mlflow(work: Path, path: Path, place: Path, rounds: int) -> dict[str
     """Return seconds of MLflow's uploads and downloads; None where it cannot be installed."""
     python = place / "bin" / "python"
     if not (place / "bin" / "mlflow").exists():
-        made = subprocess.run([sys.executable, "-m", "venv", str(place)], capture_output=True, text=True)
+        made = subprocess.run([sys.executable, "-m", "venv", str(place)], capture_output=True, encoding="utf-8")
         if made.returncode == 0:
-            made = subprocess.run([python, "-m", "pip", "install", "-q", "mlflow"], capture_output=True, text=True)
+            made = subprocess.run(
+                [python, "-m", "pip", "install", "-q", "mlflow"], capture_output=True, encoding="utf-8"
+            )
         if made.returncode != 0:
             console.print(f"MLflow cannot be installed, left out: {made.stderr.strip().splitlines()[-1]}")
             return None
@@ -294,7 +298,7 @@ def measure_mlflow(work: Path, path: Path, place: Path, rounds: int) -> dict[str
     command += ["--artifacts-destination", str(work / "artifacts")]
     with running(command, f"{url}/health", work / "mlflow.log"):
         client = [str(python), "-c", _MLFLOW_CLIENT, url, str(path), str(work / "mlflow"), str(rounds + 1)]
-        answer = subprocess.run(client, capture_output=True, text=True)
+        answer = subprocess.run(client, capture_output=True, encoding="utf-8")
     if answer.returncode != 0:
         console.print(f"MLflow failed, left out: {answer.stderr.strip().splitlines()[-1]}")
         return None

@@ -105,7 +105,7 @@ def make_models(root: Path) -> dict[str, Path]:
         metadata = export_model(
             module, example, target, labels=digits.LABELS, license="CC0-1.0", value_range=(0.0, 1.0)
         )
-        (folders[repo] / "suture.json").write_text(metadata.to_json())
+        (folders[repo] / "suture.json").write_text(metadata.to_json(), encoding="utf-8")
     return folders
 
 
@@ -147,7 +147,7 @@ def site_log(folder: Path) -> dict[tuple[str, str], float]:
     """Return when agent and worker said what of which task."""
     moments = {}
     for name in ("agent.log", "worker.log"):
-        for line in (folder / name).read_text().splitlines():
+        for line in (folder / name).read_text(encoding="utf-8").splitlines():
             entry = json.loads(line) if line.startswith("{") else {}
             if "task" in entry:
                 at = datetime.fromisoformat(entry["timestamp"])

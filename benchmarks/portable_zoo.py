@@ -148,7 +148,7 @@ def main() -> int:
         batch=2,
     )
     if options.markdown:
-        options.markdown.write_text(markdown(rows))
+        options.markdown.write_text(markdown(rows), encoding="utf-8")
     if worst > MAX_DIFFERENCE or ratio > MAX_RATIO:
         console.print(f"missed: at most {MAX_DIFFERENCE:g} and {MAX_RATIO} are allowed")
         return 1

@@ -80,7 +80,7 @@ class Site:
                 for command in commands:
                     started.append(subprocess.Popen(command, stdout=output, stderr=output))
                 wait(lambda: _offered(self.config) == len(self._cores))
-                wait(lambda: log.read_text().count("ready.") >= len(self._cores))
+                wait(lambda: log.read_text(encoding="utf-8").count("ready.") >= len(self._cores))
                 yield
             finally:
                 for process in reversed(started):
@@ -162,7 +162,7 @@ def prepare(root: Path, samples: int, size: int, width: int, *, divide: float) -
     index = np.arange(samples) % len(images)
     noise = np.random.default_rng(0).normal(0, 0.05, (samples, *images.shape[1:])).astype(np.float32)
     np.savez(root / "digits.npz", images=np.clip(images[index] + noise, 0, 1), labels=labels[index])
-    (root / "site.toml").write_text(SITE.format(labels=json.dumps(DIGITS), divide=divide))
+    (root / "site.toml").write_text(SITE.format(labels=json.dumps(DIGITS), divide=divide), encoding="utf-8")
     torch.manual_seed(0)
     widths = [width << stage for stage in range(4)]
     nets: list[nn.Module] = [PlainCNN(widths=widths).eval(), ResNet(widths=widths).eval()]
@@ -218,7 +218,7 @@ def difference(one: Path, other: Path) -> float:
             found += [v.double().flatten().numpy() for _, v in sorted(load((folder / STITCHES).read_bytes()).items())]
         for name in (CANDIDATES, "document.json"):
             if (folder / name).exists():
-                found.append(np.array(list(_leaves(json.loads((folder / name).read_text())))))
+                found.append(np.array(list(_leaves(json.loads((folder / name).read_text(encoding="utf-8"))))))
         return np.concatenate(found)
 
     a, b = numbers(one), numbers(other)

@@ -185,9 +185,9 @@ def write(study: Study, settings: Settings, found: Mapping[int, SeedResult]) -> 
     for asked in summary.asked:
         names.append(f"{study.name}-{asked.requester}.svg")
         with replacing(settings.out / names[-1]) as temporary:
-            temporary.write_text(plots.plot(asked, summary, study.parties, metric))
+            temporary.write_text(plots.plot(asked, summary, study.parties, metric), encoding="utf-8")
     with replacing(settings.out / f"{study.name}.md") as temporary:
-        temporary.write_text(table.markdown(study.name, metric, study.parties, summary, notes, names))
+        temporary.write_text(table.markdown(study.name, metric, study.parties, summary, notes, names), encoding="utf-8")
     write_json(
         settings.out / f"{study.name}.json",
         "study",

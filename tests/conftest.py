@@ -81,9 +81,9 @@ class Postgres:
                 self.run("SELECT 1")
                 return
             except psycopg.OperationalError:
-                assert self.process.poll() is None, log.read_text()
+                assert self.process.poll() is None, log.read_text(encoding="utf-8")
                 time.sleep(0.05)
-        raise AssertionError(log.read_text())
+        raise AssertionError(log.read_text(encoding="utf-8"))
 
     def url(self, name: str) -> str:
         return f"postgresql://hub@/{name}?host={self._socket}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +13,9 @@ from suture.http import Connection, model_path, segment
 from suture.network import is_reached_alike
 from suture.responses import File, Revision
 from suture.transfers import landing
+from suture_contract import home
 from suture_contract.errors import SutureError
+from suture_contract.files import can_lock
 
 _AT_ONCE = 2**20
 
@@ -50,7 +51,8 @@ def _found(connection: Connection, revision: Revision, file: File, is_right: Cal
     from huggingface_hub import errors, hf_hub_download
 
     try:
-        for damaged in (False, True) if is_reached_alike(connection.url) else ():
+        # The library waits for a lock for ever where the disk has none.
+        for damaged in (False, True) if is_reached_alike(connection.url) and can_lock(folder()) else ():
             found = hf_hub_download(
                 revision.repo,
                 file.name,
@@ -90,8 +92,7 @@ def _direct(file: File) -> Path:
 
 def folder() -> Path:
     """Return the folder of downloaded models."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "suture" / "models"
+    return home.make(home.cache_folder() / "models", code="cache.unwritable")
 
 
 def _is(path: Path, file: File) -> bool:

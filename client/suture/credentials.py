@@ -9,14 +9,15 @@ import contextlib
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from suture.http import check_token, check_url
+from suture_contract import home
 from suture_contract.errors import SutureError
+from suture_contract.files import is_there, write_text
 from suture_contract.naming import did_you_mean, nearest
 
 DEFAULT = "default"
@@ -96,14 +97,14 @@ def in_use() -> str | None:
 def stored() -> dict[str, Credentials]:
     """Return all logins by their profile, the default one first."""
     path = _path()
-    return _read(path, read_private(path)) if path.exists() else {}
+    return _read(path, read_private(path)) if is_there(path) else {}
 
 
 def store(credentials: Credentials, profile: str = DEFAULT) -> Path:
     """Keep a login for later, readable by this user alone; returns the file."""
     path = _path()
     logins = {**_others(path, profile), check_profile(profile): credentials}
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    home.make(path.parent, code="login.unwritable")
     _write(path, logins)
     return path
 
@@ -111,7 +112,7 @@ def store(credentials: Credentials, profile: str = DEFAULT) -> Path:
 def forget(profile: str = DEFAULT) -> bool:
     """Delete a login that `store` kept; returns whether there was one."""
     path = _path()
-    if not path.exists():
+    if not is_there(path):
         return False
     others = _others(path, profile)
     if others and profile not in stored():
@@ -139,7 +140,7 @@ def read_private(path: Path) -> str:
     """Return the only line of a secret's file; refuses a file that others than its owner may read."""
     try:
         mode = path.stat().st_mode
-        text = path.read_text().strip()
+        text = path.read_text(encoding="utf-8-sig").strip()
     except OSError as error:
         raise SutureError("secret.unreadable", error.strerror or "cannot be read", where=str(path)) from None
     if mode & 0o077:
@@ -149,22 +150,11 @@ def read_private(path: Path) -> str:
 
 def write_private(path: Path, text: str) -> None:
     """Write a file that only its owner may read, whole or not at all."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # created with mode 0600
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            Path(name).unlink()
-        raise
+    write_text(path, text, private=True)
 
 
 def _path() -> Path:
-    base = os.environ.get("XDG_CONFIG_HOME")
-    return (Path(base) if base else Path.home() / ".config") / "suture" / "login.json"
+    return home.config_folder() / "login.json"
 
 
 def _checked(login: Credentials, token: str | None) -> Credentials:

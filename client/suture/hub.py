@@ -39,6 +39,7 @@ from suture.signing import Trust, check_flags
 from suture.transfers import OnBytes
 from suture_contract.documents import Report
 from suture_contract.errors import SutureError
+from suture_contract.files import read_text
 from suture_contract.fit_options import FitOptions
 from suture_contract.model.format import METADATA, check_against, check_file, find_model
 from suture_contract.model.metadata import Member, ModelMetadata
@@ -170,7 +171,7 @@ class Hub:
         if not isinstance(metadata, ModelMetadata):
             metadata = ModelMetadata.read(metadata or path.with_name(METADATA))
         if card is None and (path.parent / "README.md").is_file():
-            card = (path.parent / "README.md").read_text()
+            card = read_text(path.parent / "README.md")
         parcel = pack(path, metadata, repo=repo, card=card)
         if key is not None:
             parcel = parcel.signed(key, password, name=repo)

@@ -154,6 +154,6 @@ def _inherited() -> dict[str, str]:
 
 def _last_lines(log: Path, count: int = 15) -> str:
     try:
-        return "\n".join(log.read_text(errors="replace").splitlines()[-count:]) or "(none)"
+        return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-count:]) or "(none)"
     except OSError:
         return "(no log)"

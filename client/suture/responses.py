@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, V
 from suture.errors import HubError
 from suture_contract.documents import Report
 from suture_contract.errors import SutureError
+from suture_contract.files import decoded
 from suture_contract.model.metadata import Member, ModelMetadata, Name, Repo, Sha256
 from suture_contract.model.metadata import Revision as RevisionId
 from suture_contract.report.rows import complete
@@ -236,7 +237,7 @@ def revision_id(digests: dict[str, str]) -> str:
 def read_report(text: str | bytes, *, where: str) -> Report:
     """Parse `report.json`, of an older version too; raises `SutureError` `report.invalid`."""
     try:
-        return complete(Report.model_validate_json(text))
+        return complete(Report.model_validate_json(decoded(text, where=where, code="report.encoding")))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(str(part) for part in first["loc"]) or "(whole document)"

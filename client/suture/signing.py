@@ -6,7 +6,6 @@ The hub is not asked whether a signature is right, nor for the key: the reader h
 from __future__ import annotations
 
 import json
-import os
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from typing import Self
 
 from suture.credentials import write_private
 from suture.responses import File, Revision
+from suture_contract import home
 from suture_contract.errors import SutureError
 from suture_contract.model.format import METADATA
 from suture_contract.model.metadata import ModelMetadata
@@ -41,8 +41,8 @@ class Trust:
         """Return what `suture keys trust` has written; without it, models are used signed or not."""
         path = trust_file()
         try:
-            content = tomllib.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+            content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        except (FileNotFoundError, NotADirectoryError):
             return cls()
         except (OSError, ValueError):
             raise _damaged(path) from None
@@ -56,7 +56,7 @@ class Trust:
     def store(self) -> Path:
         """Keep it for later, readable by this user alone; returns the file."""
         path = trust_file()
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        home.make(path.parent, code="trust.unwritable")
         # A string of JSON is one of TOML.
         lines = [f"{json.dumps(key.name)} = {json.dumps(key.pem)}" for key in self.keys]
         write_private(path, "\n".join([f"unsigned = {json.dumps(self.unsigned)}", "", "[keys]", *lines, ""]))
@@ -136,8 +136,7 @@ def read_key_file(path: Path, name: str) -> PublicKey:
 
 def trust_file() -> Path:
     """Return where `suture keys trust` keeps what is trusted."""
-    base = os.environ.get("XDG_CONFIG_HOME")
-    return (Path(base) if base else Path.home() / ".config") / "suture" / "trust.toml"
+    return home.config_folder() / "trust.toml"
 
 
 def _damaged(path: Path) -> SutureError:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,6 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from suture_contract.errors import SutureError
+from suture_contract.files import replacing, telling
 
 #: Told how many more bytes went over the wire; negative when a transfer had to start again.
 OnBytes = Callable[[int], None]
@@ -25,18 +24,10 @@ _FIRST = 2**18
 @contextmanager
 def landing(target: Path) -> Iterator[Path]:
     """Give a temporary file beside `target` that takes its place, synced, when the block ends; gone if it raises."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
-    os.close(descriptor)
-    partial = Path(name)
-    try:
+    with telling(target.parent, code="file.unwritable"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(target) as partial:
         yield partial
-        _sync(partial)
-        partial.replace(target)
-        _sync(target.parent)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 class Incoming:
@@ -134,11 +125,3 @@ class Outgoing(io.FileIO):
         if self._on_bytes is not None and target != position:
             self._on_bytes(target - position)
         return target
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

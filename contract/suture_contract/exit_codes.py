@@ -23,7 +23,7 @@ class ExitCode(IntEnum):
 EXIT_CODES = """\b
 Exit codes:
   0    done (also when a job ended without a party's answer: the report names it as missing)
-  1    an error nobody foresaw
+  1    an error nobody foresaw: the whole of it is in the file that is named
   2    the command line is wrong
   3    no token, a wrong one, or not allowed
   4    not found, or not visible to this token

@@ -158,9 +158,10 @@ def _publish(hub: Hub, party: str, module: Module, data: digits.PartyData, conso
 
 
 def _write_reports(root: Path, report: Report) -> None:
+    from suture_contract.files import write_text
     from suture_contract.report import to_html
 
-    (root / "report.html").write_text(to_html(report))
+    write_text(root / "report.html", to_html(report))
     shutil.copyfile(root / "ensemble" / "report.json", root / "report.json")
 
 

@@ -27,6 +27,7 @@ from suture.errors import HubError
 from suture.http import Connection
 from suture.processes import Processes
 from suture_contract.errors import SutureError
+from suture_contract.files import read_text, write_text
 from suture_service import operate
 from suture_service.settings import Settings
 
@@ -138,9 +139,9 @@ class Installation:
             name = next(name for name in (_SITE, *(f"{_SITE}{n}" for n in range(2, 1000))) if name not in names)
             write_private(token, operate.add_site(self.settings, party, name) + "\n")
         if path.exists():
-            path.write_text(_with_url(path.read_text(), self.url))
+            write_text(path, _with_url(read_text(path), self.url))
         else:
-            path.write_text(_site_toml(self.url, datasets, allow, limits or {}))
+            write_text(path, _site_toml(self.url, datasets, allow, limits or {}))
         return path
 
     def start_site(self, party: str) -> None:

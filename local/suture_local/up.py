@@ -14,6 +14,7 @@ import numpy as np
 from rich.console import Console
 
 from suture_contract.errors import SutureError
+from suture_contract.files import write_text
 from suture_local.installation import PORT, Installation
 from suture_worker import load_site
 
@@ -127,7 +128,7 @@ def _example_models(root: Path, console: Console) -> None:
             value_range=(0.0, 1.0),
             description="An example: handwritten digits.",
         )
-        (folder / "suture.json").write_text(metadata.to_json())
+        write_text(folder / "suture.json", metadata.to_json())
 
 
 def _tell(here: Installation, dataset: str, example: bool, created: bool, console: Console) -> None:

@@ -29,7 +29,7 @@ import torch
 from suture_contract.compatibility import describe_ensemble
 from suture_contract.documents import Report
 from suture_contract.errors import SutureError
-from suture_contract.files import replacing
+from suture_contract.files import write_text
 from suture_contract.model.format import METADATA, MODEL, check_against, check_file, find_model
 from suture_contract.model.metadata import Member as MemberRef
 from suture_contract.model.metadata import ModelMetadata, check_name
@@ -220,5 +220,4 @@ def _write(found: Stitched, folder: Path) -> None:
         PAGE: to_html(found.report),
     }
     for name, text in texts.items():
-        with replacing(folder / name) as path:
-            path.write_text(text)
+        write_text(folder / name, text)

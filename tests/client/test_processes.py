@@ -49,7 +49,7 @@ def alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    return "zombie" not in Path(f"/proc/{pid}/status").read_text() if Path("/proc").is_dir() else True
+    return "zombie" not in Path(f"/proc/{pid}/status").read_text(encoding="utf-8") if Path("/proc").is_dir() else True
 
 
 def gone(pid: int) -> bool:

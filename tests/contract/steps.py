@@ -98,7 +98,12 @@ def upload_a_file():
     info = NORTH.upload_file(path_or_fileobj=text, path_in_repo="a folder/hello #1 \u00e4.txt", repo_id="north/first")
     same = NORTH.upload_file(path_or_fileobj=text, path_in_repo="a folder/hello #1 \u00e4.txt", repo_id="north/first")
     back = hf_hub_download("north/first", "a folder/hello #1 \u00e4.txt", token=TOKENS["north"])
-    return {"oid": info.oid, "same": same.oid, "text": Path(back).read_text(), "files": files("north/first")}
+    return {
+        "oid": info.oid,
+        "same": same.oid,
+        "text": Path(back).read_text(encoding="utf-8"),
+        "files": files("north/first"),
+    }
 
 
 @step
@@ -279,7 +284,7 @@ def refs():
         "branches": [branch.name for branch in found.branches],
         "tags": [[tag.name, tag.ref, tag.target_commit == tagged] for tag in found.tags],
         "taken": taken,
-        "text": Path(back).read_text(),
+        "text": Path(back).read_text(encoding="utf-8"),
         "main": NORTH.model_info("north/many").sha == sha != tagged,
         "short": short == tagged,
         "exists": [NORTH.revision_exists("north/many", name) for name in ("v1.0", "v2.0")],

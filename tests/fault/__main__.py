@@ -74,7 +74,7 @@ def play_part(only: str, part: int, parts: int, out: Path) -> None:
                 measured.append(found)
                 mark = "ok " if found.held else "BAD"
                 print(f"{mark} {found.seconds:6.1f} s  {found.fault}, {found.stage}: {found.what}", flush=True)
-                out.write_text(json.dumps([asdict(one) for one in measured]))
+                out.write_text(json.dumps([asdict(one) for one in measured]), encoding="utf-8")
 
 
 def main() -> int:

@@ -179,13 +179,13 @@ def flat(output: Any) -> list[torch.Tensor]:
 
 def forget_peak() -> int:
     """Start to measure the peak of this process's memory again; return how much it takes now, in bytes."""
-    Path("/proc/self/clear_refs").write_text("5")
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     return resident("VmRSS")
 
 
 def resident(name: str) -> int:
     """Return a number of bytes from this process's status."""
-    with Path("/proc/self/status").open() as status:
+    with Path("/proc/self/status").open(encoding="utf-8") as status:
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith(name))
 
 

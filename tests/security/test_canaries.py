@@ -128,7 +128,7 @@ def _table(path: Path, *, bad_cell: bool = False) -> Path:
         if bad_cell and index == 90:
             cells[0] = TEXTS["cell that is no number"]
         lines.append(",".join([*cells, LABELS[index % 2], f"{TEXTS['group']}{index}", f"{TEXTS['cell']} {index}"]))
-    path.write_text("\n".join(lines) + "\n")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 
 

@@ -26,7 +26,7 @@ def test_health(world):
     assert world.client.get("/readyz").json() == {"status": "ready"}
     store = world.settings.store
     shutil.rmtree(store)
-    Path(store).write_text("no folder any more")
+    Path(store).write_text("no folder any more", encoding="utf-8")
     with capture_logs() as logs:
         error = refusal(world.client.get("/readyz"), 503)
     assert logs[0]["event"] == "not ready"

@@ -150,7 +150,7 @@ def test_readiness_tells_what_is_missing(world):
     store = Path(world.settings.store)
     away = store.with_name("away")
     store.rename(away)
-    store.write_text("no folder")
+    store.write_text("no folder", encoding="utf-8")
     refused = world.client.get("/readyz")
     assert (refused.status_code, refused.json()["error"]["where"]) == (503, "store")
     assert refused.headers["retry-after"]

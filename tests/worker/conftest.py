@@ -292,7 +292,7 @@ def assign(site: SiteConfig, members: list[dict[str, Any]], portable: list[Path]
 def write_json() -> Callable[[Path, Any], None]:
     def write(path: Path, content: Any) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content))
+        path.write_text(json.dumps(content), encoding="utf-8")
 
     return write
 

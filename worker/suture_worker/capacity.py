@@ -26,7 +26,7 @@ def offering(state: Path, count: int) -> Iterator[None]:
     folder.mkdir(mode=0o700, exist_ok=True)
     path = folder / f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
     hidden = folder / f".{path.name}"
-    with hidden.open("w") as file:
+    with hidden.open("w", encoding="ascii") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write(str(count))
         file.flush()
@@ -47,7 +47,7 @@ def places(state: Path) -> int:
 
 def _offered(path: Path) -> int:
     try:
-        with path.open("r+") as file:
+        with path.open("r+", encoding="ascii") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

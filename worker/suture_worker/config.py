@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from suture.http import check_url
 from suture_contract.documents import Metric
 from suture_contract.errors import SutureError
+from suture_contract.files import decoded, trouble
 from suture_contract.model.metadata import Name
 from suture_contract.model.operators import ATEN
 from suture_contract.naming import did_you_mean, problems_of, shown
@@ -188,11 +189,11 @@ def load_site(path: str | Path) -> SiteConfig:
     """Read and check `site.toml`; raises `SutureError` (`site.*`) naming the field. Reads no token, opens no data."""
     file = Path(path).absolute()
     try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
+        content = tomllib.loads(decoded(file.read_bytes(), where=str(path), code="site.unreadable"))
     except FileNotFoundError:
         raise SutureError("site.missing", "there is no such file", where=str(path), hint=GUIDE) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SutureError("site.unreadable", f"it cannot be read ({type(error).__name__})", where=str(path)) from None
+    except OSError as error:
+        raise trouble(error, where=path, code="site.unreadable") from None
     except tomllib.TOMLDecodeError as error:
         raise SutureError("site.not_toml", str(error), where=str(path), hint="correct this line") from None
     if "path" in content:
@@ -217,7 +218,7 @@ def read_token(config: SiteConfig) -> str:
             where=str(file),
             hint="save in it, mode 0600, what `suture hub site add` printed at the hub",
         ) from None
-    with os.fdopen(descriptor, encoding="utf-8", errors="replace") as opened:
+    with os.fdopen(descriptor, encoding="utf-8-sig", errors="replace") as opened:
         status = os.fstat(opened.fileno())
         if not stat.S_ISREG(status.st_mode) or status.st_mode & 0o077:
             raise SutureError(

@@ -36,7 +36,7 @@ def _ask_for_devices() -> list[str]:
     if not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg")):
         return []  # spares importing torch where there is certainly none
     answer = subprocess.run(  # noqa: S603 - our own interpreter
-        [sys.executable, "-I", "-c", script], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-I", "-c", script], capture_output=True, encoding="utf-8", timeout=120, check=False
     )
     return answer.stdout.splitlines() if answer.returncode == 0 else []
 

@@ -154,7 +154,7 @@ class TaskFolder:
     def signer(self, index: int) -> str | None:
         """Return the fingerprint of the key that signed member `index`; None if nobody who is known here did."""
         try:
-            return (self.members / f"{index}.signer").read_text() or None
+            return (self.members / f"{index}.signer").read_text(encoding="ascii") or None
         except FileNotFoundError:
             return None
 
@@ -257,7 +257,7 @@ class TaskFolder:
             leftover.mkdir(mode=0o700)
         self.checkpoint.mkdir(mode=0o700, exist_ok=True)
         counter = self._own / "runs"
-        runs = int(counter.read_text()) + 1 if counter.exists() else 1
+        runs = int(counter.read_text(encoding="ascii")) + 1 if counter.exists() else 1
         files.write(counter, str(runs))
         files.write(self._own / "run.json", run.model_dump_json())
         return runs

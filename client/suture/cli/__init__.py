@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
+import sys
 
 
 def main() -> None:
@@ -12,6 +15,29 @@ def main() -> None:
 
         end_with_parent()
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # What a terminal cannot show is shown as "?": better than no answer.
+            stream.reconfigure(errors="replace")
     from suture.cli.app import app
 
-    app(prog_name="suture")
+    try:
+        app(prog_name="suture")
+    finally:
+        _flush()
+
+
+def _flush() -> None:
+    """Say so if what was printed could not be written: at its end, Python would say so in words of its own."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno == errno.EPIPE:  # whoever read it has gone, and knows
+            raise SystemExit(1) from None
+        from suture_contract.console.terminal import show_error
+        from suture_contract.exit_codes import ExitCode
+        from suture_contract.files import trouble
+
+        show_error(trouble(error, where="standard output"))
+        raise SystemExit(ExitCode.REFUSED) from None

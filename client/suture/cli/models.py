@@ -26,6 +26,7 @@ from suture_contract.console.terminal import (
     print_wide,
 )
 from suture_contract.errors import Cancelled, SutureError
+from suture_contract.files import read_text, telling, write_text
 from suture_contract.model.metadata import InputFormat, Task, TrainedOn
 from suture_contract.model.signature import SIGNATURE
 
@@ -103,10 +104,11 @@ def export(
     }
     module = _imported(source)
     example = torch.rand(2, *sizes, generator=torch.Generator().manual_seed(0))
-    folder.mkdir(parents=True, exist_ok=True)
+    with telling(folder, code="file.unwritable"):
+        folder.mkdir(parents=True, exist_ok=True)
     metadata = export_model(module, example, folder / "model.safetensors", **cast(Description, given))
-    (folder / "suture.json").write_text(metadata.to_json())
-    (folder / "README.md").write_text(write_card(source.rpartition(":")[0], metadata))
+    write_text(folder / "suture.json", metadata.to_json())
+    write_text(folder / "README.md", write_card(source.rpartition(":")[0], metadata))
     notes.print(f"wrote {folder}/model.safetensors, suture.json and README.md; the file alone computes the same")
     notes.print(f"next:  suture publish {folder} PARTY/NAME")
 
@@ -152,7 +154,7 @@ def publish(
     visibility: Visibility = "private" if private else "all"
     given: dict[str, Any] = {
         "metadata": metadata,
-        "card": card.read_text() if card is not None else None,
+        "card": read_text(card) if card is not None else None,
         "key": key,
         "password": password_of(key),
     }
@@ -320,7 +322,7 @@ def report(
     if html is not None:
         from suture_contract.report import to_html
 
-        html.write_text(to_html(found))
+        write_text(html, to_html(found))
         notes.print(f"wrote {html}")
     if format is Format.json:
         print_json(found)

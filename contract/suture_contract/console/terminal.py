@@ -54,8 +54,9 @@ def show_error(error: SutureError, form: Format = Format.text) -> None:
 
 
 def print_json(value: BaseModel | Mapping[str, Any] | Sequence[Any]) -> None:
-    """Print a document on standard output."""
-    print(json.dumps(_plain(value), indent=2, ensure_ascii=False))
+    """Print a document on standard output; where that takes no UTF-8, what is not ASCII is escaped."""
+    takes_all = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    print(json.dumps(_plain(value), indent=2, ensure_ascii=not takes_all))
 
 
 def print_table(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
@@ -13,6 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_group
 
 from suture_contract.errors import SutureError
+from suture_contract.files import trouble
 
 ENTRY_POINTS = "suture.commands"
 
@@ -68,10 +70,17 @@ class Commands(TyperGroup):
             with self._what_is_missing_named(ctx):
                 return super().invoke(ctx)
         except SutureError as error:
-            from suture_contract.console.terminal import Format, show_error
+            raise _told(error, ctx) from None
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # whoever read our output has gone
+                raise
+            raise _told(trouble(error), ctx) from None
+        except Exception as error:
+            if type(error).__module__.partition(".")[0] in ("typer", "click"):  # a wrong command line, or its end
+                raise
+            from suture_contract.console.unforeseen import unforeseen
 
-            show_error(error, Format(ctx.meta.get("suture.format", Format.text)))
-            raise typer.Exit(error.exit_code) from None
+            raise _told(unforeseen(error), ctx) from None
 
     @contextmanager
     def _what_is_missing_named(self, ctx: Any) -> Iterator[None]:
@@ -82,6 +91,14 @@ class Commands(TyperGroup):
             if not isinstance(entry, Joined):
                 raise
             raise _not_installed(error.name, ctx.invoked_subcommand, entry) from None
+
+
+def _told(error: SutureError, context: Any) -> typer.Exit:
+    """Print what is wrong, and return what ends the command."""
+    from suture_contract.console.terminal import Format, show_error
+
+    show_error(error, Format(context.meta.get("suture.format", Format.text)))
+    return typer.Exit(error.exit_code)
 
 
 def group(text: str, commands: Mapping[str, Entry] | None = None, *, completion: bool = False) -> typer.Typer:

@@ -30,6 +30,7 @@ from pydantic import (
 )
 
 from suture_contract.errors import SutureError
+from suture_contract.files import decoded
 from suture_contract.naming import problems_of
 
 SCHEMA: Literal["suture.model/1"] = "suture.model/1"
@@ -274,7 +275,7 @@ class ModelMetadata(_Closed):
         if len(text) > MAX_BYTES:
             raise SutureError("metadata.too_large", f"larger than {MAX_BYTES} bytes", where=where)
         try:
-            return cls.model_validate_json(text)
+            return cls.model_validate_json(decoded(text, where=where, code="metadata.encoding"))
         except ValidationError as error:
             first = problems_of(error.errors(include_url=False), cls)[0]
             hint = "the fields are described in docs/suture-json.md"

@@ -140,7 +140,7 @@ def verify(
 
     with tempfile.TemporaryDirectory(prefix="suture-") as folder:
         public, bundle = Path(folder) / "key.pub", Path(folder) / SIGNATURE
-        public.write_text(key.pem)
+        public.write_text(key.pem, encoding="ascii")
         bundle.write_bytes(signature)
         config = verifying.Config().use_elliptic_key_verifier(public_key=public)
         try:

@@ -174,7 +174,7 @@ def _write_manifest(folder: Path, database: Path, done: Copied) -> None:
         "missing": done.missing,
     }
     temporary = folder / f"{_MANIFEST}.new"
-    with temporary.open("w") as file:
+    with temporary.open("w", encoding="utf-8") as file:
         file.write(json.dumps(document, indent=2) + "\n")
         file.flush()
         os.fsync(file.fileno())
@@ -183,7 +183,7 @@ def _write_manifest(folder: Path, database: Path, done: Copied) -> None:
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
-        manifest: dict[str, Any] = json.loads((folder / _MANIFEST).read_text())
+        manifest: dict[str, Any] = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
         if manifest["schema"] != _SCHEMA or Path(manifest["database"]).name != manifest["database"]:
             raise ValueError
         return {"missing": [], **manifest}

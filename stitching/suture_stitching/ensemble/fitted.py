@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from suture_contract.documents import Candidate, CandidateSet
@@ -20,6 +19,7 @@ from suture_contract.files import replacing
 from suture_stitching.ensemble.members import Member
 from suture_stitching.ensemble.merge import GateTensors, Join
 from suture_stitching.features.points import StitchPoint
+from suture_stitching.portable.tensors import save_tensors
 
 CANDIDATES, STITCHES = "candidates.json", "stitches.safetensors"
 
@@ -36,10 +36,10 @@ class FitResult:
         """Write both files into `folder`; each replaces an older one in one step."""
         folder = Path(folder)
         with replacing(folder / CANDIDATES) as path:
-            path.write_text(self.candidates.model_dump_json(by_alias=True, exclude_none=True))
+            path.write_text(self.candidates.model_dump_json(by_alias=True, exclude_none=True), encoding="utf-8")
         with replacing(folder / STITCHES) as path:
             tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.stitches.items()}
-            save_file(tensors, path, {"input_shape": ",".join(map(str, self.input_shape))})
+            save_tensors(tensors, path, {"input_shape": ",".join(map(str, self.input_shape))})
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> FitResult:

@@ -23,7 +23,6 @@ from typing import TypeAlias
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from suture_contract.contributions import SPLITS, ClippedPrivacy, Described, SplitOfFit
@@ -36,6 +35,7 @@ from suture_stitching.ensemble.members import Member, batches, check_inputs, inp
 from suture_stitching.ensemble.merge import Merge
 from suture_stitching.features.moments import Moments, rows
 from suture_stitching.features.points import StitchPoint
+from suture_stitching.portable.tensors import save_tensors
 from suture_stitching.privacy.account import noise_of
 from suture_stitching.running.device import Precision, Runner
 from suture_stitching.running.progress import OnProgress, Progress, ignore
@@ -88,7 +88,7 @@ class Contribution:
             upper = one.scatter[_upper(len(one.mean))]
             tensors |= {f"{_name(key)}.mean": one.mean.float(), f"{_name(key)}.scatter": upper.float()}
         with replacing(Path(path)) as place:
-            save_file(tensors, place, {"described": self.described.to_json()})
+            save_tensors(tensors, place, {"described": self.described.to_json()})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Contribution:

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from suture_contract.errors import SutureError
@@ -26,6 +25,7 @@ from suture_contract.model.graph_json import graph_to_json
 from suture_stitching.portable.dry_run import Budget, measure, with_outputs
 from suture_stitching.portable.program import Plan, Program, Slots, nest
 from suture_stitching.portable.schemas import TENSOR_KIND, TORCH_DTYPES
+from suture_stitching.portable.tensors import save_tensors
 
 #: Arguments that hold running statistics, which no gradient may change.
 _STATISTICS = {"aten.batch_norm.default": (3, 4), "aten.instance_norm.default": (3, 4)}
@@ -155,7 +155,7 @@ def write(graph: Graph, tensors: Mapping[str, Tensor], path: Path) -> PortableHe
         graph = with_outputs(graph, tensors)
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {"format": FORMAT, "version": VERSION, "graph": graph_to_json(graph), "torch": torch.__version__}
-    save_file(content, path, metadata)
+    save_tensors(content, path, metadata)
     _order_metadata(path)
     header = check_file(path)
     Program(header.graph)

@@ -20,7 +20,6 @@ from typing import Any, TypeAlias
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from suture_contract.errors import SutureError
@@ -28,6 +27,7 @@ from suture_contract.files import replacing
 from suture_contract.model.graph_json import graph_to_json
 from suture_stitching.data import SPLITS, Dataset
 from suture_stitching.ensemble.members import Member, batch_size
+from suture_stitching.portable.tensors import save_tensors
 
 FORMAT = "suture.checkpoint/1"
 #: Unfinished parts are written this often at most, and less often where writing takes long.
@@ -78,7 +78,7 @@ class Checkpoint:
             }
             try:
                 with replacing(self._folder / f"{name}.safetensors") as path:
-                    save_file(content, path, metadata)
+                    save_tensors(content, path, metadata)
             except (OSError, SafetensorError, SutureError) as error:
                 self._give_up(error)
         now = time.monotonic()

@@ -43,7 +43,7 @@ def die_with_parent(parent: int) -> None:
 def name(word: str) -> None:
     """Have `ps` and `top` show this process by a name of up to 15 letters."""
     if sys.platform == "linux":
-        Path("/proc/self/comm").write_text(word)
+        Path("/proc/self/comm").write_text(word, encoding="ascii")
 
 
 def need_one_thread() -> None:
@@ -73,7 +73,7 @@ def limit(*, memory_bytes: int, cpu_seconds: int) -> None:
     _lower(resource.RLIMIT_CORE, 0)
     # When memory runs out on the whole machine, this process is the one to end, not the worker or the agent.
     with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 
 
 def no_privileges() -> bool:

@@ -66,7 +66,7 @@ def divide(task: TaskFolder, shares: int) -> None:
 def count(task: TaskFolder) -> int:
     """Return how many shares each step of the task has; 0 if it is not divided."""
     try:
-        return max(0, min(MAX_PLACES, int((task.shares / "count").read_text())))
+        return max(0, min(MAX_PLACES, int((task.shares / "count").read_text(encoding="ascii"))))
     except (OSError, ValueError):
         return 0
 

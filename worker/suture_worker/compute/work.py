@@ -196,7 +196,7 @@ def crash_code(status: int, printed: str, *, starved: bool) -> str:
 def _out_of_memory_kills() -> int:
     """Return how many processes this machine's kernel has ended for want of memory."""
     try:
-        lines = Path("/proc/vmstat").read_text().splitlines()
+        lines = Path("/proc/vmstat").read_text(encoding="ascii").splitlines()
     except OSError:
         return 0
     return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
