@@ -137,7 +137,7 @@ def test_without_room_for_a_checkpoint_the_work_goes_on(
     def full(*_arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(checkpoint, "save_tensors", full)
     with caplog.at_level(logging.WARNING):
         assert _equal(fit.fit(pair, dataset(), own=0, options=OPTIONS, checkpoint=tmp_path / "full"), whole)
     assert sum("going on without" in message for message in caplog.messages) == 2

@@ -87,7 +87,7 @@ def test_every_problem_is_found_in_one_go(site, found):
     checks = found()
     assert checks["hub"].status == "fail"
     assert "no connection" in checks["hub"].detail
-    assert "firewall" in checks["hub"].hint
+    assert "check the URL" in checks["hub"].hint
     assert checks["dataset patches"].status == "fail"
     assert "mounted" in checks["dataset patches"].hint
     assert checks["token"].status == "fail"
