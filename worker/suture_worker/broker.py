@@ -71,9 +71,8 @@ def find_server() -> Server:
 def _ask_version(program: Path) -> Server | None:
     """Return what a program says of itself; None if it is no server that we know."""
     try:
-        told = subprocess.run(
-            [program, "--version"], capture_output=True, text=True, timeout=10, check=True, encoding="utf-8"
-        ).stdout  # noqa: S603
+        command = [program, "--version"]
+        told = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=10, check=True).stdout  # noqa: S603
     except (OSError, subprocess.SubprocessError):
         return None
     found = re.search(r"\bv=(\d+\.\d+[.\w]*)", told)
