@@ -71,7 +71,7 @@ def find_server() -> Server:
 def _ask_version(program: Path) -> Server | None:
     """Return what a program says of itself; None if it is no server that we know."""
     try:
-        command = [program, "--version"]
+        command = [str(program), "--version"]
         told = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=10, check=True).stdout  # noqa: S603
     except (OSError, subprocess.SubprocessError):
         return None
