@@ -1,10 +1,15 @@
 """The choice among candidates and the verdicts."""
 
+import re
+from dataclasses import fields
+from pathlib import Path
+
 import pytest
 
 from suture_contract.documents import Candidate, CandidateSet, Evaluation, Gate, Interval, Score, SplitScores
 from suture_contract.errors import SutureError
 from suture_contract.model.metadata import Member
+from suture_stitching.evaluation.rule import RULE, THRESHOLDS, Thresholds
 from suture_stitching.evaluation.select import choose
 
 MEMBERS = tuple(Member(repo=f"{p}/m", revision="a" * 40, sha256="b" * 64) for p in ("north", "south"))
@@ -184,3 +189,13 @@ def test_an_evaluation_that_leaves_candidates_out_is_refused() -> None:
     with pytest.raises(SutureError) as raised:
         choose(CANDIDATES, {"north": evaluation([1, 1, 1, 1], 0)}, requester="north")
     assert raised.value.code == "evaluation.incomplete"
+
+
+def test_the_page_states_the_rule_as_it_is():
+    page = (Path(__file__).parents[2] / "docs/stitching.md").read_text(encoding="utf-8")
+    steps = re.findall(r"^\d\. \*\*.*\(`(\w+)`\)", page, re.MULTILINE)
+    assert steps == [keep.__name__ for keep in RULE]
+    for field in fields(Thresholds):
+        value = getattr(THRESHOLDS, field.name)
+        text = f"{value:g}" if value >= 1 else f"{value * 100:g} %"
+        assert f"| `{field.name}` | {text} |" in page
