@@ -7,8 +7,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install
 # The first interpreter that Suture runs on.
 PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
 	$$name -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$name && break; done)
+# On Linux the usual index gives a PyTorch with CUDA, of several GB. Where no GPU is, it comes from PyTorch's index of wheels
+# without CUDA, if that can be reached.
+CPU_WHEELS ?= $(shell sed -n 's/^\# Wheels without CUDA: //p' constraints.txt)
+CAN_OPEN = import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeout=5)
+TORCH_INDEX = $(shell test "$$(uname -s)" = Linux && ! nvidia-smi -L >/dev/null 2>&1 && \
+	$(PYTHON) -c '$(CAN_OPEN)' $(CPU_WHEELS)/torch/ 2>/dev/null && echo --index-url $(CPU_WHEELS))
 
-.PHONY: help demo up test test-quick faults lint reference licences format clean
+.PHONY: help demo up test test-quick images faults lint reference licences format clean
 .DEFAULT_GOAL := help
 
 help:  ## show this
@@ -22,6 +28,9 @@ up: $(INSTALLED)  ## keep a hub and a site running on this machine
 
 test: $(INSTALLED)  ## run all tests
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
+
+images: $(INSTALLED)  ## replay what the images install, without Docker, start hub and site from it; the demo from the wheel
+	@$(BIN)/python .ci/images.py
 
 faults: $(INSTALLED)  ## break everything at every stage of a job, and write what came of it to docs/faults.md
 	@$(BIN)/python -m tests.fault --jobs 2 --write docs/faults.md
@@ -51,7 +60,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@echo "Installing Suture into $(VENV), once; this takes a few minutes."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "  1/2  PyTorch"
-	@$(PIP) --quiet "$$(sed -n '/^torch==/p' constraints.txt)"
+	@$(PIP) --quiet $(TORCH_INDEX) "$$(sed -n '/^torch==/p' constraints.txt)"
 	@echo "  2/2  Suture and what else it uses"
-	@$(PIP) --quiet --constraint constraints.txt --editable '.[dev]'
+	@$(PIP) --quiet --constraint constraints.txt --editable '.[service,worker,onnx,demo,dev]'
 	@touch $@

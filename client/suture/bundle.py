@@ -15,6 +15,7 @@ from suture.arguments import PAGE, check_description, check_network
 from suture_contract.card import merge_card, write_card
 from suture_contract.compatibility import check_labels
 from suture_contract.errors import SutureError
+from suture_contract.extras import needs
 from suture_contract.model.format import check_against, check_file
 from suture_contract.model.metadata import (
     ModelMetadata,
@@ -141,10 +142,11 @@ def export_model(module: Module, example: Tensor, path: Path, **description: Unp
 
     `example` is a batch of inputs `(N, C, *spatial)` with N >= 2.
     """
-    import torch
+    with needs("torch"):
+        import torch
 
-    from suture_stitching.portable.export import export
-    from suture_stitching.portable.runtime import load
+        from suture_stitching.portable.export import export
+        from suture_stitching.portable.runtime import load
 
     check_network(module, example)
     check_description(description, Description.__annotations__)

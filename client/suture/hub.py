@@ -39,6 +39,7 @@ from suture.signing import Trust, check_flags
 from suture.transfers import OnBytes
 from suture_contract.documents import Report
 from suture_contract.errors import SutureError
+from suture_contract.extras import needs
 from suture_contract.files import read_text
 from suture_contract.fit_options import FitOptions
 from suture_contract.model.format import METADATA, check_against, check_file, find_model
@@ -254,7 +255,8 @@ class Hub:
         Signature, digests and lineage are verified; nothing in the file is executed but the graph's allowed operators.
         What was withdrawn, or made of it, is refused unless `allow_flagged`.
         """
-        from suture_stitching.portable.runtime import load
+        with needs("torch"):
+            from suture_stitching.portable.runtime import load
 
         found = self._usable(repo, revision, allow_flagged=allow_flagged)
         path = cached(self.connection, found, found.model_file)

@@ -13,7 +13,7 @@ better at north, too: how stitching fares then, `benchmarks/study.py` says.)
     train = data.split == "train"
     digits.train(module, data.images[train], data.labels[train], seed=0)
 
-Needs scikit-learn (`pip install suture[demo]`); nothing is downloaded.
+Needs scikit-learn, which the extra `demo` brings; nothing is downloaded.
 """
 
 from __future__ import annotations

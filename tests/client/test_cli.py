@@ -149,7 +149,7 @@ def test_a_missing_extra_is_named(missing: str, arguments: list[str], extra: str
     )
     assert ended.returncode == ExitCode.REFUSED, ended.stderr
     assert f"{missing} is not installed" in ended.stderr
-    assert f"pip install 'suture[{extra}]'" in ended.stderr
+    assert f"pip install '.[{extra}]'" in " ".join(ended.stderr.split())
     assert "suture.not_installed" in ended.stderr
 
 
@@ -157,7 +157,7 @@ def test_a_package_that_is_not_there_at_all_is_named_by_its_extra(monkeypatch: p
     monkeypatch.setattr(tree, "entry_points", lambda **_: ())
     ended = suture("hub", "migrate")
     assert ended.exit_code == ExitCode.REFUSED
-    assert "pip install 'suture[service]'" in ended.stderr
+    assert "pip install '.[service]'" in " ".join(ended.stderr.split())
     assert "hub " in suture("--help").output
 
 

@@ -32,7 +32,7 @@ def export_onnx(
     with other sizes, and is written only if both give the same. Labels and suture.json go along as its metadata.
     What the model expects its caller to do before it (preprocessing in suture.json) is not part of it.
 
-    Needs the extra onnx: pip install 'suture[onnx]'
+    Needs the extra onnx: pip install '.[torch,onnx]' in a checkout
 
     \b
     Examples:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_group
 
 from suture_contract.errors import SutureError
+from suture_contract.extras import needs, not_installed
 from suture_contract.files import trouble
 
 ENTRY_POINTS = "suture.commands"
@@ -24,6 +25,11 @@ class Lazy(NamedTuple):
 
     where: str
     help: str
+
+    @property
+    def extra(self) -> str | None:
+        """What brings what it may import; None for a command of a `Joined` group, which knows."""
+        return "torch" if self.where.startswith("suture.") else None
 
 
 class Joined(NamedTuple):
@@ -60,9 +66,10 @@ class Commands(TyperGroup):
     def load(self, name: str) -> Any:
         """Return the command of that name, imported."""
         entry = self.table.get(name)
-        if isinstance(entry, Joined):
-            return _made(name, _joined(name, entry))
-        return _made(name, _found(entry.where)) if isinstance(entry, Lazy) else self.commands[name]
+        if not isinstance(entry, Lazy | Joined):
+            return self.commands[name]
+        with needs(entry.extra, f"suture {name}") if entry.extra else nullcontext():
+            return _made(name, _found(entry.where) if isinstance(entry, Lazy) else _joined(name, entry))
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
@@ -88,9 +95,10 @@ class Commands(TyperGroup):
             yield
         except ModuleNotFoundError as error:
             entry = self.table.get(ctx.invoked_subcommand or "")
-            if not isinstance(entry, Joined):
+            if not isinstance(entry, Lazy | Joined) or entry.extra is None:
                 raise
-            raise _not_installed(error.name, ctx.invoked_subcommand, entry) from None
+            with needs(entry.extra, f"suture {ctx.invoked_subcommand}"):
+                raise error
 
 
 def _told(error: SutureError, context: Any) -> typer.Exit:
@@ -135,21 +143,9 @@ def _found(where: str) -> Any:
 
 
 def _joined(name: str, entry: Joined) -> Any:
-    try:
-        for point in entry_points(group=ENTRY_POINTS, name=name):
-            return point.load()
-    except ModuleNotFoundError as error:
-        raise _not_installed(error.name, name, entry) from None
-    raise _not_installed(None, name, entry)
-
-
-def _not_installed(module: str | None, name: str, entry: Joined) -> SutureError:
-    return SutureError(
-        "suture.not_installed",
-        f"{module.partition('.')[0] if module else 'what this command belongs to'} is not installed",
-        where=f"suture {name}",
-        hint=f"pip install 'suture[{entry.extra}]'",
-    )
+    for point in entry_points(group=ENTRY_POINTS, name=name):
+        return point.load()
+    raise not_installed("what this command belongs to", entry.extra, f"suture {name}")
 
 
 def _made(name: str, found: Any) -> Any:

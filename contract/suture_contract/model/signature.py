@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from suture_contract.errors import SutureError
+from suture_contract.extras import how_to_install
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
@@ -222,5 +223,5 @@ def _require_library() -> None:
         raise SutureError(
             "signing.missing",
             f"signatures need a library that is not installed ({error.name})",
-            hint="pip install 'suture[signing]'",
+            hint=how_to_install("signing"),
         ) from None

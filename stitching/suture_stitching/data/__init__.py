@@ -13,6 +13,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from suture_contract.errors import SutureError
+from suture_contract.extras import how_to_install
 from suture_stitching.data.arrays import ArrayDataset
 from suture_stitching.data.dataset import Dataset
 from suture_stitching.data.spec import FOLDERS, SPLITS, Columns, DatasetSpec, Split, SplitRule
@@ -47,7 +48,7 @@ def open_dataset(spec: DatasetSpec) -> Dataset:
                     "dataset.missing_package",
                     "volumes need nibabel and MONAI",
                     where=where,
-                    hint="pip install 'suture[imaging]'",
+                    hint=how_to_install("imaging"),
                 )
             from suture_stitching.data.volumes import VolumeFolder
 

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from suture_contract.errors import SutureError
+from suture_contract.extras import how_to_install
 from suture_contract.files import replacing
 from suture_contract.model.graph import Graph, Input, Node
 from suture_contract.model.metadata import ModelMetadata
@@ -92,9 +93,7 @@ def export_onnx(
 def _check_installed() -> None:
     for package in ("onnx", "onnxruntime", "onnxscript"):  # torch's exporter uses the last
         if find_spec(package) is None:
-            raise SutureError(
-                "onnx.not_installed", f"{package} is not installed", hint="install it: pip install 'suture[onnx]'"
-            )
+            raise SutureError("onnx.not_installed", f"{package} is not installed", hint=how_to_install("onnx"))
 
 
 def _refuse_what_onnx_lacks(model: PortableModel) -> None:
