@@ -140,7 +140,7 @@ def rehearse(seed: int) -> Outcome:
     """Play the demo's science once."""
     with tempfile.TemporaryDirectory() as folder:
         here = stage(seed, Path(folder))
-        return ship(here, fit(here.members, here.datasets[ASKING], options=FitOptions(seed=seed)), Path(folder))
+        return ship(here, fitted(here, FitOptions(seed=seed)), Path(folder))
 
 
 def stage(seed: int, folder: Path) -> Stage:
@@ -160,6 +160,12 @@ def trained(party: str, data: digits.PartyData, seed: int, progress: OnProgress 
     learnt_from = data.split == "train"
     images, labels = data.images[learnt_from], data.labels[learnt_from]
     return digits.train(digits.network(party, seed), images, labels, seed=seed, progress=progress)
+
+
+def fitted(stage: Stage, options: FitOptions) -> FitResult:
+    """Return what the asking party's site fits on its own data."""
+    own = digits.PARTIES.index(ASKING)
+    return fit(stage.members, stage.datasets[ASKING], options=options, own=own)
 
 
 def ship(stage: Stage, fitted: FitResult, folder: Path) -> Outcome:

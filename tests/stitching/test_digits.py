@@ -14,7 +14,6 @@ from suture_contract.fit_options import FitOptions
 from suture_local import digits, shipped
 from suture_stitching.ensemble.compose import compose
 from suture_stitching.ensemble.fitted import FitResult
-from suture_stitching.fitting.fit import fit
 from suture_stitching.portable.runtime import load, save
 
 
@@ -25,7 +24,7 @@ def parties(tmp_path_factory: pytest.TempPathFactory) -> shipped.Stage:
 
 @pytest.fixture(scope="module")
 def fitted(parties: shipped.Stage) -> FitResult:
-    return fit(parties.members, parties.datasets["north"])
+    return shipped.fitted(parties, FitOptions(seed=0))
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +55,12 @@ def test_what_is_judged_is_what_was_evaluated(outcome: shipped.Outcome) -> None:
 def test_without_refinement_the_targets_are_missed_with_gates_or_without(
     parties: shipped.Stage, tmp_path: Path, gates: bool
 ) -> None:
-    bare = fit(parties.members, parties.datasets["north"], options=FitOptions(refine=False))
+    bare = shipped.fitted(parties, FitOptions(seed=0, refine=False))
     kept = [candidate for candidate in bare.candidates.candidates if gates or candidate.gate is None]
     numbered = tuple(one.model_copy(update={"id": f"c{number:02d}"}) for number, one in enumerate(kept))
     bare = replace(bare, candidates=bare.candidates.model_copy(update={"candidates": numbered}))
     assert any(one.kind == "stitched" for one in numbered)
+    assert any(one.kind == "routed" for one in numbered) is gates
     found = shipped.ship(parties, bare, tmp_path)
     assert "better than routing alone at north" in missed(found.judged, found.report)
 
