@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from suture_contract.errors import SutureError
 from suture_contract.model.graph import INPUT, TENSOR, Graph, Input
@@ -36,6 +36,7 @@ __all__ = [
     "TensorInfo",
     "check_against",
     "check_file",
+    "check_opened",
     "find_model",
     "graph_from_json",
     "graph_to_json",
@@ -130,15 +131,20 @@ def check_file(path: str | Path) -> PortableHeader:
     path = Path(path)
     try:
         with path.open("rb") as file:
-            size = file.seek(0, 2)
-
-            def read(offset: int, length: int) -> bytes:
-                file.seek(offset)
-                return file.read(length)
-
-            return read_header(read, size, where=path.name)
+            return check_opened(file, where=path.name)
     except OSError as error:
         raise SutureError("model.unreadable", error.strerror or "cannot be read", where=str(path)) from error
+
+
+def check_opened(file: BinaryIO, *, where: str) -> PortableHeader:
+    """Check the portable model that was opened as `file` as `check_file` does; raises `OSError`, too."""
+    size = file.seek(0, 2)
+
+    def read(offset: int, length: int) -> bytes:
+        file.seek(offset)
+        return file.read(length)
+
+    return read_header(read, size, where=where)
 
 
 def check_against(header: PortableHeader, metadata: ModelMetadata, *, where: str = "suture.json") -> None:

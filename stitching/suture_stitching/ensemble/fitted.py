@@ -19,6 +19,7 @@ from suture_contract.files import replacing
 from suture_stitching.ensemble.members import Member
 from suture_stitching.ensemble.merge import GateTensors, Join
 from suture_stitching.features.points import StitchPoint
+from suture_stitching.portable.layout import settled
 from suture_stitching.portable.tensors import save_tensors
 
 CANDIDATES, STITCHES = "candidates.json", "stitches.safetensors"
@@ -51,7 +52,7 @@ class FitResult:
             raise SutureError("candidates.invalid", _first_line(error), where=CANDIDATES) from None
         try:
             with safe_open(folder / STITCHES, framework="pt") as file:
-                stitches = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+                stitches = {name: settled(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118  # no mapping
                 shape = (file.metadata() or {}).get("input_shape", "")
             sizes = tuple(int(size) for size in shape.split(","))
         except (OSError, SafetensorError, ValueError) as error:

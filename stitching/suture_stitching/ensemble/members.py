@@ -17,6 +17,7 @@ from suture_contract.model.metadata import Member as MemberRef
 from suture_stitching.data import Dataset, Split
 from suture_stitching.features.moments import to_grid
 from suture_stitching.features.points import StitchPoint, stitchable
+from suture_stitching.portable.layout import settled
 from suture_stitching.portable.runtime import PortableModel
 
 #: Numbers in one input batch: bounds the memory of a pass.
@@ -93,6 +94,8 @@ def batches(
     found = dataset.whole(split, only=only) if whole else dataset.batches(split, at_once, seed=seed, only=only)
     for x, y in found:
         x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
+        if not whole:  # whole samples may be larger than memory, and are copied window by window
+            x = settled(x)
         if ours and theirs and ours != theirs:
             x = (x - theirs[0]) * ((ours[1] - ours[0]) / (theirs[1] - theirs[0])) + ours[0]
         if matrix is not None:

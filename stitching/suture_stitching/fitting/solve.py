@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from suture_stitching.features.moments import Moments
+from suture_stitching.portable.layout import settled
 
 RIDGES = tuple(10.0**exponent for exponent in range(-8, 3))
 
@@ -66,7 +67,7 @@ class Source:
             errors.append(float(error))
             shrinkages.append(shrinkage)
         best = min(range(len(ridges)), key=errors.__getitem__)
-        weight = (self._vectors @ (projected * shrinkages[best][:, None])).T
+        weight = settled((self._vectors @ (projected * shrinkages[best][:, None])).T)
         bias = self._moments.mean[target] - weight @ self._moments.mean[self._columns]
         r2 = explained_variance(self._held_out, self._columns, target, weight, bias)
         return Solution(weight, bias, r2, ridges[best])

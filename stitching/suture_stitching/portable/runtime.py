@@ -11,18 +11,18 @@ import json
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from suture_contract.errors import SutureError
 from suture_contract.files import replacing
-from suture_contract.model.format import FORMAT, VERSION, PortableHeader, check_file, leaves
+from suture_contract.model.format import FORMAT, VERSION, PortableHeader, check_file, check_opened, leaves
 from suture_contract.model.graph import TENSOR, Graph, Input, Ref
 from suture_contract.model.graph_json import graph_to_json
 from suture_stitching.portable.dry_run import Budget, measure, with_outputs
+from suture_stitching.portable.layout import settled
 from suture_stitching.portable.program import Plan, Program, Slots, nest
 from suture_stitching.portable.schemas import TENSOR_KIND, TORCH_DTYPES
 from suture_stitching.portable.tensors import save_tensors
@@ -36,7 +36,8 @@ class PortableModel(torch.nn.Module):
 
     `tensors` maps the names in the graph to tensors. They become parameters that need no gradient (running statistics
     and integers become buffers) under names of their own; gradients flow through the activations. Inputs and outputs
-    are as in `graph.inputs` and `graph.outputs`, batch first.
+    are as in `graph.inputs` and `graph.outputs`, batch first. A tensor that lies otherwise in memory than one that was
+    loaded is copied, so that the same numbers give the same bits.
     """
 
     def __init__(self, graph: Graph | Program, tensors: Mapping[str, Tensor]) -> None:
@@ -49,7 +50,7 @@ class PortableModel(torch.nn.Module):
         self._own_names = {name: f"t{index}" for index, name in enumerate(dict.fromkeys(named))}
         statistics = _statistics(graph)
         for name, own in self._own_names.items():
-            tensor = tensors[name].detach()
+            tensor = settled(tensors[name].detach())
             if tensor.is_floating_point() and name not in statistics:
                 self.register_parameter(own, torch.nn.Parameter(tensor, requires_grad=False))
             else:
@@ -133,11 +134,16 @@ def load(
     tensor is read. Raises `SutureError` (`model.*`). Run files of strangers in a process of their own.
     """
     path = Path(path)
-    header = check_file(path)
-    program = Program(header.graph)
-    if input_shapes is not None:
-        measure(program, header.tensors, input_shapes, budget)
-    return PortableModel(program, _read_tensors(path, header, device))
+    try:
+        with path.open("rb") as file:
+            header = check_opened(file, where=path.name)
+            program = Program(header.graph)
+            if input_shapes is not None:
+                measure(program, header.tensors, input_shapes, budget)
+            tensors = {name: _read(file, header, name, path.name).to(device) for name in header.tensors}
+    except OSError as error:
+        raise SutureError("model.unreadable", error.strerror or "cannot be read", where=str(path)) from error
+    return PortableModel(program, tensors)
 
 
 def save(graph: Graph, tensors: Mapping[str, Tensor], path: str | os.PathLike[str]) -> PortableHeader:
@@ -205,20 +211,18 @@ def _statistics(graph: Graph) -> set[str]:
     return found
 
 
-def _read_tensors(path: Path, header: PortableHeader, device: str | torch.device) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            tensors = {name: file.get_tensor(name) for name in header.tensors}
-    except (SafetensorError, OSError) as error:
-        raise SutureError("model.unreadable", str(error)[:200], where=path.name) from error
-    for name, info in header.tensors.items():
-        if tuple(tensors[name].shape) != info.shape or tensors[name].dtype != TORCH_DTYPES[info.dtype]:
-            raise SutureError("model.unreadable", f"tensor {name} changed while it was read", where=path.name)
-        if info.dtype == "bool" and (tensors[name].view(torch.uint8) > 1).any():
-            raise SutureError(
-                "model.tensors",
-                f"tensor {name} holds other values than true and false",
-                where=path.name,
-                hint="the file is damaged or was not written by Suture; export it again",
-            )
-    return tensors
+def _read(file: BinaryIO, header: PortableHeader, name: str, where: str) -> Tensor:
+    """Return a tensor in memory of its own: what is mapped from a file lies at any address, and changes with it."""
+    info = header.tensors[name]
+    content = torch.empty(info.end - info.start, dtype=torch.uint8)
+    file.seek(header.data_start + info.start)
+    if file.readinto(content.numpy().data) != len(content):  # type: ignore[attr-defined]
+        raise SutureError("model.unreadable", f"tensor {name} changed while it was read", where=where)
+    if info.dtype == "bool" and (content > 1).any():
+        raise SutureError(
+            "model.tensors",
+            f"tensor {name} holds other values than true and false",
+            where=where,
+            hint="the file is damaged or was not written by Suture; export it again",
+        )
+    return content.view(TORCH_DTYPES[info.dtype]).reshape(info.shape)

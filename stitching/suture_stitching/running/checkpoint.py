@@ -92,7 +92,7 @@ class Checkpoint:
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
-                # Copied, because what is mapped from a file lies at any address, and results depend on alignment.
+                # Copied even where it lies well: what is mapped from a file changes with it.
                 tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118  # no mapping
         except FileNotFoundError:
             return None
