@@ -14,7 +14,7 @@ CAN_OPEN = import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeo
 TORCH_INDEX = $(shell test "$$(uname -s)" = Linux && ! nvidia-smi -L >/dev/null 2>&1 && \
 	$(PYTHON) -c '$(CAN_OPEN)' $(CPU_WHEELS)/torch/ 2>/dev/null && echo --index-url $(CPU_WHEELS))
 
-.PHONY: help demo up test test-quick images faults lint reference licences format clean
+.PHONY: help demo up test test-quick images kernels faults lint reference licences format clean
 .DEFAULT_GOAL := help
 
 help:  ## show this
@@ -31,6 +31,13 @@ test: $(INSTALLED)  ## run all tests
 
 images: $(INSTALLED)  ## replay what the images install, without Docker, start hub and site from it; the demo from the wheel
 	@$(BIN)/python .ci/images.py
+
+# What a processor decides: which kernels torch, oneDNN and MKL choose, and how many threads share the work.
+kernels: $(INSTALLED)  ## run the tests with numbers as other processors would, with one thread and with two
+	@for as in "ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 OMP_NUM_THREADS=1" \
+		"ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 OMP_NUM_THREADS=2"; do \
+		echo "$$as"; env $$as $(BIN)/python -m pytest -n 2 --dist loadfile -q tests/stitching || exit 1; \
+	done
 
 faults: $(INSTALLED)  ## break everything at every stage of a job, and write what came of it to docs/faults.md
 	@$(BIN)/python -m tests.fault --jobs 2 --write docs/faults.md

@@ -39,7 +39,7 @@ def fit(
         str | None, typer.Option(help="the data's classes in the order of their index: a,b; by default your model's")
     ] = None,
     label: Annotated[str | None, typer.Option(metavar="COLUMN", help="a table's column of labels")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="the same seed gives the same result")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="the same seed gives the same result on the same machine")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, help="steps of refinement per candidate")] = None,
     refine: Annotated[bool, typer.Option(help="train the stitches of the best candidates on the task")] = True,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1")] = "cpu",

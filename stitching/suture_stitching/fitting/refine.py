@@ -81,7 +81,7 @@ def refine(
     `spreads` are by the name of the stitch's weight. The loss is that of the ensemble's output plus the mean of the
     members' own, on the training split; the result is the one with the lowest loss on the validation split, which may
     be the closed form. The members run in the precision of `runner`; losses and stitches are float32. Deterministic for
-    a seed on the same device.
+    a seed on processors and devices of one kind with equally many threads.
     """
     trainer = _Trainer(members, task, joins, stitches, spreads, runner)
     reader = _Reader(trainer, members, dataset, runner, seed)

@@ -4,7 +4,7 @@ A portable graph has no operator that changes its arguments: a file could do har
 (`nn.ReLU(inplace=True)`) therefore became a new tensor at export, and so did each sum of a stitched ensemble. On a
 processor, a new map of some megabytes costs several times what its arithmetic does: its pages have to be found first.
 So the interpreter puts such a result where the first argument was, if that is memory of the pass's own that dies there.
-The values are the same, bit for bit.
+The values are the same, bit for bit: the operator is, and so is where its arguments lie.
 """
 
 from __future__ import annotations
