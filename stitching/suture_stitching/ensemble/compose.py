@@ -18,8 +18,8 @@ from suture_stitching.tasks import task_of
 def compose(members: Sequence[Member], fitted: FitResult, candidate_id: str) -> PortableModel:
     """Return the candidate as one model that reads `input_spec(members)` and gives `output_spec(...)`.
 
-    Its output is that of the candidate evaluated piece by piece, to rounding. Write it with `portable.runtime.save`. Raises
-    `SutureError` (`candidate.unknown`, `candidates.*`).
+    Its output is that of the candidate evaluated piece by piece, to rounding. Write it with `portable.runtime.save`.
+    Raises `SutureError` (`candidate.unknown`, `candidates.*`).
     """
     merge = Merge(members, task_of([member.metadata for member in members], ()), fitted.stitches)
     (output,) = outputs_of(merge, fitted, [fitted.candidate(candidate_id)])

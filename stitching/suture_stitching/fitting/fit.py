@@ -98,8 +98,9 @@ def fit(
     The members are not changed. `progress` is called between batches and may raise `Cancelled`. The same seed gives the
     same bytes on processors and devices of one kind with equally many threads, also when the fit was killed at any
     point and called again with the same folder `checkpoint`, which can be removed afterwards. `precision` is that in
-    which members run. Raises `SutureError`: `members.*` for models that do not go together, `dataset.*` for unfit data, `features.not_finite` for a model that
-    gives NaN or infinity on this data, `work.out_of_memory` when a single sample is too much.
+    which members run. Raises `SutureError`: `members.*` for models that do not go together, `dataset.*` for unfit data,
+    `features.not_finite` for a model that gives NaN or infinity on this data, `work.out_of_memory` when a single sample
+    is too much.
 
     `contributions` are other parties' moments for these members (see `contribute`): further candidates have stitches in
     closed form that weigh them with the moments of `dataset`.

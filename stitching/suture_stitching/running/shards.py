@@ -3,8 +3,8 @@
 A pass over the data is cut into blocks of consecutive batches, by the data alone. What is found in a block is added up
 by itself and then to what was found in the blocks before it, whoever did it: sums of floating-point numbers depend on
 their order, and so the result is the same to the last bit for any number of processes, on processors of one kind and
-with equally many threads. A share leaves finished blocks as parts in the checkpoint's folder, where the whole work finds them; a part
-that is not there is simply done by the whole work itself.
+with equally many threads. A share leaves finished blocks as parts in the checkpoint's folder, where the whole work
+finds them; a part that is not there is simply done by the whole work itself.
 """
 
 from __future__ import annotations
