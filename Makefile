@@ -50,6 +50,7 @@ lint: $(INSTALLED)  ## check style and types
 
 reference: $(INSTALLED)  ## write the pages that are made from the code: error codes, Python API
 	@$(BIN)/python .ci/reference.py
+	@$(BIN)/python -m tests.cli_json
 
 licences: $(INSTALLED)  ## list the licences of all that an installed Suture needs, and check that they fit
 	@$(BIN)/python .ci/licences.py

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from tests import cli_json
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -40,7 +41,11 @@ number = 3
 
 
 def suture(*arguments: str | Path, given: str | None = None) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=given)
+    words = [str(argument) for argument in arguments]
+    ended = CliRunner().invoke(app, words, input=given)
+    if "json" in words and ended.exit_code == 0:
+        cli_json.checked(words, ended.stdout)
+    return ended
 
 
 def commands() -> list[tuple[str, ...]]:
@@ -187,6 +192,19 @@ def test_the_shell_completes_commands(shell: str, tmp_path: Path) -> None:
     assert f"{shell} completion installed" in run("--install-completion", shell)
     written = "".join(file.read_text() for file in tmp_path.rglob("*") if file.is_file())
     assert "_SUTURE_COMPLETE" in written
+
+
+def test_the_page_of_json_documents_is_what_the_commands_say() -> None:
+    assert all(kind is not None for _, kind in cli_json.PRINTED)
+    again = "it is not what the code says: make reference"
+    assert cli_json.PAGE.read_text(encoding="utf-8") == cli_json.page(), again
+
+
+def test_every_command_that_lists_or_shows_has_json() -> None:
+    telling = {"list", "show", "models", "hubs", "report", "inspect", "verify", "check", "explain", "standing"}
+    for path, _, _ in walk(get_command(app)):
+        if path and path[-1] in telling:
+            assert cli_json.prints_json(path), path
 
 
 # A party's commands

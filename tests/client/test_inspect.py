@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import Result
+from tests import cli_json
 from torch import nn
 from typer.testing import CliRunner
 
@@ -37,7 +38,11 @@ METADATA: dict[str, Any] = {
 
 
 def suture(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+    words = [str(argument) for argument in arguments]
+    ended = CliRunner().invoke(app, words)
+    if "json" in words and ended.exit_code == 0:
+        cli_json.checked(words, ended.stdout)
+    return ended
 
 
 @pytest.fixture
@@ -157,10 +162,10 @@ def test_hostile_files_are_refused_or_only_described() -> None:
         assert ended.output.replace("\n", "").isprintable(), path.stem
 
 
-def test_help_does_not_import_torch() -> None:
+def test_no_command_imports_torch_before_it_is_run() -> None:
     code = (
-        "import sys; from suture.cli.app import app\n"
-        "try: app(['inspect', '--help'])\nfinally: print('torch' in sys.modules)"
+        "import sys; from suture.cli.app import app; from suture_contract.console.tree import walk\n"
+        "from typer.main import get_command; list(walk(get_command(app))); print('torch' in sys.modules)"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ended.stdout.splitlines()[-1] == "False"

@@ -18,6 +18,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from model_signing import hashing, signing, verifying
+from tests import cli_json
 from tests.forged import forge
 from torch import nn
 from typer.testing import CliRunner
@@ -260,6 +261,8 @@ def test_the_commands(live_hub: LiveHub, exported: Path, tmp_path: Path, monkeyp
     def run(*arguments: object, fails: bool = False) -> str:
         done = CliRunner().invoke(app, [str(argument) for argument in arguments])
         assert (done.exit_code != 0) is fails, done.output
+        if "json" in arguments and not fails:
+            cli_json.checked([str(argument) for argument in arguments], done.stdout)
         return done.output.rpartition("code:")[2].strip() if fails else done.output
 
     monkeypatch.chdir(tmp_path)

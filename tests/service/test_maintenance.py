@@ -385,12 +385,16 @@ def test_a_folder_that_is_no_backup(world, tmp_path):
 
 
 def command(settings, *arguments):
+    from tests import cli_json
     from typer.testing import CliRunner
 
     from suture.cli.app import app
 
     env = {"SUTURE_HUB_DATABASE_URL": settings.database_url, "SUTURE_HUB_STORE": settings.store}
-    return CliRunner().invoke(app, ["hub", *arguments], env=env)
+    ended = CliRunner().invoke(app, ["hub", *arguments], env=env)
+    if "json" in arguments and ended.stdout:
+        cli_json.checked(["hub", *arguments], ended.stdout)
+    return ended
 
 
 def test_the_commands(world, other, tmp_path):

@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
+from tests import cli_json
 from tests.stitching.networks import LABELS, dataset, deep, images, member, plain
 from torch import Tensor, nn
 from typer.testing import CliRunner
@@ -210,6 +211,7 @@ def test_the_command_writes_a_model_with_its_metadata(tmp_path: Path) -> None:
     (tmp_path / "north.net.safetensors").rename(tmp_path / "model.safetensors")
     (tmp_path / "suture.json").write_text(owner.metadata.to_json())
     result = CliRunner().invoke(app, ["export-onnx", str(tmp_path), str(tmp_path / "m.onnx"), "--format", "json"])
+    cli_json.checked(["export-onnx"], result.stdout)
     assert result.exit_code == 0, result.output
     written = json.loads(result.stdout)
     assert written["inputs"] == {"x": ["batch", 2, 8, 8]}

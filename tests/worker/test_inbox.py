@@ -7,6 +7,7 @@ import re
 from datetime import UTC, datetime
 
 import pytest
+from tests import cli_json
 from typer.testing import CliRunner
 
 from suture.cli.app import app
@@ -62,6 +63,9 @@ def suture(site, monkeypatch):
     def run(*arguments, code=0):
         ended = CliRunner().invoke(app, ["site", *arguments, str(site.path)])
         assert ended.exit_code == code, ended.output
+        words = ["site", *arguments, str(site.path), "--format", "json"]
+        if code == 0 and cli_json.prints_json(words):
+            cli_json.checked(words, CliRunner().invoke(app, words).stdout)
         return re.sub(r"\s+", " ", ended.output)
 
     return run

@@ -9,12 +9,13 @@ import typer
 from suture.cli.models import RepoArgument
 from suture.hub import Hub
 from suture.responses import AccessRequest
-from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json, print_table
+from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json, print_table, prints
 
 PartyArgument = Annotated[str, typer.Argument(metavar="PARTY", help="who asks")]
 AnswerOption = Annotated[str, typer.Option(help="what the asker reads")]
 
 
+@prints(AccessRequest)
 def request(
     repo: RepoArgument,
     reason: Annotated[str, typer.Option(help="why; its owner reads this", prompt="Why (its owner reads this)")],
@@ -29,7 +30,7 @@ def request(
     with Hub() as hub:
         asked = hub.request_access(repo, reason)
     if format is Format.json:
-        print_json(asked.model_dump(mode="json"))
+        print_json(asked)
         return
     console.print(asked.state)
     if asked.state == "pending":
@@ -38,6 +39,7 @@ def request(
         notes.print(f"its owner says: {asked.answer}", markup=False)
 
 
+@prints(list[AccessRequest])
 def list_requests(
     state: Annotated[str | None, typer.Option(help="pending, accepted or refused; all by default")] = None,
     format: FormatOption = Format.text,
@@ -51,7 +53,7 @@ def list_requests(
     with Hub() as hub:
         found = hub.access_requests(cast("Literal['pending', 'accepted', 'refused'] | None", state))
     if format is Format.json:
-        print_json([asked.model_dump(mode="json") for asked in found])
+        print_json(found)
         return
     rows = [
         (asked.model, asked.party, _state(asked), f"{asked.requested_at:%Y-%m-%d}", asked.reason) for asked in found
@@ -59,11 +61,13 @@ def list_requests(
     print_table(("model", "who asks", "state", "since", "why"), rows, empty="nobody has asked", prose=("why",))
 
 
+@prints(AccessRequest)
 def accept(
     repo: RepoArgument,
     party: PartyArgument,
     days: Annotated[int | None, typer.Option(min=1, max=3660, help="for how long; without: until refused")] = None,
     answer: AnswerOption = "",
+    format: FormatOption = Format.text,
 ) -> None:
     """Give a party the files of a gated model (role steward or admin).
 
@@ -72,10 +76,13 @@ def accept(
       suture access accept north/polyps south --days 365
     """
     with Hub() as hub:
-        console.print(_state(hub.decide_access(repo, party, accept=True, answer=answer, days=days)))
+        _show(hub.decide_access(repo, party, accept=True, answer=answer, days=days), format)
 
 
-def refuse(repo: RepoArgument, party: PartyArgument, answer: AnswerOption = "") -> None:
+@prints(AccessRequest)
+def refuse(
+    repo: RepoArgument, party: PartyArgument, answer: AnswerOption = "", format: FormatOption = Format.text
+) -> None:
     """Refuse a party's request, or take back what was granted (role steward or admin).
 
     Files that were downloaded meanwhile cannot be taken back.
@@ -85,7 +92,14 @@ def refuse(repo: RepoArgument, party: PartyArgument, answer: AnswerOption = "") 
       suture access refuse north/polyps south --answer "the study has ended"
     """
     with Hub() as hub:
-        console.print(_state(hub.decide_access(repo, party, accept=False, answer=answer)))
+        _show(hub.decide_access(repo, party, accept=False, answer=answer), format)
+
+
+def _show(asked: AccessRequest, format: Format) -> None:
+    if format is Format.json:
+        print_json(asked)
+    else:
+        console.print(_state(asked))
 
 
 def _state(asked: AccessRequest) -> str:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json, print_table
+from suture.cli.documents import Division
+from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json, print_table, prints
 from suture_contract.errors import SutureError
 from suture_contract.files import replacing
 from suture_contract.model.metadata import Task
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _FORMATS = {".npz": "npz", ".csv": "csv", ".parquet": "parquet"}
 
 
+@prints(Division)
 def split(
     data: Annotated[Path, typer.Argument(help="a dataset, a .toml or .json file that describes one, or a site.toml")],
     dataset: Annotated[str | None, typer.Option(metavar="NAME", help="which one of the site.toml")] = None,
@@ -55,12 +57,12 @@ def split(
     digest = found.split_digest()
     if format is Format.json:
         splits = dict(zip(found.samples, found.split_of(), strict=True))
-        print_json({"digest": digest, "n": {name: found.n(name) for name in SPLITS}, "splits": splits})
+        print_json(Division(digest, {name: found.n(name) for name in SPLITS}, splits))
         return
     print_table(("split", "samples"), [(name, f"{found.n(name):,}") for name in SPLITS], empty="")
-    console.print(f"digest {digest}", soft_wrap=True)
+    console.print(f"digest {digest}")
     if out is not None:
-        notes.print(f"wrote {out}", soft_wrap=True)
+        notes.print(f"wrote {out}")
     notes.print(f"next:  train on the train split, then suture export … --trained-on train --split-digest {digest}")
 
 

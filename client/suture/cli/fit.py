@@ -10,7 +10,8 @@ import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from suture.cli.data import dataset_spec
-from suture_contract.console.terminal import Format, FormatOption, notes, print_json, print_wide
+from suture_contract.console.terminal import Format, FormatOption, notes, print_json, print_wide, prints
+from suture_contract.documents import Report
 from suture_contract.fit_options import FitOptions
 from suture_contract.report.words import UNSTITCHED
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from suture_stitching.running.progress import Progress as EngineProgress
 
 
+@prints(Report)
 def fit(
     models: Annotated[
         list[Path],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json, print_table
+from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json, print_table, prints
 
 if TYPE_CHECKING:
     from suture_stitching.inspect import Inspection
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _SHOWN = 12
 
 
+@prints("suture_stitching.inspect:Inspection")
 def inspect(
     model: Annotated[
         Path, typer.Argument(metavar="MODEL", exists=True, help="model.safetensors, or a folder that holds one")

@@ -12,7 +12,7 @@ import typer
 from suture.hub import Hub
 from suture.job import Job
 from suture.responses import JobState, JobStatus
-from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json, print_table
+from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json, print_table, prints
 from suture_contract.fit_options import FitOptions
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="the job's id, job_…")]
@@ -20,6 +20,7 @@ _OPTIONS = ", ".join(FitOptions.model_fields)
 TimeoutOption = Annotated[float | None, typer.Option(help="stop waiting after so many seconds; the job goes on")]
 
 
+@prints(JobStatus)
 def stitch(
     models: Annotated[
         list[str], typer.Argument(metavar="PARTY/NAME...", help="two models or more; @ID for a revision")
@@ -71,6 +72,7 @@ def stitch(
         _finish(job, timeout, format)
 
 
+@prints(list[JobStatus])
 def list_jobs(
     state: Annotated[JobState | None, typer.Option(help="only jobs in this state")] = None,
     limit: Annotated[int, typer.Option(min=1, help="how many of the newest")] = 50,
@@ -104,6 +106,7 @@ def list_jobs(
     )
 
 
+@prints(JobStatus)
 def show(job: JobArgument, format: FormatOption = Format.text) -> None:
     """Show a job with its tasks.
 
@@ -115,6 +118,7 @@ def show(job: JobArgument, format: FormatOption = Format.text) -> None:
         _show(hub.job(job).status, format)
 
 
+@prints(JobStatus)
 def wait(job: JobArgument, timeout: TimeoutOption = None, format: FormatOption = Format.text) -> None:
     """Wait until a job has ended.
 
@@ -126,6 +130,7 @@ def wait(job: JobArgument, timeout: TimeoutOption = None, format: FormatOption =
         _finish(hub.job(job), timeout, format)
 
 
+@prints(JobStatus)
 def cancel(job: JobArgument, format: FormatOption = Format.text) -> None:
     """Cancel a job; the sites working on it stop.
 
@@ -138,6 +143,7 @@ def cancel(job: JobArgument, format: FormatOption = Format.text) -> None:
         _show(found.cancel(), format)
 
 
+@prints(JobStatus)
 def retry(job: JobArgument, format: FormatOption = Format.text) -> None:
     """Try a failed job again: only what failed is done again.
 

@@ -9,10 +9,12 @@ from typing import Annotated
 
 import typer
 
+from suture.cli.documents import CreatedKey, TrustedKeys, Verified
 from suture.credentials import write_private
 from suture.hub import Hub
+from suture.responses import Key, Revision
 from suture.signing import Trust, read_key_file
-from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json, print_table
+from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json, print_table, prints
 from suture_contract.errors import SutureError
 from suture_contract.model.signature import MAX_SIGNATURE, PKCS11, SIGNATURE, create_key, folder_digests
 from suture_contract.model.signature import verify as verify_signature
@@ -25,6 +27,7 @@ KeyOption = Annotated[
 ReasonOption = Annotated[str, typer.Option(help="everyone who sees it reads this", prompt="Why (all will read this)")]
 
 
+@prints(CreatedKey)
 def create(
     path: Annotated[Path, typer.Argument(metavar="NAME", help="writes NAME.pem, which is secret, and NAME.pub")],
     password: Annotated[bool, typer.Option("--password", help="encrypt the private key; asks for a password")] = False,
@@ -47,13 +50,14 @@ def create(
     write_private(public, key.pem)
     public.chmod(0o644)
     if format is Format.json:
-        print_json({"private": str(private), "public": str(public), "fingerprint": key.fingerprint})
+        print_json(CreatedKey(str(private), str(public), key.fingerprint))
         return
     console.print(key.fingerprint)
     notes.print(f"wrote {private}, which must stay with you, and {public}")
     notes.print(f"next:  suture keys register {public}, and hand {public} to those who are to trust it")
 
 
+@prints(Key)
 def register(
     file: Annotated[Path, typer.Argument(help="the public key in PEM")],
     name: Annotated[str | None, typer.Option(help="what it is called; by default as the file")] = None,
@@ -76,6 +80,7 @@ def register(
         console.print(f"{made.party} has the key {made.name}: {made.fingerprint}")
 
 
+@prints(list[Key])
 def list_keys(
     party: Annotated[str | None, typer.Argument(help="whose; by default your own")] = None,
     format: FormatOption = Format.text,
@@ -105,6 +110,7 @@ def list_keys(
     )
 
 
+@prints(Key)
 def revoke(
     fingerprint: Annotated[str, typer.Argument(help="as `suture keys list` shows it")],
     reason: ReasonOption,
@@ -126,6 +132,7 @@ def revoke(
         console.print(f"{revoked.name} is revoked")
 
 
+@prints(TrustedKeys)
 def trust(
     name: Annotated[str, typer.Argument(help="what you call it, such as the party's name")],
     file: Annotated[Path, typer.Argument(help="the public key in PEM, as its owner handed it over")],
@@ -144,7 +151,7 @@ def trust(
     trusted = Trust.stored().adding(key, unsigned=unsigned)
     path = trusted.store()
     if format is Format.json:
-        print_json({"unsigned": trusted.unsigned, "keys": {known.name: known.fingerprint for known in trusted.keys}})
+        print_json(TrustedKeys(trusted.unsigned, {known.name: known.fingerprint for known in trusted.keys}))
         return
     for known in trusted.keys:
         console.print(f"{known.name}  {known.fingerprint}")
@@ -152,6 +159,7 @@ def trust(
     notes.print(f"{others}; kept in {path}")
 
 
+@prints(Revision)
 def sign(
     repo: RepoArgument,
     key: Annotated[str, typer.Option(help=f"the private key: a file ({PASSWORD} opens it) or a pkcs11: URI")],
@@ -173,6 +181,7 @@ def sign(
         console.print(f"{repo} is now at revision {signed.id}")
 
 
+@prints(Verified)
 def verify(
     folder: Annotated[Path, typer.Argument(help="a folder that `suture pull` wrote")],
     key: Annotated[list[Path] | None, typer.Option(help="a public key in PEM; by default those you trust")] = None,
@@ -205,11 +214,12 @@ def verify(
             hint="ask whoever gave you the folder for the public key",
         )
     if format is Format.json:
-        print_json({"signed_by": found.name, "fingerprint": found.fingerprint, "files": sorted(digests)})
+        print_json(Verified(found.name, found.fingerprint, sorted(digests)))
     else:
         console.print(f"signed by {found.name}: {', '.join(sorted(digests))}")
 
 
+@prints(Revision)
 def withdraw(
     repo: RepoArgument,
     revision: Annotated[str, typer.Argument(help="40 hex digits")],

@@ -9,14 +9,16 @@ from typing import Annotated
 import typer
 
 from suture import credentials
+from suture.cli.documents import Login, SignedIn
 from suture.device_login import Code, sign_in
 from suture.errors import NotFound
 from suture.http import Connection, check_url
 from suture.hub import Hub
-from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json, print_table
+from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json, print_table, prints
 from suture_contract.errors import SutureError
 
 
+@prints(SignedIn)
 def login(
     hub: Annotated[str | None, typer.Option(metavar="URL", envvar="SUTURE_HUB", help="the hub's address")] = None,
     token_file: Annotated[Path | None, typer.Option(help="a file that holds the token; else it is asked for")] = None,
@@ -66,18 +68,19 @@ def login(
     else:
         token = sys.stdin.readline().strip()
     with Hub(check_url(hub), token or None) as connected:
-        who = connected.whoami()
-    path = credentials.store(credentials.Credentials(connected.url, token, who.get("party")), profile)
+        signed_in = SignedIn.of(connected.whoami())
+    path = credentials.store(credentials.Credentials(connected.url, token, signed_in.party), profile)
     if format is Format.json:
-        print_json(who)
+        print_json(signed_in)
     else:
-        roles = ", ".join(who.get("roles", ())) or "reader"
-        console.print(f"you are {who.get('party')} ({roles}) at {connected.url}")
+        roles = ", ".join(signed_in.roles) or "reader"
+        console.print(f"you are {signed_in.party} ({roles}) at {connected.url}")
         notes.print(f"kept in {path}")
         if profile != credentials.DEFAULT:
             notes.print(f"next:  suture --hub {profile} models, or set SUTURE_PROFILE={profile}")
 
 
+@prints(list[Login])
 def hubs(format: FormatOption = Format.text) -> None:
     """List the hubs that you are signed in at, and which one is used.
 
@@ -86,14 +89,11 @@ def hubs(format: FormatOption = Format.text) -> None:
       suture hubs
     """
     used = credentials.in_use()
-    found = [
-        {"profile": name, "hub": login.url, "party": login.party, "used": name == used}
-        for name, login in credentials.stored().items()
-    ]
+    found = [Login(name, login.url, login.party, used=name == used) for name, login in credentials.stored().items()]
     if format is Format.json:
         print_json(found)
         return
-    rows = [(row["profile"], row["hub"], row["party"] or "", "used" if row["used"] else "") for row in found]
+    rows = [(row.profile, row.hub, row.party or "", "used" if row.used else "") for row in found]
     print_table(("profile", "hub", "party", "note"), rows, empty="none; sign in with `suture login --hub URL`")
 
 

@@ -12,10 +12,11 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from suture.bundle import Description, Parcel
+from suture.cli.documents import DryRun, FileToSend, Pulled
 from suture.cli.keys import KeyOption, password_of
 from suture.hub import Hub
 from suture.publishing import Visibility
-from suture.responses import Model
+from suture.responses import Model, Revision
 from suture_contract.console.terminal import (
     Format,
     FormatOption,
@@ -24,7 +25,9 @@ from suture_contract.console.terminal import (
     print_json,
     print_table,
     print_wide,
+    prints,
 )
+from suture_contract.documents import Report
 from suture_contract.errors import Cancelled, SutureError
 from suture_contract.files import read_text, telling, write_text
 from suture_contract.model.metadata import InputFormat, Task, TrainedOn
@@ -113,6 +116,7 @@ def export(
     notes.print(f"next:  suture publish {folder} PARTY/NAME")
 
 
+@prints(Revision | DryRun)
 def publish(
     path: Annotated[Path, typer.Argument(help="model.safetensors, or the folder that `suture export` wrote")],
     repo: RepoArgument,
@@ -190,16 +194,17 @@ def _announce(parcel: Parcel, repo: str, url: str, visibility: Visibility) -> No
 def _show_parcel(parcel: Parcel, repo: str, url: str, visibility: Visibility, format: Format) -> None:
     """Say what would be sent, file by file. A signature differs each time it is made: it has no digest here."""
     digests = {**parcel.digests(), SIGNATURE: None}
-    files = [{"name": name, "size": size, "sha256": digests[name]} for name, size in parcel.sizes().items()]
+    files = [FileToSend(name, size, digests[name]) for name, size in parcel.sizes().items()]
     if format is Format.json:
-        print_json({"repo": repo, "hub": url, "visibility": visibility, "files": files})
+        print_json(DryRun(repo, url, visibility, files))
         return
     _announce(parcel, repo, url, visibility)
-    rows = [(file["name"], f"{file['size']:,}", file["sha256"] or "another with each signing") for file in files]
+    rows = [(file.name, f"{file.size:,}", file.sha256 or "another with each signing") for file in files]
     print_table(("file", "bytes", "sha256"), rows, empty="")
     notes.print("nothing was sent; without --dry-run it is")
 
 
+@prints(list[Model])
 def models(
     search: Annotated[str | None, typer.Argument(help="words in the name or description")] = None,
     party: Annotated[str | None, typer.Option(help="only this party's")] = None,
@@ -266,6 +271,7 @@ def _learnt_from(model: Model) -> str:
     return f"{data.n:,}" if data is not None and data.n is not None else ""
 
 
+@prints(Pulled)
 def pull(
     repo: RepoArgument,
     folder: Annotated[Path | None, typer.Argument(help="where to put the files; ./NAME by default")] = None,
@@ -287,12 +293,13 @@ def pull(
     with Hub() as hub:
         found = hub.pull(repo, target, revision, allow_flagged=allow_flagged)
     if format is Format.json:
-        print_json({"folder": str(target), "revision": found})
+        print_json(Pulled(str(target), found))
         return
     for file in found.files:
         console.print(f"{target / file.name}  {file.size:,} bytes, sha256 {file.sha256}")
 
 
+@prints(Report)
 def report(
     source: Annotated[
         str, typer.Argument(metavar="PARTY/NAME|JOB|FILE", help="a stitched ensemble, a job's id, or a report.json")

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from suture_contract.console.terminal import Format, FormatOption, console, print_json
+from suture_contract.console.terminal import Format, FormatOption, console, print_json, prints
 from suture_contract.model.format import METADATA, find_model
 from suture_contract.model.metadata import ModelMetadata
 
 
+@prints("suture_stitching.portable.onnx:OnnxExported")
 def export_onnx(
     model: Annotated[
         Path, typer.Argument(metavar="MODEL", exists=True, help="model.safetensors, or a folder that holds one")
@@ -47,15 +48,7 @@ def export_onnx(
     described = ModelMetadata.read(beside) if metadata or beside.exists() else None
     written = export_onnx(load(path), out, metadata=described, tolerance=tolerance)
     if format is Format.json:
-        print_json(
-            {
-                "path": str(written.path),
-                "inputs": written.inputs,
-                "outputs": written.outputs,
-                "opset": written.opset,
-                "difference": written.difference,
-            }
-        )
+        print_json(written)
         return
     console.print(f"wrote {written.path}, ONNX opset {written.opset}")
     for what, values in (("reads", written.inputs), ("gives", written.outputs)):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import is_dataclass
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 from rich.console import Console, Group
 from rich.measure import Measurement
 from rich.table import Table
@@ -20,6 +21,9 @@ from suture_contract.errors import SutureError
 #: For people; results for machines go to standard output. No line is broken: names, ids and dates can be copied.
 console = Console(highlight=False, markup=False, soft_wrap=True)
 notes = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+
+
+Command = TypeVar("Command", bound=Callable[..., None])
 
 
 class Format(StrEnum):
@@ -53,8 +57,21 @@ def show_error(error: SutureError, form: Format = Format.text) -> None:
     notes.print(f"code:  {error.code}", style="dim")
 
 
-def print_json(value: BaseModel | Mapping[str, Any] | Sequence[Any]) -> None:
-    """Print a document on standard output; where that takes no UTF-8, what is not ASCII is escaped."""
+def prints(document: Any) -> Callable[[Command], Command]:
+    """Say of a command what its `--format json` prints: a type that pydantic knows, or `module:name` of one.
+
+    docs/reference/cli-json.md describes it.
+    """
+
+    def declared(command: Command) -> Command:
+        command.prints = document  # type: ignore[attr-defined]
+        return command
+
+    return declared
+
+
+def print_json(value: object) -> None:
+    """Print a document of the type that the command `prints`; where the output takes no UTF-8, ASCII stands for it."""
     takes_all = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     print(json.dumps(_plain(value), indent=2, ensure_ascii=not takes_all))
 
@@ -92,7 +109,9 @@ def print_wide(table: Table | Group) -> None:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
-        return value.model_dump(mode="json", by_alias=True, exclude_none=True)
+        return value.model_dump(mode="json", by_alias=True)
+    if is_dataclass(value) and not isinstance(value, type):
+        return TypeAdapter(type(value)).dump_python(value, mode="json", by_alias=True)
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json, print_table
+from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json, print_table, prints
 from suture_contract.errors import SutureError
+from suture_service.commands.documents import AuditHead, ListedEntry
 from suture_service.settings import read_settings
 
 if TYPE_CHECKING:
     from suture_service.audit.chain import Head
 
 
+@prints(AuditHead)
 def verify(
     expect: Annotated[
         str | None, typer.Option(metavar="ID:DIGEST", help="what an earlier `verify` printed; noted outside the hub")
@@ -39,7 +41,7 @@ def verify(
     with reading(read_settings()) as session:
         head = chain.verify(session, _head(expect) if expect is not None else None)
     if format is Format.json:
-        print_json({"entries": head.id, "digest": head.digest})
+        print_json(AuditHead(head.id, head.digest))
     else:
         console.print(str(head), highlight=False)
         notes.print(f"{head.id} entries, all as they were written; note the line above outside the hub")
@@ -68,6 +70,7 @@ def export(
                 output.writelines(lines)
 
 
+@prints(list[ListedEntry])
 def list_entries(
     last: Annotated[int, typer.Option(min=1, max=10_000, help="how many of the newest")] = 30,
     format: FormatOption = Format.text,
@@ -88,7 +91,7 @@ def list_entries(
         newest = session.scalars(select(AuditEntry).order_by(AuditEntry.id.desc()).limit(last)).all()
         found = [chain.as_dict(entry) for entry in reversed(newest)]
     if format is Format.json:
-        print_json(found)
+        print_json([ListedEntry(**entry) for entry in found])
         return
     rows = [
         (

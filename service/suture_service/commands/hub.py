@@ -7,8 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json, print_table
+from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json, print_table, prints
 from suture_contract.errors import SutureError
+from suture_service.commands.documents import (
+    AddedParty,
+    AddedSite,
+    CreatedToken,
+    ListedParty,
+    ListedSite,
+    ListedToken,
+    SiteState,
+)
 from suture_service.settings import read_settings
 
 if TYPE_CHECKING:
@@ -54,6 +63,7 @@ def migrate() -> None:
     notes.print("the database has this version's schema")
 
 
+@prints(AddedParty)
 def add_party(name: PartyArgument, format: FormatOption = Format.text) -> None:
     """Add a party.
 
@@ -65,12 +75,13 @@ def add_party(name: PartyArgument, format: FormatOption = Format.text) -> None:
 
     added = operate.add_party(read_settings(), name)
     if format is Format.json:
-        print_json({"name": added})
+        print_json(AddedParty(added))
     else:
         console.print(f"added {added}")
         notes.print(f"next:  suture hub token create {added} --role publisher --role requester")
 
 
+@prints(list[ListedParty])
 def list_parties(format: FormatOption = Format.text) -> None:
     """List the parties and their sites.
 
@@ -84,11 +95,7 @@ def list_parties(format: FormatOption = Format.text) -> None:
     if format is Format.json:
         print_json(
             [
-                {
-                    "name": row.name,
-                    "created_at": row.created_at.isoformat(),
-                    "sites": [{"name": name, "online": name in row.online} for name in row.sites],
-                }
+                ListedParty(row.name, row.created_at, [SiteState(name, name in row.online) for name in row.sites])
                 for row in found
             ]
         )
@@ -109,6 +116,7 @@ def list_parties(format: FormatOption = Format.text) -> None:
     )
 
 
+@prints(CreatedToken)
 def create_token(
     party: PartyArgument,
     role: Annotated[
@@ -130,12 +138,13 @@ def create_token(
 
     token_id, secret = operate.create_token(read_settings(), party, role or [], name=name, days=days)
     if format is Format.json:
-        print_json({"id": token_id, "token": secret})
+        print_json(CreatedToken(token_id, secret))
     else:
         print(secret)
         notes.print(f"id {token_id}; the token is shown this once, only its hash is kept")
 
 
+@prints(list[ListedToken])
 def list_tokens(party: PartyArgument, format: FormatOption = Format.text) -> None:
     """List a party's tokens and those of its sites, without secrets.
 
@@ -149,16 +158,16 @@ def list_tokens(party: PartyArgument, format: FormatOption = Format.text) -> Non
     if format is Format.json:
         print_json(
             [
-                {
-                    "id": row.id,
-                    "name": row.name,
-                    "site": row.site,
-                    "roles": row.roles,
-                    "created_at": row.created_at.isoformat(),
-                    "expires_at": row.expires_at.isoformat() if row.expires_at else None,
-                    "last_used_at": row.last_used_at.isoformat() if row.last_used_at else None,
-                    "revoked_at": row.revoked_at.isoformat() if row.revoked_at else None,
-                }
+                ListedToken(
+                    id=row.id,
+                    name=row.name,
+                    site=row.site,
+                    roles=list(row.roles),
+                    created_at=row.created_at,
+                    expires_at=row.expires_at,
+                    last_used_at=row.last_used_at,
+                    revoked_at=row.revoked_at,
+                )
                 for row in found
             ]
         )
@@ -201,6 +210,7 @@ def revoke_token(token_id: Annotated[str, typer.Argument(metavar="ID", help="the
     notes.print(f"revoked {token_id}")
 
 
+@prints(AddedSite)
 def add_site(
     party: PartyArgument,
     name: Annotated[str, typer.Argument(help="the site's name within the party")],
@@ -216,12 +226,13 @@ def add_site(
 
     secret = operate.add_site(read_settings(), party, name)
     if format is Format.json:
-        print_json({"party": party, "site": name, "token": secret})
+        print_json(AddedSite(party, name, secret))
     else:
         print(secret)
         notes.print("shown this once; hand it to the site: it goes into the file that site.toml calls token_file")
 
 
+@prints(list[ListedSite])
 def list_sites(format: FormatOption = Format.text) -> None:
     """List all sites and whether they asked for work recently.
 
@@ -237,6 +248,6 @@ def list_sites(format: FormatOption = Format.text) -> None:
         for name in row.sites
     ]
     if format is Format.json:
-        print_json([{"party": party, "site": name, "online": state == "online"} for party, name, state in rows])
+        print_json([ListedSite(party, name, online=state == "online") for party, name, state in rows])
     else:
         print_table(("party", "site", "state"), rows, empty="no sites; add one with `suture hub site add PARTY NAME`")

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from suture_contract.console.terminal import Format, FormatOption, notes, print_json, print_table
+from suture_contract.console.terminal import Format, FormatOption, notes, print_json, print_table, prints
 from suture_contract.errors import SutureError
 from suture_contract.naming import problems_of
+from suture_service.people.schemas import PersonOut
 from suture_service.settings import read_settings
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def add(
     notes.print(f"added {name}; next, for this person:  suture login --oidc")
 
 
+@prints(list[PersonOut])
 def list_people(party: PartyArgument, format: FormatOption = Format.text) -> None:
     """List who may sign in for a party.
 
@@ -77,7 +79,6 @@ def list_people(party: PartyArgument, format: FormatOption = Format.text) -> Non
     from suture_service.operate import reading
     from suture_service.parties.service import get_party
     from suture_service.people import repository
-    from suture_service.people.schemas import PersonOut
 
     with reading(settings) as session:
         rows = repository.list_people(session, get_party(session, party).id, None, 100_000)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,8 +13,10 @@ import typer
 from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json
+from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json, prints
 from suture_contract.exit_codes import ExitCode
+from suture_service.maintenance.backup import Copied
+from suture_service.maintenance.collection import Collected
 from suture_service.settings import read_settings
 
 if TYPE_CHECKING:
@@ -28,6 +30,28 @@ GraceOption = Annotated[
 FolderArgument = Annotated[Path, typer.Argument(metavar="FOLDER", file_okay=False, help="the backup's folder")]
 
 
+@dataclass(frozen=True)
+class Collection(Collected):
+    """What was removed, or after a dry run what would be."""
+
+    dry_run: bool
+
+
+@dataclass(frozen=True)
+class Reconciled:
+    """What does not fit between database and store, as digests; `sound` where nothing is missing or damaged."""
+
+    sound: bool
+    referred: int
+    stored: int
+    missing: list[str]
+    wrong_size: list[str]
+    damaged: list[str] | None
+    orphaned: list[str]
+    orphaned_bytes: int
+
+
+@prints(Collection)
 def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be removed")] = False,
     older_than_hours: GraceOption = 24,
@@ -48,7 +72,7 @@ def gc(
     with _progress(format) as on_progress:
         done = collect(settings, grace=timedelta(hours=older_than_hours), dry_run=dry_run, on_progress=on_progress)
     if format is Format.json:
-        print_json({"dry_run": dry_run, **asdict(done)})
+        print_json(Collection(**asdict(done), dry_run=dry_run))
         return
     verb = "would remove" if dry_run else "removed"
     console.print(f"{verb} {len(done.blobs)} files that nothing refers to, {decimal(done.bytes)}")
@@ -57,6 +81,7 @@ def gc(
         console.print(f"removed {done.temporary} temporary files of uploads that broke off")
 
 
+@prints(Reconciled)
 def reconcile(
     deep: Annotated[bool, typer.Option("--deep", help="read and hash all content, too")] = False,
     older_than_hours: GraceOption = 24,
@@ -77,7 +102,7 @@ def reconcile(
     with _progress(format) as on_progress:
         found = reconcile(settings, deep=deep, grace=timedelta(hours=older_than_hours), on_progress=on_progress)
     if format is Format.json:
-        print_json({"sound": found.sound, **asdict(found)})
+        print_json(Reconciled(**asdict(found), sound=found.sound))
     else:
         console.print(f"{found.referred} files are referred to, {found.stored} are in the store")
         _list("missing", found.missing)
@@ -93,6 +118,7 @@ def reconcile(
         raise typer.Exit(ExitCode.TARGET)
 
 
+@prints(Copied)
 def backup(folder: FolderArgument, format: FormatOption = Format.text) -> None:
     """Back up database and store into a folder, or bring the backup in it up to date: only new files are copied.
 
@@ -108,7 +134,7 @@ def backup(folder: FolderArgument, format: FormatOption = Format.text) -> None:
     with _progress(format) as on_progress:
         done = back_up(settings, folder, on_progress=on_progress)
     if format is Format.json:
-        print_json(asdict(done))
+        print_json(done)
     else:
         console.print(
             f"{folder} holds the database and {done.blobs} files, {decimal(done.bytes)}; {done.copied} are new"
@@ -118,6 +144,7 @@ def backup(folder: FolderArgument, format: FormatOption = Format.text) -> None:
         raise typer.Exit(ExitCode.TARGET)
 
 
+@prints(Copied)
 def restore(folder: FolderArgument, format: FormatOption = Format.text) -> None:
     """Fill a new, empty hub with a backup, on SQLite or PostgreSQL, in a folder or a bucket; all content is verified.
 
@@ -133,7 +160,7 @@ def restore(folder: FolderArgument, format: FormatOption = Format.text) -> None:
     with _progress(format) as on_progress:
         done = restore(settings, folder, on_progress=on_progress)
     if format is Format.json:
-        print_json(asdict(done))
+        print_json(done)
     else:
         console.print(f"restored the database and {done.blobs} files, {decimal(done.bytes)}")
         _list("missing since before the backup", done.missing)

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json, print_table
+from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json, print_table, prints
 from suture_contract.errors import SutureError
 from suture_worker.commands.config import HERE, ConfigArgument, load
-
-if TYPE_CHECKING:
-    from suture_worker.egress.log import Entry
+from suture_worker.egress.log import Entry
+from suture_worker.egress.log import verify as verified
 
 SequenceArgument = Annotated[int, typer.Argument(metavar="NUMBER", min=1, help="the record's number in the list")]
 
 
+@dataclass(frozen=True)
+class UnbrokenLog:
+    """A log that is as it was written: how many records it has, and its file."""
+
+    records: int
+    log: str
+
+
+@dataclass(frozen=True)
+class Shown(Entry):
+    """A record with what left, as text; `content` is null for model and stitch files, which are not kept."""
+
+    content: str | None
+
+
+@prints(UnbrokenLog)
 def verify(path: ConfigArgument = HERE, format: FormatOption = Format.text) -> None:
     """Check that no record was edited, removed, reordered or cut off; ends with 5 and names the record otherwise.
 
@@ -28,11 +43,12 @@ def verify(path: ConfigArgument = HERE, format: FormatOption = Format.text) -> N
     log = _log(path)
     entries = _verified(log)
     if format is Format.json:
-        print_json({"records": len(entries), "log": str(log)})
+        print_json(UnbrokenLog(len(entries), str(log)))
     else:
         console.print(f"{len(entries)} records, unbroken: {log}")
 
 
+@prints(list[Entry])
 def list_records(
     path: ConfigArgument = HERE,
     task: Annotated[str | None, typer.Option(help="of this task only")] = None,
@@ -48,7 +64,7 @@ def list_records(
     """
     entries = [entry for entry in _verified(_log(path)) if task in (None, entry.task)][-limit:]
     if format is Format.json:
-        print_json([asdict(entry) for entry in entries])
+        print_json(entries)
         return
     rows = [
         (entry.seq, entry.time, entry.task, entry.kind, entry.name or "", entry.size, entry.body or entry.sha256)
@@ -62,7 +78,8 @@ def list_records(
     )
 
 
-def show(number: SequenceArgument, path: ConfigArgument = HERE) -> None:
+@prints(Shown)
+def show(number: SequenceArgument, path: ConfigArgument = HERE, format: FormatOption = Format.text) -> None:
     """Print the exact bytes of one record; of model and stitch files, which are not kept, the digest.
 
     \b
@@ -76,10 +93,13 @@ def show(number: SequenceArgument, path: ConfigArgument = HERE) -> None:
             "egress.unknown", "there is no such record", where=str(number), hint="suture site egress list"
         )
     document = log.parent / "documents" / entry.sha256
-    if entry.body is not None:
-        print(entry.body)
-    elif document.exists():
-        print(document.read_text(encoding="utf-8"))
+    content = entry.body
+    if content is None and document.exists():
+        content = document.read_text(encoding="utf-8")
+    if format is Format.json:
+        print_json(Shown(**asdict(entry), content=content))
+    elif content is not None:
+        print(content)
     else:
         notes.print(f"{entry.name}: {entry.size} bytes, sha256 {entry.sha256}; not kept")
 
@@ -89,6 +109,4 @@ def _log(path: Path) -> Path:
 
 
 def _verified(log: Path) -> list[Entry]:
-    from suture_worker.egress.log import verify as verified
-
     return verified(log)

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json, print_table
+from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json, print_table, prints
 from suture_worker.commands.config import HERE, ConfigArgument, ReasonOption, TaskArgument, load, size
+from suture_worker.rules.inbox import Inbox, Request, Standing
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from suture_worker.rules.inbox import Estimate, Inbox
+    from suture_worker.rules.inbox import Estimate
 
 
 class Told(StrEnum):
@@ -33,6 +34,7 @@ TellOption = Annotated[
 ]
 
 
+@prints(list[Request])
 def list_requests(path: ConfigArgument = HERE, format: FormatOption = Format.text) -> None:
     """List what waits for a decision, oldest first.
 
@@ -64,6 +66,7 @@ def list_requests(path: ConfigArgument = HERE, format: FormatOption = Format.tex
     )
 
 
+@prints(Request)
 def show(task: TaskArgument, path: ConfigArgument = HERE, format: FormatOption = Format.text) -> None:
     """Show one request: who asks, which models, what would leave; what runs and what it takes.
 
@@ -126,6 +129,7 @@ def decline(
     notes.print(f"declined {task}")
 
 
+@prints(list[Standing])
 def standing(path: ConfigArgument = HERE, format: FormatOption = Format.text) -> None:
     """List the approvals that hold for a while.
 
@@ -153,8 +157,6 @@ def forget(party: str, action: str, dataset: str, path: ConfigArgument = HERE) -
 
 
 def _inbox(path: Path) -> Inbox:
-    from suture_worker.rules.inbox import Inbox
-
     return Inbox(load(path).state / "inbox")
 
 

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json, print_table
+from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json, print_table, prints
 from suture_worker.commands.config import HERE, ConfigArgument, ReasonOption, TaskArgument, load, size
 from suture_worker.commands.inbox import TellOption
+from suture_worker.egress.held import Held, Manifest
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from suture_worker.egress.held import Held
 
-
+@prints(list[Manifest])
 def list_held(path: ConfigArgument = HERE, format: FormatOption = Format.text) -> None:
     """List the results that are held, oldest first.
 
@@ -44,6 +44,7 @@ def list_held(path: ConfigArgument = HERE, format: FormatOption = Format.text) -
     )
 
 
+@prints(Manifest)
 def show(
     task: TaskArgument,
     path: ConfigArgument = HERE,
@@ -101,6 +102,4 @@ def refuse(
 
 
 def _held(path: Path) -> Held:
-    from suture_worker.egress.held import Held
-
     return Held(load(path).state / "outbox" / "held")

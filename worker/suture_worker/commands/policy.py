@@ -8,8 +8,10 @@ from typing import Annotated
 
 import typer
 
-from suture_contract.console.terminal import Format, FormatOption, console, print_json
+from suture_contract.console.terminal import Format, FormatOption, console, print_json, prints
 from suture_worker.commands.config import HERE, ConfigArgument, load
+from suture_worker.rules.explain import Explanation
+from suture_worker.rules.explain import explain as explained
 
 
 class Action(StrEnum):
@@ -20,6 +22,7 @@ class Action(StrEnum):
     contribute = "contribute"
 
 
+@prints(Explanation)
 def explain(
     party: Annotated[str, typer.Option(help="who would ask")],
     dataset: Annotated[str, typer.Option(help="for which dataset")],
@@ -42,8 +45,6 @@ def explain(
       suture site policy explain --party north --dataset frames
       suture site policy explain --party north --dataset frames --action fit --model out/model.safetensors
     """
-    from suture_worker.rules.explain import explain as explained
-
     explanation = explained(
         load(path), party=party, action=action.value, dataset=dataset, files=model or (), parties=members_from or ()
     )

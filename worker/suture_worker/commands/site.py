@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 import typer
 
-from suture_contract.console.terminal import Format, FormatOption, notes, print_json, print_table
+from suture_contract.console.terminal import Format, FormatOption, notes, print_json, print_table, prints
 from suture_contract.errors import SutureError
+from suture_worker.check import Check
 from suture_worker.commands.config import HERE, ConfigArgument, load
 
 EXAMPLE = """\
@@ -126,6 +125,7 @@ def worker(path: ConfigArgument = HERE) -> None:
     run_worker(load(path))
 
 
+@prints(list[Check])
 def check(path: ConfigArgument = HERE, format: FormatOption = Format.text) -> None:
     """Check that the site can work.
 
@@ -140,7 +140,7 @@ def check(path: ConfigArgument = HERE, format: FormatOption = Format.text) -> No
 
     checks = check_site(load(path))
     if format is Format.json:
-        print_json([asdict(item) for item in checks])
+        print_json(checks)
     else:
         rows = [(item.name, item.status, item.detail, item.hint or "") for item in checks]
         print_table(("check", "result", "found", "what to do"), rows, empty="", prose=("found", "what to do"))

@@ -1,0 +1,98 @@
+"""What commands print as JSON, where it is neither an answer of the hub nor a document of the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+from suture.responses import Revision
+
+
+@dataclass(frozen=True)
+class SignedIn:
+    """Whose token was stored."""
+
+    party: str
+    kind: str
+    roles: list[str]
+    site: str | None
+
+    @classmethod
+    def of(cls, answer: Mapping[str, Any]) -> Self:
+        """Return what the hub answered."""
+        return cls(
+            str(answer.get("party")), str(answer.get("kind")), list(answer.get("roles") or ()), answer.get("site")
+        )
+
+
+@dataclass(frozen=True)
+class Login:
+    """A stored login: its profile, the hub, whose token it is, and whether it is used where nothing is named."""
+
+    profile: str
+    hub: str
+    party: str | None
+    used: bool
+
+
+@dataclass(frozen=True)
+class FileToSend:
+    """A file with its size in bytes; `sha256` is null for a signature, which differs each time it is made."""
+
+    name: str
+    size: int
+    sha256: str | None
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What `suture publish` would send, and where."""
+
+    repo: str
+    hub: str
+    visibility: Literal["private", "all"]
+    files: list[FileToSend]
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """What was downloaded into a folder."""
+
+    folder: str
+    revision: Revision
+
+
+@dataclass(frozen=True)
+class Division:
+    """How a dataset is divided: the digest that says so, samples per split, and the split of each sample."""
+
+    digest: str
+    n: dict[str, int]
+    splits: dict[str, str]
+
+
+@dataclass(frozen=True)
+class CreatedKey:
+    """The files of a new pair of keys, and the fingerprint of the public one."""
+
+    private: str
+    public: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class TrustedKeys:
+    """Fingerprints of the trusted keys by their names; `unsigned` says whether unsigned models are used, too."""
+
+    unsigned: bool
+    keys: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Verified:
+    """Whose key signed a folder, and the files that the signature covers."""
+
+    signed_by: str
+    fingerprint: str
+    files: list[str]
