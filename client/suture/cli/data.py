@@ -57,7 +57,7 @@ def split(
     digest = found.split_digest()
     if format is Format.json:
         splits = dict(zip(found.samples, found.split_of(), strict=True))
-        print_json(Division(digest, {name: found.n(name) for name in SPLITS}, splits))
+        print_json(Division(digest, {str(name): found.n(name) for name in SPLITS}, splits))
         return
     print_table(("split", "samples"), [(name, f"{found.n(name):,}") for name in SPLITS], empty="")
     console.print(f"digest {digest}")
