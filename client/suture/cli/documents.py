@@ -69,7 +69,7 @@ class Division:
 
     digest: str
     n: dict[str, int]
-    splits: dict[str, str]
+    splits: Mapping[str, str]
 
 
 @dataclass(frozen=True)
