@@ -255,6 +255,8 @@ class Evaluation(_Closed):
     #: Of the party's own member: what is declared of its training, and how well it does on the train split.
     training: Training | None = None
     train: TrainScore | None = None
+    #: What noise on the metrics promises; None where there is none.
+    privacy: Privacy | None = None
 
 
 class ClassReport(_Closed):

@@ -119,7 +119,7 @@ def test_too_few_samples_other_models_and_unknown_places_are_refused(
 ) -> None:
     asked = placements(fitted.candidates)
     for code, call in {
-        "moments.too_few_samples": lambda: contribute(pair, dataset(), asked, min_samples=10_000),
+        "moments.too_few_samples": lambda: contribute(pair, dataset(), asked, min_patients=10_000),
         "moments.placements": lambda: contribute(pair, dataset(), [{"0": "n99999", "1": "n1"}]),
         "moments.members": lambda: fit(pair[::-1], dataset(), own=0, options=QUICK, contributions=[given]),
         "moments.clips": lambda: contribute(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from alembic.util import CommandError
 from sqlalchemy import Connection, func, insert, select, text
 
 from suture_contract.errors import SutureError
@@ -60,9 +61,7 @@ def migrate_file(settings: Settings, path: Path) -> None:
     """Bring a SQLite file to the present schema; raise `SutureError` (`restore.newer`) if it has a later one."""
     try:
         operate.migrate(settings.model_copy(update={"database_url": f"sqlite:///{path}"}))
-    except SutureError as error:
-        if error.code != "hub.newer":
-            raise
+    except CommandError:
         raise SutureError(
             "restore.newer",
             "the backup was made by a later version of the hub",

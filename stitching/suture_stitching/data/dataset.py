@@ -82,9 +82,9 @@ class Dataset(ABC):
         """Return the number of patients (groups) in `split`; without groups every sample is one."""
         return len(np.unique(self.patient_of(split)))
 
-    def patient_of(self, split: Split) -> NDArray[np.int64]:
-        """Return whose each sample of `split` is `(N,)`, in the order in which `batches` yields them without a seed."""
-        order = np.repeat(self._splits[split], self.patches)
+    def patient_of(self, split: Split, seed: int | None = None) -> NDArray[np.int64]:
+        """Return whose each sample of `split` is `(N,)`, in the order in which `batches` yields them."""
+        order = self._sequence(self._splits[split], seed)
         return order.astype(np.int64) if self._patients is None else self._patients[order]
 
     @property
@@ -121,10 +121,7 @@ class Dataset(ABC):
         int64 (segmentation) or `(N, K)` float32 (regression). Once CUDA is in use they lie in pinned memory. Raises
         `SutureError` (`dataset.*`) for an empty split or a sample that cannot be read.
         """
-        order = self._order(split)
-        if seed is not None:
-            order = np.random.default_rng(seed).permutation(order)
-        order = np.repeat(order, self.patches)
+        order = self._sequence(self._order(split), seed)
 
         def read(start: int) -> tuple[Tensor, Tensor]:
             return self._tensors(*self._read(order[start : start + batch_size], (seed or 0, start)))
@@ -153,6 +150,10 @@ class Dataset(ABC):
                 hint=f"add samples to {split}, or remove the split to have it made from a seed",
             )
         return self._splits[split]
+
+    def _sequence(self, order: Indices, seed: int | None) -> Indices:
+        """Return the samples of a split in the order in which a pass reads them."""
+        return np.repeat(order if seed is None else np.random.default_rng(seed).permutation(order), self.patches)
 
     def _tensors(self, inputs: NDArray[np.float32], targets: NDArray[Any]) -> tuple[Tensor, Tensor]:
         import torch

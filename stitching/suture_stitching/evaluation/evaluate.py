@@ -20,6 +20,7 @@ from suture_contract.documents import (
     TrainScore,
 )
 from suture_contract.errors import SutureError
+from suture_contract.privacy import Privacy
 from suture_stitching.data import Dataset
 from suture_stitching.data.windows import outputs_at_once, predict
 from suture_stitching.ensemble.compose import outputs_of
@@ -27,6 +28,7 @@ from suture_stitching.ensemble.fitted import FitResult
 from suture_stitching.ensemble.members import Member, batches, check_inputs, input_shape, number_of_batches
 from suture_stitching.ensemble.merge import Merge
 from suture_stitching.evaluation.bootstrap import intervals
+from suture_stitching.evaluation.private_scores import private_scores
 from suture_stitching.running.checkpoint import Checkpoint, Folder, digest_of, fingerprint
 from suture_stitching.running.device import Precision, Runner
 from suture_stitching.running.progress import OnProgress, ignore
@@ -49,6 +51,8 @@ def evaluate(
     progress: OnProgress = ignore,
     splits: Sequence[SplitName] = ("validation", "test"),
     checkpoint: Folder | None = None,
+    privacy: Privacy | None = None,
+    privacy_share: float = 1.0,
 ) -> Evaluation:
     """Return every candidate's metric on `splits` of `dataset`, and its difference from the own member `own`.
 
@@ -56,8 +60,22 @@ def evaluate(
     what the models read are predicted in windows and compared whole. `precision` is that in which models run. Scores
     are kept in the folder `checkpoint`, so that an evaluation that was killed goes on. Raises `SutureError`
     (`candidates.*`, `dataset.*`, `output.not_finite`, `work.out_of_memory`); `progress` may raise `Cancelled`.
+
+    With `privacy` the metrics have noise, and nothing else is told: they are private for each patient, at most
+    `privacy_share` of the account spent. Raises `SutureError` `privacy.metric` where a metric has no bounds.
     """
-    work = _Evaluation(members, fitted, dataset, splits, Runner(device, precision), progress, checkpoint, shared=False)
+    work = _Evaluation(
+        members,
+        fitted,
+        dataset,
+        splits,
+        Runner(device, precision),
+        progress,
+        checkpoint,
+        shared=False,
+        privacy=privacy,
+        privacy_share=privacy_share,
+    )
     return work.run(own)
 
 
@@ -98,10 +116,20 @@ class _Evaluation:
         checkpoint: Folder | None,
         *,
         shared: bool,
+        privacy: Privacy | None = None,
+        privacy_share: float = 1.0,
     ) -> None:
+        self._privacy, self._privacy_share = privacy, privacy_share
         check_inputs(members, dataset)
         self._members, self._fitted, self._dataset, self._runner = members, fitted, dataset, runner
         self._task = task_of([member.metadata for member in members], dataset.labels, where=dataset.where)
+        if privacy is not None and self._task.metric == "mae":
+            raise SutureError(
+                "privacy.metric",
+                "an error has no largest value, so no noise hides a single patient's",
+                where=dataset.where,
+                hint="evaluate regressions for parties you trust only",
+            )
         window = _window(members, dataset)
         self._whole = window is not None
         self._shape = shape = input_shape(members, dataset)
@@ -109,13 +137,16 @@ class _Evaluation:
             split: blocks(number_of_batches(dataset, split, shape, whole=self._whole), fewest=1) for split in splits
         }
         self._progress = progress
-        key = "" if checkpoint is None else fingerprint("evaluate/2", members, dataset, _settings(fitted, runner))
+        settings = _settings(fitted, runner)
+        if privacy is not None:
+            settings |= {"privacy": privacy.model_dump(mode="json"), "share": privacy_share}
+        key = "" if checkpoint is None else fingerprint("evaluate/2", members, dataset, settings)
         self._checkpoint = Checkpoint(checkpoint, key, shared=shared)
         self._score = _scorer(members, self._task, fitted, runner, shape, window, fitted.candidates.candidates)
 
     def run(self, own: int | None) -> Evaluation:
         clock = Clock(self._progress, {"evaluate": (sum(len(one) for of in self._blocks.values() for one in of), 1.0)})
-        scores = _Scores(self._members, self._task, self._fitted, self._checkpoint, "scores")
+        scores = _Scores(self._members, self._task, self._fitted, self._checkpoint, "scores", self._privacy)
         for split, every in self._blocks.items():
             clock.skip("evaluate", scores.batches.get(split, 0))
             for index, block in enumerate(every):
@@ -129,14 +160,27 @@ class _Evaluation:
                 next(self._batches(split, None))  # raises what there is to say about an empty split
             scores.keep()
         clock.end("evaluate")
-        found = {split: scores.summary(split, own) for split in self._blocks}
+        if self._privacy is None:
+            found = {split: scores.summary(split, own) for split in self._blocks}
+        else:
+            found = private_scores(
+                {split: scores.of(split) for split in self._blocks},
+                self._fitted.candidates.candidates,
+                self._dataset,
+                own,
+                self._privacy,
+                self._privacy_share,
+                self._checkpoint,
+            )
         return Evaluation(
             metric=self._task.metric,
             higher_is_better=self._task.higher_is_better,
             own=own,
             splits=found,
-            training=None if own is None else _declared(self._members[own], self._dataset),
-            train=None if own is None else self._on_train(own),
+            training=None if own is None or self._privacy is not None else _declared(self._members[own], self._dataset),
+            # Other looks at the patients, which the account does not know of.
+            train=None if own is None or self._privacy is not None else self._on_train(own),
+            privacy=self._privacy,
         )
 
     def _on_train(self, own: int) -> TrainScore | None:
@@ -173,7 +217,9 @@ class _Evaluation:
         """Add the scores of the batches `only`."""
         for x, y in self._batches(split, only):
             clock.tick("evaluate")
-            scores.add(split, self._runner.parts(self._score, x, y))
+            # One sample at a time where one must not show: a network may mix those that it is given together.
+            ones = [(x, y)] if self._privacy is None else zip(torch.split(x, 1), torch.split(y, 1), strict=True)
+            scores.add(split, [part for one in ones for part in self._runner.parts(self._score, *one)])
             if self._checkpoint.due:
                 scores.keep()
 
@@ -247,8 +293,15 @@ class _Scores:
     """By split the scores so far, `(candidates, N)`, the tallies, and how many `batches` went in; kept as `name`."""
 
     def __init__(
-        self, members: Sequence[Member], task: Task, fitted: FitResult, checkpoint: Checkpoint, name: str
+        self,
+        members: Sequence[Member],
+        task: Task,
+        fitted: FitResult,
+        checkpoint: Checkpoint,
+        name: str,
+        privacy: Privacy | None = None,
     ) -> None:
+        self._private = privacy is not None
         self._members, self._candidates, self._seed = members, fitted.candidates.candidates, fitted.candidates.seed
         self._task, self._checkpoint, self._name = task, checkpoint, name
         part = checkpoint.load(name)
@@ -277,7 +330,7 @@ class _Scores:
 
     def keep(self) -> None:
         """Raise if a candidate gave NaN or infinity, else write what there is."""
-        if self._finite:
+        if self._finite and not self._private:  # an error would tell that there is a sample for which it is so
             fine = torch.stack(self._finite).all(0).tolist()
             for candidate, good in zip(self._candidates, fine, strict=True):
                 if not good:
@@ -288,6 +341,11 @@ class _Scores:
         tensors = {split: scores for split, (scores,) in self._parts.items()}
         tensors |= {_tally(split): tallies for split, tallies in self._tallies.items()}
         self._checkpoint.save(self._name, self.batches, tensors)
+
+    def of(self, split: SplitName) -> Tensor:
+        """Return the scores `(candidates, N)`, after `keep`."""
+        (scores,) = self._parts[split]
+        return scores
 
     def summary(self, split: SplitName, own: int | None) -> SplitScores:
         """Return each candidate's metric with its interval and those of differences from simpler ones, and classes."""

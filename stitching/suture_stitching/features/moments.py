@@ -43,6 +43,15 @@ class Moments:
             total = total + cls(float(len(chunk)), mean.double() + left, scatter)
         return total
 
+    @classmethod
+    def weighted(cls, rows: Tensor, weights: Tensor) -> Moments:
+        """Return the moments of `rows` `(R, D)` of which each counts for its weight `(R,)`; in float64."""
+        exact, weights = rows.double(), weights.double()
+        n = float(weights.sum())
+        mean = weights @ exact / max(n, torch.finfo(torch.float64).tiny)
+        centred = exact - mean
+        return cls(n, mean, (centred * weights[:, None]).T @ centred)
+
     @property
     def finite(self) -> Tensor:
         """Which of the `D` features were finite in all rows."""

@@ -1,10 +1,10 @@
-"""What is added up over a pass: moments by name, and rows by name for which nothing smaller would do."""
+"""What is added up over a pass: moments and sums by name, and rows by name for which nothing smaller would do."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,14 +14,16 @@ from suture_stitching.running.checkpoint import Checkpoint
 
 #: Before the names of what belongs to a block that is not finished.
 _OPEN = "open/"
+_T = TypeVar("_T")
 
 
 @dataclass
 class Totals:
-    """Moments and rows `(N, ...)`, each by name."""
+    """Moments, rows `(N, ...)`, and sums of any shape, each by name."""
 
     moments: dict[str, Moments] = field(default_factory=dict)
     rows: dict[str, Tensor] = field(default_factory=dict)
+    sums: dict[str, Tensor] = field(default_factory=dict)
 
     def add(self, other: Totals) -> None:
         """Add what was found in more samples."""
@@ -30,26 +32,34 @@ class Totals:
             self.moments[name] = found if before is None else before + found
         for name, more in other.rows.items():
             self.rows[name] = torch.cat([self.rows[name], more]) if name in self.rows else more
+        for name, more in other.sums.items():
+            self.sums[name] = self.sums[name] + more if name in self.sums else more
 
     def beside(self, block: Totals) -> Totals:
         """Return these totals together with those of an unfinished block, which `apart` takes apart again."""
-        moments = {f"{_OPEN}{name}": one for name, one in block.moments.items()}
-        return Totals({**self.moments, **moments}, {**self.rows, **{f"{_OPEN}{k}": v for k, v in block.rows.items()}})
+
+        def both(ours: Mapping[str, _T], theirs: Mapping[str, _T]) -> dict[str, _T]:
+            return {**ours, **{f"{_OPEN}{name}": one for name, one in theirs.items()}}
+
+        return Totals(both(self.moments, block.moments), both(self.rows, block.rows), both(self.sums, block.sums))
 
     def apart(self) -> tuple[Totals, Totals]:
         """Return the totals and those of the unfinished block."""
-        found = []
-        for opened in (False, True):
+
+        def part(every: Mapping[str, _T], *, opened: bool) -> dict[str, _T]:
             length = len(_OPEN) * opened
-            moments = {k[length:]: one for k, one in self.moments.items() if k.startswith(_OPEN) is opened}
-            found.append(
-                Totals(moments, {k[length:]: one for k, one in self.rows.items() if k.startswith(_OPEN) is opened})
-            )
-        return found[0], found[1]
+            return {name[length:]: one for name, one in every.items() if name.startswith(_OPEN) is opened}
+
+        closed, unfinished = (
+            Totals(*(part(every, opened=opened) for every in (self.moments, self.rows, self.sums)))  # type: ignore[arg-type]
+            for opened in (False, True)
+        )
+        return closed, unfinished
 
     def kept(self, batches: Mapping[str, int]) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return document and tensors to keep, with the number of batches that went in per split."""
         tensors = {f"rows/{name}": rows for name, rows in self.rows.items()}
+        tensors |= {f"sums/{name}": sums for name, sums in self.sums.items()}
         for name, moments in self.moments.items():
             tensors |= {f"mean/{name}": moments.mean, f"scatter/{name}": moments.scatter}
         return {"batches": dict(batches), "n": {name: one.n for name, one in self.moments.items()}}, tensors
@@ -64,5 +74,8 @@ class Totals:
             name: Moments(n, kept.tensors[f"mean/{name}"], kept.tensors[f"scatter/{name}"]).to(device)
             for name, n in kept.document["n"].items()
         }
-        rows = {name[5:]: rows.to(device) for name, rows in kept.tensors.items() if name.startswith("rows/")}
-        return cls(moments, rows), dict(kept.document["batches"])
+        rows, sums = (
+            {name[5:]: one.to(device) for name, one in kept.tensors.items() if name.startswith(kind)}
+            for kind in ("rows/", "sums/")
+        )
+        return cls(moments, rows, sums), dict(kept.document["batches"])

@@ -20,7 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -35,8 +37,10 @@ from suture_stitching.ensemble.members import Member, batches, check_inputs, inp
 from suture_stitching.ensemble.merge import Merge
 from suture_stitching.features.moments import Moments, rows
 from suture_stitching.features.points import StitchPoint
+from suture_stitching.fitting.carriers import groups_of, kept, screened, tallied
 from suture_stitching.portable.tensors import save_tensors
 from suture_stitching.privacy.account import noise_of
+from suture_stitching.privacy.scale import clipped
 from suture_stitching.running.device import Precision, Runner
 from suture_stitching.running.progress import OnProgress, Progress, ignore
 from suture_stitching.tasks import task_of
@@ -120,7 +124,7 @@ def contribute(
     dataset: Dataset,
     asked: Sequence[Placement],
     *,
-    min_samples: int = 11,
+    min_patients: int = 11,
     privacy: ClippedPrivacy | None = None,
     device: str | torch.device = "cpu",
     precision: Precision = "auto",
@@ -134,9 +138,11 @@ def contribute(
     """
     check_inputs(members, dataset)
     task = task_of([member.metadata for member in members], dataset.labels, where=dataset.where)
-    if small := next((split for split in SPLITS if dataset.n(split) < min_samples), None):
+    if small := next((split for split in SPLITS if dataset.patients(split) < min_patients), None):
         raise SutureError(
-            "moments.too_few_samples", f"the {small} split has fewer than {min_samples} samples", where=dataset.where
+            "moments.too_few_samples",
+            f"the {small} split has samples of fewer than {min_patients} patients",
+            where=dataset.where,
         )
     if privacy is not None and len(privacy.clips) != len(asked):
         raise SutureError("moments.clips", f"{len(privacy.clips)} clips for {len(asked)} placements")
@@ -157,32 +163,47 @@ def contribute(
             for grid in _grids(group)
         }
 
-    def run(x: Tensor) -> dict[tuple[int, tuple[int, ...]], Moments]:
+    def run(x: Tensor, weights: Tensor, group: Tensor) -> dict[tuple[int, tuple[int, ...]], tuple[Moments, Tensor]]:
+        if privacy is None:
+            return {
+                key: (Moments.of(side), tallied(side.reshape(len(x), -1, side.shape[1]), group))
+                for key, side in features(x).items()
+            }
         # One sample at a time where one must not show: a network may mix those that it is given together.
-        parts = [features(part) for part in (torch.split(x, 1) if privacy is not None else (x,))]
+        parts = [features(part) for part in torch.split(x, 1)]
         found = {}
         for key in parts[0]:
-            side = torch.cat([part[key] for part in parts])
-            if privacy is not None:
-                side = side * (privacy.clips[key[0]] / side.norm(dim=1, keepdim=True)).clamp(max=1)
-            found[key] = Moments.of(side)
+            clip = privacy.clips[key[0]]
+            side = clip * clipped(torch.cat([part[key] for part in parts]), clip)
+            each = len(side) // len(weights)
+            found[key] = (Moments.weighted(side, weights.to(side).repeat_interleave(each) / each), group.new_zeros(()))
         return found
 
     moments: dict[_Key, Moments] = {}
+    carried: dict[_Key, Tensor] = {}
     done, total = 0, sum(dataset.n(split) for split in SPLITS)
     for split in SPLITS:
+        whose = dataset.patient_of(split)
+        weights, group, start = torch.from_numpy(_weights(whose)), groups_of(whose), 0
         for x, y in batches(members, dataset, split, runner.device):
             progress(Progress("solve", done, total))
-            for part in runner.parts(run, x):
-                for (index, grid), more in part.items():
-                    before = moments.get((index, grid, split))
-                    moments[index, grid, split] = more if before is None else before + more
+            own = slice(start, start + len(y))
+            for part in runner.parts(run, x, weights[own], group[own]):
+                for (index, grid), (more, tally) in part.items():
+                    key = (index, grid, split)
+                    moments[key] = more if key not in moments else moments[key] + more
+                    carried[key] = tally if key not in carried else carried[key] + tally
+            start += len(y)
             done += len(y)
-    moments = {key: one.to("cpu").scaled(float(dataset.n(key[2]))) for key, one in moments.items()}
+    if privacy is None:
+        moments = {key: _screened(one, carried[key], min_patients) for key, one in moments.items()}
+    people = {split: float(dataset.patients(split) if privacy is not None else dataset.n(split)) for split in SPLITS}
+    moments = {key: one.to("cpu").scaled(people[key[2]]) for key, one in moments.items()}
     if any(not bool(one.finite.all()) for one in moments.values()):
         raise SutureError("features.not_finite", "a model gives NaN or infinity on this data", where=dataset.where)
     if privacy is not None:
         moments = _noisy(moments, privacy)
+        moments = {key: one.scaled(float(dataset.n(key[2]))) for key, one in moments.items()}
     described = Described(
         members=tuple(member.ref.sha256 for member in members),
         placements=tuple(dict(placement) for placement in asked),
@@ -192,11 +213,23 @@ def contribute(
     return Contribution(described, moments)
 
 
+def _screened(moments: Moments, tally: Tensor, least: int) -> Moments:
+    """Return the moments of what at least so many patients carry of all members' features side by side."""
+    column = {0: slice(0, len(moments.mean))}
+    return screened(moments, kept(tally, column, least), column)
+
+
+def _weights(whose: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return what each sample `(N,)` counts for: those of a patient together 1."""
+    _, patient, samples = np.unique(whose, return_inverse=True, return_counts=True)
+    return 1.0 / samples[patient.reshape(-1)]
+
+
 def _noisy(moments: Mapping[_Key, Moments], privacy: ClippedPrivacy) -> dict[_Key, Moments]:
     """Add noise to sums of features and of their products, all of one split together as one query.
 
-    A sample is in one split only, and there in every sum once: features in units of their clip, averaged over
-    positions. The numbers of samples are told as they are.
+    A patient is in one split only, and counts once in every sum there: features in units of their clip, averaged over
+    samples and positions. The numbers of samples are told as they are.
     """
     per_split = len(moments) / len({split for _, _, split in moments})
     sigma = noise_of(privacy.epsilon, privacy.delta, _SENSITIVITY * math.sqrt(per_split))

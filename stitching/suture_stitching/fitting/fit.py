@@ -31,6 +31,7 @@ from suture_stitching.ensemble.members import Member, batches, check_inputs, inp
 from suture_stitching.ensemble.merge import GateTensors, Join, Merge
 from suture_stitching.ensemble.ood_gate import REACHES, bounds
 from suture_stitching.features.moments import Moments
+from suture_stitching.fitting.carriers import rounded, screened
 from suture_stitching.fitting.contribute import Contribution
 from suture_stitching.fitting.plans import (
     Plan,
@@ -75,6 +76,8 @@ Step: TypeAlias = Literal["capture", "refine"]
 SHARES = (0.5, 0.25, 0.75)
 #: How much larger the mean square of another party's features may be than that of the own ones.
 _LARGEST = 1e6
+#: How many patients carry a feature that takes part, at least.
+LEAST = 11
 #: Samples on which members are compared.
 _COMPARED = 64
 
@@ -90,6 +93,7 @@ def fit(
     checkpoint: Folder | None = None,
     contributions: Sequence[Contribution] = (),
     own: int | None = None,
+    min_patients: int = LEAST,
     privacy: Privacy | None = None,
     share: float = 1.0,
 ) -> FitResult:
@@ -105,7 +109,8 @@ def fit(
     `contributions` are other parties' moments for these members (see `contribute`): further candidates have stitches in
     closed form that weigh them with the moments of `dataset`.
 
-    `own` is the requester's own member: gates look through no other. With `privacy` the result is private for each
+    `own` is the requester's own member: gates look through no other. What fewer than `min_patients` of the training
+    patients carry takes no part (see `carriers`). With `privacy` the result is private for each
     patient (see `Privacy`): closed forms alone, at one match, from the samples of both splits, at most `share` of the
     account spent. What other steps of the job ask of the same patients may spend the rest.
     """
@@ -116,7 +121,7 @@ def fit(
         Runner(device, precision),
         progress,
         checkpoint,
-        terms=Terms(own, privacy, share),
+        terms=Terms(own, privacy, share, min_patients),
     )
     for contribution in contributions:
         contribution.check_members(members)
@@ -135,6 +140,7 @@ def fit_share(
     precision: Precision = "auto",
     progress: OnProgress = ignore,
     own: int | None = None,
+    min_patients: int = LEAST,
     privacy: Privacy | None = None,
 ) -> None:
     """Do a share of one step of the fit that these arguments describe, and leave it in the folder `checkpoint`.
@@ -151,7 +157,7 @@ def fit_share(
         checkpoint,
         step,
         share,
-        Terms(own, privacy),
+        Terms(own, privacy, least=min_patients),
     )
     work.run_share(step, share)
 
@@ -180,6 +186,7 @@ class Terms:
     own: int | None = None
     privacy: Privacy | None = None
     share: float = 1.0
+    least: int = LEAST
 
 
 class _Fit:
@@ -199,7 +206,7 @@ class _Fit:
             raise SutureError("members.too_few", "a stitch needs at least two models")
         check_inputs(members, dataset)
         self._members, self._dataset, self._options, self._terms = members, dataset, options, terms
-        self._reader = Reader(members, dataset, runner, options.seed, terms.own)
+        self._reader = Reader(members, dataset, runner, options.seed, terms.own, terms.least)
         self._task = task_of([member.metadata for member in members], dataset.labels, where=dataset.where)
         dataset.check_classes()
         self._shape = input_shape(members, dataset)
@@ -208,7 +215,13 @@ class _Fit:
         self._progress = Clock(progress, self._steps(step, share))
         # How many candidates are refined is no part of it: those that were refined before are taken as they are.
         asked = options.model_dump(mode="json", exclude={"refine", "refine_candidates"})
-        settings = {**asked, "device": runner.device.type, "precision": runner.precision, "own": terms.own}
+        settings = {
+            **asked,
+            "device": runner.device.type,
+            "precision": runner.precision,
+            "own": terms.own,
+            "least": terms.least,
+        }
         if terms.privacy is not None:
             settings |= {"privacy": terms.privacy.model_dump(mode="json"), "share": terms.share}
         key = "" if checkpoint is None else fingerprint("fit", members, dataset, settings)
@@ -247,7 +260,7 @@ class _Fit:
             used = {name for plan in plans for name in plan.tensors()}
             self._stitches = {name: tensor for name, tensor in self._stitches.items() if name in used}
         self._progress.finish("fit")
-        return FitResult(self._documents(plans), self._stitches, self._shape)
+        return FitResult(self._documents(plans), self._told(), self._shape)
 
     def _run_privately(self, privacy: Privacy) -> FitResult:
         plans: list[Plan] = []
@@ -268,7 +281,12 @@ class _Fit:
             self._stitches = {name: tensor for name, tensor in self._stitches.items() if name in used}
         self._progress.finish("fit")
         documents = self._documents(plans).model_copy(update={"privacy": privacy})
-        return FitResult(documents, self._stitches, self._shape)
+        return FitResult(documents, self._told(), self._shape)
+
+    def _told(self) -> dict[str, Tensor]:
+        """Return the tensors in the precision that so many patients give."""
+        patients = self._dataset.patients("train")
+        return {name: rounded(tensor, patients) for name, tensor in self._stitches.items()}
 
     def placements(self) -> tuple[dict[str, str], ...]:
         return tuple(_names(points) for points in self._matches()[0])
@@ -338,9 +356,15 @@ class _Fit:
     def _solved(self, index: int, points: Points, reading: Reading) -> Join:
         """Return a match with its stitches in closed form, to be mixed with any weight."""
         moments = {grid: reading.pair(index, grid) for grid in {point.shape[1:] for point in points.values()}}
-        return self._join(f"p{index:02d}", points, moments)
+        return self._join(f"p{index:02d}", points, moments, reading.keep[index])
 
-    def _join(self, part: str, points: Points, moments: Mapping[Grid, tuple[Moments, Moments]]) -> Join:
+    def _join(
+        self,
+        part: str,
+        points: Points,
+        moments: Mapping[Grid, tuple[Moments, Moments]],
+        keep: Mapping[int, Tensor],
+    ) -> Join:
         names = {}
         for source in points:
             for target in points:
@@ -348,18 +372,31 @@ class _Fit:
                     self._progress.tick("solve")
                     train, held_out = moments[points[target].shape[1:]]
                     name, own = f"{part}.{source}_{target}", columns(points)
-                    names[source, target] = self._solve(name, train, held_out, own[source], own[target])
+                    keeps = (keep[source], keep[target])
+                    names[source, target] = self._solve(name, train, held_out, own[source], own[target], keeps)
         return Join(points, 0.5, names)
 
-    def _solve(self, name: str, train: Moments, held_out: Moments, source: slice, target: slice) -> tuple[str, str]:
+    def _solve(
+        self,
+        name: str,
+        train: Moments,
+        held_out: Moments,
+        source: slice,
+        target: slice,
+        keeps: tuple[Tensor, Tensor],
+    ) -> tuple[str, str]:
         weight, bias = f"{name}.weight", f"{name}.bias"
         features = Source(train, source, held_out)
         solution = features.to(target)
-        self._stitches[weight], self._stitches[bias] = solution.weight.float().cpu(), solution.bias.float().cpu()
         robust = features.to(target, (NOISE**2,))
-        self._starts[weight], self._starts[bias] = robust.weight.float().cpu(), robust.bias.float().cpu()
+        for where, found in ((self._stitches, solution), (self._starts, robust)):
+            # Solved for what is kept of the source, and given all of it.
+            where[weight] = (found.weight @ keeps[0].to(found.weight)).float().cpu()
+            where[bias] = found.bias.float().cpu()
         variance = train.covariance.diagonal().clamp(min=0)
-        self._spreads[weight] = Spread(train.mean[source], _deviation(variance[source]), _deviation(variance[target]))
+        self._spreads[weight] = Spread(
+            train.mean[source], _deviation(variance[source]), _deviation(variance[target]), *keeps
+        )
         self._r2[weight] = solution.r2
         return weight, bias
 
@@ -373,17 +410,18 @@ class _Fit:
         first = replace(joins[-2], alpha=middle)
         points, merge = groups[last], Merge(self._members, self._task, self._stitches)
         again = read_stitched(self._reader, merge, merge.join([first]), points, self._progress, self._checkpoint)
-        own, names = columns(points), {}
+        own, names, keep = columns(points), {}, reading.keep[last]
         for (source, target), more in again.items():
             self._progress.tick("double")
+            width = points[source].shape[0]
+            place = {source: slice(0, width), target: slice(width, width + points[target].shape[0])}
             both = []
             for native, stitched in zip(reading.pair(last, points[target].shape[1:]), more, strict=True):
                 side = native.select(own[source], own[target])
-                both.append(side + stitched.scaled(side.n))
-            width = points[source].shape[0]
+                both.append(side + screened(stitched, keep, place).scaled(side.n))
             name = f"p{last - 1:02d}.p{last:02d}.{source}_{target}"
-            out = slice(width, width + points[target].shape[0])
-            names[source, target] = self._solve(name, both[0], both[1], slice(0, width), out)
+            keeps = (keep[source], keep[target])
+            names[source, target] = self._solve(name, both[0], both[1], place[source], place[target], keeps)
         self._progress.end("double")
         return Plan((first, Join(points, middle, names)))
 
@@ -409,8 +447,11 @@ class _Fit:
                 own = {grid: reading.pair(index, grid) for grid in grids}
                 given = [one for one in others if _plausible(own, one)]
                 if given:
-                    joined = {g: _together(own[g], [one[g] for one in given], share) for g in grids}
-                    join = self._join(f"o{round(100 * share)}.p{index:02d}", points, joined)
+                    keep, place = reading.keep[index], columns(points)
+                    joined = {
+                        g: _screened(_together(own[g], [one[g] for one in given], share), keep, place) for g in grids
+                    }
+                    join = self._join(f"o{round(100 * share)}.p{index:02d}", points, joined, keep)
                     plans += [Plan((replace(join, alpha=alpha),), others=share) for alpha in self._options.alphas]
         middle = middle_of(self._options.alphas)
         plans.reverse()  # late matches first
@@ -548,6 +589,12 @@ def _together(
             total = total + one.scaled(moments.n * share / len(given))
         found.append(total)
     return found[0], found[1]
+
+
+def _screened(
+    both: tuple[Moments, Moments], keep: Mapping[int, Tensor], place: Mapping[int, slice]
+) -> tuple[Moments, Moments]:
+    return screened(both[0], keep, place), screened(both[1], keep, place)
 
 
 def _gate_document(gate: GateTensors) -> Gate:

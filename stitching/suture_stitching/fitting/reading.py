@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from suture_stitching.ensemble.ood_gate import Whitening, whiten
 from suture_stitching.features.moments import Moments, channels_second, to_grid
 from suture_stitching.features.points import StitchPoint
 from suture_stitching.fitting.accumulator import Totals
+from suture_stitching.fitting.carriers import groups_of, kept, screened, tallied
 from suture_stitching.running.checkpoint import Checkpoint
 from suture_stitching.running.device import Runner
 from suture_stitching.running.shards import Share, blocks
@@ -45,7 +47,8 @@ _SPLITS: tuple[Split, Split] = ("train", "validation")
 class Reader:
     """What is read: all members on a dataset, the training split shuffled by `seed`; and what runs them.
 
-    `own` is the requester's own member, the only one that gates look through.
+    `own` is the requester's own member, the only one that gates look through; `least` is how many patients must carry
+    a feature that takes part.
     """
 
     members: Sequence[Member]
@@ -53,6 +56,7 @@ class Reader:
     runner: Runner
     seed: int
     own: int | None = None
+    least: int = 1
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -72,6 +76,10 @@ class Reader:
         for x, _ in batches(self.members, self.dataset, split, self.runner.device, seed=seed, only=only):
             yield x
 
+    def groups(self, split: Split) -> Tensor:
+        """Return the group of patients of each sample of `split`, in the order of `batches`."""
+        return groups_of(self.dataset.patient_of(split, self.seed if split == "train" else None))
+
     def check(self, moments: Moments, columns: Sequence[tuple[slice, int, StitchPoint]]) -> None:
         """Raise `SutureError` `features.not_finite` naming the first member and point with NaN or infinity."""
         finite = moments.finite.cpu()
@@ -89,16 +97,18 @@ class Reader:
 class Reading:
     """Moments by match and grid, of the features of all matched members side by side; of both splits.
 
+    `keep` are, by match and member, the maps `(C, C)` that leave what enough patients carry.
     `whitenings` and, of the validation split's samples, `distances` `(N,)` are those of the matches where gates look,
     by match: of the features averaged over positions.
     """
 
     moments: Mapping[tuple[int, Grid], tuple[Moments, Moments]]
+    keep: Mapping[int, Mapping[int, Tensor]]
     whitenings: Mapping[int, Whitening]
     distances: Mapping[int, Tensor]
 
     def pair(self, index: int, grid: Grid) -> tuple[Moments, Moments]:
-        """Return the moments of a match on a grid, of `train` and `validation`."""
+        """Return the moments of a match on a grid, of `train` and `validation`, of what enough patients carry."""
         return self.moments[index, grid]
 
 
@@ -125,12 +135,14 @@ def read(
     `known` are features of the first training batches, in parts, that need not be computed again.
     """
     look = _Look(reader, merge, groups, places)
-    kept, start = Totals.restored(checkpoint, "reading", reader.runner.device)
-    totals, block = kept.apart()
+    before, start = Totals.restored(checkpoint, "reading", reader.runner.device)
+    totals, block = before.apart()
     whitenings: dict[int, Whitening] = {}
+    keep: dict[int, dict[int, Tensor]] = {}
     for split in _SPLITS:
         if split == "validation":
-            whitenings = {index: whiten(totals.moments[f"pooled.{index}"]) for index in places}
+            keep = look.kept(totals)
+            whitenings = {index: look.whitened(index, totals, keep[index]) for index in places}
         number = start.get(split, 0)
         clock.skip("solve", number)
         for index, own in enumerate(blocks(reader.number_of_batches(split))):
@@ -157,11 +169,11 @@ def read(
         start[split] = number
     checkpoint.save("reading", *totals.kept(start))
     moments = {
-        (index, grid): (totals.moments[_key("train", index, grid)], totals.moments[_key("validation", index, grid)])
+        (index, grid): look.screened(index, totals, grid, keep[index])
         for index, one in enumerate(look.taken)
         for grid in one.grids
     }
-    return Reading(moments, whitenings, {index: totals.rows[f"distance.{index}"].cpu() for index in places})
+    return Reading(moments, keep, whitenings, {index: totals.rows[f"distance.{index}"].cpu() for index in places})
 
 
 def capture(
@@ -214,12 +226,16 @@ class _Look:
         """Yield what is found in the batches `only`, each in parts; features of the first ones may be `known`."""
         first = len(known) if split == "train" else 0
         computed = self._reader.batches(split, range(max(only.start, first), only.stop))
+        groups = torch.split(self._reader.groups(split), batch_size(self._reader.dataset, self._reader.shape))
         for number in only:
             clock.tick("solve")
             if number < first:
-                yield [self._reuse(features, split) for features in known[number]]
+                sizes = [len(next(iter(features.values()))) for features in known[number]]
+                parts = zip(known[number], torch.split(groups[number], sizes), strict=True)
+                yield [self._reuse(features, split, own) for features, own in parts]
             else:
-                yield self._reader.runner.parts(lambda part: self._run(part, split), next(computed))
+                run = functools.partial(self._run, split)
+                yield self._reader.runner.parts(run, next(computed), groups[number])
 
     def check(self, totals: Totals) -> None:
         """Raise `SutureError` `features.not_finite` if any feature was NaN or infinite."""
@@ -235,17 +251,38 @@ class _Look:
                 point = self._groups[index][own]
                 self._reader.check(moments, [(slice(0, point.shape[0]), own, point)])
 
-    def _run(self, part: Tensor, split: Split) -> Totals:
-        values = self._reader.runner.stream(self._model, self._refs, part)
-        return self._found(((place, value) for node, value in values for place in self._refs[node]), split)
+    def kept(self, totals: Totals) -> dict[int, dict[int, Tensor]]:
+        """Return for each match and member the map that leaves what enough patients carry."""
+        return {
+            index: kept(totals.sums[f"carried.{index}"], columns(points), self._reader.least)
+            for index, points in enumerate(self._groups)
+        }
 
-    def _reuse(self, features: Features, split: Split) -> Totals:
+    def screened(self, index: int, totals: Totals, grid: Grid, keep: Mapping[int, Tensor]) -> tuple[Moments, Moments]:
+        """Return the moments of both splits of what is kept of the features of a match."""
+        own = columns(self._groups[index])
+        train, validation = (screened(totals.moments[_key(split, index, grid)], keep, own) for split in _SPLITS)
+        return train, validation
+
+    def whitened(self, index: int, totals: Totals, keep: Mapping[int, Tensor]) -> Whitening:
+        """Return the whitening of what is kept of the requester's own features."""
+        own = self._reader.own
+        assert own is not None, "nothing else is pooled"
+        pooled = totals.moments[f"pooled.{index}"]
+        found = whiten(screened(pooled, {0: keep[own]}, {0: slice(0, len(pooled.mean))}))
+        return Whitening(found.weight @ keep[own].to(found.weight), found.bias)
+
+    def _run(self, split: Split, part: Tensor, groups: Tensor) -> Totals:
+        values = self._reader.runner.stream(self._model, self._refs, part)
+        return self._found(((place, value) for node, value in values for place in self._refs[node]), split, groups)
+
+    def _reuse(self, features: Features, split: Split, groups: Tensor) -> Totals:
         every = [place for places in self._refs.values() for place in places]
         return self._found(
-            ((place, features[place[1], self._groups[place[0]][place[1]].name]) for place in every), split
+            ((place, features[place[1], self._groups[place[0]][place[1]].name]) for place in every), split, groups
         )
 
-    def _found(self, features: Iterable[tuple[tuple[int, int], Tensor]], split: Split) -> Totals:
+    def _found(self, features: Iterable[tuple[tuple[int, int], Tensor]], split: Split, groups: Tensor) -> Totals:
         """Return moments (and rows) of a part of a batch, match by match as soon as all of it is there."""
         result, open_groups = Totals(), [_Side(one) for one in self.taken]
         for (index, member), feature in features:
@@ -255,6 +292,8 @@ class _Look:
                 continue
             for grid, rows in side.rows.items():
                 result.moments[_key(split, index, grid)] = Moments.of(rows.flatten(0, 1))
+            if split == "train":
+                result.sums[f"carried.{index}"] = tallied(side.rows[self.taken[index].grids[-1]], groups)
             if index in self._places:
                 if split == "train":
                     result.moments[f"pooled.{index}"] = Moments.of(side.pooled())

@@ -61,6 +61,9 @@ class Spread:
     mean_in: Tensor
     deviation_in: float
     deviation_out: float
+    #: What is kept of source and target features (see `carriers`): training does not leave it either.
+    keep_in: Tensor
+    keep_out: Tensor
 
 
 def refine(
@@ -145,6 +148,10 @@ class _Trainer:
         self._closed = {name: stitches[name].to(device) for name in self.nodes}
         self._spreads = {weight: spreads[weight] for weight, _ in self._pairs}
         self._means = {weight: spread.mean_in.float().to(device) for weight, spread in self._spreads.items()}
+        self._keeps = {
+            weight: (spread.keep_in.float().to(device), spread.keep_out.float().to(device))
+            for weight, spread in self._spreads.items()
+        }
         self._steps = {name: torch.zeros_like(tensor, requires_grad=True) for name, tensor in self._closed.items()}
         self.parameters = list(self._steps.values())
 
@@ -188,8 +195,9 @@ class _Trainer:
         tensors = {}
         for weight, bias in self._pairs:
             spread = self._spreads[weight]
-            turn = self._steps[weight] * (spread.deviation_out / spread.deviation_in)
-            shift = self._steps[bias] * spread.deviation_out - turn @ self._means[weight]
+            keep_in, keep_out = self._keeps[weight]
+            turn = keep_out @ (self._steps[weight] * (spread.deviation_out / spread.deviation_in)) @ keep_in
+            shift = keep_out @ (self._steps[bias] * spread.deviation_out) - turn @ self._means[weight]
             tensors[weight] = self._closed[weight] + turn
             tensors[bias] = self._closed[bias] + shift
         return tensors

@@ -115,4 +115,4 @@ def members(own: Patients, spy: nn.Module, folder: Path) -> list[Member]:
 
 def fitted(both: list[Member], own: Patients, options: FitOptions = CLOSED, **defence: Any) -> FitResult:
     """Return what leaves the hospital after a fit."""
-    return fit(both, own.dataset(), options=options, **defence)
+    return fit(both, own.dataset(), options=options, own=0, **defence)

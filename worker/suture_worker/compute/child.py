@@ -158,7 +158,7 @@ def _open(run: Run, task: Task) -> Dataset | None:
         return None
     dataset = open_dataset(run.dataset)
     needed: tuple[Split, ...] = ("validation", "test") if task.kind == "evaluate" else ("train", "validation")
-    split = too_few({split: dataset.n(split) for split in needed}, run.min_samples)
+    split = too_few({split: dataset.patients(split) for split in needed}, run.min_samples)
     if split is not None:
         raise SutureError(
             TOO_FEW, f"the {split} split has fewer than {run.min_samples} samples", where=str(run.dataset.path)
@@ -232,6 +232,7 @@ def _fit(
             progress=report,
             checkpoint=folder.checkpoint,
             own=own,
+            min_patients=run.min_samples,
         )
         return
     given = contributing.contributions(spec, members, folder)
@@ -244,6 +245,7 @@ def _fit(
         checkpoint=folder.checkpoint,
         contributions=tuple(given.values()),
         own=own,
+        min_patients=run.min_samples,
     )
     candidates = contributing.with_contributors(fitted.candidates, given)
     FitResult(candidates, fitted.stitches, fitted.input_shape).save(folder.results)

@@ -35,7 +35,7 @@ def match(
     found = matches(members, dataset, options=FitOptions.read(spec.options), device=run.device, progress=report)
     norms: tuple[float, ...] = ()
     if found:
-        own = contribute(members, dataset, found, min_samples=1, device=run.device, progress=report)
+        own = contribute(members, dataset, found, min_patients=1, device=run.device, progress=report)
         norms = own.norms()
     _write(folder, Matched(n=dataset.n("train"), placements=found, norms=norms))
 
@@ -55,7 +55,7 @@ def contribute(
             members,
             dataset,
             spec.placements,
-            min_samples=max(run.min_samples, terms.min_samples),
+            min_patients=max(run.min_samples, terms.min_samples),
             privacy=privacy,
             device=run.device,
             progress=report,
