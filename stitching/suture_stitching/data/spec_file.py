@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from suture_contract.errors import SutureError
-from suture_contract.naming import did_you_mean
+from suture_contract.naming import did_you_mean, problems_of
 from suture_stitching.data.spec import DatasetSpec
 
 #: What describes a dataset, in contrast to one.
@@ -51,11 +51,9 @@ def spec_of(fields: Mapping[str, Any], *, where: str, defaults: Mapping[str, Any
     try:
         return DatasetSpec.model_validate({**(defaults or {}), **fields})
     except ValidationError as error:
-        detail = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(str(part) for part in detail["loc"])
         raise SutureError(
             "dataset.invalid",
-            ": ".join(part for part in (field, detail["msg"]) if part),
+            str(problems_of(error.errors(include_url=False), DatasetSpec)[0]),
             where=where,
             hint="the fields are described in docs/site-operator.md",
         ) from None
