@@ -50,6 +50,8 @@ class Site(Base):
     name: Mapped[str] = mapped_column(NAME)
     created_at: Mapped[datetime]
     last_seen_at: Mapped[datetime | None]
+    #: Names of the datasets that its own party may fit on; None where the site does not tell them.
+    datasets: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
 
     party: Mapped[Party] = relationship(back_populates="sites")
 

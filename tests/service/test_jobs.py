@@ -485,3 +485,35 @@ def test_a_job_of_an_earlier_version_with_options_that_are_refused_now_still_sho
     assert world.job(job)["state"] == "queued"
     assert [one["id"] for one in world.north.get("/v1/jobs").json()["items"]] == [job["id"]]
     assert world.sites["north"].lease()["spec"]["options"] == {"refine_step": 3, "seed": "1"}
+
+
+def tell(world, party, datasets):
+    answer = world.sites[party]("PUT", "/v1/site/datasets", json={"datasets": datasets})
+    assert answer.status_code == 204, answer.text
+
+
+def test_a_dataset_that_no_site_of_the_requester_has_is_refused_at_once(world):
+    tell(world, "north", ["digits", "scans"])
+    tell(world, "south", ["letters"])
+    error = refusal(world.ask(dataset="digts"), 422)
+    assert (error["code"], error["where"]) == ("dataset.unknown", "dataset")
+    assert "'digits'" in error["hint"]
+    assert "letters" not in str(error)
+    # What another party's site has is no matter of the requester's.
+    assert "letters" not in str(refusal(world.ask(dataset="letters"), 422)["hint"])
+    assert world.ask(dataset="digits", evaluate_at=["south/unheard"]).status_code == 201
+
+
+def test_where_a_site_does_not_tell_its_datasets_it_decides_itself(world):
+    assert world.ask(dataset="anything").status_code == 201
+    tell(world, "north", ["digits"])
+    assert world.ask(dataset="anything").status_code == 422
+    tell(world, "north", None)
+    assert world.ask(dataset="anything").status_code == 201
+
+
+def test_only_a_site_tells_datasets_and_nobody_else_sees_them(world):
+    assert world.north("PUT", "/v1/site/datasets", json={"datasets": ["x"]}).status_code == 403
+    tell(world, "north", ["secret_study"])
+    for actor in (world.south, world.sites["south"], world.operator):
+        assert "secret_study" not in actor.get("/v1/parties").text

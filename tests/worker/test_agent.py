@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from suture.errors import AuthError
+from suture.errors import AuthError, Refused
 from suture_worker.agent.agent import Agent
 from suture_worker.agent.hub import Hub
 from suture_worker.agent.retry import back_off
@@ -281,3 +281,33 @@ def test_the_token_is_nowhere_in_state(live_hub, party, site_of):
 def test_pauses_double_up_to_a_minute_and_are_spread():
     assert [back_off(n, lambda: 1.0) for n in (1, 2, 3, 7, 100)] == [1, 2, 4, 60, 60]
     assert [back_off(n, lambda: 0.0) for n in (1, 2, 100)] == [0.5, 1, 30]
+
+
+def test_names_of_datasets_are_told_only_where_the_operator_wants_it(live_hub, party, site_of):
+    rules = [([party], ["fit"], ["patches"]), (["south"], ["evaluate"], ["other"])]
+    config = site_of(party, rules=rules)
+    with agent(config):
+        pass
+    assert verify(config.state / "outbox" / "egress.jsonl") == []
+    telling = config.model_copy(update={"hub": config.hub.model_copy(update={"tell_datasets": True})})
+    client = live_hub.client(party)
+    with agent(telling):
+        until(lambda: verify(telling.state / "outbox" / "egress.jsonl"))
+        refused = until(lambda: refusal(client))
+    assert refused.code == "dataset.unknown"
+    assert "did you mean 'patches'" in str(refused)
+    assert "other" not in str(refused)
+    with agent(config):
+        until(lambda: not (config.state / "told_datasets").exists())
+    kinds = [(entry.kind, entry.body) for entry in verify(config.state / "outbox" / "egress.jsonl")]
+    assert kinds == [("datasets", '{"datasets":["patches"]}'), ("datasets", '{"datasets":null}')]
+    assert client.stitch(MODELS, "ptches").status.state == "queued"
+
+
+def refusal(client):
+    """Ask for a dataset that there is not; return the hub's refusal, None while it has not heard which there are."""
+    try:
+        client.stitch(MODELS, "ptches")
+    except Refused as error:
+        return error
+    return None

@@ -54,10 +54,15 @@ class _Closed(BaseModel):
 
 
 class HubConfig(_Closed):
-    """`[hub]`: where the hub is, and the file that holds this site's token."""
+    """`[hub]`: where the hub is, and the file that holds this site's token.
+
+    `tell_datasets`: whether the hub hears which datasets the site's own party may fit on, by their names, so that it
+    refuses a job with another name at once.
+    """
 
     url: Annotated[str, AfterValidator(_check_url)]
     token_file: Path = Path("token")
+    tell_datasets: bool = False
 
 
 class StateConfig(_Closed):

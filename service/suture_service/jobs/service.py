@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from suture_contract.compatibility import incompatibilities
 from suture_contract.model.metadata import ModelMetadata
+from suture_contract.naming import did_you_mean
 from suture_service.access.repository import unusable_by
 from suture_service.auth import Caller
 from suture_service.errors import Conflict, HubError, NotFound
@@ -31,7 +32,7 @@ from suture_service.models.repository import find_revision, unreadable_by
 from suture_service.models.service import MODEL, REPORT, StoredFile, no_readable_model
 from suture_service.parties.repository import find_party
 from suture_service.parties.service import no_party
-from suture_service.sites.repository import has_site
+from suture_service.sites.repository import datasets_told, has_site
 from suture_service.states import ACTIVE_JOBS, KEPT, UNDISCLOSED, JobState, TaskState
 from suture_service.tables import Job, JobMember, Json, Party, Revision, Task
 
@@ -49,6 +50,7 @@ def create(hub: Hub, session: Session, caller: Caller, asked: JobIn) -> Job:
     contributors = [_entry(text) for text in asked.contribute_from]
     parties = _parties(session, requester, [name for name, _ in entries], "evaluate_at")
     parties += _contributors(session, requester, [name for name, _ in contributors], parties)
+    _check_dataset(session, requester, asked.dataset)
     _check_readable(session, revisions, parties, hub.now())
     _check_quota(hub, session, caller)
     _check_compatible(revisions)
@@ -136,6 +138,14 @@ def _parties(session: Session, requester: Party, names: Sequence[str], field: st
                 hint="an admin of that party adds one: `suture hub site add`",
             )
     return parties
+
+
+def _check_dataset(session: Session, requester: Party, name: str) -> None:
+    """Refuse a dataset that none of the requester's sites has, where all of them say which ones they have."""
+    told = datasets_told(session, requester.id)
+    if told is not None and name not in told:
+        hint = did_you_mean(name, told, page="[datasets] and [[policy.allow]] in your site's site.toml")
+        raise HubError("dataset.unknown", f"no site of yours offers you a dataset {name!r}", where="dataset", hint=hint)
 
 
 def _check_readable(session: Session, revisions: Sequence[Revision], parties: Sequence[Party], now: datetime) -> None:

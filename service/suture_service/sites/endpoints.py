@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from suture_service.auth import CallerDep
+from suture_service.auth import CallerDep, SiteDep
 from suture_service.errors import answers
 from suture_service.hub import HubDep
 from suture_service.parties.service import add_site_token, get_party
-from suture_service.sites import service
-from suture_service.sites.schemas import SiteIn, SiteMade
+from suture_service.sites import repository, service
+from suture_service.sites.schemas import DatasetsIn, SiteIn, SiteMade
 
 router = APIRouter(prefix="/v1", tags=["sites"])
+
+
+@router.put("/site/datasets", status_code=204, responses=answers(403, 422))
+def tell_datasets(hub: HubDep, site: SiteDep, body: DatasetsIn) -> None:
+    """Tell which datasets the site's own party may fit on, so that a job with another name is refused at once.
+
+    Only tokens of that party are told of them, and only in such a refusal.
+    """
+    assert site.site_id is not None
+    with hub.database.writing() as session:
+        repository.tell_datasets(session, site.site_id, body.datasets)
 
 
 @router.post("/parties/{party}/sites", status_code=201, responses=answers(403, 404, 409, 422))

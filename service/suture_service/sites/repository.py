@@ -26,6 +26,21 @@ def seen_since(session: Session, site_id: int, moment: datetime) -> bool:
     return session.scalars(statement).first() is not None
 
 
+def datasets_told(session: Session, party_id: int) -> list[str] | None:
+    """Return the datasets that a party's sites have told of; None where one of them, or all, tell nothing.
+
+    A site that was never there, and so can do no work, does not count.
+    """
+    of_party = select(Site.datasets, Site.last_seen_at).where(Site.party_id == party_id)
+    told = [names for names, seen in session.execute(of_party) if names is not None or seen is not None]
+    return None if not told or None in told else sorted({name for names in told for name in names or ()})
+
+
+def tell_datasets(session: Session, site_id: int, datasets: list[str] | None) -> None:
+    """Write down what a site tells of its datasets."""
+    session.execute(update(Site).where(Site.id == site_id).values(datasets=datasets))
+
+
 def mark_seen(session: Session, site_id: int, now: datetime, step: timedelta) -> None:
     """Write down that a site is there, unless that was done less than `step` ago."""
     stale = or_(Site.last_seen_at.is_(None), Site.last_seen_at < now - step)

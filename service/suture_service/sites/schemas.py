@@ -14,6 +14,14 @@ class SiteIn(Input):
     name: Name = Field(examples=["north-gpu"])
 
 
+class DatasetsIn(Input):
+    """What the party's own jobs may name as `dataset`; it takes the place of what the site told before."""
+
+    datasets: list[Name] | None = Field(
+        max_length=1000, description="Null: the site does not tell them any more.", examples=[["digits"]]
+    )
+
+
 class SiteMade(BaseModel):
     """The only answer that ever holds the site's token."""
 

@@ -30,7 +30,7 @@ from suture_worker.config import SiteConfig
 from suture_worker.egress.outbox import Cleared, Outbox
 from suture_worker.folder import Assignment, Outcome, TaskFolder, unfinished
 from suture_worker.leased_task import Claim, Task, claim_of
-from suture_worker.rules.policy import DENIED, TOO_FEW, Allow, Decline
+from suture_worker.rules.policy import DENIED, TOO_FEW, Allow, Asked, Decline, offers
 from suture_worker.stop import Stop
 
 _DELIVERY_SECONDS = 24 * 3600.0
@@ -68,7 +68,31 @@ class Agent:
                 self._stop.set()  # what is under way goes on at the next start
                 raise
 
+    def _tell_datasets(self) -> None:
+        """Tell the hub the names of the datasets that the own party may fit on, where the operator wants that.
+
+        Where not, what was told before is taken back. A hub that is away, or knows no such message, is told next time.
+        """
+        told = self._config.state / "told_datasets"
+        if not self._config.hub.tell_datasets and not told.exists():
+            return
+        try:
+            names = None
+            if self._config.hub.tell_datasets:
+                own = Asked(str(self._hub.whoami()["party"]), "fit")
+                names = sorted(offers(own, self._config))
+                told.touch()
+            self._hub.send(self._outbox.datasets(names))
+        except AuthError:
+            raise
+        except HubError as error:
+            log.warning("the hub was not told of datasets", code=error.code, problem=str(error))
+        else:
+            if names is None:
+                told.unlink(missing_ok=True)
+
     def _run(self, pool: ThreadPoolExecutor) -> None:
+        self._tell_datasets()
         under_way = {pool.submit(self._resume, folder) for folder in unfinished(self._tasks)}
         failures = 0
         while True:

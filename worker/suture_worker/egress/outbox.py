@@ -8,7 +8,7 @@ are a code and a correlation id.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +28,9 @@ STEPS = frozenset({"fetch", "load", "match", "solve", "gate", "double", "refine"
 #: Progress is told in this many parts at most, so that it says how far the work is and nothing else.
 PARTS = 1000
 
-Kind = Literal["progress", "result", "fail", "decline", "wait", "file"]
+Kind = Literal["progress", "result", "fail", "decline", "wait", "file", "datasets"]
+#: What stands for the task in messages that are about none.
+OF_THE_SITE = Claim("site", 0)
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,12 @@ class Outbox:
     def waiting(self, claim: Claim, waits_for: Literal["approval", "release"]) -> Cleared:
         """Clear the word that a person at this site decides next."""
         return self._message(claim, "wait", {"waits_for": waits_for})
+
+    def datasets(self, names: Sequence[str] | None) -> Cleared:
+        """Clear the names of the datasets that the site's own party may fit on; None takes back what was told."""
+        content = to_json({"datasets": None if names is None else list(names)})
+        self._log.small(OF_THE_SITE.task, "datasets", content)
+        return Cleared(OF_THE_SITE, "datasets", content, hashlib.sha256(content).hexdigest())
 
     def _message(self, claim: Claim, kind: Kind, body: dict[str, Any]) -> Cleared:
         content = to_json({"fence": claim.fence, **body})
