@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.console import Group
-from rich.table import Table
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.measure import Measurement
 from rich.text import Text
 
-from suture_contract.documents import Report
+from suture_contract.console.tables import layout
+from suture_contract.documents import Interval, Report
 from suture_contract.report.gains import advice, decision, headline, remarks, sentence
 from suture_contract.report.rows import complete, name_of, rows_of
 from suture_contract.report.trust import training_words, warnings
@@ -30,34 +32,54 @@ def report_table(report: Report) -> Group:
             said.append(Text(trained))
     for what, command in filter(None, (advice(report, party) for party in parties)):
         said += [Text(what), Text(f"  {command}", no_wrap=True, overflow="ignore")]
-    return Group(*said[:2], _table(report, parties), *said[2:])
+    missing = [Text(f"missing: {one.party} ({one.reason.replace('_', ' ')})", style="yellow") for one in report.missing]
+    contributions = [Text(f"{one.party} {contributed(one)}") for one in report.contributions or ()]
+    return Group(*said[:2], _Table(report, parties), *missing, *contributions, *said[2:])
 
 
-def _table(report: Report, parties: Sequence[str]) -> Table:
-    """Return a row per model, the chosen one first, and a column per party: value with 95 % interval, n and verdict."""
-    table = Table(title=f"party report of {report.lineage.job}", title_justify="left", pad_edge=False)
-    table.add_column("model")
-    for party in parties:
-        asked = " (asked)" if party == report.requester else ""
-        table.add_column(f"{party}{asked}: {report.parties[party].metric.replace('_', ' ')}", justify="right")
-    for row in rows_of(report, parties):
-        cells = []
-        for party in parties:
-            found = report.parties[party].rows.get(row)
-            cells.append("" if found is None else f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]")
-        if row == "chosen":
-            table.add_row("chosen", *cells, style="bold")
-        else:
-            table.add_row(name_of(row, report), *cells)
-    table.add_section()
-    table.add_row("test samples (n)", *(f"{report.parties[party].n:,}" for party in parties))
-    styles = [_STYLES[report.parties[party].verdict] for party in parties]
-    told = [decision(report, party).lower() for party in parties]
-    table.add_row("verdict", *(Text(words, style=style) for words, style in zip(told, styles, strict=True)))
-    for missing in report.missing:
-        table.add_section()
-        table.add_row(Text(f"missing: {missing.party} ({missing.reason.replace('_', ' ')})", style="yellow"))
-    for one in report.contributions or ():
-        table.add_section()
-        table.add_row(f"{one.party} {contributed(one)}")
-    return table
+class _Table:
+    """A row per model, the chosen one first, and a column per party: value with 95 % interval, n and verdict."""
+
+    def __init__(self, report: Report, parties: Sequence[str]) -> None:
+        found = [report.parties[party] for party in parties]
+        kinds = rows_of(report, parties)
+        verdicts = [decision(report, party).lower() for party in parties]
+        self._title = f"party report of {report.lineage.job}"
+        self._columns = ["model", *(_heading(report, party) for party in parties)]
+        self._rows = [
+            ["chosen" if row == "chosen" else name_of(row, report), *(_value(one.rows.get(row)) for one in found)]
+            for row in kinds
+        ]
+        self._rows += [["test samples (n)", *(f"{one.n:,}" for one in found)], ["verdict", *verdicts]]
+        self._bold = [index for index, row in enumerate(kinds) if row == "chosen"]
+        self._colours = {words: _STYLES[one.verdict] for words, one in zip(verdicts, found, strict=True)}
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        table = layout(self._columns, self._rows, width=None)
+        return Measurement(1, max(map(cell_len, [self._title, *table.heading, *table.lines])))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        table = layout(self._columns, self._rows, width=options.max_width)
+        yield _whole(self._title, "italic")
+        for line in table.heading:
+            yield _whole(line, "bold")
+        for row, line in zip(table.rows, table.lines, strict=True):
+            text = _whole(line, "bold" if row in self._bold else "")
+            if row == len(self._rows) - 1:
+                for words in sorted(self._colours, key=len):  # "do not adopt" after "adopt"
+                    text.highlight_words([words], self._colours[words])
+            yield text
+
+
+def _heading(report: Report, party: str) -> str:
+    asked = " (asked)" if party == report.requester else ""
+    return f"{party}{asked}: {report.parties[party].metric.replace('_', ' ')}"
+
+
+def _value(row: Interval | None) -> str:
+    return "" if row is None else f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]"
+
+
+def _whole(line: str, style: str) -> Text:
+    """Return a line that no console breaks or cuts off."""
+    return Text(line, style=style, no_wrap=True, overflow="ignore")

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
+from tests.local.test_demo import report
 
 from suture_contract.console.tables import layout
 from suture_service import operate
@@ -31,7 +32,7 @@ def columns_of(line: str, heading: str, names: list[str]) -> list[str]:
 def test_what_fits_is_one_line_a_row() -> None:
     found = layout(("model", "since"), [("north/digits", DATE), ("south/d", DATE)], width=80)
     assert (found.heading, found.lines) == (
-        "model         since",
+        ["model         since"],
         [f"north/digits  {DATE}", f"south/d       {DATE}"],
     )
 
@@ -39,10 +40,10 @@ def test_what_fits_is_one_line_a_row() -> None:
 def test_prose_is_wrapped_at_spaces_and_nothing_else_is() -> None:
     why = "to stitch it with our own models of the upper and lower gastrointestinal tract"
     found = layout(("model", "since", "why"), [(LONG[:30], DATE, why)], width=80, prose=("why",))
-    assert found.heading is not None
+    (heading,) = found.heading
     assert len(found.lines) == 3
     assert all(cell_len(line) <= 80 for line in found.lines)
-    cells = [columns_of(line, found.heading, ["model", "since", "why"]) for line in found.lines]
+    cells = [columns_of(line, heading, ["model", "since", "why"]) for line in found.lines]
     assert " ".join(cell[2] for cell in cells) == why
     assert [cell[:2] for cell in cells] == [[LONG[:30], DATE], ["", ""], ["", ""]]
 
@@ -57,7 +58,8 @@ def test_columns_that_can_be_spared_go_first_and_are_named() -> None:
 def test_what_does_not_fit_at_all_becomes_a_block_a_row() -> None:
     rows = [(f"{LONG}/{LONG}", DATE, ""), ("b/c", DATE, "it was asked for")]
     found = layout(("model", "since", "why"), rows, width=80, prose=("why",))
-    assert found.heading is None
+    assert found.heading == []
+    assert found.rows == [0, 0, 1, 1, 1, 1]
     assert found.lines == [
         f"model  {LONG}/{LONG}",
         f"since  {DATE}",
@@ -74,8 +76,8 @@ def test_no_word_is_ever_broken_and_no_line_too_wide(rows: list[tuple[str, str, 
     said = " ".join(found.lines).split()
     for row in rows:
         assert {word for cell in row for word in cell.split()} <= set(said)
-    if found.heading is not None:
-        assert all(cell_len(line) <= width for line in found.lines)
+    if found.heading:
+        assert all(cell_len(line) <= width for line in [*found.heading, *found.lines])
 
 
 @given(ROWS)
@@ -90,6 +92,11 @@ def test_in_a_pipe_every_row_is_one_line(rows: list[tuple[str, str, str]]) -> No
 def test_a_cell_cannot_make_a_line_or_move_the_cursor() -> None:
     found = layout(("why",), [("one\ntwo\x1b[2Jthree",)], width=None)
     assert found.lines == ["one two [2Jthree"]
+
+
+def test_headings_are_wrapped_before_columns_are_given_up() -> None:
+    found = layout(("model", "north: balanced accuracy"), [("own", "0.829 [0.789, 0.861]")], width=30)
+    assert found.heading == ["model  north: balanced", "       accuracy"]
 
 
 # The commands
@@ -156,3 +163,28 @@ def test_long_names_ids_and_dates_stay_whole(hub: Settings, arguments: list[str]
     counts = {"party": 1, "site": 3, "token": 4}
     if arguments[1] in counts:
         assert len(lines) == 1 + counts[arguments[1]], piped
+
+
+@pytest.mark.parametrize("long", [False, True])
+def test_a_report_is_readable_at_a_terminal_and_whole_in_a_pipe(
+    tmp_path: Path, long: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    names = {"north": "n" * 64, "south": "s" * 64} if long else {"north": "north", "south": "south"}
+    text = report(0.99, 0.82, 0.96, 0.97, 0.95).model_dump_json(by_alias=True)
+    for short, name in names.items():
+        text = text.replace(short, name)
+    (tmp_path / "report.json").write_text(text)
+    command = ["report", str(tmp_path / "report.json")]
+    piped, shown = in_a_pipe(command), at_a_terminal(command)
+    for name in names.values():
+        for part in (f"{name}/digits", "0.960 [0.940, 0.980]", "1,270"):
+            assert part in piped
+            assert part in shown
+    assert "…" not in piped + shown
+    rows = [
+        line for line in piped.splitlines() if line.startswith(("chosen", "own model", "plain ensemble", "verdict"))
+    ]
+    assert len(rows) == 4
+    lines = [line for line in shown.splitlines() if line.startswith(("model", "chosen", "own model", "verdict"))]
+    assert all(cell_len(line) <= 80 for line in lines) or long

@@ -17,11 +17,15 @@ _PROSE = 24  # columns below which wrapped prose is no longer readable
 
 @dataclass(frozen=True)
 class Layout:
-    """The heading, None where each row is a block, the lines below it, and which columns were left out."""
+    """The lines of the heading, none where each row is a block, those below it, and which columns were left out.
 
-    heading: str | None
+    `rows` says for each line which row it belongs to.
+    """
+
+    heading: list[str]
     lines: list[str]
-    left_out: tuple[str, ...] = ()
+    rows: list[int]
+    left_out: tuple[str, ...]
 
 
 def layout(
@@ -34,7 +38,7 @@ def layout(
 ) -> Layout:
     """Return the table in `width` columns of text, as wide as need be with None.
 
-    Columns in `prose` may be wrapped at spaces. Those in `spare` may be left out, the first one first.
+    Headings may be wrapped at spaces, and so may columns in `prose`. Those in `spare` may be left out, in this order.
     """
     cells = [[_printable(str(cell)) for cell in row] for row in rows]
     for count in range(len(spare) + 1):
@@ -43,22 +47,26 @@ def layout(
         picked = [[row[index] for index in kept] for row in cells]
         widths = _widths(names, picked, width, [name in prose for name in names])
         if widths is not None:
-            heading, *lines = [line for row in (names, *picked) for line in _wrapped(row, widths)]
-            return Layout(heading, lines, tuple(spare[:count]))
-    return Layout(None, _blocks(columns, cells))
+            lines = [(index, line) for index, row in enumerate(picked) for line in _wrapped(row, widths)]
+            return _laid(_wrapped(names, widths), lines, spare[:count])
+    return _laid([], _blocks(columns, cells), ())
+
+
+def _laid(heading: list[str], lines: Sequence[tuple[int, str]], left_out: Sequence[str]) -> Layout:
+    return Layout(heading, [line for _, line in lines], [index for index, _ in lines], tuple(left_out))
 
 
 def _widths(
     names: Sequence[str], rows: Sequence[Sequence[str]], width: int | None, prose: Sequence[bool]
 ) -> list[int] | None:
     """Return how wide each column is, None if they do not fit."""
-    texts = [[name, *(row[index] for row in rows)] for index, name in enumerate(names)]
-    natural = [max(cell_len(text) for text in column) for column in texts]
+    texts = [[row[index] for row in rows] for index in range(len(names))]
+    natural = [max(map(cell_len, [name, *column])) for name, column in zip(names, texts, strict=True)]
     if width is None:
         return natural
-    words = [max(cell_len(word) for text in column for word in (text.split() or [""])) for column in texts]
     least = [
-        min(full, max(word, _PROSE)) if wraps else full for full, word, wraps in zip(natural, words, prose, strict=True)
+        max(_longest_word(name), *(_least(text) if wraps else cell_len(text) for text in column))
+        for name, column, wraps in zip(names, texts, prose, strict=True)
     ]
     room = width - len(_GAP) * (len(names) - 1) - sum(least)
     if room < 0:
@@ -68,6 +76,15 @@ def _widths(
         least[index] += more
         room -= more
     return least
+
+
+def _least(text: str) -> int:
+    """Return the least width in which prose is readable."""
+    return min(cell_len(text), max(_longest_word(text), _PROSE))
+
+
+def _longest_word(text: str) -> int:
+    return max(map(cell_len, text.split()), default=0)
 
 
 def _wrapped(row: Sequence[str], widths: Sequence[int]) -> list[str]:
@@ -93,13 +110,13 @@ def _folded(text: str, width: int) -> list[str]:
     return lines
 
 
-def _blocks(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def _blocks(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[tuple[int, str]]:
     width = max(map(cell_len, columns))
-    lines: list[str] = []
-    for row in rows:
-        lines += [""] if lines else []
+    lines: list[tuple[int, str]] = []
+    for index, row in enumerate(rows):
+        lines += [(index, "")] if lines else []
         lines += [
-            f"{name}{' ' * (width - cell_len(name))}{_GAP}{text}"
+            (index, f"{name}{' ' * (width - cell_len(name))}{_GAP}{text}")
             for name, text in zip(columns, row, strict=True)
             if text
         ]

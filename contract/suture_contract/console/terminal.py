@@ -90,8 +90,8 @@ def print_table(
         return
     width = console.width if console.is_terminal else None
     table = layout(columns, rows, width=width, prose=prose, spare=spare)
-    if table.heading is not None:
-        console.print(table.heading, style="bold")
+    for line in table.heading:
+        console.print(line, style="bold")
     for line in table.lines:
         console.print(line)
     if table.left_out:
@@ -101,7 +101,7 @@ def print_table(
 def print_wide(table: Table | Group) -> None:
     """Print a table that is styled, and what stands around it; in a pipe as wide as it is."""
     if console.is_terminal:
-        console.print(table, soft_wrap=False)
+        console.print(table, soft_wrap=False, crop=False)
         return
     wanted = Measurement.get(console, console.options.update(width=10_000), table).maximum
     Console(file=console.file, width=wanted, highlight=False).print(table)
