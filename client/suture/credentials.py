@@ -22,6 +22,8 @@ from suture_contract.naming import did_you_mean, nearest
 
 DEFAULT = "default"
 _OURS = "SUTURE_"
+#: On Windows a mode says nothing of what others may do.
+_MODES_COUNT = os.name != "nt"
 _VARIABLES = ("SUTURE_HUB", "SUTURE_TOKEN", "SUTURE_PROFILE", "SUTURE_KEY_PASSWORD")
 _PROFILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _chosen: ContextVar[str | None] = ContextVar("the hub that `suture --hub` names", default=None)
@@ -143,7 +145,7 @@ def read_private(path: Path) -> str:
         text = path.read_text(encoding="utf-8-sig").strip()
     except OSError as error:
         raise SutureError("secret.unreadable", error.strerror or "cannot be read", where=str(path)) from None
-    if mode & 0o077:
+    if mode & 0o077 and _MODES_COUNT:
         raise SutureError("secret.exposed", "other users can read this file", where=str(path), hint=f"chmod 600 {path}")
     return text
 

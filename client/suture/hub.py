@@ -45,6 +45,7 @@ from suture_contract.fit_options import FitOptions
 from suture_contract.model.format import METADATA, check_against, check_file, find_model
 from suture_contract.model.metadata import Member, ModelMetadata
 from suture_contract.model.signature import SIGNATURE, sign
+from suture_contract.windows import check_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -272,7 +273,7 @@ class Hub:
         """
         found = self._usable(repo, revision, allow_flagged=allow_flagged)
         for file in found.files:
-            place(self.connection, found, file, Path(folder) / file.name)
+            place(self.connection, found, file, Path(folder) / check_path(file.name))
         return found
 
     def report(self, repo: str, revision: str | None = None) -> Report:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 
 from suture_contract.errors import SutureError
+from suture_contract.windows import UNIX_ONLY, unsupported
 
 
 def how_to_install(extras: str) -> str:
@@ -26,6 +27,8 @@ def needs(extras: str, where: str | None = None) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         missing = (error.name or "suture").partition(".")[0]
+        if missing in UNIX_ONLY:
+            raise unsupported(where) from None
         if missing.startswith("suture") and find_spec(missing) is not None:
             raise  # it is there: a fault of ours
         raise not_installed(missing, extras, where) from None

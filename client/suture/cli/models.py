@@ -32,6 +32,7 @@ from suture_contract.errors import Cancelled, SutureError
 from suture_contract.files import read_text, telling, write_text
 from suture_contract.model.metadata import InputFormat, Task, TrainedOn
 from suture_contract.model.signature import SIGNATURE
+from suture_contract.windows import check_path
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -289,7 +290,7 @@ def pull(
       suture pull north/stitched
       suture pull north/digits folder --revision 3f0c…
     """
-    target = folder or Path(repo.rpartition("/")[2])
+    target = folder or Path(check_path(repo.rpartition("/")[2]))
     with Hub() as hub:
         found = hub.pull(repo, target, revision, allow_flagged=allow_flagged)
     if format is Format.json:

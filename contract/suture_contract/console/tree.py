@@ -85,6 +85,8 @@ class Commands(TyperGroup):
         except Exception as error:
             if type(error).__module__.partition(".")[0] in ("typer", "click"):  # a wrong command line, or its end
                 raise
+            if isinstance(error, ModuleNotFoundError) and ctx.parent is not None:  # the group around it names it
+                raise
             from suture_contract.console.unforeseen import unforeseen
 
             raise _told(unforeseen(error), ctx) from None

@@ -1,0 +1,124 @@
+"""The client where Unix's own modules are missing, as on Windows: it works, and what does not run there says so.
+
+No Windows is at hand here: its names and its missing modules are played, its file system is not.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from tests import machines
+
+from suture.credentials import read_private
+from suture_contract import windows
+from suture_contract.errors import SutureError
+
+if TYPE_CHECKING:
+    from tests.client.conftest import LiveHub
+
+#: Takes away what Windows does not have, and then runs the command line.
+WITHOUT_UNIX = """
+import os, signal, sys
+for name in ("fcntl", "grp", "pwd", "resource", "termios"):
+    sys.modules[name] = None
+import subprocess
+for name in ("fork", "killpg", "getpgid", "chown"):
+    delattr(os, name)
+del signal.SIGKILL
+from suture.cli import main
+main()
+"""
+EXPORT = ("--shape", "1,4,4", "--labels", "a,b", "--license", "CC0-1.0")
+MODULE = "import torch\ndef net():\n    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2))\n"
+
+
+#: What other packages use on Linux, and cannot be taken from them here; of `processes` only hub and sites have need.
+UNIX = re.compile(
+    r"os\.(getuid|geteuid|getgid|fchmod|fchown|statvfs|O_CLOEXEC|O_NOFOLLOW|O_DIRECTORY|mkfifo|pread|sched_getaffinity)"
+)
+
+
+def without_unix(*arguments: str) -> list[str]:
+    return [sys.executable, "-c", WITHOUT_UNIX, *arguments]
+
+
+def test_all_that_a_party_does_needs_none_of_it(live_hub: LiveHub, tmp_path: Path) -> None:
+    (tmp_path / "networks.py").write_text(MODULE, encoding="utf-8")
+    environment = {
+        "HOME": str(tmp_path),
+        "SUTURE_HUB": live_hub.url,
+        "SUTURE_TOKEN": live_hub.token("north"),
+    }
+    for command in (
+        ("export", "networks:net", "out", *EXPORT),
+        ("inspect", "out"),
+        ("publish", "out", "north/windows", "--yes"),
+        ("models", "windows"),
+        ("pull", "north/windows", "pulled"),
+    ):
+        ended = machines.run(without_unix(*command), environment=environment, folder=tmp_path)
+        assert ended.returncode == 0, ended.stderr.decode()
+    assert (tmp_path / "pulled" / "suture.json").read_bytes() == (tmp_path / "out" / "suture.json").read_bytes()
+
+
+@pytest.mark.parametrize("folder", ["client", "contract"])
+def test_nothing_that_only_unix_has_is_used(folder: str) -> None:
+    paths = sorted((Path(__file__).parents[2] / folder).rglob("*.py"))
+    assert len(paths) > 10
+    assert [path.name for path in paths if UNIX.search(path.read_text(encoding="utf-8"))] == []
+
+
+@pytest.mark.parametrize(
+    "command", [("site", "run"), ("hub", "migrate"), ("hub", "serve"), ("up",), ("demo",)], ids=" ".join
+)
+def test_what_does_not_run_there_says_so(tmp_path: Path, command: tuple[str, ...]) -> None:
+    ended = machines.run(without_unix(*command), environment={"HOME": str(tmp_path)}, folder=tmp_path)
+    said = ended.stderr.decode()
+    assert "Traceback" not in said
+    assert ended.returncode == 5, said
+    assert "system.unsupported" in said
+    assert "Linux" in said
+    assert "pip install" not in said
+
+
+@pytest.mark.parametrize(
+    ("path", "plain"),
+    [
+        ("model.safetensors", True),
+        ("a folder/größe.txt", True),
+        ("console/auxiliary.json", True),
+        ("con", False),
+        ("folder/NUL.txt", False),
+        ("com1.safetensors", False),
+        ("C:evil", False),
+        ("suture.json:stream", False),
+        ("..\\evil", False),
+        ("trailing.", False),
+        ("trailing ", False),
+        ("what?", False),
+    ],
+)
+def test_names_that_mean_something_else_there(monkeypatch: pytest.MonkeyPatch, path: str, plain: bool) -> None:
+    assert windows.is_plain(path) is plain
+    assert windows.check_path(path) == path
+    monkeypatch.setattr(windows, "HERE", True)
+    if plain:
+        assert windows.check_path(path) == path
+        return
+    with pytest.raises(SutureError) as caught:
+        windows.check_path(path)
+    assert (caught.value.code, caught.value.where) == ("file.name", path)
+
+
+def test_a_mode_says_nothing_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = tmp_path / "token"
+    secret.write_text("suture_north_1\n", encoding="utf-8")
+    secret.chmod(0o666)
+    with pytest.raises(SutureError):
+        read_private(secret)
+    monkeypatch.setattr("suture.credentials._MODES_COUNT", False)
+    assert read_private(secret) == "suture_north_1"
