@@ -39,12 +39,7 @@ def measure(seed: int, kernels: str) -> dict[str, Any]:
         "north": {"own": here.own, "plain": here.plain, "routed": routed, "shipped": here.shipped},
         "over own": here.over_own.model_dump(),
         "over plain": here.over_plain.model_dump(),
-        "south": {
-            "own": there.own,
-            "plain": there.plain,
-            "routed": found.routed.get("south"),
-            "shipped": there.shipped,
-        },
+        "south": {"own": there.own, "plain": there.plain, "shipped": there.shipped},
         "kind": found.kind,
         "missed": [str(target) for target in targets(found.judged, found.report) if not target.met],
     }
