@@ -6,17 +6,22 @@ would still hold its connection and locks while the request waits for a thread t
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, ClassVar
 
 from sqlalchemy import DateTime, Dialect, Engine, MetaData, create_engine, event, func, make_url, select
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 from sqlalchemy.types import TypeDecorator
 
 from suture_contract.errors import SutureError
+from suture_contract.files import telling
 
 #: For work that takes a lock all writers wait for: done last, it is held shortly, and nobody who holds it waits.
 LAST = "last"
@@ -107,6 +112,8 @@ def open_engine(url: str) -> Engine:
     except Exception:
         raise SutureError("hub.database", "the database URL cannot be read", where="database_url") from None
     if address.drivername in ("sqlite", "sqlite+pysqlite"):
+        if address.database and address.database != ":memory:":
+            _keep_to_owner(Path(address.database))
         engine = create_engine(address, pool_size=20, max_overflow=20, connect_args={"timeout": 30})
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
@@ -126,6 +133,55 @@ def open_engine(url: str) -> Engine:
         where="database_url",
         hint="use sqlite:///path or postgresql://user@host/name",
     )
+
+
+@contextmanager
+def telling_of_database() -> Iterator[None]:
+    """Raise a `SutureError` (`hub.database`) for what the database refuses within the block, for its operator."""
+    try:
+        yield
+    except DBAPIError as error:
+        # Of a statement the text may quote values. Of a connection it says what cannot be had, without the password.
+        said = str(error.orig).strip().partition("\n")[0] if isinstance(error, OperationalError) else ""
+        words = said if error.statement is None or said in _OF_SQLITE else type(error.orig).__name__
+        raise SutureError(
+            "hub.database",
+            f"the database cannot do this: {words}",
+            where="database_url",
+            hint=_hint(said),
+        ) from None
+
+
+#: What SQLite says of a disk and of a file, whatever was asked of it.
+_OF_SQLITE = {
+    "database or disk is full": "make room on the disk",
+    "attempt to write a readonly database": "give this account the right to write the file and its folder",
+    "unable to open database file": "check the path, and that this account may write to its folder",
+    "database is locked": "another process holds it; try again, and keep it on a local disk",
+    "locking protocol": "this file system does not lock files: put the database on a local disk",
+    "disk I/O error": "check the disk; where it is a network drive, put the database on a local one",
+    "database disk image is malformed": "restore a backup: suture hub restore",
+}
+
+
+def _hint(said: str) -> str:
+    return _OF_SQLITE.get(said, "is it running, and do SUTURE_HUB_DATABASE_URL and the password fit?")
+
+
+def _keep_to_owner(path: Path) -> None:
+    """Make the file of a SQLite database, or keep the one there, for this account alone; so SQLite makes its others."""
+    with telling(path, code="hub.database"):
+        try:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            if error.errno not in (errno.EROFS, errno.EACCES):  # one may look into a database that one cannot change
+                raise
+            return
+        status = path.stat()
+        if status.st_mode & 0o077 and status.st_uid == os.geteuid():
+            for name in ("", "-wal", "-shm"):
+                with suppress(FileNotFoundError):
+                    path.with_name(path.name + name).chmod(0o600)
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import cast, get_args
 
@@ -25,7 +26,7 @@ from sqlalchemy.orm import Session
 from suture_contract.errors import SutureError
 from suture_contract.naming import did_you_mean
 from suture_service.auth import Role
-from suture_service.database import Database
+from suture_service.database import Database, open_engine, telling_of_database
 from suture_service.errors import HubError, NotFound
 from suture_service.hub import utc_now
 from suture_service.parties import repository, service
@@ -78,20 +79,49 @@ def alembic_config(settings: Settings) -> Config:
 
 def migrate(settings: Settings) -> None:
     """Bring the database to the present schema. Safe to repeat, and from several processes at once."""
-    command.upgrade(alembic_config(settings), "head")
+    with telling_of_database():
+        engine = open_engine(settings.database_url)
+        try:
+            _refuse_newer(_schema_of(engine))
+        finally:
+            engine.dispose()
+        command.upgrade(alembic_config(settings), "head")
 
 
 def check_migrated(engine: Engine) -> None:
-    """Raise `SutureError` (`hub.not_migrated`) unless the database has the schema this hub was written for."""
-    wanted = ScriptDirectory(str(migrations_folder())).get_current_head()
-    with engine.connect() as connection:
-        found = MigrationContext.configure(connection).get_current_revision()
+    """Raise `SutureError` unless the database has the schema this hub was written for.
+
+    `hub.not_migrated` where it has an older one or none, `hub.newer` where it has a later one.
+    """
+    wanted, found = _schemas()[0], _schema_of(engine)
+    _refuse_newer(found)
     if found != wanted:
         raise SutureError(
             "hub.not_migrated",
             f"the database has schema {found or 'none'}, this hub needs {wanted}",
             where="database_url",
             hint="run `suture hub migrate`",
+        )
+
+
+@cache
+def _schemas() -> tuple[str, ...]:
+    """Return the schemas that this version knows, the latest first."""
+    return tuple(script.revision for script in ScriptDirectory(str(migrations_folder())).walk_revisions())
+
+
+def _schema_of(engine: Engine) -> str | None:
+    with engine.connect() as connection:
+        return MigrationContext.configure(connection).get_current_revision()
+
+
+def _refuse_newer(found: str | None) -> None:
+    if found is not None and found not in _schemas():
+        raise SutureError(
+            "hub.newer",
+            f"the database has schema {found}, which a later version of the hub has made",
+            where="database_url",
+            hint="install that version, or a later one; a backup from before can be restored into a new database",
         )
 
 
@@ -175,20 +205,23 @@ def list_tokens(settings: Settings, party: str) -> list[TokenRow]:
 @contextmanager
 def reading(settings: Settings) -> Iterator[Session]:
     """A transaction on the database of these settings that changes nothing."""
-    database = Database(settings.database_url)
-    try:
-        with database.reading() as session:
-            yield session
-    finally:
-        database.close()
+    with _open(settings) as database, database.reading() as session:
+        yield session
 
 
 @contextmanager
 def writing(settings: Settings) -> Iterator[Session]:
     """A transaction on the database of these settings that commits at the end."""
-    database = Database(settings.database_url)
-    try:
-        with database.writing() as session:
-            yield session
-    finally:
-        database.close()
+    with _open(settings) as database, database.writing() as session:
+        yield session
+
+
+@contextmanager
+def _open(settings: Settings) -> Iterator[Database]:
+    with telling_of_database():
+        database = Database(settings.database_url)
+        try:
+            check_migrated(database.engine)
+            yield database
+        finally:
+            database.close()

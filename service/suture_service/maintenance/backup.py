@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import os
 import secrets
 import shutil
 import tempfile
@@ -21,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from suture_contract.errors import SutureError
-from suture_service.database import open_engine
+from suture_contract.files import telling, write_text
+from suture_service.database import open_engine, telling_of_database
 from suture_service.errors import Unavailable
 from suture_service.hub import utc_now
 from suture_service.maintenance import rows
@@ -46,12 +46,14 @@ class Copied:
     missing: list[str]
 
 
+@telling_of_database()
 def back_up(settings: Settings, folder: Path, *, on_progress: OnProgress = ignore) -> Copied:
     """Write a backup into `folder`, or bring the one in it up to date; safe while hubs run.
 
     The rows come first, as they are at one moment: what they refer to was in the store before and does not change.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with telling(folder, code="backup.folder"):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not (folder / _MANIFEST).exists() and any(
         path.name != "tmp" and path.name != "sha256" for path in folder.iterdir()
     ):
@@ -81,6 +83,7 @@ def back_up(settings: Settings, folder: Path, *, on_progress: OnProgress = ignor
     return done
 
 
+@telling_of_database()
 def restore(settings: Settings, folder: Path, *, on_progress: OnProgress = ignore) -> Copied:
     """Fill an empty hub of either kind with a backup; every blob and the rows are checked against their digests.
 
@@ -173,12 +176,7 @@ def _write_manifest(folder: Path, database: Path, done: Copied) -> None:
         "bytes": done.bytes,
         "missing": done.missing,
     }
-    temporary = folder / f"{_MANIFEST}.new"
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(document, indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(folder / _MANIFEST)
+    write_text(folder / _MANIFEST, json.dumps(document, indent=2) + "\n", private=True)
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

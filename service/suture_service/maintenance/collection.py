@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import delete, func, select
 
-from suture_service.database import Database
+from suture_service.database import Database, telling_of_database
 from suture_service.hf.xet import service as xet
 from suture_service.hub import utc_now
 from suture_service.jobs.repository import kept_long_enough
@@ -36,6 +36,7 @@ class Collected:
     received: int
 
 
+@telling_of_database()
 def collect(
     settings: Settings, *, grace: timedelta = GRACE, dry_run: bool = False, on_progress: OnProgress = ignore
 ) -> Collected:

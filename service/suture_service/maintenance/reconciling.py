@@ -7,7 +7,7 @@ import hashlib
 from dataclasses import dataclass
 from datetime import timedelta
 
-from suture_service.database import Database
+from suture_service.database import Database, telling_of_database
 from suture_service.errors import Unavailable
 from suture_service.hub import utc_now
 from suture_service.maintenance.collection import GRACE
@@ -38,6 +38,7 @@ class Comparison:
         return not (self.missing or self.wrong_size or self.damaged)
 
 
+@telling_of_database()
 def reconcile(
     settings: Settings, *, deep: bool = False, grace: timedelta = GRACE, on_progress: OnProgress = ignore
 ) -> Comparison:

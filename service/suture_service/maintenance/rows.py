@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from alembic.util import CommandError
 from sqlalchemy import Connection, func, insert, select, text
 
 from suture_contract.errors import SutureError
@@ -61,7 +60,9 @@ def migrate_file(settings: Settings, path: Path) -> None:
     """Bring a SQLite file to the present schema; raise `SutureError` (`restore.newer`) if it has a later one."""
     try:
         operate.migrate(settings.model_copy(update={"database_url": f"sqlite:///{path}"}))
-    except CommandError:
+    except SutureError as error:
+        if error.code != "hub.newer":
+            raise
         raise SutureError(
             "restore.newer",
             "the backup was made by a later version of the hub",

@@ -11,13 +11,14 @@ import fcntl
 import os
 import secrets
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
 from anyio.to_thread import run_sync
 
+from suture_contract.files import can_lock, telling, trouble
 from suture_service.errors import StoreFull
 from suture_service.storage.places import TEMPORARY, Stored, missing
 
@@ -68,8 +69,14 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with _reporting_full():
-            (path / TEMPORARY).mkdir(parents=True, exist_ok=True)
+        with telling(path, code="hub.store"), _reporting_full():
+            for folder in (path, path / TEMPORARY):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with suppress(OSError):  # one may read a backup where one cannot write
+            if path.stat().st_mode & 0o077:
+                path.chmod(0o700)
+            if not can_lock(path / TEMPORARY):
+                raise trouble(OSError(errno.ENOLCK, ""), where=path, code="hub.store")
 
     async def create(self, limit: int) -> FolderFile:
         """Return a new temporary file; `limit`, the most that will come, does not matter here."""
@@ -93,7 +100,8 @@ class Folder:
     def _keep(self, source: Path, target: Path) -> None:
         with _reporting_full():
             if not target.parent.exists():
-                target.parent.mkdir(parents=True, exist_ok=True)
+                target.parent.parent.mkdir(mode=0o700, exist_ok=True)
+                target.parent.mkdir(mode=0o700, exist_ok=True)
                 _sync(target.parent.parent)
             os.utime(source)
             source.replace(target)
