@@ -8,14 +8,14 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from tests import machines
+from tests.machines import suture
 
 from suture_contract.errors import SutureError
 from suture_service import operate
 from suture_service.maintenance.backup import back_up
 from suture_service.settings import Settings
 from suture_service.storage import BlobStore
-from tests import machines
-from tests.machines import suture
 
 
 @pytest.fixture
@@ -112,7 +112,9 @@ def test_nobody_else_may_look(settings: Settings, tmp_path: Path) -> None:
     """Under the usual umask; also into what was open to others before."""
     (tmp_path / "hub").mkdir()
     (tmp_path / "hub" / "store").mkdir(mode=0o755)
-    ended = machines.run(["sh", "-c", 'umask 022; exec "$@"', "sh", *suture("hub", "migrate")], environment=of(settings))
+    ended = machines.run(
+        ["sh", "-c", 'umask 022; exec "$@"', "sh", *suture("hub", "migrate")], environment=of(settings)
+    )
     assert ended.returncode == 0, ended.stderr.decode()
     database = tmp_path / "hub" / "hub.db"
     assert stat.S_IMODE(database.stat().st_mode) == 0o600

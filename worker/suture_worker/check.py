@@ -25,6 +25,7 @@ from suture_worker.compute import confine
 from suture_worker.config import Rule, SiteConfig, prepare_state, read_token
 from suture_worker.device import cuda_devices, memory_bytes, physical_memory, processors, resolve_device
 from suture_worker.egress import log as egress
+from suture_worker.room import check_room
 from suture_worker.rules.inbox import Inbox
 from suture_worker.rules.ledger import Ledger
 
@@ -77,6 +78,7 @@ def _guarded(name: str, step: Callable[[], Iterator[Check]]) -> Iterator[Check]:
 
 def _state(config: SiteConfig) -> Iterator[Check]:
     prepare_state(config)
+    check_room(config.state)
     entries = egress.verify(config.state / "outbox" / "egress.jsonl")
     yield Check("state", "ok", f"{config.state}; {len(entries)} messages left this site, their log is unbroken")
 

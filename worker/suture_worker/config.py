@@ -6,6 +6,7 @@ to the file.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -19,7 +20,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from suture.http import check_url
 from suture_contract.documents import Metric
 from suture_contract.errors import SutureError
-from suture_contract.files import decoded, trouble
+from suture_contract.files import can_lock, decoded, telling, trouble
 from suture_contract.model.metadata import Name
 from suture_contract.model.operators import ATEN
 from suture_contract.naming import did_you_mean, problems_of, shown
@@ -244,9 +245,13 @@ def prepare_state(config: SiteConfig) -> Path:
         config.state,
         *(config.state / name for name in ("tasks", "cache", "inbox", "outbox", "logs", "redis")),
     ):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if folder.stat().st_mode & 0o077:
-            folder.chmod(0o700)
+        with telling(folder, code="site.state"):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if folder.stat().st_mode & 0o077:
+                folder.chmod(0o700)
+    with telling(config.state, code="site.state"):
+        if not can_lock(config.state):
+            raise OSError(errno.ENOLCK, "")
     return config.state
 
 

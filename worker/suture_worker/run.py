@@ -9,15 +9,18 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import structlog
 
+from suture.errors import AuthError
 from suture_contract.errors import SutureError
+from suture_contract.files import trouble
 from suture_worker import broker
 from suture_worker.compute import confine
 from suture_worker.config import SiteConfig, load_site, prepare_state, read_token
 from suture_worker.stop import told_to_stop
-from suture_worker.supervise import Part, supervise
+from suture_worker.supervise import LAST_WORDS, Part, supervise
 
 log = structlog.get_logger(__name__)
 
@@ -98,8 +101,18 @@ def main(arguments: list[str]) -> None:
             os.execv(command[0], command)  # noqa: S606 - keeps the process, and with it the tie to its parent
         {"agent": run_agent, "worker": run_worker}[name](config)
     except SutureError as error:
-        log.error("cannot go on", part=name, **error.as_dict())
-        raise SystemExit(1) from None
+        _end(name, error)
+    except OSError as error:
+        log.exception("fault", part=name)
+        _end(name, trouble(error))
+
+
+def _end(name: str, error: SutureError) -> NoReturn:
+    """Say why this part ends, in the line that the site's own process reads."""
+    if isinstance(error, AuthError):
+        error.hint = "ask the hub's operator for a new token of this site, and save it in [hub] token_file"
+    log.error(LAST_WORDS, part=name, **error.as_dict())
+    raise SystemExit(1)
 
 
 def _command(name: str, config: SiteConfig) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -19,6 +20,9 @@ STABLE_SECONDS = 60.0
 LONGEST_PAUSE = 60.0
 GRACE_SECONDS = 8.0
 MAX_LOG = 16 * 2**20
+#: The event under which a part says why it cannot go on.
+LAST_WORDS = "cannot go on"
+_LAST_BYTES, _SHOWN = 2**16, 300
 _TICK = 0.2
 
 log = structlog.get_logger(__name__)
@@ -38,6 +42,25 @@ def pause_before(restart: int) -> float:
     return min(LONGEST_PAUSE, 2.0 ** min(restart - 1, 10))
 
 
+def last_words(path: Path, start: int) -> dict[str, str]:
+    """Return why a process ended, by its log from byte `start` on: its own reason, or its last line."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(start, path.stat().st_size - _LAST_BYTES))
+            lines = [line for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
+    except OSError:
+        return {}
+    for line in reversed(lines):
+        try:
+            said = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(said, dict) and said.get("event") == LAST_WORDS:
+            names = {"code": "code", "message": "problem", "where": "where", "hint": "next"}
+            return {new: str(said[name]) for name, new in names.items() if said.get(name)}
+    return {"last_line": lines[-1][:_SHOWN]} if lines else {}
+
+
 class _Kept:
     """One part with the process that currently plays it."""
 
@@ -48,11 +71,13 @@ class _Kept:
         self._started = 0.0
         self._failures = 0
         self._again_at = 0.0
+        self._said_before = 0
 
     def start(self) -> None:
         path = self.part.log
         if path.exists() and path.stat().st_size > MAX_LOG:
             path.replace(path.with_name(f"{path.name}.1"))
+        self._said_before = path.stat().st_size if path.exists() else 0
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600), "wb") as output:
             self.process = subprocess.Popen(  # noqa: S603 - our own programs
                 list(self.part.command),
@@ -77,7 +102,14 @@ class _Kept:
         self._failures = 1 if now - self._started > STABLE_SECONDS else self._failures + 1
         self._again_at = now + pause_before(self._failures)
         self.process = None
-        log.warning("ended by itself; it is started again", part=self.part.name, status=status, log=str(self.part.log))
+        log.warning(
+            "ended by itself; it is started again",
+            part=self.part.name,
+            status=status,
+            **last_words(self.part.log, self._said_before),
+            again_in=pause_before(self._failures),
+            log=str(self.part.log),
+        )
 
     def ask_to_stop(self) -> None:
         if self.process is not None:

@@ -30,6 +30,7 @@ from suture_worker.config import SiteConfig
 from suture_worker.egress.outbox import Cleared, Outbox
 from suture_worker.folder import Assignment, Outcome, TaskFolder, unfinished
 from suture_worker.leased_task import Claim, Task, claim_of
+from suture_worker.room import check_room
 from suture_worker.rules.policy import DENIED, TOO_FEW, Allow, Asked, Decline, offers
 from suture_worker.stop import Stop
 
@@ -92,11 +93,13 @@ class Agent:
                 told.unlink(missing_ok=True)
 
     def _run(self, pool: ThreadPoolExecutor) -> None:
+        self._wait_for_room()
         self._tell_datasets()
         under_way = {pool.submit(self._resume, folder) for folder in unfinished(self._tasks)}
         failures = 0
         while True:
             under_way = self._free_place(pool, under_way)
+            self._wait_for_room()
             try:
                 leased = self._hub.lease(LEASE_WAIT)
             except AuthError:
@@ -110,6 +113,20 @@ class Agent:
             failures = 0
             if leased is not None:
                 under_way.add(pool.submit(self._begin, leased))
+
+    def _wait_for_room(self) -> None:
+        """Begin nothing while the disk under the state is full: it could not be brought to an end, nor refused."""
+        failures = 0
+        while not self._stop.is_set():
+            try:
+                check_room(self._config.state)
+            except SutureError as error:
+                failures += 1
+                pause = back_off(failures)
+                log.warning("no task is leased", again_in=round(pause), **error.as_dict())
+                self._stop.wait(pause)
+            else:
+                return
 
     def _free_place(self, pool: ThreadPoolExecutor, under_way: set[Future[None]]) -> set[Future[None]]:
         """Wait until another task may be leased, and return those under way; raises what ended one of them.

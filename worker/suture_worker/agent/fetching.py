@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from functools import partial
 from typing import TypeVar
 
 from suture.errors import Unavailable
-from suture_contract.errors import Cancelled, SutureError
+from suture_contract.errors import Cancelled
 from suture_contract.model.format import check_against, check_file
 from suture_worker.agent.cache import Cache
 from suture_worker.agent.heartbeat import Pulse
@@ -20,6 +19,7 @@ from suture_worker.agent.signed import Signers
 from suture_worker.config import SiteConfig
 from suture_worker.folder import TaskFolder
 from suture_worker.leased_task import Task
+from suture_worker.room import check_room
 from suture_worker.stop import Stop
 
 _FETCH_SECONDS = 1800.0
@@ -43,7 +43,7 @@ class Fetching:
         """Bring members and candidates into the folder, verified and statically checked."""
         refs = task.files
         total = sum(member.size for member in task.spec.members) + sum(ref.size for ref in refs.values())
-        self._check_space(total)
+        check_room(self._state, total)
         fetched = 0
         pulse.fetching(fetched, total)
 
@@ -69,16 +69,6 @@ class Fetching:
             target = folder.candidates / name
             if not target.exists():
                 self._patiently(partial(self._hub.fetch_job_file, task.job.id, name, ref, target, count), pulse)
-
-    def _check_space(self, needed: int) -> None:
-        free = shutil.disk_usage(self._state).free
-        if free < 2 * needed + 2**26:
-            raise SutureError(
-                "site.disk_full",
-                f"{needed} bytes are needed, {free} are free",
-                where=str(self._state),
-                hint="make room, or give the site another state folder",
-            )
 
     def _patiently(self, fetch: Callable[[], _T], pulse: Pulse) -> _T:
         deadline = time.monotonic() + _FETCH_SECONDS

@@ -1,0 +1,28 @@
+"""How much room the disk under a site's state must have."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from suture_contract.errors import SutureError
+
+#: What a site needs to go on at all, in bytes: journals, logs, a task's small files.
+SPARE = 64 * 2**20
+
+
+def needed_for(size: int) -> int:
+    """Return the bytes that must be free for a task whose files have `size` bytes: they come once, and results go."""
+    return 2 * size + SPARE
+
+
+def check_room(state: Path, size: int = 0) -> None:
+    """Raise `SutureError` `site.disk_full` unless there is room for a task whose files have `size` bytes."""
+    free, needed = shutil.disk_usage(state).free, needed_for(size)
+    if free < needed:
+        raise SutureError(
+            "site.disk_full",
+            f"{free / 2**20:.0f} MiB are free, {needed / 2**20:.0f} MiB are needed",
+            where=str(state),
+            hint="make room, or give the site another state folder; it goes on by itself",
+        )
