@@ -58,6 +58,9 @@ def test_commands_and_their_options_exist(line):
     command, path = COMMANDS, ["suture"]
     if words[0] == "--hub":
         del words[:2]
+    elif words[0].startswith("--"):  # `suture --version`: an option of the whole, and no command
+        assert words[0] in {option for parameter in COMMANDS.params for option in parameter.opts}
+        return
     while words and hasattr(command, "commands"):
         name = words.pop(0)
         assert name in command.commands, f"there is no command {' '.join([*path, name])}"
