@@ -158,6 +158,15 @@ def _retry_after(response: httpx.Response) -> float | None:
         return None
 
 
+def skew_of(response: httpx.Response) -> float | None:
+    """Return how far the clock of who answered is ahead of this machine's, in seconds; None where it does not say."""
+    try:
+        told = parsedate_to_datetime(response.headers.get("Date", ""))
+        return (told - datetime.now(UTC)).total_seconds()
+    except (ValueError, TypeError):
+        return None
+
+
 def unreachable(url: str, error: httpx.RequestError, *, proxy: str | None = None) -> Unavailable:
     """Return the error for a call that got no answer, or half of one."""
     reason = plain(str(error)) or type(error).__name__

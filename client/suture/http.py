@@ -22,7 +22,7 @@ from urllib.parse import quote
 
 import httpx
 
-from suture.errors import Barred, HubError, Unavailable, error_of, unreachable
+from suture.errors import Barred, HubError, Unavailable, error_of, skew_of, unreachable
 from suture.network import client, proxy_of
 from suture.transfers import Incoming, OnBytes, Outgoing, landing
 from suture_contract.errors import SutureError
@@ -60,6 +60,8 @@ class Connection:
         headers = {"User-Agent": "suture/1", "Accept": "application/json"}
         if self.token is not None:
             headers["Authorization"] = f"Bearer {self.token}"
+        #: How far the hub's clock is ahead of this machine's, in seconds, as its last answer said; None before.
+        self.skew: float | None = None
         self._proxy = proxy_of(self.url)
         self._client = client(self.url, base_url=self.url, headers=headers)
         # Closes the sockets; when forgotten, too, so that `suture.Hub().models()` in one line leaves none open.
@@ -262,6 +264,7 @@ class Connection:
         try:
             with self._client.stream(method, path, **options) as response:
                 body = _read(response)
+                self.skew = skew_of(response)
         except httpx.RequestError as error:
             raise unreachable(self.url, error, proxy=self._proxy) from None
         if not response.is_success:

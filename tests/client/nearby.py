@@ -40,6 +40,9 @@ class _Answering(BaseHTTPRequestHandler):
 
     do_GET = do_POST = do_PUT = do_CONNECT = _answer
 
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        return self.server.date or super().date_time_string(timestamp)
+
     def log_message(self, *args: object) -> None:
         pass
 
@@ -48,6 +51,8 @@ class Answers(ThreadingHTTPServer):
     """Answers whatever is asked in one way; `seen` are the requests."""
 
     daemon_threads = True
+    #: What time it says it is; by default what it is.
+    date: str | None = None
 
     def __init__(self, status: int, content: bytes, kind: str, host: str) -> None:
         super().__init__((host, 0), _Answering)

@@ -230,3 +230,19 @@ def test_whether_other_packages_reach_the_hub_alike(
         monkeypatch.setenv(name, value)
     assert is_reached_alike("https://10.0.0.7") is alike
     assert not is_reached_alike("https://127.0.0.1") or not {"HTTPS_PROXY"} & environment.keys()
+
+
+@pytest.mark.parametrize(("year", "words"), [(2099, "behind the hub's"), (2001, "ahead of the hub's")])
+def test_a_login_tells_of_a_clock_that_is_far_off(
+    year: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("suture_north_c2VjcmV0\n", encoding="utf-8")
+    token.chmod(0o600)
+    monkeypatch.setattr(Answers, "date", f"Wed, 21 Oct {year} 07:28:00 GMT")
+    with answering() as server:
+        command = [sys.executable, "-m", "suture", "login", "--hub", server.url, "--token-file", str(token)]
+        environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+        ended = subprocess.run(command, capture_output=True, env=environment, timeout=280, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert words in ended.stderr.decode()

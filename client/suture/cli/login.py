@@ -17,6 +17,9 @@ from suture.hub import Hub
 from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json, print_table, prints
 from suture_contract.errors import SutureError
 
+#: In seconds: a clock that is off by more is worth a word.
+_FAR_OFF = 86400.0
+
 
 @prints(SignedIn)
 def login(
@@ -69,6 +72,7 @@ def login(
         token = sys.stdin.readline().strip()
     with Hub(check_url(hub), token or None) as connected:
         signed_in = SignedIn.of(connected.whoami())
+        skew = connected.connection.skew
     path = credentials.store(credentials.Credentials(connected.url, token, signed_in.party), profile)
     if format is Format.json:
         print_json(signed_in)
@@ -76,8 +80,16 @@ def login(
         roles = ", ".join(signed_in.roles) or "reader"
         console.print(f"you are {signed_in.party} ({roles}) at {connected.url}")
         notes.print(f"kept in {path}")
+        _tell_of_clock(skew)
         if profile != credentials.DEFAULT:
             notes.print(f"next:  suture --hub {profile} models, or set SUTURE_PROFILE={profile}")
+
+
+def _tell_of_clock(skew: float | None) -> None:
+    """Say so if this machine's clock is far off: certificates and dates would not make sense."""
+    if skew is not None and abs(skew) > _FAR_OFF:
+        how = f"{abs(skew) / 86400:.0f} days {'behind' if skew > 0 else 'ahead of'}"
+        notes.print(f"note:  this machine's clock is {how} the hub's; set it (NTP)")
 
 
 @prints(list[Login])
