@@ -34,7 +34,7 @@ from suture_worker.broker import find_server
 ROOT = Path(__file__).parents[1]
 SERVICES = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
 #: Folders of a container that its lines and files name; their place in the stage's folder is put instead.
-_INSIDE = re.compile(r"(?<![\w/.])/(wheels|src|tmp|etc/suture|var/lib/suture|data|run/broker)\b")
+_INSIDE = re.compile(r"(?<![\w.])/(wheels|src|tmp|etc/suture|var/lib/suture|data|run/broker)\b")
 #: Lines that only a container needs.
 _LEFT_OUT = ("useradd ",)
 _INSTALLS = ("pip ", "python ")
@@ -187,6 +187,7 @@ class Composed:
     def start(self, name: str, stage: Stage, command: Sequence[str], extra: Mapping[str, str]) -> Path:
         """Start a service; returns the file that holds its output."""
         log = stage.folder / f"{name}.log"
+        stage.path("").mkdir(parents=True, exist_ok=True)
         words = [
             "env",
             "--unset=SUTURE_END_WITH",
@@ -235,9 +236,8 @@ class Composed:
         token.write_text(self.hub.run(["suture", "hub", "site", "add", "north", "main"], **self.settings))
 
         # Broker and site share a volume under two names.
-        words = " ".join(SERVICES["redis"]["command"][1:]).replace("/data/", "/run/broker/")
-        server = find_server()
-        self.start("redis", self.site, [str(server.program), *shlex.split(words.replace("--save ", '--save "" '))], {})
+        words = [word.replace("/data/", "/run/broker/") for word in SERVICES["redis"]["command"][1:]]
+        self.start("redis", self.site, [str(find_server().program), *words], {})
         for name in ("agent", "worker"):
             log = self.start(name, self.site, SERVICES[name]["command"], {})
         for name in ("agent", "worker"):
@@ -271,7 +271,8 @@ def main() -> None:
         print(f"  {time.monotonic() - started:.0f} s; now the demo, from the wheel alone", flush=True)
         site.run(["sh", "-c", f"pip install --no-cache-dir '{next(wheel.glob('*.whl'))}[service,worker,demo]'"])
         site.work = "/tmp"
-        site.run(["suture", "demo"])
+        told = site.run(["suture", "demo"])
+        print(*(f"  {line}" for line in told.splitlines() if line.startswith("met ")), sep="\n")
     print(f"  {time.monotonic() - started:.0f} s; all is as the images and the documentation say")
 
 
