@@ -35,7 +35,7 @@ from suture_stitching.portable.runtime import PortableModel
 from suture_stitching.running.checkpoint import Checkpoint
 from suture_stitching.running.device import Runner
 from suture_stitching.running.progress import ignore
-from suture_stitching.running.tracker import Clock
+from suture_stitching.running.tracker import Tracker
 from suture_stitching.tasks import task_of
 
 FASTER, SAMPLES, RATE = 20.0, 16_384, 1e-2
@@ -85,7 +85,7 @@ def _blocks(points: Sequence[StitchPoint]) -> list[StitchPoint]:
 
 def closed_form(task: Task) -> Stitches:
     reader = Reader(task.members, task.dataset, Runner(task.device, "float32"), seed=0)
-    reading = read(reader, task.merge, task.groups, (), Clock(ignore, {"solve": (1, 1.0)}), Checkpoint(None, ""))
+    reading = read(reader, task.merge, task.groups, (), Tracker(ignore, {"solve": (1, 1.0)}), Checkpoint(None, ""))
     found = {}
     for index, source, target in task.pairs:
         own = columns(task.groups[index])

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Parcel:
+class Bundle:
     """The files of a revision, ready to be sent. `model` is a path; metadata and card are texts."""
 
     model: Path
@@ -61,7 +61,7 @@ class Parcel:
         }
         return digests if self.signature is None else {**digests, SIGNATURE: _sha256(self.signature)}
 
-    def signed(self, key: str | Path, password: str | None, *, name: str) -> Parcel:
+    def signed(self, key: str | Path, password: str | None, *, name: str) -> Bundle:
         """Return it with the signature of a private key over all files; raises `SutureError` (`key.*`)."""
         unsigned = replace(self, signature=None)
         return replace(self, signature=sign(unsigned.digests(), key, password=password, name=name))
@@ -84,7 +84,7 @@ class Parcel:
         return rows
 
 
-def pack(path: Path, metadata: ModelMetadata, *, repo: str, card: str | None = None) -> Parcel:
+def pack(path: Path, metadata: ModelMetadata, *, repo: str, card: str | None = None) -> Bundle:
     """Check an exported file against its metadata and return both with a card.
 
     A `card` of one's own keeps its words; its YAML is brought in line with `metadata`. Raises `SutureError` (`model.*`,
@@ -93,7 +93,7 @@ def pack(path: Path, metadata: ModelMetadata, *, repo: str, card: str | None = N
     check_labels(metadata.labels or ())
     header = check_file(path)
     check_against(header, metadata, where="suture.json")
-    return Parcel(
+    return Bundle(
         model=path,
         metadata=metadata,
         card=write_card(repo, metadata) if card is None else merge_card(card, repo, metadata),

@@ -26,7 +26,7 @@ from suture.arguments import (
     listed,
     one_of,
 )
-from suture.bundle import Description, Parcel, export_model, pack
+from suture.bundle import Bundle, Description, export_model, pack
 from suture.content import cached, place
 from suture.credentials import resolve
 from suture.errors import NotFound
@@ -111,7 +111,7 @@ class Hub:
         visibility: Visibility = "all",
         key: str | Path | None = None,
         password: str | None = None,
-        show: Callable[[Parcel], None] | None = None,
+        show: Callable[[Bundle], None] | None = None,
         **description: Unpack[Description],
     ) -> Revision:
         """Export `model`, check that the file alone computes the same, and publish it as `repo` (`party/name`).
@@ -127,10 +127,10 @@ class Hub:
         with tempfile.TemporaryDirectory(prefix="suture-") as folder:
             path = Path(folder) / "model.safetensors"
             metadata = export_model(model, example, path, **description)
-            parcel = pack(path, metadata, repo=repo, card=card)
+            bundle = pack(path, metadata, repo=repo, card=card)
             if key is not None:
-                parcel = parcel.signed(key, password, name=repo)
-            return send(self.connection, repo, parcel, visibility, show)
+                bundle = bundle.signed(key, password, name=repo)
+            return send(self.connection, repo, bundle, visibility, show)
 
     def publish_file(
         self,
@@ -142,7 +142,7 @@ class Hub:
         visibility: Visibility = "all",
         key: str | Path | None = None,
         password: str | None = None,
-        show: Callable[[Parcel], None] | None = None,
+        show: Callable[[Bundle], None] | None = None,
         on_bytes: OnBytes | None = None,
     ) -> Revision:
         """Publish a portable model that was exported before.
@@ -150,8 +150,8 @@ class Hub:
         `metadata`, `card`, `key` and `password` as in `pack_file`; `show` as in `publish`.
         """
         one_of(visibility, get_args(Visibility), "visibility")
-        parcel = self.pack_file(path, repo, metadata=metadata, card=card, key=key, password=password)
-        return send(self.connection, repo, parcel, visibility, show, on_bytes)
+        bundle = self.pack_file(path, repo, metadata=metadata, card=card, key=key, password=password)
+        return send(self.connection, repo, bundle, visibility, show, on_bytes)
 
     def pack_file(
         self,
@@ -162,7 +162,7 @@ class Hub:
         card: str | None = None,
         key: str | Path | None = None,
         password: str | None = None,
-    ) -> Parcel:
+    ) -> Bundle:
         """Return what `publish_file` would send, checked here and, with `key`, signed; the hub is not asked.
 
         `metadata` is a `suture.json`, by default the one beside the model; a `README.md` beside it is the card. `key`
@@ -174,10 +174,10 @@ class Hub:
             metadata = ModelMetadata.read(metadata or path.with_name(METADATA))
         if card is None and (path.parent / "README.md").is_file():
             card = read_text(path.parent / "README.md")
-        parcel = pack(path, metadata, repo=repo, card=card)
+        bundle = pack(path, metadata, repo=repo, card=card)
         if key is not None:
-            parcel = parcel.signed(key, password, name=repo)
-        return parcel
+            bundle = bundle.signed(key, password, name=repo)
+        return bundle
 
     def sign(self, repo: str, revision: str | None = None, *, key: str | Path, password: str | None = None) -> Revision:
         """Sign the newest revision of an own model, such as a stitched ensemble, and return the signed revision.

@@ -1,4 +1,4 @@
-"""Sending a parcel to a hub: what leaves is shown first, and what was stored is compared with it."""
+"""Sending a bundle to a hub: what leaves is shown first, and what was stored is compared with it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
-from suture.bundle import Parcel
+from suture.bundle import Bundle
 from suture.http import Connection, model_path
 from suture.responses import Revision
 from suture.transfers import OnBytes
@@ -21,29 +21,29 @@ Visibility = Literal["private", "all"]
 def send(
     connection: Connection,
     repo: str,
-    parcel: Parcel,
+    bundle: Bundle,
     visibility: Visibility,
-    show: Callable[[Parcel], None] | None = None,
+    show: Callable[[Bundle], None] | None = None,
     on_bytes: OnBytes | None = None,
 ) -> Revision:
-    """Publish a parcel as `repo` in one request, once it was handed to `show`, or printed, and return the revision.
+    """Publish a bundle as `repo` in one request, once it was handed to `show`, or printed, and return the revision.
 
     Raises `SutureError` `publish.altered` when the hub stored something else, and what `Connection.upload_parts` does.
     """
     if show is not None:
-        show(parcel)
+        show(bundle)
     else:
-        _print(repo, parcel, visibility, connection.url)
+        _print(repo, bundle, visibility, connection.url)
     path = f"{model_path(repo)}/revisions"
     parts: dict[str, tuple[str, Path | bytes]] = {
-        "model": ("model.safetensors", parcel.model),
-        "metadata": ("suture.json", parcel.metadata.to_json().encode()),
-        "card": ("README.md", parcel.card.encode()),
+        "model": ("model.safetensors", bundle.model),
+        "metadata": ("suture.json", bundle.metadata.to_json().encode()),
+        "card": ("README.md", bundle.card.encode()),
     }
-    if parcel.signature is not None:
-        parts["signature"] = (SIGNATURE, parcel.signature)
+    if bundle.signature is not None:
+        parts["signature"] = (SIGNATURE, bundle.signature)
     with ThreadPoolExecutor(1) as pool:
-        digests = pool.submit(parcel.digests)
+        digests = pool.submit(bundle.digests)
         answer = connection.upload_parts(path, parts, params={"visibility": visibility}, on_bytes=on_bytes)
     revision = Revision.of(answer, path)
     if {file.name: file.sha256 for file in revision.files} != digests.result():
@@ -56,8 +56,8 @@ def send(
     return revision
 
 
-def _print(repo: str, parcel: Parcel, visibility: Visibility, url: str) -> None:
+def _print(repo: str, bundle: Bundle, visibility: Visibility, url: str) -> None:
     readers = "all parties" if visibility == "all" else "your party and those you share it with"
     print(f"leaves this machine for {repo} at {url}, visible to {readers}:", file=sys.stderr)
-    for what, how_much in parcel.lines():
+    for what, how_much in bundle.lines():
         print(f"  {what:<20} {how_much}", file=sys.stderr)

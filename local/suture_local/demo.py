@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from suture.bundle import Parcel
+from suture.bundle import Bundle
 from suture.hub import Hub
 from suture.report_table import report_table
 from suture_contract.documents import Report
@@ -139,8 +139,8 @@ def _train(party: str, data: digits.PartyData, seed: int, console: Console) -> M
 def _publish(hub: Hub, party: str, module: Module, data: digits.PartyData, console: Console) -> None:
     import torch
 
-    def show(parcel: Parcel) -> None:
-        for what, how_much in parcel.lines():
+    def show(bundle: Bundle) -> None:
+        for what, how_much in bundle.lines():
             console.print(f"    {what:<18} {how_much}", style="dim", markup=False)
 
     hub.publish(

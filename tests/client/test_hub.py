@@ -14,7 +14,7 @@ import torch
 from huggingface_hub import ModelCard
 from torch import Tensor, nn
 
-from suture.bundle import Parcel, export_model
+from suture.bundle import Bundle, export_model
 from suture.errors import AuthError, Conflict, NotFound, Refused, Unavailable
 from suture.hub import Hub
 from suture_contract.errors import Cancelled, SutureError
@@ -56,13 +56,13 @@ def new_name() -> str:
     return f"north/m{uuid4().hex[:8]}"
 
 
-def quietly(_parcel: Parcel) -> None:
+def quietly(_bundle: Bundle) -> None:
     pass
 
 
 def test_a_network_comes_back_as_it_was(north: Hub, network: nn.Module, example: Tensor) -> None:
     repo = new_name()
-    seen: list[Parcel] = []
+    seen: list[Bundle] = []
     revision = north.publish(
         network,
         example,
@@ -105,7 +105,7 @@ def test_what_leaves_is_said_by_default(
 def test_nothing_leaves_when_the_showing_is_refused(north: Hub, exported: Path) -> None:
     repo = new_name()
 
-    def refuse(_parcel: Parcel) -> None:
+    def refuse(_bundle: Bundle) -> None:
         raise Cancelled
 
     with pytest.raises(Cancelled):

@@ -23,7 +23,7 @@ from tests.forged import forge
 from torch import nn
 from typer.testing import CliRunner
 
-from suture.bundle import Parcel, export_model
+from suture.bundle import Bundle, export_model
 from suture.cli.app import app
 from suture.hub import Hub
 from suture.signing import Trust
@@ -68,7 +68,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, network: nn.Module) -> Pa
     return folder
 
 
-def quietly(_parcel: Parcel) -> None:
+def quietly(_bundle: Bundle) -> None:
     pass
 
 

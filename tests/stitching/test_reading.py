@@ -14,7 +14,7 @@ from suture_stitching.fitting.solve import Source
 from suture_stitching.running.checkpoint import Checkpoint
 from suture_stitching.running.device import Runner
 from suture_stitching.running.progress import ignore
-from suture_stitching.running.tracker import Clock
+from suture_stitching.running.tracker import Tracker
 from suture_stitching.tasks import task_of
 
 
@@ -69,7 +69,7 @@ def test_matches_may_share_a_point(tmp_path: Path) -> None:
     groups = [{index: last[index] for index in (1, 2)}, last]
     reader = Reader(members, data, Runner(), seed=0)
     together, alone = (
-        read(reader, merge, some, (), Clock(ignore, {"solve": (1, 1.0)}), Checkpoint(None, ""))
+        read(reader, merge, some, (), Tracker(ignore, {"solve": (1, 1.0)}), Checkpoint(None, ""))
         for some in (groups, groups[:1])
     )
     for one, other in zip(together.pair(0, ()), alone.pair(0, ()), strict=True):

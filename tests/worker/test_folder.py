@@ -74,22 +74,22 @@ def test_what_a_child_writes_may_be_anything(folder, content):
     (folder.results / "progress.json").write_text(content)
     (folder.results / "ending.json").write_text(content)
     assert folder.progress is None
-    assert folder.ending is None
+    assert folder.child_outcome is None
 
 
 def test_a_child_s_link_is_not_followed(folder, tmp_path):
     folder.begin_run(RUN)
     (tmp_path / "x.json").write_text('{"state":"done"}')
     (folder.results / "ending.json").symlink_to(tmp_path / "x.json")
-    assert folder.ending is None
+    assert folder.child_outcome is None
 
 
 def test_progress_and_ending_are_read_back(folder):
     folder.begin_run(RUN)
     folder.write_progress(Progress(step="moments", done=1, total=2, seconds_left=3.5))
-    folder.write_ending(Outcome(state="failed", code="model.truncated"))
+    folder.write_child_outcome(Outcome(state="failed", code="model.truncated"))
     assert folder.progress == Progress(step="moments", done=1, total=2, seconds_left=3.5)
-    assert folder.ending == Outcome(state="failed", code="model.truncated")
+    assert folder.child_outcome == Outcome(state="failed", code="model.truncated")
 
 
 def test_one_worker_at_a_time(folder):

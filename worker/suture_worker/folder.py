@@ -10,7 +10,7 @@
     run.json       what the child may use: device, limits, the dataset's place       worker
     child.log      what the child printed; never leaves the site                     worker
     outcome.json   how it ended; written once, last                                  worker
-    results/       progress, ending, and what may leave                              child
+    results/       progress, outcome, and what may leave                              child
     checkpoint/    finished parts, for a run that goes on; never leaves the site     child
     shares/        lock, runs, results and so on for each part of divided work       worker, children
 
@@ -37,7 +37,7 @@ from suture_worker.leased_task import Identifier, Task
 
 Code = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}\.[a-z][a-z0-9_]{0,49}$")]
 CorrelationId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
-DOCUMENT, PROGRESS, ENDING = "document.json", "progress.json", "ending.json"
+DOCUMENT, PROGRESS, OUTCOME = "document.json", "progress.json", "ending.json"
 MAX_SMALL = 64 * 1024
 
 _ID: TypeAdapter[str] = TypeAdapter(Identifier)
@@ -196,15 +196,15 @@ class TaskFolder:
             return _progress(self.results) or (_together(shared) if shared else None)
         return _together(shared)
 
-    def write_ending(self, ending: Outcome) -> None:
+    def write_child_outcome(self, outcome: Outcome) -> None:
         """Say, from within the child, how it ended."""
-        files.write(self.results / ENDING, ending.model_dump_json())
+        files.write(self.results / OUTCOME, outcome.model_dump_json())
 
     @property
-    def ending(self) -> Outcome | None:
+    def child_outcome(self) -> Outcome | None:
         """How the child says it ended; None if it did not, or wrote something else."""
         try:
-            return Outcome.model_validate_json(_small(self.results / ENDING))
+            return Outcome.model_validate_json(_small(self.results / OUTCOME))
         except (OSError, ValidationError, SutureError):
             return None
 

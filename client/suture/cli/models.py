@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from suture.bundle import Description, Parcel
+from suture.bundle import Bundle, Description
 from suture.cli.documents import DryRun, FileToSend, Pulled
 from suture.cli.keys import KeyOption, password_of
 from suture.hub import Hub
@@ -149,12 +149,12 @@ def publish(
             hint="look at it with --dry-run, then give --yes",
         )
 
-    def show(parcel: Parcel) -> None:
-        _announce(parcel, repo, hub.url, visibility)
+    def show(bundle: Bundle) -> None:
+        _announce(bundle, repo, hub.url, visibility)
         if not yes and not typer.confirm("send it?", default=True, err=True):
             raise Cancelled("nothing was sent")
         bar.start()
-        bar.add_task("send", total=parcel.size)
+        bar.add_task("send", total=bundle.size)
 
     visibility: Visibility = "private" if private else "all"
     given: dict[str, Any] = {
@@ -166,7 +166,7 @@ def publish(
     bar = _byte_bar()
     with Hub() as hub:
         if dry_run:
-            _show_parcel(hub.pack_file(path, repo, **given), repo, hub.url, visibility, format)
+            _show_bundle(hub.pack_file(path, repo, **given), repo, hub.url, visibility, format)
             return
         try:
             revision = hub.publish_file(
@@ -185,21 +185,21 @@ def publish(
         console.print(f"{repo} is now at revision {revision.id}")
 
 
-def _announce(parcel: Parcel, repo: str, url: str, visibility: Visibility) -> None:
+def _announce(bundle: Bundle, repo: str, url: str, visibility: Visibility) -> None:
     notes.print(f"leaves this machine for {url} as {repo}:")
-    for what, how_much in parcel.lines():
+    for what, how_much in bundle.lines():
         notes.print(f"  {what:<20} {how_much}")
     notes.print(f"  {'visible to':<20} {'your party alone' if visibility == 'private' else 'every party at this hub'}")
 
 
-def _show_parcel(parcel: Parcel, repo: str, url: str, visibility: Visibility, format: Format) -> None:
+def _show_bundle(bundle: Bundle, repo: str, url: str, visibility: Visibility, format: Format) -> None:
     """Say what would be sent, file by file. A signature differs each time it is made: it has no digest here."""
-    digests = {**parcel.digests(), SIGNATURE: None}
-    files = [FileToSend(name, size, digests[name]) for name, size in parcel.sizes().items()]
+    digests = {**bundle.digests(), SIGNATURE: None}
+    files = [FileToSend(name, size, digests[name]) for name, size in bundle.sizes().items()]
     if format is Format.json:
         print_json(DryRun(repo, url, visibility, files))
         return
-    _announce(parcel, repo, url, visibility)
+    _announce(bundle, repo, url, visibility)
     rows = [(file.name, f"{file.size:,}", file.sha256 or "another with each signing") for file in files]
     print_table(("file", "bytes", "sha256"), rows, empty="")
     notes.print("nothing was sent; without --dry-run it is")

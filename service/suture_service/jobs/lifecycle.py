@@ -51,7 +51,7 @@ NO_ANSWER = "task.no_answer"
 log = structlog.get_logger(__name__)
 
 
-class Flow:
+class Lifecycle:
     """One job, locked (`repository.lock_job`), within one transaction; `by` is None for what the hub does by itself."""
 
     def __init__(self, hub: Hub, session: Session, job: Job, by: Caller | None) -> None:
@@ -353,7 +353,7 @@ def sweep_once(hub: Hub) -> int:
         with hub.database.writing() as session:
             job = repository.lock_job(session, job_id, skip_locked=True)
             if job is not None:
-                Flow(hub, session, job, None).catch_up()
+                Lifecycle(hub, session, job, None).catch_up()
                 moved += 1
     return moved
 

@@ -16,7 +16,7 @@ from suture_service.auth import Caller
 from suture_service.errors import Conflict, HubError, NotFound
 from suture_service.hub import Hub
 from suture_service.jobs import repository
-from suture_service.jobs.lifecycle import NO_ANSWER, Flow, missing
+from suture_service.jobs.lifecycle import NO_ANSWER, Lifecycle, missing
 from suture_service.jobs.schemas import (
     JobError,
     JobIn,
@@ -73,7 +73,7 @@ def create(hub: Hub, session: Session, caller: Caller, asked: JobIn) -> Job:
     )
     session.add(job)
     session.flush()
-    Flow(hub, session, job, caller).begin()
+    Lifecycle(hub, session, job, caller).begin()
     session.flush()
     return job
 
@@ -204,7 +204,7 @@ def cancel(hub: Hub, session: Session, caller: Caller, job_id: str) -> Job:
         return job
     if job.state not in ACTIVE_JOBS:
         raise Conflict("job.ended", f"the job has ended already: {job.state}", where=job_id)
-    Flow(hub, session, job, caller).cancel()
+    Lifecycle(hub, session, job, caller).cancel()
     return job
 
 
@@ -230,7 +230,7 @@ def retry(hub: Hub, session: Session, caller: Caller, job_id: str) -> Job:
             where=job_id,
             hint="ask for a new one with `suture stitch`",
         )
-    Flow(hub, session, job, caller).retry()
+    Lifecycle(hub, session, job, caller).retry()
     return job
 
 

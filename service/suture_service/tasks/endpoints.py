@@ -17,11 +17,11 @@ from suture_service.tasks import service
 from suture_service.tasks.schemas import (
     DeclineIn,
     FailIn,
+    Heartbeat,
     HeartbeatIn,
     LeasedTask,
     LeaseIn,
     ProgressIn,
-    Pulse,
     PutFile,
     ResultIn,
     TaskEnded,
@@ -52,31 +52,31 @@ async def lease(hub: HubDep, site: SiteDep, request: Request, body: LeaseIn) -> 
 
 
 @router.post("/{task_id}/heartbeat", responses=answers(403, 404, 409, 422))
-def heartbeat(hub: HubDep, site: SiteDep, task_id: TaskId, body: HeartbeatIn) -> Pulse:
+def heartbeat(hub: HubDep, site: SiteDep, task_id: TaskId, body: HeartbeatIn) -> Heartbeat:
     """Renew the lease, and hear whether the work shall stop."""
     with hub.database.writing() as session:
-        until, cancel = service.pulse(hub, session, site, task_id, body.fence)
-        return Pulse(lease_expires_at=until, cancel=cancel)
+        until, cancel = service.heartbeat(hub, session, site, task_id, body.fence)
+        return Heartbeat(lease_expires_at=until, cancel=cancel)
 
 
 @router.post("/{task_id}/progress", responses=answers(403, 404, 409, 422))
-def progress(hub: HubDep, site: SiteDep, task_id: TaskId, body: ProgressIn) -> Pulse:
+def progress(hub: HubDep, site: SiteDep, task_id: TaskId, body: ProgressIn) -> Heartbeat:
     """Say how far the task is; renews the lease like a heartbeat."""
     with hub.database.writing() as session:
         content = body.model_dump(exclude={"fence"})
         until, cancel = service.progress(hub, session, site, task_id, body.fence, content)
-        return Pulse(lease_expires_at=until, cancel=cancel)
+        return Heartbeat(lease_expires_at=until, cancel=cancel)
 
 
 @router.post("/{task_id}/wait", responses=answers(403, 404, 409, 422))
-def wait(hub: HubDep, site: SiteDep, task_id: TaskId, body: WaitIn) -> Pulse:
+def wait(hub: HubDep, site: SiteDep, task_id: TaskId, body: WaitIn) -> Heartbeat:
     """Say that the task waits for a person at the site; the lease then lasts a week, until any other sign of life.
 
     Shown as its progress: "waiting for approval" or "waiting for release". Repeat it to hear of a cancelled job.
     """
     with hub.database.writing() as session:
         until, cancel = service.wait(hub, session, site, task_id, body.fence, body.waits_for)
-        return Pulse(lease_expires_at=until, cancel=cancel)
+        return Heartbeat(lease_expires_at=until, cancel=cancel)
 
 
 @router.put(

@@ -132,7 +132,7 @@ class ProgressIn(Input):
     seconds_left: Annotated[float, Field(ge=0, le=10**9, allow_inf_nan=False)] | None = None
 
 
-class Pulse(BaseModel):
+class Heartbeat(BaseModel):
     """The lease goes on until then; with `cancel`, stop working on the task."""
 
     lease_expires_at: datetime

@@ -15,7 +15,7 @@ from suture_service.auth import Caller
 from suture_service.errors import Conflict, HubError, NotFound
 from suture_service.hub import Hub
 from suture_service.jobs import repository as jobs
-from suture_service.jobs.lifecycle import Flow, matched, missing
+from suture_service.jobs.lifecycle import Lifecycle, matched, missing
 from suture_service.jobs.schemas import MissingOut
 from suture_service.jobs.service import member
 from suture_service.models.service import CARD, METADATA, MODEL, Checked, StoredFile, publish
@@ -63,7 +63,7 @@ def lease(hub: Hub, site: Caller) -> LeasedTask | None:
             if job is None or task is None or not _to_lease(job, task):
                 continue
             assert site.site_id is not None
-            Flow(hub, session, job, site).lease(task, site.site_id)
+            Lifecycle(hub, session, job, site).lease(task, site.site_id)
             return _show(hub, session, job, task)
     return None
 
@@ -169,7 +169,7 @@ def _revised(job: Job) -> Revised | None:
     return Revised(before=last.result["chosen"], added=tuple(sorted(added)))
 
 
-def pulse(hub: Hub, session: Session, site: Caller, task_id: str, fence: int) -> tuple[datetime, bool]:
+def heartbeat(hub: Hub, session: Session, site: Caller, task_id: str, fence: int) -> tuple[datetime, bool]:
     """Renew the lease; return until when, and whether the job wants the work to stop."""
     until = hub.now() + timedelta(seconds=hub.settings.lease_seconds)
     task = _own_task(session, site, task_id)
@@ -187,11 +187,11 @@ def progress(
     if task.state != TaskState.LEASED or task.fence != fence:
         raise fenced(task_id)
     _is_there(hub, session, site)
-    flow = Flow(hub, session, job, site)
-    task.lease_expires_at = flow.lease_end()
-    if flow.wants(task):
-        flow.progress(task, progress)
-    return task.lease_expires_at, not flow.wants(task)
+    lifecycle = Lifecycle(hub, session, job, site)
+    task.lease_expires_at = lifecycle.lease_end()
+    if lifecycle.wants(task):
+        lifecycle.progress(task, progress)
+    return task.lease_expires_at, not lifecycle.wants(task)
 
 
 def wait(hub: Hub, session: Session, site: Caller, task_id: str, fence: int, waits_for: str) -> tuple[datetime, bool]:
@@ -273,7 +273,7 @@ def finish(hub: Hub, site: Caller, task_id: str, fence: int, document: dict[str,
                 job_id=job.id,
             )
             hub.metrics.published.inc(int(new))
-        Flow(hub, session, job, site).complete(task, result)
+        Lifecycle(hub, session, job, site).complete(task, result)
         return TaskState(task.state)
 
 
@@ -354,7 +354,7 @@ def fail(
     if _said_before(task, fence, TaskState.FAILED, code):
         return TaskState(task.state)
     _require_fence(task, fence)
-    Flow(hub, session, job, site).fail(task, code, correlation_id, retryable=retryable)
+    Lifecycle(hub, session, job, site).fail(task, code, correlation_id, retryable=retryable)
     return TaskState(task.state)
 
 
@@ -364,7 +364,7 @@ def decline(hub: Hub, session: Session, site: Caller, task_id: str, fence: int, 
     if _said_before(task, fence, TaskState.DECLINED, code):
         return TaskState(task.state)
     _require_fence(task, fence)
-    Flow(hub, session, job, site).decline(task, code)
+    Lifecycle(hub, session, job, site).decline(task, code)
     return TaskState(task.state)
 
 

@@ -33,7 +33,7 @@ from suture_stitching.running.checkpoint import Checkpoint, Folder, digest_of, f
 from suture_stitching.running.device import Precision, Runner
 from suture_stitching.running.progress import OnProgress, ignore
 from suture_stitching.running.shards import Share, blocks
-from suture_stitching.running.tracker import Clock
+from suture_stitching.running.tracker import Tracker
 from suture_stitching.tasks import Task, task_of
 
 #: On so many samples of the train split at most the own model is measured.
@@ -145,21 +145,23 @@ class _Evaluation:
         self._score = _scorer(members, self._task, fitted, runner, shape, window, fitted.candidates.candidates)
 
     def run(self, own: int | None) -> Evaluation:
-        clock = Clock(self._progress, {"evaluate": (sum(len(one) for of in self._blocks.values() for one in of), 1.0)})
+        tracker = Tracker(
+            self._progress, {"evaluate": (sum(len(one) for of in self._blocks.values() for one in of), 1.0)}
+        )
         scores = _Scores(self._members, self._task, self._fitted, self._checkpoint, "scores", self._privacy)
         for split, every in self._blocks.items():
-            clock.skip("evaluate", scores.batches.get(split, 0))
+            tracker.skip("evaluate", scores.batches.get(split, 0))
             for index, block in enumerate(every):
                 number = scores.batches.get(split, 0)
                 if number == block.start:
-                    clock.skip("evaluate", scores.take(split, _part(split, index)))
+                    tracker.skip("evaluate", scores.take(split, _part(split, index)))
                     number = scores.batches.get(split, 0)
                 if number < block.stop:
-                    self._add(scores, split, range(number, block.stop), clock)
+                    self._add(scores, split, range(number, block.stop), tracker)
             if not every:
                 next(self._batches(split, None))  # raises what there is to say about an empty split
             scores.keep()
-        clock.end("evaluate")
+        tracker.end("evaluate")
         if self._privacy is None:
             found = {split: scores.summary(split, own) for split in self._blocks}
         else:
@@ -204,19 +206,19 @@ class _Evaluation:
     def run_share(self, share: Share) -> None:
         every = [(split, *one) for split, of in self._blocks.items() for one in enumerate(of)]
         mine = [one for number, one in enumerate(every) if share.has(number)]
-        clock = Clock(self._progress, {"evaluate": (sum(len(block) for _, _, block in mine), 1.0)})
+        tracker = Tracker(self._progress, {"evaluate": (sum(len(block) for _, _, block in mine), 1.0)})
         for split, index, block in mine:
             scores = _Scores(self._members, self._task, self._fitted, self._checkpoint, _part(split, index))
             done = scores.batches.get(split, 0)
-            clock.skip("evaluate", done)
-            self._add(scores, split, range(block.start + done, block.stop), clock)
+            tracker.skip("evaluate", done)
+            self._add(scores, split, range(block.start + done, block.stop), tracker)
             scores.keep()
-        clock.end("evaluate")
+        tracker.end("evaluate")
 
-    def _add(self, scores: _Scores, split: SplitName, only: range, clock: Clock) -> None:
+    def _add(self, scores: _Scores, split: SplitName, only: range, tracker: Tracker) -> None:
         """Add the scores of the batches `only`."""
         for x, y in self._batches(split, only):
-            clock.tick("evaluate")
+            tracker.tick("evaluate")
             # One sample at a time where one must not show: a network may mix those that it is given together.
             ones = [(x, y)] if self._privacy is None else zip(torch.split(x, 1), torch.split(y, 1), strict=True)
             scores.add(split, [part for one in ones for part in self._runner.parts(self._score, *one)])

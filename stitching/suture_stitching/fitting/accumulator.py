@@ -18,14 +18,14 @@ _T = TypeVar("_T")
 
 
 @dataclass
-class Totals:
+class Accumulator:
     """Moments, rows `(N, ...)`, and sums of any shape, each by name."""
 
     moments: dict[str, Moments] = field(default_factory=dict)
     rows: dict[str, Tensor] = field(default_factory=dict)
     sums: dict[str, Tensor] = field(default_factory=dict)
 
-    def add(self, other: Totals) -> None:
+    def add(self, other: Accumulator) -> None:
         """Add what was found in more samples."""
         for name, found in other.moments.items():
             before = self.moments.get(name)
@@ -35,23 +35,23 @@ class Totals:
         for name, more in other.sums.items():
             self.sums[name] = self.sums[name] + more if name in self.sums else more
 
-    def beside(self, block: Totals) -> Totals:
-        """Return these totals together with those of an unfinished block, which `apart` takes apart again."""
+    def beside(self, block: Accumulator) -> Accumulator:
+        """Return these accumulator together with those of an unfinished block, which `apart` takes apart again."""
 
         def both(ours: Mapping[str, _T], theirs: Mapping[str, _T]) -> dict[str, _T]:
             return {**ours, **{f"{_OPEN}{name}": one for name, one in theirs.items()}}
 
-        return Totals(both(self.moments, block.moments), both(self.rows, block.rows), both(self.sums, block.sums))
+        return Accumulator(both(self.moments, block.moments), both(self.rows, block.rows), both(self.sums, block.sums))
 
-    def apart(self) -> tuple[Totals, Totals]:
-        """Return the totals and those of the unfinished block."""
+    def apart(self) -> tuple[Accumulator, Accumulator]:
+        """Return the accumulator and those of the unfinished block."""
 
         def part(every: Mapping[str, _T], *, opened: bool) -> dict[str, _T]:
             length = len(_OPEN) * opened
             return {name[length:]: one for name, one in every.items() if name.startswith(_OPEN) is opened}
 
         closed, unfinished = (
-            Totals(*(part(every, opened=opened) for every in (self.moments, self.rows, self.sums)))  # type: ignore[arg-type]
+            Accumulator(*(part(every, opened=opened) for every in (self.moments, self.rows, self.sums)))  # type: ignore[arg-type]
             for opened in (False, True)
         )
         return closed, unfinished
@@ -65,7 +65,7 @@ class Totals:
         return {"batches": dict(batches), "n": {name: one.n for name, one in self.moments.items()}}, tensors
 
     @classmethod
-    def restored(cls, checkpoint: Checkpoint, part: str, device: torch.device) -> tuple[Totals, dict[str, int]]:
+    def restored(cls, checkpoint: Checkpoint, part: str, device: torch.device) -> tuple[Accumulator, dict[str, int]]:
         """Return what was kept as `part`, and the batches per split; nothing where nothing was."""
         kept = checkpoint.load(part)
         if kept is None:

@@ -65,7 +65,7 @@ from suture_stitching.running.checkpoint import Checkpoint, Folder, fingerprint
 from suture_stitching.running.device import Precision, Runner
 from suture_stitching.running.progress import OnProgress, ignore
 from suture_stitching.running.shards import ALL, Share
-from suture_stitching.running.tracker import Clock
+from suture_stitching.running.tracker import Tracker
 from suture_stitching.tasks import task_of
 
 __all__ = ["FitOptions", "FitResult", "Member", "fit", "fit_share", "matches"]
@@ -212,7 +212,7 @@ class _Fit:
         self._shape = input_shape(members, dataset)
         self._points = [member.points(self._shape) for member in members]
         self._merge = Merge(members, self._task)
-        self._progress = Clock(progress, self._steps(step, share))
+        self._progress = Tracker(progress, self._steps(step, share))
         # How many candidates are refined is no part of it: those that were refined before are taken as they are.
         asked = options.model_dump(mode="json", exclude={"refine", "refine_candidates"})
         settings = {

@@ -17,7 +17,7 @@ from suture_stitching.ensemble.ood_gate import projection
 from suture_stitching.features.moments import channels_second, to_grid
 from suture_stitching.features.points import StitchPoint
 from suture_stitching.fitting.reading import Grid, Points, Reader, rows_of
-from suture_stitching.running.tracker import Clock
+from suture_stitching.running.tracker import Tracker
 
 #: Numbers of all samples that are held in memory at once.
 _MOST = 1 << 27
@@ -43,7 +43,7 @@ class Rows:
     patients: int
 
 
-def read_rows(reader: Reader, merge: Merge, wanted: Sequence[Wanted], clock: Clock) -> Rows:
+def read_rows(reader: Reader, merge: Merge, wanted: Sequence[Wanted], tracker: Tracker) -> Rows:
     """Return what is `wanted` of all training and validation samples.
 
     The models run on one sample at a time, since a network may mix those that it is given together. A row that is not
@@ -64,7 +64,7 @@ def read_rows(reader: Reader, merge: Merge, wanted: Sequence[Wanted], clock: Clo
     whose = []
     for split in _SPLITS:
         for x in reader.batches(split, shuffled=False):
-            clock.tick("solve")
+            tracker.tick("solve")
             for part in reader.runner.parts(look, x):
                 for own, values in zip(found, part, strict=True):
                     own.append(values.cpu())

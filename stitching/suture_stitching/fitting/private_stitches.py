@@ -26,7 +26,7 @@ from suture_stitching.fitting.private_rows import Rows, Wanted, read_rows, wante
 from suture_stitching.fitting.reading import Points, Reader
 from suture_stitching.privacy.account import Account
 from suture_stitching.privacy.scale import clip_of, clipped, counts
-from suture_stitching.running.tracker import Clock
+from suture_stitching.running.tracker import Tracker
 
 #: Parts of the account: sizes, means, sizes around the means, how features vary together, distances.
 SIZES, MEANS, DEVIATIONS, MOMENTS, DISTANCES = 0.06, 0.14, 0.06, 0.6, 0.14
@@ -53,7 +53,7 @@ def fit_privately(
     looks: Sequence[StitchPoint],
     account: Account,
     share: float,
-    clock: Clock,
+    tracker: Tracker,
 ) -> PrivateFit:
     """Return stitches between all members at `points`, and gates that look at `looks` of the member `own`."""
     pairs = [(a, b) for b in points for a in points if a != b]
@@ -69,7 +69,7 @@ def fit_privately(
         assert own is not None, "only the requester's own member is looked at"
         gates[-1 - place, own] = Wanted(own, point, (), projection(point.shape[0], GATE_DIRECTIONS))
     wanted |= gates
-    rows = read_rows(reader, merge, list(wanted.values()), clock)
+    rows = read_rows(reader, merge, list(wanted.values()), tracker)
     sides = dict(zip(wanted, _centred(rows, account, share), strict=True))
     products = {(b, a, kind): (sides[b, a], sides[b, a if kind else b]) for a, b in pairs for kind in (1, 0)}
     products |= {(*key, 1): (sides[key], sides[key]) for key in gates}

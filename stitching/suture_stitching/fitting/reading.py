@@ -21,12 +21,12 @@ from suture_stitching.ensemble.merge import Merge, Values
 from suture_stitching.ensemble.ood_gate import Whitening, whiten
 from suture_stitching.features.moments import Moments, channels_second, to_grid
 from suture_stitching.features.points import StitchPoint
-from suture_stitching.fitting.accumulator import Totals
+from suture_stitching.fitting.accumulator import Accumulator
 from suture_stitching.fitting.carriers import groups_of, kept, screened, tallied
 from suture_stitching.running.checkpoint import Checkpoint
 from suture_stitching.running.device import Runner
 from suture_stitching.running.shards import Share, blocks
-from suture_stitching.running.tracker import Clock
+from suture_stitching.running.tracker import Tracker
 
 #: Positions of a map that are counted per sample: neighbours say much the same, and other samples show others.
 POSITIONS = 128
@@ -126,7 +126,7 @@ def read(
     merge: Merge,
     groups: Sequence[Points],
     places: Sequence[int],
-    clock: Clock,
+    tracker: Tracker,
     checkpoint: Checkpoint,
     known: Sequence[Sequence[Features]] = (),
 ) -> Reading:
@@ -135,45 +135,45 @@ def read(
     `known` are features of the first training batches, in parts, that need not be computed again.
     """
     look = _Look(reader, merge, groups, places)
-    before, start = Totals.restored(checkpoint, "reading", reader.runner.device)
-    totals, block = before.apart()
+    before, start = Accumulator.restored(checkpoint, "reading", reader.runner.device)
+    accumulator, block = before.apart()
     whitenings: dict[int, Whitening] = {}
     keep: dict[int, dict[int, Tensor]] = {}
     for split in _SPLITS:
         if split == "validation":
-            keep = look.kept(totals)
-            whitenings = {index: look.whitened(index, totals, keep[index]) for index in places}
+            keep = look.kept(accumulator)
+            whitenings = {index: look.whitened(index, accumulator, keep[index]) for index in places}
         number = start.get(split, 0)
-        clock.skip("solve", number)
+        tracker.skip("solve", number)
         for index, own in enumerate(blocks(reader.number_of_batches(split))):
             if number == own.start:
-                block, found = Totals.restored(checkpoint, _part(split, index), reader.runner.device)
+                block, found = Accumulator.restored(checkpoint, _part(split, index), reader.runner.device)
                 number += found.get(split, 0)
-                clock.skip("solve", found.get(split, 0))
+                tracker.skip("solve", found.get(split, 0))
             elif number >= own.stop:
                 continue
-            for parts in look.at(split, range(number, own.stop), known, clock):
+            for parts in look.at(split, range(number, own.stop), known, tracker):
                 for part in parts:
                     block.add(part)
                 number += 1
                 if checkpoint.due and number < own.stop:
                     look.check(block)
-                    checkpoint.save("reading", *totals.beside(block).kept({**start, split: number}))
+                    checkpoint.save("reading", *accumulator.beside(block).kept({**start, split: number}))
             for place, whitening in whitenings.items():
                 block.rows[f"distance.{place}"] = whitening.distance(block.rows.pop(f"pooled.{place}"))
             look.check(block)
-            totals.add(block)
-            block = Totals()
+            accumulator.add(block)
+            block = Accumulator()
             if checkpoint.due:
-                checkpoint.save("reading", *totals.kept({**start, split: number}))
+                checkpoint.save("reading", *accumulator.kept({**start, split: number}))
         start[split] = number
-    checkpoint.save("reading", *totals.kept(start))
+    checkpoint.save("reading", *accumulator.kept(start))
     moments = {
-        (index, grid): look.screened(index, totals, grid, keep[index])
+        (index, grid): look.screened(index, accumulator, grid, keep[index])
         for index, one in enumerate(look.taken)
         for grid in one.grids
     }
-    return Reading(moments, keep, whitenings, {index: totals.rows[f"distance.{index}"].cpu() for index in places})
+    return Reading(moments, keep, whitenings, {index: accumulator.rows[f"distance.{index}"].cpu() for index in places})
 
 
 def capture(
@@ -181,7 +181,7 @@ def capture(
     merge: Merge,
     groups: Sequence[Points],
     places: Sequence[int],
-    clock: Clock,
+    tracker: Tracker,
     checkpoint: Checkpoint,
     share: Share,
     known: Sequence[Sequence[Features]] = (),
@@ -191,10 +191,10 @@ def capture(
     for split, index, own in shared_blocks(reader, share):
         part = _part(split, index)
         if checkpoint.load(part) is not None:
-            clock.skip("solve", len(own))
+            tracker.skip("solve", len(own))
             continue
-        block = Totals()
-        for parts in look.at(split, own, known, clock):
+        block = Accumulator()
+        for parts in look.at(split, own, known, tracker):
             for found in parts:
                 block.add(found)
         look.check(block)
@@ -221,14 +221,14 @@ class _Look:
         self.taken = [_Taken(points, sorted({point.shape[1:] for point in points.values()})) for points in groups]
 
     def at(
-        self, split: Split, only: range, known: Sequence[Sequence[Features]], clock: Clock
-    ) -> Iterator[list[Totals]]:
+        self, split: Split, only: range, known: Sequence[Sequence[Features]], tracker: Tracker
+    ) -> Iterator[list[Accumulator]]:
         """Yield what is found in the batches `only`, each in parts; features of the first ones may be `known`."""
         first = len(known) if split == "train" else 0
         computed = self._reader.batches(split, range(max(only.start, first), only.stop))
         groups = torch.split(self._reader.groups(split), batch_size(self._reader.dataset, self._reader.shape))
         for number in only:
-            clock.tick("solve")
+            tracker.tick("solve")
             if number < first:
                 sizes = [len(next(iter(features.values()))) for features in known[number]]
                 parts = zip(known[number], torch.split(groups[number], sizes), strict=True)
@@ -237,54 +237,56 @@ class _Look:
                 run = functools.partial(self._run, split)
                 yield self._reader.runner.parts(run, next(computed), groups[number])
 
-    def check(self, totals: Totals) -> None:
+    def check(self, accumulator: Accumulator) -> None:
         """Raise `SutureError` `features.not_finite` if any feature was NaN or infinite."""
         for split in _SPLITS:
             for index, one in enumerate(self.taken):
                 for grid in one.grids:
-                    if (moments := totals.moments.get(_key(split, index, grid))) is not None:
+                    if (moments := accumulator.moments.get(_key(split, index, grid))) is not None:
                         self._reader.check(moments, one.named())
         own = self._reader.own
         for index in self._places:
-            if (moments := totals.moments.get(f"pooled.{index}")) is not None:
+            if (moments := accumulator.moments.get(f"pooled.{index}")) is not None:
                 assert own is not None, "nothing else is pooled"
                 point = self._groups[index][own]
                 self._reader.check(moments, [(slice(0, point.shape[0]), own, point)])
 
-    def kept(self, totals: Totals) -> dict[int, dict[int, Tensor]]:
+    def kept(self, accumulator: Accumulator) -> dict[int, dict[int, Tensor]]:
         """Return for each match and member the map that leaves what enough patients carry."""
         return {
-            index: kept(totals.sums[f"carried.{index}"], columns(points), self._reader.least)
+            index: kept(accumulator.sums[f"carried.{index}"], columns(points), self._reader.least)
             for index, points in enumerate(self._groups)
         }
 
-    def screened(self, index: int, totals: Totals, grid: Grid, keep: Mapping[int, Tensor]) -> tuple[Moments, Moments]:
+    def screened(
+        self, index: int, accumulator: Accumulator, grid: Grid, keep: Mapping[int, Tensor]
+    ) -> tuple[Moments, Moments]:
         """Return the moments of both splits of what is kept of the features of a match."""
         own = columns(self._groups[index])
-        train, validation = (screened(totals.moments[_key(split, index, grid)], keep, own) for split in _SPLITS)
+        train, validation = (screened(accumulator.moments[_key(split, index, grid)], keep, own) for split in _SPLITS)
         return train, validation
 
-    def whitened(self, index: int, totals: Totals, keep: Mapping[int, Tensor]) -> Whitening:
+    def whitened(self, index: int, accumulator: Accumulator, keep: Mapping[int, Tensor]) -> Whitening:
         """Return the whitening of what is kept of the requester's own features."""
         own = self._reader.own
         assert own is not None, "nothing else is pooled"
-        pooled = totals.moments[f"pooled.{index}"]
+        pooled = accumulator.moments[f"pooled.{index}"]
         found = whiten(screened(pooled, {0: keep[own]}, {0: slice(0, len(pooled.mean))}))
         return Whitening(found.weight @ keep[own].to(found.weight), found.bias)
 
-    def _run(self, split: Split, part: Tensor, groups: Tensor) -> Totals:
+    def _run(self, split: Split, part: Tensor, groups: Tensor) -> Accumulator:
         values = self._reader.runner.stream(self._model, self._refs, part)
         return self._found(((place, value) for node, value in values for place in self._refs[node]), split, groups)
 
-    def _reuse(self, features: Features, split: Split, groups: Tensor) -> Totals:
+    def _reuse(self, features: Features, split: Split, groups: Tensor) -> Accumulator:
         every = [place for places in self._refs.values() for place in places]
         return self._found(
             ((place, features[place[1], self._groups[place[0]][place[1]].name]) for place in every), split, groups
         )
 
-    def _found(self, features: Iterable[tuple[tuple[int, int], Tensor]], split: Split, groups: Tensor) -> Totals:
+    def _found(self, features: Iterable[tuple[tuple[int, int], Tensor]], split: Split, groups: Tensor) -> Accumulator:
         """Return moments (and rows) of a part of a batch, match by match as soon as all of it is there."""
-        result, open_groups = Totals(), [_Side(one) for one in self.taken]
+        result, open_groups = Accumulator(), [_Side(one) for one in self.taken]
         for (index, member), feature in features:
             side = open_groups[index]
             side.put(member, feature, pooled=index in self._places and member == self._reader.own)
@@ -304,7 +306,7 @@ class _Look:
 
 
 def read_stitched(
-    reader: Reader, merge: Merge, values: Sequence[Values], points: Points, clock: Clock, checkpoint: Checkpoint
+    reader: Reader, merge: Merge, values: Sequence[Values], points: Points, tracker: Tracker, checkpoint: Checkpoint
 ) -> dict[tuple[int, int], tuple[Moments, Moments]]:
     """Return moments of stitched source features beside native target features, by (source, target).
 
@@ -317,33 +319,35 @@ def read_stitched(
     model = reader.runner.model(merge.graph(tuple(map(Ref, wanted))), merge.tensors, reader.shape)
     pairs = [(a, b) for a in points for b in points if a != b]
 
-    def run(part: Tensor, split: Split) -> Totals:
-        features, result = dict(reader.runner.stream(model, wanted, part)), Totals()
+    def run(part: Tensor, split: Split) -> Accumulator:
+        features, result = dict(reader.runner.stream(model, wanted, part)), Accumulator()
         for a, b in pairs:
             grid = points[b].shape[1:]
             side = [rows_of(features[stitched[a]], grid, points[a]), rows_of(features[native[b]], grid, points[b])]
             result.moments[f"{split}.{a}.{b}"] = Moments.of(torch.cat(side, 2).flatten(0, 1))
         return result
 
-    totals, start = Totals.restored(checkpoint, "doubled", reader.runner.device)
+    accumulator, start = Accumulator.restored(checkpoint, "doubled", reader.runner.device)
     for split in _SPLITS:
         number, most = start.get(split, 0), _doubled_batches(reader, split, points)
-        clock.skip("double", number)
+        tracker.skip("double", number)
         if number < most:
             for x in reader.batches(split, range(number, most)):
-                clock.tick("double")
+                tracker.tick("double")
                 for part in reader.runner.parts(lambda part, split=split: run(part, split), x):
-                    totals.add(part)
+                    accumulator.add(part)
                 number += 1
                 if checkpoint.due:
-                    checkpoint.save("doubled", *totals.kept({**start, split: number}))
+                    checkpoint.save("doubled", *accumulator.kept({**start, split: number}))
         start[split] = number
     for (a, b), split in ((pair, split) for pair in pairs for split in _SPLITS):
         width = points[a].shape[0]
         named = [(slice(0, width), a, points[a]), (slice(width, None), b, points[b])]
-        reader.check(totals.moments[f"{split}.{a}.{b}"], named)
-    checkpoint.save("doubled", *totals.kept(start))
-    return {(a, b): (totals.moments[f"train.{a}.{b}"], totals.moments[f"validation.{a}.{b}"]) for a, b in pairs}
+        reader.check(accumulator.moments[f"{split}.{a}.{b}"], named)
+    checkpoint.save("doubled", *accumulator.kept(start))
+    return {
+        (a, b): (accumulator.moments[f"train.{a}.{b}"], accumulator.moments[f"validation.{a}.{b}"]) for a, b in pairs
+    }
 
 
 def _doubled_batches(reader: Reader, split: Split, points: Points) -> int:

@@ -20,7 +20,7 @@ from suture_stitching.features.moments import Moments, rows
 from suture_stitching.features.points import StitchPoint
 from suture_stitching.fitting.reading import Features, Reader
 from suture_stitching.matching.match import similarities
-from suture_stitching.running.tracker import Clock
+from suture_stitching.running.tracker import Tracker
 
 #: Samples that are looked at, or as many as can be kept; and how many there are of them if none can be.
 _SAMPLES, _FEWEST = 512, 64
@@ -38,7 +38,7 @@ class Survey:
     known: Sequence[Sequence[Features]]
 
 
-def survey(reader: Reader, merge: Merge, points: Sequence[Sequence[StitchPoint]], clock: Clock) -> Survey:
+def survey(reader: Reader, merge: Merge, points: Sequence[Sequence[StitchPoint]], tracker: Tracker) -> Survey:
     """Return how similar the members' `points` are on the first training batches."""
     flat = [(member, point) for member, own in enumerate(points) for point in own]
     places = {merge.point(merge.native, member, point).node: i for i, (member, point) in enumerate(flat)}
@@ -67,7 +67,7 @@ def survey(reader: Reader, merge: Merge, points: Sequence[Sequence[StitchPoint]]
     total = Moments.nothing(sum(widths), reader.runner.device)
     known: list[list[Features]] = []
     for number, x in zip(range(surveyed_batches(reader, points)), reader.batches("train"), strict=False):
-        clock.tick("match")
+        tracker.tick("match")
         keep = number < kept_batches
         # What is not kept has to be computed again: no more of it than is needed.
         parts = reader.runner.parts(lambda part, keep=keep: look(part, keep=keep), x if keep else x[:_FEWEST])
@@ -75,7 +75,7 @@ def survey(reader: Reader, merge: Merge, points: Sequence[Sequence[StitchPoint]]
             total = total + moments
         if keep:
             known.append([features for _, features in parts])
-    clock.end("match")
+    tracker.end("match")
     edges = torch.tensor([0, *widths]).cumsum(0).tolist()
     reader.check(total, [(slice(edges[i], edges[i + 1]), *one) for i, one in enumerate(flat)])
     return Survey(similarities(total, widths).cpu(), known)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from suture_stitching.running.progress import OnProgress, Progress
 
 
-class Clock:
+class Tracker:
     """Counts the units of each step; `steps` gives how many there will be and what one of them costs, in any unit.
 
     What is reported never goes back within a step, and every step that is ended reports all of its units as done.

@@ -18,9 +18,9 @@ from suture.errors import AuthError, Fenced, HubError, NotFound, Unavailable
 from suture_contract.errors import SutureError
 from suture_worker import faults
 from suture_worker.agent.admission import Admission
-from suture_worker.agent.dispatch import Doing, NoWorkerError
+from suture_worker.agent.dispatch import Dispatch, NoWorkerError
 from suture_worker.agent.fetching import Fetching
-from suture_worker.agent.heartbeat import Pulse
+from suture_worker.agent.heartbeat import Heartbeat
 from suture_worker.agent.hub import LEASE_WAIT, Hub
 from suture_worker.agent.resumable import Kept
 from suture_worker.agent.retry import Lost, Stopping, back_off, check
@@ -51,7 +51,7 @@ class Agent:
         self._tasks = config.state / "tasks"
         self._admission = Admission(config)
         self._fetching = Fetching(config, hub, self._admission.signers, stop)
-        self._doing = Doing(config, app, stop)
+        self._dispatch = Dispatch(config, app, stop)
         self._kept = Kept(config.state / "kept")
         self._waiting = Waiting(hub, outbox, self._admission.inbox)
 
@@ -162,7 +162,7 @@ class Agent:
         if isinstance(decision, Allow) and decision.dataset == assignment.dataset:
             self._attend(task, folder)
             return
-        self._doing.end(folder)
+        self._dispatch.end(folder)
         folder.remove()
         self._follow(task, decision)
 
@@ -197,13 +197,13 @@ class Agent:
     def _attend(self, task: Task, folder: TaskFolder) -> None:
         """Bring a leased task to its end, whichever; its folder is gone afterwards, unless the agent stops."""
         try:
-            with Pulse(self._hub, self._outbox, task, folder) as pulse:
-                done = self._try(lambda: self._bring_to_end(task, folder, pulse), task.id)
+            with Heartbeat(self._hub, self._outbox, task, folder) as heartbeat:
+                done = self._try(lambda: self._bring_to_end(task, folder, heartbeat), task.id)
         except Waits as waits:
             self._waiting.add(task, folder, waits.waits_for)
             return
         if not done:
-            self._doing.end(folder)
+            self._dispatch.end(folder)
             done = self._was_told(task, folder)
         ended, cancelled = folder.outcome, not done and self._is_cancelled(task)
         if cancelled:  # while its result was on its way
@@ -265,12 +265,12 @@ class Agent:
             return False
         return True
 
-    def _bring_to_end(self, task: Task, folder: TaskFolder, pulse: Pulse) -> None:
+    def _bring_to_end(self, task: Task, folder: TaskFolder, heartbeat: Heartbeat) -> None:
         outcome = folder.outcome
         if outcome is None:
             try:
-                self._fetching.fetch(task, folder, pulse)
-                outcome = self._refused(task, folder) or self._doing.have_done(folder, pulse)
+                self._fetching.fetch(task, folder, heartbeat)
+                outcome = self._refused(task, folder) or self._dispatch.have_done(folder, heartbeat)
             except HubError as error:
                 outcome = self._failed(task, "model.unavailable", error, retryable=isinstance(error, Unavailable))
             except SutureError as error:
@@ -283,7 +283,7 @@ class Agent:
                 outcome = self._failed(task, "site.fault", traceback.format_exc(), retryable=True)
         for message in self._messages(task, folder, outcome):
             try:
-                self._deliver(message, pulse)
+                self._deliver(message, heartbeat)
             except (AuthError, Fenced, NotFound, Unavailable):
                 raise
             except HubError as error:
@@ -291,7 +291,7 @@ class Agent:
                     raise
                 correlation_id = self._note(task.id, "result.refused", str(error))
                 refused = self._outbox.failure(task.claim, "result.refused", correlation_id, retryable=False)
-                self._deliver(refused, pulse)
+                self._deliver(refused, heartbeat)
                 return
         log.info("told the hub", task=task.id, state=outcome.state, code=outcome.code)
 
@@ -343,12 +343,12 @@ class Agent:
         log.info("not released", task=task.id, by=verdict.by, reason=verdict.reason)
         return [self._outbox.decline(task, f"policy.{verdict.told}" if verdict.told else DENIED)]
 
-    def _deliver(self, message: Cleared, pulse: Pulse | None) -> None:
+    def _deliver(self, message: Cleared, heartbeat: Heartbeat | None) -> None:
         """Send, waiting for a hub that is away as long as the lease may still be ours, a day at most."""
         deadline = time.monotonic() + _DELIVERY_SECONDS
         failures = 0
         while True:
-            check(self._stop, pulse)
+            check(self._stop, heartbeat)
             try:
                 self._hub.send(message)
                 return

@@ -11,7 +11,7 @@ from kombu.exceptions import OperationalError
 
 from suture_contract.errors import Cancelled, SutureError
 from suture_worker import broker
-from suture_worker.agent.heartbeat import Pulse
+from suture_worker.agent.heartbeat import Heartbeat
 from suture_worker.agent.retry import check
 from suture_worker.compute.celery_app import ring
 from suture_worker.config import SiteConfig
@@ -30,7 +30,7 @@ class NoWorkerError(SutureError):
     """No worker took the task; another time one may."""
 
 
-class Doing:
+class Dispatch:
     """Rings for the worker, waits for its work, and ends it."""
 
     def __init__(self, config: SiteConfig, app: Celery, stop: Stop) -> None:
@@ -38,7 +38,7 @@ class Doing:
         self._app = app
         self._stop = stop
 
-    def have_done(self, folder: TaskFolder, pulse: Pulse) -> Outcome:
+    def have_done(self, folder: TaskFolder, heartbeat: Heartbeat) -> Outcome:
         """Ring for the worker, again if need be, until the work has ended.
 
         Raises `Cancelled` where it had not begun, `NoWorkerError`, and what `check` raises.
@@ -47,9 +47,9 @@ class Doing:
         rung: float | None = None
         longest = self._config.limits.seconds * 2 + NO_WORKER_SECONDS
         while (outcome := folder.outcome) is None:
-            check(self._stop, pulse)
+            check(self._stop, heartbeat)
             now = time.monotonic()
-            if pulse.cancelled.is_set():
+            if heartbeat.cancelled.is_set():
                 self.end(folder)
                 if folder.outcome is None:
                     raise Cancelled

@@ -12,7 +12,7 @@ from suture.errors import Unavailable
 from suture_contract.errors import Cancelled
 from suture_contract.model.format import check_against, check_file
 from suture_worker.agent.cache import Cache
-from suture_worker.agent.heartbeat import Pulse
+from suture_worker.agent.heartbeat import Heartbeat
 from suture_worker.agent.hub import Hub
 from suture_worker.agent.retry import back_off, check
 from suture_worker.agent.signed import Signers
@@ -39,42 +39,42 @@ class Fetching:
         #: Held while the cache changes: two tasks may want the same member.
         self._cache_turn = threading.Lock()
 
-    def fetch(self, task: Task, folder: TaskFolder, pulse: Pulse) -> None:
+    def fetch(self, task: Task, folder: TaskFolder, heartbeat: Heartbeat) -> None:
         """Bring members and candidates into the folder, verified and statically checked."""
         refs = task.files
         total = sum(member.size for member in task.spec.members) + sum(ref.size for ref in refs.values())
         check_room(self._state, total)
         fetched = 0
-        pulse.fetching(fetched, total)
+        heartbeat.fetching(fetched, total)
 
         def count(arrived: int) -> None:
             nonlocal fetched
             fetched += arrived
-            pulse.fetching(fetched, total)
-            check(self._stop, pulse)
-            if pulse.cancelled.is_set():
+            heartbeat.fetching(fetched, total)
+            check(self._stop, heartbeat)
+            if heartbeat.cancelled.is_set():
                 raise Cancelled
 
         # What is in the folder already was checked when it came, and a child cannot write there.
         for index, member in enumerate(task.spec.members):
             if not folder.member(index).exists():
                 find = partial(self._signers.find, self._hub, member)
-                folder.note_signer(index, self._patiently(find, pulse))
+                folder.note_signer(index, self._patiently(find, heartbeat))
                 download = partial(self._hub.fetch_member, member, on_bytes=count)
                 with self._cache_turn:
-                    path = self._patiently(partial(self._cache.get, member.sha256, download), pulse)
+                    path = self._patiently(partial(self._cache.get, member.sha256, download), heartbeat)
                     check_against(check_file(path), member.metadata, where=member.repo)
                     folder.member(index).hardlink_to(path)
         for name, ref in refs.items():
             target = folder.candidates / name
             if not target.exists():
-                self._patiently(partial(self._hub.fetch_job_file, task.job.id, name, ref, target, count), pulse)
+                self._patiently(partial(self._hub.fetch_job_file, task.job.id, name, ref, target, count), heartbeat)
 
-    def _patiently(self, fetch: Callable[[], _T], pulse: Pulse) -> _T:
+    def _patiently(self, fetch: Callable[[], _T], heartbeat: Heartbeat) -> _T:
         deadline = time.monotonic() + _FETCH_SECONDS
         failures = 0
         while True:
-            check(self._stop, pulse)
+            check(self._stop, heartbeat)
             try:
                 return fetch()
             except Unavailable:

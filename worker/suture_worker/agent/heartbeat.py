@@ -22,7 +22,7 @@ _TICK = 0.5
 log = structlog.get_logger(__name__)
 
 
-class Pulse:
+class Heartbeat:
     """Keeps the lease of `task` within its block, forwards progress, and hears what the hub wants.
 
     `lost` is set when the lease is no longer ours, `cancelled` when the job does not want the work any more.

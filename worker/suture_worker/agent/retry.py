@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from suture_worker.agent.heartbeat import Pulse
+from suture_worker.agent.heartbeat import Heartbeat
 from suture_worker.stop import Stop
 
 LONGEST_PAUSE = 60.0
@@ -19,11 +19,11 @@ class Stopping(Exception):
     """The agent was told to stop; the task stays for its next start."""
 
 
-def check(stop: Stop, pulse: Pulse | None) -> None:
+def check(stop: Stop, heartbeat: Heartbeat | None) -> None:
     """Raise `Stopping` or `Lost` if that is so."""
     if stop.is_set():
         raise Stopping
-    if pulse is not None and pulse.lost.is_set():
+    if heartbeat is not None and heartbeat.lost.is_set():
         raise Lost
 
 

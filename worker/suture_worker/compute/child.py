@@ -62,10 +62,10 @@ def find(path: Path, words: Sequence[str]) -> TaskFolder:
 
 
 def main(folder: TaskFolder) -> None:
-    """Do the task in the folder, confined, and write its ending."""
+    """Do the task in the folder, confined, and write its outcome."""
     run = folder.run
     give_up(folder, run)
-    folder.write_ending(_ending(lambda: _do(folder, run)))
+    folder.write_child_outcome(_outcome(lambda: _do(folder, run)))
 
 
 def give_up(folder: TaskFolder, run: Run) -> None:
@@ -92,7 +92,7 @@ def give_up(folder: TaskFolder, run: Run) -> None:
         print("this kernel cannot take the superuser's privileges away", file=sys.stderr)
 
 
-def _ending(work: Callable[[], None]) -> Outcome:
+def _outcome(work: Callable[[], None]) -> Outcome:
     try:
         work()
     except Cancelled:

@@ -133,7 +133,7 @@ class Child:
         return self._status
 
     def _lost(self) -> None:
-        """End what is left of a server that says no more, and of its child, and take its ending for the child's."""
+        """End what is left of a server that says no more, and of its child, and take its outcome for the child's."""
         self._server.kill()
         self._status = self._server.wait()
         deadline = time.monotonic() + _ANSWER_SECONDS

@@ -164,14 +164,14 @@ def _outcome(config: SiteConfig, folder: TaskFolder, status: int, stopped: str |
     printed = _tail(folder.log)
     if stopped is not None:
         return _failed(config, folder, stopped, f"stopped after {config.limits.seconds} s\n{printed}")
-    ending = folder.ending
-    if status == 0 and ending is not None and (ending.state != "divided" or folder.run.divide_from is not None):
-        if ending.state in ("failed", "declined"):
-            given = ending.correlation_id or faults.new_correlation_id()
-            code = ending.code or "work.failed"
+    outcome = folder.child_outcome
+    if status == 0 and outcome is not None and (outcome.state != "divided" or folder.run.divide_from is not None):
+        if outcome.state in ("failed", "declined"):
+            given = outcome.correlation_id or faults.new_correlation_id()
+            code = outcome.code or "work.failed"
             faults.note(config.state, task=folder.id, code=code, correlation_id=given, text=printed)
-            return ending.model_copy(update={"code": code, "correlation_id": given})
-        return ending
+            return outcome.model_copy(update={"code": code, "correlation_id": given})
+        return outcome
     code = crash_code(status, printed, starved=starved)
     text = f"ended with {_named(status)}\n{printed}"
     return _failed(config, folder, code, text, retryable=code == "work.interrupted")
