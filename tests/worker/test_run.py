@@ -68,7 +68,7 @@ def test_a_site_whose_token_is_exposed_does_not_start(site):
     assert caught.value.code == "site.token_exposed"
 
 
-@pytest.mark.parametrize("module", ["agent.agent", "compute.celery_app", "leaving.outbox", "check", "run"])
+@pytest.mark.parametrize("module", ["agent.agent", "compute.celery_app", "egress.outbox", "check", "run"])
 def test_only_the_child_imports_torch(module):
     script = f"import sys, suture_worker.{module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
