@@ -339,6 +339,20 @@ class Hub:
         body = {"state": "accepted" if accept else "refused", "answer": answer, "days": days}
         return AccessRequest.of(self.connection.request("PUT", path, body=body), path)
 
+    def share(self, repo: str, parties: Sequence[str] = (), *, everyone: bool = False, stop: bool = False) -> Model:
+        """Let `parties`, or `everyone` at the hub, read an own model; with `stop`, no longer. Return it as it is then.
+
+        Who reads it already, stays. Copies that others have made are theirs.
+        """
+        path = model_path(repo)
+        model = Model.of(self.connection.get(path), path)
+        named = set(listed(parties, "parties"))
+        shared = set(model.shared_with) - named if stop else set(model.shared_with) | named
+        body: dict[str, Any] = {"shared_with": sorted(shared)}
+        if everyone:
+            body["visibility"] = "private" if stop else "all"
+        return Model.of(self.connection.request("PATCH", path, body=body), path)
+
     # Jobs
 
     def stitch(

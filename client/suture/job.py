@@ -14,6 +14,7 @@ from suture.responses import Event, JobStatus, Task, read_report
 from suture_contract.documents import Report
 from suture_contract.errors import Cancelled, SutureError
 from suture_contract.exit_codes import ExitCode
+from suture_contract.failures import meaning
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -80,7 +81,7 @@ class Job:
         return self.status
 
     def retry(self) -> JobStatus:
-        """Have what failed in a failed job done again; what was done stays. `Conflict` for another job."""
+        """Have what failed done again, or those asked again that a partial job lacks; `Conflict` for another job."""
         answer = self._connection.post(f"{self._path}/retry", idempotent=True)
         self.status = JobStatus.of(answer, self._path)
         return self.status
@@ -132,9 +133,10 @@ class Job:
         if status.state == "failed":
             code = status.error.code if status.error is not None else "job.failed"
             reference = status.error.correlation_id if status.error is not None else None
-            found_by = f"the site's log has the details under {reference}" if reference else None
-            reasons = [f"{task.kind} at {task.party}: {task.reason}" for task in status.tasks if task.reason]
-            raise JobFailed(code, "; ".join(reasons) or f"the job failed with {code}", where=self.id, hint=found_by)
+            text, hint = meaning(code, reference, self.id)
+            ended = ("failed", "declined", "expired")
+            reasons = [f"{one.kind} at {one.party}: {one.reason}" for one in status.tasks if one.state in ended]
+            raise JobFailed(code, f"{'; '.join(reasons) or 'the job failed'}: {text}", where=self.id, hint=hint)
         return status
 
 
@@ -167,6 +169,8 @@ class _Bars:
 
 
 def _note(task: Task) -> str:
+    if task.waits is not None:
+        return str(task.waits)
     if task.progress is None or task.state not in ("leased", "running"):
         return task.state
     left = task.progress.seconds_left

@@ -160,6 +160,22 @@ class TaskProgress(_Answer):
     seconds_left: float | None = None
 
 
+class Wait(_Answer):
+    """Why a task is not worked on: its site is away since then (or never came), has other work, or asks a person."""
+
+    why: str
+    since: datetime | None = None
+
+    def __str__(self) -> str:
+        if self.why == "site_offline":
+            return "site not seen yet" if self.since is None else f"site offline since {self.since:%Y-%m-%d %H:%M} UTC"
+        return {
+            "queued": "queued behind other work of the site",
+            "approval": "waits for approval there (suture site inbox list)",
+            "release": "waits for release there (suture site outbox list)",
+        }.get(self.why, self.why)
+
+
 class Task(_Answer):
     """One site's part of a job."""
 
@@ -170,6 +186,7 @@ class Task(_Answer):
     attempt: int = 0
     progress: TaskProgress | None = None
     reason: str | None = None
+    waits: Wait | None = None
 
 
 class Result(_Answer):
@@ -188,10 +205,13 @@ class MissingParty(_Answer):
 
 
 class JobError(_Answer):
-    """Why a job failed; `correlation_id` finds the details in the log of the site concerned."""
+    """Why a job failed, and where; `correlation_id` finds the details at that site: `suture site failure ID`."""
 
     code: str
     correlation_id: str | None = None
+    party: str | None = None
+    site: str | None = None
+    task: str | None = None
 
 
 class JobStatus(_Answer):
@@ -202,6 +222,8 @@ class JobStatus(_Answer):
     state: JobState
     models: tuple[Member, ...]
     dataset: str
+    publish_as: str | None = None
+    report_for: tuple[str, ...] = ()
     evaluate_at: tuple[str, ...]
     contribute_from: tuple[str, ...] = ()
     created_at: datetime
@@ -211,6 +233,13 @@ class JobStatus(_Answer):
     results: tuple[Result, ...] = ()
     missing: tuple[MissingParty, ...] = ()
     error: JobError | None = None
+
+    @property
+    def still_to_be_asked(self) -> tuple[str, ...]:
+        """The parties that will be asked to evaluate once the fit is there."""
+        if self.ended or any(task.kind == "evaluate" for task in self.tasks):
+            return ()
+        return self.evaluate_at
 
     @property
     def ended(self) -> bool:

@@ -10,7 +10,8 @@ be leased for long. With its answer the job composes anew: partial -> composing.
 Parties that shall contribute are asked once the requester's site knows where the models can be joined; who has not
 answered in time, or not at all, is left out of the fit.
 
-A failed job may be tried again: it is fitting (matching), passes over what is done, and its failed tasks are open.
+A failed job may be tried again: it is fitting (matching), passes over what is done, and its failed tasks are open. Of a
+partial one, the tasks of parties that failed or did not answer become late, as if they were still waited for.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ TASK_TRANSITIONS: dict[tuple[TaskState, TaskEvent], TaskState] = {
     (TaskState.OPEN, TaskEvent.LEASE): TaskState.LEASED,
     (TaskState.LEASED, TaskEvent.REQUEUE): TaskState.OPEN,
     (TaskState.LATE, TaskEvent.LEASE): TaskState.LEASED,
-    **{(state, TaskEvent.DEFER): TaskState.LATE for state in ACTIVE_TASKS},
+    **{(state, TaskEvent.DEFER): TaskState.LATE for state in (*ACTIVE_TASKS, TaskState.FAILED, TaskState.EXPIRED)},
     (TaskState.LEASED, TaskEvent.COMPLETE): TaskState.DONE,
     (TaskState.LEASED, TaskEvent.FAIL): TaskState.FAILED,
     (TaskState.LEASED, TaskEvent.DECLINE): TaskState.DECLINED,

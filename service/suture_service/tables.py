@@ -445,6 +445,7 @@ class Task(Base):
 
     job: Mapped[Job] = relationship(back_populates="tasks")
     party: Mapped[Party] = relationship()
+    site: Mapped[Site | None] = relationship()
     files: Mapped[list[TaskFile]] = relationship(order_by="TaskFile.name")
 
 

@@ -100,9 +100,11 @@ def test_a_failure_names_task_party_reason_and_where_to_look(job: Callable[..., 
         tasks=[{**TASK, "state": "failed", "reason": "dataset.unknown"}],
         error={"code": "dataset.unknown", "correlation_id": "f00"},
     )
-    with pytest.raises(JobFailed, match=r"fit at north: dataset\.unknown.*f00") as caught:
+    with pytest.raises(JobFailed, match=r"fit at north: dataset\.unknown: the site has no dataset of this") as caught:
         job(failed).wait(60, progress=False)
     assert caught.value.code == "dataset.unknown"
+    assert "suture site failure f00" in (caught.value.hint or "")
+    assert "suture jobs retry job_1" in (caught.value.hint or "")
 
 
 def test_a_cancelled_job_and_a_timeout_are_told_apart(job: Callable[..., Job]) -> None:
@@ -128,3 +130,45 @@ def test_an_answer_that_is_not_as_agreed_is_named(job: Callable[..., Job]) -> No
     with pytest.raises(HubError, match="state") as caught:
         job(job_as("dancing")).wait(60, progress=False)
     assert caught.value.code == "hub.answer"
+
+
+def shown(status: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> str:
+    from suture.cli.jobs import _show
+    from suture.responses import JobStatus
+    from suture_contract.console.terminal import Format
+
+    _show(JobStatus.of(status, "job"), Format.text)
+    return capsys.readouterr().out
+
+
+def test_a_failed_job_shows_code_text_site_id_and_what_next(capsys: pytest.CaptureFixture[str]) -> None:
+    error = {"code": "work.out_of_memory", "correlation_id": "f00", "party": "north", "site": "main", "task": "fit"}
+    text = shown(job_as("failed", tasks=[{**TASK, "state": "failed", "reason": error["code"]}], error=error), capsys)
+    for part in (
+        "work.out_of_memory: the task needed more memory than it gets",
+        "fit at north, site main",
+        "f00",
+        "raise limits.memory_gib in site.toml (at the site: suture site failure f00); then suture jobs retry job_1",
+    ):
+        assert part in text
+
+
+def test_open_tasks_say_why_and_who_is_still_to_be_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    waits = {"why": "site_offline", "since": "2026-01-02T03:04:05+00:00"}
+    asked = {**job_as("queued", tasks=[{**TASK, "state": "open", "waits": waits}]), "evaluate_at": ["south", "east"]}
+    text = shown(asked, capsys)
+    assert "site offline since 2026-01-02 03:04 UTC" in text
+    assert "to ask   south, east: to evaluate, once the fit is there" in text
+
+
+def test_who_reads_the_result_and_what_a_partial_job_lacks(capsys: pytest.CaptureFixture[str]) -> None:
+    status = {
+        **job_as("partial", missing=[{"party": "east", "reason": "no_answer"}]),
+        "publish_as": "north/both",
+        "report_for": ["north", "south"],
+        "result": {"repo": "north/both", "revision": "a" * 40},
+    }
+    text = shown(status, capsys)
+    assert "north/both is readable by north alone until it is shared (suture share); its report also by south" in text
+    assert "suture report job_1" in text
+    assert "suture jobs retry job_1  asks those again" in text

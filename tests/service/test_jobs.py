@@ -152,7 +152,9 @@ def test_a_failing_party_is_missing_and_a_failing_requester_ends_the_job(world):
     own = world.sites["north"].lease()
     world.sites["north"].tell(own, "fail", code="dataset.missing", correlation_id="c-8", retryable=False)
     done = world.job(job)
-    assert (done["state"], done["error"]) == ("failed", {"code": "dataset.missing", "correlation_id": "c-8"})
+    place = {"party": "north", "site": "north-site", "task": "evaluate"}
+    assert done["state"] == "failed"
+    assert done["error"] == {"code": "dataset.missing", "correlation_id": "c-8", **place}
     assert done["result"] is None
     assert world.sites["east"].tell(east, "heartbeat").json()["cancel"] is True
     late = world.sites["east"].tell(east, "result", document=world.evaluation_of(east))
@@ -324,7 +326,7 @@ def test_who_may_cancel_and_see(world):
     job = world.ask().json()
     path = f"/v1/jobs/{job['id']}"
     missing = refusal(world.north.get("/v1/jobs/job_0000000000000000"), 404)
-    # A party that was asked sees the job through its site, once there is a task for it.
+    # A party that was asked sees the job once there is a task for it.
     for actor in (world.south, world.east, world.sites["east"], world.sites["south"]):
         assert refusal(actor.get(path), 404) == missing
         assert refusal(actor.get(f"{path}/events"), 404) == missing
@@ -335,10 +337,15 @@ def test_who_may_cancel_and_see(world):
     world.fit()
     assert world.north.get(f"{path}/files/candidates.json").status_code == 200
     south = world.sites["south"]
-    assert south.get(path).status_code == 200
+    for actor in (south, world.south):
+        assert actor.get(path).status_code == 200
+        assert [one["id"] for one in actor.get("/v1/jobs").json()["items"]] == [job["id"]]
+        assert refusal(actor.get(f"{path}/report"), 404)["code"] == "not_found"
+    assert refusal(world.south.post(f"{path}/cancel"), 404) == missing
     assert refusal(south.get(f"{path}/files/candidates.json"), 404) == missing  # not before it holds a lease
     task = south.lease()
     assert south.get(f"{path}/files/stitches.safetensors").status_code == 200
+    assert refusal(world.south.get(f"{path}/files/stitches.safetensors"), 404) == missing  # for its site alone
     assert refusal(south.get(f"{path}/files/report.json"), 404)["code"] == "not_found"
     assert refusal(south.post(f"{path}/cancel"), 404) == missing
     assert refusal(world.actor("north", "publisher").post(f"{path}/cancel"), 403)["code"] == "auth.forbidden"
@@ -348,6 +355,75 @@ def test_who_may_cancel_and_see(world):
     world.compose()
     assert refusal(south.get(f"{path}/report"), 404) == missing
     assert refusal(world.north.post(f"{path}/cancel"), 409)["code"] == "job.ended"
+
+
+def test_who_evaluated_reads_the_report_and_the_model_once_it_is_shared(world):
+    job = world.ask(evaluate_at=["south", "east"], evaluate_within=300, publish_as="both").json()
+    assert (job["publish_as"], job["report_for"]) == ("north/both", ["east", "north", "south"])
+    world.fit()
+    world.evaluate("north")
+    world.evaluate("south")
+    world.later(301)
+    world.compose()
+    path = f"/v1/jobs/{job['id']}/report"
+    assert world.south.get(path).json() == world.north.get(path).json()
+    assert world.sites["south"].get(path).status_code == 200
+    assert refusal(world.east.get(path), 404)["code"] == "not_found"  # it was asked, and did not answer
+    error = refusal(world.south.get("/v1/models/north/both"), 404)
+    assert "suture share" in error["hint"]
+    assert world.north("PATCH", "/v1/models/north/both", json={"shared_with": ["south"]}).status_code == 200
+    assert world.south.get("/v1/models/north/both").status_code == 200
+
+
+def waits_of(world, job):
+    return {(task["kind"], task["party"]): task["waits"] for task in world.job(job)["tasks"]}
+
+
+def test_open_tasks_say_why_they_wait(world):
+    job = world.ask(evaluate_at=["south"]).json()
+    assert waits_of(world, job) == {("fit", "north"): {"why": "site_offline", "since": None}}
+    world.fit()
+    assert waits_of(world, job)[("evaluate", "north")] is None  # its site has just been there
+    world.later(3600)
+    away = waits_of(world, job)[("evaluate", "north")]
+    assert away["why"] == "site_offline"
+    assert away["since"] is not None
+    second = world.ask(evaluate_at=["south"]).json()
+    task = world.sites["north"].lease()
+    assert task["job"]["id"] == job["id"]
+    assert waits_of(world, second)[("fit", "north")]["why"] == "queued"
+    assert world.sites["north"].tell(task, "wait", waits_for="approval").status_code == 200
+    assert waits_of(world, job)[("evaluate", "north")] == {"why": "approval", "since": None}
+
+
+def test_finished_tasks_show_no_progress(world):
+    job = world.ask().json()
+    task = world.sites["north"].lease()
+    assert world.sites["north"].tell(task, "progress", step="solve", done=3, total=9).status_code == 200
+    assert world.job(job)["tasks"][0]["progress"]["step"] == "solve"
+    world.sites["north"].tell(task, "fail", code="work.failed", correlation_id="0123456789abcdef", retryable=False)
+    assert world.job(job)["tasks"][0]["progress"] is None
+
+
+def test_those_missing_from_a_partial_job_are_asked_again(world):
+    job = world.ask(evaluate_at=["south", "east"]).json()
+    world.fit()
+    task = world.sites["south"].lease()
+    world.sites["south"].tell(task, "fail", code="work.failed", correlation_id="0123456789abcdef", retryable=False)
+    declined = world.sites["east"].lease()
+    world.sites["east"].tell(declined, "decline", code="policy.denied")
+    world.evaluate("north")
+    world.compose()
+    assert world.job(job)["state"] == "partial"
+    assert retry(world, job).status_code == 200
+    states = {task["party"]: task["state"] for task in world.job(job)["tasks"] if task["kind"] == "evaluate"}
+    assert states == {"north": "done", "south": "late", "east": "declined"}
+    world.later(1)
+    world.evaluate("south")
+    world.compose()
+    done = world.job(job)
+    assert [one["party"] for one in done["missing"]] == ["east"]
+    assert [one["version"] for one in done["results"]] == [1, 2]
 
 
 def test_jobs_are_listed_newest_first(world):

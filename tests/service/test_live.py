@@ -15,7 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
+from suture.cli.app import app
 from suture_service import operate
 from suture_service.main import server
 from suture_service.settings import Settings
@@ -95,10 +97,10 @@ def blobs(settings):
     return [path for path in Path(settings.store).rglob("*") if path.is_file()]
 
 
-def publish(client, handmade, repo="north/digits", seed=0, **metadata):
+def publish(client, handmade, repo="north/digits", seed=0, visibility="all", **metadata):
     content = json.dumps(handmade.metadata(**metadata)).encode()
     files = {"model": ("m", handmade.model(seed=seed)), "metadata": ("s", content)}
-    answer = client.put(f"/v1/models/{repo}/revisions", params={"visibility": "all"}, files=files)
+    answer = client.put(f"/v1/models/{repo}/revisions", params={"visibility": visibility}, files=files)
     assert answer.status_code == 201, answer.text
     return answer.json()
 
@@ -150,6 +152,31 @@ def test_a_refusal_reaches_a_caller_that_is_still_sending(live, token):
             assert answer.json()["error"]["code"] == "auth.forbidden"
             answer = client.put("/v1/models/north/digits/revisions", files={"other": ("o", bytes(20_000_000))})
             assert answer.json()["error"]["code"] == "upload.unknown_part"
+
+
+def test_one_command_shares_a_model_and_takes_it_back(live, settings, token, site, handmade, monkeypatch):
+    reader = operate.create_token(settings, "south", ["reader"])[1]
+    with live.client(token) as client:
+        publish(client, handmade, "north/mine", visibility="private")
+    monkeypatch.setenv("SUTURE_HUB", live.url)
+    monkeypatch.setenv("SUTURE_TOKEN", token)
+
+    def suture(*arguments):
+        found = CliRunner().invoke(app, ["share", *arguments])
+        return found.exit_code, found.stdout.strip()
+
+    def may_read():
+        with live.client(reader) as client:
+            return client.get("/v1/models/north/mine").status_code == 200
+
+    assert not may_read()
+    assert suture("north/mine", "south") == (0, "north/mine is readable by north, south")
+    assert may_read()
+    assert suture("north/mine", "south", "--stop") == (0, "north/mine is readable by north")
+    assert not may_read()
+    assert suture("north/mine", "--everyone") == (0, "north/mine is readable by every party at this hub")
+    assert may_read()
+    assert suture("north/mine")[0] != 0  # with whom?
 
 
 def test_curl_publishes_as_documented(live, token, handmade, tmp_path):

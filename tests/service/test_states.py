@@ -59,6 +59,8 @@ late lease leased
 leased requeue open
 open defer late
 leased defer late
+failed defer late
+expired defer late
 leased complete done
 leased fail failed
 leased decline declined

@@ -5,11 +5,14 @@ Others learn a code and a correlation id; this is where the id leads to.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
 from datetime import UTC, datetime
 from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
 
 MAX_LOG = 16 * 2**20
 MAX_TEXT = 32 * 1024
@@ -18,6 +21,34 @@ MAX_TEXT = 32 * 1024
 def new_correlation_id() -> str:
     """Return an id that says nothing but where to look."""
     return secrets.token_hex(8)
+
+
+class Failure(BaseModel):
+    """One entry of the log: when, of which task, and the whole text."""
+
+    time: str
+    correlation_id: str
+    task: str
+    code: str
+    text: str
+
+
+def find(state: Path, id: str) -> list[Failure]:
+    """Return the failures noted under a correlation id, or of a task, oldest first."""
+    found = []
+    for name in ("failures.log.1", "failures.log"):
+        path = state / "logs" / name
+        if not path.exists():
+            continue
+        with path.open(encoding="utf-8", errors="replace") as file:
+            for line in file:
+                if id not in line:
+                    continue
+                with contextlib.suppress(ValidationError):  # a line that was cut short
+                    entry = Failure.model_validate_json(line)
+                    if id in (entry.correlation_id, entry.task):
+                        found.append(entry)
+    return found
 
 
 def note(state: Path, *, task: str, code: str, correlation_id: str, text: str) -> None:

@@ -85,6 +85,7 @@ app = group(
         "jobs": JOBS,
         "access": ACCESS,
         "pull": Lazy("suture.cli.models:pull", "Download a model with metadata, card and report."),
+        "share": Lazy("suture.cli.models:share", "Let other parties read a model of yours."),
         "report": Lazy("suture.cli.models:report", "Show the party report of a stitched ensemble."),
         "keys": KEYS,
         "sign": Lazy("suture.cli.keys:sign", "Sign the newest revision of an own model."),

@@ -11,8 +11,9 @@ import typer
 
 from suture.hub import Hub
 from suture.job import Job
-from suture.responses import JobState, JobStatus
+from suture.responses import JobState, JobStatus, Task
 from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json, print_table, prints
+from suture_contract.failures import meaning
 from suture_contract.fit_options import FitOptions
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="the job's id, job_…")]
@@ -67,7 +68,10 @@ def stitch(
         )
         if not wait:
             _show(job.status, format)
+            if format is Format.text:
+                notes.print(_who_reads(job.status))
             return
+        notes.print(_who_reads(job.status))
         notes.print(f"{job.id}: on this machine Ctrl-C only ends the waiting")
         _finish(job, timeout, format)
 
@@ -78,7 +82,7 @@ def list_jobs(
     limit: Annotated[int, typer.Option(min=1, help="how many of the newest")] = 50,
     format: FormatOption = Format.text,
 ) -> None:
-    """List your party's jobs, newest first.
+    """List your party's jobs, and those it takes part in, newest first.
 
     \b
     Examples:
@@ -93,6 +97,7 @@ def list_jobs(
     rows = [
         (
             job.id,
+            job.requester,
             job.state,
             ", ".join(member.repo for member in job.models),
             job.dataset,
@@ -102,7 +107,10 @@ def list_jobs(
         for job in found
     ]
     print_table(
-        ("job", "state", "models", "dataset", "result", "created (UTC)"), rows, empty="no jobs", prose=("models",)
+        ("job", "asked by", "state", "models", "dataset", "result", "created (UTC)"),
+        rows,
+        empty="no jobs",
+        prose=("models",),
     )
 
 
@@ -145,7 +153,7 @@ def cancel(job: JobArgument, format: FormatOption = Format.text) -> None:
 
 @prints(JobStatus)
 def retry(job: JobArgument, format: FormatOption = Format.text) -> None:
-    """Try a failed job again: only what failed is done again.
+    """Try a failed job again, or ask those again that a partial one lacks: only what is missing is done.
 
     \b
     Example:
@@ -172,16 +180,40 @@ def _show(job: JobStatus, format: Format) -> None:
     console.print("models   " + ", ".join(f"{member.repo}@{member.revision[:10]}" for member in job.models))
     console.print(f"dataset  {job.dataset}")
     if job.tasks:
-        rows = [(task.kind, task.party, task.state, _progress(task), task.reason or "") for task in job.tasks]
-        print_table(("task", "party", "state", "progress", "reason"), rows, empty="", prose=("progress", "reason"))
+        rows = [(task.kind, task.party, task.state, _progress(task), _why(task)) for task in job.tasks]
+        print_table(("task", "party", "state", "progress", "why"), rows, empty="", prose=("progress", "why"))
+    if job.still_to_be_asked:
+        console.print(f"to ask   {', '.join(job.still_to_be_asked)}: to evaluate, once the fit is there")
     for missing in job.missing:
         console.print(f"missing  {missing.party}: {missing.reason.replace('_', ' ')}")
     for result in job.results or ((job.result,) if job.result is not None else ()):
         version = f" (version {result.version} of the report)" if len(job.results) > 1 else ""
         console.print(f"result   {result.repo}@{result.revision}{version}")
+    if job.result is not None:
+        console.print(f"report   suture report {job.id}")
+        console.print(f"         {_who_reads(job)}")
+    if job.state == "partial" and any(missing.reason in ("failed", "no_answer") for missing in job.missing):
+        console.print(f"next     suture jobs retry {job.id}  asks those again that failed or did not answer")
     if job.error is not None:
-        reference = f" (in the site's log: {job.error.correlation_id})" if job.error.correlation_id else ""
-        console.print(f"error    {job.error.code}{reference}")
+        text, hint = meaning(job.error.code, job.error.correlation_id, job.id)
+        console.print(f"error    {job.error.code}: {text}")
+        if job.error.party is not None:
+            at = job.error.party + (f", site {job.error.site}" if job.error.site else "")
+            console.print(f"where    {job.error.task or 'task'} at {at}")
+        if job.error.correlation_id:
+            console.print(f"id       {job.error.correlation_id}")
+        console.print(f"next     {hint}")
+
+
+def _who_reads(job: JobStatus) -> str:
+    """Say who will see what of a job's result."""
+    others = [party for party in job.report_for if party != job.requester]
+    model = f"{job.publish_as or 'the result'} is readable by {job.requester} alone until it is shared (suture share)"
+    return f"{model}; its report also by {', '.join(others)}" if others else model
+
+
+def _why(task: Task) -> str:
+    return str(task.waits) if task.waits is not None else task.reason or ""
 
 
 def _progress(task: Any) -> str:

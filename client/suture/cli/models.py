@@ -300,6 +300,37 @@ def pull(
         console.print(f"{target / file.name}  {file.size:,} bytes, sha256 {file.sha256}")
 
 
+@prints(Model)
+def share(
+    repo: RepoArgument,
+    parties: Annotated[list[str] | None, typer.Argument(metavar="PARTY...", help="who may read it")] = None,
+    everyone: Annotated[bool, typer.Option("--everyone", help="every party at this hub")] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="let them read it no longer")] = False,
+    format: FormatOption = Format.text,
+) -> None:
+    """Let other parties read a model of yours, such as a stitched ensemble, or no longer.
+
+    The result of a job is readable by your party alone until you share it; those who evaluated see its report anyway.
+    Sharing again adds to those who may read it.
+
+    \b
+    Examples:
+      suture share north/joint south
+      suture share north/joint --everyone
+      suture share north/joint south --stop
+    """
+    if not parties and not everyone:
+        raise typer.BadParameter("name a party, or say --everyone", param_hint="PARTY")
+    with Hub() as hub:
+        model = hub.share(repo, parties or (), everyone=everyone, stop=stop)
+    if format is Format.json:
+        print_json(model)
+        return
+    owner = repo.partition("/")[0]
+    readers = "every party at this hub" if model.visibility == "all" else ", ".join([owner, *model.shared_with])
+    console.print(f"{model.id} is readable by {readers}")
+
+
 @prints(Report)
 def report(
     source: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ from suture_service.auth import CallerDep
 from suture_service.errors import HubError, answers
 from suture_service.hub import HubDep
 from suture_service.jobs import repository, service
-from suture_service.jobs.schemas import JOB, EventOut, EventsOut, JobIn, JobOut
+from suture_service.jobs.schemas import JOB, EventOut, EventsOut, JobIn, JobOut, WaitOut
 from suture_service.models.endpoints import FILE_ANSWERS
 from suture_service.models.service import REPORT
 from suture_service.paging import Cursor, Limit, Page, decode, page
@@ -41,7 +42,7 @@ def create_job(hub: HubDep, caller: CallerDep, body: JobIn) -> JobOut:
 def list_jobs(
     hub: HubDep, caller: CallerDep, state: JobState | None = None, limit: Limit = 50, cursor: Cursor = None
 ) -> Page[JobOut]:
-    """List your party's jobs, newest first; a site also sees those with a task for its party."""
+    """List your party's jobs and those with a task for it, newest first."""
     with hub.database.reading() as session:
         before = _moment(decode(cursor, str, str))
         rows = repository.list_jobs(session, caller, state=state, before=before, limit=limit)
@@ -64,13 +65,14 @@ def _moment(key: tuple[Any, ...] | None) -> tuple[datetime, str] | None:
 
 @router.get("/{job_id}", responses=answers(404, 422))
 def get_job(hub: HubDep, caller: CallerDep, job_id: JobId) -> JobOut:
-    """Read a job of your party; a site also one with a task for its party."""
+    """Read a job of your party, or one with a task for it."""
     with hub.database.reading() as session:
-        return _show(session, service.get(session, caller, job_id))
+        job = service.get(session, caller, job_id)
+        return _show(session, job, service.waits(hub, session, job))
 
 
-def _show(session: Session, job: Job) -> JobOut:
-    return service.show(job, repository.results_of(session, [job.id]).get(job.id, []))
+def _show(session: Session, job: Job, waits: Mapping[str, WaitOut] | None = None) -> JobOut:
+    return service.show(job, repository.results_of(session, [job.id]).get(job.id, []), waits)
 
 
 @router.post("/{job_id}/cancel", responses=answers(403, 404, 409, 422))
@@ -84,8 +86,8 @@ def cancel_job(hub: HubDep, caller: CallerDep, job_id: JobId) -> JobOut:
 def retry_job(hub: HubDep, caller: CallerDep, job_id: JobId) -> JobOut:
     """Try a failed job again (role `requester`): its failed tasks are open again, with all attempts; done ones stay.
 
-    So are tasks that its failure cut short, and those the requester's own site declined. `job.not_failed` for a job
-    that ended otherwise; repeating it is harmless.
+    So are tasks that its failure cut short, and those the requester's own site declined. Of a partial job, parties that
+    failed or did not answer are asked again. `job.not_failed` for a job that ended otherwise; repeating it is harmless.
     """
     with hub.database.writing() as session:
         return _show(session, service.retry(hub, session, caller, job_id))
@@ -115,7 +117,7 @@ async def job_events(
 @router.head("/{job_id}/report", include_in_schema=False)
 @router.get("/{job_id}/report", response_class=Response, responses={**FILE_ANSWERS, 200: {"model": Report}})
 async def job_report(hub: HubDep, caller: CallerDep, request: Request, job_id: JobId) -> Response:
-    """Download the party report of your party's job."""
+    """Download the party report of your party's job, or of one whose candidates it has evaluated."""
     file = await hub.read(lambda session: service.get_report(session, caller, job_id))
     return await send_file(request, hub.store, name=REPORT, sha256=file.sha256, size=file.size)
 

@@ -147,6 +147,14 @@ class Lifecycle:
                 self._open_again(task, TaskEvent.RETRY, "job.retried", attempt=1)
         self._advance()
 
+    def ask_again(self) -> None:
+        """Ask the parties that are missing from an ended job again: those that failed, and that did not answer."""
+        self.job.answer_by = self.now
+        for task in self.job.tasks:
+            if task.kind == "evaluate" and task.state in (TaskState.FAILED, TaskState.EXPIRED):
+                self._open_again(task, TaskEvent.DEFER, "job.retried", attempt=1)
+        self._advance()
+
     def catch_up(self) -> None:
         """Do what time has brought: lapsed leases, and parties that did not answer in time."""
         job = self.job

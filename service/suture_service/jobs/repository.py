@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, Select, delete, exists, func, not_, or_, select, tuple_, union
@@ -17,18 +17,16 @@ from suture_service.tables import Event, Job, JobMember, Model, Party, Revision,
 _MEMBERS = selectinload(Job.members).joinedload(JobMember.revision)
 _WHOLE = (
     joinedload(Job.requester),
-    selectinload(Job.tasks).joinedload(Task.party),
+    selectinload(Job.tasks).options(joinedload(Task.party), joinedload(Task.site)),
     _MEMBERS.selectinload(Revision.files),
     _MEMBERS.joinedload(Revision.model).joinedload(Model.party),
 )
 
 
 def readable(caller: Caller) -> Select[Job]:
-    """Jobs this caller may read: its party's; for a site also those with a task for its party."""
-    mine = Job.requester_id == caller.party_id
-    if caller.kind == "site":
-        mine = or_(mine, exists().where(Task.job_id == Job.id, Task.party_id == caller.party_id))
-    return select(Job).where(mine).options(*_WHOLE)
+    """Jobs this caller may read: its party's, and those with a task for its party."""
+    asked = exists().where(Task.job_id == Job.id, Task.party_id == caller.party_id)
+    return select(Job).where(or_(Job.requester_id == caller.party_id, asked)).options(*_WHOLE)
 
 
 def kept_long_enough() -> ColumnElement[bool]:
@@ -138,6 +136,20 @@ def works_on(session: Session, party_id: int, job_id: str) -> bool:
     """Whether a site of the party holds a lease of one of the job's tasks."""
     statement = select(Task.id).where(Task.job_id == job_id, Task.party_id == party_id, Task.state == TaskState.LEASED)
     return session.scalars(statement.limit(1)).first() is not None
+
+
+def evaluated_by(session: Session, party_id: int, job_id: str) -> bool:
+    """Whether a party has evaluated the candidates of a job."""
+    statement = select(Task.id).where(
+        Task.job_id == job_id, Task.party_id == party_id, Task.kind == "evaluate", Task.state == TaskState.DONE
+    )
+    return session.scalars(statement.limit(1)).first() is not None
+
+
+def at_work(session: Session, party_ids: Collection[int]) -> set[int]:
+    """Return those of the parties whose sites hold the lease of some task."""
+    statement = select(Task.party_id).where(Task.party_id.in_(party_ids), Task.state == TaskState.LEASED).distinct()
+    return set(session.scalars(statement))
 
 
 def due_jobs(session: Session, now: datetime, late: timedelta, limit: int = 100) -> Sequence[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 
@@ -82,6 +82,13 @@ class ProgressOut(BaseModel):
     seconds_left: float | None = Field(default=None, examples=[31.5])
 
 
+class WaitOut(BaseModel):
+    """Why a task is not worked on: its site is away since then (or never came), has other work, or asks a person."""
+
+    why: Literal["site_offline", "queued", "approval", "release"]
+    since: datetime | None = None
+
+
 class TaskOut(BaseModel):
     """A task of the job."""
 
@@ -92,6 +99,7 @@ class TaskOut(BaseModel):
     attempt: int
     progress: ProgressOut | None = None
     reason: str | None = Field(default=None, description="Why it was not done, or not the first time.")
+    waits: WaitOut | None = Field(default=None, description="Why it waits; told of a single job, not in lists.")
 
 
 class ResultOut(BaseModel):
@@ -111,10 +119,13 @@ class MissingOut(BaseModel):
 
 
 class JobError(BaseModel):
-    """Why a job failed; under `correlation_id` the site's own log has the details."""
+    """Why a job failed, and where; under `correlation_id` the site's own log has the details."""
 
     code: str = Field(examples=["dataset.unknown"])
     correlation_id: str | None = None
+    party: str | None = Field(default=None, examples=["north"])
+    site: str | None = Field(default=None, examples=["main"])
+    task: Kind | None = None
 
 
 class JobOut(BaseModel):
@@ -125,6 +136,11 @@ class JobOut(BaseModel):
     state: JobState
     models: list[MemberOut]
     dataset: str = Field(examples=["digits"])
+    publish_as: str = Field(description="What the result is called.", examples=["north/both"])
+    report_for: list[str] = Field(
+        description="Who reads the report: the requester, and who evaluates. The model is the requester's to share.",
+        examples=[["north", "south"]],
+    )
     evaluate_at: list[str] = Field(examples=[["south"]])
     contribute_from: list[str] = Field(examples=[["south"]])
     created_at: datetime

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Literal
 
 from sqlalchemy.orm import Session
 
@@ -26,18 +27,25 @@ from suture_service.jobs.schemas import (
     ProgressOut,
     ResultOut,
     TaskOut,
+    WaitOut,
 )
 from suture_service.keys.flags import flags_of
 from suture_service.models.repository import find_revision, unreadable_by
 from suture_service.models.service import MODEL, REPORT, StoredFile, no_readable_model
 from suture_service.parties.repository import find_party
 from suture_service.parties.service import no_party
-from suture_service.sites.repository import datasets_told, has_site
+from suture_service.sites.repository import datasets_told, has_site, last_seen
 from suture_service.states import ACTIVE_JOBS, KEPT, UNDISCLOSED, JobState, TaskState
 from suture_service.tables import Job, JobMember, Json, Party, Revision, Task
 
 #: What is in front of a party's name in the name of the file that it contributed.
 CONTRIBUTED = "moments."
+
+#: What the sites say of a task that waits for a person, and how it is told.
+_PERSON: dict[str, Literal["approval", "release"]] = {
+    "waiting for approval": "approval",
+    "waiting for release": "release",
+}
 
 
 def create(hub: Hub, session: Session, caller: Caller, asked: JobIn) -> Job:
@@ -156,7 +164,7 @@ def _check_readable(session: Session, revisions: Sequence[Revision], parties: Se
                 "job.not_shared",
                 f"{party.name} is asked to work with {repos[model_id]} but may not read it",
                 where=repos[model_id],
-                hint=f"its owner shares it with {party.name} first, or leave {party.name} out",
+                hint=f"its owner shares it: suture share {repos[model_id]} {party.name}; or leave {party.name} out",
             )
         for model_id in sorted(unusable_by(session, list(repos), party.id, now)):
             raise Conflict(
@@ -209,34 +217,44 @@ def cancel(hub: Hub, session: Session, caller: Caller, job_id: str) -> Job:
 
 
 def retry(hub: Hub, session: Session, caller: Caller, job_id: str) -> Job:
-    """Open an own failed job again (role `requester`); one that is under way stays as it is."""
+    """Open an own failed job again (role `requester`); one that is under way stays as it is.
+
+    Of a job that parties are missing from, those that failed or did not answer are asked again.
+    """
     _require_own(session, caller, job_id)
     caller.require("requester")
     job = repository.lock_job(session, job_id)
     assert job is not None
     if job.state in ACTIVE_JOBS:
         return job
-    if job.state != JobState.FAILED:
+    partly = job.state == JobState.PARTIAL
+    if job.state != JobState.FAILED and not partly:
         raise Conflict(
             "job.not_failed",
-            f"only a failed job can be tried again; this one is {job.state}",
+            f"only a job that failed, or that a party is missing from, can be tried again; this one is {job.state}",
             where=job_id,
             hint="ask for a new one with `suture stitch`",
         )
     if job.finished_at is not None and job.finished_at < hub.now() - KEPT:
         raise Conflict(
             "job.too_old",
-            f"a failed job can be tried again for {KEPT.days} days",
+            f"a job can be tried again for {KEPT.days} days",
             where=job_id,
             hint="ask for a new one with `suture stitch`",
         )
-    Lifecycle(hub, session, job, caller).retry()
+    lifecycle = Lifecycle(hub, session, job, caller)
+    if partly:
+        lifecycle.ask_again()
+    else:
+        lifecycle.retry()
     return job
 
 
 def get_report(session: Session, caller: Caller, job_id: str) -> StoredFile:
-    """Return the party report of an own job."""
-    _require_own(session, caller, job_id)
+    """Return the party report of an own job, or of one that the caller's party has evaluated."""
+    job = get(session, caller, job_id)
+    if job.requester_id != caller.party_id and not repository.evaluated_by(session, caller.party_id, job_id):
+        raise _no_job()
     revision = repository.result_of(session, job_id)
     for file in revision.files if revision is not None else ():
         if file.name == REPORT:
@@ -254,7 +272,8 @@ def get_file(session: Session, caller: Caller, job_id: str, name: str) -> Stored
         contribution = repository.contributed_files(session, job_id).get(name.removeprefix(CONTRIBUTED))
         if contribution is not None:
             return StoredFile(contribution.sha256, contribution.size)
-    if job.requester_id != caller.party_id and not repository.works_on(session, caller.party_id, job_id):
+    works = caller.kind == "site" and repository.works_on(session, caller.party_id, job_id)
+    if job.requester_id != caller.party_id and not works:
         raise _no_job()
     file = repository.fitted_files(session, job_id).get(name)
     if file is None:
@@ -277,8 +296,33 @@ def member(revision: Revision) -> MemberOut:
     return MemberOut(repo=revision.model.repo, revision=revision.revision, sha256=sha256)
 
 
-def show(job: Job, published: Sequence[Revision]) -> JobOut:
-    """Return a job, with the revisions it published, as the API shows it."""
+def waits(hub: Hub, session: Session, job: Job) -> dict[str, WaitOut]:
+    """Say why open tasks of a job wait, by task: their site is away, at work on something else, or waits for a person.
+
+    A task that its site gives no reason for stays without one: it may be asked about in the next moment.
+    """
+    late = job.state == JobState.PARTIAL
+    pending = [task for task in job.tasks if task.state == TaskState.OPEN or (late and task.state == TaskState.LATE)]
+    found = {}
+    if pending:
+        parties = {task.party_id for task in pending}
+        seen, busy = last_seen(session, parties), repository.at_work(session, parties)
+        away = hub.now() - timedelta(seconds=hub.settings.lease_seconds)
+        for task in pending:
+            at = seen.get(task.party_id)
+            if task.party_id in busy:
+                found[task.id] = WaitOut(why="queued")
+            elif at is None or at < away:
+                found[task.id] = WaitOut(why="site_offline", since=at)
+    for task in job.tasks:
+        step = (task.progress or {}).get("step")
+        if task.state == TaskState.LEASED and step in _PERSON:
+            found[task.id] = WaitOut(why=_PERSON[step])
+    return found
+
+
+def show(job: Job, published: Sequence[Revision], waits: Mapping[str, WaitOut] | None = None) -> JobOut:
+    """Return a job, with the revisions it published and what its tasks wait for, as the API shows it."""
     results = [
         ResultOut(repo=result.model.repo, revision=result.revision, version=number, created_at=result.created_at)
         for number, result in enumerate(published, 1)
@@ -289,6 +333,8 @@ def show(job: Job, published: Sequence[Revision]) -> JobOut:
         state=JobState(job.state),
         models=[member(entry.revision) for entry in job.members],
         dataset=job.dataset,
+        publish_as=f"{job.requester.name}/{job.publish_as}",
+        report_for=sorted({job.requester.name, *(entry["party"] for entry in job.evaluate_at)}),
         evaluate_at=_asked(job.evaluate_at),
         contribute_from=_asked(job.contribute_from),
         created_at=job.created_at,
@@ -300,15 +346,39 @@ def show(job: Job, published: Sequence[Revision]) -> JobOut:
                 party=task.party.name,
                 state=task.state,
                 attempt=task.attempt,
-                progress=ProgressOut.model_validate(task.progress) if task.progress is not None else None,
+                progress=_progress(task),
                 reason=_told(task),
+                waits=(waits or {}).get(task.id),
             )
             for task in job.tasks
         ],
         result=results[-1] if results else None,
         results=results,
         missing=[MissingOut(party=entry.party, reason=entry.reason) for entry in missing(job)],
-        error=JobError(code=job.error_code, correlation_id=job.error_correlation_id) if job.error_code else None,
+        error=_error(job),
+    )
+
+
+def _progress(task: Task) -> ProgressOut | None:
+    """Return how far a task is while somebody works on it: of one that has ended, the last word is no news."""
+    if task.progress is None or task.state != TaskState.LEASED:
+        return None
+    return ProgressOut.model_validate(task.progress)
+
+
+def _error(job: Job) -> JobError | None:
+    if not job.error_code:
+        return None
+    # The id is the task's, where its site gave one; else the newest task that ended with this code.
+    ended = [task for task in job.tasks if task.reason == job.error_code]
+    named = [task for task in ended if task.correlation_id and task.correlation_id == job.error_correlation_id]
+    task = next(reversed(named or ended), None)
+    return JobError(
+        code=job.error_code,
+        correlation_id=job.error_correlation_id,
+        party=task.party.name if task is not None else None,
+        site=task.site.name if task is not None and task.site is not None else None,
+        task=task.kind if task is not None else None,
     )
 
 

@@ -96,9 +96,16 @@ def get_revision(session: Session, caller: Caller, repo: str, revision: str) -> 
     return found
 
 
+#: What helps where a model is there, and somebody else's.
+_SHARED = (
+    "its owner shares it: suture share PARTY/NAME YOUR-PARTY; "
+    "the report of a job that your party evaluated: suture report JOB"
+)
+
+
 def no_model(where: str | None = None, hint: str | None = None) -> NotFound:
     """Return the one answer for a model, revision or file that is unknown or private."""
-    return NotFound("no such model, revision or file", where=where, hint=hint)
+    return NotFound("no such model, revision or file", where=where, hint=hint or _SHARED)
 
 
 def _meant(session: Session, caller: Caller, repo: str) -> str | None:

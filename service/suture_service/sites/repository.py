@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime, timedelta
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
 from suture_service.tables import Site
@@ -18,6 +19,13 @@ def find_site(session: Session, party_id: int, name: str) -> Site | None:
 def has_site(session: Session, party_id: int) -> bool:
     """Whether a party has any site."""
     return session.scalars(select(Site.id).where(Site.party_id == party_id).limit(1)).first() is not None
+
+
+def last_seen(session: Session, party_ids: Collection[int]) -> dict[int, datetime]:
+    """Return when some site of each party last asked for work; parties whose sites never did are left out."""
+    statement = select(Site.party_id, func.max(Site.last_seen_at)).where(Site.party_id.in_(party_ids))
+    rows = session.execute(statement.group_by(Site.party_id))
+    return {party_id: seen for party_id, seen in rows if seen is not None}
 
 
 def seen_since(session: Session, site_id: int, moment: datetime) -> bool:

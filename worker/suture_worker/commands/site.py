@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
-from suture_contract.console.terminal import Format, FormatOption, notes, print_json, print_table, prints
+from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json, print_table, prints
 from suture_contract.errors import SutureError
+from suture_worker import faults
 from suture_worker.check import Check
 from suture_worker.commands.config import HERE, ConfigArgument, load
 
@@ -146,3 +150,31 @@ def check(path: ConfigArgument = HERE, format: FormatOption = Format.text) -> No
         print_table(("check", "result", "found", "what to do"), rows, empty="", prose=("found", "what to do"))
     if not all(item.ok for item in checks):
         raise typer.Exit(5)
+
+
+@prints(list[faults.Failure])
+def failure(
+    id: Annotated[str, typer.Argument(metavar="ID", help="the id that `suture jobs show` names, or a task's")],
+    path: Annotated[Path, typer.Option("--config", help="the site's configuration")] = HERE,
+    format: FormatOption = Format.text,
+) -> None:
+    """Show what went wrong at this site, in full. Others were told no more than a code and this id.
+
+    \b
+    Example:
+      suture site failure 0123456789abcdef
+    """
+    found = faults.find(load(path).state, id)
+    if format is Format.json:
+        print_json(found)
+        return
+    if not found:
+        raise SutureError(
+            "site.no_failure",
+            "nothing is noted under this id",
+            where=id,
+            hint="look at the site that `suture jobs show` names; the log keeps the newest entries only",
+        )
+    for entry in found:
+        console.print(f"{entry.time}  {entry.code}  task {entry.task}  id {entry.correlation_id}")
+        console.print(entry.text, markup=False)

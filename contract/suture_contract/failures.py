@@ -1,0 +1,33 @@
+"""What the codes of failed tasks mean, and what to do next: a site tells others no more of a failure than its code."""
+
+from __future__ import annotations
+
+_AT_SITE = "its operator looks what it was"
+_RULES = "its operator sees which rule: suture site policy explain"
+#: By code, or by what stands before its dot: what happened, and what to do.
+_MEANINGS: dict[str, tuple[str, str]] = {
+    "dataset.unknown": ("the site has no dataset of this name", "name one that the site's site.toml has"),
+    "dataset.one_class": ("the training data show a single class", "fit on a dataset with two classes or more"),
+    "dataset": ("the dataset could not be read, or does not suit the models", _AT_SITE),
+    "policy.too_few_samples": ("fewer samples than the site lets numbers leave for", "evaluate on more data"),
+    "policy": ("the rules of the site do not allow this", _RULES),
+    "outbox": ("the site did not let the result out", _AT_SITE),
+    "result": ("the hub refused the result", f"{_AT_SITE}; compare the versions of hub and site"),
+    "output.not_finite": (
+        "a model gave NaN or infinity on the data",
+        "compare the data with value_range in suture.json",
+    ),
+    "work.out_of_memory": ("the task needed more memory than it gets", "raise limits.memory_gib in site.toml"),
+    "work.time_limit": ("the task took longer than it may", "raise limits.seconds in site.toml"),
+    "work": ("the computation ended badly", _AT_SITE),
+    "task.lease_expired": ("the site gave no sign of life", "see whether it runs: suture site check"),
+    "task.no_answer": ("the party did not answer in time", "ask it, then try again"),
+}
+
+
+def meaning(code: str, id: str | None, job: str) -> tuple[str, str]:
+    """Return what the code of a failed job says in words, and what to do next; `id` leads to the site's details."""
+    known = _MEANINGS.get(code) or _MEANINGS.get(code.partition(".")[0])
+    text, first = known or ("the task could not be done", _AT_SITE)
+    details = f" (at the site: suture site failure {id})" if id is not None else ""
+    return text, f"{first}{details}; then suture jobs retry {job}"
