@@ -12,11 +12,11 @@ from suture_contract.exit_codes import EXIT_CODES
 JOBS = group(
     "Follow, wait for, cancel and retry stitch jobs.",
     {
-        "list": Lazy("suture.cli.jobs:list_jobs", "List your party's jobs, newest first."),
+        "list": Lazy("suture.cli.jobs:list_jobs", "List your party's jobs, and those it takes part in, newest first."),
         "show": Lazy("suture.cli.jobs:show", "Show a job with its tasks."),
         "wait": Lazy("suture.cli.jobs:wait", "Wait until a job has ended."),
         "cancel": Lazy("suture.cli.jobs:cancel", "Cancel a job; the sites working on it stop."),
-        "retry": Lazy("suture.cli.jobs:retry", "Try a failed job again: only what failed is done again."),
+        "retry": Lazy("suture.cli.jobs:retry", "Try a failed job again, or ask those again that a partial one lacks."),
     },
 )
 ACCESS = group(

@@ -153,7 +153,7 @@ def cancel(job: JobArgument, format: FormatOption = Format.text) -> None:
 
 @prints(JobStatus)
 def retry(job: JobArgument, format: FormatOption = Format.text) -> None:
-    """Try a failed job again, or ask those again that a partial one lacks: only what is missing is done.
+    """Try a failed job again, or ask those again that a partial one lacks. Only what is missing is done.
 
     \b
     Example:

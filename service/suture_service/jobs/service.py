@@ -303,17 +303,16 @@ def waits(hub: Hub, session: Session, job: Job) -> dict[str, WaitOut]:
     """
     late = job.state == JobState.PARTIAL
     pending = [task for task in job.tasks if task.state == TaskState.OPEN or (late and task.state == TaskState.LATE)]
+    parties = {task.party_id for task in pending}
+    seen, busy = last_seen(session, parties), repository.at_work(session, parties)
+    away = hub.now() - timedelta(seconds=hub.settings.lease_seconds)
     found = {}
-    if pending:
-        parties = {task.party_id for task in pending}
-        seen, busy = last_seen(session, parties), repository.at_work(session, parties)
-        away = hub.now() - timedelta(seconds=hub.settings.lease_seconds)
-        for task in pending:
-            at = seen.get(task.party_id)
-            if task.party_id in busy:
-                found[task.id] = WaitOut(why="queued")
-            elif at is None or at < away:
-                found[task.id] = WaitOut(why="site_offline", since=at)
+    for task in pending:
+        at = seen.get(task.party_id)
+        if task.party_id in busy:
+            found[task.id] = WaitOut(why="queued")
+        elif at is None or at < away:
+            found[task.id] = WaitOut(why="site_offline", since=at)
     for task in job.tasks:
         step = (task.progress or {}).get("step")
         if task.state == TaskState.LEASED and step in _PERSON:
