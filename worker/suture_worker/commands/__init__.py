@@ -19,7 +19,7 @@ app = group(
         "agent": Lazy(f"{_HERE}.site:agent", "Run only the agent, which talks to the hub."),
         "worker": Lazy(f"{_HERE}.site:worker", "Run only the Celery worker, which computes."),
         "check": Lazy(f"{_HERE}.site:check", "Check that the site can work."),
-        "failure": Lazy(f"{_HERE}.site:failure", "Show what went wrong here, by the id that others were told."),
+        "failure": Lazy(f"{_HERE}.site:failure", "Show what went wrong at this site, in full."),
         "policy": group(
             "See what the rules in site.toml mean, before anybody asks.\n\n"
             "\b\nExample:\n  suture site policy explain --party north --dataset frames",
