@@ -68,9 +68,10 @@ def measured(study: Study, seed: int) -> dict[str, dict[str, dict[str, float]]]:
     with tempfile.TemporaryDirectory() as folder:
         members = trained(study, seed, Path(folder))
         for requester in study.parties:
-            options = FitOptions(seed=seed)
+            options, folder_of = FitOptions(seed=seed), Path(folder) / requester
+            asking = study.parties.index(requester)
             try:
-                first = fit(members, datasets[requester], options=options, checkpoint=Path(folder) / requester)
+                first = fit(members, datasets[requester], own=asking, options=options, checkpoint=folder_of)
             except SutureError:  # too little to learn from: this hospital cannot ask
                 continue
             asked = placements(first.candidates)
@@ -83,8 +84,9 @@ def measured(study: Study, seed: int) -> dict[str, dict[str, dict[str, float]]]:
                 fits[name] = fit(
                     members,
                     datasets[requester],
+                    own=asking,
                     options=options,
-                    checkpoint=Path(folder) / requester,
+                    checkpoint=folder_of,
                     contributions=given,
                 )
             results[requester] = {}

@@ -53,7 +53,7 @@ def read_back(model: PortableModel) -> PortableModel:
 
 def measure(nets: Sequence[nn.Module], dataset: ArrayDataset, batch: int, rounds: int) -> dict[str, dict[str, Any]]:
     members = [as_member(net, dataset, f"m{index}", index) for index, net in enumerate(nets)]
-    fitted = fit(members, dataset, options=FitOptions(refine=False))
+    fitted = fit(members, dataset, own=0, options=FitOptions(refine=False))
     scores = evaluate(members, fitted, dataset, splits=("test",)).splits["test"].scores
     candidates = distinct(members, fitted, dataset.input_shape)
     models = {name: read_back(compose(members, fitted, candidate.id)) for name, candidate in candidates.items()}

@@ -61,7 +61,7 @@ def plain_pass(nets: Sequence[nn.Module], members: Sequence[Member], dataset: Da
 
 def fitted_in(members: Sequence[Member], dataset: Dataset, phases: Phases) -> FitResult:
     # Few steps of refinement: how many there are does not change which candidates there are.
-    return fit(members, dataset, options=FitOptions(refine_steps=2), progress=phases)
+    return fit(members, dataset, own=0, options=FitOptions(refine_steps=2), progress=phases)
 
 
 def measure(nets: Sequence[nn.Module], dataset: ArrayDataset, rounds: int) -> dict[str, Any]:

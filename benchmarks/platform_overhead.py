@@ -176,7 +176,9 @@ def plain(root: Path, data: Path, folders: dict[str, Path], options: dict[str, A
         return made
 
     def work_fit() -> FitResult:
-        fitted = fit(members(), open_dataset(spec), options=FitOptions(**options), checkpoint=root / "checkpoint")
+        fitted = fit(
+            members(), open_dataset(spec), own=0, options=FitOptions(**options), checkpoint=root / "checkpoint"
+        )
         fitted.save(root)
         return fitted
 

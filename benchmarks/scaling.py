@@ -79,11 +79,11 @@ def main() -> None:
     def by_samples(samples: int) -> Callable[[], object]:
         dataset = data(samples, size)
         members = members_of(networks(2, 8), dataset)
-        return lambda: fit(members, dataset, options=CLOSED_FORM)
+        return lambda: fit(members, dataset, own=0, options=CLOSED_FORM)
 
     def by_width(width: int) -> Callable[[], object]:
         members = members_of(networks(2, width), base)
-        return lambda: fit(members, base, options=CLOSED_FORM)
+        return lambda: fit(members, base, own=0, options=CLOSED_FORM)
 
     def plain_by_width(width: int) -> Callable[[], object]:
         nets = networks(2, width)
@@ -100,12 +100,12 @@ def main() -> None:
 
     def by_members(count: int) -> Callable[[], object]:
         members = members_of(networks(count, 8), base)
-        return lambda: fit(members, base, options=CLOSED_FORM)
+        return lambda: fit(members, base, own=0, options=CLOSED_FORM)
 
     # Mixing weights at every match make many candidates of one fit; the first ones of them are evaluated.
     alphas = FitOptions(refine=False, alphas=tuple(k / 9 for k in range(1, 9)))
     members = members_of(networks(2, 8), base)
-    everything = fit(members, base, options=alphas)
+    everything = fit(members, base, own=0, options=alphas)
 
     def by_candidates(count: int) -> Callable[[], object]:
         candidates = everything.candidates

@@ -108,7 +108,7 @@ def measure(seed: int, steps: int) -> list[dict[str, Any]]:
     for asking, data in enumerate(datasets):
         options = FitOptions(max_matches=16, refine_candidates=64, seed=seed)
         with patch.object(fitting, "match", with_pairs), patch.multiple(plans, EVALUATION=100.0, MOST=1000):
-            fitted = fit(members, data, options=options)
+            fitted = fit(members, data, own=asking, options=options)
         evaluations = {PARTIES[k]: evaluate(members, fitted, one, own=k) for k, one in enumerate(datasets)}
         row: dict[str, Any] = {"seed": seed, "asking": PARTIES[asking]}
         for name, pairs in (("usual", False), ("with pairs", True)):

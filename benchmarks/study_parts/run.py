@@ -246,6 +246,7 @@ class _Seed:
         device, refined = self._machine.device, 0
         end = time.perf_counter() + limit - EVALUATION * self._pass_seconds(members, datasets)
         report = self._reporter(f"{party} asks: fit")
+        asking = self._study.parties.index(party)
 
         def bounded(progress: Progress) -> None:
             nonlocal refined
@@ -257,13 +258,13 @@ class _Seed:
 
         folder = self._folder / f"fit-{party}"
         try:
-            fitted = fit(members, own, options=options, device=device, progress=bounded, checkpoint=folder)
+            fitted = fit(members, own, own=asking, options=options, device=device, progress=bounded, checkpoint=folder)
         except _TooLongError:
             self._result.notes.append(
                 f"{party}: there was time to refine {refined} of {options.refine_candidates} candidates."
             )
             options = options.model_copy(update={"refine": refined > 0, "refine_candidates": max(1, refined)})
-            fitted = fit(members, own, options=options, device=device, progress=report, checkpoint=folder)
+            fitted = fit(members, own, own=asking, options=options, device=device, progress=report, checkpoint=folder)
         evaluations = {
             other: evaluate(
                 members,
