@@ -172,3 +172,39 @@ def test_sizes_come_from_full_bins() -> None:
     rows = clipped(torch.tensor([[3.0, 0.0], [1e6, 0.0], [float("nan"), 1.0]]), clip)
     assert rows.norm(dim=1).max() <= 1 + 1e-9
     assert rows[2].tolist() == [0, 0]
+
+
+def test_cells_filled_from_other_patients_are_refused(pair: list[Member]) -> None:
+    data = dataset()
+    data.filled = True
+    fitted = fit(pair, data, options=OPTIONS, own=0)
+    for work in (
+        lambda: fit(pair, data, options=OPTIONS, own=0, privacy=SOME),
+        lambda: evaluate(pair, fitted, data, own=0, privacy=SOME),
+    ):
+        with pytest.raises(SutureError) as caught:
+            work()
+        assert caught.value.code == "privacy.filled"
+
+
+def test_metrics_with_noise_are_means_over_patients(pair: list[Member], monkeypatch: Any) -> None:
+    x, y = images(120)
+    groups = [f"p{index // 2}" for index in range(120)]
+    data = ArrayDataset(x, y, LABELS, groups=groups)
+    fitted = fit(pair, data, options=OPTIONS, own=0)
+    exact = evaluate(pair, fitted, data, own=0)
+    noisy = evaluate(pair, fitted, data, own=0, privacy=SOME)
+    assert (exact.privacy, noisy.privacy) == (None, SOME)
+    assert (noisy.training, noisy.train) == (None, None)
+    for split, told in noisy.splits.items():
+        assert told.classes == {}
+        assert all(score.calibration is None for score in told.scores.values())
+        assert any(abs(told.scores[id].value - one.value) > 1e-3 for id, one in exact.splits[split].scores.items())
+    monkeypatch.setattr("suture_stitching.evaluation.private_scores.Account.deviation", lambda *_: 1e-9)
+    still = evaluate(pair, fitted, data, own=0, privacy=SOME)
+    for split, told in still.splits.items():
+        assert told.n == exact.splits[split].n
+        for id, score in told.scores.items():
+            # Two samples each: the mean over patients is that over samples.
+            assert score.value == pytest.approx(exact.splits[split].scores[id].value, abs=1e-6)
+            assert score.low <= score.value <= score.high

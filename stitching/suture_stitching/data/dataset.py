@@ -50,6 +50,8 @@ class Dataset(ABC):
     _targets: NDArray[Any]
     #: Whose each sample is `(N,)`, any distinct number per patient; None where every sample is a patient of its own.
     _patients: NDArray[np.int64] | None = None
+    #: Whether empty cells were filled with the mean of the others' values.
+    filled: bool = False
 
     @abstractmethod
     def _read(self, indices: Indices, seed: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[Any]]:
@@ -175,6 +177,16 @@ class Dataset(ABC):
                     hint="add samples, or give each sample a split (train, validation or test)",
                 )
         self.check_classes()
+
+    def check_separate(self) -> None:
+        """Raise `SutureError` `privacy.filled` unless each sample holds its own patient's values and nobody else's."""
+        if self.filled:
+            raise SutureError(
+                "privacy.filled",
+                "empty cells were filled with the mean of other patients, which no noise covers",
+                where=self.where,
+                hint="fill them before, by values that are not taken from these data, or name features without gaps",
+            )
 
     def check_classes(self) -> None:
         """Raise `SutureError` `dataset.one_class` when the training split shows a single class, or no label varies."""

@@ -86,7 +86,7 @@ def open_table(spec: DatasetSpec) -> ArrayDataset:
     )
     if any(empty[name] for name in chosen.features):
         _fill_with_mean(inputs, splits["train"], chosen.features, where)
-    return ArrayDataset(
+    dataset = ArrayDataset(
         inputs,
         targets,
         spec.names,
@@ -97,6 +97,8 @@ def open_table(spec: DatasetSpec) -> ArrayDataset:
         channels=chosen.features,
         where=where,
     )
+    dataset.filled = any(empty[name] for name in chosen.features)
+    return dataset
 
 
 class _Codes:

@@ -123,6 +123,8 @@ class _Evaluation:
         check_inputs(members, dataset)
         self._members, self._fitted, self._dataset, self._runner = members, fitted, dataset, runner
         self._task = task_of([member.metadata for member in members], dataset.labels, where=dataset.where)
+        if privacy is not None:
+            dataset.check_separate()
         if privacy is not None and self._task.metric == "mae":
             raise SutureError(
                 "privacy.metric",

@@ -144,6 +144,8 @@ def contribute(
             f"the {small} split has samples of fewer than {min_patients} patients",
             where=dataset.where,
         )
+    if privacy is not None:
+        dataset.check_separate()
     if privacy is not None and len(privacy.clips) != len(asked):
         raise SutureError("moments.clips", f"{len(privacy.clips)} clips for {len(asked)} placements")
     shape = input_shape(members, dataset)

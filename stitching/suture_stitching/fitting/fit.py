@@ -209,6 +209,8 @@ class _Fit:
         self._reader = Reader(members, dataset, runner, options.seed, terms.own, terms.least)
         self._task = task_of([member.metadata for member in members], dataset.labels, where=dataset.where)
         dataset.check_classes()
+        if terms.privacy is not None:
+            dataset.check_separate()
         self._shape = input_shape(members, dataset)
         self._points = [member.points(self._shape) for member in members]
         self._merge = Merge(members, self._task)
