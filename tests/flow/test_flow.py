@@ -62,7 +62,7 @@ def test_two_parties_get_an_ensemble_and_its_report(
     for party, images in data.items():
         column = report.parties[party]
         peer = next(repo for repo in MODELS if not repo.startswith(party))
-        assert set(column.rows) - {"routed"} == {"own", f"peer:{peer}", "ensemble", "stitched"}
+        assert set(column.rows) == {"chosen", "own", f"peer:{peer}", "ensemble", "routed", "stitched"}
         assert column.n == (images.split == "test").sum()
         assert all(row.low <= row.value <= row.high for row in column.rows.values())
         assert column.verdict in ("adopt", "care", "reject")
@@ -150,7 +150,10 @@ def test_a_cancelled_job_stops_and_the_site_goes_on(place: Place) -> None:
 
 
 def test_others_see_nothing_of_a_job(place: Place) -> None:
-    job = place.hubs["north"].jobs(limit=1)[0]
+    """A party sees the jobs in which it was given a task, and no other."""
+    jobs = place.hubs["north"].jobs()
+    asked = [job.id for job in jobs if any(task.party == "east" for task in job.tasks)]
+    (hidden, *_) = [job.id for job in jobs if job.id not in asked]
     with pytest.raises(NotFound):
-        place.hubs["east"].job(job.id)
-    assert place.hubs["east"].jobs() == []
+        place.hubs["east"].job(hidden)
+    assert [job.id for job in place.hubs["east"].jobs()] == asked
