@@ -36,8 +36,11 @@ def tallied(rows: Tensor, groups: Tensor) -> Tensor:
 
     `rows` are `(N, P, D)`; each sample counts as one, by the means over its positions.
     """
-    exact = rows.double()
-    each = torch.cat([exact.new_ones(len(rows), 1), exact.mean(1), exact.square().mean(1)], 1)
+    # From any one value of each feature on, which keeps constants constant in float32.
+    start = rows[0, 0]
+    step = rows - start
+    mean, square, shift = step.mean(1).double(), step.square_().mean(1).double(), start.double()
+    each = torch.cat([mean.new_ones(len(rows), 1), mean + shift, square + 2 * shift * mean + shift.square()], 1)
     return torch.zeros(GROUPS, each.shape[1], dtype=torch.float64, device=rows.device).index_add_(
         0, groups.to(rows.device), each
     )
