@@ -64,7 +64,7 @@ def test_commands_and_their_options_exist(line):
     while words and hasattr(command, "commands"):
         name = words.pop(0)
         assert name in command.commands, f"there is no command {' '.join([*path, name])}"
-        command, path = command.load(name), [*path, name]
+        command, path = command.load(name), [*path, name]  # type: ignore[attr-defined]
     assert not hasattr(command, "commands"), f"{' '.join(path)} needs a further word"
     known = {option for parameter in command.params for option in [*parameter.opts, *parameter.secondary_opts]}
     assert {word for word in words if word.startswith("--")} <= known
@@ -105,7 +105,7 @@ def test_every_field_of_suture_json_is_described_and_its_example_is_accepted():
     assert json.loads(accepted.to_json())["labels"] == ["normal", "polyp"]
     kinds = [metadata.InputSpec, metadata.OutputSpec, metadata.TrainingData, metadata.EvaluationData]
     kinds += [metadata.Normalisation, metadata.Lineage, metadata.ModelMetadata]
-    fields = {field.serialization_alias or name for kind in kinds for name, field in kind.model_fields.items()}
+    fields = {field.serialization_alias or name for kind in kinds for name, field in kind.model_fields.items()}  # type: ignore[attr-defined]
     for field in fields:
         assert f"`{field}`" in page.read_text(), field
 
@@ -150,4 +150,4 @@ def test_pages_and_commands_that_messages_name_exist():
             if not hasattr(command, "commands"):
                 break
             assert word in command.commands, f"suture {words}"
-            command = command.load(word)
+            command = command.load(word)  # type: ignore[attr-defined]

@@ -296,8 +296,8 @@ def test_a_card_of_ones_own_is_brought_in_line(north: Hub, exported: Path, tmp_p
     north.publish_file(exported, repo, metadata=metadata, card=card, show=quietly)
     north.pull(repo, tmp_path)
     stored = ModelCard((tmp_path / "README.md").read_text())
-    assert (stored.text, stored.data.language) == ("# Mine\n", "en")
-    assert metadata.license.lower() in (stored.data.license, (stored.data.license_name or "").lower())
+    assert (stored.text, stored.data.language) == ("# Mine\n", "en")  # type: ignore[attr-defined]
+    assert metadata.license.lower() in (stored.data.license, (stored.data.license_name or "").lower())  # type: ignore[attr-defined]
     assert north.revision(repo).metadata == metadata
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import huggingface_hub as hf
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, hf_hub_download
-from huggingface_hub.utils import paginate
+from huggingface_hub.utils import paginate  # type: ignore[attr-defined]
 
 WORK = Path(sys.argv[1])
 TOKENS = json.loads((WORK / "tokens.json").read_text())

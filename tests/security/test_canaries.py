@@ -28,7 +28,7 @@ from torch import nn
 
 from suture.bundle import export_model
 from suture.hub import Hub
-from suture.job import JobStatus
+from suture.job import JobStatus  # type: ignore[attr-defined]
 from suture_contract.errors import SutureError
 from suture_local.installation import Installation
 from suture_worker.egress.log import verify

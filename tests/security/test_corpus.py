@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.security.corpus import CORPUS, EXPECTED, GOOD, HOSTILE, write
 from tests.security.sandbox import attempt
+from tests.security.write_corpus import CORPUS, EXPECTED, GOOD, HOSTILE, write
 
 from suture_contract.errors import SutureError
 from suture_contract.model.format import check_file

@@ -22,7 +22,7 @@ from torch import nn
 
 from suture.bundle import export_model
 from suture.hub import Hub
-from suture.job import JobStatus
+from suture.job import JobStatus  # type: ignore[attr-defined]
 from suture_contract.errors import SutureError
 from suture_local.installation import Installation
 from suture_worker import broker
@@ -257,7 +257,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
         here.add_party("north")
         dataset = {"path": _data(data / "d.npz"), "format": "npz", "labels": LABELS, "value_range": [0.0, 1.0]}
         _data(data / "other.npz")
-        content = dataset["path"].read_bytes()
+        content = dataset["path"].read_bytes()  # type: ignore[attr-defined]
         limits = {"threads": 1, "seconds": TASK_SECONDS, "memory_gib": 1}
         path = here.add_site("north", {"data": dataset}, allow={"north": ["fit", "evaluate"]}, limits=limits)
         scripts = [data / "worker.py", data / "child.py"]

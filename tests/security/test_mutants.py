@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 from tests.security.calls import CALLS
-from tests.security.corpus import GOOD
+from tests.security.write_corpus import GOOD
 
 from suture_contract.model.operators import ATEN, OPERATORS
 
@@ -42,7 +42,7 @@ def test_every_operator_is_in_a_seed():
     seeds = set().union(*(operators_of(path) for path in GOOD.glob("*.safetensors")))
     assert called <= ATEN, "no operators of the list: take them out of calls.py, or wait until they are on it"
     assert seeds >= OPERATORS, (
-        f"add a call of {sorted(OPERATORS - seeds)} to calls.py, then run `python -m tests.security.corpus`"
+        f"add a call of {sorted(OPERATORS - seeds)} to calls.py, then run `python -m tests.security.write_corpus`"
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.security.corpus import GOOD
+from tests.security.write_corpus import GOOD
 
 from suture_contract.errors import SutureError
 from suture_contract.model.format import PortableHeader, read_header

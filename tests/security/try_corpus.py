@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.security.corpus import SHAPE
+from tests.security.write_corpus import SHAPE
 
 from suture_contract.errors import SutureError
 from suture_contract.model.format import check_file

@@ -196,4 +196,4 @@ def test_settings_come_from_the_environment_and_hide_the_password(monkeypatch):
     with pytest.raises(ValueError, match="max_attempts"):
         Settings(max_attempts=0)
     with pytest.raises(ValueError, match="leese"):
-        Settings(leese_seconds=1)
+        Settings(leese_seconds=1)  # type: ignore[call-arg]

@@ -267,7 +267,7 @@ def test_a_client_that_goes_away_leaves_nothing(world, north, monkeypatch):
     async def go_away() -> str:
         lines = endpoints._telling(world.hub, epoch, parse_files(SHARD, limit=2**20))
         first = await anext(lines)
-        await lines.aclose()
+        await lines.aclose()  # type: ignore[attr-defined]
         return first
 
     assert json.loads(anyio.run(go_away)) == {"type": "validating", "verified": 0, "total": 1}

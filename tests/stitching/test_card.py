@@ -85,19 +85,19 @@ def kinds_of(text: str) -> set[str]:
 def test_the_yaml_reads_back_as_the_values_that_were_written(repo, metadata):
     card = ModelCard(write_card(repo, metadata))
     data = card.data
-    assert data.library_name == "suture"
-    name = data.license_name if data.license == "other" else data.license
+    assert data.library_name == "suture"  # type: ignore[attr-defined]
+    name = data.license_name if data.license == "other" else data.license  # type: ignore[attr-defined]
     assert name.lower() == metadata.license.lower()
     assert data.get("doi") == metadata.doi
-    assert data.tags[:2] == ["suture", metadata.task]
+    assert data.tags[:2] == ["suture", metadata.task]  # type: ignore[attr-defined]
     members = metadata.lineage.members if metadata.lineage is not None else ()
-    assert (data.base_model or []) == sorted({member.repo for member in members})
-    assert ("stitched" in data.tags[2:]) >= bool(members)
-    found = {result.metric_type: result.metric_value for result in data.eval_results or []}
+    assert (data.base_model or []) == sorted({member.repo for member in members})  # type: ignore[attr-defined]
+    assert ("stitched" in data.tags[2:]) >= bool(members)  # type: ignore[attr-defined]
+    found = {result.metric_type: result.metric_value for result in data.eval_results or []}  # type: ignore[attr-defined]
     assert found == (metadata.eval_metrics or {})
     if metadata.eval_data is not None:
-        assert {result.dataset_args["n"] for result in data.eval_results} == {metadata.eval_data.n}
-        assert {result.dataset_split for result in data.eval_results} == {metadata.eval_data.split}
+        assert {result.dataset_args["n"] for result in data.eval_results} == {metadata.eval_data.n}  # type: ignore[attr-defined]
+        assert {result.dataset_split for result in data.eval_results} == {metadata.eval_data.split}  # type: ignore[attr-defined]
     assert set(data.to_dict()) <= {
         "base_model", "base_model_relation", "doi", "library_name", "license", "license_name", "model-index",
         "pipeline_tag", "tags",
@@ -160,9 +160,9 @@ def test_a_text_is_shown_as_it_is_wherever_it_stands(text):
 def test_the_card_of_a_stitched_ensemble_has_lineage_and_each_partys_results():
     text = write_card("south/joint", stitched(), report_of())
     card = ModelCard(text)
-    assert card.data.base_model == ["north/digits", "south/digits"]
-    assert card.data.base_model_relation == "merge"
-    found = {result.dataset_config: result for result in card.data.eval_results}
+    assert card.data.base_model == ["north/digits", "south/digits"]  # type: ignore[attr-defined]
+    assert card.data.base_model_relation == "merge"  # type: ignore[attr-defined]
+    found = {result.dataset_config: result for result in card.data.eval_results}  # type: ignore[attr-defined]
     assert {party: (result.metric_type, result.metric_value) for party, result in found.items()} == {
         "north": ("accuracy", 0.9345),
         "south": ("accuracy", 0.9345),
@@ -182,13 +182,13 @@ def test_the_card_of_a_stitched_ensemble_has_lineage_and_each_partys_results():
 )
 def test_the_results_are_those_of_the_model_that_was_chosen(chosen, results):
     card = ModelCard(write_card("south/joint", stitched(), report_of(chosen)))
-    assert {result.dataset_config: result.metric_value for result in card.data.eval_results} == results
+    assert {result.dataset_config: result.metric_value for result in card.data.eval_results} == results  # type: ignore[attr-defined]
 
 
 def test_a_licence_that_hubs_do_not_know_keeps_its_name():
     data = ModelCard(write_card("north/digits", read(license="Hospital licence 1"))).data
-    assert (data.license, data.license_name) == ("other", "Hospital licence 1")
-    assert ModelCard(write_card("north/digits", read(license="Apache-2.0"))).data.license == "apache-2.0"
+    assert (data.license, data.license_name) == ("other", "Hospital licence 1")  # type: ignore[attr-defined]
+    assert ModelCard(write_card("north/digits", read(license="Apache-2.0"))).data.license == "apache-2.0"  # type: ignore[attr-defined]
 
 
 def test_a_card_is_written_without_torch_and_without_network():
@@ -234,15 +234,15 @@ def test_a_card_of_ones_own_keeps_its_words_and_other_fields(metadata, fields, w
     data = ModelCard(merged).data
     for field in {"language", "datasets", "thumbnail"} & fields.keys():
         assert data.get(field) == fields[field]
-    assert {*fields.get("tags", ())} <= set(data.tags)
-    name = data.license_name if data.license == "other" else data.license
+    assert {*fields.get("tags", ())} <= set(data.tags)  # type: ignore[attr-defined]
+    name = data.license_name if data.license == "other" else data.license  # type: ignore[attr-defined]
     assert name.lower() == metadata.license.lower()
 
 
 def test_a_card_without_yaml_gets_some():
     merged = merge_card("# Digits\n", "north/digits", read())
     assert merged.endswith("\n---\n# Digits\n")
-    assert ModelCard(merged).data.license == "cc-by-4.0"
+    assert ModelCard(merged).data.license == "cc-by-4.0"  # type: ignore[attr-defined]
 
 
 def test_a_card_that_was_written_before_the_model_had_a_name_learns_it():

@@ -54,7 +54,7 @@ def test_values_survive_mapped_or_compressed_in_either_memory_order(tmp_path, sa
 
 def test_an_uncompressed_array_is_mapped_not_read(tmp_path):
     dataset = open_dataset(spec(write(tmp_path / "d.npz")))
-    base = dataset._inputs
+    base = dataset._inputs  # type: ignore[attr-defined]
     while not isinstance(base, np.memmap):
         base = base.base
     assert base.mode == "r"

@@ -73,7 +73,7 @@ def test_no_more_is_read_ahead_than_stated():
     assert next(results) == 0
     time.sleep(0.05)
     assert len(made) <= 2 * 3 + 1
-    results.close()
+    results.close()  # type: ignore[attr-defined]
 
 
 def test_workers_work_at_the_same_time():
@@ -83,7 +83,7 @@ def test_workers_work_at_the_same_time():
 
 def test_an_error_in_a_worker_is_the_error_of_the_file_in_its_place(scans):
     dataset = open_dataset(folder(scans, workers=4))
-    fourth = dataset._samples[dataset._splits["train"][3]].file
+    fourth = dataset._samples[dataset._splits["train"][3]].file  # type: ignore[attr-defined]
     path = scans / fourth
     path.write_bytes(path.read_bytes()[:50])
     batches = dataset.batches("train", 1)
@@ -99,7 +99,7 @@ def test_whoever_stops_early_leaves_no_thread_behind(scans):
     batches = open_dataset(folder(scans, workers=4)).batches("train", 1)
     next(batches)
     assert readers()
-    batches.close()
+    batches.close()  # type: ignore[attr-defined]
     assert not readers()
 
 

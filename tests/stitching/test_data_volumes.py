@@ -331,7 +331,7 @@ def test_patients_with_several_volumes_stay_in_one_split(tmp_path):
         pair(tmp_path, f"patient{i // 3}_scan{i % 3}")
     dataset = open_dataset(spec(tmp_path, group=r"patient(\d+)_", split=SplitRule(validation=0.25, test=0.25)))
     for split, patients in (("train", 2), ("validation", 1), ("test", 1)):
-        files = [dataset._samples[index].file for index in dataset._splits[split]]
+        files = [dataset._samples[index].file for index in dataset._splits[split]]  # type: ignore[attr-defined]
         assert len({file.split("_")[0] for file in files}) == patients
         assert len(files) == 3 * patients
 

@@ -36,7 +36,7 @@ def flat(output: object) -> list[Tensor]:
     if isinstance(output, Tensor):
         return [output]
     items = output.values() if isinstance(output, dict) else output
-    return [tensor for item in items for tensor in flat(item)]
+    return [tensor for item in items for tensor in flat(item)]  # type: ignore[attr-defined]
 
 
 def never_over(model: PortableModel, x: Tensor) -> list[Tensor]:

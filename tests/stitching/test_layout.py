@@ -163,4 +163,4 @@ def _flat(output: object) -> list[Tensor]:
     if isinstance(output, Tensor):
         return [output]
     items = output.values() if isinstance(output, dict) else output
-    return [tensor for item in items for tensor in _flat(item)]
+    return [tensor for item in items for tensor in _flat(item)]  # type: ignore[attr-defined]

@@ -23,7 +23,7 @@ def test_from_imports_work_too():
     sys.modules.pop("suture_stitching.errors", None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from suture_stitching.errors import SutureError
+        from suture_stitching.errors import SutureError  # type: ignore[import-not-found]
     from suture_contract.errors import SutureError as new
 
     assert SutureError is new

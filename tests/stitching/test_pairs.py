@@ -395,7 +395,7 @@ def _same_when_composed(
     composed = compose(members, result, id)
     path = folder / f"{id}.safetensors"
     save(composed.graph, composed.tensors, path)
-    metadata = ModelMetadata(
+    metadata = ModelMetadata(  # type: ignore[call-arg]
         schema="suture.model/1",
         task=data.task,
         inputs={"x": input_spec(members)},

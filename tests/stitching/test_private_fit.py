@@ -97,7 +97,7 @@ def test_what_is_told_says_what_it_promises(pair: list[Member]) -> None:
 def test_with_much_data_and_little_noise_it_is_the_exact_map(
     pair: list[Member], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(private_stitches.Account, "deviation", lambda self, share, sensitivity: 1e-9)
+    monkeypatch.setattr(private_stitches.Account, "deviation", lambda self, share, sensitivity: 1e-9)  # type: ignore[attr-defined]
     data = dataset(n=400)
     found = fit(pair, data, options=OPTIONS, own=0, privacy=SOME)
     match = next(one for one in found.candidates.candidates if one.kind == "stitched").matches[0]

@@ -10,7 +10,7 @@ from suture_stitching.tasks import task_of
 
 def model(labels: tuple[str, ...] | None, task: str = "classification", format: str = "logits") -> ModelMetadata:
     channels = len(labels) if labels else 2
-    return ModelMetadata(
+    return ModelMetadata(  # type: ignore[call-arg]
         schema="suture.model/1",
         task=task,
         inputs={"image": InputSpec(num_channels=1, spatial_shape=(8, 8))},

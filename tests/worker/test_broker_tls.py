@@ -90,10 +90,10 @@ class Door(socketserver.ThreadingTCPServer):
 class Passing(socketserver.BaseRequestHandler):
     def handle(self):
         try:
-            outside = self.server.context.wrap_socket(self.request, server_side=True)
+            outside = self.server.context.wrap_socket(self.request, server_side=True)  # type: ignore[attr-defined]
         except (ssl.SSLError, OSError):
             return
-        with outside, socket.create_connection(("127.0.0.1", self.server.port)) as inside:
+        with outside, socket.create_connection(("127.0.0.1", self.server.port)) as inside:  # type: ignore[attr-defined]
             back = threading.Thread(target=self.copy, args=(inside, outside), daemon=True)
             back.start()
             self.copy(outside, inside)

@@ -29,7 +29,7 @@ def get(tmp_path, fetched):
 
         return cache.get(DIGESTS[index], fetch)
 
-    get.cache = cache
+    get.cache = cache  # type: ignore[attr-defined]
     return get
 
 

@@ -56,7 +56,7 @@ def stand_in(monkeypatch):
 @pytest.fixture
 def place(tmp_path, site):
     def make(name):
-        folder = forkserver.TaskFolder(site.state / "tasks", f"task_{name}")
+        folder = forkserver.TaskFolder(site.state / "tasks", f"task_{name}")  # type: ignore[attr-defined]
         folder.scratch.mkdir(parents=True, exist_ok=True)
         return folder
 

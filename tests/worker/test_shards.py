@@ -129,7 +129,7 @@ def test_a_share_that_fails_ends_the_task_and_one_that_was_cancelled_does(site, 
     assert work_share(site, folder.id, "capture", 2) == "there is no such share"
     folder.member(1).write_bytes(b"damaged")
     assert work_share(site, folder.id, "capture", 1) == "failed"
-    assert folder.outcome.code.startswith("model.")
+    assert folder.outcome.code.startswith("model.")  # type: ignore[attr-defined]
     assert work_share(site, folder.id, "capture", 0) == "it is done already"
 
     folder = assign(options=OPTIONS)

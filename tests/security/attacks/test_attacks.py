@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from tests.security.attacks import reading, spies, victim
-from tests.security.attacks.victim import PIXELS, Member, Patients, patients
+from tests.security.attacks.victim import PIXELS, Member, Patients, patients  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
 from suture_contract.contributions import ClippedPrivacy

@@ -1,4 +1,4 @@
-"""Write the corpus: `python -m tests.security.corpus` (and then commit what changed).
+"""Write the corpus: `python -m tests.security.write_corpus` (and then commit what changed).
 
 `good/` holds small models of every kind and of every operator. `hostile/` holds files that try something, each named
 after it; `expected.json` says which of the layers refuses each, and with which code:
