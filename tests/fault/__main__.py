@@ -21,6 +21,7 @@ from tests.fault.faults import Cell, Where, disks, divided, judge, kills, specia
 from tests.fault.page import Measured, page
 from tests.fault.place import Place, make_models, place_in
 from tests.fault.postgres import killable
+from tests.leftovers import Watch, new_run
 
 
 def play(cells: list[Cell], where: Where, root: Path, models: dict[str, Path]) -> Iterator[Measured]:
@@ -90,6 +91,7 @@ def main() -> int:
     if arguments.part is not None:
         play_part(arguments.only, arguments.part, arguments.jobs, arguments.out)
         return 0
+    watch = Watch(new_run())
     chosen = select(arguments.only)
     with tempfile.TemporaryDirectory(prefix="suture-faults-") as name:
         files = [Path(name) / f"{part}.json" for part in range(arguments.jobs)]
@@ -105,6 +107,7 @@ def main() -> int:
                 player.terminate()
                 player.wait()
         measured = [Measured(**one) for file in files if file.exists() for one in json.loads(file.read_text())]
+    watch.end()
     order = {(cell.fault, cell.stage): number for number, cell in enumerate(chosen)}
     measured.sort(key=lambda found: order[found.fault, found.stage])
     held = sum(found.held for found in measured)

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from sqlalchemy.orm import Session
+from starlette.routing import BaseRoute
 from starlette.testclient import TestClient
 
 from suture_contract.model.format import graph_to_json
@@ -176,6 +178,20 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return request.getfixturevalue("postgres").fresh()
 
 
+#: FastAPI works out what each path takes when an application gets its first request, which takes as long as a whole
+#: test. It is the same for every hub: they share it.
+_ROUTES: dict[int, BaseRoute] = {}
+
+
+def hub_app(settings: Settings) -> FastAPI:
+    """A hub of its own, which shares with the others what they know of their paths."""
+    app = create_app(settings)
+    for index, route in enumerate(app.router.routes):
+        if (router := getattr(route, "original_router", None)) is not None:
+            app.router.routes[index] = _ROUTES.setdefault(id(router), route)
+    return app
+
+
 class Actor:
     """A party or a site with its token."""
 
@@ -338,7 +354,7 @@ def start(settings: Settings) -> Iterator[Callable[..., World]]:
 
         def run(**changes: Any) -> World:
             chosen = settings.model_copy(update=changes)
-            app = create_app(chosen)
+            app = hub_app(chosen)
             client = stack.enter_context(TestClient(app))
             return World(chosen, client, app.state.hub)
 
