@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import platform
 import subprocess
 import sys
 import time
@@ -13,6 +15,17 @@ import pytest
 from suture_worker.compute import confine
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's means are Linux's")
+#: Calls that a child is refused, by name, as the kernel's tables have them.
+NUMBERS = {
+    "x86_64": {"unshare": 272, "setns": 308, "userfaultfd": 323, "bpf": 321, "perf_event_open": 298}
+    | {"add_key": 248, "request_key": 249, "keyctl": 250, "shmget": 29, "shmat": 30, "shmctl": 31, "shmdt": 67}
+    | {"semget": 64, "semop": 65, "semctl": 66, "semtimedop": 220, "mq_open": 240, "mq_unlink": 241}
+    | {"msgget": 68, "msgsnd": 69, "msgrcv": 70, "msgctl": 71},
+    "aarch64": {"unshare": 97, "setns": 268, "userfaultfd": 282, "bpf": 280, "perf_event_open": 241}
+    | {"add_key": 217, "request_key": 218, "keyctl": 219, "shmget": 194, "shmat": 196, "shmctl": 195, "shmdt": 197}
+    | {"semget": 190, "semop": 193, "semctl": 191, "semtimedop": 192, "mq_open": 180, "mq_unlink": 181}
+    | {"msgget": 186, "msgsnd": 189, "msgrcv": 188, "msgctl": 187},
+}
 PRELUDE = "import os, socket, sys\nfrom pathlib import Path\nfrom suture_worker.compute import confine\n"
 
 
@@ -60,6 +73,95 @@ confine.no_network(local=True)
 sys.exit(subprocess.run([sys.executable, "-c", "import socket; socket.socket()"], stderr=subprocess.DEVNULL).returncode)
 """
     assert tried(script).returncode == 1
+
+
+def test_it_starts_threads_but_no_processes():
+    script = """
+import ctypes, errno, subprocess, threading
+assert confine.no_processes()
+thread = threading.Thread(target=print, args=("a thread",))
+thread.start()
+thread.join()
+libc = ctypes.CDLL(None, use_errno=True)
+for attempt in (
+    os.fork,
+    lambda: subprocess.run([sys.executable, "-c", ""]),
+    lambda: os.posix_spawn(sys.executable, [sys.executable, "-c", ""], {}),
+):
+    try:
+        attempt()
+    except OSError as error:
+        assert error.errno == errno.EAGAIN, error
+        continue
+    sys.exit("it could")
+assert libc.syscall(435, 0, 0) == -1
+assert ctypes.get_errno() == errno.ENOSYS  # clone3
+print("refused")
+"""
+    answer = tried(script)
+    assert (answer.returncode, answer.stdout) == (0, "a thread\nrefused\n"), answer.stderr
+
+
+def test_calls_that_no_model_needs_are_refused():
+    script = """
+import ctypes, errno, json
+calls = json.loads(sys.argv[1])
+assert confine.no_needless_calls()
+libc = ctypes.CDLL(None, use_errno=True)
+for name, number in calls.items():
+    # Arguments of which every one of them makes something else than that it may not be used.
+    assert libc.syscall(number, -1, -1, -1, -1, -1, -1) == -1
+    assert ctypes.get_errno() == errno.EPERM, (name, ctypes.get_errno())
+print(len(calls))
+"""
+    calls = {**NUMBERS[platform.machine()]}
+    answer = tried(script, json.dumps(calls))
+    assert (answer.returncode, answer.stdout) == (0, f"{len(calls)}\n"), answer.stderr
+
+
+def test_what_leads_out_is_refused():
+    script = """
+import ctypes, errno
+libc = ctypes.CDLL(None, use_errno=True)
+key = libc.shmget(0, 4096, 0o1600)
+assert key >= 0
+assert libc.shmctl(key, 0, None) == 0
+assert confine.no_needless_calls()
+assert confine.no_processes()
+assert libc.shmget(0, 4096, 0o1600) == -1
+for flags in (0x20000, 0x10000000, 0x20000000, 0x40000000, 0x10000 | 0x20000):
+    assert libc.unshare(flags) == -1
+    assert libc.syscall(CLONE, flags, 0, 0, 0, 0) == -1
+    assert ctypes.get_errno() == errno.EAGAIN
+print("refused")
+""".replace("CLONE", {"x86_64": "56", "aarch64": "220"}[platform.machine()])
+    answer = tried(script)
+    assert (answer.returncode, answer.stdout) == (0, "refused\n"), answer.stderr
+
+
+def test_no_file_grows_past_its_bound(tmp_path):
+    script = """
+confine.limit(memory_bytes=2**32, cpu_seconds=60, file_bytes=4096)
+with Path(sys.argv[1]).open("wb", buffering=0) as file:
+    file.write(bytes(4096))
+    try:
+        file.write(b"x")
+    except OSError as error:
+        print(error.strerror)
+"""
+    assert tried(script, str(tmp_path / "file")).stdout == "File too large\n"
+
+
+def test_the_number_of_threads_is_bounded():
+    script = """
+import resource
+before = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+confine.limit(memory_bytes=2**32, cpu_seconds=60)
+soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+assert soft == hard
+print(hard < 2**15 and (before == resource.RLIM_INFINITY or hard <= before))
+"""
+    assert tried(script).stdout == "True\n"
 
 
 @pytest.mark.skipif(not confine.files_supported(), reason="this kernel has no Landlock")
@@ -143,6 +245,16 @@ except PermissionError:
 """
     assert tried(script, str(tmp_path), "with").stdout == "here\ncould\n"
     assert tried(script, str(tmp_path), "without").stdout == "here\nrefused\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser has privileges to give up")
+def test_no_program_gets_the_superusers_privileges_back():
+    script = """
+assert confine.no_privileges()
+status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+print(*(int(status[name], 16) for name in ("CapBnd", "CapInh", "CapAmb")))
+"""
+    assert tried(script).stdout == "0 0 0\n"
 
 
 def test_processor_time_is_bounded():

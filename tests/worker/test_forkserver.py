@@ -18,7 +18,7 @@ from suture_worker.compute.forkserver import ForkServer
 
 #: Does not import what a task needs: each child says who and where it is, and does what its task's id says.
 STAND_IN = """
-import json, os, sys
+import json, os, sys, time
 from pathlib import Path
 from suture_worker.compute import child, forkserver
 
@@ -29,6 +29,17 @@ def do(folder):
     if folder.id == "task_crashes":
         os.abort()
     while folder.id == "task_waits":
+        pass
+    if folder.id == "task_leaves" and os.fork() == 0:
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        os.setsid()
+        place = Path("left")
+        place.with_suffix(".new").write_text(str(os.getpid()))
+        place.with_suffix(".new").rename(place)
+        time.sleep(600)
+    while folder.id == "task_leaves" and not Path("left").exists():
         pass
 
 child.main = do
@@ -98,6 +109,15 @@ def test_a_child_that_does_not_end_is_killed(stand_in, place):
     assert child.wait(0.1) is None
     assert child.end() == -signal.SIGKILL
     assert not Path(f"/proc/{child._pid}").exists()
+
+
+def test_what_a_child_leaves_in_another_session_ends_with_it(stand_in, site, place):
+    running = stand_in.start(site.state)
+    folder = place("leaves")
+    assert ended(stand_in.fork(folder)) == 0
+    left = int((folder.scratch / "left").read_text())
+    assert not Path(f"/proc/{left}").exists()
+    assert stand_in.start(site.state) is running
 
 
 @pytest.mark.parametrize("busy", [False, True])

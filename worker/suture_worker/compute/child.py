@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import time
 import traceback
@@ -26,6 +27,7 @@ from suture_worker.compute.shards import ShareFolder
 from suture_worker.egress.outbox import MODEL
 from suture_worker.folder import DOCUMENT, Outcome, Progress, Run, TaskFolder
 from suture_worker.leased_task import ComposeSpec, ContributeSpec, EvaluateSpec, FitSpec, MatchSpec, Task
+from suture_worker.room import SPARE
 from suture_worker.rules.policy import TOO_FEW, too_few
 
 if TYPE_CHECKING:
@@ -82,12 +84,18 @@ def give_up(folder: TaskFolder, run: Run) -> None:
     libraries = [Path(place) for place in os.environ.get("LD_LIBRARY_PATH", "").split(":") if place]
     system = [*map(Path, _SYSTEM), *(Path("/etc") / name for name in _ETC), *libraries]
     read = [*interpreter, *system, *data, folder.path]
+    # Before files are taken away: it reads what other processes there are, and says that this one is the first to end.
+    room = shutil.disk_usage(folder.path).free - SPARE
+    confine.limit(memory_bytes=run.memory_bytes, cpu_seconds=run.cpu_seconds, file_bytes=max(room, SPARE))
     if not confine.only_files(read=read, write=[folder.results, folder.scratch, folder.checkpoint, *devices]):
         print("this kernel cannot keep the child to its own files", file=sys.stderr)
     # Redis listens on a local socket too; but CUDA needs some to reach its own services.
     if not confine.no_network(local=run.device.startswith("cuda")):
         print("this kernel cannot keep the child from the network", file=sys.stderr)
-    confine.limit(memory_bytes=run.memory_bytes, cpu_seconds=run.cpu_seconds)
+    if not confine.no_processes():
+        print("this kernel cannot keep the child from starting processes", file=sys.stderr)
+    if not confine.no_needless_calls():
+        print("this kernel cannot keep the child from what no model needs of it", file=sys.stderr)
     if not confine.no_privileges():
         print("this kernel cannot take the superuser's privileges away", file=sys.stderr)
 

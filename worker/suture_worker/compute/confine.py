@@ -1,13 +1,14 @@
-"""What a child takes from itself before it touches a model: memory, time, network, all files but its own.
+"""What a child takes from itself before it touches a model: memory, time, network, processes, all files but its own.
 
 Each is kept by the kernel for the rest of the process's life and passed on to whatever it starts; nothing it does later
-can undo it. Linux only, but for the limits. References: seccomp(2), landlock(7), capset(2).
+can undo it. Linux only, but for the limits. References: seccomp(2), landlock(7), capset(2), clone(2).
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import platform
 import resource
@@ -18,11 +19,42 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 4, 22, 38
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP = 1, 4, 22, 24
+_PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 36, 38
 _SECCOMP_MODE_FILTER = 2
+#: Instructions of a filter, and its answers; seccomp(2).
+_LOAD, _EQUAL, _AT_LEAST, _AND, _ANSWER = 0x20, 0x15, 0x35, 0x54, 0x06
+_ALLOW, _KILL = 0x7FFF0000, 0x80000000
 #: By machine: its audit architecture and the numbers of socket(2) and socketpair(2).
 _SOCKET = {"x86_64": (0xC000003E, 41, 53), "aarch64": (0xC00000B7, 198, 199)}
 _IO_URING_SETUP = 425
+#: By machine: clone(2), and what else makes a process there, fork(2) and vfork(2).
+_CLONE: dict[str, tuple[int, tuple[int, ...]]] = {"x86_64": (56, (57, 58)), "aarch64": (220, ())}
+_CLONE3 = 435
+#: clone(2): a thread of the same process; and every kind of namespace.
+_THREAD, _NAMESPACES = 0x00010000, 0x7E020000
+#: What a model has no use for, by what it is for. Namespaces give back what was taken; memory, semaphores, queues and
+#: keys that have no file outlive the process and are seen by others; the rest is where kernels have been broken most.
+_NEEDLESS: dict[str, dict[str, int]] = {
+    "x86_64": {
+        "unshare": 272, "setns": 308,
+        "shmget": 29, "shmat": 30, "shmctl": 31, "shmdt": 67,
+        "semget": 64, "semop": 65, "semctl": 66, "semtimedop": 220,
+        "msgget": 68, "msgsnd": 69, "msgrcv": 70, "msgctl": 71, "mq_open": 240, "mq_unlink": 241,
+        "add_key": 248, "request_key": 249, "keyctl": 250,
+        "userfaultfd": 323, "bpf": 321, "perf_event_open": 298,
+    },
+    "aarch64": {
+        "unshare": 97, "setns": 268,
+        "shmget": 194, "shmat": 196, "shmctl": 195, "shmdt": 197,
+        "semget": 190, "semop": 193, "semctl": 191, "semtimedop": 192,
+        "msgget": 186, "msgsnd": 189, "msgrcv": 188, "msgctl": 187, "mq_open": 180, "mq_unlink": 181,
+        "add_key": 217, "request_key": 218, "keyctl": 219,
+        "userfaultfd": 282, "bpf": 280, "perf_event_open": 241,
+    },
+}  # fmt: skip
+#: Threads that a child may have, beside all that its user has already.
+_THREADS = 4096
 #: capset(2), third version: CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH, so that data of another user can still be read.
 _CAPABILITIES, _FILE_MODES = 0x20080522, 0b110
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
@@ -63,14 +95,50 @@ def hide_memory() -> None:
         _prctl(_PR_SET_DUMPABLE, 0)
 
 
-def limit(*, memory_bytes: int, cpu_seconds: int) -> None:
-    """Bound memory and processor time; no core dump, which would hold patients' data."""
+def adopt() -> None:
+    """Have the kernel make this process the parent of whatever its children leave behind, even in other sessions."""
+    if sys.platform == "linux":
+        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def end_adopted() -> None:
+    """Kill every child of this process, and what those leave, until there is none; see `adopt`.
+
+    One that makes processes faster than they can be killed goes on: who waits for this process has to bound that.
+    """
+    while True:
+        for pid in _children():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            return
+
+
+def _children() -> list[int]:
+    """Return this process's children. Read from every process's status: not every kernel has a list of them."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parent = path.read_bytes().rpartition(b")")[2].split()[1]
+            found += [int(path.parent.name)] if int(parent) == os.getpid() else []
+    return found
+
+
+def limit(*, memory_bytes: int, cpu_seconds: int, file_bytes: int | None = None) -> None:
+    """Bound memory, processor time, threads and the size of a file; no core dump, which would hold patients' data."""
     # Memory it may write to, not address space: a dataset mapped from a file may be larger than this machine's memory,
     # and CUDA reserves far more addresses than it uses.
     if sys.platform == "linux":
         _lower(resource.RLIMIT_DATA, memory_bytes)
     _lower(resource.RLIMIT_CPU, cpu_seconds, beyond=5)  # SIGXCPU says why; only then SIGKILL
     _lower(resource.RLIMIT_CORE, 0)
+    if file_bytes is not None:
+        _lower(resource.RLIMIT_FSIZE, file_bytes)  # Python ignores SIGXFSZ: a write past it raises EFBIG
+    # The kernel counts all of a user's threads together, and does not bind the superuser.
+    if sys.platform == "linux":
+        _lower(resource.RLIMIT_NPROC, _threads_of_user() + _THREADS)
     # When memory runs out on the whole machine, this process is the one to end, not the worker or the agent.
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
@@ -79,10 +147,16 @@ def limit(*, memory_bytes: int, cpu_seconds: int) -> None:
 def no_privileges() -> bool:
     """Keep nothing of the superuser's but that file modes do not bind it; return whether this kernel can do that.
 
-    A site should not run as the superuser. One that does must not have a child that raises its own limits.
+    A site should not run as the superuser. One that does must not have a child that raises its own limits. No program
+    that it starts gets any of them back either.
     """
     if sys.platform != "linux":
         return False
+    for capability in range(64):
+        try:
+            _prctl(_PR_CAPBSET_DROP, capability)
+        except OSError:  # there are no more of them; or they are not this user's to drop, nor to have
+            break
     library = ctypes.CDLL(None, use_errno=True)
     header, sets = ctypes.create_string_buffer(struct.pack("=Ii", _CAPABILITIES, 0)), ctypes.create_string_buffer(24)
     if library.capget(header, sets) != 0:
@@ -98,21 +172,77 @@ def no_network(*, local: bool) -> bool:
     if sys.platform != "linux" or known is None:
         return False
     architecture, socket, pair = known
-    load, equal, at_least, answer = 0x20, 0x15, 0x35, 0x06
-    allow, kill, refuse = 0x7FFF0000, 0x80000000, 0x00050000 | 13  # 13: permission denied
+    return _filter(
+        architecture,
+        [
+            (_EQUAL, 5, 0, _IO_URING_SETUP),  # could open sockets on its own
+            (_EQUAL, 1, 0, socket),
+            (_EQUAL, 0, 2, pair),  # one of a pair for datagrams can send to any local socket, the system's log say
+            (_LOAD, 0, 0, 16),  # its first argument, the address family
+            (_EQUAL, 0, 1, 1 if local else 0xFFFFFFFF),  # 1 is a local one
+            (_ANSWER, 0, 0, _ALLOW),
+            (_ANSWER, 0, 0, _refuse(errno.EACCES)),
+        ],
+    )
+
+
+def no_processes() -> bool:
+    """Refuse this process any other one, but not threads; return whether this kernel and machine can do that.
+
+    What it cannot start cannot outlive it. It is told what a process is told that has as many as it may have.
+    """
+    known = _CLONE.get(platform.machine())
+    if sys.platform != "linux" or known is None:
+        return False
+    clone, forks = known
+    return _filter(
+        _SOCKET[platform.machine()][0],
+        [
+            *((_EQUAL, len(forks) + 7 - at, 0, fork) for at, fork in enumerate(forks)),
+            # Its flags lie in memory, where no filter can look. Libraries then take clone(2).
+            (_EQUAL, 5, 0, _CLONE3),
+            (_EQUAL, 1, 0, clone),
+            (_ANSWER, 0, 0, _ALLOW),
+            (_LOAD, 0, 0, 16),  # its first argument, the flags
+            (_AND, 0, 0, _THREAD | _NAMESPACES),
+            (_EQUAL, 1, 2, _THREAD),
+            (_ANSWER, 0, 0, _refuse(errno.ENOSYS)),
+            (_ANSWER, 0, 0, _ALLOW),
+            (_ANSWER, 0, 0, _refuse(errno.EAGAIN)),
+        ],
+    )
+
+
+def no_needless_calls() -> bool:
+    """Refuse this process what no model has a use for; return whether this kernel and machine can do that."""
+    calls = _NEEDLESS.get(platform.machine())
+    if sys.platform != "linux" or calls is None:
+        return False
+    numbers = sorted(calls.values())
+    return _filter(
+        _SOCKET[platform.machine()][0],
+        [
+            *((_EQUAL, len(numbers) - at, 0, number) for at, number in enumerate(numbers)),
+            (_ANSWER, 0, 0, _ALLOW),
+            (_ANSWER, 0, 0, _refuse(errno.EPERM)),
+        ],
+    )
+
+
+def _refuse(error: int) -> int:
+    return 0x00050000 | error
+
+
+def _filter(architecture: int, about_the_call: list[tuple[int, int, int, int]]) -> bool:
+    """Have the kernel ask this program about every call of this process; return whether it does from now on."""
     program = [
-        (load, 0, 0, 4),  # the architecture: another one would number its calls differently
-        (equal, 1, 0, architecture),
-        (answer, 0, 0, kill),
-        (load, 0, 0, 0),  # the call
-        (at_least, 6, 0, 0x40000000),  # the x32 numbering of x86-64
-        (equal, 5, 0, _IO_URING_SETUP),  # could open sockets on its own
-        (equal, 1, 0, socket),
-        (equal, 0, 2, pair),  # one of a pair for datagrams can send to any local socket, the system's log say
-        (load, 0, 0, 16),  # its first argument, the address family
-        (equal, 0, 1, 1 if local else 0xFFFFFFFF),  # 1 is a local one
-        (answer, 0, 0, allow),
-        (answer, 0, 0, refuse),
+        (_LOAD, 0, 0, 4),  # the architecture: another one would number its calls differently
+        (_EQUAL, 1, 0, architecture),
+        (_ANSWER, 0, 0, _KILL),
+        (_LOAD, 0, 0, 0),  # the call
+        (_AT_LEAST, 0, 1, 0x40000000),  # the x32 numbering of x86-64
+        (_ANSWER, 0, 0, _refuse(errno.EACCES)),
+        *about_the_call,
     ]
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *instruction) for instruction in program))
     header = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(program), ctypes.addressof(code)))
@@ -174,6 +304,15 @@ def _landlock_version() -> int:
         return _syscall(_CREATE_RULESET, None, 0, 1)
     except OSError:
         return 0
+
+
+def _threads_of_user() -> int:
+    """Return how many threads this process's user has, as far as they can be seen."""
+    own, threads = os.getuid(), 0
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            threads += len(list((path / "task").iterdir())) if path.stat().st_uid == own else 0
+    return threads
 
 
 def _lower(kind: int, value: int, *, beyond: int = 0) -> None:

@@ -147,6 +147,7 @@ def main(arguments: Sequence[str]) -> None:
     """Import, and serve until the worker is gone."""
     (parent,) = arguments
     confine.die_with_parent(int(parent))
+    confine.adopt()
     # What is imported may print, and must not be taken for an answer.
     requests, answers = os.dup(0), os.dup(1)
     nothing = os.open(os.devnull, os.O_RDONLY)
@@ -245,8 +246,7 @@ def _watch(pid: int, requests: int) -> int:
                 os.kill(pid, signal.SIGKILL)
             ended, status = os.waitpid(pid, 0)
         if ended:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGKILL)  # what it started
+            confine.end_adopted()  # what it started, in whatever session that is by now
             return os.waitstatus_to_exitcode(status)
 
 
