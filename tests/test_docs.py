@@ -110,6 +110,42 @@ def test_every_field_of_suture_json_is_described_and_its_example_is_accepted():
         assert f"`{field}`" in page.read_text(), field
 
 
+#: Pages for people whose first language is not English.
+GUIDES = [
+    ROOT / name
+    for name in (
+        "README.md",
+        "docs/data-scientist.md",
+        "docs/site-operator.md",
+        "docs/hub-operator.md",
+        "docs/guide/library.md",
+        "docs/data-protection.md",
+        "docs/stitching.md",
+    )
+]
+MOST_WORDS = 30
+
+
+def sentences(text):
+    """Yield the sentences of a page's prose: no code, headings or tables."""
+    text = re.sub(r"^```.*?^```", "\n", text, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"^(#|\||    ).*$", "", text, flags=re.MULTILINE)
+    text = re.sub(r"`[^`]+`", "code", text)
+    text = re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", text).replace("et al.", "et al")
+    for paragraph in re.split(r"\n\s*\n|^ *(?:-|\d+\.) ", text, flags=re.MULTILINE):
+        yield from filter(None, re.split(r"(?<=[.!?])[*_)]*\s+", " ".join(paragraph.split())))
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=by_path)
+def test_sentences_of_guides_are_short(page):
+    assert [one for one in sentences(page.read_text()) if len(one.split()) > MOST_WORDS] == []
+
+
+def test_a_long_sentence_would_be_noticed():
+    text = "# A title\n\nShort. " + "word " * 20 + "\n" + "word " * 20 + "end.\n\n- An item\n- another\n\n| a table |\n"
+    assert [len(one.split()) for one in sentences(text)] == [1, 41, 2, 1]
+
+
 def test_every_decision_is_listed():
     index = (ROOT / "docs/decisions/README.md").read_text()
     pages = sorted((ROOT / "docs/decisions").glob("[0-9]*.md"))
