@@ -11,6 +11,7 @@ from rich.text import Text
 
 from suture_contract.console.tables import layout
 from suture_contract.documents import Interval, Report
+from suture_contract.report.assumed import assumed
 from suture_contract.report.gains import advice, decision, headline, remarks, sentence
 from suture_contract.report.rows import complete, name_of, rows_of
 from suture_contract.report.trust import training_words, warnings
@@ -34,7 +35,8 @@ def report_table(report: Report) -> Group:
         said += [Text(what), Text(f"  {command}", no_wrap=True, overflow="ignore")]
     missing = [Text(f"missing: {one.party} ({one.reason.replace('_', ' ')})", style="yellow") for one in report.missing]
     contributions = [Text(f"{one.party} {contributed(one)}") for one in report.contributions or ()]
-    return Group(*said[:2], _Table(report, parties), *missing, *contributions, *said[2:])
+    rests_on = [Text(words) for words in assumed(report)]
+    return Group(*said[:2], _Table(report, parties), *missing, *contributions, *rests_on, *said[2:])
 
 
 class _Table:

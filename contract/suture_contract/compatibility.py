@@ -116,6 +116,8 @@ def describe_ensemble(members: Sequence[ModelMetadata], candidates: CandidateSet
             requester=report.requester,
             members=report.lineage.members,
             candidate=report.chosen,
+            privacy=report.privacy,
+            trusted=report.trusted,
         ),
     )
 

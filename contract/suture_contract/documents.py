@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from suture_contract.model.metadata import Label, Member, Name, Task
+from suture_contract.model.metadata import Label, Member, Name, Task, Trusted
 from suture_contract.privacy import Delta, Epsilon, Privacy
 
 Metric = Literal["accuracy", "balanced_accuracy", "auroc", "f1", "dice", "r2", "mae"]
@@ -153,6 +153,8 @@ class CandidateSet(_Closed):
     contributions: tuple[Contributed, ...] | None = None
     #: What noise promises for all that was computed on patients; None for an exact fit, which promises nothing.
     privacy: Privacy | None = None
+    #: Of an exact fit: whose models it trusts.
+    trusted: tuple[Trusted, ...] | None = None
     candidates: Annotated[tuple[Candidate, ...], Field(min_length=1, max_length=999)]
 
     @model_validator(mode="after")
@@ -257,6 +259,8 @@ class Evaluation(_Closed):
     train: TrainScore | None = None
     #: What noise on the metrics promises; None where there is none.
     privacy: Privacy | None = None
+    #: Of exact metrics: whose models the site trusts.
+    trusted: tuple[Trusted, ...] | None = None
 
 
 class ClassReport(_Closed):
@@ -290,6 +294,9 @@ class PartyReport(_Closed):
     train: TrainScore | None = None
     #: Labels with enough samples there, as that party's policy has it.
     classes: tuple[ClassReport, ...] = ()
+    #: What noise on the party's numbers promises for one patient; without noise, whose models its site trusts.
+    privacy: Privacy | None = None
+    trusted: tuple[Trusted, ...] | None = None
 
 
 class CandidateReport(_Closed):
@@ -342,6 +349,9 @@ class Report(_Closed):
     #: Counts up when parties answer later, each time with a new revision of the model.
     version: Annotated[int, Field(ge=1)] = 1
     revised: Revised | None = None
+    #: What noise in the fit promises for one patient of the requester; without noise, whose models its site trusts.
+    privacy: Privacy | None = None
+    trusted: tuple[Trusted, ...] | None = None
     #: Hypervolume of the front over the parties' metrics, reference point 0.
     hypervolume: Finite | None = None
 

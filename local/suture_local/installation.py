@@ -25,9 +25,11 @@ from typing import IO, Any, Self
 from suture.credentials import read_private, write_private
 from suture.errors import HubError
 from suture.http import Connection
+from suture.keys import Keys
 from suture.processes import Processes
 from suture_contract.errors import SutureError
 from suture_contract.files import read_text, write_text
+from suture_contract.model.signature import create_key
 from suture_service import operate
 from suture_service.settings import Settings
 
@@ -112,8 +114,23 @@ class Installation:
             operate.add_party(self.settings, party)
         _, secret = operate.create_token(self.settings, party, list(roles))
         self.token_file(party).parent.mkdir(exist_ok=True, mode=0o700)
+        private, public = create_key()
+        write_private(self.key_file(party), private.decode("ascii"))
+        write_text(self.key_file(party).with_suffix(".pub"), public.pem)
         write_private(self.token_file(party), secret + "\n")
         return True
+
+    def key_file(self, party: str) -> Path:
+        """Where the private key is with which the party signs its models; its public key is beside it."""
+        return self.root / party / "key.pem"
+
+    def signing_key(self, party: str) -> Path:
+        """Return `key_file`, with the public key registered at the hub, which must be ready."""
+        token, secret = operate.create_token(self.settings, party, ["admin"])
+        with Connection(self.url, secret) as hub:
+            Keys(hub).register(party, party, read_text(self.key_file(party).with_suffix(".pub")))
+        operate.revoke_token(self.settings, token)
+        return self.key_file(party)
 
     def site_file(self, party: str) -> Path:
         """Where the configuration of the party's site is."""
@@ -129,7 +146,8 @@ class Installation:
     ) -> Path:
         """Write the party's site.toml, keeping one that is there but for the hub's URL; returns its path.
 
-        `allow` is party -> actions; every rule is for all `datasets`. Paths in `datasets` should be absolute.
+        `allow` is party -> actions; every rule is for all `datasets`, and trusts the models of the parties that are
+        here by now: the own party's as they are, others' where they are signed. Paths in `datasets` should be absolute.
         """
         path = self.site_file(party)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -141,7 +159,8 @@ class Installation:
         if path.exists():
             write_text(path, _with_url(read_text(path), self.url))
         else:
-            write_text(path, _site_toml(self.url, datasets, allow, limits or {}))
+            keys = {key.parent.name: key for key in sorted(self.root.glob("*/key.pub")) if key.parent.name != party}
+            write_text(path, _site_toml(self.url, party, datasets, allow, limits or {}, keys))
         return path
 
     def start_site(self, party: str) -> None:
@@ -208,19 +227,26 @@ def _free_port(preferred: int | None) -> int:
 
 def _site_toml(
     url: str,
+    party: str,
     datasets: Mapping[str, Mapping[str, Any]],
     allow: Mapping[str, Sequence[str]],
     limits: Mapping[str, Any],
+    keys: Mapping[str, Path],
 ) -> str:
     lines = ["[hub]", f"url = {_toml(url)}", 'token_file = "token"', "", "[site]", 'state = "state"', 'device = "auto"']
+    lines += ["# Models of this party need no signature.", f"party = {_toml(party)}"]
     if limits:
         lines += ["", "[limits]", *(f"{key} = {_toml(value)}" for key, value in limits.items())]
     for name, fields in datasets.items():
         lines += ["", f"[datasets.{_toml(name)}]", *(f"{key} = {_toml(value)}" for key, value in fields.items())]
+    if keys:
+        lines += ["", "[keys]", *(f"{_toml(name)} = {_toml(path)}" for name, path in keys.items())]
     lines += ["", "[policy]", "min_samples = 11"]
-    for party, actions in allow.items():
+    for asking, actions in allow.items():
         lines += ["", "[[policy.allow]]"]
-        lines += [f"parties = {_toml([party])}", f"actions = {_toml(actions)}", f"datasets = {_toml(list(datasets))}"]
+        lines += [f"parties = {_toml([asking])}", f"actions = {_toml(actions)}", f"datasets = {_toml(list(datasets))}"]
+        lines += [f"members_from = {_toml([party, *keys])}"]
+        lines += [f"signed_by = {_toml(list(keys))}"] if keys else []
     return "\n".join(lines) + "\n"
 
 

@@ -65,6 +65,7 @@ token_file = "token"
 [site]
 state = "{state}"
 device = "cpu"
+party = "north"
 
 [limits]
 threads = 1
@@ -83,6 +84,7 @@ min_samples = 11
 parties = ["north"]
 actions = ["fit", "evaluate"]
 datasets = ["patches"]
+members_from = ["north"]
 """
 
 

@@ -82,7 +82,8 @@ def place(
         here.wait_until_ready()
         hubs = {party: Hub(here.url, here.token(party)) for party in ("north", "south", "east")}
         for party in digits.PARTIES:
-            hubs[party].publish_file(exported[party], f"{party}/digits", show=lambda _parcel: None)
+            key = here.signing_key(party)
+            hubs[party].publish_file(exported[party], f"{party}/digits", key=key, show=lambda _parcel: None)
         here.wait_until_online(*digits.PARTIES)
         yield Place(here, hubs)
 

@@ -41,8 +41,9 @@ def here(
     with Installation(root) as here:
         here.start_hub()
         allow: dict[str, dict[str, list[str]]] = {"north": {"north": ["fit", "evaluate"]}, "south": {}, "east": {}}
-        for party, rules in allow.items():
+        for party in allow:
             here.add_party(party)
+        for party, rules in allow.items():
             path = root / party / "data" / "digits.npz"
             write_data(path, data["south" if party == "east" else party])
             dataset = {"path": path, "format": "npz", "labels": digits.LABELS, "value_range": [0.0, 1.0]}
@@ -52,7 +53,8 @@ def here(
             here.start_site(party)
         here.wait_until_ready()
         for party in digits.PARTIES:
-            Hub(here.url, here.token(party)).publish_file(exported[party], f"{party}/digits", show=lambda _: None)
+            hub, key = Hub(here.url, here.token(party)), here.signing_key(party)
+            hub.publish_file(exported[party], f"{party}/digits", key=key, show=lambda _: None)
         here.wait_until_online(*allow)
         yield here
 

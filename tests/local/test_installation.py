@@ -19,7 +19,12 @@ from suture_worker import load_site
 def test_a_written_site_is_one_that_a_site_accepts(tmp_path: Path) -> None:
     dataset = {"path": tmp_path / 'a "b" \\ ü', "format": "npz", "labels": ["0", "ü"], "value_range": [0.0, 1.0]}
     text = _site_toml(
-        "http://127.0.0.1:1", {"digits": dataset}, {"north": ["fit", "evaluate"], "south": ["evaluate"]}, {"threads": 1}
+        "http://127.0.0.1:1",
+        "north",
+        {"digits": dataset},
+        {"north": ["fit", "evaluate"], "south": ["evaluate"]},
+        {"threads": 1},
+        {"south": tmp_path / "south.pub"},
     )
     (tmp_path / "site.toml").write_text(text)
     site = load_site(tmp_path / "site.toml")

@@ -160,7 +160,9 @@ def _datasets(root: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def _publish(hub: Hub, name: str, module: nn.Module, inputs: np.ndarray, targets: np.ndarray, folder: Path) -> None:
+def _publish(
+    hub: Hub, name: str, module: nn.Module, inputs: np.ndarray, targets: np.ndarray, folder: Path, key: Path
+) -> None:
     """Train a little, and publish what no canary was in."""
     x, y = torch.from_numpy(inputs), torch.from_numpy(targets)
     optimiser = torch.optim.Adam(module.parameters(), lr=0.02)
@@ -173,19 +175,19 @@ def _publish(hub: Hub, name: str, module: nn.Module, inputs: np.ndarray, targets
     given = {"value_range": (0.0, 1.0)} if inputs.ndim == 4 else {}
     metadata = export_model(module.eval(), x[:2], path / "model.safetensors", labels=LABELS, license="CC0-1.0", **given)
     (path / "suture.json").write_text(metadata.to_json())
-    hub.publish_file(path, name, show=lambda _parcel: None)
+    hub.publish_file(path, name, key=key, show=lambda _parcel: None)
 
 
-def _publish_all(hubs: dict[str, Hub], folder: Path) -> None:
+def _publish_all(hubs: dict[str, Hub], folder: Path, keys: dict[str, Path]) -> None:
     torch.manual_seed(0)
     for seed, (party, channels, size) in enumerate((("north", 3, 3), ("south", 4, 5))):
         side = 7 - size
         hidden = nn.Sequential(nn.Conv2d(1, channels, size), nn.ReLU(), nn.Flatten())
         images = nn.Sequential(hidden, nn.Linear(channels * side * side, 6), nn.ReLU(), nn.Linear(6, 2))
-        _publish(hubs[party], f"{party}/images", images, *_images(60, 10 + seed), folder)
+        _publish(hubs[party], f"{party}/images", images, *_images(60, 10 + seed), folder, keys[party])
         rows = np.random.default_rng(seed).normal(size=(60, 3)).astype(np.float32) * [1000, 100, 1]
         table = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 8 + seed), nn.ReLU(), nn.Linear(8 + seed, 2))
-        _publish(hubs[party], f"{party}/rows", table, rows.astype(np.float32), np.arange(60) % 2, folder)
+        _publish(hubs[party], f"{party}/rows", table, rows.astype(np.float32), np.arange(60) % 2, folder, keys[party])
 
 
 @dataclass(frozen=True)
@@ -232,7 +234,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
             here.start_site(party)
         here.wait_until_ready()
         hubs = {party: Hub(url, here.token(party)) for party in ("north", "south")}
-        _publish_all(hubs, data)
+        _publish_all(hubs, data, {party: here.signing_key(party) for party in hubs})
         here.wait_until_online("north", "south")
         images, rows = (["north/images", "south/images"], ["north/rows", "south/rows"])
         ask = hubs["north"].stitch

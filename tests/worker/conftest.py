@@ -21,13 +21,14 @@ from suture.errors import HubError
 from suture.http import Connection
 from suture.hub import Hub
 from suture.processes import Processes
-from suture_contract.model.metadata import ModelMetadata
+from suture_contract.model.metadata import ModelMetadata, Trusted
+from suture_contract.model.signature import create_key
 from suture_service import operate
 from suture_service.settings import Settings
 from suture_stitching.portable.export import export
 from suture_worker.compute.work import server
 from suture_worker.config import SiteConfig, load_site, prepare_state
-from suture_worker.folder import Assignment, TaskFolder
+from suture_worker.folder import Assignment, TaskFolder, Terms
 from suture_worker.leased_task import Task
 
 SITE = """\
@@ -62,6 +63,12 @@ parties = {parties}
 actions = {actions}
 datasets = {datasets}
 """
+#: What every rule trusts: these parties' models, signed by the one key of these tests.
+TRUST = """\
+members_from = {parties}
+signed_by = ["tests"]
+"""
+PRIVATE, PUBLIC = create_key()
 #: Parties, actions, datasets.
 Rule = tuple[list[str], list[str], list[str]]
 RULES: list[Rule] = [
@@ -86,6 +93,7 @@ def write_site(
     limits: str = "",
     token: str = "suture_t_1",
     rules: Sequence[Rule] = RULES,
+    trusting: Sequence[str] | None = ("north", "south", "east"),
 ) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "site.toml"
@@ -93,6 +101,10 @@ def write_site(
     for rule in rules:
         parties, actions, datasets = map(json.dumps, rule)
         text += RULE.format(parties=parties, actions=actions, datasets=datasets)
+        text += TRUST.format(parties=json.dumps(trusting)) if trusting else ""
+    if trusting:
+        text += '\n[keys]\ntests = "tests.pub"\n'
+        (folder / "tests.pub").write_text(PUBLIC.pem)
     path.write_text(text)
     (folder / "token").write_text(f"{token}\n")
     (folder / "token").chmod(0o600)
@@ -269,6 +281,10 @@ def data(site: SiteConfig) -> None:
     save_patches(site.datasets["patches"].path)
 
 
+#: Whose models an exact result of two members trusts.
+TRUSTED = tuple(Trusted(party=party, key=PUBLIC.fingerprint) for party in ("north", "south"))
+
+
 @pytest.fixture
 def assign(site: SiteConfig, members: list[dict[str, Any]], portable: list[Path]) -> Callable[..., TaskFolder]:
     """Give the site a task whose files are all there, as the agent leaves it."""
@@ -279,8 +295,10 @@ def assign(site: SiteConfig, members: list[dict[str, Any]], portable: list[Path]
         task = Task.parse(leased(kind, members=members, **spec))
         folder = TaskFolder(site.state / "tasks", task.id)
         folder.create(Assignment(task=task, dataset=dataset))
+        folder.note_terms(Terms(min_samples=11, trusted=TRUSTED))
         for index, path in enumerate(portable):
             folder.member(index).write_bytes(path.read_bytes())
+            folder.note_signer(index, PUBLIC.fingerprint)
         for name, content in (files or {}).items():
             (folder.candidates / name).write_bytes(content)
         return folder
@@ -335,6 +353,15 @@ class LiveHub:
             self._clients[party] = Hub(self.url, token)
         return self._clients[party]
 
+    def publish(self, party: str, path: Path) -> None:
+        """Publish a network as the party's `net`, signed with the key of these tests."""
+        key = self.folder / "tests.pem"
+        key.write_bytes(PRIVATE)
+        admin = Hub(self.url, operate.create_token(self.settings, party, ["admin"])[1])
+        admin.keys.register(party, "tests", PUBLIC.pem)
+        metadata = ModelMetadata.model_validate(METADATA)
+        self.client(party).publish_file(path, f"{party}/net", metadata=metadata, key=key, show=lambda _parcel: None)
+
     def site_token(self, party: str) -> str:
         """The token of a new site of the party."""
         return operate.add_site(self.settings, party, f"site{uuid4().hex[:8]}")
@@ -367,9 +394,8 @@ def live_hub(portable: list[Path], tmp_path_factory: pytest.TempPathFactory) -> 
         for party in ("north", "south", "east"):
             operate.add_party(hub.settings, party)
         hub.start()
-        metadata = ModelMetadata.model_validate(METADATA)
         for party, path in zip(("north", "south"), portable, strict=True):
-            hub.client(party).publish_file(path, f"{party}/net", metadata=metadata, show=lambda _parcel: None)
+            hub.publish(party, path)
         yield hub
 
 

@@ -24,7 +24,7 @@ from suture_contract.errors import SutureError
 from suture_worker import broker
 from suture_worker.compute.celery_app import make_app, ring
 from suture_worker.config import load_site, prepare_state
-from suture_worker.folder import Assignment, TaskFolder
+from suture_worker.folder import Assignment, TaskFolder, Terms
 from suture_worker.leased_task import Task
 
 PASSWORD = "hunter2-canary"
@@ -187,6 +187,7 @@ def test_work_goes_over_it(site_with, door, make, members, portable, quick):
     task = Task.parse(make.leased("fit", members=members, options=quick))
     folder = TaskFolder(config.state / "tasks", task.id)
     folder.create(Assignment(task=task, dataset="patches"))
+    folder.note_terms(Terms(min_samples=11))
     for index, path in enumerate(portable):
         folder.member(index).write_bytes(path.read_bytes())
     log = config.state / "logs" / "worker.log"

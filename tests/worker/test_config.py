@@ -66,7 +66,7 @@ def test_state_and_token_have_defaults(tmp_path):
         ('parties = ["north"]', 'parties = ["north"]\napproval = "maybe"', "policy.allow.0.approval"),
         ('parties = ["north"]', 'parties = ["north"]\nrelease = true', "policy.allow.0.release"),
         ('parties = ["north"]', 'parties = ["north"]\nmetrics = ["beauty"]', "policy.allow.0.metrics.0"),
-        ('parties = ["north"]', 'parties = ["north"]\nmembers_from = []', "policy.allow.0.members_from"),
+        ('members_from = ["north", "south", "east"]', "members_from = []", "policy.allow.0.members_from"),
         ('parties = ["north"]', 'parties = ["north"]\nmax_model_mib = 0', "policy.allow.0.max_model_mib"),
         ('parties = ["north"]', 'parties = ["north"]\noperators = ["os.system"]', "policy.allow.0.operators.0"),
         ('parties = ["north"]', 'parties = ["north"]\nevaluations_per_month = -1', "allow.0.evaluations_per_month"),

@@ -23,13 +23,15 @@ from suture_worker.rules.ledger import Ledger
 from suture_worker.rules.policy import Allow, Decline, decide
 
 GATE = Gate(min_samples=11, min_per_class=11, decimals=4)
+TRUST = {"members_from": ("north", "south", "east"), "signed_by": ("tests",)}
 NOISE = {"epsilon": 2.0, "delta": 1e-5}
 
 
 def allowing(site, *rules, **policy):
     """The site with these rules, each of which lets south ask for contributions of `patches`."""
     made = [
-        Rule(**{"parties": ("south",), "actions": ("contribute",), "datasets": ("patches",), **rule}) for rule in rules
+        Rule(**{"parties": ("south",), "actions": ("contribute",), "datasets": ("patches",), **(TRUST | rule)})
+        for rule in rules
     ]
     return site.model_copy(update={"policy": PolicyConfig(allow=tuple(made), **policy)})
 
@@ -63,14 +65,14 @@ def test_where_models_can_be_joined_is_found_by_whom_may_fit(site, make):
     assert decide(found, allowing(site, {"parties": ("north",)})).code == "policy.denied"
 
 
-def test_the_first_rule_that_holds_says_what_is_asked(site, task, assign):
+def test_the_first_rule_that_holds_says_what_is_asked(site, assign, make):
     folder = assign("contribute", requester="south")
     site = allowing(site, {"members_from": ("east",)}, {"min_samples": 50, **NOISE}, {}, min_samples=20)
     admission = Admission(site)
     assert isinstance(admission.admit(folder.assignment.task, folder), Allow)
     assert folder.terms == Terms(min_samples=50, **NOISE)
     assert isinstance(Admission(allowing(site, {})).admit(folder.assignment.task, folder), Allow)
-    assert folder.terms == Terms(min_samples=11)
+    assert folder.terms == Terms(min_samples=11, trusted=make.TRUSTED)
 
 
 def test_every_lease_of_a_contribution_is_spent(site, assign, task):
@@ -135,7 +137,7 @@ def test_the_whole_way_at_the_sites(site, data, assign, make, members, quick):
     assert (request.party, request.action, request.dataset) == ("south", "contribute", "patches")
     takes = request.estimate
     assert f"features: {takes.numbers} numbers" in request.leaves[0]
-    assert request.leaves[2] == "with noise: epsilon 2, delta 1e-05 for each sample and contribution"
+    assert request.leaves[2] == "with noise: epsilon 2, delta 1e-05 for each patient and contribution"
     assert Ledger(site.state / "ledger.jsonl").entries() == []
     admission.inbox.decide(request, approved=True)
     assert isinstance(admission.admit(folder.assignment.task, folder), Allow)

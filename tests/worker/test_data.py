@@ -14,7 +14,7 @@ from suture_stitching.data import DatasetSpec, npz
 from suture_stitching.portable.export import export
 from suture_worker.compute.work import work
 from suture_worker.config import Limits
-from suture_worker.folder import Assignment, TaskFolder
+from suture_worker.folder import Assignment, TaskFolder, Terms
 from suture_worker.leased_task import Task
 
 LABELS = ("dark", "bright")
@@ -40,6 +40,7 @@ def read_by_a_child(site, make, quick, spec, shape):
     )
     folder = TaskFolder(site.state / "tasks", task.id)
     folder.create(Assignment(task=task, dataset="patches"))
+    folder.note_terms(Terms(min_samples=11))
     for index, net in enumerate(networks(shape)):
         export(net, torch.rand(2, *shape), folder.member(index))
     assert work(site, folder.id) == "done", folder.log.read_text()

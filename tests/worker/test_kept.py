@@ -8,7 +8,7 @@ import time
 import pytest
 
 from suture_worker.agent.resumable import Kept
-from suture_worker.folder import Assignment, Outcome, TaskFolder
+from suture_worker.folder import Assignment, Outcome, TaskFolder, Terms
 from suture_worker.leased_task import Task
 
 
@@ -18,6 +18,7 @@ def begin(make, tmp_path):
         task = Task.parse({**make.leased("fit", fence=fence, **spec), "id": f"task_{number}"})
         folder = TaskFolder(tmp_path / "tasks", task.id)
         folder.create(Assignment(task=task, dataset="patches"))
+        folder.note_terms(Terms(min_samples=11))
         return folder
 
     return begin

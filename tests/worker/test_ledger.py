@@ -11,7 +11,7 @@ import pytest
 from suture_contract.errors import SutureError
 from suture_worker.agent.admission import Admission
 from suture_worker.config import Rule
-from suture_worker.folder import Assignment, TaskFolder
+from suture_worker.folder import Assignment, TaskFolder, Terms
 from suture_worker.leased_task import Task
 from suture_worker.rules.ledger import Ledger
 from suture_worker.rules.policy import Allow, Decline
@@ -80,13 +80,16 @@ def test_a_full_disk_charges_nothing(ledger, task, monkeypatch):
 @pytest.fixture
 def admission(site, portable):
     """The site's decisions where `south` may have one evaluation a month, and a folder with a task's models."""
-    rule = Rule(parties=("south",), actions=("evaluate",), datasets=("patches",), evaluations_per_month=1)
+    rule = Rule(
+        parties=("south",), actions=("evaluate",), datasets=("patches",), epsilon=1, delta=1e-5, evaluations_per_month=1
+    )
     policy = site.policy.model_copy(update={"allow": (rule,)})
     found = Admission(site.model_copy(update={"policy": policy}))
 
     def admit(task):
         folder = TaskFolder(site.state / "tasks", task.id)
         folder.create(Assignment(task=task, dataset="patches"))
+        folder.note_terms(Terms(min_samples=11))
         for index, path in enumerate(portable):
             folder.member(index).write_bytes(path.read_bytes())
         return found.admit(task, folder)

@@ -14,7 +14,7 @@ from suture_contract.errors import SutureError
 from suture_contract.model.metadata import ModelMetadata, OutputSpec
 from suture_worker.egress.log import verify
 from suture_worker.egress.outbox import Outbox
-from suture_worker.folder import Assignment, Progress, Run, TaskFolder
+from suture_worker.folder import Assignment, Progress, Run, TaskFolder, Terms
 from suture_worker.leased_task import Claim, Task
 
 CLAIM = Claim("task_fit", 7)
@@ -42,6 +42,7 @@ def prepared(site):
         parsed = Task.parse(task)
         folder = TaskFolder(site.state / "tasks", parsed.id)
         folder.create(Assignment(task=parsed, dataset=None))
+        folder.note_terms(Terms(min_samples=11))
         folder.begin_run(Run(device="cpu", threads=1, memory_bytes=1, cpu_seconds=1, min_samples=11, dataset=None))
         return parsed, folder
 

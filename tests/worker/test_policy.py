@@ -19,6 +19,9 @@ from suture_worker.rules.policy import Allow, Decline, decide, too_few
 NOW, DAY = datetime.now(UTC), timedelta(days=1)
 
 
+TRUST = {"members_from": ("north", "south", "east"), "signed_by": ("key",)}
+
+
 def spec(**changes):
     return DatasetSpec(**{"path": "/data", "format": "npz", "labels": ("dark", "bright"), **changes})
 
@@ -28,7 +31,8 @@ def config(rules, **datasets):
         path="/site.toml",
         hub=HubConfig(url="https://hub.example"),
         datasets=datasets or {"patches": spec(), "other": spec()},
-        policy=PolicyConfig(allow=tuple(Rule(parties=p, actions=a, datasets=d) for p, a, d in rules)),
+        policy=PolicyConfig(allow=tuple(Rule(parties=p, actions=a, datasets=d, **TRUST) for p, a, d in rules)),
+        keys={"key": "/key.pub"},
     )
 
 
@@ -147,7 +151,7 @@ def test_too_few(samples, split):
 
 def limited(task, **limits):
     """Decide about a task by one rule with these limits."""
-    rule = Rule(parties=("north",), actions=("fit", "evaluate"), datasets=("patches",), **limits)
+    rule = Rule(parties=("north",), actions=("fit", "evaluate"), datasets=("patches",), **{**TRUST, **limits})
     both = config([NORTH]).model_copy(update={"policy": PolicyConfig(allow=(rule,))})
     return decide(Task.parse(task), both, operators=(frozenset({"aten.relu.default"}),) * 2)
 
@@ -189,7 +193,7 @@ def test_a_fit_spends_no_evaluation(make):
 
 def test_the_first_rule_whose_limits_hold_decides(make):
     rules = tuple(
-        Rule(parties=("north",), actions=("fit",), datasets=("patches",), **limits)
+        Rule(parties=("north",), actions=("fit",), datasets=("patches",), **{**TRUST, **limits})
         for limits in ({"members_from": ("north",)}, {"release": "manual"}, {})
     )
     site = config([NORTH]).model_copy(update={"policy": PolicyConfig(allow=rules)})
@@ -204,6 +208,7 @@ def test_what_would_happen_is_explained(make, site, portable):
         actions=("evaluate",),
         datasets=("patches",),
         members_from=("north", "south"),
+        signed_by=("key",),
         max_model_mib=1,
         operators=frozenset({"aten.relu.default"}),
         evaluations_per_month=3,
@@ -219,8 +224,9 @@ def test_what_would_happen_is_explained(make, site, portable):
     found = ask()
     assert (found.outcome, found.rule, found.left, found.release) == ("waits for approval", 0, 2, "manual")
     assert found.told == "waiting for approval"
-    assert "if the models are of north or south and they have at most 1 MiB" in found.why[0]
-    assert "2 of 3 evaluations are left" in found.why[1]
+    assert "if the models are of north or south and they are signed by key and they have at most 1 MiB" in found.why[0]
+    assert found.why[1].startswith("trust: exact, with models of north or south signed by key")
+    assert "2 of 3 evaluations are left" in found.why[2]
     inbox = Inbox(site.state / "inbox")
     inbox._keep([Standing(party="south", action="evaluate", dataset="patches", by="me", at=NOW, until=NOW + DAY)])
     assert ask().outcome == "automatic"

@@ -74,9 +74,10 @@ class Party:
     def site(self, signed_by=("own",), keys=("own",)):
         rules = [([self.name], ["fit", "evaluate"], ["patches"])]
         path = self.make.write_site(
-            self.folder / "site", url=self.live.url, token=self.live.site_token(self.name), rules=rules
+            self.folder / "site", url=self.live.url, token=self.live.site_token(self.name), rules=rules, trusting=None
         )
-        more = f"signed_by = {json.dumps(list(signed_by))}\n" if signed_by else ""
+        more = f"members_from = {json.dumps([self.name])}\n"
+        more += f"signed_by = {json.dumps(list(signed_by))}\n" if signed_by else ""
         more += "\n[keys]\n" + "".join(f'{name} = "{self.keys / f"{name}.pub"}"\n' for name in keys)
         path.write_text(path.read_text() + more)
         config = load_site(path)

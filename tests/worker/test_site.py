@@ -16,7 +16,6 @@ import torch
 from PIL import Image
 
 from suture.processes import Processes
-from suture_contract.model.metadata import ModelMetadata
 from suture_worker.agent.agent import Agent
 from suture_worker.agent.hub import Hub
 from suture_worker.compute.celery_app import make_app
@@ -78,6 +77,7 @@ class Site:
             url=hub.url,
             token=hub.site_token(party),
             rules=[([parties[0]], ["fit", "evaluate"], ["scans", "broken"])],
+            trusting=parties,
         )
         text = self.config_path.read_text()
         scans = folder / f"{MARKER}-scans"
@@ -122,8 +122,7 @@ def sites(live_hub, make, portable, tmp_path_factory):
     running = []
     with Processes() as processes:
         for party, path in zip(parties, portable, strict=True):
-            metadata = ModelMetadata.model_validate(make.METADATA)
-            live_hub.client(party).publish_file(path, f"{party}/net", metadata=metadata, show=lambda _parcel: None)
+            live_hub.publish(party, path)
             site = Site(tmp_path_factory.mktemp(party), live_hub, make, parties, party)
             running.append(site)
             site.start(processes)

@@ -27,7 +27,7 @@ from suture_contract.documents import CandidateSet, Evaluation
 from suture_contract.errors import SutureError
 from suture_worker.egress.log import verify
 from suture_worker.egress.outbox import Outbox
-from suture_worker.folder import Assignment, Progress, Run, TaskFolder
+from suture_worker.folder import Assignment, Progress, Run, TaskFolder, Terms
 from suture_worker.leased_task import Claim, Task
 
 SECRET = "PATIENT-0042"
@@ -45,6 +45,7 @@ def site(task):
         parsed = Task.parse(task)
         folder = TaskFolder(Path(place), parsed.id)
         folder.create(Assignment(task=parsed, dataset=None))
+        folder.note_terms(Terms(min_samples=11))
         folder.begin_run(RUN)
         box = Outbox(Path(place) / "outbox", min_samples=11)
         yield box, parsed, folder

@@ -22,7 +22,7 @@ from suture_stitching.portable.runtime import load
 from suture_worker.compute.work import crash_code, server, work
 from suture_worker.config import Limits, StateConfig, load_site, prepare_state
 from suture_worker.egress.outbox import Outbox
-from suture_worker.folder import Assignment, TaskFolder
+from suture_worker.folder import Assignment, TaskFolder, Terms
 from suture_worker.leased_task import Task
 
 
@@ -36,6 +36,7 @@ def fitted(tmp_path_factory, make, members, portable, quick):
     task = Task.parse(make.leased("fit", members=members, options=quick))
     place = TaskFolder(config.state / "tasks", task.id)
     place.create(Assignment(task=task, dataset="patches"))
+    place.note_terms(Terms(min_samples=11))
     for index, path in enumerate(portable):
         place.member(index).write_bytes(path.read_bytes())
     assert work(config, task.id) == "done", (place.path / "child.log").read_text()

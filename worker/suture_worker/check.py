@@ -26,6 +26,8 @@ from suture_worker.config import Rule, SiteConfig, prepare_state, read_token
 from suture_worker.device import cuda_devices, memory_bytes, physical_memory, processors, resolve_device
 from suture_worker.egress import log as egress
 from suture_worker.room import check_room
+from suture_worker.rules.assurance import HOW, assurance, in_words, lacking
+from suture_worker.rules.in_force import told
 from suture_worker.rules.inbox import Inbox
 from suture_worker.rules.ledger import Ledger
 
@@ -259,20 +261,41 @@ def _leads_out(folder: Path) -> Path | None:
 
 
 def _policy(config: SiteConfig) -> Iterator[Check]:
+    yield from _in_force(config)
+    for index, problem in lacking(config):
+        yield Check(f"policy.allow[{index}]", "fail", problem, HOW)
     rules = [
-        f"{' and '.join(rule.parties)} may {' and '.join(rule.actions)} with {', '.join(rule.datasets)}{_limits(rule)}"
+        f"{' and '.join(rule.parties)} may {' and '.join(rule.actions)} with {', '.join(rule.datasets)}"
+        f"{_limits(rule, config)}"
         for rule in config.policy.allow
+        if assurance(rule, config) is not None
     ]
-    if not rules:
+    if not config.policy.allow:
         yield Check("policy", "warn", "no rule: this site declines everything", "add [[policy.allow]] to site.toml")
         return
     Ledger(config.state / "ledger.jsonl").entries()
     Inbox(config.state / "inbox").standing()
-    yield Check("policy", "ok", f"{'; '.join(rules)}; at least {config.policy.min_samples} samples per split")
+    if rules:
+        yield Check("policy", "ok", f"{'; '.join(rules)}; at least {config.policy.min_samples} samples per split")
 
 
-def _limits(rule: Rule) -> str:
-    limits = []
+def _in_force(config: SiteConfig) -> Iterator[Check]:
+    """Say which site.toml the running site goes by, where it is not this one or cannot be gone by."""
+    rules = told(config.state)
+    if rules is None:
+        yield Check("rules", "ok", f"site.toml {config.version}; this site has not run yet")
+    elif rules.problem is not None:
+        detail = f"the site leases nothing and sends no result: {rules.problem}"
+        yield Check("rules", "warn", detail, "mend site.toml; a running site looks again every few seconds")
+    elif config.version is not None and rules.version.sha256 != config.version.sha256:
+        detail = f"site.toml {config.version}; when the site last looked, it went by {rules.version}"
+        yield Check("rules", "warn", detail, "a running site looks before each lease and each result")
+    else:
+        yield Check("rules", "ok", f"site.toml {config.version}, in force since {rules.since:%Y-%m-%d %H:%M:%S} UTC")
+
+
+def _limits(rule: Rule, config: SiteConfig) -> str:
+    limits = [in_words(rule, config)]
     if rule.evaluations_per_month is not None:
         limits.append(f"{rule.evaluations_per_month} evaluations a month")
     if rule.approval == "ask":

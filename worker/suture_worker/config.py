@@ -7,10 +7,12 @@ to the file.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import stat
 import tomllib
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -24,7 +26,7 @@ from suture_contract.files import can_lock, decoded, telling, trouble
 from suture_contract.model.metadata import Name
 from suture_contract.model.operators import ATEN
 from suture_contract.naming import did_you_mean, problems_of, shown
-from suture_contract.privacy import Delta, Epsilon
+from suture_contract.privacy import Delta, Epsilon, Privacy
 from suture_stitching.data.spec import DatasetSpec
 
 GUIDE = "the fields are described in docs/site-operator.md"
@@ -67,11 +69,15 @@ class HubConfig(_Closed):
 
 
 class StateConfig(_Closed):
-    """`[site]`: where the site keeps its state, and what it computes on."""
+    """`[site]`: where the site keeps its state, what it computes on, and whose site it is.
+
+    `party`: the site's own party. Its models need no signature: the hub's word is taken for which models are its.
+    """
 
     state: Path = Path("state")
     device: Annotated[str, AfterValidator(_check_device)] = "auto"
     name: Name | None = None
+    party: Name | None = None
 
 
 class BrokerConfig(_Closed):
@@ -102,7 +108,8 @@ def _check_operator(name: str) -> str:
 class Rule(_Closed):
     """`[[policy.allow]]`: these parties may do this with these datasets. What no rule allows is declined.
 
-    The limits that are left out allow whatever Suture does.
+    A rule says whose models it trusts (`members_from`, `signed_by`) or what noise protects patients (`epsilon`,
+    `delta`); one that says neither is not in force. Other limits that are left out allow whatever Suture does.
     """
 
     parties: Annotated[tuple[Name, ...], Field(min_length=1)]
@@ -121,7 +128,7 @@ class Rule(_Closed):
     contributions_per_month: Annotated[int, Field(ge=0)] | None = None
     #: Samples that a split must have for its moments to be contributed; at least those of `[policy]`.
     min_samples: Annotated[int, Field(ge=2)] | None = None
-    #: Noise on contributed moments: each sample is protected with this epsilon and delta, per contribution.
+    #: Noise on all that is computed on patients: each patient is protected with these, per job, or contribution.
     epsilon: Epsilon | None = None
     delta: Delta | None = None
     approval: Literal["automatic", "ask"] = "automatic"
@@ -131,13 +138,19 @@ class Rule(_Closed):
     def _limits_of_contributions(self) -> Rule:
         if (self.epsilon is None) != (self.delta is None):
             raise ValueError("epsilon and delta belong together")
-        given = (self.contributions_per_month, self.min_samples, self.epsilon)
+        given = (self.contributions_per_month, self.min_samples)
         if self.actions != ("contribute",) and any(limit is not None for limit in given):
             raise ValueError(
-                "contributions_per_month, min_samples, epsilon and delta are for a rule of its own, "
-                'with actions = ["contribute"]'
+                'contributions_per_month and min_samples are for a rule of its own, with actions = ["contribute"]'
             )
         return self
+
+    @property
+    def privacy(self) -> Privacy | None:
+        """What noise promises under this rule; None where there is none."""
+        if self.epsilon is None or self.delta is None:
+            return None
+        return Privacy(epsilon=self.epsilon, delta=self.delta)
 
 
 class PolicyConfig(_Closed):
@@ -155,10 +168,21 @@ class PolicyConfig(_Closed):
     allow: tuple[Rule, ...] = ()
 
 
+class Version(_Closed):
+    """Which `site.toml` it was: the SHA-256 of its bytes, and when it was last written."""
+
+    sha256: str
+    written_at: datetime
+
+    def __str__(self) -> str:
+        return f"{self.sha256[:12]}, written {self.written_at:%Y-%m-%d %H:%M:%S} UTC"
+
+
 class SiteConfig(_Closed):
-    """The content of `site.toml`, checked, with absolute paths."""
+    """The content of `site.toml`, checked, with absolute paths; `version` is None for one that was in no file."""
 
     path: Path
+    version: Version | None = None
     hub: HubConfig
     site: StateConfig = StateConfig()
     broker: BrokerConfig | None = None
@@ -195,21 +219,58 @@ def load_site(path: str | Path) -> SiteConfig:
     """Read and check `site.toml`; raises `SutureError` (`site.*`) naming the field. Reads no token, opens no data."""
     file = Path(path).absolute()
     try:
-        content = tomllib.loads(decoded(file.read_bytes(), where=str(path), code="site.unreadable"))
+        text, version = _read(file)
+        content = tomllib.loads(decoded(text, where=str(path), code="site.unreadable"))
     except FileNotFoundError:
         raise SutureError("site.missing", "there is no such file", where=str(path), hint=GUIDE) from None
     except OSError as error:
         raise trouble(error, where=path, code="site.unreadable") from None
     except tomllib.TOMLDecodeError as error:
         raise SutureError("site.not_toml", str(error), where=str(path), hint="correct this line") from None
-    if "path" in content:
-        raise SutureError("site.invalid", "path: unknown field", where=str(path), hint=GUIDE)
+    for name in ("path", "version"):
+        if name in content:
+            raise SutureError("site.invalid", f"{name}: unknown field", where=str(path), hint=GUIDE)
     _anchor(content, file.parent)
     try:
-        return SiteConfig.model_validate({**content, "path": file})
+        return SiteConfig.model_validate({**content, "path": file, "version": version})
     except ValidationError as error:
         problems = "; ".join(map(str, problems_of(error.errors(include_url=False), SiteConfig)[:5]))
         raise SutureError("site.invalid", problems, where=str(path), hint=GUIDE) from None
+
+
+def refreshed(config: SiteConfig) -> SiteConfig:
+    """Return what `site.toml` says now, `config` itself where it says the same.
+
+    Raises `SutureError`: `site.*` of a file that is not in order, `site.restart` where what it says needs a new start.
+    """
+    if config.version is None:
+        return config
+    try:
+        if _read(config.path)[1].sha256 == config.version.sha256:
+            return config
+    except OSError as error:
+        raise trouble(error, where=config.path, code="site.unreadable") from None
+    now = load_site(config.path)
+    fixed = ("hub", "site", "broker")
+    changed = [name for name in fixed if getattr(now, name) != getattr(config, name) and name != "site"]
+    if now.site.model_copy(update={"party": config.site.party}) != config.site:
+        changed.append("site")
+    if changed:
+        raise SutureError(
+            "site.restart",
+            f"{' and '.join(f'[{name}]' for name in changed)} changed, which holds from the next start on",
+            where=str(config.path),
+            hint="restart the site; until then it leases nothing and sends no result",
+        )
+    return now
+
+
+def _read(file: Path) -> tuple[bytes, Version]:
+    with file.open("rb") as opened:
+        content, written = opened.read(), os.fstat(opened.fileno()).st_mtime
+    return content, Version(
+        sha256=hashlib.sha256(content).hexdigest(), written_at=datetime.fromtimestamp(written, tz=UTC)
+    )
 
 
 def read_token(config: SiteConfig) -> str:

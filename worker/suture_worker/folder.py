@@ -6,7 +6,7 @@
     cancel         present when the work must stop                                   agent
     lock           held by the worker while it works; free when it died              worker
     runs           how often the work was started                                    worker
-    terms.json     what the site's rules ask of a contribution                       agent
+    terms.json     trust or noise: on what terms the rule allows the work            agent
     run.json       what the child may use: device, limits, the dataset's place       worker
     child.log      what the child printed; never leaves the site                     worker
     outcome.json   how it ended; written once, last                                  worker
@@ -30,7 +30,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
 from suture_contract.errors import SutureError
-from suture_contract.model.metadata import Name
+from suture_contract.model.metadata import Name, Trusted
+from suture_contract.privacy import Privacy
 from suture_stitching.data.spec import DatasetSpec
 from suture_worker import files
 from suture_worker.leased_task import Identifier, Task
@@ -55,11 +56,24 @@ class Assignment(_Closed):
 
 
 class Terms(_Closed):
-    """What the site's rules ask of a contribution: samples of each split, and noise that protects each of them."""
+    """On what terms a rule lets patients be looked at: fewest of a split, and noise that protects each of them.
+
+    `share` is the part of the job's account of noise that this task may spend. Without noise, `trusted` are those whose
+    models are trusted.
+    """
 
     min_samples: int
     epsilon: float | None = None
     delta: float | None = None
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    trusted: tuple[Trusted, ...] | None = None
+
+    @property
+    def privacy(self) -> Privacy | None:
+        """What the noise promises; None without noise."""
+        if self.epsilon is None or self.delta is None:
+            return None
+        return Privacy(epsilon=self.epsilon, delta=self.delta)
 
 
 class Run(_Closed):
@@ -159,13 +173,21 @@ class TaskFolder:
             return None
 
     def note_terms(self, terms: Terms) -> None:
-        """Keep what the rule that allowed a contribution asks of it."""
+        """Keep on what terms a rule allows the work."""
         files.write(self.path / "terms.json", terms.model_dump_json())
 
     @property
     def terms(self) -> Terms:
-        """What is asked of the contribution; raises OSError where no rule has allowed one."""
+        """On what terms the work is allowed; raises OSError where no rule has allowed it."""
         return Terms.model_validate_json((self.path / "terms.json").read_bytes())
+
+    @property
+    def private(self) -> bool:
+        """Whether the work is done with noise; False for work that no rule speaks of, a composition say."""
+        try:
+            return self.terms.privacy is not None
+        except OSError:
+            return False
 
     # Cancel, progress, outcome
 

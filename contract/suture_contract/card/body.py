@@ -5,6 +5,7 @@ from __future__ import annotations
 from suture_contract.card.markdown import line, paragraphs, table
 from suture_contract.documents import Report
 from suture_contract.model.metadata import ModelMetadata, check_repo
+from suture_contract.report.assumed import assumed
 from suture_contract.report.gains import decision, headline, remarks, sentence
 from suture_contract.report.rows import complete, name_of, rows_of
 from suture_contract.report.trust import training_words, warnings
@@ -109,6 +110,7 @@ def _party_table(report: Report) -> list[str]:
     rows.append(["verdict", *(decision(report, party).lower() for party in parties)])
     missing = [f"- {line(one.party)} {REASONS[one.reason]}" for one in report.missing]
     missing += [f"- {line(one.party)} {contributed(one)}" for one in report.contributions or ()]
+    missing += [f"- {line(words)}" for words in assumed(report)]
     said = [line(f"{headline(report)}.")]
     if report.requester in report.parties:
         said.append(line(" ".join([sentence(report, report.requester), *remarks(report, report.requester)])))

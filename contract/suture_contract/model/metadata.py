@@ -32,6 +32,7 @@ from pydantic import (
 from suture_contract.errors import SutureError
 from suture_contract.files import decoded
 from suture_contract.naming import problems_of
+from suture_contract.privacy import Privacy
 
 SCHEMA: Literal["suture.model/1"] = "suture.model/1"
 MAX_BYTES = 256 * 1024
@@ -201,6 +202,16 @@ class Member(_Closed):
     sha256: Sha256
 
 
+class Trusted(_Closed):
+    """A party whose models were run without noise: trusted not to have built them to carry patients out.
+
+    `key` is the SHA-256 fingerprint of the key that signed them; None for models of the site's own party.
+    """
+
+    party: Name
+    key: Sha256 | None = None
+
+
 class Lineage(_Closed):
     """Where a stitched ensemble comes from."""
 
@@ -208,6 +219,9 @@ class Lineage(_Closed):
     requester: Annotated[str, StringConstraints(max_length=96)]
     members: Annotated[tuple[Member, ...], Field(min_length=1)]
     candidate: Annotated[str, StringConstraints(max_length=64)]
+    #: What noise in the fit promises for one patient of the requester; without noise, whose models its site trusted.
+    privacy: Privacy | None = None
+    trusted: tuple[Trusted, ...] | None = None
 
 
 class ModelMetadata(_Closed):

@@ -94,6 +94,8 @@ def build(
         lineage=ReportLineage(job=job, members=candidates.members),
         missing=tuple(missing),
         contributions=candidates.contributions,
+        privacy=candidates.privacy,
+        trusted=candidates.trusted,
         version=version,
         revised=revised,
         hypervolume=choice.hypervolume,
@@ -223,6 +225,8 @@ def _party_report(
         calibration={row: score.calibration for row, score in rows.items() if score.calibration},
         training=evaluation.training,
         train=evaluation.train,
+        privacy=evaluation.privacy,
+        trusted=evaluation.trusted,
         classes=tuple(
             ClassReport(label=labels[int(label)], n=one.n, rows={row: one.scores[id] for row, id in ids.items()})
             for label, one in sorted(test.classes.items(), key=lambda item: int(item[0]))

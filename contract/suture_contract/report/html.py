@@ -11,6 +11,7 @@ from jinja2 import Environment, StrictUndefined, Template
 
 from suture_contract.documents import CARE, CandidateReport, PartyReport, Report
 from suture_contract.report import plot
+from suture_contract.report.assumed import assumed
 from suture_contract.report.gains import advice, decision, headline, remarks, sentence
 from suture_contract.report.rows import chosen_of, complete, name_of, rows_of
 from suture_contract.report.trust import training_words, warnings
@@ -117,6 +118,7 @@ def to_html(report: Report) -> str:
         plots=plot.plots(report),
         frame=plot,
         missing=[(missing.party, REASONS[missing.reason]) for missing in report.missing],
+        assumed=assumed(report),
         contributors=[(one.party, contributed(one)) for one in report.contributions or ()],
         columns=["chosen", *(one.label for one in _columns(report, chosen)[1:])],
         matrix=_matrix(report, parties, chosen),

@@ -22,14 +22,14 @@ pytestmark = pytest.mark.flow
 SECONDS = 240
 
 
-def publish(hub: Hub, name: str, module: nn.Module, folder: Path) -> None:
+def publish(hub: Hub, name: str, module: nn.Module, folder: Path, key: Path | None = None) -> None:
     folder.mkdir(parents=True)
     example = torch.rand(2, 1, SIDE, SIDE)
     described = export_model(
         module, example, folder / "model.safetensors", labels=LABELS, license="CC0-1.0", value_range=(0.0, 1.0)
     )
     (folder / "suture.json").write_text(described.to_json())
-    hub.publish_file(folder, name, show=lambda _parcel: None)
+    hub.publish_file(folder, name, key=key, show=lambda _parcel: None)
 
 
 def test_what_leaves_a_site(tmp_path: Path) -> None:
@@ -50,7 +50,8 @@ def test_what_leaves_a_site(tmp_path: Path) -> None:
         publish(hubs["hospital"], "hospital/net", victim.honest(own), tmp_path / "models" / "net")
         for name, watch in watches.items():
             spy = victim.trained(spies.Spy(watch, CHANNELS), patients(seed=3))
-            publish(hubs["attacker"], f"attacker/{name}", spy, tmp_path / "models" / name)
+            key = here.signing_key("attacker")
+            publish(hubs["attacker"], f"attacker/{name}", spy, tmp_path / "models" / name, key)
         here.wait_until_online("hospital")
         shares = {}
         for name in watches:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 from datetime import UTC, datetime
@@ -12,14 +13,15 @@ import structlog
 from suture_contract.contributions import MOMENTS
 from suture_contract.errors import SutureError
 from suture_contract.model.format import check_file
+from suture_worker import files
 from suture_worker.agent.signed import Signers
 from suture_worker.compute.preview import estimate
 from suture_worker.config import SiteConfig
-from suture_worker.folder import TaskFolder, Terms
-from suture_worker.leased_task import CANDIDATES, ComposeSpec, EvaluateSpec, FitSpec, MatchSpec, Task
+from suture_worker.folder import DOCUMENT, TaskFolder, Terms
+from suture_worker.leased_task import CANDIDATES, STITCHES, ComposeSpec, EvaluateSpec, FitSpec, MatchSpec, Task
 from suture_worker.rules.inbox import AskedModel, Estimate, Inbox, Request
 from suture_worker.rules.ledger import Ledger, spent_by
-from suture_worker.rules.policy import DENIED, Allow, Decline, decide, noise_in_words, operators_of, terms_of
+from suture_worker.rules.policy import DENIED, Allow, Decline, asked_by, decide, noise_in_words, operators_of, terms_of
 
 #: More questions than anybody answers are not kept.
 MAX_ASKED = 100
@@ -42,11 +44,15 @@ class Admission:
     """The site's decisions about tasks."""
 
     def __init__(self, config: SiteConfig) -> None:
-        self._config = config
-        self.signers = Signers(config)
+        self.use(config)
         self._ledger = Ledger(config.state / "ledger.jsonl")
         self.inbox = Inbox(config.state / "inbox")
         self._turn = threading.Lock()
+
+    def use(self, config: SiteConfig) -> None:
+        """Decide by these rules from now on; raises `SutureError` (`key.*`) where one of their keys cannot be used."""
+        self.signers = Signers(config)
+        self._config = config
 
     def decide(
         self,
@@ -76,17 +82,33 @@ class Admission:
             if not answer.approved:
                 code = f"policy.{answer.told}" if answer.told else DENIED
                 return Decline(code, f"declined by {answer.by}: {answer.reason or 'no reason given'}")
-        if task.action == "fit":
-            return decision
         with self._turn:
             # Once more: another task may have been charged meanwhile.
             decision = self.decide(task, operators, signers)
             if isinstance(decision, Allow) and decision.dataset is not None:
-                terms = terms_of(decision.rule, self._config) if task.action == "contribute" else None
-                self._ledger.charge(task, decision.dataset, terms)
-                if terms is not None:
-                    folder.note_terms(terms)
+                terms = self._terms(task, decision, folder)
+                if folder.outcome is not None and terms != _noted(folder):
+                    return Decline(DENIED, "the work was done on other terms than the rule in force asks for")
+                if task.action != "fit":
+                    self._ledger.charge(task, decision.dataset, terms if task.action == "contribute" else None)
+                folder.note_terms(terms)
         return decision
+
+    def spend(self, task: Task, folder: TaskFolder) -> Decline | None:
+        """Enter what a result that is about to leave spends of its job's account; say so if it is too much."""
+        dataset = folder.assignment.dataset
+        if task.action == "contribute" or dataset is None or not folder.private:
+            return None
+        with self._turn:
+            try:
+                self._ledger.spend(task, dataset, folder.terms, _told(folder))
+            except SutureError as error:
+                return Decline(DENIED, str(error))
+        return None
+
+    def _terms(self, task: Task, allowed: Allow, folder: TaskFolder) -> Terms:
+        fingerprints = [folder.signer(index) for index in range(len(task.spec.members))]
+        return terms_of(allowed, asked_by(task), self._config, fingerprints)
 
     def manual_release(self, task: Task, folder: TaskFolder) -> bool:
         """Whether a person looks at the result before it leaves; a composition holds nothing that has not left."""
@@ -118,7 +140,9 @@ class Admission:
             ),
             candidates=_candidates(folder) if isinstance(task.spec, EvaluateSpec) else None,
             options=task.spec.options if isinstance(task.spec, FitSpec | MatchSpec) else {},
-            leaves=LEAVES[task.kind] if task.kind in LEAVES else _moments(takes, terms_of(decision.rule, self._config)),
+            leaves=LEAVES[task.kind]
+            if task.kind in LEAVES
+            else _moments(takes, terms_of(decision, asked_by(task), self._config)),
             estimate=takes,
         )
         self.inbox.ask(request)
@@ -128,6 +152,19 @@ class Admission:
 
 def _operators(task: Task, folder: TaskFolder) -> tuple[frozenset[str], ...]:
     return tuple(operators_of(check_file(folder.member(index)).graph) for index in range(len(task.spec.members)))
+
+
+def _noted(folder: TaskFolder) -> Terms | None:
+    try:
+        return folder.terms
+    except OSError:
+        return None
+
+
+def _told(folder: TaskFolder) -> str:
+    """Return a digest of all that a child has made of patients: the same for the same draw of noise."""
+    found = [folder.results / name for name in (DOCUMENT, CANDIDATES, STITCHES)]
+    return hashlib.sha256("".join(files.sha256_of(path) for path in found if path.is_file()).encode()).hexdigest()
 
 
 def _moments(takes: Estimate | None, terms: Terms) -> tuple[str, ...]:

@@ -31,11 +31,14 @@ from suture_worker.egress.outbox import Cleared, Outbox
 from suture_worker.folder import Assignment, Outcome, TaskFolder, unfinished
 from suture_worker.leased_task import Claim, Task, claim_of
 from suture_worker.room import check_room
+from suture_worker.rules.in_force import InForce
 from suture_worker.rules.policy import DENIED, TOO_FEW, Allow, Asked, Decline, offers
 from suture_worker.stop import Stop
 
 _DELIVERY_SECONDS = 24 * 3600.0
 _TICK = 0.1
+#: How often a site.toml that is not in order is looked at again.
+_RULES_SECONDS = 10.0
 
 log = structlog.get_logger(__name__)
 
@@ -50,10 +53,14 @@ class Agent:
         self._stop = stop
         self._tasks = config.state / "tasks"
         self._admission = Admission(config)
-        self._fetching = Fetching(config, hub, self._admission.signers, stop)
+        self._fetching = Fetching(config, hub, self._admission, stop)
+        self._rules = InForce(config, [self._admission.use, outbox.use, self._use])
         self._dispatch = Dispatch(config, app, stop)
         self._kept = Kept(config.state / "kept")
         self._waiting = Waiting(hub, outbox, self._admission.inbox)
+
+    def _use(self, config: SiteConfig) -> None:
+        self._config = config
 
     def run(self) -> None:
         """Work until told to stop; raises `suture.errors.AuthError` when the hub does not accept the token.
@@ -93,12 +100,18 @@ class Agent:
                 told.unlink(missing_ok=True)
 
     def _run(self, pool: ThreadPoolExecutor) -> None:
+        self._wait_for_rules()
         self._wait_for_room()
         self._tell_datasets()
+        told = self._config
         under_way = {pool.submit(self._resume, folder) for folder in unfinished(self._tasks)}
         failures = 0
         while True:
             under_way = self._free_place(pool, under_way)
+            self._wait_for_rules()
+            if told is not self._config:
+                self._tell_datasets()
+                told = self._config
             self._wait_for_room()
             try:
                 leased = self._hub.lease(LEASE_WAIT)
@@ -113,6 +126,21 @@ class Agent:
             failures = 0
             if leased is not None:
                 under_way.add(pool.submit(self._begin, leased))
+
+    def _wait_for_rules(self, heartbeat: Heartbeat | None = None) -> None:
+        """Go by what site.toml says now; while it is not in order, wait: nothing is leased, and no result leaves."""
+        failures = 0
+        while True:
+            check(self._stop, heartbeat)
+            try:
+                self._rules.refresh()
+            except SutureError as error:
+                failures += 1
+                pause = min(_RULES_SECONDS, back_off(failures))
+                log.error("nothing is leased and no result leaves", again_in=round(pause), **error.as_dict())
+                self._stop.wait(pause)
+            else:
+                return
 
     def _wait_for_room(self) -> None:
         """Begin nothing while the disk under the state is full: it could not be brought to an end, nor refused."""
@@ -175,6 +203,7 @@ class Agent:
             if claim is not None:
                 self._give_back(claim, error)
             return
+        self._wait_for_rules()
         log.info("leased", task=task.id, kind=task.kind, attempt=task.attempt, requester=task.job.requester)
         self._follow(task, self._admission.decide(task))
 
@@ -244,11 +273,12 @@ class Agent:
             return False
 
         def tell() -> None:
+            self._rules.refresh()
             self._hub.send(self._messages(task, folder, outcome)[-1])
 
         try:
             return self._try(tell, task.id)
-        except (Waits, Unavailable):
+        except (Waits, Unavailable, SutureError):
             return False
 
     def _try(self, step: Callable[[], None], task_id: str) -> bool:
@@ -270,6 +300,7 @@ class Agent:
         if outcome is None:
             try:
                 self._fetching.fetch(task, folder, heartbeat)
+                self._wait_for_rules(heartbeat)
                 outcome = self._refused(task, folder) or self._dispatch.have_done(folder, heartbeat)
             except HubError as error:
                 outcome = self._failed(task, "model.unavailable", error, retryable=isinstance(error, Unavailable))
@@ -281,6 +312,7 @@ class Agent:
                 raise
             except Exception:  # a fault of ours must not bring the agent back to the same task for ever
                 outcome = self._failed(task, "site.fault", traceback.format_exc(), retryable=True)
+        self._wait_for_rules(heartbeat)
         for message in self._messages(task, folder, outcome):
             try:
                 self._deliver(message, heartbeat)
@@ -331,7 +363,7 @@ class Agent:
         if (refused := self._refused(task, folder)) is not None:
             return [self._outbox.decline(task, refused.code or DENIED)]
         if not self._admission.manual_release(task, folder):
-            return self._outbox.result(task, folder)
+            return self._spent(task, folder) or self._outbox.result(task, folder)
         held = self._outbox.held
         if not held.has(task):
             self._outbox.hold(task, folder)
@@ -339,9 +371,17 @@ class Agent:
         if verdict is None:
             raise Waits("release")
         if verdict.released:
-            return self._outbox.released(task)
+            return self._spent(task, folder) or self._outbox.released(task)
         log.info("not released", task=task.id, by=verdict.by, reason=verdict.reason)
         return [self._outbox.decline(task, f"policy.{verdict.told}" if verdict.told else DENIED)]
+
+    def _spent(self, task: Task, folder: TaskFolder) -> list[Cleared] | None:
+        """Enter what the result spends of its job's account; return the refusal where that holds too little."""
+        refused = self._admission.spend(task, folder)
+        if refused is None:
+            return None
+        log.warning("not sent", task=task.id, code=refused.code, reason=refused.reason)
+        return [self._outbox.decline(task, refused.code)]
 
     def _deliver(self, message: Cleared, heartbeat: Heartbeat | None) -> None:
         """Send, waiting for a hub that is away as long as the lease may still be ours, a day at most."""

@@ -11,11 +11,11 @@ from typing import TypeVar
 from suture.errors import Unavailable
 from suture_contract.errors import Cancelled
 from suture_contract.model.format import check_against, check_file
+from suture_worker.agent.admission import Admission
 from suture_worker.agent.cache import Cache
 from suture_worker.agent.heartbeat import Heartbeat
 from suture_worker.agent.hub import Hub
 from suture_worker.agent.retry import back_off, check
-from suture_worker.agent.signed import Signers
 from suture_worker.config import SiteConfig
 from suture_worker.folder import TaskFolder
 from suture_worker.leased_task import Task
@@ -30,10 +30,10 @@ _T = TypeVar("_T")
 class Fetching:
     """Fetches members, by way of the site's cache, and what the job has left for the task."""
 
-    def __init__(self, config: SiteConfig, hub: Hub, signers: Signers, stop: Stop) -> None:
+    def __init__(self, config: SiteConfig, hub: Hub, admission: Admission, stop: Stop) -> None:
         self._state = config.state
         self._hub = hub
-        self._signers = signers
+        self._admission = admission
         self._stop = stop
         self._cache = Cache(config.state / "cache")
         #: Held while the cache changes: two tasks may want the same member.
@@ -58,7 +58,7 @@ class Fetching:
         # What is in the folder already was checked when it came, and a child cannot write there.
         for index, member in enumerate(task.spec.members):
             if not folder.member(index).exists():
-                find = partial(self._signers.find, self._hub, member)
+                find = partial(self._admission.signers.find, self._hub, member)
                 folder.note_signer(index, self._patiently(find, heartbeat))
                 download = partial(self._hub.fetch_member, member, on_bytes=count)
                 with self._cache_turn:

@@ -19,7 +19,13 @@ from suture_worker.folder import Assignment, TaskFolder
 KEEP_SECONDS = 7 * 86400.0
 KEEP_BYTES = 8 * 2**30
 _TASK, _WAS, _CHECKPOINT, _OUTCOME = "task.json", "was.json", "checkpoint", "outcome.json"
-_RESULTS = ("members", "candidates", "results", _OUTCOME)  # the outcome last: it says that the others are there
+_RESULTS = (
+    "members",
+    "candidates",
+    "results",
+    "terms.json",
+    _OUTCOME,
+)  # the outcome last: it says that the others are there
 
 
 class Kept:

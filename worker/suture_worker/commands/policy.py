@@ -54,7 +54,21 @@ def explain(
         console.print(f"{party} asks to {action.value} with {dataset}: {explanation.outcome}")
         for line in explanation.why:
             console.print(f"  {line}")
+        if explanation.version is not None:
+            console.print(f"  site.toml {explanation.version}: {_in_force(explanation)}")
         if explanation.told is not None:
             console.print(f"the requester sees: {explanation.told}")
     if explanation.outcome == "declined":
         raise typer.Exit(5)
+
+
+def _in_force(explanation: Explanation) -> str:
+    """Say whether a running site goes by the file that was explained."""
+    rules = explanation.in_force
+    if rules is None:
+        return "this site has not run yet"
+    same = explanation.version is not None and rules.version.sha256 == explanation.version.sha256
+    if same and rules.problem is None:
+        return f"in force since {rules.since:%Y-%m-%d %H:%M:%S} UTC"
+    went_by = "" if same else f"not yet in force; the site last went by {rules.version}"
+    return "; ".join(part for part in (went_by, f"it leases nothing: {rules.problem}" if rules.problem else "") if part)

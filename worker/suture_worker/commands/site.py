@@ -23,6 +23,7 @@ token_file = "token"            # what `suture hub site add` printed; chmod 600
 
 [site]
 state = "state"                 # queue, cache and the log of everything that left
+party = "north"                 # your own party: its models need no signature
 device = "auto"                 # auto, cpu or cuda:0
 
 # A Redis of your own; without this the site starts one that listens on a socket in its state folder.
@@ -37,7 +38,15 @@ task = "classification"
 labels = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]   # class names, in the order of their index
 split = { validation = 0.2, test = 0.3, seed = 0 }            # used where the data say nothing of splits
 
-# Nobody may do anything that is not allowed here: not even your own party.
+# Public keys by which you know other parties' models, from their owners: the hub is not believed here.
+# [keys]
+# south = "south.pub"
+
+# Nobody may do anything that is not allowed here: not even your own party. A network that somebody built for it carries
+# single patients out. So each rule says one of two things, or it is not in force:
+#   members_from, signed_by   trust: models of these parties, signed with their keys; results are exact
+#   epsilon, delta            noise: models of anybody; no result tells more of one patient than these allow
+# An edited file is in force at once; while it is not in order, nothing is leased and nothing leaves.
 [policy]
 min_samples = 11                # fewer test samples than this and no number leaves
 
@@ -45,12 +54,17 @@ min_samples = 11                # fewer test samples than this and no number lea
 parties = ["north"]             # who asks
 actions = ["fit", "evaluate"]   # fit: learn stitches here (for your own party); evaluate: measure candidates here
 datasets = ["digits"]
+members_from = ["north"]        # your own models alone. With those of others: ["north", "south"], and below
+# signed_by = ["south"]
+# epsilon = 8                   # or noise: for one patient, and each job
+# delta = 1e-5                  # well below one in the number of your patients
 
 # [[policy.allow]]
 # parties = ["south"]
 # actions = ["evaluate"]
 # datasets = ["digits"]
-# members_from = ["north", "south"]   # whose models may be run
+# members_from = ["north", "south"]
+# signed_by = ["south"]
 # max_model_mib = 500
 # evaluations_per_month = 20
 # approval = "ask"              # a person is asked first: `suture site inbox`
@@ -62,7 +76,7 @@ datasets = ["digits"]
 # datasets = ["digits"]
 # min_samples = 100             # of each split; few samples show through sums
 # contributions_per_month = 2
-# epsilon = 4                   # with noise that protects each sample: (epsilon, delta) differential privacy
+# epsilon = 4                   # for one patient, and each contribution
 # delta = 1e-5
 """
 

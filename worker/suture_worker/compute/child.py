@@ -229,6 +229,7 @@ def _fit(
     from suture_stitching.fitting.fit import FitResult, fit, fit_share
 
     options = FitOptions.read(spec.options)
+    terms = folder.terms
     if isinstance(folder, ShareFolder):
         fit_share(
             members,
@@ -241,6 +242,7 @@ def _fit(
             checkpoint=folder.checkpoint,
             own=own,
             min_patients=run.min_samples,
+            privacy=terms.privacy,
         )
         return
     given = contributing.contributions(spec, members, folder)
@@ -254,6 +256,8 @@ def _fit(
         contributions=tuple(given.values()),
         own=own,
         min_patients=run.min_samples,
+        privacy=terms.privacy,
+        share=terms.share,
     )
     candidates = contributing.with_contributors(fitted.candidates, given)
     FitResult(candidates, fitted.stitches, fitted.input_shape).save(folder.results)
@@ -267,6 +271,7 @@ def _evaluate(
     from suture_stitching.evaluation.evaluate import evaluate, evaluate_share
 
     fitted = FitResult.load(folder.candidates)
+    terms = folder.terms
     if isinstance(folder, ShareFolder):
         evaluate_share(
             members,
@@ -286,6 +291,8 @@ def _evaluate(
         device=run.device,
         progress=report,
         checkpoint=folder.checkpoint,
+        privacy=terms.privacy,
+        privacy_share=terms.share,
     )
     files.write(folder.results / DOCUMENT, evaluation.model_dump_json(by_alias=True))
 

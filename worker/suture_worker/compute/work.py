@@ -17,7 +17,7 @@ from suture_worker.capacity import places
 from suture_worker.compute import shards
 from suture_worker.compute.forkserver import Child, ForkServer
 from suture_worker.compute.shards import ShareFolder
-from suture_worker.config import SiteConfig
+from suture_worker.config import SiteConfig, refreshed
 from suture_worker.device import memory_bytes, processors, resolve_device
 from suture_worker.folder import Outcome, Run, TaskFolder, tasks_at_work
 
@@ -100,7 +100,8 @@ def _share_alone(config: SiteConfig, share: ShareFolder) -> str:
 
 def _free_places(config: SiteConfig, folder: TaskFolder) -> int:
     """Return how many workers there are for this task, beside the others that are under way."""
-    if not shards.steps(folder.assignment.task):
+    # Noise is drawn once, where all sums meet.
+    if folder.private or not shards.steps(folder.assignment.task):
         return 1
     return max(1, places(config.state) // max(1, tasks_at_work(config.state / "tasks")))
 
@@ -115,6 +116,10 @@ def _tried(config: SiteConfig, folder: TaskFolder, *, may_divide: bool) -> Outco
 
 
 def _attempt(config: SiteConfig, folder: TaskFolder, *, may_divide: bool) -> Outcome:
+    try:
+        config = refreshed(config)
+    except SutureError as error:  # the agent waits until it is mended
+        return _failed(config, folder, error.code, str(error), retryable=True)
     assignment = folder.assignment
     name = assignment.dataset
     if name is not None and name not in config.datasets:

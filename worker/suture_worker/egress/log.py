@@ -1,7 +1,7 @@
 """The log of what left this site: append-only, one line per message, each line chained to the one before by its hash.
 
     {"seq": 7, "time": "...", "task": "...", "kind": "result", "name": null, "sha256": "...", "size": 412,
-     "body": null, "prev": "<sha256 of the line before>"}
+     "body": null, "prev": "<sha256 of the line before>", "rules": "<sha256 of the site.toml in force>"}
 
 `sha256` and `size` are those of the exact bytes. Short messages are in the line itself (`body`); documents lie under
 their digest in `documents/`; model and stitch files are too large to keep, their digest names them. `egress.head` holds
@@ -40,6 +40,7 @@ class Entry:
     size: int
     body: str | None
     prev: str
+    rules: str | None
 
 
 class EgressLog:
@@ -54,6 +55,8 @@ class EgressLog:
         self.documents.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._journal = Journal(self.path)
         self._seq, self._prev = self._end()
+        #: The SHA-256 of the site.toml that is in force.
+        self.rules: str | None = None
         # Progress is sent from another thread than results.
         self._turn = threading.Lock()
 
@@ -89,7 +92,7 @@ class EgressLog:
     def _append(self, task: str, kind: str, name: str | None, sha256: str, size: int, body: str | None) -> None:
         with self._turn:
             time = datetime.now(UTC).isoformat(timespec="milliseconds")
-            entry = Entry(self._seq + 1, time, task, kind, name, sha256, size, body, self._prev)
+            entry = Entry(self._seq + 1, time, task, kind, name, sha256, size, body, self._prev, self.rules)
             line = json.dumps(entry.__dict__, ensure_ascii=True, separators=(",", ":")).encode()
             digest = hashlib.sha256(line).hexdigest()
             with self._journal.appended(line):
@@ -174,7 +177,7 @@ def _broken(problem: str, path: Path) -> SutureError:
 def _parse(line: bytes) -> Entry | None:
     try:
         content: Any = json.loads(line)
-        entry = Entry(**content)
+        entry = Entry(**{"rules": None, **content})  # older lines do not say
     except (ValueError, TypeError):
         return None
     return entry if isinstance(entry.seq, int) else None

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from suture_contract.contributions import MOMENTS
+from suture_worker.config import SiteConfig
 from suture_worker.egress.held import Held
 from suture_worker.egress.log import EgressLog
 from suture_worker.egress.release_check import METADATA, MODEL, REPORT, Draft, Gate, bounded, checked, to_json
@@ -74,6 +75,13 @@ class Outbox:
         self._disclose_refusals = disclose_refusals
         self._gate = Gate(min_samples=min_samples, min_per_class=min_per_class, decimals=decimals)
         self.held = Held(folder / "held")
+
+    def use(self, config: SiteConfig) -> None:
+        """Let out what these limits allow, from now on."""
+        policy = config.policy
+        self._disclose_refusals = policy.disclose_refusals
+        self._gate = Gate(min_samples=policy.min_samples, min_per_class=policy.min_per_class, decimals=policy.decimals)
+        self._log.rules = config.version.sha256 if config.version is not None else None
 
     def close(self) -> None:
         """Close the egress log."""

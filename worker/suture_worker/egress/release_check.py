@@ -158,6 +158,11 @@ class Gate:
         _expect(document.n == candidates.n, "candidates.n", "is not the number of samples in the document")
         self._enough({"n": candidates.n})
         _members_match(task, candidates)
+        terms = folder.terms
+        _expect(candidates.privacy == terms.privacy, "candidates.privacy", "is not what the site's rule asks for")
+        _expect(candidates.trusted is None, "candidates.trusted", "is for the site itself to say")
+        _expect(terms.privacy is None or not candidates.contributions, "candidates.contributions", "have no noise")
+        candidates = candidates.model_copy(update={"trusted": terms.trusted})
         _expect(candidates.labels in (_labels(task), None), "candidates.labels", "are not those of the members")
         _expect(candidates.seed == spec.options.get("seed", 0), "candidates.seed", "is not the seed of the job")
         parties = [one.party for one in candidates.contributions or ()]
@@ -176,6 +181,17 @@ class Gate:
     def _evaluation(self, spec: EvaluateSpec, folder: TaskFolder) -> Any:
         evaluation = _read(Evaluation, folder.results / DOCUMENT)
         _expect(bool(evaluation.splits), "evaluation.splits", "is empty")
+        terms = folder.terms
+        _expect(evaluation.privacy == terms.privacy, "evaluation.privacy", "is not what the site's rule asks for")
+        _expect(evaluation.trusted is None, "evaluation.trusted", "is for the site itself to say")
+        if terms.privacy is not None:
+            exact: list[object] = [
+                evaluation.training,
+                evaluation.train,
+                *(one.classes for one in evaluation.splits.values()),
+            ]
+            exact += [score.calibration for one in evaluation.splits.values() for score in one.scores.values()]
+            _expect(not any(exact), "evaluation", "holds what has no noise")
         _expect(evaluation.own == spec.own, "evaluation.own", "is not the member the task named")
         known = _read(CandidateSet, folder.candidates / CANDIDATES)
         _expect(evaluation.metric == METRICS[known.task], "evaluation.metric", "is not that of the task")
@@ -205,7 +221,7 @@ class Gate:
         _expect(of_own or (evaluation.training is None and evaluation.train is None), "evaluation", "has no own member")
         enough = evaluation.train is not None and evaluation.train.n >= self._min_samples
         train = evaluation.train if enough else None
-        content = _dump(evaluation.model_copy(update={"splits": shown, "train": train}))
+        content = _dump(evaluation.model_copy(update={"splits": shown, "train": train, "trusted": terms.trusted}))
         self._enough(content)
         return self._rounded(content)
 

@@ -12,8 +12,10 @@ from typing import Literal
 from pydantic import BaseModel
 
 from suture_contract.model.format import check_file
-from suture_worker.config import Rule, SiteConfig
+from suture_worker.config import Rule, SiteConfig, Version
 from suture_worker.leased_task import Action
+from suture_worker.rules.assurance import HOW, Assurance, assurance, in_words, lacking
+from suture_worker.rules.in_force import Rules, told
 from suture_worker.rules.inbox import Inbox
 from suture_worker.rules.ledger import Ledger
 from suture_worker.rules.policy import (
@@ -48,6 +50,11 @@ class Explanation(BaseModel):
     left: int | None = None
     release: Literal["automatic", "manual"] | None = None
     told: str | None = None
+    #: What lets other parties' models run on patients: trust in them, or noise. "own": models of the own party alone.
+    assurance: Assurance | None = None
+    #: The site.toml that this is about, and the one that the running site goes by.
+    version: Version | None = None
+    in_force: Rules | None = None
 
 
 def explain(
@@ -60,6 +67,13 @@ def explain(
     parties: Sequence[str] = (),
 ) -> Explanation:
     """Say what would happen if `party` asked to run these models, of these parties, on a dataset; reads no data."""
+    found = _explain(config, party, action, dataset, files, parties)
+    return found.model_copy(update={"version": config.version, "in_force": told(config.state)})
+
+
+def _explain(
+    config: SiteConfig, party: str, action: Action, dataset: str, files: Sequence[Path], parties: Sequence[str]
+) -> Explanation:
     ledger = Ledger(config.state / "ledger.jsonl")
     asked = Asked(party, action, _models(files, parties), partial(ledger.used, action=action))
     decision: Allow | Decline
@@ -77,14 +91,19 @@ def explain(
             for problem in objections(asked, dataset, rule, config)
         ]
         hidden = action != "fit" and not config.policy.disclose_refusals
-        told = "nothing: it looks as if there were no answer" if hidden else decision.code
-        return Explanation(outcome="declined", why=why or [decision.reason], told=told)
+        hears = "nothing: it looks as if there were no answer" if hidden else decision.code
+        lacks = [
+            f"{problem} To put it in force: {HOW}."
+            for index, problem in lacking(config)
+            if _speaks_of(config.policy.allow[index], asked, dataset)
+        ]
+        return Explanation(outcome="declined", why=[*lacks, *(why or [decision.reason])], told=hears)
     return _allowed(decision, asked, dataset, config)
 
 
 def _allowed(decision: Allow, asked: Asked, dataset: str, config: SiteConfig) -> Explanation:
     rule = decision.rule
-    why = [f"policy.allow[{decision.index}] allows it{_provided(rule, asked)}"]
+    why = [f"policy.allow[{decision.index}] allows it{_provided(rule, asked)}", in_words(rule, config)]
     budget, left = budget_of(rule, asked.action), None
     if budget is not None:
         used = asked.used(asked.party, dataset)
@@ -105,18 +124,18 @@ def _allowed(decision: Allow, asked: Asked, dataset: str, config: SiteConfig) ->
         why.append("the result waits for a person: `suture site outbox list`")
     policy = config.policy
     if asked.action == "contribute":
-        terms = terms_of(rule, config)
+        terms = terms_of(decision, asked, config)
         why.append("means and second moments of features leave, sums over samples; no sample, and no label")
         why.append(f"they leave from no split of fewer than {terms.min_samples} samples, {noise_in_words(terms)}")
-        return _explained(decision, why, left, waits=waits)
+        return _explained(decision, why, left, config, waits=waits)
     why.append(
         f"nothing leaves from a split of fewer than {policy.min_samples} samples, "
         f"or a class of fewer than {policy.min_per_class}; numbers have {policy.decimals} decimals"
     )
-    return _explained(decision, why, left, waits=waits)
+    return _explained(decision, why, left, config, waits=waits)
 
 
-def _explained(decision: Allow, why: list[str], left: int | None, *, waits: bool) -> Explanation:
+def _explained(decision: Allow, why: list[str], left: int | None, config: SiteConfig, *, waits: bool) -> Explanation:
     return Explanation(
         outcome="waits for approval" if waits else "automatic",
         why=why,
@@ -124,7 +143,12 @@ def _explained(decision: Allow, why: list[str], left: int | None, *, waits: bool
         left=left,
         release=decision.rule.release,
         told="waiting for approval" if waits else None,
+        assurance=assurance(decision.rule, config),
     )
+
+
+def _speaks_of(rule: Rule, asked: Asked, dataset: str) -> bool:
+    return asked.party in rule.parties and asked.action in rule.actions and dataset in rule.datasets
 
 
 def _models(files: Sequence[Path], parties: Sequence[str]) -> tuple[Model, ...]:

@@ -4,7 +4,10 @@
 
 An entry is durable before the work begins, and an evaluation has one entry however often it is attempted: its digest is
 that of who asked for what. One that comes again with other content is another evaluation, whatever id the hub gives it.
-A contribution has an entry for each lease: its noise is drawn anew, and what is told twice is protected less.
+A contribution has an entry for each lease: its noise is drawn anew, and what is told twice is protected less. What a
+fit or an evaluation with noise spends of its job's account is entered before its result leaves, once for one result:
+
+    {..., "action": "fit", "job": "...", "epsilon": 8, "delta": 1e-5, "share": 0.75, "told": "<sha256 of the result>"}
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from __future__ import annotations
 import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints, ValidationError
 
@@ -24,7 +27,7 @@ from suture_worker.leased_task import Action, Identifier, Task
 
 
 class Entry(BaseModel):
-    """One evaluation or contribution that was begun."""
+    """An evaluation or contribution that was begun; or, with `told`, what a result has spent of its job's account."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -33,10 +36,13 @@ class Entry(BaseModel):
     digest: Sha256
     party: Name
     dataset: Annotated[str, StringConstraints(max_length=200)]
-    action: Literal["evaluate", "contribute"] = "evaluate"
-    #: Of a contribution with noise: what this one has spent.
+    action: Action = "evaluate"
+    #: With noise: what it has spent, of a fit or an evaluation the part `share` of the job's account.
     epsilon: float | None = None
     delta: float | None = None
+    job: Identifier | None = None
+    share: float | None = None
+    told: Sha256 | None = None
 
 
 def spent_by(task: Task) -> str:
@@ -72,13 +78,14 @@ class Ledger:
             and entry.action == action
             and entry.time.astimezone(UTC).strftime("%Y-%m") == month
             and entry.digest != apart_from
+            and entry.told is None
             for entry in self.entries()
         )
 
     def charge(self, task: Task, dataset: str, terms: Terms | None = None) -> None:
         """Enter the task, once, a contribution with what it spends; durable on return."""
         digest = spent_by(task)
-        if any(entry.digest == digest for entry in self.entries()):
+        if any(entry.digest == digest and entry.told is None for entry in self.entries()):
             return
         entry = Entry(
             time=datetime.now(UTC),
@@ -90,6 +97,41 @@ class Ledger:
             epsilon=terms.epsilon if terms is not None else None,
             delta=terms.delta if terms is not None else None,
         )
+        self._append(entry)
+
+    def spend(self, task: Task, dataset: str, terms: Terms, told: str) -> None:
+        """Enter what the result with the digest `told` spends of its job's account; durable on return.
+
+        Raises `SutureError` `ledger.spent` where the account does not hold so much any more: another result of the
+        same step would tell of the same patients with other noise.
+        """
+        spent = [
+            entry
+            for entry in self.entries()
+            if (entry.job, entry.dataset, entry.epsilon, entry.delta)
+            == (task.job.id, dataset, terms.epsilon, terms.delta)
+        ]
+        if any((entry.told, entry.action) == (told, task.action) for entry in spent):
+            return
+        if sum(entry.share or 0.0 for entry in spent) + terms.share > 1 + 1e-9:
+            raise SutureError("ledger.spent", "the job's account of noise is spent", where=task.id)
+        self._append(
+            Entry(
+                time=datetime.now(UTC),
+                task=task.id,
+                digest=task.digest,
+                party=task.job.requester,
+                dataset=dataset,
+                action=task.action,
+                epsilon=terms.epsilon,
+                delta=terms.delta,
+                job=task.job.id,
+                share=terms.share,
+                told=told,
+            )
+        )
+
+    def _append(self, entry: Entry) -> None:
         journal = Journal(self.path)
         try:
             journal.append(entry.model_dump_json(exclude_none=True).encode())

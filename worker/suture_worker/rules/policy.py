@@ -7,7 +7,7 @@ rule at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from suture_contract.compatibility import WRITTEN
@@ -18,6 +18,7 @@ from suture_stitching.data.spec import DatasetSpec
 from suture_worker.config import Rule, SiteConfig
 from suture_worker.folder import Terms
 from suture_worker.leased_task import Action, ComposeSpec, LeasedMember, Task
+from suture_worker.rules.assurance import assurance, share_of, trusted
 
 DENIED, UNKNOWN = "policy.denied", "dataset.unknown"
 NO_DATASET, AMBIGUOUS = "policy.no_dataset", "policy.ambiguous_dataset"
@@ -87,17 +88,7 @@ def decide(
 
     `operators` are those of each member, and `signers` who signed it, known when their files have come.
     """
-    models = tuple(
-        Model(
-            member.party,
-            member.size,
-            operators[index] if operators is not None else None,
-            signers[index] if signers is not None else None,
-            verified=signers is not None,
-        )
-        for index, member in enumerate(task.spec.members)
-    )
-    asked = Asked(task.job.requester, task.action, models, used)
+    asked = asked_by(task, used=used, operators=operators, signers=signers)
     offered = offers(asked, config)
     if not offered:
         return Decline(DENIED, f"no rule lets {asked.party} {asked.action} here")
@@ -118,6 +109,27 @@ def decide(
     return judge(asked, suitable[0], config)
 
 
+def asked_by(
+    task: Task,
+    *,
+    used: Callable[[str, str], int] = lambda _party, _dataset: 0,
+    operators: tuple[frozenset[str], ...] | None = None,
+    signers: tuple[str | None, ...] | None = None,
+) -> Asked:
+    """Return a task as rules see it; the arguments are those of `decide`."""
+    models = tuple(
+        Model(
+            member.party,
+            member.size,
+            operators[index] if operators is not None else None,
+            signers[index] if signers is not None else None,
+            verified=signers is not None,
+        )
+        for index, member in enumerate(task.spec.members)
+    )
+    return Asked(task.job.requester, task.action, models, used)
+
+
 def judge(asked: Asked, dataset: str | None, config: SiteConfig) -> Allow | Decline:
     """Allow by the first rule for this party, action and dataset whose limits hold."""
     reasons = []
@@ -130,11 +142,12 @@ def judge(asked: Asked, dataset: str | None, config: SiteConfig) -> Allow | Decl
 
 
 def rules_for(asked: Asked, dataset: str | None, config: SiteConfig) -> list[tuple[int, Rule]]:
-    """Return the rules, with their position in site.toml, that speak of this party, action and dataset."""
+    """Return the rules in force, with their position in site.toml, that speak of this party, action and dataset."""
     return [
         (index, rule)
         for index, rule in enumerate(config.policy.allow)
-        if asked.party in rule.parties
+        if assurance(rule, config) is not None
+        and asked.party in rule.parties
         and asked.action in rule.actions
         and (dataset is None or dataset in rule.datasets)
     ]
@@ -152,14 +165,17 @@ def operators_of(graph: Graph) -> frozenset[str]:
 
 def objections(asked: Asked, dataset: str | None, rule: Rule, config: SiteConfig) -> Iterator[str]:
     """Yield every limit of `rule` that is not kept, in words for this site's operator."""
+    own = config.site.party
     for number, model in enumerate(asked.models):
-        if rule.members_from is not None and model.party is not None and model.party not in rule.members_from:
+        allowed = (*(rule.members_from or ()), own)
+        if rule.members_from is not None and model.party is not None and model.party not in allowed:
             yield f"models of {model.party} may not be run"
         if rule.max_model_mib is not None and model.size is not None and model.size > rule.max_model_mib * 2**20:
             yield f"model {number} has {model.size / 2**20:.1f} MiB, at most {rule.max_model_mib:g} are allowed"
         if rule.operators is not None and (others := sorted((model.operators or frozenset()) - rule.operators)):
             yield f"model {number} uses {', '.join(others[:5])}"
-        if rule.signed_by is not None and model.verified and model.signer not in rule.signed_by:
+        unsigned = model.verified and model.party != own and model.signer not in (rule.signed_by or ())
+        if rule.signed_by is not None and unsigned:
             yield f"model {number} is not signed by {' or '.join(rule.signed_by)}"
     if dataset is None:
         return
@@ -181,17 +197,34 @@ def budget_of(rule: Rule, action: Action) -> int | None:
     return limits.get(action)
 
 
-def terms_of(rule: Rule, config: SiteConfig) -> Terms:
-    """Return what `rule` asks of a contribution."""
-    fewest = max(config.policy.min_samples, rule.min_samples or 0)
-    return Terms(min_samples=fewest, epsilon=rule.epsilon, delta=rule.delta)
+def terms_of(
+    allowed: Allow, asked: Asked, config: SiteConfig, fingerprints: Sequence[str | None] | None = None
+) -> Terms:
+    """Return on what terms the rule lets patients be looked at; `fingerprints` are of the keys that signed the models.
+
+    Where one party may fit and evaluate on a dataset with the same noise, both spend from one account.
+    """
+    rule = allowed.rule
+    others = [
+        one
+        for action in ("fit", "evaluate")
+        for _, one in rules_for(Asked(asked.party, action), allowed.dataset, config)
+    ]
+    parties = [model.party for model in asked.models if model.party is not None]
+    return Terms(
+        min_samples=max(config.policy.min_samples, rule.min_samples or 0),
+        epsilon=rule.epsilon,
+        delta=rule.delta,
+        share=share_of(rule, asked.action, others),
+        trusted=trusted(rule, parties, fingerprints, config) if fingerprints is not None else None,
+    )
 
 
 def noise_in_words(terms: Terms) -> str:
-    """Say how much noise protects the samples of a contribution."""
+    """Say how much noise protects the patients of a contribution."""
     if terms.epsilon is None:
         return "without noise"
-    return f"with noise: epsilon {terms.epsilon:g}, delta {terms.delta:g} for each sample and contribution"
+    return f"with noise: epsilon {terms.epsilon:g}, delta {terms.delta:g} for each patient and contribution"
 
 
 def too_few(samples: Mapping[str, int], minimum: int) -> str | None:
