@@ -187,7 +187,7 @@ def test_limits_of_rules_are_told(site, found):
     limits = {"evaluations_per_month": 3, "approval": "ask", "release": "manual"}
     rule = site.policy.allow[0].model_copy(update=limits)
     site = site.model_copy(update={"policy": site.policy.model_copy(update={"allow": (rule,)})})
-    assert "(3 evaluations a month, a person approves, a person releases)" in found(site)["policy"].detail
+    assert "(trust, 3 evaluations a month, a person approves, a person releases)" in found(site)["policy"].detail
 
 
 def test_a_read_only_mount(site, found, make, monkeypatch):

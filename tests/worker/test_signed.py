@@ -76,8 +76,10 @@ class Party:
         path = self.make.write_site(
             self.folder / "site", url=self.live.url, token=self.live.site_token(self.name), rules=rules, trusting=None
         )
-        more = f"members_from = {json.dumps([self.name])}\n"
-        more += f"signed_by = {json.dumps(list(signed_by))}\n" if signed_by else ""
+        more = "epsilon = 8\ndelta = 1e-5\n"
+        if signed_by:
+            parties = [self.name, "north", "south"]
+            more = f"members_from = {json.dumps(parties)}\nsigned_by = {json.dumps(list(signed_by))}\n"
         more += "\n[keys]\n" + "".join(f'{name} = "{self.keys / f"{name}.pub"}"\n' for name in keys)
         path.write_text(path.read_text() + more)
         config = load_site(path)

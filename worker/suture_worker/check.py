@@ -26,7 +26,7 @@ from suture_worker.config import Rule, SiteConfig, prepare_state, read_token
 from suture_worker.device import cuda_devices, memory_bytes, physical_memory, processors, resolve_device
 from suture_worker.egress import log as egress
 from suture_worker.room import check_room
-from suture_worker.rules.assurance import HOW, assurance, in_words, lacking
+from suture_worker.rules.assurance import HOW, assurance, lacking
 from suture_worker.rules.in_force import told
 from suture_worker.rules.inbox import Inbox
 from suture_worker.rules.ledger import Ledger
@@ -295,7 +295,7 @@ def _in_force(config: SiteConfig) -> Iterator[Check]:
 
 
 def _limits(rule: Rule, config: SiteConfig) -> str:
-    limits = [in_words(rule, config)]
+    limits = [str(assurance(rule, config))]
     if rule.evaluations_per_month is not None:
         limits.append(f"{rule.evaluations_per_month} evaluations a month")
     if rule.approval == "ask":
