@@ -10,32 +10,21 @@ from functools import partial
 
 import structlog
 
-from suture_contract.contributions import MOMENTS
 from suture_contract.errors import SutureError
 from suture_contract.model.format import check_file
 from suture_worker import files
 from suture_worker.agent.signed import Signers
 from suture_worker.compute.preview import estimate
 from suture_worker.config import SiteConfig
+from suture_worker.egress.leaving import leaves
 from suture_worker.folder import DOCUMENT, TaskFolder, Terms
 from suture_worker.leased_task import CANDIDATES, STITCHES, ComposeSpec, EvaluateSpec, FitSpec, MatchSpec, Task
-from suture_worker.rules.inbox import AskedModel, Estimate, Inbox, Request
+from suture_worker.rules.inbox import AskedModel, Inbox, Request
 from suture_worker.rules.ledger import Ledger, spent_by
-from suture_worker.rules.policy import DENIED, Allow, Decline, asked_by, decide, noise_in_words, operators_of, terms_of
+from suture_worker.rules.policy import DENIED, Allow, Decline, asked_by, decide, operators_of, terms_of
 
 #: More questions than anybody answers are not kept.
 MAX_ASKED = 100
-LEAVES = {
-    "match": ("which layers would be joined, how large the networks' features are there, number of samples",),
-    "fit": (
-        "candidates.json: which layers were joined, mixing weights, number of samples",
-        "stitches.safetensors: fitted matrices, and statistics of the networks' features",
-    ),
-    "evaluate": (
-        "per candidate and split: the metric, its interval, the difference to your own model",
-        "number of samples per split",
-    ),
-}
 
 log = structlog.get_logger(__name__)
 
@@ -140,9 +129,7 @@ class Admission:
             ),
             candidates=_candidates(folder) if isinstance(task.spec, EvaluateSpec) else None,
             options=task.spec.options if isinstance(task.spec, FitSpec | MatchSpec) else {},
-            leaves=LEAVES[task.kind]
-            if task.kind in LEAVES
-            else _moments(takes, terms_of(decision, asked_by(task), self._config)),
+            leaves=leaves(task.kind, self._terms(task, decision, folder), takes),
             estimate=takes,
         )
         self.inbox.ask(request)
@@ -165,19 +152,6 @@ def _told(folder: TaskFolder) -> str:
     """Return a digest of all that a child has made of patients: the same for the same draw of noise."""
     found = [folder.results / name for name in (DOCUMENT, CANDIDATES, STITCHES)]
     return hashlib.sha256("".join(files.sha256_of(path) for path in found if path.is_file()).encode()).hexdigest()
-
-
-def _moments(takes: Estimate | None, terms: Terms) -> tuple[str, ...]:
-    """Say what a contribution would let out."""
-    how_much = ""
-    if takes is not None and takes.numbers is not None:
-        sizes = ", ".join(map(str, takes.features))
-        how_much = f" of {sizes} features: {takes.numbers} numbers, {4 * takes.numbers / 2**20:.2g} MiB"
-    return (
-        f"{MOMENTS}: means and second moments{how_much}; sums over samples, no sample and no label",
-        f"number of samples per split; nothing from fewer than {terms.min_samples}",
-        noise_in_words(terms),
-    )
 
 
 def _candidates(folder: TaskFolder) -> int | None:

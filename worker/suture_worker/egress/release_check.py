@@ -85,7 +85,9 @@ class _Closed(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class _FitDocument(_Closed):
+class FitDocument(_Closed):
+    """What ends a fit, beside its files: the number of samples."""
+
     n: Annotated[int, Field(ge=0)]
 
 
@@ -153,7 +155,7 @@ class Gate:
         return {MOMENTS: path}, _dump(document)
 
     def _fit(self, task: Task, spec: FitSpec, folder: TaskFolder) -> tuple[dict[str, bytes | Path], Any]:
-        document = _read(_FitDocument, folder.results / DOCUMENT)
+        document = _read(FitDocument, folder.results / DOCUMENT)
         candidates = _read(CandidateSet, folder.results / CANDIDATES)
         _expect(document.n == candidates.n, "candidates.n", "is not the number of samples in the document")
         self._enough({"n": candidates.n})
