@@ -12,13 +12,15 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
+from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 from starlette.routing import BaseRoute
 from starlette.testclient import TestClient
 
 from suture_contract.model.format import graph_to_json
 from suture_contract.model.graph import Graph, Input, Node, Ref
-from suture_service import operate
+from suture_service import database, operate
+from suture_service.database import open_engine
 from suture_service.hub import Hub
 from suture_service.jobs.lifecycle import sweep_once
 from suture_service.main import create_app
@@ -173,9 +175,41 @@ def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The address of a migrated database."""
     if request.param == "sqlite":
-        shutil.copy(request.getfixturevalue("migrated_sqlite"), tmp_path / "hub.db")
-        return f"sqlite:///{tmp_path / 'hub.db'}"
-    return request.getfixturevalue("postgres").fresh()
+        template: Path = request.getfixturevalue("migrated_sqlite")
+        path = template.with_name("test.db")
+        url = f"sqlite:///{path}"
+        _forget_connections(url)
+        for old in template.parent.glob("test.db*"):
+            old.unlink()
+        shutil.copy(template, path)
+        return url
+    url = request.getfixturevalue("postgres").fresh()
+    _forget_connections(url)
+    return str(url)
+
+
+#: What an engine has compiled, statements into SQL, is kept for the next test: doing it anew for each takes longer than
+#: most of the tests themselves. Connections are not kept.
+_ENGINES: dict[str, Engine] = {}
+
+
+def _forget_connections(url: str) -> None:
+    if url in _ENGINES:
+        _ENGINES[url].dispose()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _kept_engines() -> Iterator[None]:
+    def kept(url: str) -> Engine:
+        if url not in _ENGINES:
+            _ENGINES[url] = open_engine(url)
+        return _ENGINES[url]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(database, "open_engine", kept)
+        yield
+    for engine in _ENGINES.values():
+        engine.dispose()
 
 
 #: FastAPI works out what each path takes when an application gets its first request, which takes as long as a whole
