@@ -27,7 +27,17 @@ up: $(INSTALLED)  ## keep a hub and a site running on this machine
 	@$(BIN)/suture up
 
 test: $(INSTALLED)  ## run all tests
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# What is soon done and starts no server: formats, rules, commands, and the hub's logic on SQLite.
+QUICK := tests/test_*.py tests/client \
+	$(foreach name,access audit jobs keys models parties publishing quota search states storage tasks waiting,tests/service/test_$(name).py) \
+	$(foreach name,bootstrap card data_splits data_table familiarity format layout matching metadata moments points report select solve,tests/stitching/test_$(name).py) \
+	$(foreach name,config data folder inbox ledger outbox policy signed suppression waiting,tests/worker/test_$(name).py)
+NOT_QUICK := $(foreach name,client/test_environment client/test_network client/test_login_oidc client/test_processes test_leftovers,--ignore tests/$(name).py)
+
+test-quick: $(INSTALLED)  ## run the tests that are soon done, without servers
+	@$(BIN)/python -m pytest -n 2 -m "not flow and not fault and not server" $(QUICK) $(NOT_QUICK)
 
 images: $(INSTALLED)  ## replay what the images install, without Docker, start hub and site from it; the demo from the wheel
 	@$(BIN)/python .ci/images.py

@@ -38,6 +38,23 @@ def pytest_configure(config: pytest.Config) -> None:
     _watch = Watch(new_run() if worker is None else Path(os.environ[MARK]) / worker["workerid"])
 
 
+#: Fixtures that start servers as processes.
+_SERVERS = {"postgres", "s3_server", "live_hub"}
+
+
+#: Files with few tests that take long.
+_LONG = ("flow/test_*.py", "fault/test_*.py", "security/test_[cim]*.py", "local/test_*.py", "stitching/test_digits.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that need a server, and begin with the longest files: two workers end at about the same time."""
+    for item in items:
+        given = getattr(getattr(item, "callspec", None), "params", {}).values()
+        if _SERVERS & set(getattr(item, "fixturenames", ())) or "postgresql" in given:
+            item.add_marker("server")
+    items.sort(key=lambda item: not any(item.path.match(name) for name in _LONG))
+
+
 def pytest_unconfigure() -> None:
     if _watch is not None:
         _watch.end()

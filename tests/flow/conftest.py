@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tests.conftest import Databases
 
 from suture.bundle import export_model
 from suture.hub import Hub
@@ -58,16 +59,16 @@ class Place:
     hubs: dict[str, Hub]
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+@pytest.fixture(scope="module")
 def place(
-    request: pytest.FixtureRequest,
+    postgres: Databases,
     tmp_path_factory: pytest.TempPathFactory,
     data: dict[str, digits.PartyData],
     exported: dict[str, Path],
 ) -> Iterator[Place]:
-    database = request.getfixturevalue("postgres").empty() if request.param == "postgresql" else None
-    root = tmp_path_factory.mktemp(request.param)
-    with Installation(root, database_url=database) as here:
+    """On PostgreSQL; the demo and the other installations in these tests are on SQLite."""
+    root = tmp_path_factory.mktemp("place")
+    with Installation(root, database_url=postgres.empty()) as here:
         here.start_hub()
         for party in ("north", "south", "east"):
             here.add_party(party)

@@ -1,4 +1,4 @@
-"""The whole way with real processes: publish, ask, fit, evaluate elsewhere, compose, pull; on both databases."""
+"""The whole way with real processes: publish, ask, fit, evaluate elsewhere, compose, pull; on PostgreSQL."""
 
 from __future__ import annotations
 

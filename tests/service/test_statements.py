@@ -12,7 +12,7 @@ from suture_service.database import Base
 from suture_service.models.search import search_text
 from suture_service.tables import Model
 
-FEW, MANY = 5, 50
+FEW, MANY = 5, 20
 TABLES = {table.name for table in Base.metadata.sorted_tables}
 V1, HF = "/v1/models/north/m000", "/api/models/north/m000"
 #: Read by the owner at tables of both sizes; the rooms of both protocols.
