@@ -214,6 +214,8 @@ def postgres(request: pytest.FixtureRequest) -> Iterator[Databases]:
     yield Databases(folder, "main" if worker is None else worker["workerid"])
     if worker is None:
         _servers.pop().stop()
+    for server in _servers:
+        server.process.returncode = 0  # others may still use it: it is not this process's to wait for
 
 
 #: Held to the end of this process: others may still use it.
