@@ -35,7 +35,7 @@ from suture_stitching.running.progress import Progress
 
 CAPTURE, EVALUATE, MEMORY = 1.5, 2.5, 1.1
 #: What a fit reports while it runs the members, matches their points and solves.
-STEPS = ("start", "match", "solve")
+STEPS = ("start", "match", "solve", "stitch")
 
 
 class Phases:

@@ -11,11 +11,13 @@ import pytest
 from tests.worker.children import children_of
 from tests.worker.test_celery import Site, until
 
+from suture_worker.agent.heartbeat import onward
 from suture_worker.capacity import MAX_PLACES, offering, places
 from suture_worker.compute import shards
 from suture_worker.compute.celery_app import ring
 from suture_worker.compute.work import work, work_share
 from suture_worker.config import load_site, prepare_state
+from suture_worker.egress.outbox import STEPS
 from suture_worker.folder import Outcome, Progress
 
 OPTIONS = {"refine_steps": 10, "refine_candidates": 2, "max_matches": 2, "alphas": [0.5]}
@@ -193,3 +195,46 @@ def test_a_composition_is_not_shared(assign):
     assert shards.steps(assign().assignment.task) == ("capture", "refine")
     assert shards.steps(assign(options={"refine": False}).assignment.task) == ("capture",)
     assert shards.steps(assign("compose", dataset=None).assignment.task) == ()
+
+
+def test_progress_of_a_divided_task_is_never_told_backwards(site, assign):
+    folder = assign()
+    folder.results.mkdir()
+    folder.write_progress(Progress(step="solve", done=4, total=20, seconds_left=90))
+    told = [onward(None, folder.progress)]
+    shards.divide(folder, 2)
+
+    def hear(share, step, done, total, left=None):
+        share.results.mkdir(exist_ok=True)
+        share.write_progress(Progress(step=step, done=done, total=total, seconds_left=left))
+        told.append(onward(told[-1], folder.progress))
+
+    one, other = shards.left(folder)
+    with one.locked(), other.locked():
+        hear(one, "match", 1, 1)
+        hear(one, "solve", 1, 10, 30.0)
+        hear(other, "solve", 1, 10, 33.0)
+        assert told[-1] == Progress(step="solve", done=4, total=20, seconds_left=33.0)
+        hear(one, "solve", 10, 10)
+        hear(other, "solve", 10, 10)
+    for share in (one, other):
+        share.finish(Outcome(state="done"))
+    one, other = shards.left(folder)
+    with one.locked(), other.locked():
+        hear(one, "double", 3, 3)
+        hear(one, "refine", 12, 24)
+        hear(other, "stitch", 1, 3)
+        hear(other, "refine", 2, 24)
+        assert told[-1] == Progress(step="refine", done=12, total=24)
+        hear(other, "refine", 14, 24)
+        assert told[-1] == Progress(step="refine", done=26, total=48)
+    for share in (one, other):
+        share.finish(Outcome(state="done"))
+    folder.write_progress(Progress(step="stitch", done=1, total=3))
+    told.append(onward(told[-1], folder.progress))
+    folder.write_progress(Progress(step="fit", done=1, total=1, seconds_left=0))
+    told.append(onward(told[-1], folder.progress))
+    order = [STEPS.index(progress.step) + progress.done / progress.total for progress in told]
+    assert order == sorted(order)
+    assert [one.step for one in told] == sorted((one.step for one in told), key=STEPS.index)
+    assert told[-1].step == "fit"

@@ -27,7 +27,7 @@ from suture_contract.fit_options import FitOptions
 from suture_contract.privacy import Privacy
 from suture_stitching.data import Dataset
 from suture_stitching.ensemble.fitted import FitResult
-from suture_stitching.ensemble.members import Member, batches, check_inputs, input_shape
+from suture_stitching.ensemble.members import Member, batch_size, batches, check_inputs, input_shape
 from suture_stitching.ensemble.merge import GateTensors, Join, Merge
 from suture_stitching.ensemble.ood_gate import REACHES, bounds
 from suture_stitching.features.moments import Moments
@@ -41,6 +41,7 @@ from suture_stitching.fitting.plans import (
     looks_of,
     middle_of,
     places,
+    price_of,
     to_refine,
 )
 from suture_stitching.fitting.private_stitches import fit_privately
@@ -52,11 +53,12 @@ from suture_stitching.fitting.reading import (
     Reading,
     capture,
     columns,
+    doubled_batches,
     read,
     read_stitched,
     shared_blocks,
 )
-from suture_stitching.fitting.refine import NOISE, ROUNDS, Spread, refine
+from suture_stitching.fitting.refine import NOISE, Spread, Training, refine
 from suture_stitching.fitting.solve import Source
 from suture_stitching.fitting.survey import survey, surveyed_batches
 from suture_stitching.matching.match import match
@@ -78,6 +80,9 @@ SHARES = (0.5, 0.25, 0.75)
 _LARGEST = 1e6
 #: How many patients carry a feature that takes part, at least.
 LEAST = 11
+#: What a stitch between features of width 1 costs, in multiplications of a network: decompositions are in double
+#: precision, and use a processor less well.
+_EIGEN = 100.0
 #: Samples on which members are compared.
 _COMPARED = 64
 
@@ -214,6 +219,8 @@ class _Fit:
         self._shape = input_shape(members, dataset)
         self._points = [member.points(self._shape) for member in members]
         self._merge = Merge(members, self._task)
+        self._batch = batch_size(dataset, self._shape)
+        self._training = Training.of(dataset, self._shape, options.refine_steps)
         self._progress = Tracker(progress, self._steps(step, share))
         # How many candidates are refined is no part of it: those that were refined before are taken as they are.
         asked = options.model_dump(mode="json", exclude={"refine", "refine_candidates"})
@@ -240,6 +247,7 @@ class _Fit:
         groups, known = self._matches()
         plans: list[Plan] = []
         if groups:
+            self._expect(groups, contributions)
             reading = read(
                 self._reader,
                 self._merge,
@@ -250,14 +258,16 @@ class _Fit:
                 known,
             )
             known = ()
-            plans = self._closed(groups, reading)
+            joins = self._joins(groups, reading)
+            weighed = self._weighed(groups, reading, contributions)
+            self._progress.end("stitch")
+            plans = self._closed(groups, joins, reading)
             gates = self._gates(groups, reading)
             chosen = self._to_refine(plans)
-            plans += [self._refined(number, plan, number, len(chosen)) for number, plan in enumerate(chosen)]
+            plans += [self._refined(number, plan, number) for number, plan in enumerate(chosen)]
             plans = by_promise(plans, self._options.alphas, gates, self._home())
             plans = affordable(plans, Merge(self._members, self._task, self._stitches), self._shape)
-            if contributions:
-                weighed = self._weighed(groups, reading, contributions)
+            if weighed:
                 plans += affordable(weighed, Merge(self._members, self._task, self._stitches), self._shape)
             used = {name for plan in plans for name in plan.tensors()}
             self._stitches = {name: tensor for name, tensor in self._stitches.items() if name in used}
@@ -304,31 +314,55 @@ class _Fit:
             capture(*read_by, share, known)
             self._progress.end("solve")
             return
-        chosen = self._to_refine(self._closed(groups, read(*read_by, known)))
+        self._expect(groups, (), share)
+        reading = read(*read_by, known)
+        joins = self._joins(groups, reading)
+        self._progress.end("stitch")
+        chosen = self._to_refine(self._closed(groups, joins, reading))
         own = [number for number in range(len(chosen)) if share.has(number)]
         for place, number in enumerate(own):
-            self._refined(number, chosen[number], place, len(own))
+            self._refined(number, chosen[number], place)
 
     def _steps(self, step: Step | Literal["match"] | None, share: Share) -> dict[str, tuple[int, float]]:
         """Return what there is to do, in passes of batches."""
         train, validation = (self._reader.number_of_batches(split) for split in ("train", "validation"))
         shared = sum(len(own) for _, _, own in shared_blocks(self._reader, share))
         seen = surveyed_batches(self._reader, self._points) if self._can_match else 0
-        # A step of training, without the pass in front of the stitches, costs about a quarter of a batch.
-        candidates = range(self._options.refine_candidates if self._options.refine else 0)
-        rounds = ROUNDS * sum(share.has(number) for number in candidates)
         if self._terms.privacy is not None:
             return {"solve": (train + validation, 1.0)}
         if step == "match":
             return {"match": (seen, 1.0)}
         if step == "capture":
             return {"match": (seen, 1.0), "solve": (shared, 1.0)}
+        # The rest is known when the members are matched: see `_expect`.
         return {
             "match": (seen, 1.0),
             "solve": (train + validation, 1.0),
+            "stitch": (0, 1.0),
             "double": (train + validation, 1.0),
-            "refine": (rounds, validation + self._options.refine_steps / ROUNDS / 4),
+            "refine": self._rounds(self._options.refine_candidates, share),
         }
+
+    def _expect(self, groups: Sequence[Points], contributions: Sequence[Contribution], share: Share = ALL) -> None:
+        """Tell what there is to do at these matches."""
+        pairs = [(a, b) for points in groups for a in points for b in points if a != b]
+        times = 1 + len(SHARES) * bool(contributions)
+        self._progress.expect("stitch", times * len(pairs), self._stitch_cost(groups))
+        doubled = [doubled_batches(self._reader, split, groups[-1]) for split in ("train", "validation")]
+        self._progress.expect("double", sum(doubled) if len(groups) > 1 else 0, 1.0)
+        # Every match with every mixing weight, and one at the last two matches together.
+        plans = len(groups) * len(self._options.alphas) + (len(groups) > 1)
+        self._progress.expect("refine", *self._rounds(min(plans, self._options.refine_candidates), share))
+
+    def _rounds(self, candidates: int, share: Share) -> tuple[int, float]:
+        """Return how many rounds of training the own share of so many candidates has, and what one costs."""
+        own = sum(share.has(number) for number in range(candidates if self._options.refine else 0))
+        return own * self._training.rounds, self._training.cost / self._training.rounds / self._batch
+
+    def _stitch_cost(self, groups: Sequence[Points]) -> float:
+        """Return what one of the stitches costs, on the average."""
+        one = [_EIGEN * points[a].shape[0] ** 3 for points in groups for a in points for b in points if a != b]
+        return sum(one) / len(one) / (self._batch * price_of(Merge(self._members, self._task), self._shape))
 
     @property
     def _can_match(self) -> bool:
@@ -371,7 +405,7 @@ class _Fit:
         for source in points:
             for target in points:
                 if source != target:
-                    self._progress.tick("solve")
+                    self._progress.tick("stitch")
                     train, held_out = moments[points[target].shape[1:]]
                     name, own = f"{part}.{source}_{target}", columns(points)
                     keeps = (keep[source], keep[target])
@@ -414,7 +448,6 @@ class _Fit:
         again = read_stitched(self._reader, merge, merge.join([first]), points, self._progress, self._checkpoint)
         own, names, keep = columns(points), {}, reading.keep[last]
         for (source, target), more in again.items():
-            self._progress.tick("double")
             width = points[source].shape[0]
             place = {source: slice(0, width), target: slice(width, width + points[target].shape[0])}
             both = []
@@ -427,10 +460,13 @@ class _Fit:
         self._progress.end("double")
         return Plan((first, Join(points, middle, names)))
 
-    def _closed(self, groups: Sequence[Points], reading: Reading) -> list[Plan]:
-        """Return all candidates whose stitches have a closed form."""
-        joins = [self._solved(index, group, reading) for index, group in enumerate(groups)]
+    def _joins(self, groups: Sequence[Points], reading: Reading) -> list[Join]:
+        """Return each match with its stitches in closed form."""
         self._progress.end("solve")
+        return [self._solved(index, group, reading) for index, group in enumerate(groups)]
+
+    def _closed(self, groups: Sequence[Points], joins: Sequence[Join], reading: Reading) -> list[Plan]:
+        """Return all candidates whose stitches have a closed form."""
         plans = closed_forms(joins, self._options.alphas)
         if len(joins) > 1:
             plans.append(self._chain(groups, joins, reading))
@@ -464,13 +500,15 @@ class _Fit:
             return []
         return to_refine(plans, self._options.alphas, self._options.refine_candidates)
 
-    def _refined(self, number: int, plan: Plan, place: int, count: int) -> Plan:
-        """Return the refined copy of the candidate `number`, at `place` among `count` to be refined here."""
+    def _refined(self, number: int, plan: Plan, place: int) -> Plan:
+        """Return the refined copy of the candidate `number`, the one at `place` among those to be refined here."""
         part, described = f"refined-{number:02d}", _described(plan)
+        rounds = self._training.rounds
+        self._trained(place * rounds, 0)
         kept = self._checkpoint.load(part)
         if kept is not None and kept.document == described:
             new = kept.tensors
-            self._progress.skip("refine", ROUNDS)
+            self._progress.skip("refine", rounds)
         else:
             new = refine(
                 self._members,
@@ -482,16 +520,16 @@ class _Fit:
                 steps=self._options.refine_steps,
                 seed=self._options.seed,
                 runner=self._reader.runner,
-                progress=functools.partial(self._trained, place, count),
+                progress=functools.partial(self._trained, place * rounds),
             )
             self._checkpoint.save(part, described, new)
-        self._trained(place, count, ROUNDS, ROUNDS)
+        self._trained(place * rounds, rounds)
         names = {old: f"r{number:02d}.{old}" for old in sorted(new)}
         self._stitches.update({names[old]: new[old].cpu() for old in names})
         return plan.with_stitches(names)
 
-    def _trained(self, place: int, candidates: int, done: int, rounds: int) -> None:
-        self._progress.reached("refine", place * ROUNDS + done * ROUNDS // rounds, candidates * ROUNDS)
+    def _trained(self, before: int, done: int) -> None:
+        self._progress.reached("refine", before + done)
 
     def _gates(self, groups: Sequence[Points], reading: Reading) -> list[list[GateTensors]]:
         """Return for each place a gate per strictness; how far is too far comes from the validation split."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from suture_contract.model.graph import Graph, Ref, references
+from suture_contract.model.graph import Graph, references
 from suture_stitching.ensemble.merge import GateTensors, Join, Merge
 from suture_stitching.features.points import StitchPoint
 from suture_stitching.portable.dry_run import UNLIMITED, measure
@@ -143,9 +143,7 @@ def affordable(plans: Sequence[Plan], merge: Merge, sizes: Sequence[int]) -> lis
     fewer than `FEWEST`, so many are taken all the same: next to members of a few small layers everything is expensive.
     One that is routed is among them, which may be the only good one where there was no time to refine.
     """
-    output = merge.ensemble(merge.native)
-    graph = merge.graph(output)
-    costs, width = _costs(graph, merge, sizes, output)
+    graph, costs, width = _priced(merge, sizes)
     spent = base = sum(costs)
     taken: list[Plan] = []
     known: list[tuple[tuple[Join, ...], GateTensors | None]] = []
@@ -170,12 +168,21 @@ def _elaborate(plan: Plan) -> tuple[bool, bool, bool, bool, int]:
     return bool(plan.joins), plan.gate is not None, withdraws, plan.refined, len(plan.joins)
 
 
-def _costs(graph: Graph, merge: Merge, sizes: Sequence[int], output: Ref) -> tuple[list[int], int]:
-    """Return what each node costs, arithmetic and moving what it writes, and how many numbers the output has."""
+def price_of(merge: Merge, sizes: Sequence[int]) -> float:
+    """Return what the members cost for a sample of `sizes` `(C, *spatial)`, in multiplications."""
+    return sum(_priced(merge, sizes)[1]) / 2
+
+
+def _priced(merge: Merge, sizes: Sequence[int]) -> tuple[Graph, list[int], int]:
+    """Return the graph of all members, what each node costs for two samples, arithmetic and moving what it writes, and
+    how many numbers the output has.
+    """
+    output = merge.ensemble(merge.native)
+    graph = merge.graph(output)
     found = measure(Program(graph), merge.tensors, [(2, *sizes)], UNLIMITED)
     written = [0 if spec is None else math.prod(size or 1 for size in spec.shape) for spec in found.tensors]
     costs = [flops and flops + MOVING * size for flops, size in zip(found.flops, written, strict=True)]
-    return costs, written[output.node]
+    return graph, costs, written[output.node]
 
 
 def _behind(graph: Graph, merge: Merge, join: Join, costs: Sequence[int]) -> int:

@@ -329,7 +329,7 @@ def read_stitched(
 
     accumulator, start = Accumulator.restored(checkpoint, "doubled", reader.runner.device)
     for split in _SPLITS:
-        number, most = start.get(split, 0), _doubled_batches(reader, split, points)
+        number, most = start.get(split, 0), doubled_batches(reader, split, points)
         tracker.skip("double", number)
         if number < most:
             for x in reader.batches(split, range(number, most)):
@@ -350,7 +350,7 @@ def read_stitched(
     }
 
 
-def _doubled_batches(reader: Reader, split: Split, points: Points) -> int:
+def doubled_batches(reader: Reader, split: Split, points: Points) -> int:
     """Return how many batches of `split` the doubled batch is solved on."""
     enough = max(
         ROWS * point.shape[0] // min(POSITIONS, torch.Size(point.shape[1:]).numel()) for point in points.values()

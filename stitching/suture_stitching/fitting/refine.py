@@ -45,9 +45,11 @@ LOOKED_AT = 32
 #: Features in front of the stitches are kept in memory up to this size, else computed again in every epoch.
 _CACHE_BYTES = 1 << 30
 _SPLITS: tuple[Split, Split] = ("validation", "train")
+#: Which part of the members lies behind the first match, about, and what a step of training costs in passes of that.
+_BEHIND, _STEP = 0.25, 3
 
-#: Called after every round with how many are done and how many there are.
-OnRound = Callable[[int, int], None]
+#: Called after every round with how many are done; after the last one, or where it stops early, with all of them.
+OnRound = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,33 @@ class Spread:
     keep_out: Tensor
 
 
+@dataclass(frozen=True)
+class Training:
+    """How long a candidate is trained: `steps` of `batch` samples in `rounds`, on so many samples of each split."""
+
+    steps: int
+    rounds: int
+    batch: int
+    samples: Mapping[Split, int]
+
+    @classmethod
+    def of(cls, dataset: Dataset, shape: Sequence[int], steps: int) -> Training:
+        """Return the training of `steps` steps on `dataset`, whose samples are read as `shape` `(C, *spatial)`."""
+        samples = {split: dataset.n(split) * dataset.patches for split in _SPLITS}
+        if dataset.task != "segmentation":
+            return cls(steps, min(ROUNDS, steps), BATCH, samples)
+        batch = min(BATCH, max(FEWEST_IMAGES, POSITIONS // math.prod(shape[1:])))
+        samples["validation"] = min(LOOKED_AT, samples["validation"])
+        steps = -(-steps // 2)
+        return cls(steps, min(ROUNDS, steps), batch, samples)
+
+    @property
+    def cost(self) -> float:
+        """What it costs at most, about, in samples that all members run on."""
+        behind = (self.rounds + 1) * self.samples["validation"] + _STEP * self.steps * self.batch
+        return sum(self.samples.values()) + _BEHIND * behind
+
+
 def refine(
     members: Sequence[Member],
     task: Task,
@@ -77,7 +106,7 @@ def refine(
     steps: int,
     seed: int,
     runner: Runner,
-    progress: OnRound = lambda done, total: None,
+    progress: OnRound = lambda done: None,
 ) -> dict[str, Tensor]:
     """Return new tensors for the stitches of `joins` by name; `stitches` hold their closed forms for `NOISE`.
 
@@ -87,29 +116,29 @@ def refine(
     a seed on processors and devices of one kind with equally many threads.
     """
     trainer = _Trainer(members, task, joins, stitches, spreads, runner)
-    reader = _Reader(trainer, members, dataset, runner, seed)
+    training = Training.of(dataset, input_shape(members, dataset), steps)
+    reader = _Reader(trainer, members, dataset, runner, training, seed)
     masks = dataset.task == "segmentation"
-    steps = -(-steps // 2) if masks else steps
-    rounds = min(ROUNDS, steps)
+    steps, rounds = training.steps, training.rounds
     optimizer = torch.optim.Adam(trainer.parameters, lr=LEARNING_RATE_OF_MASKS if masks else LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     noise = torch.Generator().manual_seed(seed)
-    training = reader.endless()
+    endless = reader.endless()
     best, best_round, kept = math.inf, 0, trainer.state()
     for number in range(rounds + 1):
         loss = trainer.mean_loss(reader.batches("validation"))
         if loss < best:
             best, best_round, kept = loss, number, trainer.state()
-        progress(number, rounds)
+        progress(number)
         if number == rounds or number - best_round >= PATIENCE or not math.isfinite(loss):
             break
         for _ in range(steps * number // rounds, steps * (number + 1) // rounds):
             optimizer.zero_grad()
-            batch = trainer.with_noise(next(training), noise)
+            batch = trainer.with_noise(next(endless), noise)
             (trainer.loss(batch) + trainer.anchor()).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
-    progress(rounds, rounds)
+    progress(rounds)
     return kept
 
 
@@ -207,15 +236,17 @@ class _Reader:
     """Batches with everything that lies in front of the stitches computed once, as far as memory allows."""
 
     def __init__(
-        self, trainer: _Trainer, members: Sequence[Member], dataset: Dataset, runner: Runner, seed: int
+        self,
+        trainer: _Trainer,
+        members: Sequence[Member],
+        dataset: Dataset,
+        runner: Runner,
+        training: Training,
+        seed: int,
     ) -> None:
         self._trainer, self._members, self._dataset = trainer, members, dataset
         self._runner, self._seed = runner, seed
-        self._batch, self._most = BATCH, {split: dataset.n(split) * dataset.patches for split in _SPLITS}
-        if dataset.task == "segmentation":
-            positions = math.prod(input_shape(members, dataset)[1:])
-            self._batch = min(BATCH, max(FEWEST_IMAGES, POSITIONS // positions))
-            self._most["validation"] = min(LOOKED_AT, self._most["validation"])
+        self._batch, self._most = training.batch, training.samples
         probe, _ = next(batches(members, dataset, "validation", runner.device))
         self._front = _batch_first(trainer.model, _frontier(trainer), probe)
         self._kept: dict[Split, _Batch] = {}

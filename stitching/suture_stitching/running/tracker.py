@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
+from time import monotonic
 
 from suture_stitching.running.progress import OnProgress, Progress
 
+#: How much sooner than its units are done a step's own speed is trusted. Its first units may take longer than others.
+_TRUST = 2.0
+
 
 class Tracker:
-    """Counts the units of each step; `steps` gives how many there will be and what one of them costs, in any unit.
+    """Counts the units of each step; `steps`, in their order, give how many units and what one costs, in any unit.
 
-    What is reported never goes back within a step, and every step that is ended reports all of its units as done.
+    What is reported never goes back: steps come in their order, no unit is taken back, and a step's total stays what
+    it was when its first unit was reported. Every step that is ended reports all of its units as done. What is left is
+    estimated from how long the units of each step took here; of a step that has hardly begun, from what they cost.
     """
 
     def __init__(self, progress: OnProgress, steps: Mapping[str, tuple[int, float]]) -> None:
-        self._progress, self._started = progress, time.monotonic()
+        self._progress = progress
         self._totals = {step: total for step, (total, _) in steps.items()}
         self._costs = {step: cost for step, (_, cost) in steps.items()}
         self._done = dict.fromkeys(steps, 0)
         #: Units that were done before, by work that was interrupted: they say nothing about how fast this one is.
         self._before = dict.fromkeys(steps, 0)
+        self._seconds = dict.fromkeys(steps, 0.0)
+        #: The step that the time since then belongs to.
+        self._step, self._since = next(iter(steps)), monotonic()
+
+    def expect(self, step: str, units: int, cost: float) -> None:
+        """Say how many units a step that has not begun has, and what one costs, where that is known only now."""
+        self._totals[step], self._costs[step] = units, cost
 
     def tick(self, step: str) -> None:
         """Report one more unit of `step`, before it is done."""
@@ -32,25 +44,44 @@ class Tracker:
         self._done[step] += units
         self._before[step] += units
 
-    def reached(self, step: str, done: int, total: int) -> None:
-        """Report that `done` units of now `total` ones are done."""
-        self._done[step], self._totals[step] = done, total
+    def reached(self, step: str, done: int) -> None:
+        """Report that `done` units of `step` are done."""
+        self._done[step] = max(done, self._done[step])
         self._report(step)
 
     def end(self, step: str) -> None:
-        """Report that all units of `step` are done."""
-        self._totals[step] = self._done[step] = max(self._totals[step], self._done[step])
-        self._report(step)
+        """Report that all units of `step` are done, if it has any."""
+        self._done[step] = self._totals[step]
+        if self._totals[step]:
+            self._report(step)
 
     def finish(self, name: str) -> None:
         """Report that all of the work, called `name`, is done."""
         self._progress(Progress(name, 1, 1, 0.0))
 
     def _report(self, step: str) -> None:
-        totals = {name: max(total, self._done[name]) for name, total in self._totals.items()}
-        spent = sum(self._done[name] * cost for name, cost in self._costs.items())
-        before = sum(self._before[name] * cost for name, cost in self._costs.items())
-        whole = sum(totals[name] * cost for name, cost in self._costs.items())
-        elapsed = time.monotonic() - self._started
-        left = elapsed * (whole - spent) / (spent - before) if spent > before else None
-        self._progress(Progress(step, self._done[step], totals[step], left))
+        now = monotonic()
+        self._seconds[self._step] += now - self._since
+        self._step, self._since = step, now
+        self._progress(Progress(step, self._done[step], self._totals[step], self._left()))
+
+    def _left(self) -> float | None:
+        """Return the seconds that what is left takes; None while nothing is known of how fast this work is."""
+        here = {step: done - self._before[step] for step, done in self._done.items()}
+        if not any(here[step] * self._costs[step] for step in here):
+            return None
+        return sum(self._left_of(step, here) for step, total in self._totals.items() if total > self._done[step])
+
+    def _left_of(self, step: str, here: Mapping[str, int]) -> float:
+        """Return the seconds that what is left of a step takes, where so many units of each were done `here`."""
+        units, left = here[step], self._totals[step] - self._done[step]
+        others = [other for other in here if other != step and here[other] * self._costs[other]]
+        if not others:
+            return left * self._seconds[step] / units
+        speed = sum(self._seconds[one] for one in others) / sum(here[one] * self._costs[one] for one in others)
+        usual = (units + left) * self._costs[step] * speed
+        if not units:
+            return max(usual - self._seconds[step], 0.0)
+        trust = min(1.0, _TRUST * units / (units + left))
+        whole = (1 - trust) * usual + trust * (units + left) * self._seconds[step] / units
+        return max(whole - self._seconds[step], 0.0)

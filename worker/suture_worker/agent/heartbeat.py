@@ -12,7 +12,7 @@ import structlog
 
 from suture.errors import Fenced, HubError, NotFound
 from suture_worker.agent.hub import Hub
-from suture_worker.egress.outbox import Outbox
+from suture_worker.egress.outbox import STEPS, Outbox
 from suture_worker.folder import Progress, TaskFolder
 from suture_worker.leased_task import Task
 
@@ -59,7 +59,7 @@ class Heartbeat:
         last = told_at = -math.inf
         while not self._ended.is_set() and not self.lost.is_set():
             now = time.monotonic()
-            progress = self._folder.progress or self._fetching
+            progress = onward(told, self._folder.progress or self._fetching)
             news = progress is not None and progress != told
             # News counts from the last news, so that the first comes at once: a short task is over in seconds.
             if news and now - told_at >= min(PROGRESS_SECONDS, interval):
@@ -87,3 +87,18 @@ class Heartbeat:
         else:
             if answer is not None and answer.cancel:
                 self.cancelled.set()
+
+
+def onward(told: Progress | None, found: Progress | None) -> Progress | None:
+    """Return what was found, or what was told already where that is further, with the time that is left now.
+
+    Shares of a divided task begin their steps again, and so does work that goes on after it was killed.
+    """
+    if told is None or found is None or _reached(found) >= _reached(told):
+        return found
+    return told.model_copy(update={"seconds_left": found.seconds_left})
+
+
+def _reached(progress: Progress) -> tuple[int, float]:
+    step = STEPS.index(progress.step) if progress.step in STEPS else -1
+    return step, progress.done / progress.total if progress.total else 0.0

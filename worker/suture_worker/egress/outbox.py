@@ -24,8 +24,8 @@ from suture_worker.folder import Code, CorrelationId, Progress, TaskFolder
 from suture_worker.leased_task import Claim, Task
 from suture_worker.rules.policy import UNDISCLOSED
 
-#: Everything a site says about what it is doing; any other word a child writes is replaced.
-STEPS = frozenset({"fetch", "load", "match", "solve", "gate", "double", "refine", "fit", "evaluate", "compose"})
+#: Everything a site says about what it is doing, in this order; any other word a child writes is replaced.
+STEPS = ("fetch", "load", "match", "solve", "gate", "stitch", "double", "refine", "fit", "evaluate", "compose")
 #: Progress is told in this many parts at most, so that it says how far the work is and nothing else.
 PARTS = 1000
 
