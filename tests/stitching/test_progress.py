@@ -103,8 +103,7 @@ class Clock:
         return timed
 
 
-@pytest.mark.parametrize("behind", [0.15, 0.35])
-@pytest.mark.parametrize("stitch", [0.01, 0.1])
+@pytest.mark.parametrize(("behind", "stitch"), [(0.2, 0.01), (0.3, 0.1)])
 @pytest.mark.parametrize(
     ("steps", "candidates", "others"), [(12, 1, False), (12, 3, True), (60, 2, True), (6, 1, True)]
 )

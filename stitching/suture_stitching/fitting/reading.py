@@ -228,7 +228,7 @@ class _Look:
         computed = self._reader.batches(split, range(max(only.start, first), only.stop))
         groups = torch.split(self._reader.groups(split), batch_size(self._reader.dataset, self._reader.shape))
         for number in only:
-            tracker.tick("solve")
+            tracker.tick("solve", known=number < first)
             if number < first:
                 sizes = [len(next(iter(features.values()))) for features in known[number]]
                 parts = zip(known[number], torch.split(groups[number], sizes), strict=True)

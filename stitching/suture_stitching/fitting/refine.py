@@ -91,7 +91,9 @@ class Training:
     @property
     def cost(self) -> float:
         """What it costs at most, about, in samples that all members run on."""
-        behind = (self.rounds + 1) * self.samples["validation"] + _STEP * self.steps * self.batch
+        behind = (self.rounds + 1) * self.samples["validation"] + _STEP * self.steps * min(
+            self.batch, self.samples["train"]
+        )
         return sum(self.samples.values()) + _BEHIND * behind
 
 

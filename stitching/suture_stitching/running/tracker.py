@@ -24,7 +24,7 @@ class Tracker:
         self._totals = {step: total for step, (total, _) in steps.items()}
         self._costs = {step: cost for step, (_, cost) in steps.items()}
         self._done = dict.fromkeys(steps, 0)
-        #: Units that were done before, by work that was interrupted: they say nothing about how fast this one is.
+        #: Units that an earlier step did, or work that was interrupted: they say nothing about how fast this one is.
         self._before = dict.fromkeys(steps, 0)
         self._seconds = dict.fromkeys(steps, 0.0)
         #: The step that the time since then belongs to.
@@ -34,10 +34,11 @@ class Tracker:
         """Say how many units a step that has not begun has, and what one costs, where that is known only now."""
         self._totals[step], self._costs[step] = units, cost
 
-    def tick(self, step: str) -> None:
-        """Report one more unit of `step`, before it is done."""
+    def tick(self, step: str, *, known: bool = False) -> None:
+        """Report one more unit of `step`, before it is done; most of its work has been done before if it is `known`."""
         self._report(step)
         self._done[step] += 1
+        self._before[step] += known
 
     def skip(self, step: str, units: int) -> None:
         """Count units of `step` that need not be done again."""
@@ -76,6 +77,8 @@ class Tracker:
         """Return the seconds that what is left of a step takes, where so many units of each were done `here`."""
         units, left = here[step], self._totals[step] - self._done[step]
         others = [other for other in here if other != step and here[other] * self._costs[other]]
+        # The first step warms up, and is not only what it counts: what others say is nearer.
+        others = [other for other in others if other != next(iter(here))] or others
         if not others:
             return left * self._seconds[step] / units
         speed = sum(self._seconds[one] for one in others) / sum(here[one] * self._costs[one] for one in others)
