@@ -12,6 +12,7 @@ from suture.errors import HubError
 from suture_contract.documents import Report
 from suture_contract.errors import SutureError
 from suture_contract.files import decoded
+from suture_contract.kinds import Kind
 from suture_contract.model.metadata import Member, ModelMetadata, Name, Repo, Sha256
 from suture_contract.model.metadata import Revision as RevisionId
 from suture_contract.report.rows import complete
@@ -180,7 +181,7 @@ class Task(_Answer):
     """One site's part of a job."""
 
     id: str
-    kind: Literal["match", "contribute", "fit", "evaluate", "compose"]
+    kind: Kind
     party: str
     state: str
     attempt: int = 0

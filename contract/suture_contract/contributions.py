@@ -10,8 +10,6 @@ from suture_contract.documents import Count, MemberIndex, Point, Samples
 from suture_contract.model.metadata import Sha256
 from suture_contract.privacy import Delta, Epsilon, Privacy
 
-#: The file of a contribution.
-MOMENTS = "moments.safetensors"
 SplitOfFit: TypeAlias = Literal["train", "validation"]
 SPLITS: tuple[SplitOfFit, SplitOfFit] = ("train", "validation")
 #: Names of a match's points by member, as in a candidate's document.

@@ -22,6 +22,8 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Literal, TypeAlias
 
+from suture_contract.kinds import Kind
+
 
 class JobState(StrEnum):
     """Where a job is."""
@@ -150,17 +152,39 @@ def next_task_state(state: TaskState, event: TaskEvent) -> TaskState:
 
 #: With this code a party declines without anybody being told: it is as if it did not answer.
 UNDISCLOSED = "policy.undisclosed"
-Kind = Literal["match", "contribute", "fit", "evaluate", "compose"]
 MissingReason = Literal["declined", "no_answer", "too_few_samples", "failed"]
 #: The job has been composed without those that have not answered, or is about to be.
 EVALUATED_JOBS = frozenset({JobState.COMPOSING, JobState.COMPLETE, JobState.PARTIAL})
 
 
+class Overdue(StrEnum):
+    """What becomes of a task whose party has not answered in time."""
+
+    #: It is the requester's own, and without it the job cannot go on.
+    WAITED_FOR = "waited_for"
+    #: The job goes on, and wants no answer any more.
+    LEFT_OUT = "left_out"
+    #: The job goes on, the report names the party, and an answer leads to another report.
+    LATE = "late"
+
+
 @dataclass(frozen=True)
-class TaskView:
-    """What the rules below need to know of a task; `own` if its party is the requester."""
+class Rules:
+    """A kind of task for this module: `during` which state of a job there are such tasks, and what if one is overdue.
+
+    The requester's own task must be done; without another party's the job goes on.
+    """
 
     kind: Kind
+    during: JobState
+    overdue: Overdue
+
+
+@dataclass(frozen=True)
+class TaskView:
+    """What follows from a task depends on this; `own` if its party is the requester."""
+
+    rules: Rules
     party: str
     own: bool
     state: TaskState
@@ -186,54 +210,62 @@ class Fail:
 Step: TypeAlias = "Move | Fail | None"
 
 
-#: States in which the requester's site alone works: at which kind of task, and what follows, if only one thing can.
-_ONE_TASK: dict[JobState, tuple[Kind, JobEvent | None]] = {
-    JobState.MATCHING: ("match", JobEvent.MATCHED),
-    JobState.FITTING: ("fit", JobEvent.FITTED),
-    JobState.COMPOSING: ("compose", None),
+#: What happens to a job once nothing is left to wait for; the end of composing depends on who is missing.
+_FOLLOWS: dict[JobState, JobEvent] = {
+    JobState.MATCHING: JobEvent.MATCHED,
+    JobState.CONTRIBUTING: JobEvent.CONTRIBUTED,
+    JobState.FITTING: JobEvent.FITTED,
+    JobState.EVALUATING: JobEvent.EVALUATED,
+    JobState.COMPOSING: JobEvent.COMPOSED,
+}
+#: With which events a job begins, or is tried again, at the state where its first task belongs.
+BEGINNINGS: dict[JobState, tuple[JobEvent, JobEvent]] = {
+    JobState.MATCHING: (JobEvent.MATCH, JobEvent.MATCH_AGAIN),
+    JobState.FITTING: (JobEvent.START, JobEvent.RETRY),
 }
 
 
 def next_step(state: JobState, tasks: Sequence[TaskView]) -> Step:
     """Say what follows from the states of a job's tasks; None while there is something to wait for."""
-    if state in _ONE_TASK:
-        kind, follows = _ONE_TASK[state]
-        done = [task for task in tasks if task.kind == kind]
-        task = done[-1]
-        if task.state in ACTIVE_TASKS:
-            return None
+    if state not in _FOLLOWS:
+        return None
+    present = [task for task in tasks if task.rules.during is state]
+    own: dict[Rules, list[TaskView]] = {}
+    for task in present:
+        if task.own:
+            own.setdefault(task.rules, []).append(task)
+    for attempts in own.values():
         # What has been published stays, also where composing it anew has failed.
-        if all(task.state is not TaskState.DONE for task in done):
-            return _failure(task)
-        if follows is not None:
-            return Move(follows)
-        return Move(JobEvent.COMPOSED_PARTLY if missing_parties(state, tasks) else JobEvent.COMPOSED)
-    if state is JobState.CONTRIBUTING:
-        asked = [task for task in tasks if task.kind == "contribute"]
-        return Move(JobEvent.CONTRIBUTED) if all(task.state not in ACTIVE_TASKS for task in asked) else None
-    if state is JobState.EVALUATING:
-        evaluations = [task for task in tasks if task.kind == "evaluate"]
-        for task in evaluations:
-            if task.own and task.state not in ACTIVE_TASKS and task.state is not TaskState.DONE:
-                return _failure(task)
-        if all(task.state not in ACTIVE_TASKS for task in evaluations):
-            return Move(JobEvent.EVALUATED)
-    return None
+        if attempts[-1].state not in ACTIVE_TASKS and all(task.state is not TaskState.DONE for task in attempts):
+            return _failure(attempts[-1])
+    if any(task.state in ACTIVE_TASKS for task in present):
+        return None
+    if state is JobState.COMPOSING and missing_parties(state, tasks):
+        return Move(JobEvent.COMPOSED_PARTLY)
+    return Move(_FOLLOWS[state])
 
 
 def _failure(task: TaskView) -> Fail:
     return Fail(task.reason or f"task.{task.state}", task.correlation_id)
 
 
-def wanted(state: JobState, kind: str) -> bool:
-    """Say whether a job in this state still wants the result of a task of this kind."""
-    if kind == "contribute":
-        return state is JobState.CONTRIBUTING
-    return state in ACTIVE_JOBS or (kind == "evaluate" and state is JobState.PARTIAL)
+def wanted(state: JobState, rules: Rules) -> bool:
+    """Say whether a job in this state still wants the result of a task with these rules."""
+    if rules.overdue is Overdue.LEFT_OUT:
+        return state is rules.during
+    return state in ACTIVE_JOBS or (rules.overdue is Overdue.LATE and state is JobState.PARTIAL)
+
+
+def passed_over(rules: Rules, others: Iterable[Rules]) -> bool:
+    """Say whether a job with tasks of `others` goes on without such a task, so that it is not tried again."""
+    order = list(_FOLLOWS)
+    return rules.overdue is Overdue.LEFT_OUT and any(
+        order.index(rules.during) < order.index(other.during) for other in others
+    )
 
 
 def missing_parties(state: JobState, tasks: Iterable[TaskView]) -> list[tuple[str, MissingReason]]:
-    """Return the parties that were asked to evaluate and have not, with the reason others are told; by name.
+    """Return the parties whose answers the report lacks, with the reason others are told; by name.
 
     `state` is the job's: after evaluating, who works on a late answer is missing as long as it is not there.
     """
@@ -247,7 +279,7 @@ def missing_parties(state: JobState, tasks: Iterable[TaskView]) -> list[tuple[st
         reasons |= dict.fromkeys(ACTIVE_TASKS, "no_answer")
     missing: list[tuple[str, MissingReason]] = []
     for task in tasks:
-        if task.kind == "evaluate" and task.state in reasons:
+        if task.rules.overdue is Overdue.LATE and task.state in reasons:
             few = task.state is TaskState.DECLINED and task.reason == "policy.too_few_samples"
             missing.append((task.party, "too_few_samples" if few else reasons[task.state]))
     return sorted(missing)

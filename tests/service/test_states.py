@@ -7,6 +7,7 @@ from itertools import product
 
 import pytest
 
+from suture_service.kinds import KINDS
 from suture_service.states import (
     ACTIVE_JOBS,
     ACTIVE_TASKS,
@@ -123,11 +124,11 @@ def test_every_state_of_a_job_can_be_reached_and_left():
 
 
 def evaluation(party, state, reason=None):
-    return TaskView("evaluate", party, party == "north", state, reason)
+    return TaskView(KINDS["evaluate"].rules, party, party == "north", state, reason)
 
 
 def fit(state, reason=None):
-    return TaskView("fit", "north", True, state, reason, "c-1")
+    return TaskView(KINDS["fit"].rules, "north", True, state, reason, "c-1")
 
 
 @pytest.mark.parametrize("state", [TaskState.OPEN, TaskState.LEASED])
@@ -139,11 +140,11 @@ def test_nothing_follows_from_work_that_goes_on(state):
 
 
 def contribution(party, state):
-    return TaskView("contribute", party, False, state)
+    return TaskView(KINDS["contribute"].rules, party, False, state)
 
 
 def test_what_follows_a_match():
-    match = TaskView("match", "north", True, TaskState.DONE)
+    match = TaskView(KINDS["match"].rules, "north", True, TaskState.DONE)
     assert next_step(JobState.MATCHING, [match]) == Move(JobEvent.MATCHED)
     assert next_step(JobState.MATCHING, [replace(match, state=TaskState.LEASED)]) is None
     assert next_step(JobState.MATCHING, [replace(match, state=TaskState.FAILED, reason="x")]) == Fail("x")
@@ -160,7 +161,7 @@ def test_the_fit_waits_for_contributions_but_needs_none(state):
 
 
 def test_a_contribution_is_wanted_until_the_fit_begins():
-    assert [state for state in JobState if wanted(state, "contribute")] == [JobState.CONTRIBUTING]
+    assert [state for state in JobState if wanted(state, KINDS["contribute"].rules)] == [JobState.CONTRIBUTING]
 
 
 def test_what_follows_a_fit():
@@ -173,7 +174,7 @@ def test_what_follows_a_fit():
 def test_other_parties_never_stop_a_job(state):
     tasks = [fit(TaskState.DONE), evaluation("north", TaskState.DONE), evaluation("south", state, "x")]
     assert next_step(JobState.EVALUATING, tasks) == Move(JobEvent.EVALUATED)
-    composed = [*tasks, TaskView("compose", "north", True, TaskState.DONE)]
+    composed = [*tasks, TaskView(KINDS["compose"].rules, "north", True, TaskState.DONE)]
     end = JobEvent.COMPOSED if state is TaskState.DONE else JobEvent.COMPOSED_PARTLY
     assert next_step(JobState.COMPOSING, composed) == Move(end)
 
@@ -207,7 +208,7 @@ def test_who_answers_late_is_missing_until_the_answer_is_there(state):
         assert missing_parties(job, tasks) == [("south", "no_answer")]
     active = state in ACTIVE_TASKS
     assert missing_parties(JobState.EVALUATING, tasks) == ([] if active else [("south", "no_answer")])
-    composed = [*tasks, TaskView("compose", "north", True, TaskState.DONE)]
+    composed = [*tasks, TaskView(KINDS["compose"].rules, "north", True, TaskState.DONE)]
     assert next_step(JobState.COMPOSING, composed) == Move(JobEvent.COMPOSED_PARTLY)
 
 
@@ -218,7 +219,7 @@ def test_a_late_party_does_not_keep_a_job_waiting():
 
 def test_what_was_published_stays_where_composing_anew_fails():
     def compose(state):
-        return TaskView("compose", "north", True, state, "child.killed")
+        return TaskView(KINDS["compose"].rules, "north", True, state, "child.killed")
 
     tasks = [evaluation("north", TaskState.DONE), evaluation("south", TaskState.DONE)]
     assert next_step(JobState.COMPOSING, [*tasks, compose(TaskState.FAILED)]) == Fail("child.killed")
@@ -228,8 +229,8 @@ def test_what_was_published_stays_where_composing_anew_fails():
 
 
 def test_after_the_end_only_late_evaluations_are_wanted():
-    assert all(wanted(state, kind) for state in ACTIVE_JOBS for kind in ("fit", "evaluate", "compose"))
-    assert wanted(JobState.PARTIAL, "evaluate")
-    assert not wanted(JobState.PARTIAL, "compose")
+    assert all(wanted(state, KINDS[kind].rules) for state in ACTIVE_JOBS for kind in ("fit", "evaluate", "compose"))
+    assert wanted(JobState.PARTIAL, KINDS["evaluate"].rules)
+    assert not wanted(JobState.PARTIAL, KINDS["compose"].rules)
     for state in (JobState.COMPLETE, JobState.FAILED, JobState.CANCELLED):
-        assert not wanted(state, "evaluate")
+        assert not wanted(state, KINDS["evaluate"].rules)

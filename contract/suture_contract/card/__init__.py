@@ -15,8 +15,6 @@ from suture_contract.card.yaml_block import split_card
 from suture_contract.documents import Report
 from suture_contract.model.metadata import ModelMetadata
 
-CARD = "README.md"
-
 
 def write_card(repo: str, metadata: ModelMetadata, report: Report | None = None) -> str:
     """Return the card of the model `repo` (`party/name`); `report` is that of a stitched ensemble."""

@@ -14,7 +14,8 @@ from suture_service.auth import CallerDep
 from suture_service.errors import HubError, answers
 from suture_service.hub import HubDep
 from suture_service.jobs import repository, service
-from suture_service.jobs.schemas import JOB, EventOut, EventsOut, JobIn, JobOut, WaitOut
+from suture_service.jobs.schemas import EventOut, EventsOut, JobIn, JobOut, WaitOut
+from suture_service.kinds.schemas import JOB
 from suture_service.models.endpoints import FILE_ANSWERS
 from suture_service.models.service import REPORT
 from suture_service.paging import Cursor, Limit, Page, decode, page

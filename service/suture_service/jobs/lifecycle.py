@@ -9,29 +9,31 @@ import asyncio
 import secrets
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import Any, cast
+from typing import Any
 
 import structlog
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from suture_contract.contributions import Matched
 from suture_contract.documents import Missing
 from suture_service.audit.chain import HUB
 from suture_service.audit.chain import record as audit
 from suture_service.auth import Caller
 from suture_service.hub import Hub, party_news, tell
 from suture_service.jobs import repository
+from suture_service.kinds import KINDS
 from suture_service.parties.repository import find_party
 from suture_service.states import (
     ACTIVE_JOBS,
     ACTIVE_TASKS,
+    BEGINNINGS,
     EVALUATED_JOBS,
     UNDISCLOSED,
     Fail,
     JobEvent,
     JobState,
-    Kind,
+    Overdue,
+    Rules,
     TaskEvent,
     TaskState,
     TaskView,
@@ -39,6 +41,7 @@ from suture_service.states import (
     next_job_state,
     next_step,
     next_task_state,
+    passed_over,
     wanted,
 )
 from suture_service.tables import Event, Job, Party, Task
@@ -68,13 +71,13 @@ class Lifecycle:
 
     def wants(self, task: Task) -> bool:
         """Whether the job, ended or not, still wants the task's result."""
-        return wanted(JobState(self.job.state), task.kind)
+        return wanted(JobState(self.job.state), _rules(task))
 
     def begin(self) -> None:
         """Record the new job and add its first task."""
         self.record("job", {"from": None, "state": self.job.state, **self._by})
         self._audit("ask", models=[f"{m.revision.model.repo}@{m.revision.revision}" for m in self.job.members])
-        self._add_task("match" if self.job.contribute_from else "fit", self.job.requester, self.job.dataset)
+        self._ask(self._beginning)
 
     def lease(self, task: Task, site_id: int) -> None:
         """Give an open task to a site."""
@@ -84,7 +87,7 @@ class Lifecycle:
         self._move_task(task, TaskEvent.LEASE)
         self._hub.metrics.leased.labels(task.kind).inc()
         if self.job.state == JobState.QUEUED:
-            self._move_job(JobEvent.MATCH if task.kind == "match" else JobEvent.START)
+            self._move_job(BEGINNINGS[self._beginning][0])
 
     def complete(self, task: Task, document: dict[str, Any]) -> None:
         """End a leased task with its result."""
@@ -93,7 +96,7 @@ class Lifecycle:
         if self.job.state == JobState.PARTIAL:
             self.job.finished_at = None
             self._move_job(JobEvent.ANSWERED)
-            self._add_task("compose", self.job.requester, None)
+            self._ask(JobState.COMPOSING, again=True)
         else:
             self._compose_with(task)
         self._advance()
@@ -133,11 +136,11 @@ class Lifecycle:
     def retry(self) -> None:
         """Open a failed job again, with what it failed at and what its failure cut short; what was done stays done."""
         self.job.error_code = self.job.error_correlation_id = self.job.finished_at = None
-        self._move_job(JobEvent.MATCH_AGAIN if self.job.contribute_from else JobEvent.RETRY)
-        begun = any(task.kind == "fit" for task in self.job.tasks)
+        self._move_job(BEGINNINGS[self._beginning][1])
+        rules = [_rules(task) for task in self.job.tasks]
         for task in self.job.tasks:
-            if task.kind == "contribute" and begun:
-                continue  # the fit, which is open again, goes without those that are missing
+            if passed_over(_rules(task), rules):
+                continue  # what is open again goes without those that are missing
             if task.state == TaskState.LEASED:
                 # Its site has heard, or is about to hear, that nothing more is wanted.
                 self._open_again(task, TaskEvent.REQUEUE, "job.retried", attempt=1)
@@ -151,7 +154,7 @@ class Lifecycle:
         """Ask the parties that are missing from an ended job again: those that failed, and that did not answer."""
         self.job.answer_by = self.now
         for task in self.job.tasks:
-            if task.kind == "evaluate" and task.state in (TaskState.FAILED, TaskState.EXPIRED):
+            if _rules(task).overdue is Overdue.LATE and task.state in (TaskState.FAILED, TaskState.EXPIRED):
                 self._open_again(task, TaskEvent.DEFER, "job.retried", attempt=1)
         self._advance()
 
@@ -162,22 +165,28 @@ class Lifecycle:
             if task.state == TaskState.LEASED and task.lease_expires_at and task.lease_expires_at < self.now:
                 self._hub.metrics.lapsed.inc()
                 self._lapse(task)
-        if job.state == JobState.EVALUATING and job.answer_by is not None and job.answer_by < self.now:
+        if job.answer_by is not None and job.answer_by < self.now:
             for task in job.tasks:
-                if task.kind == "evaluate" and task.party_id != job.requester_id and task.state in ACTIVE_TASKS:
-                    if task.reason != UNDISCLOSED:
-                        task.reason = NO_ANSWER
-                    self._open_again(task, TaskEvent.DEFER, NO_ANSWER, attempt=1)
-        if job.state == JobState.CONTRIBUTING and job.answer_by is not None and job.answer_by < self.now:
-            for task in job.tasks:
-                if task.kind == "contribute" and task.state in ACTIVE_TASKS:
-                    task.reason = NO_ANSWER
-                    self._move_task(task, TaskEvent.EXPIRE, NO_ANSWER)
+                if _rules(task).during == job.state and task.party_id != job.requester_id:
+                    self._overdue(task)
         for task in job.tasks:
             if task.state == TaskState.LATE and self.too_late:
                 task.reason = NO_ANSWER
                 self._move_task(task, TaskEvent.EXPIRE, NO_ANSWER)
         self._advance()
+
+    def _overdue(self, task: Task) -> None:
+        """Go on without a party that has not answered in time."""
+        overdue = _rules(task).overdue
+        if task.state not in ACTIVE_TASKS or overdue is Overdue.WAITED_FOR:
+            return
+        if overdue is Overdue.LEFT_OUT:
+            task.reason = NO_ANSWER
+            self._move_task(task, TaskEvent.EXPIRE, NO_ANSWER)
+            return
+        if task.reason != UNDISCLOSED:
+            task.reason = NO_ANSWER
+        self._open_again(task, TaskEvent.DEFER, NO_ANSWER, attempt=1)
 
     @property
     def too_late(self) -> bool:
@@ -216,14 +225,16 @@ class Lifecycle:
             self._compose_with(task)
 
     def _requeue(self, task: Task, reason: str | None, *, attempt: int | None = None) -> None:
-        late = task.kind == "evaluate" and self.job.state in EVALUATED_JOBS
+        late = _rules(task).overdue is Overdue.LATE and self.job.state in EVALUATED_JOBS
         event = TaskEvent.DEFER if late else TaskEvent.REQUEUE
         self._open_again(task, event, reason, attempt=task.attempt + 1 if attempt is None else attempt)
 
     def _compose_with(self, answered: Task) -> None:
-        """Let who composes already begin anew, with what this evaluation has brought."""
+        """Let who composes already begin anew, with what this late answer has brought."""
+        if _rules(answered).overdue is not Overdue.LATE:
+            return
         for task in self.job.tasks:
-            if answered.kind == "evaluate" and task.kind == "compose" and task.state == TaskState.LEASED:
+            if _rules(task).during is JobState.COMPOSING and task.state == TaskState.LEASED:
                 self._open_again(task, TaskEvent.REQUEUE, "job.answered", attempt=task.attempt)
 
     def _open_again(self, task: Task, event: TaskEvent, reason: str | None, *, attempt: int) -> None:
@@ -264,39 +275,28 @@ class Lifecycle:
                 self._end(JobEvent.FAIL)
                 return
             self._move_job(step.event)
-            if step.event is JobEvent.MATCHED:
-                self._ask_contributors()
-            elif step.event is JobEvent.CONTRIBUTED and not any(task.kind == "fit" for task in self.job.tasks):
-                self._add_task("fit", self.job.requester, self.job.dataset)
-            elif step.event is JobEvent.FITTED:
-                self._ask_parties()
-            elif step.event is JobEvent.EVALUATED and not any(task.kind == "compose" for task in self.job.tasks):
-                self._add_task("compose", self.job.requester, None)
+            self._ask(JobState(self.job.state))
 
-    def _ask_contributors(self) -> None:
+    @property
+    def _beginning(self) -> JobState:
+        """Where the job's first task belongs."""
+        return JobState.MATCHING if self.job.contribute_from else JobState.FITTING
+
+    def _ask(self, state: JobState, *, again: bool = False) -> None:
+        """Add the tasks of a state that the job has come to; a retry has them already, unless there are to be more."""
         job = self.job
-        job.answer_by = self.now + timedelta(seconds=job.evaluate_within)
-        if any(task.kind == "contribute" for task in job.tasks) or not matched(job).placements:
-            return  # a retry: they were asked already; or there is nothing to contribute to
-        for entry in job.contribute_from:
-            party = find_party(self._session, entry["party"])
-            assert party is not None, "parties are never removed"
-            self._add_task("contribute", party, entry["dataset"])
+        kinds = {name: kind for name, kind in KINDS.items() if kind.rules.during is state}
+        if any(kind.rules.overdue is not Overdue.WAITED_FOR for kind in kinds.values()):
+            job.answer_by = self.now + timedelta(seconds=job.evaluate_within)
+        for name, kind in kinds.items():
+            if not again and any(task.kind == name for task in job.tasks):
+                continue
+            for asked, dataset in kind.asked(job):
+                party = find_party(self._session, asked) if asked != job.requester.name else job.requester
+                assert party is not None, "parties are never removed"
+                self._add_task(name, party, dataset)
 
-    def _ask_parties(self) -> None:
-        job = self.job
-        job.answer_by = self.now + timedelta(seconds=job.evaluate_within)
-        if any(task.kind == "evaluate" for task in job.tasks):
-            return  # a retry: they were asked already
-        asked = {entry["party"]: entry["dataset"] for entry in job.evaluate_at}
-        own_dataset = asked.pop(job.requester.name, None)
-        self._add_task("evaluate", job.requester, own_dataset or job.dataset)
-        for name, dataset in asked.items():
-            party = find_party(self._session, name)
-            assert party is not None, "parties are never removed"
-            self._add_task("evaluate", party, dataset)
-
-    def _add_task(self, kind: Kind, party: Party, dataset: str | None) -> None:
+    def _add_task(self, kind: str, party: Party, dataset: str | None) -> None:
         task = Task(
             id=f"task_{secrets.token_hex(8)}",
             position=len(self.job.tasks),
@@ -320,20 +320,15 @@ class Lifecycle:
                 self._move_task(task, TaskEvent.CANCEL, f"job.{self.job.state}")
 
 
-def matched(job: Job) -> Matched:
-    """Return what the requester's site found out about where the models can be joined."""
-    return next(
-        Matched.model_validate(task.result)
-        for task in job.tasks
-        if task.kind == "match" and task.state == TaskState.DONE
-    )
+def _rules(task: Task) -> Rules:
+    return KINDS[task.kind].rules
 
 
 def views(job: Job) -> list[TaskView]:
     """Return the job's tasks as the rules see them."""
     return [
         TaskView(
-            kind=cast(Kind, task.kind),
+            rules=_rules(task),
             party=task.party.name,
             own=task.party.name == job.requester.name,
             state=TaskState(task.state),

@@ -11,8 +11,10 @@ from sqlalchemy.orm import Session, joinedload, selectinload
 from suture_service.auth import Caller
 from suture_service.conditions import may_go_on
 from suture_service.hub import utc_now
-from suture_service.states import ACTIVE_JOBS, KEPT, JobState, TaskState
-from suture_service.tables import Event, Job, JobMember, Model, Party, Revision, Task, TaskFile
+from suture_service.kinds import KINDS
+from suture_service.kinds.evaluate import KIND as EVALUATE
+from suture_service.states import ACTIVE_JOBS, KEPT, Overdue, TaskState
+from suture_service.tables import Event, Job, JobMember, Model, Revision, Task, TaskFile
 
 _MEMBERS = selectinload(Job.members).joinedload(JobMember.revision)
 _WHOLE = (
@@ -97,51 +99,18 @@ def results_of(session: Session, job_ids: Sequence[str]) -> dict[str, list[Revis
     return found
 
 
-def fitted_files(session: Session, job_id: str) -> dict[str, TaskFile]:
-    """Return what a job's finished fit has left, by file name."""
-    statement = (
-        select(TaskFile)
-        .join(Task, Task.id == TaskFile.task_id)
-        .where(Task.job_id == job_id, Task.kind == "fit", Task.state == TaskState.DONE)
+def leased_kinds(session: Session, party_id: int, job_id: str) -> Sequence[str]:
+    """Return of which kinds the job's tasks are whose lease a site of the party holds."""
+    statement = select(Task.kind).where(
+        Task.job_id == job_id, Task.party_id == party_id, Task.state == TaskState.LEASED
     )
-    return {file.name: file for file in session.scalars(statement)}
-
-
-def contributed_files(session: Session, job_id: str) -> dict[str, TaskFile]:
-    """Return what other parties have contributed to a job's fit, by party."""
-    statement = (
-        select(Party.name, TaskFile)
-        .join(Task, Task.id == TaskFile.task_id)
-        .join(Party, Party.id == Task.party_id)
-        .where(
-            Task.job_id == job_id,
-            Task.kind == "contribute",
-            Task.state == TaskState.DONE,
-            TaskFile.fence == Task.fence,
-        )
-        .order_by(Party.name)
-    )
-    return {party: file for party, file in session.execute(statement)}  # noqa: C416 - rows are no pairs to mypy
-
-
-def fits(session: Session, party_id: int, job_id: str) -> bool:
-    """Whether a site of the party holds the lease of the job's fit."""
-    statement = select(Task.id).where(
-        Task.job_id == job_id, Task.party_id == party_id, Task.kind == "fit", Task.state == TaskState.LEASED
-    )
-    return session.scalars(statement.limit(1)).first() is not None
-
-
-def works_on(session: Session, party_id: int, job_id: str) -> bool:
-    """Whether a site of the party holds a lease of one of the job's tasks."""
-    statement = select(Task.id).where(Task.job_id == job_id, Task.party_id == party_id, Task.state == TaskState.LEASED)
-    return session.scalars(statement.limit(1)).first() is not None
+    return session.scalars(statement).all()
 
 
 def evaluated_by(session: Session, party_id: int, job_id: str) -> bool:
     """Whether a party has evaluated the candidates of a job."""
     statement = select(Task.id).where(
-        Task.job_id == job_id, Task.party_id == party_id, Task.kind == "evaluate", Task.state == TaskState.DONE
+        Task.job_id == job_id, Task.party_id == party_id, Task.kind == EVALUATE.rules.kind, Task.state == TaskState.DONE
     )
     return session.scalars(statement.limit(1)).first() is not None
 
@@ -155,8 +124,8 @@ def at_work(session: Session, party_ids: Collection[int]) -> set[int]:
 def due_jobs(session: Session, now: datetime, late: timedelta, limit: int = 100) -> Sequence[str]:
     """Return jobs with a lapsed lease or a passed deadline; answers may be `late`."""
     lapsed = select(Task.job_id).where(Task.state == TaskState.LEASED, Task.lease_expires_at < now)
-    asking = (JobState.CONTRIBUTING, JobState.EVALUATING)
-    waiting = select(Job.id).where(Job.state.in_(asking), Job.answer_by < now)
+    asking = {kind.rules.during for kind in KINDS.values() if kind.rules.overdue is not Overdue.WAITED_FOR}
+    waiting = select(Job.id).where(Job.state.in_(sorted(asking)), Job.answer_by < now)
     too_late = select(Task.job_id).join(Task.job).where(Task.state == TaskState.LATE, Job.answer_by < now - late)
     return session.scalars(union(lapsed, waiting, too_late).limit(limit)).all()
 

@@ -8,13 +8,14 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 
 from suture_contract.fit_options import FitOptions
+from suture_contract.kinds import Kind
 from suture_contract.model.metadata import Name, Repo, Revision, check_name
-from suture_service.models.schemas import DIGEST, REVISION
+from suture_service.kinds.schemas import JOB, MemberOut, MissingOut
+from suture_service.models.schemas import REVISION
 from suture_service.parties.schemas import Input
-from suture_service.states import JobState, Kind, MissingReason, TaskState
+from suture_service.states import JobState, TaskState
 
 WEEKS_4 = 28 * 24 * 3600
-JOB = "job_6b1f0c9d2e3a4857"
 _LEASED = {"kind": "fit", "party": "north", "from": "open", "state": "leased", "attempt": 1, "by": "north/main"}
 
 
@@ -65,14 +66,6 @@ class JobIn(Input):
     )
 
 
-class MemberOut(BaseModel):
-    """A model the job stitches; `sha256` is that of its `model.safetensors`."""
-
-    repo: str = Field(examples=["north/digits"])
-    revision: str = Field(examples=[REVISION])
-    sha256: str = Field(examples=[DIGEST])
-
-
 class ProgressOut(BaseModel):
     """How far a task is."""
 
@@ -109,13 +102,6 @@ class ResultOut(BaseModel):
     revision: str = Field(examples=[REVISION])
     version: int = Field(description="Of the report: 1, and one more with every late answer.", examples=[1])
     created_at: datetime
-
-
-class MissingOut(BaseModel):
-    """A party that was asked to evaluate and has no column in the report."""
-
-    party: str = Field(examples=["south"])
-    reason: MissingReason
 
 
 class JobError(BaseModel):

@@ -22,14 +22,15 @@ from suture_service.jobs.schemas import (
     JobError,
     JobIn,
     JobOut,
-    MemberOut,
-    MissingOut,
     ProgressOut,
     ResultOut,
     TaskOut,
     WaitOut,
 )
 from suture_service.keys.flags import flags_of
+from suture_service.kinds import KINDS
+from suture_service.kinds.fit import fitted_files
+from suture_service.kinds.schemas import MemberOut, MissingOut
 from suture_service.models.repository import find_revision, unreadable_by
 from suture_service.models.service import MODEL, REPORT, StoredFile, no_readable_model
 from suture_service.parties.repository import find_party
@@ -37,9 +38,6 @@ from suture_service.parties.service import no_party
 from suture_service.sites.repository import datasets_told, has_site, last_seen
 from suture_service.states import ACTIVE_JOBS, KEPT, UNDISCLOSED, JobState, TaskState
 from suture_service.tables import Job, JobMember, Json, Party, Revision, Task
-
-#: What is in front of a party's name in the name of the file that it contributed.
-CONTRIBUTED = "moments."
 
 #: What the sites say of a task that waits for a person, and how it is told.
 _PERSON: dict[str, Literal["approval", "release"]] = {
@@ -265,17 +263,15 @@ def get_report(session: Session, caller: Caller, job_id: str) -> StoredFile:
 def get_file(session: Session, caller: Caller, job_id: str, name: str) -> StoredFile:
     """Return a file of the fit, for the requester and for sites that hold a lease of one of the job's tasks.
 
-    What other parties contributed is for the site alone that holds the lease of the fit.
+    Another file that a task starts from is for the site alone that holds its lease.
     """
     job = get(session, caller, job_id)
-    if name.startswith(CONTRIBUTED) and caller.kind == "site" and repository.fits(session, caller.party_id, job_id):
-        contribution = repository.contributed_files(session, job_id).get(name.removeprefix(CONTRIBUTED))
-        if contribution is not None:
-            return StoredFile(contribution.sha256, contribution.size)
-    works = caller.kind == "site" and repository.works_on(session, caller.party_id, job_id)
-    if job.requester_id != caller.party_id and not works:
+    kinds = repository.leased_kinds(session, caller.party_id, job_id) if caller.kind == "site" else ()
+    if job.requester_id != caller.party_id and not kinds:
         raise _no_job()
-    file = repository.fitted_files(session, job_id).get(name)
+    file = fitted_files(session, job_id).get(name)
+    for kind in kinds if file is None else ():
+        file = file or KINDS[kind].start(session, job_id).get(name)
     if file is None:
         raise NotFound("the job has no such file", where=name)
     return StoredFile(file.sha256, file.size)

@@ -10,6 +10,7 @@ from datetime import datetime
 
 from sqlalchemy.orm import Session
 
+from suture_contract import kinds
 from suture_contract.model.metadata import ModelMetadata
 from suture_contract.model.signature import SIGNATURE
 from suture_contract.naming import did_you_mean, nearest
@@ -39,7 +40,7 @@ from suture_service.tables import (
 
 #: Digits that may stand for a revision where no other one of its model begins so.
 _SHORT = re.compile(r"[0-9a-f]{7,39}")
-MODEL, METADATA, CARD, REPORT = "model.safetensors", "suture.json", "README.md", "report.json"
+MODEL, METADATA, CARD, REPORT = kinds.MODEL, kinds.METADATA, kinds.CARD, kinds.REPORT
 
 
 @dataclass(frozen=True)

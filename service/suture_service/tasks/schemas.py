@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, StringConstraints
 
-from suture_contract.contributions import ContributionDocument
-from suture_contract.documents import Evaluation, Revised
-from suture_service.jobs.schemas import JOB, MemberOut, MissingOut
-from suture_service.models.schemas import DIGEST, METADATA
+from suture_contract.kinds import Kind
+from suture_service.kinds import Spec
+from suture_service.kinds.schemas import JOB
+from suture_service.models.schemas import DIGEST
 from suture_service.parties.schemas import MAX_INTEGER, Input
-from suture_service.states import Kind, TaskState
+from suture_service.states import TaskState
 
 Code = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}(\.[a-z0-9_]{1,50})?$")]
 CorrelationId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
@@ -27,73 +27,6 @@ class LeaseIn(Input):
     """How long to wait for work."""
 
     wait: Annotated[float, Field(ge=0, le=25)] = 0
-
-
-class SpecMember(MemberOut):
-    """A model to work with; `size` in bytes is that of its `model.safetensors`."""
-
-    size: int = Field(examples=[81244])
-    party: str = Field(examples=["north"])
-    metadata: dict[str, Any] = Field(description="Its `suture.json`.", examples=[METADATA])
-
-
-class SpecFile(BaseModel):
-    """A file of the job, under `/v1/jobs/{id}/files/`."""
-
-    sha256: str = Field(examples=[DIGEST])
-    size: int
-
-
-class MatchSpec(BaseModel):
-    """Find out where a fit with these options would join the models."""
-
-    members: list[SpecMember]
-    dataset: str = Field(examples=["digits"])
-    options: dict[str, Any]
-
-
-class ContributeSpec(BaseModel):
-    """Contribute moments at `placements`; `dataset` is null where the site chooses, `norms` are the requester's."""
-
-    members: list[SpecMember]
-    dataset: str | None
-    placements: list[dict[str, str]] = Field(examples=[[{"0": "n4", "1": "n7"}]])
-    norms: list[float]
-
-
-class Contribution(SpecFile, ContributionDocument):
-    """What a party contributed: the file `moments.<party>` of the job, and what that party says of it."""
-
-
-class FitSpec(BaseModel):
-    """Fit candidates on a dataset of the requester's site, with what other parties contributed."""
-
-    members: list[SpecMember]
-    dataset: str = Field(examples=["digits"])
-    options: dict[str, Any]
-    contributions: dict[str, Contribution] = {}
-
-
-class EvaluateSpec(BaseModel):
-    """Evaluate all candidates; `dataset` is null where the site chooses, `own` the index of the party's own member."""
-
-    members: list[SpecMember]
-    dataset: str | None
-    own: int | None
-    candidates: dict[str, SpecFile]
-
-
-class ComposeSpec(BaseModel):
-    """Choose and compose; the hub publishes the result as `publish_as`."""
-
-    members: list[SpecMember]
-    candidates: dict[str, SpecFile]
-    evaluations: dict[str, Evaluation]
-    missing: list[MissingOut]
-    version: int = Field(description="Of the report: more than 1 after a late answer.", examples=[1])
-    revised: Revised | None = None
-    publish_as: str = Field(examples=["north/both"])
-    job: str = Field(examples=[JOB])
 
 
 class JobRef(BaseModel):
@@ -113,7 +46,7 @@ class LeasedTask(BaseModel):
     lease_seconds: float = Field(examples=[60])
     lease_expires_at: datetime
     job: JobRef
-    spec: MatchSpec | ContributeSpec | FitSpec | EvaluateSpec | ComposeSpec
+    spec: Spec
 
 
 class HeartbeatIn(Input):

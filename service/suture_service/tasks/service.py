@@ -2,41 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
 from sqlalchemy.orm import Session
 
-from suture_contract.contributions import MOMENTS
-from suture_contract.documents import Evaluation, Revised
-from suture_contract.model.metadata import MAX_BYTES, Member, ModelMetadata
 from suture_service.auth import Caller
 from suture_service.errors import Conflict, HubError, NotFound
 from suture_service.hub import Hub
 from suture_service.jobs import repository as jobs
-from suture_service.jobs.lifecycle import Lifecycle, matched, missing
-from suture_service.jobs.schemas import MissingOut
+from suture_service.jobs.lifecycle import Lifecycle, missing
 from suture_service.jobs.service import member
-from suture_service.models.service import CARD, METADATA, MODEL, Checked, StoredFile, publish
+from suture_service.kinds import KINDS
+from suture_service.kinds.checks import FileContent
+from suture_service.kinds.kind import Accepted, Result, Work
+from suture_service.kinds.schemas import SpecMember
+from suture_service.models.service import MODEL, StoredFile, publish
 from suture_service.sites.repository import mark_seen, seen_since
 from suture_service.states import JobState, TaskState, wanted
 from suture_service.storage import BlobStore
-from suture_service.tables import Job, Json, Revision, Task, TaskFile
-from suture_service.tasks import documents, repository
-from suture_service.tasks.documents import CANDIDATES, FILES, OPTIONAL, STITCHES, FileContent, JobFacts
-from suture_service.tasks.schemas import (
-    ComposeSpec,
-    ContributeSpec,
-    Contribution,
-    EvaluateSpec,
-    FitSpec,
-    JobRef,
-    LeasedTask,
-    MatchSpec,
-    SpecFile,
-    SpecMember,
-)
+from suture_service.tables import Job, Revision, Task, TaskFile
+from suture_service.tasks import repository
+from suture_service.tasks.schemas import JobRef, LeasedTask
 
 _SEEN_STEP = timedelta(seconds=10)
 
@@ -74,6 +63,7 @@ def _to_lease(job: Job, task: Task) -> bool:
 
 def _show(hub: Hub, session: Session, job: Job, task: Task) -> LeasedTask:
     assert task.lease_expires_at is not None
+    kind = KINDS[task.kind]
     return LeasedTask(
         id=task.id,
         kind=task.kind,
@@ -82,91 +72,18 @@ def _show(hub: Hub, session: Session, job: Job, task: Task) -> LeasedTask:
         lease_seconds=hub.settings.lease_seconds,
         lease_expires_at=task.lease_expires_at,
         job=JobRef(id=job.id, requester=job.requester.name),
-        spec=_spec(session, job, task),
+        spec=kind.spec(_work(job, task), kind.start(session, job.id)),
     )
 
 
-def _spec(session: Session, job: Job, task: Task) -> MatchSpec | ContributeSpec | FitSpec | EvaluateSpec | ComposeSpec:
-    members = [_spec_member(entry.revision) for entry in job.members]
-    if task.kind == "match":
-        return MatchSpec(members=members, dataset=job.dataset, options=job.options)
-    if task.kind == "contribute":
-        where = matched(job)
-        return ContributeSpec(
-            members=members, dataset=task.dataset, placements=list(where.placements), norms=list(where.norms)
-        )
-    if task.kind == "fit":
-        said = _contributions(job)
-        files = jobs.contributed_files(session, job.id) if said else {}
-        given = {name: Contribution(sha256=file.sha256, size=file.size, **said[name]) for name, file in files.items()}
-        return FitSpec(members=members, dataset=job.dataset, options=job.options, contributions=given)
-    fitted = jobs.fitted_files(session, job.id)
-    candidates = {name: SpecFile(sha256=fitted[name].sha256, size=fitted[name].size) for name in (CANDIDATES, STITCHES)}
-    if task.kind == "evaluate":
-        return EvaluateSpec(members=members, dataset=task.dataset, own=_own(job, task), candidates=candidates)
-    return ComposeSpec(
-        members=members,
-        candidates=candidates,
-        evaluations={name: Evaluation.model_validate(document) for name, document in _evaluations(job).items()},
-        missing=[MissingOut(party=entry.party, reason=entry.reason) for entry in missing(job)],
-        version=_version(job),
-        revised=_revised(job),
-        publish_as=f"{job.requester.name}/{job.publish_as}",
-        job=job.id,
-    )
+def _work(job: Job, task: Task) -> Work:
+    return Work(job, task, [_spec_member(entry.revision) for entry in job.members], missing(job))
 
 
 def _spec_member(revision: Revision) -> SpecMember:
     size = next(file.size for file in revision.files if file.name == MODEL)
     ref, party = member(revision), revision.model.party.name
     return SpecMember(**ref.model_dump(), size=size, party=party, metadata=revision.content)
-
-
-def _own(job: Job, task: Task) -> int | None:
-    owners = [entry.revision.model.party_id for entry in job.members]
-    return owners.index(task.party_id) if task.party_id in owners else None
-
-
-def _evaluations(job: Job) -> dict[str, dict[str, Any]]:
-    return {
-        task.party.name: task.result
-        for task in job.tasks
-        if task.kind == "evaluate" and task.state == TaskState.DONE and task.result is not None
-    }
-
-
-def _contributions(job: Job) -> dict[str, Json]:
-    return {
-        task.party.name: task.result
-        for task in job.tasks
-        if task.kind == "contribute" and task.state == TaskState.DONE and task.result is not None
-    }
-
-
-def _composed(job: Job) -> list[Task]:
-    return [task for task in job.tasks if task.kind == "compose" and task.state == TaskState.DONE]
-
-
-def _version(job: Job) -> int:
-    return len(_composed(job)) + 1
-
-
-def _revised(job: Job) -> Revised | None:
-    """Return what the report to be made says of the one that is published."""
-    if not (composed := _composed(job)):
-        return None
-    last = composed[-1]
-    assert last.result is not None
-    assert last.finished_at is not None
-    added = [
-        task.party.name
-        for task in job.tasks
-        if task.kind == "evaluate"
-        and task.state == TaskState.DONE
-        and task.finished_at is not None
-        and task.finished_at > last.finished_at
-    ]
-    return Revised(before=last.result["chosen"], added=tuple(sorted(added)))
 
 
 def heartbeat(hub: Hub, session: Session, site: Caller, task_id: str, fence: int) -> tuple[datetime, bool]:
@@ -217,20 +134,13 @@ def file_limit(hub: Hub, session: Session, site: Caller, task_id: str, fence: in
     """Return how many bytes a file may have; raises unless the lease allows the site to put it."""
     task = _own_task(session, site, task_id)
     _require_lease(task, fence)
-    if name not in FILES[task.kind]:
-        allowed = ", ".join(FILES[task.kind]) or "none"
+    kind = KINDS[task.kind]
+    if name not in kind.files:
+        allowed = ", ".join(kind.files) or "none"
         raise HubError(
             "task.file", f"{name!r} is no file of a {task.kind} task", where=name, hint=f"allowed: {allowed}"
         )
-    settings = hub.settings
-    limits = {
-        MODEL: settings.max_model_bytes,
-        METADATA: MAX_BYTES,
-        CARD: settings.max_card_bytes,
-        STITCHES: settings.max_stitches_bytes,
-        MOMENTS: settings.max_stitches_bytes,
-    }
-    return limits.get(name, settings.max_document_bytes)
+    return kind.limit(name, hub.settings)
 
 
 def put_file(session: Session, site: Caller, task_id: str, fence: int, name: str, file: StoredFile) -> None:
@@ -250,8 +160,8 @@ def finish(hub: Hub, site: Caller, task_id: str, fence: int, document: dict[str,
         job = jobs.find_job(session, site, task.job_id)
         assert job is not None, "a site may read the jobs it has tasks of"
         files = {file.name: file for file in task.files if file.fence == fence}
-        fitted = jobs.fitted_files(session, job.id)
-    result, checked = _check(hub.store, job, task, document, files, fitted)
+        start = KINDS[task.kind].start(session, job.id)
+    accepted = _check(hub.store, job, task, document, files, start)
     with hub.database.writing() as session:
         job, task = _locked(session, site, task_id)
         if task.state == TaskState.DONE and task.fence == fence:
@@ -260,31 +170,25 @@ def finish(hub: Hub, site: Caller, task_id: str, fence: int, document: dict[str,
         present = {file.name: file.sha256 for file in task.files if file.fence == fence}
         if present != {name: file.sha256 for name, file in files.items()}:
             raise Conflict("task.files_changed", "a file was put while the result was checked", where=task_id)
-        if checked is not None:
+        if accepted.publish is not None:
             stored = {name: StoredFile(file.sha256, file.size) for name, file in files.items()}
             _, new = publish(
                 session,
                 party_id=job.requester_id,
                 name=job.publish_as,
                 files=stored,
-                checked=checked,
+                checked=accepted.publish,
                 created_by=site.name,
                 now=hub.now(),
                 job_id=job.id,
             )
             hub.metrics.published.inc(int(new))
-        Lifecycle(hub, session, job, site).complete(task, result)
+        Lifecycle(hub, session, job, site).complete(task, accepted.document)
         return TaskState(task.state)
 
 
 def _repeated(task: Task, document: dict[str, Any]) -> TaskState:
-    # Compared as the hub would have kept it: an Evaluation is kept with its defaults filled in.
-    kept = document
-    if task.kind == "evaluate":
-        kept = documents.evaluation_as_kept(document)
-    elif task.kind == "contribute":
-        kept = {name: value for name, value in document.items() if value is not None}
-    if kept != task.result:
+    if KINDS[task.kind].as_kept(document) != task.result:
         raise fenced(task.id)
     return TaskState.DONE
 
@@ -294,10 +198,11 @@ def _check(
     job: Job,
     task: Task,
     document: dict[str, Any],
-    files: dict[str, TaskFile],
-    fitted: dict[str, TaskFile],
-) -> tuple[dict[str, Any], Checked | None]:
-    absent = [name for name in FILES[task.kind] if name not in {*files, *OPTIONAL}]
+    files: Mapping[str, TaskFile],
+    start: Mapping[str, TaskFile],
+) -> Accepted:
+    kind = KINDS[task.kind]
+    absent = [name for name in kind.files if name not in {*files, *kind.optional}]
     if absent:
         raise HubError(
             "task.file_missing",
@@ -305,37 +210,16 @@ def _check(
             where=absent[0],
             hint=f"PUT /v1/tasks/{task.id}/files/{absent[0]}?fence={task.fence}",
         )
-    facts = _facts(job)
-    contents = {name: _content(store, file) for name, file in files.items()}
-    if task.kind == "match":
-        return documents.check_match(facts, document), None
-    if task.kind == "contribute":
-        return documents.check_contribution(facts, document, contents[MOMENTS], matched(job)), None
-    if task.kind == "fit":
-        return documents.check_fit(facts, document, contents, _contributions(job)), None
-    candidates = _content(store, fitted[CANDIDATES])
-    if task.kind == "evaluate":
-        return documents.check_evaluation(document, _own(job, task), candidates), None
-    return documents.check_composed(
-        facts,
-        document,
-        contents,
-        candidates=candidates,
-        evaluated=list(_evaluations(job)),
-        missing=missing(job),
-        version=_version(job),
-        revised=_revised(job),
-    )
+    result = Result(document, _contents(store, files), _contents(store, start))
+    return kind.check(_work(job, task), result)
+
+
+def _contents(store: BlobStore, files: Mapping[str, TaskFile]) -> dict[str, FileContent]:
+    return {name: _content(store, file) for name, file in files.items()}
 
 
 def _content(store: BlobStore, file: TaskFile) -> FileContent:
     return FileContent(file.size, file.sha256, partial(store.read, file.sha256, size=file.size))
-
-
-def _facts(job: Job) -> JobFacts:
-    members = tuple(Member.model_validate(member(entry.revision).model_dump()) for entry in job.members)
-    task = ModelMetadata.model_validate(job.members[0].revision.content).task
-    return JobFacts(job=job.id, requester=job.requester.name, task=task, members=members)
 
 
 def fail(
@@ -399,7 +283,7 @@ def _require_lease(task: Task, fence: int) -> None:
 
 
 def _is_wanted(task: Task) -> bool:
-    return wanted(JobState(task.job.state), task.kind)
+    return wanted(JobState(task.job.state), KINDS[task.kind].rules)
 
 
 def fenced(task_id: str) -> Conflict:

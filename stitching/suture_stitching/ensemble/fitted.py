@@ -16,13 +16,12 @@ from suture_contract.documents import Candidate, CandidateSet
 from suture_contract.documents import Match as MatchDocument
 from suture_contract.errors import SutureError
 from suture_contract.files import replacing
+from suture_contract.kinds import CANDIDATES, STITCHES
 from suture_stitching.ensemble.members import Member
 from suture_stitching.ensemble.merge import GateTensors, Join
 from suture_stitching.features.points import StitchPoint
 from suture_stitching.portable.layout import settled
 from suture_stitching.portable.tensors import save_tensors
-
-CANDIDATES, STITCHES = "candidates.json", "stitches.safetensors"
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from suture_contract.contributions import MOMENTS, ClippedPrivacy, ContributionDocument, Matched
+from suture_contract.contributions import ClippedPrivacy, ContributionDocument, Matched
 from suture_contract.documents import CandidateSet, Contributed
 from suture_contract.errors import SutureError
 from suture_contract.fit_options import FitOptions
+from suture_contract.kinds import MOMENTS
 from suture_stitching.running.progress import OnProgress
 from suture_worker import files
 from suture_worker.folder import DOCUMENT, Run, TaskFolder

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from suture_contract.contributions import MOMENTS, Described
+from suture_contract.contributions import Described
 from suture_contract.errors import SutureError
+from suture_contract.kinds import MOMENTS
 from suture_worker.egress.tensors import check_bytes, header_of
 
 #: `0.6x6.train.mean`: which placement, on which grid of its members' maps, of which split, mean or upper triangle.

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from suture_contract.contributions import MOMENTS
+from suture_contract.kinds import MOMENTS
 from suture_worker.config import SiteConfig
 from suture_worker.egress.held import Held
 from suture_worker.egress.log import EgressLog

@@ -19,10 +19,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from suture_contract.card import CARD, write_card
+from suture_contract.card import write_card
 from suture_contract.compatibility import describe_ensemble
 from suture_contract.contributions import (
-    MOMENTS,
     SPLITS,
     ClippedPrivacy,
     ContributionDocument,
@@ -31,6 +30,7 @@ from suture_contract.contributions import (
 )
 from suture_contract.documents import CandidateId, CandidateSet, Evaluation, Report
 from suture_contract.errors import SutureError
+from suture_contract.kinds import CARD, METADATA, MODEL, MOMENTS, REPORT
 from suture_contract.model.format import check_against, check_file
 from suture_contract.report.build import build
 from suture_stitching.evaluation.select import choose
@@ -51,7 +51,6 @@ from suture_worker.leased_task import (
 )
 from suture_worker.rules.policy import METRICS, TOO_FEW
 
-MODEL, METADATA, REPORT = "model.safetensors", "suture.json", "report.json"
 MAX_DOCUMENT = 16 * 2**20
 #: Numbers of a candidate that are part of the model, not measured.
 _EXACT = frozenset({"alpha", "near", "far", "epsilon", "delta"})
