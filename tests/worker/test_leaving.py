@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from suture_contract.contributions import MOMENTS
+from suture_contract.kinds import MOMENTS
 from suture_worker.agent.admission import Admission
 from suture_worker.compute.work import work
 from suture_worker.egress.leaving import DOCUMENTS, EACH, leaves

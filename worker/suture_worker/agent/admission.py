@@ -11,7 +11,6 @@ from functools import partial
 import structlog
 
 from suture_contract.errors import SutureError
-from suture_contract.kinds import MOMENTS
 from suture_contract.model.format import check_file
 from suture_worker import files
 from suture_worker.agent.signed import Signers

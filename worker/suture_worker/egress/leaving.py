@@ -8,8 +8,9 @@ from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from suture_contract.contributions import MOMENTS, ContributionDocument, Matched
+from suture_contract.contributions import ContributionDocument, Matched
 from suture_contract.documents import CandidateSet, Evaluation
+from suture_contract.kinds import MOMENTS
 from suture_worker.egress.release_check import FitDocument
 from suture_worker.folder import Terms
 from suture_worker.leased_task import CANDIDATES, STITCHES, Kind

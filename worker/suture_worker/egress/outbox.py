@@ -15,11 +15,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from suture_contract.kinds import MOMENTS
+from suture_contract.kinds import METADATA, MODEL, MOMENTS, REPORT
 from suture_worker.config import SiteConfig
 from suture_worker.egress.held import Held
 from suture_worker.egress.log import EgressLog
-from suture_worker.egress.release_check import METADATA, MODEL, REPORT, Draft, Gate, bounded, checked, to_json
+from suture_worker.egress.release_check import Draft, Gate, bounded, checked, to_json
 from suture_worker.folder import Code, CorrelationId, Progress, TaskFolder
 from suture_worker.leased_task import Claim, Task
 from suture_worker.rules.policy import UNDISCLOSED
