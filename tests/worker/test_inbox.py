@@ -16,6 +16,7 @@ from suture_contract.errors import SutureError
 from suture_worker.egress.held import Held
 from suture_worker.egress.outbox import Outbox
 from suture_worker.egress.release_check import Draft
+from suture_worker.folder import Progress
 from suture_worker.leased_task import Task
 from suture_worker.rules.inbox import AskedModel, Estimate, Inbox, Request
 
@@ -178,11 +179,18 @@ def test_a_verdict_is_about_one_lease(held, task, suture, make):
 def test_what_left_can_be_listed_and_shown(held, task, suture, site):
     outbox = Outbox(site.state / "outbox", min_samples=11)
     outbox.released(task)
+    for done in range(3):
+        outbox.progress(task.claim, Progress(step="fit", done=done, total=3))
     outbox.close()
-    assert "2 records, unbroken" in suture("egress", "verify")
+    listed = json.loads(suture("egress", "list", "--format", "json"))
+    assert [(one["kind"], one["party"], one["job"]) for one in listed] == [
+        (kind, task.job.requester, task.job.id) for kind in ("file", "result")
+    ]
+    assert len(json.loads(suture("egress", "list", "--heartbeats", "--format", "json"))) == 5
+    assert "5 records, unbroken" in suture("egress", "verify")
     assert "stitches.safetensors" in suture("egress", "list")
     assert suture("egress", "show", "2").strip() == '{"document":{"n":60},"fence":1}'
     assert "100 bytes" in suture("egress", "show", "1")
     log = site.state / "outbox" / "egress.jsonl"
     log.write_bytes(log.read_bytes().splitlines(keepends=True)[0])
-    assert "records 2 to 2 are missing at the end" in suture("egress", "verify", code=5)
+    assert "records 2 to 5 are missing at the end" in suture("egress", "verify", code=5)

@@ -16,6 +16,9 @@ from suture_worker.egress.log import verify as verified
 
 SequenceArgument = Annotated[int, typer.Argument(metavar="NUMBER", min=1, help="the record's number in the list")]
 
+#: Messages that say nothing but how far a task is, or that it waits for a person.
+_SIGNS = ("progress", "wait")
+
 
 @dataclass(frozen=True)
 class UnbrokenLog:
@@ -53,25 +56,37 @@ def list_records(
     path: ConfigArgument = HERE,
     task: Annotated[str | None, typer.Option(help="of this task only")] = None,
     limit: Annotated[int, typer.Option(min=1, help="how many of the newest")] = 50,
+    signs: Annotated[bool, typer.Option("--heartbeats", help="with progress and words that a task waits")] = False,
     format: FormatOption = Format.text,
 ) -> None:
-    """List what left, newest last.
+    """List what left, newest last; of the many messages that only tell how far a task is, nothing unless asked.
 
     \b
     Examples:
       suture site egress list
       suture site egress list --task task_0c9d2e3a48576b1f --format json
     """
-    entries = [entry for entry in _verified(_log(path)) if task in (None, entry.task)][-limit:]
+    every = [entry for entry in _verified(_log(path)) if task in (None, entry.task)]
+    entries = [entry for entry in every if signs or entry.kind not in _SIGNS][-limit:]
     if format is Format.json:
         print_json(entries)
         return
     rows = [
-        (entry.seq, entry.time, entry.task, entry.kind, entry.name or "", entry.size, entry.body or entry.sha256)
+        (
+            entry.seq,
+            entry.time,
+            entry.party or "",
+            entry.job or "",
+            entry.task,
+            entry.kind,
+            entry.name or "",
+            entry.size,
+            entry.body or entry.sha256,
+        )
         for entry in entries
     ]
     print_table(
-        ("record", "time", "task", "kind", "name", "bytes", "content or sha256"),
+        ("record", "time", "for", "job", "task", "kind", "name", "bytes", "content or sha256"),
         rows,
         empty="nothing left",
         spare=("content or sha256",),

@@ -1,7 +1,8 @@
 """The log of what left this site: append-only, one line per message, each line chained to the one before by its hash.
 
     {"seq": 7, "time": "...", "task": "...", "kind": "result", "name": null, "sha256": "...", "size": 412,
-     "body": null, "prev": "<sha256 of the line before>", "rules": "<sha256 of the site.toml in force>"}
+     "body": null, "prev": "<sha256 of the line before>", "rules": "<sha256 of the site.toml in force>",
+     "party": "south", "job": "..."}
 
 `sha256` and `size` are those of the exact bytes. Short messages are in the line itself (`body`); documents lie under
 their digest in `documents/`; model and stitch files are too large to keep, their digest names them. `egress.head` holds
@@ -41,6 +42,9 @@ class Entry:
     body: str | None
     prev: str
     rules: str | None
+    #: Of results: for whom, and for which job.
+    party: str | None
+    job: str | None
 
 
 class EgressLog:
@@ -68,15 +72,19 @@ class EgressLog:
         """Note a short message that is about to leave; durable on return."""
         self._append(task, kind, None, hashlib.sha256(body).hexdigest(), len(body), body.decode())
 
-    def document(self, task: str, kind: str, name: str | None, body: bytes) -> None:
+    def document(
+        self, task: str, kind: str, name: str | None, body: bytes, *, party: str | None = None, job: str | None = None
+    ) -> None:
         """Note a document that is about to leave and keep its exact bytes; durable on return."""
         digest = hashlib.sha256(body).hexdigest()
         files.write(self.documents / digest, body)
-        self._append(task, kind, name, digest, len(body), None)
+        self._append(task, kind, name, digest, len(body), None, party, job)
 
-    def file(self, task: str, name: str, sha256: str, size: int) -> None:
+    def file(
+        self, task: str, name: str, sha256: str, size: int, *, party: str | None = None, job: str | None = None
+    ) -> None:
         """Note a large file that is about to leave; durable on return."""
-        self._append(task, "file", name, sha256, size, None)
+        self._append(task, "file", name, sha256, size, None, party, job)
 
     def _end(self) -> tuple[int, str]:
         """Return number and hash of the last line, which must be the head or follow it."""
@@ -89,10 +97,20 @@ class EgressLog:
             raise _broken(f"record {end[0]} was edited", self.path)
         return end
 
-    def _append(self, task: str, kind: str, name: str | None, sha256: str, size: int, body: str | None) -> None:
+    def _append(
+        self,
+        task: str,
+        kind: str,
+        name: str | None,
+        sha256: str,
+        size: int,
+        body: str | None,
+        party: str | None = None,
+        job: str | None = None,
+    ) -> None:
         with self._turn:
             time = datetime.now(UTC).isoformat(timespec="milliseconds")
-            entry = Entry(self._seq + 1, time, task, kind, name, sha256, size, body, self._prev, self.rules)
+            entry = Entry(self._seq + 1, time, task, kind, name, sha256, size, body, self._prev, self.rules, party, job)
             line = json.dumps(entry.__dict__, ensure_ascii=True, separators=(",", ":")).encode()
             digest = hashlib.sha256(line).hexdigest()
             with self._journal.appended(line):
@@ -177,7 +195,7 @@ def _broken(problem: str, path: Path) -> SutureError:
 def _parse(line: bytes) -> Entry | None:
     try:
         content: Any = json.loads(line)
-        entry = Entry(**{"rules": None, **content})  # older lines do not say
+        entry = Entry(**{"rules": None, "party": None, "job": None, **content})  # older lines do not say
     except (ValueError, TypeError):
         return None
     return entry if isinstance(entry.seq, int) else None

@@ -144,16 +144,16 @@ class Outbox:
         return self._clear(task, self.held.drafts(task))
 
     def _clear(self, task: Task, drafts: Iterable[Draft]) -> list[Cleared]:
-        cleared = []
+        cleared, asked = [], {"party": task.job.requester, "job": task.job.id}
         for draft in drafts:
             if isinstance(draft.content, bytes):
-                self._log.document(task.id, draft.kind, draft.name, draft.content)
+                self._log.document(task.id, draft.kind, draft.name, draft.content, **asked)
             elif draft.name == MOMENTS:
                 # Sums over patients: the site keeps what it told, byte for byte.
-                self._log.document(task.id, draft.kind, draft.name, draft.content.read_bytes())
+                self._log.document(task.id, draft.kind, draft.name, draft.content.read_bytes(), **asked)
             else:
                 assert draft.name is not None
-                self._log.file(task.id, draft.name, draft.sha256, draft.size)
+                self._log.file(task.id, draft.name, draft.sha256, draft.size, **asked)
             cleared.append(Cleared(task.claim, draft.kind, draft.content, draft.sha256, draft.name))
         return cleared
 
