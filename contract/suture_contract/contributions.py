@@ -30,6 +30,8 @@ class Matched(_Closed):
     """
 
     n: Count
+    #: Patients whose samples they are; None where nobody counted them.
+    patients: Count | None = None
     placements: Places
     norms: Annotated[tuple[Norm, ...], Field(max_length=32)]
 
@@ -59,8 +61,9 @@ class Described(_Closed):
 
 
 class ContributionDocument(_Closed):
-    """The result of a `contribute` task, beside its file: samples, and by how much noise they are protected."""
+    """The result of a `contribute` task, beside its file: samples, their patients, and what noise protects these."""
 
     n: Samples
+    patients: Samples | None = None
     epsilon: Epsilon | None = None
     delta: Delta | None = None

@@ -146,6 +146,8 @@ class CandidateSet(_Closed):
     #: Labels of the ensemble's output: the members' labels, first seen first.
     labels: tuple[Label, ...] | None = None
     n: Count
+    #: Patients whose `n` samples they are; None where nobody counted them.
+    patients: Count | None = None
     seed: int
     #: Why there are no stitched candidates: a member without stitch points, or none that says what another's says.
     unstitched: Literal["no_points", "no_match"] | None = None
@@ -205,20 +207,23 @@ class Score(Interval):
 
 
 class ClassScores(_Closed):
-    """Samples that have one label: how many there are, and how well each candidate does there.
+    """Samples that have one label: how many there are, of how many patients, and how well each candidate does there.
 
     Classification: the share that is classified correctly. Several labels at once: the share where the label is found.
     Segmentation: the mean Dice of the label.
     """
 
     n: Annotated[int, Field(ge=1)]
+    #: Patients with such samples; None where nobody counted them.
+    patients: Annotated[int, Field(ge=1)] | None = None
     scores: dict[CandidateId, Fraction]
 
 
 class TrainScore(Interval):
-    """The party's own model on `n` samples of the split it may have learnt from."""
+    """The party's own model on `n` samples, of so many patients, of the split it may have learnt from."""
 
     n: Count
+    patients: Count | None = None
 
 
 #: What the owner declares of the training of its model, as the site found it: on its train split, whose digest is the
@@ -233,6 +238,8 @@ class SplitScores(_Closed):
     """
 
     n: Count
+    #: Patients whose samples they are; None where nobody counted them.
+    patients: Count | None = None
     scores: dict[CandidateId, Score]
     classes: dict[LabelIndex, ClassScores] = {}
 
@@ -240,6 +247,9 @@ class SplitScores(_Closed):
     def _classes_are_parts(self) -> SplitScores:
         if any(one.n > self.n for one in self.classes.values()):
             raise ValueError("classes: one has more samples than the split")
+        counted = [(self.patients, self.n), *((one.patients, one.n) for one in self.classes.values())]
+        if any((patients or 0) > n for patients, n in counted):
+            raise ValueError("patients: there are more of them than samples")
         if any(one.scores.keys() != self.scores.keys() for one in self.classes.values()):
             raise ValueError("classes: each is measured with every candidate")
         return self
@@ -268,6 +278,7 @@ class ClassReport(_Closed):
 
     label: Label
     n: Count
+    patients: Count | None = None
     rows: dict[Row, Fraction]
 
 
@@ -282,6 +293,8 @@ class PartyReport(_Closed):
 
     metric: Metric
     n: Count
+    #: Patients whose samples they are; None where nobody counted them.
+    patients: Count | None = None
     rows: dict[Row, Interval]
     verdict: Verdict
     #: By row, the row's model minus the party's own, measured on the same samples (paired).

@@ -458,7 +458,7 @@ def test_a_site_configuration_to_start_from_is_one(tmp_path: Path, monkeypatch: 
 
     monkeypatch.chdir(tmp_path)
     assert suture("site", "init").exit_code == 0
-    assert tomllib.loads((tmp_path / "site.toml").read_text())["policy"]["min_samples"] == 11
+    assert tomllib.loads((tmp_path / "site.toml").read_text())["policy"]["min_patients"] == 11
     assert list(load_site(tmp_path / "site.toml").datasets) == ["digits"]
     (tmp_path / "site.toml").write_text("mine")
     assert suture("site", "init", "site.toml").exit_code == ExitCode.REFUSED

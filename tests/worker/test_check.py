@@ -183,6 +183,29 @@ def test_small_classes_are_not_shown_nor_what_would_give_them_away(site, found, 
     assert f"test {sum(n)} ({shown})" in found()["dataset patches"].detail
 
 
+def test_samples_of_few_patients_are_not_counted_out(site, found):
+    # 60 samples of ten patients: as few as ten samples.
+    labels, split = np.arange(92) % 2, np.array([*["train"] * 30, *["validation"] * 2, *["test"] * 60])
+    groups = np.where(split == "test", [f"p{i % 10}" for i in range(92)], [f"q{i}" for i in range(92)])
+    images = np.zeros((92, 1, 6, 6))
+    np.savez(site.datasets["patches"].path, images=images, labels=labels, split=split, group=groups)
+    assert "test fewer than 11" in found()["dataset patches"].detail
+
+
+def test_classes_of_few_patients_are_not_counted_out(site, found):
+    labels, split = np.repeat([0, 1], 60), np.array((["train"] * 20 + ["test"] * 40) * 2)
+    groups = [f"{side}{label}-{i % (9 if label else 40)}" for i, (side, label) in enumerate(zip(split, labels))]
+    images = np.zeros((120, 1, 6, 6))
+    np.savez(site.datasets["patches"].path, images=images, labels=labels, split=split, group=groups)
+    assert "test 80 of 49 patients (dark not shown, bright fewer than 11)" in found()["dataset patches"].detail
+
+
+def test_a_rule_that_names_no_budget_has_one(site, found):
+    rule = site.policy.allow[0]
+    assert rule.evaluations_per_month is None
+    assert "20 evaluations a month" in found(site)["policy"].detail
+
+
 def test_limits_of_rules_are_told(site, found):
     limits = {"evaluations_per_month": 3, "approval": "ask", "release": "manual"}
     rule = site.policy.allow[0].model_copy(update=limits)

@@ -42,6 +42,16 @@ def test_absolute_paths_and_defaults_stay(changed, tmp_path):
     assert config.limits.seconds == 4 * 3600
 
 
+@pytest.mark.parametrize("name", ["min_patients", "min_samples"])
+def test_the_least_number_of_patients_has_two_names(changed, name):
+    assert load_site(changed("min_samples = 11", f"{name} = 30")).policy.min_samples == 30
+
+
+def test_the_least_number_of_patients_is_said_once(changed):
+    with pytest.raises(SutureError, match="min_samples"):
+        load_site(changed("min_samples = 11", "min_samples = 11\nmin_patients = 30"))
+
+
 def test_state_and_token_have_defaults(tmp_path):
     (tmp_path / "site.toml").write_text('[hub]\nurl = "https://hub.example/"\n')
     config = load_site(tmp_path / "site.toml")
@@ -58,6 +68,7 @@ def test_state_and_token_have_defaults(tmp_path):
         ('url = "http', 'url = "ftp', "hub.url"),
         ('url = "http://', 'url = "http://user:secret@', "hub.url"),
         ("min_samples = 11", "min_samples = 1", "policy.min_samples"),
+        ("min_samples = 11", "min_patients = 1", "policy.min_patients"),
         ("min_samples = 11", 'min_samples = "many"', "policy.min_samples"),
         ('actions = ["fit", "evaluate"]', 'actions = ["fit", "publish"]', "policy.allow.0.actions.1"),
         ('datasets = ["patches"]', 'datasets = ["ptches"]', "policy.allow[0].datasets: there is no [datasets.ptches]"),

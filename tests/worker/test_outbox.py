@@ -293,6 +293,13 @@ def test_an_evaluation_of_anything_else_does_not_leave(outbox, entries, evaluate
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
+def test_an_evaluation_on_samples_of_too_few_patients_does_not_leave(outbox, evaluated, make, split):
+    document = make.evaluation()
+    document["splits"][split]["patients"] = 10
+    assert refused(outbox, *evaluated(document)).code == "policy.too_few_samples"
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
 def test_an_evaluation_on_too_few_samples_does_not_leave(outbox, evaluated, make, split):
     document = make.evaluation()
     document["splits"][split]["n"] = 10

@@ -14,7 +14,7 @@ from suture_worker.leased_task import Task
 from suture_worker.rules.explain import explain
 from suture_worker.rules.inbox import Inbox, Standing
 from suture_worker.rules.ledger import Ledger
-from suture_worker.rules.policy import Allow, Decline, decide, too_few
+from suture_worker.rules.policy import Allow, Asked, Decline, decide, judge, too_few
 
 NOW, DAY = datetime.now(UTC), timedelta(days=1)
 
@@ -185,6 +185,21 @@ def test_every_limit_of_a_rule_looks_like_no_rule(make, limits, reason):
 )
 def test_limits_that_are_kept(make, limits):
     assert isinstance(limited(make.leased("evaluate", dataset="patches"), **limits), Allow)
+
+
+@pytest.mark.parametrize(("action", "what"), [("evaluate", "evaluations"), ("contribute", "contributions")])
+def test_a_rule_that_names_no_budget_has_one(site, action, what):
+    rule = Rule(parties=("south",), actions=(action,), datasets=("patches",))
+    site = site.model_copy(update={"policy": PolicyConfig(allow=(rule,))})
+
+    def judged(used):
+        return judge(Asked("south", action, used=lambda _party, _dataset: used), "patches", site)
+
+    assert isinstance(judged(19), Allow)
+    assert f"20 of 20 {what} of this month are used" in judged(20).reason
+    found = explain(site, party="south", action=action, dataset="patches")
+    assert found.left == 20
+    assert f"20 of 20 {what} are left this month" in found.why
 
 
 def test_a_fit_spends_no_evaluation(make):

@@ -14,12 +14,16 @@ from suture_contract.documents import SplitScores
 from suture_worker.egress.suppression import without_small_classes
 
 
-def split(counts, unseen=0):
+def split(counts, unseen=0, patients=None, everyone=None):
+    classes = {str(i): {"n": n, "scores": {"c00": 0.5}} for i, n in enumerate(counts) if n}
+    for i, have in enumerate(patients or ()):
+        classes[str(i)]["patients"] = have
     return SplitScores.model_validate(
         {
             "n": sum(counts) + unseen,
+            "patients": everyone,
             "scores": {"c00": {"value": 0.5, "low": 0.4, "high": 0.6}},
-            "classes": {str(i): {"n": n, "scores": {"c00": 0.5}} for i, n in enumerate(counts) if n},
+            "classes": classes,
         }
     )
 
@@ -79,6 +83,40 @@ def test_of_labels_that_overlap_neither_side_is_small(counts, n, minimum):
         assert scores.n == one.n or scores.n - one.n >= minimum
 
 
+def test_a_class_of_many_samples_of_few_patients_is_small():
+    scores = split([400, 60, 300, 120], patients=[40, 5, 30, 12], everyone=87)
+    assert without_small_classes(scores, 11, exclusive=True).classes.keys() == {"0", "2"}
+    assert without_small_classes(scores, 5, exclusive=True).classes.keys() == {"0", "1", "2", "3"}
+
+
+def test_a_patient_who_has_several_classes_is_not_counted_twice():
+    # Both small classes may be of the same six patients: a third one is left out, though they are eleven together.
+    scores = split([400, 60, 300, 50], patients=[40, 6, 40, 5], everyone=40)
+    assert without_small_classes(scores, 11, exclusive=True).classes.keys() == {"0"}
+
+
+def test_a_label_that_all_but_a_few_patients_have_is_left_out():
+    scores = split([950, 600], unseen=-550, patients=[95, 60], everyone=100)
+    assert without_small_classes(scores, 11, exclusive=False).classes.keys() == {"1"}
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.sets(st.integers(0, 30)), min_size=1, max_size=6), st.sets(st.integers(0, 30)), st.integers(2, 15)
+)
+def test_what_is_left_out_is_of_enough_patients_or_everything_is(classes, unlabelled, minimum):
+    # Each patient of a class has three samples of it.
+    counts = [3 * len(own) for own in classes if own]
+    patients = [len(own) for own in classes if own]
+    scores = split(counts, 3 * len(unlabelled), patients, len(set().union(*classes, unlabelled)))
+    left = without_small_classes(scores, minimum, exclusive=True)
+    assert all(one.patients >= minimum for one in left.classes.values())
+    kept = [own for own in classes if own]
+    hidden = [own for label, own in enumerate(kept) if str(label) not in left.classes] + [unlabelled]
+    if left.classes and any(hidden):
+        assert len(set().union(*hidden)) >= minimum
+
+
 def document(counts, value=0.8):
     found = copy.deepcopy(make.evaluation(n=sum(counts)))
     for scores in found["splits"].values():
@@ -92,6 +130,20 @@ def test_the_gate_lets_no_small_class_out():
     left = json.loads(evaluate(document([33, 7]))[0])["document"]["splits"]["test"]
     assert left["classes"] == {}
     assert left["n"] == 40
+
+
+def test_the_gate_counts_patients():
+    few, enough = document([33, 25]), document([33, 25])
+    for content, of in ((few, 10), (enough, 11)):
+        for scores in content["splits"].values():
+            scores["patients"] = 40
+            for one in scores["classes"].values():
+                one["patients"] = of
+    assert json.loads(evaluate(few)[0])["document"]["splits"]["test"]["classes"] == {}
+    assert len(json.loads(evaluate(enough)[0])["document"]["splits"]["test"]["classes"]) == 2
+    for scores in few["splits"].values():
+        scores["classes"], scores["patients"] = {}, 10
+    assert evaluate(few) is None
 
 
 def test_the_gate_rounds_what_it_tells_of_classes():

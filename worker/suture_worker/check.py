@@ -30,6 +30,7 @@ from suture_worker.rules.assurance import HOW, assurance, lacking
 from suture_worker.rules.in_force import told
 from suture_worker.rules.inbox import Inbox
 from suture_worker.rules.ledger import Ledger
+from suture_worker.rules.policy import SPENT, budget_of
 
 MAX_CLOCK_SKEW = 30.0
 #: A certificate that ends sooner than this is worth a warning.
@@ -218,7 +219,7 @@ def _dataset(config: SiteConfig, name: str) -> Iterator[Check]:
     spec: DatasetSpec = config.datasets[name]
     dataset = open_dataset(spec)
     minimum = config.policy.min_samples
-    samples = {split: dataset.n(split) for split in SPLITS}
+    patients = {split: dataset.patients(split) for split in SPLITS}
     shown = ", ".join(f"{split} {_samples(dataset, split, config)}" for split in SPLITS)
     labels = f"{len(dataset.labels)} labels, " if dataset.labels else ""
     size = " x ".join(map(str, dataset.input_shape))
@@ -228,29 +229,30 @@ def _dataset(config: SiteConfig, name: str) -> Iterator[Check]:
     if (link := _leads_out(spec.path)) is not None:
         hint = "models run confined to the dataset's folder and cannot follow it: copy or bind-mount what it points to"
         yield Check(f"dataset {name}", "fail", f"{link} is a link to somewhere else", hint)
-    if any(n < minimum for n in samples.values()):
-        hint = f"nothing derived from a split with fewer than {minimum} samples leaves this site"
+    if any(n < minimum for n in patients.values()):
+        hint = f"nothing derived from a split with fewer than {minimum} patients leaves this site"
         yield Check(f"dataset {name}", "warn", detail, hint)
     else:
         yield Check(f"dataset {name}", "ok", detail)
 
 
 def _samples(dataset: Dataset, split: Split, config: SiteConfig) -> str:
-    """Return how many samples a split and its classes have; no small number, nor what would give one away."""
+    """Return how many samples a split has, and its classes; nothing of few patients, nor what would give them away."""
     n, minimum = dataset.n(split), config.policy.min_samples
-    if n < minimum:
+    if dataset.patients(split) < minimum:
         return f"fewer than {minimum}"
+    of = f" of {dataset.patients(split)} patients" if dataset.grouped else ""
     if dataset.task == "segmentation" or not dataset.labels:  # a mask is counted by reading it
-        return str(n)
+        return f"{n}{of}"
     counts, floor = dataset.counts(split), config.policy.min_per_class
-    small = [label for label, count in counts.items() if count < floor]
+    small = [label for label, count in dataset.patients_with(split).items() if count < floor]
     if len(counts) > _CLASSES_SHOWN:
-        return f"{n} ({len(small)} classes of fewer than {floor})" if small else str(n)
+        return f"{n}{of} ({len(small)} classes of fewer than {floor})" if small else f"{n}{of}"
     told = dict.fromkeys(small, f"fewer than {floor}")
     if len(small) == 1 and dataset.task == "classification":
         # What is missing from the sum would be the small number: hide the next one, too.
         told[min(counts.keys() - told.keys(), key=lambda label: counts[label])] = "not shown"
-    return f"{n} ({', '.join(f'{label} {told.get(label, count)}' for label, count in counts.items())})"
+    return f"{n}{of} ({', '.join(f'{label} {told.get(label, count)}' for label, count in counts.items())})"
 
 
 def _leads_out(folder: Path) -> Path | None:
@@ -276,7 +278,7 @@ def _policy(config: SiteConfig) -> Iterator[Check]:
     Ledger(config.state / "ledger.jsonl").entries()
     Inbox(config.state / "inbox").standing()
     if rules:
-        yield Check("policy", "ok", f"{'; '.join(rules)}; at least {config.policy.min_samples} samples per split")
+        yield Check("policy", "ok", f"{'; '.join(rules)}; at least {config.policy.min_samples} patients per split")
 
 
 def _in_force(config: SiteConfig) -> Iterator[Check]:
@@ -296,8 +298,7 @@ def _in_force(config: SiteConfig) -> Iterator[Check]:
 
 def _limits(rule: Rule, config: SiteConfig) -> str:
     limits = [str(assurance(rule, config))]
-    if rule.evaluations_per_month is not None:
-        limits.append(f"{rule.evaluations_per_month} evaluations a month")
+    limits += [f"{budget_of(rule, action)} {what} a month" for action, what in SPENT.items() if action in rule.actions]
     if rule.approval == "ask":
         limits.append("a person approves")
     if rule.release == "manual":

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from suture.http import check_url
 from suture_contract.documents import Metric
@@ -50,6 +50,10 @@ def _check_device(device: str) -> str:
     if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,2})?", device):
         raise ValueError('give "auto", "cpu" or "cuda:0"')
     return device
+
+
+#: What `min_samples` is called in site.toml; older files have its old name.
+_MIN_PATIENTS = AliasChoices("min_patients", "min_samples")
 
 
 class _Closed(BaseModel):
@@ -123,11 +127,11 @@ class Rule(_Closed):
     #: The largest file of a model.
     max_model_mib: Annotated[float, Field(gt=0)] | None = None
     operators: Annotated[frozenset[Annotated[str, AfterValidator(_check_operator)]], Field(min_length=1)] | None = None
-    #: For each party and dataset.
+    #: For each party and dataset; without a number, `policy.BUDGET`.
     evaluations_per_month: Annotated[int, Field(ge=0)] | None = None
     contributions_per_month: Annotated[int, Field(ge=0)] | None = None
-    #: Samples that a split must have for its moments to be contributed; at least those of `[policy]`.
-    min_samples: Annotated[int, Field(ge=2)] | None = None
+    #: Patients that a split must have for its moments to be contributed; at least those of `[policy]`.
+    min_samples: Annotated[int | None, Field(ge=2, validation_alias=_MIN_PATIENTS)] = None
     #: Noise on all that is computed on patients: each patient is protected with these, per job, or contribution.
     epsilon: Epsilon | None = None
     delta: Delta | None = None
@@ -156,12 +160,13 @@ class Rule(_Closed):
 class PolicyConfig(_Closed):
     """`[policy]`: rules, and what holds for everything that leaves.
 
-    `min_samples`: of a split anything is derived from; `min_per_class`: of a class whose own numbers are shown;
+    `min_patients`: of a split anything is derived from; `min_per_class`: of a class whose own numbers are shown; both
+    count patients, the groups of a dataset, of which every sample is one where it has none;
     `decimals`: measured numbers are rounded to; `disclose_refusals`: whether a requester learns that an evaluation was
     declined, or sees no answer.
     """
 
-    min_samples: Annotated[int, Field(ge=2)] = 11
+    min_samples: Annotated[int, Field(ge=2, validation_alias=_MIN_PATIENTS)] = 11
     min_per_class: Annotated[int, Field(ge=2)] = 11
     decimals: Annotated[int, Field(ge=1, le=6)] = 4
     disclose_refusals: bool = True

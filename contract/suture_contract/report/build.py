@@ -218,6 +218,7 @@ def _party_report(
     return PartyReport(
         metric=evaluation.metric,
         n=test.n,
+        patients=test.patients,
         rows={row: Interval(value=score.value, low=score.low, high=score.high) for row, score in rows.items()},
         verdict=choice.verdicts[party],
         differences={row: score.difference for row, score in rows.items() if score.difference and row != "own"},
@@ -228,7 +229,12 @@ def _party_report(
         privacy=evaluation.privacy,
         trusted=evaluation.trusted,
         classes=tuple(
-            ClassReport(label=labels[int(label)], n=one.n, rows={row: one.scores[id] for row, id in ids.items()})
+            ClassReport(
+                label=labels[int(label)],
+                n=one.n,
+                patients=one.patients,
+                rows={row: one.scores[id] for row, id in ids.items()},
+            )
             for label, one in sorted(test.classes.items(), key=lambda item: int(item[0]))
             if int(label) < len(labels)
         ),

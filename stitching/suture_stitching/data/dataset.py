@@ -84,6 +84,21 @@ class Dataset(ABC):
         """Return the number of patients (groups) in `split`; without groups every sample is one."""
         return len(np.unique(self.patient_of(split)))
 
+    @property
+    def grouped(self) -> bool:
+        """Whether the data say which samples are of one patient."""
+        return self._patients is not None
+
+    def patients_with(self, split: Split) -> dict[str, int]:
+        """Return how many patients have a sample in `split` with each label; empty for regression."""
+        if self._patients is None or not self.labels:
+            return self.counts(split)
+        own = self._splits[split]
+        order = own[np.argsort(self._patients[own], kind="stable")]
+        starts = np.flatnonzero(np.diff(self._patients[order])) + 1
+        having = sum((self._label_counts(one) > 0).astype(np.int64) for one in np.split(order, starts) if len(one))
+        return dict(zip(self.labels, np.broadcast_to(having, len(self.labels)).tolist(), strict=True))
+
     def patient_of(self, split: Split, seed: int | None = None) -> NDArray[np.int64]:
         """Return whose each sample of `split` is `(N,)`, in the order in which `batches` yields them."""
         order = self._sequence(self._splits[split], seed)

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,6 +29,7 @@ from suture_stitching.ensemble.fitted import FitResult
 from suture_stitching.ensemble.members import Member, batches, check_inputs, input_shape, number_of_batches
 from suture_stitching.ensemble.merge import Merge
 from suture_stitching.evaluation.bootstrap import intervals
+from suture_stitching.evaluation.patients import counted
 from suture_stitching.evaluation.private_scores import private_scores
 from suture_stitching.running.checkpoint import Checkpoint, Folder, digest_of, fingerprint
 from suture_stitching.running.device import Precision, Runner
@@ -165,7 +167,8 @@ class _Evaluation:
             scores.keep()
         tracker.end("evaluate")
         if self._privacy is None:
-            found = {split: scores.summary(split, own) for split in self._blocks}
+            labels = self._fitted.candidates.labels or ()
+            found = {split: counted(scores.summary(split, own), self._dataset, split, labels) for split in self._blocks}
         else:
             found = private_scores(
                 {split: scores.of(split) for split in self._blocks},
@@ -203,7 +206,9 @@ class _Evaluation:
                 break
         values = torch.cat(found).double().numpy()[None]
         ((interval, _),) = intervals(values, seed=self._fitted.candidates.seed)
-        return TrainScore(**interval.model_dump(), n=values.shape[1])
+        n = values.shape[1]
+        patients = len(np.unique(self._dataset.patient_of("train", seed=0)[:n]))
+        return TrainScore(**interval.model_dump(), n=n, patients=patients)
 
     def run_share(self, share: Share) -> None:
         every = [(split, *one) for split, of in self._blocks.items() for one in enumerate(of)]

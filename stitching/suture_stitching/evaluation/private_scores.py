@@ -94,4 +94,4 @@ def _told(
             difference=None if own is None else difference(index, own),
             against={candidates[other].id: difference(index, other) for other in plain if other != index},
         )
-    return SplitScores(n=samples, scores=scores)
+    return SplitScores(n=samples, patients=n, scores=scores)

@@ -117,8 +117,15 @@ def fit(
     `own` is the requester's own member: gates look through no other. What fewer than `min_patients` of the training
     patients carry takes no part (see `carriers`). With `privacy` the result is private for each
     patient (see `Privacy`): closed forms alone, at one match, from the samples of both splits, at most `share` of the
-    account spent. What other steps of the job ask of the same patients may spend the rest.
+    account spent. What other steps of the job ask of the same patients may spend the rest. It uses no contributions:
+    raises `SutureError` `privacy.contributions` where both are given.
     """
+    if privacy is not None and contributions:
+        raise SutureError(
+            "privacy.contributions",
+            "a fit with noise uses no contributions of other parties",
+            hint="ask for it without contributions, or for an exact fit",
+        )
     work = _Fit(
         members,
         dataset,

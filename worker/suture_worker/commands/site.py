@@ -48,7 +48,7 @@ split = { validation = 0.2, test = 0.3, seed = 0 }            # used where the d
 #   epsilon, delta            noise: models of anybody; no result tells more of one patient than these allow
 # An edited file is in force at once; while it is not in order, nothing is leased and nothing leaves.
 [policy]
-min_samples = 11                # fewer test samples than this and no number leaves
+min_patients = 11               # fewer patients than this in a split and no number leaves
 
 [[policy.allow]]
 parties = ["north"]             # who asks
@@ -66,7 +66,7 @@ members_from = ["north"]        # your own models alone. With those of others: [
 # members_from = ["north", "south"]
 # signed_by = ["south"]
 # max_model_mib = 500
-# evaluations_per_month = 20
+# evaluations_per_month = 5     # 20 where a rule does not say
 # approval = "ask"              # a person is asked first: `suture site inbox`
 # release = "manual"            # a person looks at the result before it leaves: `suture site outbox`
 
@@ -74,7 +74,7 @@ members_from = ["north"]        # your own models alone. With those of others: [
 # parties = ["south"]
 # actions = ["contribute"]      # sums over samples, for another party's fit: means and second moments of features
 # datasets = ["digits"]
-# min_samples = 100             # of each split; few samples show through sums
+# min_patients = 100            # of each split; few patients show through sums
 # contributions_per_month = 2
 # epsilon = 4                   # for one patient, and each contribution
 # delta = 1e-5

@@ -159,7 +159,7 @@ def _do(folder: TaskFolder, run: Run) -> None:
 
 
 def _open(run: Run, task: Task) -> Dataset | None:
-    """Return the dataset if there are enough samples in the splits whose results will leave."""
+    """Return the dataset if there are enough patients in the splits whose results will leave."""
     from suture_stitching.data import open_dataset
 
     if run.dataset is None:
@@ -169,7 +169,7 @@ def _open(run: Run, task: Task) -> Dataset | None:
     split = too_few({split: dataset.patients(split) for split in needed}, run.min_samples)
     if split is not None:
         raise SutureError(
-            TOO_FEW, f"the {split} split has fewer than {run.min_samples} samples", where=str(run.dataset.path)
+            TOO_FEW, f"the {split} split has fewer than {run.min_samples} patients", where=str(run.dataset.path)
         )
     return dataset
 
@@ -260,6 +260,7 @@ def _fit(
         share=terms.share,
     )
     candidates = contributing.with_contributors(fitted.candidates, given)
+    candidates = candidates.model_copy(update={"patients": dataset.patients("train")})
     FitResult(candidates, fitted.stitches, fitted.input_shape).save(folder.results)
     _write_document(folder, {"n": fitted.candidates.n})
 

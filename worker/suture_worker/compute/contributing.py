@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from suture_contract.contributions import ClippedPrivacy, ContributionDocument, Matched
+from suture_contract.contributions import SPLITS, ClippedPrivacy, ContributionDocument, Matched
 from suture_contract.documents import CandidateSet, Contributed
 from suture_contract.errors import SutureError
 from suture_contract.fit_options import FitOptions
@@ -33,16 +33,17 @@ def match(
     from suture_stitching.fitting.contribute import contribute
     from suture_stitching.fitting.fit import matches
 
+    n, patients = dataset.n("train"), dataset.patients("train")
     if folder.private:
         # Where networks match is told by exact sums over patients, and a fit with noise uses no contributions.
-        _write(folder, Matched(n=dataset.n("train"), placements=(), norms=()))
+        _write(folder, Matched(n=n, patients=patients, placements=(), norms=()))
         return
     found = matches(members, dataset, options=FitOptions.read(spec.options), device=run.device, progress=report)
     norms: tuple[float, ...] = ()
     if found:
         own = contribute(members, dataset, found, min_patients=1, device=run.device, progress=report)
         norms = own.norms()
-    _write(folder, Matched(n=dataset.n("train"), placements=found, norms=norms))
+    _write(folder, Matched(n=n, patients=patients, placements=found, norms=norms))
 
 
 def contribute(
@@ -70,7 +71,11 @@ def contribute(
             raise
         raise SutureError(TOO_FEW, str(error), where=error.where) from None
     found.save(folder.results / MOMENTS)
-    _write(folder, ContributionDocument(n=found.described.n, epsilon=terms.epsilon, delta=terms.delta))
+    patients = {split: dataset.patients(split) for split in SPLITS}
+    _write(
+        folder,
+        ContributionDocument(n=found.described.n, patients=patients, epsilon=terms.epsilon, delta=terms.delta),
+    )
 
 
 def contributions(spec: FitSpec, members: Sequence[Member], folder: TaskFolder) -> dict[str, Contribution]:

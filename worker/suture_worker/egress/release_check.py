@@ -35,7 +35,7 @@ from suture_contract.model.format import check_against, check_file
 from suture_contract.report.build import build
 from suture_stitching.evaluation.select import choose
 from suture_worker.egress.moments import check_moments
-from suture_worker.egress.suppression import without_small_classes
+from suture_worker.egress.suppression import people, without_small_classes
 from suture_worker.egress.tensors import check_stitches
 from suture_worker.files import sha256_of
 from suture_worker.folder import DOCUMENT, TaskFolder
@@ -98,7 +98,7 @@ _Document = TypeVar("_Document", bound=BaseModel)
 
 
 class Gate:
-    """The site's limits: samples of a split, samples of a part of one (a class, say), decimals of measured numbers."""
+    """The site's limits: patients of a split and of a part of one (a class, say), decimals of measured numbers."""
 
     def __init__(self, *, min_samples: int, min_per_class: int, decimals: int) -> None:
         self._min_samples = min_samples
@@ -126,7 +126,7 @@ class Gate:
 
     def _match(self, spec: MatchSpec, folder: TaskFolder) -> Any:
         matched = _read(Matched, folder.results / DOCUMENT)
-        self._enough({"n": matched.n})
+        self._enough({"n": matched.n, "patients": matched.patients})
         _expect(len(matched.norms) == len(matched.placements), "norms", "are not one for each placement")
         for place in matched.placements:
             _expect(all(int(index) < len(spec.members) for index in place), "placements", "name no such member")
@@ -136,7 +136,8 @@ class Gate:
     def _contribution(self, spec: ContributeSpec, folder: TaskFolder) -> tuple[dict[str, bytes | Path], Any]:
         document, terms = _read(ContributionDocument, folder.results / DOCUMENT), folder.terms
         _expect(document.n.keys() == set(SPLITS), "n", "does not name both splits")
-        if min(document.n.values()) < max(terms.min_samples, self._min_samples):
+        _expect(document.patients is None or document.patients.keys() == set(SPLITS), "patients", "are not those of n")
+        if min((document.patients or document.n).values()) < max(terms.min_samples, self._min_samples):
             raise SutureError(TOO_FEW, "the moments come from too few samples to leave this site", where="outbox")
         noise = (document.epsilon, document.delta)
         _expect(noise == (terms.epsilon, terms.delta), "epsilon", "is not what the site's rule asks for")
@@ -157,7 +158,7 @@ class Gate:
         document = _read(FitDocument, folder.results / DOCUMENT)
         candidates = _read(CandidateSet, folder.results / CANDIDATES)
         _expect(document.n == candidates.n, "candidates.n", "is not the number of samples in the document")
-        self._enough({"n": candidates.n})
+        self._enough({"n": candidates.n, "patients": candidates.patients})
         _members_match(task, candidates)
         terms = folder.terms
         _expect(candidates.privacy == terms.privacy, "candidates.privacy", "is not what the site's rule asks for")
@@ -220,7 +221,7 @@ class Gate:
         }
         of_own = evaluation.own is not None
         _expect(of_own or (evaluation.training is None and evaluation.train is None), "evaluation", "has no own member")
-        enough = evaluation.train is not None and evaluation.train.n >= self._min_samples
+        enough = evaluation.train is not None and people(evaluation.train) >= self._min_samples
         train = evaluation.train if enough else None
         content = _dump(evaluation.model_copy(update={"splits": shown, "train": train, "trusted": terms.trusted}))
         self._enough(content)
@@ -257,9 +258,9 @@ class Gate:
         return named, document.model_dump()
 
     def _enough(self, content: Any) -> None:
-        """Refuse a document in which a split, or a part of one, has too few samples (`n`)."""
+        """Refuse a document in which a split, or a part of one, has too few patients."""
         for n, depth in _counts(content):
-            # `n` itself for a fit, `splits.<split>.n` for an evaluation; anything deeper is a part of a split.
+            # The count itself for a fit, `splits.<split>` for an evaluation; anything deeper is a part of a split.
             if n < (self._min_samples if depth <= 2 else self._min_per_class):
                 raise SutureError(TOO_FEW, "the result comes from too few samples to leave this site", where="outbox")
 
@@ -298,11 +299,12 @@ def checked(schema: type[_Document], content: dict[str, Any]) -> _Document:
 
 
 def _counts(content: Any, depth: int = 0) -> Iterator[tuple[int, int]]:
-    """Yield every count of samples in a document, with how deep it lies."""
+    """Yield every count of patients in a document, with how deep it lies; of samples where nobody counted patients."""
     if isinstance(content, dict):
-        for name, value in content.items():
-            if name == "n" and isinstance(value, int):
-                yield value, depth
+        counts = [count for count in (content.get("patients"), content.get("n")) if isinstance(count, int)]
+        if counts:
+            yield counts[0], depth
+        for value in content.values():
             yield from _counts(value, depth + 1)
     elif isinstance(content, list):
         for value in content:

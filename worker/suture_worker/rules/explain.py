@@ -126,10 +126,10 @@ def _allowed(decision: Allow, asked: Asked, dataset: str, config: SiteConfig) ->
     if asked.action == "contribute":
         terms = terms_of(decision, asked, config)
         why.append("means and second moments of features leave, sums over samples; no sample, and no label")
-        why.append(f"they leave from no split of fewer than {terms.min_samples} samples, {noise_in_words(terms)}")
+        why.append(f"they leave from no split of fewer than {terms.min_samples} patients, {noise_in_words(terms)}")
         return _explained(decision, why, left, config, waits=waits)
     why.append(
-        f"nothing leaves from a split of fewer than {policy.min_samples} samples, "
+        f"nothing leaves from a split of fewer than {policy.min_samples} patients, "
         f"or a class of fewer than {policy.min_per_class}; numbers have {policy.decimals} decimals"
     )
     return _explained(decision, why, left, config, waits=waits)

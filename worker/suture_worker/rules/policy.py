@@ -189,12 +189,16 @@ def objections(asked: Asked, dataset: str | None, rule: Rule, config: SiteConfig
 
 #: What a party may have only so many of in a month.
 SPENT: Mapping[Action, str] = {"evaluate": "evaluations", "contribute": "contributions"}
+#: How many, where a rule does not say: enough for work, too few to ask for one patient after another.
+BUDGET = 20
 
 
 def budget_of(rule: Rule, action: Action) -> int | None:
-    """Return how often in a month `rule` allows something, None for any number of times."""
-    limits = {"evaluate": rule.evaluations_per_month, "contribute": rule.contributions_per_month}
-    return limits.get(action)
+    """Return how often in a month `rule` allows something, None for what is not counted."""
+    if action not in SPENT:
+        return None
+    given = {"evaluate": rule.evaluations_per_month, "contribute": rule.contributions_per_month}[action]
+    return BUDGET if given is None else given
 
 
 def terms_of(

@@ -1,0 +1,19 @@
+"""Of how many patients the samples are that a metric was measured on: what a site's least numbers are about."""
+
+from __future__ import annotations
+
+from suture_contract.documents import SplitName, SplitScores
+from suture_stitching.data import Dataset
+
+
+def counted(scores: SplitScores, dataset: Dataset, split: SplitName, labels: tuple[str, ...]) -> SplitScores:
+    """Return the same with the numbers of patients, of the split and of each class; `labels` are the ensemble's."""
+    if not dataset.grouped:
+        patients = {index: one.n for index, one in scores.classes.items()}
+    elif scores.classes:
+        having = dataset.patients_with(split)
+        patients = {index: having[labels[int(index)]] for index in scores.classes}
+    else:
+        patients = {}
+    classes = {index: one.model_copy(update={"patients": patients[index]}) for index, one in scores.classes.items()}
+    return scores.model_copy(update={"patients": dataset.patients(split), "classes": classes})
