@@ -9,6 +9,8 @@ and the plain ensemble. `read` is the error of the best image that a spy's netwo
 the distance between two patients: near 0 it is a patient, around 1 or above it is nobody. It is read once for each
 setting, by the first attack of tests/security/attacks.
 
+Cells are fitted without refinement in all rows. So there the exact row is that of closed forms, as noise has them, too.
+
 A row is printed as soon as it is measured, and kept in --json: called again, it goes on with those that are missing.
 """
 
