@@ -99,7 +99,7 @@ def test_what_would_happen_is_explained(site):
     found = explain(site, party="south", action="contribute", dataset="patches")
     assert (found.outcome, found.left, found.told) == ("waits for approval", 3, "waiting for approval")
     assert "3 of 3 contributions are left this month" in found.why
-    assert "fewer than 80 samples, with noise: epsilon 2, delta 1e-05" in found.why[-1]
+    assert "fewer than 80 patients, with noise: epsilon 2, delta 1e-05" in found.why[-1]
     silent = site.model_copy(update={"policy": site.policy.model_copy(update={"disclose_refusals": False})})
     refused = explain(silent, party="north", action="contribute", dataset="patches")
     assert (refused.outcome, refused.told) == ("declined", "nothing: it looks as if there were no answer")
@@ -125,7 +125,7 @@ def contributed(site, folder, **terms):
 @pytest.mark.timeout(120)
 def test_the_whole_way_at_the_sites(site, data, assign, make, members, quick):
     where = matched(site, assign, quick)
-    assert where.keys() == {"n", "placements", "norms"}
+    assert where.keys() == {"n", "patients", "placements", "norms"}
     assert all(norm == float(f"{norm:.3g}") for norm in where["norms"])
     asked = {"requester": "south", "placements": where["placements"], "norms": where["norms"]}
     folder = assign("contribute", **asked)
