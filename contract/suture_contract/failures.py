@@ -9,7 +9,11 @@ _MEANINGS: dict[str, tuple[str, str]] = {
     "dataset.unknown": ("the site has no dataset of this name", "name one that the site's site.toml has"),
     "dataset.one_class": ("the training data show a single class", "fit on a dataset with two classes or more"),
     "dataset": ("the dataset could not be read, or does not suit the models", _AT_SITE),
-    "policy.too_few_samples": ("fewer samples than the site lets numbers leave for", "evaluate on more data"),
+    "policy.too_few_samples": ("fewer patients than the site lets numbers leave for", "evaluate on more data"),
+    "policy.noise_without_contributions": (
+        "the own site's rule adds noise, and a fit with noise uses no contributions of other parties",
+        "ask again without contributions, or for a fit by a rule that names whose models it trusts",
+    ),
     "policy": ("the rules of the site do not allow this", _RULES),
     "outbox": ("the site did not let the result out", _AT_SITE),
     "result": ("the hub refused the result", f"{_AT_SITE}; compare the versions of hub and site"),

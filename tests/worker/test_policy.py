@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from suture_contract.failures import meaning
 from suture_stitching.data.spec import DatasetSpec
 from suture_worker.config import HubConfig, PolicyConfig, Rule, SiteConfig
 from suture_worker.leased_task import Task
@@ -189,7 +190,7 @@ def test_limits_that_are_kept(make, limits):
 
 @pytest.mark.parametrize(("action", "what"), [("evaluate", "evaluations"), ("contribute", "contributions")])
 def test_a_rule_that_names_no_budget_has_one(site, action, what):
-    rule = Rule(parties=("south",), actions=(action,), datasets=("patches",))
+    rule = Rule(parties=("south",), actions=(action,), datasets=("patches",), **TRUST)
     site = site.model_copy(update={"policy": PolicyConfig(allow=(rule,))})
 
     def judged(used):
@@ -200,6 +201,17 @@ def test_a_rule_that_names_no_budget_has_one(site, action, what):
     found = explain(site, party="south", action=action, dataset="patches")
     assert found.left == 20
     assert f"20 of 20 {what} are left this month" in found.why
+
+
+def test_a_fit_with_noise_is_not_matched_for_contributors(make):
+    noise = {"epsilon": 8, "delta": 1e-5}
+    declined = limited(make.leased("match", dataset="patches"), **noise)
+    assert isinstance(declined, Decline)
+    assert declined.code == "policy.noise_without_contributions"
+    text, advice = meaning(declined.code, None, "job")
+    assert "uses no contributions" in text
+    assert advice.startswith("ask again without contributions")
+    assert isinstance(limited(make.leased("fit", dataset="patches"), **noise), Allow)
 
 
 def test_a_fit_spends_no_evaluation(make):

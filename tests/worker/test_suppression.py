@@ -101,9 +101,7 @@ def test_a_label_that_all_but_a_few_patients_have_is_left_out():
 
 
 @settings(max_examples=300, deadline=None)
-@given(
-    st.lists(st.sets(st.integers(0, 30)), min_size=1, max_size=6), st.sets(st.integers(0, 30)), st.integers(2, 15)
-)
+@given(st.lists(st.sets(st.integers(0, 30)), min_size=1, max_size=6), st.sets(st.integers(0, 30)), st.integers(2, 15))
 def test_what_is_left_out_is_of_enough_patients_or_everything_is(classes, unlabelled, minimum):
     # Each patient of a class has three samples of it.
     counts = [3 * len(own) for own in classes if own]

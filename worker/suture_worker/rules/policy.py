@@ -23,6 +23,8 @@ from suture_worker.rules.assurance import assurance, share_of, trusted
 DENIED, UNKNOWN = "policy.denied", "dataset.unknown"
 NO_DATASET, AMBIGUOUS = "policy.no_dataset", "policy.ambiguous_dataset"
 TOO_FEW = "policy.too_few_samples"
+#: Where networks can be joined for contributors is told by exact sums over patients.
+NO_CONTRIBUTIONS = "policy.noise_without_contributions"
 #: To the hub: decline, but let nobody know; the requester sees a party that has not answered.
 UNDISCLOSED = "policy.undisclosed"
 
@@ -89,6 +91,14 @@ def decide(
     `operators` are those of each member, and `signers` who signed it, known when their files have come.
     """
     asked = asked_by(task, used=used, operators=operators, signers=signers)
+    decision = _on_which(task, asked, config)
+    if task.kind == "match" and isinstance(decision, Allow) and decision.rule.privacy is not None:
+        where = f"policy.allow[{decision.index}]"
+        return Decline(NO_CONTRIBUTIONS, f"{where} adds noise, and a fit with noise uses no contributions")
+    return decision
+
+
+def _on_which(task: Task, asked: Asked, config: SiteConfig) -> Allow | Decline:
     offered = offers(asked, config)
     if not offered:
         return Decline(DENIED, f"no rule lets {asked.party} {asked.action} here")
@@ -231,9 +241,9 @@ def noise_in_words(terms: Terms) -> str:
     return f"with noise: epsilon {terms.epsilon:g}, delta {terms.delta:g} for each patient and contribution"
 
 
-def too_few(samples: Mapping[str, int], minimum: int) -> str | None:
-    """Return the first split with fewer than `minimum` samples, or None. `samples` is split -> n."""
-    return next((split for split, n in samples.items() if n < minimum), None)
+def too_few(patients: Mapping[str, int], minimum: int) -> str | None:
+    """Return the first split with fewer than `minimum` patients, or None. `patients` is split -> how many."""
+    return next((split for split, n in patients.items() if n < minimum), None)
 
 
 def _labels(members: tuple[LeasedMember, ...]) -> list[str]:
