@@ -59,7 +59,7 @@ def test_a_fit_with_noise_refuses_contributions_before_it_looks_at_data(pair: li
     def looked(_progress: object) -> None:
         raise AssertionError("it began")
 
+    noise = Privacy(epsilon=8, delta=1e-5)
     with pytest.raises(SutureError) as refused:
-        noise = Privacy(epsilon=8, delta=1e-5)
         fit(pair, dataset(), own=0, options=QUICK, contributions=[given], privacy=noise, progress=looked)
     assert refused.value.code == "privacy.contributions"

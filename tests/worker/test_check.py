@@ -194,7 +194,9 @@ def test_samples_of_few_patients_are_not_counted_out(site, found):
 
 def test_classes_of_few_patients_are_not_counted_out(site, found):
     labels, split = np.repeat([0, 1], 60), np.array((["train"] * 20 + ["test"] * 40) * 2)
-    groups = [f"{side}{label}-{i % (9 if label else 40)}" for i, (side, label) in enumerate(zip(split, labels))]
+    groups = [
+        f"{side}{label}-{i % (9 if label else 40)}" for i, (side, label) in enumerate(zip(split, labels, strict=True))
+    ]
     images = np.zeros((120, 1, 6, 6))
     np.savez(site.datasets["patches"].path, images=images, labels=labels, split=split, group=groups)
     assert "test 80 of 49 patients (dark not shown, bright fewer than 11)" in found()["dataset patches"].detail
