@@ -10,9 +10,11 @@ hold the same, and the demo runs from the wheel alone, outside of this repositor
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
+import secrets
 import shlex
 import shutil
 import socket
@@ -227,9 +229,14 @@ class Composed:
         config = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)[0]
         config = config.replace("https://hub.example", f"http://127.0.0.1:{self.port}")
         config = config.replace("[hub]", '[hub]\ntoken_file = "token"', 1) if "token_file" not in config else config
+        password = secrets.token_hex(32)
+        config = config.replace("PASSWORD", password)
         for folder in ("/etc/suture", "/run/broker", "/var/lib/suture", "/data/frames"):
             self.site.path(folder).mkdir(parents=True, exist_ok=True)
         self.site.path("/etc/suture/site.toml").write_text(self.site.inside(config), encoding="utf-8")
+        acl = (ROOT / "broker.acl").read_text(encoding="utf-8")
+        acl = acl.replace("DIGEST", hashlib.sha256(password.encode()).hexdigest())
+        self.site.path("/etc/suture/broker.acl").write_text(acl, encoding="utf-8")
         self.hub.run(["suture", "hub", "party", "add", "north"], **self.settings)
         token = self.site.path("/etc/suture/token")
         token.touch(0o600)

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from suture_worker import broker
+
 ROOT = Path(__file__).parents[1]
 COMPOSE = ROOT / "docker-compose.yml"
 SERVICES = yaml.safe_load(COMPOSE.read_text())["services"]
@@ -137,6 +139,19 @@ def test_the_broker_is_reached_by_its_socket_alone():
         "agent",
         "worker",
     ]
+
+
+def test_the_broker_answers_those_alone_who_have_the_password_and_does_what_a_queue_needs():
+    redis = SERVICES["redis"]
+    place = redis["command"][redis["command"].index("--aclfile") + 1]
+    assert f"./site/broker.acl:{place}:ro" in redis["volumes"]
+    # Nobody else is given it: the worker's children least of all.
+    assert [name for name in NAMES if "broker.acl" in str(SERVICES[name].get("volumes"))] == ["redis"]
+    rules = (ROOT / "broker.acl").read_text().splitlines()
+    assert rules == ["user default off", f"user {broker.USER} on #DIGEST {broker.RULES}"]
+    page = (ROOT / "docs/site-operator.md").read_text()
+    assert f"redis+socket://{broker.USER}:PASSWORD@/run/broker/redis.sock" in page
+    assert "broker.acl > site/broker.acl" in page
 
 
 def test_the_database_is_reached_by_the_hub_alone_and_nothing_listens_to_the_world():

@@ -111,6 +111,27 @@ def connect(family, address):
         one.settimeout(2)
         one.connect(address)
 
+def talk(words):
+    with socket.socket(socket.AF_UNIX) as one:
+        one.settimeout(20)
+        one.connect(redis)
+        one.sendall(words.encode() + bytes([13, 10]))
+        if one.recv(64).startswith(b"-NOAUTH"):
+            raise PermissionError("does not talk to us")
+
+def share_memory():
+    if ctypes.CDLL(None).shmget(0, 4096, 0o1600) < 0:
+        raise PermissionError("no memory")
+
+def be_elsewhere():
+    if ctypes.CDLL(None).unshare(0x10000000) < 0:
+        raise PermissionError("no namespace")
+
+def start():
+    if os.fork() == 0:
+        os.setsid()
+        os._exit(0)
+
 def more_memory():
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (hard + 2**30, hard + 2**30))
@@ -123,7 +144,13 @@ def looks():
     tries = {
         "reach the hub": lambda: connect(socket.AF_INET, ("127.0.0.1", int(port))),
         "reach it by IPv6": lambda: connect(socket.AF_INET6, ("::1", int(port))),
-        "reach Redis": lambda: connect(socket.AF_UNIX, redis),
+        "reach Redis": lambda: talk("PING"),
+        "load code into Redis": lambda: talk("MODULE LOAD /x.so"),
+        "read the queue": lambda: talk("LRANGE suture 0 -1"),
+        "read Redis's password": lambda: (state / "redis" / "password").read_text(),
+        "start a process": start,
+        "share memory": share_memory,
+        "have other namespaces": be_elsewhere,
         "make a socket": lambda: socket.socketpair(),
         "have more memory": more_memory,
         "be another user": lambda: os.setuid(os.getuid() + 1),
@@ -175,18 +202,25 @@ def looks():
 def load(task, place, run, dataset):
     global folder
     members, folder = honest(task, place, run, dataset), place
-    attack = globals().get(task.spec.members[1].repo.partition("/")[2])
+    attack = globals().get(task.spec.members[1].repo.partition("/")[2].removesuffix("-on-a-gpu"))
     if attack is not None:
         from suture_stitching.portable.runtime import PortableModel
         PortableModel._run = lambda *_: attack()
     return members
 
+def give_up(place, run):
+    # What one that computes on a GPU keeps; there need be none for it.
+    gpu = place.assignment.task.spec.members[1].repo.endswith("-on-a-gpu")
+    usual(place, run.model_copy(update={"device": "cuda:0"}) if gpu else run)
+
 site, port, redis = Path(sys.argv[-3]), *sys.argv[-2:]
 honest, child._load = child._load, load
+usual, child.give_up = child.give_up, give_up
 forkserver.main(sys.argv[1:-3])
 """
 ATTACKS = {
     "looks": "work.failed",
+    "looks-on-a-gpu": "work.failed",
     "allocates": "work.out_of_memory",
     "crashes": "model.crashed",
     "lies": "outbox.refused",
@@ -304,20 +338,29 @@ def test_the_site_goes_on(played: Played) -> None:
     assert played.children == []
 
 
-def test_the_child_reaches_nothing_but_its_task(played: Played) -> None:
-    line = next(line for line in played.failure("looks")["text"].splitlines() if line.startswith("SAID "))
+@pytest.mark.parametrize("attack", ["looks", "looks-on-a-gpu"])
+def test_the_child_reaches_nothing_but_its_task(played: Played, attack: str) -> None:
+    line = next(line for line in played.failure(attack)["text"].splitlines() if line.startswith("SAID "))
     said = json.loads(line.removeprefix("SAID "))
     assert set(said.pop("environment")) <= {*forkserver.PASSED_ON, "HOME", "TMPDIR", "OMP_WAIT_POLICY", *OF_LIBRARIES}
     assert said.pop("data are there")
     assert said.pop("threads that are not confined") == []
     assert said.pop("open") == []
-    assert len(said) == 31
+    assert len(said) == 37
     could = {name for name, what in said.items() if what == "could"}
     if not confine.files_supported():
-        could &= {"reach the hub", "reach it by IPv6", "reach Redis", "make a socket", "have more memory"}
+        could &= {
+            "reach the hub",
+            "reach it by IPv6",
+            "reach Redis",
+            "make a socket",
+            "have more memory",
+            "start a process",
+        }
     if confine._landlock_version() < SIGNALS:
         could -= {"signal its server", "signal its worker", "signal the agent"}
-    assert could == set()
+    # Of sockets, local ones stay where there is a GPU.
+    assert could == ({"make a socket"} if attack.endswith("gpu") else set())
 
 
 def test_a_child_with_a_second_thread_does_not_begin(tmp_path: Path) -> None:

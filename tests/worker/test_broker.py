@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 import redis
 
 from suture_contract.errors import SutureError
 from suture_worker import broker
 from suture_worker.check import check_site
+from suture_worker.compute import confine
 from suture_worker.config import load_site, prepare_state
+from suture_worker.folder import TaskFolder
+
+
+def own(config):
+    """Where password and users lie, wherever the socket is."""
+    return config.state / "redis"
 
 
 @pytest.fixture(params=["short", "long"])
@@ -47,18 +56,112 @@ def test_it_answers_on_a_socket_of_this_user_alone(config, running):
     assert len(os.fsencode(path)) <= broker.MAX_SOCKET_PATH
     assert stat.S_IMODE(path.stat().st_mode) == 0o700
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-    assert broker.broker_url(config) == f"redis+socket://{path}"
+    assert broker.broker_url(config).startswith("redis+socket://")
+    assert broker.broker_url(config).endswith(f"@{path}")
     assert broker.waiting(config) == 0
 
 
 def test_it_listens_on_no_port_and_keeps_nothing(config, running):
+    assert psutil.Process(running.pid).net_connections("inet") == []
     with broker.connect(config) as client:
-        assert client.config_get("port") == {"port": "0"}
-        assert client.config_get("save") == {"save": ""}
         client.set("x", "y")
     running.terminate()
     running.wait()
-    assert [path for path in broker.socket_path(config).parent.iterdir() if path.suffix != ".sock"] == []
+    left = {path.name for folder in (broker.socket_path(config).parent, own(config)) for path in folder.iterdir()}
+    assert left - {"redis.sock"} == {"password", "users.acl"}
+
+
+def test_nobody_is_answered_without_the_password(config, running):
+    with redis.Redis(unix_socket_path=str(broker.socket_path(config))) as client:
+        for attempt in (client.ping, client.info, lambda: client.lpush(broker.QUEUE, "x"), lambda: client.keys("*")):
+            with pytest.raises(redis.AuthenticationError):
+                attempt()
+
+
+def test_the_password_is_in_a_file_for_this_user_and_nowhere_else(config, running):
+    password = (own(config) / "password").read_text()
+    assert len(password) == 64
+    for path in own(config).iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0
+    assert password not in (own(config) / "users.acl").read_text()
+    server = psutil.Process(running.pid)
+    assert password not in " ".join(server.cmdline()) + str(server.environ())
+    assert broker.broker_url(load_site(config.path)) == broker.broker_url(config)
+
+
+@pytest.mark.skipif(not confine.files_supported(), reason="this kernel cannot keep a child to its own files")
+def test_a_child_that_may_open_local_sockets_gets_nothing_from_it(config, running):
+    """As one that computes on a GPU: it finds the server, and not what to say to it."""
+    folder = TaskFolder(config.state / "tasks", "task_1")
+    for path in (folder.path, folder.results, folder.scratch, folder.checkpoint):
+        path.mkdir(exist_ok=True)
+    script = """
+import json, socket, sys
+from pathlib import Path
+from suture_worker.compute.child import give_up
+from suture_worker.folder import Run, TaskFolder
+
+tasks, place, *secret = map(Path, sys.argv[1:])
+run = Run(device="cuda:0", threads=1, memory_bytes=2**30, cpu_seconds=60, min_samples=11, dataset=None)
+give_up(TaskFolder(tasks, "task_1"), run)
+said = []
+for words in ("PING", "INFO", "MODULE LOAD /x.so", "CONFIG SET dir /", "LRANGE suture 0 -1"):
+    with socket.socket(socket.AF_UNIX) as one:
+        one.connect(str(place))
+        one.sendall(words.encode() + bytes([13, 10]))
+        said.append(one.recv(9).decode())
+for path in secret:
+    try:
+        said.append(path.read_text())
+    except PermissionError:
+        said.append("refused")
+print(json.dumps(said))
+"""
+    secret = [own(config) / "password", own(config) / "users.acl"]
+    words = [str(word) for word in (folder.path.parent, broker.socket_path(config), *secret)]
+    ended = subprocess.run(
+        [sys.executable, "-c", script, *words],
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout) == ["-NOAUTH A"] * 5 + ["refused"] * 2
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "CONFIG GET port",
+        "CONFIG SET dir /",
+        "MODULE LIST",
+        "MODULE LOAD /x.so",
+        "DEBUG SLEEP 0",
+        "EVAL return(1) 0",
+        "SCRIPT FLUSH",
+        "FUNCTION LIST",
+        "FCALL x 0",
+        "SAVE",
+        "BGSAVE",
+        "BGREWRITEAOF",
+        "SHUTDOWN NOSAVE",
+        "ACL LIST",
+        "ACL SETUSER x",
+        "REPLICAOF NO ONE",
+        "MIGRATE x 1 x 0 1",
+        "MONITOR",
+        "KEYS *",
+        "FLUSHALL",
+        "CLIENT LIST",
+        "SLOWLOG GET",
+        "LATENCY LATEST",
+    ],
+)
+def test_what_the_queue_does_not_need_is_refused_with_the_password_too(config, running, command):
+    with broker.connect(config) as client, pytest.raises(redis.ResponseError, match=r"no permissions|not allowed"):
+        client.execute_command(*command.split())
 
 
 def test_every_process_works_out_the_same_path(config):

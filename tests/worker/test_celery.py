@@ -121,6 +121,9 @@ def test_the_worker_does_a_task_and_outlives_its_child(running, data, assign, qu
     assert folder.outcome.code == "model.crashed"
     assert running.processes["worker"].poll() is None
 
+    password = (running.config.state / "redis" / "password").read_text()
+    assert not [name for name in running.processes if password in running.log(name)]
+
     folder = assign("evaluate", dataset="other")  # no such file: the worker is still there to say so
     ring(running.app, folder.id)
     assert until(lambda: folder.outcome).code == "dataset.missing_path"

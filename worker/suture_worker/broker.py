@@ -1,8 +1,12 @@
 """The site's Redis: where it listens, how it is started, and whether it answers.
 
 Without a `[broker]` the site runs a server of its own, on a unix socket that only this user can open: no TCP port, no
-persistence. It is the machine's Valkey or Redis, or where there is none the Valkey that the `demo` extra brings. The
-queue is only a door bell; what has to be done is in `state/tasks`.
+persistence. A child that computes on a GPU is this user too and may open local sockets, and few kernels can say which.
+So the server answers nobody without a password, which lies where no child can read it; and those who have it cannot
+configure the server, load code into it or have it write files.
+
+It is the machine's Valkey or Redis, or where there is none the Valkey that the `demo` extra brings. The queue is only a
+door bell; what has to be done is in `state/tasks`.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import secrets
 import shutil
 import ssl
 import stat
@@ -18,10 +23,12 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import redis
 
 from suture_contract.errors import SutureError
+from suture_worker import files
 from suture_worker.config import SiteConfig
 
 #: The kernel takes 107 bytes on Linux and 103 on macOS.
@@ -29,6 +36,13 @@ MAX_SOCKET_PATH = 103
 QUEUE = "suture"
 #: Older than this, neither their makers nor a distribution that is still maintained mend what is found in them.
 MINIMUM = (7, 0)
+USER = "suture"
+#: What Celery and kombu need: values, lists, sets and hashes, messages between clients, and scripts of theirs, which
+#: free locks and count what has ended.
+RULES = (
+    "~* &* -@all +@string +@hash +@list +@set +@sortedset +@keyspace +@pubsub +@transaction +@connection "
+    "-@dangerous -@admin +info +time +evalsha +script|load"
+)
 _PROGRAMS = {"valkey-server": "Valkey", "redis-server": "Redis"}
 
 
@@ -100,8 +114,26 @@ def _bundled() -> Server | None:
 
 
 def broker_url(config: SiteConfig) -> str:
-    """Return the URL Celery connects to."""
-    return config.broker.url if config.broker is not None else f"redis+socket://{socket_path(config)}"
+    """Return the URL Celery connects to. It holds a password: never shown."""
+    if config.broker is not None:
+        return config.broker.url
+    return f"redis+socket://{USER}:{_password(config)}@{quote(str(socket_path(config)))}"
+
+
+def _password(config: SiteConfig) -> str:
+    """Return the password of this site's own server, which the first of its processes to ask makes."""
+    file = config.state / "redis" / "password"
+    if not file.exists():
+        _own_folder(file.parent)
+        made = file.with_name(f"password.{os.getpid()}.{secrets.token_hex(4)}")
+        files.write(made, secrets.token_hex(32))
+        try:
+            file.hardlink_to(made)
+        except FileExistsError:  # another process was first
+            pass
+        finally:
+            made.unlink()
+    return file.read_text(encoding="ascii")
 
 
 def tls(config: SiteConfig) -> dict[str, Any]:
@@ -137,10 +169,17 @@ def redis_command(config: SiteConfig) -> list[str]:
     server = find_server()
     socket = socket_path(config)
     _own_folder(socket.parent)
+    users = config.state / "redis" / "users.acl"
+    digest = hashlib.sha256(_password(config).encode("ascii")).hexdigest()
+    files.write(users, f"user default off\nuser {USER} on #{digest} {RULES}\n")
     options = {
         "port": "0",
         "unixsocket": str(socket),
         "unixsocketperm": "700",
+        "aclfile": str(users),
+        "enable-module-command": "no",
+        "enable-debug-command": "no",
+        "enable-protected-configs": "no",
         "daemonize": "no",
         "save": "",
         "appendonly": "no",

@@ -85,7 +85,7 @@ def give_up(folder: TaskFolder, run: Run) -> None:
     system = [*map(Path, _SYSTEM), *(Path("/etc") / name for name in _ETC), *libraries]
     read = [*interpreter, *system, *data, folder.path]
     # Before files are taken away: it reads what other processes there are, and says that this one is the first to end.
-    room = shutil.disk_usage(folder.path).free - SPARE
+    room = shutil.disk_usage(folder.path.parent).free - SPARE
     confine.limit(memory_bytes=run.memory_bytes, cpu_seconds=run.cpu_seconds, file_bytes=max(room, SPARE))
     if not confine.only_files(read=read, write=[folder.results, folder.scratch, folder.checkpoint, *devices]):
         print("this kernel cannot keep the child to its own files", file=sys.stderr)
