@@ -144,7 +144,8 @@ def test_the_whole_way_at_the_sites(site, data, assign, make, members, quick):
     assert folder.terms == Terms(min_samples=11, **NOISE)
     file, document = contributed(site, folder)
     found = Contribution.load(file.content)
-    assert (file.name, document) == ("moments.safetensors", {"n": dict(found.described.n)})
+    counts = dict(found.described.n)
+    assert (file.name, document) == ("moments.safetensors", {"n": counts, "patients": counts})
     assert takes.features == tuple(
         next(len(one.mean) for (place, _, _), one in found.moments.items() if place == index)
         for index in range(len(where["placements"]))
