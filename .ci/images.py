@@ -275,12 +275,24 @@ def main() -> None:
         processes.stop()
         wheel = next(iter(played.values())).path("/wheels")
         same_from_sdist(next(iter(played.values())), next(wheel.glob("*.whl")))
+        names_others_licences(next(wheel.glob("*.whl")))
         print(f"  {time.monotonic() - started:.0f} s; now the demo, from the wheel alone", flush=True)
         site.run(["sh", "-c", f"pip install --no-cache-dir '{next(wheel.glob('*.whl'))}[service,worker,demo]'"])
         site.work = "/tmp"
         told = site.run(["suture", "demo"])
         print(*(f"  {line}" for line in told.splitlines() if line.startswith("met ")), sep="\n")
     print(f"  {time.monotonic() - started:.0f} s; all is as the images and the documentation say")
+
+
+def names_others_licences(wheel: Path) -> None:
+    """The tables of hospitals are in the wheel, and so is the page that says whose they are."""
+    held = set(zipfile.ZipFile(wheel).namelist())
+    folder = ROOT / "local/suture_local/heart"
+    wanted = {f"suture_local/heart/{path.name}" for path in (*folder.glob("*.csv"), folder / "README.md")}
+    metadata = next(name.partition("/")[0] for name in held if ".dist-info/" in name)
+    wanted.add(f"{metadata}/licenses/local/suture_local/heart/README.md")
+    if lacking := wanted - held:
+        sys.exit(f"the wheel lacks {', '.join(sorted(lacking))}")
 
 
 def same_from_sdist(build: Stage, wheel: Path) -> None:

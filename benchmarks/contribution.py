@@ -1,4 +1,4 @@
-"""What moments of other parties add to a fit: `python benchmarks/contribution.py digits heart --data FOLDER --seeds 5`.
+"""What moments of other parties add to a fit: `python benchmarks/contribution.py digits heart --seeds 5`.
 
 Each party in turn asks for a stitched ensemble of all parties' models: as ever; with the moments that all other parties
 contribute; and with noisy ones. Compared are, on test data, what is chosen, and the stitched ensemble without a gate
@@ -151,15 +151,12 @@ def main() -> int:
     """Run the benchmark and print its tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("studies", nargs="+", choices=("digits", "heart"))
-    parser.add_argument("--data", type=Path, help="folder with the heart tables")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="also write the results here")
     asked = parser.parse_args()
-    if "heart" in asked.studies and asked.data is None:
-        parser.error("heart needs --data FOLDER")
     console, every = Console(width=120), {}
     for name in asked.studies:
-        study = digits_study() if name == "digits" else heart_study(asked.data)
+        study = digits_study() if name == "digits" else heart_study()
         runs = []
         for seed in range(asked.seeds):
             runs.append(measured(study, seed))

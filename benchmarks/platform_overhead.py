@@ -29,8 +29,9 @@ from suture.hub import Hub
 from suture_contract.model.metadata import Member as Ref
 from suture_contract.model.metadata import ModelMetadata
 from suture_local import digits
-from suture_local.demo import write_data
 from suture_local.installation import Installation
+from suture_local.story import PartyData
+from suture_local.training import train
 from suture_stitching.data import open_dataset
 from suture_stitching.data.spec import DatasetSpec
 from suture_stitching.ensemble.compose import compose
@@ -87,21 +88,20 @@ def write_images(path: Path, repeats: int) -> None:
     """Write north's digits, `repeats` times with noise."""
     images = digits.parties(0)["north"]
     rng = np.random.default_rng(0)
-    many = np.tile(images.images, (repeats, 1, 1, 1))
+    many = np.tile(images.inputs, (repeats, 1, 1, 1))
     noisy = np.clip(many + rng.normal(0, 0.05, many.shape), 0, 1).astype(np.float32)
-    write_data(path, digits.PartyData(noisy, np.tile(images.labels, repeats), np.tile(images.split, repeats)))
+    digits.save(path, PartyData(noisy, np.tile(images.labels, repeats), np.tile(images.split, repeats)))
 
 
 def make_models(root: Path) -> dict[str, Path]:
     """Train and export the two models."""
     folders = {}
     for repo, (party, images) in zip(MODELS, digits.parties(0).items(), strict=True):
-        train = images.split == "train"
-        module = digits.train(digits.network(party), images.images[train], images.labels[train], epochs=5)
+        module = train(digits.network(party), *images.of("train"), epochs=5)
         folders[repo] = root / party
         folders[repo].mkdir()
         target = folders[repo] / "model.safetensors"
-        example = torch.from_numpy(images.images[:2])
+        example = torch.from_numpy(images.inputs[:2])
         metadata = export_model(
             module, example, target, labels=digits.LABELS, license="CC0-1.0", value_range=(0.0, 1.0)
         )
@@ -113,7 +113,7 @@ def through_hub(
     root: Path, data: Path, folders: dict[str, Path], options: dict[str, Any]
 ) -> tuple[float, dict[str, dict[str, float]], str]:
     """Return the seconds of a job, those of its tasks by stage, and the digest of the model it published."""
-    dataset = {"path": data, "format": "npz", "labels": digits.LABELS, "value_range": [0.0, 1.0]}
+    dataset = digits.described(data)
     with Installation(root) as here:
         here.start_hub()
         here.add_party("north")
@@ -157,7 +157,7 @@ def site_log(folder: Path) -> dict[tuple[str, str], float]:
 
 def plain(root: Path, data: Path, folders: dict[str, Path], options: dict[str, Any]) -> tuple[dict[str, float], str]:
     """Return the seconds of each part as a plain call, and the digest of the composed model."""
-    spec = DatasetSpec(path=data, format="npz", labels=tuple(digits.LABELS), value_range=(0.0, 1.0))
+    spec = DatasetSpec.model_validate(digits.described(data))
     seconds: dict[str, float] = {}
 
     def timed(kind: str, work: Callable[[], T]) -> T:

@@ -113,10 +113,10 @@ def study_of(options: argparse.Namespace) -> list[Study]:
                 raise SystemExit(f"there is no file {file}")
         return [files_study(options.task, files, options.label)]
     names = options.studies or (KNOWN if options.data else ("digits",))
-    if options.data is None and set(names) - {"digits"}:
-        raise SystemExit("heart and cells need --data FOLDER")
-    makers = {"heart": heart_study, "cells": cells_study}
-    return [digits_study() if name == "digits" else makers[name](options.data) for name in names]
+    if options.data is None and "cells" in names:
+        raise SystemExit("cells need --data FOLDER")
+    makers = {"digits": digits_study, "heart": heart_study}
+    return [cells_study(options.data) if name == "cells" else makers[name]() for name in names]
 
 
 def kept_seeds(study: Study, settings: Settings, console: Console) -> dict[int, SeedResult]:
@@ -208,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="STUDY",
         help=f"{', '.join(KNOWN)}; all that there are data of",
     )
-    parser.add_argument("--data", type=Path, help="folder with the tables of heart disease and the cells' images")
+    parser.add_argument("--data", type=Path, help="folder with the cells' images")
     parser.add_argument("--task", choices=["segmentation", "classification"], help="of the parties' files")
     parser.add_argument("--party", action="append", metavar="NAME=FILE", help="a party's .npz or .csv, twice or more")
     parser.add_argument("--label", metavar="COLUMN", help="of the tables")

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from suture_contract.documents import CandidateSet, Evaluation
 from suture_local import digits
+from suture_local.training import untrained
 from suture_stitching.data import ArrayDataset
 from suture_stitching.ensemble.members import Member
 from suture_stitching.evaluation.evaluate import evaluate
@@ -96,8 +97,8 @@ def measure(seed: int, steps: int) -> list[dict[str, Any]]:
     datasets = parties(seed)
     torch.manual_seed(seed)
     nets: list[nn.Module] = [
-        digits.untrained(digits.PlainNetwork, seed),
-        digits.untrained(digits.ResidualNetwork, seed),
+        untrained(digits.PlainNetwork, seed),
+        untrained(digits.ResidualNetwork, seed),
         PlainCNN(widths=(12, 24, 36), depths=(2, 2, 2)),
     ]
     members: list[Member] = [

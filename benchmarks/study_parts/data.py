@@ -15,6 +15,7 @@ from study_parts.nets import network
 from suture_contract.errors import SutureError
 from suture_contract.model.metadata import Task
 from suture_local import digits
+from suture_local.training import untrained
 from suture_stitching.data import ArrayDataset
 
 SplitNames = NDArray[np.str_]
@@ -120,10 +121,10 @@ def digits_study() -> Study:
 
     def divide(seed: int) -> dict[str, PartyData]:
         found = digits.parties(seed)
-        return {party: PartyData(own.images, own.labels, own.split) for party, own in found.items()}
+        return {party: PartyData(own.inputs, own.labels, own.split) for party, own in found.items()}
 
     def networks(design: int, seed: int) -> nn.Module:
-        return digits.untrained((digits.PlainNetwork, digits.ResidualNetwork)[design], seed)
+        return untrained((digits.PlainNetwork, digits.ResidualNetwork)[design], seed)
 
     return Study("digits", "classification", digits.LABELS, digits.PARTIES, divide, networks=networks)
 

@@ -17,23 +17,18 @@ from study_parts.data import IMAGE_SHARES, Samples, Study, divided, tables_study
 from study_parts.nets import LARGE, UNet
 from suture_contract.errors import SutureError
 from suture_contract.model.metadata import Task
+from suture_local import heart
 
 #: Larger images are made smaller.
 LARGEST = 256
-HOSPITALS = {
-    "cleveland": "heart_cleveland",
-    "hungarian": "heart_hungarian",
-    "switzerland": "heart_switzerland",
-    "va": "heart_va",
-}
 LABORATORIES = {"tecom": "wbc_tecom", "cellavision": "wbc_cellavision"}
 
 
-def heart_study(folder: Path) -> Study:
-    """Return heart disease (0, 1) at four hospitals, from the UCI tables."""
+def heart_study() -> Study:
+    """Return heart disease (0, 1) at four hospitals, from the tables of the second demo."""
     return table_files(
         "heart",
-        {party: folder / f"{file}.csv" for party, file in HOSPITALS.items()},
+        {party: heart.table(party) for party in heart.PARTIES},
         label="disease",
         categories=("cp", "restecg", "slope", "thal"),
         ignored=("num",),

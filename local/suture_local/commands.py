@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -15,21 +15,25 @@ def demo(
     root: Annotated[Path, typer.Option(help="folder to play in; what an earlier demo left there is removed")] = Path(
         ".suture/demo"
     ),
+    story: Annotated[
+        Literal["digits", "heart"], typer.Option(help="two parties with digits, or four hospitals with heart disease")
+    ] = "digits",
     seed: Annotated[int, typer.Option(help="of the division of the data, the training and the fit")] = 0,
 ) -> None:
     """Play the whole story on this machine.
 
-    With real processes: publish, stitch, evaluate, pull, report. Two parties with real images of digits, a hub, and a
-    site for each. Leaves report.json, report.html and ensemble/model.safetensors in the folder, and no process
-    running. Ends with 8 if a target is missed.
+    With real processes: publish, stitch, evaluate, pull, report. Two parties with real images of digits, or four
+    hospitals with real tables of patients; a hub, and a site for each. Leaves report.json, report.html and
+    ensemble/model.safetensors in the folder, and no process running. Ends with 8 if a target is missed.
 
     \b
-    Example:
+    Examples:
       suture demo
+      suture demo --story heart
     """
-    from suture_local.demo import run
+    from suture_local.demo import STORIES, run
 
-    if not run(root, Console(highlight=False), seed=seed):
+    if not run(root, Console(highlight=False), story=STORIES[story], seed=seed):
         raise typer.Exit(ExitCode.TARGET)
 
 

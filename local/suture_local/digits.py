@@ -6,19 +6,19 @@ sure of everything, on the other scanner's images, too. Neither model is any goo
 their plain ensemble believes the one that is surer: the situation that stitching is for. (A large network would do
 better at north, too: how stitching fares then, `benchmarks/study.py` says.)
 
-    from suture_local import digits
+    from suture_local import digits, training
 
     data = digits.parties(seed=0)["north"]
-    module = digits.network("north", seed=0)
-    train = data.split == "train"
-    digits.train(module, data.images[train], data.labels[train], seed=0)
+    module = training.train(digits.network("north", seed=0), *data.of("train"), seed=0)
 
 Needs scikit-learn, which the extra `demo` brings; nothing is downloaded.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +26,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from suture_stitching.running.progress import OnProgress, Progress, ignore
+from suture.bundle import Description
+from suture_contract.documents import Interval, Report
+from suture_local.story import Judged, PartyData, Story, Target
+from suture_local.training import untrained
 
 PARTIES = ("north", "south")
 LABELS = tuple(str(digit) for digit in range(10))
@@ -34,18 +37,6 @@ LABELS = tuple(str(digit) for digit in range(10))
 SPLITS = {"train": 0.5, "validation": 0.2, "test": 0.3}
 #: Part of the images of its own digits (0-4 north, 5-9 south) that a party has; the rest is the other's.
 OWN_SHARE = 0.85
-
-
-@dataclass(frozen=True)
-class PartyData:
-    """One party's images.
-
-    `images` float32 (N, 1, 8, 8) in 0..1, `labels` int64 (N,), `split` (N,) "train", "validation" or "test".
-    """
-
-    images: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    split: NDArray[np.str_]
 
 
 def parties(seed: int = 0) -> dict[str, PartyData]:
@@ -92,13 +83,6 @@ def other_scanner(images: NDArray[np.float32]) -> NDArray[np.float32]:
 def network(party: str, seed: int = 0) -> nn.Module:
     """Return the party's untrained network, (N, 1, 8, 8) to logits (N, 10): different designs, widths and depths."""
     return untrained(DESIGNS[party], seed)
-
-
-def untrained(design: type[nn.Module], seed: int) -> nn.Module:
-    """Return a network of this design, with the weights that belong to `seed`."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return design()
 
 
 class SmallNetwork(nn.Sequential):
@@ -165,33 +149,57 @@ def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 DESIGNS: dict[str, type[nn.Module]] = {"north": SmallNetwork, "south": ResidualNetwork}
 
 
-def train(
-    module: nn.Module,
-    images: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    *,
-    epochs: int = 30,
-    seed: int = 0,
-    progress: OnProgress = ignore,
-) -> nn.Module:
-    """Train `module` in place on `images` (N, 1, 8, 8) and `labels` (N,); return it in evaluation mode."""
-    x, y = torch.from_numpy(images), torch.from_numpy(labels)
-    generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
-    module.train()
-    for epoch in range(epochs):
-        for batch in torch.randperm(len(x), generator=generator).split(64):  # type: ignore[no-untyped-call]
-            optimizer.zero_grad()
-            F.cross_entropy(module(x[batch]), y[batch]).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-        schedule.step()
-        progress(Progress("train", epoch + 1, epochs))
-    return module.eval()
+def save(path: Path, data: PartyData) -> None:
+    """Write images, labels and splits as a site reads them."""
+    path.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
+    np.savez(path, images=data.inputs, labels=data.labels, split=data.split)
 
 
-def accuracy(module: nn.Module, images: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
-    """Return the part of `images` that `module` names rightly."""
-    with torch.no_grad():
-        predicted = module(torch.from_numpy(images)).argmax(1)
-    return float((predicted == torch.from_numpy(labels)).double().mean())
+def described(path: Path) -> dict[str, Any]:
+    """Return how a site.toml describes the file."""
+    return {"path": path, "format": "npz", "labels": LABELS, "value_range": [0.0, 1.0]}
+
+
+def _write(party: str, data: PartyData, seed: int, folder: Path) -> dict[str, Any]:
+    save(folder / "digits.npz", data)
+    return described(folder / "digits.npz")
+
+
+def _describe(party: str, data: PartyData) -> Description:
+    return {
+        "labels": LABELS,
+        "license": "CC-BY-4.0",
+        "value_range": (0.0, 1.0),
+        "description": f"Handwritten digits as {party} sees them.",
+        "training_data": "part of the optical recognition of handwritten digits data set (UCI)",
+        "n": int((data.split == "train").sum()),
+    }
+
+
+def _targets(judged: Mapping[str, Judged], report: Report) -> list[Target]:
+    here, there = judged["north"], judged["south"]
+    # Nothing is gained over routing where routing itself was chosen, or cannot be told.
+    over_routed = report.parties["north"].gains.get("routed", Interval(value=0, low=0, high=0))
+    return [
+        Target("better than north's own model at north", here.over_own, "above"),
+        Target("better than the plain ensemble at north", here.over_plain, "above"),
+        Target("better than routing alone at north", over_routed, "above"),
+        Target("no worse than south's own model at south", there.over_own, "reaches"),
+        Target("no worse than the plain ensemble at south", there.over_plain, "reaches"),
+    ]
+
+
+STORY = Story(
+    name="digits",
+    parties=PARTIES,
+    labels=LABELS,
+    opening="two parties with digits of their own; north saw mostly 0-4, south 5-9 on another scanner",
+    sample="image",
+    prediction="this image shows a {found} (probability {probability:.3f}; it is a {truth})",
+    divide=parties,
+    write=_write,
+    network=lambda party, data, seed: network(party, seed),
+    epochs=30,
+    describe=_describe,
+    targets=_targets,
+)

@@ -1,9 +1,9 @@
 """What the demo is judged by: the file that is shipped, on each party's test data, beside what the party had.
 
 The predictions of the shipped ensemble are compared with those of the party's own model and of the plain ensemble, on
-the same images: paired intervals, no other candidate's row. What it gains over routing, which needs no stitch, the
-report says. `rehearse` plays the demo's science by the engine alone,
-without hub and processes, on the same data, with the same training, options and choice.
+the same samples: paired intervals, no other candidate's row. What it gains over routing, which needs no stitch, the
+report says. `rehearse` plays a story's science by the engine alone, without hub and processes, on the same data, with
+the same training, options and choice.
 """
 
 from __future__ import annotations
@@ -12,120 +12,65 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
 from torch import nn
 
-from suture_contract.documents import Interval, Report
+from suture.bundle import export_model
+from suture_contract.documents import Report
 from suture_contract.fit_options import FitOptions
-from suture_contract.model.metadata import InputSpec, ModelMetadata, OutputSpec
 from suture_contract.model.metadata import Member as MemberRef
 from suture_contract.report.build import build
-from suture_local import digits
-from suture_stitching.data import ArrayDataset
+from suture_local.story import Judged, PartyData, Story, Target
+from suture_local.training import train
+from suture_stitching.data import Dataset, open_dataset
+from suture_stitching.data.spec import DatasetSpec
 from suture_stitching.ensemble.compose import compose
 from suture_stitching.ensemble.fitted import FitResult
 from suture_stitching.evaluation.bootstrap import intervals
 from suture_stitching.evaluation.evaluate import evaluate
 from suture_stitching.evaluation.select import choose
 from suture_stitching.fitting.fit import Member, fit
-from suture_stitching.portable.export import export
 from suture_stitching.portable.runtime import load, save
 from suture_stitching.running.progress import OnProgress, ignore
 
-ASKING, ASKED = digits.PARTIES
-#: What the shipped file may lose at the party that did not ask: this part of its images.
-MARGIN = 0.02
-#: "above": the whole interval of the difference lies above zero. "reaches": it reaches zero, or no more than `MARGIN`
-#: is lost.
-Wanted: TypeAlias = Literal["above", "reaches"]
 
-
-@dataclass(frozen=True)
-class Judged:
-    """One party's test images: what part of them each model names rightly; differences are paired."""
-
-    n: int
-    own: float
-    plain: float
-    shipped: float
-    over_own: Interval
-    over_plain: Interval
-
-
-@dataclass(frozen=True)
-class Target:
-    """One thing that the shipped file must reach: a paired difference, judged by its interval."""
-
-    what: str
-    found: Interval
-    wanted: Wanted
-
-    @property
-    def met(self) -> bool:
-        """Whether it is reached."""
-        if self.wanted == "above":
-            return self.found.low > 0
-        return self.found.high >= 0 or self.found.value >= -MARGIN
-
-    def __str__(self) -> str:
-        value, low, high = (f"{100 * at:+.1f}" for at in (self.found.value, self.found.low, self.found.high))
-        wanted = "above zero" if self.wanted == "above" else f"reaching zero, or at least {-100 * MARGIN:+g}"
-        return f"{self.what}: {value} points [{low}, {high}], wanted {wanted}"
-
-
-def judge(
-    models: Mapping[str, nn.Module], shipped: nn.Module, data: Mapping[str, digits.PartyData]
-) -> dict[str, Judged]:
+def judge(models: Mapping[str, nn.Module], shipped: nn.Module, data: Mapping[str, PartyData]) -> dict[str, Judged]:
     """Return what `shipped`, which gives probabilities, does on each party's test data, beside the parties' `models`.
 
     `models` give logits, by party; their plain ensemble is the mean of their probabilities.
     """
-    return {party: _judged(party, models, shipped, data[party]) for party in digits.PARTIES}
+    return {party: _judged(party, models, shipped, data[party]) for party in models}
 
 
-def _judged(party: str, models: Mapping[str, nn.Module], shipped: nn.Module, data: digits.PartyData) -> Judged:
-    test = data.split == "test"
-    images, truth = torch.from_numpy(data.images[test]), data.labels[test]
+def _judged(party: str, models: Mapping[str, nn.Module], shipped: nn.Module, data: PartyData) -> Judged:
+    inputs, truth = data.of("test")
+    x = torch.from_numpy(inputs)
     with torch.no_grad():
-        alone = {name: model(images).softmax(1) for name, model in models.items()}
-        outputs = (alone[party], torch.stack(list(alone.values())).mean(0), shipped(images))
+        alone = {name: model(x).softmax(1) for name, model in models.items()}
+        outputs = (alone[party], torch.stack(list(alone.values())).mean(0), shipped(x))
     right = np.stack([(output.argmax(1).numpy() == truth).astype(np.float64) for output in outputs])
     (own, _), (plain, _), (found, over) = intervals(right, (0, 1), seed=0)
     return Judged(len(truth), own.value, plain.value, found.value, over[0], over[1])
 
 
-def targets(judged: Mapping[str, Judged], report: Report) -> list[Target]:
-    """Return what the shipped file must reach."""
-    here, there = judged[ASKING], judged[ASKED]
-    # Nothing is gained over routing where routing itself was chosen, or cannot be told.
-    over_routed = report.parties[ASKING].gains.get("routed", Interval(value=0, low=0, high=0))
-    return [
-        Target(f"better than {ASKING}'s own model at {ASKING}", here.over_own, "above"),
-        Target(f"better than the plain ensemble at {ASKING}", here.over_plain, "above"),
-        Target(f"better than routing alone at {ASKING}", over_routed, "above"),
-        Target(f"no worse than {ASKED}'s own model at {ASKED}", there.over_own, "reaches"),
-        Target(f"no worse than the plain ensemble at {ASKED}", there.over_plain, "reaches"),
-    ]
-
-
 @dataclass(frozen=True)
 class Stage:
-    """The demo's parties before anything is stitched: data, trained networks, and both as the engine takes them."""
+    """A story's parties before anything is stitched: data, trained networks, and both as the engine takes them."""
 
-    seed: int
-    data: dict[str, digits.PartyData]
+    story: Story
+    data: Mapping[str, PartyData]
     models: dict[str, nn.Module]
     members: tuple[Member, ...]
-    datasets: dict[str, ArrayDataset]
+    datasets: dict[str, Dataset]
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What was fitted, the report, and what the shipped file is worth."""
 
+    story: Story
     fitted: FitResult
     report: Report
     judged: dict[str, Judged]
@@ -135,65 +80,66 @@ class Outcome:
         """The kind of candidate that is shipped."""
         return self.fitted.candidate(self.report.chosen).kind
 
+    @property
+    def targets(self) -> list[Target]:
+        """What the shipped file must reach."""
+        return self.story.targets(self.judged, self.report)
 
-def rehearse(seed: int) -> Outcome:
-    """Play the demo's science once."""
+
+def rehearse(story: Story, seed: int) -> Outcome:
+    """Play the story's science once."""
     with tempfile.TemporaryDirectory() as folder:
-        here = stage(seed, Path(folder))
+        here = stage(story, seed, Path(folder))
         return ship(here, fitted(here, FitOptions(seed=seed)), Path(folder))
 
 
-def stage(seed: int, folder: Path) -> Stage:
-    """Return the parties with their networks trained, whose portable models are written into `folder`."""
-    data = digits.parties(seed)
-    models = {party: trained(party, data[party], seed) for party in digits.PARTIES}
-    members = tuple(_member(party, models[party], data[party], folder) for party in digits.PARTIES)
-    datasets = {
-        party: ArrayDataset(own.images, own.labels, digits.LABELS, split=list(own.split), value_range=(0.0, 1.0))
-        for party, own in data.items()
-    }
-    return Stage(seed, data, models, members, datasets)
+def stage(story: Story, seed: int, folder: Path) -> Stage:
+    """Return the parties with their networks trained; their data and portable models are written into `folder`."""
+    data = story.divide(seed)
+    models = {party: trained(story, party, data[party], seed) for party in story.parties}
+    datasets = {}
+    for party in story.parties:
+        described = story.write(party, data[party], seed, folder / party)
+        datasets[party] = open_dataset(DatasetSpec.model_validate(described))
+    members = tuple(_member(story, party, models[party], data[party], folder / party) for party in story.parties)
+    return Stage(story, data, models, members, datasets)
 
 
-def trained(party: str, data: digits.PartyData, seed: int, progress: OnProgress = ignore) -> nn.Module:
-    """Return the party's network, trained on its training images."""
-    learnt_from = data.split == "train"
-    images, labels = data.images[learnt_from], data.labels[learnt_from]
-    return digits.train(digits.network(party, seed), images, labels, seed=seed, progress=progress)
+def trained(story: Story, party: str, data: PartyData, seed: int, progress: OnProgress = ignore) -> nn.Module:
+    """Return the party's network, trained on its training samples."""
+    module = story.network(party, data, seed)
+    return train(module, *data.of("train"), epochs=story.epochs, seed=seed, progress=progress)
 
 
 def fitted(stage: Stage, options: FitOptions) -> FitResult:
     """Return what the asking party's site fits on its own data."""
-    own = digits.PARTIES.index(ASKING)
-    return fit(stage.members, stage.datasets[ASKING], options=options, own=own)
+    return fit(stage.members, stage.datasets[stage.story.asking], options=options, own=0)
 
 
 def ship(stage: Stage, fitted: FitResult, folder: Path) -> Outcome:
     """Evaluate, choose and compose what was fitted; write the chosen one into `folder`, read it, and judge it."""
+    story = stage.story
     evaluations = {
         party: evaluate(stage.members, fitted, stage.datasets[party], own=index)
-        for index, party in enumerate(digits.PARTIES)
+        for index, party in enumerate(story.parties)
     }
-    choice = choose(fitted.candidates, evaluations, requester=ASKING)
+    choice = choose(fitted.candidates, evaluations, requester=story.asking)
     report = build(
-        fitted.candidates, evaluations, choice, requester=ASKING, parties_of_members=digits.PARTIES, job="rehearsal"
+        fitted.candidates,
+        evaluations,
+        choice,
+        requester=story.asking,
+        parties_of_members=story.parties,
+        job="rehearsal",
     )
     composed, path = compose(stage.members, fitted, choice.chosen), folder / "shipped.safetensors"
     save(composed.graph, composed.tensors, path)
-    return Outcome(fitted, report, judge(stage.models, load(path), stage.data))
+    return Outcome(story, fitted, report, judge(stage.models, load(path), stage.data))
 
 
-def _member(party: str, module: nn.Module, data: digits.PartyData, folder: Path) -> Member:
-    path = folder / f"{party}.safetensors"
-    export(module, torch.from_numpy(data.images[:2]), path)
-    metadata = ModelMetadata(
-        schema_="suture.model/1",
-        task="classification",
-        inputs={"image": InputSpec(num_channels=1, spatial_shape=(8, 8), value_range=(0, 1))},
-        outputs={"digit": OutputSpec(num_channels=10)},
-        labels=digits.LABELS,
-        license="CC-BY-4.0",
-    )
-    number = digits.PARTIES.index(party)
-    ref = MemberRef(repo=f"{party}/digits", revision=f"{number:040x}", sha256=f"{number:064x}")
+def _member(story: Story, party: str, module: nn.Module, data: PartyData, folder: Path) -> Member:
+    path = folder / "model.safetensors"
+    metadata = export_model(module, torch.from_numpy(data.inputs[:2]), path, **story.describe(party, data))
+    number = story.parties.index(party)
+    ref = MemberRef(repo=f"{party}/{story.name}", revision=f"{number:040x}", sha256=f"{number:064x}")
     return Member(load(path), metadata, ref)

@@ -95,12 +95,10 @@ def _example_dataset(root: Path) -> dict[str, Any]:
 
     path = root.absolute() / "example" / "digits.npz"
     if not path.exists():
-        data = digits.parties(0)["north"]
-        path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(".digits.npz")
-        np.savez(partial, images=data.images, labels=data.labels, split=data.split)
+        digits.save(partial, digits.parties(0)["north"])
         partial.replace(path)
-    return {"path": path, "format": "npz", "labels": digits.LABELS, "value_range": [0.0, 1.0]}
+    return digits.described(path)
 
 
 def _example_models(root: Path, console: Console) -> None:
@@ -111,17 +109,16 @@ def _example_models(root: Path, console: Console) -> None:
     import torch
 
     from suture.bundle import export_model
-    from suture_local import digits
+    from suture_local import digits, training
 
     console.print("training two small example networks, once")
     torch.set_num_threads(1)
     for folder, (party, data) in zip(folders, digits.parties(0).items(), strict=True):
-        learnt_from = data.split == "train"
-        module = digits.train(digits.network(party), data.images[learnt_from], data.labels[learnt_from])
+        module = training.train(digits.network(party), *data.of("train"))
         folder.mkdir(parents=True, exist_ok=True)
         metadata = export_model(
             module,
-            torch.from_numpy(data.images[:2]),
+            torch.from_numpy(data.inputs[:2]),
             folder / "model.safetensors",
             labels=digits.LABELS,
             license="CC-BY-4.0",

@@ -8,7 +8,6 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -19,6 +18,7 @@ from suture_contract.documents import Report
 from suture_contract.errors import Cancelled, SutureError
 from suture_contract.model.metadata import ModelMetadata
 from suture_local import digits
+from suture_local.training import train
 from suture_stitching.data import DatasetSpec, open_dataset
 from suture_stitching.ensemble.fitted import FitResult
 from suture_stitching.fitting.fit import FitOptions
@@ -48,16 +48,14 @@ def parties(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two parties' models, as `<party>.safetensors` with `<party>.json`, and data as `<party>.npz`."""
     folder = tmp_path_factory.mktemp("parties")
     for party, data in digits.parties(0).items():
-        learnt_from = data.split == "train"
-        module = digits.network(party, 0)
-        digits.train(module, data.images[learnt_from], data.labels[learnt_from], epochs=2)
+        module = train(digits.network(party, 0), *data.of("train"), epochs=2)
         path = folder / f"{party}.safetensors"
-        example = torch.from_numpy(data.images[:2])
+        example = torch.from_numpy(data.inputs[:2])
         metadata = export_model(
             module, example, path, labels=digits.LABELS, value_range=(0.0, 1.0), license="CC-BY-4.0"
         )
         path.with_suffix(".json").write_text(metadata.to_json())
-        np.savez(folder / f"{party}.npz", images=data.images, labels=data.labels, split=data.split)
+        digits.save(folder / f"{party}.npz", data)
         (folder / f"{party}.toml").write_text(f'path = "{party}.npz"\nformat = "npz"\nvalue_range = [0, 1]\n')
     return folder
 

@@ -18,30 +18,30 @@ from tests.conftest import Databases
 from suture.bundle import export_model
 from suture.hub import Hub
 from suture_local import digits
-from suture_local.demo import write_data
 from suture_local.installation import Installation
+from suture_local.story import PartyData
+from suture_local.training import train
 
 LABELS = digits.LABELS
 
 
 @pytest.fixture(scope="session")
-def data() -> dict[str, digits.PartyData]:
+def data() -> dict[str, PartyData]:
     return digits.parties(0)
 
 
 @pytest.fixture(scope="session")
-def exported(data: dict[str, digits.PartyData], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def exported(data: dict[str, PartyData], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A portable model of each party, in a folder that can be published."""
     import torch
 
     folders = {}
     for party, images in data.items():
-        train = images.split == "train"
-        module = digits.train(digits.network(party), images.images[train], images.labels[train], epochs=5)
+        module = train(digits.network(party), *images.of("train"), epochs=5)
         folders[party] = tmp_path_factory.mktemp(party)
         metadata = export_model(
             module,
-            torch.from_numpy(images.images[:2]),
+            torch.from_numpy(images.inputs[:2]),
             folders[party] / "model.safetensors",
             labels=LABELS,
             license="CC0-1.0",
@@ -63,7 +63,7 @@ class Place:
 def place(
     postgres: Databases,
     tmp_path_factory: pytest.TempPathFactory,
-    data: dict[str, digits.PartyData],
+    data: dict[str, PartyData],
     exported: dict[str, Path],
 ) -> Iterator[Place]:
     """On PostgreSQL; the demo and the other installations in these tests are on SQLite."""
@@ -74,8 +74,8 @@ def place(
             here.add_party(party)
         for party in digits.PARTIES:
             path = root / party / "data" / "digits.npz"
-            write_data(path, data[party])
-            dataset = {"path": path, "format": "npz", "labels": LABELS, "value_range": [0.0, 1.0]}
+            digits.save(path, data[party])
+            dataset = digits.described(path)
             actions = ["fit", "evaluate"] if party == "north" else ["evaluate"]
             here.add_site(party, {"digits": dataset}, allow={"north": actions}, limits={"threads": 1})
             here.start_site(party)

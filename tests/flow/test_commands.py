@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from suture_contract.documents import Report
-from suture_local import digits
+from suture_local import digits, heart
+from suture_local.training import accuracy
+from suture_stitching.portable.runtime import load
 
 if TYPE_CHECKING:
     from tests.flow.conftest import Command
@@ -67,6 +69,34 @@ def test_the_demo_keeps_the_parties_data_apart(played: tuple[Command, Path]) -> 
     assert not list((root / "hub").rglob("*.npz"))
 
 
+def test_four_hospitals_play_with_tables_that_are_carried(suture: type[Command], tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    command = suture("demo", "--story", "heart", "--root", str(root), home=tmp_path)
+    command.wait()
+    output = command.output.read_text()
+    assert command.process.returncode == 0, output
+    assert command.left_running() == []
+    assert "cleveland asks for a stitch" in output
+    assert "hungarian, switzerland and va evaluate, too" in output
+    assert len(re.findall(r"^met .*, wanted ", output, re.MULTILINE)) == 3
+    assert len(re.findall(r"^shown .*, no target$", output, re.MULTILINE)) == 2
+    report = Report.model_validate_json((root / "report.json").read_bytes())
+    assert set(report.parties) == set(heart.PARTIES)
+    assert not report.missing
+    assert "not declared" not in output
+    told = re.search(r"on cleveland's 91 test patients: ([0-9.]+)% right", output)
+    assert told is not None
+    pulled = load(root / "ensemble" / "model.safetensors")
+    for party, data in heart.parties(0).items():
+        found = accuracy(pulled, *data.of("test"))
+        assert found == pytest.approx(report.parties[party].rows["chosen"].value, abs=0.005)
+        if party == "cleveland":
+            assert float(told[1]) == pytest.approx(100 * found, abs=0.05)
+        configuration = (root / party / "site" / "site.toml").read_text()
+        assert [other for other in heart.PARTIES if str(root / other) in configuration] == [party]
+    assert not list((root / "hub").rglob("*.csv"))
+
+
 @pytest.mark.parametrize(
     ("sent", "at"), [(signal.SIGINT, "asks for a stitch"), (signal.SIGTERM, "a hub, and at each party a site")]
 )
@@ -112,11 +142,7 @@ def test_what_up_tells_to_type_works_and_a_second_up_goes_on(suture: type[Comman
 
 def pulled_accuracy(root: Path) -> float:
     """Return what part of north's test images the file in the demo's folder names rightly."""
-    from suture_stitching.portable.runtime import load
-
-    north = digits.parties(0)["north"]
-    test = north.split == "test"
-    return digits.accuracy(load(root / "ensemble" / "model.safetensors"), north.images[test], north.labels[test])
+    return accuracy(load(root / "ensemble" / "model.safetensors"), *digits.parties(0)["north"].of("test"))
 
 
 def run(line: str, home: Path) -> subprocess.CompletedProcess[str]:

@@ -11,8 +11,8 @@ from tests.flow.test_flow import MODELS, QUICK, SECONDS
 
 from suture.hub import Hub
 from suture_local import digits
-from suture_local.demo import write_data
 from suture_local.installation import Installation
+from suture_local.story import PartyData
 from suture_stitching.fitting.contribute import Contribution
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ delta = 1e-5
 
 @pytest.fixture(scope="module")
 def here(
-    tmp_path_factory: pytest.TempPathFactory, data: dict[str, digits.PartyData], exported: dict[str, Path]
+    tmp_path_factory: pytest.TempPathFactory, data: dict[str, PartyData], exported: dict[str, Path]
 ) -> Iterator[Installation]:
     """North may ask south, and nobody may ask east."""
     root = tmp_path_factory.mktemp("contributing")
@@ -45,8 +45,8 @@ def here(
             here.add_party(party)
         for party, rules in allow.items():
             path = root / party / "data" / "digits.npz"
-            write_data(path, data["south" if party == "east" else party])
-            dataset = {"path": path, "format": "npz", "labels": digits.LABELS, "value_range": [0.0, 1.0]}
+            digits.save(path, data["south" if party == "east" else party])
+            dataset = digits.described(path)
             file = here.add_site(party, {"digits": dataset}, allow=rules, limits={"threads": 1})
             if party == "south":
                 file.write_text(file.read_text() + RULE)

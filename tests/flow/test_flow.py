@@ -74,7 +74,7 @@ def test_two_parties_get_an_ensemble_and_its_report(
     for party, images in data.items():
         test = images.split == "test"
         with torch.no_grad():
-            probabilities = model(torch.from_numpy(images.images[test]))
+            probabilities = model(torch.from_numpy(images.inputs[test]))
         torch.testing.assert_close(probabilities.sum(1), torch.ones(len(probabilities)))
         labels = torch.tensor([int(label) for label in revision.metadata.labels or ()])
         right = labels[probabilities.argmax(1)] == torch.from_numpy(images.labels[test])

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from suture_contract.documents import Interval, Report
+from suture_contract.documents import Interval
 from suture_contract.fit_options import FitOptions
 from suture_local import digits, shipped
+from suture_local.story import Target, Wanted
 from suture_stitching.ensemble.compose import compose
 from suture_stitching.ensemble.fitted import FitResult
 from suture_stitching.portable.runtime import load, save
@@ -19,7 +19,7 @@ from suture_stitching.portable.runtime import load, save
 
 @pytest.fixture(scope="module")
 def parties(tmp_path_factory: pytest.TempPathFactory) -> shipped.Stage:
-    return shipped.stage(0, tmp_path_factory.mktemp("models"))
+    return shipped.stage(digits.STORY, 0, tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def outcome(parties: shipped.Stage, fitted: FitResult, tmp_path_factory: pytest.
 
 
 def test_north_keeps_its_own_and_gains_souths(outcome: shipped.Outcome) -> None:
-    assert [str(target) for target in shipped.targets(outcome.judged, outcome.report) if not target.met] == []
+    assert [str(target) for target in outcome.targets if not target.met] == []
     assert {party: found.verdict for party, found in outcome.report.parties.items()} == {
         "north": "adopt",
         "south": "adopt",
@@ -62,7 +62,7 @@ def test_without_refinement_the_targets_are_missed_with_gates_or_without(
     assert any(one.kind == "stitched" for one in numbered)
     assert any(one.kind == "routed" for one in numbered) is gates
     found = shipped.ship(parties, bare, tmp_path)
-    assert "better than routing alone at north" in missed(found.judged, found.report)
+    assert "better than routing alone at north" in missed(found)
 
 
 @pytest.mark.parametrize("damage", [torch.zeros_like, lambda tensor: tensor.flip(0)])
@@ -77,11 +77,11 @@ def test_a_file_with_broken_stitches_misses_the_targets(
     composed = compose(parties.members, replace(outcome.fitted, stitches=mixed), chosen.id)
     save(composed.graph, composed.tensors, tmp_path / "broken.safetensors")
     judged = shipped.judge(parties.models, load(tmp_path / "broken.safetensors"), parties.data)
-    assert "better than north's own model at north" in missed(judged, outcome.report)
+    assert "better than north's own model at north" in missed(replace(outcome, judged=judged))
 
 
-def missed(judged: Mapping[str, shipped.Judged], report: Report) -> list[str]:
-    return [target.what for target in shipped.targets(judged, report) if not target.met]
+def missed(outcome: shipped.Outcome) -> list[str]:
+    return [target.what for target in outcome.targets if not target.met]
 
 
 def interval(value: float, low: float, high: float) -> Interval:
@@ -97,20 +97,21 @@ def interval(value: float, low: float, high: float) -> Interval:
         (interval(-0.01, -0.03, 0.0), "reaches", True),
         (interval(-0.02, -0.03, -0.01), "reaches", True),
         (interval(-0.03, -0.04, -0.01), "reaches", False),
+        (interval(-0.03, -0.04, -0.01), "shown", True),
     ],
 )
-def test_a_target_is_met_by_its_interval(found: Interval, wanted: shipped.Wanted, met: bool) -> None:
-    assert shipped.Target("better", found, wanted).met is met
+def test_a_target_is_met_by_its_interval(found: Interval, wanted: Wanted, met: bool) -> None:
+    assert Target("better", found, wanted).met is met
 
 
 def test_parties_share_no_image_and_are_the_same_for_a_seed() -> None:
     one, two = digits.parties(3), digits.parties(3)
     for party in digits.PARTIES:
-        assert (one[party].images == two[party].images).all()
+        assert (one[party].inputs == two[party].inputs).all()
         assert (one[party].split == two[party].split).all()
         own = (one[party].labels < 5) == (party == "north")
         assert own.mean() == pytest.approx(digits.OWN_SHARE, abs=0.01)
-        assert one[party].images.min() >= 0
-        assert one[party].images.max() <= 1
+        assert one[party].inputs.min() >= 0
+        assert one[party].inputs.max() <= 1
     assert sum(len(data.labels) for data in one.values()) == 1797
-    assert (digits.parties(4)["north"].images != one["north"].images).any()
+    assert (digits.parties(4)["north"].inputs != one["north"].inputs).any()
