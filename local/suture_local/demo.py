@@ -58,8 +58,8 @@ def run(root: Path, console: Console, *, story: Story = digits.STORY, seed: int 
         here.wait_until_ready()
         hubs = {party: Hub(here.url, here.token(party)) for party in story.parties}
         for party in story.parties:
-            said = f"{party} publishes {party}/{story.name}: the file is verified and signed, and no {story.sample} is in it"
-            with _step(console, said):
+            proved = f"the file is verified and signed, and no {story.sample} is in it"
+            with _step(console, f"{party} publishes {party}/{story.name}: {proved}"):
                 _publish(hubs[party], story, party, modules[party], data[party], here.signing_key(party), console)
         with _step(console, f"{'both' if len(story.parties) == 2 else 'all'} sites ask the hub for work"):
             here.wait_until_online(*story.parties)
@@ -90,13 +90,11 @@ def run(root: Path, console: Console, *, story: Story = digits.STORY, seed: int 
             hubs[party].connection.close()
     console.print()
     console.print(report_table(report))
-    sites, others = (
-        ("Both sites", "the other party's") if len(story.parties) == 2 else ("All sites", "the other parties'")
-    )
-    by = "its key" if len(story.parties) == 2 else "their keys"
+    both = len(story.parties) == 2
+    trusted = "the other party's models by its key" if both else "the other parties' models by their keys"
     console.print(
-        f"{sites} trust {others} models by {by}, and so all numbers are exact. A site that does not trust whoever built "
-        "the models says epsilon and delta in its rule instead.",
+        f"{'Both' if both else 'All'} sites trust {trusted}, and so all numbers are exact. A site that does not "
+        "trust whoever built the models says epsilon and delta in its rule instead.",
         soft_wrap=True,
     )
     met = _told(story, judged, report, console)

@@ -93,7 +93,7 @@ def test_four_hospitals_play_with_tables_that_are_carried(suture: type[Command],
         if party == "cleveland":
             assert float(told[1]) == pytest.approx(100 * found, abs=0.05)
         configuration = (root / party / "site" / "site.toml").read_text()
-        assert [other for other in heart.PARTIES if str(root / other) in configuration] == [party]
+        assert [other for other in heart.PARTIES if str(root / other / "data") in configuration] == [party]
     assert not list((root / "hub").rglob("*.csv"))
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from tests.flow.conftest import Place
 
-    from suture_local.digits import PartyData
+    from suture_local.story import PartyData
 
 pytestmark = pytest.mark.flow
 MODELS = ["north/digits", "south/digits"]
