@@ -126,7 +126,7 @@ class Merge:
             return self.ensemble(values, members)
         familiar = self.ensemble(values, members if joins else [gate.withdraws])
         others = self.ensemble(values, [member for member in members if member != gate.withdraws])
-        weight = self._with_rank(self._familiarity(gate), 0, max(map(self._output_rank, members)))
+        weight = self._with_rank(self._ood_distance(gate), 0, max(map(self._output_rank, members)))
         step = self._add("aten.mul.Tensor", self._add("aten.sub.Tensor", familiar, others), weight)
         return self._add("aten.add.Tensor", others, step)
 
@@ -177,9 +177,9 @@ class Merge:
         """Return alpha, or alpha times how familiar each sample is."""
         if gate is None or join.alpha == 0:
             return join.alpha
-        return self._add("aten.mul.Tensor", self._familiarity(gate), join.alpha)
+        return self._add("aten.mul.Tensor", self._ood_distance(gate), join.alpha)
 
-    def _familiarity(self, gate: GateTensors) -> Ref:
+    def _ood_distance(self, gate: GateTensors) -> Ref:
         """Return how familiar each sample is, `(N, 1)` from 0 to 1."""
         width = gate.far - gate.near
         fallen = self._add("aten.mul.Tensor", self.distance(gate), -1.0 / width)

@@ -16,7 +16,7 @@ from suture_worker import files
 from suture_worker.agent.signed import Signers
 from suture_worker.compute.preview import estimate
 from suture_worker.config import SiteConfig
-from suture_worker.egress.leaving import leaves
+from suture_worker.egress.described import leaves
 from suture_worker.folder import DOCUMENT, TaskFolder, Terms
 from suture_worker.leased_task import CANDIDATES, STITCHES, ComposeSpec, EvaluateSpec, FitSpec, MatchSpec, Task
 from suture_worker.rules.inbox import AskedModel, Inbox, Request

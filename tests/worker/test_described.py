@@ -12,7 +12,7 @@ from safetensors.numpy import save
 from suture_contract.kinds import MOMENTS
 from suture_worker.agent.admission import Admission
 from suture_worker.compute.work import work
-from suture_worker.egress.leaving import DOCUMENTS, EACH, leaves
+from suture_worker.egress.described import DOCUMENTS, EACH, leaves
 from suture_worker.egress.release_check import Gate
 from suture_worker.folder import Terms
 from suture_worker.leased_task import CANDIDATES, STITCHES

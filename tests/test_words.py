@@ -1,0 +1,58 @@
+"""One word for one thing: names that others took the place of do not come back."""
+
+import ast
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("contract", "stitching", "client", "service", "worker", "local")
+#: What is not said any more, and what is said instead (docs/architecture.md).
+REPLACED = {
+    "doing": "dispatch",
+    "ending": "outcome",
+    "endings": "outcomes",
+    "familiarity": "ood_gate",
+    "leaving": "egress",
+    "parcel": "bundle",
+    "parcels": "bundles",
+    "pulse": "heartbeat",
+}
+
+
+def names(path):
+    yield path.stem, 1
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name, node.lineno
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id, node.lineno
+        elif isinstance(node, ast.arg):
+            yield node.arg, node.lineno
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.attr, node.lineno
+
+
+def words(name):
+    return [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)]
+
+
+def test_replaced_words_name_nothing():
+    found = [
+        f"{path.relative_to(ROOT)}:{line}: {name}: say {REPLACED[word]}"
+        for package in PACKAGES
+        for path in sorted((ROOT / package).rglob("*.py"))
+        for name, line in names(path)
+        for word in words(name)
+        if word in REPLACED
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_the_words_that_are_said_are_in_the_table():
+    table = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    for word in REPLACED.values():
+        assert word.rstrip("s") in table, word
+
+
+def test_a_word_within_a_name_is_seen():
+    assert words("_old_ParcelOf") == ["old", "parcel", "of"]
