@@ -31,6 +31,7 @@ from networks import DIGITS, PlainCNN, ResNet, digits
 from safetensors.torch import load
 from torch import nn
 
+from suture_contract.kinds import CANDIDATES, STITCHES
 from suture_stitching.portable.export import export
 from suture_worker import broker
 from suture_worker.capacity import places
@@ -39,7 +40,7 @@ from suture_worker.compute.forkserver import NAME
 from suture_worker.compute.shards import steps
 from suture_worker.config import SiteConfig, load_site, prepare_state
 from suture_worker.folder import Assignment, TaskFolder
-from suture_worker.leased_task import CANDIDATES, STITCHES, Task
+from suture_worker.leased_task import Task
 
 SITE = """\
 [hub]

@@ -9,6 +9,7 @@ import pytest
 
 from suture_contract.documents import CandidateSet, Evaluation
 from suture_contract.errors import SutureError
+from suture_contract.kinds import CANDIDATES, STITCHES
 from suture_contract.privacy import Privacy
 from suture_worker.agent.admission import Admission
 from suture_worker.check import _policy
@@ -17,7 +18,7 @@ from suture_worker.config import load_site, refreshed
 from suture_worker.egress.outbox import Outbox
 from suture_worker.egress.release_check import Gate
 from suture_worker.folder import Outcome
-from suture_worker.leased_task import CANDIDATES, STITCHES, Task
+from suture_worker.leased_task import Task
 from suture_worker.rules.explain import explain
 from suture_worker.rules.in_force import InForce, told
 from suture_worker.rules.ledger import Ledger

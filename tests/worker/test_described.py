@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from suture_contract.kinds import MOMENTS
+from suture_contract.kinds import CANDIDATES, FILES, MOMENTS, STITCHES
 from suture_worker.agent.admission import Admission
 from suture_worker.compute.work import work
-from suture_worker.egress.described import DOCUMENTS, EACH, leaves
+from suture_worker.egress.described import EACH
 from suture_worker.egress.release_check import Gate
 from suture_worker.folder import Terms
-from suture_worker.leased_task import CANDIDATES, STITCHES
+from suture_worker.leased_task import Task
 
 GATE = Gate(min_samples=11, min_per_class=11, decimals=4)
 #: Keys that name no field: candidates, splits, and members or labels by their index.
@@ -138,8 +138,10 @@ def test_every_field_of_a_match_and_a_contribution_is_shown(site, data, assign, 
     assert work(site, given.id) == "done", given.log.read_text()
     bytes_left = left(given.assignment.task, given)
     assert MOMENTS in bytes_left
-    agree(shown(leaves("contribute", noisy)), bytes_left, all_of=["document"])
+    agree(shown(given.assignment.task.side.leaves(None, noisy)), bytes_left, all_of=["document"])
 
 
-def test_whatever_reads_data_has_its_documents_named():
-    assert DOCUMENTS.keys() == {"match", "contribute", "fit", "evaluate"}
+def test_whatever_reads_data_has_its_documents_named(make):
+    sides = {kind: Task.parse(make.leased(kind)).side for kind in FILES}
+    assert {kind for kind, side in sides.items() if side.documents} == set(FILES) - {"compose"}
+    assert {kind for kind, side in sides.items() if side.reads_data} == set(FILES) - {"compose"}

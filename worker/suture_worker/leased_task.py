@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, StringConstraints, ValidationError, model_validator
 
 from suture_contract.contributions import ContributionDocument, Norm, Places
 from suture_contract.documents import Evaluation, Missing, Revised
 from suture_contract.errors import SutureError
 from suture_contract.fit_options import FitOptions
+from suture_contract.kinds import CANDIDATES, FILES, STITCHES, Kind
 from suture_contract.model.metadata import Member, ModelMetadata, Name, Repo, Revision, Sha256
+
+if TYPE_CHECKING:
+    from suture_worker.kinds.kind import TaskKind
 
 #: What the rules of a site speak of; where members can be joined, and composing, belong to a fit.
 Action = Literal["fit", "evaluate", "contribute"]
 #: Ids become names of folders and parts of URLs.
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
-Kind = Literal["match", "contribute", "fit", "evaluate", "compose"]
 Size = Annotated[int, Field(ge=1, le=64 * 2**30)]
-CANDIDATES, STITCHES = "candidates.json", "stitches.safetensors"
 
 
 class Claim(NamedTuple):
@@ -64,23 +68,32 @@ class CandidateFiles(_FromHub):
     candidates: FileRef = Field(alias=CANDIDATES)
     stitches: FileRef = Field(alias=STITCHES)
 
+    @property
+    def files(self) -> dict[str, FileRef]:
+        """Both, by name."""
+        return {CANDIDATES: self.candidates, STITCHES: self.stitches}
+
 
 Members = Annotated[tuple[LeasedMember, ...], Field(min_length=2, max_length=64)]
 
 
-class MatchSpec(_FromHub):
-    """Find out, on a dataset of the requester's site, where a fit with these options would join the members."""
+class TaskSpec(_FromHub):
+    """What every kind of task has: models, and the dataset to work on where the job names one."""
 
     members: Members
+    dataset: Annotated[str, Field(max_length=200)] | None = None
+
+
+class MatchSpec(TaskSpec):
+    """Find out, on a dataset of the requester's site, where a fit with these options would join the members."""
+
     dataset: Annotated[str, Field(max_length=200)]
     options: dict[str, Any] = {}
 
 
-class ContributeSpec(_FromHub):
+class ContributeSpec(TaskSpec):
     """Contribute moments of this party's data at `placements`; the requester's `norms` there measure the noise."""
 
-    members: Members
-    dataset: Annotated[str, Field(max_length=200)] | None = None
     placements: Annotated[Places, Field(min_length=1)]
     norms: tuple[Norm, ...]
 
@@ -99,20 +112,17 @@ class Contributed(FileRef, ContributionDocument):
     model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)
 
 
-class FitSpec(_FromHub):
+class FitSpec(TaskSpec):
     """Fit candidates on a dataset of the requester's site, with what other parties contributed."""
 
-    members: Members
     dataset: Annotated[str, Field(max_length=200)]
     options: dict[str, Any] = {}
     contributions: Annotated[dict[Name, Contributed], Field(max_length=64)] = {}
 
 
-class EvaluateSpec(_FromHub):
+class EvaluateSpec(TaskSpec):
     """Measure fitted candidates on this party's data. `own` is the index of the party's own member."""
 
-    members: Members
-    dataset: Annotated[str, Field(max_length=200)] | None = None
     own: Annotated[int, Field(ge=0)] | None = None
     candidates: CandidateFiles
 
@@ -123,26 +133,15 @@ class EvaluateSpec(_FromHub):
         return self
 
 
-class ComposeSpec(_FromHub):
+class ComposeSpec(TaskSpec):
     """Choose among the candidates by everybody's evaluations and compose the chosen one; reads no dataset."""
 
-    members: Members
     candidates: CandidateFiles
     evaluations: dict[Name, Evaluation]
     missing: tuple[Missing, ...] = ()
     version: Annotated[int, Field(ge=1)] = 1
     revised: Revised | None = None
     publish_as: Repo
-
-
-Spec: TypeAlias = MatchSpec | ContributeSpec | FitSpec | EvaluateSpec | ComposeSpec
-_SPECS: dict[str, type[BaseModel]] = {
-    "match": MatchSpec,
-    "contribute": ContributeSpec,
-    "fit": FitSpec,
-    "evaluate": EvaluateSpec,
-    "compose": ComposeSpec,
-}
 
 
 class JobRef(_FromHub):
@@ -161,15 +160,17 @@ class Task(_FromHub):
     fence: int
     lease_seconds: Annotated[float, Field(ge=1, le=86400)] = 60.0
     job: JobRef
-    spec: Spec
+    spec: SerializeAsAny[TaskSpec]
 
     @model_validator(mode="before")
     @classmethod
     def _spec_of_its_kind(cls, content: Any) -> Any:
         if not isinstance(content, dict) or isinstance(content.get("spec"), BaseModel):
             return content
-        spec = _SPECS.get(str(content.get("kind")))
-        return {**content, "spec": spec.model_validate(content.get("spec"))} if spec else content
+        kind = str(content.get("kind"))
+        if kind not in FILES:
+            return content
+        return {**content, "spec": _side(kind).spec_model.model_validate(content.get("spec"))}
 
     @property
     def claim(self) -> Claim:
@@ -177,11 +178,20 @@ class Task(_FromHub):
         return Claim(self.id, self.fence)
 
     @property
+    def side(self) -> TaskKind:
+        """What this site knows of such tasks."""
+        return _side(self.kind)
+
+    @property
     def action(self) -> Action:
         """What the site's rules call it."""
-        if isinstance(self.spec, EvaluateSpec):
-            return "evaluate"
-        return "contribute" if isinstance(self.spec, ContributeSpec) else "fit"
+        return self.side.action
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of a fit that the task names."""
+        options: dict[str, Any] = getattr(self.spec, "options", {})
+        return options
 
     @property
     def digest(self) -> str:
@@ -190,13 +200,9 @@ class Task(_FromHub):
         return hashlib.sha256(asked.encode()).hexdigest()
 
     @property
-    def files(self) -> dict[str, FileRef]:
+    def files(self) -> Mapping[str, FileRef]:
         """The job's files that this task starts from: fitted candidates, or what was contributed to a fit."""
-        if isinstance(self.spec, EvaluateSpec | ComposeSpec):
-            return {CANDIDATES: self.spec.candidates.candidates, STITCHES: self.spec.candidates.stitches}
-        if isinstance(self.spec, FitSpec):
-            return {contributed_by(party): ref for party, ref in self.spec.contributions.items()}
-        return {}
+        return self.side.start(self.spec)
 
     def to_json(self) -> str:
         """Return the text from which `from_json` makes an equal task."""
@@ -216,8 +222,7 @@ class Task(_FromHub):
                 where="leased task",
                 hint="update this site, or tell the hub's operator",
             ) from None
-        if isinstance(task.spec, MatchSpec | FitSpec):
-            FitOptions.read(task.spec.options)
+        FitOptions.read(task.options)
         return task
 
     @classmethod
@@ -226,9 +231,16 @@ class Task(_FromHub):
         return cls.model_validate_json(text)
 
 
-def contributed_by(party: str) -> str:
-    """Return how the job calls the file that a party contributed."""
-    return f"moments.{party}"
+def import_sides() -> None:
+    """Import what this site knows of every kind of task, which else happens when there is one."""
+    for kind in FILES:
+        _side(kind)
+
+
+def _side(kind: str) -> TaskKind:
+    # Imported by name when it is asked for: those modules build on this one.
+    side: TaskKind = import_module(f"suture_worker.kinds.{kind}").KIND
+    return side
 
 
 def claim_of(content: Any) -> Claim | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import threading
 from datetime import UTC, datetime
 from functools import partial
@@ -11,14 +10,14 @@ from functools import partial
 import structlog
 
 from suture_contract.errors import SutureError
+from suture_contract.kinds import FILES
 from suture_contract.model.format import check_file
 from suture_worker import files
 from suture_worker.agent.signed import Signers
 from suture_worker.compute.preview import estimate
 from suture_worker.config import SiteConfig
-from suture_worker.egress.described import leaves
 from suture_worker.folder import DOCUMENT, TaskFolder, Terms
-from suture_worker.leased_task import CANDIDATES, STITCHES, ComposeSpec, EvaluateSpec, FitSpec, MatchSpec, Task
+from suture_worker.leased_task import Task
 from suture_worker.rules.inbox import AskedModel, Inbox, Request
 from suture_worker.rules.ledger import Ledger, spent_by
 from suture_worker.rules.policy import DENIED, Allow, Decline, asked_by, decide, operators_of, terms_of
@@ -90,7 +89,7 @@ class Admission:
             return None
         with self._turn:
             try:
-                self._ledger.spend(task, dataset, folder.terms, _told(folder))
+                self._ledger.spend(task, dataset, folder.terms, _told(task, folder))
             except SutureError as error:
                 return Decline(DENIED, str(error))
         return None
@@ -101,7 +100,7 @@ class Admission:
 
     def manual_release(self, task: Task, folder: TaskFolder) -> bool:
         """Whether a person looks at the result before it leaves; a composition holds nothing that has not left."""
-        if isinstance(task.spec, ComposeSpec):
+        if not task.side.reads_data:
             return False
         decision = self.decide(task, _operators(task, folder), self._signers_of(task, folder))
         return not isinstance(decision, Allow) or decision.rule.release == "manual"
@@ -127,9 +126,9 @@ class Admission:
                 AskedModel(**member.ref.model_dump(), party=member.party, size=member.size)
                 for member in task.spec.members
             ),
-            candidates=_candidates(folder) if isinstance(task.spec, EvaluateSpec) else None,
-            options=task.spec.options if isinstance(task.spec, FitSpec | MatchSpec) else {},
-            leaves=leaves(task.kind, self._terms(task, decision, folder), takes),
+            candidates=task.side.candidates(folder),
+            options=task.options,
+            leaves=task.side.leaves(takes, self._terms(task, decision, folder)),
             estimate=takes,
         )
         self.inbox.ask(request)
@@ -148,15 +147,7 @@ def _noted(folder: TaskFolder) -> Terms | None:
         return None
 
 
-def _told(folder: TaskFolder) -> str:
+def _told(task: Task, folder: TaskFolder) -> str:
     """Return a digest of all that a child has made of patients: the same for the same draw of noise."""
-    found = [folder.results / name for name in (DOCUMENT, CANDIDATES, STITCHES)]
+    found = [folder.results / name for name in (DOCUMENT, *FILES[task.kind])]
     return hashlib.sha256("".join(files.sha256_of(path) for path in found if path.is_file()).encode()).hexdigest()
-
-
-def _candidates(folder: TaskFolder) -> int | None:
-    """Return how many candidates the hub has sent, for people to see; the work checks the file."""
-    try:
-        return len(json.loads((folder.candidates / CANDIDATES).read_bytes())["candidates"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

@@ -6,7 +6,6 @@ leave into the folder's `results/`, and says how it ended. Whatever happens to i
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -19,19 +18,17 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from suture_contract.errors import Cancelled, SutureError
-from suture_contract.fit_options import FitOptions
 from suture_stitching.running.progress import Progress as EngineProgress
-from suture_worker import files
-from suture_worker.compute import confine, contributing
+from suture_worker.compute import confine
+from suture_worker.compute.doing import Work
 from suture_worker.compute.shards import ShareFolder
-from suture_worker.egress.outbox import MODEL
-from suture_worker.folder import DOCUMENT, Outcome, Progress, Run, TaskFolder
-from suture_worker.leased_task import ComposeSpec, ContributeSpec, EvaluateSpec, FitSpec, MatchSpec, Task
+from suture_worker.folder import Outcome, Progress, Run, TaskFolder
+from suture_worker.leased_task import Task
 from suture_worker.room import SPARE
 from suture_worker.rules.policy import TOO_FEW, too_few
 
 if TYPE_CHECKING:
-    from suture_stitching.data import Dataset, Split
+    from suture_stitching.data import Dataset
     from suture_stitching.ensemble.members import Member
 
 PROGRESS_SECONDS = 1.0
@@ -143,19 +140,7 @@ def _do(folder: TaskFolder, run: Run) -> None:
     report(EngineProgress("load", 0, len(task.spec.members)))
     dataset = _open(run, task)
     members = _load(task, folder, run, dataset)
-    if isinstance(task.spec, ComposeSpec):
-        _compose(task, task.spec, members, folder)
-        return
-    assert dataset is not None, "the agent allows no fit or evaluation without a dataset"
-    if isinstance(task.spec, MatchSpec):
-        contributing.match(task.spec, members, dataset, folder, run, report)
-    elif isinstance(task.spec, ContributeSpec):
-        contributing.contribute(task.spec, members, dataset, folder, run, report)
-    elif isinstance(task.spec, FitSpec):
-        own = next((i for i, one in enumerate(task.spec.members) if one.party == task.job.requester), None)
-        _fit(task.spec, own, members, dataset, folder, run, report)
-    else:
-        _evaluate(task.spec, members, dataset, folder, run, report)
+    task.side.do(Work(task, members, dataset, folder, run, report), task.spec)
 
 
 def _open(run: Run, task: Task) -> Dataset | None:
@@ -165,8 +150,7 @@ def _open(run: Run, task: Task) -> Dataset | None:
     if run.dataset is None:
         return None
     dataset = open_dataset(run.dataset)
-    needed: tuple[Split, ...] = ("validation", "test") if task.kind == "evaluate" else ("train", "validation")
-    split = too_few({split: dataset.patients(split) for split in needed}, run.min_samples)
+    split = too_few({split: dataset.patients(split) for split in task.side.splits}, run.min_samples)
     if split is not None:
         raise SutureError(
             TOO_FEW, f"the {split} split has fewer than {run.min_samples} patients", where=str(run.dataset.path)
@@ -215,105 +199,6 @@ def _input_shapes(path: Path, given: Sequence[int]) -> list[list[int]]:
             )
         shapes.append([2, *(size for size in sizes if size is not None)])
     return shapes
-
-
-def _fit(
-    spec: FitSpec,
-    own: int | None,
-    members: list[Member],
-    dataset: Dataset,
-    folder: TaskFolder,
-    run: Run,
-    report: _Reporter,
-) -> None:
-    from suture_stitching.fitting.fit import FitResult, fit, fit_share
-
-    options = FitOptions.read(spec.options)
-    terms = folder.terms
-    if isinstance(folder, ShareFolder):
-        fit_share(
-            members,
-            dataset,
-            "capture" if folder.step == "capture" else "refine",
-            folder.share,
-            options=options,
-            device=run.device,
-            progress=report,
-            checkpoint=folder.checkpoint,
-            own=own,
-            min_patients=run.min_samples,
-            privacy=terms.privacy,
-        )
-        return
-    given = contributing.contributions(spec, members, folder)
-    fitted = fit(
-        members,
-        dataset,
-        options=options,
-        device=run.device,
-        progress=report,
-        checkpoint=folder.checkpoint,
-        contributions=tuple(given.values()),
-        own=own,
-        min_patients=run.min_samples,
-        privacy=terms.privacy,
-        share=terms.share,
-    )
-    candidates = contributing.with_contributors(fitted.candidates, given)
-    candidates = candidates.model_copy(update={"patients": dataset.patients("train")})
-    FitResult(candidates, fitted.stitches, fitted.input_shape).save(folder.results)
-    _write_document(folder, {"n": fitted.candidates.n})
-
-
-def _evaluate(
-    spec: EvaluateSpec, members: list[Member], dataset: Dataset, folder: TaskFolder, run: Run, report: _Reporter
-) -> None:
-    from suture_stitching.ensemble.fitted import FitResult
-    from suture_stitching.evaluation.evaluate import evaluate, evaluate_share
-
-    fitted = FitResult.load(folder.candidates)
-    terms = folder.terms
-    if isinstance(folder, ShareFolder):
-        evaluate_share(
-            members,
-            fitted,
-            dataset,
-            folder.share,
-            device=run.device,
-            progress=report,
-            checkpoint=folder.checkpoint,
-        )
-        return
-    evaluation = evaluate(
-        members,
-        fitted,
-        dataset,
-        own=spec.own,
-        device=run.device,
-        progress=report,
-        checkpoint=folder.checkpoint,
-        privacy=terms.privacy,
-        privacy_share=terms.share,
-    )
-    files.write(folder.results / DOCUMENT, evaluation.model_dump_json(by_alias=True))
-
-
-def _compose(task: Task, spec: ComposeSpec, members: list[Member], folder: TaskFolder) -> None:
-    from suture_stitching.ensemble.compose import compose
-    from suture_stitching.ensemble.fitted import FitResult
-    from suture_stitching.evaluation.select import choose
-    from suture_stitching.portable.runtime import save
-
-    # The outbox makes report and metadata itself, from the same evaluations by the same choice.
-    fitted = FitResult.load(folder.candidates)
-    choice = choose(fitted.candidates, spec.evaluations, requester=task.job.requester)
-    composed = compose(members, fitted, choice.chosen)
-    save(composed.graph, composed.tensors, folder.results / MODEL)
-    _write_document(folder, {"chosen": choice.chosen})
-
-
-def _write_document(folder: TaskFolder, document: dict[str, object]) -> None:
-    files.write(folder.results / DOCUMENT, json.dumps(document))
 
 
 class _Reporter:

@@ -13,11 +13,11 @@ from suture_contract.contributions import SPLITS, ClippedPrivacy, ContributionDo
 from suture_contract.documents import CandidateSet, Contributed
 from suture_contract.errors import SutureError
 from suture_contract.fit_options import FitOptions
-from suture_contract.kinds import MOMENTS
+from suture_contract.kinds import MOMENTS, contributed_by
 from suture_stitching.running.progress import OnProgress
 from suture_worker import files
 from suture_worker.folder import DOCUMENT, Run, TaskFolder
-from suture_worker.leased_task import ContributeSpec, FitSpec, MatchSpec, contributed_by
+from suture_worker.leased_task import ContributeSpec, FitSpec, MatchSpec
 from suture_worker.rules.policy import TOO_FEW
 
 if TYPE_CHECKING:

@@ -190,6 +190,9 @@ def _import() -> None:
     from suture_stitching.fitting import fit  # noqa: F401
     from suture_stitching.portable import dry_run, runtime  # noqa: F401
     from suture_worker.compute import child  # noqa: F401
+    from suture_worker.leased_task import import_sides
+
+    import_sides()
 
     # The first models that run on shapes alone have torch import SymPy and its compiler.
     one = torch.empty(1, device="meta")

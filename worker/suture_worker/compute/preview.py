@@ -18,7 +18,6 @@ from pydantic import ValidationError
 
 from suture_worker.compute import confine
 from suture_worker.folder import Run, TaskFolder
-from suture_worker.leased_task import ContributeSpec
 from suture_worker.rules.inbox import Estimate
 
 _SECONDS = 120
@@ -69,29 +68,8 @@ def main(arguments: list[str]) -> None:
         "peak_bytes": peak,
         "seconds_per_1000": float(f"{1000 * flops / _speed():.3g}"),
     }
-    spec = folder.assignment.task.spec
-    if isinstance(spec, ContributeSpec):
-        content |= _moments(folder, spec)
-    print(json.dumps(content))
-
-
-def _moments(folder: TaskFolder, spec: ContributeSpec) -> dict[str, object]:
-    """Return how many features there are at each place, and how many numbers their moments of both splits are."""
-    from suture_stitching.features.points import stitchable
-    from suture_stitching.portable.runtime import load
-
-    shapes = []
-    for index in range(len(spec.members)):
-        model = load(folder.member(index))
-        fixed = tuple(size for size in model.graph.inputs[0].shape[1:] if size is not None)
-        shapes.append({point.name: point.shape for point in stitchable(model, fixed)})
-    widths, numbers = [], 0
-    for place in spec.placements:
-        own = [shapes[int(index)][name] for index, name in place.items()]
-        widths.append(sum(shape[0] for shape in own))
-        grids = {shape[1:] for shape in own}
-        numbers += 2 * len(grids) * (widths[-1] + widths[-1] * (widths[-1] + 1) // 2)
-    return {"features": widths, "numbers": numbers}
+    task = folder.assignment.task
+    print(json.dumps(content | task.side.estimate(folder, task.spec)))
 
 
 def _cost(path: Path) -> tuple[int, int]:

@@ -15,9 +15,6 @@ from suture_worker.capacity import MAX_PLACES
 from suture_worker.folder import TaskFolder
 from suture_worker.leased_task import Task
 
-FIT_STEPS = ("capture", "refine")
-EVALUATION_STEPS = ("evaluate",)
-
 
 class ShareFolder(TaskFolder):
     """A share's folder, `shares/<step>.<index>` in that of its task: own lock, runs, results and outcome.
@@ -47,11 +44,8 @@ class ShareFolder(TaskFolder):
 
 
 def steps(task: Task) -> tuple[str, ...]:
-    """Return what of a task can be shared, in this order; nothing of a composition."""
-    if task.kind == "fit":
-        refines = getattr(task.spec, "options", {}).get("refine", True)
-        return FIT_STEPS if refines else FIT_STEPS[:1]
-    return EVALUATION_STEPS if task.kind == "evaluate" else ()
+    """Return what of a task can be shared, in this order."""
+    return task.side.steps(task.spec)
 
 
 def divide(task: TaskFolder, shares: int) -> None:

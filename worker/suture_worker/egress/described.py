@@ -8,37 +8,27 @@ from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from suture_contract.contributions import ContributionDocument, Matched
-from suture_contract.documents import CandidateSet, Evaluation
-from suture_contract.kinds import MOMENTS
-from suture_worker.egress.release_check import FitDocument
 from suture_worker.folder import Terms
-from suture_worker.leased_task import CANDIDATES, STITCHES, Kind
-from suture_worker.rules.inbox import Estimate
 
-#: The documents of each kind of task that reads data, by the file that holds them.
-DOCUMENTS: Mapping[Kind, Mapping[str, type[BaseModel]]] = {
-    "match": {"document": Matched},
-    "contribute": {"document": ContributionDocument},
-    "fit": {"document": FitDocument, CANDIDATES: CandidateSet},
-    "evaluate": {"document": Evaluation},
-}
 #: What is said of a list or an object with free keys.
 EACH = "each of "
 
 
-def leaves(kind: Kind, terms: Terms, takes: Estimate | None = None) -> tuple[str, ...]:
-    """Return every field of all that would leave, a line for each object, and what is said of tensors and noise."""
+def leaves(
+    documents: Mapping[str, type[BaseModel]], tensors: Mapping[str, str], terms: Terms, *, each: str
+) -> tuple[str, ...]:
+    """Return every field of all that would leave, a line for each object, and what is said of tensors and noise.
+
+    `documents` are by the file that holds them, `tensors` what is said of each file of them; noise is for `each` of
+    a party's contributions or jobs.
+    """
     lines = [
         f"{' > '.join((file, *place))}: {', '.join(fields)}"
-        for file, document in DOCUMENTS.get(kind, {}).items()
+        for file, document in documents.items()
         for place, fields in outline(document)
     ]
-    if kind == "fit":
-        lines.append(f"{STITCHES}: fitted matrices, and means and covariances of your own network's features")
-    if kind == "contribute":
-        lines.append(f"{MOMENTS}: {_moments(takes)}")
-    lines.append(f"nothing from fewer than {terms.min_samples} patients in a split; {_holds(kind, terms)}")
+    lines += [f"{file}: {text}" for file, text in tensors.items()]
+    lines.append(f"nothing from fewer than {terms.min_samples} patients in a split; {_holds(terms, each)}")
     return tuple(lines)
 
 
@@ -68,17 +58,8 @@ def _objects(annotation: Any, *, each: bool = False) -> Iterator[tuple[bool, typ
         yield from _objects(part, each=each or (many and not hasattr(annotation, "__metadata__")))
 
 
-def _moments(takes: Estimate | None) -> str:
-    how_much = ""
-    if takes is not None and takes.numbers is not None:
-        sizes = ", ".join(map(str, takes.features))
-        how_much = f" of {sizes} features: {takes.numbers} numbers, {4 * takes.numbers / 2**20:.2g} MiB"
-    return f"means and second moments{how_much}; sums over patients, no sample and no label"
-
-
-def _holds(kind: Kind, terms: Terms) -> str:
+def _holds(terms: Terms, each: str) -> str:
     if terms.privacy is not None:
-        each = "contribution" if kind == "contribute" else "job"
         return f"with noise: epsilon {terms.epsilon:g}, delta {terms.delta:g} for each patient and {each}"
     parties = ", ".join(dict.fromkeys(one.party for one in terms.trusted or ()))
     return f"exact, trusting {parties} not to have built models that carry patients out"

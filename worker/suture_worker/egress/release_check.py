@@ -15,7 +15,7 @@ import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -30,7 +30,7 @@ from suture_contract.contributions import (
 )
 from suture_contract.documents import CandidateId, CandidateSet, Evaluation, Report
 from suture_contract.errors import SutureError
-from suture_contract.kinds import CARD, METADATA, MODEL, MOMENTS, REPORT
+from suture_contract.kinds import CANDIDATES, CARD, FILES, METADATA, MODEL, MOMENTS, REPORT, STITCHES
 from suture_contract.model.format import check_against, check_file
 from suture_contract.report.build import build
 from suture_stitching.evaluation.select import choose
@@ -40,8 +40,6 @@ from suture_worker.egress.tensors import check_stitches
 from suture_worker.files import sha256_of
 from suture_worker.folder import DOCUMENT, TaskFolder
 from suture_worker.leased_task import (
-    CANDIDATES,
-    STITCHES,
     ComposeSpec,
     ContributeSpec,
     EvaluateSpec,
@@ -80,6 +78,10 @@ class Draft:
         return cls(kind, name, content, sha256_of(content), content.stat().st_size)
 
 
+#: The files that may leave, by name, and the document.
+Released: TypeAlias = "tuple[dict[str, bytes | Path], Any]"
+
+
 class _Closed(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -110,30 +112,24 @@ class Gate:
 
         Raises `SutureError` `outbox.refused` for anything that is not in order, and `policy.too_few_samples`.
         """
-        named: dict[str, bytes | Path] = {}
-        if isinstance(task.spec, EvaluateSpec):
-            document = self._evaluation(task.spec, folder)
-        elif isinstance(task.spec, ComposeSpec):
-            named, document = self._composition(task, task.spec, folder)
-        elif isinstance(task.spec, ContributeSpec):
-            named, document = self._contribution(task.spec, folder)
-        elif isinstance(task.spec, MatchSpec):
-            document = self._match(task.spec, folder)
-        else:
-            named, document = self._fit(task, task.spec, folder)
+        named, document = task.side.released(self, task, task.spec, folder)
+        _expect(named.keys() == set(FILES[task.kind]), "results", "are not the files of such a task")
+        self._enough(document)
         drafts = [Draft.of("file", name, content) for name, content in named.items()]
         return [*drafts, Draft.of("result", None, to_json({"fence": task.fence, "document": document}))]
 
-    def _match(self, spec: MatchSpec, folder: TaskFolder) -> Any:
+    def match(self, spec: MatchSpec, folder: TaskFolder) -> Released:
+        """Return where members can be joined."""
         matched = _read(Matched, folder.results / DOCUMENT)
         self._enough({"n": matched.n, "patients": matched.patients})
         _expect(len(matched.norms) == len(matched.placements), "norms", "are not one for each placement")
         for place in matched.placements:
             _expect(all(int(index) < len(spec.members) for index in place), "placements", "name no such member")
         norms = [float(f"{norm:.{_NORM_DIGITS}g}") for norm in matched.norms]
-        return {**matched.model_dump(mode="json"), "norms": norms}
+        return {}, {**matched.model_dump(mode="json"), "norms": norms}
 
-    def _contribution(self, spec: ContributeSpec, folder: TaskFolder) -> tuple[dict[str, bytes | Path], Any]:
+    def contribution(self, spec: ContributeSpec, folder: TaskFolder) -> Released:
+        """Return moments, and what they were made of."""
         document, terms = _read(ContributionDocument, folder.results / DOCUMENT), folder.terms
         _expect(document.n.keys() == set(SPLITS), "n", "does not name both splits")
         _expect(document.patients is None or document.patients.keys() == set(SPLITS), "patients", "are not those of n")
@@ -154,7 +150,8 @@ class Gate:
         check_moments(path, described)
         return {MOMENTS: path}, _dump(document)
 
-    def _fit(self, task: Task, spec: FitSpec, folder: TaskFolder) -> tuple[dict[str, bytes | Path], Any]:
+    def fit(self, task: Task, spec: FitSpec, folder: TaskFolder) -> Released:
+        """Return candidates and stitches."""
         document = _read(FitDocument, folder.results / DOCUMENT)
         candidates = _read(CandidateSet, folder.results / CANDIDATES)
         _expect(document.n == candidates.n, "candidates.n", "is not the number of samples in the document")
@@ -180,7 +177,8 @@ class Gate:
         }
         return fitted, document.model_dump()
 
-    def _evaluation(self, spec: EvaluateSpec, folder: TaskFolder) -> Any:
+    def evaluation(self, spec: EvaluateSpec, folder: TaskFolder) -> Released:
+        """Return what was measured."""
         evaluation = _read(Evaluation, folder.results / DOCUMENT)
         _expect(bool(evaluation.splits), "evaluation.splits", "is empty")
         terms = folder.terms
@@ -225,9 +223,10 @@ class Gate:
         train = evaluation.train if enough else None
         content = _dump(evaluation.model_copy(update={"splits": shown, "train": train, "trusted": terms.trusted}))
         self._enough(content)
-        return self._rounded(content)
+        return {}, self._rounded(content)
 
-    def _composition(self, task: Task, spec: ComposeSpec, folder: TaskFolder) -> tuple[dict[str, bytes | Path], Any]:
+    def composition(self, task: Task, spec: ComposeSpec, folder: TaskFolder) -> Released:
+        """Return the model, and all that says what it is."""
         # All but the model follows from what the hub sent; made here, it can hold nothing from a child.
         document = _read(_ComposeDocument, folder.results / DOCUMENT)
         candidates = _read(CandidateSet, folder.candidates / CANDIDATES)
@@ -256,6 +255,10 @@ class Gate:
             CARD: write_card(spec.publish_as, metadata, report).encode(),
         }
         return named, document.model_dump()
+
+    def document(self, schema: type[BaseModel], folder: TaskFolder) -> Released:
+        """Return a document that is all a task sends: it has exactly the fields of `schema`, and is rounded."""
+        return {}, self._rounded(_dump(_read(schema, folder.results / DOCUMENT)))
 
     def _enough(self, content: Any) -> None:
         """Refuse a document in which a split, or a part of one, has too few patients."""

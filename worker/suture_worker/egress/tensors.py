@@ -13,7 +13,7 @@ import numpy as np
 
 from suture_contract.documents import CandidateSet, Gate, Stitch
 from suture_contract.errors import SutureError
-from suture_worker.leased_task import STITCHES
+from suture_contract.kinds import STITCHES
 
 _MAX_HEADER = 16 * 2**20
 #: Where a tensor belongs, by letters and numbers: `p00.0_1.weight`, `r01.g00.weight`.

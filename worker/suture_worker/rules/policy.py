@@ -17,7 +17,7 @@ from suture_contract.naming import alike, spelt
 from suture_stitching.data.spec import DatasetSpec
 from suture_worker.config import Rule, SiteConfig
 from suture_worker.folder import Terms
-from suture_worker.leased_task import Action, ComposeSpec, LeasedMember, Task
+from suture_worker.leased_task import Action, LeasedMember, Task
 from suture_worker.rules.assurance import assurance, share_of, trusted
 
 DENIED, UNKNOWN = "policy.denied", "dataset.unknown"
@@ -103,7 +103,7 @@ def _on_which(task: Task, asked: Asked, config: SiteConfig) -> Allow | Decline:
     if not offered:
         return Decline(DENIED, f"no rule lets {asked.party} {asked.action} here")
     # Composing reads no data, only what the job's own fit and the evaluations let out: whoever may fit may compose.
-    if isinstance(task.spec, ComposeSpec):
+    if not task.side.reads_data:
         return judge(asked, None, config)
     if task.spec.dataset is not None:
         if task.spec.dataset not in offered:
