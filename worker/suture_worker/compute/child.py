@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from suture_contract.errors import Cancelled, SutureError
 from suture_stitching.running.progress import Progress as EngineProgress
 from suture_worker.compute import confine
-from suture_worker.compute.doing import Work
+from suture_worker.compute.assignment import Work
 from suture_worker.compute.shards import ShareFolder
 from suture_worker.folder import Outcome, Progress, Run, TaskFolder
 from suture_worker.leased_task import Task

@@ -257,7 +257,11 @@ class Gate:
         return named, document.model_dump()
 
     def document(self, schema: type[BaseModel], folder: TaskFolder) -> Released:
-        """Return a document that is all a task sends: it has exactly the fields of `schema`, and is rounded."""
+        """Return a document that is all a task sends: it has exactly the fields of `schema`, and is rounded.
+
+        It has no noise, and does not leave where the rule asks for some.
+        """
+        _expect(folder.terms.privacy is None, DOCUMENT, "holds what has no noise")
         return {}, self._rounded(_dump(_read(schema, folder.results / DOCUMENT)))
 
     def _enough(self, content: Any) -> None:

@@ -8,7 +8,7 @@ from typing import ClassVar
 from pydantic import BaseModel
 
 from suture_contract.kinds import MODEL
-from suture_worker.compute.doing import Work
+from suture_worker.compute.assignment import Work
 from suture_worker.egress.release_check import Gate, Released
 from suture_worker.folder import TaskFolder
 from suture_worker.kinds.kind import TaskKind

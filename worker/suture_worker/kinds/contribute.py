@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from suture_contract.contributions import ContributionDocument
 from suture_contract.kinds import MOMENTS
 from suture_worker.compute import contributing
-from suture_worker.compute.doing import Work
+from suture_worker.compute.assignment import Work
 from suture_worker.egress.release_check import Gate, Released
 from suture_worker.folder import TaskFolder
 from suture_worker.kinds.kind import TaskKind

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from suture_contract.documents import Evaluation
 from suture_contract.kinds import CANDIDATES
 from suture_worker import files
-from suture_worker.compute.doing import Work
+from suture_worker.compute.assignment import Work
 from suture_worker.compute.shards import ShareFolder
 from suture_worker.egress.release_check import Gate, Released
 from suture_worker.folder import DOCUMENT, TaskFolder

@@ -11,7 +11,7 @@ from suture_contract.documents import CandidateSet
 from suture_contract.fit_options import FitOptions
 from suture_contract.kinds import CANDIDATES, STITCHES, contributed_by
 from suture_worker.compute import contributing
-from suture_worker.compute.doing import Work
+from suture_worker.compute.assignment import Work
 from suture_worker.compute.shards import ShareFolder
 from suture_worker.egress.release_check import FitDocument, Gate, Released
 from suture_worker.folder import TaskFolder

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel
 
-from suture_worker.compute.doing import Work
-from suture_worker.egress.leaving import leaves
+from suture_worker.compute.assignment import Work
+from suture_worker.egress.described import leaves
 from suture_worker.egress.release_check import Gate, Released
 from suture_worker.folder import TaskFolder, Terms
 from suture_worker.leased_task import Action, FileRef, Task, TaskSpec
