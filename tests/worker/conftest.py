@@ -98,13 +98,13 @@ def write_site(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "site.toml"
     text = SITE.format(url=url, limits=limits)
+    if trusting:
+        text += '\n[keys]\ntests = "tests.pub"\n'
+        (folder / "tests.pub").write_text(PUBLIC.pem)
     for rule in rules:
         parties, actions, datasets = map(json.dumps, rule)
         text += RULE.format(parties=parties, actions=actions, datasets=datasets)
         text += TRUST.format(parties=json.dumps(trusting)) if trusting else ""
-    if trusting:
-        text += '\n[keys]\ntests = "tests.pub"\n'
-        (folder / "tests.pub").write_text(PUBLIC.pem)
     path.write_text(text)
     (folder / "token").write_text(f"{token}\n")
     (folder / "token").chmod(0o600)

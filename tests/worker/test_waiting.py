@@ -104,6 +104,7 @@ def shown(job):
 def finish(site, make, task_id, write_json):
     """Do the work as a worker would, with made-up results."""
     folder = site.folder(task_id)
+    until(lambda: (folder.path / "terms.json").exists())  # no work begins before it is allowed
     task = json.loads(folder.assignment.task.to_json())
     (folder.path / "results").mkdir()
     write_json(folder.results / "document.json", {"n": 60})
@@ -189,7 +190,7 @@ def test_a_rule_that_asks_since_the_work_was_done_is_asked(live_hub, party, site
     before = site()
     with before.running():
         task_id = until(lambda: job.refresh().tasks[0].state == "leased" and job.status.tasks[0].id)
-        until(lambda: before.folder(task_id).member(1).exists())
+        until(lambda: (before.folder(task_id).path / "terms.json").exists())
     finish(before, make, task_id, write_json)
     after = site(approval="ask")
     with after.running():
