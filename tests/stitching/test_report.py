@@ -24,8 +24,10 @@ from suture_contract.documents import (
     TrainScore,
 )
 from suture_contract.errors import SutureError
-from suture_contract.model.metadata import Member
+from suture_contract.model.metadata import Member, Trusted
+from suture_contract.privacy import Privacy
 from suture_contract.report import build, plot, to_html
+from suture_contract.report.assumed import REPEATED, assumed
 from suture_contract.report.build import describe, in_words
 from suture_contract.report.gains import advice, decision, remarks, sentence
 from suture_contract.report.trust import training_words, warnings
@@ -625,3 +627,21 @@ def test_a_gap_between_train_and_test_is_warned_of(train, words):
     assert words in said
     close = measured.model_copy(update={"train": TrainScore(value=0.83, low=0.8, high=0.86, n=500)})
     assert warnings(report({"north": close}).parties["north"], "north") == []
+
+
+def test_what_repeated_exact_numbers_tell_is_said():
+    def of(**terms):
+        return report({"north": NORTH, "south": SOUTH.model_copy(update=terms)})
+
+    exact = of(trusted=(Trusted(party="north", key="a" * 64),))
+    assert assumed(exact)[-1] == REPEATED
+    assert "sites allow a party only so many in a month" in Page(to_html(exact)).text
+    # Neither holds for noise, nor for a party that ran its own models alone.
+    noisy, own = of(privacy=Privacy(epsilon=8, delta=1e-5)), of(trusted=(Trusted(party="south"),))
+    assert REPEATED not in [*assumed(noisy), *assumed(own)]
+
+
+def test_patients_are_told_beside_samples():
+    few = {split: one.model_copy(update={"patients": 40}) for split, one in SOUTH.splits.items()}
+    found = report({"north": NORTH, "south": SOUTH.model_copy(update={"splits": few})})
+    assert (found.parties["south"].patients, found.parties["north"].patients) == (40, None)

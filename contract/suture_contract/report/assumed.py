@@ -12,12 +12,21 @@ from suture_contract.privacy import Privacy
 _FINGERPRINT = 16
 
 
+#: What exact numbers of other parties' models tell, beside what they are asked for.
+REPEATED = (
+    "Exact numbers of models that were built for it, or that differ in one weight, tell whether somebody is a patient "
+    "and with which label. Each evaluation tells of more patients, so sites allow a party only so many in a month."
+)
+
+
 def assumed(report: Report) -> list[str]:
     """Say of the fit and of each party's numbers what was assumed or spent; nothing of reports that do not say."""
     said = [f"Fit at {report.requester}: {words}" for words in _words(report.privacy, report.trusted)]
     for party in sorted(report.parties, key=lambda party: (party != report.requester, party)):
         found = report.parties[party]
         said += [f"Numbers of {party}: {words}" for words in _words(found.privacy, found.trusted)]
+    if any(one.key is not None for found in report.parties.values() for one in found.trusted or ()):
+        said.append(REPEATED)
     return said
 
 
