@@ -139,13 +139,15 @@ class Connection:
         sha256: str,
         size: int | None = None,
         on_bytes: OnBytes | None = None,
+        private: bool = False,
     ) -> Path:
         """Stream a file to `target`, which appears complete and verified or not at all; resumed when interrupted.
 
-        Raises `SutureError` `download.digest` when the content is not what was promised.
+        A `private` file is its owner's alone, whatever the umask. Raises `SutureError` `download.digest` when the
+        content is not what was promised.
         """
         with (
-            landing(target) as partial,
+            landing(target, private=private) as partial,
             partial.open("wb", buffering=0) as file,
             Incoming(file, size, on_bytes or (lambda _count: None)) as transfer,
         ):

@@ -22,11 +22,14 @@ _FIRST = 2**18
 
 
 @contextmanager
-def landing(target: Path) -> Iterator[Path]:
-    """Give a temporary file beside `target` that takes its place, synced, when the block ends; gone if it raises."""
+def landing(target: Path, *, private: bool = False) -> Iterator[Path]:
+    """Give a temporary file beside `target` that takes its place, synced, when the block ends; gone if it raises.
+
+    It has the rights that the umask leaves, or is `private`, its owner's alone.
+    """
     with telling(target.parent, code="file.unwritable"):
         target.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(target) as partial:
+    with replacing(target, private=private) as partial:
         yield partial
 
 

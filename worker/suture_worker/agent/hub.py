@@ -71,7 +71,7 @@ class Hub:
     def fetch_member(self, member: LeasedMember, target: Path, on_bytes: Callable[[int], None]) -> None:
         """Download a member's portable model, verified."""
         path = f"{model_path(member.repo)}/revisions/{member.revision}/files/{MODEL}"
-        self._connection.download(path, target, sha256=member.sha256, size=member.size, on_bytes=on_bytes)
+        self._connection.download(path, target, sha256=member.sha256, size=member.size, on_bytes=on_bytes, private=True)
 
     def revision(self, member: LeasedMember) -> Revision:
         """Return what the hub says of a member's revision: its files, and whether it was taken back."""
@@ -84,12 +84,12 @@ class Hub:
     def fetch_file(self, revision: Revision, file: File, target: Path) -> None:
         """Download a file of a revision, verified."""
         path = f"{model_path(revision.repo)}/revisions/{revision.id}/files/{segment(file.name)}"
-        self._connection.download(path, target, sha256=file.sha256, size=file.size)
+        self._connection.download(path, target, sha256=file.sha256, size=file.size, private=True)
 
     def fetch_job_file(self, job: str, name: str, ref: FileRef, target: Path, on_bytes: Callable[[int], None]) -> None:
         """Download one of a job's files, verified."""
         path = f"/v1/jobs/{segment(job)}/files/{segment(name)}"
-        self._connection.download(path, target, sha256=ref.sha256, size=ref.size, on_bytes=on_bytes)
+        self._connection.download(path, target, sha256=ref.sha256, size=ref.size, on_bytes=on_bytes, private=True)
 
 
 def _path(task_id: str) -> str:
