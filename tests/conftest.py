@@ -50,7 +50,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that need a server, and begin with the longest files: two workers end at about the same time."""
     for item in items:
         given = getattr(getattr(item, "callspec", None), "params", {}).values()
-        if _SERVERS & set(getattr(item, "fixturenames", ())) or "postgresql" in given:
+        if _SERVERS & set(getattr(item, "fixturenames", ())) or any(
+            isinstance(one, str) and one == "postgresql" for one in given
+        ):
             item.add_marker("server")
     items.sort(key=lambda item: not any(item.path.match(name) for name in _LONG))
 
