@@ -38,7 +38,7 @@ def contribute(world: Any, party: str, **changes: Any) -> Any:
     task = site.lease()
     assert task["kind"] == "contribute"
     assert site.put(task, "moments.safetensors", moments(task, **changes)).status_code == 200
-    assert site.tell(task, "result", document={"n": SAMPLES}).status_code == 200
+    assert site.tell(task, "result", document={"n": SAMPLES, "patients": SAMPLES}).status_code == 200
     return task
 
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
 from suture_contract.contributions import ContributionDocument
-from suture_contract.documents import CandidateSet
+from suture_contract.documents import CandidateSet, Contributed
 from suture_contract.kinds import CANDIDATES, STITCHES, contributed_by
 from suture_contract.model.metadata import ModelMetadata
 from suture_service.errors import HubError
@@ -91,7 +91,10 @@ class Fit(TaskKind):
         contributions = _contributions(work.job)
         for one in candidates.contributions or ():
             stated = one.model_dump(mode="json", exclude={"party"}, exclude_none=True)
-            _agrees(f"contributions.{one.party}", stated, contributions.get(one.party))
+            said = contributions.get(one.party)
+            # What a fit does not use of a contribution, such as the number of patients, it does not repeat.
+            expected = said and {name: value for name, value in said.items() if name in Contributed.model_fields}
+            _agrees(f"contributions.{one.party}", stated, expected)
         _check_stitches(result.files[STITCHES], candidates)
         return Accepted(document.model_dump())
 
