@@ -263,7 +263,7 @@ def test_a_member_that_is_not_what_was_promised(live_hub, party, site_of):
     running.agent._begin(leased)
     running.outbox.close()
     running.hub.close()
-    assert ended(job).error.code == "download.digest"
+    assert ended(job).error.code == "member.mismatch"
     assert not (running.config.state / "cache" / ("0" * 64)).exists()
 
 

@@ -35,10 +35,9 @@ def edit(site, rule, party=None):
     if not first.exists():
         first.write_text(site.path.read_text())
     text = first.read_text().split("\n[[policy.allow]]")[0]
-    keys = '\n[keys]\ntests = "tests.pub"\n'
     allow = '\n[[policy.allow]]\nparties = ["north"]\nactions = ["fit", "evaluate"]\ndatasets = ["patches"]\n'
     text = text.replace('device = "cpu"', f'device = "cpu"\nparty = "{party}"') if party else text
-    site.path.write_text(text + allow + rule + keys)
+    site.path.write_text(text + allow + rule)
     return load_site(site.path)
 
 
