@@ -83,6 +83,7 @@ class Stage:
             env=self.variables(extra),
             capture_output=True,
             text=True,
+            encoding="utf-8",
             timeout=900,
             check=False,
         )
@@ -240,7 +241,9 @@ class Composed:
         self.hub.run(["suture", "hub", "party", "add", "north"], **self.settings)
         token = self.site.path("/etc/suture/token")
         token.touch(0o600)
-        token.write_text(self.hub.run(["suture", "hub", "site", "add", "north", "main"], **self.settings))
+        token.write_text(
+            self.hub.run(["suture", "hub", "site", "add", "north", "main"], **self.settings), encoding="utf-8"
+        )
 
         # Broker and site share a volume under two names.
         words = [word.replace("/data/", "/run/broker/") for word in SERVICES["redis"]["command"][1:]]
@@ -250,7 +253,7 @@ class Composed:
         for name in ("agent", "worker"):
             check = SERVICES[name]["healthcheck"]["test"][1:]
             self.wait(f"docker-compose's check of the {name}", self.healthy(self.site, check, {}))
-        self.wait("the worker waits for work", lambda: "ready." in log.read_text(errors="replace"))
+        self.wait("the worker waits for work", lambda: "ready." in log.read_text(encoding="utf-8", errors="replace"))
         self.wait("the hub hears from the site", self.online)
 
     def online(self) -> bool:

@@ -167,7 +167,7 @@ def main() -> int:
     if asked.data is None and "cells" in asked.studies:
         parser.error("cells need --data FOLDER")
     console = Console(width=140)
-    kept = json.loads(asked.json.read_text())["results"] if asked.json and asked.json.exists() else {}
+    kept = json.loads(asked.json.read_text(encoding="utf-8"))["results"] if asked.json and asked.json.exists() else {}
     every: dict[str, list[Row]] = {name: list(kept.get(name, ())) for name in (*kept, *asked.studies)}
     read = reading_errors()
     for name in asked.studies:
