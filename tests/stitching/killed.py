@@ -25,8 +25,17 @@ from suture_stitching.running import checkpoint
 from suture_stitching.running.progress import Progress, ignore
 
 OPTIONS = FitOptions(refine_steps=12, refine_candidates=3, max_matches=3)
-#: The work is killed when it first reports so many units of a step, and then after random times.
-POINTS = [("match", 1), ("solve", 1), ("solve", 3), ("solve", 6), ("double", 2), ("refine", 5), ("refine", 15)]
+#: The work is killed when it first reports this share of a step, and then after random times.
+POINTS = [
+    ("match", 0),
+    ("solve", 0),
+    ("solve", 0.5),
+    ("solve", 1),
+    ("stitch", 1),
+    ("double", 0.5),
+    ("refine", 0.1),
+    ("refine", 0.5),
+]
 RANDOM = 3
 
 
@@ -45,12 +54,15 @@ def main(folder: Path) -> None:
         (out / "evaluation.json").write_text(found.model_dump_json())
 
     whole, resumed = folder / "whole", folder / "resumed"
-    for out in (whole, resumed):
+    for out in (whole, resumed, folder / "counted"):
         out.mkdir()
+    units: dict[str, int] = {}
+    work(folder / "counted", None, lambda progress: units.__setitem__(progress.step, progress.total))
     run(lambda: (work(whole, None, ignore), score(whole, None, ignore)), None)
     kills = {"fit": 0, "evaluate": 0}
     rng = random.Random(0)
-    for point in [*POINTS, *[None] * RANDOM]:
+    points = [(step, max(1, round(share * units[step]))) for step, share in POINTS]
+    for point in [*points, *[None] * RANDOM]:
         kills["fit"] += run(
             lambda point=point: work(resumed, folder / "fit", killing(point)), None if point else rng.uniform(0.1, 1.0)
         )

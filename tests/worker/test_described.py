@@ -86,12 +86,14 @@ def test_every_field_of_an_evaluation_is_shown_and_all_that_is_shown_may_leave(s
     folder = assign("evaluate", files=files)
     document = make.evaluation()
     value = {"value": 0.5, "low": 0.4, "high": 0.6}
-    document |= {"training": "matches", "train": {**value, "n": 50}}
+    document |= {"training": "matches", "train": {**value, "n": 50, "patients": 25}}
     for split in document["splits"].values():
         for id, score in split["scores"].items():
             score = {**score, "difference": value, "calibration": {"ece": 0.1, "brier": 0.2}}
             split["scores"] = {**split["scores"], id: {**score, "against": {} if id == "c02" else {"c02": value}}}
-        split["classes"] = {label: {"n": 20, "scores": dict.fromkeys(split["scores"], 0.5)} for label in "01"}
+        split["patients"] = split["n"]
+        each = {"n": 20, "patients": 20, "scores": dict.fromkeys(split["scores"], 0.5)}
+        split["classes"] = dict.fromkeys("01", each)
     known = json.loads(files[CANDIDATES])
     known["members"] = make.refs(
         {"spec": {"members": [one.model_dump() for one in folder.assignment.task.spec.members]}}
