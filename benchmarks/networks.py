@@ -15,8 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from suture_contract.model.metadata import InputSpec, ModelMetadata, OutputSpec
-from suture_contract.model.metadata import Member as MemberRef
+from suture_contract.model.metadata import InputSpec, MemberRef, ModelMetadata, OutputSpec
 from suture_contract.model.metadata import Task as TaskName
 from suture_stitching.data import ArrayDataset
 from suture_stitching.ensemble.members import Member

@@ -26,7 +26,7 @@ import torch
 
 from suture.bundle import export_model
 from suture.hub import Hub
-from suture_contract.model.metadata import Member as Ref
+from suture_contract.model.metadata import MemberRef as Ref
 from suture_contract.model.metadata import ModelMetadata
 from suture_local import digits
 from suture_local.installation import Installation

@@ -40,7 +40,7 @@ from suture_worker.compute.forkserver import NAME
 from suture_worker.compute.shards import steps
 from suture_worker.config import SiteConfig, load_site, prepare_state
 from suture_worker.folder import Assignment, TaskFolder
-from suture_worker.leased_task import Task
+from suture_worker.leased_task import LeasedTask
 
 SITE = """\
 [hub]
@@ -91,7 +91,7 @@ class Site:
     def do(self, task: dict[str, Any], models: Sequence[Path], candidates: Path | None) -> dict[str, Any]:
         """Have a task done; return what it took, and the folder of its results."""
         folder = TaskFolder(self.config.state / "tasks", task["id"])
-        folder.create(Assignment(task=Task.parse(task), dataset="digits"))
+        folder.create(Assignment(task=LeasedTask.parse(task), dataset="digits"))
         for index, path in enumerate(models):
             folder.member(index).hardlink_to(path)
         for name in (CANDIDATES, STITCHES) if candidates else ():

@@ -25,7 +25,7 @@ from suture_contract.documents import (
     Stitch,
 )
 from suture_contract.errors import SutureError
-from suture_contract.model.metadata import Member, ModelMetadata, check_name, check_repo
+from suture_contract.model.metadata import MemberRef, ModelMetadata, check_name, check_repo
 
 finite = st.floats(-1e6, 1e6, allow_nan=False)
 intervals = st.builds(Interval, value=finite, low=finite, high=finite)
@@ -39,7 +39,7 @@ scores = st.builds(
     against=st.dictionaries(ids, intervals, max_size=2),
 )
 members = st.builds(
-    Member,
+    MemberRef,
     repo=st.sampled_from(["north/digits", "south/Scans_2.1"]),
     revision=st.text("0123456789abcdef", min_size=40, max_size=40),
     sha256=st.text("0123456789abcdef", min_size=64, max_size=64),

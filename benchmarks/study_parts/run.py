@@ -20,8 +20,7 @@ from study_parts.scores import Floats, auroc, balanced_accuracy, sample_scores
 from study_parts.training import Machine, OnShare, machine_for, recipe_of, train
 from suture_contract.documents import Evaluation
 from suture_contract.errors import SutureError
-from suture_contract.model.metadata import Member as MemberRef
-from suture_contract.model.metadata import ModelMetadata
+from suture_contract.model.metadata import MemberRef, ModelMetadata
 from suture_stitching.data import Dataset
 from suture_stitching.ensemble.compose import compose
 from suture_stitching.evaluation.evaluate import evaluate

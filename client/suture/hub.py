@@ -43,7 +43,7 @@ from suture_contract.extras import needs
 from suture_contract.files import read_text
 from suture_contract.fit_options import FitOptions
 from suture_contract.model.format import METADATA, check_against, check_file, find_model
-from suture_contract.model.metadata import Member, ModelMetadata
+from suture_contract.model.metadata import MemberRef, ModelMetadata
 from suture_contract.model.signature import SIGNATURE, sign
 from suture_contract.windows import check_path
 
@@ -297,14 +297,14 @@ class Hub:
         self.verify_lineage(found)
         return found
 
-    def verify_lineage(self, revision: Revision) -> list[Member]:
+    def verify_lineage(self, revision: Revision) -> list[MemberRef]:
         """Check that the members a model says it is made of are what the hub holds under those names.
 
         Returns the members that this token cannot see and that are therefore unverified. Raises `SutureError`
         `lineage.contradiction` when one is visible and differs.
         """
         lineage = revision.metadata.lineage
-        unseen: list[Member] = []
+        unseen: list[MemberRef] = []
         for member in lineage.members if lineage is not None else ():
             try:
                 found = self.revision(member.repo, member.revision)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from suture.errors import Unavailable
 from suture.http import Connection, pause, segment
-from suture.responses import Event, JobStatus, Task, read_report
+from suture.responses import Event, JobStatus, TaskStatus, read_report
 from suture_contract.documents import Report
 from suture_contract.errors import Cancelled, SutureError
 from suture_contract.exit_codes import ExitCode
@@ -168,7 +168,7 @@ class _Bars:
                 self.progress.update(bar, total=task.progress.total, completed=task.progress.done)
 
 
-def _note(task: Task) -> str:
+def _note(task: TaskStatus) -> str:
     if task.waits is not None:
         return str(task.waits)
     if task.progress is None or task.state not in ("leased", "running"):

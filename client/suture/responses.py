@@ -13,7 +13,7 @@ from suture_contract.documents import Report
 from suture_contract.errors import SutureError
 from suture_contract.files import decoded
 from suture_contract.kinds import Kind
-from suture_contract.model.metadata import Member, ModelMetadata, Name, Repo, Sha256
+from suture_contract.model.metadata import MemberRef, ModelMetadata, Name, Repo, Sha256
 from suture_contract.model.metadata import Revision as RevisionId
 from suture_contract.report.rows import complete
 
@@ -177,7 +177,7 @@ class Wait(_Answer):
         }.get(self.why, self.why)
 
 
-class Task(_Answer):
+class TaskStatus(_Answer):
     """One site's part of a job."""
 
     id: str
@@ -221,7 +221,7 @@ class JobStatus(_Answer):
     id: str
     requester: str
     state: JobState
-    models: tuple[Member, ...]
+    models: tuple[MemberRef, ...]
     dataset: str
     publish_as: str | None = None
     report_for: tuple[str, ...] = ()
@@ -229,7 +229,7 @@ class JobStatus(_Answer):
     contribute_from: tuple[str, ...] = ()
     created_at: datetime
     finished_at: datetime | None = None
-    tasks: tuple[Task, ...] = ()
+    tasks: tuple[TaskStatus, ...] = ()
     result: Result | None = None
     results: tuple[Result, ...] = ()
     missing: tuple[MissingParty, ...] = ()

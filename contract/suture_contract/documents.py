@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from suture_contract.model.metadata import Label, Member, Name, Task, Trusted
+from suture_contract.model.metadata import Label, MemberRef, Name, Task, Trusted
 from suture_contract.privacy import Delta, Epsilon, Privacy
 
 Metric = Literal["accuracy", "balanced_accuracy", "auroc", "f1", "dice", "r2", "mae"]
@@ -87,6 +87,12 @@ class Gate(_Closed):
         return self
 
 
+class FitDocument(_Closed):
+    """What ends a fit, beside its files: the number of samples that it used."""
+
+    n: Annotated[int, Field(ge=0)]
+
+
 class Match(_Closed):
     """One place where members are joined: a stitch point per member (by member index), the mixing weight, the stitches.
 
@@ -142,7 +148,7 @@ class CandidateSet(_Closed):
 
     schema_: Literal["suture.candidates/1"] = Field(default="suture.candidates/1", alias="schema")
     task: Task
-    members: Annotated[tuple[Member, ...], Field(min_length=2)]
+    members: Annotated[tuple[MemberRef, ...], Field(min_length=2)]
     #: Labels of the ensemble's output: the members' labels, first seen first.
     labels: tuple[Label, ...] | None = None
     n: Count
@@ -330,7 +336,7 @@ class ReportLineage(_Closed):
     """What the chosen model was made of."""
 
     job: Annotated[str, StringConstraints(max_length=64)]
-    members: tuple[Member, ...]
+    members: tuple[MemberRef, ...]
 
 
 class Missing(_Closed):

@@ -20,7 +20,7 @@ from torch import nn
 from suture.bundle import export_model
 from suture_contract.documents import Report
 from suture_contract.fit_options import FitOptions
-from suture_contract.model.metadata import Member as MemberRef
+from suture_contract.model.metadata import MemberRef
 from suture_contract.report.build import build
 from suture_local.story import Judged, PartyData, Story, Target
 from suture_local.training import train
@@ -67,7 +67,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ShippedOutcome:
     """What was fitted, the report, and what the shipped file is worth."""
 
     story: Story
@@ -86,7 +86,7 @@ class Outcome:
         return self.story.targets(self.judged, self.report)
 
 
-def rehearse(story: Story, seed: int) -> Outcome:
+def rehearse(story: Story, seed: int) -> ShippedOutcome:
     """Play the story's science once."""
     with tempfile.TemporaryDirectory() as folder:
         here = stage(story, seed, Path(folder))
@@ -116,7 +116,7 @@ def fitted(stage: Stage, options: FitOptions) -> FitResult:
     return fit(stage.members, stage.datasets[stage.story.asking], options=options, own=0)
 
 
-def ship(stage: Stage, fitted: FitResult, folder: Path) -> Outcome:
+def ship(stage: Stage, fitted: FitResult, folder: Path) -> ShippedOutcome:
     """Evaluate, choose and compose what was fitted; write the chosen one into `folder`, read it, and judge it."""
     story = stage.story
     evaluations = {
@@ -134,7 +134,7 @@ def ship(stage: Stage, fitted: FitResult, folder: Path) -> Outcome:
     )
     composed, path = compose(stage.members, fitted, choice.chosen), folder / "shipped.safetensors"
     save(composed.graph, composed.tensors, path)
-    return Outcome(story, fitted, report, judge(stage.models, load(path), stage.data))
+    return ShippedOutcome(story, fitted, report, judge(stage.models, load(path), stage.data))
 
 
 def _member(story: Story, party: str, module: nn.Module, data: PartyData, folder: Path) -> Member:

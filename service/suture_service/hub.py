@@ -16,7 +16,7 @@ from starlette.concurrency import run_in_threadpool
 
 from suture_service.database import Database
 from suture_service.identity import Issuer
-from suture_service.limits import Limits
+from suture_service.limits import RateLimits
 from suture_service.observe import Metrics
 from suture_service.settings import Settings
 from suture_service.storage import BlobStore
@@ -33,7 +33,7 @@ def utc_now() -> datetime:
 
 
 @dataclass
-class Hub:
+class HubContext:
     """Settings, database, store and clock of one process; `closing` is set when it has been told to stop.
 
     `ahead` is how far this machine's clock is ahead of the database's, by which all hubs on one database go.
@@ -50,13 +50,13 @@ class Hub:
     _listeners: dict[str, set[tuple[asyncio.AbstractEventLoop, asyncio.Event]]] = field(default_factory=dict)
     _turn: threading.Lock = field(default_factory=threading.Lock)
 
-    limits: Limits = field(init=False)
+    limits: RateLimits = field(init=False)
     issuer: Issuer = field(init=False)
 
     def __post_init__(self) -> None:
         self.database.after_commit(self._committed)
         wanted = self.settings
-        self.limits = Limits(wanted.requests_per_minute, wanted.wrong_tokens, wanted.wrong_tokens_seconds)
+        self.limits = RateLimits(wanted.requests_per_minute, wanted.wrong_tokens, wanted.wrong_tokens_seconds)
         self.issuer = Issuer(wanted.oidc_issuer, wanted.oidc_client_id)
 
     def now(self) -> datetime:
@@ -150,10 +150,10 @@ def tell(session: Session, about: str) -> None:
     session.info.setdefault(NEWS, set()).add(about)
 
 
-def hub_of(request: Request) -> Hub:
+def hub_of(request: Request) -> HubContext:
     """Return the hub this request came to."""
-    hub: Hub = request.app.state.hub
+    hub: HubContext = request.app.state.hub
     return hub
 
 
-HubDep = Annotated[Hub, Depends(hub_of)]
+HubDep = Annotated[HubContext, Depends(hub_of)]

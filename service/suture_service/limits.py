@@ -30,7 +30,7 @@ class Allowance:
         }
 
 
-class Limits:
+class RateLimits:
     """Requests per token and minute, and wrong tokens per address."""
 
     def __init__(self, requests_per_minute: int, wrong_tokens: int, wrong_tokens_seconds: int) -> None:

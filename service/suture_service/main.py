@@ -28,7 +28,7 @@ from suture_service.hf.router import router as hf
 from suture_service.hf.routing import RawPath
 from suture_service.hf.signing import load_key
 from suture_service.hf.xet import service as xet
-from suture_service.hub import Hub, HubDep
+from suture_service.hub import HubContext, HubDep
 from suture_service.jobs import endpoints as jobs
 from suture_service.jobs.lifecycle import sweep_until_closing
 from suture_service.keys import endpoints as keys
@@ -73,7 +73,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 def create_app(settings: Settings) -> FastAPI:
     """Return the hub. Its database must be migrated (`operate.migrate`) before the first request."""
-    hub = Hub(settings, Database(settings.database_url), open_store(settings), Metrics())
+    hub = HubContext(settings, Database(settings.database_url), open_store(settings), Metrics())
     refuse_lost_references(hub.database, hub.store)
 
     @asynccontextmanager
@@ -113,7 +113,7 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def sweep_store(hub: Hub) -> None:
+def sweep_store(hub: HubContext) -> None:
     """Remove what a killed hub left behind. A store that does not answer is no reason not to start."""
     try:
         hub.store.sweep()
@@ -149,7 +149,7 @@ def readyz(hub: HubDep) -> dict[str, str]:
     return {"status": "ready"}
 
 
-def check_database(hub: Hub) -> None:
+def check_database(hub: HubContext) -> None:
     """Raise `SutureError` unless the database answers (`hub.database`) and is migrated (`hub.not_migrated`)."""
     try:
         check_migrated(hub.database.engine)
@@ -168,7 +168,7 @@ def metrics(hub: HubDep) -> Response:
 class _Server(uvicorn.Server):
     """Tells long polls to end before it waits for the requests in progress."""
 
-    def __init__(self, config: uvicorn.Config, hub: Hub) -> None:
+    def __init__(self, config: uvicorn.Config, hub: HubContext) -> None:
         super().__init__(config)
         self.hub = hub
 

@@ -31,8 +31,7 @@ from suture_contract.documents import Report
 from suture_contract.errors import SutureError
 from suture_contract.files import write_text
 from suture_contract.model.format import METADATA, MODEL, check_against, check_file, find_model
-from suture_contract.model.metadata import Member as MemberRef
-from suture_contract.model.metadata import ModelMetadata, check_name
+from suture_contract.model.metadata import MemberRef, ModelMetadata, check_name
 from suture_contract.report import build, to_html
 from suture_stitching.data import Dataset, DatasetSpec, open_dataset
 from suture_stitching.ensemble.compose import compose

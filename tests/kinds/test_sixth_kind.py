@@ -110,7 +110,7 @@ from suture_worker.compute.work import server, work
 from suture_worker.config import load_site, prepare_state
 from suture_worker.egress.outbox import Outbox
 from suture_worker.folder import Assignment, TaskFolder
-from suture_worker.leased_task import Task
+from suture_worker.leased_task import LeasedTask
 
 _, KEY = create_key()
 place, samples = Path(sys.argv[1]), int(sys.argv[2])
@@ -152,7 +152,7 @@ def site():
 
 def done(config, actor, leased):
     """Do a leased task as the agent would."""
-    task = Task.parse(leased)
+    task = LeasedTask.parse(leased)
     admission = Admission(config)
     decision = admission.decide(task)
     folder = TaskFolder(config.state / "tasks", task.id)
@@ -191,7 +191,7 @@ if __name__ == "__main__":
         print(json.dumps({
             "kinds": get_args(Kind), "result": result, "status": status, "tasks": tasks,
             "state": world.job(job)["state"], "api": described["TaskOut"]["properties"]["kind"]["enum"],
-            "specs": [one["$ref"].rpartition("/")[2] for one in described["LeasedTask"]["properties"]["spec"]["anyOf"]],
+            "specs": [one["$ref"].rpartition("/")[2] for one in described["TaskLease"]["properties"]["spec"]["anyOf"]],
         }))
 '''
 

@@ -21,7 +21,7 @@ from suture_contract.model.format import graph_to_json
 from suture_contract.model.graph import Graph, Input, Node, Ref
 from suture_service import database, operate
 from suture_service.database import open_engine
-from suture_service.hub import Hub
+from suture_service.hub import HubContext
 from suture_service.jobs.lifecycle import sweep_once
 from suture_service.main import create_app
 from suture_service.parties import service as parties
@@ -282,7 +282,7 @@ class World:
     evaluation_of = staticmethod(evaluation_of)
     STITCHES = STITCHES
 
-    def __init__(self, settings: Settings, client: TestClient, hub: Hub) -> None:
+    def __init__(self, settings: Settings, client: TestClient, hub: HubContext) -> None:
         self.settings, self.client, self.hub = settings, client, hub
         self._offset = timedelta(0)
         self._published: set[str] = set()

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from suture_contract.model.metadata import Member as MemberRef
-from suture_contract.model.metadata import ModelMetadata
+from suture_contract.model.metadata import MemberRef, ModelMetadata
 from suture_stitching.data import ArrayDataset
 from suture_stitching.ensemble.members import Member
 from suture_stitching.portable.export import export

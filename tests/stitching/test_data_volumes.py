@@ -8,8 +8,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from suture_contract.errors import SutureError
-from suture_contract.model.metadata import Member as MemberRef
-from suture_contract.model.metadata import ModelMetadata
+from suture_contract.model.metadata import MemberRef, ModelMetadata
 from suture_stitching.data import SPLITS, DatasetSpec, SplitRule, open_dataset
 from suture_stitching.data.windows import outputs_at_once, predict
 from suture_stitching.ensemble.compose import compose

@@ -28,11 +28,13 @@ def fitted(parties: shipped.Stage) -> FitResult:
 
 
 @pytest.fixture(scope="module")
-def outcome(parties: shipped.Stage, fitted: FitResult, tmp_path_factory: pytest.TempPathFactory) -> shipped.Outcome:
+def outcome(
+    parties: shipped.Stage, fitted: FitResult, tmp_path_factory: pytest.TempPathFactory
+) -> shipped.ShippedOutcome:
     return shipped.ship(parties, fitted, tmp_path_factory.mktemp("shipped"))
 
 
-def test_north_keeps_its_own_and_gains_souths(outcome: shipped.Outcome) -> None:
+def test_north_keeps_its_own_and_gains_souths(outcome: shipped.ShippedOutcome) -> None:
     assert [str(target) for target in outcome.targets if not target.met] == []
     assert {party: found.verdict for party, found in outcome.report.parties.items()} == {
         "north": "adopt",
@@ -41,7 +43,7 @@ def test_north_keeps_its_own_and_gains_souths(outcome: shipped.Outcome) -> None:
     assert outcome.kind == "stitched"
 
 
-def test_what_is_judged_is_what_was_evaluated(outcome: shipped.Outcome) -> None:
+def test_what_is_judged_is_what_was_evaluated(outcome: shipped.ShippedOutcome) -> None:
     for party, found in outcome.judged.items():
         report = outcome.report.parties[party]
         assert found.n == report.n
@@ -67,7 +69,7 @@ def test_without_refinement_the_targets_are_missed_with_gates_or_without(
 
 @pytest.mark.parametrize("damage", [torch.zeros_like, lambda tensor: tensor.flip(0)])
 def test_a_file_with_broken_stitches_misses_the_targets(
-    parties: shipped.Stage, outcome: shipped.Outcome, tmp_path: Path, damage: object
+    parties: shipped.Stage, outcome: shipped.ShippedOutcome, tmp_path: Path, damage: object
 ) -> None:
     assert callable(damage)
     broken = {name: damage(tensor) for name, tensor in outcome.fitted.stitches.items()}
@@ -80,7 +82,7 @@ def test_a_file_with_broken_stitches_misses_the_targets(
     assert "better than north's own model at north" in missed(replace(outcome, judged=judged))
 
 
-def missed(outcome: shipped.Outcome) -> list[str]:
+def missed(outcome: shipped.ShippedOutcome) -> list[str]:
     return [target.what for target in outcome.targets if not target.met]
 
 

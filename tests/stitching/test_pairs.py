@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from suture_contract.errors import SutureError
 from suture_contract.model.format import check_against, check_file
-from suture_contract.model.metadata import Member as MemberRef
-from suture_contract.model.metadata import ModelMetadata
+from suture_contract.model.metadata import MemberRef, ModelMetadata
 from suture_stitching.data import ArrayDataset, Dataset
 from suture_stitching.ensemble.compose import compose, input_spec, output_spec
 from suture_stitching.ensemble.members import batches, input_shape, number_of_batches

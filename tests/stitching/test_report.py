@@ -24,7 +24,7 @@ from suture_contract.documents import (
     TrainScore,
 )
 from suture_contract.errors import SutureError
-from suture_contract.model.metadata import Member, Trusted
+from suture_contract.model.metadata import MemberRef, Trusted
 from suture_contract.privacy import Privacy
 from suture_contract.report import build, plot, to_html
 from suture_contract.report.assumed import REPEATED, assumed
@@ -46,8 +46,8 @@ SINGLES = ("c00", "c01")
 CANDIDATES = CandidateSet(
     task="classification",
     members=(
-        Member(repo="north/digits", revision="a" * 40, sha256="1" * 64),
-        Member(repo="south/digits", revision="b" * 40, sha256="2" * 64),
+        MemberRef(repo="north/digits", revision="a" * 40, sha256="1" * 64),
+        MemberRef(repo="south/digits", revision="b" * 40, sha256="2" * 64),
     ),
     labels=("0", "1"),
     n=100,

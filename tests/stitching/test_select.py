@@ -8,11 +8,11 @@ import pytest
 
 from suture_contract.documents import Candidate, CandidateSet, Evaluation, Gate, Interval, Score, SplitScores
 from suture_contract.errors import SutureError
-from suture_contract.model.metadata import Member
+from suture_contract.model.metadata import MemberRef
 from suture_stitching.evaluation.rule import RULE, THRESHOLDS, Thresholds
 from suture_stitching.evaluation.select import choose
 
-MEMBERS = tuple(Member(repo=f"{p}/m", revision="a" * 40, sha256="b" * 64) for p in ("north", "south"))
+MEMBERS = tuple(MemberRef(repo=f"{p}/m", revision="a" * 40, sha256="b" * 64) for p in ("north", "south"))
 KINDS = [("single", (0,)), ("single", (1,)), ("ensemble", (0, 1)), ("stitched", (0, 1)), ("stitched", (0, 1))]
 CANDIDATES = CandidateSet(
     task="classification",

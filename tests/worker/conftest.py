@@ -29,7 +29,7 @@ from suture_stitching.portable.export import export
 from suture_worker.compute.work import server
 from suture_worker.config import SiteConfig, load_site, prepare_state
 from suture_worker.folder import Assignment, TaskFolder, Terms
-from suture_worker.leased_task import Task
+from suture_worker.leased_task import LeasedTask
 
 SITE = """\
 [hub]
@@ -292,7 +292,7 @@ def assign(site: SiteConfig, members: list[dict[str, Any]], portable: list[Path]
     def prepare(
         kind: str = "fit", dataset: str | None = "patches", files: dict[str, bytes] | None = None, **spec: Any
     ) -> TaskFolder:
-        task = Task.parse(leased(kind, members=members, **spec))
+        task = LeasedTask.parse(leased(kind, members=members, **spec))
         folder = TaskFolder(site.state / "tasks", task.id)
         folder.create(Assignment(task=task, dataset=dataset))
         folder.note_terms(Terms(min_samples=11, trusted=TRUSTED))

@@ -10,7 +10,7 @@ import pytest
 
 from suture.errors import AuthError, Refused
 from suture_worker.agent.agent import Agent
-from suture_worker.agent.hub import Hub
+from suture_worker.agent.hub import HubClient
 from suture_worker.agent.retry import back_off
 from suture_worker.capacity import offering
 from suture_worker.compute.celery_app import make_app
@@ -58,7 +58,7 @@ class Running:
         self.config = config
         self.stop = Stop()
         self.error = None
-        self.hub = Hub(config.hub.url, config.hub.token_file.read_text().strip(), sleep=self.stop.wait)
+        self.hub = HubClient(config.hub.url, config.hub.token_file.read_text().strip(), sleep=self.stop.wait)
         self.outbox = Outbox(config.state / "outbox", min_samples=config.policy.min_samples)
         self.agent = Agent(config, self.hub, self.outbox, make_app(config), self.stop)
         self.thread = threading.Thread(target=self._run)

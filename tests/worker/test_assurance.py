@@ -16,15 +16,15 @@ from suture_worker.check import _policy
 from suture_worker.compute.work import work
 from suture_worker.config import load_site, refreshed
 from suture_worker.egress.outbox import Outbox
-from suture_worker.egress.release_check import Gate
+from suture_worker.egress.release_check import ReleaseCheck
 from suture_worker.folder import Outcome
-from suture_worker.leased_task import Task
+from suture_worker.leased_task import LeasedTask
 from suture_worker.rules.explain import explain
 from suture_worker.rules.in_force import InForce, told
 from suture_worker.rules.ledger import Ledger
 from suture_worker.rules.policy import Allow, Decline, decide
 
-GATE = Gate(min_samples=11, min_per_class=11, decimals=4)
+GATE = ReleaseCheck(min_samples=11, min_per_class=11, decimals=4)
 TRUSTING = 'members_from = ["north", "south"]\nsigned_by = ["tests"]\n'
 NOISY = "epsilon = 4.0\ndelta = 1e-5\n"
 
@@ -49,7 +49,7 @@ def asking(site):
 def test_a_rule_with_neither_is_not_in_force_and_says_why(site, make, rule):
     site = edit(site, rule)
     for kind in ("fit", "evaluate", "match", "compose"):
-        assert isinstance(decide(Task.parse(make.leased(kind)), site), Decline)
+        assert isinstance(decide(LeasedTask.parse(make.leased(kind)), site), Decline)
     found = asking(site)
     assert (found.outcome, found.told, found.assurance) == ("declined", "policy.denied", None)
     assert "policy.allow[0] is not in force: it says neither whose models it trusts" in found.why[0]
@@ -81,7 +81,7 @@ def test_what_holds_is_explained(site, rule, party, holds, words):
 
 def test_models_of_the_own_party_need_no_key_and_those_of_others_do(site, make):
     site = edit(site, 'members_from = ["south"]\nsigned_by = ["tests"]\n', party="north")
-    task = Task.parse(make.leased("fit"))
+    task = LeasedTask.parse(make.leased("fit"))
     assert isinstance(decide(task, site, signers=(None, "tests")), Allow)
     assert isinstance(decide(task, site, signers=("tests", None)), Decline)
     assert isinstance(decide(task, edit(site, TRUSTING), signers=(None, "tests")), Decline), "no own party is named"
@@ -188,7 +188,7 @@ def test_the_log_says_by_which_rules_a_message_left(site, make):
     site = edit(site, TRUSTING)
     outbox = Outbox(site.state / "outbox", min_samples=11)
     outbox.use(site)
-    outbox.decline(Task.parse(make.leased("fit")), "policy.denied")
+    outbox.decline(LeasedTask.parse(make.leased("fit")), "policy.denied")
     outbox.close()
     from suture_worker.egress.log import verify
 

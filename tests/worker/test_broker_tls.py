@@ -25,7 +25,7 @@ from suture_worker import broker
 from suture_worker.compute.celery_app import make_app, ring
 from suture_worker.config import load_site, prepare_state
 from suture_worker.folder import Assignment, TaskFolder, Terms
-from suture_worker.leased_task import Task
+from suture_worker.leased_task import LeasedTask
 
 PASSWORD = "hunter2-canary"
 
@@ -184,7 +184,7 @@ def test_work_goes_over_it(site_with, door, make, members, portable, quick):
     port, ca_file = door
     config = site_with(f"rediss://:{PASSWORD}@127.0.0.1:{port}/0", ca_file)
     make.save_patches(config.datasets["patches"].path)
-    task = Task.parse(make.leased("fit", members=members, options=quick))
+    task = LeasedTask.parse(make.leased("fit", members=members, options=quick))
     folder = TaskFolder(config.state / "tasks", task.id)
     folder.create(Assignment(task=task, dataset="patches"))
     folder.note_terms(Terms(min_samples=11))

@@ -15,14 +15,14 @@ from suture_worker.agent.admission import Admission
 from suture_worker.compute.preview import estimate
 from suture_worker.compute.work import work
 from suture_worker.config import PolicyConfig, Rule
-from suture_worker.egress.release_check import Gate
+from suture_worker.egress.release_check import ReleaseCheck
 from suture_worker.folder import Assignment, TaskFolder, Terms
-from suture_worker.leased_task import Task
+from suture_worker.leased_task import LeasedTask
 from suture_worker.rules.explain import explain
 from suture_worker.rules.ledger import Ledger
 from suture_worker.rules.policy import Allow, Decline, decide
 
-GATE = Gate(min_samples=11, min_per_class=11, decimals=4)
+GATE = ReleaseCheck(min_samples=11, min_per_class=11, decimals=4)
 TRUST = {"members_from": ("north", "south", "east"), "signed_by": ("tests",)}
 NOISE = {"epsilon": 2.0, "delta": 1e-5}
 
@@ -39,7 +39,7 @@ def allowing(site, *rules, **policy):
 @pytest.fixture
 def task(make):
     def of(**changes):
-        return Task.parse({**make.leased("contribute", requester="south"), **changes})
+        return LeasedTask.parse({**make.leased("contribute", requester="south"), **changes})
 
     return of
 
@@ -54,13 +54,13 @@ def test_no_other_rule_lets_anything_be_contributed(site, task, make):
     allowed = allowing(site, {})
     assert isinstance(decide(task(), allowed), Allow)
     for kind in ("match", "fit", "evaluate", "compose"):
-        assert isinstance(decide(Task.parse(make.leased(kind, requester="south")), allowed), Decline)
-    other = Task.parse(make.leased("contribute", requester="south", dataset="other"))
+        assert isinstance(decide(LeasedTask.parse(make.leased(kind, requester="south")), allowed), Decline)
+    other = LeasedTask.parse(make.leased("contribute", requester="south", dataset="other"))
     assert decide(other, allowed).code == "dataset.unknown"
 
 
 def test_where_models_can_be_joined_is_found_by_whom_may_fit(site, make):
-    found = Task.parse(make.leased("match"))
+    found = LeasedTask.parse(make.leased("match"))
     assert isinstance(decide(found, site), Allow)
     assert decide(found, allowing(site, {"parties": ("north",)})).code == "policy.denied"
 
@@ -211,9 +211,9 @@ def test_a_place_that_no_model_has_is_the_asker_s_fault(site, data, assign):
 )
 def test_what_is_asked_is_checked_before_anything_acts_on_it(make, spec):
     with pytest.raises(SutureError) as caught:
-        Task.parse(make.leased("contribute", requester="south", **spec))
+        LeasedTask.parse(make.leased("contribute", requester="south", **spec))
     assert caught.value.code == "task.invalid"
-    assert isinstance(Assignment(task=Task.parse(make.leased("contribute"))), Assignment)
+    assert isinstance(Assignment(task=LeasedTask.parse(make.leased("contribute"))), Assignment)
 
 
 def test_the_folder_keeps_the_terms_where_no_child_can_write(site, assign):

@@ -13,9 +13,9 @@ from suture_contract.documents import CandidateSet
 from suture_stitching.data import DatasetSpec, npz
 from suture_stitching.portable.export import export
 from suture_worker.compute.work import work
-from suture_worker.config import Limits
+from suture_worker.config import TaskLimits
 from suture_worker.folder import Assignment, TaskFolder, Terms
-from suture_worker.leased_task import Task
+from suture_worker.leased_task import LeasedTask
 
 LABELS = ("dark", "bright")
 
@@ -34,8 +34,8 @@ def read_by_a_child(site, make, quick, spec, shape):
     """Have a child fit two networks on the data; return the task's folder and how many samples it read."""
     kind = {"format": "image", "spatial_shape": shape[1:]} if len(shape) > 1 else {"format": "table"}
     metadata = {**make.METADATA, "inputs": {"x": {"num_channels": shape[0], **kind}}}
-    site = site.model_copy(update={"datasets": {"patches": spec}, "limits": Limits(memory_gib=2, threads=1)})
-    task = Task.parse(
+    site = site.model_copy(update={"datasets": {"patches": spec}, "limits": TaskLimits(memory_gib=2, threads=1)})
+    task = LeasedTask.parse(
         make.leased("fit", members=[make.member(index, metadata=metadata) for index in (0, 1)], options=quick)
     )
     folder = TaskFolder(site.state / "tasks", task.id)

@@ -13,11 +13,11 @@ from suture_contract.kinds import CANDIDATES, FILES, MOMENTS, STITCHES
 from suture_worker.agent.admission import Admission
 from suture_worker.compute.work import work
 from suture_worker.egress.described import EACH
-from suture_worker.egress.release_check import Gate
+from suture_worker.egress.release_check import ReleaseCheck
 from suture_worker.folder import Terms
-from suture_worker.leased_task import Task
+from suture_worker.leased_task import LeasedTask
 
-GATE = Gate(min_samples=11, min_per_class=11, decimals=4)
+GATE = ReleaseCheck(min_samples=11, min_per_class=11, decimals=4)
 #: Keys that name no field: candidates, splits, and members or labels by their index.
 FREE = re.compile(r"c[0-9]{2}|train|validation|test|[0-9]+", re.ASCII)
 #: Said by a site that trusts or adds noise, never both.
@@ -144,6 +144,6 @@ def test_every_field_of_a_match_and_a_contribution_is_shown(site, data, assign, 
 
 
 def test_whatever_reads_data_has_its_documents_named(make):
-    sides = {kind: Task.parse(make.leased(kind)).side for kind in FILES}
+    sides = {kind: LeasedTask.parse(make.leased(kind)).side for kind in FILES}
     assert {kind for kind, side in sides.items() if side.documents} == set(FILES) - {"compose"}
     assert {kind for kind, side in sides.items() if side.reads_data} == set(FILES) - {"compose"}

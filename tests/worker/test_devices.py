@@ -15,7 +15,7 @@ from tests.worker.children import children_of
 from suture_worker import broker, device
 from suture_worker.capacity import places
 from suture_worker.compute.celery_app import make_app, ring
-from suture_worker.leased_task import Task
+from suture_worker.leased_task import LeasedTask
 
 #: The site's worker on a machine with three devices of which it was given these.
 WORKER = """
@@ -77,7 +77,7 @@ def test_each_process_has_its_own_and_keeps_it(site, worker, assign, long, make,
         task = {**make.leased("fit", members=members, options=long), "id": f"task_{number}"}
         moved = type(folder)(folder.path.parent, task["id"])
         folder.path.rename(moved.path)
-        assert Task.parse(task).id == moved.id
+        assert LeasedTask.parse(task).id == moved.id
         folders.append(moved)
     for folder in folders:
         ring(make_app(site), folder.id)

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from suture_contract.errors import SutureError
-from suture_worker.folder import Assignment, Outcome, Progress, Run, TaskFolder, unfinished
-from suture_worker.leased_task import Task
+from suture_worker.folder import Assignment, Outcome, Run, TaskFolder, TaskProgress, unfinished
+from suture_worker.leased_task import LeasedTask
 
 RUN = Run(device="cpu", threads=1, memory_bytes=1, cpu_seconds=1, min_samples=11, dataset=None)
 
@@ -17,7 +17,7 @@ RUN = Run(device="cpu", threads=1, memory_bytes=1, cpu_seconds=1, min_samples=11
 @pytest.fixture
 def folder(site, make):
     folder = TaskFolder(site.state / "tasks", "task_fit")
-    folder.create(Assignment(task=Task.parse(make.leased("fit")), dataset="patches"))
+    folder.create(Assignment(task=LeasedTask.parse(make.leased("fit")), dataset="patches"))
     return folder
 
 
@@ -30,14 +30,14 @@ def test_an_id_from_a_broker_never_leads_elsewhere(site, name):
 
 def test_the_assignment_is_read_back(folder, make):
     assert folder.exists
-    assert folder.assignment == Assignment(task=Task.parse(make.leased("fit")), dataset="patches")
+    assert folder.assignment == Assignment(task=LeasedTask.parse(make.leased("fit")), dataset="patches")
 
 
 def test_a_new_lease_begins_anew(folder, make):
     folder.begin_run(RUN)
     folder.finish(Outcome(state="failed", code="work.failed"))
     folder.cancel()
-    folder.create(Assignment(task=Task.parse(make.leased("fit", fence=2)), dataset="patches"))
+    folder.create(Assignment(task=LeasedTask.parse(make.leased("fit", fence=2)), dataset="patches"))
     assert folder.outcome is None
     assert not folder.cancelled
     assert folder.assignment.task.fence == 2
@@ -63,7 +63,7 @@ def test_a_checkpoint_outlives_a_run_but_not_a_lease(folder, make):
     (folder.checkpoint / "part.safetensors").write_text("kept")
     folder.begin_run(RUN)
     assert (folder.checkpoint / "part.safetensors").read_text() == "kept"
-    folder.create(Assignment(task=Task.parse(make.leased("fit", fence=2)), dataset="patches"))
+    folder.create(Assignment(task=LeasedTask.parse(make.leased("fit", fence=2)), dataset="patches"))
     folder.begin_run(RUN)
     assert list(folder.checkpoint.iterdir()) == []
 
@@ -86,9 +86,9 @@ def test_a_child_s_link_is_not_followed(folder, tmp_path):
 
 def test_progress_and_ending_are_read_back(folder):
     folder.begin_run(RUN)
-    folder.write_progress(Progress(step="moments", done=1, total=2, seconds_left=3.5))
+    folder.write_progress(TaskProgress(step="moments", done=1, total=2, seconds_left=3.5))
     folder.write_child_outcome(Outcome(state="failed", code="model.truncated"))
-    assert folder.progress == Progress(step="moments", done=1, total=2, seconds_left=3.5)
+    assert folder.progress == TaskProgress(step="moments", done=1, total=2, seconds_left=3.5)
     assert folder.child_outcome == Outcome(state="failed", code="model.truncated")
 
 

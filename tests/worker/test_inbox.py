@@ -16,14 +16,14 @@ from suture_contract.errors import SutureError
 from suture_worker.egress.held import Held
 from suture_worker.egress.outbox import Outbox
 from suture_worker.egress.release_check import Draft
-from suture_worker.folder import Progress
-from suture_worker.leased_task import Task
+from suture_worker.folder import TaskProgress
+from suture_worker.leased_task import LeasedTask
 from suture_worker.rules.inbox import AskedModel, Estimate, Inbox, Request
 
 
 @pytest.fixture
 def task(make):
-    return Task.parse(make.leased("evaluate", requester="south", dataset="patches"))
+    return LeasedTask.parse(make.leased("evaluate", requester="south", dataset="patches"))
 
 
 @pytest.fixture
@@ -88,9 +88,11 @@ def test_an_answer_counts_for_exactly_what_was_asked(inbox, suture, task, make):
     suture("inbox", "approve", "task_evaluate", "--reason", "agreed on Monday")
     decision = inbox.answer(task, "patches")
     assert decision.approved
-    again = Task.parse({**make.leased("evaluate", requester="south", dataset="patches"), "attempt": 2, "fence": 2})
+    again = LeasedTask.parse(
+        {**make.leased("evaluate", requester="south", dataset="patches"), "attempt": 2, "fence": 2}
+    )
     assert inbox.answer(again, "patches") == decision
-    other = Task.parse(make.leased("evaluate", requester="south", dataset="patches", own=1))
+    other = LeasedTask.parse(make.leased("evaluate", requester="south", dataset="patches", own=1))
     assert other.id == task.id
     assert inbox.answer(other, "patches") is None, "other content under the same id"
     assert "nothing is asked" in suture("inbox", "list")
@@ -106,15 +108,15 @@ def test_every_answer_is_written_down(inbox, suture, site):
 
 def test_a_standing_approval_holds_for_party_action_and_dataset_until_it_is_withdrawn(inbox, suture, make):
     suture("inbox", "approve", "task_evaluate", "--remember", "30")
-    other = Task.parse({**make.leased("evaluate", requester="south"), "id": "task_2"})
+    other = LeasedTask.parse({**make.leased("evaluate", requester="south"), "id": "task_2"})
     assert inbox.answer(other, "patches").approved
     assert inbox.answer(other, "other") is None
-    assert inbox.answer(Task.parse({**make.leased("evaluate"), "id": "task_3"}), "patches") is None
-    assert inbox.answer(Task.parse({**make.leased("fit", requester="south"), "id": "task_4"}), "patches") is None
+    assert inbox.answer(LeasedTask.parse({**make.leased("evaluate"), "id": "task_3"}), "patches") is None
+    assert inbox.answer(LeasedTask.parse({**make.leased("fit", requester="south"), "id": "task_4"}), "patches") is None
     assert "south evaluate patches" in suture("inbox", "standing")
     suture("inbox", "forget", "south", "evaluate", "patches")
     assert inbox.answer(other, "patches").approved, "what was begun goes on"
-    later = Task.parse({**make.leased("evaluate", requester="south"), "id": "task_5"})
+    later = LeasedTask.parse({**make.leased("evaluate", requester="south"), "id": "task_5"})
     assert inbox.answer(later, "patches") is None
     assert "none" in suture("inbox", "standing")
 
@@ -125,7 +127,10 @@ def test_a_standing_approval_ends(inbox, suture, make, site):
     content = json.loads(path.read_text())
     content["rules"][0]["until"] = "2001-01-01T00:00:00Z"
     path.write_text(json.dumps(content))
-    assert inbox.answer(Task.parse({**make.leased("evaluate", requester="south"), "id": "task_2"}), "patches") is None
+    assert (
+        inbox.answer(LeasedTask.parse({**make.leased("evaluate", requester="south"), "id": "task_2"}), "patches")
+        is None
+    )
 
 
 def test_what_is_not_asked(inbox, suture):
@@ -170,7 +175,9 @@ def test_what_was_changed_after_it_was_shown_does_not_leave(held, task, suture, 
 def test_a_verdict_is_about_one_lease(held, task, suture, make):
     suture("outbox", "refuse", "task_evaluate", "--reason", "no")
     assert held.verdict(task.id).released is False
-    again = Task.parse({**make.leased("evaluate", requester="south", dataset="patches"), "attempt": 2, "fence": 2})
+    again = LeasedTask.parse(
+        {**make.leased("evaluate", requester="south", dataset="patches"), "attempt": 2, "fence": 2}
+    )
     assert not held.has(again)
     held.keep(again, [Draft.of("result", None, b"{}")])
     assert held.verdict(task.id) is None
@@ -180,7 +187,7 @@ def test_what_left_can_be_listed_and_shown(held, task, suture, site):
     outbox = Outbox(site.state / "outbox", min_samples=11)
     outbox.released(task)
     for done in range(3):
-        outbox.progress(task.claim, Progress(step="fit", done=done, total=3))
+        outbox.progress(task.claim, TaskProgress(step="fit", done=done, total=3))
     outbox.close()
     listed = json.loads(suture("egress", "list", "--format", "json"))
     assert [(one["kind"], one["party"], one["job"]) for one in listed] == [

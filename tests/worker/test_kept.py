@@ -9,13 +9,13 @@ import pytest
 
 from suture_worker.agent.resumable import Kept
 from suture_worker.folder import Assignment, Outcome, TaskFolder, Terms
-from suture_worker.leased_task import Task
+from suture_worker.leased_task import LeasedTask
 
 
 @pytest.fixture
 def begin(make, tmp_path):
     def begin(number=0, fence=1, **spec):
-        task = Task.parse({**make.leased("fit", fence=fence, **spec), "id": f"task_{number}"})
+        task = LeasedTask.parse({**make.leased("fit", fence=fence, **spec), "id": f"task_{number}"})
         folder = TaskFolder(tmp_path / "tasks", task.id)
         folder.create(Assignment(task=task, dataset="patches"))
         folder.note_terms(Terms(min_samples=11))

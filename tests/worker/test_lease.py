@@ -5,21 +5,21 @@ from __future__ import annotations
 import pytest
 
 from suture_contract.errors import SutureError
-from suture_worker.leased_task import Claim, ComposeSpec, EvaluateSpec, FitSpec, Task, claim_of
+from suture_worker.leased_task import Claim, ComposeSpec, EvaluateSpec, FitSpec, LeasedTask, claim_of
 
 
 @pytest.mark.parametrize(("kind", "spec"), [("fit", FitSpec), ("evaluate", EvaluateSpec), ("compose", ComposeSpec)])
 def test_a_task_survives_being_written(make, kind, spec):
-    task = Task.parse(make.leased(kind))
+    task = LeasedTask.parse(make.leased(kind))
     assert type(task.spec) is spec
-    assert Task.from_json(task.to_json()) == task
+    assert LeasedTask.from_json(task.to_json()) == task
     assert task.claim == Claim(f"task_{kind}", 1)
 
 
 def test_unknown_fields_are_left_aside(make):
     task = {**make.leased("fit"), "colour": "red"}
     task["spec"]["shape"] = "round"
-    assert Task.parse(task) == Task.parse(make.leased("fit"))
+    assert LeasedTask.parse(task) == LeasedTask.parse(make.leased("fit"))
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_unknown_fields_are_left_aside(make):
 )
 def test_what_is_not_in_order_is_refused(make, change):
     with pytest.raises(SutureError) as caught:
-        Task.parse({**make.leased("fit"), **change})
+        LeasedTask.parse({**make.leased("fit"), **change})
     assert caught.value.code == "task.invalid"
 
 
@@ -48,27 +48,27 @@ def test_what_is_not_in_order_is_refused(make, change):
 )
 def test_members_are_checked(make, change):
     with pytest.raises(SutureError):
-        Task.parse(make.leased("fit", members=[make.member(0), make.member(1, **change)]))
+        LeasedTask.parse(make.leased("fit", members=[make.member(0), make.member(1, **change)]))
 
 
 @pytest.mark.parametrize("kind", ["match", "fit"])
 def test_options_that_no_fit_has_are_refused_before_a_model_is_fetched(make, kind):
     leased = make.leased(kind, options={"sed": 3})
     with pytest.raises(SutureError, match="did you mean 'seed'") as caught:
-        Task.parse(leased)
+        LeasedTask.parse(leased)
     assert caught.value.code == "job.options"
     assert claim_of(leased) == Claim(f"task_{kind}", 1)
 
 
 def test_own_must_be_a_member(make):
     with pytest.raises(SutureError, match="own"):
-        Task.parse(make.leased("evaluate", own=2))
+        LeasedTask.parse(make.leased("evaluate", own=2))
 
 
 def test_anything_at_all_is_refused_with_an_error_of_ours():
     for content in (None, [], 3, "x", {}, {"spec": 3, "kind": "fit"}, {"kind": ["fit"]}):
         with pytest.raises(SutureError):
-            Task.parse(content)
+            LeasedTask.parse(content)
 
 
 def test_a_task_that_cannot_be_read_can_still_be_given_back(make):

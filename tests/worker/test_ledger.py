@@ -12,7 +12,7 @@ from suture_contract.errors import SutureError
 from suture_worker.agent.admission import Admission
 from suture_worker.config import Rule
 from suture_worker.folder import Assignment, TaskFolder, Terms
-from suture_worker.leased_task import Task
+from suture_worker.leased_task import LeasedTask
 from suture_worker.rules.ledger import Ledger
 from suture_worker.rules.policy import Allow, Decline
 
@@ -25,7 +25,7 @@ def ledger(tmp_path):
 @pytest.fixture
 def task(make):
     def of(number=1, **changes):
-        return Task.parse({**make.leased("evaluate", requester="south"), "id": f"task_{number}", **changes})
+        return LeasedTask.parse({**make.leased("evaluate", requester="south"), "id": f"task_{number}", **changes})
 
     return of
 
@@ -43,7 +43,7 @@ def test_a_task_that_comes_again_with_other_content_is_another_one(ledger, task,
     ledger.charge(task(), "patches")
     others = {"sha256": "b" * 64, "size": 10}
     changed = make.leased("evaluate", requester="south", candidates={**make.FILES, "candidates.json": others})
-    ledger.charge(Task.parse({**changed, "id": "task_1"}), "patches")
+    ledger.charge(LeasedTask.parse({**changed, "id": "task_1"}), "patches")
     assert ledger.used("south", "patches") == 2
 
 

@@ -14,8 +14,8 @@ from suture_contract.errors import SutureError
 from suture_contract.model.metadata import ModelMetadata, OutputSpec
 from suture_worker.egress.log import verify
 from suture_worker.egress.outbox import Outbox
-from suture_worker.folder import Assignment, Progress, Run, TaskFolder, Terms
-from suture_worker.leased_task import Claim, Task
+from suture_worker.folder import Assignment, Run, TaskFolder, TaskProgress, Terms
+from suture_worker.leased_task import Claim, LeasedTask
 
 CLAIM = Claim("task_fit", 7)
 #: What a composition consists of.
@@ -38,8 +38,8 @@ def entries(site):
 def prepared(site):
     """A task's folder as a child leaves it."""
 
-    def prepare(task) -> tuple[Task, TaskFolder]:
-        parsed = Task.parse(task)
+    def prepare(task) -> tuple[LeasedTask, TaskFolder]:
+        parsed = LeasedTask.parse(task)
         folder = TaskFolder(site.state / "tasks", parsed.id)
         folder.create(Assignment(task=parsed, dataset=None))
         folder.note_terms(Terms(min_samples=11))
@@ -84,13 +84,13 @@ def refused(outbox, task, folder):
 
 
 def test_progress_says_a_known_word_and_numbers(outbox, entries):
-    message = outbox.progress(CLAIM, Progress(step="solve", done=3, total=9, seconds_left=4.56789))
+    message = outbox.progress(CLAIM, TaskProgress(step="solve", done=3, total=9, seconds_left=4.56789))
     assert json.loads(message.content) == {"fence": 7, "step": "solve", "done": 3, "total": 9, "seconds_left": 4.6}
     assert entries()[0].body.encode() == message.content
 
 
 def test_any_other_word_is_replaced(outbox):
-    message = outbox.progress(CLAIM, Progress(step="reading PATIENT-0042.png", done=3, total=9))
+    message = outbox.progress(CLAIM, TaskProgress(step="reading PATIENT-0042.png", done=3, total=9))
     assert json.loads(message.content)["step"] == "working"
 
 
@@ -108,7 +108,7 @@ def test_a_code_that_is_no_code_does_not_leave(outbox, entries, make, code):
     with pytest.raises(SutureError):
         outbox.failure(CLAIM, code, "0123456789abcdef", retryable=False)
     with pytest.raises(SutureError):
-        outbox.decline(Task.parse(make.leased("fit")), code)
+        outbox.decline(LeasedTask.parse(make.leased("fit")), code)
     assert entries() == []
 
 
@@ -122,7 +122,7 @@ def test_a_code_that_is_no_code_does_not_leave(outbox, entries, make, code):
 )
 def test_a_site_may_let_nobody_know_that_it_declined(tmp_path, make, kind, disclosed, code):
     outbox = Outbox(tmp_path / "quiet", min_samples=11, disclose_refusals=disclosed)
-    task = Task.parse(make.leased(kind))
+    task = LeasedTask.parse(make.leased(kind))
     assert json.loads(outbox.decline(task, "policy.denied").content) == {"fence": task.fence, "code": code}
     outbox.close()
 

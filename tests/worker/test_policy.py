@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from suture_contract.failures import meaning
 from suture_stitching.data.spec import DatasetSpec
 from suture_worker.config import HubConfig, PolicyConfig, Rule, SiteConfig
-from suture_worker.leased_task import Task
+from suture_worker.leased_task import LeasedTask
 from suture_worker.rules.explain import explain
 from suture_worker.rules.inbox import Inbox, Standing
 from suture_worker.rules.ledger import Ledger
@@ -38,7 +38,7 @@ def config(rules, **datasets):
 
 
 def answer(task, rules, **datasets):
-    decision = decide(Task.parse(task), config(rules, **datasets))
+    decision = decide(LeasedTask.parse(task), config(rules, **datasets))
     return decision.dataset if isinstance(decision, Allow) else decision.code
 
 
@@ -55,7 +55,7 @@ def test_what_a_rule_names_is_allowed(make):
     assert answer(make.leased("fit"), [NORTH]) == "patches"
     assert answer(make.leased("evaluate", dataset="patches"), [NORTH]) == "patches"
     rule = config([NORTH]).policy.allow[0]
-    assert decide(Task.parse(make.leased("compose")), config([NORTH])) == Allow(None, rule, 0)
+    assert decide(LeasedTask.parse(make.leased("compose")), config([NORTH])) == Allow(None, rule, 0)
 
 
 def test_an_action_is_not_another_one(make):
@@ -94,7 +94,7 @@ def test_without_a_name_the_one_dataset_that_suits(make):
 
 
 def test_a_label_written_otherwise_suits_by_its_alias_and_is_named_to_the_operator(make):
-    task, rules = Task.parse(make.leased("evaluate")), [(["north"], ["evaluate"], ["a"])]
+    task, rules = LeasedTask.parse(make.leased("evaluate")), [(["north"], ["evaluate"], ["a"])]
     declined = decide(task, config(rules, a=spec(labels=("Dark", "bright"))))
     assert isinstance(declined, Decline)
     assert declined.code == "policy.no_dataset"
@@ -114,7 +114,9 @@ def test_a_table_suits_a_model_of_tables(make):
 
 
 def test_the_reason_stays_here(make):
-    decision = decide(Task.parse(make.leased("evaluate")), config([(["north"], ["evaluate"], ["patches", "other"])]))
+    decision = decide(
+        LeasedTask.parse(make.leased("evaluate")), config([(["north"], ["evaluate"], ["patches", "other"])])
+    )
     assert isinstance(decision, Decline)
     assert "patches, other" in decision.reason
     assert "patches" not in decision.code
@@ -134,7 +136,7 @@ RULES = st.lists(
 @given(rules=RULES, requester=PARTIES, kind=st.sampled_from(["fit", "evaluate"]), dataset=st.none() | DATASETS)
 def test_whatever_is_allowed_has_a_rule_that_says_so(make, rules, requester, kind, dataset):
     asked = dataset or ("patches" if kind == "fit" else None)
-    decision = decide(Task.parse(make.leased(kind, requester=requester, dataset=asked)), config(rules))
+    decision = decide(LeasedTask.parse(make.leased(kind, requester=requester, dataset=asked)), config(rules))
     granted = {name for parties, actions, names in rules if requester in parties and kind in actions for name in names}
     if isinstance(decision, Allow):
         assert decision.dataset in granted
@@ -154,7 +156,7 @@ def limited(task, **limits):
     """Decide about a task by one rule with these limits."""
     rule = Rule(parties=("north",), actions=("fit", "evaluate"), datasets=("patches",), **{**TRUST, **limits})
     both = config([NORTH]).model_copy(update={"policy": PolicyConfig(allow=(rule,))})
-    return decide(Task.parse(task), both, operators=(frozenset({"aten.relu.default"}),) * 2)
+    return decide(LeasedTask.parse(task), both, operators=(frozenset({"aten.relu.default"}),) * 2)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +226,7 @@ def test_the_first_rule_whose_limits_hold_decides(make):
         for limits in ({"members_from": ("north",)}, {"release": "manual"}, {})
     )
     site = config([NORTH]).model_copy(update={"policy": PolicyConfig(allow=rules)})
-    decision = decide(Task.parse(make.leased("fit")), site)
+    decision = decide(LeasedTask.parse(make.leased("fit")), site)
     assert isinstance(decision, Allow)
     assert (decision.index, decision.rule.release) == (1, "manual")
 
@@ -247,7 +249,7 @@ def test_what_would_happen_is_explained(make, site, portable):
     def ask(**changes):
         return explain(site, **{"party": "south", "action": "evaluate", "dataset": "patches", **changes})
 
-    Ledger(site.state / "ledger.jsonl").charge(Task.parse(make.leased("evaluate", requester="south")), "patches")
+    Ledger(site.state / "ledger.jsonl").charge(LeasedTask.parse(make.leased("evaluate", requester="south")), "patches")
     found = ask()
     assert (found.outcome, found.rule, found.left, found.release) == ("waits for approval", 0, 2, "manual")
     assert found.told == "waiting for approval"

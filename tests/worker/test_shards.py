@@ -18,7 +18,7 @@ from suture_worker.compute.celery_app import ring
 from suture_worker.compute.work import work, work_share
 from suture_worker.config import load_site, prepare_state
 from suture_worker.egress.outbox import STEPS
-from suture_worker.folder import Outcome, Progress
+from suture_worker.folder import Outcome, TaskProgress
 
 OPTIONS = {"refine_steps": 10, "refine_candidates": 2, "max_matches": 2, "alphas": [0.5]}
 RESULTS = ("candidates.json", "stitches.safetensors", "document.json")
@@ -154,7 +154,7 @@ def test_work_is_divided_among_those_who_are_free_and_only_if_it_takes_long(site
 def test_progress_of_shares_adds_up(site, assign):
     folder = assign()
     folder.results.mkdir()
-    folder.write_progress(Progress(step="match", done=1, total=1))
+    folder.write_progress(TaskProgress(step="match", done=1, total=1))
     shards.divide(folder, 3)
     every = shards.left(folder)
     assert [share.share.count for share in every] == [3, 3, 3]
@@ -162,8 +162,8 @@ def test_progress_of_shares_adds_up(site, assign):
         assert folder.progress.step == "match"
         for share, done in zip(every[:2], (3, 4), strict=True):
             share.results.mkdir()
-            share.write_progress(Progress(step="solve", done=done, total=10, seconds_left=done))
-        assert folder.progress == Progress(step="solve", done=7, total=20, seconds_left=4)
+            share.write_progress(TaskProgress(step="solve", done=done, total=10, seconds_left=done))
+        assert folder.progress == TaskProgress(step="solve", done=7, total=20, seconds_left=4)
     for share in every:
         share.finish(Outcome(state="done"))
     assert {share.step for share in shards.left(folder)} == {"refine"}
@@ -200,13 +200,13 @@ def test_a_composition_is_not_shared(assign):
 def test_progress_of_a_divided_task_is_never_told_backwards(site, assign):
     folder = assign()
     folder.results.mkdir()
-    folder.write_progress(Progress(step="solve", done=4, total=20, seconds_left=90))
+    folder.write_progress(TaskProgress(step="solve", done=4, total=20, seconds_left=90))
     told = [onward(None, folder.progress)]
     shards.divide(folder, 2)
 
     def hear(share, step, done, total, left=None):
         share.results.mkdir(exist_ok=True)
-        share.write_progress(Progress(step=step, done=done, total=total, seconds_left=left))
+        share.write_progress(TaskProgress(step=step, done=done, total=total, seconds_left=left))
         told.append(onward(told[-1], folder.progress))
 
     one, other = shards.left(folder)
@@ -214,7 +214,7 @@ def test_progress_of_a_divided_task_is_never_told_backwards(site, assign):
         hear(one, "match", 1, 1)
         hear(one, "solve", 1, 10, 30.0)
         hear(other, "solve", 1, 10, 33.0)
-        assert told[-1] == Progress(step="solve", done=4, total=20, seconds_left=33.0)
+        assert told[-1] == TaskProgress(step="solve", done=4, total=20, seconds_left=33.0)
         hear(one, "solve", 10, 10)
         hear(other, "solve", 10, 10)
     for share in (one, other):
@@ -225,14 +225,14 @@ def test_progress_of_a_divided_task_is_never_told_backwards(site, assign):
         hear(one, "refine", 12, 24)
         hear(other, "stitch", 1, 3)
         hear(other, "refine", 2, 24)
-        assert told[-1] == Progress(step="refine", done=12, total=24)
+        assert told[-1] == TaskProgress(step="refine", done=12, total=24)
         hear(other, "refine", 14, 24)
-        assert told[-1] == Progress(step="refine", done=26, total=48)
+        assert told[-1] == TaskProgress(step="refine", done=26, total=48)
     for share in (one, other):
         share.finish(Outcome(state="done"))
-    folder.write_progress(Progress(step="stitch", done=1, total=3))
+    folder.write_progress(TaskProgress(step="stitch", done=1, total=3))
     told.append(onward(told[-1], folder.progress))
-    folder.write_progress(Progress(step="fit", done=1, total=1, seconds_left=0))
+    folder.write_progress(TaskProgress(step="fit", done=1, total=1, seconds_left=0))
     told.append(onward(told[-1], folder.progress))
     order = [STEPS.index(progress.step) + progress.done / progress.total for progress in told]
     assert order == sorted(order)

@@ -18,13 +18,13 @@ from suture_contract.model.metadata import ModelMetadata
 from suture_contract.model.signature import create_key, sign
 from suture_service import operate
 from suture_worker.agent.agent import Agent
-from suture_worker.agent.hub import Hub
+from suture_worker.agent.hub import HubClient
 from suture_worker.agent.signed import Signers
 from suture_worker.compute.celery_app import make_app
 from suture_worker.config import load_site, prepare_state
 from suture_worker.egress.outbox import Outbox
 from suture_worker.folder import TaskFolder
-from suture_worker.leased_task import Task
+from suture_worker.leased_task import LeasedTask
 from suture_worker.rules.policy import Allow, decide
 from suture_worker.stop import Stop
 
@@ -107,7 +107,7 @@ def until(condition, seconds=120.0):
 def agent(config):
     """A running agent; gives a function that waits for the task's folder with all that the worker needs."""
     stop = Stop()
-    hub = Hub(config.hub.url, config.hub.token_file.read_text().strip(), sleep=stop.wait)
+    hub = HubClient(config.hub.url, config.hub.token_file.read_text().strip(), sleep=stop.wait)
     outbox = Outbox(config.state / "outbox", min_samples=config.policy.min_samples)
     thread = threading.Thread(target=Agent(config, hub, outbox, make_app(config), stop).run)
     thread.start()
@@ -233,7 +233,7 @@ def test_a_rule_speaks_of_keys_that_there_are(party, keys):
 
 def test_the_limit_counts_once_the_files_have_come(party, make):
     config = party.site(keys=("own", "other"))
-    task = Task.parse(make.leased(requester=party.name))
+    task = LeasedTask.parse(make.leased(requester=party.name))
     assert isinstance(decide(task, config), Allow)
     assert isinstance(decide(task, config, signers=("own", "own")), Allow)
     for signers in (("own", None), ("other", "own")):

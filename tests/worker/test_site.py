@@ -17,7 +17,7 @@ from PIL import Image
 
 from suture.processes import Processes
 from suture_worker.agent.agent import Agent
-from suture_worker.agent.hub import Hub
+from suture_worker.agent.hub import HubClient
 from suture_worker.compute.celery_app import make_app
 from suture_worker.compute.forkserver import NAME
 from suture_worker.config import load_site, prepare_state
@@ -104,7 +104,7 @@ def declining(hub, make, party, folder):
     config = load_site(make.write_site(folder, url=hub.url, token=hub.site_token(party), rules=[]))
     prepare_state(config)
     stop = Stop()
-    client = Hub(config.hub.url, config.hub.token_file.read_text().strip(), sleep=stop.wait)
+    client = HubClient(config.hub.url, config.hub.token_file.read_text().strip(), sleep=stop.wait)
     outbox = Outbox(config.state / "outbox", min_samples=11)
     thread = threading.Thread(target=Agent(config, client, outbox, make_app(config), stop).run)
     thread.start()

@@ -27,8 +27,8 @@ from suture_contract.documents import CandidateSet, Evaluation
 from suture_contract.errors import SutureError
 from suture_worker.egress.log import verify
 from suture_worker.egress.outbox import STEPS, Outbox
-from suture_worker.folder import Assignment, Progress, Run, TaskFolder, Terms
-from suture_worker.leased_task import Claim, Task
+from suture_worker.folder import Assignment, Run, TaskFolder, TaskProgress, Terms
+from suture_worker.leased_task import Claim, LeasedTask
 
 SECRET = "PATIENT-0042"
 FIT, EVALUATE = make.leased("fit"), make.leased("evaluate")
@@ -42,7 +42,7 @@ fuzzed = settings(max_examples=60, deadline=None, suppress_health_check=list(Hea
 def site(task):
     """A site's outbox and the folder of a task whose child is about to write."""
     with tempfile.TemporaryDirectory() as place:
-        parsed = Task.parse(task)
+        parsed = LeasedTask.parse(task)
         folder = TaskFolder(Path(place), parsed.id)
         folder.create(Assignment(task=parsed, dataset=None))
         folder.note_terms(Terms(min_samples=11))
@@ -379,7 +379,9 @@ def test_no_byte_of_the_header_can_be_another(position, value):
 @fuzzed
 def test_progress_says_how_far_and_nothing_else(step, done, total, left):
     with site(FIT) as (outbox, _, _):
-        message = outbox.progress(Claim("task_fit", 1), Progress(step=step, done=done, total=total, seconds_left=left))
+        message = outbox.progress(
+            Claim("task_fit", 1), TaskProgress(step=step, done=done, total=total, seconds_left=left)
+        )
         content = json.loads(message.content)
         assert content["step"] in ("working", *STEPS)
         if content["step"] != "fetch":

@@ -17,7 +17,7 @@ from suture_contract.contributions import Described
 from suture_worker import folder as folders
 from suture_worker.egress.release_check import to_json
 from suture_worker.folder import Terms
-from suture_worker.leased_task import Task
+from suture_worker.leased_task import LeasedTask
 
 TASK = make.leased("contribute")
 SAMPLES = {"train": 60, "validation": 20}
@@ -191,7 +191,7 @@ def test_a_fit_names_only_those_who_contributed():
 
     given_ = {"south": {"sha256": "a" * 64, "size": 10, "n": SAMPLES}}
     task = make.leased("fit", contributions=given_)
-    assert Task.parse(task).files.keys() == {"moments.south"}
+    assert LeasedTask.parse(task).files.keys() == {"moments.south"}
 
     def fit(contributions: Any) -> Any:
         candidates = make.candidates(task, contributions=contributions)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from suture_worker.stop import Stop
-from suture_worker.supervise import Part, pause_before, supervise
+from suture_worker.supervise import SitePart, pause_before, supervise
 
 NOTE = (
     "import os, signal, sys, time; from pathlib import Path\n"
@@ -35,7 +35,7 @@ PARENT = NOTE + (
 @pytest.fixture
 def part(tmp_path):
     def make(name, script):
-        return Part(name, [sys.executable, "-c", script, str(tmp_path / name)], tmp_path / f"{name}.log")
+        return SitePart(name, [sys.executable, "-c", script, str(tmp_path / name)], tmp_path / f"{name}.log")
 
     return make
 

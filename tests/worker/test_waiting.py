@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from suture_worker.agent.agent import Agent
-from suture_worker.agent.hub import Hub
+from suture_worker.agent.hub import HubClient
 from suture_worker.compute.celery_app import make_app
 from suture_worker.config import load_site, prepare_state
 from suture_worker.egress.held import Held
@@ -50,7 +50,7 @@ class Site:
     @contextmanager
     def running(self):
         stop = Stop()
-        hub = Hub(self.config.hub.url, self.config.hub.token_file.read_text().strip(), sleep=stop.wait)
+        hub = HubClient(self.config.hub.url, self.config.hub.token_file.read_text().strip(), sleep=stop.wait)
         outbox = Outbox(self.config.state / "outbox", min_samples=self.config.policy.min_samples)
         thread = threading.Thread(target=Agent(self.config, hub, outbox, make_app(self.config), stop).run)
         thread.start()

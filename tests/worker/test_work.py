@@ -20,10 +20,10 @@ from suture_stitching.fitting.fit import FitResult
 from suture_stitching.portable.export import export
 from suture_stitching.portable.runtime import load
 from suture_worker.compute.work import crash_code, server, work
-from suture_worker.config import Limits, StateConfig, load_site, prepare_state
+from suture_worker.config import StateConfig, TaskLimits, load_site, prepare_state
 from suture_worker.egress.outbox import Outbox
 from suture_worker.folder import Assignment, TaskFolder, Terms
-from suture_worker.leased_task import Task
+from suture_worker.leased_task import LeasedTask
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +33,7 @@ def fitted(tmp_path_factory, make, members, portable, quick):
     config = load_site(make.write_site(folder))
     prepare_state(config)
     make.save_patches(config.datasets["patches"].path)
-    task = Task.parse(make.leased("fit", members=members, options=quick))
+    task = LeasedTask.parse(make.leased("fit", members=members, options=quick))
     place = TaskFolder(config.state / "tasks", task.id)
     place.create(Assignment(task=task, dataset="patches"))
     place.note_terms(Terms(min_samples=11))
@@ -184,13 +184,13 @@ def test_too_little_memory(site, data, assign, quick, tmp_path, make):
     export(nn.Sequential(nn.Conv2d(1, channels, 1), *pooled).eval(), torch.rand(2, 1, 6, 6), tmp_path / "large")
     folder = assign(options=quick)
     folder.member(1).write_bytes((tmp_path / "large").read_bytes())
-    work(site.model_copy(update={"limits": Limits(threads=1, memory_gib=1)}), folder.id)
+    work(site.model_copy(update={"limits": TaskLimits(threads=1, memory_gib=1)}), folder.id)
     failed(site, folder, "work.out_of_memory")
 
 
 def test_too_little_time(site, data, assign, long):
     folder = assign(options=long)
-    work(site.model_copy(update={"limits": Limits(threads=1, seconds=2)}), folder.id)
+    work(site.model_copy(update={"limits": TaskLimits(threads=1, seconds=2)}), folder.id)
     failed(site, folder, "work.time_limit")
 
 

@@ -93,7 +93,7 @@ class BrokerConfig(_Closed):
     ca_file: Path | None = None
 
 
-class Limits(_Closed):
+class TaskLimits(_Closed):
     """`[limits]`: what one task may take. Without a number: all of the machine's memory and processors."""
 
     seconds: Annotated[int, Field(ge=1, le=7 * 86400)] = 4 * 3600
@@ -191,7 +191,7 @@ class SiteConfig(_Closed):
     hub: HubConfig
     site: StateConfig = StateConfig()
     broker: BrokerConfig | None = None
-    limits: Limits = Limits()
+    limits: TaskLimits = TaskLimits()
     datasets: dict[Name, DatasetSpec] = {}
     #: `[keys]`: files of public keys, by the names under which rules speak of them.
     keys: dict[Name, Path] = {}

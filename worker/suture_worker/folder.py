@@ -34,7 +34,7 @@ from suture_contract.model.metadata import Name, Trusted
 from suture_contract.privacy import Privacy
 from suture_stitching.data.spec import DatasetSpec
 from suture_worker import files
-from suture_worker.leased_task import Identifier, Task
+from suture_worker.leased_task import Identifier, LeasedTask
 
 Code = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}\.[a-z][a-z0-9_]{0,49}$")]
 CorrelationId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
@@ -51,7 +51,7 @@ class _Closed(BaseModel):
 class Assignment(_Closed):
     """A leased task and what the policy decided about it."""
 
-    task: Task
+    task: LeasedTask
     dataset: Name | None = None
 
 
@@ -89,7 +89,7 @@ class Run(_Closed):
     divide_from: float | None = None
 
 
-class Progress(_Closed):
+class TaskProgress(_Closed):
     """How far the child is, as it wrote it."""
 
     step: Annotated[str, Field(max_length=200)]
@@ -200,12 +200,12 @@ class TaskFolder:
         """Whether the work was asked to stop."""
         return self._cancel.exists()
 
-    def write_progress(self, progress: Progress) -> None:
+    def write_progress(self, progress: TaskProgress) -> None:
         """Tell how far the work is."""
         files.write(self.results / PROGRESS, progress.model_dump_json())
 
     @property
-    def progress(self) -> Progress | None:
+    def progress(self) -> TaskProgress | None:
         """How far the work is; None before it said so, or if what it said is not in order.
 
         Of a divided task, the sum over the shares of the present step.
@@ -329,18 +329,18 @@ def _is_held(lock: Path) -> bool:
     return False
 
 
-def _progress(results: Path) -> Progress | None:
+def _progress(results: Path) -> TaskProgress | None:
     try:
-        return Progress.model_validate_json(_small(results / PROGRESS))
+        return TaskProgress.model_validate_json(_small(results / PROGRESS))
     except (OSError, ValidationError, SutureError):
         return None
 
 
-def _together(shares: list[Progress]) -> Progress:
+def _together(shares: list[TaskProgress]) -> TaskProgress:
     """Return how far all shares are that are as far as the first of them."""
     same = [one for one in shares if one.step == shares[0].step]
     left = [one.seconds_left for one in same if one.seconds_left is not None]
-    return Progress(
+    return TaskProgress(
         step=same[0].step,
         done=sum(one.done for one in same),
         total=sum(one.total for one in same),

@@ -15,7 +15,7 @@ from suture_contract.documents import Evaluation, Missing, Revised
 from suture_contract.errors import SutureError
 from suture_contract.fit_options import FitOptions
 from suture_contract.kinds import CANDIDATES, FILES, STITCHES, Kind
-from suture_contract.model.metadata import Member, ModelMetadata, Name, Repo, Revision, Sha256
+from suture_contract.model.metadata import MemberRef, ModelMetadata, Name, Repo, Revision, Sha256
 
 if TYPE_CHECKING:
     from suture_worker.kinds.kind import TaskKind
@@ -50,9 +50,9 @@ class LeasedMember(_FromHub):
     metadata: ModelMetadata
 
     @property
-    def ref(self) -> Member:
+    def ref(self) -> MemberRef:
         """The member as documents name it."""
-        return Member(repo=self.repo, revision=self.revision, sha256=self.sha256)
+        return MemberRef(repo=self.repo, revision=self.revision, sha256=self.sha256)
 
 
 class FileRef(_FromHub):
@@ -106,7 +106,7 @@ class ContributeSpec(TaskSpec):
         return self
 
 
-class Contributed(FileRef, ContributionDocument):
+class ContributedFile(FileRef, ContributionDocument):
     """A file of moments that the hub keeps for a fit, and what its party said of it."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)
@@ -117,7 +117,7 @@ class FitSpec(TaskSpec):
 
     dataset: Annotated[str, Field(max_length=200)]
     options: dict[str, Any] = {}
-    contributions: Annotated[dict[Name, Contributed], Field(max_length=64)] = {}
+    contributions: Annotated[dict[Name, ContributedFile], Field(max_length=64)] = {}
 
 
 class EvaluateSpec(TaskSpec):
@@ -151,7 +151,7 @@ class JobRef(_FromHub):
     requester: Name
 
 
-class Task(_FromHub):
+class LeasedTask(_FromHub):
     """One leased task."""
 
     id: Identifier
@@ -209,7 +209,7 @@ class Task(_FromHub):
         return self.model_dump_json(by_alias=True)
 
     @classmethod
-    def parse(cls, content: Any) -> Task:
+    def parse(cls, content: Any) -> LeasedTask:
         """Check a leased task; raises `SutureError`: `task.invalid` naming the field, `job.options` of its fit."""
         try:
             task = cls.model_validate(content)
@@ -226,7 +226,7 @@ class Task(_FromHub):
         return task
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> Task:
+    def from_json(cls, text: str | bytes) -> LeasedTask:
         """Read back what `to_json` wrote."""
         return cls.model_validate_json(text)
 

@@ -20,7 +20,7 @@ from suture_worker import broker
 from suture_worker.compute import confine
 from suture_worker.config import SiteConfig, load_site, prepare_state, read_token
 from suture_worker.stop import told_to_stop
-from suture_worker.supervise import LAST_WORDS, Part, supervise
+from suture_worker.supervise import LAST_WORDS, SitePart, supervise
 
 log = structlog.get_logger(__name__)
 
@@ -39,7 +39,7 @@ def run_site(config: SiteConfig) -> None:
         broker.redis_command(config)
         names.insert(0, "redis")
     with _alone(state / "site.lock"), told_to_stop() as stop:
-        parts = [Part(name, _command(name, config), state / "logs" / f"{name}.log") for name in names]
+        parts = [SitePart(name, _command(name, config), state / "logs" / f"{name}.log") for name in names]
         log.info("the site starts", state=str(state), parts=names)
         try:
             supervise(parts, stop, environment=_environment())
@@ -52,7 +52,7 @@ def run_site(config: SiteConfig) -> None:
 def run_agent(config: SiteConfig) -> None:
     """Run the agent until SIGTERM or SIGINT: the one part that needs the token and the network."""
     from suture_worker.agent.agent import Agent
-    from suture_worker.agent.hub import Hub
+    from suture_worker.agent.hub import HubClient
     from suture_worker.compute.celery_app import make_app
     from suture_worker.egress.outbox import Outbox
 
@@ -61,7 +61,7 @@ def run_agent(config: SiteConfig) -> None:
     token = read_token(config)
     state = prepare_state(config)
     with _alone(state / "agent.lock"), told_to_stop() as stop:
-        hub = Hub(config.hub.url, token, sleep=stop.wait)
+        hub = HubClient(config.hub.url, token, sleep=stop.wait)
         policy = config.policy
         outbox = Outbox(
             state / "outbox",

@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
-class Part:
+class SitePart:
     """A process that must run: its command line and the file its output goes to."""
 
     name: str
@@ -64,7 +64,7 @@ def last_words(path: Path, start: int) -> dict[str, str]:
 class _Kept:
     """One part with the process that currently plays it."""
 
-    def __init__(self, part: Part, environment: Mapping[str, str]) -> None:
+    def __init__(self, part: SitePart, environment: Mapping[str, str]) -> None:
         self.part = part
         self.process: subprocess.Popen[bytes] | None = None
         self._environment = environment
@@ -132,7 +132,7 @@ class _Kept:
                 os.killpg(self.process.pid, signal.SIGKILL)
 
 
-def supervise(parts: Sequence[Part], stop: Stop, *, environment: Mapping[str, str]) -> None:
+def supervise(parts: Sequence[SitePart], stop: Stop, *, environment: Mapping[str, str]) -> None:
     """Start `parts` in order and keep them running until `stop` is set; then stop them, the last one first.
 
     Call it from the main thread: the kernel ends a part when the thread that started it is gone.

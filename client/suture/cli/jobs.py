@@ -11,7 +11,7 @@ import typer
 
 from suture.hub import Hub
 from suture.job import Job
-from suture.responses import JobState, JobStatus, Task
+from suture.responses import JobState, JobStatus, TaskStatus
 from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json, print_table, prints
 from suture_contract.failures import meaning
 from suture_contract.fit_options import FitOptions
@@ -212,7 +212,7 @@ def _who_reads(job: JobStatus) -> str:
     return f"{model}; its report also by {', '.join(others)}" if others else model
 
 
-def _why(task: Task) -> str:
+def _why(task: TaskStatus) -> str:
     return str(task.waits) if task.waits is not None else task.reason or ""
 
 

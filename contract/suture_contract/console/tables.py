@@ -16,7 +16,7 @@ _PROSE = 24  # columns below which wrapped prose is no longer readable
 
 
 @dataclass(frozen=True)
-class Layout:
+class TableLayout:
     """The lines of the heading, none where each row is a block, those below it, and which columns were left out.
 
     `rows` says for each line which row it belongs to.
@@ -35,7 +35,7 @@ def layout(
     width: int | None,
     prose: Collection[str] = (),
     spare: Sequence[str] = (),
-) -> Layout:
+) -> TableLayout:
     """Return the table in `width` columns of text, as wide as need be with None.
 
     Headings may be wrapped at spaces, and so may columns in `prose`. Those in `spare` may be left out, in this order.
@@ -52,8 +52,8 @@ def layout(
     return _laid([], _blocks(columns, cells), ())
 
 
-def _laid(heading: list[str], lines: Sequence[tuple[int, str]], left_out: Sequence[str]) -> Layout:
-    return Layout(heading, [line for _, line in lines], [index for index, _ in lines], tuple(left_out))
+def _laid(heading: list[str], lines: Sequence[tuple[int, str]], left_out: Sequence[str]) -> TableLayout:
+    return TableLayout(heading, [line for _, line in lines], [index for index, _ in lines], tuple(left_out))
 
 
 def _widths(

@@ -114,11 +114,11 @@ def _told(error: SutureError, context: Any) -> typer.Exit:
 def group(text: str, commands: Mapping[str, Entry] | None = None, *, completion: bool = False) -> typer.Typer:
     """Return a group of `commands` with the help `text`; with `completion` it can be installed for the shell."""
 
-    class Group(Commands):
+    class CommandGroup(Commands):
         table = commands or {}
 
     return typer.Typer(
-        cls=Group,
+        cls=CommandGroup,
         help=text,
         no_args_is_help=True,
         add_completion=completion,

@@ -194,7 +194,7 @@ class EvaluationData(_Closed):
     description: Text | None = None
 
 
-class Member(_Closed):
+class MemberRef(_Closed):
     """A model that a stitched ensemble was made of."""
 
     repo: Repo
@@ -217,7 +217,7 @@ class Lineage(_Closed):
 
     job: Annotated[str, StringConstraints(max_length=64)]
     requester: Annotated[str, StringConstraints(max_length=96)]
-    members: Annotated[tuple[Member, ...], Field(min_length=1)]
+    members: Annotated[tuple[MemberRef, ...], Field(min_length=1)]
     candidate: Annotated[str, StringConstraints(max_length=64)]
     #: What noise in the fit promises for one patient of the requester; without noise, whose models its site trusted.
     privacy: Privacy | None = None

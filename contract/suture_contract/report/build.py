@@ -28,7 +28,7 @@ _LABEL, _WORDS = 200, 600
 _NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six"}
 
 
-class Choice(Protocol):
+class ReportChoice(Protocol):
     """What the selection decided, by candidate id and by party."""
 
     @property
@@ -51,7 +51,7 @@ class Choice(Protocol):
 def build(
     candidates: CandidateSet,
     evaluations: Mapping[str, Evaluation],
-    choice: Choice,
+    choice: ReportChoice,
     *,
     requester: str,
     parties_of_members: Sequence[str],
@@ -199,7 +199,7 @@ def _party_report(
     candidates: CandidateSet,
     evaluation: Evaluation,
     scores: Mapping[str, Score],
-    choice: Choice,
+    choice: ReportChoice,
     party: str,
     shown: Mapping[str, str],
 ) -> PartyReport:

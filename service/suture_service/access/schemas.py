@@ -8,19 +8,19 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 
 from suture_contract.model.metadata import Text
-from suture_service.parties.schemas import Input
+from suture_service.parties.schemas import RequestBody
 
 AccessState = Literal["pending", "accepted", "refused"]
 Words = Annotated[Text, Field(max_length=1000)]
 
 
-class AccessIn(Input):
+class AccessIn(RequestBody):
     """A request for the files of a gated model."""
 
     reason: Words = Field(min_length=1, description="Why; its owner reads this.", examples=["to stitch it with ours"])
 
 
-class Decision(Input):
+class Decision(RequestBody):
     """What an owner says to a request; a refusal ends access that was granted before."""
 
     state: Literal["accepted", "refused"]

@@ -15,7 +15,7 @@ class AddedParty:
 
 
 @dataclass(frozen=True)
-class SiteState:
+class PartySite:
     """A site of a party, and whether it asked for work recently."""
 
     name: str
@@ -28,7 +28,7 @@ class ListedParty:
 
     name: str
     created_at: datetime
-    sites: list[SiteState]
+    sites: list[PartySite]
 
 
 @dataclass(frozen=True)

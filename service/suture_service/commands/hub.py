@@ -16,7 +16,7 @@ from suture_service.commands.documents import (
     ListedParty,
     ListedSite,
     ListedToken,
-    SiteState,
+    PartySite,
 )
 from suture_service.settings import read_settings
 
@@ -95,7 +95,7 @@ def list_parties(format: FormatOption = Format.text) -> None:
     if format is Format.json:
         print_json(
             [
-                ListedParty(row.name, row.created_at, [SiteState(name, name in row.online) for name in row.sites])
+                ListedParty(row.name, row.created_at, [PartySite(name, name in row.online) for name in row.sites])
                 for row in found
             ]
         )

@@ -18,9 +18,9 @@ from suture_service.hf import repository, service
 from suture_service.hf.changes import REGULAR_BYTES, Changes, apply, read_changes
 from suture_service.hf.errors import BadRequest, NotImplementedHere, PreconditionFailed, RevisionNotFound
 from suture_service.hf.listing import etag
-from suture_service.hf.routing import Place, PlaceDep, base_url, hub_router, link_next
+from suture_service.hf.routing import PlaceDep, RoutePlace, base_url, hub_router, link_next
 from suture_service.hf.schemas import CommitOut, Committed, NewFile, Preupload, PreuploadFile, PreuploadIn
-from suture_service.hub import Hub, HubDep
+from suture_service.hub import HubContext, HubDep
 from suture_service.keys.signatures import read_signature
 from suture_service.models.publishing import check_repository
 from suture_service.models.quota import take, take_room
@@ -113,7 +113,7 @@ class _Made:
     """A checked commit, to be written unless the branch has moved."""
 
     caller: Caller
-    place: Place
+    place: RoutePlace
     changes: Changes
     draft: _Draft
     checked: Checked
@@ -132,7 +132,7 @@ class _Kept:
         return self.store.read(self.sha256, offset, length, self.size)
 
 
-def _head(session: Session, caller: Caller, place: Place) -> tuple[Model, Commit]:
+def _head(session: Session, caller: Caller, place: RoutePlace) -> tuple[Model, Commit]:
     """Return an own repository, and where its branch is."""
     model = service.own_repo(session, caller, place.namespace, place.name)
     found = repository.ref(session, model.id, "branch", place.revision.removeprefix(_BRANCH))
@@ -141,7 +141,7 @@ def _head(session: Session, caller: Caller, place: Place) -> tuple[Model, Commit
     return model, found.commit
 
 
-def _draft(session: Session, caller: Caller, place: Place, changes: Changes) -> _Draft:
+def _draft(session: Session, caller: Caller, place: RoutePlace, changes: Changes) -> _Draft:
     model, head = _head(session, caller, place)
     oid = head.revision.revision
     if changes.header.parent_commit is not None and not oid.startswith(changes.header.parent_commit):
@@ -154,7 +154,7 @@ def _draft(session: Session, caller: Caller, place: Place, changes: Changes) -> 
     return _Draft(head.id, oid, apply(changes, present, sizes, oid))
 
 
-def _write(hub: Hub, made: _Made, session: Session) -> bool:
+def _write(hub: HubContext, made: _Made, session: Session) -> bool:
     """Add the commit; return False if the branch has moved meanwhile."""
     lock_party(session, made.caller.party_id)
     model, head = _head(session, made.caller, made.place)

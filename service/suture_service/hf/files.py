@@ -15,7 +15,7 @@ from suture_service.hf import repository, service
 from suture_service.hf.errors import EntryNotFound
 from suture_service.hf.listing import entries, etag
 from suture_service.hf.routing import FilePath, PlaceDep, hub_router, link_next
-from suture_service.hf.schemas import CommitRef, Entry
+from suture_service.hf.schemas import CommitRef, TreeEntry
 from suture_service.hub import HubDep
 from suture_service.paging import decode, encode
 from suture_service.storage.download import send_file
@@ -49,7 +49,7 @@ def list_root(
     response: Response,
     place: PlaceDep,
     wish: Wish,
-) -> list[Entry]:
+) -> list[TreeEntry]:
     """List the root folder, by path."""
     return list_folder(hub, caller, request, response, place, "", wish)
 
@@ -63,7 +63,7 @@ def list_folder(
     place: PlaceDep,
     path: FilePath,
     wish: Wish,
-) -> list[Entry]:
+) -> list[TreeEntry]:
     """List a folder, by path."""
     folder = path.strip("/")
     after = decode(wish.cursor, str)
@@ -91,7 +91,7 @@ def paths_info(
     place: PlaceDep,
     paths: Annotated[list[str], Form(max_length=1000)],
     expand: Annotated[bool, Form()] = False,
-) -> list[Entry]:
+) -> list[TreeEntry]:
     """Describe files and folders; what is not there is left out."""
     wanted = {path.strip("/") for path in paths}
     with hub.database.reading() as session:
@@ -137,7 +137,7 @@ async def resolve(
     )
 
 
-def _name_last_commits(session: Session, at: service.At, files: Sequence[RevisionFile], shown: list[Entry]) -> None:
+def _name_last_commits(session: Session, at: service.At, files: Sequence[RevisionFile], shown: list[TreeEntry]) -> None:
     """Name the commit that last changed each file, or anything in a folder, as far as it lies near enough."""
     now = {file.name: file.sha256 for file in files}
     below = {

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Literal, cast
 
-from suture_service.hf.schemas import Entry, Lfs, RefOut, RefsOut, RepoOut, Sibling, SiblingLfs
+from suture_service.hf.schemas import Lfs, RefOut, RefsOut, RepoOut, Sibling, SiblingLfs, TreeEntry
 from suture_service.keys.schemas import FlagOut
 from suture_service.models.cards import library, pipeline
 from suture_service.tables import Model, Ref, Revision, RevisionFile
@@ -28,22 +28,22 @@ def etag(file: RevisionFile) -> str:
     return file.git_oid or file.sha256
 
 
-def file_entry(file: RevisionFile) -> Entry:
+def file_entry(file: RevisionFile) -> TreeEntry:
     """Describe a file."""
     if file.git_oid is not None:
-        return Entry(type="file", path=file.name, oid=file.git_oid, size=file.size)
+        return TreeEntry(type="file", path=file.name, oid=file.git_oid, size=file.size)
     pointer = _pointer(file)
     lfs = Lfs(oid=file.sha256, size=file.size, pointer_size=len(pointer))
-    return Entry(type="file", path=file.name, oid=git_blob_id(pointer), size=file.size, lfs=lfs)
+    return TreeEntry(type="file", path=file.name, oid=git_blob_id(pointer), size=file.size, lfs=lfs)
 
 
-def entries(files: Sequence[RevisionFile], folder: str, *, recursive: bool) -> list[Entry]:
+def entries(files: Sequence[RevisionFile], folder: str, *, recursive: bool) -> list[TreeEntry]:
     """Describe what lies in a folder (`""` is the root), by path; with `recursive`, below it as well.
 
     `files` are those below the folder. A folder's id follows from what is in it; unlike git's, from all that is below.
     """
     start = f"{folder}/" if folder else ""
-    found: list[Entry] = []
+    found: list[TreeEntry] = []
     below: dict[str, hashlib._Hash] = {}
     for file in files:
         parts = file.name[len(start) :].split("/")
@@ -53,7 +53,7 @@ def entries(files: Sequence[RevisionFile], folder: str, *, recursive: bool) -> l
             digest.update(f"{file.name}\0{file.sha256}\n".encode())
         if recursive or len(parts) == 1:
             found.append(file_entry(file))
-    found += [Entry(type="directory", path=path, oid=digest.hexdigest(), size=0) for path, digest in below.items()]
+    found += [TreeEntry(type="directory", path=path, oid=digest.hexdigest(), size=0) for path, digest in below.items()]
     return sorted(found, key=lambda entry: entry.path)
 
 

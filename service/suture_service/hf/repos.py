@@ -13,7 +13,7 @@ from suture_service.auth import Caller, CallerDep
 from suture_service.hf import repository, service
 from suture_service.hf.errors import BadRequest
 from suture_service.hf.listing import show_refs, show_repo
-from suture_service.hf.routing import Namespace, Place, PlaceDep, RepoName, Rev, base_url, hub_router, link_next
+from suture_service.hf.routing import Namespace, PlaceDep, RepoName, Rev, RoutePlace, base_url, hub_router, link_next
 from suture_service.hf.schemas import BranchIn, MoveIn, RefsOut, RepoIn, RepoOut, SettingsIn, TagIn
 from suture_service.hub import HubDep
 from suture_service.keys.flags import flags_of
@@ -124,7 +124,7 @@ def list_models(
 @router.get(_MODEL, response_model_exclude_none=True)
 def model_info(hub: HubDep, caller: CallerDep, namespace: Namespace, name: RepoName, blobs: bool = False) -> RepoOut:
     """Describe a repository at its branch `main`."""
-    return _info(hub, caller, Place(namespace, name, MAIN), blobs=blobs)
+    return _info(hub, caller, RoutePlace(namespace, name, MAIN), blobs=blobs)
 
 
 @router.get(_MODEL + "/revision/{revision}", response_model_exclude_none=True)
@@ -133,7 +133,7 @@ def revision_info(hub: HubDep, caller: CallerDep, place: PlaceDep, blobs: bool =
     return _info(hub, caller, place, blobs=blobs)
 
 
-def _info(hub: HubDep, caller: Caller, place: Place, *, blobs: bool) -> RepoOut:
+def _info(hub: HubDep, caller: Caller, place: RoutePlace, *, blobs: bool) -> RepoOut:
     with hub.database.reading() as session:
         at = service.get_at(session, caller, place)
         files = repository.files(session, at.commit.revision_id)

@@ -36,7 +36,7 @@ FilePath = Annotated[str, Path(max_length=4000), AfterValidator(decoded)]
 
 
 @dataclass(frozen=True)
-class Place:
+class RoutePlace:
     """A repository at a branch, tag or commit, as a path names it."""
 
     namespace: Namespace
@@ -44,7 +44,7 @@ class Place:
     revision: Rev
 
 
-PlaceDep = Annotated[Place, Depends()]
+PlaceDep = Annotated[RoutePlace, Depends()]
 
 
 class RawPath:

@@ -170,7 +170,7 @@ class CommitRef(_Said):
     date: Moment
 
 
-class Entry(_Said):
+class TreeEntry(_Said):
     """A file or folder in a listing."""
 
     type: Literal["file", "directory"]

@@ -14,7 +14,7 @@ from suture_service.auth import Caller
 from suture_service.errors import Conflict, Forbidden
 from suture_service.hf import repository
 from suture_service.hf.errors import BadRequest, EntryNotFound, GatedRepo, RepoNotFound, RevisionNotFound, WrongAddress
-from suture_service.hf.routing import Place
+from suture_service.hf.routing import RoutePlace
 from suture_service.models.repository import MAIN, note_deleted
 from suture_service.models.schemas import Visibility
 from suture_service.models.search import search_text
@@ -56,7 +56,7 @@ def own_repo(session: Session, caller: Caller, namespace: str, name: str) -> Mod
     return model
 
 
-def get_at(session: Session, caller: Caller, place: Place) -> At:
+def get_at(session: Session, caller: Caller, place: RoutePlace) -> At:
     """Return a readable repository at a branch, tag or commit; raises `RepoNotFound` or `RevisionNotFound`."""
     model = get_repo(session, caller, place.namespace, place.name)
     return At(model, find_commit(session, model, place.revision))

@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 
 from suture_service.database import Database
 from suture_service.hf.errors import WrongAddress
-from suture_service.hub import Hub
+from suture_service.hub import HubContext
 from suture_service.tables import HubKey
 
 
@@ -32,13 +32,13 @@ def load_key(database: Database) -> str:
     raise AssertionError("the key that was just written is not there")
 
 
-def seal(hub: Hub, purpose: str, content: dict[str, Any], lasts: timedelta) -> str:
+def seal(hub: HubContext, purpose: str, content: dict[str, Any], lasts: timedelta) -> str:
     """Return `content` as text for an address; `unseal` accepts it for that long, for the same purpose only."""
     until = int((hub.now() + lasts).timestamp())
     return str(_serializer(hub, purpose).dumps({**content, "exp": until}))
 
 
-def unseal(hub: Hub, purpose: str, text: str) -> dict[str, Any]:
+def unseal(hub: HubContext, purpose: str, text: str) -> dict[str, Any]:
     """Return what was sealed; raises `WrongAddress` for anything else, or too late."""
     try:
         content: dict[str, Any] = _serializer(hub, purpose).loads(text)
@@ -49,5 +49,5 @@ def unseal(hub: Hub, purpose: str, text: str) -> dict[str, Any]:
     return content
 
 
-def _serializer(hub: Hub, purpose: str) -> URLSafeSerializer:
+def _serializer(hub: HubContext, purpose: str) -> URLSafeSerializer:
     return URLSafeSerializer(hub.key, salt=purpose, signer_kwargs={"digest_method": hashlib.sha256})

@@ -19,7 +19,7 @@ from suture_contract.documents import Missing
 from suture_service.audit.chain import HUB
 from suture_service.audit.chain import record as audit
 from suture_service.auth import Caller
-from suture_service.hub import Hub, party_news, tell
+from suture_service.hub import HubContext, party_news, tell
 from suture_service.jobs import repository
 from suture_service.kinds import KINDS
 from suture_service.parties.repository import find_party
@@ -57,7 +57,7 @@ log = structlog.get_logger(__name__)
 class Lifecycle:
     """One job, locked (`repository.lock_job`), within one transaction; `by` is None for what the hub does by itself."""
 
-    def __init__(self, hub: Hub, session: Session, job: Job, by: Caller | None) -> None:
+    def __init__(self, hub: HubContext, session: Session, job: Job, by: Caller | None) -> None:
         self._hub = hub
         self._by = {"by": by.name, "token": by.token_id} if by is not None else {"by": "hub"}
         self._session = session
@@ -344,7 +344,7 @@ def missing(job: Job) -> list[Missing]:
     return [Missing(party=party, reason=reason) for party, reason in missing_parties(JobState(job.state), views(job))]
 
 
-def sweep_once(hub: Hub) -> int:
+def sweep_once(hub: HubContext) -> int:
     """Bring jobs with a lapsed lease or a passed deadline up to date; return how many.
 
     Any number of hubs may do this at once: each job is locked, and one that another hub has is left to it.
@@ -361,7 +361,7 @@ def sweep_once(hub: Hub) -> int:
     return moved
 
 
-async def sweep_until_closing(hub: Hub) -> None:
+async def sweep_until_closing(hub: HubContext) -> None:
     """Sweep until the hub stops; an error is logged, and the next round tries again."""
     while not hub.closing.is_set():
         try:

@@ -12,7 +12,7 @@ from suture_contract.kinds import Kind
 from suture_contract.model.metadata import Name, Repo, Revision, check_name
 from suture_service.kinds.schemas import JOB, MemberOut, MissingOut
 from suture_service.models.schemas import REVISION
-from suture_service.parties.schemas import Input
+from suture_service.parties.schemas import RequestBody
 from suture_service.states import JobState, TaskState
 
 WEEKS_4 = 28 * 24 * 3600
@@ -33,14 +33,14 @@ def read_options(given: Any) -> Any:
     return FitOptions.read(given) if isinstance(given, dict) else given
 
 
-class JobModel(Input):
+class JobModel(RequestBody):
     """A model to stitch; without a revision, the newest."""
 
     repo: Repo = Field(examples=["north/digits"])
     revision: Revision | None = Field(default=None, examples=[REVISION])
 
 
-class JobIn(Input):
+class JobIn(RequestBody):
     """What a party asks for."""
 
     models: Annotated[list[JobModel], Field(min_length=2, max_length=16)]

@@ -15,7 +15,7 @@ from suture_contract.naming import did_you_mean
 from suture_service.access.repository import unusable_by
 from suture_service.auth import Caller
 from suture_service.errors import Conflict, HubError, NotFound
-from suture_service.hub import Hub
+from suture_service.hub import HubContext
 from suture_service.jobs import repository
 from suture_service.jobs.lifecycle import NO_ANSWER, Lifecycle, missing
 from suture_service.jobs.schemas import (
@@ -46,7 +46,7 @@ _PERSON: dict[str, Literal["approval", "release"]] = {
 }
 
 
-def create(hub: Hub, session: Session, caller: Caller, asked: JobIn) -> Job:
+def create(hub: HubContext, session: Session, caller: Caller, asked: JobIn) -> Job:
     """Check what is asked for and add the job with its first task."""
     caller.require("requester")
     revisions = _members(session, caller, asked)
@@ -173,7 +173,7 @@ def _check_readable(session: Session, revisions: Sequence[Revision], parties: Se
             )
 
 
-def _check_quota(hub: Hub, session: Session, caller: Caller) -> None:
+def _check_quota(hub: HubContext, session: Session, caller: Caller) -> None:
     active = repository.count_active(session, caller.party_id)
     if active >= hub.settings.max_party_jobs:
         raise Conflict(
@@ -200,7 +200,7 @@ def get(session: Session, caller: Caller, job_id: str) -> Job:
     return job
 
 
-def cancel(hub: Hub, session: Session, caller: Caller, job_id: str) -> Job:
+def cancel(hub: HubContext, session: Session, caller: Caller, job_id: str) -> Job:
     """End an own job (role `requester`); a job that is cancelled already stays as it is."""
     _require_own(session, caller, job_id)
     caller.require("requester")
@@ -214,7 +214,7 @@ def cancel(hub: Hub, session: Session, caller: Caller, job_id: str) -> Job:
     return job
 
 
-def retry(hub: Hub, session: Session, caller: Caller, job_id: str) -> Job:
+def retry(hub: HubContext, session: Session, caller: Caller, job_id: str) -> Job:
     """Open an own failed job again (role `requester`); one that is under way stays as it is.
 
     Of a job that parties are missing from, those that failed or did not answer are asked again.
@@ -292,7 +292,7 @@ def member(revision: Revision) -> MemberOut:
     return MemberOut(repo=revision.model.repo, revision=revision.revision, sha256=sha256)
 
 
-def waits(hub: Hub, session: Session, job: Job) -> dict[str, WaitOut]:
+def waits(hub: HubContext, session: Session, job: Job) -> dict[str, WaitOut]:
     """Say why open tasks of a job wait, by task: their site is away, at work on something else, or waits for a person.
 
     A task that its site gives no reason for stays without one: it may be asked about in the next moment.

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from sqlalchemy import and_, or_, select
 from sqlalchemy.orm import Session, joinedload
 
-from suture_contract.model.metadata import Member, ModelMetadata
+from suture_contract.model.metadata import MemberRef, ModelMetadata
 from suture_service.conditions import may_read
 from suture_service.keys.schemas import FlagOut
 from suture_service.tables import Model, Party, PartyKey, Revision, RevisionMember
@@ -21,7 +21,7 @@ def link_members(session: Session, revision: Revision, metadata: ModelMetadata) 
     revision.members = [RevisionMember(member_id=row) for row in dict.fromkeys(found) if row is not None]
 
 
-def _member(session: Session, member: Member) -> int | None:
+def _member(session: Session, member: MemberRef) -> int | None:
     party, _, name = member.repo.partition("/")
     deleted = and_(Model.deleted_at.is_not(None), Model.name.startswith(f"{name}~", autoescape=True))
     statement = (

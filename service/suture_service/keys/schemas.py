@@ -9,13 +9,13 @@ from pydantic import BaseModel, Field
 
 from suture_contract.model.metadata import Name, Text
 from suture_contract.model.signature import MAX_KEY
-from suture_service.parties.schemas import Input
+from suture_service.parties.schemas import RequestBody
 
 FINGERPRINT = "170f6c676af5cc4931cbb06c189ec93291c7f2be75b136bfc42c6298d44c2694"
 Reason = Annotated[Text, Field(min_length=1, max_length=1000)]
 
 
-class KeyIn(Input):
+class KeyIn(RequestBody):
     """A public key."""
 
     name: Name = Field(description="For people, to tell keys apart.", examples=["north-2026"])
@@ -38,7 +38,7 @@ class KeyOut(BaseModel):
     revoked_reason: str | None
 
 
-class TakenBack(Input):
+class TakenBack(RequestBody):
     """Why a key is revoked, or a revision withdrawn. It cannot be undone."""
 
     reason: Reason = Field(description="Everyone who sees the model reads this.", examples=["trained on wrong labels"])

@@ -17,7 +17,7 @@ from suture_service.kinds.checks import FileContent, parse, read_document, same
 from suture_service.kinds.evaluate import KIND as EVALUATE
 from suture_service.kinds.evaluate import evaluations_of
 from suture_service.kinds.fit import candidates_of, fitted_files, read_candidates
-from suture_service.kinds.kind import Accepted, Result, TaskKind, Work
+from suture_service.kinds.kind import Accepted, TaskContext, TaskKind, TaskResult
 from suture_service.kinds.schemas import JOB, MissingOut, SpecFile, SpecMember
 from suture_service.models.publishing import check_model
 from suture_service.settings import Settings
@@ -65,7 +65,7 @@ class Compose(TaskKind):
         """What the fit has left."""
         return fitted_files(session, job_id)
 
-    def spec(self, work: Work, start: Mapping[str, TaskFile]) -> ComposeSpec:
+    def spec(self, work: TaskContext, start: Mapping[str, TaskFile]) -> ComposeSpec:
         """All evaluations, and who is missing."""
         job = work.job
         return ComposeSpec(
@@ -79,7 +79,7 @@ class Compose(TaskKind):
             job=job.id,
         )
 
-    def check(self, work: Work, result: Result) -> Accepted:
+    def check(self, work: TaskContext, result: TaskResult) -> Accepted:
         """Lineage and report are those of the job, and the model is in order."""
         document, files, job = parse(ComposeDocument, result.document, "document"), result.files, work.job
         candidates = read_candidates(result.start[CANDIDATES])

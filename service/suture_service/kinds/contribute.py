@@ -12,7 +12,7 @@ from suture_contract.contributions import ContributionDocument, Described
 from suture_contract.kinds import MOMENTS
 from suture_service.errors import HubError
 from suture_service.kinds.checks import header_of, parse, same
-from suture_service.kinds.kind import Accepted, Result, TaskKind, Work
+from suture_service.kinds.kind import Accepted, TaskContext, TaskKind, TaskResult
 from suture_service.kinds.match import matched
 from suture_service.kinds.repository import files_of
 from suture_service.kinds.schemas import SpecMember
@@ -46,7 +46,7 @@ class Contribute(TaskKind):
             for entry in job.contribute_from:
                 yield entry["party"], entry["dataset"]
 
-    def spec(self, work: Work, start: Mapping[str, TaskFile]) -> ContributeSpec:
+    def spec(self, work: TaskContext, start: Mapping[str, TaskFile]) -> ContributeSpec:
         """At the places that the requester's site has found."""
         where = matched(work.job)
         return ContributeSpec(
@@ -56,7 +56,7 @@ class Contribute(TaskKind):
             norms=list(where.norms),
         )
 
-    def check(self, work: Work, result: Result) -> Accepted:
+    def check(self, work: TaskContext, result: TaskResult) -> Accepted:
         """The file says of itself that it is of this job's models and places."""
         document = parse(ContributionDocument, result.document, "document")
         header = header_of(result.files[MOMENTS], MOMENTS, "moments")

@@ -13,7 +13,7 @@ from suture_contract.kinds import CANDIDATES
 from suture_service.errors import HubError
 from suture_service.kinds.checks import parse, same
 from suture_service.kinds.fit import candidates_of, fitted_files, read_candidates
-from suture_service.kinds.kind import Accepted, Result, TaskKind, Work, results_of
+from suture_service.kinds.kind import Accepted, TaskContext, TaskKind, TaskResult, results_of
 from suture_service.kinds.schemas import SpecFile, SpecMember
 from suture_service.states import JobState, Overdue, Rules
 from suture_service.tables import Job, Json, Task, TaskFile
@@ -44,7 +44,7 @@ class Evaluate(TaskKind):
         """What the fit has left."""
         return fitted_files(session, job_id)
 
-    def spec(self, work: Work, start: Mapping[str, TaskFile]) -> EvaluateSpec:
+    def spec(self, work: TaskContext, start: Mapping[str, TaskFile]) -> EvaluateSpec:
         """The candidates, and which of the members is the party's own."""
         return EvaluateSpec(
             members=list(work.members),
@@ -53,7 +53,7 @@ class Evaluate(TaskKind):
             candidates=candidates_of(start),
         )
 
-    def check(self, work: Work, result: Result) -> Accepted:
+    def check(self, work: TaskContext, result: TaskResult) -> Accepted:
         """It speaks of this job's candidates, all of them, and of nothing else."""
         evaluation = parse(Evaluation, result.document, "document")
         same("own", evaluation.own, _own(work.job, work.task), "document", "evaluation.mismatch")

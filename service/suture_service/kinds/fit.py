@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
 from suture_contract.contributions import ContributionDocument
-from suture_contract.documents import CandidateSet, Contributed
+from suture_contract.documents import CandidateSet, Contributed, FitDocument
 from suture_contract.kinds import CANDIDATES, STITCHES, contributed_by
 from suture_contract.model.metadata import ModelMetadata
 from suture_service.errors import HubError
 from suture_service.kinds import contribute
 from suture_service.kinds.checks import FileContent, header_of, parse, read_document, same
-from suture_service.kinds.kind import Accepted, Result, TaskKind, Work, results_of
+from suture_service.kinds.kind import Accepted, TaskContext, TaskKind, TaskResult, results_of
 from suture_service.kinds.repository import files_of
 from suture_service.kinds.schemas import SpecFile, SpecMember
 from suture_service.settings import Settings
@@ -23,7 +23,7 @@ from suture_service.states import JobState, Overdue, Rules
 from suture_service.tables import Job, Json, TaskFile
 
 
-class Contribution(SpecFile, ContributionDocument):
+class ContributionFile(SpecFile, ContributionDocument):
     """What a party contributed: the file `moments.<party>` of the job, and what that party says of it."""
 
 
@@ -33,14 +33,7 @@ class FitSpec(BaseModel):
     members: list[SpecMember]
     dataset: str = Field(examples=["digits"])
     options: dict[str, Any]
-    contributions: dict[str, Contribution] = {}
-
-
-class FitDocument(BaseModel):
-    """The result of a `fit`: the number of samples it used."""
-
-    model_config = ConfigDict(extra="forbid")
-    n: int = Field(ge=0)
+    contributions: dict[str, ContributionFile] = {}
 
 
 class Fit(TaskKind):
@@ -62,11 +55,11 @@ class Fit(TaskKind):
         files = contribute.contributed_files(session, job_id)
         return {contributed_by(party): file for party, file in files.items()}
 
-    def spec(self, work: Work, start: Mapping[str, TaskFile]) -> FitSpec:
+    def spec(self, work: TaskContext, start: Mapping[str, TaskFile]) -> FitSpec:
         """On the requester's data, with the contributions there are."""
         job, stated = work.job, _contributions(work.job)
         contributions = {
-            party: Contribution(sha256=file.sha256, size=file.size, **document)
+            party: ContributionFile(sha256=file.sha256, size=file.size, **document)
             for party, document in sorted(stated.items())
             if (file := start.get(contributed_by(party))) is not None
         }
@@ -74,7 +67,7 @@ class Fit(TaskKind):
             members=list(work.members), dataset=job.dataset, options=job.options, contributions=contributions
         )
 
-    def check(self, work: Work, result: Result) -> Accepted:
+    def check(self, work: TaskContext, result: TaskResult) -> Accepted:
         """Candidates and stitches fit the job and each other; only what was contributed is named."""
         document = parse(FitDocument, result.document, "document")
         candidates = read_candidates(result.files[CANDIDATES])

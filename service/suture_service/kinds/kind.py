@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from suture_contract.documents import Missing
 from suture_contract.kinds import FILES
-from suture_contract.model.metadata import Member
+from suture_contract.model.metadata import MemberRef
 from suture_service.kinds.checks import FileContent
 from suture_service.kinds.schemas import SpecMember
 from suture_service.models.service import Checked
@@ -22,7 +22,7 @@ from suture_service.tables import Job, Json, Task, TaskFile
 
 
 @dataclass(frozen=True)
-class Work:
+class TaskContext:
     """A task with what its spec and its result must agree with; `missing` are the parties without an evaluation."""
 
     job: Job
@@ -31,13 +31,13 @@ class Work:
     missing: Sequence[Missing]
 
     @property
-    def refs(self) -> tuple[Member, ...]:
+    def refs(self) -> tuple[MemberRef, ...]:
         """The job's members as documents name them."""
-        return tuple(Member(repo=one.repo, revision=one.revision, sha256=one.sha256) for one in self.members)
+        return tuple(MemberRef(repo=one.repo, revision=one.revision, sha256=one.sha256) for one in self.members)
 
 
 @dataclass(frozen=True)
-class Result:
+class TaskResult:
     """What a site says is the result: a document, the files it has put, and those of the job that it started from."""
 
     document: dict[str, Any]
@@ -79,11 +79,11 @@ class TaskKind(ABC):
         return {}
 
     @abstractmethod
-    def spec(self, work: Work, start: Mapping[str, TaskFile]) -> BaseModel:
+    def spec(self, work: TaskContext, start: Mapping[str, TaskFile]) -> BaseModel:
         """Return what the site shall do."""
 
     @abstractmethod
-    def check(self, work: Work, result: Result) -> Accepted:
+    def check(self, work: TaskContext, result: TaskResult) -> Accepted:
         """Check a result, outside of any transaction; raises `HubError`."""
 
     def as_kept(self, document: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from suture_contract.contributions import Matched
 from suture_service.errors import HubError
 from suture_service.kinds.checks import parse
-from suture_service.kinds.kind import Accepted, Result, TaskKind, Work, results_of
+from suture_service.kinds.kind import Accepted, TaskContext, TaskKind, TaskResult, results_of
 from suture_service.kinds.schemas import SpecMember
 from suture_service.states import JobState, Overdue, Rules
 from suture_service.tables import Job, TaskFile
@@ -34,11 +34,11 @@ class Match(TaskKind):
         """The requester."""
         yield job.requester.name, job.dataset
 
-    def spec(self, work: Work, start: Mapping[str, TaskFile]) -> MatchSpec:
+    def spec(self, work: TaskContext, start: Mapping[str, TaskFile]) -> MatchSpec:
         """Where, on the requester's data."""
         return MatchSpec(members=list(work.members), dataset=work.job.dataset, options=work.job.options)
 
-    def check(self, work: Work, result: Result) -> Accepted:
+    def check(self, work: TaskContext, result: TaskResult) -> Accepted:
         """One norm for each placement, and of members that there are."""
         found = parse(Matched, result.document, "document")
         if len(found.norms) != len(found.placements):

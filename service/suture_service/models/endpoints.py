@@ -49,7 +49,7 @@ FILE_ANSWERS: dict[int | str, dict[str, Any]] = {
 def list_models(
     hub: HubDep,
     caller: CallerDep,
-    wanted: Annotated[search.Wanted, Depends(search.wanted)],
+    wanted: Annotated[search.ModelQuery, Depends(search.wanted)],
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Page[ModelOut]:

@@ -8,13 +8,13 @@ from datetime import datetime
 from sqlalchemy.orm import Session
 
 from suture_service.errors import TooLarge
-from suture_service.hub import Hub
+from suture_service.hub import HubContext
 from suture_service.models import repository
 from suture_service.parties.repository import lock_party
 from suture_service.tables import Party, SentContent
 
 
-async def take_room(hub: Hub, party_id: int, contents: Mapping[str, int]) -> None:
+async def take_room(hub: HubContext, party_id: int, contents: Mapping[str, int]) -> None:
     """Count contents (size in bytes by sha256) as sent by a party; raises `TooLarge` (`quota.bytes`)."""
     await hub.write(lambda session: take(session, party_id, contents, hub.settings.max_party_bytes, hub.now()))
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from suture_contract.model.metadata import Name
 from suture_service.keys.schemas import FINGERPRINT, FlagOut
-from suture_service.parties.schemas import Input
+from suture_service.parties.schemas import RequestBody
 
 Visibility = Literal["private", "all"]
 #: How a party that may read a model gets its files: at once, on asking, or when its owner accepts.
@@ -42,7 +42,7 @@ class ModelOut(BaseModel):
     updated_at: datetime
 
 
-class ModelChange(Input):
+class ModelChange(RequestBody):
     """What an owner may change; what is left out stays."""
 
     visibility: Visibility | None = None

@@ -31,7 +31,7 @@ Word = Annotated[str | None, Query(max_length=_LONGEST)]
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ModelQuery:
     """What a list of models is narrowed to, and its order; None is anything."""
 
     search: str | None
@@ -59,7 +59,7 @@ def wanted(
     spatial_dims: Annotated[int | None, Query(ge=0, le=3, description="Axes of the input: 2 for images.")] = None,
     min_n: Annotated[int | None, Query(ge=0, le=2**53, description="Training samples, at least.")] = None,
     sort: Annotated[Sort, Query(description="By name, or the latest first.")] = "name",
-) -> Wanted:
+) -> ModelQuery:
     """Return what the query asks for; a dependency."""
     asked: dict[FacetKind, Any] = {
         "modality": modality,
@@ -70,7 +70,7 @@ def wanted(
     }
     facets = [(kind, _folded(str(value))) for kind, value in asked.items() if value is not None]
     facets += [("label", _folded(name)) for name in label or ()]
-    return Wanted(search, party, task, min_n, tuple(facets), sort)
+    return ModelQuery(search, party, task, min_n, tuple(facets), sort)
 
 
 def facets_of(metadata: ModelMetadata | None) -> list[tuple[FacetKind, str]]:
@@ -115,7 +115,9 @@ def _folded(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def list_models(session: Session, party_id: int, wanted: Wanted, *, cursor: str | None, limit: int) -> Sequence[Listed]:
+def list_models(
+    session: Session, party_id: int, wanted: ModelQuery, *, cursor: str | None, limit: int
+) -> Sequence[Listed]:
     """Return readable models in the order asked for; one more than `limit`.
 
     A model that changes between two pages moves in the order by `updated`; no other one is left out or comes twice.

@@ -14,7 +14,7 @@ from suture_service.auth import Role
 MAX_INTEGER = 2**31 - 1
 
 
-class Input(BaseModel):
+class RequestBody(BaseModel):
     """A request body: unknown fields are refused, so that a typo never passes silently."""
 
     model_config = ConfigDict(extra="forbid")
@@ -44,13 +44,13 @@ class PartyOut(BaseModel):
     sites: list[SiteState]
 
 
-class PartyIn(Input):
+class PartyIn(RequestBody):
     """A new party."""
 
     name: Name = Field(examples=["north"])
 
 
-class TokenIn(Input):
+class TokenIn(RequestBody):
     """A new token; every valid token may read what its party may read."""
 
     roles: list[Role] = Field(max_length=7, examples=[["publisher", "requester"]])

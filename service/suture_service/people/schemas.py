@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, StringConstraints, model_validator
 
 from suture_contract.model.metadata import Name
 from suture_service.auth import Role
-from suture_service.parties.schemas import Input
+from suture_service.parties.schemas import RequestBody
 
 Subject = Annotated[str, StringConstraints(pattern=r"^[ -~]{1,255}$")]
 Email = Annotated[str, StringConstraints(pattern=r"^[^@\s\x00-\x1f]+@[^@\s\x00-\x1f]+$", max_length=254, to_lower=True)]
@@ -23,7 +23,7 @@ class LoginWith(BaseModel):
     client_id: str = Field(description="As whom the hub is known there.", examples=["suture"])
 
 
-class LoginIn(Input):
+class LoginIn(RequestBody):
     """What the identity provider gave to somebody who signed in there."""
 
     id_token: str = Field(max_length=16384, description="An ID token, at most ten minutes old. It is taken once.")
@@ -41,7 +41,7 @@ class LoggedIn(BaseModel):
     expires_at: datetime
 
 
-class RolesIn(Input):
+class RolesIn(RequestBody):
     """The roles a person has from now on; every person may read what the party may read."""
 
     roles: Roles

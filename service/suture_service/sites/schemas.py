@@ -5,16 +5,16 @@ from __future__ import annotations
 from pydantic import BaseModel, Field
 
 from suture_contract.model.metadata import Name
-from suture_service.parties.schemas import Input
+from suture_service.parties.schemas import RequestBody
 
 
-class SiteIn(Input):
+class SiteIn(RequestBody):
     """A new site."""
 
     name: Name = Field(examples=["north-gpu"])
 
 
-class DatasetsIn(Input):
+class DatasetsIn(RequestBody):
     """What the party's own jobs may name as `dataset`; it takes the place of what the site told before."""
 
     datasets: list[Name] | None = Field(

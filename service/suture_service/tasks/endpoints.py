@@ -19,12 +19,12 @@ from suture_service.tasks.schemas import (
     FailIn,
     Heartbeat,
     HeartbeatIn,
-    LeasedTask,
     LeaseIn,
     ProgressIn,
     PutFile,
     ResultIn,
     TaskEnded,
+    TaskLease,
     WaitIn,
 )
 
@@ -35,10 +35,10 @@ _RAW = {"application/octet-stream": {"schema": {"type": "string", "format": "bin
 
 @router.post(
     "/lease",
-    response_model=LeasedTask,
+    response_model=TaskLease,
     responses={204: {"description": "Nothing to do within `wait` seconds."}, **answers(403, 422)},
 )
-async def lease(hub: HubDep, site: SiteDep, request: Request, body: LeaseIn) -> LeasedTask | Response:
+async def lease(hub: HubDep, site: SiteDep, request: Request, body: LeaseIn) -> TaskLease | Response:
     """Lease the oldest open task of your party, or wait up to `wait` seconds for one.
 
     The lease ends after `lease_seconds` unless a heartbeat renews it; then the task is open again with the next

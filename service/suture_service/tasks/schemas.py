@@ -11,7 +11,7 @@ from suture_contract.kinds import Kind
 from suture_service.kinds import Spec
 from suture_service.kinds.schemas import JOB
 from suture_service.models.schemas import DIGEST
-from suture_service.parties.schemas import MAX_INTEGER, Input
+from suture_service.parties.schemas import MAX_INTEGER, RequestBody
 from suture_service.states import TaskState
 
 Code = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}(\.[a-z0-9_]{1,50})?$")]
@@ -23,7 +23,7 @@ StepName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_ .:/()-]{1,100
 Amount = Annotated[int, Field(ge=0, le=10**15)]
 
 
-class LeaseIn(Input):
+class LeaseIn(RequestBody):
     """How long to wait for work."""
 
     wait: Annotated[float, Field(ge=0, le=25)] = 0
@@ -36,7 +36,7 @@ class JobRef(BaseModel):
     requester: str = Field(examples=["north"])
 
 
-class LeasedTask(BaseModel):
+class TaskLease(BaseModel):
     """A task that this site holds until `lease_expires_at`; each heartbeat moves that on."""
 
     id: str = Field(examples=["task_0c9d2e3a48576b1f"])
@@ -49,13 +49,13 @@ class LeasedTask(BaseModel):
     spec: Spec
 
 
-class HeartbeatIn(Input):
+class HeartbeatIn(RequestBody):
     """A sign of life."""
 
     fence: Fence
 
 
-class ProgressIn(Input):
+class ProgressIn(RequestBody):
     """How far the task is; also a sign of life."""
 
     fence: Fence
@@ -72,7 +72,7 @@ class Heartbeat(BaseModel):
     cancel: bool
 
 
-class WaitIn(Input):
+class WaitIn(RequestBody):
     """What a task waits for: that a person at the site approves it, or releases its result."""
 
     fence: Fence
@@ -87,7 +87,7 @@ class PutFile(BaseModel):
     sha256: str = Field(examples=[DIGEST])
 
 
-class ResultIn(Input):
+class ResultIn(RequestBody):
     """The result: for `evaluate` an Evaluation, for `fit` `{"n": samples}`, for `compose` `{"chosen": candidate}`.
 
     For `match` where models can be joined, for `contribute` what the file was made of.
@@ -97,7 +97,7 @@ class ResultIn(Input):
     document: dict[str, Any] = Field(examples=[{"n": 412}])
 
 
-class FailIn(Input):
+class FailIn(RequestBody):
     """The site could not do it; `retryable` if another attempt may succeed."""
 
     fence: Fence
@@ -106,7 +106,7 @@ class FailIn(Input):
     retryable: bool = False
 
 
-class DeclineIn(Input):
+class DeclineIn(RequestBody):
     """The site's policy does not allow it."""
 
     fence: Fence

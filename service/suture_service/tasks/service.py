@@ -11,13 +11,13 @@ from sqlalchemy.orm import Session
 
 from suture_service.auth import Caller
 from suture_service.errors import Conflict, HubError, NotFound
-from suture_service.hub import Hub
+from suture_service.hub import HubContext
 from suture_service.jobs import repository as jobs
 from suture_service.jobs.lifecycle import Lifecycle, missing
 from suture_service.jobs.service import member
 from suture_service.kinds import KINDS
 from suture_service.kinds.checks import FileContent
-from suture_service.kinds.kind import Accepted, Result, Work
+from suture_service.kinds.kind import Accepted, TaskContext, TaskResult
 from suture_service.kinds.schemas import SpecMember
 from suture_service.models.service import MODEL, StoredFile, publish
 from suture_service.sites.repository import mark_seen, seen_since
@@ -25,12 +25,12 @@ from suture_service.states import JobState, TaskState, wanted
 from suture_service.storage import BlobStore
 from suture_service.tables import Job, Revision, Task, TaskFile
 from suture_service.tasks import repository
-from suture_service.tasks.schemas import JobRef, LeasedTask
+from suture_service.tasks.schemas import JobRef, TaskLease
 
 _SEEN_STEP = timedelta(seconds=10)
 
 
-def note_presence(hub: Hub, site: Caller) -> None:
+def note_presence(hub: HubContext, site: Caller) -> None:
     """Write down that the site asks for work, which makes it online; so does a sign of life of a task."""
     assert site.site_id is not None
     now = hub.now()
@@ -41,7 +41,7 @@ def note_presence(hub: Hub, site: Caller) -> None:
         mark_seen(session, site.site_id, now, _SEEN_STEP)
 
 
-def lease(hub: Hub, site: Caller) -> LeasedTask | None:
+def lease(hub: HubContext, site: Caller) -> TaskLease | None:
     """Lease the oldest open task of the site's party, if there is one. Of any number of hubs, one gives it out."""
     with hub.database.reading() as session:
         candidates = [(task.id, task.job_id) for task in repository.open_tasks(session, site.party_id)]
@@ -61,10 +61,10 @@ def _to_lease(job: Job, task: Task) -> bool:
     return task.state == TaskState.OPEN or (task.state == TaskState.LATE and job.state == JobState.PARTIAL)
 
 
-def _show(hub: Hub, session: Session, job: Job, task: Task) -> LeasedTask:
+def _show(hub: HubContext, session: Session, job: Job, task: Task) -> TaskLease:
     assert task.lease_expires_at is not None
     kind = KINDS[task.kind]
-    return LeasedTask(
+    return TaskLease(
         id=task.id,
         kind=task.kind,
         attempt=task.attempt,
@@ -76,8 +76,8 @@ def _show(hub: Hub, session: Session, job: Job, task: Task) -> LeasedTask:
     )
 
 
-def _work(job: Job, task: Task) -> Work:
-    return Work(job, task, [_spec_member(entry.revision) for entry in job.members], missing(job))
+def _work(job: Job, task: Task) -> TaskContext:
+    return TaskContext(job, task, [_spec_member(entry.revision) for entry in job.members], missing(job))
 
 
 def _spec_member(revision: Revision) -> SpecMember:
@@ -86,7 +86,7 @@ def _spec_member(revision: Revision) -> SpecMember:
     return SpecMember(**ref.model_dump(), size=size, party=party, metadata=revision.content)
 
 
-def heartbeat(hub: Hub, session: Session, site: Caller, task_id: str, fence: int) -> tuple[datetime, bool]:
+def heartbeat(hub: HubContext, session: Session, site: Caller, task_id: str, fence: int) -> tuple[datetime, bool]:
     """Renew the lease; return until when, and whether the job wants the work to stop."""
     until = hub.now() + timedelta(seconds=hub.settings.lease_seconds)
     task = _own_task(session, site, task_id)
@@ -97,7 +97,7 @@ def heartbeat(hub: Hub, session: Session, site: Caller, task_id: str, fence: int
 
 
 def progress(
-    hub: Hub, session: Session, site: Caller, task_id: str, fence: int, progress: dict[str, Any]
+    hub: HubContext, session: Session, site: Caller, task_id: str, fence: int, progress: dict[str, Any]
 ) -> tuple[datetime, bool]:
     """Record how far a task is, and renew the lease."""
     job, task = _locked(session, site, task_id)
@@ -111,7 +111,9 @@ def progress(
     return task.lease_expires_at, not lifecycle.wants(task)
 
 
-def wait(hub: Hub, session: Session, site: Caller, task_id: str, fence: int, waits_for: str) -> tuple[datetime, bool]:
+def wait(
+    hub: HubContext, session: Session, site: Caller, task_id: str, fence: int, waits_for: str
+) -> tuple[datetime, bool]:
     """Record that a leased task waits for a person at the site, and renew its lease for as long as that may take."""
     step = f"waiting for {waits_for}"
     task = _own_task(session, site, task_id)
@@ -124,13 +126,13 @@ def wait(hub: Hub, session: Session, site: Caller, task_id: str, fence: int, wai
     return until, not _is_wanted(task)
 
 
-def _is_there(hub: Hub, session: Session, site: Caller) -> None:
+def _is_there(hub: HubContext, session: Session, site: Caller) -> None:
     """Write down that the site is online: one that works on a long task asks for no other meanwhile."""
     assert site.site_id is not None
     mark_seen(session, site.site_id, hub.now(), _SEEN_STEP)
 
 
-def file_limit(hub: Hub, session: Session, site: Caller, task_id: str, fence: int, name: str) -> int:
+def file_limit(hub: HubContext, session: Session, site: Caller, task_id: str, fence: int, name: str) -> int:
     """Return how many bytes a file may have; raises unless the lease allows the site to put it."""
     task = _own_task(session, site, task_id)
     _require_lease(task, fence)
@@ -150,7 +152,7 @@ def put_file(session: Session, site: Caller, task_id: str, fence: int, name: str
     repository.put_file(session, task, name, fence=fence, size=file.size, sha256=file.sha256)
 
 
-def finish(hub: Hub, site: Caller, task_id: str, fence: int, document: dict[str, Any]) -> TaskState:
+def finish(hub: HubContext, site: Caller, task_id: str, fence: int, document: dict[str, Any]) -> TaskState:
     """Check a result, outside any transaction, then take it; repeating the same result is harmless."""
     with hub.database.reading() as session:
         task = _own_task(session, site, task_id)
@@ -210,7 +212,7 @@ def _check(
             where=absent[0],
             hint=f"PUT /v1/tasks/{task.id}/files/{absent[0]}?fence={task.fence}",
         )
-    result = Result(document, _contents(store, files), _contents(store, start))
+    result = TaskResult(document, _contents(store, files), _contents(store, start))
     return kind.check(_work(job, task), result)
 
 
@@ -223,7 +225,7 @@ def _content(store: BlobStore, file: TaskFile) -> FileContent:
 
 
 def fail(
-    hub: Hub,
+    hub: HubContext,
     session: Session,
     site: Caller,
     task_id: str,
@@ -242,7 +244,7 @@ def fail(
     return TaskState(task.state)
 
 
-def decline(hub: Hub, session: Session, site: Caller, task_id: str, fence: int, code: str) -> TaskState:
+def decline(hub: HubContext, session: Session, site: Caller, task_id: str, fence: int, code: str) -> TaskState:
     """End a leased task that the site's policy does not allow."""
     job, task = _locked(session, site, task_id)
     if _said_before(task, fence, TaskState.DECLINED, code):

@@ -12,8 +12,7 @@ from torch.nn import functional as F
 
 from suture_contract.compatibility import channel_weights, ensemble_input, incompatibilities
 from suture_contract.errors import SutureError
-from suture_contract.model.metadata import InputSpec, ModelMetadata
-from suture_contract.model.metadata import Member as MemberRef
+from suture_contract.model.metadata import InputSpec, MemberRef, ModelMetadata
 from suture_stitching.data import Dataset, Split
 from suture_stitching.features.moments import to_grid
 from suture_stitching.features.points import StitchPoint, stitchable

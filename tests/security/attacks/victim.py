@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from suture_contract.model.metadata import Member as MemberRef
-from suture_contract.model.metadata import ModelMetadata
+from suture_contract.model.metadata import MemberRef, ModelMetadata
 from suture_stitching.data import ArrayDataset
 from suture_stitching.fitting.fit import FitOptions, FitResult, Member, fit
 from suture_stitching.portable.export import export

@@ -17,7 +17,7 @@ from suture_worker.agent.signed import Signers
 from suture_worker.compute.preview import estimate
 from suture_worker.config import SiteConfig
 from suture_worker.folder import DOCUMENT, TaskFolder, Terms
-from suture_worker.leased_task import Task
+from suture_worker.leased_task import LeasedTask
 from suture_worker.rules.inbox import AskedModel, Inbox, Request
 from suture_worker.rules.ledger import Ledger, spent_by
 from suture_worker.rules.policy import DENIED, Allow, Decline, asked_by, decide, operators_of, terms_of
@@ -44,7 +44,7 @@ class Admission:
 
     def decide(
         self,
-        task: Task,
+        task: LeasedTask,
         operators: tuple[frozenset[str], ...] | None = None,
         signers: tuple[str | None, ...] | None = None,
     ) -> Allow | Decline:
@@ -57,7 +57,7 @@ class Admission:
         except SutureError as error:
             return Decline(DENIED, str(error))
 
-    def admit(self, task: Task, folder: TaskFolder) -> Allow | Decline | None:
+    def admit(self, task: LeasedTask, folder: TaskFolder) -> Allow | Decline | None:
         """Decide about a task whose files have come; None while it waits for a person. What is allowed is charged."""
         operators, signers = _operators(task, folder), self._signers_of(task, folder)
         decision = self.decide(task, operators, signers)
@@ -82,7 +82,7 @@ class Admission:
                 folder.note_terms(terms)
         return decision
 
-    def spend(self, task: Task, folder: TaskFolder) -> Decline | None:
+    def spend(self, task: LeasedTask, folder: TaskFolder) -> Decline | None:
         """Enter what a result that is about to leave spends of its job's account; say so if it is too much."""
         dataset = folder.assignment.dataset
         if task.action == "contribute" or dataset is None or not folder.private:
@@ -94,21 +94,21 @@ class Admission:
                 return Decline(DENIED, str(error))
         return None
 
-    def _terms(self, task: Task, allowed: Allow, folder: TaskFolder) -> Terms:
+    def _terms(self, task: LeasedTask, allowed: Allow, folder: TaskFolder) -> Terms:
         fingerprints = [folder.signer(index) for index in range(len(task.spec.members))]
         return terms_of(allowed, asked_by(task), self._config, fingerprints)
 
-    def manual_release(self, task: Task, folder: TaskFolder) -> bool:
+    def manual_release(self, task: LeasedTask, folder: TaskFolder) -> bool:
         """Whether a person looks at the result before it leaves; a composition holds nothing that has not left."""
         if not task.side.reads_data:
             return False
         decision = self.decide(task, _operators(task, folder), self._signers_of(task, folder))
         return not isinstance(decision, Allow) or decision.rule.release == "manual"
 
-    def _signers_of(self, task: Task, folder: TaskFolder) -> tuple[str | None, ...]:
+    def _signers_of(self, task: LeasedTask, folder: TaskFolder) -> tuple[str | None, ...]:
         return tuple(self.signers.name(folder.signer(index)) for index in range(len(task.spec.members)))
 
-    def _ask(self, task: Task, decision: Allow, dataset: str, folder: TaskFolder) -> Decline | None:
+    def _ask(self, task: LeasedTask, decision: Allow, dataset: str, folder: TaskFolder) -> Decline | None:
         if self.inbox.asked(task, dataset):
             return None
         if len(self.inbox.requests()) >= MAX_ASKED:
@@ -136,7 +136,7 @@ class Admission:
         return None
 
 
-def _operators(task: Task, folder: TaskFolder) -> tuple[frozenset[str], ...]:
+def _operators(task: LeasedTask, folder: TaskFolder) -> tuple[frozenset[str], ...]:
     return tuple(operators_of(check_file(folder.member(index)).graph) for index in range(len(task.spec.members)))
 
 
@@ -147,7 +147,7 @@ def _noted(folder: TaskFolder) -> Terms | None:
         return None
 
 
-def _told(task: Task, folder: TaskFolder) -> str:
+def _told(task: LeasedTask, folder: TaskFolder) -> str:
     """Return a digest of all that a child has made of patients: the same for the same draw of noise."""
     found = [folder.results / name for name in (DOCUMENT, *FILES[task.kind])]
     return hashlib.sha256("".join(files.sha256_of(path) for path in found if path.is_file()).encode()).hexdigest()

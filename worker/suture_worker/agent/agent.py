@@ -21,7 +21,7 @@ from suture_worker.agent.admission import Admission
 from suture_worker.agent.dispatch import Dispatch, NoWorkerError
 from suture_worker.agent.fetching import Fetching
 from suture_worker.agent.heartbeat import Heartbeat
-from suture_worker.agent.hub import LEASE_WAIT, Hub
+from suture_worker.agent.hub import LEASE_WAIT, HubClient
 from suture_worker.agent.resumable import Kept
 from suture_worker.agent.retry import Lost, Stopping, back_off, check
 from suture_worker.agent.waiting import Waiter, Waiting, Waits
@@ -29,7 +29,7 @@ from suture_worker.capacity import MAX_PLACES, places
 from suture_worker.config import SiteConfig
 from suture_worker.egress.outbox import Cleared, Outbox
 from suture_worker.folder import Assignment, Outcome, TaskFolder, unfinished
-from suture_worker.leased_task import Claim, Task, claim_of
+from suture_worker.leased_task import Claim, LeasedTask, claim_of
 from suture_worker.room import check_room
 from suture_worker.rules.in_force import InForce
 from suture_worker.rules.policy import DENIED, TOO_FEW, Allow, Asked, Decline, offers
@@ -46,7 +46,7 @@ log = structlog.get_logger(__name__)
 class Agent:
     """One site's agent. `stop` ends it, between two steps and out of any wait."""
 
-    def __init__(self, config: SiteConfig, hub: Hub, outbox: Outbox, app: Celery, stop: Stop) -> None:
+    def __init__(self, config: SiteConfig, hub: HubClient, outbox: Outbox, app: Celery, stop: Stop) -> None:
         self._config = config
         self._hub = hub
         self._outbox = outbox
@@ -196,7 +196,7 @@ class Agent:
 
     def _begin(self, leased: object) -> None:
         try:
-            task = Task.parse(leased)
+            task = LeasedTask.parse(leased)
         except SutureError as error:
             claim = claim_of(leased)
             log.warning("a leased task is not in order", problem=str(error), task=claim.task if claim else None)
@@ -207,7 +207,7 @@ class Agent:
         log.info("leased", task=task.id, kind=task.kind, attempt=task.attempt, requester=task.job.requester)
         self._follow(task, self._admission.decide(task))
 
-    def _follow(self, task: Task, decision: Allow | Decline) -> None:
+    def _follow(self, task: LeasedTask, decision: Allow | Decline) -> None:
         """Do what the policy says about a task that is ours and not yet begun."""
         if isinstance(decision, Allow):
             folder = TaskFolder(self._tasks, task.id)
@@ -223,7 +223,7 @@ class Agent:
         message = self._outbox.failure(claim, error.code, correlation_id, retryable=False)
         self._try(lambda: self._deliver(message, None), claim.task)
 
-    def _attend(self, task: Task, folder: TaskFolder) -> None:
+    def _attend(self, task: LeasedTask, folder: TaskFolder) -> None:
         """Bring a leased task to its end, whichever; its folder is gone afterwards, unless the agent stops."""
         try:
             with Heartbeat(self._hub, self._outbox, task, folder) as heartbeat:
@@ -249,24 +249,24 @@ class Agent:
             self._tell_cancelled(waiter.task)
         self._forget(waiter.task, waiter.folder)
 
-    def _forget(self, task: Task, folder: TaskFolder) -> None:
+    def _forget(self, task: LeasedTask, folder: TaskFolder) -> None:
         folder.remove()
         self._admission.inbox.close(task.id)
         self._outbox.held.drop(task.id)
 
-    def _tell_cancelled(self, task: Task) -> None:
+    def _tell_cancelled(self, task: LeasedTask) -> None:
         """Say that a task ended which the job does not want any more: else its lease would have to lapse."""
         message = self._outbox.failure(task.claim, "work.cancelled", faults.new_correlation_id(), retryable=False)
         self._try(lambda: self._deliver(message, None), task.id)
 
-    def _is_cancelled(self, task: Task) -> bool:
+    def _is_cancelled(self, task: LeasedTask) -> bool:
         """Whether the job does not want the work any more; False where the hub cannot be asked or has moved on."""
         try:
             return self._hub.heartbeat(task.claim).cancel
         except HubError:
             return False
 
-    def _was_told(self, task: Task, folder: TaskFolder) -> bool:
+    def _was_told(self, task: LeasedTask, folder: TaskFolder) -> bool:
         """Whether the hub has the result of a lease that is over: an agent killed in between did not hear so."""
         outcome = folder.outcome
         if outcome is None or outcome.state != "done":
@@ -295,7 +295,7 @@ class Agent:
             return False
         return True
 
-    def _bring_to_end(self, task: Task, folder: TaskFolder, heartbeat: Heartbeat) -> None:
+    def _bring_to_end(self, task: LeasedTask, folder: TaskFolder, heartbeat: Heartbeat) -> None:
         outcome = folder.outcome
         if outcome is None:
             try:
@@ -327,7 +327,7 @@ class Agent:
                 return
         log.info("told the hub", task=task.id, state=outcome.state, code=outcome.code)
 
-    def _refused(self, task: Task, folder: TaskFolder) -> Outcome | None:
+    def _refused(self, task: LeasedTask, folder: TaskFolder) -> Outcome | None:
         """Ask rules, budget and, where a rule says so, a person; raises `Waits` until that one has decided."""
         decision = self._admission.admit(task, folder)
         if decision is None:
@@ -339,7 +339,7 @@ class Agent:
 
     # Telling the hub
 
-    def _messages(self, task: Task, folder: TaskFolder, outcome: Outcome) -> list[Cleared]:
+    def _messages(self, task: LeasedTask, folder: TaskFolder, outcome: Outcome) -> list[Cleared]:
         if outcome.state == "done":
             try:
                 return self._results(task, folder)
@@ -357,7 +357,7 @@ class Agent:
         correlation_id = outcome.correlation_id or faults.new_correlation_id()
         return [self._outbox.failure(task.claim, code, correlation_id, retryable=outcome.retryable)]
 
-    def _results(self, task: Task, folder: TaskFolder) -> list[Cleared]:
+    def _results(self, task: LeasedTask, folder: TaskFolder) -> list[Cleared]:
         """Return what a finished task sends; raises `Waits` while a person has yet to allow it."""
         # Asked before the work began; but since then the operator may have changed the rules.
         if (refused := self._refused(task, folder)) is not None:
@@ -375,7 +375,7 @@ class Agent:
         log.info("not released", task=task.id, by=verdict.by, reason=verdict.reason)
         return [self._outbox.decline(task, f"policy.{verdict.told}" if verdict.told else DENIED)]
 
-    def _spent(self, task: Task, folder: TaskFolder) -> list[Cleared] | None:
+    def _spent(self, task: LeasedTask, folder: TaskFolder) -> list[Cleared] | None:
         """Enter what the result spends of its job's account; return the refusal where that holds too little."""
         refused = self._admission.spend(task, folder)
         if refused is None:
@@ -399,7 +399,7 @@ class Agent:
                 log.warning("the hub is away; the result waits", task=message.claim.task, code=error.code)
                 self._stop.wait(back_off(failures))
 
-    def _failed(self, task: Task, code: str, problem: object, *, retryable: bool = False) -> Outcome:
+    def _failed(self, task: LeasedTask, code: str, problem: object, *, retryable: bool = False) -> Outcome:
         correlation_id = self._note(task.id, code, str(problem))
         return Outcome(state="failed", code=code, correlation_id=correlation_id, retryable=retryable)
 

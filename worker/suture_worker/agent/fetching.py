@@ -14,11 +14,11 @@ from suture_contract.model.format import check_against, check_file
 from suture_worker.agent.admission import Admission
 from suture_worker.agent.cache import Cache
 from suture_worker.agent.heartbeat import Heartbeat
-from suture_worker.agent.hub import Hub
+from suture_worker.agent.hub import HubClient
 from suture_worker.agent.retry import back_off, check
 from suture_worker.config import SiteConfig
 from suture_worker.folder import TaskFolder
-from suture_worker.leased_task import Task
+from suture_worker.leased_task import LeasedTask
 from suture_worker.room import check_room
 from suture_worker.stop import Stop
 
@@ -30,7 +30,7 @@ _T = TypeVar("_T")
 class Fetching:
     """Fetches members, by way of the site's cache, and what the job has left for the task."""
 
-    def __init__(self, config: SiteConfig, hub: Hub, admission: Admission, stop: Stop) -> None:
+    def __init__(self, config: SiteConfig, hub: HubClient, admission: Admission, stop: Stop) -> None:
         self._state = config.state
         self._hub = hub
         self._admission = admission
@@ -39,7 +39,7 @@ class Fetching:
         #: Held while the cache changes: two tasks may want the same member.
         self._cache_turn = threading.Lock()
 
-    def fetch(self, task: Task, folder: TaskFolder, heartbeat: Heartbeat) -> None:
+    def fetch(self, task: LeasedTask, folder: TaskFolder, heartbeat: Heartbeat) -> None:
         """Bring members and candidates into the folder, verified and statically checked."""
         refs = task.files
         total = sum(member.size for member in task.spec.members) + sum(ref.size for ref in refs.values())

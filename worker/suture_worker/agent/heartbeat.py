@@ -11,10 +11,10 @@ from typing import Self
 import structlog
 
 from suture.errors import Fenced, HubError, NotFound
-from suture_worker.agent.hub import Hub
+from suture_worker.agent.hub import HubClient
 from suture_worker.egress.outbox import STEPS, Outbox
-from suture_worker.folder import Progress, TaskFolder
-from suture_worker.leased_task import Task
+from suture_worker.folder import TaskFolder, TaskProgress
+from suture_worker.leased_task import LeasedTask
 
 PROGRESS_SECONDS = 5.0
 _TICK = 0.5
@@ -28,14 +28,14 @@ class Heartbeat:
     `lost` is set when the lease is no longer ours, `cancelled` when the job does not want the work any more.
     """
 
-    def __init__(self, hub: Hub, outbox: Outbox, task: Task, folder: TaskFolder) -> None:
+    def __init__(self, hub: HubClient, outbox: Outbox, task: LeasedTask, folder: TaskFolder) -> None:
         self.lost = threading.Event()
         self.cancelled = threading.Event()
         self._hub = hub
         self._outbox = outbox
         self._task = task
         self._folder = folder
-        self._fetching: Progress | None = None
+        self._fetching: TaskProgress | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"pulse of {task.id}", daemon=True)
 
@@ -51,11 +51,11 @@ class Heartbeat:
 
     def fetching(self, done: int, total: int) -> None:
         """Say how much of the members has been fetched, in bytes."""
-        self._fetching = Progress(step="fetch", done=max(0, done), total=total)
+        self._fetching = TaskProgress(step="fetch", done=max(0, done), total=total)
 
     def _run(self) -> None:
         interval = self._task.lease_seconds / 3
-        told: Progress | None = None
+        told: TaskProgress | None = None
         last = told_at = -math.inf
         while not self._ended.is_set() and not self.lost.is_set():
             now = time.monotonic()
@@ -70,7 +70,7 @@ class Heartbeat:
                 last = now
             self._ended.wait(min(_TICK, interval / 2))
 
-    def _beat(self, progress: Progress | None) -> None:
+    def _beat(self, progress: TaskProgress | None) -> None:
         try:
             if progress is not None:
                 answer = self._hub.send(self._outbox.progress(self._task.claim, progress))
@@ -89,7 +89,7 @@ class Heartbeat:
                 self.cancelled.set()
 
 
-def onward(told: Progress | None, found: Progress | None) -> Progress | None:
+def onward(told: TaskProgress | None, found: TaskProgress | None) -> TaskProgress | None:
     """Return what was found, or what was told already where that is further, with the time that is left now.
 
     Shares of a divided task begin their steps again, and so does work that goes on after it was killed.
@@ -99,6 +99,6 @@ def onward(told: Progress | None, found: Progress | None) -> Progress | None:
     return told.model_copy(update={"seconds_left": found.seconds_left})
 
 
-def _reached(progress: Progress) -> tuple[int, float]:
+def _reached(progress: TaskProgress) -> tuple[int, float]:
     step = STEPS.index(progress.step) if progress.step in STEPS else -1
     return step, progress.done / progress.total if progress.total else 0.0

@@ -24,7 +24,7 @@ class Answer:
     cancel: bool
 
 
-class Hub:
+class HubClient:
     """The hub as this site's agent sees it; `sleep` ends early when the agent stops."""
 
     def __init__(self, url: str, token: str, *, sleep: Callable[[float], object]) -> None:

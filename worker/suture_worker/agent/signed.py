@@ -12,7 +12,7 @@ from pathlib import Path
 from suture.responses import File
 from suture.signing import check_flags, read_key_file, signer
 from suture_contract.errors import SutureError
-from suture_worker.agent.hub import Hub
+from suture_worker.agent.hub import HubClient
 from suture_worker.config import SiteConfig
 from suture_worker.leased_task import LeasedMember
 
@@ -27,7 +27,7 @@ class Signers:
         """Return what site.toml calls a key, None if it has no such key."""
         return next((key.name for key in self._keys if key.fingerprint == fingerprint), None)
 
-    def find(self, hub: Hub, member: LeasedMember) -> str | None:
+    def find(self, hub: HubClient, member: LeasedMember) -> str | None:
         """Return the fingerprint of the key that signed a member; None if it is none of this site's keys.
 
         Raises `SutureError`: `model.flagged` for what was taken back, `signature.*` for what was changed since one of

@@ -11,10 +11,10 @@ from typing import Literal
 import structlog
 
 from suture.errors import AuthError, Fenced, HubError, NotFound
-from suture_worker.agent.hub import Hub
+from suture_worker.agent.hub import HubClient
 from suture_worker.egress.outbox import Cleared, Outbox
 from suture_worker.folder import TaskFolder
-from suture_worker.leased_task import Task
+from suture_worker.leased_task import LeasedTask
 from suture_worker.rules.inbox import Inbox
 
 #: How often the hub hears of a waiting task, and we hear whether its job goes on.
@@ -35,7 +35,7 @@ class Waits(Exception):
 class Waiter:
     """A waiting task, what the hub is told of it, and when it was last told."""
 
-    task: Task
+    task: LeasedTask
     folder: TaskFolder
     waits_for: Literal["approval", "release"]
     message: Cleared
@@ -45,14 +45,14 @@ class Waiter:
 class Waiting:
     """The tasks of this agent that wait."""
 
-    def __init__(self, hub: Hub, outbox: Outbox, inbox: Inbox) -> None:
+    def __init__(self, hub: HubClient, outbox: Outbox, inbox: Inbox) -> None:
         self._hub = hub
         self._outbox = outbox
         self._inbox = inbox
         self._waiters: dict[str, Waiter] = {}
         self._turn = threading.Lock()
 
-    def add(self, task: Task, folder: TaskFolder, waits_for: Literal["approval", "release"]) -> None:
+    def add(self, task: LeasedTask, folder: TaskFolder, waits_for: Literal["approval", "release"]) -> None:
         """Have a task wait; the next sign of life tells the hub."""
         waiter = Waiter(task, folder, waits_for, self._outbox.waiting(task.claim, waits_for))
         with self._turn:

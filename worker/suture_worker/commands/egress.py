@@ -11,7 +11,7 @@ import typer
 from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json, print_table, prints
 from suture_contract.errors import SutureError
 from suture_worker.commands.config import HERE, ConfigArgument, load
-from suture_worker.egress.log import Entry
+from suture_worker.egress.log import EgressEntry
 from suture_worker.egress.log import verify as verified
 
 SequenceArgument = Annotated[int, typer.Argument(metavar="NUMBER", min=1, help="the record's number in the list")]
@@ -29,7 +29,7 @@ class UnbrokenLog:
 
 
 @dataclass(frozen=True)
-class Shown(Entry):
+class Shown(EgressEntry):
     """A record with what left, as text; `content` is null for model and stitch files, which are not kept."""
 
     content: str | None
@@ -51,7 +51,7 @@ def verify(path: ConfigArgument = HERE, format: FormatOption = Format.text) -> N
         console.print(f"{len(entries)} records, unbroken: {log}")
 
 
-@prints(list[Entry])
+@prints(list[EgressEntry])
 def list_records(
     path: ConfigArgument = HERE,
     task: Annotated[str | None, typer.Option(help="of this task only")] = None,
@@ -123,5 +123,5 @@ def _log(path: Path) -> Path:
     return load(path).state / "outbox" / "egress.jsonl"
 
 
-def _verified(log: Path) -> list[Entry]:
+def _verified(log: Path) -> list[EgressEntry]:
     return verified(log)

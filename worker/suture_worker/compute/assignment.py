@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from suture_worker import files
 from suture_worker.folder import DOCUMENT, Run, TaskFolder
-from suture_worker.leased_task import Task
+from suture_worker.leased_task import LeasedTask
 
 if TYPE_CHECKING:
     from suture_stitching.data import Dataset
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Work:
+class TaskWork:
     """What the process that does a task has: members, data, what it may use, and whom it tells how far it is.
 
     `folder` is that of a share of the task where the work is divided (`ShareFolder`).
     """
 
-    task: Task
+    task: LeasedTask
     members: list[Member]
     data: Dataset | None
     folder: TaskFolder

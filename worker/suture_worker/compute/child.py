@@ -20,10 +20,10 @@ from pydantic import ValidationError
 from suture_contract.errors import Cancelled, SutureError
 from suture_stitching.running.progress import Progress as EngineProgress
 from suture_worker.compute import confine
-from suture_worker.compute.assignment import Work
+from suture_worker.compute.assignment import TaskWork
 from suture_worker.compute.shards import ShareFolder
-from suture_worker.folder import Outcome, Progress, Run, TaskFolder
-from suture_worker.leased_task import Task
+from suture_worker.folder import Outcome, Run, TaskFolder, TaskProgress
+from suture_worker.leased_task import LeasedTask
 from suture_worker.room import SPARE
 from suture_worker.rules.policy import TOO_FEW, too_few
 
@@ -140,10 +140,10 @@ def _do(folder: TaskFolder, run: Run) -> None:
     report(EngineProgress("load", 0, len(task.spec.members)))
     dataset = _open(run, task)
     members = _load(task, folder, run, dataset)
-    task.side.do(Work(task, members, dataset, folder, run, report), task.spec)
+    task.side.do(TaskWork(task, members, dataset, folder, run, report), task.spec)
 
 
-def _open(run: Run, task: Task) -> Dataset | None:
+def _open(run: Run, task: LeasedTask) -> Dataset | None:
     """Return the dataset if there are enough patients in the splits whose results will leave."""
     from suture_stitching.data import open_dataset
 
@@ -158,7 +158,7 @@ def _open(run: Run, task: Task) -> Dataset | None:
     return dataset
 
 
-def _load(task: Task, folder: TaskFolder, run: Run, dataset: Dataset | None) -> list[Member]:
+def _load(task: LeasedTask, folder: TaskFolder, run: Run, dataset: Dataset | None) -> list[Member]:
     """Return the members; one that asks for more memory than there is, or does not run, is refused before it is read.
 
     Sizes that they leave free are those of the data; a composition has none, and takes those that were fitted at.
@@ -224,5 +224,7 @@ class _Reporter:
             return
         self._last = now
         self._folder.write_progress(
-            Progress(step=progress.step, done=progress.done, total=progress.total, seconds_left=progress.seconds_left)
+            TaskProgress(
+                step=progress.step, done=progress.done, total=progress.total, seconds_left=progress.seconds_left
+            )
         )

@@ -78,19 +78,19 @@ class ForkServer(threading.local):
                 assert pipe is not None
                 pipe.close()
 
-    def fork(self, folder: TaskFolder) -> Child:
+    def fork(self, folder: TaskFolder) -> ForkedChild:
         """Have a child do the task in the folder. Its output goes to the folder's log."""
         folder.log.unlink(missing_ok=True)  # an earlier run's
         state = folder.path.parent.parent
         request = json.dumps({"folder": str(folder.path), "words": folder.words}).encode() + b"\n"
         try:
-            return Child(self, self.start(state), request)
+            return ForkedChild(self, self.start(state), request)
         except BrokenPipeError:  # it ended since it was looked at
             self.stop()
-            return Child(self, self.start(state), request)
+            return ForkedChild(self, self.start(state), request)
 
 
-class Child:
+class ForkedChild:
     """A child at work. One that did not end by itself takes its server with it: the next ones have other addresses."""
 
     def __init__(self, owner: ForkServer, server: subprocess.Popen[bytes], request: bytes) -> None:

@@ -13,7 +13,7 @@ from suture_stitching.running.shards import Share
 from suture_worker import files
 from suture_worker.capacity import MAX_PLACES
 from suture_worker.folder import TaskFolder
-from suture_worker.leased_task import Task
+from suture_worker.leased_task import LeasedTask
 
 
 class ShareFolder(TaskFolder):
@@ -43,7 +43,7 @@ class ShareFolder(TaskFolder):
         return self.task.cancelled or self.task.outcome is not None
 
 
-def steps(task: Task) -> tuple[str, ...]:
+def steps(task: LeasedTask) -> tuple[str, ...]:
     """Return what of a task can be shared, in this order."""
     return task.side.steps(task.spec)
 

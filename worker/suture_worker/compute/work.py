@@ -15,7 +15,7 @@ from suture_contract.errors import SutureError
 from suture_worker import faults
 from suture_worker.capacity import places
 from suture_worker.compute import shards
-from suture_worker.compute.forkserver import Child, ForkServer
+from suture_worker.compute.forkserver import ForkedChild, ForkServer
 from suture_worker.compute.shards import ShareFolder
 from suture_worker.config import SiteConfig, refreshed
 from suture_worker.device import memory_bytes, processors, resolve_device
@@ -148,7 +148,7 @@ def _attempt(config: SiteConfig, folder: TaskFolder, *, may_divide: bool) -> Out
     return _outcome(config, folder, status, stopped, starved=_out_of_memory_kills() > killed_before)
 
 
-def _watch(child: Child, folder: TaskFolder, deadline: float) -> str | None:
+def _watch(child: ForkedChild, folder: TaskFolder, deadline: float) -> str | None:
     """Wait for the child; return the code of the reason if it had to be stopped."""
     asked_at: float | None = None
     while True:

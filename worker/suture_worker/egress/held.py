@@ -22,7 +22,7 @@ from suture_contract.model.metadata import Name, Sha256
 from suture_worker import files
 from suture_worker.egress.release_check import Draft
 from suture_worker.files import sha256_of
-from suture_worker.leased_task import Identifier, Task
+from suture_worker.leased_task import Identifier, LeasedTask
 from suture_worker.rules.inbox import Told, operator
 
 _ID: TypeAdapter[str] = TypeAdapter(Identifier)
@@ -32,7 +32,7 @@ class _Closed(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Part(_Closed):
+class HeldPart(_Closed):
     """One thing that would leave; the document that ends a task has no name."""
 
     kind: Literal["file", "result"]
@@ -51,7 +51,7 @@ class Manifest(_Closed):
     action: Kind
     party: Name
     job: Identifier
-    parts: tuple[Part, ...]
+    parts: tuple[HeldPart, ...]
 
 
 class Verdict(_Closed):
@@ -73,7 +73,7 @@ class Held:
 
     # The agent's part
 
-    def keep(self, task: Task, drafts: Sequence[Draft]) -> None:
+    def keep(self, task: LeasedTask, drafts: Sequence[Draft]) -> None:
         """Hold what a task would send; an older lease's result is replaced."""
         self.drop(task.id)
         place = self._place(task.id)
@@ -95,12 +95,12 @@ class Held:
             party=task.job.requester,
             job=task.job.id,
             parts=tuple(
-                Part(kind=draft.kind, name=draft.name, sha256=draft.sha256, size=draft.size) for draft in drafts
+                HeldPart(kind=draft.kind, name=draft.name, sha256=draft.sha256, size=draft.size) for draft in drafts
             ),
         )
         files.write(place / "manifest.json", manifest.model_dump_json(indent=1))
 
-    def has(self, task: Task) -> bool:
+    def has(self, task: LeasedTask) -> bool:
         """Whether the result of exactly this lease is held."""
         try:
             manifest = self.manifest(task.id)
@@ -108,7 +108,7 @@ class Held:
             return False
         return (manifest.digest, manifest.fence) == (task.digest, task.fence)
 
-    def drafts(self, task: Task) -> list[Draft]:
+    def drafts(self, task: LeasedTask) -> list[Draft]:
         """Return what was held, checked byte for byte; raises `SutureError` `outbox.altered`."""
         manifest, place = self.manifest(task.id), self._place(task.id)
         drafts = []

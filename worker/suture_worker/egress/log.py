@@ -29,7 +29,7 @@ _HEAD = "egress.head"
 
 
 @dataclass(frozen=True)
-class Entry:
+class EgressEntry:
     """One line of the log."""
 
     seq: int
@@ -110,7 +110,9 @@ class EgressLog:
     ) -> None:
         with self._turn:
             time = datetime.now(UTC).isoformat(timespec="milliseconds")
-            entry = Entry(self._seq + 1, time, task, kind, name, sha256, size, body, self._prev, self.rules, party, job)
+            entry = EgressEntry(
+                self._seq + 1, time, task, kind, name, sha256, size, body, self._prev, self.rules, party, job
+            )
             line = json.dumps(entry.__dict__, ensure_ascii=True, separators=(",", ":")).encode()
             digest = hashlib.sha256(line).hexdigest()
             with self._journal.appended(line):
@@ -118,7 +120,7 @@ class EgressLog:
             self._seq, self._prev = entry.seq, digest
 
 
-def verify(path: Path) -> list[Entry]:
+def verify(path: Path) -> list[EgressEntry]:
     """Return all entries; raises `SutureError` `egress.broken` naming the record that was altered or is missing."""
     # Before and after: the agent may write on meanwhile.
     before, lines, after = _head(path), whole_lines(path), _head(path)
@@ -135,9 +137,9 @@ def verify(path: Path) -> list[Entry]:
     return entries
 
 
-def _check_lines(lines: Sequence[bytes], head: tuple[int, str], path: Path, *, at_most: int) -> list[Entry]:
+def _check_lines(lines: Sequence[bytes], head: tuple[int, str], path: Path, *, at_most: int) -> list[EgressEntry]:
     hashes = [_START, *(hashlib.sha256(line).hexdigest() for line in lines)]
-    entries: list[Entry] = []
+    entries: list[EgressEntry] = []
     parsed = [_parse(line) for line in lines]
     for number, entry in enumerate(parsed, start=1):
         if entry is None:
@@ -160,7 +162,7 @@ def _check_lines(lines: Sequence[bytes], head: tuple[int, str], path: Path, *, a
     return entries
 
 
-def _out_of_place(number: int, seq: int, parsed: Sequence[Entry | None]) -> str:
+def _out_of_place(number: int, seq: int, parsed: Sequence[EgressEntry | None]) -> str:
     if any(entry is not None and entry.seq == number for entry in parsed):
         return f"record {seq} stands in the place of record {number}: records were reordered or added"
     return f"record {number} is missing" + (f", and all up to {seq - 1}" if seq > number + 1 else "")
@@ -178,7 +180,7 @@ def _head(path: Path) -> tuple[int, str]:
         raise _broken("egress.head cannot be read", path) from None
 
 
-def _expect_digest(entry: Entry, content: bytes, path: Path) -> None:
+def _expect_digest(entry: EgressEntry, content: bytes, path: Path) -> None:
     if hashlib.sha256(content).hexdigest() != entry.sha256 or len(content) != entry.size:
         raise _broken(f"record {entry.seq} does not hold what left", path)
 
@@ -192,10 +194,10 @@ def _broken(problem: str, path: Path) -> SutureError:
     )
 
 
-def _parse(line: bytes) -> Entry | None:
+def _parse(line: bytes) -> EgressEntry | None:
     try:
         content: Any = json.loads(line)
-        entry = Entry(**{"rules": None, "party": None, "job": None, **content})  # older lines do not say
+        entry = EgressEntry(**{"rules": None, "party": None, "job": None, **content})  # older lines do not say
     except (ValueError, TypeError):
         return None
     return entry if isinstance(entry.seq, int) else None

@@ -19,9 +19,9 @@ from suture_contract.kinds import METADATA, MODEL, MOMENTS, REPORT
 from suture_worker.config import SiteConfig
 from suture_worker.egress.held import Held
 from suture_worker.egress.log import EgressLog
-from suture_worker.egress.release_check import Draft, Gate, bounded, checked, to_json
-from suture_worker.folder import Code, CorrelationId, Progress, TaskFolder
-from suture_worker.leased_task import Claim, Task
+from suture_worker.egress.release_check import Draft, ReleaseCheck, bounded, checked, to_json
+from suture_worker.folder import Code, CorrelationId, TaskFolder, TaskProgress
+from suture_worker.leased_task import Claim, LeasedTask
 from suture_worker.rules.policy import UNDISCLOSED
 
 #: Everything a site says about what it is doing, in this order; any other word a child writes is replaced.
@@ -73,14 +73,16 @@ class Outbox:
     ) -> None:
         self._log = EgressLog(folder)
         self._disclose_refusals = disclose_refusals
-        self._gate = Gate(min_samples=min_samples, min_per_class=min_per_class, decimals=decimals)
+        self._gate = ReleaseCheck(min_samples=min_samples, min_per_class=min_per_class, decimals=decimals)
         self.held = Held(folder / "held")
 
     def use(self, config: SiteConfig) -> None:
         """Let out what these limits allow, from now on."""
         policy = config.policy
         self._disclose_refusals = policy.disclose_refusals
-        self._gate = Gate(min_samples=policy.min_samples, min_per_class=policy.min_per_class, decimals=policy.decimals)
+        self._gate = ReleaseCheck(
+            min_samples=policy.min_samples, min_per_class=policy.min_per_class, decimals=policy.decimals
+        )
         self._log.rules = config.version.sha256 if config.version is not None else None
 
     def close(self) -> None:
@@ -89,7 +91,7 @@ class Outbox:
 
     # Messages
 
-    def progress(self, claim: Claim, progress: Progress) -> Cleared:
+    def progress(self, claim: Claim, progress: TaskProgress) -> Cleared:
         """Clear a progress message: a word this site may say and how far it is."""
         step = progress.step if progress.step in STEPS else "working"
         done, total = min(progress.done, progress.total), progress.total
@@ -105,7 +107,7 @@ class Outbox:
         content = {"code": code, "correlation_id": correlation_id, "retryable": retryable}
         return self._message(claim, "fail", checked(_Failure, content).model_dump())
 
-    def decline(self, task: Task, code: str) -> Cleared:
+    def decline(self, task: LeasedTask, code: str) -> Cleared:
         """Clear a refusal by the site's policy; of work on another's fit, only as much as the site discloses."""
         if task.action != "fit" and not self._disclose_refusals:
             code = UNDISCLOSED
@@ -128,22 +130,22 @@ class Outbox:
 
     # Results
 
-    def result(self, task: Task, folder: TaskFolder) -> list[Cleared]:
+    def result(self, task: LeasedTask, folder: TaskFolder) -> list[Cleared]:
         """Clear all that a finished task sends, files first and its document last; all of it or, raising, nothing.
 
         Raises `SutureError` `outbox.refused` for anything that is not in order, and `policy.too_few_samples`.
         """
         return self._clear(task, self._gate.check(task, folder))
 
-    def hold(self, task: Task, folder: TaskFolder) -> None:
+    def hold(self, task: LeasedTask, folder: TaskFolder) -> None:
         """Check what a finished task would send, as `result` does, and hold it until a person decides."""
         self.held.keep(task, self._gate.check(task, folder))
 
-    def released(self, task: Task) -> list[Cleared]:
+    def released(self, task: LeasedTask) -> list[Cleared]:
         """Clear the very bytes that were held; raises `SutureError` `outbox.altered`."""
         return self._clear(task, self.held.drafts(task))
 
-    def _clear(self, task: Task, drafts: Iterable[Draft]) -> list[Cleared]:
+    def _clear(self, task: LeasedTask, drafts: Iterable[Draft]) -> list[Cleared]:
         cleared, asked = [], {"party": task.job.requester, "job": task.job.id}
         for draft in drafts:
             if isinstance(draft.content, bytes):

@@ -15,9 +15,9 @@ import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from suture_contract.card import write_card
 from suture_contract.compatibility import describe_ensemble
@@ -28,7 +28,7 @@ from suture_contract.contributions import (
     Described,
     Matched,
 )
-from suture_contract.documents import CandidateId, CandidateSet, Evaluation, Report
+from suture_contract.documents import CandidateId, CandidateSet, Evaluation, FitDocument, Report
 from suture_contract.errors import SutureError
 from suture_contract.kinds import CANDIDATES, CARD, FILES, METADATA, MODEL, MOMENTS, REPORT, STITCHES
 from suture_contract.model.format import check_against, check_file
@@ -44,8 +44,8 @@ from suture_worker.leased_task import (
     ContributeSpec,
     EvaluateSpec,
     FitSpec,
+    LeasedTask,
     MatchSpec,
-    Task,
 )
 from suture_worker.rules.policy import METRICS, TOO_FEW
 
@@ -86,12 +86,6 @@ class _Closed(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class FitDocument(_Closed):
-    """What ends a fit, beside its files: the number of samples."""
-
-    n: Annotated[int, Field(ge=0)]
-
-
 class _ComposeDocument(_Closed):
     chosen: CandidateId
 
@@ -99,7 +93,7 @@ class _ComposeDocument(_Closed):
 _Document = TypeVar("_Document", bound=BaseModel)
 
 
-class Gate:
+class ReleaseCheck:
     """The site's limits: patients of a split and of a part of one (a class, say), decimals of measured numbers."""
 
     def __init__(self, *, min_samples: int, min_per_class: int, decimals: int) -> None:
@@ -107,7 +101,7 @@ class Gate:
         self._min_per_class = min_per_class
         self._decimals = decimals
 
-    def check(self, task: Task, folder: TaskFolder) -> list[Draft]:
+    def check(self, task: LeasedTask, folder: TaskFolder) -> list[Draft]:
         """Return all that a finished task sends, files first and its document last.
 
         Raises `SutureError` `outbox.refused` for anything that is not in order, and `policy.too_few_samples`.
@@ -150,7 +144,7 @@ class Gate:
         check_moments(path, described)
         return {MOMENTS: path}, _dump(document)
 
-    def fit(self, task: Task, spec: FitSpec, folder: TaskFolder) -> Released:
+    def fit(self, task: LeasedTask, spec: FitSpec, folder: TaskFolder) -> Released:
         """Return candidates and stitches."""
         document = _read(FitDocument, folder.results / DOCUMENT)
         candidates = _read(CandidateSet, folder.results / CANDIDATES)
@@ -225,7 +219,7 @@ class Gate:
         self._enough(content)
         return {}, self._rounded(content)
 
-    def composition(self, task: Task, spec: ComposeSpec, folder: TaskFolder) -> Released:
+    def composition(self, task: LeasedTask, spec: ComposeSpec, folder: TaskFolder) -> Released:
         """Return the model, and all that says what it is."""
         # All but the model follows from what the hub sent; made here, it can hold nothing from a child.
         document = _read(_ComposeDocument, folder.results / DOCUMENT)
@@ -318,7 +312,7 @@ def _counts(content: Any, depth: int = 0) -> Iterator[tuple[int, int]]:
             yield from _counts(value, depth + 1)
 
 
-def _labels(task: Task) -> tuple[str, ...]:
+def _labels(task: LeasedTask) -> tuple[str, ...]:
     """Return the labels of the ensemble: the members' labels, first seen first."""
     return tuple(dict.fromkeys(label for member in task.spec.members for label in member.metadata.labels or ()))
 
@@ -327,7 +321,7 @@ def _are_labels(indices: Iterable[str], labels: Sequence[str] | None) -> bool:
     return all(int(index) < len(labels or ()) for index in indices)
 
 
-def _members_match(task: Task, candidates: CandidateSet) -> None:
+def _members_match(task: LeasedTask, candidates: CandidateSet) -> None:
     refs = tuple(member.ref for member in task.spec.members)
     _expect(candidates.members == refs, "candidates.members", "are not the members of the task")
     _expect(candidates.task == task.spec.members[0].metadata.task, "candidates.task", "is not that of the members")

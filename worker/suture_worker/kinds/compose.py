@@ -8,11 +8,11 @@ from typing import ClassVar
 from pydantic import BaseModel
 
 from suture_contract.kinds import MODEL
-from suture_worker.compute.assignment import Work
-from suture_worker.egress.release_check import Gate, Released
+from suture_worker.compute.assignment import TaskWork
+from suture_worker.egress.release_check import ReleaseCheck, Released
 from suture_worker.folder import TaskFolder
 from suture_worker.kinds.kind import TaskKind
-from suture_worker.leased_task import ComposeSpec, FileRef, Task
+from suture_worker.leased_task import ComposeSpec, FileRef, LeasedTask
 
 
 class Compose(TaskKind):
@@ -27,7 +27,7 @@ class Compose(TaskKind):
         """The fitted candidates."""
         return spec.candidates.files
 
-    def do(self, work: Work, spec: ComposeSpec) -> None:
+    def do(self, work: TaskWork, spec: ComposeSpec) -> None:
         """Compose as all evaluations say."""
         from suture_stitching.ensemble.compose import compose
         from suture_stitching.ensemble.fitted import FitResult
@@ -41,7 +41,7 @@ class Compose(TaskKind):
         save(composed.graph, composed.tensors, work.folder.results / MODEL)
         work.finish({"chosen": choice.chosen})
 
-    def released(self, gate: Gate, task: Task, spec: ComposeSpec, folder: TaskFolder) -> Released:
+    def released(self, gate: ReleaseCheck, task: LeasedTask, spec: ComposeSpec, folder: TaskFolder) -> Released:
         """The model, and what the gate makes of what the hub has sent."""
         return gate.composition(task, spec, folder)
 

@@ -10,11 +10,11 @@ from pydantic import BaseModel
 from suture_contract.contributions import ContributionDocument
 from suture_contract.kinds import MOMENTS
 from suture_worker.compute import contributing
-from suture_worker.compute.assignment import Work
-from suture_worker.egress.release_check import Gate, Released
+from suture_worker.compute.assignment import TaskWork
+from suture_worker.egress.release_check import ReleaseCheck, Released
 from suture_worker.folder import TaskFolder
 from suture_worker.kinds.kind import TaskKind
-from suture_worker.leased_task import ContributeSpec, Task
+from suture_worker.leased_task import ContributeSpec, LeasedTask
 from suture_worker.rules.inbox import Estimate
 
 
@@ -51,11 +51,11 @@ class Contribute(TaskKind):
             numbers += 2 * len(grids) * (widths[-1] + widths[-1] * (widths[-1] + 1) // 2)
         return {"features": widths, "numbers": numbers}
 
-    def do(self, work: Work, spec: ContributeSpec) -> None:
+    def do(self, work: TaskWork, spec: ContributeSpec) -> None:
         """Sum up, and add the noise that the rule asks for."""
         contributing.contribute(spec, work.members, work.dataset, work.folder, work.run, work.report)
 
-    def released(self, gate: Gate, task: Task, spec: ContributeSpec, folder: TaskFolder) -> Released:
+    def released(self, gate: ReleaseCheck, task: LeasedTask, spec: ContributeSpec, folder: TaskFolder) -> Released:
         """The moments that were asked for, under the terms of the rule."""
         return gate.contribution(spec, folder)
 

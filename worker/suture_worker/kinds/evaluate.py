@@ -11,12 +11,12 @@ from pydantic import BaseModel
 from suture_contract.documents import Evaluation
 from suture_contract.kinds import CANDIDATES
 from suture_worker import files
-from suture_worker.compute.assignment import Work
+from suture_worker.compute.assignment import TaskWork
 from suture_worker.compute.shards import ShareFolder
-from suture_worker.egress.release_check import Gate, Released
+from suture_worker.egress.release_check import ReleaseCheck, Released
 from suture_worker.folder import DOCUMENT, TaskFolder
 from suture_worker.kinds.kind import TaskKind
-from suture_worker.leased_task import EvaluateSpec, FileRef, Task
+from suture_worker.leased_task import EvaluateSpec, FileRef, LeasedTask
 
 
 class Evaluate(TaskKind):
@@ -42,7 +42,7 @@ class Evaluate(TaskKind):
         """One pass over the data."""
         return ("evaluate",)
 
-    def do(self, work: Work, spec: EvaluateSpec) -> None:
+    def do(self, work: TaskWork, spec: EvaluateSpec) -> None:
         """Measure, or do a share of it."""
         from suture_stitching.ensemble.fitted import FitResult
         from suture_stitching.evaluation.evaluate import evaluate, evaluate_share
@@ -73,7 +73,7 @@ class Evaluate(TaskKind):
         )
         files.write(folder.results / DOCUMENT, evaluation.model_dump_json(by_alias=True))
 
-    def released(self, gate: Gate, task: Task, spec: EvaluateSpec, folder: TaskFolder) -> Released:
+    def released(self, gate: ReleaseCheck, task: LeasedTask, spec: EvaluateSpec, folder: TaskFolder) -> Released:
         """Bounded numbers about the candidates of the job."""
         return gate.evaluation(spec, folder)
 

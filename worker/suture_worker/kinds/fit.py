@@ -7,16 +7,16 @@ from typing import ClassVar
 
 from pydantic import BaseModel
 
-from suture_contract.documents import CandidateSet
+from suture_contract.documents import CandidateSet, FitDocument
 from suture_contract.fit_options import FitOptions
 from suture_contract.kinds import CANDIDATES, STITCHES, contributed_by
 from suture_worker.compute import contributing
-from suture_worker.compute.assignment import Work
+from suture_worker.compute.assignment import TaskWork
 from suture_worker.compute.shards import ShareFolder
-from suture_worker.egress.release_check import FitDocument, Gate, Released
+from suture_worker.egress.release_check import ReleaseCheck, Released
 from suture_worker.folder import TaskFolder
 from suture_worker.kinds.kind import TaskKind
-from suture_worker.leased_task import FileRef, FitSpec, Task
+from suture_worker.leased_task import FileRef, FitSpec, LeasedTask
 from suture_worker.rules.inbox import Estimate
 
 
@@ -39,7 +39,7 @@ class Fit(TaskKind):
         """Reading features, and refining."""
         return ("capture", "refine") if spec.options.get("refine", True) else ("capture",)
 
-    def do(self, work: Work, spec: FitSpec) -> None:
+    def do(self, work: TaskWork, spec: FitSpec) -> None:
         """Fit, or do a share of it."""
         from suture_stitching.fitting.fit import FitResult, fit, fit_share
 
@@ -81,7 +81,7 @@ class Fit(TaskKind):
         FitResult(candidates, fitted.stitches, fitted.input_shape).save(folder.results)
         work.finish({"n": fitted.candidates.n})
 
-    def released(self, gate: Gate, task: Task, spec: FitSpec, folder: TaskFolder) -> Released:
+    def released(self, gate: ReleaseCheck, task: LeasedTask, spec: FitSpec, folder: TaskFolder) -> Released:
         """Candidates and stitches of this task."""
         return gate.fit(task, spec, folder)
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel
 
-from suture_worker.compute.assignment import Work
+from suture_worker.compute.assignment import TaskWork
 from suture_worker.egress.described import leaves
-from suture_worker.egress.release_check import Gate, Released
+from suture_worker.egress.release_check import ReleaseCheck, Released
 from suture_worker.folder import TaskFolder, Terms
-from suture_worker.leased_task import Action, FileRef, Task, TaskSpec
+from suture_worker.leased_task import Action, FileRef, LeasedTask, TaskSpec
 from suture_worker.rules.inbox import Estimate
 
 if TYPE_CHECKING:
@@ -60,11 +60,11 @@ class TaskKind(ABC):
         return ()
 
     @abstractmethod
-    def do(self, work: Work, spec: Any) -> None:
+    def do(self, work: TaskWork, spec: Any) -> None:
         """Do the task, or the share of it that the folder is of; runs confined."""
 
     @abstractmethod
-    def released(self, gate: Gate, task: Task, spec: Any, folder: TaskFolder) -> Released:
+    def released(self, gate: ReleaseCheck, task: LeasedTask, spec: Any, folder: TaskFolder) -> Released:
         """Return the files and the document that may leave, checked; raises `SutureError` `outbox.refused`.
 
         The gate itself looks whether there are enough samples (`n`) behind the document.

@@ -9,11 +9,11 @@ from pydantic import BaseModel
 
 from suture_contract.contributions import Matched
 from suture_worker.compute import contributing
-from suture_worker.compute.assignment import Work
-from suture_worker.egress.release_check import Gate, Released
+from suture_worker.compute.assignment import TaskWork
+from suture_worker.egress.release_check import ReleaseCheck, Released
 from suture_worker.folder import TaskFolder
 from suture_worker.kinds.kind import TaskKind
-from suture_worker.leased_task import MatchSpec, Task
+from suture_worker.leased_task import LeasedTask, MatchSpec
 
 
 class Match(TaskKind):
@@ -23,11 +23,11 @@ class Match(TaskKind):
     action = "fit"
     documents: ClassVar[Mapping[str, type[BaseModel]]] = {"document": Matched}
 
-    def do(self, work: Work, spec: MatchSpec) -> None:
+    def do(self, work: TaskWork, spec: MatchSpec) -> None:
         """Look at the features of the training data."""
         contributing.match(spec, work.members, work.dataset, work.folder, work.run, work.report)
 
-    def released(self, gate: Gate, task: Task, spec: MatchSpec, folder: TaskFolder) -> Released:
+    def released(self, gate: ReleaseCheck, task: LeasedTask, spec: MatchSpec, folder: TaskFolder) -> Released:
         """Places of members that there are, with bounded norms."""
         return gate.match(spec, folder)
 

@@ -15,7 +15,7 @@ from suture_contract.model.format import check_file
 from suture_worker.config import Rule, SiteConfig, Version
 from suture_worker.leased_task import Action
 from suture_worker.rules.assurance import HOW, Assurance, assurance, in_words, lacking
-from suture_worker.rules.in_force import Rules, told
+from suture_worker.rules.in_force import RulesInForce, told
 from suture_worker.rules.inbox import Inbox
 from suture_worker.rules.ledger import Ledger
 from suture_worker.rules.policy import (
@@ -54,7 +54,7 @@ class Explanation(BaseModel):
     assurance: Assurance | None = None
     #: The site.toml that this is about, and the one that the running site goes by.
     version: Version | None = None
-    in_force: Rules | None = None
+    in_force: RulesInForce | None = None
 
 
 def explain(

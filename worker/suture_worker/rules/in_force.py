@@ -21,7 +21,7 @@ from suture_worker.rules.assurance import HOW, assurance, lacking
 log = structlog.get_logger(__name__)
 
 
-class Rules(BaseModel):
+class RulesInForce(BaseModel):
     """What a running site goes by, since when; `problem` says why it leases nothing."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -67,15 +67,15 @@ class InForce:
         """Write down what is in force, where that is not what is written there."""
         if problem == self._told or self._config.version is None:
             return
-        found = Rules(version=self._config.version, since=self._since, problem=problem)
+        found = RulesInForce(version=self._config.version, since=self._since, problem=problem)
         files.write(_file(self._config.state), found.model_dump_json(indent=1))
         self._told = problem
 
 
-def told(state: Path) -> Rules | None:
+def told(state: Path) -> RulesInForce | None:
     """Return what the site that keeps `state` went by when it last looked; None before its first start."""
     try:
-        return Rules.model_validate_json(_file(state).read_bytes())
+        return RulesInForce.model_validate_json(_file(state).read_bytes())
     except (OSError, ValidationError):
         return None
 

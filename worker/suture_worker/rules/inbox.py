@@ -22,7 +22,7 @@ from suture_contract.errors import SutureError
 from suture_contract.model.metadata import Name, Repo, Revision, Sha256
 from suture_worker import files
 from suture_worker.journal import Journal
-from suture_worker.leased_task import Action, Identifier, Task
+from suture_worker.leased_task import Action, Identifier, LeasedTask
 
 #: What a requester may be told instead of nothing, if the operator says so; the code is `policy.<word>`.
 Told = Literal["no_agreement", "not_now", "unsuitable_models", "unsuitable_data"]
@@ -78,7 +78,7 @@ class Request(_Closed):
     estimate: Estimate | None = None
 
 
-class Decision(_Closed):
+class InboxDecision(_Closed):
     """The operator's answer; `reason` stays here, `told` is what the requester may know."""
 
     digest: Sha256
@@ -117,7 +117,7 @@ class Inbox:
         """Put a question before the operator; an older one about the same task is replaced."""
         files.write(self._path(request.task, "request"), request.model_dump_json(indent=1))
 
-    def answer(self, task: Task, dataset: str) -> Decision | None:
+    def answer(self, task: LeasedTask, dataset: str) -> InboxDecision | None:
         """Return what was decided about exactly this task, by itself or by a standing approval; None so far."""
         decision = self._decision(task.id)
         if decision is not None and (decision.digest, decision.dataset) == (task.digest, dataset):
@@ -126,12 +126,12 @@ class Inbox:
         for rule in self.standing():
             if _key(rule) == (task.job.requester, task.action, dataset) and now < rule.until:
                 # Kept: what was begun is not asked about again when the standing approval ends.
-                decision = Decision(digest=task.digest, dataset=dataset, approved=True, by=rule.by, at=rule.at)
+                decision = InboxDecision(digest=task.digest, dataset=dataset, approved=True, by=rule.by, at=rule.at)
                 files.write(self._path(task.id, "decision"), decision.model_dump_json(indent=1))
                 return decision
         return None
 
-    def asked(self, task: Task, dataset: str) -> bool:
+    def asked(self, task: LeasedTask, dataset: str) -> bool:
         """Whether the operator has exactly this question."""
         try:
             request = self.request(task.id)
@@ -159,7 +159,7 @@ class Inbox:
             hint = "`suture site inbox list` shows what is asked"
             raise SutureError("inbox.unknown", "nothing is asked about such a task", where=task_id, hint=hint) from None
 
-    def decided(self, request: Request) -> Decision | None:
+    def decided(self, request: Request) -> InboxDecision | None:
         """Return the answer to this request, which the agent has not acted upon yet."""
         decision = self._decision(request.task)
         key = (request.digest, request.dataset)
@@ -173,13 +173,13 @@ class Inbox:
         reason: str | None = None,
         told: Told | None = None,
         remember_days: int | None = None,
-    ) -> Decision:
+    ) -> InboxDecision:
         """Write down the answer, with who gave it; the agent acts upon it soon. Raises `inbox.decided`."""
         if self.decided(request) is not None:
             raise SutureError("inbox.decided", "this was decided already", where=request.task)
         now = datetime.now(UTC)
         by = operator()
-        decision = Decision(
+        decision = InboxDecision(
             digest=request.digest,
             dataset=request.dataset,
             approved=approved,
@@ -232,9 +232,9 @@ class Inbox:
         finally:
             journal.close()
 
-    def _decision(self, task_id: str) -> Decision | None:
+    def _decision(self, task_id: str) -> InboxDecision | None:
         try:
-            return Decision.model_validate_json(self._path(task_id, "decision").read_bytes())
+            return InboxDecision.model_validate_json(self._path(task_id, "decision").read_bytes())
         except (FileNotFoundError, ValidationError):
             return None
 

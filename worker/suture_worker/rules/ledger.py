@@ -23,10 +23,10 @@ from suture_contract.errors import SutureError
 from suture_contract.model.metadata import Name, Sha256
 from suture_worker.folder import Terms
 from suture_worker.journal import Journal, whole_lines
-from suture_worker.leased_task import Action, Identifier, Task
+from suture_worker.leased_task import Action, Identifier, LeasedTask
 
 
-class Entry(BaseModel):
+class LedgerEntry(BaseModel):
     """An evaluation or contribution that was begun; or, with `told`, what a result has spent of its job's account."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -45,7 +45,7 @@ class Entry(BaseModel):
     told: Sha256 | None = None
 
 
-def spent_by(task: Task) -> str:
+def spent_by(task: LeasedTask) -> str:
     """Return under which digest a task is entered."""
     if task.action == "contribute":
         return hashlib.sha256(f"{task.digest} {task.fence}".encode()).hexdigest()
@@ -82,12 +82,12 @@ class Ledger:
             for entry in self.entries()
         )
 
-    def charge(self, task: Task, dataset: str, terms: Terms | None = None) -> None:
+    def charge(self, task: LeasedTask, dataset: str, terms: Terms | None = None) -> None:
         """Enter the task, once, a contribution with what it spends; durable on return."""
         digest = spent_by(task)
         if any(entry.digest == digest and entry.told is None for entry in self.entries()):
             return
-        entry = Entry(
+        entry = LedgerEntry(
             time=datetime.now(UTC),
             task=task.id,
             digest=digest,
@@ -99,7 +99,7 @@ class Ledger:
         )
         self._append(entry)
 
-    def spend(self, task: Task, dataset: str, terms: Terms, told: str) -> None:
+    def spend(self, task: LeasedTask, dataset: str, terms: Terms, told: str) -> None:
         """Enter what the result with the digest `told` spends of its job's account; durable on return.
 
         Raises `SutureError` `ledger.spent` where the account does not hold so much any more: another result of the
@@ -116,7 +116,7 @@ class Ledger:
         if sum(entry.share or 0.0 for entry in spent) + terms.share > 1 + 1e-9:
             raise SutureError("ledger.spent", "the job's account of noise is spent", where=task.id)
         self._append(
-            Entry(
+            LedgerEntry(
                 time=datetime.now(UTC),
                 task=task.id,
                 digest=task.digest,
@@ -131,19 +131,19 @@ class Ledger:
             )
         )
 
-    def _append(self, entry: Entry) -> None:
+    def _append(self, entry: LedgerEntry) -> None:
         journal = Journal(self.path)
         try:
             journal.append(entry.model_dump_json(exclude_none=True).encode())
         finally:
             journal.close()
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[LedgerEntry]:
         """Return all entries, oldest first."""
         found = []
         for number, line in enumerate(whole_lines(self.path), start=1):
             try:
-                found.append(Entry.model_validate_json(line))
+                found.append(LedgerEntry.model_validate_json(line))
             except ValidationError:
                 raise SutureError(
                     "ledger.damaged",

@@ -17,7 +17,7 @@ from suture_contract.naming import alike, spelt
 from suture_stitching.data.spec import DatasetSpec
 from suture_worker.config import Rule, SiteConfig
 from suture_worker.folder import Terms
-from suture_worker.leased_task import Action, LeasedMember, Task
+from suture_worker.leased_task import Action, LeasedMember, LeasedTask
 from suture_worker.rules.assurance import assurance, share_of, trusted
 
 DENIED, UNKNOWN = "policy.denied", "dataset.unknown"
@@ -79,7 +79,7 @@ class Asked:
 
 
 def decide(
-    task: Task,
+    task: LeasedTask,
     config: SiteConfig,
     *,
     used: Callable[[str, str], int] = lambda _party, _dataset: 0,
@@ -98,7 +98,7 @@ def decide(
     return decision
 
 
-def _on_which(task: Task, asked: Asked, config: SiteConfig) -> Allow | Decline:
+def _on_which(task: LeasedTask, asked: Asked, config: SiteConfig) -> Allow | Decline:
     offered = offers(asked, config)
     if not offered:
         return Decline(DENIED, f"no rule lets {asked.party} {asked.action} here")
@@ -120,7 +120,7 @@ def _on_which(task: Task, asked: Asked, config: SiteConfig) -> Allow | Decline:
 
 
 def asked_by(
-    task: Task,
+    task: LeasedTask,
     *,
     used: Callable[[str, str], int] = lambda _party, _dataset: 0,
     operators: tuple[frozenset[str], ...] | None = None,

@@ -20,7 +20,7 @@ from suture_service.errors import Unauthorized, Unavailable
 from suture_service.hf.routing import Namespace, RepoName, base_url, hub_router
 from suture_service.hf.service import own_repo
 from suture_service.hf.xet import service
-from suture_service.hf.xet.format import MAX_XORB, XORB_LIMIT, File
+from suture_service.hf.xet.format import MAX_XORB, XORB_LIMIT, XetFile
 from suture_service.hub import HubDep
 from suture_service.observe import allow_body
 from suture_service.tables import XetEpoch
@@ -75,7 +75,7 @@ async def receive_shard(hub: HubDep, epoch: EpochDep, request: Request) -> dict[
     """Put together and store the files that a shard lists; older clients."""
     allow_body(request, MAX_XORB)
     files = await service.receive_shard(hub, request.stream())
-    await service.store_files(hub, epoch, files, service.Progress())
+    await service.store_files(hub, epoch, files, service.UploadProgress())
     return {"result": 1}
 
 
@@ -92,8 +92,8 @@ async def telemetry() -> None:
     """Discard a client's statistics of its uploads."""
 
 
-async def _telling(hub: HubDep, epoch: XetEpoch, files: list[File]) -> AsyncIterator[str]:
-    progress, scope = service.Progress(), anyio.CancelScope()
+async def _telling(hub: HubDep, epoch: XetEpoch, files: list[XetFile]) -> AsyncIterator[str]:
+    progress, scope = service.UploadProgress(), anyio.CancelScope()
 
     async def store() -> None:
         with scope:

@@ -148,7 +148,7 @@ class Term:
 
 
 @dataclass(frozen=True)
-class File:
+class XetFile:
     """A file that a shard lists: its digest and size in bytes, and the terms it consists of."""
 
     sha256: str
@@ -161,7 +161,7 @@ class File:
             yield Term(hash_text(xorb), length, first, end)
 
 
-def parse_files(shard: bytes | bytearray, *, limit: int) -> list[File]:
+def parse_files(shard: bytes | bytearray, *, limit: int) -> list[XetFile]:
     """Return the files a shard lists; `shard` may end anywhere after the list of files.
 
     Raises `Malformed` (`shard.malformed`), and `TooLarge` where all files together have more than `limit` bytes.
@@ -169,7 +169,7 @@ def parse_files(shard: bytes | bytearray, *, limit: int) -> list[File]:
     if not shard.startswith(_SHARD_TAG) or len(shard) < _SHARD_HEADER:
         _bad_shard("this is no shard")
     content, at, total = memoryview(shard), _SHARD_HEADER, 0
-    files: list[File] = []
+    files: list[XetFile] = []
     while True:
         name, flags, count = _FILE.unpack(_take(content, at, _RECORD))
         at += _RECORD
@@ -190,7 +190,7 @@ def parse_files(shard: bytes | bytearray, *, limit: int) -> list[File]:
         total += size
         if total > limit:
             _too_large(f"its files have more than the {limit} bytes this hub takes", "ask the operator for more")
-        files.append(File(hash_text(digest), size, records))
+        files.append(XetFile(hash_text(digest), size, records))
 
 
 def hash_text(digest: bytes) -> str:

@@ -30,9 +30,9 @@ from suture_service.hf.errors import WrongAddress
 from suture_service.hf.service import note_received
 from suture_service.hf.signing import seal, unseal
 from suture_service.hf.xet import repository
-from suture_service.hf.xet.format import FILES_LIMIT, XORB_LIMIT, File, LayoutReader, parse_files
+from suture_service.hf.xet.format import FILES_LIMIT, XORB_LIMIT, LayoutReader, XetFile, parse_files
 from suture_service.hf.xet.rebuild import Xorb, rebuild
-from suture_service.hub import Hub
+from suture_service.hub import HubContext
 from suture_service.models.quota import check_pieces, take_room
 from suture_service.storage import BlobStore
 from suture_service.tables import Model, XetEpoch, XetXorb
@@ -61,13 +61,13 @@ class Permit:
 
 
 @dataclass
-class Progress:
+class UploadProgress:
     """How many files of a shard are stored."""
 
     done: int = 0
 
 
-def permit(hub: Hub, session: Session, caller: Caller, model: Model) -> Permit:
+def permit(hub: HubContext, session: Session, caller: Caller, model: Model) -> Permit:
     """Let a caller send files to an own repository today."""
     now = hub.now()
     repository.lock_model(session, model.id)
@@ -81,7 +81,7 @@ def permit(hub: Hub, session: Session, caller: Caller, model: Model) -> Permit:
     return Permit(epoch.id, seal(hub, _PURPOSE, content, TOKEN_LASTS), now + TOKEN_LASTS)
 
 
-def admit(hub: Hub, session: Session, epoch_id: str, token: str) -> XetEpoch:
+def admit(hub: HubContext, session: Session, epoch_id: str, token: str) -> XetEpoch:
     """Return the epoch that a token opens; raises `WrongAddress` for every other, and for one that is over."""
     content = unseal(hub, _PURPOSE, token)
     now = hub.now()
@@ -91,7 +91,7 @@ def admit(hub: Hub, session: Session, epoch_id: str, token: str) -> XetEpoch:
     return epoch
 
 
-async def receive_xorb(hub: Hub, epoch: XetEpoch, name: str, body: AsyncIterator[bytes]) -> bool:
+async def receive_xorb(hub: HubContext, epoch: XetEpoch, name: str, body: AsyncIterator[bytes]) -> bool:
     """Store a xorb; return whether it is new. Raises `Malformed` or `TooLarge`."""
     reader = LayoutReader()
     limit = hub.settings.max_party_bytes
@@ -114,7 +114,7 @@ async def receive_xorb(hub: Hub, epoch: XetEpoch, name: str, body: AsyncIterator
     return True
 
 
-async def receive_shard(hub: Hub, body: AsyncIterator[bytes]) -> list[File]:
+async def receive_shard(hub: HubContext, body: AsyncIterator[bytes]) -> list[XetFile]:
     """Return the files a shard lists; what follows them in it is not kept."""
     shard = bytearray()
     async for chunk in body:
@@ -122,7 +122,7 @@ async def receive_shard(hub: Hub, body: AsyncIterator[bytes]) -> list[File]:
     return await run_sync(lambda: parse_files(shard, limit=hub.settings.max_model_bytes))
 
 
-async def store_files(hub: Hub, epoch: XetEpoch, files: list[File], progress: Progress) -> None:
+async def store_files(hub: HubContext, epoch: XetEpoch, files: list[XetFile], progress: UploadProgress) -> None:
     """Put files together, one after another, and store them as sent for the repository.
 
     Raises `Malformed` where a file cannot be made of the epoch's xorbs, or has another sha256 than it claims, and
@@ -156,7 +156,7 @@ def sweep(database: Database, store: BlobStore, now: datetime) -> int:
     return store.sweep_pieces(now - EPOCH_LASTS)
 
 
-async def sweep_until_closing(hub: Hub) -> None:
+async def sweep_until_closing(hub: HubContext) -> None:
     """Sweep every hour until the hub stops; an error is logged, and the next round tries again."""
     while not hub.closing.is_set():
         try:
@@ -167,7 +167,7 @@ async def sweep_until_closing(hub: Hub) -> None:
             await asyncio.wait_for(hub.closing.wait(), _SWEEP_SECONDS)
 
 
-async def _note(hub: Hub, epoch: XetEpoch, file: File) -> None:
+async def _note(hub: HubContext, epoch: XetEpoch, file: XetFile) -> None:
     def note(session: Session) -> None:
         note_received(session, epoch.model_id, file.sha256, file.size, hub.now())
 
