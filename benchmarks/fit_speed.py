@@ -31,12 +31,12 @@ from suture_stitching.features.moments import Moments, rows, to_grid
 from suture_stitching.features.points import StitchPoint
 from suture_stitching.fitting.reading import Reader, columns, read
 from suture_stitching.fitting.solve import Source, explained_variance
+from suture_stitching.objectives import objective_of
 from suture_stitching.portable.runtime import PortableModel
 from suture_stitching.running.checkpoint import Checkpoint
 from suture_stitching.running.device import Runner
 from suture_stitching.running.progress import ignore
 from suture_stitching.running.tracker import Tracker
-from suture_stitching.tasks import task_of
 
 FASTER, SAMPLES, RATE = 20.0, 16_384, 1e-2
 #: Explained variances that differ by no more are equal: the next digits are those of the held-out images.
@@ -72,7 +72,7 @@ def prepare(nets: Sequence[nn.Module], dataset: ArrayDataset, device: str) -> Ta
     members = [as_member(net, dataset, f"m{index}", index) for index, net in enumerate(nets)]
     points = [_blocks(member.points(dataset.input_shape)) for member in members]
     groups = [dict(enumerate(pair)) for pair in zip(*points, strict=True)]
-    merge = Merge(members, task_of([member.metadata for member in members], dataset.labels))
+    merge = Merge(members, objective_of([member.metadata for member in members], dataset.labels))
     refs = tuple(merge.point(merge.native, m, point) for group in groups for m, point in group.items())
     return Task(members, groups, dataset, merge, PortableModel(merge.graph(refs), merge.tensors).to(device), device)
 

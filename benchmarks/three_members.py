@@ -34,7 +34,7 @@ from suture_stitching.features.points import StitchPoint
 from suture_stitching.fitting import fit as fitting
 from suture_stitching.fitting import plans
 from suture_stitching.fitting.fit import FitOptions, fit
-from suture_stitching.matching.match import Group, match
+from suture_stitching.matching.match import MatchedPoints, match
 
 PARTIES = ("north", "south", "east")
 #: Whose digits are whose; a party has so much of its own, and the others share the rest.
@@ -64,14 +64,14 @@ def parties(seed: int) -> list[ArrayDataset]:
     ]
 
 
-def with_pairs(points: Sequence[Sequence[StitchPoint]], cka: Tensor) -> list[Group]:
+def with_pairs(points: Sequence[Sequence[StitchPoint]], cka: Tensor) -> list[MatchedPoints]:
     """Return every pair's own last matches, then those that `match` finds."""
     starts = torch.tensor([0, *(len(own) for own in points)]).cumsum(0).tolist()
     found = []
     for pair in combinations(range(len(points)), 2):
         index = torch.tensor([i for member in pair for i in range(starts[member], starts[member + 1])])
         own = match([points[member] for member in pair], cka[index][:, index])
-        found += [Group({pair[k]: i for k, i in group.points.items()}, 1.0) for group in own[-PAIRS:]]
+        found += [MatchedPoints({pair[k]: i for k, i in group.points.items()}, 1.0) for group in own[-PAIRS:]]
     return [*found, *match(points, cka)]
 
 

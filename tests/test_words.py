@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections import defaultdict
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -56,3 +57,69 @@ def test_the_words_that_are_said_are_in_the_table():
 
 def test_a_word_within_a_name_is_seen():
     assert words("_old_ParcelOf") == ["old", "parcel", "of"]
+
+
+#: Public classes of one name in two packages, which are two sides of one thing or wait for a name of their own.
+#: None may be added.
+DOUBLED = frozenset(
+    [
+        "AccessRequest",
+        "Child",
+        "Compose",
+        "ComposeSpec",
+        "Conflict",
+        "Contribute",
+        "ContributeSpec",
+        "Contributed",
+        "Contribution",
+        "Decision",
+        "Entry",
+        "Evaluate",
+        "EvaluateSpec",
+        "Event",
+        "File",
+        "Fit",
+        "FitDocument",
+        "FitSpec",
+        "Gate",
+        "Heartbeat",
+        "Hub",
+        "HubError",
+        "Input",
+        "Job",
+        "JobError",
+        "JobRef",
+        "Layout",
+        "Limits",
+        "Match",
+        "MatchSpec",
+        "Member",
+        "Model",
+        "NotFound",
+        "Outcome",
+        "Part",
+        "Place",
+        "Progress",
+        "Ref",
+        "ResidualNetwork",
+        "Result",
+        "Revision",
+        "Rules",
+        "SiteState",
+        "Task",
+        "TaskKind",
+        "Unavailable",
+        "Work",
+    ]
+)
+
+
+def test_no_two_classes_have_one_name():
+    places = defaultdict(list)
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                    places[node.name].append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    doubled = {name: where for name, where in places.items() if len(where) > 1 and name not in DOUBLED}
+    assert not doubled, "\n".join(f"{name}: {', '.join(where)}" for name, where in doubled.items())

@@ -15,8 +15,8 @@ from suture_stitching.ensemble.merge import GateTensors, Join, Merge
 from suture_stitching.ensemble.ood_gate import Whitening
 from suture_stitching.features.moments import channels_second, rows, to_grid
 from suture_stitching.features.points import StitchPoint
+from suture_stitching.objectives import objective_of
 from suture_stitching.portable.runtime import PortableModel
-from suture_stitching.tasks import task_of
 
 
 def _random(points: dict[int, StitchPoint], seed: int = 0) -> tuple[dict[tuple[int, int], tuple[str, str]], dict]:
@@ -93,7 +93,7 @@ def pair(tmp_path: Path) -> list[Member]:
 
 @pytest.mark.parametrize("alpha", [0.25, 0.5, 1.0])
 def test_any_two_points_merge_like_the_pieces(pair: list[Member], alpha: float) -> None:
-    task = task_of([m.metadata for m in pair], ())
+    task = objective_of([m.metadata for m in pair], ())
     x = torch.randn(5, *SHAPE)
     tried = set()
     for first in _points(*pair)[0]:
@@ -125,7 +125,7 @@ def test_token_sequences_and_three_members(tmp_path: Path) -> None:
     for chosen, at in cases:
         join = Join(dict(enumerate(at)), 0.5, _random(dict(enumerate(at)))[0])
         tensors = _random(dict(enumerate(at)))[1]
-        merge = Merge(chosen, task_of([m.metadata for m in chosen], ()), tensors)
+        merge = Merge(chosen, objective_of([m.metadata for m in chosen], ()), tensors)
         merged = _run(merge, merge.ensemble(merge.join([join])), x)
         pieces = _piecewise(chosen, join, tensors, x, torch.full((3,), 0.5))
         assert torch.allclose(merged, torch.stack([p.softmax(1) for p in pieces]).mean(0), atol=1e-5)
@@ -140,7 +140,7 @@ def test_free_sizes_follow_the_input(tmp_path: Path) -> None:
     big, small = own[0][0], next(p for p in own[1] if p.shape[1:] == (2, 2))
     points = {0: big, 1: small}
     names, tensors = _random(points)
-    merge = Merge(members, task_of([m.metadata for m in members], ()), tensors)
+    merge = Merge(members, objective_of([m.metadata for m in members], ()), tensors)
     model = PortableModel(merge.graph(merge.ensemble(merge.join([Join(points, 0.5, names)]))), merge.tensors)
     for size in (8, 16):
         x = torch.randn(2, 2, size, size)
@@ -157,7 +157,7 @@ def test_free_sizes_follow_the_input(tmp_path: Path) -> None:
 
 def test_identity_stitches_reproduce_the_members(tmp_path: Path) -> None:
     twins = [member(plain(), tmp_path, seed=1), member(plain(), tmp_path, "south/net", seed=1)]
-    task = task_of([m.metadata for m in twins], ())
+    task = objective_of([m.metadata for m in twins], ())
     x = torch.randn(4, *SHAPE)
     for index, point in enumerate(twins[0].points(SHAPE)):
         points = {0: point, 1: twins[1].points(SHAPE)[index]}
@@ -175,7 +175,7 @@ def test_weight_zero_is_the_plain_ensemble(pair: list[Member]) -> None:
     first, second = _points(*pair)
     points = {0: first[-1], 1: second[-1]}
     names, tensors = _random(points)
-    merge = Merge(pair, task_of([m.metadata for m in pair], ()), tensors)
+    merge = Merge(pair, objective_of([m.metadata for m in pair], ()), tensors)
     x = torch.randn(6, *SHAPE)
     stitched = _run(merge, merge.ensemble(merge.join([Join(points, 0.0, names)])), x)
     ensemble = _run(merge, merge.ensemble(merge.native), x)
@@ -188,7 +188,7 @@ def test_members_run_once_for_all_candidates(pair: list[Member]) -> None:
     first, second = _points(*pair)
     points = {0: first[-1], 1: second[-1]}
     names, tensors = _random(points)
-    merge = Merge(pair, task_of([m.metadata for m in pair], ()), tensors)
+    merge = Merge(pair, objective_of([m.metadata for m in pair], ()), tensors)
     native = len(merge.graph(()).nodes)
     merge.join([Join(points, 0.25, names)])
     once = len(merge.graph(()).nodes)
@@ -205,7 +205,7 @@ def test_labels_are_averaged_by_name(tmp_path: Path) -> None:
         member(plain(), tmp_path, labels=("a", "b", "c"), seed=1),
         member(deep(), tmp_path, "south/net", labels=("c", "d", "a"), seed=2),
     ]
-    task = task_of([m.metadata for m in members], ())
+    task = objective_of([m.metadata for m in members], ())
     merge = Merge(members, task)
     x = torch.randn(4, *SHAPE)
     merged = _run(merge, (merge.ensemble(merge.native), merge.ensemble(merge.native, [1])), x)
@@ -225,7 +225,7 @@ def test_preprocessing_and_value_ranges_are_compiled_in(tmp_path: Path) -> None:
         member(plain(), tmp_path, seed=1, value_range=(0.0, 1.0), preprocessing=normal),
         member(deep(), tmp_path, "south/net", seed=2, value_range=(-10.0, 10.0)),
     ]
-    merge = Merge(members, task_of([m.metadata for m in members], ()))
+    merge = Merge(members, objective_of([m.metadata for m in members], ()))
     x = torch.rand(4, *SHAPE)
     merged = _run(merge, merge.ensemble(merge.native), x)
     mean, std = (torch.tensor(normal[k]).reshape(1, 2, 1, 1) for k in ("mean", "std"))
@@ -255,7 +255,7 @@ def test_gate_opens_for_the_near_and_closes_for_the_far(pair: list[Member], kind
     near, far = distance.quantile(0.3).item(), distance.quantile(0.7).item()
     gate = GateTensors(points, "g.weight", "g.bias", near, far)
     join = Join(points, 0.5, names)
-    merge = Merge(pair, task_of([m.metadata for m in pair], ()), tensors)
+    merge = Merge(pair, objective_of([m.metadata for m in pair], ()), tensors)
     found, merged = _run(merge, (merge.distance(gate), merge.candidate([join], gate)), x)
     assert torch.allclose(found.flatten(), distance, rtol=1e-4)
     opened = ((far - distance) / (far - near)).clamp(0, 1)
@@ -275,11 +275,11 @@ def test_two_matches_mix_in_order(pair: list[Member]) -> None:
         names = {key: tuple(f"j{number}.{name}" for name in own) for key, own in names.items()}
         tensors |= {f"j{number}.{name}": tensor for name, tensor in new.items()}
         joins.append(Join({0: one, 1: two}, 0.5, names))
-    merge = Merge(pair, task_of([m.metadata for m in pair], ()), tensors)
+    merge = Merge(pair, objective_of([m.metadata for m in pair], ()), tensors)
     x = torch.randn(4, *SHAPE)
     merged = _run(merge, merge.ensemble(merge.join(joins)), x)
     # Piece by piece: features at the second match, given what was mixed at the first.
-    single = Merge(pair, task_of([m.metadata for m in pair], ()), tensors)
+    single = Merge(pair, objective_of([m.metadata for m in pair], ()), tensors)
     values = single.join(joins[:1])
     refs = tuple(single.point(values, m, p) for m, p in joins[1].points.items())
     h = dict(enumerate(_run(single, refs, x)))
@@ -300,4 +300,4 @@ def test_slices_and_volumes_are_not_mixed(tmp_path: Path, pair: list[Member]) ->
         (type(read)((None, 2, 8, 8, 8), "float32"),), other.model.graph.nodes, other.model.graph.output
     )
     with pytest.raises(SutureError, match=r"north/net reads inputs with 2 spatial axes, east/net with 3"):
-        Merge([pair[0], other], task_of([m.metadata for m in pair], LABELS))
+        Merge([pair[0], other], objective_of([m.metadata for m in pair], LABELS))

@@ -21,9 +21,9 @@ from suture_stitching.ensemble.members import batches, input_shape, number_of_ba
 from suture_stitching.ensemble.merge import Join, Merge
 from suture_stitching.evaluation.evaluate import evaluate
 from suture_stitching.fitting.fit import FitOptions, FitResult, Member, fit
+from suture_stitching.objectives import objective_of
 from suture_stitching.portable.export import export
 from suture_stitching.portable.runtime import PortableModel, load, save
-from suture_stitching.tasks import task_of
 
 ABC = ("a", "b", "c")
 FINDINGS = ("one", "two", "three")
@@ -164,7 +164,7 @@ def member(net: Net, data: Dataset, folder: Path, index: int, steps: int = 50) -
         path = folder / f"{index}.safetensors"
         export(module.eval(), torch.rand(2, *net.shape), path)
         untrained = _member(net, module, path, data.task, index)
-        task = task_of([untrained.metadata], data.labels)
+        task = objective_of([untrained.metadata], data.labels)
         optimizer = torch.optim.Adam(module.parameters(), lr=1e-2)
         module.train()
         for step in range(steps):
@@ -403,7 +403,7 @@ def _same_when_composed(
         license="Apache-2.0",
     )
     check_against(check_file(path), metadata)
-    again, task = load(path), task_of([m.metadata for m in members], data.labels)
+    again, task = load(path), objective_of([m.metadata for m in members], data.labels)
     found = []
     for x, y in batches(members, data, "test", "cpu"):
         output = again(x)
@@ -519,7 +519,9 @@ def test_identity_stitches_between_twins_change_no_token(tmp_path: Path) -> None
     x = torch.rand(5, *GREY)
     for point in points:
         width = point.shape[0]
-        merge = Merge(twins, task_of([m.metadata for m in twins], ()), {"w": torch.eye(width), "b": torch.zeros(width)})
+        merge = Merge(
+            twins, objective_of([m.metadata for m in twins], ()), {"w": torch.eye(width), "b": torch.zeros(width)}
+        )
         join = Join({0: point, 1: point}, 0.5, {(0, 1): ("w", "b"), (1, 0): ("w", "b")})
         merged = PortableModel(merge.graph(merge.ensemble(merge.join([join]))), merge.tensors)(x)
         assert torch.allclose(merged, first.model(x).softmax(1), atol=1e-6)

@@ -11,11 +11,11 @@ from suture_stitching.features.moments import Moments, to_grid
 from suture_stitching.features.points import StitchPoint
 from suture_stitching.fitting.reading import POSITIONS, Reader, _positions, read, rows_of
 from suture_stitching.fitting.solve import Source
+from suture_stitching.objectives import objective_of
 from suture_stitching.running.checkpoint import Checkpoint
 from suture_stitching.running.device import Runner
 from suture_stitching.running.progress import ignore
 from suture_stitching.running.tracker import Tracker
-from suture_stitching.tasks import task_of
 
 
 @pytest.mark.parametrize("positions", [POSITIONS + 1, 256, 1024, 4096])
@@ -64,7 +64,7 @@ def test_matches_may_share_a_point(tmp_path: Path) -> None:
         member(plain(width=4), tmp_path, "east/net", seed=3),
     ]
     data = dataset()
-    merge = Merge(members, task_of([one.metadata for one in members], data.labels))
+    merge = Merge(members, objective_of([one.metadata for one in members], data.labels))
     last = {index: one.points(SHAPE)[-1] for index, one in enumerate(members)}
     groups = [{index: last[index] for index in (1, 2)}, last]
     reader = Reader(members, data, Runner(), seed=0)

@@ -11,8 +11,8 @@ from suture_contract.model.metadata import InputSpec, OutputSpec
 from suture_stitching.ensemble.fitted import FitResult
 from suture_stitching.ensemble.members import Member, shared_input
 from suture_stitching.ensemble.merge import Merge
+from suture_stitching.objectives import objective_of
 from suture_stitching.portable.runtime import PortableModel
-from suture_stitching.tasks import task_of
 
 
 def compose(members: Sequence[Member], fitted: FitResult, candidate_id: str) -> PortableModel:
@@ -21,7 +21,7 @@ def compose(members: Sequence[Member], fitted: FitResult, candidate_id: str) -> 
     Its output is that of the candidate evaluated piece by piece, to rounding. Write it with `portable.runtime.save`.
     Raises `SutureError` (`candidate.unknown`, `candidates.*`).
     """
-    merge = Merge(members, task_of([member.metadata for member in members], ()), fitted.stitches)
+    merge = Merge(members, objective_of([member.metadata for member in members], ()), fitted.stitches)
     (output,) = outputs_of(merge, fitted, [fitted.candidate(candidate_id)])
     graph = prune(merge.graph(output))
     named = {str(node.args[0]) for node in graph.nodes if node.op == TENSOR}

@@ -1,6 +1,6 @@
 """One graph out of several members: stitched at their matches, outputs averaged.
 
-    merge = Merge(members, task)
+    merge = Merge(members, objective)
     values = merge.join([join])                  # every node's value, with the members mixed at one match
     graph = merge.graph(merge.ensemble(values))
 
@@ -24,8 +24,8 @@ from suture_contract.model.graph import Node as GraphNode
 from suture_contract.model.graph_json import leaves
 from suture_stitching.ensemble.members import Member, shared_input
 from suture_stitching.features.points import StitchPoint
-from suture_stitching.tasks import Task
-from suture_stitching.tasks.classification import Labelled
+from suture_stitching.objectives import Objective
+from suture_stitching.objectives.classification import Labelled
 
 #: The values of a member's nodes, in the order of its own graph.
 Values = list[Ref]
@@ -61,10 +61,12 @@ class Join:
 class Merge:
     """A graph under construction. Tensors of member `m` are named `m<m>.<name>`, those of stitches `stitch.<name>`."""
 
-    def __init__(self, members: Sequence[Member], task: Task, stitches: Mapping[str, Tensor] | None = None) -> None:
+    def __init__(
+        self, members: Sequence[Member], objective: Objective, stitches: Mapping[str, Tensor] | None = None
+    ) -> None:
         self.members = members
         self.tensors: dict[str, Tensor] = {}
-        self._task = task
+        self._objective = objective
         self._stitches = stitches or {}
         self._members_tensors = [member.model.tensors for member in members]
         self._nodes: list[GraphNode] = []
@@ -134,9 +136,9 @@ class Merge:
         """Return the averaged output of `members` (default all): probabilities of the ensemble's labels, or values."""
         members = range(len(self.members)) if members is None else members
         outputs = [self._output(values, member) for member in members]
-        if not isinstance(self._task, Labelled):
+        if not isinstance(self._objective, Labelled):
             return self._mean(outputs)
-        own, space = self._task.space, self._task.space.labels
+        own, space = self._objective.space, self._objective.space.labels
         if self._know_the_same(members):
             return self._mean(outputs)
         knowing = own.knowing(members)
@@ -148,15 +150,15 @@ class Merge:
             name = f"labels.{member}." + "_".join(map(str, members))
             placed.append(self._affine(output, self._tensor(name, place), None, self._output_rank(member)))
         total = self._sum(placed)
-        if not self._task.exclusive or bool((knowing == knowing[0]).all()):
+        if not self._objective.exclusive or bool((knowing == knowing[0]).all()):
             return total
         return self._add("aten.div.Tensor", total, self._add("aten.sum.dim_IntList", total, (1,), True))
 
     def _know_the_same(self, members: Sequence[int]) -> bool:
         """Whether all of `members` give every label of the ensemble, in its order."""
-        assert isinstance(self._task, Labelled)
-        everything = tuple(range(len(self._task.space.labels)))
-        return all(self._task.space.columns[member] == everything for member in members)
+        assert isinstance(self._objective, Labelled)
+        everything = tuple(range(len(self._objective.space.labels)))
+        return all(self._objective.space.columns[member] == everything for member in members)
 
     def distance(self, gate: GateTensors) -> Ref:
         """Return how far each sample's native features are from what the gate knows, `(N, 1)`."""
@@ -263,8 +265,8 @@ class Merge:
         output = values[member][_only_output(self.members[member])]
         if graph.outputs and graph.outputs[0].dtype != "float32":
             output = self._add("aten.to.dtype", output, DType("float32"))
-        if isinstance(self._task, Labelled):
-            output = self._probabilities(output, member, self._task)
+        if isinstance(self._objective, Labelled):
+            output = self._probabilities(output, member, self._objective)
         if self._output_rank(member):
             read = self.members[member].input.spatial_shape
             given = graph.outputs[0].shape[2:] if graph.outputs else read
@@ -273,17 +275,17 @@ class Merge:
             output = self._at_size(output, sizes, self._shared.spatial_shape)
         return output
 
-    def _probabilities(self, output: Ref, member: int, task: Labelled) -> Ref:
+    def _probabilities(self, output: Ref, member: int, objective: Labelled) -> Ref:
         """Do to a member's output what `Labelled.probabilities` does."""
         logits = next(iter(self.members[member].metadata.outputs.values())).format == "logits"
-        if task.is_binary(member):
+        if objective.is_binary(member):
             if logits:
                 both = (self._add("aten.neg.default", output), output)
                 return self._add("aten.sigmoid.default", self._add("aten.cat.default", both, 1))
             return self._add("aten.cat.default", (self._add("aten.rsub.Scalar", output, 1), output), 1)
         if not logits:
             return output
-        if task.exclusive:
+        if objective.exclusive:
             return self._add("aten.softmax.int", output, 1)
         return self._add("aten.sigmoid.default", output)
 

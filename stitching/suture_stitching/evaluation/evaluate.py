@@ -31,12 +31,12 @@ from suture_stitching.ensemble.merge import Merge
 from suture_stitching.evaluation.bootstrap import intervals
 from suture_stitching.evaluation.patients import counted
 from suture_stitching.evaluation.private_scores import private_scores
+from suture_stitching.objectives import Objective, objective_of
 from suture_stitching.running.checkpoint import Checkpoint, Folder, digest_of, fingerprint
 from suture_stitching.running.device import Precision, Runner
 from suture_stitching.running.progress import OnProgress, ignore
 from suture_stitching.running.shards import Share, blocks
 from suture_stitching.running.tracker import Tracker
-from suture_stitching.tasks import Task, task_of
 
 #: On so many samples of the train split at most the own model is measured.
 _TRAINED = 1024
@@ -124,10 +124,10 @@ class _Evaluation:
         self._privacy, self._privacy_share = privacy, privacy_share
         check_inputs(members, dataset)
         self._members, self._fitted, self._dataset, self._runner = members, fitted, dataset, runner
-        self._task = task_of([member.metadata for member in members], dataset.labels, where=dataset.where)
+        self._objective = objective_of([member.metadata for member in members], dataset.labels, where=dataset.where)
         if privacy is not None:
             dataset.check_separate()
-        if privacy is not None and self._task.metric == "mae":
+        if privacy is not None and self._objective.metric == "mae":
             raise SutureError(
                 "privacy.metric",
                 "an error has no largest value, so no noise hides a single patient's",
@@ -146,13 +146,13 @@ class _Evaluation:
             settings |= {"privacy": privacy.model_dump(mode="json"), "share": privacy_share}
         key = "" if checkpoint is None else fingerprint("evaluate/2", members, dataset, settings)
         self._checkpoint = Checkpoint(checkpoint, key, shared=shared)
-        self._score = _scorer(members, self._task, fitted, runner, shape, window, fitted.candidates.candidates)
+        self._score = _scorer(members, self._objective, fitted, runner, shape, window, fitted.candidates.candidates)
 
     def run(self, own: int | None) -> Evaluation:
         tracker = Tracker(
             self._progress, {"evaluate": (sum(len(one) for of in self._blocks.values() for one in of), 1.0)}
         )
-        scores = _Scores(self._members, self._task, self._fitted, self._checkpoint, "scores", self._privacy)
+        scores = _Scores(self._members, self._objective, self._fitted, self._checkpoint, "scores", self._privacy)
         for split, every in self._blocks.items():
             tracker.skip("evaluate", scores.batches.get(split, 0))
             for index, block in enumerate(every):
@@ -180,8 +180,8 @@ class _Evaluation:
                 self._checkpoint,
             )
         return Evaluation(
-            metric=self._task.metric,
-            higher_is_better=self._task.higher_is_better,
+            metric=self._objective.metric,
+            higher_is_better=self._objective.higher_is_better,
             own=own,
             splits=found,
             training=None if own is None or self._privacy is not None else _declared(self._members[own], self._dataset),
@@ -195,7 +195,9 @@ class _Evaluation:
         if self._whole or not self._dataset.n("train"):
             return None
         candidates = self._fitted.candidates.candidates
-        score = _scorer(self._members, self._task, self._fitted, self._runner, self._shape, None, [candidates[own]])
+        score = _scorer(
+            self._members, self._objective, self._fitted, self._runner, self._shape, None, [candidates[own]]
+        )
         found: list[Tensor] = []
         for x, y in batches(self._members, self._dataset, "train", self._runner.device, seed=0):
             for scores, _, finite in self._runner.parts(score, x, y):
@@ -215,7 +217,7 @@ class _Evaluation:
         mine = [one for number, one in enumerate(every) if share.has(number)]
         tracker = Tracker(self._progress, {"evaluate": (sum(len(block) for _, _, block in mine), 1.0)})
         for split, index, block in mine:
-            scores = _Scores(self._members, self._task, self._fitted, self._checkpoint, _part(split, index))
+            scores = _Scores(self._members, self._objective, self._fitted, self._checkpoint, _part(split, index))
             done = scores.batches.get(split, 0)
             tracker.skip("evaluate", done)
             self._add(scores, split, range(block.start + done, block.stop), tracker)
@@ -260,7 +262,7 @@ def _settings(fitted: FitResult, runner: Runner) -> dict[str, Any]:
 
 def _scorer(
     members: Sequence[Member],
-    task: Task,
+    objective: Objective,
     fitted: FitResult,
     runner: Runner,
     shape: Sequence[int],
@@ -268,7 +270,7 @@ def _scorer(
     candidates: Sequence[Candidate],
 ) -> Callable[[Tensor, Tensor], _Scored]:
     """Return what scores a part of a batch with `candidates`."""
-    merge = Merge(members, task, fitted.stitches)
+    merge = Merge(members, objective, fitted.stitches)
     outputs = outputs_of(merge, fitted, candidates)
     model = runner.model(merge.graph(outputs), merge.tensors, shape)
     nodes = list(dict.fromkeys(output.node for output in outputs))
@@ -291,7 +293,7 @@ def _scorer(
             yield from zip(some, predict(values_of, x, window), strict=True)
 
     def score(x: Tensor, y: Tensor) -> _Scored:
-        found = {node: (*task.measure(output, y), torch.isfinite(output.sum())) for node, output in each(x)}
+        found = {node: (*objective.measure(output, y), torch.isfinite(output.sum())) for node, output in each(x)}
         scores, tallies, finite = zip(*(found[output.node] for output in outputs), strict=True)
         return torch.stack(scores), torch.stack(tallies), torch.stack(finite)
 
@@ -304,7 +306,7 @@ class _Scores:
     def __init__(
         self,
         members: Sequence[Member],
-        task: Task,
+        objective: Objective,
         fitted: FitResult,
         checkpoint: Checkpoint,
         name: str,
@@ -312,7 +314,7 @@ class _Scores:
     ) -> None:
         self._private = privacy is not None
         self._members, self._candidates, self._seed = members, fitted.candidates.candidates, fitted.candidates.seed
-        self._task, self._checkpoint, self._name = task, checkpoint, name
+        self._objective, self._checkpoint, self._name = objective, checkpoint, name
         part = checkpoint.load(name)
         self.batches: dict[str, int] = {} if part is None else dict(part.document)
         tensors = {} if part is None else part.tensors
@@ -362,7 +364,7 @@ class _Scores:
         n, ids = scores.shape[1], [candidate.id for candidate in self._candidates]
         plain = [index for index, one in enumerate(self._candidates) if one.kind in ("ensemble", "routed")]
         values = intervals(scores.numpy(), [*plain, *([] if own is None else [own])], seed=self._seed)
-        shares = [self._task.classes(tally) for tally in tallies]
+        shares = [self._objective.classes(tally) for tally in tallies]
         return SplitScores(
             n=n,
             scores={
@@ -370,7 +372,7 @@ class _Scores:
                     **value.model_dump(),
                     difference=None if own is None else differences[own],
                     against={ids[index]: differences[index] for index in plain if ids[index] != id},
-                    calibration=self._task.calibration(tally, n),
+                    calibration=self._objective.calibration(tally, n),
                 )
                 for id, (value, differences), tally in zip(ids, values, tallies, strict=True)
             },

@@ -38,12 +38,12 @@ from suture_stitching.ensemble.merge import Merge
 from suture_stitching.features.moments import Moments, rows
 from suture_stitching.features.points import StitchPoint
 from suture_stitching.fitting.carriers import groups_of, kept, screened, tallied
+from suture_stitching.objectives import objective_of
 from suture_stitching.portable.tensors import save_tensors
 from suture_stitching.privacy.account import noise_of
 from suture_stitching.privacy.scale import clipped
 from suture_stitching.running.device import Precision, Runner
 from suture_stitching.running.progress import OnProgress, Progress, ignore
-from suture_stitching.tasks import task_of
 
 Placement: TypeAlias = Mapping[MemberIndex, Point]
 #: Which placement, on the grid of which of its members' maps, of which split.
@@ -137,7 +137,7 @@ def contribute(
     `moments.clips`, and those of `fit`.
     """
     check_inputs(members, dataset)
-    task = task_of([member.metadata for member in members], dataset.labels, where=dataset.where)
+    objective = objective_of([member.metadata for member in members], dataset.labels, where=dataset.where)
     if small := next((split for split in SPLITS if dataset.patients(split) < min_patients), None):
         raise SutureError(
             "moments.too_few_samples",
@@ -150,7 +150,7 @@ def contribute(
         raise SutureError("moments.clips", f"{len(privacy.clips)} clips for {len(asked)} placements")
     shape = input_shape(members, dataset)
     groups = _groups(members, asked, shape)
-    runner, merge = Runner(device, precision), Merge(members, task)
+    runner, merge = Runner(device, precision), Merge(members, objective)
     refs = {(m, p.name): merge.point(merge.native, m, p).node for group in groups for m, p in group.items()}
     wanted = sorted(set(refs.values()))
     model = runner.model(merge.graph(tuple(map(Ref, wanted))), merge.tensors, shape)

@@ -34,7 +34,7 @@ from suture_stitching.features.moments import Moments
 from suture_stitching.fitting.carriers import rounded, screened
 from suture_stitching.fitting.contribute import Contribution
 from suture_stitching.fitting.plans import (
-    Plan,
+    CandidatePlan,
     affordable,
     by_promise,
     closed_forms,
@@ -58,17 +58,17 @@ from suture_stitching.fitting.reading import (
     read_stitched,
     shared_blocks,
 )
-from suture_stitching.fitting.refine import NOISE, Spread, Training, refine
+from suture_stitching.fitting.refine import NOISE, Spread, TrainingLength, refine
 from suture_stitching.fitting.solve import Source
 from suture_stitching.fitting.survey import survey, surveyed_batches
 from suture_stitching.matching.match import match
+from suture_stitching.objectives import objective_of
 from suture_stitching.privacy.account import Account
 from suture_stitching.running.checkpoint import Checkpoint, Folder, fingerprint
 from suture_stitching.running.device import Precision, Runner
 from suture_stitching.running.progress import OnProgress, ignore
 from suture_stitching.running.shards import ALL, Share
 from suture_stitching.running.tracker import Tracker
-from suture_stitching.tasks import task_of
 
 __all__ = ["FitOptions", "FitResult", "Member", "fit", "fit_share", "matches"]
 
@@ -133,7 +133,7 @@ def fit(
         Runner(device, precision),
         progress,
         checkpoint,
-        terms=Terms(own, privacy, share, min_patients),
+        terms=PatientTerms(own, privacy, share, min_patients),
     )
     for contribution in contributions:
         contribution.check_members(members)
@@ -169,7 +169,7 @@ def fit_share(
         checkpoint,
         step,
         share,
-        Terms(own, privacy, least=min_patients),
+        PatientTerms(own, privacy, least=min_patients),
     )
     work.run_share(step, share)
 
@@ -192,7 +192,7 @@ def matches(
 
 
 @dataclass(frozen=True)
-class Terms:
+class PatientTerms:
     """On what terms the requester's patients are looked at: see `fit`."""
 
     own: int | None = None
@@ -212,22 +212,22 @@ class _Fit:
         checkpoint: Folder | None,
         step: Step | Literal["match"] | None = None,
         share: Share = ALL,
-        terms: Terms = Terms(),  # it is frozen
+        terms: PatientTerms = PatientTerms(),  # it is frozen
     ) -> None:
         if len(members) < 2:
             raise SutureError("members.too_few", "a stitch needs at least two models")
         check_inputs(members, dataset)
         self._members, self._dataset, self._options, self._terms = members, dataset, options, terms
         self._reader = Reader(members, dataset, runner, options.seed, terms.own, terms.least)
-        self._task = task_of([member.metadata for member in members], dataset.labels, where=dataset.where)
+        self._objective = objective_of([member.metadata for member in members], dataset.labels, where=dataset.where)
         dataset.check_classes()
         if terms.privacy is not None:
             dataset.check_separate()
         self._shape = input_shape(members, dataset)
         self._points = [member.points(self._shape) for member in members]
-        self._merge = Merge(members, self._task)
+        self._merge = Merge(members, self._objective)
         self._batch = batch_size(dataset, self._shape)
-        self._training = Training.of(dataset, self._shape, options.refine_steps)
+        self._training = TrainingLength.of(dataset, self._shape, options.refine_steps)
         self._progress = Tracker(progress, self._steps(step, share))
         # How many candidates are refined is no part of it: those that were refined before are taken as they are.
         asked = options.model_dump(mode="json", exclude={"refine", "refine_candidates"})
@@ -252,7 +252,7 @@ class _Fit:
         if self._terms.privacy is not None:
             return self._run_privately(self._terms.privacy)
         groups, known = self._matches()
-        plans: list[Plan] = []
+        plans: list[CandidatePlan] = []
         if groups:
             self._expect(groups, contributions)
             reading = read(
@@ -273,16 +273,16 @@ class _Fit:
             chosen = self._to_refine(plans)
             plans += [self._refined(number, plan, number) for number, plan in enumerate(chosen)]
             plans = by_promise(plans, self._options.alphas, gates, self._home())
-            plans = affordable(plans, Merge(self._members, self._task, self._stitches), self._shape)
+            plans = affordable(plans, Merge(self._members, self._objective, self._stitches), self._shape)
             if weighed:
-                plans += affordable(weighed, Merge(self._members, self._task, self._stitches), self._shape)
+                plans += affordable(weighed, Merge(self._members, self._objective, self._stitches), self._shape)
             used = {name for plan in plans for name in plan.tensors()}
             self._stitches = {name: tensor for name, tensor in self._stitches.items() if name in used}
         self._progress.finish("fit")
         return FitResult(self._documents(plans), self._told(), self._shape)
 
     def _run_privately(self, privacy: Privacy) -> FitResult:
-        plans: list[Plan] = []
+        plans: list[CandidatePlan] = []
         if self._can_match:
             alike = torch.ones(sum(map(len, self._points)), sum(map(len, self._points)))
             groups = [self._of(group.points) for group in match(self._points, alike)]
@@ -295,7 +295,7 @@ class _Fit:
             self._stitches = dict(found.tensors)
             alphas = self._options.alphas
             plans = by_promise(closed_forms([found.join], alphas), alphas, found.gates, own or 0)
-            plans = affordable(plans, Merge(self._members, self._task, self._stitches), self._shape)
+            plans = affordable(plans, Merge(self._members, self._objective, self._stitches), self._shape)
             used = {name for plan in plans for name in plan.tensors()}
             self._stitches = {name: tensor for name, tensor in self._stitches.items() if name in used}
         self._progress.finish("fit")
@@ -369,7 +369,7 @@ class _Fit:
     def _stitch_cost(self, groups: Sequence[Points]) -> float:
         """Return what one of the stitches costs, on the average."""
         one = [_EIGEN * points[a].shape[0] ** 3 for points in groups for a in points for b in points if a != b]
-        return sum(one) / len(one) / (self._batch * price_of(Merge(self._members, self._task), self._shape))
+        return sum(one) / len(one) / (self._batch * price_of(Merge(self._members, self._objective), self._shape))
 
     @property
     def _can_match(self) -> bool:
@@ -443,7 +443,7 @@ class _Fit:
         self._r2[weight] = solution.r2
         return weight, bias
 
-    def _chain(self, groups: Sequence[Points], joins: Sequence[Join], reading: Reading) -> Plan:
+    def _chain(self, groups: Sequence[Points], joins: Sequence[Join], reading: Reading) -> CandidatePlan:
         """Return a candidate that mixes at the last two matches.
 
         The later stitches must work on features that went through the earlier ones too, so they are solved for on both
@@ -451,7 +451,7 @@ class _Fit:
         """
         middle, last = middle_of(self._options.alphas), len(joins) - 1
         first = replace(joins[-2], alpha=middle)
-        points, merge = groups[last], Merge(self._members, self._task, self._stitches)
+        points, merge = groups[last], Merge(self._members, self._objective, self._stitches)
         again = read_stitched(self._reader, merge, merge.join([first]), points, self._progress, self._checkpoint)
         own, names, keep = columns(points), {}, reading.keep[last]
         for (source, target), more in again.items():
@@ -465,21 +465,23 @@ class _Fit:
             keeps = (keep[source], keep[target])
             names[source, target] = self._solve(name, both[0], both[1], place[source], place[target], keeps)
         self._progress.end("double")
-        return Plan((first, Join(points, middle, names)))
+        return CandidatePlan((first, Join(points, middle, names)))
 
     def _joins(self, groups: Sequence[Points], reading: Reading) -> list[Join]:
         """Return each match with its stitches in closed form."""
         self._progress.end("solve")
         return [self._solved(index, group, reading) for index, group in enumerate(groups)]
 
-    def _closed(self, groups: Sequence[Points], joins: Sequence[Join], reading: Reading) -> list[Plan]:
+    def _closed(self, groups: Sequence[Points], joins: Sequence[Join], reading: Reading) -> list[CandidatePlan]:
         """Return all candidates whose stitches have a closed form."""
         plans = closed_forms(joins, self._options.alphas)
         if len(joins) > 1:
             plans.append(self._chain(groups, joins, reading))
         return plans
 
-    def _weighed(self, groups: Sequence[Points], reading: Reading, contributions: Sequence[Contribution]) -> list[Plan]:
+    def _weighed(
+        self, groups: Sequence[Points], reading: Reading, contributions: Sequence[Contribution]
+    ) -> list[CandidatePlan]:
         """Return closed forms from own moments and those of other parties, the most promising first.
 
         All parties that contributed count alike; what counts of them together is tried as `SHARES`.
@@ -497,17 +499,19 @@ class _Fit:
                         g: _screened(_together(own[g], [one[g] for one in given], share), keep, place) for g in grids
                     }
                     join = self._join(f"o{round(100 * share)}.p{index:02d}", points, joined, keep)
-                    plans += [Plan((replace(join, alpha=alpha),), others=share) for alpha in self._options.alphas]
+                    plans += [
+                        CandidatePlan((replace(join, alpha=alpha),), others=share) for alpha in self._options.alphas
+                    ]
         middle = middle_of(self._options.alphas)
         plans.reverse()  # late matches first
         return sorted(plans, key=lambda plan: (plan.joins[0].alpha != middle, plan.others != SHARES[0]))
 
-    def _to_refine(self, plans: Sequence[Plan]) -> list[Plan]:
+    def _to_refine(self, plans: Sequence[CandidatePlan]) -> list[CandidatePlan]:
         if not self._options.refine:
             return []
         return to_refine(plans, self._options.alphas, self._options.refine_candidates)
 
-    def _refined(self, number: int, plan: Plan, place: int) -> Plan:
+    def _refined(self, number: int, plan: CandidatePlan, place: int) -> CandidatePlan:
         """Return the refined copy of the candidate `number`, the one at `place` among those to be refined here."""
         part, described = f"refined-{number:02d}", _described(plan)
         rounds = self._training.rounds
@@ -519,7 +523,7 @@ class _Fit:
         else:
             new = refine(
                 self._members,
-                self._task,
+                self._objective,
                 plan.joins,
                 self._starts,
                 self._spreads,
@@ -557,11 +561,11 @@ class _Fit:
         runner, merge = self._reader.runner, self._merge
         outputs = tuple(merge.ensemble(merge.native, [member]) for member in everyone)
         model = runner.model(merge.graph(outputs), merge.tensors, self._shape)
-        sign, total, seen = 1 if self._task.higher_is_better else -1, torch.zeros(len(everyone)), 0
+        sign, total, seen = 1 if self._objective.higher_is_better else -1, torch.zeros(len(everyone)), 0
 
         def scores(x: Tensor, y: Tensor) -> Tensor:
             found = dict(runner.stream(model, [output.node for output in outputs], x))
-            return torch.stack([self._task.scores(found[output.node], y).sum() for output in outputs])
+            return torch.stack([self._objective.scores(found[output.node], y).sum() for output in outputs])
 
         for x, y in batches(self._members, self._dataset, "validation", runner.device, seed=self._options.seed):
             for own in runner.parts(scores, x, y):
@@ -571,7 +575,7 @@ class _Fit:
                 break
         return int(total.argmax())
 
-    def _documents(self, plans: Sequence[Plan]) -> CandidateSet:
+    def _documents(self, plans: Sequence[CandidatePlan]) -> CandidateSet:
         everyone = tuple(range(len(self._members)))
         candidates = [Candidate(id=_id(member), kind="single", members=(member,)) for member in everyone]
         candidates.append(Candidate(id=_id(len(candidates)), kind="ensemble", members=everyone))
@@ -591,7 +595,7 @@ class _Fit:
         return CandidateSet(
             task=self._members[0].metadata.task,
             members=tuple(member.ref for member in self._members),
-            labels=self._task.labels,
+            labels=self._objective.labels,
             n=self._dataset.n("train"),
             seed=self._options.seed,
             unstitched=None if plans else "no_match" if self._can_match else "no_points",
@@ -659,7 +663,7 @@ def _names(points: Points) -> dict[str, str]:
     return {str(member): point.name for member, point in sorted(points.items())}
 
 
-def _described(plan: Plan) -> list[Any]:
+def _described(plan: CandidatePlan) -> list[Any]:
     """Return where and how a plan mixes, as JSON."""
     return [[_names(join.points), join.alpha, sorted(map(list, join.stitches.values()))] for join in plan.joins]
 

@@ -21,7 +21,7 @@ MOVING, SCORING = 32, 512
 
 
 @dataclass(frozen=True)
-class Plan:
+class CandidatePlan:
     """A stitched or (without joins) a routed candidate before it has an id."""
 
     joins: tuple[Join, ...]
@@ -38,18 +38,18 @@ class Plan:
         if self.gate is not None:
             yield from (self.gate.weight, self.gate.bias)
 
-    def with_stitches(self, names: Mapping[str, str]) -> Plan:
+    def with_stitches(self, names: Mapping[str, str]) -> CandidatePlan:
         """Return the plan with refined stitches: `names` maps the tensors' old names to their new ones."""
         joins = tuple(
             replace(join, stitches={pair: (names[w], names[b]) for pair, (w, b) in join.stitches.items()})
             for join in self.joins
         )
-        return Plan(joins, self.gate, refined=True)
+        return CandidatePlan(joins, self.gate, refined=True)
 
 
-def closed_forms(joins: Sequence[Join], alphas: Sequence[float]) -> list[Plan]:
+def closed_forms(joins: Sequence[Join], alphas: Sequence[float]) -> list[CandidatePlan]:
     """Return every match with every mixing weight."""
-    return [Plan((replace(join, alpha=alpha),)) for join in joins for alpha in alphas]
+    return [CandidatePlan((replace(join, alpha=alpha),)) for join in joins for alpha in alphas]
 
 
 def middle_of(alphas: Sequence[float]) -> float:
@@ -57,8 +57,8 @@ def middle_of(alphas: Sequence[float]) -> float:
     return min(alphas, key=lambda alpha: abs(alpha - 0.5))
 
 
-def to_refine(plans: Sequence[Plan], alphas: Sequence[float], most: int) -> list[Plan]:
-    """Return the plans most worth training on the task, at most `most`, the most promising first.
+def to_refine(plans: Sequence[CandidatePlan], alphas: Sequence[float], most: int) -> list[CandidatePlan]:
+    """Return the plans most worth training on the objective, at most `most`, the most promising first.
 
     Late matches: there each member has done its own work undisturbed before anything is mixed, and little has to be
     computed again in every step. The last match alone, then the last two together, which can do more, then the one
@@ -95,8 +95,8 @@ def looks_of(points: Sequence[StitchPoint], last: StitchPoint | None) -> list[St
 
 
 def by_promise(
-    plans: Sequence[Plan], alphas: Sequence[float], gates: Sequence[Sequence[GateTensors]], home: int
-) -> list[Plan]:
+    plans: Sequence[CandidatePlan], alphas: Sequence[float], gates: Sequence[Sequence[GateTensors]], home: int
+) -> list[CandidatePlan]:
     """Return `plans` and gated copies of them, the most promising first.
 
     `gates` are those of each place, from the strictest to the most lenient; `home` is the member that is best at home
@@ -108,7 +108,7 @@ def by_promise(
     usual = [own[len(own) // 2] for own in gates]
     others = [gate for own in gates for gate in own if gate not in usual]
     first, second = refined[:2] or central[:2], refined[2:]
-    routed = [Plan((), replace(gate, withdraws=home)) for gate in [*usual, *others]]
+    routed = [CandidatePlan((), replace(gate, withdraws=home)) for gate in [*usual, *others]]
     return [
         *_both(first, usual[:1], home),
         *routed[: len(usual)],
@@ -123,19 +123,19 @@ def by_promise(
     ]
 
 
-def _both(plans: Sequence[Plan], gates: Sequence[GateTensors], home: int) -> list[Plan]:
+def _both(plans: Sequence[CandidatePlan], gates: Sequence[GateTensors], home: int) -> list[CandidatePlan]:
     """Return copies of `plans` with each gate: with the plain ensemble for unfamiliar samples, and without `home`."""
     kinds = [kind for gate in gates for kind in (gate, replace(gate, withdraws=home))]
     return [replace(plan, gate=kind) for kind in kinds for plan in plans if not _looks_behind(kind, plan)]
 
 
-def _looks_behind(gate: GateTensors, plan: Plan) -> bool:
+def _looks_behind(gate: GateTensors, plan: CandidatePlan) -> bool:
     """Whether a gate looks at what a plan has mixed already: the members would have to run a second time, unmixed."""
     first = plan.joins[0].points
     return any(member in first and point.node > first[member].node for member, point in gate.points.items())
 
 
-def affordable(plans: Sequence[Plan], merge: Merge, sizes: Sequence[int]) -> list[Plan]:
+def affordable(plans: Sequence[CandidatePlan], merge: Merge, sizes: Sequence[int]) -> list[CandidatePlan]:
     """Return of `plans`, the most promising first, what every party can be asked to evaluate; the simplest first.
 
     Together with the members themselves they cost at most `EVALUATION` times what the members cost, at inputs of
@@ -145,7 +145,7 @@ def affordable(plans: Sequence[Plan], merge: Merge, sizes: Sequence[int]) -> lis
     """
     graph, costs, width = _priced(merge, sizes)
     spent = base = sum(costs)
-    taken: list[Plan] = []
+    taken: list[CandidatePlan] = []
     known: list[tuple[tuple[Join, ...], GateTensors | None]] = []
     for plan in plans:
         # Whether a member withdraws changes nothing before the outputs.
@@ -163,7 +163,7 @@ def affordable(plans: Sequence[Plan], merge: Merge, sizes: Sequence[int]) -> lis
     return sorted([*taken, *left[: max(0, FEWEST - len(taken))]], key=_elaborate)
 
 
-def _elaborate(plan: Plan) -> tuple[bool, bool, bool, bool, int]:
+def _elaborate(plan: CandidatePlan) -> tuple[bool, bool, bool, bool, int]:
     withdraws = plan.gate is not None and plan.gate.withdraws is not None
     return bool(plan.joins), plan.gate is not None, withdraws, plan.refined, len(plan.joins)
 

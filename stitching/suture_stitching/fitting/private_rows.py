@@ -25,7 +25,7 @@ _SPLITS: tuple[Split, Split] = ("train", "validation")
 
 
 @dataclass(frozen=True)
-class Wanted:
+class WantedRows:
     """One thing to read of each sample: a member's features at `point`, brought to `grid`, in `projection` `(k, C)`."""
 
     member: int
@@ -43,7 +43,7 @@ class Rows:
     patients: int
 
 
-def read_rows(reader: Reader, merge: Merge, wanted: Sequence[Wanted], tracker: Tracker) -> Rows:
+def read_rows(reader: Reader, merge: Merge, wanted: Sequence[WantedRows], tracker: Tracker) -> Rows:
     """Return what is `wanted` of all training and validation samples.
 
     The models run on one sample at a time, since a network may mix those that it is given together. A row that is not
@@ -74,11 +74,11 @@ def read_rows(reader: Reader, merge: Merge, wanted: Sequence[Wanted], tracker: T
     return Rows([torch.cat(own) for own in found], weights, len(samples_of))
 
 
-def _width(one: Wanted) -> int:
+def _width(one: WantedRows) -> int:
     return one.point.shape[0] if one.projection is None else len(one.projection)
 
 
-def _reduced(feature: Tensor, one: Wanted, every: int) -> Tensor:
+def _reduced(feature: Tensor, one: WantedRows, every: int) -> Tensor:
     if one.grid:
         rows = rows_of(feature, one.grid, one.point)[:, ::every]
     else:
@@ -88,10 +88,10 @@ def _reduced(feature: Tensor, one: Wanted, every: int) -> Tensor:
     return torch.where(torch.isfinite(rows).all(2, keepdim=True), rows, 0.0)
 
 
-def wanted_of(points: Points, target: int, directions: int) -> Mapping[int, Wanted]:
+def wanted_of(points: Points, target: int, directions: int) -> Mapping[int, WantedRows]:
     """Return by member what a stitch to `target` is solved from: few directions of the others, all of the target."""
     grid = tuple(points[target].shape[1:])
     return {
-        member: Wanted(member, point, grid, None if member == target else projection(point.shape[0], directions))
+        member: WantedRows(member, point, grid, None if member == target else projection(point.shape[0], directions))
         for member, point in points.items()
     }

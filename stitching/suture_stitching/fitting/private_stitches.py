@@ -22,7 +22,7 @@ from torch import Tensor
 from suture_stitching.ensemble.merge import GateTensors, Join, Merge
 from suture_stitching.ensemble.ood_gate import FADED, HOME, REACHES, SHRINKAGE, projection
 from suture_stitching.features.points import StitchPoint
-from suture_stitching.fitting.private_rows import Rows, Wanted, read_rows, wanted_of
+from suture_stitching.fitting.private_rows import Rows, WantedRows, read_rows, wanted_of
 from suture_stitching.fitting.reading import Points, Reader
 from suture_stitching.privacy.account import Account
 from suture_stitching.privacy.scale import clip_of, clipped, counts
@@ -61,13 +61,13 @@ def fit_privately(
     patients = sum(reader.dataset.patients(split) for split in ("train", "validation"))
     tau = account.deviation(share * MOMENTS, math.sqrt(blocks)) / max(1, patients)
     directions = _directions(tau)
-    wanted: dict[tuple[int, int], Wanted] = {}
+    wanted: dict[tuple[int, int], WantedRows] = {}
     for target in points:
         wanted |= {(target, member): one for member, one in wanted_of(points, target, directions).items()}
     gates = {}
     for place, point in enumerate(looks):
         assert own is not None, "only the requester's own member is looked at"
-        gates[-1 - place, own] = Wanted(own, point, (), projection(point.shape[0], GATE_DIRECTIONS))
+        gates[-1 - place, own] = WantedRows(own, point, (), projection(point.shape[0], GATE_DIRECTIONS))
     wanted |= gates
     rows = read_rows(reader, merge, list(wanted.values()), tracker)
     sides = dict(zip(wanted, _centred(rows, account, share), strict=True))

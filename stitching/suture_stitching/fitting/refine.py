@@ -1,12 +1,12 @@
-"""Short training of a candidate's stitches on the task's loss; the members stay as they are, bit for bit.
+"""Short training of a candidate's stitches on the objective's loss; the members stay as they are, bit for bit.
 
-A closed-form stitch imitates the other member's features, its mistakes on this party's data included. Refinement
-lets the stitches do what helps the task instead. It starts at the closed form and is held to it, and it stops early on
+A closed-form stitch imitates the other member's features, its mistakes on this party's data included. Refinement lets
+the stitches do what helps the objective instead. It starts at the closed form and is held to it, and it stops early on
 validation data. The features are trained on with noise, and the closed form it starts from is the one for such noise:
-least squares with noisy inputs is ridge regression with the noise's variance as the ridge (Bishop, "Training with
-Noise is Equivalent to Tikhonov Regularization", 1995). That keeps the stitches small where this party's data say
-little, which is where the others' data lie. Steps are taken in units of the features' own spread, so that one learning
-rate serves every network and layer.
+least squares with noisy inputs is ridge regression with the noise's variance as the ridge (Bishop, "Training with Noise
+is Equivalent to Tikhonov Regularization", 1995). That keeps the stitches small where this party's data say little,
+which is where the others' data lie. Steps are taken in units of the features' own spread, so that one learning rate
+serves every network and layer.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from suture_contract.model.graph import INPUT, TENSOR, Ref, references
 from suture_stitching.data import Dataset, Split
 from suture_stitching.ensemble.members import Member, batches, input_shape
 from suture_stitching.ensemble.merge import Join, Merge, name_of
+from suture_stitching.objectives import Objective
 from suture_stitching.portable.runtime import PortableModel
 from suture_stitching.portable.schemas import TENSOR_KIND
 from suture_stitching.running.device import Runner
-from suture_stitching.tasks import Task
 
 #: Samples in a step of training, and how far a step goes.
 BATCH, LEARNING_RATE = 64, 1e-2
@@ -69,7 +69,7 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingLength:
     """How long a candidate is trained: `steps` of `batch` samples in `rounds`, on so many samples of each split."""
 
     steps: int
@@ -78,7 +78,7 @@ class Training:
     samples: Mapping[Split, int]
 
     @classmethod
-    def of(cls, dataset: Dataset, shape: Sequence[int], steps: int) -> Training:
+    def of(cls, dataset: Dataset, shape: Sequence[int], steps: int) -> TrainingLength:
         """Return the training of `steps` steps on `dataset`, whose samples are read as `shape` `(C, *spatial)`."""
         samples = {split: dataset.n(split) * dataset.patches for split in _SPLITS}
         if dataset.task != "segmentation":
@@ -99,7 +99,7 @@ class Training:
 
 def refine(
     members: Sequence[Member],
-    task: Task,
+    objective: Objective,
     joins: Sequence[Join],
     stitches: Mapping[str, Tensor],
     spreads: Mapping[str, Spread],
@@ -117,8 +117,8 @@ def refine(
     be the closed form. The members run in the precision of `runner`; losses and stitches are float32. Deterministic for
     a seed on processors and devices of one kind with equally many threads.
     """
-    trainer = _Trainer(members, task, joins, stitches, spreads, runner)
-    training = Training.of(dataset, input_shape(members, dataset), steps)
+    trainer = _Trainer(members, objective, joins, stitches, spreads, runner)
+    training = TrainingLength.of(dataset, input_shape(members, dataset), steps)
     reader = _Reader(trainer, members, dataset, runner, training, seed)
     masks = dataset.task == "segmentation"
     steps, rounds = training.steps, training.rounds
@@ -159,14 +159,14 @@ class _Trainer:
     def __init__(
         self,
         members: Sequence[Member],
-        task: Task,
+        objective: Objective,
         joins: Sequence[Join],
         stitches: Mapping[str, Tensor],
         spreads: Mapping[str, Spread],
         runner: Runner,
     ) -> None:
-        self._task, self._runner, device = task, runner, runner.device
-        merge = Merge(members, task, stitches)
+        self._objective, self._runner, device = objective, runner, runner.device
+        merge = Merge(members, objective, stitches)
         # Mixed without a gate: the stitches are for familiar samples, and these are what they learn from.
         values = merge.join(joins)
         mixed = sorted({member for join in joins for member in join.points})
@@ -192,8 +192,8 @@ class _Trainer:
         with self._runner.autocast():
             outputs = self.model.resume({**given, **batch.values}, batch.x)
         combined, *single = (output.float() for output in outputs)
-        own = torch.stack([self._task.loss(output, batch.y) for output in single]).mean()
-        return self._task.loss(combined, batch.y) + own
+        own = torch.stack([self._objective.loss(output, batch.y) for output in single]).mean()
+        return self._objective.loss(combined, batch.y) + own
 
     def with_noise(self, batch: _Batch, generator: torch.Generator) -> _Batch:
         """Return the batch with noise on the features that are mixed first."""
@@ -243,7 +243,7 @@ class _Reader:
         members: Sequence[Member],
         dataset: Dataset,
         runner: Runner,
-        training: Training,
+        training: TrainingLength,
         seed: int,
     ) -> None:
         self._trainer, self._members, self._dataset = trainer, members, dataset

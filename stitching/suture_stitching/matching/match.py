@@ -22,7 +22,7 @@ ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
-class Group:
+class MatchedPoints:
     """Matched stitch points, at most one per member: `points[member]` is an index into that member's points."""
 
     points: dict[int, int]
@@ -52,7 +52,7 @@ def damped(similarity: float, depth: float, other: float) -> float:
     return similarity * (1.0 - abs(depth - other))
 
 
-def match(points: Sequence[Sequence[StitchPoint]], cka: Tensor) -> list[Group]:
+def match(points: Sequence[Sequence[StitchPoint]], cka: Tensor) -> list[MatchedPoints]:
     """Return groups of matched points, in the order of the networks; every member's order is kept.
 
     `points` are each member's, in order of computation; `cka` is `(P, P)` over all of them, member after member. One
@@ -84,7 +84,7 @@ def match(points: Sequence[Sequence[StitchPoint]], cka: Tensor) -> list[Group]:
         if others:
             matched = {member: partners[reference, member][i] for member in others}
             mean = sum(alike for _, alike in matched.values()) / len(others)
-            groups.append(Group({reference: i, **{member: j for member, (j, _) in matched.items()}}, mean))
+            groups.append(MatchedPoints({reference: i, **{member: j for member, (j, _) in matched.items()}}, mean))
     return groups
 
 

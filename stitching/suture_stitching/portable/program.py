@@ -46,7 +46,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class RunPlan:
     """What one question needs: tensors and inputs to put into their slots (node, name or index), then the steps."""
 
     tensors: tuple[tuple[int, str], ...]
@@ -63,10 +63,10 @@ class Program:
         self._device = len(graph.nodes)
         self._constants: Slots = [None]
         self._runs = [None if node.op in (INPUT, TENSOR) else self._compile(node) for node in graph.nodes]
-        self._plans: dict[tuple[frozenset[int], frozenset[int]], Plan] = {}
+        self._plans: dict[tuple[frozenset[int], frozenset[int]], RunPlan] = {}
         self._releases: dict[frozenset[int], dict[int, list[int]]] = {}
 
-    def plan(self, targets: frozenset[int], given: frozenset[int] = frozenset()) -> Plan:
+    def plan(self, targets: frozenset[int], given: frozenset[int] = frozenset()) -> RunPlan:
         """Return what must run for the values of the nodes `targets` when those of `given` are known."""
         plan = self._plans.get((targets, given))
         if plan is None:
@@ -80,7 +80,7 @@ class Program:
         slots[self._device] = device
         return slots
 
-    def run(self, plan: Plan, slots: Slots) -> None:
+    def run(self, plan: RunPlan, slots: Slots) -> None:
         """Run the steps; raises `SutureError` (`model.run_failed`) naming the node whose operator refused."""
         node = 0
         try:
@@ -94,7 +94,7 @@ class Program:
                 raise
             raise self.failure(node, error) from error
 
-    def stream(self, plan: Plan, slots: Slots, targets: frozenset[int]) -> Iterator[tuple[int, Any]]:
+    def stream(self, plan: RunPlan, slots: Slots, targets: frozenset[int]) -> Iterator[tuple[int, Any]]:
         """Run the steps, but yield each node of `targets` once it has its value, held no longer than needed."""
         node = 0
         released = self._released(plan, targets)
@@ -114,7 +114,7 @@ class Program:
             for slot in (*step.dead, *released.get(node, ())):
                 slots[slot] = None
 
-    def _released(self, plan: Plan, targets: frozenset[int]) -> dict[int, list[int]]:
+    def _released(self, plan: RunPlan, targets: frozenset[int]) -> dict[int, list[int]]:
         """Return by step which of `targets` nobody reads after it."""
         found = self._releases.get(targets)
         if found is None:
@@ -138,7 +138,7 @@ class Program:
             hint="check that the input has the size the model was made for",
         )
 
-    def _new_plan(self, targets: frozenset[int], given: frozenset[int]) -> Plan:
+    def _new_plan(self, targets: frozenset[int], given: frozenset[int]) -> RunPlan:
         nodes = self.graph.nodes
         needed = set(targets)
         for index in range(len(nodes) - 1, -1, -1):
@@ -164,7 +164,7 @@ class Program:
                 tensors.append((index, str(node.args[0])))
             else:
                 inputs.append((index, int(node.args[0])))  # type: ignore[arg-type]  # by the format's check
-        return Plan(tuple(tensors), tuple(inputs), tuple(steps))
+        return RunPlan(tuple(tensors), tuple(inputs), tuple(steps))
 
     def _compile(self, node: Node, *, over: bool = False) -> Run:
         """Return a function of the slots that runs `node`, writing over its first argument if it may do so."""

@@ -23,7 +23,7 @@ from suture_contract.model.graph import TENSOR, Graph, Input, Ref
 from suture_contract.model.graph_json import graph_to_json
 from suture_stitching.portable.dry_run import Budget, measure, with_outputs
 from suture_stitching.portable.layout import settled
-from suture_stitching.portable.program import Plan, Program, Slots, nest
+from suture_stitching.portable.program import Program, RunPlan, Slots, nest
 from suture_stitching.portable.schemas import TENSOR_KIND, TORCH_DTYPES
 from suture_stitching.portable.tensors import save_tensors
 
@@ -100,7 +100,7 @@ class PortableModel(torch.nn.Module):
 
     def _started(
         self, targets: frozenset[int], given: Mapping[int, Tensor], inputs: Sequence[Tensor]
-    ) -> tuple[Plan, Slots]:
+    ) -> tuple[RunPlan, Slots]:
         """Return what to run for `targets`, and the slots with all that is known before."""
         plan = self.program.plan(targets, frozenset(given))
         if inputs or plan.inputs:

@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Part:
+class KeptPart:
     """What was kept: a JSON document and tensors by name, on the CPU."""
 
     document: Any
@@ -84,7 +84,7 @@ class Checkpoint:
         now = time.monotonic()
         self._next = now + max(SECONDS, (now - started) / _WRITING_SHARE)
 
-    def load(self, name: str) -> Part | None:
+    def load(self, name: str) -> KeptPart | None:
         """Return the part kept under `name` by the same work; None if there is none, or none in order."""
         if self._folder is None:
             return None
@@ -106,7 +106,7 @@ class Checkpoint:
         if metadata.get("sha256") != digest_of(text, tensors):
             log.warning("the checkpoint %s is damaged and passed over", path)
             return None
-        return Part(json.loads(text), tensors)
+        return KeptPart(json.loads(text), tensors)
 
     def _prepare(self, folder: Path, *, shared: bool) -> None:
         try:

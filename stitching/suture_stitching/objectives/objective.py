@@ -1,4 +1,4 @@
-"""The interface of a task."""
+"""The interface of an objective: what is asked of outputs, and how well they do it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from suture_contract.documents import Calibration, Metric
 
 
-class Task(ABC):
+class Objective(ABC):
     """Combines members' outputs and compares the result with a dataset's targets.
 
     `labels` are the ensemble's (None for regression). Targets are what the dataset delivers, in its own labels.
@@ -40,7 +40,7 @@ class Task(ABC):
         return self.measure(combined, targets)[0]
 
     def calibration(self, tally: Tensor, n: int) -> Calibration | None:
-        """Return how far the outputs are to be believed, from the tally of `n` samples, where the task can tell."""
+        """Return how far the outputs are to be believed, from the tally of `n` samples; None if it cannot tell."""
         return None
 
     def classes(self, tally: Tensor) -> dict[int, tuple[int, float]]:

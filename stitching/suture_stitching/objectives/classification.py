@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from suture_contract.documents import Calibration, Metric
 from suture_contract.model.metadata import ModelMetadata
-from suture_stitching.tasks.labels import LabelSpace
-from suture_stitching.tasks.task import Task, whole
+from suture_stitching.objectives.labels import LabelSpace
+from suture_stitching.objectives.objective import Objective, whole
 
 #: Keeps the logarithm of a probability finite. Far below any that matters, since nothing is learnt from what it holds.
 SMALLEST = 1e-30
@@ -21,8 +21,8 @@ BINS = 15
 _MOST_CLASSES = 200
 
 
-class Labelled(Task):
-    """A task whose members give one score per label: outputs `(N, k, *spatial)` are averaged as probabilities.
+class Labelled(Objective):
+    """An objective whose members give one score per label: outputs `(N, k, *spatial)` are averaged as probabilities.
 
     A member with one output channel for two labels gives the second one's score, of which both probabilities are made.
     """

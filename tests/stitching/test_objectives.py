@@ -5,7 +5,7 @@ import torch
 
 from suture_contract.errors import SutureError
 from suture_contract.model.metadata import InputSpec, ModelMetadata, OutputSpec
-from suture_stitching.tasks import task_of
+from suture_stitching.objectives import objective_of
 
 
 def model(labels: tuple[str, ...] | None, task: str = "classification", format: str = "logits") -> ModelMetadata:
@@ -21,13 +21,13 @@ def model(labels: tuple[str, ...] | None, task: str = "classification", format: 
 
 
 def test_equal_labels_are_averaged_as_probabilities() -> None:
-    task = task_of([model(("a", "b")), model(("a", "b"), format="probabilities")], ("a", "b"))
+    task = objective_of([model(("a", "b")), model(("a", "b"), format="probabilities")], ("a", "b"))
     logits, probabilities = torch.randn(5, 2), torch.rand(5, 2).softmax(1)
     assert torch.allclose(task.combine([logits, probabilities], [0, 1]), (logits.softmax(1) + probabilities) / 2)
 
 
 def test_labels_are_matched_by_name() -> None:
-    task = task_of([model(("a", "b")), model(("c", "b"), format="probabilities")], ("b", "c"))
+    task = objective_of([model(("a", "b")), model(("c", "b"), format="probabilities")], ("b", "c"))
     assert task.labels == ("a", "b", "c")
     first, second = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.7, 0.3]])
     p = first.softmax(1)[0]
@@ -41,37 +41,37 @@ def test_labels_are_matched_by_name() -> None:
 
 
 def test_a_member_alone_never_predicts_what_it_does_not_know() -> None:
-    task = task_of([model(("a", "b")), model(("c", "b"))], ("a",))
+    task = objective_of([model(("a", "b")), model(("c", "b"))], ("a",))
     assert task.combine([torch.zeros(3, 2)], [0])[:, 2].tolist() == [0, 0, 0]
 
 
 def test_a_label_nobody_knows_is_named() -> None:
     with pytest.raises(SutureError, match="'z'") as raised:
-        task_of([model(("a", "b")), model(("a", "b"))], ("a", "z"), where="digits")
+        objective_of([model(("a", "b")), model(("a", "b"))], ("a", "z"), where="digits")
     assert raised.value.code == "dataset.unknown_label"
 
 
 def test_a_label_written_otherwise_is_asked_about() -> None:
     with pytest.raises(SutureError, match=r'aliases = \{"B" = "b"\}') as raised:
-        task_of([model(("a", "b")), model(("a", "b"))], ("a", "B"), where="digits")
+        objective_of([model(("a", "b")), model(("a", "b"))], ("a", "B"), where="digits")
     assert raised.value.code == "dataset.unknown_label"
 
 
 def test_labels_of_two_models_written_otherwise_are_never_two_labels() -> None:
     """Each was averaged over the one model that knew it, and two perfect models were right about nothing."""
     with pytest.raises(SutureError, match=r"'normal'.*'Normal'") as raised:
-        task_of([model(("normal", "polyp")), model(("Normal", "polyp"))], ("normal", "polyp"))
+        objective_of([model(("normal", "polyp")), model(("Normal", "polyp"))], ("normal", "polyp"))
     assert raised.value.code == "members.incompatible"
 
 
 def test_models_of_different_tasks_are_refused() -> None:
     with pytest.raises(SutureError, match="member 0 does classification, member 1 does regression") as raised:
-        task_of([model(("a", "b")), model(None, "regression")], ("a", "b"))
+        objective_of([model(("a", "b")), model(None, "regression")], ("a", "b"))
     assert raised.value.code == "members.incompatible"
 
 
 def test_dice_is_that_of_the_definition() -> None:
-    task = task_of([model(("background", "cell"), "segmentation")] * 2, ("background", "cell"))
+    task = objective_of([model(("background", "cell"), "segmentation")] * 2, ("background", "cell"))
     truth = torch.zeros(3, 4, 4, dtype=torch.int64)
     truth[0, :2] = 1
     truth[1, 0, 0] = 1
@@ -85,7 +85,7 @@ def test_dice_is_that_of_the_definition() -> None:
 
 
 def test_regression_measures_absolute_error() -> None:
-    task = task_of([model(None, "regression")] * 2, ())
+    task = objective_of([model(None, "regression")] * 2, ())
     combined = task.combine([torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]])], [0, 1])
     assert combined.tolist() == [[2.0, 3.0]]
     assert task.scores(combined, torch.tensor([[2.0, 1.0]])).tolist() == [1.0]
@@ -94,7 +94,7 @@ def test_regression_measures_absolute_error() -> None:
 
 @pytest.mark.parametrize("kind", ["classification", "segmentation"])
 def test_gradients_flow_through_the_loss(kind: str) -> None:
-    task = task_of([model(("a", "b"), kind)] * 2, ("a", "b"))
+    task = objective_of([model(("a", "b"), kind)] * 2, ("a", "b"))
     shape = (4, 2) if kind == "classification" else (4, 2, 8, 8)
     outputs = [torch.randn(shape, requires_grad=True) for _ in range(2)]
     targets = torch.randint(2, (4,) if kind == "classification" else (4, 8, 8))
@@ -103,7 +103,9 @@ def test_gradients_flow_through_the_loss(kind: str) -> None:
 
 
 def test_several_labels_at_once_are_averaged_one_by_one() -> None:
-    task = task_of([model(("a", "b"), "multilabel"), model(("c", "b"), "multilabel", "probabilities")], ("c", "b", "a"))
+    task = objective_of(
+        [model(("a", "b"), "multilabel"), model(("c", "b"), "multilabel", "probabilities")], ("c", "b", "a")
+    )
     first, second = torch.tensor([[2.0, -1.0]]), torch.tensor([[0.9, 0.4]])
     combined = task.combine([first, second], [0, 1])
     p = first.sigmoid()[0]
@@ -114,7 +116,7 @@ def test_several_labels_at_once_are_averaged_one_by_one() -> None:
 
 
 def test_f1_is_that_of_the_definition() -> None:
-    task = task_of([model(("a", "b", "c"), "multilabel")] * 2, ("a", "b"))
+    task = objective_of([model(("a", "b", "c"), "multilabel")] * 2, ("a", "b"))
     combined = torch.tensor([[0.9, 0.1, 0.9], [0.9, 0.9, 0.0], [0.1, 0.2, 0.9], [0.6, 0.2, 0.0], [0.1, 0.2, 0.0]])
     targets = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     # `c` is not among the dataset's labels, so what is said of it counts for nothing.
@@ -123,7 +125,7 @@ def test_f1_is_that_of_the_definition() -> None:
 
 
 def test_certain_and_wrong_is_a_finite_loss() -> None:
-    task = task_of([model(("a", "b"), "multilabel")] * 2, ("a", "b"))
+    task = objective_of([model(("a", "b"), "multilabel")] * 2, ("a", "b"))
     assert torch.isfinite(task.loss(torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 0.0]])))
 
 
@@ -132,7 +134,7 @@ def test_certain_and_wrong_is_a_finite_loss() -> None:
 def test_one_channel_stands_for_two_labels(kind: str, format: str) -> None:
     binary = model(("well", "ill"), kind, format)
     binary = binary.model_copy(update={"outputs": {"pred": OutputSpec(num_channels=1, format=format)}})
-    task = task_of([binary, model(("ill", "well"), kind)], ("well", "ill"))
+    task = objective_of([binary, model(("ill", "well"), kind)], ("well", "ill"))
     shape = (4, 3, 3)[: 1 if kind == "classification" else 3]
     one, two = torch.rand(shape[0], 1, *shape[1:]), torch.randn(shape[0], 2, *shape[1:])
     ill = one.sigmoid() if format == "logits" else one
@@ -142,7 +144,7 @@ def test_one_channel_stands_for_two_labels(kind: str, format: str) -> None:
 
 
 def test_structures_that_the_data_do_not_show_are_not_scored() -> None:
-    task = task_of([model(("background", "cell", "vessel"), "segmentation")] * 2, ("background", "cell"))
+    task = objective_of([model(("background", "cell", "vessel"), "segmentation")] * 2, ("background", "cell"))
     truth = torch.zeros(1, 4, 4, dtype=torch.int64)
     truth[0, :2] = 1
     found = truth.clone()
@@ -152,7 +154,7 @@ def test_structures_that_the_data_do_not_show_are_not_scored() -> None:
 
 
 def test_calibration_is_that_of_the_definition() -> None:
-    task = task_of([model(("a", "b", "c"), format="probabilities")], ("a", "b", "c"))
+    task = objective_of([model(("a", "b", "c"), format="probabilities")], ("a", "b", "c"))
     generator = torch.Generator().manual_seed(0)
     combined = torch.rand(500, 3, generator=generator).softmax(1)
     truth = torch.randint(0, 3, (500,), generator=generator)
@@ -171,7 +173,7 @@ def test_calibration_is_that_of_the_definition() -> None:
 
 
 def test_tallies_do_not_depend_on_how_samples_are_cut_up() -> None:
-    task = task_of([model(("a", "b", "c"), format="probabilities")], ("c", "a"))
+    task = objective_of([model(("a", "b", "c"), format="probabilities")], ("c", "a"))
     generator = torch.Generator().manual_seed(1)
     combined = torch.rand(100, 3, generator=generator).softmax(1)
     truth = torch.randint(0, 2, (100,), generator=generator)
@@ -184,7 +186,7 @@ def test_tallies_do_not_depend_on_how_samples_are_cut_up() -> None:
 
 
 def test_labels_of_several_at_once_are_told_with_the_share_that_is_found() -> None:
-    task = task_of([model(("a", "b", "c"), "multilabel", format="probabilities")], ("c", "a"))
+    task = objective_of([model(("a", "b", "c"), "multilabel", format="probabilities")], ("c", "a"))
     combined = torch.tensor([[0.9, 0.9, 0.1], [0.2, 0.9, 0.8], [0.7, 0.0, 0.9]])  # of a, b and c
     truth = torch.tensor([[1.0, 1.0], [1.0, 0.0], [1.0, 1.0]])  # of c and a
     tally = task.measure(combined, truth)[1]
@@ -193,7 +195,7 @@ def test_labels_of_several_at_once_are_told_with_the_share_that_is_found() -> No
 
 
 def test_structures_are_told_with_the_dice_of_the_samples_that_show_them() -> None:
-    task = task_of([model(("background", "cell", "vessel"), "segmentation")] * 2, ("background", "vessel", "cell"))
+    task = objective_of([model(("background", "cell", "vessel"), "segmentation")] * 2, ("background", "vessel", "cell"))
     truth = torch.zeros(3, 4, 4, dtype=torch.int64)
     truth[0, 0], truth[1, 0], truth[1, 1] = 1, 1, 2  # a vessel in two samples, a cell in one
     found = torch.tensor([0, 2, 1])[truth]
@@ -206,7 +208,7 @@ def test_structures_are_told_with_the_dice_of_the_samples_that_show_them() -> No
 
 
 def test_values_are_told_of_without_calibration_and_classes() -> None:
-    task = task_of([model(None, "regression")], ())
+    task = objective_of([model(None, "regression")], ())
     tally = task.measure(torch.rand(4, 2), torch.ones(4, 2))[1]
     assert tally.numel() == 0
     assert task.calibration(tally, 4) is None

@@ -1,7 +1,7 @@
-"""What the members do: how outputs become one, what they lose and how they are scored, per kind of task.
+"""The objective of members: how their outputs become one, what they lose and how they are scored, per kind of task.
 
-`task_of(members' metadata, the dataset's labels)` returns the object every step of a fit works with. Each metric is a
-mean of per-sample scores, which is what makes one paired bootstrap serve them all.
+`objective_of(members' metadata, the dataset's labels)` returns the object every step of a fit works with. Each metric
+is a mean of per-sample scores, which is what makes one paired bootstrap serve them all.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from collections.abc import Sequence
 from suture_contract.compatibility import incompatibilities
 from suture_contract.errors import SutureError
 from suture_contract.model.metadata import ModelMetadata
-from suture_stitching.tasks.classification import Classification
-from suture_stitching.tasks.multilabel import Multilabel
-from suture_stitching.tasks.regression import Regression
-from suture_stitching.tasks.segmentation import Segmentation
-from suture_stitching.tasks.task import Task
+from suture_stitching.objectives.classification import Classification
+from suture_stitching.objectives.multilabel import Multilabel
+from suture_stitching.objectives.objective import Objective
+from suture_stitching.objectives.regression import Regression
+from suture_stitching.objectives.segmentation import Segmentation
 
-__all__ = ["Task", "task_of"]
+__all__ = ["Objective", "objective_of"]
 
 
-def task_of(members: Sequence[ModelMetadata], labels: Sequence[str], *, where: str = "dataset") -> Task:
-    """Return the task of these members on a dataset with these labels.
+def objective_of(members: Sequence[ModelMetadata], labels: Sequence[str], *, where: str = "dataset") -> Objective:
+    """Return the objective of these members on a dataset with these labels.
 
     Raises `SutureError` `members.incompatible` saying which and why, or `dataset.unknown_label`.
     """

@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from suture_contract.documents import Metric
-from suture_stitching.tasks.classification import Labelled
-from suture_stitching.tasks.task import whole
+from suture_stitching.objectives.classification import Labelled
+from suture_stitching.objectives.objective import whole
 
 
 class Segmentation(Labelled):

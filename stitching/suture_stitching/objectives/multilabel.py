@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from suture_contract.documents import Metric
-from suture_stitching.tasks.classification import SMALLEST, Labelled
+from suture_stitching.objectives.classification import SMALLEST, Labelled
 
 #: A label counts as found from this probability on.
 FOUND = 0.5

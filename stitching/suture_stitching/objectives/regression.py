@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from suture_contract.documents import Metric
-from suture_stitching.tasks.task import Task
+from suture_stitching.objectives.objective import Objective
 
 
-class Regression(Task):
+class Regression(Objective):
     """Outputs and targets `(N, K)`."""
 
     metric: Metric = "mae"
