@@ -25,9 +25,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+import hypothesis
 import psycopg
 import pytest
 from tests.leftovers import MARK, Watch, new_run
+
+# How long an example takes to make says how busy the machine is, and nothing about what is tested.
+hypothesis.settings.register_profile("suture", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("suture")
 
 _watch: Watch | None = None
 
