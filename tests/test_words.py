@@ -59,59 +59,16 @@ def test_a_word_within_a_name_is_seen():
     assert words("_old_ParcelOf") == ["old", "parcel", "of"]
 
 
-#: Public classes of one name in two packages, which are two sides of one thing or wait for a name of their own.
-#: None may be added.
-DOUBLED = frozenset(
-    [
-        "AccessRequest",
-        "Child",
-        "Compose",
-        "ComposeSpec",
-        "Conflict",
-        "Contribute",
-        "ContributeSpec",
-        "Contributed",
-        "Contribution",
-        "Decision",
-        "Entry",
-        "Evaluate",
-        "EvaluateSpec",
-        "Event",
-        "File",
-        "Fit",
-        "FitDocument",
-        "FitSpec",
-        "Gate",
-        "Heartbeat",
-        "Hub",
-        "HubError",
-        "Input",
-        "Job",
-        "JobError",
-        "JobRef",
-        "Layout",
-        "Limits",
-        "Match",
-        "MatchSpec",
-        "Member",
-        "Model",
-        "NotFound",
-        "Outcome",
-        "Part",
-        "Place",
-        "Progress",
-        "Ref",
-        "ResidualNetwork",
-        "Result",
-        "Revision",
-        "Rules",
-        "SiteState",
-        "Task",
-        "TaskKind",
-        "Unavailable",
-        "Work",
-    ]
-)
+#: Public classes of one name in several packages: two sides of one thing. None may be added.
+DOUBLED = {
+    # What a hub does for a kind of task, and what a site does for it; what one sends and the other reads.
+    *("Compose", "Contribute", "Evaluate", "Fit", "Match", "TaskKind"),
+    *("ComposeSpec", "ContributeSpec", "EvaluateSpec", "FitSpec", "MatchSpec", "JobRef", "Heartbeat"),
+    # A row of the hub's database, and what a client is told of it.
+    *("AccessRequest", "Event", "Job", "JobError", "Model", "Ref", "Revision", "TaskProgress"),
+    # What a hub raises, and what a client makes of it.
+    *("Conflict", "HubError", "NotFound", "Unavailable"),
+}
 
 
 def test_no_two_classes_have_one_name():
@@ -121,5 +78,7 @@ def test_no_two_classes_have_one_name():
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                     places[node.name].append(f"{path.relative_to(ROOT)}:{node.lineno}")
-    doubled = {name: where for name, where in places.items() if len(where) > 1 and name not in DOUBLED}
-    assert not doubled, "\n".join(f"{name}: {', '.join(where)}" for name, where in doubled.items())
+    doubled = {name: where for name, where in places.items() if len(where) > 1}
+    new = {name: where for name, where in doubled.items() if name not in DOUBLED}
+    assert not new, "\n".join(f"{name}: {', '.join(where)}" for name, where in new.items())
+    assert doubled.keys() >= DOUBLED, f"these are single now, take them out: {DOUBLED - doubled.keys()}"

@@ -123,7 +123,7 @@ class NarrowNetwork(nn.Sequential):
         )
 
 
-class ResidualNetwork(nn.Module):
+class ResidualTableNetwork(nn.Module):
     """An embedding, and a block whose output is added to it."""
 
     def __init__(self, seen: NDArray[np.float32]) -> None:
@@ -143,7 +143,7 @@ DESIGNS: dict[str, type[nn.Module]] = {
     "cleveland": WideNetwork,
     "hungarian": SmoothNetwork,
     "switzerland": NarrowNetwork,
-    "va": ResidualNetwork,
+    "va": ResidualTableNetwork,
 }
 
 
