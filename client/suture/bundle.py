@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Required, TypedDict, Unpack, cast
@@ -16,6 +16,8 @@ from suture_contract.card import merge_card, write_card
 from suture_contract.compatibility import check_labels
 from suture_contract.errors import SutureError
 from suture_contract.extras import needs
+from suture_contract.files import replacing
+from suture_contract.model.finite import check_finite_file
 from suture_contract.model.format import check_against, check_file
 from suture_contract.model.metadata import (
     ModelMetadata,
@@ -93,6 +95,7 @@ def pack(path: Path, metadata: ModelMetadata, *, repo: str, card: str | None = N
     check_labels(metadata.labels or ())
     header = check_file(path)
     check_against(header, metadata, where="suture.json")
+    check_finite_file(path, header)
     return Bundle(
         model=path,
         metadata=metadata,
@@ -107,9 +110,11 @@ def pack(path: Path, metadata: ModelMetadata, *, repo: str, card: str | None = N
 class Description(TypedDict, total=False):
     """What `suture.json` says beyond the sizes. Classifiers and segmenters need `labels`, in the order of the channels.
 
+    `output` says what the model gives; by default it is what the end of its graph and its outputs on the example show.
     `value_range` is that of the input before `mean` and `std`, per channel, which the caller subtracts and divides by
-    before the model, and `spacing` is in millimetres, one number per axis; `channels` names the input's. `n` is the
-    number of training samples. `eval_metrics` are by name, measured on `eval_data`, of which `n` is the number.
+    before the model, and `spacing` is in millimetres, one number per axis. `channels` names the input's: of a table its
+    columns, in the order in which the model reads them. `n` is the number of training samples. `eval_metrics` are by
+    name, measured on `eval_data`, of which `n` is the number.
     """
 
     license: Required[str]
@@ -137,33 +142,50 @@ class Description(TypedDict, total=False):
     references: Sequence[str]
 
 
-def export_model(module: Module, example: Tensor, path: Path, **description: Unpack[Description]) -> ModelMetadata:
+def export_model(
+    module: Module,
+    example: Tensor,
+    path: Path,
+    *,
+    tell: Callable[[str], None] | None = None,
+    **description: Unpack[Description],
+) -> ModelMetadata:
     """Export `module` to `path`, verified by re-reading, and return its metadata.
 
-    `example` is a batch of inputs `(N, C, *spatial)` with N >= 2.
+    `example` is a batch of inputs `(N, C, *spatial)` with N >= 2; `tell` hears in words what was found out about the
+    model. A model that is refused leaves no file. Raises `SutureError` (`export.*`, `model.*`, `metadata.*`).
     """
     with needs("torch"):
         import torch
 
         from suture_stitching.portable.export import export
         from suture_stitching.portable.runtime import load
+        from suture_stitching.portable.sanity import output_format, unseen
 
     check_network(module, example)
     check_description(description, Description.__annotations__)
-    export(module, example, path)
-
-    with torch.no_grad():
-        output = load(path)(example.cpu())
-    if not isinstance(output, torch.Tensor) or output.ndim < 2:
-        raise SutureError(
-            "model.output",
-            "the model must return one tensor (N, channels, ...)",
-            where="model",
-            hint="wrap the network in a module whose forward returns that tensor alone",
+    task, labels = description.get("task", "classification"), description.get("labels") or ()
+    with replacing(path) as temporary:
+        exported = export(module, example, temporary)
+        with torch.no_grad():
+            output = load(temporary)(example.cpu())
+        if not isinstance(output, torch.Tensor) or output.ndim < 2:
+            raise SutureError(
+                "model.output",
+                "the model must return one tensor (N, channels, ...)",
+                where="model",
+                hint="wrap the network in a module whose forward returns that tensor alone",
+            )
+        found, why = output_format(exported.graph, output, task, len(labels), description.get("output"))
+        description["output"] = found
+        metadata = describe(
+            tuple(example.shape[1:]), tuple(output.shape[1:]), str(example.dtype).removeprefix("torch."), **description
         )
-    return describe(
-        tuple(example.shape[1:]), tuple(output.shape[1:]), str(example.dtype).removeprefix("torch."), **description
-    )
+    if tell is not None:
+        tell(f"the model gives {found}: {why}")
+        if missing := unseen(output, labels, found, task):
+            tell(f"of the {len(output)} samples of the example none was given the label {', '.join(missing)}")
+    return metadata
 
 
 def describe(

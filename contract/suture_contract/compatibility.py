@@ -172,6 +172,13 @@ def _differing_inputs(inputs: Sequence[tuple[str, InputSpec]]) -> list[str]:
                 f"{widest[0]} reads {widest[1].num_channels} channel(s), {name} reads {spec.num_channels}: {error} "
                 "(only colour and grey images are converted; other channels are found by the names in `channels`)"
             )
+    unnamed = [name for name, spec in inputs if not spec.channels]
+    if whole.format == "table" and whole.num_channels > 1 and 0 < len(unnamed) < len(inputs):
+        named = next(name for name, spec in inputs if spec.channels)
+        problems.append(
+            f"{named} names the columns it reads, {unnamed[0]} does not, so their order could differ: export "
+            f"{unnamed[0]} again with --channels"
+        )
     stated = {name: spec.value_range is not None for name, spec in inputs}
     if len(set(stated.values())) > 1 and whole.format != "table":
         with_range = next(name for name, said in stated.items() if said)

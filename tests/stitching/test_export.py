@@ -290,9 +290,9 @@ class WritingToAConstantBetweenReaders(nn.Module):
 
 class WritingTheInputIntoAConstant(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        total = torch.zeros(3)
+        total = torch.zeros(x.shape[0], 3)
         total += 1
-        total[:2] = x.sum(0)[:2]
+        total[:, :2] = x[:, 1:]
         return x + total
 
 

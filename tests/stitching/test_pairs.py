@@ -271,7 +271,10 @@ CASES = {
         (Net(ViT, GREY), Net(lambda: ViT(size=12, width=12), (1, 12, 12))), pictures, 0.4, (1, 12, 12)
     ),
     "perceptrons of other widths": Case(
-        (Net(lambda: mlp(4, 8), (4,), format="table"), Net(lambda: mlp(4, 20), (4,), format="table")),
+        (
+            Net(lambda: mlp(4, 8), (4,), format="table", channels=("age", "weight", "pulse", "noise")),
+            Net(lambda: mlp(4, 20), (4,), format="table", channels=("age", "weight", "pulse", "noise")),
+        ),
         columns,
         0.4,
         (4,),

@@ -53,6 +53,16 @@ def export(
     license: Annotated[str, typer.Option(help="such as CC-BY-4.0: what others may do with the model")],
     labels: Annotated[str | None, typer.Option(help="names of the output channels in order: cat,dog")] = None,
     task: Annotated[Task, typer.Option(help="what the model does")] = "classification",
+    output: Annotated[
+        Literal["logits", "probabilities", "values"] | None,
+        typer.Option(help="what the model gives; by default what the end of the network and its outputs show"),
+    ] = None,
+    channels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B|TABLE", help="the input's channels in order; for a table its columns, or the training table"
+        ),
+    ] = None,
     value_range: Annotated[str | None, typer.Option(help="range of the input values, such as 0,1")] = None,
     mean: Annotated[str | None, typer.Option(help="what you subtract before the model, per channel")] = None,
     std: Annotated[str | None, typer.Option(help="what you divide by then, per channel")] = None,
@@ -79,7 +89,8 @@ def export(
     \b
     Examples:
       suture export lesions:trained out --shape 3,224,224 --labels benign,malignant --license CC-BY-4.0
-      suture export risk:model out --shape 17 --task regression --license CC-BY-4.0
+      suture export risk:model out --shape 3 --channels age,bp,hr --task regression --license CC-BY-4.0
+      suture export ill:model out --shape 17 --channels train.csv --labels no,yes --output logits --license CC0-1.0
     """
     import torch
 
@@ -92,6 +103,8 @@ def export(
         "license": license,
         "task": task,
         "labels": parts,
+        "output": output,
+        "channels": _channels(channels, sizes) if channels is not None else None,
         "value_range": tuple(_numbers(value_range, "--value-range")) if value_range else None,
         "mean": _numbers(mean, "--mean") if mean else None,
         "std": _numbers(std, "--std") if std else None,
@@ -108,9 +121,17 @@ def export(
     }
     module = _imported(source)
     example = torch.rand(2, *sizes, generator=torch.Generator().manual_seed(0))
+    made = not folder.exists()
     with telling(folder, code="file.unwritable"):
         folder.mkdir(parents=True, exist_ok=True)
-    metadata = export_model(module, example, folder / "model.safetensors", **cast(Description, given))
+    try:
+        metadata = export_model(
+            module, example, folder / "model.safetensors", tell=notes.print, **cast(Description, given)
+        )
+    except SutureError:
+        if made:
+            folder.rmdir()
+        raise
     write_text(folder / "suture.json", metadata.to_json())
     write_text(folder / "README.md", write_card(source.rpartition(":")[0], metadata))
     notes.print(f"wrote {folder}/model.safetensors, suture.json and README.md; the file alone computes the same")
@@ -379,6 +400,24 @@ def _numbers(text: str, option: str) -> list[float]:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise typer.BadParameter("numbers separated by commas are expected", param_hint=option) from None
+
+
+def _channels(text: str, sizes: list[int]) -> list[str]:
+    """Return the names of the channels: as written, or the first columns of a training table, which the model reads."""
+    if not Path(text).is_file():
+        return [name.strip() for name in text.split(",")]
+    from suture_stitching.data.table import column_names
+
+    names = column_names(Path(text))
+    if len(names) != sizes[0]:
+        raise SutureError(
+            "export.channels",
+            f"the model reads {sizes[0]} columns, the table has {len(names)} besides label, split and patient: "
+            + ", ".join(names),
+            where=text,
+            hint="write them in the order in which the model reads them: --channels age,bp,hr",
+        )
+    return names
 
 
 def _imported(source: str) -> Module:

@@ -26,6 +26,7 @@ from suture_contract.model.graph_json import (
 )
 from suture_contract.model.metadata import InputSpec, ModelMetadata, OutputSpec
 from suture_contract.model.operators import DTYPES
+from suture_contract.model.output import check_output_format
 
 __all__ = [
     "FORMAT",
@@ -148,7 +149,7 @@ def check_opened(file: BinaryIO, *, where: str) -> PortableHeader:
 
 
 def check_against(header: PortableHeader, metadata: ModelMetadata, *, where: str = "suture.json") -> None:
-    """Raise `SutureError` (`metadata.mismatch`) when `suture.json` names other sizes than the graph has.
+    """Raise `SutureError` (`metadata.mismatch`, `metadata.output`) when `suture.json` says other than the graph does.
 
     The metadata's inputs and outputs are in the order of the graph's.
     """
@@ -162,6 +163,7 @@ def check_against(header: PortableHeader, metadata: ModelMetadata, *, where: str
     for name, (_, stated), actual in zip(metadata.inputs, metadata.inputs.items(), graph.inputs, strict=True):
         if stated.dtype != actual.dtype:
             _mismatch(f"inputs.{name}.dtype is {stated.dtype}, the graph reads {actual.dtype}", where)
+    check_output_format(graph, metadata, where=where)
 
 
 def _compare(kind: str, stated: Mapping[str, InputSpec | OutputSpec], actual: tuple[Input, ...], where: str) -> None:

@@ -14,6 +14,7 @@ from starlette.concurrency import run_in_threadpool
 
 from suture_contract.card.yaml_block import split_card
 from suture_contract.errors import SutureError
+from suture_contract.model.finite import check_finite
 from suture_contract.model.format import FORMAT, MAX_HEADER, PortableHeader, check_against, read_header
 from suture_contract.model.metadata import MAX_BYTES, ModelMetadata
 from suture_contract.model.operators import DTYPES
@@ -101,6 +102,7 @@ def check_model(files: Mapping[str, Content]) -> Checked:
     model = files[MODEL]
     header = read_header(model.read, model.size, where=MODEL)
     check_against(header, metadata, where=METADATA)
+    check_finite(model.read, header, where=MODEL)
     return Checked(metadata, _counted(header))
 
 

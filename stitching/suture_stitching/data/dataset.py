@@ -40,6 +40,8 @@ class Dataset(ABC):
     input_shape: tuple[int, ...]
     value_range: tuple[float, float] | None = None
     channels: tuple[str, ...] | None = None
+    #: Whether the site says itself in which order the models read the channels.
+    ordered: bool = False
     window: tuple[int, ...] | None = None
     patches: int = 1
     workers: int = 0

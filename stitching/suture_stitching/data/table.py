@@ -5,10 +5,13 @@ A table is read once, a piece at a time, into a temporary file that is mapped: i
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,10 +21,13 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from suture_contract.errors import SutureError
+from suture_contract.naming import folded
 from suture_stitching.data.arrays import ArrayDataset, chunks, label_indices, refuse_unknown, strata
 from suture_stitching.data.spec import DatasetSpec
 from suture_stitching.data.splits import Indices, digests, split_samples
 from suture_stitching.data.spool import Spool
+from suture_stitching.data.text_table import opened, sniff
+from suture_stitching.data.words import names_patient
 
 #: Of a table that are held at a time.
 _BYTES = 4 * 1024 * 1024
@@ -99,6 +105,20 @@ def open_table(spec: DatasetSpec) -> ArrayDataset:
     )
     dataset.filled = any(empty[name] for name in chosen.features)
     return dataset
+
+
+def column_names(path: Path) -> list[str]:
+    """Return the columns of a training table that are features by their names: not label, split, patient or row."""
+    if path.suffix.lower() == ".parquet":
+        with pyarrow.parquet.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+    else:
+        form = sniff(path)
+        with opened(path, form.zipped) as raw, io.TextIOWrapper(raw, form.encoding) as text:
+            for _ in range(form.skip):
+                next(text, "")
+            names = [name.strip() for name in next(csv.reader(text, delimiter=form.delimiter), [])]
+    return [name for name in names if name and folded(name) not in ("label", "split") and not names_patient(name)]
 
 
 class _Codes:

@@ -142,6 +142,16 @@ def check_inputs(members: Sequence[Member], dataset: Dataset) -> None:
             where=dataset.where,
         )
     spec = shared_input(members)
+    if spec.format == "table" and dataset.channels and len(dataset.channels) > 1 and not dataset.ordered:
+        unnamed = next((one.ref.repo for one in members if not next(iter(one.metadata.inputs.values())).channels), None)
+        if unnamed is not None:
+            raise SutureError(
+                "dataset.columns_unnamed",
+                "the model's suture.json does not name the columns it reads, so they cannot be found in this table",
+                where=unnamed,
+                hint="export it again with --channels, its columns in order; or put the columns of this table into "
+                "that order: columns = { features = [...] } in the dataset's description",
+            )
     have = (dataset.input_shape[0], dataset.channels)
     problem = None
     try:

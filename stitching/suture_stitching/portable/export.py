@@ -23,7 +23,11 @@ from suture_contract.model.format import PortableHeader
 from suture_contract.model.graph import Graph
 from suture_stitching.portable.convert import convert, plain_output
 from suture_stitching.portable.runtime import load, write
+from suture_stitching.portable.sanity import check_sane, check_weights
 from suture_stitching.portable.tracing import evaluating, trace
+
+#: Batches that the module and the file are compared on.
+_SIZES = (1, 2, 3)
 
 
 @dataclass(frozen=True)
@@ -47,21 +51,24 @@ def export(
     """Write `module` as a portable model to `path` and return what was written.
 
     `example` is an input batch `(N, C, *spatial)`, or several inputs; the batch size stays free, the other sizes only
-    if `dynamic_spatial`. The module is left as it was. Raises `SutureError` (`export.*`) naming the module and
-    operator that cannot be exported, or the difference when the file does not reproduce the module within `tolerance`
-    (or four steps of the output's own precision, where that is coarser).
+    if `dynamic_spatial`. The module is left as it was. Raises `SutureError` (`export.*`) naming the module and operator
+    that cannot be exported, or the difference when the file does not reproduce the module within `tolerance` (or four
+    steps of the output's own precision, where that is coarser). Weights that are no numbers are refused, and so are an
+    output that is the same for every input, and one that depends on the other samples of a batch.
     """
     path = Path(path)
     inputs = (example,) if isinstance(example, Tensor) else tuple(example)
     _check_example(inputs)
+    check_weights(module)
     with evaluating(module), torch.no_grad():
-        expected = {size: _outputs(module, _batch(inputs, size)) for size in (1, 2, 3)}
+        expected = {size: _outputs(module, _batch(inputs, size)) for size in _SIZES}
     # Recorded without gradients, a `with torch.no_grad()` inside the module leaves no trace.
     with evaluating(module), torch.no_grad():
         graph, tensors = convert(trace(module, _batch(inputs, 2), dynamic_spatial=dynamic_spatial))
     with replacing(path) as temporary:
         header = write(graph, tensors, temporary)
         difference = _verify(temporary, inputs, expected, tolerance)
+        check_sane(load(temporary, device=inputs[0].device), {size: _batch(inputs, size) for size in _SIZES})
     return Exported(header.graph, path, header, difference)
 
 

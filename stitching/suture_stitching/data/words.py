@@ -1,0 +1,108 @@
+"""How data write what Suture has one word for: splits, labels, patients, and files that are no data (torch-free).
+
+What is read here is unambiguous, such as `Val` for `validation`; anything else is an error that says how to name it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from suture_contract.naming import folded
+from suture_stitching.data.spec import Split
+
+_SPLITS: Mapping[str, Split] = {
+    **dict.fromkeys(("train", "training", "trn", "tr"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "validate", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "tst", "ts"), "test"),
+}
+_PATIENT = frozenset(
+    """
+    patient patientid patientno patientnr patientnumber patientenid patientennummer pat patid pid subject subjectid
+    subjid participant participantid person personid mrn caseid casenumber fallid fallnummer
+    """.split()  # noqa: SIM905
+)
+#: What file managers, network drives and archives leave beside files.
+_LITTER = frozenset(["thumbs.db", "desktop.ini", "__macosx", "@eadir", "#recycle", "$recycle.bin", "lost+found"])
+#: Texts about the data, in a folder of other files.
+_ABOUT = (".txt", ".md", ".rst", ".pdf", ".html", ".htm", ".docx", ".doc", ".log", ".csv", ".tsv", ".xlsx", ".json")
+_NUMBERED = re.compile(r"^\d+[\s_.-]+(?=\D)")
+_TRUTH = {"false": 0, "true": 1}
+
+
+def split_of(text: str) -> Split | None:
+    """Return the split that a name means, in any case, or None."""
+    return _SPLITS.get(folded(text))
+
+
+def names_patient(column: str) -> bool:
+    """Whether a column of this name says whose a sample is."""
+    return folded(column).replace(" ", "").replace(".", "") in _PATIENT
+
+
+def is_litter(name: str) -> bool:
+    """Whether a file or folder of this name is none of the data."""
+    return name.startswith(".") or name.lower() in _LITTER
+
+
+def is_about(name: str) -> bool:
+    """Whether a file of this name is a text about the data."""
+    return name.lower().endswith(_ABOUT)
+
+
+def places_of(texts: Iterable[str], labels: Sequence[str]) -> dict[str, int]:
+    """Return which label each text means, as its index; texts that mean none are left out.
+
+    A text is a label, or differs from it in case, spaces, Unicode form or a number before it (`0_benign`). Where no
+    text is one, whole numbers are indices from 0 and true and false are those of two labels: all of them, or none.
+    """
+    distinct = list(dict.fromkeys(texts))
+    known = {label: index for index, label in enumerate(labels)}
+    by_fold: dict[str, list[int]] = {}
+    for index, label in enumerate(labels):
+        by_fold.setdefault(folded(label), []).append(index)
+    found: dict[str, int] = {}
+    for text in distinct:
+        if text in known:
+            found[text] = known[text]
+            continue
+        for form in (text, _whole(text), _NUMBERED.sub("", text)):
+            if form is not None and len(same := by_fold.get(folded(form), [])) == 1:
+                found[text] = same[0]
+                break
+    if found or not distinct:
+        return found
+    if len(labels) == 2 and {text.strip().casefold() for text in distinct} <= _TRUTH.keys():
+        return {text: _TRUTH[text.strip().casefold()] for text in distinct}
+    whole = {text: _whole(text) for text in distinct}
+    numbers = {text: int(number) for text, number in whole.items() if number is not None}
+    # Without a 0 they may as well be counted from 1.
+    if len(numbers) == len(distinct) and 0 in numbers.values() and all(0 <= n < len(labels) for n in numbers.values()):
+        return numbers
+    return {}
+
+
+def how_to_name(texts: Iterable[str], labels: Sequence[str]) -> str:
+    """Return the fields that say which labels these texts mean, where there are as many of both."""
+    distinct = sorted(dict.fromkeys(text.strip() for text in texts), key=lambda text: (len(text), text))
+    if len(distinct) != len(labels) or any(len(text) > 40 for text in distinct):
+        return f"labels are {', '.join(labels)}; name them so, or say in labels and aliases which is which"
+    pairs = ", ".join(f'"{text}" = "{label}"' for text, label in zip(distinct, labels, strict=True))
+    quoted = ", ".join(f'"{text}"' for text in distinct)
+    return (
+        f"labels are {', '.join(labels)}: say in the dataset's description which is which, for example "
+        f"labels = [{quoted}] and aliases = {{ {pairs} }}"
+    )
+
+
+def _whole(text: str) -> str | None:
+    """Return a whole number without sign, zeros and decimals that say nothing, or None."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return str(int(value)) if math.isfinite(value) and value == int(value) and abs(value) < 2**53 else None
+
+
+__all__ = ["how_to_name", "is_about", "is_litter", "names_patient", "places_of", "split_of"]

@@ -1,0 +1,160 @@
+"""What a sane network does on an example: each sample by itself, and not the same for all; and what it gives."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from suture_contract.errors import SutureError
+from suture_contract.model.graph import Graph
+from suture_contract.model.metadata import Task
+from suture_contract.model.output import ends_in_scores, squashed_by
+
+OutputFormat = Literal["logits", "probabilities", "values"]
+#: Of the size of the outputs: far above what another order of summation changes, far below what another sample does.
+_SAME = 1e-3
+#: Fewer samples need not show every label.
+_MANY = 32
+#: How far probabilities may be from their sum of one.
+_SUM = 1e-3
+_OUTPUT = "say which: --output probabilities or --output logits; in Python output='probabilities' or output='logits'"
+
+
+def check_weights(module: torch.nn.Module) -> None:
+    """Raise `SutureError` `model.not_finite` naming a parameter or buffer with NaN, or infinity where it is no mask."""
+    for name, tensor in itertools.chain(module.named_parameters(), module.named_buffers()):
+        if not tensor.is_floating_point() or bool(tensor.isfinite().all()):
+            continue
+        nan, mask = bool(tensor.isnan().any()), bool((tensor.isinf() | (tensor == 0) | (tensor == 1)).all())
+        if nan or not mask:
+            raise SutureError(
+                "model.not_finite",
+                f"the weights {name} hold {'NaN' if nan else 'infinite values'}",
+                where=name,
+                hint="training went wrong: take an earlier checkpoint, where all weights are numbers",
+            )
+
+
+def check_sane(model: Callable[..., Any], batches: Mapping[int, Sequence[Tensor]]) -> None:
+    """Raise `SutureError` where a model's outputs say nothing about its inputs (`export.*`).
+
+    `batches` are inputs by their number of samples; a smaller batch is the beginning of a larger one.
+    """
+    with torch.no_grad():
+        outputs = {size: _tensors(model(*batch)) for size, batch in batches.items()}
+    _check_alone(outputs)
+    _check_varies(model, batches[max(batches)])
+
+
+def _check_alone(outputs: Mapping[int, Sequence[Tensor]]) -> None:
+    """Raise `SutureError` `export.batch_dependent` where a sample's output depends on who else is in its batch."""
+    for small, large in itertools.pairwise(sorted(outputs)):
+        for alone, among in zip(outputs[small], outputs[large], strict=True):
+            by_sample = alone.dim() > 0 and alone.shape[0] == small and among.shape[0] == large
+            if not by_sample or alone.shape[1:] != among.shape[1:]:
+                continue
+            one, other = alone.double(), among[:small].double()
+            scale = other[other.isfinite()].abs().max().clamp(min=1e-6) if bool(other.isfinite().any()) else 1.0
+            if bool(((one - other).abs() > _SAME * scale).any()):
+                raise SutureError(
+                    "export.batch_dependent",
+                    "a sample's output depends on which other samples are in its batch",
+                    hint="normalise by running statistics (BatchNorm with track_running_stats=True, in evaluation "
+                    "mode) or within a sample, never over the batch",
+                )
+
+
+def _check_varies(model: Callable[..., Any], inputs: Sequence[Tensor]) -> None:
+    """Raise `SutureError` `export.constant` where the output is the same whatever the input is.
+
+    The example is tried first, then other values of the same shapes, for a network may only be sure of this one.
+    """
+    first: list[Tensor] | None = None
+    for batch in _tries(inputs):
+        with torch.no_grad():
+            found = [leaf.double() for leaf in _tensors(model(*batch)) if leaf.dim() and leaf.shape[0] == len(batch[0])]
+        if not found:
+            return
+        first = first or [leaf[:1] for leaf in found]
+        if any(not torch.equal(leaf, one.expand_as(leaf)) for leaf, one in zip(found, first, strict=True)):
+            return
+    raise SutureError(
+        "export.constant",
+        "the output is the same for every input",
+        hint="look for layers whose weights are zero, a ReLU that no input passes, or an output that is never used",
+    )
+
+
+def _tries(inputs: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
+    yield tuple(inputs)
+    drawn = torch.Generator().manual_seed(0)
+    for scale in (1.0, 10.0, 100.0, 0.01):
+        yield tuple(
+            (x + scale * torch.randn(x.shape, generator=drawn).to(x)) if x.is_floating_point() else x.flip(-1)
+            for x in inputs
+        )
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    if isinstance(output, Tensor):
+        return [output]
+    return [leaf for part in (output.values() if isinstance(output, dict) else output) for leaf in _tensors(part)]
+
+
+def output_format(
+    graph: Graph, outputs: Tensor, task: Task, labels: int, given: OutputFormat | None = None
+) -> tuple[OutputFormat, str]:
+    """Return what the network gives, and how that was found, in words.
+
+    `outputs` `(N, K, *spatial)` are those of an example. Raises `SutureError` `export.output_format` where the end of
+    the graph and these numbers leave it open or disagree, or contradict what is `given`.
+    """
+    if task == "regression":
+        return given or "values", "a regression"
+    squashed, exclusive = squashed_by(graph), task != "multilabel" and outputs.shape[1] > 1
+    within = bool(((outputs >= 0) & (outputs <= 1)).all())
+    sums = bool(((outputs.double().sum(1) - 1).abs() <= _SUM).all())
+    end = f"the network ends in a {squashed}" if squashed else "the network ends in neither softmax nor sigmoid"
+    if given == "logits" and squashed:
+        raise _unclear(f"{end}, which gives probabilities, not logits", "say --output probabilities, or leave it out")
+    if given == "logits":
+        return given, "as said"
+    if given == "probabilities" or squashed:
+        if not within:
+            raise _unclear("outputs on the example are not all from 0 to 1: these are no probabilities", _OUTPUT)
+        if exclusive and not sums:
+            raise _unclear(
+                f"{end}; of {labels} labels that exclude each other the probabilities on the example do not sum to 1",
+                "leave the sigmoid out and train with cross-entropy, or say --task multilabel if a sample may have "
+                "several labels",
+            )
+        if task == "multilabel" and squashed == "softmax" and outputs.shape[1] > 1 and given is None:
+            raise _unclear(f"{end}, but the task is multilabel, where labels do not exclude each other", _OUTPUT)
+        return "probabilities", end if squashed else "as said"
+    if ends_in_scores(graph) or not within:
+        return "logits", end
+    if exclusive and sums:
+        return "probabilities", f"{end}, but its outputs on the example are from 0 to 1 and sum to 1"
+    raise _unclear(f"{end}, but all its outputs on the example are from 0 to 1", _OUTPUT)
+
+
+def unseen(outputs: Tensor, labels: Sequence[str], format: OutputFormat, task: Task) -> list[str]:
+    """Return the labels that no sample of a larger example was given; nothing where an example is small."""
+    if len(outputs) < _MANY or task != "classification":
+        return []
+    if outputs.shape[1] == 1:
+        given = set((outputs[:, 0] > (0.5 if format == "probabilities" else 0)).long().flatten().tolist())
+    else:
+        given = set(outputs.argmax(1).flatten().tolist())
+    return [str(label) for index, label in enumerate(labels) if index not in given]
+
+
+def _unclear(problem: str, hint: str) -> SutureError:
+    return SutureError("export.output_format", problem, where="output", hint=hint)
+
+
+__all__ = ["OutputFormat", "check_sane", "check_weights", "output_format", "unseen"]

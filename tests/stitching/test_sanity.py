@@ -1,0 +1,184 @@
+"""A network that cannot mean what it says is told at export: what it gives, weights, and what an output hangs on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from suture.bundle import export_model, pack
+from suture_contract.errors import SutureError
+from suture_contract.model.metadata import ModelMetadata
+from suture_stitching.data import ArrayDataset
+from suture_stitching.ensemble.members import check_inputs
+from suture_stitching.local import read_members
+from suture_stitching.portable.export import export
+from suture_stitching.portable.runtime import save
+
+LABELS = ("a", "b")
+
+
+def net(*last: nn.Module, outputs: int = 2) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(256, outputs), *last)
+
+
+class Averaging(nn.Module):
+    """Two networks' probabilities, averaged: nothing at the end says what they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = net(nn.Softmax(1)), net(nn.Softmax(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.one(x) + self.two(x)) / 2
+
+
+@pytest.mark.parametrize(
+    ("module", "given", "gives"),
+    [
+        (net(), {}, "logits"),
+        (net(nn.Softmax(1)), {}, "probabilities"),
+        (net(nn.LogSoftmax(1)), {}, "logits"),
+        (net(nn.Sigmoid(), outputs=1), {}, "probabilities"),
+        (net(nn.Sigmoid()), {"task": "multilabel"}, "probabilities"),
+        (net(nn.Softmax(1), nn.Unflatten(1, (2, 1)), nn.Flatten()), {}, "probabilities"),
+        (Averaging(), {}, "probabilities"),
+        (net(), {"task": "regression", "labels": None}, "values"),
+        (net(nn.Hardtanh(0, 1), outputs=1), {"output": "probabilities"}, "probabilities"),
+        # Left open, or contradicted by what the network does.
+        (net(nn.Hardtanh(0, 1), outputs=1), {}, None),
+        (net(nn.Sigmoid()), {}, None),
+        (net(nn.Softmax(1)), {"output": "logits"}, None),
+        (net(nn.Softmax(1)), {"task": "multilabel"}, None),
+        (net(), {"output": "probabilities"}, None),
+    ],
+)
+def test_what_a_network_gives_is_seen_or_asked(tmp_path: Path, module, given, gives):
+    path, told = tmp_path / "model.safetensors", []
+    description = {"labels": LABELS, "license": "CC0-1.0", **given}
+    example = torch.rand(4, 1, 8, 8)
+    if gives is None:
+        with pytest.raises(SutureError) as refused:
+            export_model(module, example, path, **description)
+        assert refused.value.code == "export.output_format"
+        assert refused.value.hint
+        assert list(tmp_path.iterdir()) == []
+        return
+    metadata = export_model(module, example, path, tell=told.append, **description)
+    assert next(iter(metadata.outputs.values())).format == gives
+    assert gives in told[0]
+
+
+def test_probabilities_described_as_logits_are_refused_wherever_both_are_read(tmp_path):
+    path = tmp_path / "model.safetensors"
+    right = export_model(net(nn.Softmax(1)), torch.rand(2, 1, 8, 8), path, labels=LABELS, license="CC0-1.0")
+    wrong = right.to_json().replace('"format": "probabilities"', '"format": "logits"')
+    (tmp_path / "suture.json").write_text(wrong, encoding="utf-8")
+    for refuse in (lambda: read_members([path]), lambda: pack(path, ModelMetadata.from_json(wrong), repo="a/b")):
+        with pytest.raises(SutureError) as refused:
+            refuse()
+        assert refused.value.code == "metadata.output"
+        assert "softmax" in str(refused.value)
+
+
+class Masked(nn.Module):
+    def __init__(self, fill: float, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+        mask = torch.zeros(3, 3, dtype=dtype)
+        mask[0, 1] = fill
+        self.register_buffer("mask", mask)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.linear(x).unsqueeze(1) + self.mask.float()).softmax(2).sum(1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_weights_that_are_no_numbers_are_named(tmp_path, dtype):
+    path = tmp_path / "m.safetensors"
+    export(Masked(float("-inf"), dtype), torch.randn(2, 3), path)  # a mask may hold infinity
+    for bad in (float("nan"), float("inf")):
+        module = Masked(0.0, dtype)
+        with torch.no_grad():
+            module.mask[1] = torch.tensor([0.25, bad, -3.0])
+        with pytest.raises(SutureError) as refused:
+            export(module, torch.randn(2, 3), path.with_name("bad.safetensors"))
+        assert refused.value.code == "model.not_finite"
+        assert "mask" in str(refused.value)
+
+
+def test_a_file_with_nan_is_not_packed(tmp_path):
+    path = tmp_path / "model.safetensors"
+    metadata = export_model(net(), torch.rand(2, 1, 8, 8), path, labels=LABELS, license="CC0-1.0")
+    (member,) = read_members([path], [_written(tmp_path, metadata)])
+    tensors = {name: tensor.clone() for name, tensor in member.model.tensors.items()}
+    next(one for one in tensors.values() if one.dim() == 4)[0, 0, 0, 0] = float("nan")
+    save(member.model.graph, tensors, path)
+    with pytest.raises(SutureError) as refused:
+        pack(path, metadata, repo="a/b")
+    assert refused.value.code == "model.not_finite"
+
+
+def _written(folder: Path, metadata: ModelMetadata) -> Path:
+    (folder / "suture.json").write_text(metadata.to_json(), encoding="utf-8")
+    return folder / "suture.json"
+
+
+class OverTheBatch(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x - x.mean(0, keepdim=True)
+
+
+class Dead(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+        nn.init.zeros_(self.linear.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x)
+
+
+@pytest.mark.parametrize(
+    ("module", "code"),
+    [
+        (nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3, track_running_stats=False)), "export.batch_dependent"),
+        (OverTheBatch(), "export.batch_dependent"),
+        (Dead(), "export.constant"),
+    ],
+)
+def test_outputs_that_do_not_follow_the_sample_are_refused(tmp_path, module, code):
+    with pytest.raises(SutureError) as refused:
+        export(module, torch.randn(2, 3), tmp_path / "m.safetensors")
+    assert refused.value.code == code
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_that_is_sure_of_its_example_is_not_constant(tmp_path):
+    sure = nn.Sequential(nn.Linear(3, 1), nn.Sigmoid())
+    nn.init.constant_(sure[0].weight, 40.0)
+    export(sure, torch.full((2, 3), 5.0), tmp_path / "m.safetensors")
+
+
+def test_columns_are_found_by_name_or_said_in_order(tmp_path):
+    x = torch.randn(40, 3).numpy()
+    y = (x[:, 0] > 0).astype(int)
+    (tmp_path / "train.csv").write_text("age,bp,hr,label\n1,2,3,0\n", encoding="utf-8")
+    for name, channels in (("named", ("age", "bp", "hr")), ("unnamed", None)):
+        path = tmp_path / name / "model.safetensors"
+        path.parent.mkdir()
+        description = {"labels": LABELS, "license": "CC0-1.0", "channels": channels}
+        _written(path.parent, export_model(nn.Linear(3, 2), torch.randn(2, 3), path, **description))
+    named, unnamed = read_members([tmp_path / "named", tmp_path / "unnamed"])
+    table = ArrayDataset(x, y, LABELS, channels=("hr", "age", "bp"))
+    check_inputs([named, named], table)
+    with pytest.raises(SutureError, match="order could differ"):
+        check_inputs([named, unnamed], table)
+    with pytest.raises(SutureError) as refused:
+        check_inputs([unnamed, unnamed], table)
+    assert refused.value.code == "dataset.columns_unnamed"
+    table.ordered = True
+    check_inputs([unnamed, unnamed], table)
