@@ -336,3 +336,16 @@ def test_other_kinds_of_repositories_are_refused(world):
     assert (
         commit(world.north, make(world.north), put("a"), branch="nothing").headers["x-error-code"] == "RevisionNotFound"
     )
+
+
+def test_patterns_of_a_caller_never_hold_up_the_hub(world):
+    make(world.north)
+
+    def ask(rules):
+        files = [{"path": f"{index}/" + "a" * 200, "size": 1, "sample": ""} for index in range(1000)]
+        return world.north.post("/api/models/north/repo/preupload/main", {"files": files, "gitIgnore": rules})
+
+    assert not any(file["shouldIgnore"] for file in ask("*a" * 50 + "*b").json()["files"])
+    refused = ask("\n".join(["*" + "a" * 100 + "b*"] * 100))
+    assert refused.status_code == 400
+    assert "too many patterns" in refused.headers["X-Error-Message"]

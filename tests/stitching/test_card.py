@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from itertools import pairwise
@@ -20,7 +21,7 @@ from tests.stitching.test_metadata import read
 
 from suture_contract.card import merge_card, write_card
 from suture_contract.card.markdown import line, paragraphs, table
-from suture_contract.card.yaml_block import split_card
+from suture_contract.card.yaml_block import _divide, split_card
 from suture_contract.documents import Report
 from suture_contract.errors import SutureError
 from suture_contract.model.metadata import ModelMetadata
@@ -287,3 +288,17 @@ def test_any_text_is_a_card_or_is_refused(text):
         data: Any = ModelCard(merged).data
         assert data.license == "cc-by-4.0"
     assert refused in (None, "card.yaml")
+
+
+@given(st.lists(st.sampled_from(["---", "\n", "\r", "\r\n", "a: b", " ", "-"]), max_size=14).map("".join))
+@example("---" + "\n" * 500_000 + "a: b")
+@example("---" + "\n" * 500_000 + "---")
+@settings(max_examples=300, deadline=None, derandomize=True)
+def test_a_block_is_found_where_the_official_client_finds_it_at_any_length(text):
+    """The client's expression takes hours for the examples, so that it is asked about a short form of them."""
+    found = _divide(text)
+    short = _divide(text.replace("\n" * 500_000, "\n" * 3))
+    official = re.match(r"\s*---[\r\n]+(.*?)[\r\n]+---(?:\r\n|\n|$)", text.replace("\n" * 500_000, "\n" * 3), re.DOTALL)
+    assert short[0] == (official and official.group(1))
+    assert found[0] == short[0]
+    assert official is None or short[1] == official.string[official.end() :]

@@ -14,7 +14,11 @@ import yaml
 from suture_contract.errors import SutureError
 
 MAX_YAML = 64 * 1024
-_BLOCK = re.compile(r"\s*---[\r\n]+(.*?)[\r\n]+---(?:\r\n|\n|$)", re.DOTALL)
+_LINES = "\r\n"
+#: The end of a block. Each of these finds its place in one pass over the text: one expression for a whole block would
+#: try all ways in which a run of empty lines can be divided.
+_END = re.compile(r"---(?:\r\n|\n|$)")
+_AFTER_LINE = re.compile(r"[\r\n]---(?:\r\n|\n|$)")
 _WORDS = ("license", "library_name", "pipeline_tag")
 
 
@@ -33,17 +37,31 @@ def split_card(text: str, where: str = "README.md") -> tuple[dict[str, Any], str
 
     Raises `SutureError` `card.yaml`, which says what is wrong and in which line.
     """
-    found = _BLOCK.match(text)
-    if found is None:
+    block, rest = _divide(text)
+    if block is None:
         return {}, text
-    content = _read(found.group(1), where)
+    content = _read(block, where)
     for key in _WORDS:
         if not isinstance(content.get(key) or "", str):
             raise refused(f"{key}: one word is needed", where)
     tags = content.get("tags") or []
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
         raise refused("tags: a list of words is needed", where)
-    return content, text[found.end() :]
+    return content, rest
+
+
+def _divide(text: str) -> tuple[str | None, str]:
+    """Return what is between the lines `---` and what follows; None and the text where there is no block."""
+    opened = text.lstrip()
+    start = opened.removeprefix("---")
+    inside = start.lstrip(_LINES)
+    if start == opened or inside == start:
+        return None, text
+    if (found := _AFTER_LINE.search(inside)) is not None:
+        return inside[: found.start()].rstrip(_LINES), inside[found.end() :]
+    # Empty lines alone, then the end.
+    found = _END.match(inside) if len(start) - len(inside) > 1 else None
+    return ("", inside[found.end() :]) if found is not None else (None, text)
 
 
 def _read(block: str, where: str) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Annotated, Literal
 
 from fastapi import Query, Request, Response
-from pathspec import GitIgnoreSpec
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
@@ -17,6 +16,7 @@ from suture_service.errors import Conflict
 from suture_service.hf import repository, service
 from suture_service.hf.changes import REGULAR_BYTES, Changes, apply, read_changes
 from suture_service.hf.errors import BadRequest, NotImplementedHere, PreconditionFailed, RevisionNotFound
+from suture_service.hf.ignored import Ignored
 from suture_service.hf.listing import etag
 from suture_service.hf.routing import PlaceDep, RoutePlace, base_url, hub_router, link_next
 from suture_service.hf.schemas import CommitOut, Committed, NewFile, Preupload, PreuploadFile, PreuploadIn
@@ -51,13 +51,13 @@ def preupload(
     with hub.database.reading() as session:
         _, head = _head(session, caller, place)
         present = {file.name: etag(file) for file in repository.files(session, head.revision_id)}
-    ignored = GitIgnoreSpec.from_lines((body.git_ignore or "").splitlines())
+    ignored = Ignored(body.git_ignore or "")
     return Preupload(
         files=[
             PreuploadFile(
                 path=file.path,
                 upload_mode=_mode(file),
-                should_ignore=ignored.match_file(file.path),
+                should_ignore=ignored(file.path),
                 oid=present.get(file.path),
             )
             for file in body.files

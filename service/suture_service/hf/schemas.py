@@ -81,7 +81,7 @@ class PreuploadIn(_Said):
     """Files whose way of upload the hub decides."""
 
     files: list[NewFile] = Field(max_length=1000)
-    git_ignore: str | None = Field(default=None, max_length=2**20)
+    git_ignore: str | None = Field(default=None, max_length=2**17)
 
 
 class PreuploadFile(_Said):
