@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Literal
 
-from fastapi import Depends
+from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from suture_service.errors import Forbidden, Unauthorized
@@ -20,7 +20,7 @@ from suture_service.tokens import find_token, mark_used
 #: `steward` decides who gets the files of its party's gated models, `auditor` reads the audit log.
 Role = Literal["operator", "admin", "publisher", "requester", "steward", "auditor", "reader"]
 
-_bearer = HTTPBearer(auto_error=False, description="A token of a party or of a site: `suture_…`.")
+bearer = HTTPBearer(auto_error=False, description="A token of a party or of a site: `suture_…`.")
 # Writing at every request would make every read a write.
 _LAST_USED_STEP = timedelta(seconds=60)
 
@@ -80,7 +80,13 @@ def digest(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def _authenticate(hub: HubDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> Caller:
+def authenticate(
+    request: Request, hub: HubDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
+) -> Caller:
+    """Return who sent a request; raises `Unauthorized`, or `TooMany` where it is one too many."""
+    known: Caller | None = getattr(request.state, "caller", None)
+    if known is not None:
+        return known
     if credentials is None:
         raise Unauthorized
     source = origin.get() or Origin()
@@ -109,7 +115,7 @@ def _authenticate(hub: HubDep, credentials: Annotated[HTTPAuthorizationCredentia
     return caller
 
 
-CallerDep = Annotated[Caller, Depends(_authenticate)]
+CallerDep = Annotated[Caller, Depends(authenticate)]
 
 
 def _site(caller: CallerDep) -> Caller:

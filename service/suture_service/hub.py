@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, TypeVar
 
+from anyio import CapacityLimiter
 from fastapi import Depends, Request
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
@@ -22,6 +23,8 @@ from suture_service.settings import Settings
 from suture_service.storage import BlobStore
 
 T = TypeVar("T")
+#: So many at a time; others wait, and hold no thread.
+CHECKS = 2
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 #: In `session.info`: about what there is news once the transaction has committed.
 NEWS = "news"
@@ -47,6 +50,8 @@ class HubContext:
     key: str = ""
     ahead: timedelta = timedelta(0)
     closing: asyncio.Event = field(default_factory=asyncio.Event)
+    #: Checks of models and results: each takes memory many times its file's header, and keeps Python busy.
+    checks: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(CHECKS))
     _listeners: dict[str, set[tuple[asyncio.AbstractEventLoop, asyncio.Event]]] = field(default_factory=dict)
     _turn: threading.Lock = field(default_factory=threading.Lock)
 

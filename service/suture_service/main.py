@@ -122,7 +122,7 @@ def sweep_store(hub: HubContext) -> None:
 
 
 @health.get("/healthz")
-def healthz() -> dict[str, str]:
+async def healthz() -> dict[str, str]:
     """Say that the process answers."""
     return {"status": "ok"}
 

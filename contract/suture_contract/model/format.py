@@ -7,6 +7,7 @@ The layout of safetensors: 8 bytes little-endian header length, a JSON header, t
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from suture_contract.model.graph_json import (
 from suture_contract.model.metadata import InputSpec, ModelMetadata, OutputSpec
 from suture_contract.model.operators import DTYPES
 from suture_contract.model.output import check_output_format
+from suture_contract.structure import holds_more
 
 __all__ = [
     "FORMAT",
@@ -35,6 +37,7 @@ __all__ = [
     "VERSION",
     "PortableHeader",
     "TensorInfo",
+    "any_header",
     "check_against",
     "check_file",
     "check_opened",
@@ -51,6 +54,8 @@ VERSION = "1"
 MODEL, METADATA = "model.safetensors", "suture.json"
 MAX_HEADER = 2 * MAX_JSON
 MAX_TENSORS = 20_000
+#: Of a header, as `holds_more` counts: a tensor has 19 of eight dimensions, and the graph is one text.
+MAX_VALUES = 20 * MAX_TENSORS
 
 _DTYPE_OF = {name: dtype for dtype, (name, _) in DTYPES.items()}
 _EXPORT_AGAIN = "the file is damaged or was not written by Suture; export it again"
@@ -101,12 +106,31 @@ def read_header(read: Callable[[int, int], bytes], size: int, *, where: str = "m
         _truncated(f"the header needs {length} bytes, {len(text)} could be read", where)
     if not text.startswith(b"{"):
         _refuse("model.header", "this is not a safetensors file", where)
-    header = strict_json(_ascii_or_utf8(text, where), where)
+    _must_be_utf8(text, where)
+    header = strict_json(text, where, MAX_VALUES)
     metadata = _metadata(header.pop("__metadata__", None), where)
     tensors = _tensors(header, size - 8 - length, where)
     graph = graph_from_json(metadata["graph"], where=where)
     _same_tensors(graph, tensors, where)
     return PortableHeader(graph, tensors, metadata, 8 + length, size)
+
+
+def any_header(read: Callable[[int, int], bytes], size: int) -> dict[str, Any] | None:
+    """Return what stands in the header of any whole safetensors file, unchecked; None where it cannot be read.
+
+    None, too, where it holds more than a file of Suture's does.
+    """
+    length = int.from_bytes(read(0, 8), "little") if size >= 8 else size
+    if length > min(MAX_HEADER, size - 8):
+        return None
+    text = read(8, length)
+    if holds_more(text, MAX_VALUES):
+        return None
+    try:
+        header = json.loads(text.decode())
+    except (ValueError, RecursionError):
+        return None
+    return header if isinstance(header, dict) else None
 
 
 def find_model(path: str | os.PathLike[str]) -> Path:
@@ -212,9 +236,9 @@ def _refuse_other_formats(start: bytes, where: str) -> None:
         raise SutureError("model.not_portable", problem, where=where, hint=_EXPORT)
 
 
-def _ascii_or_utf8(text: bytes, where: str) -> str:
+def _must_be_utf8(text: bytes, where: str) -> None:
     try:
-        return text.decode()
+        text.decode()
     except UnicodeDecodeError:
         _refuse("model.header", "the header is not UTF-8", where)
 

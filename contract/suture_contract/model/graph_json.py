@@ -34,9 +34,12 @@ from suture_contract.model.graph import (
     Value,
 )
 from suture_contract.model.operators import DTYPES, GETITEM, OPERATORS
+from suture_contract.structure import holds_more
 
 MAX_JSON = 8 * 1024 * 1024
 MAX_BRACKETS = 500_000
+#: With the names of fields, and each operator's arguments.
+MAX_VALUES = 1_000_000
 MAX_NODES = 50_000
 MAX_DEPTH = 16
 MAX_INPUTS = 16
@@ -61,8 +64,10 @@ def is_module_path(path: object) -> bool:
     return isinstance(path, str) and _MODULE_PATH.fullmatch(path) is not None
 
 
-def strict_json(text: str | bytes, where: str) -> Any:
-    """Parse JSON, refusing duplicate keys, NaN, and nesting deep enough to exhaust the stack."""
+def strict_json(text: bytes, where: str, most: int) -> Any:
+    """Parse JSON of at most `most` values, refusing duplicate keys, NaN, and nesting that would exhaust the stack."""
+    if holds_more(text, most):
+        _refuse(f"more than {most} values", where)
 
     def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         content = dict(pairs)
@@ -74,7 +79,10 @@ def strict_json(text: str | bytes, where: str) -> Any:
         _refuse(f"{name} is not JSON", where)
 
     try:
-        return json.loads(text, object_pairs_hook=no_duplicates, parse_constant=no_constant)
+        # Told what it is: bytes alone may be read as UTF-16.
+        return json.loads(
+            text.decode(errors="surrogatepass"), object_pairs_hook=no_duplicates, parse_constant=no_constant
+        )
     except RecursionError:
         _refuse("nested too deeply", where)
     except ValueError as error:
@@ -112,7 +120,7 @@ def graph_from_json(text: str, *, where: str = "graph") -> Graph:
         _refuse(f"the graph is larger than {MAX_JSON} bytes", where)
     if text.count("[") + text.count("{") > MAX_BRACKETS:
         _refuse(f"the graph has more than {MAX_BRACKETS} lists and objects", where)
-    content = strict_json(text, where)
+    content = strict_json(text.encode(errors="surrogatepass"), where, MAX_VALUES)
     _exact_keys(content, {"inputs", "outputs", "ops", "modules", "nodes", "output"}, where)
     inputs = _specs(content["inputs"], "inputs", where)
     if not inputs:

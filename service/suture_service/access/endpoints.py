@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import Query, Request, Response
 
 from suture_service.access import repository, service
 from suture_service.access.schemas import AccessIn, AccessOut, AccessState, Decision
@@ -13,10 +13,11 @@ from suture_service.errors import answers
 from suture_service.hub import HubDep
 from suture_service.models.endpoints import FILE_ANSWERS, Rev
 from suture_service.paging import Cursor, Limit, Page, decode, page
+from suture_service.route import room
 from suture_service.storage.download import send_file
 from suture_service.tables import AccessRequest
 
-router = APIRouter(prefix="/v1", tags=["access"])
+router = room("/v1", tag="access")
 
 
 @router.get("/access", responses=answers(403, 422))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from pydantic import BaseModel, Field
 
 from suture_service.audit import repository
@@ -13,9 +13,10 @@ from suture_service.auth import Caller, CallerDep
 from suture_service.errors import answers
 from suture_service.hub import HubDep
 from suture_service.paging import Cursor, Limit, Page, decode, page
+from suture_service.route import room
 from suture_service.tables import AuditEntry
 
-router = APIRouter(prefix="/v1", tags=["audit"])
+router = room("/v1", tag="audit")
 
 
 class AuditOut(BaseModel):

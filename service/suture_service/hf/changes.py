@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
+from starlette.concurrency import run_in_threadpool
 
+from suture_contract.structure import holds_more
 from suture_service.errors import TooLarge
 from suture_service.hf.errors import BadRequest, EntryNotFound
 from suture_service.hf.listing import git_blob_id
@@ -24,6 +26,8 @@ from suture_service.storage import BlobStore
 REGULAR_BYTES = 4 * 2**20
 #: So many bytes of it are kept at once.
 _AT_ONCE = 8 * 2**20
+#: A longer line is read beside the event loop; and what there is in one, names of fields counted.
+_LONG, _VALUES = 64 * 1024, 100
 _LINE = REGULAR_BYTES * 4 // 3 + 256 * 1024
 #: Of a commit, and files of a repository.
 MAX_ENTRIES = 20_000
@@ -69,7 +73,7 @@ async def read_changes(store: BlobStore, body: AsyncIterator[bytes], take_room: 
     changes: Changes | None = None
     inside = _Inside(store, take_room)
     async for line in _lines(body):
-        key, value = _parse(line)
+        key, value = await run_in_threadpool(_parse, line) if len(line) > _LONG else _parse(line)
         if changes is None:
             if key != "header":
                 raise BadRequest("commit.header", "the first line must be the header", where="the commit")
@@ -112,6 +116,8 @@ async def _lines(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 
 def _parse(line: bytes) -> tuple[Any, Any]:
+    if holds_more(line, _VALUES):
+        raise BadRequest("commit.line", "a line is more than `{key, value}`", where="the commit")
     try:
         entry = json.loads(line)
         return entry["key"], entry["value"]
@@ -148,20 +154,12 @@ class _Inside:
 
     async def add(self, entry: RegularFile) -> Put:
         """Take a content in, to be kept soon."""
-        try:
-            plain = entry.encoding == "utf-8"
-            content = entry.content.encode() if plain else base64.b64decode(entry.content, validate=True)
-        except (binascii.Error, ValueError):
-            raise BadRequest("commit.content", "not base64", where=entry.path[:200]) from None
-        if len(content) > REGULAR_BYTES:
-            hint = "large files go by LFS or Xet: ask preupload"
-            raise TooLarge("upload.too_large", f"larger than {REGULAR_BYTES} bytes", where=entry.path[:200], hint=hint)
-        sha256 = hashlib.sha256(content).hexdigest()
-        self._waiting[sha256] = content
+        content, put = await run_in_threadpool(_decoded, entry) if len(entry.content) > _LONG else _decoded(entry)
+        self._waiting[put.sha256] = content
         self._bytes += len(content)
         if self._bytes >= _AT_ONCE:
             await self.keep()
-        return Put(entry.path, sha256, len(content), git_blob_id(content))
+        return put
 
     async def keep(self) -> None:
         """Keep what has been taken in."""
@@ -173,6 +171,19 @@ class _Inside:
                 await upload.keep()
         self._waiting.clear()
         self._bytes = 0
+
+
+def _decoded(entry: RegularFile) -> tuple[bytes, Put]:
+    try:
+        plain = entry.encoding == "utf-8"
+        content = entry.content.encode() if plain else base64.b64decode(entry.content, validate=True)
+    except (binascii.Error, ValueError):
+        raise BadRequest("commit.content", "not base64", where=entry.path[:200]) from None
+    if len(content) > REGULAR_BYTES:
+        hint = "large files go by LFS or Xet: ask preupload"
+        raise TooLarge("upload.too_large", f"larger than {REGULAR_BYTES} bytes", where=entry.path[:200], hint=hint)
+    sha256 = hashlib.sha256(content).hexdigest()
+    return content, Put(entry.path, sha256, len(content), git_blob_id(content))
 
 
 async def _once(content: bytes) -> AsyncIterator[bytes]:

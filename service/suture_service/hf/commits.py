@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Literal
 
+from anyio import to_thread
 from fastapi import Query, Request, Response
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
@@ -87,7 +88,9 @@ async def make_commit(
         oid = revision_id(draft.files)
         if oid != draft.head_oid:
             contents = {path: _Kept(hub.store, file.sha256, file.size) for path, file in draft.files.items()}
-            checked = await run_in_threadpool(check_repository, contents, hub.settings.max_card_bytes)
+            checked = await to_thread.run_sync(
+                check_repository, contents, hub.settings.max_card_bytes, limiter=hub.checks
+            )
             portable = checked.metadata is not None
             signature = await run_in_threadpool(read_signature, contents) if portable else None
             made = _Made(caller, place, changes, draft, checked, signature)

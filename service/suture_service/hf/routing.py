@@ -9,7 +9,6 @@ from urllib.parse import unquote_to_bytes
 
 from fastapi import APIRouter, Depends, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
 from pydantic import AfterValidator
 from sqlalchemy.exc import DataError, OperationalError
 from starlette.exceptions import HTTPException
@@ -18,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from suture_contract.errors import SutureError
 from suture_service.errors import of_database
 from suture_service.hf import errors
+from suture_service.route import Route
 
 
 def decoded(text: str) -> str:
@@ -60,7 +60,7 @@ class RawPath:
         await self._app(scope, receive, send)
 
 
-class HubRoute(APIRoute):
+class HubRoute(Route):
     """A route whose refusals the client understands."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import Path, Query, Request, Response
 from sqlalchemy.orm import Session
 
 from suture_contract.documents import Report
@@ -20,11 +20,12 @@ from suture_service.models.endpoints import FILE_ANSWERS
 from suture_service.models.service import REPORT
 from suture_service.paging import Cursor, Limit, Page, decode, page
 from suture_service.parties.schemas import MAX_INTEGER
+from suture_service.route import room
 from suture_service.states import ACTIVE_JOBS, JobState
 from suture_service.storage.download import send_file
 from suture_service.tables import Job
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+router = room("/v1/jobs", tag="jobs")
 JobId = Annotated[str, Path(examples=[JOB])]
 
 

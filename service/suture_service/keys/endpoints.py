@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Response
+from fastapi import Path, Response
 
 from suture_service.auth import CallerDep
 from suture_service.errors import answers
@@ -13,9 +13,10 @@ from suture_service.keys import repository, service
 from suture_service.keys.schemas import FINGERPRINT, KeyIn, KeyOut, TakenBack
 from suture_service.paging import Cursor, Limit, Page, decode, page
 from suture_service.parties.service import get_party
+from suture_service.route import room
 from suture_service.tables import PartyKey
 
-router = APIRouter(prefix="/v1", tags=["keys"])
+router = room("/v1", tag="keys")
 
 Fingerprint = Annotated[str, Path(description="The sha256 of the public key.", examples=[FINGERPRINT])]
 

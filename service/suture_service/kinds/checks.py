@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from suture_contract.model.format import MAX_VALUES, any_header
+from suture_contract.structure import holds_more
 from suture_service.errors import HubError
-
-MAX_HEADER = 16 * 2**20
 
 Document = TypeVar("Document", bound=BaseModel)
 
@@ -27,15 +26,10 @@ class FileContent:
 
 def header_of(file: FileContent, where: str, noun: str) -> dict[str, Any]:
     """Return the header of a whole safetensors file."""
-    length = int.from_bytes(file.read(0, 8), "little")
-    if file.size < 8 or length > min(MAX_HEADER, file.size - 8):
+    header = any_header(file.read, file.size)
+    if header is None:
         raise HubError(f"{noun}.invalid", "this is no whole safetensors file", where=where, hint="upload it again")
-    try:
-        header = json.loads(file.read(8, length))
-    except (ValueError, RecursionError):
-        header = None
-    if not isinstance(header, dict):
-        raise HubError(f"{noun}.invalid", "the header is not JSON", where=where, hint="upload it again")
+    length = int.from_bytes(file.read(0, 8), "little")
     ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__" and _has_end(entry)]
     if max(ends, default=0) != file.size - 8 - length:
         raise HubError(f"{noun}.truncated", "the file is cut short", where=where, hint="upload it again")
@@ -60,8 +54,11 @@ def same(field: str, found: object, expected: object, where: str, code: str) -> 
 
 def read_document(kind: type[Document], file: FileContent, where: str, code: str) -> Document:
     """Return the document in a file; raises `HubError` with this code."""
+    text = file.read(0, file.size)
+    if holds_more(text, MAX_VALUES):
+        raise HubError(code, f"more than {MAX_VALUES} values", where=where)
     try:
-        return kind.model_validate_json(file.read(0, file.size))
+        return kind.model_validate_json(text)
     except ValidationError as error:
         raise _invalid(error, where, code) from None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi import Depends, Path, Query, Request, Response
 from sqlalchemy.orm import Session
 
 from suture_service.auth import Caller, CallerDep
@@ -19,9 +19,10 @@ from suture_service.models.quota import take_room
 from suture_service.models.schemas import FileOut, ModelChange, ModelOut, RevisionOut, Visibility
 from suture_service.paging import Cursor, Limit, Page, decode, page
 from suture_service.parties.service import checked_name
+from suture_service.route import room
 from suture_service.tables import Revision
 
-router = APIRouter(prefix="/v1/models", tags=["models"])
+router = room("/v1/models", tag="models")
 
 Rev = Annotated[str, Path(description="40 hex digits, enough of the first of them (7 or more), or `latest`.")]
 _BINARY = {"type": "string", "format": "binary"}
@@ -126,7 +127,7 @@ async def publish(
     checked_name(name, "name")
     content_type = request.headers.get("content-type")
     async with receive_parts(hub.store, hub.settings, request.stream(), content_type) as uploads:
-        checked = await check_and_keep(uploads, partial(take_room, hub, caller.party_id))
+        checked = await check_and_keep(uploads, partial(take_room, hub, caller.party_id), hub.checks)
 
     def commit(session: Session) -> tuple[RevisionOut, bool]:
         revision, new = service.publish(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -10,12 +9,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+from anyio import CapacityLimiter, to_thread
 from starlette.concurrency import run_in_threadpool
 
 from suture_contract.card.yaml_block import split_card
 from suture_contract.errors import SutureError
 from suture_contract.model.finite import check_finite
-from suture_contract.model.format import FORMAT, MAX_HEADER, PortableHeader, check_against, read_header
+from suture_contract.model.format import FORMAT, PortableHeader, any_header, check_against, read_header
 from suture_contract.model.metadata import MAX_BYTES, ModelMetadata
 from suture_contract.model.operators import DTYPES
 from suture_contract.model.signature import MAX_SIGNATURE, SIGNATURE
@@ -74,9 +74,9 @@ async def receive_parts(
         yield uploads
 
 
-async def check_and_keep(uploads: dict[str, Upload], take_room: TakeRoom) -> CheckedUpload:
+async def check_and_keep(uploads: dict[str, Upload], take_room: TakeRoom, checks: CapacityLimiter) -> CheckedUpload:
     """Check model, metadata and card against each other, then give all files their final names, if there is room."""
-    says = await run_in_threadpool(_check, uploads)
+    says = await to_thread.run_sync(_check, uploads, limiter=checks)
     signature = await run_in_threadpool(read_signature, uploads)
     await take_room({upload.sha256: upload.size for upload in uploads.values()})
     for upload in uploads.values():
@@ -135,11 +135,5 @@ def _card_text(card: Content, limit: int) -> str:
 
 def _says_portable(model: Content) -> bool:
     """Whether a file's header names our format; whether it is right is another question."""
-    length = int.from_bytes(model.read(0, 8), "little")
-    if model.size < 8 or length > min(MAX_HEADER, model.size - 8):
-        return False
-    try:
-        header = json.loads(model.read(8, length))
-        return bool(header["__metadata__"]["format"] == FORMAT)
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return False
+    metadata = (any_header(model.read, model.size) or {}).get("__metadata__")
+    return isinstance(metadata, dict) and metadata.get("format") == FORMAT

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 
 from suture_service.auth import CallerDep
 from suture_service.errors import answers
@@ -11,9 +11,10 @@ from suture_service.paging import Cursor, Limit, Page, decode, page
 from suture_service.parties import repository, service
 from suture_service.parties.schemas import PartyIn, PartyOut, SiteState, TokenIn, TokenMade, TokenOut, WhoAmI
 from suture_service.parties.service import is_online
+from suture_service.route import room
 from suture_service.tables import Party, Token
 
-router = APIRouter(prefix="/v1", tags=["parties"])
+router = room("/v1", tag="parties")
 
 
 @router.get("/whoami", responses=answers())

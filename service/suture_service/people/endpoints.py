@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 
 from suture_service.auth import CallerDep
 from suture_service.errors import Forbidden, Malformed, answers
@@ -12,9 +12,10 @@ from suture_service.paging import Cursor, Limit, Page, decode, page
 from suture_service.parties.service import check_grant, get_party
 from suture_service.people import repository, service
 from suture_service.people.schemas import LoggedIn, LoginIn, LoginWith, PersonIn, PersonOut, RolesIn
+from suture_service.route import room
 from suture_service.tables import Person
 
-router = APIRouter(prefix="/v1", tags=["people"])
+router = room("/v1", tag="people")
 
 
 @router.get("/login")

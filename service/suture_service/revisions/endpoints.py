@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from sqlalchemy.orm import Session
 
 from suture_contract.model.signature import MAX_SIGNATURE, SIGNATURE
@@ -16,8 +16,9 @@ from suture_service.models.endpoints import Rev, show_revision
 from suture_service.models.schemas import RevisionOut
 from suture_service.models.service import StoredFile, get_revision
 from suture_service.revisions import service
+from suture_service.route import room
 
-router = APIRouter(prefix="/v1", tags=["keys"])
+router = room("/v1", tag="keys")
 
 _BUNDLE: dict[str, Any] = {
     "requestBody": {

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
-
 from suture_service.auth import CallerDep, SiteDep
 from suture_service.errors import answers
 from suture_service.hub import HubDep
 from suture_service.parties.service import add_site_token, get_party
+from suture_service.route import room
 from suture_service.sites import repository, service
 from suture_service.sites.schemas import DatasetsIn, SiteIn, SiteMade
 
-router = APIRouter(prefix="/v1", tags=["sites"])
+router = room("/v1", tag="sites")
 
 
 @router.put("/site/datasets", status_code=204, responses=answers(403, 422))

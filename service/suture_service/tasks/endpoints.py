@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from anyio import to_thread
+from fastapi import Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from suture_service.auth import SiteDep
@@ -13,6 +14,7 @@ from suture_service.hub import HubDep, party_news
 from suture_service.models.quota import take_room
 from suture_service.models.service import StoredFile
 from suture_service.parties.schemas import MAX_INTEGER
+from suture_service.route import room
 from suture_service.tasks import service
 from suture_service.tasks.schemas import (
     DeclineIn,
@@ -28,7 +30,7 @@ from suture_service.tasks.schemas import (
     WaitIn,
 )
 
-router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
+router = room("/v1/tasks", tag="tasks")
 TaskId = Annotated[str, Path(examples=["task_0c9d2e3a48576b1f"])]
 _RAW = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 
@@ -107,14 +109,15 @@ async def put_file(
 
 
 @router.post("/{task_id}/result", responses=answers(403, 404, 409, 422))
-def result(hub: HubDep, site: SiteDep, task_id: TaskId, body: ResultIn) -> TaskEnded:
+async def result(hub: HubDep, site: SiteDep, task_id: TaskId, body: ResultIn) -> TaskEnded:
     """End the task with its result, which is checked together with the files put before.
 
     `evaluate`: an Evaluation. `fit`: `{"n": samples}`. `compose`: `{"chosen": candidate}`; the model is published in
     the same transaction. `match`: `{"n", "placements", "norms"}`. `contribute`: `{"n": {"train", "validation"}}`, with
     `epsilon` and `delta` where there is noise. Repeating the same result with the same fence is harmless.
     """
-    return TaskEnded(id=task_id, state=service.finish(hub, site, task_id, body.fence, body.document))
+    state = await to_thread.run_sync(service.finish, hub, site, task_id, body.fence, body.document, limiter=hub.checks)
+    return TaskEnded(id=task_id, state=state)
 
 
 @router.post("/{task_id}/fail", responses=answers(403, 404, 409, 422))

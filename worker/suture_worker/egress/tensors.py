@@ -14,8 +14,9 @@ import numpy as np
 from suture_contract.documents import CandidateSet, Gate, Stitch
 from suture_contract.errors import SutureError
 from suture_contract.kinds import STITCHES
+from suture_contract.model.format import MAX_HEADER, MAX_VALUES
+from suture_contract.structure import holds_more
 
-_MAX_HEADER = 16 * 2**20
 #: Where a tensor belongs, by letters and numbers: `p00.0_1.weight`, `r01.g00.weight`.
 _WEIGHT = re.compile(r"(?:[a-z][0-9]{1,4}\.){1,3}(?:[0-9]{1,3}_[0-9]{1,3}\.)?weight", re.ASCII)
 _MAX_SIZE = 2**20
@@ -87,11 +88,11 @@ def header_of(path: Path) -> tuple[bytes, dict[str, Any]]:
     """Return a safetensors file's header, as text and as what it says; raises `SutureError` `outbox.refused`."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if length > _MAX_HEADER:
+        if length > MAX_HEADER:
             _refuse("its header is too large", path.name)
         text = file.read(length)
     try:
-        header = json.loads(text)
+        header = json.loads(text.decode()) if not holds_more(text, MAX_VALUES) else None
     except (ValueError, RecursionError):
         _refuse("it is not a safetensors file", path.name)
     if not isinstance(header, dict):

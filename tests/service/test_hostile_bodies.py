@@ -1,0 +1,121 @@
+"""What is small to send and large to parse: counted before, checked a few at a time, while the hub answers."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from suture_contract.errors import SutureError
+from suture_contract.model import format as portable_format
+from suture_contract.model.format import any_header, read_header
+from suture_contract.structure import holds_more
+from suture_service.hub import CHECKS
+from suture_service.models import publishing
+
+MIB = 2**20
+
+
+def file_of(header: bytes) -> bytes:
+    return len(header).to_bytes(8, "little") + header
+
+
+def lists(size: int) -> bytes:
+    return b'{"a":[' + b"[]," * ((size - 9) // 3) + b"[]]}"
+
+
+HEADERS = {
+    "lists": lists(16 * MIB - 8),
+    "objects": b'{"a":[' + b"{}," * 5_000_000 + b"{}]}",
+    "texts": b'{"a":[' + b'"ab",' * 3_000_000 + b'""]}',
+    "numbers": b'{"a":[' + b"1e9," * 4_000_000 + b"1]}",
+    "fields": b'{"a":{' + b",".join(b'"%d":0' % index for index in range(1_300_000)) + b"}}",
+    "an open text": b'{"a":"' + b'\\"' * 8_000_000,
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_a_header_of_many_values_is_refused_before_it_is_parsed(name):
+    content = file_of(HEADERS[name][: 16 * MIB])
+    tracemalloc.start()
+    try:
+        with pytest.raises(SutureError) as refused:
+            read_header(lambda offset, length: content[offset : offset + length], len(content))
+        unread = any_header(lambda offset, length: content[offset : offset + length], len(content))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert refused.value.code in ("model.graph", "model.header")
+    assert unread is None
+    assert peak < 6 * len(content)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [(b"{}", 1), (b'{"a": "[[[,,,"}', 3), (rb'["\\", "\"[,"]', 4), (b'["open [', 2), (b"[1,2,[3]]", 4)],
+)
+def test_what_stands_in_a_text_does_not_count(text, count):
+    assert holds_more(text, count - 1)
+    assert not holds_more(text, count)
+
+
+def test_the_most_that_a_model_of_our_own_can_hold_is_read(handmade, monkeypatch):
+    content = handmade.model()
+    monkeypatch.setattr(portable_format, "MAX_TENSORS", 2)
+    monkeypatch.setattr(portable_format, "MAX_VALUES", 2 * 20)
+    assert read_header(lambda offset, length: content[offset : offset + length], len(content)).tensors
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_the_hub_answers_while_it_checks_and_checks_a_few_at_a_time(world, monkeypatch):
+    """Twelve uploads at once: no more than two are checked at a time, and whoever asks meanwhile is answered."""
+    busy, most = [0], [0]
+    full, go = threading.Event(), threading.Event()
+
+    def read(*args, **options):
+        busy[0] += 1
+        most[0] = max(most[0], busy[0])
+        if busy[0] >= CHECKS:
+            full.set()
+        go.wait(30)
+        try:
+            return read_header(*args, **options)
+        finally:
+            busy[0] -= 1
+
+    monkeypatch.setattr(publishing, "read_header", read)
+    with ThreadPoolExecutor(12) as pool:
+        sent = [pool.submit(world.north.publish, f"north/m{index}", model=file_of(lists(MIB))) for index in range(11)]
+        sent.append(pool.submit(world.north.publish, "north/honest"))
+        assert full.wait(30)
+        answers = [world.client.get("/healthz"), world.north.get("/v1/models")]
+        go.set()
+        statuses = sorted(future.result().status_code for future in sent)
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert statuses == [201, *[422] * 11]
+    assert most[0] == CHECKS
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_bodies_of_many_values_are_refused_and_tokens_come_first(world):
+    many = b'{"models": [' + b"[]," * 2_000_000 + b"[]]}"
+    kind = {"Content-Type": "application/json"}
+    refused = world.north("POST", "/v1/jobs", content=many, headers=kind)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (413, "request.too_large")
+    for headers in ({}, {"Authorization": "Bearer suture_pat_wrong"}):
+        answer = world.client.post("/v1/jobs", content=many, headers={**kind, **headers})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (401, "auth.invalid")
+    world.north.post("/api/repos/create", {"name": "repo", "organization": "north"})
+    header = json.dumps({"key": "header", "value": {"summary": "x"}}).encode()
+    value = {"path": "x", "content": base64.b64encode(b"{[," * MIB).decode(), "encoding": "base64"}
+    for line, status in ((many[:MIB], 400), (json.dumps({"key": "file", "value": value}).encode(), 200)):
+        content = header + b"\n" + line
+        kind = {"Content-Type": "application/x-ndjson"}
+        assert (
+            world.north("POST", "/api/models/north/repo/commit/main", content=content, headers=kind).status_code
+            == status
+        )
