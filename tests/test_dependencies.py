@@ -58,8 +58,11 @@ def imports(path: Path) -> set[tuple[str, bool]]:
     return {(name, later) for name, later in found if name.partition(".")[0] not in sys.stdlib_module_names | OWN}
 
 
+_DISTRIBUTIONS = packages_distributions()
+
+
 def distributions(module: str) -> set[str]:
-    return {canonicalize_name(name) for name in packages_distributions()[module.partition(".")[0]]}
+    return {canonicalize_name(name) for name in _DISTRIBUTIONS[module.partition(".")[0]]}
 
 
 def names(requirements: list[Requirement]) -> set[str]:
