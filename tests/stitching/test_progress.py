@@ -148,3 +148,13 @@ def test_the_time_left_is_right_within_a_factor_of_two(
     for at, one in told:
         assert one.seconds_left is not None
         assert 0.5 < one.seconds_left / (end - at) < 2, (one, end - at)
+
+
+def test_training_is_reported_between_its_batches(pair: list[Member], monkeypatch: pytest.MonkeyPatch) -> None:
+    # Who cancels waits for a batch, not for a round of as many as a large dataset has.
+    monkeypatch.setattr(refine, "PATIENCE", 1000)
+    seen: list[Progress] = []
+    options = FitOptions(refine_steps=120, refine_candidates=1, max_matches=1, alphas=[0.5])
+    fit(pair, dataset(), own=0, options=options, progress=seen.append)
+    trained = [reported for reported in seen if reported.step == "refine"]
+    assert len(trained) >= 120 > 2 * trained[0].total

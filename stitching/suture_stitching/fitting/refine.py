@@ -48,7 +48,7 @@ _SPLITS: tuple[Split, Split] = ("validation", "train")
 #: Which part of the members lies behind the first match, about, and what a step of training costs in passes of that.
 _BEHIND, _STEP = 0.25, 3
 
-#: Called after every round with how many are done; after the last one, or where it stops early, with all of them.
+#: Called between batches with how many rounds are done; after the last one, or where it stops early, with all of them.
 OnRound = Callable[[int], None]
 
 
@@ -140,6 +140,7 @@ def refine(
             (trainer.loss(batch) + trainer.anchor()).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
+            progress(number)  # a round may take minutes, and whoever cancels does not wait for its end
     progress(rounds)
     return kept
 

@@ -29,6 +29,7 @@ class Tracker:
         self._seconds = dict.fromkeys(steps, 0.0)
         #: The step that the time since then belongs to.
         self._step, self._since = next(iter(steps)), monotonic()
+        self._last: Progress | None = None
 
     def expect(self, step: str, units: int, cost: float) -> None:
         """Say how many units a step that has not begun has, and what one costs, where that is known only now."""
@@ -46,7 +47,11 @@ class Tracker:
         self._before[step] += units
 
     def reached(self, step: str, done: int) -> None:
-        """Report that `done` units of `step` are done."""
+        """Report that `done` units of `step` are done; where that is known already, what was reported last."""
+        last = self._last
+        if last is not None and (last.step, last.done) == (step, done):
+            self._progress(last)
+            return
         self._done[step] = max(done, self._done[step])
         self._report(step)
 
@@ -64,7 +69,8 @@ class Tracker:
         now = monotonic()
         self._seconds[self._step] += now - self._since
         self._step, self._since = step, now
-        self._progress(Progress(step, self._done[step], self._totals[step], self._left()))
+        self._last = Progress(step, self._done[step], self._totals[step], self._left())
+        self._progress(self._last)
 
     def _left(self) -> float | None:
         """Return the seconds that what is left takes; None while nothing is known of how fast this work is."""
