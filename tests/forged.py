@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from suture_service.database import Database
 from suture_service.models.repository import own_model
@@ -25,27 +27,55 @@ def forge(settings: Settings, repo: str, files: Mapping[str, bytes], metadata: d
     stored = asyncio.run(_store(open_store(settings), files))
     party, _, name = repo.partition("/")
     now = datetime.now(UTC)
+    with _writing(settings) as session:
+        owner = session.scalars(select(Party).where(Party.name == party)).one()
+        model = own_model(session, owner.id, name)
+        assert model is not None
+        revision = Revision(
+            model=model,
+            revision=revision_id(stored),
+            created_at=now,
+            created_by=party,
+            content=metadata or json.loads(files["suture.json"]),
+            files=[
+                RevisionFile(name=name, size=file.size, sha256=file.sha256) for name, file in sorted(stored.items())
+            ],
+        )
+        commit = Commit(model_id=model.id, revision=revision, title="forged", created_at=now, created_by=party)
+        session.add(commit)
+        session.flush()
+        session.get_one(Ref, (model.id, "branch", "main")).commit = commit
+        return revision.revision
+
+
+def show(settings: Settings, repo: str, revision: str) -> None:
+    """Make `main` of a model be one of its revisions, as old as it may be."""
+    party, _, name = repo.partition("/")
+    now = datetime.now(UTC)
+    with _writing(settings) as session:
+        owner = session.scalars(select(Party).where(Party.name == party)).one()
+        model = own_model(session, owner.id, name)
+        assert model is not None
+        wanted = Revision.model_id == model.id, Revision.revision == revision
+        found = session.scalars(select(Revision).where(*wanted)).one()
+        commit = Commit(model_id=model.id, revision=found, title="shown", created_at=now, created_by=party)
+        session.add(commit)
+        session.flush()
+        session.get_one(Ref, (model.id, "branch", "main")).commit = commit
+
+
+def rename(settings: Settings, party: str, name: str) -> None:
+    """Call a party by another name."""
+    with _writing(settings) as session:
+        session.scalars(select(Party).where(Party.name == party)).one().name = name
+
+
+@contextmanager
+def _writing(settings: Settings) -> Iterator[Session]:
     database = Database(settings.database_url)
     try:
         with database.writing() as session:
-            owner = session.scalars(select(Party).where(Party.name == party)).one()
-            model = own_model(session, owner.id, name)
-            assert model is not None
-            revision = Revision(
-                model=model,
-                revision=revision_id(stored),
-                created_at=now,
-                created_by=party,
-                content=metadata or json.loads(files["suture.json"]),
-                files=[
-                    RevisionFile(name=name, size=file.size, sha256=file.sha256) for name, file in sorted(stored.items())
-                ],
-            )
-            commit = Commit(model_id=model.id, revision=revision, title="forged", created_at=now, created_by=party)
-            session.add(commit)
-            session.flush()
-            session.get_one(Ref, (model.id, "branch", "main")).commit = commit
-            return revision.revision
+            yield session
     finally:
         database.close()
 

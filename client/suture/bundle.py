@@ -63,10 +63,10 @@ class Bundle:
         }
         return digests if self.signature is None else {**digests, SIGNATURE: _sha256(self.signature)}
 
-    def signed(self, key: str | Path, password: str | None, *, name: str) -> Bundle:
-        """Return it with the signature of a private key over all files; raises `SutureError` (`key.*`)."""
+    def signed(self, key: str | Path, password: str | None, *, repo: str) -> Bundle:
+        """Return it with the signature of a private key over all files, as `repo`; raises `SutureError` (`key.*`)."""
         unsigned = replace(self, signature=None)
-        return replace(self, signature=sign(unsigned.digests(), key, password=password, name=name))
+        return replace(self, signature=sign(unsigned.digests(), repo, key, password=password))
 
     def lines(self) -> list[tuple[str, str]]:
         """Return what leaves this machine, as (what, how much) for people."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Never, Self, Unpack, get_args
@@ -35,7 +36,8 @@ from suture.job import Job
 from suture.keys import Keys
 from suture.publishing import Visibility, send
 from suture.responses import AccessRequest, JobStatus, Model, Revision, read_report
-from suture.signing import Trust, check_flags
+from suture.seen import Seen
+from suture.signing import Read, Trust, check_flags, signature_of
 from suture.transfers import OnBytes
 from suture_contract.documents import Report
 from suture_contract.errors import SutureError
@@ -44,7 +46,7 @@ from suture_contract.files import read_text
 from suture_contract.fit_options import FitOptions
 from suture_contract.model.format import METADATA, check_against, check_file, find_model
 from suture_contract.model.metadata import MemberRef, ModelMetadata
-from suture_contract.model.signature import SIGNATURE, sign
+from suture_contract.model.signature import SIGNATURE, Signed, sign
 from suture_contract.windows import check_path
 
 if TYPE_CHECKING:
@@ -129,7 +131,7 @@ class Hub:
             metadata = export_model(model, example, path, **description)
             bundle = pack(path, metadata, repo=repo, card=card)
             if key is not None:
-                bundle = bundle.signed(key, password, name=repo)
+                bundle = bundle.signed(key, password, repo=repo)
             return send(self.connection, repo, bundle, visibility, show)
 
     def publish_file(
@@ -176,19 +178,22 @@ class Hub:
             card = read_text(path.parent / "README.md")
         bundle = pack(path, metadata, repo=repo, card=card)
         if key is not None:
-            bundle = bundle.signed(key, password, name=repo)
+            bundle = bundle.signed(key, password, repo=repo)
         return bundle
 
     def sign(self, repo: str, revision: str | None = None, *, key: str | Path, password: str | None = None) -> Revision:
         """Sign the newest revision of an own model, such as a stitched ensemble, and return the signed revision.
 
-        Its files are fetched and checked first: only what is there as the hub says is signed.
+        Its files are fetched and checked first: only what is there as the hub says is signed, for this name alone.
         """
-        found = self._usable(repo, revision, allow_flagged=False)
+        found = self.revision(repo, revision)
+        check_flags(found)
+        self._check_signature(found, newest=checked_revision(revision) is None)
+        self.verify_lineage(found)
         files = {file.name: cached(self.connection, found, file) for file in found.files}
         check_against(check_file(files[found.model_file.name]), found.metadata, where=f"{repo} at {found.id}")
         digests = {file.name: file.sha256 for file in found.files if file.name != SIGNATURE}
-        signature = sign(digests, key, password=password, name=repo)
+        signature = sign(digests, repo, key, password=password)
         path = f"{model_path(repo)}/revisions/{found.id}/signature"
         return Revision.of(self.connection.upload(path, signature), path)
 
@@ -269,7 +274,8 @@ class Hub:
     ) -> Revision:
         """Write all files of a revision into `folder`, each verified; files that are there already are left alone.
 
-        They come by way of the cache. What was withdrawn, or made of it, is refused unless `allow_flagged`.
+        A revision that is named may be older than the newest that was seen here; the newest may not. They come by way
+        of the cache. What was withdrawn, or made of it, is refused unless `allow_flagged`.
         """
         found = self._usable(repo, revision, allow_flagged=allow_flagged)
         for file in found.files:
@@ -277,8 +283,9 @@ class Hub:
         return found
 
     def report(self, repo: str, revision: str | None = None) -> Report:
-        """Return the party report of a stitched ensemble."""
+        """Return the party report of a stitched ensemble; what a trusted key has signed must be as it was signed."""
         found = self.revision(repo, revision)
+        self._check_signature(found, newest=checked_revision(revision) is None)
         file = found.file("report.json")
         if file is None:
             raise SutureError(
@@ -293,9 +300,28 @@ class Hub:
         found = self.revision(repo, revision)
         if not allow_flagged:
             check_flags(found)
-        self.trust.check(found, lambda file: cached(self.connection, found, file).read_bytes())
+        self.trust.check(found, self._reading(found), newest=checked_revision(revision) is None)
         self.verify_lineage(found)
         return found
+
+    def signature(self, revision: Revision) -> Signed | None:
+        """Return what the signature of a revision by a trusted key says: whose, for which name, and when.
+
+        None if none of the trusted keys made it. Raises `SutureError` (`signature.*`) where it does not hold.
+        """
+        return signature_of(revision, self._reading(revision), self.trust.keys) if self.trust.keys else None
+
+    def older(self, revision: Revision) -> str | None:
+        """Say how a revision is older than the newest signed one of the model that was seen here; None if it is not."""
+        signed = self.signature(revision)
+        return None if signed is None else Seen.stored().older(revision.repo, signed, self.trust.keys)
+
+    def _check_signature(self, revision: Revision, *, newest: bool) -> None:
+        """Check what a trusted key has signed; what is not signed is let pass."""
+        replace(self.trust, unsigned=True).check(revision, self._reading(revision), newest=newest)
+
+    def _reading(self, revision: Revision) -> Read:
+        return lambda file: cached(self.connection, revision, file).read_bytes()
 
     def verify_lineage(self, revision: Revision) -> list[MemberRef]:
         """Check that the members a model says it is made of are what the hub holds under those names.

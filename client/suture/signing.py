@@ -14,11 +14,12 @@ from typing import Self
 
 from suture.credentials import write_private
 from suture.responses import File, Revision
+from suture.seen import Seen
 from suture_contract import home
 from suture_contract.errors import SutureError
 from suture_contract.model.format import METADATA
 from suture_contract.model.metadata import ModelMetadata
-from suture_contract.model.signature import MAX_SIGNATURE, SIGNATURE, PublicKey, read_public_key, verify
+from suture_contract.model.signature import MAX_SIGNATURE, SIGNATURE, PublicKey, Signed, read_public_key, verify
 
 #: Gives the content of a small file of a revision, verified against its digest.
 Read = Callable[[File], bytes]
@@ -67,14 +68,28 @@ class Trust:
         kept = tuple(known for known in self.keys if known.name != key.name)
         return replace(self, keys=(*kept, key), unsigned=unsigned)
 
-    def check(self, revision: Revision, read: Read) -> PublicKey | None:
-        """Return the trusted key that signed a revision, None where unsigned ones are used.
+    def check(self, revision: Revision, read: Read, *, newest: bool) -> Signed | None:
+        """Return what the signature of a revision by a trusted key says, None where unsigned ones are used.
 
-        Raises `SutureError` (`signature.*`) for what must not be used.
+        `newest` says that the hub gave it as the newest of the model, and not because it was asked for by its id: then
+        it must not be older than one that was seen here before. Raises `SutureError`: `signature.*` for what must not
+        be used, `seen.*` where what was seen cannot be remembered.
         """
-        key = signer(revision, read, self.keys) if self.keys else None
-        if key is not None or self.unsigned:
-            return key
+        signed = signature_of(revision, read, self.keys) if self.keys else None
+        if signed is not None:
+            seen = Seen.stored()
+            older = seen.older(revision.repo, signed, self.keys)
+            if newest and older is not None:
+                raise SutureError(
+                    "signature.rolled_back",
+                    f"the hub gives it as the newest, but {older}",
+                    where=f"{revision.repo} at {revision.id}",
+                    hint="ask its owner which is the newest; to use this one all the same, name it: "
+                    f"--revision {revision.id[:12]}",
+                )
+            seen.note(revision.repo, revision.id, signed)
+        if signed is not None or self.unsigned:
+            return signed
         names = ", ".join(known.name for known in self.keys) or "nobody"
         if revision.file(SIGNATURE) is None:
             code, problem = "signature.missing", "it is not signed"
@@ -88,11 +103,11 @@ class Trust:
         )
 
 
-def signer(revision: Revision, read: Read, keys: tuple[PublicKey, ...]) -> PublicKey | None:
-    """Return that of `keys` which signed exactly the files of a revision; None if none of them did.
+def signature_of(revision: Revision, read: Read, keys: tuple[PublicKey, ...]) -> Signed | None:
+    """Return what a signature by one of `keys` over exactly the files of a revision says; None if none of them signed.
 
     What `revision` says of the model is that of its signed `suture.json`. Raises `SutureError` (`signature.*`) when
-    files and signature of one of the keys do not fit together.
+    files, name and signature of one of the keys do not fit together.
     """
     where = f"{revision.repo} at {revision.id}"
     file = revision.file(SIGNATURE)
@@ -101,18 +116,18 @@ def signer(revision: Revision, read: Read, keys: tuple[PublicKey, ...]) -> Publi
     if file.size > MAX_SIGNATURE:
         raise SutureError("signature.invalid", "it is too large for a signature", where=f"{where}: {SIGNATURE}")
     digests = {file.name: file.sha256 for file in revision.files if file.name != SIGNATURE}
-    key = verify(digests, read(file), keys, where=where)
-    if key is None:
+    signed = verify(digests, read(file), keys, repo=revision.repo, where=where)
+    if signed is None:
         return None
     metadata = revision.file(METADATA)
     if metadata is None or ModelMetadata.from_json(read(metadata), where=where) != revision.metadata:
         raise SutureError(
             "signature.metadata",
-            f"the hub describes the model in other words than the {METADATA} that {key.name} signed",
+            f"the hub describes the model in other words than the {METADATA} that {signed.key.name} signed",
             where=where,
             hint="do not use it; tell the hub's operator",
         )
-    return key
+    return signed
 
 
 def check_flags(revision: Revision) -> None:

@@ -240,6 +240,8 @@ class Revision(Base):
     job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"), index=True)
     #: The key that signed it.
     key_id: Mapped[int | None] = mapped_column(ForeignKey("party_keys.id"), index=True)
+    #: When, as the signature says; null also where it says nothing of that.
+    signed_at: Mapped[datetime | None]
     withdrawn_at: Mapped[datetime | None]
     withdrawn_by: Mapped[str | None] = mapped_column(String(200))
     withdrawn_reason: Mapped[str | None] = mapped_column(Text)

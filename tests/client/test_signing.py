@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from model_signing import hashing, signing, verifying
 from tests import cli_json
-from tests.forged import forge
+from tests.forged import forge, rename, show
 from torch import nn
 from typer.testing import CliRunner
 
@@ -28,7 +28,16 @@ from suture.cli.app import app
 from suture.hub import Hub
 from suture.signing import Trust
 from suture_contract.errors import SutureError
-from suture_contract.model.signature import PublicKey, create_key, folder_digests, read_public_key, sign, verify
+from suture_contract.model.signature import (
+    PublicKey,
+    Signed,
+    create_key,
+    folder_digests,
+    read_public_key,
+    sign,
+    verify,
+)
+from suture_service import operate
 
 if TYPE_CHECKING:
     from tests.client.conftest import LiveHub
@@ -131,10 +140,12 @@ def test_an_upstream_signature_is_taken_and_cannot_leave_files_out(signed: Path,
     signer = signing.Config().use_elliptic_key_signer(private_key=keys / "north.pem")
     key = read_public_key((keys / "north.pub").read_bytes(), "north", where="")
     signer.sign(copy, tmp_path / "whole.sig")
-    assert verify(folder_digests(copy), (tmp_path / "whole.sig").read_bytes(), [key]) == key
+    taken = verify(folder_digests(copy), (tmp_path / "whole.sig").read_bytes(), [key], repo="north/animals")
+    assert taken == Signed(key, None, None)
+    assert taken.words == "signed by north; the signature binds no name and no time"
     signer.set_hashing_config(ignoring).sign(copy, tmp_path / "part.sig")
     with pytest.raises(SutureError, match=r"Extra files.*README\.md"):
-        verify(folder_digests(copy), (tmp_path / "part.sig").read_bytes(), [key])
+        verify(folder_digests(copy), (tmp_path / "part.sig").read_bytes(), [key], repo=None)
 
 
 def flip(name: str, at: int) -> Callable[[Files], Files]:
@@ -176,9 +187,9 @@ def test_files_that_are_not_as_signed_are_refused(
     assert not (tmp_path / "pulled").exists()
 
 
-def refused(reader: Hub, repo: str) -> str:
+def refused(reader: Hub, repo: str, revision: str | None = None) -> str:
     with pytest.raises(SutureError) as caught:
-        reader.load(repo)
+        reader.load(repo, revision)
     return caught.value.code
 
 
@@ -188,11 +199,100 @@ def test_a_signature_of_another_model_is_refused(
     repo = new_name()
     north.publish_file(exported, repo, show=quietly)
     files = {**read(signed), "README.md": b"# Another model\n"}
-    another = sign(digests(files), keys / "north.pem")
+    another = sign(digests(files), repo, keys / "north.pem")
     forge(live_hub.settings, repo, {**read(signed), "model.sig": another})
     assert refused(reader, repo) == "signature.mismatch"
     forge(live_hub.settings, repo, {**read(signed), "model.sig": b"{}"})
     assert refused(reader, repo) == "signature.invalid"
+
+
+def test_a_signed_model_is_not_taken_for_another(
+    live_hub: LiveHub, north: Hub, reader: Hub, exported: Path, keys: Path, tmp_path: Path
+) -> None:
+    mine, other = new_name(), new_name()
+    north.publish_file(exported, mine, key=keys / "north.pem", show=quietly)
+    north.publish_file(exported, other, key=keys / "north.pem", show=quietly)
+    north.pull(mine, tmp_path / "mine")
+    swapped = forge(live_hub.settings, other, read(tmp_path / "mine"))
+    lenient = Hub(reader.url, reader.connection.token, trust=Trust.of(keys / "north.pub", unsigned=True))
+    for hub in (reader, lenient):
+        assert refused(hub, other) == refused(hub, other, swapped) == "signature.name"
+        with pytest.raises(SutureError, match=f"as {mine}, and here they are called {other}"):
+            hub.report(other)
+    # Nor does one that signs what the hub shows sign this.
+    mine_too = Hub(north.url, north.connection.token, trust=Trust.of(keys / "north.pub"))
+    with pytest.raises(SutureError, match="here they are called"):
+        mine_too.sign(other, key=keys / "north.pem")
+
+
+def test_a_model_of_a_renamed_party_is_signed_anew(
+    live_hub: LiveHub, reader: Hub, exported: Path, keys: Path, tmp_path: Path
+) -> None:
+    before, after = (f"p{uuid4().hex[:8]}" for _ in range(2))
+    operate.add_party(live_hub.settings, before)
+    live_hub.client(before, "admin").keys.register(before, "key", (keys / "north.pub").read_text())
+    live_hub.client(before).publish_file(exported, f"{before}/m", key=keys / "north.pem", show=quietly)
+    reader.load(f"{before}/m")
+    rename(live_hub.settings, before, after)
+    assert refused(reader, f"{after}/m") == "signature.name"
+    owner = live_hub.client(after)
+    owner.pull(f"{after}/m", tmp_path)
+    (tmp_path / "model.sig").unlink()
+    owner.publish_file(tmp_path, f"{after}/m", key=keys / "north.pem", show=quietly)
+    reader.load(f"{after}/m")
+
+
+def test_the_newest_does_not_go_back(
+    live_hub: LiveHub,
+    north: Hub,
+    reader: Hub,
+    exported: Path,
+    keys: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    repo = new_name()
+    new_key, public = create_key()
+    (tmp_path / "new.pem").write_bytes(new_key)
+    (tmp_path / "new.pub").write_text(public.pem)
+    live_hub.client("north", "admin").keys.register("north", "new", public.pem)
+    both = Hub(reader.url, reader.connection.token, trust=Trust.of(keys / "north.pub", tmp_path / "new.pub"))
+
+    def publish(card: str, key: Path = keys / "north.pem") -> str:
+        return north.publish_file(exported, repo, card=card, key=key, show=quietly).id
+
+    # What other tools, and Suture before, have signed: it says nothing of when.
+    north.pull(north.publish_file(exported, repo, show=quietly).repo, tmp_path / "old")
+    upstream = signing.Config().use_elliptic_key_signer(private_key=keys / "north.pem")
+    upstream.sign(tmp_path / "old", tmp_path / "old" / "model.sig")
+    timeless = forge(live_hub.settings, repo, read(tmp_path / "old"))
+    both.load(repo)
+    first, second = publish("# 1\n"), publish("# 2\n")
+    assert both.pull(repo, tmp_path / "second").id == second
+    assert both.older(both.revision(repo)) is None
+    for back in (first, timeless):
+        show(live_hub.settings, repo, back)
+        with pytest.raises(SutureError, match=f"a newer revision of {repo} was seen here: {second}") as caught:
+            both.load(repo)
+        assert caught.value.code == "signature.rolled_back"
+        assert f"--revision {back[:12]}" in (caught.value.hint or "")
+        both.load(repo, back[:12])  # asked for by its id
+        assert second in (both.older(both.revision(repo, back)) or "")
+        assert refused(both, repo) == "signature.rolled_back"  # and still not as the newest
+    # A key that takes over takes the memory over, too, for as long as both are trusted.
+    show(live_hub.settings, repo, second)
+    third = publish("# 3\n", tmp_path / "new.pem")
+    assert both.pull(repo, tmp_path / "third").id == third
+    show(live_hub.settings, repo, second)
+    assert refused(both, repo) == "signature.rolled_back"
+    reader.load(repo)  # who does not trust the new key has seen nothing newer
+    # A new machine has seen nothing: it takes what it is shown, and says of when that is.
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "elsewhere"))
+    show(live_hub.settings, repo, first)
+    both.load(repo)
+    signed = both.signature(both.revision(repo))
+    assert signed is not None
+    assert signed.words.startswith(f"signed by north as {repo} on 20")
 
 
 def test_another_key_and_no_signature_are_refused_unless_the_reader_says_so(
@@ -201,7 +301,7 @@ def test_another_key_and_no_signature_are_refused_unless_the_reader_says_so(
     repo = new_name()
     north.publish_file(exported, repo, show=quietly)
     assert refused(reader, repo) == "signature.missing"
-    forged = sign(digests(read(signed)), keys / "other.pem")
+    forged = sign(digests(read(signed)), repo, keys / "other.pem")
     forge(live_hub.settings, repo, {**read(signed), "model.sig": forged})
     assert refused(reader, repo) == "signature.untrusted"
     lenient = Hub(reader.url, reader.connection.token, trust=Trust.of(keys / "north.pub", unsigned=True))
@@ -212,12 +312,13 @@ def test_another_key_and_no_signature_are_refused_unless_the_reader_says_so(
 
 
 def test_a_hub_that_describes_a_signed_model_in_other_words_is_found_out(
-    live_hub: LiveHub, north: Hub, reader: Hub, exported: Path, signed: Path
+    live_hub: LiveHub, north: Hub, reader: Hub, exported: Path, signed: Path, keys: Path
 ) -> None:
     repo = new_name()
     north.publish_file(exported, repo, show=quietly)
     said = json.loads((signed / "suture.json").read_bytes())
-    forge(live_hub.settings, repo, read(signed), {**said, "labels": ["bird", "dog", "cat"]})
+    files = {**read(signed), "model.sig": sign(digests(read(signed)), repo, keys / "north.pem")}
+    forge(live_hub.settings, repo, files, {**said, "labels": ["bird", "dog", "cat"]})
     assert refused(reader, repo) == "signature.metadata"
 
 
@@ -281,7 +382,18 @@ def test_the_commands(live_hub: LiveHub, exported: Path, tmp_path: Path, monkeyp
     assert run("sign", repo, "--key", "mine.pem", fails=True) == "key.unusable"
     run("keys", "trust", "north", "mine.pub")
     run("pull", repo, "pulled")
-    assert "signed by north" in run("verify", "pulled")
+    assert f"signed by north as {repo} on " in run("verify", "pulled")
+    document = json.loads(run("verify", "pulled", "--format", "json"))
+    first = json.loads(run("pull", repo, "pulled", "--format", "json"))
+    assert first["signature"]["signed_at"] == document["signed_at"]
+    assert (document["name"], first["signature"]["name"], first["older"]) == (repo, repo, None)
+    monkeypatch.setenv("SUTURE_KEY_PASSWORD", "correct horse")
+    run("publish", exported, repo, "--key", "mine.pem", "--yes")
+    newer = json.loads(run("pull", repo, "newer", "--format", "json"))["revision"]["id"]
+    show(live_hub.settings, repo, first["revision"]["id"])
+    assert run("pull", repo, "back", fails=True) == "signature.rolled_back"
+    assert "you named an older revision" in run("pull", repo, "back", "--revision", first["revision"]["id"])
+    show(live_hub.settings, repo, newer)
     (tmp_path / "pulled" / "more").write_text("more")
     assert run("verify", "pulled", fails=True) == "signature.mismatch"
     private = tmp_path / "mine.pem"
@@ -298,7 +410,9 @@ SIGNED = {"model.safetensors": "1" * 64, "suture.json": "2" * 64, "README.md": "
 @pytest.fixture(scope="module")
 def pair(keys: Path) -> tuple[bytes, PublicKey]:
     """A signature of `SIGNED`, and the key to verify it with."""
-    return sign(SIGNED, keys / "north.pem"), read_public_key((keys / "north.pub").read_bytes(), "north", where="")
+    return sign(SIGNED, "north/animals", keys / "north.pem"), read_public_key(
+        (keys / "north.pub").read_bytes(), "north", where=""
+    )
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -309,7 +423,7 @@ def test_no_byte_of_a_signature_can_be_changed(pair: tuple[bytes, PublicKey], da
     changed = bytearray(signature)
     changed[at] = data.draw(st.integers(0, 255).filter(lambda byte: byte != signature[at]))
     try:
-        found = verify(SIGNED, bytes(changed), [key])
+        found = verify(SIGNED, bytes(changed), [key], repo=None)
     except SutureError:
         return
     # Named after another key, which nobody trusts; or the same in other letters, such as unused bits of base64.
@@ -330,10 +444,12 @@ def content(signature: bytes) -> tuple[bytes, bytes]:
 def test_only_the_signed_files_verify(pair: tuple[bytes, PublicKey], files: dict[str, str]) -> None:
     signature, key = pair
     if files == SIGNED:
-        assert verify(files, signature, [key]) == key
+        signed = verify(files, signature, [key], repo="north/animals")
+        assert signed is not None
+        assert (signed.key, signed.name) == (key, "north/animals")
         return
     with pytest.raises(SutureError) as caught:
-        verify(files, signature, [key])
+        verify(files, signature, [key], repo=None)
     assert caught.value.code == "signature.mismatch"
 
 
@@ -347,7 +463,7 @@ def test_verifying_needs_no_network_and_no_torch(keys: Path, signed: Path) -> No
         "from suture_contract.model.signature import *\n"
         "folder, key = Path(sys.argv[1]), Path(sys.argv[2])\n"
         "key = read_public_key(key.read_bytes(), 'north', where='')\n"
-        "assert verify(folder_digests(folder), (folder / SIGNATURE).read_bytes(), [key]) == key\n"
+        "assert verify(folder_digests(folder), (folder / SIGNATURE).read_bytes(), [key], repo=None).key == key\n"
         "assert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code, str(signed), str(keys / "north.pub")], check=True, timeout=200)
@@ -356,7 +472,7 @@ def test_verifying_needs_no_network_and_no_torch(keys: Path, signed: Path) -> No
 def test_a_pin_is_not_said() -> None:
     for uri in ("pkcs11:token=x;object=y?pin-value=5678&module-path=/none", "pkcs11:nonsense?pin-value=5678"):
         with pytest.raises(SutureError) as caught:
-            sign(SIGNED, uri)
+            sign(SIGNED, "north/animals", uri)
         assert caught.value.code == "key.unusable"
         assert "5678" not in str(caught.value)
 

@@ -58,7 +58,7 @@ def kinds(flags):
 
 def test_a_signed_model_is_published_and_says_who_signed_it(registered, key):
     files = files_of(registered)
-    signature = sign(digests(files), key[0])
+    signature = sign(digests(files), "north/digits", key[0])
     answer = publish(registered.north, "north/digits", files, signature)
     assert answer.status_code == 201, answer.text
     assert answer.json()["signed_by"] == key[1].fingerprint
@@ -71,7 +71,7 @@ def test_a_signed_model_is_published_and_says_who_signed_it(registered, key):
 @pytest.mark.parametrize("changed", ["model.safetensors", "suture.json", "README.md"])
 def test_a_signature_of_other_files_is_refused(registered, key, changed):
     signed = files_of(registered)
-    signature = sign(digests(signed), key[0])
+    signature = sign(digests(signed), "north/digits", key[0])
     other = files_of(registered, seed=7, metadata=registered.metadata(description="another"), card=b"# another\n")
     answer = publish(registered.north, "north/digits", {**signed, changed: other[changed]}, signature)
     assert code(answer) == (422, "signature.mismatch")
@@ -83,9 +83,9 @@ def test_only_live_keys_of_the_party_itself_sign(registered, key, tmp_path):
     files = files_of(registered)
     private, _ = create_key()
     (tmp_path / "stranger.pem").write_bytes(private)
-    unknown = sign(digests(files), tmp_path / "stranger.pem")
+    unknown = sign(digests(files), "north/digits", tmp_path / "stranger.pem")
     assert code(publish(registered.north, "north/digits", files, unknown)) == (422, "signature.unknown_key")
-    own = sign(digests(files), key[0])
+    own = sign(digests(files), "north/digits", key[0])
     assert code(publish(registered.south, "south/digits", files, own)) == (422, "signature.unknown_key")
     assert code(publish(registered.north, "north/digits", files, b"{}")) == (422, "signature.invalid")
     admin = registered.actor("north", "admin")
@@ -126,9 +126,12 @@ def test_what_is_published_can_be_signed_afterwards(registered, key):
     files = files_of(registered)
     plain = publish(registered.north, "north/digits", files).json()
     path = f"/v1/models/north/digits/revisions/{plain['id']}/signature"
-    signature = sign(digests(files), key[0])
+    signature = sign(digests(files), "north/digits", key[0])
     assert registered.south("PUT", path, content=signature).status_code == 403
-    assert code(registered.north("PUT", path, content=sign({"a": "0" * 64}, key[0]))) == (422, "signature.mismatch")
+    assert code(registered.north("PUT", path, content=sign({"a": "0" * 64}, "north/digits", key[0]))) == (
+        422,
+        "signature.mismatch",
+    )
     assert registered.north("PUT", path, content=b"x" * 300_000).status_code == 413
     signed = registered.north("PUT", path, content=signature)
     assert (signed.status_code, signed.json()["signed_by"]) == (201, key[1].fingerprint)
@@ -136,7 +139,7 @@ def test_what_is_published_can_be_signed_afterwards(registered, key):
     again = registered.north("PUT", path, content=signature)
     assert (again.status_code, again.json()["id"]) == (200, signed.json()["id"])
     publish(registered.north, "north/digits", files_of(registered, seed=3))
-    other = sign(digests(files), key[0])
+    other = sign(digests(files), "north/digits", key[0])
     assert code(registered.north("PUT", path, content=other)) == (422, "signature.not_newest")
 
 
@@ -151,12 +154,17 @@ def commit(actor, repo, **files):
 
 def test_a_commit_of_the_official_client_keeps_signature_and_files_together(registered, key):
     files = files_of(registered)
-    publish(registered.north, "north/digits", files, sign(digests(files), key[0])).raise_for_status()
+    publish(registered.north, "north/digits", files, sign(digests(files), "north/digits", key[0])).raise_for_status()
     stale = commit(registered.north, "north/digits", README_md=b"# edited\n")
     assert stale.status_code == 400, stale.text
     assert "README.md" in stale.text
     files["README.md"] = b"# edited\n"
-    both = commit(registered.north, "north/digits", README_md=b"# edited\n", model_sig=sign(digests(files), key[0]))
+    both = commit(
+        registered.north,
+        "north/digits",
+        README_md=b"# edited\n",
+        model_sig=sign(digests(files), "north/digits", key[0]),
+    )
     assert both.status_code == 200, both.text
     assert registered.north.get("/v1/models/north/digits/revisions/latest").json()["signed_by"] == key[1].fingerprint
 
@@ -175,7 +183,7 @@ def descended(registered, key):
         lineage = {"members": [member(name) for name in members], "job": "job_1", "requester": actor, "candidate": "c0"}
         metadata = registered.metadata(**({"lineage": lineage} if members else {}))
         files = files_of(registered, seed=seed, metadata=metadata)
-        signature = sign(digests(files), key[0]) if signed else None
+        signature = sign(digests(files), "north/digits", key[0]) if signed else None
         answer = publish(getattr(registered, actor), repo, files, signature)
         assert answer.status_code == 201, answer.text
         made[repo] = answer.json()

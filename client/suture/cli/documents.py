@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal, Self
 
 from suture.responses import Revision
+from suture_contract.model.signature import Signed
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,28 @@ class DryRun:
 
 
 @dataclass(frozen=True)
+class Signature:
+    """Whose key signed, by the name under which it is trusted; for which model and when, null where it says nothing."""
+
+    signed_by: str
+    fingerprint: str
+    name: str | None
+    signed_at: datetime | None
+
+    @classmethod
+    def of(cls, signed: Signed) -> Self:
+        """Return what a verified signature says."""
+        return cls(signed.key.name, signed.key.fingerprint, signed.name, signed.signed_at)
+
+
+@dataclass(frozen=True)
 class Pulled:
-    """What was downloaded into a folder."""
+    """What was downloaded into a folder; its signature by a trusted key, and how it is older than one seen before."""
 
     folder: str
     revision: Revision
+    signature: Signature | None = None
+    older: str | None = None
 
 
 @dataclass(frozen=True)
@@ -91,8 +110,10 @@ class TrustedKeys:
 
 @dataclass(frozen=True)
 class Verified:
-    """Whose key signed a folder, and the files that the signature covers."""
+    """Whose key signed a folder, and the files that the signature covers; for which model, and when, where it says."""
 
     signed_by: str
     fingerprint: str
     files: list[str]
+    name: str | None = None
+    signed_at: datetime | None = None

@@ -189,6 +189,8 @@ def verify(
 ) -> None:
     """Check the signature over all files of a folder; needs no network.
 
+    Says for which model it holds, and when it was made: a folder does not tell whether there is a newer revision.
+
     \b
     Examples:
       suture verify digits
@@ -205,7 +207,7 @@ def verify(
             "signature.missing", f"there is no {SIGNATURE}: it is not signed", where=str(folder)
         ) from None
     digests = folder_digests(folder)
-    found = verify_signature(digests, signature, keys, where=str(folder))
+    found = verify_signature(digests, signature, keys, repo=None, where=str(folder))
     if found is None:
         raise SutureError(
             "signature.untrusted",
@@ -214,9 +216,10 @@ def verify(
             hint="ask whoever gave you the folder for the public key",
         )
     if format is Format.json:
-        print_json(Verified(found.name, found.fingerprint, sorted(digests)))
+        key = found.key
+        print_json(Verified(key.name, key.fingerprint, sorted(digests), found.name, found.signed_at))
     else:
-        console.print(f"signed by {found.name}: {', '.join(sorted(digests))}")
+        console.print(f"{found.words}: {', '.join(sorted(digests))}")
 
 
 @prints(Revision)

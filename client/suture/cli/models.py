@@ -12,7 +12,7 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from suture.bundle import Bundle, Description
-from suture.cli.documents import DryRun, FileToSend, Pulled
+from suture.cli.documents import DryRun, FileToSend, Pulled, Signature
 from suture.cli.keys import KeyOption, password_of
 from suture.hub import Hub
 from suture.publishing import Visibility
@@ -304,7 +304,8 @@ def pull(
     """Download a model with metadata, card and report.
 
     Signature, digests and lineage are verified; files that are there already are left alone. What was withdrawn, or
-    made of it, is refused unless you say so.
+    made of it, is refused unless you say so. So is a newest revision that was signed before one that you have seen:
+    an older one comes if you name it.
 
     \b
     Examples:
@@ -314,11 +315,16 @@ def pull(
     target = folder or Path(check_path(repo.rpartition("/")[2]))
     with Hub() as hub:
         found = hub.pull(repo, target, revision, allow_flagged=allow_flagged)
+        signed, older = hub.signature(found), hub.older(found)
     if format is Format.json:
-        print_json(Pulled(str(target), found))
+        print_json(Pulled(str(target), found, Signature.of(signed) if signed is not None else None, older))
         return
     for file in found.files:
         console.print(f"{target / file.name}  {file.size:,} bytes, sha256 {file.sha256}")
+    if signed is not None:
+        notes.print(signed.words)
+    if older is not None:
+        notes.print(f"you named an older revision: {older}")
 
 
 @prints(Model)

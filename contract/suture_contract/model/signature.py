@@ -1,7 +1,8 @@
-"""Signatures over all files of a model: which files, and the SHA-256 of each, signed with a party's own key.
+"""Signatures over all files of a model: which files, the SHA-256 of each, the model's name, and when it was signed.
 
 `model.sig` is what the OpenSSF's model-signing writes and reads: a Sigstore bundle that holds an in-toto statement of
-the files' digests. It needs no network and no certificate, and `model_signing verify key` checks it as well. The
+the files' digests. It needs no network and no certificate, and `model_signing verify key` checks it as well. Its
+predicate has one more entry, `suture`, which other verifiers leave aside as its format asks them to: name and time. The
 digests are known where a model is verified, so no file is read again.
 """
 
@@ -14,15 +15,20 @@ import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from suture_contract.errors import SutureError
 from suture_contract.extras import how_to_install
+from suture_contract.model.metadata import Repo
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
     from model_signing.hashing import Config
+    from model_signing.manifest import Manifest
 
 SIGNATURE = "model.sig"
 #: Of a signature and of a public key, in bytes; both are far smaller.
@@ -30,6 +36,10 @@ MAX_SIGNATURE = 256 * 1024
 MAX_KEY = 16 * 1024
 PKCS11 = "pkcs11:"
 _CURVES = ("secp256r1", "secp384r1", "secp521r1")
+#: The entry of the signed predicate that is Suture's own, and its format.
+_ENTRY, _FORMAT = "suture", "suture.signature/1"
+_PREDICATE = "https://model_signing/signature/v1.0"
+_REPO: TypeAdapter[str] = TypeAdapter(Repo)
 
 
 @dataclass(frozen=True)
@@ -43,6 +53,45 @@ class PublicKey:
     def fingerprint(self) -> str:
         """The SHA-256 of the PEM text, by which a signature names its key: `sha256sum key.pub`."""
         return hashlib.sha256(self.pem.encode()).hexdigest()
+
+
+class _Bound(BaseModel):
+    """What a signature says besides files and digests."""
+
+    # A later format of the same number may say more; one that must be understood has another number.
+    model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)
+
+    format: Literal["suture.signature/1"] = Field(default=_FORMAT, alias="schema")
+    name: Repo
+    signed_at: AwareDatetime
+
+
+@dataclass(frozen=True)
+class Signed:
+    """What a signature over the files of a model says: whose key made it, for which name, and when.
+
+    `name` is `party/name`. Without it the signature binds no name: the same files may be shown under any. Without
+    `signed_at` it binds no age: nobody can tell it from a newer one.
+    """
+
+    key: PublicKey
+    name: str | None
+    signed_at: datetime | None
+
+    @property
+    def words(self) -> str:
+        """The signature as people read it."""
+        by = f"signed by {self.key.name}"
+        if self.name is None:
+            return f"{by}; the signature binds no name and no time"
+        if self.signed_at is None:
+            return f"{by} as {self.name}; the signature binds no time"
+        return f"{by} as {self.name} on {moment(self.signed_at)}"
+
+
+def moment(time: datetime) -> str:
+    """Return when something was signed, to the second, as people read it."""
+    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def read_public_key(text: str | bytes, name: str, *, where: str) -> PublicKey:
@@ -76,14 +125,24 @@ def create_key(password: str | None = None) -> tuple[bytes, PublicKey]:
     return private, PublicKey("new", _pem(key.public_key()))
 
 
-def sign(digests: Mapping[str, str], key: str | Path, *, password: str | None = None, name: str = "model") -> bytes:
+def sign(
+    digests: Mapping[str, str],
+    repo: str,
+    key: str | Path,
+    *,
+    password: str | None = None,
+    signed_at: datetime | None = None,
+) -> bytes:
     """Return the content of `model.sig` over files with these SHA-256 digests, by file name.
 
-    `key` is the file of a private key, or a `pkcs11:` URI of one that never leaves its token. `name` is what the
-    signature calls the model. Raises `SutureError` (`key.*`).
+    It holds for the model `repo` (`party/name`) alone. `signed_at` is now by default: of two signed revisions the one
+    that was signed later is the newer. `key` is the file of a private key, or a `pkcs11:` URI of one that never leaves
+    its token. Raises `SutureError` (`key.*`).
     """
     _require_library()
     from model_signing import signing
+
+    bound = _Bound(name=repo, signed_at=signed_at or datetime.now(UTC))
 
     config = signing.Config()
     try:
@@ -95,7 +154,8 @@ def sign(digests: Mapping[str, str], key: str | Path, *, password: str | None = 
             config.use_elliptic_key_signer(private_key=Path(key), password=secret)
         with tempfile.TemporaryDirectory(prefix="suture-") as folder:
             target = Path(folder) / SIGNATURE
-            config.set_hashing_config(_known(digests)).sign(name, target)
+            config._signer = _Binding(config._signer, bound)
+            config.set_hashing_config(_known(digests)).sign(repo, target)
             return target.read_bytes()
     except Exception as error:  # of the key's file, its password, or the token's own library
         raise SutureError(
@@ -125,12 +185,19 @@ def key_of(signature: bytes, *, where: str = SIGNATURE) -> str:
 
 
 def verify(
-    digests: Mapping[str, str], signature: bytes, keys: Sequence[PublicKey], *, where: str = SIGNATURE
-) -> PublicKey | None:
-    """Return that of `keys` which signed exactly these files with these SHA-256 digests; None if it is another key.
+    digests: Mapping[str, str],
+    signature: bytes,
+    keys: Sequence[PublicKey],
+    *,
+    repo: str | None,
+    where: str = SIGNATURE,
+) -> Signed | None:
+    """Return what a signature by one of `keys` over exactly these files says; None if it is by another key.
 
-    Raises `SutureError` `signature.mismatch` when a file was changed, added, left out or renamed, or the signature
-    itself was changed, and `signature.invalid` when it is none.
+    `digests` are the files' SHA-256 by name; `repo` is the name under which they were found, None where that is not
+    known, as for a folder. Raises `SutureError` `signature.mismatch` when a file was changed, added, left out or
+    renamed, or the signature itself was changed, `signature.name` when it is that of another model, and
+    `signature.invalid` when it is none.
     """
     fingerprint = key_of(signature, where=where)
     key = next((key for key in keys if key.fingerprint == fingerprint), None)
@@ -144,6 +211,7 @@ def verify(
         public.write_text(key.pem, encoding="ascii")
         bundle.write_bytes(signature)
         config = verifying.Config().use_elliptic_key_verifier(public_key=public)
+        config._verifier = reading = _Reading(config._verifier)
         try:
             config.set_hashing_config(_known(digests)).verify("model", bundle)
         except Exception as error:  # whatever is wrong with foreign bytes: it does not verify
@@ -153,7 +221,71 @@ def verify(
                 where=where,
                 hint="do not use it; tell whoever published it",
             ) from None
-    return key
+    found = _signed(key, reading.statement, where)
+    if repo is not None and found.name not in (None, repo):
+        raise SutureError(
+            "signature.name",
+            f"{key.name} signed these files as {found.name}, and here they are called {repo}",
+            where=where,
+            hint=f"do not use it as {repo}; an owner who has renamed it publishes it anew, signed for the new name",
+        )
+    return found
+
+
+def _signed(key: PublicKey, statement: dict[str, Any], where: str) -> Signed:
+    """Return what a verified statement says, that of an older Suture or of another tool as well."""
+    predicate = statement.get("predicate")
+    content = predicate.get(_ENTRY) if isinstance(predicate, dict) else None
+    if content is None:
+        # Before there was such an entry, Suture called the model by its name at the hub. Other tools name a folder, and
+        # the format before this one named files.
+        try:
+            name = statement["subject"][0]["name"] if statement["predicateType"] == _PREDICATE else None
+            return Signed(key, _REPO.validate_python(name), None)
+        except (ValidationError, KeyError, IndexError, TypeError):
+            return Signed(key, None, None)
+    if isinstance(content, dict) and content.get("schema") != _FORMAT:
+        raise SutureError(
+            "signature.format",
+            "this signature is of a format that this version does not know",
+            where=where,
+            hint="update Suture here",
+        )
+    try:
+        bound = _Bound.model_validate(content)
+    except ValidationError:
+        raise SutureError(
+            "signature.invalid", "what it says of name and time cannot be read", where=where, hint="sign it anew"
+        ) from None
+    return Signed(key, bound.name, bound.signed_at)
+
+
+class _Binding:
+    """Signs, as a signer of the library does, a statement that says name and time as well.
+
+    The format allows more entries in a predicate, the library's interface does not.
+    """
+
+    def __init__(self, signer: Any, bound: _Bound) -> None:
+        self._signer, self._bound = signer, bound
+
+    def sign(self, payload: Any) -> Any:
+        payload.statement.pb.predicate.update({_ENTRY: self._bound.model_dump(mode="json", by_alias=True)})
+        return self._signer.sign(payload)
+
+
+class _Reading:
+    """Verifies as a verifier of the library does, and keeps the statement that was verified."""
+
+    def __init__(self, verifier: Any) -> None:
+        self._verifier = verifier
+        self.statement: dict[str, Any] = {}
+
+    def verify(self, signature: Any) -> Manifest:
+        manifest: Manifest = self._verifier.verify(signature)
+        # The same bytes once more: what a signature says is read from nowhere else.
+        self.statement = json.loads(self._verifier._verify_signed_content(signature)[1])
+        return manifest
 
 
 def folder_digests(folder: Path) -> dict[str, str]:

@@ -18,7 +18,7 @@ from suture_service.audit.chain import record
 from suture_service.auth import Caller
 from suture_service.errors import Forbidden, HubError, NotFound
 from suture_service.keys.flags import link_members
-from suture_service.keys.signatures import signing_key
+from suture_service.keys.signatures import check_newer, signing_key
 from suture_service.models import repository
 from suture_service.models.cards import tags_of
 from suture_service.models.schemas import ModelChange, Visibility
@@ -219,8 +219,10 @@ def commit(
             link_members(session, revision, metadata)
         if signature is not None:
             digests = {name: file.sha256 for name, file in files.items()}
-            revision.key = signing_key(session, model.party_id, digests, signature)
+            revision.key, revision.signed_at = signing_key(session, model, digests, signature, now)
     ref = repository.branch(session, model.id, branch)
+    if ref is not None and branch == repository.MAIN:
+        check_newer(session, revision)
     made = Commit(
         model_id=model.id,
         parent_id=ref.commit_id if ref is not None else None,
