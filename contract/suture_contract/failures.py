@@ -14,6 +14,10 @@ _MEANINGS: dict[str, tuple[str, str]] = {
         "the own site's rule adds noise, and a fit with noise uses no contributions of other parties",
         "ask again without contributions, or for a fit by a rule that names whose models it trusts",
     ),
+    "policy.older_revision": (
+        "the site has seen a newer signed revision of one of the models, and runs no older one by itself",
+        "ask again with the newest revisions, or have its operator allow this one: approval by a person",
+    ),
     "policy": ("the rules of the site do not allow this", _RULES),
     "outbox": ("the site did not let the result out", _AT_SITE),
     "result": ("the hub refused the result", f"{_AT_SITE}; compare the versions of hub and site"),

@@ -10,20 +10,21 @@ from contextlib import contextmanager
 from uuid import uuid4
 
 import pytest
-from tests.forged import forge
+from tests.forged import forge, show
 
 from suture.hub import Hub as Client
 from suture_contract.errors import SutureError
 from suture_contract.model.metadata import ModelMetadata
 from suture_contract.model.signature import create_key, sign
 from suture_service import operate
+from suture_worker.agent.admission import Admission
 from suture_worker.agent.agent import Agent
 from suture_worker.agent.hub import HubClient
-from suture_worker.agent.signed import Signers
+from suture_worker.agent.signed import Found, Signers
 from suture_worker.compute.celery_app import make_app
 from suture_worker.config import load_site, prepare_state
 from suture_worker.egress.outbox import Outbox
-from suture_worker.folder import TaskFolder
+from suture_worker.folder import Assignment, TaskFolder
 from suture_worker.leased_task import LeasedTask
 from suture_worker.rules.policy import Allow, decide
 from suture_worker.stop import Stop
@@ -57,21 +58,26 @@ class Party:
         self.key = self.admin.keys.register(self.name, "own", (keys / "own.pub").read_text())
         self.models = [self.publish(index) for index in (0, 1)]
 
-    def publish(self, index, key="own"):
-        repo = f"{self.name}/m{uuid4().hex[:8]}"
+    def publish(self, index, key="own", repo=None, card="# Net\n"):
+        repo = repo or f"{self.name}/m{uuid4().hex[:8]}"
         metadata = ModelMetadata.model_validate(self.make.METADATA)
         options = {"key": self.keys / f"{key}.pem"} if key else {}
         self.client.publish_file(
-            self.portable[index], repo, metadata=metadata, card="# Net\n", show=lambda _: None, **options
+            self.portable[index], repo, metadata=metadata, card=card, show=lambda _: None, **options
         )
         return repo
+
+    def revisions(self, repo):
+        """The ids of its revisions, newest first."""
+        found = self.client.connection.pages(f"/v1/models/{repo}/revisions")
+        return [revision["id"] for revision in found]
 
     def files(self, repo):
         target = self.folder / uuid4().hex
         self.client.pull(repo, target)
         return {path.name: path.read_bytes() for path in target.iterdir()}
 
-    def site(self, signed_by=("own",), keys=("own",)):
+    def site(self, signed_by=("own",), keys=("own",), approval="automatic"):
         rules = [([self.name], ["fit", "evaluate"], ["patches"])]
         path = self.make.write_site(
             self.folder / "site", url=self.live.url, token=self.live.site_token(self.name), rules=rules, trusting=None
@@ -80,6 +86,7 @@ class Party:
         if signed_by:
             parties = [self.name, "north", "south"]
             more = f"members_from = {json.dumps(parties)}\nsigned_by = {json.dumps(list(signed_by))}\n"
+        more += f'approval = "{approval}"\n'
         more += "\n[keys]\n" + "".join(f'{name} = "{self.keys / f"{name}.pub"}"\n' for name in keys)
         path.write_text(path.read_text() + more)
         config = load_site(path)
@@ -184,11 +191,65 @@ def test_a_hub_that_describes_a_signed_model_in_other_words_is_not_followed(part
 
 def resigned(files, party):
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items() if name != "model.sig"}
-    return sign(digests, party.keys / "own.pem")
+    return sign(digests, party.models[1], party.keys / "own.pem")
 
 
 def swapped(said):
     return {**said, "labels": list(reversed(said["labels"]))}
+
+
+def test_a_signed_model_is_not_taken_for_another(party):
+    forge(party.live.settings, party.models[1], party.files(party.models[0]))
+    assert ending(party.stitch(), party.site()) == "signature.name"
+
+
+def test_an_older_revision_than_was_seen_runs_when_a_person_lets_it(party):
+    newest = party.publish(0, repo=party.models[0], card="# Better\n")
+    first, second = (party.revisions(newest)[index] for index in (1, 0))
+    config = party.site(approval="ask")
+    admission = Admission(config)
+    hub = HubClient(config.hub.url, config.hub.token_file.read_text().strip(), sleep=time.sleep)
+
+    def asked(job):
+        """Lease the job's task and fetch its members as the agent does; return what the person is asked."""
+        task = LeasedTask.parse(hub.lease(5))
+        assert task.job.id == job.id
+        folder = TaskFolder(config.state / "tasks", task.id)
+        folder.create(Assignment(task=task, dataset="patches"))
+        for index, member in enumerate(task.spec.members):
+            found = admission.signers.find(hub, member, job.id)
+            folder.note_signer(index, found.key, found.older)
+            hub.fetch_member(member, folder.member(index), lambda _count: None)
+        assert admission.admit(task, folder) is None
+        return task, folder, admission.inbox.request(task.id)
+
+    def approve(task, folder, request, **days):
+        admission.inbox.decide(request, approved=True, **days)
+        assert isinstance(admission.admit(task, folder), Allow)
+
+    job = party.stitch()
+    task, folder, request = asked(job)
+    assert (request.models[0].revision, request.older) == (second, ())
+    approve(task, folder, request, remember_days=30)
+    job.cancel()
+    # The hub goes back, and what was approved for a while was not that.
+    show(party.live.settings, party.models[0], first)
+    job = party.stitch()
+    task, folder, request = asked(job)
+    (words,) = request.older
+    assert words.startswith(f"{party.models[0]}: it was signed on ")
+    assert f"seen here: {second}" in words
+    assert admission.admit(task, folder) is None
+    approve(task, folder, request)
+    # The job goes on with it, and no other does.
+    member = task.spec.members[0]
+    assert admission.signers.find(hub, member, job.id) == Found(party.key.fingerprint)
+    assert admission.signers.find(hub, member, "job_other").older in words
+    job.cancel()
+    hub.close()
+    folder.remove()
+    # Where nobody is asked, it is not run.
+    assert ending(party.stitch(), party.site()) == "policy.older_revision"
 
 
 def test_no_signature_and_one_by_another_key_are_declined(party):
@@ -196,7 +257,11 @@ def test_no_signature_and_one_by_another_key_are_declined(party):
     assert ending(party.stitch(), party.site()) == "policy.denied"
     files = party.files(party.models[0])
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items() if name != "model.sig"}
-    forge(party.live.settings, party.models[1], {**files, "model.sig": sign(digests, party.keys / "other.pem")})
+    forge(
+        party.live.settings,
+        party.models[1],
+        {**files, "model.sig": sign(digests, party.models[1], party.keys / "other.pem")},
+    )
     assert ending(party.stitch(), party.site()) == "policy.denied"
 
 

@@ -161,14 +161,22 @@ class TaskFolder:
         """Where the portable model of member `index` lies."""
         return self.members / f"{index}.safetensors"
 
-    def note_signer(self, index: int, fingerprint: str | None) -> None:
-        """Keep who signed member `index`, once that is verified."""
+    def note_signer(self, index: int, fingerprint: str | None, older: str | None = None) -> None:
+        """Keep who signed member `index`, once that is verified, and how it is `older` than one that was seen here."""
+        files.write(self.members / f"{index}.older", older or "")
         files.write(self.members / f"{index}.signer", fingerprint or "")
 
     def signer(self, index: int) -> str | None:
         """Return the fingerprint of the key that signed member `index`; None if nobody who is known here did."""
         try:
             return (self.members / f"{index}.signer").read_text(encoding="ascii") or None
+        except FileNotFoundError:
+            return None
+
+    def older(self, index: int) -> str | None:
+        """Return how member `index` is older than the newest revision of it that was seen here; None if it is not."""
+        try:
+            return (self.members / f"{index}.older").read_text(encoding="utf-8") or None
         except FileNotFoundError:
             return None
 

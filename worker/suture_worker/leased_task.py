@@ -49,6 +49,13 @@ class LeasedMember(_FromHub):
     party: Name
     metadata: ModelMetadata
 
+    @model_validator(mode="after")
+    def _party_is_its_owner(self) -> LeasedMember:
+        # Rules speak of parties, signatures of names: they must be of one.
+        if self.repo.partition("/")[0] != self.party:
+            raise ValueError("party: it is not the owner that the model's name says")
+        return self
+
     @property
     def ref(self) -> MemberRef:
         """The member as documents name it."""

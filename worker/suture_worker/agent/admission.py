@@ -20,7 +20,7 @@ from suture_worker.folder import DOCUMENT, TaskFolder, Terms
 from suture_worker.leased_task import LeasedTask
 from suture_worker.rules.inbox import AskedModel, Inbox, Request
 from suture_worker.rules.ledger import Ledger, spent_by
-from suture_worker.rules.policy import DENIED, Allow, Decline, asked_by, decide, operators_of, terms_of
+from suture_worker.rules.policy import DENIED, ROLLED_BACK, Allow, Decline, asked_by, decide, operators_of, terms_of
 
 #: More questions than anybody answers are not kept.
 MAX_ASKED = 100
@@ -61,9 +61,16 @@ class Admission:
         """Decide about a task whose files have come; None while it waits for a person. What is allowed is charged."""
         operators, signers = _operators(task, folder), self._signers_of(task, folder)
         decision = self.decide(task, operators, signers)
-        if isinstance(decision, Decline) or decision.dataset is None:
+        if isinstance(decision, Decline):
+            return decision
+        older = _older(task, folder)
+        if older and (decision.dataset is None or decision.rule.approval != "ask"):
+            return Decline(ROLLED_BACK, f'{"; ".join(older)}. A rule with approval = "ask" lets a person allow it')
+        if decision.dataset is None:
             return decision
         if decision.rule.approval == "ask":
+            if older and not self.inbox.asked(task, decision.dataset):
+                return self._ask(task, decision, decision.dataset, folder)  # no standing approval is meant for this
             answer = self.inbox.answer(task, decision.dataset)
             if answer is None:
                 return self._ask(task, decision, decision.dataset, folder)
@@ -80,6 +87,7 @@ class Admission:
                 if task.action != "fit":
                     self._ledger.charge(task, decision.dataset, terms if task.action == "contribute" else None)
                 folder.note_terms(terms)
+                self.signers.begun.note(task.job.id, task.spec.members)
         return decision
 
     def spend(self, task: LeasedTask, folder: TaskFolder) -> Decline | None:
@@ -127,6 +135,7 @@ class Admission:
                 for member in task.spec.members
             ),
             candidates=task.side.candidates(folder),
+            older=_older(task, folder),
             options=task.options,
             leaves=task.side.leaves(takes, self._terms(task, decision, folder)),
             estimate=takes,
@@ -138,6 +147,12 @@ class Admission:
 
 def _operators(task: LeasedTask, folder: TaskFolder) -> tuple[frozenset[str], ...]:
     return tuple(operators_of(check_file(folder.member(index)).graph) for index in range(len(task.spec.members)))
+
+
+def _older(task: LeasedTask, folder: TaskFolder) -> tuple[str, ...]:
+    """Return, in words, which models are older than revisions of them that were seen here."""
+    members = enumerate(task.spec.members)
+    return tuple(f"{member.repo}: {words}" for index, member in members if (words := folder.older(index)) is not None)
 
 
 def _noted(folder: TaskFolder) -> Terms | None:

@@ -58,8 +58,9 @@ class Fetching:
         # What is in the folder already was checked when it came, and a child cannot write there.
         for index, member in enumerate(task.spec.members):
             if not folder.member(index).exists():
-                find = partial(self._admission.signers.find, self._hub, member)
-                folder.note_signer(index, self._patiently(find, heartbeat))
+                find = partial(self._admission.signers.find, self._hub, member, task.job.id)
+                found = self._patiently(find, heartbeat)
+                folder.note_signer(index, found.key, found.older)
                 download = partial(self._hub.fetch_member, member, on_bytes=count)
                 with self._cache_turn:
                     path = self._patiently(partial(self._cache.get, member.sha256, download), heartbeat)

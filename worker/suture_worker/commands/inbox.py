@@ -82,6 +82,8 @@ def show(task: TaskArgument, path: ConfigArgument = HERE, format: FormatOption =
     console.print(f"job         {request.job}, asked {request.asked_at:%Y-%m-%d %H:%M} UTC")
     rows = [(model.repo, model.party, model.revision[:12], size(model.size), model.sha256) for model in request.models]
     print_table(("model", "party", "revision", "size", "sha256"), rows, empty="", spare=("sha256",))
+    for line in request.older:
+        console.print(f"older       {line}")
     if request.candidates is not None:
         console.print(f"runs        {request.candidates} candidates of these models")
     if request.options:

@@ -71,6 +71,8 @@ class Request(_Closed):
     dataset: Name
     job: Identifier
     models: tuple[AskedModel, ...]
+    #: Which of them are older than revisions that were seen here, in words.
+    older: tuple[str, ...] = ()
     #: How many candidates an evaluation would measure.
     candidates: int | None = None
     options: dict[str, Any] = {}
@@ -118,10 +120,15 @@ class Inbox:
         files.write(self._path(request.task, "request"), request.model_dump_json(indent=1))
 
     def answer(self, task: LeasedTask, dataset: str) -> InboxDecision | None:
-        """Return what was decided about exactly this task, by itself or by a standing approval; None so far."""
+        """Return what was decided about exactly this task, by itself or by a standing approval; None so far.
+
+        Where models are older than what was seen here, a person looks at it by itself.
+        """
         decision = self._decision(task.id)
         if decision is not None and (decision.digest, decision.dataset) == (task.digest, dataset):
             return decision
+        if self.asked(task, dataset) and self.request(task.id).older:
+            return None
         now = datetime.now(UTC)
         for rule in self.standing():
             if _key(rule) == (task.job.requester, task.action, dataset) and now < rule.until:

@@ -23,6 +23,8 @@ from suture_worker.rules.assurance import assurance, share_of, trusted
 DENIED, UNKNOWN = "policy.denied", "dataset.unknown"
 NO_DATASET, AMBIGUOUS = "policy.no_dataset", "policy.ambiguous_dataset"
 TOO_FEW = "policy.too_few_samples"
+#: A model is older than one that was seen here: a hub that goes back, or a requester who wants just that one.
+ROLLED_BACK = "policy.older_revision"
 #: Where networks can be joined for contributors is told by exact sums over patients.
 NO_CONTRIBUTIONS = "policy.noise_without_contributions"
 #: To the hub: decline, but let nobody know; the requester sees a party that has not answered.
