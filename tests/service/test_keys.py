@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from datetime import timedelta
 
 import pytest
 
@@ -141,6 +142,28 @@ def test_what_is_published_can_be_signed_afterwards(registered, key):
     publish(registered.north, "north/digits", files_of(registered, seed=3))
     other = sign(digests(files), "north/digits", key[0])
     assert code(registered.north("PUT", path, content=other)) == (422, "signature.not_newest")
+
+
+def test_no_signature_is_published_that_readers_would_refuse(registered, key):
+    def signed(repo, signed_at, seed=0):
+        files = files_of(registered, seed=seed)
+        return publish(registered.north, repo, files, sign(digests(files), "north/digits", key[0], signed_at=signed_at))
+
+    now = registered.now()
+    refused = signed("north/other", now)
+    assert code(refused) == (422, "signature.name")
+    assert "as north/digits, and here they are called north/other" in refused.json()["error"]["message"]
+    assert registered.north.get("/v1/models/north/other").status_code == 404
+    assert code(signed("north/digits", now + timedelta(hours=1))) == (422, "signature.ahead")
+    first = signed("north/digits", now - timedelta(seconds=20))
+    assert first.status_code == 201, first.text
+    assert signed("north/digits", now, seed=1).status_code == 201
+    assert code(signed("north/digits", now - timedelta(seconds=10), seed=2)) == (422, "signature.older")
+    # Nor does a commit bring the first one back, with files and signature that the hub knows.
+    old = {file["name"]: file["sha256"] for file in first.json()["files"]}
+    back = {name: registered.north.get(f"{first.request.url.path}/{first.json()['id']}/files/{name}") for name in old}
+    content = {name.replace(".", "_"): answer.content for name, answer in back.items()}
+    assert "signature" in commit(registered.north, "north/digits", **content).text
 
 
 def commit(actor, repo, **files):

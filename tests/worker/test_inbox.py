@@ -106,13 +106,20 @@ def test_every_answer_is_written_down(inbox, suture, site):
     assert noted["by"]
 
 
-def test_a_standing_approval_holds_for_party_action_and_dataset_until_it_is_withdrawn(inbox, suture, make):
+def test_a_standing_approval_holds_for_party_action_and_dataset_until_it_is_withdrawn(inbox, suture, make, request_of):
     suture("inbox", "approve", "task_evaluate", "--remember", "30")
     other = LeasedTask.parse({**make.leased("evaluate", requester="south"), "id": "task_2"})
     assert inbox.answer(other, "patches").approved
     assert inbox.answer(other, "other") is None
     assert inbox.answer(LeasedTask.parse({**make.leased("evaluate"), "id": "task_3"}), "patches") is None
     assert inbox.answer(LeasedTask.parse({**make.leased("fit", requester="south"), "id": "task_4"}), "patches") is None
+    # A model that is older than one that was seen here is not what was approved for a while.
+    back = LeasedTask.parse({**make.leased("evaluate", requester="south"), "id": "task_6"})
+    inbox.ask(request_of(task=back.id, digest=back.digest, older=("north/net: it was signed on 2026-01-01",)))
+    assert inbox.answer(back, "patches") is None
+    assert "older north/net: it was signed on 2026-01-01" in suture("inbox", "show", "task_6")
+    suture("inbox", "approve", "task_6")
+    assert inbox.answer(back, "patches").approved
     assert "south evaluate patches" in suture("inbox", "standing")
     suture("inbox", "forget", "south", "evaluate", "patches")
     assert inbox.answer(other, "patches").approved, "what was begun goes on"

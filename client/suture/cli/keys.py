@@ -216,8 +216,8 @@ def verify(
             hint="ask whoever gave you the folder for the public key",
         )
     if format is Format.json:
-        key = found.key
-        print_json(Verified(key.name, key.fingerprint, sorted(digests), found.name, found.signed_at))
+        signer = found.key
+        print_json(Verified(signer.name, signer.fingerprint, sorted(digests), found.name, found.signed_at))
     else:
         console.print(f"{found.words}: {', '.join(sorted(digests))}")
 

@@ -37,7 +37,7 @@ MAX_KEY = 16 * 1024
 PKCS11 = "pkcs11:"
 _CURVES = ("secp256r1", "secp384r1", "secp521r1")
 #: The entry of the signed predicate that is Suture's own, and its format.
-_ENTRY, _FORMAT = "suture", "suture.signature/1"
+_ENTRY = "suture"
 _PREDICATE = "https://model_signing/signature/v1.0"
 _REPO: TypeAdapter[str] = TypeAdapter(Repo)
 
@@ -61,7 +61,7 @@ class _Bound(BaseModel):
     # A later format of the same number may say more; one that must be understood has another number.
     model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)
 
-    format: Literal["suture.signature/1"] = Field(default=_FORMAT, alias="schema")
+    format: Literal["suture.signature/1"] = Field(default="suture.signature/1", alias="schema")
     name: Repo
     signed_at: AwareDatetime
 
@@ -244,7 +244,7 @@ def _signed(key: PublicKey, statement: dict[str, Any], where: str) -> Signed:
             return Signed(key, _REPO.validate_python(name), None)
         except (ValidationError, KeyError, IndexError, TypeError):
             return Signed(key, None, None)
-    if isinstance(content, dict) and content.get("schema") != _FORMAT:
+    if isinstance(content, dict) and content.get("schema") != _Bound.model_fields["format"].default:
         raise SutureError(
             "signature.format",
             "this signature is of a format that this version does not know",
