@@ -350,7 +350,9 @@ def test_what_is_published_is_signed_afterwards(north: Hub, reader: Hub, exporte
     repo = new_name()
     plain = north.publish_file(exported, repo, show=quietly)
     assert refused(reader, repo) == "signature.missing"
-    signed = north.sign(repo, key=keys / "north.pem")
+    # Also by somebody who uses nothing that is unsigned.
+    strict = Hub(north.url, north.connection.token, trust=Trust.of(keys / "north.pub"))
+    signed = strict.sign(repo, key=keys / "north.pem")
     assert {file.name for file in signed.files} - {file.name for file in plain.files} == {"model.sig"}
     reader.load(repo)
     with pytest.raises(SutureError) as caught:
