@@ -404,7 +404,8 @@ class Hub:
         `party/dataset`) and have `evaluate_within` seconds. So have, before the fit, those in `contribute_from`: they
         are asked for moments of the models' features on their data. The result appears as `<your party>/<publish_as>`.
         `seed` and what follows are options of the fit (docs/fit-options.md); None leaves one at its default. One that
-        is unknown or ill-typed is refused before anything is sent (`SutureError` `job.options`).
+        is unknown or ill-typed is refused before anything is sent (`SutureError` `job.options`). So is a model that is
+        not shown as a trusted key has signed it, and a newest revision that is older than one seen before.
         """
         stated = {
             "seed": seed,
@@ -416,8 +417,9 @@ class Hub:
             **unknown,
         }
         options = FitOptions.read({name: value for name, value in stated.items() if value is not None})
+        named = [self._model_at(name) for name in listed(models, "models")]
         body = {
-            "models": [self._model_at(name) for name in listed(models, "models")],
+            "models": named,
             "dataset": dataset,
             "evaluate_at": listed(evaluate_at, "evaluate_at"),
             "contribute_from": listed(contribute_from, "contribute_from") or None,
@@ -426,7 +428,16 @@ class Hub:
             "options": options.stated(),
         }
         answer = self.connection.post("/v1/jobs", {key: value for key, value in body.items() if value is not None})
-        return Job(self.connection, JobStatus.of(answer, "/v1/jobs"))
+        status = JobStatus.of(answer, "/v1/jobs")
+        made = {(member.repo, member.revision) for member in status.models}
+        if other := [one for one in named if "revision" in one and (one["repo"], one["revision"]) not in made]:
+            raise SutureError(
+                "job.altered",
+                f"the hub made a job without {other[0]['repo']} at {other[0]['revision']}, which was asked for",
+                where=status.id,
+                hint=f"cancel it, and tell the hub's operator: suture jobs cancel {status.id}",
+            )
+        return Job(self.connection, status)
 
     def job(self, job: str) -> Job:
         """Return a job by its id."""
@@ -438,11 +449,17 @@ class Hub:
         return [JobStatus.of(item, "/v1/jobs") for item in self.connection.pages("/v1/jobs", state=state, limit=limit)]
 
     def _model_at(self, name: str) -> dict[str, str]:
-        """Return `party/name` or `party/name@revision` as a job names it, the revision in full."""
-        if not isinstance(name, str) or "@" not in name:
-            return {"repo": checked_repo(name, "models")}
-        repo, _, given = name.partition("@")
-        revision = checked_revision(given)
-        if revision is not None and len(revision) < 40:
+        """Return `party/name` or `party/name@revision` as a job names it, the revision in full.
+
+        Who trusts keys names the newest, too, by its id, once it is checked: the hub shall not take an older one.
+        """
+        repo, _, given = name.partition("@") if isinstance(name, str) else (name, "", "")
+        checked_repo(repo, "models")
+        revision = checked_revision(given) if given else None
+        if self.trust.keys:
+            found = self.revision(repo, revision)
+            self._check_signature(found, newest=revision is None)
+            revision = found.id
+        elif revision is not None and len(revision) < 40:
             revision = self.revision(repo, revision).id
-        return {"repo": checked_repo(repo, "models"), **({"revision": revision} if revision is not None else {})}
+        return {"repo": repo, **({"revision": revision} if revision is not None else {})}

@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from model_signing import hashing, signing, verifying
 from tests import cli_json
+from tests.client.nearby import answering
 from tests.forged import forge, rename, show
 from torch import nn
 from typer.testing import CliRunner
@@ -261,6 +262,8 @@ def test_the_newest_does_not_go_back(
     def publish(card: str, key: Path = keys / "north.pem") -> str:
         return north.publish_file(exported, repo, card=card, key=key, show=quietly).id
 
+    own = f"south/s{uuid4().hex[:8]}"
+    mine = live_hub.client("south").publish_file(exported, own, show=quietly).id
     # What other tools, and Suture before, have signed: it says nothing of when.
     north.pull(north.publish_file(exported, repo, show=quietly).repo, tmp_path / "old")
     upstream = signing.Config().use_elliptic_key_signer(private_key=keys / "north.pem")
@@ -285,6 +288,18 @@ def test_the_newest_does_not_go_back(
     assert both.pull(repo, tmp_path / "third").id == third
     show(live_hub.settings, repo, second)
     assert refused(both, repo) == "signature.rolled_back"
+    # A job names what was checked, and is refused if the hub makes another of it.
+    with pytest.raises(SutureError, match="a newer revision"):
+        both.stitch([repo, own], "animals")
+    job = both.stitch([f"{repo}@{first[:9]}", own], "animals")
+    assert [member.revision for member in job.status.models] == [first, mine]
+    job.cancel()
+    with (
+        answering(201, job.status.model_dump_json().encode()) as altering,
+        pytest.raises(SutureError, match=f"a job without {repo} at {second}") as caught,
+    ):
+        Hub(altering.url, both.connection.token).stitch([f"{repo}@{second}", own], "animals")
+    assert caught.value.code == "job.altered"
     reader.load(repo)  # who does not trust the new key has seen nothing newer
     # A new machine has seen nothing: it takes what it is shown, and says of when that is.
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "elsewhere"))
