@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
@@ -32,6 +32,7 @@ from suture_contract.errors import SutureError
 from suture_contract.model.signature import (
     PublicKey,
     Signed,
+    _known,
     create_key,
     folder_digests,
     read_public_key,
@@ -468,6 +469,46 @@ def test_only_the_signed_files_verify(pair: tuple[bytes, PublicKey], files: dict
     with pytest.raises(SutureError) as caught:
         verify(files, signature, [key], repo=None)
     assert caught.value.code == "signature.mismatch"
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        (None, "north/animals"),
+        ({"schema": "suture.signature/2", "name": "north/animals"}, "signature.format"),
+        ({"schema": "suture.signature/1", "name": "north/animals"}, "signature.invalid"),
+        ({"schema": "suture.signature/1", "name": "no name", "signed_at": "2026-01-01T00:00:00Z"}, "signature.invalid"),
+        ("text", "signature.invalid"),
+    ],
+)
+def test_what_other_versions_have_signed(keys: Path, tmp_path: Path, entry: object, expected: str) -> None:
+    class Saying:
+        """A signer whose statement has this entry, as other versions of Suture write it."""
+
+        def __init__(self, signer: Any) -> None:
+            self._signer = signer
+
+        def sign(self, payload: Any) -> Any:
+            if entry is not None:
+                payload.statement.pb.predicate.update({"suture": entry})
+            return self._signer.sign(payload)
+
+    config = signing.Config().use_elliptic_key_signer(private_key=keys / "north.pem")
+    config._signer = Saying(config._signer)
+    config.set_hashing_config(_known(SIGNED)).sign("north/animals", tmp_path / "sig")
+    key = read_public_key((keys / "north.pub").read_bytes(), "north", where="")
+    content = (tmp_path / "sig").read_bytes()
+    if entry is not None:
+        with pytest.raises(SutureError) as caught:
+            verify(SIGNED, content, [key], repo="north/animals")
+        assert caught.value.code == expected
+        return
+    signed = verify(SIGNED, content, [key], repo="north/animals")
+    assert signed == Signed(key, expected, None)
+    assert signed is not None
+    assert signed.words == "signed by north as north/animals; the signature binds no time"
+    with pytest.raises(SutureError, match="as north/animals, and here they are called north/others"):
+        verify(SIGNED, content, [key], repo="north/others")
 
 
 def test_verifying_needs_no_network_and_no_torch(keys: Path, signed: Path) -> None:
