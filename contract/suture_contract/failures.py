@@ -19,6 +19,10 @@ _MEANINGS: dict[str, tuple[str, str]] = {
         "ask again with the newest revisions, or have its operator allow this one: approval by a person",
     ),
     "policy": ("the rules of the site do not allow this", _RULES),
+    "signature": (
+        "a model is not as a key that the site trusts has signed it",
+        "ask its owner whether the hub shows what they published",
+    ),
     "outbox": ("the site did not let the result out", _AT_SITE),
     "result": ("the hub refused the result", f"{_AT_SITE}; compare the versions of hub and site"),
     "output.not_finite": (

@@ -478,6 +478,10 @@ def test_only_the_signed_files_verify(pair: tuple[bytes, PublicKey], files: dict
         ({"schema": "suture.signature/2", "name": "north/animals"}, "signature.format"),
         ({"schema": "suture.signature/1", "name": "north/animals"}, "signature.invalid"),
         ({"schema": "suture.signature/1", "name": "no name", "signed_at": "2026-01-01T00:00:00Z"}, "signature.invalid"),
+        (
+            {"schema": "suture.signature/1", "name": "north/animals", "signed_at": "0001-01-01T00:00:00+14:00"},
+            "signature.invalid",
+        ),
         ("text", "signature.invalid"),
     ],
 )

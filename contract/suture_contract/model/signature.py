@@ -17,9 +17,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from suture_contract.errors import SutureError
 from suture_contract.extras import how_to_install
@@ -55,6 +55,13 @@ class PublicKey:
         return hashlib.sha256(self.pem.encode()).hexdigest()
 
 
+def _in_utc(time: datetime) -> datetime:
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:  # the first or the last day of the calendar
+        raise ValueError("no moment in UTC") from None
+
+
 class _Bound(BaseModel):
     """What a signature says besides files and digests."""
 
@@ -63,7 +70,7 @@ class _Bound(BaseModel):
 
     format: Literal["suture.signature/1"] = Field(default="suture.signature/1", alias="schema")
     name: Repo
-    signed_at: AwareDatetime
+    signed_at: Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
 @dataclass(frozen=True)
