@@ -29,14 +29,16 @@ from suture_stitching.ensemble.members import Member
 from suture_stitching.ensemble.merge import Merge
 from suture_stitching.features.moments import Moments, rows, to_grid
 from suture_stitching.features.points import StitchPoint
-from suture_stitching.fitting.reading import Reader, columns, read
+from suture_stitching.fitting.reading import MatchReader, columns
 from suture_stitching.fitting.solve import Source, explained_variance
+from suture_stitching.fitting.terms import PatientTerms
 from suture_stitching.objectives import objective_of
 from suture_stitching.portable.runtime import PortableModel
 from suture_stitching.running.checkpoint import Checkpoint
 from suture_stitching.running.device import Runner
+from suture_stitching.running.feature_pass import FeaturePass
 from suture_stitching.running.progress import ignore
-from suture_stitching.running.tracker import Tracker
+from suture_stitching.running.tracker import Tracker, UnitCost
 
 FASTER, SAMPLES, RATE = 20.0, 16_384, 1e-2
 #: Explained variances that differ by no more are equal: the next digits are those of the held-out images.
@@ -84,8 +86,10 @@ def _blocks(points: Sequence[StitchPoint]) -> list[StitchPoint]:
 
 
 def closed_form(task: Task) -> Stitches:
-    reader = Reader(task.members, task.dataset, Runner(task.device, "float32"), seed=0)
-    reading = read(reader, task.merge, task.groups, (), Tracker(ignore, {"solve": (1, 1.0)}), Checkpoint(None, ""))
+    tracker, runner = Tracker(ignore), Runner(task.device, "float32")
+    tracker.expect("solve", [UnitCost()])
+    passes = FeaturePass(task.members, task.dataset, runner, tracker, Checkpoint(None, ""), seed=0)
+    reading = MatchReader(passes, task.merge, task.groups, (), PatientTerms(least=1)).read()
     found = {}
     for index, source, target in task.pairs:
         own = columns(task.groups[index])

@@ -94,7 +94,7 @@ def test_what_is_finished_is_not_done_again(
     monkeypatch.setattr(fit, "refine", again)
     monkeypatch.setattr("suture_stitching.running.device.Runner.parts", again)
     seen: list[Progress] = []
-    monkeypatch.setattr("suture_stitching.fitting.fit._Fit._home", lambda _fit: 0, raising=False)
+    monkeypatch.setattr("suture_stitching.fitting.fit.best_at_home", lambda *_: 0)
     # Whoever ends the task looks at a bounded number of training samples.
     monkeypatch.setattr(evaluate._Evaluation, "_on_train", lambda *_: scores.train)
     assert evaluate.evaluate(pair, whole, dataset(), own=0, checkpoint=tmp_path, progress=seen.append) == scores

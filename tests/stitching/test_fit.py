@@ -285,15 +285,23 @@ def test_regression(tmp_path: Path) -> None:
 def test_progress_goes_up_and_can_cancel(pair: list[Member]) -> None:
     seen: list[Progress] = []
     fit(pair, dataset(), own=0, options=QUICK, progress=seen.append)
-    assert list(dict.fromkeys(p.step for p in seen)) == ["match", "solve", "stitch", "double", "refine", "fit"]
-    for step in ("match", "solve", "stitch", "double", "refine"):
+    assert list(dict.fromkeys(p.step for p in seen)) == [
+        "match",
+        "solve",
+        "stitch",
+        "double",
+        "refine",
+        "compare",
+        "fit",
+    ]
+    for step in ("match", "solve", "stitch", "double", "refine", "compare"):
         done = [p.done for p in seen if p.step == step]
         assert done == sorted(done)
         assert all(p.done <= p.total for p in seen if p.step == step)
         assert done[-1] == next(p.total for p in reversed(seen) if p.step == step)
     assert seen[-1] == Progress("fit", 1, 1, 0.0)
     assert any(p.seconds_left is not None and p.seconds_left > 0 for p in seen)
-    for stop in ("match", "solve", "stitch", "double", "refine"):
+    for stop in ("match", "solve", "stitch", "double", "refine", "compare"):
 
         def cancel(progress: Progress, stop: str = stop) -> None:
             if progress.step == stop:

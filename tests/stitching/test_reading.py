@@ -9,13 +9,15 @@ from tests.stitching.networks import SHAPE, dataset, deep, member, plain
 from suture_stitching.ensemble.merge import Merge
 from suture_stitching.features.moments import Moments, to_grid
 from suture_stitching.features.points import StitchPoint
-from suture_stitching.fitting.reading import POSITIONS, Reader, _positions, read, rows_of
+from suture_stitching.fitting.reading import POSITIONS, MatchReader, _positions, rows_of
 from suture_stitching.fitting.solve import Source
+from suture_stitching.fitting.terms import PatientTerms
 from suture_stitching.objectives import objective_of
 from suture_stitching.running.checkpoint import Checkpoint
 from suture_stitching.running.device import Runner
+from suture_stitching.running.feature_pass import FeaturePass
 from suture_stitching.running.progress import ignore
-from suture_stitching.running.tracker import Tracker
+from suture_stitching.running.tracker import Tracker, UnitCost
 
 
 @pytest.mark.parametrize("positions", [POSITIONS + 1, 256, 1024, 4096])
@@ -67,11 +69,11 @@ def test_matches_may_share_a_point(tmp_path: Path) -> None:
     merge = Merge(members, objective_of([one.metadata for one in members], data.labels))
     last = {index: one.points(SHAPE)[-1] for index, one in enumerate(members)}
     groups = [{index: last[index] for index in (1, 2)}, last]
-    reader = Reader(members, data, Runner(), seed=0)
-    together, alone = (
-        read(reader, merge, some, (), Tracker(ignore, {"solve": (1, 1.0)}), Checkpoint(None, ""))
-        for some in (groups, groups[:1])
-    )
+    tracker = Tracker(ignore)
+    tracker.expect("solve", [UnitCost()])
+    passes = FeaturePass(members, data, Runner(), tracker, Checkpoint(None, ""), seed=0)
+    terms = PatientTerms(least=1)
+    together, alone = (MatchReader(passes, merge, some, (), terms).read() for some in (groups, groups[:1]))
     for one, other in zip(together.pair(0, ()), alone.pair(0, ()), strict=True):
         assert torch.equal(one.mean, other.mean)
         assert torch.equal(one.covariance, other.covariance)

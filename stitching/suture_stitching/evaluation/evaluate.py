@@ -26,7 +26,7 @@ from suture_stitching.data import Dataset
 from suture_stitching.data.windows import outputs_at_once, predict
 from suture_stitching.ensemble.compose import outputs_of
 from suture_stitching.ensemble.fitted import FitResult
-from suture_stitching.ensemble.members import Member, batches, check_inputs, input_shape, number_of_batches
+from suture_stitching.ensemble.members import Member, check_inputs
 from suture_stitching.ensemble.merge import Merge
 from suture_stitching.evaluation.bootstrap import intervals
 from suture_stitching.evaluation.patients import counted
@@ -34,9 +34,10 @@ from suture_stitching.evaluation.private_scores import private_scores
 from suture_stitching.objectives import Objective, objective_of
 from suture_stitching.running.checkpoint import Checkpoint, Folder, digest_of, fingerprint
 from suture_stitching.running.device import Precision, Runner
+from suture_stitching.running.feature_pass import FeaturePass
 from suture_stitching.running.progress import OnProgress, ignore
-from suture_stitching.running.shards import Share, blocks
-from suture_stitching.running.tracker import Tracker
+from suture_stitching.running.shards import Share
+from suture_stitching.running.tracker import Tracker, UnitCost
 
 #: On so many samples of the train split at most the own model is measured.
 _TRAINED = 1024
@@ -123,7 +124,7 @@ class _Evaluation:
     ) -> None:
         self._privacy, self._privacy_share = privacy, privacy_share
         check_inputs(members, dataset)
-        self._members, self._fitted, self._dataset, self._runner = members, fitted, dataset, runner
+        self._members, self._fitted, self._dataset = members, fitted, dataset
         self._objective = objective_of([member.metadata for member in members], dataset.labels, where=dataset.where)
         if privacy is not None:
             dataset.check_separate()
@@ -134,23 +135,22 @@ class _Evaluation:
                 where=dataset.where,
                 hint="evaluate regressions for parties you trust only",
             )
-        window = _window(members, dataset)
-        self._whole = window is not None
-        self._shape = shape = input_shape(members, dataset)
-        self._blocks = {
-            split: blocks(number_of_batches(dataset, split, shape, whole=self._whole), fewest=1) for split in splits
-        }
-        self._progress = progress
         settings = _settings(fitted, runner)
         if privacy is not None:
             settings |= {"privacy": privacy.model_dump(mode="json"), "share": privacy_share}
         key = "" if checkpoint is None else fingerprint("evaluate/2", members, dataset, settings)
         self._checkpoint = Checkpoint(checkpoint, key, shared=shared)
-        self._score = _scorer(members, self._objective, fitted, runner, shape, window, fitted.candidates.candidates)
+        self._tracker = Tracker(progress)
+        whole = dataset.window is not None
+        self._passes = FeaturePass(members, dataset, runner, self._tracker, self._checkpoint, whole=whole)
+        _check_window(self._passes)
+        self._blocks = self._passes.blocks(splits, fewest=1)
+        self._score = _scorer(self._passes, self._objective, fitted, fitted.candidates.candidates)
 
     def run(self, own: int | None) -> Evaluation:
-        tracker = Tracker(
-            self._progress, {"evaluate": (sum(len(one) for of in self._blocks.values() for one in of), 1.0)}
+        tracker = self._tracker
+        tracker.expect(
+            "evaluate", [UnitCost()] * sum(len(block) for blocks in self._blocks.values() for block in blocks)
         )
         scores = _Scores(self._members, self._objective, self._fitted, self._checkpoint, "scores", self._privacy)
         for split, every in self._blocks.items():
@@ -161,9 +161,9 @@ class _Evaluation:
                     tracker.skip("evaluate", scores.take(split, _part(split, index)))
                     number = scores.batches.get(split, 0)
                 if number < block.stop:
-                    self._add(scores, split, range(number, block.stop), tracker)
+                    self._add(scores, split, range(number, block.stop))
             if not every:
-                next(self._batches(split, None))  # raises what there is to say about an empty split
+                next(self._passes.batches(split))  # raises what there is to say about an empty split
             scores.keep()
         tracker.end("evaluate")
         if self._privacy is None:
@@ -192,21 +192,19 @@ class _Evaluation:
 
     def _on_train(self, own: int) -> TrainScore | None:
         """Return how well the own member does on samples of the train split; None where there are none, or volumes."""
-        if self._whole or not self._dataset.n("train"):
+        if self._passes.whole or not self._dataset.n("train"):
             return None
         candidates = self._fitted.candidates.candidates
-        score = _scorer(
-            self._members, self._objective, self._fitted, self._runner, self._shape, None, [candidates[own]]
-        )
-        found: list[Tensor] = []
-        for x, y in batches(self._members, self._dataset, "train", self._runner.device, seed=0):
-            for scores, _, finite in self._runner.parts(score, x, y):
+        score = _scorer(self._passes, self._objective, self._fitted, [candidates[own]])
+        measured: list[Tensor] = []
+        for x, y in self._passes.shuffled("train", 0):
+            for scores, _, finite in self._passes.runner.parts(score, x, y):
                 if not bool(finite.all()):
                     return None
-                found.append(scores[0].cpu())
-            if sum(len(part) for part in found) >= _TRAINED:
+                measured.append(scores[0].cpu())
+            if sum(len(part) for part in measured) >= _TRAINED:
                 break
-        values = torch.cat(found).double().numpy()[None]
+        values = torch.cat(measured).double().numpy()[None]
         ((interval, _),) = intervals(values, seed=self._fitted.candidates.seed)
         n = values.shape[1]
         patients = len(np.unique(self._dataset.patient_of("train", seed=0)[:n]))
@@ -215,27 +213,25 @@ class _Evaluation:
     def run_share(self, share: Share) -> None:
         every = [(split, *one) for split, of in self._blocks.items() for one in enumerate(of)]
         mine = [one for number, one in enumerate(every) if share.has(number)]
-        tracker = Tracker(self._progress, {"evaluate": (sum(len(block) for _, _, block in mine), 1.0)})
+        tracker = self._tracker
+        tracker.expect("evaluate", [UnitCost()] * sum(len(block) for _, _, block in mine))
         for split, index, block in mine:
             scores = _Scores(self._members, self._objective, self._fitted, self._checkpoint, _part(split, index))
             done = scores.batches.get(split, 0)
             tracker.skip("evaluate", done)
-            self._add(scores, split, range(block.start + done, block.stop), tracker)
+            self._add(scores, split, range(block.start + done, block.stop))
             scores.keep()
         tracker.end("evaluate")
 
-    def _add(self, scores: _Scores, split: SplitName, only: range, tracker: Tracker) -> None:
+    def _add(self, scores: _Scores, split: SplitName, only: range) -> None:
         """Add the scores of the batches `only`."""
-        for x, y in self._batches(split, only):
-            tracker.tick("evaluate")
+        for x, y in self._passes.batches(split, only):
+            self._tracker.tick("evaluate")
             # One sample at a time where one must not show: a network may mix those that it is given together.
             ones = [(x, y)] if self._privacy is None else zip(torch.split(x, 1), torch.split(y, 1), strict=True)
-            scores.add(split, [part for one in ones for part in self._runner.parts(self._score, *one)])
+            scores.add(split, [part for one in ones for part in self._passes.runner.parts(self._score, *one)])
             if self._checkpoint.due:
                 scores.keep()
-
-    def _batches(self, split: SplitName, only: range | None) -> Iterator[tuple[Tensor, Tensor]]:
-        return batches(self._members, self._dataset, split, self._runner.device, whole=self._whole, only=only)
 
 
 def _declared(member: Member, dataset: Dataset) -> Training:
@@ -261,18 +257,12 @@ def _settings(fitted: FitResult, runner: Runner) -> dict[str, Any]:
 
 
 def _scorer(
-    members: Sequence[Member],
-    objective: Objective,
-    fitted: FitResult,
-    runner: Runner,
-    shape: Sequence[int],
-    window: Sequence[int] | None,
-    candidates: Sequence[Candidate],
+    passes: FeaturePass, objective: Objective, fitted: FitResult, candidates: Sequence[Candidate]
 ) -> Callable[[Tensor, Tensor], _Scored]:
     """Return what scores a part of a batch with `candidates`."""
-    merge = Merge(members, objective, fitted.stitches)
+    merge, runner, window = Merge(passes.members, objective, fitted.stitches), passes.runner, passes.dataset.window
     outputs = outputs_of(merge, fitted, candidates)
-    model = runner.model(merge.graph(outputs), merge.tensors, shape)
+    model = passes.model(merge, outputs)
     nodes = list(dict.fromkeys(output.node for output in outputs))
 
     def each(x: Tensor) -> Iterator[tuple[int, Tensor]]:
@@ -406,12 +396,12 @@ def _part(split: SplitName, index: int) -> str:
     return f"scores-{split}-{index}"
 
 
-def _window(members: Sequence[Member], dataset: Dataset) -> tuple[int, ...] | None:
-    if dataset.window is not None and (sizes := input_shape(members, dataset)[1:]) != dataset.window:
+def _check_window(passes: FeaturePass) -> None:
+    dataset, sizes = passes.dataset, passes.shape[1:]
+    if dataset.window is not None and sizes != dataset.window:
         raise SutureError(
             "dataset.wrong_shape",
             f"the dataset's window is {dataset.window}, the models read {sizes}",
             where=dataset.where,
             hint=f"set window = {list(sizes)} for this dataset",
         )
-    return dataset.window

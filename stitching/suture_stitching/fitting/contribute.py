@@ -12,6 +12,7 @@ was among them. That does not hide what a whole data set has in common.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import secrets
@@ -31,9 +32,8 @@ from suture_contract.contributions import SPLITS, ClippedPrivacy, Described, Spl
 from suture_contract.documents import CandidateSet, MemberIndex, Point
 from suture_contract.errors import SutureError
 from suture_contract.files import replacing
-from suture_contract.model.graph import Ref
 from suture_stitching.data import Dataset
-from suture_stitching.ensemble.members import Member, batches, check_inputs, input_shape
+from suture_stitching.ensemble.members import Member, check_inputs
 from suture_stitching.ensemble.merge import Merge
 from suture_stitching.features.moments import Moments, rows
 from suture_stitching.features.points import StitchPoint
@@ -42,8 +42,12 @@ from suture_stitching.objectives import objective_of
 from suture_stitching.portable.tensors import save_tensors
 from suture_stitching.privacy.account import noise_of
 from suture_stitching.privacy.scale import clipped
+from suture_stitching.running.accumulator import Accumulator
+from suture_stitching.running.checkpoint import Checkpoint, Folder, fingerprint
 from suture_stitching.running.device import Precision, Runner
-from suture_stitching.running.progress import OnProgress, Progress, ignore
+from suture_stitching.running.feature_pass import FeaturePass
+from suture_stitching.running.progress import OnProgress, ignore
+from suture_stitching.running.tracker import Tracker, UnitCost
 
 Placement: TypeAlias = Mapping[MemberIndex, Point]
 #: Which placement, on the grid of which of its members' maps, of which split.
@@ -63,19 +67,19 @@ class Contribution:
 
     def norms(self) -> tuple[float, ...]:
         """Return for each placement the root of the features' mean squared norm, as `ClippedPrivacy` wants them."""
-        found = []
+        norms = []
         for index in range(len(self.described.placements)):
-            one = next(m for (place, _, split), m in self.moments.items() if place == index and split == "train")
-            found.append(float(one.covariance.diagonal().sum() + one.mean.square().sum()) ** 0.5 or 1.0)
-        return tuple(found)
+            moments = next(m for (place, _, split), m in self.moments.items() if place == index and split == "train")
+            norms.append(float(moments.covariance.diagonal().sum() + moments.mean.square().sum()) ** 0.5 or 1.0)
+        return tuple(norms)
 
     def pair(self, points: Mapping[int, StitchPoint], grid: Sequence[int]) -> tuple[Moments, Moments] | None:
         """Return the moments of a match on a grid, of `train` and `validation`; None if they were not contributed."""
         names = {str(member): point.name for member, point in points.items()}
         for index, placement in enumerate(self.described.placements):
-            found = [self.moments.get((index, tuple(grid), split)) for split in SPLITS]
-            if dict(placement) == names and found[0] is not None and found[1] is not None:
-                return found[0], found[1]
+            train, validation = (self.moments.get((index, tuple(grid), split)) for split in SPLITS)
+            if dict(placement) == names and train is not None and validation is not None:
+                return train, validation
         return None
 
     def check_members(self, members: Sequence[Member]) -> None:
@@ -88,9 +92,9 @@ class Contribution:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file in the place of an older one: float32, of each scatter the upper triangle."""
         tensors: dict[str, Tensor] = {}
-        for key, one in self.moments.items():
-            upper = one.scatter[_upper(len(one.mean))]
-            tensors |= {f"{_name(key)}.mean": one.mean.float(), f"{_name(key)}.scatter": upper.float()}
+        for key, moments in self.moments.items():
+            upper = moments.scatter[_upper(len(moments.mean))]
+            tensors |= {f"{_name(key)}.mean": moments.mean.float(), f"{_name(key)}.scatter": upper.float()}
         with replacing(Path(path)) as place:
             save_tensors(tensors, place, {"described": self.described.to_json()})
 
@@ -111,12 +115,12 @@ class Contribution:
 
 def placements(candidates: CandidateSet) -> tuple[dict[str, str], ...]:
     """Return where the stitched candidates join their members, each match once."""
-    found: list[dict[str, str]] = []
+    places: list[dict[str, str]] = []
     for candidate in candidates.candidates:
         for match in candidate.matches:
-            if match.points not in found:
-                found.append(dict(match.points))
-    return tuple(found)
+            if match.points not in places:
+                places.append(dict(match.points))
+    return tuple(places)
 
 
 def contribute(
@@ -129,12 +133,14 @@ def contribute(
     device: str | torch.device = "cpu",
     precision: Precision = "auto",
     progress: OnProgress = ignore,
+    checkpoint: Folder | None = None,
 ) -> Contribution:
     """Return the moments of `members` at the placements `asked`, over the `train` and `validation` splits of `dataset`.
 
     With `privacy` they are noisy; its noise is drawn anew every time, and what several contributions of the same data
-    tell adds up. Raises `SutureError`: `moments.too_few_samples`, `moments.placements` for a place that there is not,
-    `moments.clips`, and those of `fit`.
+    tell adds up. Sums so far, without noise, are kept in the folder `checkpoint`, so that work that was killed goes on;
+    it can be removed afterwards. Raises `SutureError`: `moments.too_few_samples`, `moments.placements` for a place that
+    there is not, `moments.clips`, and those of `fit`.
     """
     check_inputs(members, dataset)
     objective = objective_of([member.metadata for member in members], dataset.labels, where=dataset.where)
@@ -148,64 +154,68 @@ def contribute(
         dataset.check_separate()
     if privacy is not None and len(privacy.clips) != len(asked):
         raise SutureError("moments.clips", f"{len(privacy.clips)} clips for {len(asked)} placements")
-    shape = input_shape(members, dataset)
-    groups = _groups(members, asked, shape)
-    runner, merge = Runner(device, precision), Merge(members, objective)
-    refs = {(m, p.name): merge.point(merge.native, m, p).node for group in groups for m, p in group.items()}
+    tracker, runner = Tracker(progress), Runner(device, precision)
+    settings = {
+        "asked": [dict(placement) for placement in asked],
+        "privacy": None if privacy is None else privacy.model_dump(mode="json"),
+        "device": runner.device.type,
+        "precision": runner.precision,
+    }
+    key = "" if checkpoint is None else fingerprint("contribute", members, dataset, settings)
+    passes = FeaturePass(members, dataset, runner, tracker, Checkpoint(checkpoint, key))
+    batches = {split: passes.number_of_batches(split) for split in SPLITS}
+    tracker.expect("solve", [UnitCost()] * sum(batches.values()))
+    matches = _matches(members, asked, passes.shape)
+    merge = Merge(members, objective)
+    refs = {(m, p.name): merge.point(merge.native, m, p).node for points in matches for m, p in points.items()}
     wanted = sorted(set(refs.values()))
-    model = runner.model(merge.graph(tuple(map(Ref, wanted))), merge.tensors, shape)
+    model = passes.model_of(merge, wanted)
+    patients = {split: passes.patients(split) for split in SPLITS}
+    groups = {split: groups_of(whose) for split, whose in patients.items()}
+    weights = {split: torch.from_numpy(_weights(whose)) for split, whose in patients.items()}
 
     def features(x: Tensor) -> dict[tuple[int, tuple[int, ...]], Tensor]:
-        values = dict(runner.stream(model, wanted, x))
+        values = dict(passes.runner.stream(model, wanted, x))
         return {
             (index, grid): torch.cat(
-                [rows(values[refs[m, p.name]].float(), grid, p.channel_axis) for m, p in group.items()], 1
+                [rows(values[refs[m, p.name]].float(), grid, p.channel_axis) for m, p in points.items()], 1
             )
-            for index, group in enumerate(groups)
-            for grid in _grids(group)
+            for index, points in enumerate(matches)
+            for grid in _grids(points)
         }
 
-    def run(x: Tensor, weights: Tensor, group: Tensor) -> dict[tuple[int, tuple[int, ...]], tuple[Moments, Tensor]]:
-        if privacy is None:
-            return {
-                key: (Moments.of(side), tallied(side.reshape(len(x), -1, side.shape[1]), group))
-                for key, side in features(x).items()
-            }
-        # One sample at a time where one must not show: a network may mix those that it is given together.
-        parts = [features(part) for part in torch.split(x, 1)]
-        found = {}
-        for key in parts[0]:
-            clip = privacy.clips[key[0]]
-            side = clip * clipped(torch.cat([part[key] for part in parts]), clip)
-            each = len(side) // len(weights)
-            found[key] = (Moments.weighted(side, weights.to(side).repeat_interleave(each) / each), group.new_zeros(()))
-        return found
+    def exact(split: SplitOfFit, x: Tensor, places: Tensor) -> Accumulator:
+        sums = Accumulator()
+        for (index, grid), side in features(x).items():
+            name = _name((index, grid, split))
+            sums.moments[name] = Moments.of(side)
+            sums.sums[name] = tallied(side.reshape(len(x), -1, side.shape[1]), groups[split][places])
+        return sums
 
-    moments: dict[_Key, Moments] = {}
-    carried: dict[_Key, Tensor] = {}
-    done, total = 0, sum(dataset.n(split) for split in SPLITS)
-    for split in SPLITS:
-        whose = dataset.patient_of(split)
-        weights, group, start = torch.from_numpy(_weights(whose)), groups_of(whose), 0
-        for x, y in batches(members, dataset, split, runner.device):
-            progress(Progress("solve", done, total))
-            own = slice(start, start + len(y))
-            for part in runner.parts(run, x, weights[own], group[own]):
-                for (index, grid), (more, tally) in part.items():
-                    key = (index, grid, split)
-                    moments[key] = more if key not in moments else moments[key] + more
-                    carried[key] = tally if key not in carried else carried[key] + tally
-            start += len(y)
-            done += len(y)
+    def clipped_features(clips: Sequence[float], split: SplitOfFit, x: Tensor, places: Tensor) -> Accumulator:
+        # One sample at a time where one must not show: a network may mix those that it is given together.
+        sums, parts = Accumulator(), [features(part) for part in torch.split(x, 1)]
+        for index, grid in parts[0]:
+            clip = clips[index]
+            side = clip * clipped(torch.cat([part[index, grid] for part in parts]), clip)
+            each = len(side) // len(x)
+            counted = weights[split][places].to(side).repeat_interleave(each) / each
+            sums.moments[_name((index, grid, split))] = Moments.weighted(side, counted)
+        return sums
+
+    work = exact if privacy is None else functools.partial(clipped_features, privacy.clips)
+    sums = passes.summed("solve", "contribution", work, batches)
+    tracker.end("solve")
+    moments = {_key(name): total for name, total in sums.moments.items()}
     if privacy is None:
-        moments = {key: _screened(one, carried[key], min_patients) for key, one in moments.items()}
+        moments = {key: _screened(total, sums.sums[_name(key)], min_patients) for key, total in moments.items()}
     people = {split: float(dataset.patients(split) if privacy is not None else dataset.n(split)) for split in SPLITS}
-    moments = {key: one.to("cpu").scaled(people[key[2]]) for key, one in moments.items()}
-    if any(not bool(one.finite.all()) for one in moments.values()):
+    moments = {key: total.to("cpu").scaled(people[key[2]]) for key, total in moments.items()}
+    if any(not bool(total.finite.all()) for total in moments.values()):
         raise SutureError("features.not_finite", "a model gives NaN or infinity on this data", where=dataset.where)
     if privacy is not None:
         moments = _noisy(moments, privacy)
-        moments = {key: one.scaled(float(dataset.n(key[2]))) for key, one in moments.items()}
+        moments = {key: total.scaled(float(dataset.n(key[2]))) for key, total in moments.items()}
     described = Described(
         members=tuple(member.ref.sha256 for member in members),
         placements=tuple(dict(placement) for placement in asked),
@@ -236,39 +246,39 @@ def _noisy(moments: Mapping[_Key, Moments], privacy: ClippedPrivacy) -> dict[_Ke
     per_split = len(moments) / len({split for _, _, split in moments})
     sigma = noise_of(privacy.epsilon, privacy.delta, _SENSITIVITY * math.sqrt(per_split))
     generator = torch.Generator().manual_seed(secrets.randbits(63))
-    found = {}
-    for key, one in moments.items():
-        clip, width = privacy.clips[key[0]], len(one.mean)
-        noise = sigma / one.n * torch.randn(width, width + 1, dtype=torch.float64, generator=generator)
-        mean = one.mean + clip * noise[:, 0]
-        products = one.covariance + torch.outer(one.mean, one.mean) + clip**2 * noise[:, 1:]
+    noisy = {}
+    for key, exact in moments.items():
+        clip, width = privacy.clips[key[0]], len(exact.mean)
+        noise = sigma / exact.n * torch.randn(width, width + 1, dtype=torch.float64, generator=generator)
+        mean = exact.mean + clip * noise[:, 0]
+        products = exact.covariance + torch.outer(exact.mean, exact.mean) + clip**2 * noise[:, 1:]
         covariance = (products + products.T) / 2 - torch.outer(mean, mean)
         values, vectors = torch.linalg.eigh(covariance)
-        found[key] = Moments(one.n, mean, one.n * (vectors * values.clamp(min=0)) @ vectors.T)
-    return found
+        noisy[key] = Moments(exact.n, mean, exact.n * (vectors * values.clamp(min=0)) @ vectors.T)
+    return noisy
 
 
-def _groups(
+def _matches(
     members: Sequence[Member], asked: Sequence[Placement], shape: Sequence[int]
 ) -> list[dict[int, StitchPoint]]:
     points = [{point.name: point for point in member.points(shape)} for member in members]
-    groups = []
+    matches = []
     for placement in asked:
         try:
-            groups.append({int(key): points[int(key)][name] for key, name in _by_member(placement.items())})
+            matches.append({int(key): points[int(key)][name] for key, name in _by_member(placement.items())})
         except (KeyError, IndexError):
             raise SutureError(
                 "moments.placements", "a model has no such place", hint="ask with `placements` of the same models' fit"
             ) from None
-    return groups
+    return matches
 
 
 def _by_member(items: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     return sorted(items, key=lambda item: int(item[0]))
 
 
-def _grids(group: Mapping[int, StitchPoint]) -> list[tuple[int, ...]]:
-    return sorted({tuple(point.shape[1:]) for point in group.values()})
+def _grids(points: Mapping[int, StitchPoint]) -> list[tuple[int, ...]]:
+    return sorted({tuple(point.shape[1:]) for point in points.values()})
 
 
 def _name(key: _Key) -> str:

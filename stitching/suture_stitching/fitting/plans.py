@@ -52,6 +52,16 @@ def closed_forms(joins: Sequence[Join], alphas: Sequence[float]) -> list[Candida
     return [CandidatePlan((replace(join, alpha=alpha),)) for join in joins for alpha in alphas]
 
 
+def by_share(plans: Sequence[CandidatePlan], alphas: Sequence[float]) -> list[CandidatePlan]:
+    """Return plans with other parties' moments, the most promising first: late matches, as much from all as from one.
+
+    `plans` are in the order of what others' moments count for, and for each of these in that of the networks.
+    """
+    middle, first = middle_of(alphas), plans[0].others if plans else 0.0
+    late_first = plans[::-1]
+    return sorted(late_first, key=lambda plan: (plan.joins[0].alpha != middle, plan.others != first))
+
+
 def middle_of(alphas: Sequence[float]) -> float:
     """Return the mixing weight closest to one half."""
     return min(alphas, key=lambda alpha: abs(alpha - 0.5))
@@ -168,9 +178,17 @@ def _elaborate(plan: CandidatePlan) -> tuple[bool, bool, bool, bool, int]:
     return bool(plan.joins), plan.gate is not None, withdraws, plan.refined, len(plan.joins)
 
 
-def price_of(merge: Merge, sizes: Sequence[int]) -> float:
-    """Return what the members cost for a sample of `sizes` `(C, *spatial)`, in multiplications."""
-    return sum(_priced(merge, sizes)[1]) / 2
+class Prices:
+    """What members cost for a sample of `sizes` `(C, *spatial)`, in multiplications: `all` of them, or parts."""
+
+    def __init__(self, merge: Merge, sizes: Sequence[int]) -> None:
+        self._merge = merge
+        self._graph, self._costs, _ = _priced(merge, sizes)
+        self.all = sum(self._costs) / 2
+
+    def behind(self, join: Join) -> float:
+        """Return what has to be computed anew behind a match."""
+        return _behind(self._graph, self._merge, join, self._costs) / 2
 
 
 def _priced(merge: Merge, sizes: Sequence[int]) -> tuple[Graph, list[int], int]:
@@ -179,9 +197,9 @@ def _priced(merge: Merge, sizes: Sequence[int]) -> tuple[Graph, list[int], int]:
     """
     output = merge.ensemble(merge.native)
     graph = merge.graph(output)
-    found = measure(Program(graph), merge.tensors, [(2, *sizes)], UNLIMITED)
-    written = [0 if spec is None else math.prod(size or 1 for size in spec.shape) for spec in found.tensors]
-    costs = [flops and flops + MOVING * size for flops, size in zip(found.flops, written, strict=True)]
+    measured = measure(Program(graph), merge.tensors, [(2, *sizes)], UNLIMITED)
+    written = [0 if spec is None else math.prod(size or 1 for size in spec.shape) for spec in measured.tensors]
+    costs = [flops and flops + MOVING * size for flops, size in zip(measured.flops, written, strict=True)]
     return graph, costs, written[output.node]
 
 

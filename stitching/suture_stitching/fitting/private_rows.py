@@ -10,18 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from suture_contract.model.graph import Ref
-from suture_stitching.data import Split
 from suture_stitching.ensemble.merge import Merge
 from suture_stitching.ensemble.ood_gate import projection
 from suture_stitching.features.moments import channels_second, to_grid
 from suture_stitching.features.points import StitchPoint
-from suture_stitching.fitting.reading import Grid, Points, Reader, rows_of
-from suture_stitching.running.tracker import Tracker
+from suture_stitching.fitting.reading import SPLITS, Grid, Points, rows_of
+from suture_stitching.running.feature_pass import FeaturePass
 
 #: Numbers of all samples that are held in memory at once.
 _MOST = 1 << 27
-_SPLITS: tuple[Split, Split] = ("train", "validation")
 
 
 @dataclass(frozen=True)
@@ -43,48 +40,48 @@ class Rows:
     patients: int
 
 
-def read_rows(reader: Reader, merge: Merge, wanted: Sequence[WantedRows], tracker: Tracker) -> Rows:
+def read_rows(passes: FeaturePass, merge: Merge, wanted: Sequence[WantedRows]) -> Rows:
     """Return what is `wanted` of all training and validation samples.
 
     The models run on one sample at a time, since a network may mix those that it is given together. A row that is not
     finite is zero: an error would tell that there is a sample for which it is so.
     """
-    nodes = {index: merge.point(merge.native, one.member, one.point).node for index, one in enumerate(wanted)}
-    model = reader.runner.model(merge.graph(tuple(map(Ref, set(nodes.values())))), merge.tensors, reader.shape)
-    per_sample = sum(math.prod(one.grid) * _width(one) for one in wanted)
-    samples = sum(reader.dataset.n(split) * reader.dataset.patches for split in _SPLITS)
+    nodes = {index: merge.point(merge.native, rows.member, rows.point).node for index, rows in enumerate(wanted)}
+    model = passes.model_of(merge, set(nodes.values()))
+    per_sample = sum(math.prod(rows.grid) * _width(rows) for rows in wanted)
+    samples = sum(passes.dataset.n(split) * passes.dataset.patches for split in SPLITS)
     every = max(1, math.ceil(samples * per_sample / _MOST))
 
     def look(x: Tensor) -> list[Tensor]:
-        each = [dict(reader.runner.stream(model, set(nodes.values()), one)) for one in torch.split(x, 1)]
-        values = {node: torch.cat([one[node].float() for one in each]) for node in each[0]}
-        return [_reduced(values[nodes[index]], one, every) for index, one in enumerate(wanted)]
+        each = [dict(passes.runner.stream(model, set(nodes.values()), sample)) for sample in torch.split(x, 1)]
+        values = {node: torch.cat([sample[node].float() for sample in each]) for node in each[0]}
+        return [_reduced(values[nodes[index]], rows, every) for index, rows in enumerate(wanted)]
 
-    found: list[list[Tensor]] = [[] for _ in wanted]
+    read: list[list[Tensor]] = [[] for _ in wanted]
     whose = []
-    for split in _SPLITS:
-        for x in reader.batches(split, shuffled=False):
-            tracker.tick("solve")
-            for part in reader.runner.parts(look, x):
-                for own, values in zip(found, part, strict=True):
-                    own.append(values.cpu())
-        whose.append(reader.dataset.patient_of(split))
+    for split in SPLITS:
+        for x, _ in passes.shuffled(split, None):
+            passes.tracker.tick("solve")
+            for part in passes.runner.parts(look, x):
+                for parts, values in zip(read, part, strict=True):
+                    parts.append(values.cpu())
+        whose.append(passes.dataset.patient_of(split))
     _, patient, samples_of = np.unique(np.concatenate(whose), return_inverse=True, return_counts=True)
     weights = torch.from_numpy(1 / samples_of[patient.reshape(-1)])
-    return Rows([torch.cat(own) for own in found], weights, len(samples_of))
+    return Rows([torch.cat(parts) for parts in read], weights, len(samples_of))
 
 
-def _width(one: WantedRows) -> int:
-    return one.point.shape[0] if one.projection is None else len(one.projection)
+def _width(wanted: WantedRows) -> int:
+    return wanted.point.shape[0] if wanted.projection is None else len(wanted.projection)
 
 
-def _reduced(feature: Tensor, one: WantedRows, every: int) -> Tensor:
-    if one.grid:
-        rows = rows_of(feature, one.grid, one.point)[:, ::every]
+def _reduced(feature: Tensor, wanted: WantedRows, every: int) -> Tensor:
+    if wanted.grid:
+        rows = rows_of(feature, wanted.grid, wanted.point)[:, ::every]
     else:
-        rows = to_grid(channels_second(feature, one.point.channel_axis), ())[:, None]
-    if one.projection is not None:
-        rows = rows @ one.projection.T.to(rows)
+        rows = to_grid(channels_second(feature, wanted.point.channel_axis), ())[:, None]
+    if wanted.projection is not None:
+        rows = rows @ wanted.projection.T.to(rows)
     return torch.where(torch.isfinite(rows).all(2, keepdim=True), rows, 0.0)
 
 

@@ -23,10 +23,11 @@ from suture_stitching.ensemble.merge import GateTensors, Join, Merge
 from suture_stitching.ensemble.ood_gate import FADED, HOME, REACHES, SHRINKAGE, projection
 from suture_stitching.features.points import StitchPoint
 from suture_stitching.fitting.private_rows import Rows, WantedRows, read_rows, wanted_of
-from suture_stitching.fitting.reading import Points, Reader
+from suture_stitching.fitting.reading import SPLITS, Points
+from suture_stitching.fitting.terms import PatientTerms
 from suture_stitching.privacy.account import Account
 from suture_stitching.privacy.scale import clip_of, clipped, counts
-from suture_stitching.running.tracker import Tracker
+from suture_stitching.running.feature_pass import FeaturePass
 
 #: Parts of the account: sizes, means, sizes around the means, how features vary together, distances.
 SIZES, MEANS, DEVIATIONS, MOMENTS, DISTANCES = 0.06, 0.14, 0.06, 0.6, 0.14
@@ -46,30 +47,29 @@ class PrivateFit:
 
 
 def fit_privately(
-    reader: Reader,
+    passes: FeaturePass,
     merge: Merge,
     points: Points,
-    own: int | None,
     looks: Sequence[StitchPoint],
     account: Account,
-    share: float,
-    tracker: Tracker,
+    terms: PatientTerms,
 ) -> PrivateFit:
-    """Return stitches between all members at `points`, and gates that look at `looks` of the member `own`."""
+    """Return stitches between all members at `points`, and gates that look at `looks` of the requester's own member."""
+    own, share = terms.own, terms.share
     pairs = [(a, b) for b in points for a in points if a != b]
     blocks = 2 * len(pairs) + len(looks)
-    patients = sum(reader.dataset.patients(split) for split in ("train", "validation"))
+    patients = sum(passes.dataset.patients(split) for split in SPLITS)
     tau = account.deviation(share * MOMENTS, math.sqrt(blocks)) / max(1, patients)
     directions = _directions(tau)
     wanted: dict[tuple[int, int], WantedRows] = {}
     for target in points:
-        wanted |= {(target, member): one for member, one in wanted_of(points, target, directions).items()}
+        wanted |= {(target, member): rows for member, rows in wanted_of(points, target, directions).items()}
     gates = {}
     for place, point in enumerate(looks):
         assert own is not None, "only the requester's own member is looked at"
         gates[-1 - place, own] = WantedRows(own, point, (), projection(point.shape[0], GATE_DIRECTIONS))
     wanted |= gates
-    rows = read_rows(reader, merge, list(wanted.values()), tracker)
+    rows = read_rows(passes, merge, list(wanted.values()))
     sides = dict(zip(wanted, _centred(rows, account, share), strict=True))
     products = {(b, a, kind): (sides[b, a], sides[b, a if kind else b]) for a, b in pairs for kind in (1, 0)}
     products |= {(*key, 1): (sides[key], sides[key]) for key in gates}
@@ -83,19 +83,21 @@ def fit_privately(
         chosen = wanted[b, a].projection
         tensors[names[a, b][0]] = (weight if chosen is None else weight @ chosen.double()).float()
         tensors[names[a, b][1]] = bias.float()
-    found = []
+    looking: list[GateTensors] = []
     distances = []
-    for place, (key, one) in enumerate(gates.items()):
+    for place, (key, looked_at) in enumerate(gates.items()):
         weight, bias = _whitening(sides[key], sums[(*key, 1)], noise)
         distances.append((sides[key].raw[:, 0].double() @ weight.T + bias).square().sum(1))
-        gate = GateTensors({one.member: one.point}, f"g{place:02d}.weight", f"g{place:02d}.bias", near=0.0, far=1.0)
-        full = weight if one.projection is None else weight @ one.projection.double()
+        gate = GateTensors(
+            {looked_at.member: looked_at.point}, f"g{place:02d}.weight", f"g{place:02d}.bias", near=0.0, far=1.0
+        )
+        full = weight if looked_at.projection is None else weight @ looked_at.projection.double()
         tensors |= {gate.weight: full.float(), gate.bias: bias.float()}
-        found.append(gate)
+        looking.append(gate)
     limits = _limits(rows, distances, account, share)
     graded = [
         [replace(gate, near=reach * limit, far=reach * limit * FADED) for reach in REACHES]
-        for gate, limit in zip(found, limits, strict=True)
+        for gate, limit in zip(looking, limits, strict=True)
     ]
     return PrivateFit(Join(points, 0.5, names), graded, tensors)
 
@@ -125,23 +127,23 @@ def _centred(rows: Rows, account: Account, share: float) -> list[_Side]:
     sensitivity = math.sqrt(count)
 
     def clips(name: str, values: Sequence[Tensor], part: float) -> list[float]:
-        told = torch.stack([counts(one.norm(dim=2), rows.weights) for one in values])
-        noisy = account.ask(name, told, share * part, sensitivity)
-        return [clip_of(one, rows.patients, account.deviation(share * part, sensitivity)) for one in noisy]
+        counted = torch.stack([counts(side.norm(dim=2), rows.weights) for side in values])
+        noisy = account.ask(name, counted, share * part, sensitivity)
+        return [clip_of(sizes, rows.patients, account.deviation(share * part, sensitivity)) for sizes in noisy]
 
     first = clips("sizes", raw, SIZES)
     sums = [
-        torch.einsum("n,npk->k", rows.weights / one.shape[1], clipped(one, clip))
-        for one, clip in zip(raw, first, strict=True)
+        torch.einsum("n,npk->k", rows.weights / side.shape[1], clipped(side, clip))
+        for side, clip in zip(raw, first, strict=True)
     ]
-    told = account.ask("means", torch.cat(sums), share * MEANS, sensitivity) / rows.patients
-    parts = torch.split(told, [len(one) for one in sums])
+    totals = account.ask("means", torch.cat(sums), share * MEANS, sensitivity) / rows.patients
+    parts = torch.split(totals, [len(side) for side in sums])
     means = [clip * part for clip, part in zip(first, parts, strict=True)]
-    around = [one - mean.float() for one, mean in zip(raw, means, strict=True)]
+    around = [side - mean.float() for side, mean in zip(raw, means, strict=True)]
     second = clips("deviations", around, DEVIATIONS)
     return [
-        _Side(one, mean, clip, clipped(centred, clip))
-        for one, mean, clip, centred in zip(raw, means, second, around, strict=True)
+        _Side(side, mean, clip, clipped(centred, clip))
+        for side, mean, clip, centred in zip(raw, means, second, around, strict=True)
     ]
 
 
@@ -153,11 +155,11 @@ def _products(
         key: torch.einsum("n,npi,npj->ij", rows.weights / a.rows.shape[1], a.rows, b.rows)
         for key, (a, b) in products.items()
     }
-    told = account.ask(
-        "moments", torch.cat([one.flatten() for one in sums.values()]), share * MOMENTS, math.sqrt(len(sums))
+    noisy = account.ask(
+        "moments", torch.cat([total.flatten() for total in sums.values()]), share * MOMENTS, math.sqrt(len(sums))
     )
-    parts = torch.split(told / rows.patients, [one.numel() for one in sums.values()])
-    return {key: part.reshape(one.shape) for (key, one), part in zip(sums.items(), parts, strict=True)}
+    parts = torch.split(noisy / rows.patients, [total.numel() for total in sums.values()])
+    return {key: part.reshape(total.shape) for (key, total), part in zip(sums.items(), parts, strict=True)}
 
 
 def _stitch(source: _Side, target: _Side, inner: Tensor, cross: Tensor, noise: float) -> tuple[Tensor, Tensor]:
@@ -166,9 +168,9 @@ def _stitch(source: _Side, target: _Side, inner: Tensor, cross: Tensor, noise: f
     values = values.clamp(min=noise * math.sqrt(2 * len(values)))
     projected = vectors.T @ cross
     power = projected.square().sum(1)
-    told = (power - noise**2 * cross.shape[1]).clamp(min=0) / power.clamp(min=1e-300)
+    reliable = (power - noise**2 * cross.shape[1]).clamp(min=0) / power.clamp(min=1e-300)
     scale = target.clip / source.clip
-    weight = scale * (vectors @ (projected * (told / values)[:, None])).T
+    weight = scale * (vectors @ (projected * (reliable / values)[:, None])).T
     return weight, target.mean - weight @ source.mean
 
 
@@ -186,17 +188,17 @@ def _limits(rows: Rows, distances: Sequence[Tensor], account: Account, share: fl
     """Return within which distance `HOME` of all patients lie, by each gate, from noisy counts."""
     if not distances:
         return []
-    told = []
-    for one in distances:
-        octave = torch.nan_to_num(one, nan=0.0).clamp(min=2.0**_NEAREST).log2() - _NEAREST
+    counted = []
+    for squared in distances:
+        octave = torch.nan_to_num(squared, nan=0.0).clamp(min=2.0**_NEAREST).log2() - _NEAREST
         place = (octave * _PER_OCTAVE).floor().clamp(0, _DISTANCES - 1).long()
-        told.append(torch.zeros(_DISTANCES, dtype=torch.float64).index_add_(0, place, rows.weights))
-    part, sensitivity = share * DISTANCES, math.sqrt(len(told))
-    noisy = account.ask("distances", torch.stack(told), part, sensitivity)
+        counted.append(torch.zeros(_DISTANCES, dtype=torch.float64).index_add_(0, place, rows.weights))
+    part, sensitivity = share * DISTANCES, math.sqrt(len(counted))
+    noisy = account.ask("distances", torch.stack(counted), part, sensitivity)
     noise = account.deviation(part, sensitivity)
     limits = []
-    for one in noisy:
-        beyond = one.flip(0).cumsum(0)
+    for counts_beyond in noisy:
+        beyond = counts_beyond.flip(0).cumsum(0)
         least = (1 - HOME) * rows.patients + noise * torch.arange(1, _DISTANCES + 1).double().sqrt()
         enough = (beyond > least).nonzero()
         top = _DISTANCES - 1 - int(enough[0]) if len(enough) else _DISTANCES // 2

@@ -13,20 +13,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from suture_contract.errors import SutureError
-from suture_contract.model.graph import Ref
-from suture_stitching.data import Dataset, Split
-from suture_stitching.ensemble.members import Member, batch_size, batches, input_shape, number_of_batches
+from suture_stitching.data import Split
 from suture_stitching.ensemble.merge import Merge, Values
 from suture_stitching.ensemble.ood_gate import Whitening, whiten
 from suture_stitching.features.moments import Moments, channels_second, to_grid
 from suture_stitching.features.points import StitchPoint
-from suture_stitching.fitting.accumulator import Accumulator
 from suture_stitching.fitting.carriers import groups_of, kept, screened, tallied
-from suture_stitching.running.checkpoint import Checkpoint
-from suture_stitching.running.device import Runner
-from suture_stitching.running.shards import Share, blocks
-from suture_stitching.running.tracker import Tracker
+from suture_stitching.fitting.terms import PatientTerms
+from suture_stitching.running.accumulator import Accumulator
+from suture_stitching.running.feature_pass import FeaturePass
+from suture_stitching.running.shards import Share
 
 #: Positions of a map that are counted per sample: neighbours say much the same, and other samples show others.
 POSITIONS = 128
@@ -40,57 +36,8 @@ Points: TypeAlias = Mapping[int, StitchPoint]
 Grid: TypeAlias = tuple[int, ...]
 #: Features of some samples by member and point.
 Features: TypeAlias = Mapping[tuple[int, str], Tensor]
-_SPLITS: tuple[Split, Split] = ("train", "validation")
-
-
-@dataclass(frozen=True)
-class Reader:
-    """What is read: all members on a dataset, the training split shuffled by `seed`; and what runs them.
-
-    `own` is the requester's own member, the only one that gates look through; `least` is how many patients must carry
-    a feature that takes part.
-    """
-
-    members: Sequence[Member]
-    dataset: Dataset
-    runner: Runner
-    seed: int
-    own: int | None = None
-    least: int = 1
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """What the members together read, `(C, *spatial)`."""
-        return input_shape(self.members, self.dataset)
-
-    def number_of_batches(self, split: Split) -> int:
-        """Return how many batches a pass over `split` has."""
-        return number_of_batches(self.dataset, split, self.shape)
-
-    def batches(self, split: Split, only: range | None = None, *, shuffled: bool = True) -> Iterator[Tensor]:
-        """Yield the inputs of the batches `only` of `split`, or of all, in the same order every time.
-
-        Without `shuffled` it is the order of `Dataset.patient_of`.
-        """
-        seed = self.seed if split == "train" and shuffled else None
-        for x, _ in batches(self.members, self.dataset, split, self.runner.device, seed=seed, only=only):
-            yield x
-
-    def groups(self, split: Split) -> Tensor:
-        """Return the group of patients of each sample of `split`, in the order of `batches`."""
-        return groups_of(self.dataset.patient_of(split, self.seed if split == "train" else None))
-
-    def check(self, moments: Moments, columns: Sequence[tuple[slice, int, StitchPoint]]) -> None:
-        """Raise `SutureError` `features.not_finite` naming the first member and point with NaN or infinity."""
-        finite = moments.finite.cpu()
-        for column, member, point in columns:
-            if not bool(finite[column].all()):
-                raise SutureError(
-                    "features.not_finite",
-                    f"the model gives NaN or infinity at {point.name} ({point.module}) on this data",
-                    where=self.members[member].ref.repo,
-                    hint="check that the data are in the value range that its suture.json names",
-                )
+#: The splits that a fit reads.
+SPLITS: tuple[Split, Split] = ("train", "validation")
 
 
 @dataclass(frozen=True)
@@ -114,188 +61,173 @@ class Reading:
 
 def columns(points: Points) -> dict[int, slice]:
     """Return where each member's features stand side by side."""
-    found, start = {}, 0
+    slices, start = {}, 0
     for member, point in points.items():
-        found[member] = slice(start, start + point.shape[0])
+        slices[member] = slice(start, start + point.shape[0])
         start += point.shape[0]
-    return found
+    return slices
 
 
-def read(
-    reader: Reader,
-    merge: Merge,
-    groups: Sequence[Points],
-    places: Sequence[int],
-    tracker: Tracker,
-    checkpoint: Checkpoint,
-    known: Sequence[Sequence[Features]] = (),
-) -> Reading:
-    """Return the moments of `groups` over both splits, and what gates at the matches `places` need.
+class MatchReader:
+    """Reads what a fit needs at its `matches`: moments, and at the matches `places` what gates need.
 
     `known` are features of the first training batches, in parts, that need not be computed again.
     """
-    look = _Look(reader, merge, groups, places)
-    before, start = Accumulator.restored(checkpoint, "reading", reader.runner.device)
-    accumulator, block = before.apart()
-    whitenings: dict[int, Whitening] = {}
-    keep: dict[int, dict[int, Tensor]] = {}
-    for split in _SPLITS:
-        if split == "validation":
-            keep = look.kept(accumulator)
-            whitenings = {index: look.whitened(index, accumulator, keep[index]) for index in places}
-        number = start.get(split, 0)
-        tracker.skip("solve", number)
-        for index, own in enumerate(blocks(reader.number_of_batches(split))):
-            if number == own.start:
-                block, found = Accumulator.restored(checkpoint, _part(split, index), reader.runner.device)
-                number += found.get(split, 0)
-                tracker.skip("solve", found.get(split, 0))
-            elif number >= own.stop:
-                continue
-            for parts in look.at(split, range(number, own.stop), known, tracker):
-                for part in parts:
-                    block.add(part)
-                number += 1
-                if checkpoint.due and number < own.stop:
-                    look.check(block)
-                    checkpoint.save("reading", *accumulator.beside(block).kept({**start, split: number}))
-            for place, whitening in whitenings.items():
-                block.rows[f"distance.{place}"] = whitening.distance(block.rows.pop(f"pooled.{place}"))
-            look.check(block)
-            accumulator.add(block)
-            block = Accumulator()
-            if checkpoint.due:
-                checkpoint.save("reading", *accumulator.kept({**start, split: number}))
-        start[split] = number
-    checkpoint.save("reading", *accumulator.kept(start))
-    moments = {
-        (index, grid): look.screened(index, accumulator, grid, keep[index])
-        for index, one in enumerate(look.taken)
-        for grid in one.grids
-    }
-    return Reading(moments, keep, whitenings, {index: accumulator.rows[f"distance.{index}"].cpu() for index in places})
 
-
-def capture(
-    reader: Reader,
-    merge: Merge,
-    groups: Sequence[Points],
-    places: Sequence[int],
-    tracker: Tracker,
-    checkpoint: Checkpoint,
-    share: Share,
-    known: Sequence[Sequence[Features]] = (),
-) -> None:
-    """Keep what `read` needs of the blocks of `share` as parts, where it finds them; arguments as for `read`."""
-    look = _Look(reader, merge, groups, places)
-    for split, index, own in shared_blocks(reader, share):
-        part = _part(split, index)
-        if checkpoint.load(part) is not None:
-            tracker.skip("solve", len(own))
-            continue
-        block = Accumulator()
-        for parts in look.at(split, own, known, tracker):
-            for found in parts:
-                block.add(found)
-        look.check(block)
-        checkpoint.save(part, *block.kept({split: len(own)}))
-
-
-def shared_blocks(reader: Reader, share: Share) -> list[tuple[Split, int, range]]:
-    """Return split, number and batches of each block of a share; the blocks of both splits are dealt out together."""
-    every = [(split, *one) for split in _SPLITS for one in enumerate(blocks(reader.number_of_batches(split)))]
-    return [one for number, one in enumerate(every) if share.has(number)]
-
-
-class _Look:
-    """What one pass takes from the features of `groups`, and at `places` for gates."""
-
-    def __init__(self, reader: Reader, merge: Merge, groups: Sequence[Points], places: Sequence[int]) -> None:
-        self._reader, self._groups, self._places = reader, groups, places
+    def __init__(
+        self,
+        passes: FeaturePass,
+        merge: Merge,
+        matches: Sequence[Points],
+        places: Sequence[int],
+        terms: PatientTerms,
+        known: Sequence[Sequence[Features]] = (),
+    ) -> None:
+        self._passes, self._matches, self._places, self._terms, self._known = passes, matches, places, terms, known
         #: Which matches and members each node is read for.
         self._refs: dict[int, list[tuple[int, int]]] = {}
-        for index, points in enumerate(groups):
+        for index, points in enumerate(matches):
             for member, point in points.items():
                 self._refs.setdefault(merge.point(merge.native, member, point).node, []).append((index, member))
-        self._model = reader.runner.model(merge.graph(tuple(map(Ref, self._refs))), merge.tensors, reader.shape)
-        self.taken = [_Taken(points, sorted({point.shape[1:] for point in points.values()})) for points in groups]
+        self._model = passes.model_of(merge, self._refs)
+        self._taken = [_Taken(points, sorted({point.shape[1:] for point in points.values()})) for points in matches]
 
-    def at(
-        self, split: Split, only: range, known: Sequence[Sequence[Features]], tracker: Tracker
-    ) -> Iterator[list[Accumulator]]:
-        """Yield what is found in the batches `only`, each in parts; features of the first ones may be `known`."""
-        first = len(known) if split == "train" else 0
-        computed = self._reader.batches(split, range(max(only.start, first), only.stop))
-        groups = torch.split(self._reader.groups(split), batch_size(self._reader.dataset, self._reader.shape))
+    def read(self) -> Reading:
+        """Return the moments of both splits; blocks that other processes captured are taken from the checkpoint."""
+        checkpoint, tracker, device = self._passes.checkpoint, self._passes.tracker, self._passes.runner.device
+        before, start = Accumulator.restored(checkpoint, "reading", device)
+        total, block = before.apart()
+        whitenings: dict[int, Whitening] = {}
+        keep: dict[int, dict[int, Tensor]] = {}
+        for split, blocks in self._passes.blocks(SPLITS).items():
+            if split == "validation":
+                keep = self._kept(total)
+                whitenings = {index: self._whitened(index, total, keep[index]) for index in self._places}
+            number = start.get(split, 0)
+            tracker.skip("solve", number)
+            for index, batches in enumerate(blocks):
+                if number == batches.start:
+                    block, captured = Accumulator.restored(checkpoint, _part(split, index), device)
+                    number += captured.get(split, 0)
+                    tracker.skip("solve", captured.get(split, 0))
+                elif number >= batches.stop:
+                    continue
+                for parts in self._read(split, range(number, batches.stop)):
+                    for part in parts:
+                        block.add(part)
+                    number += 1
+                    if checkpoint.due and number < batches.stop:
+                        self._check(block)
+                        checkpoint.save("reading", *total.beside(block).kept({**start, split: number}))
+                for place, whitening in whitenings.items():
+                    block.rows[f"distance.{place}"] = whitening.distance(block.rows.pop(f"pooled.{place}"))
+                self._check(block)
+                total.add(block)
+                block = Accumulator()
+                if checkpoint.due:
+                    checkpoint.save("reading", *total.kept({**start, split: number}))
+            start[split] = number
+        checkpoint.save("reading", *total.kept(start))
+        tracker.end("solve")
+        moments = {
+            (index, grid): self._screened(index, total, grid, keep[index])
+            for index, taken in enumerate(self._taken)
+            for grid in taken.grids
+        }
+        distances = {index: total.rows[f"distance.{index}"].cpu() for index in self._places}
+        return Reading(moments, keep, whitenings, distances)
+
+    def capture(self, share: Share) -> None:
+        """Keep what `read` needs of the blocks of `share` as parts, where it finds them."""
+        checkpoint = self._passes.checkpoint
+        for split, index, batches in shared_blocks(self._passes, share):
+            part = _part(split, index)
+            if checkpoint.load(part) is not None:
+                self._passes.tracker.skip("solve", len(batches))
+                continue
+            block = Accumulator()
+            for parts in self._read(split, batches):
+                for more in parts:
+                    block.add(more)
+            self._check(block)
+            checkpoint.save(part, *block.kept({split: len(batches)}))
+        self._passes.tracker.end("solve")
+
+    def _read(self, split: Split, only: range) -> Iterator[list[Accumulator]]:
+        """Yield what there is in the batches `only`, each in parts; features of the first ones may be known."""
+        first = len(self._known) if split == "train" else 0
+        computed = self._passes.batches(split, range(max(only.start, first), only.stop))
+        groups = torch.split(groups_of(self._passes.patients(split)), self._passes.batch)
         for number in only:
-            tracker.tick("solve", known=number < first)
+            self._passes.tracker.tick("solve")
             if number < first:
-                sizes = [len(next(iter(features.values()))) for features in known[number]]
-                parts = zip(known[number], torch.split(groups[number], sizes), strict=True)
-                yield [self._reuse(features, split, own) for features, own in parts]
+                sizes = [len(next(iter(features.values()))) for features in self._known[number]]
+                parts = zip(self._known[number], torch.split(groups[number], sizes), strict=True)
+                yield [self._reuse(features, split, some) for features, some in parts]
             else:
                 run = functools.partial(self._run, split)
-                yield self._reader.runner.parts(run, next(computed), groups[number])
+                x, _ = next(computed)
+                yield self._passes.runner.parts(run, x, groups[number])
 
-    def check(self, accumulator: Accumulator) -> None:
+    def _check(self, accumulator: Accumulator) -> None:
         """Raise `SutureError` `features.not_finite` if any feature was NaN or infinite."""
-        for split in _SPLITS:
-            for index, one in enumerate(self.taken):
-                for grid in one.grids:
+        for split in SPLITS:
+            for index, taken in enumerate(self._taken):
+                for grid in taken.grids:
                     if (moments := accumulator.moments.get(_key(split, index, grid))) is not None:
-                        self._reader.check(moments, one.named())
-        own = self._reader.own
+                        self._passes.check(moments, taken.named())
+        own = self._terms.own
         for index in self._places:
             if (moments := accumulator.moments.get(f"pooled.{index}")) is not None:
                 assert own is not None, "nothing else is pooled"
-                point = self._groups[index][own]
-                self._reader.check(moments, [(slice(0, point.shape[0]), own, point)])
+                point = self._matches[index][own]
+                self._passes.check(moments, [(slice(0, point.shape[0]), own, point)])
 
-    def kept(self, accumulator: Accumulator) -> dict[int, dict[int, Tensor]]:
+    def _kept(self, accumulator: Accumulator) -> dict[int, dict[int, Tensor]]:
         """Return for each match and member the map that leaves what enough patients carry."""
         return {
-            index: kept(accumulator.sums[f"carried.{index}"], columns(points), self._reader.least)
-            for index, points in enumerate(self._groups)
+            index: kept(accumulator.sums[f"carried.{index}"], columns(points), self._terms.least)
+            for index, points in enumerate(self._matches)
         }
 
-    def screened(
+    def _screened(
         self, index: int, accumulator: Accumulator, grid: Grid, keep: Mapping[int, Tensor]
     ) -> tuple[Moments, Moments]:
         """Return the moments of both splits of what is kept of the features of a match."""
-        own = columns(self._groups[index])
-        train, validation = (screened(accumulator.moments[_key(split, index, grid)], keep, own) for split in _SPLITS)
+        sides = columns(self._matches[index])
+        train, validation = (screened(accumulator.moments[_key(split, index, grid)], keep, sides) for split in SPLITS)
         return train, validation
 
-    def whitened(self, index: int, accumulator: Accumulator, keep: Mapping[int, Tensor]) -> Whitening:
+    def _whitened(self, index: int, accumulator: Accumulator, keep: Mapping[int, Tensor]) -> Whitening:
         """Return the whitening of what is kept of the requester's own features."""
-        own = self._reader.own
+        own = self._terms.own
         assert own is not None, "nothing else is pooled"
         pooled = accumulator.moments[f"pooled.{index}"]
-        found = whiten(screened(pooled, {0: keep[own]}, {0: slice(0, len(pooled.mean))}))
-        return Whitening(found.weight @ keep[own].to(found.weight), found.bias)
+        whitening = whiten(screened(pooled, {0: keep[own]}, {0: slice(0, len(pooled.mean))}))
+        return Whitening(whitening.weight @ keep[own].to(whitening.weight), whitening.bias)
 
     def _run(self, split: Split, part: Tensor, groups: Tensor) -> Accumulator:
-        values = self._reader.runner.stream(self._model, self._refs, part)
-        return self._found(((place, value) for node, value in values for place in self._refs[node]), split, groups)
+        values = self._passes.runner.stream(self._model, self._refs, part)
+        return self._added(((place, value) for node, value in values for place in self._refs[node]), split, groups)
 
     def _reuse(self, features: Features, split: Split, groups: Tensor) -> Accumulator:
         every = [place for places in self._refs.values() for place in places]
-        return self._found(
-            ((place, features[place[1], self._groups[place[0]][place[1]].name]) for place in every), split, groups
+        return self._added(
+            ((place, features[place[1], self._matches[place[0]][place[1]].name]) for place in every), split, groups
         )
 
-    def _found(self, features: Iterable[tuple[tuple[int, int], Tensor]], split: Split, groups: Tensor) -> Accumulator:
+    def _added(self, features: Iterable[tuple[tuple[int, int], Tensor]], split: Split, groups: Tensor) -> Accumulator:
         """Return moments (and rows) of a part of a batch, match by match as soon as all of it is there."""
-        result, open_groups = Accumulator(), [_Side(one) for one in self.taken]
+        result, open_matches = Accumulator(), [_Side(taken) for taken in self._taken]
         for (index, member), feature in features:
-            side = open_groups[index]
-            side.put(member, feature, pooled=index in self._places and member == self._reader.own)
+            side = open_matches[index]
+            side.put(member, feature, pooled=index in self._places and member == self._terms.own)
             if not side.complete:
                 continue
             for grid, rows in side.rows.items():
                 result.moments[_key(split, index, grid)] = Moments.of(rows.flatten(0, 1))
             if split == "train":
-                result.sums[f"carried.{index}"] = tallied(side.rows[self.taken[index].grids[-1]], groups)
+                result.sums[f"carried.{index}"] = tallied(side.rows[self._taken[index].grids[-1]], groups)
             if index in self._places:
                 if split == "train":
                     result.moments[f"pooled.{index}"] = Moments.of(side.pooled())
@@ -306,7 +238,7 @@ class _Look:
 
 
 def read_stitched(
-    reader: Reader, merge: Merge, values: Sequence[Values], points: Points, tracker: Tracker, checkpoint: Checkpoint
+    passes: FeaturePass, merge: Merge, values: Sequence[Values], points: Points
 ) -> dict[tuple[int, int], tuple[Moments, Moments]]:
     """Return moments of stitched source features beside native target features, by (source, target).
 
@@ -316,47 +248,38 @@ def read_stitched(
     stitched = {member: merge.point(values, member, point).node for member, point in points.items()}
     native = {member: merge.point(merge.native, member, point).node for member, point in points.items()}
     wanted = {*stitched.values(), *native.values()}
-    model = reader.runner.model(merge.graph(tuple(map(Ref, wanted))), merge.tensors, reader.shape)
+    model = passes.model_of(merge, wanted)
     pairs = [(a, b) for a in points for b in points if a != b]
 
-    def run(part: Tensor, split: Split) -> Accumulator:
-        features, result = dict(reader.runner.stream(model, wanted, part)), Accumulator()
+    def run(split: Split, part: Tensor, _places: Tensor) -> Accumulator:
+        features, result = dict(passes.runner.stream(model, wanted, part)), Accumulator()
         for a, b in pairs:
             grid = points[b].shape[1:]
             side = [rows_of(features[stitched[a]], grid, points[a]), rows_of(features[native[b]], grid, points[b])]
             result.moments[f"{split}.{a}.{b}"] = Moments.of(torch.cat(side, 2).flatten(0, 1))
         return result
 
-    accumulator, start = Accumulator.restored(checkpoint, "doubled", reader.runner.device)
-    for split in _SPLITS:
-        number, most = start.get(split, 0), doubled_batches(reader, split, points)
-        tracker.skip("double", number)
-        if number < most:
-            for x in reader.batches(split, range(number, most)):
-                tracker.tick("double")
-                for part in reader.runner.parts(lambda part, split=split: run(part, split), x):
-                    accumulator.add(part)
-                number += 1
-                if checkpoint.due:
-                    checkpoint.save("doubled", *accumulator.kept({**start, split: number}))
-        start[split] = number
-    for (a, b), split in ((pair, split) for pair in pairs for split in _SPLITS):
+    total = passes.summed("double", "doubled", run, {split: doubled_batches(passes, split, points) for split in SPLITS})
+    passes.tracker.end("double")
+    for (a, b), split in ((pair, split) for pair in pairs for split in SPLITS):
         width = points[a].shape[0]
         named = [(slice(0, width), a, points[a]), (slice(width, None), b, points[b])]
-        reader.check(accumulator.moments[f"{split}.{a}.{b}"], named)
-    checkpoint.save("doubled", *accumulator.kept(start))
-    return {
-        (a, b): (accumulator.moments[f"train.{a}.{b}"], accumulator.moments[f"validation.{a}.{b}"]) for a, b in pairs
-    }
+        passes.check(total.moments[f"{split}.{a}.{b}"], named)
+    return {(a, b): (total.moments[f"train.{a}.{b}"], total.moments[f"validation.{a}.{b}"]) for a, b in pairs}
 
 
-def doubled_batches(reader: Reader, split: Split, points: Points) -> int:
+def doubled_batches(passes: FeaturePass, split: Split, points: Points) -> int:
     """Return how many batches of `split` the doubled batch is solved on."""
     enough = max(
         ROWS * point.shape[0] // min(POSITIONS, torch.Size(point.shape[1:]).numel()) for point in points.values()
     )
-    size = batch_size(reader.dataset, reader.shape)
-    return min(reader.number_of_batches(split), -(-max(enough, _FEWEST) // size))
+    return min(passes.number_of_batches(split), -(-max(enough, _FEWEST) // passes.batch))
+
+
+def shared_blocks(passes: FeaturePass, share: Share) -> list[tuple[Split, int, range]]:
+    """Return split, number and batches of each block of a share; the blocks of both splits are dealt out together."""
+    every = [(split, *block) for split, blocks in passes.blocks(SPLITS).items() for block in enumerate(blocks)]
+    return [block for number, block in enumerate(every) if share.has(number)]
 
 
 @dataclass(frozen=True)
@@ -426,10 +349,10 @@ def rows_of(feature: Tensor, grid: Grid, point: StitchPoint) -> Tensor:
         and all(a < b for a, b in zip(feature.shape[2:], grid, strict=True))
     ):
         return _enlarged(feature, grid, _positions(len(feature), positions).to(feature.device))
-    found = to_grid(feature, grid)
-    if found.dim() == 2:
-        return found.unsqueeze(1)
-    flat = found.flatten(2)
+    resampled = to_grid(feature, grid)
+    if resampled.dim() == 2:
+        return resampled.unsqueeze(1)
+    flat = resampled.flatten(2)
     if flat.shape[2] > POSITIONS:
         kept = _positions(len(flat), flat.shape[2]).to(flat.device)
         flat = flat.gather(2, kept[:, None].expand(-1, flat.shape[1], -1))
@@ -444,8 +367,8 @@ def _enlarged(feature: Tensor, grid: Grid, kept: Tensor) -> Tensor:
         axes.append((kept % size).float().add(0.5).mul(2 / size).sub(1))
         kept = kept // size
     places = torch.stack(axes, -1).reshape(len(feature), *(1 for _ in grid[1:]), -1, len(grid))
-    found = F.grid_sample(feature.float(), places, mode="bilinear", padding_mode="border", align_corners=False)
-    return found.flatten(2).transpose(1, 2)
+    sampled = F.grid_sample(feature.float(), places, mode="bilinear", padding_mode="border", align_corners=False)
+    return sampled.flatten(2).transpose(1, 2)
 
 
 @lru_cache(maxsize=64)

@@ -21,12 +21,12 @@ from torch import Tensor
 
 from suture_contract.model.graph import INPUT, TENSOR, Ref, references
 from suture_stitching.data import Dataset, Split
-from suture_stitching.ensemble.members import Member, batches, input_shape
 from suture_stitching.ensemble.merge import Join, Merge, name_of
+from suture_stitching.fitting.stitch import NOISE, FittedStitch
 from suture_stitching.objectives import Objective
 from suture_stitching.portable.runtime import PortableModel
 from suture_stitching.portable.schemas import TENSOR_KIND
-from suture_stitching.running.device import Runner
+from suture_stitching.running.feature_pass import FeaturePass
 
 #: Samples in a step of training, and how far a step goes.
 BATCH, LEARNING_RATE = 64, 1e-2
@@ -35,8 +35,6 @@ BATCH, LEARNING_RATE = 64, 1e-2
 POSITIONS, FEWEST_IMAGES, LEARNING_RATE_OF_MASKS = 1 << 14, 2, 4e-2
 #: Weight of the squared distance from the closed form, per output channel and in units of the features' spread.
 ANCHOR = 1e-4
-#: Deviation of the noise on the features that are mixed, in units of their own.
-NOISE = 0.7
 #: How often, in the course of the training, the validation split is looked at; it stops after `PATIENCE` looks in vain.
 ROUNDS = 12
 PATIENCE = 4
@@ -45,27 +43,9 @@ LOOKED_AT = 32
 #: Features in front of the stitches are kept in memory up to this size, else computed again in every epoch.
 _CACHE_BYTES = 1 << 30
 _SPLITS: tuple[Split, Split] = ("validation", "train")
-#: Which part of the members lies behind the first match, about, and what a step of training costs in passes of that.
-_BEHIND, _STEP = 0.25, 3
 
-#: Called between batches with how many rounds are done; after the last one, or where it stops early, with all of them.
-OnRound = Callable[[int], None]
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean `(in,)` of a stitch's source features, and the typical deviations of source and target features.
-
-    One deviation for all channels: dividing by each channel's own would blow up those that hardly vary on this data
-    and mean something on others'.
-    """
-
-    mean_in: Tensor
-    deviation_in: float
-    deviation_out: float
-    #: What is kept of source and target features (see `carriers`): training does not leave it either.
-    keep_in: Tensor
-    keep_out: Tensor
+#: Called between batches, with how often the validation split was looked at.
+OnLook = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -89,39 +69,48 @@ class TrainingLength:
         return cls(steps, min(ROUNDS, steps), batch, samples)
 
     @property
-    def cost(self) -> float:
-        """What it costs at most, about, in samples that all members run on."""
-        behind = (self.rounds + 1) * self.samples["validation"] + _STEP * self.steps * min(
-            self.batch, self.samples["train"]
-        )
-        return sum(self.samples.values()) + _BEHIND * behind
+    def looks(self) -> int:
+        """How often the validation split is looked at: before the first round, and after each."""
+        return self.rounds + 1
+
+    def steps_of(self, number: int) -> int:
+        """Return how many steps there are in a round, from 0 on."""
+        return self.steps * (number + 1) // self.rounds - self.steps * number // self.rounds
+
+
+def kept_splits(samples: Mapping[Split, int], size: int) -> list[Split]:
+    """Return the splits whose values in front of the stitches, of `size` bytes per sample, are kept in memory.
+
+    Validation data first: they are read in every round, training data hardly more than once if they are many.
+    """
+    kept, free = list[Split](), _CACHE_BYTES
+    for split in _SPLITS:
+        if size * samples[split] <= free:
+            kept.append(split)
+            free -= size * samples[split]
+    return kept
 
 
 def refine(
-    members: Sequence[Member],
+    passes: FeaturePass,
     objective: Objective,
     joins: Sequence[Join],
-    stitches: Mapping[str, Tensor],
-    spreads: Mapping[str, Spread],
-    dataset: Dataset,
+    stitches: Mapping[str, FittedStitch],
+    training: TrainingLength,
     *,
-    steps: int,
-    seed: int,
-    runner: Runner,
-    progress: OnRound = lambda done: None,
+    progress: OnLook = lambda done: None,
 ) -> dict[str, Tensor]:
-    """Return new tensors for the stitches of `joins` by name; `stitches` hold their closed forms for `NOISE`.
+    """Return new tensors for the stitches of `joins` by name; `stitches` are by the names of their weights.
 
-    `spreads` are by the name of the stitch's weight. The loss is that of the ensemble's output plus the mean of the
-    members' own, on the training split; the result is the one with the lowest loss on the validation split, which may
-    be the closed form. The members run in the precision of `runner`; losses and stitches are float32. Deterministic for
-    a seed on processors and devices of one kind with equally many threads.
+    The loss is that of the ensemble's output plus the mean of the members' own, on the training split; the result is
+    the one with the lowest loss on the validation split, which may be the closed form. The members run in the precision
+    of the runner; losses and stitches are float32. Deterministic for the seed of `passes` on processors and devices of
+    one kind with equally many threads.
     """
-    trainer = _Trainer(members, objective, joins, stitches, spreads, runner)
-    training = TrainingLength.of(dataset, input_shape(members, dataset), steps)
-    reader = _Reader(trainer, members, dataset, runner, training, seed)
-    masks = dataset.task == "segmentation"
-    steps, rounds = training.steps, training.rounds
+    trainer = _Trainer(passes, objective, joins, stitches)
+    reader = _TrainingReader(trainer, passes, training)
+    masks = passes.dataset.task == "segmentation"
+    steps, rounds, seed = training.steps, training.rounds, passes.seed or 0
     optimizer = torch.optim.Adam(trainer.parameters, lr=LEARNING_RATE_OF_MASKS if masks else LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     noise = torch.Generator().manual_seed(seed)
@@ -131,17 +120,16 @@ def refine(
         loss = trainer.mean_loss(reader.batches("validation"))
         if loss < best:
             best, best_round, kept = loss, number, trainer.state()
-        progress(number)
+        progress(number + 1)
         if number == rounds or number - best_round >= PATIENCE or not math.isfinite(loss):
             break
-        for _ in range(steps * number // rounds, steps * (number + 1) // rounds):
+        for _ in range(training.steps_of(number)):
             optimizer.zero_grad()
             batch = trainer.with_noise(next(endless), noise)
             (trainer.loss(batch) + trainer.anchor()).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
-            progress(number)  # a round may take minutes, and whoever cancels does not wait for its end
-    progress(rounds)
+            progress(number + 1)  # a round may take minutes, and whoever cancels does not wait for its end
     return kept
 
 
@@ -159,26 +147,29 @@ class _Trainer:
 
     def __init__(
         self,
-        members: Sequence[Member],
+        passes: FeaturePass,
         objective: Objective,
         joins: Sequence[Join],
-        stitches: Mapping[str, Tensor],
-        spreads: Mapping[str, Spread],
-        runner: Runner,
+        stitches: Mapping[str, FittedStitch],
     ) -> None:
-        self._objective, self._runner, device = objective, runner, runner.device
-        merge = Merge(members, objective, stitches)
+        self._objective, self._runner, device = objective, passes.runner, passes.runner.device
+        self._pairs = sorted({names for join in joins for names in join.stitches.values()})
+        start = {
+            name: tensor
+            for weight, bias in self._pairs
+            for name, tensor in zip((weight, bias), stitches[weight].start, strict=True)
+        }
+        merge = Merge(passes.members, objective, start)
         # Mixed without a gate: the stitches are for familiar samples, and these are what they learn from.
         values = merge.join(joins)
         mixed = sorted({member for join in joins for member in join.points})
         outputs = (merge.ensemble(values), *(merge.ensemble(values, [member]) for member in mixed))
-        self._pairs = sorted({names for join in joins for names in join.stitches.values()})
         self.nodes = {name: name_of(merge.stitch_node(name)) for names in self._pairs for name in names}
         #: Where the members are mixed first: what lies behind is computed in every step.
         self.points = {name_of(merge.point(merge.native, m, point)) for m, point in joins[0].points.items()}
         self.model = PortableModel(merge.graph(outputs), merge.tensors).to(device)
-        self._closed = {name: stitches[name].to(device) for name in self.nodes}
-        self._spreads = {weight: spreads[weight] for weight, _ in self._pairs}
+        self._closed = {name: start[name].to(device) for name in self.nodes}
+        self._spreads = {weight: stitches[weight].spread for weight, _ in self._pairs}
         self._means = {weight: spread.mean_in.float().to(device) for weight, spread in self._spreads.items()}
         self._keeps = {
             weight: (spread.keep_in.float().to(device), spread.keep_out.float().to(device))
@@ -235,30 +226,15 @@ class _Trainer:
         return tensors
 
 
-class _Reader:
+class _TrainingReader:
     """Batches with everything that lies in front of the stitches computed once, as far as memory allows."""
 
-    def __init__(
-        self,
-        trainer: _Trainer,
-        members: Sequence[Member],
-        dataset: Dataset,
-        runner: Runner,
-        training: TrainingLength,
-        seed: int,
-    ) -> None:
-        self._trainer, self._members, self._dataset = trainer, members, dataset
-        self._runner, self._seed = runner, seed
+    def __init__(self, trainer: _Trainer, passes: FeaturePass, training: TrainingLength) -> None:
+        self._trainer, self._passes, self._seed = trainer, passes, passes.seed or 0
         self._batch, self._most = training.batch, training.samples
-        probe, _ = next(batches(members, dataset, "validation", runner.device))
+        probe, _ = next(passes.batches("validation"))
         self._front = _batch_first(trainer.model, _frontier(trainer), probe)
-        self._kept: dict[Split, _Batch] = {}
-        # Validation data first: they are read in every round, training data hardly more than once if they are many.
-        free, size = _CACHE_BYTES, self._bytes_per_sample(probe)
-        for split in _SPLITS:
-            if size * self._most[split] <= free:
-                self._kept[split] = self._all(split)
-                free -= size * self._most[split]
+        self._kept = {split: self._all(split) for split in kept_splits(self._most, self._bytes_per_sample(probe))}
 
     def endless(self) -> Iterator[_Batch]:
         """Yield training batches without end, shuffled anew in every epoch."""
@@ -280,9 +256,9 @@ class _Reader:
 
     def _read(self, split: Split, seed: int | None) -> Iterator[_Batch]:
         left = self._most[split]
-        if seed is None and left < self._dataset.n(split) * self._dataset.patches:
+        if seed is None and left < self._passes.dataset.n(split) * self._passes.dataset.patches:
             seed = self._seed  # a part of the data is to be a fair sample
-        for x, y in batches(self._members, self._dataset, split, self._runner.device, seed=seed):
+        for x, y in self._passes.shuffled(split, seed):
             for part_x, part_y in zip(torch.split(x, self._batch), torch.split(y, self._batch), strict=True):
                 if left <= 0:
                     return
@@ -298,7 +274,7 @@ class _Reader:
         return sum(value.nbytes for value in (probe[:1], *self._features(probe[:1]).values()))
 
     def _features(self, x: Tensor) -> dict[str, Tensor]:
-        with torch.no_grad(), self._runner.autocast():
+        with torch.no_grad(), self._passes.runner.autocast():
             return self._trainer.model.features(self._front, x)
 
 

@@ -13,14 +13,12 @@ from math import prod
 import torch
 from torch import Tensor
 
-from suture_contract.model.graph import Ref
-from suture_stitching.ensemble.members import batch_size, number_of_batches
 from suture_stitching.ensemble.merge import Merge
 from suture_stitching.features.moments import Moments, rows
 from suture_stitching.features.points import StitchPoint
-from suture_stitching.fitting.reading import Features, Reader
+from suture_stitching.fitting.reading import Features
 from suture_stitching.matching.match import similarities
-from suture_stitching.running.tracker import Tracker
+from suture_stitching.running.feature_pass import FeaturePass
 
 #: Samples that are looked at, or as many as can be kept; and how many there are of them if none can be.
 _SAMPLES, _FEWEST = 512, 64
@@ -38,59 +36,75 @@ class Survey:
     known: Sequence[Sequence[Features]]
 
 
-def survey(reader: Reader, merge: Merge, points: Sequence[Sequence[StitchPoint]], tracker: Tracker) -> Survey:
+def survey(passes: FeaturePass, merge: Merge, points: Sequence[Sequence[StitchPoint]]) -> Survey:
     """Return how similar the members' `points` are on the first training batches."""
-    flat = [(member, point) for member, own in enumerate(points) for point in own]
+    flat = [(member, point) for member, some in enumerate(points) for point in some]
     places = {merge.point(merge.native, member, point).node: i for i, (member, point) in enumerate(flat)}
-    model = reader.runner.model(merge.graph(tuple(map(Ref, places))), merge.tensors, reader.shape)
-    widest = max(8, _WIDTH // len(flat))
-    generator = torch.Generator().manual_seed(reader.seed)
-    sketches = [_sketch(point.shape[0], widest, generator, reader.runner.device) for _, point in flat]
+    model = passes.model_of(merge, places)
+    generator = torch.Generator().manual_seed(passes.seed or 0)
+    widths = sketched(points)
+    sketches = [
+        _sketch(point.shape[0], width, generator, passes.runner.device)
+        for (_, point), width in zip(flat, widths, strict=True)
+    ]
     rank = max(len(point.shape) - 1 for _, point in flat)
-    kept_batches = _kept_batches(reader, points)
+    kept_batches = _kept_batches(passes, points)
 
     def look(part: Tensor, *, keep: bool) -> tuple[Moments, Features]:
-        found: list[Tensor] = [part] * len(flat)
+        sides: list[Tensor] = [part] * len(flat)
         kept = {}
-        for node, feature in reader.runner.stream(model, places, part):
+        for node, feature in passes.runner.stream(model, places, part):
             place = places[node]
             member, point = flat[place]
             grid = _GRIDS[len(point.shape) - 1 or rank]
             side = rows(feature, grid, point.channel_axis).float()
             sketch = sketches[place]
-            found[place] = side if sketch is None else side @ sketch
+            sides[place] = side if sketch is None else side @ sketch
             if keep:
                 kept[member, point.name] = feature
-        return Moments.of(torch.cat(found, 1)), kept
+        return Moments.of(torch.cat(sides, 1)), kept
 
-    widths = [min(point.shape[0], widest) for _, point in flat]
-    total = Moments.nothing(sum(widths), reader.runner.device)
+    total = Moments.nothing(sum(widths), passes.runner.device)
     known: list[list[Features]] = []
-    for number, x in zip(range(surveyed_batches(reader, points)), reader.batches("train"), strict=False):
-        tracker.tick("match")
+    first = range(surveyed_batches(passes, points))
+    for number, (x, _) in zip(first, passes.batches("train", first), strict=True):
+        passes.tracker.tick("match")
         keep = number < kept_batches
         # What is not kept has to be computed again: no more of it than is needed.
-        parts = reader.runner.parts(lambda part, keep=keep: look(part, keep=keep), x if keep else x[:_FEWEST])
+        parts = passes.runner.parts(lambda part, keep=keep: look(part, keep=keep), x if keep else x[:_FEWEST])
         for moments, _ in parts:
             total = total + moments
         if keep:
             known.append([features for _, features in parts])
-    tracker.end("match")
+    passes.tracker.end("match")
     edges = torch.tensor([0, *widths]).cumsum(0).tolist()
-    reader.check(total, [(slice(edges[i], edges[i + 1]), *one) for i, one in enumerate(flat)])
+    passes.check(total, [(slice(edges[i], edges[i + 1]), *place) for i, place in enumerate(flat)])
     return Survey(similarities(total, widths).cpu(), known)
 
 
-def surveyed_batches(reader: Reader, points: Sequence[Sequence[StitchPoint]]) -> int:
+def sketched(points: Sequence[Sequence[StitchPoint]]) -> list[int]:
+    """Return how many features of each point are compared, member after member."""
+    flat = [point for some in points for point in some]
+    widest = max(8, _WIDTH // len(flat))
+    return [min(point.shape[0], widest) for point in flat]
+
+
+def surveyed_samples(passes: FeaturePass, points: Sequence[Sequence[StitchPoint]]) -> list[int]:
+    """Return how many samples are looked at in each batch."""
+    kept = _kept_batches(passes, points)
+    sizes = passes.sizes("train")[: surveyed_batches(passes, points)]
+    return [size if number < kept else min(size, _FEWEST) for number, size in enumerate(sizes)]
+
+
+def surveyed_batches(passes: FeaturePass, points: Sequence[Sequence[StitchPoint]]) -> int:
     """Return how many batches are looked at."""
-    size = batch_size(reader.dataset, reader.shape)
-    kept = min(_kept_batches(reader, points), -(-_SAMPLES // size))
-    return min(number_of_batches(reader.dataset, "train", reader.shape), max(kept, -(-_FEWEST // size)))
+    kept = min(_kept_batches(passes, points), -(-_SAMPLES // passes.batch))
+    return min(passes.number_of_batches("train"), max(kept, -(-_FEWEST // passes.batch)))
 
 
-def _kept_batches(reader: Reader, points: Sequence[Sequence[StitchPoint]]) -> int:
-    numbers = sum(prod(point.shape) for own in points for point in own)
-    return _KEPT_BYTES // (4 * numbers * batch_size(reader.dataset, reader.shape))
+def _kept_batches(passes: FeaturePass, points: Sequence[Sequence[StitchPoint]]) -> int:
+    numbers = sum(prod(point.shape) for some in points for point in some)
+    return _KEPT_BYTES // (4 * numbers * passes.batch)
 
 
 def _sketch(width: int, widest: int, generator: torch.Generator, device: torch.device) -> Tensor | None:

@@ -2,63 +2,94 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
 from time import monotonic
 
 from suture_stitching.running.progress import OnProgress, Progress
 
-#: How much sooner than its units are done a step's own speed is trusted. Its first units may take longer than others.
-_TRUST = 2.0
+#: After so many units, a step's own speed counts as much as that of the whole work.
+_TRUST = 3.0
+#: This part of the time at least is taken to be arithmetic, whatever is said to take its seconds on every machine.
+_ARITHMETIC = 0.1
+
+
+@dataclass(frozen=True)
+class UnitCost:
+    """What a unit of a step costs: arithmetic, in any unit, and `seconds` that it takes about on every machine."""
+
+    work: float = 1.0
+    seconds: float = 0.0
+
+    def __add__(self, other: UnitCost) -> UnitCost:
+        return UnitCost(self.work + other.work, self.seconds + other.seconds)
+
+    def times(self, factor: float) -> UnitCost:
+        """Return what so many of it cost."""
+        return UnitCost(factor * self.work, factor * self.seconds)
+
+
+_NOTHING = UnitCost(0.0)
 
 
 class Tracker:
-    """Counts the units of each step; `steps`, in their order, give how many units and what one costs, in any unit.
+    """Counts the units of each step; steps come in the order in which they are first expected.
 
-    What is reported never goes back: steps come in their order, no unit is taken back, and a step's total stays what
-    it was when its first unit was reported. Every step that is ended reports all of its units as done. What is left is
-    estimated from how long the units of each step took here; of a step that has hardly begun, from what they cost.
+    What is reported never goes back: steps come in their order, no unit is taken back, and a step has as many units as
+    when its first one was reported. Every step that is ended reports all of its units as done. How fast arithmetic is
+    here comes from the time that units took so far, and by how much a step differs from what it was said to cost, from
+    its own units.
     """
 
-    def __init__(self, progress: OnProgress, steps: Mapping[str, tuple[int, float]]) -> None:
+    def __init__(self, progress: OnProgress) -> None:
         self._progress = progress
-        self._totals = {step: total for step, (total, _) in steps.items()}
-        self._costs = {step: cost for step, (_, cost) in steps.items()}
-        self._done = dict.fromkeys(steps, 0)
-        #: Units that an earlier step did, or work that was interrupted: they say nothing about how fast this one is.
-        self._before = dict.fromkeys(steps, 0)
-        self._seconds = dict.fromkeys(steps, 0.0)
-        #: The step that the time since then belongs to.
-        self._step, self._since = next(iter(steps)), monotonic()
+        self._costs: dict[str, list[UnitCost]] = {}
+        self._done: dict[str, int] = {}
+        #: Of each step, what the units cost that were done here, and how long they took.
+        self._measured: dict[str, UnitCost] = {}
+        self._units: dict[str, int] = {}
+        self._seconds: dict[str, float] = {}
+        #: The step that the time since then belongs to, none before the first unit; and the unit that was begun last.
+        self._step, self._since = "", 0.0
+        self._begun: tuple[str, UnitCost] | None = None
         self._last: Progress | None = None
 
-    def expect(self, step: str, units: int, cost: float) -> None:
-        """Say how many units a step that has not begun has, and what one costs, where that is known only now."""
-        self._totals[step], self._costs[step] = units, cost
+    def expect(self, step: str, costs: Sequence[UnitCost]) -> None:
+        """Say what each unit of a step costs.
 
-    def tick(self, step: str, *, known: bool = False) -> None:
-        """Report one more unit of `step`, before it is done; most of its work has been done before if it is `known`."""
+        It can be said again as more becomes known: how many units there are, until the first is begun.
+        """
+        self._costs[step] = list(costs)
+        self._measured.setdefault(step, _NOTHING)
+        self._done.setdefault(step, 0)
+        self._units.setdefault(step, 0)
+        self._seconds.setdefault(step, 0.0)
+
+    def tick(self, step: str) -> None:
+        """Report one more unit of `step`, before it is done."""
         self._report(step)
+        if self._done[step] < len(self._costs[step]):
+            self._begun = (step, self._costs[step][self._done[step]])
         self._done[step] += 1
-        self._before[step] += known
 
     def skip(self, step: str, units: int) -> None:
-        """Count units of `step` that need not be done again."""
+        """Count units of `step` that need not be done, or not again: they do not say how fast this work is."""
         self._done[step] += units
-        self._before[step] += units
 
     def reached(self, step: str, done: int) -> None:
         """Report that `done` units of `step` are done; where that is known already, what was reported last."""
-        last = self._last
-        if last is not None and (last.step, last.done) == (step, done):
-            self._progress(last)
+        if self._last is not None and (self._last.step, self._last.done) == (step, done):
+            self._progress(self._last)
             return
+        for cost in self._costs[step][self._done[step] : done]:
+            self._measure(step, cost)
         self._done[step] = max(done, self._done[step])
         self._report(step)
 
     def end(self, step: str) -> None:
         """Report that all units of `step` are done, if it has any."""
-        self._done[step] = self._totals[step]
-        if self._totals[step]:
+        self._done[step] = len(self._costs[step])
+        if self._costs[step]:
             self._report(step)
 
     def finish(self, name: str) -> None:
@@ -67,30 +98,33 @@ class Tracker:
 
     def _report(self, step: str) -> None:
         now = monotonic()
-        self._seconds[self._step] += now - self._since
+        if self._step:
+            self._seconds[self._step] += now - self._since
+        if self._begun is not None:
+            self._measure(*self._begun)
+            self._begun = None
         self._step, self._since = step, now
-        self._last = Progress(step, self._done[step], self._totals[step], self._left())
+        self._last = Progress(step, self._done[step], len(self._costs[step]), self._left())
         self._progress(self._last)
+
+    def _measure(self, step: str, cost: UnitCost) -> None:
+        self._measured[step] += cost
+        self._units[step] += 1
 
     def _left(self) -> float | None:
         """Return the seconds that what is left takes; None while nothing is known of how fast this work is."""
-        here = {step: done - self._before[step] for step, done in self._done.items()}
-        if not any(here[step] * self._costs[step] for step in here):
+        measured = sum((cost for step, cost in self._measured.items() if self._units[step]), _NOTHING)
+        if not measured.work:
             return None
-        return sum(self._left_of(step, here) for step, total in self._totals.items() if total > self._done[step])
+        seconds = sum(self._seconds[step] for step, units in self._units.items() if units)
+        speed = max(seconds - measured.seconds, _ARITHMETIC * seconds) / measured.work
+        return sum(self._left_of(step, speed) for step in self._costs)
 
-    def _left_of(self, step: str, here: Mapping[str, int]) -> float:
-        """Return the seconds that what is left of a step takes, where so many units of each were done `here`."""
-        units, left = here[step], self._totals[step] - self._done[step]
-        others = [other for other in here if other != step and here[other] * self._costs[other]]
-        # The first step warms up, and is not only what it counts: what others say is nearer.
-        others = [other for other in others if other != next(iter(here))] or others
-        if not others:
-            return left * self._seconds[step] / units
-        speed = sum(self._seconds[one] for one in others) / sum(here[one] * self._costs[one] for one in others)
-        usual = (units + left) * self._costs[step] * speed
-        if not units:
-            return max(usual - self._seconds[step], 0.0)
-        trust = min(1.0, _TRUST * units / (units + left))
-        whole = (1 - trust) * usual + trust * (units + left) * self._seconds[step] / units
-        return max(whole - self._seconds[step], 0.0)
+    def _left_of(self, step: str, speed: float) -> float:
+        """Return the seconds that what is left of a step takes where a unit of arithmetic takes `speed` seconds."""
+        left = sum(self._costs[step][self._done[step] :], _NOTHING)
+        usual, units, measured = left.work * speed + left.seconds, self._units[step], self._measured[step]
+        expected = measured.work * speed + measured.seconds
+        if not units or not expected:
+            return usual
+        return usual * (_TRUST + units * self._seconds[step] / expected) / (_TRUST + units)

@@ -65,6 +65,7 @@ def contribute(
             privacy=privacy,
             device=run.device,
             progress=report,
+            checkpoint=folder.checkpoint,
         )
     except SutureError as error:
         if error.code != "moments.too_few_samples":

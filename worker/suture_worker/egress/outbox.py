@@ -25,7 +25,7 @@ from suture_worker.leased_task import Claim, LeasedTask
 from suture_worker.rules.policy import UNDISCLOSED
 
 #: Everything a site says about what it is doing, in this order; any other word a child writes is replaced.
-STEPS = ("fetch", "load", "match", "solve", "gate", "stitch", "double", "refine", "fit", "evaluate", "compose")
+STEPS = ("fetch", "load", "match", "solve", "stitch", "double", "refine", "compare", "fit", "evaluate", "compose")
 #: Progress is told in this many parts at most, so that it says how far the work is and nothing else.
 PARTS = 1000
 
