@@ -254,20 +254,28 @@ class Hub:
         return found
 
     def load(
-        self, repo: str, revision: str | None = None, *, device: str = "cpu", allow_flagged: bool = False
+        self,
+        repo: str,
+        revision: str | None = None,
+        *,
+        device: str = "cpu",
+        allow_flagged: bool = False,
+        memory_gib: float | None = None,
     ) -> Module:
         """Return the model as a `torch.nn.Module`, in evaluation mode, from the cache where it is there already.
 
         Signature, digests and lineage are verified; nothing in the file is executed but the graph's allowed operators.
-        What was withdrawn, or made of it, is refused unless `allow_flagged`.
+        What was withdrawn, or made of it, is refused unless `allow_flagged`. A pass that would take much more memory
+        than networks of its size do is refused (`model.over_budget`); `memory_gib` says how much it may take instead.
         """
         with needs("torch"):
+            from suture_stitching.portable.dry_run import stranger
             from suture_stitching.portable.runtime import load
 
         found = self._usable(repo, revision, allow_flagged=allow_flagged)
         path = cached(self.connection, found, found.model_file)
         check_against(check_file(path), found.metadata, where=f"{repo} at {found.id}")
-        return load(path, device=device)
+        return load(path, device=device, budget=stranger(path.stat().st_size, memory_gib))
 
     def pull(
         self, repo: str, folder: str | Path, revision: str | None = None, *, allow_flagged: bool = False

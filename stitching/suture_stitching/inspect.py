@@ -12,19 +12,21 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict
 
 from suture_contract.errors import SutureError
+from suture_contract.inspection import Inspection, PointDescription, Published, SizeCost, TensorDescription
 from suture_contract.model.format import METADATA, PortableHeader, check_against, check_file, find_model
 from suture_contract.model.graph import Input
 from suture_contract.model.metadata import ModelMetadata
 from suture_stitching.features.points import find_points
-from suture_stitching.portable.dry_run import UNLIMITED, measure
+from suture_stitching.portable.dry_run import UNLIMITED, Budget, measure
 from suture_stitching.portable.program import Program
 from suture_stitching.portable.runtime import PortableModel
 from suture_stitching.portable.schemas import TORCH_DTYPES
@@ -33,69 +35,8 @@ from suture_stitching.portable.schemas import TORCH_DTYPES
 _USUAL_SIZES = (224, 128, 96, 64, 32, 16)
 
 
-class _Document(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class TensorDescription(_Document):
-    """An input or output: its name in `suture.json` if there is one; sizes with the batch first, None where free."""
-
-    name: str
-    shape: tuple[int | None, ...]
-    dtype: str
-
-
-class SizeCost(_Document):
-    """What one sample costs: FLOPs (2 per multiply-add), and bytes of weights and values alive at once.
-
-    `bound_bytes` includes what operators may allocate for themselves, see `dry_run.Cost`.
-    """
-
-    inputs: tuple[tuple[int, ...], ...]
-    flops: int
-    peak_bytes: int
-    bound_bytes: int
-
-
-class PointDescription(_Document):
-    """A stitch point; see `points.StitchPoint`."""
-
-    name: str
-    module: str
-    shape: tuple[int, ...]
-    depth: float
-    clean: bool
-    bypassed: tuple[str, ...]
-
-
-class Published(_Document):
-    """Something that leaves the party when the model is published."""
-
-    what: str
-    how_much: str
-
-
-class Inspection(_Document):
-    """All there is to say about a portable model without running it. Sizes in bytes."""
-
-    file: str
-    size: int
-    version: str
-    torch: str
-    task: str | None
-    labels: tuple[str, ...] | None
-    license: str | None
-    inputs: tuple[TensorDescription, ...]
-    outputs: tuple[TensorDescription, ...]
-    tensors: int
-    parameters: int
-    weight_bytes: int
-    nodes: int
-    operators: dict[str, int]
-    costs: tuple[SizeCost, ...]
-    points: tuple[PointDescription, ...]
-    leaves: tuple[Published, ...]
-    stays: tuple[str, ...]
+#: How long looking at a file may take.
+SECONDS = 60.0
 
 
 def inspect(
@@ -103,23 +44,29 @@ def inspect(
     *,
     metadata: str | os.PathLike[str] | None = None,
     sizes: Sequence[Sequence[int]] = (),
+    seconds: float = SECONDS,
 ) -> Inspection:
     """Describe the portable model at `path`, a file or a folder with a `model.safetensors`.
 
     `metadata` is its `suture.json`, by default the one beside it, if any. `sizes` are spatial sizes of the input at
     which to find the costs; stitch points are those at the first. By default they are what the model or its metadata
-    say, or a usual size. Raises `SutureError` (`model.*`, `metadata.*`, `input.shape`).
+    say, or a usual size. Raises `SutureError` (`model.*`, `metadata.*`, `input.shape`, `points.too_many`), also where
+    it takes more than `seconds` (`model.over_budget`); a single step of it may take as much memory as a pass of the
+    model has tensors: limit the process for files of strangers, as `suture inspect` does.
     """
+    budget = replace(UNLIMITED, until=time.monotonic() + seconds)
     file = find_model(path)
     header = check_file(file)
     described = _metadata(file, metadata)
     if described is not None:
         check_against(header, described)
     program = Program(header.graph)
-    shapes = [_shapes(header.graph.inputs, size) for size in sizes] or [_default_shapes(program, header, described)]
+    shapes = [_shapes(header.graph.inputs, size) for size in sizes] or [
+        _default_shapes(program, header, described, budget)
+    ]
     costs = []
     for shape in shapes:
-        cost = measure(program, header.tensors, shape, UNLIMITED).cost
+        cost = measure(program, header.tensors, shape, budget).cost
         inputs = tuple(map(tuple, shape))
         costs.append(
             SizeCost(inputs=inputs, flops=cost.flops, peak_bytes=cost.peak_bytes, bound_bytes=cost.bound_bytes)
@@ -141,7 +88,7 @@ def inspect(
         nodes=len(graph.nodes),
         operators=dict(Counter(n.op for n in graph.nodes if n.op not in ("input", "tensor")).most_common()),
         costs=tuple(costs),
-        points=_points(program, header, shapes[0]),
+        points=_points(header, shapes[0], budget),
         leaves=_leaves(header, described),
         stays=(
             "your code: the graph names operators of torch, nothing of yours",
@@ -192,7 +139,9 @@ def _shapes(specs: Sequence[Input], size: Sequence[int]) -> list[list[int]]:
     return shapes
 
 
-def _default_shapes(program: Program, header: PortableHeader, metadata: ModelMetadata | None) -> list[list[int]]:
+def _default_shapes(
+    program: Program, header: PortableHeader, metadata: ModelMetadata | None, budget: Budget
+) -> list[list[int]]:
     specs = header.graph.inputs
     stated = list(metadata.inputs.values()) if metadata else []
 
@@ -207,8 +156,10 @@ def _default_shapes(program: Program, header: PortableHeader, metadata: ModelMet
 
     for usual in _USUAL_SIZES:
         try:
-            measure(program, header.tensors, filled(usual), UNLIMITED)
+            measure(program, header.tensors, filled(usual), budget)
         except SutureError as error:
+            if error.code == "model.over_budget":
+                raise
             failure = error
             continue
         return filled(usual)
@@ -222,10 +173,10 @@ def _described(specs: Sequence[Input], names: Sequence[str]) -> tuple[TensorDesc
     )
 
 
-def _points(program: Program, header: PortableHeader, shapes: Sequence[Sequence[int]]) -> tuple[PointDescription, ...]:
+def _points(header: PortableHeader, shapes: Sequence[Sequence[int]], budget: Budget) -> tuple[PointDescription, ...]:
     """Return the stitch points at this size; none where only some of several inputs' sizes are known."""
     try:
-        found = find_points(meta_model(header), shapes[0][1:])
+        found = find_points(meta_model(header), shapes[0][1:], budget)
     except SutureError as error:
         if error.code != "points.shape":
             raise

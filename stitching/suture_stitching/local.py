@@ -39,6 +39,7 @@ from suture_stitching.ensemble.members import Member
 from suture_stitching.evaluation.evaluate import evaluate
 from suture_stitching.evaluation.select import choose
 from suture_stitching.fitting.fit import FitOptions, FitResult, fit
+from suture_stitching.portable.dry_run import stranger
 from suture_stitching.portable.runtime import PortableModel, load, save
 from suture_stitching.running.progress import OnProgress, ignore
 
@@ -70,18 +71,22 @@ def stitch(
     options: FitOptions | None = None,
     device: str | torch.device = "cpu",
     resume: bool = True,
+    memory_gib: float | None = None,
     progress: OnProgress = ignore,
 ) -> Stitched:
     """Stitch the portable models in the files `models` on `dataset`; write all that comes of it to the folder `out`.
 
     The choice also looks at `others`, further parties' datasets by name; one that bears a model's name is that model's
-    own party. `metadata` are the models' `suture.json`, by default those beside them. `out` appears in one step when
-    everything is done; until then the work is in `out` + `.unfinished`, where with `resume` it goes on after it was
-    stopped. Raises `SutureError` (`out.*`, `model.*`, `metadata.*`, `members.*`, `dataset.*`).
+    own party. `metadata` are the models' `suture.json`, by default those beside them. A model is refused of which a
+    pass would take much more memory than networks of its size do; `memory_gib` says how much it may take instead.
+
+    `out` appears in one step when everything is done; until then the work is in `out` + `.unfinished`, where with
+    `resume` it goes on after it was stopped. Raises `SutureError` (`out.*`, `model.*`, `metadata.*`, `members.*`,
+    `dataset.*`).
     """
     out = Path(out)
     check_out(out)
-    members = read_members(models, metadata, device=device)
+    members = read_members(models, metadata, device=device, memory_gib=memory_gib)
     names = [member.ref.repo.partition("/")[0] for member in members]
     datasets = {names[0]: dataset, **(others or {})}
     for name in others or {}:
@@ -125,7 +130,11 @@ def check_out(out: Path) -> None:
 
 
 def read_members(
-    models: Sequence[PathLike], metadata: Sequence[PathLike] = (), *, device: str | torch.device = "cpu"
+    models: Sequence[PathLike],
+    metadata: Sequence[PathLike] = (),
+    *,
+    device: str | torch.device = "cpu",
+    memory_gib: float | None = None,
 ) -> list[Member]:
     """Return the portable models in these files (or folders with a `model.safetensors`), each checked first.
 
@@ -138,7 +147,7 @@ def read_members(
         check_against(check_file(path), said, where=str(path))
         digest = _sha256(path)
         ref = MemberRef(repo=f"{name}/model", revision=digest[:40], sha256=digest)
-        members.append(Member(load(path, device=device), said, ref))
+        members.append(Member(load(path, device=device, budget=stranger(path.stat().st_size, memory_gib)), said, ref))
     return members
 
 

@@ -10,7 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from suture_contract.errors import SutureError
-from suture_stitching.features.points import StitchPoint, find_points, stitchable
+from suture_contract.model.graph import Graph, Input, Node, Ref
+from suture_stitching.features import points as of_points
+from suture_stitching.features.points import StitchPoint, _Finder, find_points, stitchable
+from suture_stitching.portable.dry_run import UNLIMITED
 from suture_stitching.portable.export import export
 from suture_stitching.portable.runtime import PortableModel, load
 
@@ -259,3 +262,47 @@ def test_a_class_token_that_is_taken_out_is_there_once(networks):
     assert f"n{last}.0" not in {point.name for point in points}
     assert sum(point.name.endswith(".0") for point in points) >= 1
     assert points[-1].shape == (16,)
+
+
+def _wired(count: int, sources) -> PortableModel:
+    """A network of additions: `sources(i)` are the two values that the i-th one adds."""
+    nodes = [Node("input", (0,)), Node("tensor", ("w",))]
+    nodes.append(Node("aten.linear.default", (Ref(0), Ref(1))))
+    for index in range(count):
+        left, right = sources(index)
+        nodes.append(Node("aten.linear.default", (Ref(left), Ref(1))))
+        nodes.append(Node("aten.add.Tensor", (Ref(len(nodes) - 1), Ref(right))))
+    graph = Graph((Input((None, 4), "float32"),), tuple(nodes), Ref(len(nodes) - 1))
+    return PortableModel(graph, {"w": torch.eye(4)})
+
+
+def test_the_work_grows_with_the_network_and_ends_where_it_would_not(monkeypatch):
+    steps = {}
+    for count in (100, 400):  # residual blocks
+        finder = _Finder(_wired(count, lambda i: (2 * i + 2, 2 * i + 2)), None, UNLIMITED)
+        assert len(finder.points()) == 2 * count
+        steps[count] = finder._steps
+    assert steps[400] < 5 * steps[100]
+    monkeypatch.setattr(of_points, "MAX_STEPS", 100_000)
+    # Everything is read by the last values: nothing is a cut, and each point has all others around it.
+    crossed = _wired(400, lambda i: (2 * i + 2, 2 * (i // 2) + 2))
+    with pytest.raises(SutureError, match="too many to compare") as refused:
+        find_points(crossed)
+    assert refused.value.code == "points.too_many"
+
+
+def test_an_image_of_any_size_has_few_candidates_for_its_patches():
+    """A grid is looked for among sides up to the image's own, which a file may state as millions."""
+    side = 2**24
+    nodes = (
+        Node("input", (0,)),
+        Node("tensor", ("w",)),
+        Node("aten.select.int", (Ref(0), 3, 0)),
+        Node("aten.slice.Tensor", (Ref(2), 2, 0, 4)),
+        Node("aten.permute.default", (Ref(3), (0, 2, 1))),
+        Node("aten.linear.default", (Ref(4), Ref(1))),
+        Node("aten.linear.default", (Ref(5), Ref(1))),
+    )
+    graph = Graph((Input((None, 3, side, side), "float32"),), nodes, Ref(6))
+    model = PortableModel(graph, {"w": torch.eye(3)})
+    assert [point.grid for point in find_points(model) if point.name == "n5"] == [(2, 2)]

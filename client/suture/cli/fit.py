@@ -45,6 +45,10 @@ def fit(
     steps: Annotated[int | None, typer.Option(min=1, help="steps of refinement per candidate")] = None,
     refine: Annotated[bool, typer.Option(help="train the stitches of the best candidates on the task")] = True,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1")] = "cpu",
+    memory: Annotated[
+        float | None,
+        typer.Option(min=0.125, metavar="GIB", help="what a pass of one model may take; by default as its size says"),
+    ] = None,
     resume: Annotated[bool, typer.Option(help="go on where an earlier run with the same --out was stopped")] = True,
     format: FormatOption = Format.text,
 ) -> None:
@@ -82,6 +86,7 @@ def fit(
             options=options,
             device=device,
             resume=resume,
+            memory_gib=memory,
             progress=bars,
         )
     if format is Format.json:

@@ -10,12 +10,12 @@ import typer
 from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json, print_table, prints
 
 if TYPE_CHECKING:
-    from suture_stitching.inspect import Inspection
+    from suture_contract.inspection import Inspection
 
 _SHOWN = 12
 
 
-@prints("suture_stitching.inspect:Inspection")
+@prints("suture_contract.inspection:Inspection")
 def inspect(
     model: Annotated[
         Path, typer.Argument(metavar="MODEL", exists=True, help="model.safetensors, or a folder that holds one")
@@ -29,12 +29,15 @@ def inspect(
     plot: Annotated[
         Path | None, typer.Option(metavar="OUT", help="draw the network with its stitch points to a .svg or .html")
     ] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="how long looking at it may take")] = 60,
+    memory: Annotated[float, typer.Option(min=0.125, metavar="GIB", help="how much memory that may take")] = 2,
     every: Annotated[bool, typer.Option("--all", help="all stitch points and operators, not only the first")] = False,
     format: FormatOption = Format.text,
 ) -> None:
     """Show what a portable model is: sizes, costs, operators, stitch points, and what is published with it.
 
-    Reads the file's header alone and runs nothing of it, so that a stranger's file may be looked at.
+    Reads the file's header alone and runs nothing of it, in a process with limits, so that a stranger's file may be
+    looked at.
 
     \b
     Examples:
@@ -42,11 +45,12 @@ def inspect(
       suture inspect model.safetensors --size 96,96,96 --size 128,128,128
       suture inspect out --plot network.html --format json
     """
-    from suture_stitching.inspect import inspect
+    from suture.inspecting import inspect_apart
 
     if plot is not None and plot.suffix not in (".svg", ".html"):
         raise typer.BadParameter("name a file that ends in .svg or .html", param_hint="--plot")
-    found = inspect(model, metadata=metadata, sizes=[_size(text) for text in size or ()])
+    shapes = [_size(text) for text in size or ()]
+    found = inspect_apart(model, metadata=metadata, sizes=shapes, seconds=seconds, memory=int(memory * 2**30))
     if plot is not None:
         from suture_contract.files import replacing
         from suture_contract.model.format import check_file, find_model

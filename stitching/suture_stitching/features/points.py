@@ -7,6 +7,7 @@ dimension is not the batch are told apart. Edges that only carry sizes are ignor
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -14,7 +15,7 @@ from math import prod
 from suture_contract.errors import SutureError
 from suture_contract.model.graph import INPUT, Graph, Input, Node, Ref, references
 from suture_contract.model.graph_json import leaves
-from suture_stitching.portable.dry_run import UNLIMITED, measure
+from suture_stitching.portable.dry_run import UNLIMITED, Budget, measure
 from suture_stitching.portable.runtime import PortableModel
 from suture_stitching.portable.schemas import SIZE_KIND, TENSOR_KIND
 
@@ -43,6 +44,9 @@ _ELEMENTWISE = _names(
 )
 _VIEWS = _names("view reshape permute transpose flatten unflatten unsqueeze squeeze")
 _FOLLOWERS = _NORMS | _ELEMENTWISE | _VIEWS
+#: Comparisons of values with each other for one network, many times what one of thousands of layers needs: a graph can
+#: be made for which they grow with the square of its size.
+MAX_STEPS = 20_000_000
 #: At most this many tokens (a class token, registers) stand in front of those of the patches.
 _MOST_PREFIX_TOKENS = 8
 
@@ -94,14 +98,17 @@ class StitchPoint:
         return [patches, token] if first else [patches]
 
 
-def find_points(model: PortableModel, shape: Sequence[int] | None = None) -> list[StitchPoint]:
+def find_points(
+    model: PortableModel, shape: Sequence[int] | None = None, budget: Budget = UNLIMITED
+) -> list[StitchPoint]:
     """Return the stitch points of `model` in the order in which they are computed.
 
     `shape` is the input's, `(C, *spatial)` or `(N, C, *spatial)`; it may be left out when the model's sizes are fixed.
     The input, the output and what merely follows or precedes them are no stitch points. Raises `SutureError`
-    (`points.shape`, `model.run_failed`) when the model does not run at that size.
+    (`points.shape`, `model.run_failed`) when the model does not run at that size, `points.too_many` when its layers
+    are wired so that comparing all of them would not end, and `model.over_budget`.
     """
-    return _Finder(model, shape).points()
+    return _Finder(model, shape, budget).points()
 
 
 def stitchable(model: PortableModel, shape: Sequence[int]) -> list[StitchPoint]:
@@ -121,12 +128,13 @@ def stitchable(model: PortableModel, shape: Sequence[int]) -> list[StitchPoint]:
 
 
 class _Finder:
-    def __init__(self, model: PortableModel, shape: Sequence[int] | None) -> None:
+    def __init__(self, model: PortableModel, shape: Sequence[int] | None, budget: Budget) -> None:
         graph, self._kinds = model.graph, model.program.kinds
         two, three = (
-            measure(model.program, model.tensors, _shapes(graph, shape, batch), UNLIMITED).tensors for batch in (2, 3)
+            measure(model.program, model.tensors, _shapes(graph, shape, batch), budget).tensors for batch in (2, 3)
         )
         self._graph = graph
+        self._steps = 0
         self._tensors = two
         self._ends = {ref.node for ref in leaves(graph.output)}
         self._batch_first = [_is_batch_first(a, b) for a, b in zip(two, three, strict=True)]
@@ -137,7 +145,7 @@ class _Finder:
         for node, sources in enumerate(self._sources):
             for source in sources:
                 self._readers[source].append(node)
-        self._containers = {path for node in graph.nodes for path in _containers(node.module)}
+        self._modules = sorted({node.module for node in graph.nodes})
         self._channel_axes = self._find_channel_axes()
 
     def points(self) -> list[StitchPoint]:
@@ -145,6 +153,8 @@ class _Finder:
         total = max((depths[end] for end in self._ends), default=0) or 1
         cuts = self._clean_cuts()
         tails = self._tails()
+        grids = self._grids(tails)
+        following = self._following(cuts)
         return [
             StitchPoint(
                 f"n{node}",
@@ -152,10 +162,10 @@ class _Finder:
                 self._shape(node),
                 depths[node] / total,
                 node in cuts,
-                () if node in cuts else self._bypassing(node),
+                () if node in cuts else self._bypassing(node, following[node]),
                 self._channel_axes[node] or 1,
                 self._ends_block(node),
-                self._grid(node),
+                grids[node],
             )
             for node in tails
         ]
@@ -239,22 +249,41 @@ class _Finder:
         sizes = [size or 0 for size in tensor.shape]
         return (sizes[axis], *(size for position, size in enumerate(sizes) if position not in (0, axis)))
 
-    def _grid(self, index: int) -> tuple[int, ...]:
-        """Return the map that a token sequence is in a network for images or volumes of a fixed size, else nothing.
+    def _grids(self, tails: Sequence[int]) -> dict[int, tuple[int, ...]]:
+        """Return by point the map that a token sequence is in a network for images or volumes of a fixed size.
 
         As many tokens as a map has that was computed before, or as the image divided into equal patches; the fewest
-        tokens left over in front count as class token and registers.
+        tokens left over in front count as class token and registers. Empty where there is none.
         """
-        tensor, rank = self._tensors[index], len(self._image)
-        if rank < 2 or tensor is None or self._channel_axes[index] != 2 or len(tensor.shape) != 3:
-            return ()
-        length = int(tensor.shape[1] or 0)
-        maps = [self._shape(i)[1:] for i in range(index) if self._is_suitable(i)]
-        patches = [tuple(size // side for size in self._image) for side in range(2, min(self._image) + 1)]
-        padded = [tuple(-(-size // side) for size in self._image) for side in range(2, min(self._image) + 1)]
-        grids = [grid for grid in (*reversed(maps), *patches, *padded) if len(grid) == rank]
-        found = [grid for grid in grids if 0 <= length - prod(grid) <= min(_MOST_PREFIX_TOKENS, prod(grid) - 1)]
-        return max(found, key=prod, default=())
+        found: dict[int, tuple[int, ...]] = dict.fromkeys(tails, ())
+        rank = len(self._image)
+        if rank < 2:
+            return found
+        maps: dict[int, tuple[int, ...]] = {}  # by how many places they have, the latest
+        for index, tensor in enumerate(self._tensors):
+            if index in found and tensor is not None and self._channel_axes[index] == 2 and len(tensor.shape) == 3:
+                length = int(tensor.shape[1] or 0)
+                known = [maps[length - left] for left in range(_MOST_PREFIX_TOKENS + 1) if length - left in maps]
+                grids = [*known[:1], *self._patches(length)]
+                fit = [grid for grid in grids if 0 <= length - prod(grid) <= min(_MOST_PREFIX_TOKENS, prod(grid) - 1)]
+                found[index] = max(fit, key=prod, default=())
+            if self._is_suitable(index) and len(grid := self._shape(index)[1:]) == rank:
+                maps[prod(grid)] = grid
+        return found
+
+    def _patches(self, length: int) -> list[tuple[int, ...]]:
+        """Return the image in equal patches, cut off at its edge and filled up there, of up to `length` of them."""
+
+        def cut(side: int) -> tuple[int, ...]:
+            return tuple(size // side for size in self._image)
+
+        def filled(side: int) -> tuple[int, ...]:
+            return tuple(-(-size // side) for size in self._image)
+
+        sides = range(2, min(self._image) + 1)
+        # The larger the side, the fewer patches.
+        firsts = [(grid, bisect_left(sides, -length, key=lambda side: -prod(grid(side)))) for grid in (cut, filled)]
+        return [grid(sides[first]) for grid, first in firsts if first < len(sides)]
 
     def _depths(self) -> list[int]:
         """Return the number of layers on the longest way from an input to each node."""
@@ -272,6 +301,7 @@ class _Finder:
 
         def common(a: int, b: int) -> int:
             while a != b:
+                self._count(1)
                 if depth[a] < depth[b]:
                     b = dominator[b]
                 else:
@@ -298,33 +328,52 @@ class _Finder:
             node = dominator[node]
         return cuts
 
-    def _bypassing(self, point: int) -> tuple[str, ...]:
+    def _following(self, cuts: set[int]) -> list[int]:
+        """Return for each node the next that all ways pass, or the end: nothing gets around a point beyond that."""
+        following, after = [0] * len(self._sources), len(self._sources) - 1
+        for index in range(len(self._sources) - 1, -1, -1):
+            following[index] = after
+            if index in cuts:
+                after = index
+        return following
+
+    def _bypassing(self, point: int, end: int) -> tuple[str, ...]:
         """Return the values that reach an output around `point`: computed without it, read by what follows it."""
-        after = {point}
-        for index, sources in enumerate(self._sources):
+        after, around = {point}, set[int]()
+        for index in range(point + 1, end + 1):
+            sources = self._sources[index]
+            self._count(1 + len(sources))
             if not after.isdisjoint(sources):
                 after.add(index)
-        around = {source for index in after - {point} for source in self._sources[index] if source not in after}
-        around |= {end for end in self._ends if end not in after and self._sources[end]}
+                around.update(source for source in sources if source not in after)
+        around |= {index for index in self._ends if index not in after and self._sources[index] and index <= end}
         return tuple(f"n{index}" for index in sorted(around))
+
+    def _count(self, steps: int) -> None:
+        self._steps += steps
+        if self._steps > MAX_STEPS:
+            raise SutureError(
+                "points.too_many",
+                f"{len(self._graph.nodes)} values whose ways around each other are too many to compare",
+                hint="no network that hospitals train is wired like this; export it again, or leave it out",
+            )
 
     def _ends_block(self, index: int) -> bool:
         """Say whether all readers of a point lie outside the block of modules that it is in."""
         own = self._graph.nodes[index].module
-        block = own if own in self._containers else own.rpartition(".")[0] or own
+        block = own if self._holds_others(own) else own.rpartition(".")[0] or own
         inside = (self._graph.nodes[reader].module for reader in self._readers[index])
         return not any(path == block or path.startswith(f"{block}.") for path in inside) if block else True
+
+    def _holds_others(self, path: str) -> bool:
+        """Say whether modules lie inside the one at `path`."""
+        first = bisect_left(self._modules, f"{path}.")
+        return first < len(self._modules) and self._modules[first].startswith(f"{path}.")
 
 
 def _name(node: Node) -> str:
     """Return the operator's bare name: `conv2d` of `aten.conv2d.default`."""
     return node.op.split(".")[1] if node.op.startswith("aten.") else node.op
-
-
-def _containers(path: str) -> list[str]:
-    """Return the modules around the one at `path`: `a` and `a.b` for `a.b.c`."""
-    parts = path.split(".")
-    return [".".join(parts[:length]) for length in range(1, len(parts))]
 
 
 def _shapes(graph: Graph, shape: Sequence[int] | None, batch: int) -> list[tuple[int, ...]]:

@@ -7,6 +7,7 @@ arithmetic than the budget, or whose sizes do not fit, is refused here.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -16,27 +17,44 @@ from torch import Tensor
 
 from suture_contract.errors import SutureError
 from suture_contract.model.format import TensorInfo
-from suture_contract.model.graph import Graph, Input, Node, references
+from suture_contract.model.graph import Graph, Input, Node, Ref, references
 from suture_contract.model.graph_json import leaves
 from suture_stitching.portable.program import Program, Slots
-from suture_stitching.portable.schemas import TORCH_DTYPES
+from suture_stitching.portable.schemas import TORCH_DTYPES, bind
 
 
 @dataclass(frozen=True)
 class Budget:
-    """The most a model may ask for in one pass: floating-point operations, and bytes of weights and activations."""
+    """The most a model may ask for in one pass: floating-point operations, and bytes of weights and activations.
+
+    To the bytes come `input_times` those of the inputs: large inputs make large activations. `until` is the moment, of
+    `time.monotonic`, at which finding this out ends.
+    """
 
     flops: int = 10**14
     bytes: int = 16 * 2**30
+    until: float = math.inf
+    input_times: int = 0
 
 
-#: For sizes and costs alone: on the meta device nothing is allocated, so that nothing need be refused.
+#: What a tensor takes beside its numbers, also a view, which has none of its own: torch's two objects and Python's.
+OBJECT_BYTES = 1024
+#: On the meta device, too, these are there.
+MAX_ALIVE = 200_000
+#: What torch's libraries keep from their first use on.
+_ONCE_BYTES = 6 * 2**20
+#: What making each of several results costs, in the time of so many operations.
+_EACH_RESULT = 1000
+#: For sizes and costs alone: on the meta device no numbers are allocated, so that none need be refused.
 UNLIMITED = Budget(10**18, 2**60)
 
 
 @dataclass(frozen=True)
 class Cost:
     """What one pass takes: `flops` (2 per multiply-add) and `peak_bytes` of weights and values alive at once.
+
+    `moved_bytes` are those that operators read and write, a value as often as it is read: what takes the time where
+    there is little to compute. `steps` are the operators that run, each step of a recurrent layer being one.
 
     `outputs` are the output's leaves, in order, with the sizes they have. `bound_bytes` is at least what a pass takes
     on a processor together with what operators allocate for themselves meanwhile, which depends on the kernel that
@@ -48,6 +66,20 @@ class Cost:
     peak_bytes: int
     outputs: tuple[Input, ...]
     bound_bytes: int = 0
+    moved_bytes: int = 0
+    steps: int = 0
+
+    @property
+    def expected_bytes(self) -> int:
+        """By how much a process grows that runs it on a processor; within a factor of three of what was measured.
+
+        Beside the values there are copies of weights in the order that kernels want, and what is allocated once.
+        """
+        return self.peak_bytes + self.peak_bytes // 2 + _ONCE_BYTES
+
+    def seconds(self, flops: float, bandwidth: float, overhead: float) -> float:
+        """Return how long a pass takes: at so many `flops` and bytes of `bandwidth` a second, each step `overhead`."""
+        return self.flops / flops + self.moved_bytes / bandwidth + self.steps * overhead
 
 
 @dataclass(frozen=True)
@@ -57,6 +89,16 @@ class Measured:
     cost: Cost
     tensors: tuple[Input | None, ...]
     flops: tuple[int, ...]
+
+
+def stranger(file_bytes: int, memory_gib: float | None = None) -> Budget:
+    """Return what a stranger's model may ask for where nobody says more: several times what networks of its size take.
+
+    With `memory_gib` it may have so much memory in one pass, whatever its size.
+    """
+    if memory_gib is not None:
+        return Budget(bytes=int(memory_gib * 2**30))
+    return Budget(bytes=256 * 2**20 + 4 * file_bytes, input_times=1024)
 
 
 def dry_run(
@@ -85,7 +127,8 @@ def measure(
     output_nodes = [ref.node for ref in leaves(graph.output)]
     plan = program.plan(frozenset(output_nodes))
     slots = program.slots(torch.device("meta"))
-    memory = _Memory(budget.bytes)
+    given = sum(tensor.numel() * tensor.element_size() for tensor in inputs)
+    memory = _Memory(budget.bytes + budget.input_times * given)
     found: list[Input | None] = [None] * len(graph.nodes)
     node_flops = [0] * len(graph.nodes)
     for node, name in plan.tensors:
@@ -95,8 +138,10 @@ def measure(
     for node in (*(node for node, _ in plan.tensors), *(node for node, _ in plan.inputs)):
         found[node] = _spec(slots[node])
         memory.hold(slots[node])
-    total = 0
+    total, moved, steps = 0, 0, len(plan.steps)
     for step in plan.steps:
+        if time.monotonic() > budget.until:
+            _over_budget("more time to look at than there is")
         try:
             with torch.no_grad():
                 value = step.run(slots)
@@ -105,17 +150,22 @@ def measure(
         slots[step.node] = value
         if isinstance(value, Tensor):
             found[step.node] = _spec(value)
-        node_flops[step.node] = _flops(graph.nodes[step.node], slots, value)
+        read = _read_by(graph.nodes[step.node], slots)
+        node_flops[step.node] = _flops(graph.nodes[step.node], slots, read, value)
         total += node_flops[step.node]
+        steps += _repetitions(graph.nodes[step.node], read)
+        if not _is_view(read, value):
+            moved += sum(tensor.numel() * tensor.element_size() for tensor in (*read, *_tensors(value)))
         if total > budget.flops:
             _over_budget(f"more than {budget.flops:.3g} floating-point operations")
-        memory.hold(value, _workspace(graph.nodes[step.node], slots, value))
+        memory.hold(value, _workspace(graph.nodes[step.node], read, value))
         for slot in step.dead:
             memory.release(slots[slot])
             slots[slot] = None
     outputs = tuple(_spec(slots[node]) for node in output_nodes)
     _check_outputs(graph.outputs, outputs)
-    return Measured(Cost(total, memory.peak, outputs, memory.bound), tuple(found), tuple(node_flops))
+    cost = Cost(total, memory.peak, outputs, memory.bound, moved, steps)
+    return Measured(cost, tuple(found), tuple(node_flops))
 
 
 def with_outputs(graph: Graph, tensors: Mapping[str, Tensor | TensorInfo]) -> Graph:
@@ -141,30 +191,39 @@ def with_outputs(graph: Graph, tensors: Mapping[str, Tensor | TensorInfo]) -> Gr
 
 
 class _Memory:
-    """Bytes of the storages that live values share; refuses more than `limit`."""
+    """Bytes of the storages that live values share, and of the tensors themselves; refuses more than `limit`."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._users: dict[int, int] = {}
         self._bytes = 0
+        self._alive = 0
         self.peak = 0
         self.bound = 0
 
     def hold(self, value: Any, workspace: int = 0) -> None:
         """Count the storages of a node's value, as long as nobody else holds them already."""
-        for tensor in _tensors(value):
+        tensors = _tensors(value)
+        self._alive += len(tensors)
+        self._bytes += len(tensors) * OBJECT_BYTES
+        for tensor in tensors:
             storage = tensor.untyped_storage()
             users = self._users[storage._cdata] = self._users.get(storage._cdata, 0) + 1
             if users == 1:
                 self._bytes += storage.nbytes()
         self.peak = max(self.peak, self._bytes)
         self.bound = max(self.bound, self._bytes + workspace)
+        if self._alive > MAX_ALIVE:
+            _over_budget(f"more than {MAX_ALIVE} tensors at once")
         if self.peak > self._limit:
             _over_budget(f"more than {self._limit / 2**20:.0f} MiB of memory")
 
     def release(self, value: Any) -> None:
         """Stop counting a value; call it while the value is still alive."""
-        for tensor in _tensors(value):
+        tensors = _tensors(value)
+        self._alive -= len(tensors)
+        self._bytes -= len(tensors) * OBJECT_BYTES
+        for tensor in tensors:
             storage = tensor.untyped_storage()
             self._users[storage._cdata] -= 1
             if self._users[storage._cdata] == 0:
@@ -217,35 +276,51 @@ def _check_outputs(stated: Sequence[Input], actual: Sequence[Input]) -> None:
 
 def _over_budget(problem: str) -> NoReturn:
     raise SutureError(
-        "model.over_budget", f"one pass needs {problem}", hint="use a smaller batch or input, or allow it more"
+        "model.over_budget",
+        f"one pass needs {problem}",
+        hint="use a smaller batch or input; or, if you trust the file, allow it more memory",
     )
 
 
-def _flops(node: Node, slots: Slots, result: Any) -> int:
-    """Return the operations of one node; exact for products, the number of elements for the rest, 0 for views."""
+def _read_by(node: Node, slots: Slots) -> list[Tensor]:
+    """Return the tensors that a node reads."""
+    return [slots[index] for index in references(node) if isinstance(slots[index], Tensor)]
+
+
+def _is_view(tensors: Sequence[Tensor], result: Any) -> bool:
+    """Whether all that came out lies in the memory of what went in; so does a size, which is not in memory at all."""
+    storages = {tensor.untyped_storage()._cdata for tensor in tensors}
+    return all(tensor.untyped_storage()._cdata in storages for tensor in _tensors(result))
+
+
+def _flops(node: Node, slots: Slots, tensors: Sequence[Tensor], result: Any) -> int:
+    """Return the operations of one node; exact for products, windows counted, the number of elements for the rest.
+
+    A view is free; of several results each costs something, since there may be thousands without a number in them.
+    """
     if not node.op.startswith("aten."):
         return 0
     results = _tensors(result)
     elements = sum(tensor.numel() for tensor in results)
-    tensors = [slots[index] for index in references(node) if isinstance(slots[index], Tensor)]
-    count = _PRODUCTS.get(node.op.split(".")[1])
+    each = _EACH_RESULT * len(results) if len(results) > 1 else 0
+    name = node.op.split(".")[1]
+    count = _PRODUCTS.get(name)
     if count is not None:
         return int(count(node, tensors, elements))
-    storages = {tensor.untyped_storage()._cdata for tensor in tensors}
-    if results and all(tensor.untyped_storage()._cdata in storages for tensor in results):
-        return 0
-    return int(max([elements, *(tensor.numel() for tensor in tensors)]))
+    if name in _WINDOWS:
+        return max(elements * _WINDOWS[name](node, slots, tensors[0], results[0]), tensors[0].numel())
+    if results and _is_view(tensors, result):
+        return each
+    return int(max([elements, *(tensor.numel() for tensor in tensors)])) + each
 
 
-def _workspace(node: Node, slots: Slots, result: Any) -> int:
+def _workspace(node: Node, tensors: Sequence[Tensor], result: Any) -> int:
     """Return a bound on the bytes that one operator allocates beside its result: copies of all it reads and returns.
 
     Kernels make their arguments contiguous, broadcast them, and compute halves as float32; indices become int64.
     """
     results = _tensors(result)
-    tensors = [slots[index] for index in references(node) if isinstance(slots[index], Tensor)]
-    storages = {tensor.untyped_storage()._cdata for tensor in tensors}
-    if results and all(tensor.untyped_storage()._cdata in storages for tensor in results):
+    if results and _is_view(tensors, result):
         return 0
     width = max([4, *(tensor.element_size() for tensor in tensors)])
     copied = sum(tensor.numel() * max(width, tensor.element_size()) for tensor in (*tensors, *results))
@@ -289,21 +364,30 @@ _UNROLLED: dict[str, Callable[[Node, Sequence[Tensor], Sequence[Tensor]], int]] 
 
 
 def _einsum(node: Node, tensors: Sequence[Tensor], elements: int) -> int:
-    """Each output element sums over the letters that the output does not have."""
-    equation = str(node.args[0]).replace(" ", "")
-    terms, _, output = equation.partition("->")
-    sizes: dict[str, int] = {}
-    for term, tensor in zip(terms.split(","), tensors, strict=False):
+    """A multiply-add for each choice of all indices, whether the output has them or they are summed over.
+
+    What `...` stands for counts by its place from the right.
+    """
+    sizes: dict[str | int, int] = {}
+    for term, tensor in zip(str(node.args[0]).replace(" ", "").partition("->")[0].split(","), tensors, strict=False):
         before, dots, after = term.partition("...")
-        sizes |= dict(zip(before, tensor.shape, strict=False))
-        if dots and after:
-            sizes |= dict(zip(after, tensor.shape[-len(after) :], strict=False))
-    return 2 * elements * math.prod(size for letter, size in sizes.items() if letter not in output)
+        hidden = tensor.dim() - len(before) - len(after) if dots else 0
+        for index, size in zip([*before, *range(-hidden, 0), *after], tensor.shape, strict=False):
+            sizes[index] = max(size, sizes.get(index, 0))
+    return 2 * math.prod(sizes.values())
 
 
 def _recurrent(node: Node, tensors: Sequence[Tensor], elements: int) -> int:
     steps = int(tensors[0].shape[0] * tensors[0].shape[1])
     return int(2 * steps * sum(weight.numel() for weight in tensors if weight.dim() == 2))
+
+
+def _repetitions(node: Node, tensors: Sequence[Tensor]) -> int:
+    """Return how often a recurrent layer does its work beyond the first time: per step, layer and direction."""
+    if node.op not in ("aten.lstm.input", "aten.gru.input"):
+        return 0
+    length = tensors[0].shape[1 if node.args[-1] is True else 0]
+    return int(length * max(sum(tensor.dim() == 2 for tensor in tensors) // 2, 1)) - 1
 
 
 def _attention(node: Node, tensors: Sequence[Tensor], elements: int) -> int:
@@ -324,6 +408,29 @@ def _product(node: Node, tensors: Sequence[Tensor], elements: int) -> int:
     return 2 * elements * int(tensors[0].shape[-1])
 
 
+def _kernel(node: Node, slots: Slots, source: Tensor, result: Tensor) -> int:
+    """A pooling with a window of a given size reads all of it for each element that comes out."""
+    given = bind(node)["kernel_size"]
+    parts = given if isinstance(given, tuple) else (given,)
+    sizes = [int(slots[part.node] if isinstance(part, Ref) else part) for part in parts]  # type: ignore[arg-type]
+    return int(math.prod(sizes) ** (_axes(node) if len(sizes) == 1 else 1))
+
+
+def _adaptive(node: Node, slots: Slots, source: Tensor, result: Tensor) -> int:
+    """One with a result of a given size reads the share of the input, and one more where that is no whole number."""
+    pairs = zip(source.shape[-_axes(node) :], result.shape[-_axes(node) :], strict=True)
+    return math.prod(before // after + 2 * (before % after > 0) for before, after in pairs if after)
+
+
+def _axes(node: Node) -> int:
+    """Return over how many axes a pooling goes, by its name: 2 for `max_pool2d`."""
+    return int(node.op.split(".")[1][-2])
+
+
+_WINDOWS: dict[str, Callable[[Node, Slots, Tensor, Tensor], int]] = {
+    **dict.fromkeys((f"{kind}_pool{axes}d" for kind in ("max", "avg") for axes in (1, 2, 3)), _kernel),
+    **dict.fromkeys((f"adaptive_{kind}_pool{axes}d" for kind in ("max", "avg") for axes in (1, 2, 3)), _adaptive),
+}
 _PRODUCTS: dict[str, Callable[[Node, Sequence[Tensor], int], int]] = {
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _convolution),
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _transposed),

@@ -9,6 +9,7 @@ The values are the same, bit for bit: the operator is, and so is where its argum
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -29,6 +30,8 @@ def _full_name(name: str) -> str:
     return f"aten.{name}" if "." in name else f"aten.{name}.default"
 
 
+#: A value that may be in the memory of more than so many others is written over by nobody, nor are these.
+_MOST_OWNERS = 16
 #: Element by element, with a result of the first argument's size wherever the others do not broadcast it.
 _IN_PLACE: Mapping[str, Callable[..., Tensor]] = {
     _full_name(name): _same_in_place(name)
@@ -70,6 +73,7 @@ def overwriting(
     """
     memory: dict[int, set[int]] = {}  # by value, whose memory it may be in
     holders: dict[int, list[int]] = {}  # by owner of memory, the values that may be in it
+    last: dict[int, float] = {}  # by owner, the last to read any of these
     whole: set[int] = set()  # values that are all of memory that this pass made
     found = set()
     for index in order:
@@ -79,8 +83,7 @@ def overwriting(
         if node.op in _IN_PLACE and isinstance(first, Ref) and first.node in whole:
             (owner,) = memory[first.node]
             others = references((*node.args[1:], *node.kwargs.values()))
-            unread = all(last_reader.get(value, -1) <= index and value not in wanted for value in holders[owner])
-            if unread and all(owner not in memory.get(value, ()) for value in others):
+            if last[owner] <= index and all(owner not in memory.get(value, ()) for value in others):
                 found.add(index)
                 own = {owner}
         if node.op in _NEW:
@@ -91,9 +94,16 @@ def overwriting(
             own = {owner for value in references(node) for owner in memory.get(value, {value})} or own
             if node.op in _VIEWS and isinstance(first, Ref) and first.node in whole:
                 whole.add(index)
+        if len(own) > _MOST_OWNERS:
+            # Nobody writes over any of them: to know in each value's case which they are takes the square of the work.
+            for owner in own:
+                whole.difference_update(holders.pop(owner, ()))
+            own = set()
         memory[index] = own
         for owner in own:
             holders.setdefault(owner, []).append(index)
+            reader = math.inf if index in wanted else last_reader.get(index, -1)
+            last[owner] = max(last.get(owner, -1), reader)
     return found
 
 

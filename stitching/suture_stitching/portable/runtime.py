@@ -40,8 +40,12 @@ class PortableModel(torch.nn.Module):
     loaded is copied, so that the same numbers give the same bits.
     """
 
+    #: What a pass may take. Where it is set, the first pass with inputs of each size is preceded by a dry run.
+    budget: Budget | None = None
+
     def __init__(self, graph: Graph | Program, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
+        self._allowed: set[tuple[torch.Size, ...]] = set()
         self.program = Program(graph) if isinstance(graph, Graph) else graph
         self.graph = graph = self.program.graph
         named = [str(node.args[0]) for node in graph.nodes if node.op == TENSOR]
@@ -105,6 +109,7 @@ class PortableModel(torch.nn.Module):
         plan = self.program.plan(targets, frozenset(given))
         if inputs or plan.inputs:
             check_inputs(self.graph.inputs, inputs)
+            self._check_budget(inputs)
         known = next(iter(inputs), None) if inputs else next(iter(given.values()), None)
         slots = self.program.slots(None if known is None else known.device)
         for node, name in plan.tensors:
@@ -114,6 +119,15 @@ class PortableModel(torch.nn.Module):
         for node, value in given.items():
             slots[node] = value
         return plan, slots
+
+    def _check_budget(self, inputs: Sequence[Tensor]) -> None:
+        """Raise `SutureError` (`model.over_budget`) where a pass with inputs of these sizes takes more than allowed."""
+        if self.budget is None or torch.compiler.is_compiling():
+            return
+        shapes = tuple(tensor.shape for tensor in inputs)
+        if shapes not in self._allowed:
+            measure(self.program, self.tensors, shapes, self.budget)
+            self._allowed.add(shapes)
 
     def _tensor(self, name: str) -> Tensor:
         own = self._own_names[name]
@@ -131,7 +145,8 @@ def load(
     """Return the model in the file at `path` on `device`.
 
     Every static check runs first, and given `input_shapes` (with the batch) a dry run against `budget`, before any
-    tensor is read. Raises `SutureError` (`model.*`). Run files of strangers in a process of their own.
+    tensor is read. Without them, if there is a budget, a pass with inputs of each new size is preceded by one. Raises
+    `SutureError` (`model.*`). Run files of strangers in a process of their own.
     """
     path = Path(path)
     try:
@@ -143,7 +158,9 @@ def load(
             tensors = {name: _read(file, header, name, path.name).to(device) for name in header.tensors}
     except OSError as error:
         raise SutureError("model.unreadable", error.strerror or "cannot be read", where=str(path)) from error
-    return PortableModel(program, tensors)
+    model = PortableModel(program, tensors)
+    model.budget = budget if input_shapes is None else None
+    return model
 
 
 def save(graph: Graph, tensors: Mapping[str, Tensor], path: str | os.PathLike[str]) -> PortableHeader:

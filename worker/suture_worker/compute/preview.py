@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -20,10 +21,18 @@ from suture_worker.compute import confine
 from suture_worker.folder import Run, TaskFolder
 from suture_worker.rules.inbox import Estimate
 
+if TYPE_CHECKING:
+    from suture_stitching.portable.dry_run import Cost
+
 _SECONDS = 120
+#: In the pass that is looked at.
+_SAMPLES = 2
 _MEMORY = 4 * 2**30
-#: Both sides of the matrices whose product tells how fast this processor is.
-_SIDE = 512
+#: Both sides of the matrices whose product tells how fast this processor is, and the bytes of what is read and written
+#: to find how fast it moves them.
+_SIDE, _BYTES = 512, 32 * 2**20
+#: What a step takes beside its arithmetic, seconds.
+OVERHEAD = 1e-5
 
 
 def estimate(folder: TaskFolder) -> Estimate | None:
@@ -58,22 +67,20 @@ def main(arguments: list[str]) -> None:
 
     run = Run(device="cpu", threads=1, memory_bytes=_MEMORY, cpu_seconds=_SECONDS, min_samples=2, dataset=None)
     give_up(folder, run)
-    flops, peak = 0, 0
-    for index in range(len(folder.assignment.task.spec.members)):
-        cost = _cost(folder.member(index))
-        flops += cost[0]
-        peak = max(peak, cost[1])
+    costs = [_cost(folder.member(index)) for index in range(len(folder.assignment.task.spec.members))]
+    flops, bandwidth = speed()
+    seconds = sum(cost.seconds(flops, bandwidth, OVERHEAD) for cost in costs) / _SAMPLES
     content: dict[str, object] = {
-        "flops_per_sample": flops,
-        "peak_bytes": peak,
-        "seconds_per_1000": float(f"{1000 * flops / _speed():.3g}"),
+        "flops_per_sample": sum(cost.flops // _SAMPLES for cost in costs),
+        "peak_bytes": max(cost.expected_bytes for cost in costs),
+        "seconds_per_1000": float(f"{1000 * seconds:.3g}"),
     }
     task = folder.assignment.task
     print(json.dumps(content | task.side.estimate(folder, task.spec)))
 
 
-def _cost(path: Path) -> tuple[int, int]:
-    """Return floating-point operations per sample and peak bytes of one model."""
+def _cost(path: Path) -> Cost:
+    """Return what a pass of one model takes."""
     from suture_contract.model.format import check_file
     from suture_stitching.portable.dry_run import dry_run
 
@@ -83,13 +90,15 @@ def _cost(path: Path) -> tuple[int, int]:
         sizes = spec.shape[1:]
         if None in sizes:
             raise SystemExit(1)
-        shapes.append([2, *(size for size in sizes if size is not None)])
-    cost = dry_run(header.graph, header.tensors, shapes)
-    return cost.flops // 2, cost.peak_bytes
+        shapes.append([_SAMPLES, *(size for size in sizes if size is not None)])
+    return dry_run(header.graph, header.tensors, shapes)
 
 
-def _speed() -> float:
-    """Return how many floating-point operations per second this processor does, one thread, in a matrix product."""
+def speed() -> tuple[float, float]:
+    """Return how many floating-point operations, and bytes read and written, this processor does a second.
+
+    One thread: in a matrix product, and in an operator element by element, whose result is memory that is new to it.
+    """
     import torch
 
     torch.set_num_threads(1)
@@ -98,7 +107,12 @@ def _speed() -> float:
     started = time.perf_counter()
     for _ in range(4):
         left @ left
-    return 4 * 2 * _SIDE**3 / (time.perf_counter() - started)
+    flops = 4 * 2 * _SIDE**3 / (time.perf_counter() - started)
+    values = torch.ones(_BYTES // 4)
+    started = time.perf_counter()
+    for _ in range(2):
+        torch.relu(values)
+    return flops, 2 * 2 * _BYTES / (time.perf_counter() - started)
 
 
 if __name__ == "__main__":
