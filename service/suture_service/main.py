@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import math
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -22,6 +23,7 @@ from suture_contract.errors import SutureError
 from suture_service import errors
 from suture_service.access import endpoints as access
 from suture_service.audit import endpoints as audit
+from suture_service.connections import IDLE_SECONDS, Connections, guarded, most_connections
 from suture_service.database import Database
 from suture_service.errors import ErrorAnswer, Unavailable
 from suture_service.hf.router import router as hf
@@ -40,7 +42,7 @@ from suture_service.parameters import known_parameters
 from suture_service.parties import endpoints as parties
 from suture_service.people import endpoints as people
 from suture_service.revisions import endpoints as revisions
-from suture_service.settings import Settings, check_exposed
+from suture_service.settings import Settings, check_exposed, networks
 from suture_service.sites import endpoints as sites
 from suture_service.storage import open_store
 from suture_service.tasks import endpoints as tasks
@@ -203,8 +205,13 @@ class Tls:
 def server(settings: Settings, *, host: str = "127.0.0.1", port: int = 8420, tls: Tls | None = None) -> _Server:
     """Return a server that is not yet running: `.run()` runs it, `.should_exit = True` stops it."""
     app = create_app(settings)
+    connections = Connections(
+        most_connections(settings.max_connections), settings.max_connections_per_address, networks(settings.proxies)
+    )
     config = uvicorn.Config(
         app,
+        http=guarded(connections),  # type: ignore[arg-type]  # called as a class would be
+        loop="suture_service.connections:new_loop",
         host=host,
         port=port,
         log_config=None,
@@ -214,7 +221,7 @@ def server(settings: Settings, *, host: str = "127.0.0.1", port: int = 8420, tls
         ssl_certfile=tls.cert if tls else None,
         ssl_keyfile=tls.key if tls else None,
         timeout_graceful_shutdown=GRACE_SECONDS,
-        timeout_keep_alive=30,
+        timeout_keep_alive=math.ceil(IDLE_SECONDS) + 1,
     )
     return _Server(config, app.state.hub)
 

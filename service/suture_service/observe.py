@@ -21,6 +21,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from suture_contract.errors import SutureError
+from suture_service.connections import BODY_SECONDS
 from suture_service.origin import Origin, origin
 
 log = structlog.get_logger(__name__)
@@ -157,7 +158,10 @@ class _Exchange:
     async def receive(self) -> Message:
         if self.limit is not None and self._announced() > self.limit:
             raise _too_much(self.limit)
-        message = await self._receive()
+        if self._body_ended:
+            message = await self._receive()
+        else:
+            message = await self._next_of_body()
         if message["type"] == "http.request":
             self._received += len(message.get("body", b""))
             self._body_ended = not message.get("more_body", False)
@@ -177,6 +181,14 @@ class _Exchange:
         else:
             self._sent += len(message.get("body", b""))
         await self._send(message)
+
+    async def _next_of_body(self) -> Message:
+        try:
+            with anyio.fail_after(BODY_SECONDS):
+                return await self._receive()
+        except TimeoutError:
+            self._body_ended = True  # nobody waits for the rest
+            raise HTTPException(408, f"nothing came of the body for {BODY_SECONDS:.0f} seconds") from None
 
     def _announced(self) -> int:
         text = self._headers.get(b"content-length", b"0")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
@@ -19,9 +19,13 @@ Seconds = Annotated[float, Field(gt=0)]
 Bytes = Annotated[int, Field(gt=0)]
 
 
+def networks(text: str) -> list[IPv4Network | IPv6Network]:
+    """Return the addresses and networks in a text, with commas between; raises `ValueError`, which names the part."""
+    return [ip_network(part.strip()) for part in text.split(",")]
+
+
 def _networks(text: str) -> str:
-    for part in text.split(","):
-        ip_network(part.strip())  # raises ValueError, which names the part
+    networks(text)
     return text
 
 
@@ -84,6 +88,10 @@ class Settings(BaseSettings):
     max_commit_bytes: Bytes = 512 * 2**20
     #: Any request body that is not a file.
     max_request_bytes: Bytes = 8 * 2**20
+
+    #: Connections of each hub process, fewer where it may have fewer descriptors; and of one address that is no proxy.
+    max_connections: Annotated[int, Field(ge=1)] = 1000
+    max_connections_per_address: Annotated[int, Field(ge=1)] = 100
 
     #: Of one token, counted by each hub process for itself.
     requests_per_minute: Annotated[int, Field(ge=1)] = 3000

@@ -26,9 +26,9 @@ from suture_service.settings import Settings
 class Live:
     """One running hub: its address, and ways to act."""
 
-    def __init__(self, settings):
+    def __init__(self, settings, tls=None):
         self.settings = settings
-        self.server = server(settings, port=0)
+        self.server = server(settings, port=0, tls=tls)
         self.hub = self.server.config.app.state.hub
         self._thread = threading.Thread(target=self.server.run)
 

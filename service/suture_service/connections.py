@@ -1,0 +1,239 @@
+"""Who may hold a connection, and for how long while nothing happens on it.
+
+A connection costs a descriptor from the moment it is made, long before there is a request that could be refused. So
+the server counts connections itself: in all and for each address, and each wait for the caller has an end. Where all
+are taken, the one that has waited longest for its caller makes room: what is newest is most likely honest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Any, cast
+
+import structlog
+from uvicorn.loops.auto import auto_loop_factory
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+log = structlog.get_logger(__name__)
+
+#: How long a caller may take for a handshake and the header of a request, and between two requests, seconds.
+HEADER_SECONDS, IDLE_SECONDS = 15.0, 30.0
+#: How long it may send nothing of a body, and read nothing of an answer.
+BODY_SECONDS, READ_SECONDS = 60.0, 300.0
+#: All header lines of a request together.
+HEADER_BYTES = 64 * 1024
+#: How often it is logged that connections are refused or closed for others.
+_LOG_SECONDS = 60.0
+#: Descriptors that database, store and log need for themselves: a share of all, and at least so many.
+_KEPT, _KEPT_SHARE = 32, 4
+
+
+def most_connections(wanted: int) -> int:
+    """Return how many connections this process may hold: `wanted`, or what its limit of descriptors leaves.
+
+    The limit is raised as far as the system lets the process do that.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows, which has no such limit
+        return wanted
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + max(_KEPT, wanted // (_KEPT_SHARE - 1) + 1)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == resource.RLIM_INFINITY:
+        return wanted
+    return min(wanted, max(soft - max(_KEPT, soft // _KEPT_SHARE), 1))
+
+
+class Connections:
+    """All connections of a server: how many there are of each address, and which wait for their callers."""
+
+    def __init__(self, most: int, each: int, proxies: Sequence[IPv4Network | IPv6Network]) -> None:
+        self._most, self._each, self._proxies = most, each, proxies
+        self._addresses: Counter[str] = Counter()
+        self._open: dict[Guarded, str] = {}
+        self._waiting: OrderedDict[Guarded, None] = OrderedDict()
+        self._turned_away, self._told = 0, 0.0
+
+    def admit(self, connection: Guarded, address: str) -> bool:
+        """Take in a connection; False where it must be refused."""
+        if self._addresses[address] >= self._each and not self._is_proxy(address):
+            self._tell(address)
+            return False
+        if len(self._open) >= self._most:
+            self._tell(address)
+            if not self._waiting:
+                return False
+            oldest, _ = self._waiting.popitem(last=False)
+            self.forget(oldest)
+            oldest.drop()
+        self._open[connection] = address
+        self._addresses[address] += 1
+        return True
+
+    def forget(self, connection: Guarded) -> None:
+        """Count a connection no longer."""
+        self._waiting.pop(connection, None)
+        address = self._open.pop(connection, None)
+        if address is not None:
+            self._addresses[address] -= 1
+            if not self._addresses[address]:
+                del self._addresses[address]
+
+    def waits(self, connection: Guarded, *, waits: bool) -> None:
+        """Note whether a connection waits for its caller to begin, or to go on with, the header of a request."""
+        self._waiting.pop(connection, None)
+        if waits and connection in self._open:
+            self._waiting[connection] = None
+
+    def _is_proxy(self, address: str) -> bool:
+        try:
+            found = ip_address(address)
+        except ValueError:
+            return False
+        return any(found in network for network in self._proxies)
+
+    def _tell(self, address: str) -> None:
+        self._turned_away += 1
+        now = time.monotonic()
+        if not self._told or now > self._told + _LOG_SECONDS:
+            (busiest, held), *_ = self._addresses.most_common(1) or [("", 0)]
+            log.warning(
+                "connections at their limit",
+                open=len(self._open),
+                most=self._most,
+                for_each_address=self._each,
+                refused_or_closed=self._turned_away,
+                address=address,
+                busiest=busiest,
+                held=held,
+            )
+            self._told, self._turned_away = now, 0
+
+
+class Guarded(HttpToolsProtocol):
+    """A connection that ends where its caller takes too long, or sends too much before there is a request."""
+
+    def __init__(self, connections: Connections, **options: Any) -> None:
+        super().__init__(**options)
+        self._all = connections
+        self._timer: asyncio.TimerHandle | None = None
+        self._read_timer: asyncio.TimerHandle | None = None
+        self._header_bytes = 0
+        self._in_request = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the connection in, or refuse it."""
+        super().connection_made(cast(asyncio.Transport, transport))
+        if not self._all.admit(self, self.client[0] if self.client else ""):
+            self._refuse(b"503 Service Unavailable", b"this hub has too many connections, or your address has")
+            return
+        self._all.waits(self, waits=True)
+        self._start(HEADER_SECONDS)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._all.forget(self)
+        for timer in (self._timer, self._read_timer):
+            if timer is not None:
+                timer.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Read on; the header of a request has a time and a size."""
+        if self.transport.is_closing():
+            return
+        if not self._in_request:
+            if self._header_bytes == 0:
+                self._start(HEADER_SECONDS)
+            self._header_bytes += len(data)
+        super().data_received(data)
+        if not self._in_request and self._header_bytes > HEADER_BYTES and not self.transport.is_closing():
+            self._refuse(b"431 Request Header Fields Too Large", b"the header of a request has 64 KiB at most")
+
+    def on_headers_complete(self) -> None:
+        """Note that there is a request."""
+        self._in_request, self._header_bytes = True, 0
+        self._stop()
+        self._all.waits(self, waits=False)
+        super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request, for a while."""
+        self._in_request = bool(self.pipeline)
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._must_read()
+        elif not self._in_request:
+            self._all.waits(self, waits=True)
+            self._start(IDLE_SECONDS)
+
+    def pause_writing(self) -> None:
+        """Wait for the caller to read, for a while."""
+        super().pause_writing()
+        self._must_read()
+
+    def resume_writing(self) -> None:
+        """Go on writing."""
+        if self._read_timer is not None and not self.transport.is_closing():
+            self._read_timer.cancel()
+            self._read_timer = None
+        super().resume_writing()
+
+    def drop(self) -> None:
+        """End the connection at once."""
+        self.transport.abort()
+
+    def _start(self, seconds: float) -> None:
+        self._stop()
+        self._timer = self.loop.call_later(seconds, self._late)
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _late(self) -> None:
+        if self._header_bytes:
+            self._refuse(b"408 Request Timeout", b"the header of the request did not come in time")
+        else:
+            self.drop()
+
+    def _must_read(self) -> None:
+        if self._read_timer is None:
+            self._read_timer = self.loop.call_later(READ_SECONDS, self.drop)
+
+    def _refuse(self, status: bytes, problem: bytes) -> None:
+        head = b"HTTP/1.1 %b\r\ncontent-type: text/plain\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
+        self.transport.write(head % (status, len(problem)) + problem)
+        self.transport.close()
+        self.loop.call_later(1, self.drop)
+
+
+def guarded(connections: Connections) -> Callable[..., Guarded]:
+    """Return what makes the protocol of each connection, for uvicorn."""
+
+    def make(**options: Any) -> Guarded:
+        return Guarded(connections, **options)
+
+    return make
+
+
+def new_loop() -> asyncio.AbstractEventLoop:
+    """Return an event loop whose servers give a TLS handshake, before which nothing else counts, no longer either."""
+    loop: asyncio.AbstractEventLoop = auto_loop_factory(use_subprocess=False)()
+    create_server = loop.create_server
+
+    async def create(*args: Any, **options: Any) -> asyncio.Server:
+        if options.get("ssl") is not None:
+            options["ssl_handshake_timeout"] = HEADER_SECONDS
+        return await create_server(*args, **options)
+
+    loop.create_server = create  # type: ignore[method-assign]
+    return loop

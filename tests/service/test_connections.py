@@ -1,0 +1,161 @@
+"""Connections on which nothing happens: they end, are counted, and never keep an honest caller out."""
+
+from __future__ import annotations
+
+import resource
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import httpx
+import pytest
+from structlog.testing import capture_logs
+from tests.client.nearby import certificate
+from tests.service.test_live import Live, until
+
+from suture_service import connections, observe, operate
+from suture_service.connections import most_connections
+from suture_service.main import Tls
+from suture_service.settings import Settings
+
+HALF = b"GET /healthz HTTP/1.1\r\nHost: hub\r\nX-Slow: "
+
+
+@pytest.fixture
+def settings(migrated_sqlite, tmp_path) -> Settings:
+    database = tmp_path / "hub.db"
+    database.write_bytes(migrated_sqlite.read_bytes())
+    settings = Settings(
+        database_url=f"sqlite:///{database}",
+        store=str(tmp_path / "store"),
+        proxies="127.0.0.3",
+        max_connections=30,
+        max_connections_per_address=20,
+    )
+    operate.add_party(settings, "north")
+    return settings
+
+
+@pytest.fixture
+def live(settings) -> Iterator[Live]:
+    with Live(settings) as running:
+        yield running
+
+
+def dial(stack: ExitStack, live: Live, sent: bytes = b"", address: str = "127.0.0.1") -> socket.socket:
+    made = stack.enter_context(
+        socket.create_connection(("127.0.0.1", live.port), timeout=60, source_address=(address, 0))
+    )
+    made.sendall(sent)
+    return made
+
+
+def answer(made: socket.socket) -> bytes:
+    """All that comes until the hub ends the connection."""
+    found = b""
+    try:
+        while part := made.recv(4096):
+            found += part
+    except ConnectionResetError:
+        pass
+    return found
+
+
+def test_half_sent_headers_keep_nobody_out(live):
+    """Ten times as many as there may be: each honest request is answered, and one line of the log says what goes on."""
+    with ExitStack() as stack, capture_logs() as logs:
+        for round_ in range(10):
+            for index in range(30):
+                dial(stack, live, HALF, address=f"127.0.1.{(30 * round_ + index) % 250 + 1}")
+            assert httpx.get(f"{live.url}/healthz", timeout=60).status_code == 200
+    (told,) = [entry for entry in logs if entry["event"] == "connections at their limit"]
+    assert (told["most"], told["open"]) == (30, 30)
+
+
+def test_callers_that_never_finish_tls_are_left(settings, tmp_path, monkeypatch):
+    pem = certificate(tmp_path)
+    trust = ssl.create_default_context(cafile=pem)
+    monkeypatch.setattr(connections, "HEADER_SECONDS", 0.5)
+    with Live(settings, Tls(pem, pem)) as live, ExitStack() as stack:
+        made = [dial(stack, live, b"\x16\x03\x01"[: index % 4]) for index in range(40)]
+        assert httpx.get(f"https://localhost:{live.port}/healthz", timeout=60, verify=trust).status_code == 200
+        assert not any(map(answer, made))
+        with trust.wrap_socket(dial(stack, live), server_hostname="localhost") as safe:
+            safe.sendall(HALF)
+            assert b"HTTP/1.1 408" in answer(safe)
+
+
+def test_one_address_has_its_share_and_a_proxy_more(live):
+    with ExitStack() as stack:
+        for _ in range(20):
+            dial(stack, live, HALF, "127.0.0.2")
+        assert answer(dial(stack, live, b"", "127.0.0.2")).startswith(b"HTTP/1.1 503")
+        assert httpx.get(f"{live.url}/healthz", timeout=60).status_code == 200
+    with ExitStack() as stack:
+        made = [dial(stack, live, b"", "127.0.0.3") for _ in range(25)]
+        made[-1].sendall(b"GET /healthz HTTP/1.1\r\nHost: hub\r\n\r\n")
+        assert made[-1].recv(4096).startswith(b"HTTP/1.1 200")
+
+
+def test_each_wait_for_a_caller_ends(live, settings, monkeypatch):
+    token = operate.create_token(settings, "north", ["publisher"])[1]
+    monkeypatch.setattr(connections, "HEADER_SECONDS", 0.3)
+    monkeypatch.setattr(connections, "IDLE_SECONDS", 0.3)
+    monkeypatch.setattr(observe, "BODY_SECONDS", 0.3)
+    whole = b"GET /healthz HTTP/1.1\r\nHost: hub\r\n\r\n"
+    body = b"PUT /v1/models/north/m/revisions HTTP/1.1\r\nHost: hub\r\nContent-Length: 1000\r\n"
+    kind = b"Content-Type: multipart/form-data; boundary=x\r\n"
+    with ExitStack() as stack:
+        assert answer(dial(stack, live)) == b""
+        assert answer(dial(stack, live, HALF)).startswith(b"HTTP/1.1 408")
+        assert answer(dial(stack, live, whole)).startswith(b"HTTP/1.1 200")
+        assert answer(dial(stack, live, whole + HALF)).startswith(b"HTTP/1.1 200")
+        late = body + kind + b"Authorization: Bearer " + token.encode() + b"\r\n\r\n--x\r\n"
+        assert b" 408 " in answer(dial(stack, live, late))
+        until(lambda: not live.server.server_state.connections)
+
+
+def test_a_header_without_end_is_refused(live):
+    with ExitStack() as stack:
+        made = dial(stack, live, HALF)
+        try:
+            for _ in range(200):
+                made.sendall(b"x" * 1024 + b"\r\nX-More: ")
+        except (ConnectionResetError, BrokenPipeError):
+            pass
+        assert answer(made).startswith((b"HTTP/1.1 431", b""))
+        until(lambda: not live.server.server_state.connections)
+
+
+def test_who_does_not_read_an_answer_is_left(live, monkeypatch):
+    monkeypatch.setattr(connections, "READ_SECONDS", 0.3)
+    with ExitStack() as stack:
+        made = socket.socket()
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        stack.enter_context(made)
+        made.connect(("127.0.0.1", live.port))
+        made.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: hub\r\n\r\n" * 40)
+        until(lambda: not live.server.server_state.connections)
+
+
+def test_a_token_is_looked_at_before_the_body_is_awaited(live, monkeypatch):
+    monkeypatch.setattr(observe, "DRAIN_SECONDS", 0.1)
+    posts = b"POST /v1/jobs HTTP/1.1\r\nHost: hub\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n"
+    with ExitStack() as stack:
+        for token in (b"", b"Authorization: Bearer suture_pat_wrong\r\n"):
+            made = dial(stack, live, posts + token + b"\r\n")
+            assert made.recv(4096).startswith(b"HTTP/1.1 401")
+
+
+def test_connections_leave_descriptors_for_the_rest(monkeypatch):
+    limits = [(256, 256)]
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda _, pair: limits.append(pair))
+    assert most_connections(1000) == 192
+    assert most_connections(100) == 100
+    limits.append((256, 4096))
+    assert most_connections(1000) == 1000
+    assert limits[-1] == (1334, 4096)
+    limits.append((20, 20))
+    assert most_connections(1000) == 1
