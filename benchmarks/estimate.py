@@ -68,7 +68,7 @@ def main() -> int:
             export(entry.build(small=options.quick), inputs, path)
             torch.save(inputs, given)
             command = [sys.executable, "-c", _RUN, str(path), str(given)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
+            done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True, timeout=600)
             header = check_file(path)
         cost = dry_run(header.graph, header.tensors, [tensor.shape for tensor in inputs])
         seconds, grown, *fast = json.loads(done.stdout)
