@@ -189,6 +189,14 @@ def test_a_hub_that_describes_a_signed_model_in_other_words_is_not_followed(part
     assert ending(party.stitch(), party.site()) == "signature.metadata"
 
 
+def test_a_hub_that_hands_out_a_hostile_file_is_told_so_and_the_agent_lives_on(party):
+    """No hub takes such a file from anybody; one that was broken into has it all the same."""
+    header = b'{"__metadata__":' + b"[" * 2**20
+    files = {**party.files(party.models[1]), "model.safetensors": len(header).to_bytes(8, "little") + header}
+    forge(party.live.settings, party.models[1], files | {"model.sig": resigned(files, party)})
+    assert ending(party.stitch(), party.site()) == "model.graph"
+
+
 def resigned(files, party):
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items() if name != "model.sig"}
     return sign(digests, party.models[1], party.keys / "own.pem")

@@ -180,6 +180,17 @@ class TaskFolder:
         except FileNotFoundError:
             return None
 
+    def note_operators(self, index: int, operators: frozenset[str]) -> None:
+        """Keep what member `index` computes with, once its file was checked."""
+        files.write(self.members / f"{index}.operators", "\n".join(sorted(operators)))
+
+    def operators(self, index: int) -> frozenset[str] | None:
+        """Return what member `index` computes with; None if its file was not checked yet."""
+        try:
+            return frozenset((self.members / f"{index}.operators").read_text(encoding="ascii").split())
+        except FileNotFoundError:
+            return None
+
     def note_terms(self, terms: Terms) -> None:
         """Keep on what terms a rule allows the work."""
         files.write(self.path / "terms.json", terms.model_dump_json())

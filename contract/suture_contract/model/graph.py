@@ -75,6 +75,11 @@ class Graph:
     output: Output
     outputs: tuple[Input, ...] = ()
 
+    @property
+    def operators(self) -> frozenset[str]:
+        """The operators of PyTorch that it computes with, such as `aten.linear.default`."""
+        return frozenset(node.op for node in self.nodes if node.op.startswith("aten."))
+
 
 def references(value: object) -> Iterator[int]:
     """Yield the node indices that an argument, or a nested output, refers to, in order of appearance."""

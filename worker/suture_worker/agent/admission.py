@@ -11,16 +11,16 @@ import structlog
 
 from suture_contract.errors import SutureError
 from suture_contract.kinds import FILES
-from suture_contract.model.format import check_file
 from suture_worker import files
 from suture_worker.agent.signed import Signers
+from suture_worker.compute.checking import check_model
 from suture_worker.compute.preview import estimate
 from suture_worker.config import SiteConfig
 from suture_worker.folder import DOCUMENT, TaskFolder, Terms
-from suture_worker.leased_task import LeasedTask
+from suture_worker.leased_task import LeasedMember, LeasedTask
 from suture_worker.rules.inbox import AskedModel, Inbox, Request
 from suture_worker.rules.ledger import Ledger, spent_by
-from suture_worker.rules.policy import DENIED, ROLLED_BACK, Allow, Decline, asked_by, decide, operators_of, terms_of
+from suture_worker.rules.policy import DENIED, ROLLED_BACK, Allow, Decline, asked_by, decide, terms_of
 
 #: More questions than anybody answers are not kept.
 MAX_ASKED = 100
@@ -146,7 +146,15 @@ class Admission:
 
 
 def _operators(task: LeasedTask, folder: TaskFolder) -> tuple[frozenset[str], ...]:
-    return tuple(operators_of(check_file(folder.member(index)).graph) for index in range(len(task.spec.members)))
+    return tuple(_operators_of(folder, index, member) for index, member in enumerate(task.spec.members))
+
+
+def _operators_of(folder: TaskFolder, index: int, member: LeasedMember) -> frozenset[str]:
+    operators = folder.operators(index)
+    if operators is None:  # it came when sites did not note them
+        operators = check_model(folder.member(index), member.metadata)
+        folder.note_operators(index, operators)
+    return operators
 
 
 def _older(task: LeasedTask, folder: TaskFolder) -> tuple[str, ...]:

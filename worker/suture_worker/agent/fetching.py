@@ -10,12 +10,12 @@ from typing import TypeVar
 
 from suture.errors import Unavailable
 from suture_contract.errors import Cancelled
-from suture_contract.model.format import check_against, check_file
 from suture_worker.agent.admission import Admission
 from suture_worker.agent.cache import Cache
 from suture_worker.agent.heartbeat import Heartbeat
 from suture_worker.agent.hub import HubClient
 from suture_worker.agent.retry import back_off, check
+from suture_worker.compute.checking import check_model
 from suture_worker.config import SiteConfig
 from suture_worker.folder import TaskFolder
 from suture_worker.leased_task import LeasedTask
@@ -59,12 +59,12 @@ class Fetching:
         for index, member in enumerate(task.spec.members):
             if not folder.member(index).exists():
                 find = partial(self._admission.signers.find, self._hub, member, task.job.id)
-                found = self._patiently(find, heartbeat)
-                folder.note_signer(index, found.key, found.older)
+                signed = self._patiently(find, heartbeat)
+                folder.note_signer(index, signed.key, signed.older)
                 download = partial(self._hub.fetch_member, member, on_bytes=count)
                 with self._cache_turn:
                     path = self._patiently(partial(self._cache.get, member.sha256, download), heartbeat)
-                    check_against(check_file(path), member.metadata, where=member.repo)
+                    folder.note_operators(index, check_model(path, member.metadata))
                     folder.member(index).hardlink_to(path)
         for name, ref in refs.items():
             target = folder.candidates / name

@@ -6,9 +6,7 @@ leave into the folder's `results/`, and says how it ended. Whatever happens to i
 
 from __future__ import annotations
 
-import os
 import shutil
-import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -19,7 +17,7 @@ from pydantic import ValidationError
 
 from suture_contract.errors import Cancelled, SutureError
 from suture_stitching.running.progress import Progress as EngineProgress
-from suture_worker.compute import confine
+from suture_worker.compute import confined
 from suture_worker.compute.assignment import TaskWork
 from suture_worker.compute.shards import ShareFolder
 from suture_worker.folder import Outcome, Run, TaskFolder, TaskProgress
@@ -35,19 +33,6 @@ PROGRESS_SECONDS = 1.0
 #: What torch's allocators and the loader of shared libraries say, none of which has a kind of error of its own for it.
 _NO_MEMORY = ("out of memory", "can't allocate", "cannot allocate", "failed to map segment", "cannot map zero-fill")
 _DEVICES = ("null", "zero", "urandom", "random")
-#: Libraries, and what the C library looks up; not the whole of /etc or /opt, where a site may keep its token.
-_SYSTEM = (
-    "/usr/lib",
-    "/usr/lib64",
-    "/usr/local/lib",
-    "/usr/local/cuda",
-    "/usr/share",
-    "/lib",
-    "/lib64",
-    "/proc",
-    "/sys",
-)
-_ETC = ("ld.so.cache", "localtime", "passwd", "group", "nsswitch.conf")
 
 
 class _Divided(Exception):
@@ -68,33 +53,21 @@ def main(folder: TaskFolder) -> None:
 
 
 def give_up(folder: TaskFolder, run: Run) -> None:
-    """Keep only what the task needs; say in the site's log what this kernel could not take away.
-
-    Raises RuntimeError when there is a second thread: a model that broke out could have that one do its work.
-    """
-    confine.need_one_thread()
-    interpreter = {Path(place) for place in (*sys.path, sys.prefix, sys.base_prefix, sys.executable) if place}
+    """Keep only what the task needs; say in the site's log what this kernel could not take away."""
     data = [run.dataset.path] if run.dataset is not None else []
     devices = [Path("/dev") / name for name in _DEVICES]
     if run.device.startswith("cuda"):
         devices += [*Path("/dev").glob("nvidia*"), Path("/dev/dxg"), Path("/dev/shm"), Path("/proc/self")]  # noqa: S108
-    libraries = [Path(place) for place in os.environ.get("LD_LIBRARY_PATH", "").split(":") if place]
-    system = [*map(Path, _SYSTEM), *(Path("/etc") / name for name in _ETC), *libraries]
-    read = [*interpreter, *system, *data, folder.path]
-    # Before files are taken away: it reads what other processes there are, and says that this one is the first to end.
     room = shutil.disk_usage(folder.path.parent).free - SPARE
-    confine.limit(memory_bytes=run.memory_bytes, cpu_seconds=run.cpu_seconds, file_bytes=max(room, SPARE))
-    if not confine.only_files(read=read, write=[folder.results, folder.scratch, folder.checkpoint, *devices]):
-        print("this kernel cannot keep the child to its own files", file=sys.stderr)
-    # Redis listens on a local socket too; but CUDA needs some to reach its own services.
-    if not confine.no_network(local=run.device.startswith("cuda")):
-        print("this kernel cannot keep the child from the network", file=sys.stderr)
-    if not confine.no_processes():
-        print("this kernel cannot keep the child from starting processes", file=sys.stderr)
-    if not confine.no_needless_calls():
-        print("this kernel cannot keep the child from what no model needs of it", file=sys.stderr)
-    if not confine.no_privileges():
-        print("this kernel cannot take the superuser's privileges away", file=sys.stderr)
+    confined.give_up(
+        read=[*data, folder.path],
+        write=[folder.results, folder.scratch, folder.checkpoint, *devices],
+        memory_bytes=run.memory_bytes,
+        cpu_seconds=run.cpu_seconds,
+        file_bytes=max(room, SPARE),
+        # Redis listens on a local socket too; but CUDA needs some to reach its own services.
+        local_sockets=run.device.startswith("cuda"),
+    )
 
 
 def _outcome(work: Callable[[], None]) -> Outcome:

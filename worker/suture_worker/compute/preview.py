@@ -8,8 +8,6 @@ The process is confined as the one that does the work, has no data, and runs the
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from suture_worker.compute import confine
+from suture_worker.compute.confined import ask
 from suture_worker.folder import Run, TaskFolder
 from suture_worker.rules.inbox import Estimate
 
@@ -28,6 +27,7 @@ _SECONDS = 120
 #: In the pass that is looked at.
 _SAMPLES = 2
 _MEMORY = 4 * 2**30
+_LONGEST_ANSWER = 4096
 #: Both sides of the matrices whose product tells how fast this processor is, and the bytes of what is read and written
 #: to find how fast it moves them.
 _SIDE, _BYTES = 512, 32 * 2**20
@@ -37,24 +37,19 @@ OVERHEAD = 1e-5
 
 def estimate(folder: TaskFolder) -> Estimate | None:
     """Return what the members in the folder take; None if that depends on the data, or they cannot be run at all."""
-    command = [sys.executable, "-I", "-B", "-m", "suture_worker.compute.preview", str(folder.path), str(os.getpid())]
-    environment = {name: os.environ[name] for name in ("PATH", "LANG", "LD_LIBRARY_PATH") if name in os.environ}
     folder.scratch.mkdir(mode=0o700, exist_ok=True)
     try:
         with folder.log.open("wb") as log:
-            done = subprocess.run(  # noqa: S603 - our own program
-                command,
-                env={**environment, "HOME": str(folder.scratch), "TMPDIR": str(folder.scratch), "OMP_NUM_THREADS": "1"},
-                cwd=folder.scratch,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                timeout=_SECONDS,
-                check=True,
-                start_new_session=True,
+            text = ask(
+                __name__,
+                [str(folder.path)],
+                folder=folder.scratch,
+                log=log,
+                seconds=_SECONDS,
+                most=_LONGEST_ANSWER,
             )
-        return Estimate.model_validate_json(done.stdout[-4096:])
-    except (OSError, subprocess.SubprocessError, ValidationError):
+        return Estimate.model_validate_json(text or b"")
+    except (OSError, ValidationError):
         return None
 
 

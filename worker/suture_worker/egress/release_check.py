@@ -31,7 +31,6 @@ from suture_contract.contributions import (
 from suture_contract.documents import CandidateId, CandidateSet, Evaluation, FitDocument, Report
 from suture_contract.errors import SutureError
 from suture_contract.kinds import CANDIDATES, CARD, FILES, METADATA, MODEL, MOMENTS, REPORT, STITCHES
-from suture_contract.model.format import check_against, check_file
 from suture_contract.report.build import build
 from suture_stitching.evaluation.select import choose
 from suture_worker.egress.moments import check_moments
@@ -114,7 +113,7 @@ class ReleaseCheck:
 
     def match(self, spec: MatchSpec, folder: TaskFolder) -> Released:
         """Return where members can be joined."""
-        matched = _read(Matched, folder.results / DOCUMENT)
+        matched = read_document(Matched, folder.results / DOCUMENT)
         self._enough({"n": matched.n, "patients": matched.patients})
         _expect(len(matched.norms) == len(matched.placements), "norms", "are not one for each placement")
         for place in matched.placements:
@@ -124,7 +123,7 @@ class ReleaseCheck:
 
     def contribution(self, spec: ContributeSpec, folder: TaskFolder) -> Released:
         """Return moments, and what they were made of."""
-        document, terms = _read(ContributionDocument, folder.results / DOCUMENT), folder.terms
+        document, terms = read_document(ContributionDocument, folder.results / DOCUMENT), folder.terms
         _expect(document.n.keys() == set(SPLITS), "n", "does not name both splits")
         _expect(document.patients is None or document.patients.keys() == set(SPLITS), "patients", "are not those of n")
         if min((document.patients or document.n).values()) < max(terms.min_samples, self._min_samples):
@@ -146,8 +145,8 @@ class ReleaseCheck:
 
     def fit(self, task: LeasedTask, spec: FitSpec, folder: TaskFolder) -> Released:
         """Return candidates and stitches."""
-        document = _read(FitDocument, folder.results / DOCUMENT)
-        candidates = _read(CandidateSet, folder.results / CANDIDATES)
+        document = read_document(FitDocument, folder.results / DOCUMENT)
+        candidates = read_document(CandidateSet, folder.results / CANDIDATES)
         _expect(document.n == candidates.n, "candidates.n", "is not the number of samples in the document")
         self._enough({"n": candidates.n, "patients": candidates.patients})
         _members_match(task, candidates)
@@ -173,7 +172,7 @@ class ReleaseCheck:
 
     def evaluation(self, spec: EvaluateSpec, folder: TaskFolder) -> Released:
         """Return what was measured."""
-        evaluation = _read(Evaluation, folder.results / DOCUMENT)
+        evaluation = read_document(Evaluation, folder.results / DOCUMENT)
         _expect(bool(evaluation.splits), "evaluation.splits", "is empty")
         terms = folder.terms
         _expect(evaluation.privacy == terms.privacy, "evaluation.privacy", "is not what the site's rule asks for")
@@ -187,7 +186,7 @@ class ReleaseCheck:
             exact += [score.calibration for one in evaluation.splits.values() for score in one.scores.values()]
             _expect(not any(exact), "evaluation", "holds what has no noise")
         _expect(evaluation.own == spec.own, "evaluation.own", "is not the member the task named")
-        known = _read(CandidateSet, folder.candidates / CANDIDATES)
+        known = read_document(CandidateSet, folder.candidates / CANDIDATES)
         _expect(evaluation.metric == METRICS[known.task], "evaluation.metric", "is not that of the task")
         _expect(evaluation.higher_is_better == (evaluation.metric != "mae"), "evaluation", "turns its metric around")
         ids = {candidate.id for candidate in known.candidates}
@@ -222,8 +221,8 @@ class ReleaseCheck:
     def composition(self, task: LeasedTask, spec: ComposeSpec, folder: TaskFolder) -> Released:
         """Return the model, and all that says what it is."""
         # All but the model follows from what the hub sent; made here, it can hold nothing from a child.
-        document = _read(_ComposeDocument, folder.results / DOCUMENT)
-        candidates = _read(CandidateSet, folder.candidates / CANDIDATES)
+        document = read_document(_ComposeDocument, folder.results / DOCUMENT)
+        candidates = read_document(CandidateSet, folder.candidates / CANDIDATES)
         _members_match(task, candidates)
         choice = choose(candidates, spec.evaluations, requester=task.job.requester)
         _expect(document.chosen == choice.chosen, "document.chosen", "is not the candidate to choose")
@@ -241,7 +240,6 @@ class ReleaseCheck:
         report = Report.model_validate(self._rounded(_dump(made)))
         metadata = describe_ensemble([member.metadata for member in spec.members], candidates, report)
         model = _regular(folder.results / MODEL)
-        check_against(check_file(model), metadata)
         named: dict[str, bytes | Path] = {
             MODEL: model,
             METADATA: metadata.to_json().encode(),
@@ -256,7 +254,7 @@ class ReleaseCheck:
         It has no noise, and does not leave where the rule asks for some.
         """
         _expect(folder.terms.privacy is None, DOCUMENT, "holds what has no noise")
-        return {}, self._rounded(_dump(_read(schema, folder.results / DOCUMENT)))
+        return {}, self._rounded(_dump(read_document(schema, folder.results / DOCUMENT)))
 
     def _enough(self, content: Any) -> None:
         """Refuse a document in which a split, or a part of one, has too few patients."""
@@ -332,7 +330,8 @@ def _expect(condition: bool, where: str, problem: str) -> None:
         raise SutureError("outbox.refused", problem, where=where, hint="report this: a child wrote what it may not")
 
 
-def _read(schema: type[_Document], path: Path) -> _Document:
+def read_document(schema: type[_Document], path: Path) -> _Document:
+    """Return the document in a file that may be anybody's; raises `outbox.refused` if it is not in order."""
     try:
         return schema.model_validate_json(_content(path))
     except ValidationError as error:

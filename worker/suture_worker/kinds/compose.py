@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import ClassVar
 
 from pydantic import BaseModel
 
-from suture_contract.kinds import MODEL
+from suture_contract.kinds import METADATA, MODEL
+from suture_contract.model.metadata import ModelMetadata
 from suture_worker.compute.assignment import TaskWork
+from suture_worker.compute.checking import check_model
 from suture_worker.egress.release_check import ReleaseCheck, Released
 from suture_worker.folder import TaskFolder
 from suture_worker.kinds.kind import TaskKind
@@ -43,7 +46,12 @@ class Compose(TaskKind):
 
     def released(self, gate: ReleaseCheck, task: LeasedTask, spec: ComposeSpec, folder: TaskFolder) -> Released:
         """The model, and what the gate makes of what the hub has sent."""
-        return gate.composition(task, spec, folder)
+        named, document = gate.composition(task, spec, folder)
+        model, metadata = named[MODEL], named[METADATA]
+        assert isinstance(model, Path)
+        assert isinstance(metadata, bytes)
+        check_model(model, ModelMetadata.from_json(metadata, where=METADATA))
+        return named, document
 
 
 KIND = Compose()

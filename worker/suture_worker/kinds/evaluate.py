@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import ClassVar
 
 from pydantic import BaseModel
 
-from suture_contract.documents import Evaluation
+from suture_contract.documents import CandidateSet, Evaluation
+from suture_contract.errors import SutureError
 from suture_contract.kinds import CANDIDATES
 from suture_worker import files
 from suture_worker.compute.assignment import TaskWork
 from suture_worker.compute.shards import ShareFolder
-from suture_worker.egress.release_check import ReleaseCheck, Released
+from suture_worker.egress.release_check import ReleaseCheck, Released, read_document
 from suture_worker.folder import DOCUMENT, TaskFolder
 from suture_worker.kinds.kind import TaskKind
 from suture_worker.leased_task import EvaluateSpec, FileRef, LeasedTask
@@ -34,8 +34,8 @@ class Evaluate(TaskKind):
     def candidates(self, folder: TaskFolder) -> int | None:
         """Return how many candidates the hub has sent, for people to see; the work checks the file."""
         try:
-            return len(json.loads((folder.candidates / CANDIDATES).read_bytes())["candidates"])
-        except (OSError, ValueError, KeyError, TypeError):
+            return len(read_document(CandidateSet, folder.candidates / CANDIDATES).candidates)
+        except SutureError:
             return None
 
     def steps(self, spec: EvaluateSpec) -> tuple[str, ...]:

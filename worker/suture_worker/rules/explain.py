@@ -31,7 +31,6 @@ from suture_worker.rules.policy import (
     noise_in_words,
     objections,
     offers,
-    operators_of,
     rules_for,
     terms_of,
 )
@@ -156,7 +155,7 @@ def _models(files: Sequence[Path], parties: Sequence[str]) -> tuple[Model, ...]:
     for file, party in zip_longest(files, parties):
         header = check_file(file) if file is not None else None
         size = file.stat().st_size if file is not None else None
-        models.append(Model(party, size, operators_of(header.graph) if header is not None else None))
+        models.append(Model(party, size, header.graph.operators if header is not None else None))
     return tuple(models)
 
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from suture_contract.compatibility import WRITTEN
 from suture_contract.documents import Metric
-from suture_contract.model.graph import Graph
 from suture_contract.naming import alike, spelt
 from suture_stitching.data.spec import DatasetSpec
 from suture_worker.config import Rule, SiteConfig
@@ -168,11 +167,6 @@ def rules_for(asked: Asked, dataset: str | None, config: SiteConfig) -> list[tup
 def offers(asked: Asked, config: SiteConfig) -> dict[str, DatasetSpec]:
     """Return the datasets that some rule speaks of for this party and action."""
     return {name: config.datasets[name] for _, rule in rules_for(asked, None, config) for name in rule.datasets}
-
-
-def operators_of(graph: Graph) -> frozenset[str]:
-    """Return the operators that a model computes with."""
-    return frozenset(node.op for node in graph.nodes if node.op.startswith("aten."))
 
 
 def objections(asked: Asked, dataset: str | None, rule: Rule, config: SiteConfig) -> Iterator[str]:
