@@ -58,6 +58,17 @@ def inbox(site, request_of):
 
 
 @pytest.fixture
+def narrow(monkeypatch):
+    """A function that makes the terminal so many columns wide."""
+
+    def at(width):
+        monkeypatch.setattr(type(console), "is_terminal", property(lambda _: True))
+        monkeypatch.setattr(console, "_width", width)
+
+    return at
+
+
+@pytest.fixture
 def suture(site, monkeypatch):
     monkeypatch.setattr(console, "_width", 240)
 
@@ -190,21 +201,26 @@ def test_a_verdict_is_about_one_lease(held, task, suture, make):
     assert held.verdict(task.id) is None
 
 
-def test_what_left_can_be_listed_and_shown(held, task, suture, site):
+def test_what_left_can_be_listed_and_shown(held, task, suture, site, narrow):
     outbox = Outbox(site.state / "outbox", min_samples=11)
     outbox.released(task)
     for done in range(3):
         outbox.progress(task.claim, TaskProgress(step="fit", done=done, total=3))
+    outbox.decline(task, "policy.denied")
     outbox.close()
     listed = json.loads(suture("egress", "list", "--format", "json"))
     assert [(one["kind"], one["party"], one["job"]) for one in listed] == [
-        (kind, task.job.requester, task.job.id) for kind in ("file", "result")
+        (kind, task.job.requester, task.job.id) for kind in ("file", "result", "decline")
     ]
-    assert len(json.loads(suture("egress", "list", "--heartbeats", "--format", "json"))) == 5
-    assert "5 records, unbroken" in suture("egress", "verify")
-    assert "stitches.safetensors" in suture("egress", "list")
+    everything = json.loads(suture("egress", "list", "--heartbeats", "--format", "json"))
+    assert {(one["party"], one["job"]) for one in everything} == {(task.job.requester, task.job.id)}
+    assert len(everything) == 6
+    assert "6 records, unbroken" in suture("egress", "verify")
+    assert "file stitches.safetensors" in suture("egress", "list")
+    narrow(80)
+    assert "south job_1 decline policy.denied" in suture("egress", "list")
     assert suture("egress", "show", "2").strip() == '{"document":{"n":60},"fence":1}'
     assert "100 bytes" in suture("egress", "show", "1")
     log = site.state / "outbox" / "egress.jsonl"
     log.write_bytes(log.read_bytes().splitlines(keepends=True)[0])
-    assert "records 2 to 5 are missing at the end" in suture("egress", "verify", code=5)
+    assert "records 2 to 6 are missing at the end" in suture("egress", "verify", code=5)

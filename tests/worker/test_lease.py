@@ -13,7 +13,7 @@ def test_a_task_survives_being_written(make, kind, spec):
     task = LeasedTask.parse(make.leased(kind))
     assert type(task.spec) is spec
     assert LeasedTask.from_json(task.to_json()) == task
-    assert task.claim == Claim(f"task_{kind}", 1)
+    assert task.claim == Claim(f"task_{kind}", 1, "north", "job_1")
 
 
 def test_unknown_fields_are_left_aside(make):
@@ -57,7 +57,7 @@ def test_options_that_no_fit_has_are_refused_before_a_model_is_fetched(make, kin
     with pytest.raises(SutureError, match="did you mean 'seed'") as caught:
         LeasedTask.parse(leased)
     assert caught.value.code == "job.options"
-    assert claim_of(leased) == Claim(f"task_{kind}", 1)
+    assert claim_of(leased) == Claim(f"task_{kind}", 1, "north", "job_1")
 
 
 def test_own_must_be_a_member(make):
@@ -72,7 +72,7 @@ def test_anything_at_all_is_refused_with_an_error_of_ours():
 
 
 def test_a_task_that_cannot_be_read_can_still_be_given_back(make):
-    assert claim_of({**make.leased("fit"), "spec": 3}) == Claim("task_fit", 1)
+    assert claim_of({**make.leased("fit"), "spec": 3}) == Claim("task_fit", 1, "north", "job_1")
     assert claim_of({"id": "../x", "fence": 1}) is None
     assert claim_of({"id": "task_1"}) is None
     assert claim_of([]) is None

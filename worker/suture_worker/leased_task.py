@@ -28,10 +28,12 @@ Size = Annotated[int, Field(ge=1, le=64 * 2**30)]
 
 
 class Claim(NamedTuple):
-    """A task and the fence that proves to the hub that its lease is ours."""
+    """A task, the fence that proves to the hub that its lease is ours, and who asks for it, in which job."""
 
     task: str
     fence: int
+    party: str | None = None
+    job: str | None = None
 
 
 class _FromHub(BaseModel):
@@ -182,7 +184,7 @@ class LeasedTask(_FromHub):
     @property
     def claim(self) -> Claim:
         """What every message about the task carries."""
-        return Claim(self.id, self.fence)
+        return Claim(self.id, self.fence, self.job.requester, self.job.id)
 
     @property
     def side(self) -> TaskKind:
@@ -256,5 +258,9 @@ def claim_of(content: Any) -> Claim | None:
         return None
     task, fence = content.get("id"), content.get("fence")
     if isinstance(task, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", task) and isinstance(fence, int):
-        return Claim(task, fence)
+        try:
+            job = JobRef.model_validate(content.get("job"))
+        except ValidationError:
+            return Claim(task, fence)
+        return Claim(task, fence, job.requester, job.id)
     return None

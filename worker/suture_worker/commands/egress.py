@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +11,7 @@ import typer
 
 from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json, print_table, prints
 from suture_contract.errors import SutureError
-from suture_worker.commands.config import HERE, ConfigArgument, load
+from suture_worker.commands.config import HERE, ConfigArgument, load, size
 from suture_worker.egress.log import EgressEntry
 from suture_worker.egress.log import verify as verified
 
@@ -56,10 +57,10 @@ def list_records(
     path: ConfigArgument = HERE,
     task: Annotated[str | None, typer.Option(help="of this task only")] = None,
     limit: Annotated[int, typer.Option(min=1, help="how many of the newest")] = 50,
-    signs: Annotated[bool, typer.Option("--heartbeats", help="with progress and words that a task waits")] = False,
+    signs: Annotated[bool, typer.Option("--heartbeats", help="with how far tasks are, and that they wait")] = False,
     format: FormatOption = Format.text,
 ) -> None:
-    """List what left, newest last; of the many messages that only tell how far a task is, nothing unless asked.
+    """List what left, newest last: for whom, in which job. Messages that only tell how far a task is must be asked for.
 
     \b
     Examples:
@@ -74,22 +75,22 @@ def list_records(
     rows = [
         (
             entry.seq,
-            entry.time,
-            entry.party or "",
+            entry.time[:16].replace("T", " "),
+            entry.party or "the hub",
             entry.job or "",
+            _what(entry),
+            size(entry.size),
             entry.task,
-            entry.kind,
-            entry.name or "",
-            entry.size,
             entry.body or entry.sha256,
         )
         for entry in entries
     ]
     print_table(
-        ("record", "time", "for", "job", "task", "kind", "name", "bytes", "content or sha256"),
+        ("no.", "time (UTC)", "for", "job", "what", "size", "task", "content or sha256"),
         rows,
         empty="nothing left",
-        spare=("content or sha256",),
+        prose=("what",),
+        spare=("content or sha256", "task", "size"),
     )
 
 
@@ -117,6 +118,13 @@ def show(number: SequenceArgument, path: ConfigArgument = HERE, format: FormatOp
         print(content)
     else:
         notes.print(f"{entry.name}: {entry.size} bytes, sha256 {entry.sha256}; not kept")
+
+
+def _what(entry: EgressEntry) -> str:
+    """Return a record's kind, and which file it is or what its message says."""
+    said = json.loads(entry.body) if entry.body is not None else {}
+    step = f"{said['step']} {said['done']}/{said['total']}" if entry.kind == "progress" else None
+    return f"{entry.kind} {entry.name or said.get('code') or said.get('waits_for') or step or ''}".rstrip()
 
 
 def _log(path: Path) -> Path:

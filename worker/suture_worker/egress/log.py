@@ -42,7 +42,7 @@ class EgressEntry:
     body: str | None
     prev: str
     rules: str | None
-    #: Of results: for whom, and for which job.
+    #: For whom, and for which job; None in messages about no task.
     party: str | None
     job: str | None
 
@@ -68,9 +68,9 @@ class EgressLog:
         """Close the file."""
         self._journal.close()
 
-    def small(self, task: str, kind: str, body: bytes) -> None:
+    def small(self, task: str, kind: str, body: bytes, *, party: str | None = None, job: str | None = None) -> None:
         """Note a short message that is about to leave; durable on return."""
-        self._append(task, kind, None, hashlib.sha256(body).hexdigest(), len(body), body.decode())
+        self._append(task, kind, None, hashlib.sha256(body).hexdigest(), len(body), body.decode(), party, job)
 
     def document(
         self, task: str, kind: str, name: str | None, body: bytes, *, party: str | None = None, job: str | None = None
@@ -105,8 +105,8 @@ class EgressLog:
         sha256: str,
         size: int,
         body: str | None,
-        party: str | None = None,
-        job: str | None = None,
+        party: str | None,
+        job: str | None,
     ) -> None:
         with self._turn:
             time = datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -125,7 +125,7 @@ class Outbox:
 
     def _message(self, claim: Claim, kind: Kind, body: dict[str, Any]) -> Cleared:
         content = to_json({"fence": claim.fence, **body})
-        self._log.small(claim.task, kind, content)
+        self._log.small(claim.task, kind, content, party=claim.party, job=claim.job)
         return Cleared(claim, kind, content, hashlib.sha256(content).hexdigest())
 
     # Results
