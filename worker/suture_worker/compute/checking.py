@@ -2,8 +2,8 @@
 
 `python -m suture_worker.compute.checking FILE PARENT`
 
-The file's header is up to 16 MiB of text, which takes some hundred megabytes and seconds to read, and holds whatever
-its author wanted. So a process of its own reads it, with `suture.json` on standard input, and prints what it found.
+The file's header is up to 16 MiB of text and holds whatever its author wanted. So a process of its own reads it, with
+`suture.json` on standard input, and prints what it found.
 """
 
 from __future__ import annotations
