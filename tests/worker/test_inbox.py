@@ -173,9 +173,10 @@ def held(site, task):
 
 def test_what_would_leave_is_shown_byte_for_byte(held, suture, site):
     assert "stitches.safetensors (100 B), document (31 B)" in suture("outbox", "list")
-    assert '{"document":{"n":60},"fence":1}' in suture("outbox", "show", "task_evaluate")
-    ended = CliRunner().invoke(app, ["site", "outbox", "show", "task_evaluate", str(site.path), "--part", "0"])
-    assert ended.stdout_bytes == b"\x00" * 100
+    for number, content in ((0, b"\x00" * 100), (1, b'{"document":{"n":60},"fence":1}')):
+        words = ["site", "outbox", "show", "task_evaluate", str(site.path), "--part", str(number)]
+        assert CliRunner().invoke(app, words).stdout_bytes == content
+    assert "the task's folder is damaged" in suture("outbox", "show", "task_evaluate", code=5)
 
 
 def test_what_was_changed_after_it_was_shown_does_not_leave(held, task, suture, site):

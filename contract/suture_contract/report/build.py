@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from suture_contract.documents import (
     Candidate,
@@ -22,6 +22,7 @@ from suture_contract.documents import (
     Verdict,
 )
 from suture_contract.errors import SutureError
+from suture_contract.model.metadata import MemberRef
 
 #: How long the document lets a candidate's description be.
 _LABEL, _WORDS = 200, 600
@@ -74,8 +75,7 @@ def build(
         for party, evaluation in evaluations.items()
     }
     front = frozenset(choice.front)
-    names = [_member_name(candidates, index, parties_of_members) for index in range(len(candidates.members))]
-    last = _last_places(candidates)
+    said = in_words_of(candidates, parties_of_members)
     return Report(
         requester=requester,
         parties=parties,
@@ -84,8 +84,8 @@ def build(
             CandidateReport(
                 id=candidate.id,
                 kind=candidate.kind,
-                label=describe(candidate, names)[:_LABEL],
-                words=in_words(candidate, names, last)[:_WORDS],
+                label=said[candidate.id].label,
+                words=said[candidate.id].words,
                 metrics={party: scores[party][candidate.id].value for party in evaluations},
                 front=candidate.id in front,
             )
@@ -100,6 +100,22 @@ def build(
         revised=revised,
         hypervolume=choice.hypervolume,
     )
+
+
+class Words(NamedTuple):
+    """What a candidate is: `label` tells it apart from every other one, `words` are for who knows no networks."""
+
+    label: str
+    words: str
+
+
+def in_words_of(candidates: CandidateSet, parties_of_members: Sequence[str]) -> dict[str, Words]:
+    """Say of each candidate, by its id, what it is; `parties_of_members` names the owner of each member."""
+    names, last = member_names(candidates.members, parties_of_members), _last_places(candidates)
+    return {
+        one.id: Words(describe(one, names)[:_LABEL], in_words(one, names, last)[:_WORDS])
+        for one in candidates.candidates
+    }
 
 
 def describe(candidate: Candidate, names: Sequence[str]) -> str:
@@ -160,10 +176,12 @@ def _last_places(candidates: CandidateSet) -> frozenset[str]:
     return max(depths, key=lambda points: depths[points], default=frozenset())
 
 
-def _member_name(candidates: CandidateSet, index: int, parties: Sequence[str]) -> str:
-    """The model's full name; a model that its owner published under another party keeps both."""
-    repo = candidates.members[index].repo
-    return repo if repo.startswith(f"{parties[index]}/") else f"{repo} ({parties[index]})"
+def member_names(members: Sequence[MemberRef], parties: Sequence[str]) -> list[str]:
+    """Return the models' full names; a model that its owner published under another party keeps both."""
+    return [
+        member.repo if member.repo.startswith(f"{party}/") else f"{member.repo} ({party})"
+        for member, party in zip(members, parties, strict=True)
+    ]
 
 
 def _test_scores(party: str, evaluation: Evaluation, candidates: Mapping[str, Candidate]) -> Mapping[str, Score]:

@@ -25,7 +25,12 @@ def training_words(found: PartyReport, party: str) -> str:
     """Say what is declared of the training of a party's own model; nothing where it has none."""
     if "own" not in found.rows:
         return ""
-    return _DECLARED[found.training or "undeclared"].format(party=party)
+    return declared(found.training, party)
+
+
+def declared(training: Training | None, party: str) -> str:
+    """Say what is declared of the training of a party's own model."""
+    return _DECLARED[training or "undeclared"].format(party=party)
 
 
 def warnings(found: PartyReport, party: str) -> list[str]:

@@ -42,7 +42,7 @@ app = group(
             "\b\nExample:\n  suture site outbox list",
             {
                 "list": Lazy(f"{_HERE}.outbox:list_held", "List the results that are held, oldest first."),
-                "show": Lazy(f"{_HERE}.outbox:show", "Show what would leave, byte for byte."),
+                "show": Lazy(f"{_HERE}.outbox:show", "Show what would leave, and what was kept back."),
                 "release": Lazy(f"{_HERE}.outbox:release", "Let out exactly what `show` shows."),
                 "refuse": Lazy(f"{_HERE}.outbox:refuse", "Let nothing out."),
             },

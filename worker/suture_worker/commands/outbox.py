@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json, print_table, prints
 from suture_worker.commands.config import HERE, ConfigArgument, ReasonOption, TaskArgument, load, size
 from suture_worker.commands.inbox import TellOption
+from suture_worker.config import SiteConfig
 from suture_worker.egress.held import Held, Manifest
+from suture_worker.egress.shown import ENDING, HeldResult, TensorRange, assumed, withheld
+from suture_worker.folder import TaskFolder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +39,7 @@ def list_held(path: ConfigArgument = HERE, format: FormatOption = Format.text) -
             manifest.party,
             manifest.action,
             ", ".join(f"{part.name or 'document'} ({size(part.size)})" for part in manifest.parts),
-            f"{manifest.held_at:%Y-%m-%d %H:%M}",
+            _minute(manifest),
         )
         for manifest in found
     ]
@@ -44,35 +48,90 @@ def list_held(path: ConfigArgument = HERE, format: FormatOption = Format.text) -
     )
 
 
-@prints(Manifest)
+class HeldShown(Manifest):
+    """What would leave for a task: the documents as they would leave, and of each tensor its size and range."""
+
+    #: Whom the site trusts, or what noise promises.
+    assumed: str
+    #: By the name of its file; `document` is the one that ends the task.
+    documents: dict[str, dict[str, Any]]
+    tensors: tuple[TensorRange, ...]
+    #: What is kept back, and why.
+    withheld: tuple[str, ...]
+
+
+@prints(HeldShown)
 def show(
     task: TaskArgument,
     path: ConfigArgument = HERE,
     part: Annotated[int | None, typer.Option(min=0, help="print this part byte for byte, and nothing else")] = None,
     format: FormatOption = Format.text,
 ) -> None:
-    """Show what would leave, byte for byte.
+    """Show what would leave, and what was kept back.
+
+    Documents are shown as tables, stitches and moments by their sizes and ranges. `--part` has the very bytes.
 
     \b
     Examples:
       suture site outbox show task_0c9d2e3a48576b1f
+      suture site outbox show task_0c9d2e3a48576b1f --format json
       suture site outbox show task_0c9d2e3a48576b1f --part 1 > stitches.safetensors
     """
-    held = _held(path)
+    config = load(path)
+    held = Held(config.state / "outbox" / "held")
     manifest = held.manifest(task)
     if part is not None:
         if part >= len(manifest.parts):
             raise typer.BadParameter(f"there are {len(manifest.parts)} parts, counted from 0", param_hint="--part")
         sys.stdout.buffer.write(held.part(manifest, part).read_bytes())
         return
+    result = _result(held, manifest, config)
     if format is Format.json:
-        print_json(manifest)
+        print_json(
+            HeldShown(
+                **dict(manifest),
+                assumed=assumed(result.terms, manifest.action),
+                documents=dict(result.documents),
+                tensors=tuple(result.tensors()),
+                withheld=tuple(withheld(result)),
+            )
+        )
         return
-    console.print(f"for {manifest.party}, job {manifest.job}, held since {manifest.held_at:%Y-%m-%d %H:%M} UTC")
-    for number, item in enumerate(manifest.parts):
-        console.print(f"part {number}  {item.name or 'document'}  {item.size} bytes  sha256 {item.sha256}")
-        if item.name is None or item.name.endswith(".json"):
-            console.print(held.part(manifest, number).read_text(encoding="utf-8"))
+    _say(f"{manifest.action} for {manifest.party}, job {manifest.job}, held since {_minute(manifest)} UTC")
+    _say(assumed(result.terms, manifest.action))
+    for section in result.task.side.shown(result):
+        _say(f"\n{section.title}")
+        if section.rows:
+            print_table(section.columns, section.rows, empty="", prose=section.prose, spare=section.spare)
+        for line in section.notes:
+            _say(line)
+    if kept_back := withheld(result):
+        _say("\nkept back")
+        for line in kept_back:
+            _say(line)
+    _say("\nthe bytes, by --part")
+    rows = [(number, item.name or ENDING, size(item.size), item.sha256) for number, item in enumerate(manifest.parts)]
+    print_table(("part", "name", "size", "sha256"), rows, empty="", spare=("sha256",))
+
+
+def _say(text: str) -> None:
+    """Print prose: at a terminal no wider than that is, in a pipe as one line."""
+    console.print(text, soft_wrap=not console.is_terminal)
+
+
+def _result(held: Held, manifest: Manifest, config: SiteConfig) -> HeldResult:
+    folder = TaskFolder(config.state / "tasks", manifest.task)
+    files = {part.name or ENDING: held.part(manifest, number) for number, part in enumerate(manifest.parts)}
+    documents = {name: json.loads(file.read_bytes()) for name, file in files.items() if name.endswith(".json")}
+    documents[ENDING] = json.loads(files[ENDING].read_bytes())["document"]
+    policy = config.policy
+    return HeldResult(
+        folder.assignment.task, folder, documents, files, policy.min_samples, policy.min_per_class, policy.decimals
+    )
+
+
+def _minute(manifest: Manifest) -> str:
+    return f"{manifest.held_at:%Y-%m-%d %H:%M}"
 
 
 def release(task: TaskArgument, path: ConfigArgument = HERE, reason: ReasonOption = None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 from pydantic import BaseModel
@@ -11,7 +11,9 @@ from suture_contract.contributions import ContributionDocument
 from suture_contract.kinds import MOMENTS
 from suture_worker.compute import contributing
 from suture_worker.compute.assignment import TaskWork
+from suture_worker.egress import shown
 from suture_worker.egress.release_check import ReleaseCheck, Released
+from suture_worker.egress.shown import HeldResult, Section
 from suture_worker.folder import TaskFolder
 from suture_worker.kinds.kind import TaskKind
 from suture_worker.leased_task import ContributeSpec, LeasedTask
@@ -54,6 +56,10 @@ class Contribute(TaskKind):
     def do(self, work: TaskWork, spec: ContributeSpec) -> None:
         """Sum up, and add the noise that the rule asks for."""
         contributing.contribute(spec, work.members, work.dataset, work.folder, work.run, work.report)
+
+    def shown(self, held: HeldResult) -> Iterator[Section]:
+        """Sums, at each place."""
+        return shown.contribution(held)
 
     def released(self, gate: ReleaseCheck, task: LeasedTask, spec: ContributeSpec, folder: TaskFolder) -> Released:
         """The moments that were asked for, under the terms of the rule."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 from pydantic import BaseModel
@@ -13,7 +13,9 @@ from suture_contract.kinds import CANDIDATES
 from suture_worker import files
 from suture_worker.compute.assignment import TaskWork
 from suture_worker.compute.shards import ShareFolder
+from suture_worker.egress import shown
 from suture_worker.egress.release_check import ReleaseCheck, Released, read_document
+from suture_worker.egress.shown import HeldResult, Section
 from suture_worker.folder import DOCUMENT, TaskFolder
 from suture_worker.kinds.kind import TaskKind
 from suture_worker.leased_task import EvaluateSpec, FileRef, LeasedTask
@@ -72,6 +74,10 @@ class Evaluate(TaskKind):
             privacy_share=terms.share,
         )
         files.write(folder.results / DOCUMENT, evaluation.model_dump_json(by_alias=True))
+
+    def shown(self, held: HeldResult) -> Iterator[Section]:
+        """Numbers of each candidate."""
+        return shown.evaluation(held)
 
     def released(self, gate: ReleaseCheck, task: LeasedTask, spec: EvaluateSpec, folder: TaskFolder) -> Released:
         """Bounded numbers about the candidates of the job."""

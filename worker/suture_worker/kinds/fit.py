@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 from pydantic import BaseModel
@@ -13,7 +13,9 @@ from suture_contract.kinds import CANDIDATES, STITCHES, contributed_by
 from suture_worker.compute import contributing
 from suture_worker.compute.assignment import TaskWork
 from suture_worker.compute.shards import ShareFolder
+from suture_worker.egress import shown
 from suture_worker.egress.release_check import ReleaseCheck, Released
+from suture_worker.egress.shown import HeldResult, Section
 from suture_worker.folder import TaskFolder
 from suture_worker.kinds.kind import TaskKind
 from suture_worker.leased_task import FileRef, FitSpec, LeasedTask
@@ -80,6 +82,10 @@ class Fit(TaskKind):
         candidates = candidates.model_copy(update={"patients": work.dataset.patients("train")})
         FitResult(candidates, fitted.stitches, fitted.input_shape).save(folder.results)
         work.finish({"n": fitted.candidates.n})
+
+    def shown(self, held: HeldResult) -> Iterator[Section]:
+        """Candidates, stitches and gates."""
+        return shown.fit(held)
 
     def released(self, gate: ReleaseCheck, task: LeasedTask, spec: FitSpec, folder: TaskFolder) -> Released:
         """Candidates and stitches of this task."""

@@ -6,7 +6,7 @@ The agent asks, too: what only the process that does the work needs, such as PyT
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel
@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from suture_worker.compute.assignment import TaskWork
 from suture_worker.egress.described import leaves
 from suture_worker.egress.release_check import ReleaseCheck, Released
+from suture_worker.egress.shown import HeldResult, Section
 from suture_worker.folder import TaskFolder, Terms
 from suture_worker.leased_task import Action, FileRef, LeasedTask, TaskSpec
 from suture_worker.rules.inbox import Estimate
@@ -58,6 +59,10 @@ class TaskKind(ABC):
     def steps(self, spec: Any) -> tuple[str, ...]:
         """Return what of the work several workers can share, in this order."""
         return ()
+
+    def shown(self, held: HeldResult) -> Iterator[Section]:
+        """Yield what a held result would tell, as tables for the person who releases it."""
+        return iter(())
 
     @abstractmethod
     def do(self, work: TaskWork, spec: Any) -> None:

@@ -1,0 +1,288 @@
+"""What is held, for the person who releases it: the documents as tables, the tensors by their sizes and ranges.
+
+Made from the very bytes that would leave. What was left out of them is told by what the child had measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import safe_open
+
+from suture_contract.contributions import ContributionDocument, Matched
+from suture_contract.documents import (
+    Candidate,
+    CandidateSet,
+    Evaluation,
+    Gate,
+    Interval,
+    Score,
+    SplitScores,
+    Stitch,
+)
+from suture_contract.kinds import CANDIDATES, MOMENTS, STITCHES
+from suture_contract.report.assumed import spent, trusts
+from suture_contract.report.build import in_words_of, member_names
+from suture_contract.report.trust import declared
+from suture_contract.report.words import UNSTITCHED, Scale, contributed, scale_of
+from suture_worker.egress.release_check import read_document
+from suture_worker.folder import DOCUMENT, TaskFolder, Terms
+from suture_worker.leased_task import LeasedTask
+
+#: What stands for a name where the document that ends a task has none.
+ENDING = "document"
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table with what is said above and below it; one without rows is what is said alone.
+
+    `prose` and `spare` are columns, as in `console.tables.layout`.
+    """
+
+    title: str
+    columns: Sequence[str] = ()
+    rows: Sequence[Sequence[object]] = ()
+    prose: Sequence[str] = ()
+    spare: Sequence[str] = ()
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class TensorRange:
+    """A tensor that would leave: its size, and the least and the largest of its numbers."""
+
+    file: str
+    name: str
+    shape: tuple[int, ...]
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class HeldResult:
+    """A held result with what there is at the site to read it by.
+
+    `documents` are by the name of their file, `document` that which ends the task; `files` are where all parts lie.
+    """
+
+    task: LeasedTask
+    folder: TaskFolder
+    documents: Mapping[str, object]
+    files: Mapping[str, Path]
+    min_patients: int
+    min_per_class: int
+    decimals: int
+
+    @property
+    def terms(self) -> Terms:
+        """On what terms the site's rule allows the work."""
+        return self.folder.terms
+
+    @property
+    def names(self) -> list[str]:
+        """The members' names."""
+        members = self.task.spec.members
+        return member_names([one.ref for one in members], [one.party for one in members])
+
+    def tensors(self) -> list[TensorRange]:
+        """Return all tensors that would leave."""
+        found = []
+        for file in (STITCHES, MOMENTS):
+            if file not in self.files:
+                continue
+            with safe_open(self.files[file], framework="numpy") as opened:
+                for name in sorted(opened.keys()):
+                    values: np.ndarray = opened.get_tensor(name)
+                    found.append(TensorRange(file, name, values.shape, float(values.min()), float(values.max())))
+        return found
+
+
+def fit(held: HeldResult) -> Iterator[Section]:
+    """Yield what a fit would tell: its candidates, stitches and gates."""
+    candidates = CandidateSet.model_validate(held.documents[CANDIDATES])
+    words = in_words_of(candidates, [one.party for one in held.task.spec.members])
+    rows = [(one.id, words[one.id].words, words[one.id].label, _r2(one)) for one in candidates.candidates]
+    notes = [f"{one.party} {contributed(one)}" for one in candidates.contributions or ()]
+    notes += [f"nothing was stitched: {UNSTITCHED[candidates.unstitched]}"] if candidates.unstitched else []
+    yield Section(
+        f"{CANDIDATES}: {len(rows)} ways to use the models, fitted to {_of(candidates.n, candidates.patients)}",
+        ("id", "what it is", "in full", "r² of its stitches"),
+        rows,
+        prose=("what it is", "in full"),
+        spare=("in full",),
+        notes=notes,
+    )
+    ranges = {one.name: one for one in held.tensors()}
+    yield Section(
+        f"{STITCHES}: {sum(int(np.prod(one.shape)) for one in ranges.values()):,} numbers, fitted to the same samples",
+        ("tensors", "what they are", "size", "from", "to"),
+        list(_maps(candidates, held.names, ranges)),
+        prose=("what they are",),
+    )
+
+
+def evaluation(held: HeldResult) -> Iterator[Section]:
+    """Yield what an evaluation would tell: each candidate's numbers, by split and by label."""
+    told = Evaluation.model_validate(held.documents[ENDING])
+    candidates = read_document(CandidateSet, held.folder.candidates / CANDIDATES)
+    words = in_words_of(candidates, [one.party for one in held.task.spec.members])
+    scale = scale_of(told.metric)
+    digits = scale.decimals_between(10.0**-held.decimals)
+    for split, scores in told.splits.items():
+        rows = [
+            (id, words[id].words, scale.text(score.value, digits), *_compared(score, candidates, scale, digits))
+            for id, score in scores.scores.items()
+        ]
+        yield Section(
+            f"{split} split, {_of(scores.n, scores.patients)}: {scale.name}, with 95 % intervals",
+            ("id", "what it is", scale.name, "interval", "minus own", "minus plain", "minus routed", "ECE", "Brier"),
+            rows,
+            prose=("what it is", "minus routed"),
+            spare=("minus routed", "Brier", "ECE", "minus plain", "minus own"),
+        )
+        labels = list(_labels(scores, candidates, scale, digits))
+        if labels:
+            title = f"{split} split by label, for each of the {len(rows)} candidates"
+            yield Section(title, ("label", "samples", "patients", "from", "to"), labels, prose=("label",))
+    if told.own is not None and told.training is not None:
+        lines = [declared(told.training, held.task.spec.members[told.own].party)]
+        if told.train is not None:
+            value = f"{scale.text(told.train.value, digits)} ({_interval(told.train, scale, digits)})"
+            lines.append(f"On {_of(told.train.n, told.train.patients)} of the train split it reaches {value}.")
+        yield Section("the own model's training", notes=lines)
+
+
+def contribution(held: HeldResult) -> Iterator[Section]:
+    """Yield what a contribution would tell: sums over patients, at each place where the models may be joined."""
+    told, spec = ContributionDocument.model_validate(held.documents[ENDING]), held.task.spec
+    splits = [f"{split} {_of(n, (told.patients or {}).get(split))}" for split, n in told.n.items()]
+    rows = []
+    for one in held.tensors():
+        place, grid, split, kind = one.name.split(".")
+        where = _place(spec.placements[int(place)], held.names)  # type: ignore[attr-defined]
+        what = "means" if kind == "mean" else "second moments"
+        rows.append((where, grid, split, what, f"{one.shape[0]:,}", f"{one.low:.4g}", f"{one.high:.4g}"))
+    columns = ("features of", "grid", "split", "what", "numbers", "from", "to")
+    yield Section(f"{MOMENTS}: {'; '.join(splits)}", columns, rows, prose=("features of",), spare=("grid",))
+
+
+def match(held: HeldResult) -> Iterator[Section]:
+    """Yield what a match would tell: where the models can be joined, and how large their features are there."""
+    told = Matched.model_validate(held.documents[ENDING])
+    places = zip(told.placements, told.norms, strict=True)
+    rows = [(_place(place, held.names), f"{norm:g}") for place, norm in places]
+    title = f"where the models can be joined, from {_of(told.n, told.patients)}"
+    yield Section(title, ("features of", "their typical size"), rows, prose=("features of",))
+
+
+def assumed(terms: Terms, action: str) -> str:
+    """Say what the site's rule promises, or whom it trusts."""
+    if terms.privacy is None:
+        return trusts(terms.trusted or ())
+    return f"{spent(terms.privacy)} and {'contribution' if action == 'contribute' else 'job'}"
+
+
+def withheld(held: HeldResult) -> list[str]:
+    """Say what would not leave, and why."""
+    noise = held.terms.privacy is not None
+    found = []
+    if held.task.kind in ("fit", "evaluate"):
+        found.append(f"of measured numbers all but {held.decimals} decimals and six digits")
+    if held.task.kind == "match":
+        found.append("of sizes all but three digits")
+    if held.task.kind == "evaluate":
+        measured = read_document(Evaluation, held.folder.results / DOCUMENT)
+        told = Evaluation.model_validate(held.documents[ENDING])
+        labels = read_document(CandidateSet, held.folder.candidates / CANDIDATES).labels or ()
+        for split, scores in told.splits.items():
+            hidden = measured.splits[split].classes.keys() - scores.classes.keys()
+            if hidden:
+                named = ", ".join(labels[int(index)] for index in sorted(hidden, key=int))
+                found.append(
+                    f"{split} split, labels {named}: fewer than {held.min_per_class} patients, or others that would "
+                    "give these away by subtraction"
+                )
+        if measured.train is not None and told.train is None:
+            found.append(f"the own model on training samples: fewer than {held.min_patients} patients")
+        if noise:
+            found.append(
+                "numbers by label, calibration and the own model's training: they would need noise of their own"
+            )
+    elif held.task.kind in ("fit", "contribute") and not noise:
+        found.append(f"features that fewer than {held.min_patients} patients carry: they took no part")
+    return found
+
+
+def _of(n: int, patients: int | None) -> str:
+    return f"{n:,} samples" + ("" if patients is None else f" of {patients:,} patients")
+
+
+def _r2(candidate: Candidate) -> str:
+    found = [stitch.r2 for match in candidate.matches for stitch in match.stitches if stitch.r2 is not None]
+    return "" if not found else f"{min(found):.4g} to {max(found):.4g}" if len(found) > 1 else f"{found[0]:.4g}"
+
+
+def _maps(
+    candidates: CandidateSet, names: Sequence[str], ranges: Mapping[str, TensorRange]
+) -> Iterator[tuple[object, ...]]:
+    """Yield a row for each stitch and gate; several candidates may use the same."""
+    seen: set[str] = set()
+    for candidate in candidates.candidates:
+        holders: list[tuple[Stitch | Gate, str]] = [
+            (stitch, f"{names[stitch.source]} to {names[stitch.target]}, {match.points[str(stitch.source)]} to "
+             f"{match.points[str(stitch.target)]}")
+            for match in candidate.matches
+            for stitch in match.stitches
+        ]  # fmt: skip
+        if candidate.gate is not None:
+            holders.append((candidate.gate, f"gate of {_place(candidate.gate.points, names)}"))
+        for holder, what in holders:
+            if holder.weight in seen:
+                continue
+            seen.add(holder.weight)
+            weight, bias = ranges[holder.weight], ranges[holder.bias]
+            low, high = min(weight.low, bias.low), max(weight.high, bias.high)
+            rows, columns = weight.shape
+            size = f"{rows} x {columns} + {rows}"
+            yield holder.weight.removesuffix(".weight"), what, size, f"{low:.4g}", f"{high:.4g}"
+
+
+def _place(points: Mapping[str, str], names: Sequence[str]) -> str:
+    return ", ".join(f"{names[int(index)]} {points[index]}" for index in sorted(points, key=int))
+
+
+def _interval(score: Interval, scale: Scale, digits: int) -> str:
+    return f"{scale.number(score.low, digits)} to {scale.number(score.high, digits)}"
+
+
+def _difference(value: Interval | None, scale: Scale, digits: int) -> str:
+    if value is None:
+        return ""
+    sign = "" if value.value < 0 else "+"
+    return f"{sign}{scale.number(value.value, digits)} ({_interval(value, scale, digits)})"
+
+
+def _compared(score: Score, candidates: CandidateSet, scale: Scale, digits: int) -> tuple[str, ...]:
+    plain = next(one.id for one in candidates.candidates if one.kind == "ensemble")
+    routed = [f"{id} {_difference(value, scale, digits)}" for id, value in score.against.items() if id != plain]
+    calibration = score.calibration
+    return (
+        _interval(score, scale, digits),
+        _difference(score.difference, scale, digits),
+        _difference(score.against.get(plain), scale, digits),
+        "; ".join(routed),
+        "" if calibration is None else f"{calibration.ece:g}",
+        "" if calibration is None else f"{calibration.brier:g}",
+    )
+
+
+def _labels(scores: SplitScores, candidates: CandidateSet, scale: Scale, digits: int) -> Iterator[tuple[object, ...]]:
+    for index, one in sorted(scores.classes.items(), key=lambda item: int(item[0])):
+        values = one.scores.values()
+        least, most = scale.text(min(values), digits), scale.text(max(values), digits)
+        patients = one.n if one.patients is None else one.patients
+        yield (candidates.labels or ())[int(index)], one.n, patients, least, most
