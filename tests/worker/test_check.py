@@ -158,6 +158,10 @@ def test_an_altered_log_of_what_left(site, found):
     assert "record 1 was edited" in found()["state"].detail
 
 
+def test_the_room_that_a_disk_must_have_is_said(found):
+    assert "needed: 64 MiB, and for a task twice what its models and files take" in found()["disk"].detail
+
+
 def test_no_rules(site, found):
     config = site.model_copy(update={"policy": site.policy.model_copy(update={"allow": ()})})
     assert found(config)["policy"].status == "warn"

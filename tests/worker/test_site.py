@@ -189,6 +189,8 @@ def test_a_whole_job_and_nothing_of_a_patient_leaves(live_hub, make, sites, quic
     output = client.load(result.repo, result.revision)(torch.from_numpy(requester.images[:16]))
     torch.testing.assert_close(output.sum(1), torch.ones(16))
 
+    for site in sites:
+        until(lambda site=site: f"suture report {job.id}, when the job has ended" in site.logs())
     for site, kinds in ((requester, {"fail", "file", "result"}), (other, {"result"})):
         entries = verify(site.config.state / "outbox" / "egress.jsonl")
         assert {entry.kind for entry in entries} - {"progress"} == kinds

@@ -25,7 +25,7 @@ from suture_worker.compute import confine
 from suture_worker.config import Rule, SiteConfig, prepare_state, read_token
 from suture_worker.device import cuda_devices, memory_bytes, physical_memory, processors, resolve_device
 from suture_worker.egress import log as egress
-from suture_worker.room import check_room
+from suture_worker.room import RULE, check_room, free_room
 from suture_worker.rules.assurance import HOW, assurance, lacking
 from suture_worker.rules.in_force import told
 from suture_worker.rules.inbox import Inbox
@@ -84,6 +84,7 @@ def _state(config: SiteConfig) -> Iterator[Check]:
     check_room(config.state)
     entries = egress.verify(config.state / "outbox" / "egress.jsonl")
     yield Check("state", "ok", f"{config.state}; {len(entries)} messages left this site, their log is unbroken")
+    yield Check("disk", "ok", f"{free_room(config.state) / _GIB:.1f} GiB are free; needed: {RULE}")
 
 
 def _hub(config: SiteConfig) -> Iterator[Check]:

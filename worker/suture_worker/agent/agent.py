@@ -313,7 +313,8 @@ class Agent:
             except Exception:  # a fault of ours must not bring the agent back to the same task for ever
                 outcome = self._failed(task, "site.fault", traceback.format_exc(), retryable=True)
         self._wait_for_rules(heartbeat)
-        for message in self._messages(task, folder, outcome):
+        messages = self._messages(task, folder, outcome)
+        for message in messages:
             try:
                 self._deliver(message, heartbeat)
             except (AuthError, Fenced, NotFound, Unavailable):
@@ -325,7 +326,10 @@ class Agent:
                 refused = self._outbox.failure(task.claim, "result.refused", correlation_id, retryable=False)
                 self._deliver(refused, heartbeat)
                 return
-        log.info("told the hub", task=task.id, state=outcome.state, code=outcome.code)
+        # Who asked, and who has measured candidates, may read the job's report.
+        has_report = messages[-1].kind == "result" and task.kind in ("evaluate", "compose")
+        report = {"report": f"suture report {task.job.id}, when the job has ended"} if has_report else {}
+        log.info("told the hub", task=task.id, state=outcome.state, code=outcome.code, **report)
 
     def _refused(self, task: LeasedTask, folder: TaskFolder) -> Outcome | None:
         """Ask rules, budget and, where a rule says so, a person; raises `Waits` until that one has decided."""
