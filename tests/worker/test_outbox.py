@@ -200,10 +200,10 @@ def test_a_fit_on_too_few_samples_does_not_leave(outbox, entries, fitted):
     assert entries() == []
 
 
-def gated(make, near=1 / 7):
+def gated(make, near=0.1429):
     items = make.candidates(make.leased("fit"))["candidates"]
     points = items[3]["matches"][0]["points"]
-    items[3]["gate"] = {"points": points, "weight": "g0.weight", "bias": "g0.bias", "near": near, "far": 2 / 7}
+    items[3]["gate"] = {"points": points, "weight": "g0.weight", "bias": "g0.bias", "near": near, "far": 0.2857}
     return items
 
 
@@ -212,7 +212,9 @@ def test_gates_leave_with_their_tensors(outbox, fitted, make):
     tensors = make.stitches(**{"g0.weight": np.ones((5, 5), np.float32), "g0.bias": np.ones(5, np.float32)})
     messages = outbox.result(*fitted(candidates=gated(make), tensors=tensors, metadata=metadata))
     candidate = CandidateSet.model_validate_json(messages[0].content).candidates[3]
-    assert candidate.gate.near == 1 / 7
+    assert candidate.gate.near == 0.1429
+    refusal = refused(outbox, *fitted(candidates=gated(make, near=1 / 7), tensors=tensors, metadata=metadata))
+    assert "near: has more than 6 digits" in str(refusal)
 
 
 def test_a_link_to_another_file_does_not_leave(outbox, fitted, tmp_path):

@@ -24,6 +24,8 @@ from suture_stitching.features.moments import Moments
 #: In how many directions a gate looks at most. They are fixed: which ones a party's data vary most in would be one more
 #: thing that is told of them, and they tell others' data apart no better.
 DIRECTIONS = 32
+#: Digits of the distances at which a gate fades.
+DIGITS = 4
 #: Added to each variance, as a part of the mean variance: directions that hardly vary are not to be over-trusted.
 SHRINKAGE = 1e-2
 #: The distance within which this part of held-out samples lie is what gates are measured by.
@@ -74,6 +76,14 @@ def whiten(moments: Moments) -> Whitening:
 
 
 def bounds(distances: Tensor, reach: float) -> tuple[float, float]:
-    """Return `near` and `far` of a gate from held-out samples' distances `(N,)`."""
+    """Return `near` and `far` of a gate from held-out samples' distances `(N,)`, in `DIGITS` digits.
+
+    A quantile lies between the distances of two patients: its last digits would be theirs.
+    """
     near = max(reach * float(torch.quantile(distances.double(), HOME)), 1e-6)
-    return near, near * FADED
+    return short(near), short(near * FADED)
+
+
+def short(distance: float) -> float:
+    """Return a distance in the digits that a gate has."""
+    return float(f"{distance:.{DIGITS}g}")

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from suture_stitching.ensemble.merge import GateTensors, Join, Merge
-from suture_stitching.ensemble.ood_gate import FADED, HOME, REACHES, SHRINKAGE, projection
+from suture_stitching.ensemble.ood_gate import FADED, HOME, REACHES, SHRINKAGE, projection, short
 from suture_stitching.features.points import StitchPoint
 from suture_stitching.fitting.private_rows import Rows, WantedRows, read_rows, wanted_of
 from suture_stitching.fitting.reading import SPLITS, Points
@@ -96,8 +96,13 @@ def fit_privately(
         looking.append(gate)
     limits = _limits(rows, distances, account, share)
     graded = [
+<<<<<<< HEAD
         [replace(gate, near=reach * limit, far=reach * limit * FADED) for reach in REACHES]
         for gate, limit in zip(looking, limits, strict=True)
+=======
+        [replace(gate, near=short(reach * limit), far=short(reach * limit * FADED)) for reach in REACHES]
+        for gate, limit in zip(found, limits, strict=True)
+>>>>>>> e05ef77 (Gates: the distances at which they fade have few digits; data protection names all that leaves with candidates and heartbeats)
     ]
     return PrivateFit(Join(points, 0.5, names), graded, tensors)
 

@@ -51,6 +51,8 @@ from suture_worker.rules.policy import METRICS, TOO_FEW
 MAX_DOCUMENT = 16 * 2**20
 #: Numbers of a candidate that are part of the model, not measured.
 _EXACT = frozenset({"alpha", "near", "far", "epsilon", "delta"})
+#: Of those, measured by patients' distances, and rounded where they are made: the model must be what was measured.
+_DISTANCES = frozenset({"near", "far"})
 #: Of the sizes of features that contributors measure their noise by.
 _NORM_DIGITS = 3
 _SIGNIFICANT_DIGITS = 6
@@ -266,6 +268,8 @@ class ReleaseCheck:
     def _rounded(self, content: Any, *, key: str = "") -> Any:
         """Round every measured number: the last digits of a metric tell single samples apart."""
         if isinstance(content, float):
+            short = key not in _DISTANCES or content == float(f"{content:.{_SIGNIFICANT_DIGITS}g}")
+            _expect(short, key, f"has more than {_SIGNIFICANT_DIGITS} digits")
             return content if key in _EXACT else bounded(content, self._decimals)
         if isinstance(content, int) and not isinstance(content, bool):
             _expect(abs(content) <= _LARGEST, key or "document", "is larger than any count")
