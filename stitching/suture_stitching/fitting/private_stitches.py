@@ -96,13 +96,8 @@ def fit_privately(
         looking.append(gate)
     limits = _limits(rows, distances, account, share)
     graded = [
-<<<<<<< HEAD
-        [replace(gate, near=reach * limit, far=reach * limit * FADED) for reach in REACHES]
-        for gate, limit in zip(looking, limits, strict=True)
-=======
         [replace(gate, near=short(reach * limit), far=short(reach * limit * FADED)) for reach in REACHES]
-        for gate, limit in zip(found, limits, strict=True)
->>>>>>> e05ef77 (Gates: the distances at which they fade have few digits; data protection names all that leaves with candidates and heartbeats)
+        for gate, limit in zip(looking, limits, strict=True)
     ]
     return PrivateFit(Join(points, 0.5, names), graded, tensors)
 
