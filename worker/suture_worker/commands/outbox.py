@@ -13,7 +13,7 @@ from suture_worker.commands.config import HERE, ConfigArgument, ReasonOption, Ta
 from suture_worker.commands.inbox import TellOption
 from suture_worker.config import SiteConfig
 from suture_worker.egress.held import Held, Manifest
-from suture_worker.egress.shown import ENDING, HeldResult, TensorRange, assumed, withheld
+from suture_worker.egress.shown import UNNAMED, HeldResult, TensorRange, assumed, withheld
 from suture_worker.folder import TaskFolder
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def show(
         for line in kept_back:
             _say(line)
     _say("\nthe bytes, by --part")
-    rows = [(number, item.name or ENDING, size(item.size), item.sha256) for number, item in enumerate(manifest.parts)]
+    rows = [(number, item.name or UNNAMED, size(item.size), item.sha256) for number, item in enumerate(manifest.parts)]
     print_table(("part", "name", "size", "sha256"), rows, empty="", spare=("sha256",))
 
 
@@ -121,9 +121,9 @@ def _say(text: str) -> None:
 
 def _result(held: Held, manifest: Manifest, config: SiteConfig) -> HeldResult:
     folder = TaskFolder(config.state / "tasks", manifest.task)
-    files = {part.name or ENDING: held.part(manifest, number) for number, part in enumerate(manifest.parts)}
+    files = {part.name or UNNAMED: held.part(manifest, number) for number, part in enumerate(manifest.parts)}
     documents = {name: json.loads(file.read_bytes()) for name, file in files.items() if name.endswith(".json")}
-    documents[ENDING] = json.loads(files[ENDING].read_bytes())["document"]
+    documents[UNNAMED] = json.loads(files[UNNAMED].read_bytes())["document"]
     policy = config.policy
     return HeldResult(
         folder.assignment.task, folder, documents, files, policy.min_samples, policy.min_per_class, policy.decimals

@@ -33,7 +33,7 @@ from suture_worker.folder import DOCUMENT, TaskFolder, Terms
 from suture_worker.leased_task import LeasedTask
 
 #: What stands for a name where the document that ends a task has none.
-ENDING = "document"
+UNNAMED = "document"
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def fit(held: HeldResult) -> Iterator[Section]:
 
 def evaluation(held: HeldResult) -> Iterator[Section]:
     """Yield what an evaluation would tell: each candidate's numbers, by split and by label."""
-    told = Evaluation.model_validate(held.documents[ENDING])
+    told = Evaluation.model_validate(held.documents[UNNAMED])
     candidates = read_document(CandidateSet, held.folder.candidates / CANDIDATES)
     words = in_words_of(candidates, [one.party for one in held.task.spec.members])
     scale = scale_of(told.metric)
@@ -158,7 +158,7 @@ def evaluation(held: HeldResult) -> Iterator[Section]:
 
 def contribution(held: HeldResult) -> Iterator[Section]:
     """Yield what a contribution would tell: sums over patients, at each place where the models may be joined."""
-    told, spec = ContributionDocument.model_validate(held.documents[ENDING]), held.task.spec
+    told, spec = ContributionDocument.model_validate(held.documents[UNNAMED]), held.task.spec
     splits = [f"{split} {_of(n, (told.patients or {}).get(split))}" for split, n in told.n.items()]
     rows = []
     for one in held.tensors():
@@ -172,7 +172,7 @@ def contribution(held: HeldResult) -> Iterator[Section]:
 
 def match(held: HeldResult) -> Iterator[Section]:
     """Yield what a match would tell: where the models can be joined, and how large their features are there."""
-    told = Matched.model_validate(held.documents[ENDING])
+    told = Matched.model_validate(held.documents[UNNAMED])
     places = zip(told.placements, told.norms, strict=True)
     rows = [(_place(place, held.names), f"{norm:g}") for place, norm in places]
     title = f"where the models can be joined, from {_of(told.n, told.patients)}"
@@ -196,7 +196,7 @@ def withheld(held: HeldResult) -> list[str]:
         found.append("of sizes all but three digits")
     if held.task.kind == "evaluate":
         measured = read_document(Evaluation, held.folder.results / DOCUMENT)
-        told = Evaluation.model_validate(held.documents[ENDING])
+        told = Evaluation.model_validate(held.documents[UNNAMED])
         labels = read_document(CandidateSet, held.folder.candidates / CANDIDATES).labels or ()
         for split, scores in told.splits.items():
             hidden = measured.splits[split].classes.keys() - scores.classes.keys()
