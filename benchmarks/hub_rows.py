@@ -136,6 +136,7 @@ def fill(url: str, size: Size) -> None:
                     "id": n,
                     "model_id": n,
                     "revision_id": n,
+                    "oid": f"{n:040x}",
                     "title": "x",
                     "message": "",
                     "created_at": at(n),

@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from secrets import token_hex
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -41,7 +42,14 @@ def forge(settings: Settings, repo: str, files: Mapping[str, bytes], metadata: d
                 RevisionFile(name=name, size=file.size, sha256=file.sha256) for name, file in sorted(stored.items())
             ],
         )
-        commit = Commit(model_id=model.id, revision=revision, title="forged", created_at=now, created_by=party)
+        commit = Commit(
+            model_id=model.id,
+            revision=revision,
+            oid=token_hex(20),
+            title="forged",
+            created_at=now,
+            created_by=party,
+        )
         session.add(commit)
         session.flush()
         session.get_one(Ref, (model.id, "branch", "main")).commit = commit
@@ -58,7 +66,14 @@ def show(settings: Settings, repo: str, revision: str) -> None:
         assert model is not None
         wanted = Revision.model_id == model.id, Revision.revision == revision
         found = session.scalars(select(Revision).where(*wanted)).one()
-        commit = Commit(model_id=model.id, revision=found, title="shown", created_at=now, created_by=party)
+        commit = Commit(
+            model_id=model.id,
+            revision=found,
+            oid=token_hex(20),
+            title="shown",
+            created_at=now,
+            created_by=party,
+        )
         session.add(commit)
         session.flush()
         session.get_one(Ref, (model.id, "branch", "main")).commit = commit

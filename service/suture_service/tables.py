@@ -277,14 +277,19 @@ class RevisionFile(Base):
 
 
 class Commit(Base):
-    """A step in a repository's history. Going back to earlier content is a new commit of the same revision."""
+    """A step in a repository's history. Going back to earlier content is a new commit of the same revision.
+
+    `oid` is its id, of what the step is: see `commit_id`. That of the revision is of the content alone.
+    """
 
     __tablename__ = "commits"
+    __table_args__ = (UniqueConstraint("model_id", "oid"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     model_id: Mapped[int] = mapped_column(ForeignKey("models.id"), index=True)
     parent_id: Mapped[int | None] = mapped_column(ForeignKey("commits.id"))
     revision_id: Mapped[int] = mapped_column(ForeignKey("revisions.id"), index=True)
+    oid: Mapped[str] = mapped_column(ID)
     title: Mapped[str] = mapped_column(String(500))
     message: Mapped[str] = mapped_column(Text, default="")
     created_at: Mapped[datetime]

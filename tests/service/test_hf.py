@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 from suture_service.hf import commits
 from suture_service.hf.changes import REGULAR_BYTES
+from suture_service.models.service import StoredFile, revision_id
 
 SECRET = b"secret weights" * 1000
 SIZE, OID = len(SECRET), hashlib.sha256(SECRET).hexdigest()
-EMPTY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4"
 
 
 def make(actor, repo="north/repo", **body):
@@ -149,11 +149,12 @@ UNREADABLE = [
 
 def test_a_commit_that_cannot_be_read_changes_nothing(world):
     repo = make(world.north)
+    empty = world.north.get(f"/api/models/{repo}").json()["sha"]
     for content, status in UNREADABLE:
         answer = raw_commit(world.north, repo, content)
         assert answer.status_code == status, answer.text
         assert answer.headers["x-error-message"]
-    assert world.north.get(f"/api/models/{repo}").json()["sha"] == EMPTY
+    assert world.north.get(f"/api/models/{repo}").json()["sha"] == empty
 
 
 HARMFUL = ["", "/a", "a/", "../a", "a/../b", "a//b", "./a", ".git/config", "a\0b", "a\nb", "a\\b", "x" * 256, "\ud800"]
@@ -239,23 +240,37 @@ def test_commits_that_race_all_come_to_stay(world):
 def test_history_comes_in_pages(world, monkeypatch):
     monkeypatch.setattr(commits, "PAGE", 3)
     repo = make(world.north)
+    empty = world.north.get(f"/api/models/{repo}").json()["sha"]
     for index in range(4):
         assert commit(world.north, repo, put("a.txt", b"%d" % index)).status_code == 200
     first = world.north.get(f"/api/models/{repo}/commits/main")
     second = world.north.get(first.links["next"]["url"])
     assert (len(first.json()), len(second.json())) == (3, 2)
     assert "next" not in second.links
-    assert second.json()[-1]["id"] == EMPTY
+    assert second.json()[-1]["id"] == empty
+    assert empty != world.north.get(f"/api/models/{make(world.north, 'north/other')}").json()["sha"]
 
 
 def test_going_back_is_a_commit_of_the_same_content(world):
     repo = make(world.north)
     one = commit(world.north, repo, put("a.txt", b"1")).json()["commitOid"]
     commit(world.north, repo, put("a.txt", b"2"))
-    assert commit(world.north, repo, put("a.txt", b"1")).json()["commitOid"] == one
-    assert len(world.north.get(f"/api/models/{repo}/commits/main").json()) == 4
-    assert commit(world.north, repo, put("a.txt", b"1"), parentCommit=one[:10]).json()["commitOid"] == one
+    back = commit(world.north, repo, put("a.txt", b"1")).json()["commitOid"]
+    history = [step["id"] for step in world.north.get(f"/api/models/{repo}/commits/main").json()]
+    assert (history[0], history[2], len({*history})) == (back, one, 4), "what was there before comes as another commit"
+    stale = commit(world.north, repo, put("a.txt", b"3"), parentCommit=one[:10])
+    assert (stale.status_code, back in stale.headers["X-Error-Message"]) == (412, True)
+    same = commit(world.north, repo, put("a.txt", b"1"), parentCommit=back[:10])
+    assert same.json()["commitOid"] == back
     assert len(world.north.get(f"/api/models/{repo}/commits/main").json()) == 4, "what changes nothing is no commit"
+    assert commit(world.north, repo, put("a.txt", b"4"), parentCommit=back).status_code == 200
+    # The id of the content, which was that of a commit before, stands for it, and stays what caches go by.
+    tree = revision_id({"a.txt": StoredFile(hashlib.sha256(b"1").hexdigest(), 1)})
+    for named, shown in ((tree, tree), (tree[:12], back), (one, one), (back[:12], back)):
+        assert world.north.get(f"/api/models/{repo}/revision/{named}").json()["sha"] == shown
+        head = world.north("HEAD", f"/{repo}/resolve/{named}/a.txt", follow_redirects=True)
+        assert head.headers["X-Repo-Commit"] == shown
+        assert world.north.get(f"/{repo}/resolve/{named}/a.txt").content == b"1"
 
 
 def test_a_portable_model_comes_and_goes(world):
@@ -263,14 +278,16 @@ def test_a_portable_model_comes_and_goes(world):
     model = [put("model.safetensors", world.model()), put("suture.json", json.dumps(world.metadata()).encode())]
     oid = commit(world.north, repo, *model, put("notes.txt")).json()["commitOid"]
     (listed,) = world.south.get("/v1/models").json()["items"]
-    assert (listed["id"], listed["revision"]) == (repo, oid)
+    assert listed["id"] == repo
+    tree = listed["revision"]
+    assert world.south.get(f"/v1/models/{repo}/revisions/{oid}").status_code == 404, "its reader could not check it"
     broken = commit(world.north, repo, put("model.safetensors", world.model(classes=3)))
     assert (broken.status_code, "suture.json" in broken.json()["error"]) == (400, True)
     lone = commit(world.north, repo, ("deletedFile", {"path": "suture.json"}))
     assert lone.status_code == 400
     assert commit(world.north, repo, *(("deletedFile", {"path": line["path"]}) for _, line in model)).status_code == 200
     assert world.south.get("/v1/models").json()["items"] == []
-    assert world.south.get(f"/v1/models/{repo}/revisions/{oid}").status_code == 200, "a revision stays"
+    assert world.south.get(f"/v1/models/{repo}/revisions/{tree}").status_code == 200, "a revision stays"
     plain = {"__metadata__": {"format": "pt"}, "w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
     assert commit(world.north, repo, put("model.safetensors", world.safetensors(plain, bytes(4)))).status_code == 200
 
@@ -279,7 +296,9 @@ def test_what_v1_publishes_is_a_repository(world):
     card = b"---\nlicense: mit\ntags: [one, two]\n---\n# Digits\n"
     revision = world.north.publish("north/digits", card=card).json()["id"]
     info = world.south.get("/api/models/north/digits?blobs=true").json()
-    assert (info["sha"], info["cardData"]["license"]) == (revision, "mit")
+    assert info["cardData"]["license"] == "mit"
+    assert info["sha"] == world.south.get("/api/models").json()[0]["sha"] != revision
+    assert world.south.get(f"/api/models/north/digits/revision/{revision}").json()["sha"] == revision
     assert {"one", "two", "license:mit", "suture"} <= set(info["tags"])
     assert {entry["rfilename"] for entry in info["siblings"]} == {"README.md", "model.safetensors", "suture.json"}
     assert world.south.get("/north/digits/resolve/main/model.safetensors").content == world.model()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import UTC, datetime
 
 import pytest
 from alembic import command
@@ -14,6 +15,7 @@ from suture_contract.errors import SutureError
 from suture_service import operate
 from suture_service.database import Base, open_engine
 from suture_service.main import create_app
+from suture_service.models.service import commit_id
 from suture_service.settings import Settings
 
 
@@ -96,9 +98,14 @@ def test_what_was_published_before_has_a_history(empty):
     command.upgrade(config, "head")
     with engine.begin() as connection:
         rows = connection.execute(text("SELECT id, parent_id, revision_id, title FROM commits ORDER BY id")).all()
+        oids = connection.execute(text("SELECT oid FROM commits ORDER BY id")).scalars().all()
+        moment, parent = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), None
+        for oid, tree in zip(oids, ("a" * 40, "b" * 40), strict=True):
+            parent = commit_id(1, parent, tree, "north", moment, "Publish", "")
+            assert oid == parent, "as for a commit that is made today"
         assert [tuple(row) for row in rows] == [(3, None, 3, "Publish"), (7, 3, 7, "Publish")]
         assert connection.execute(text("SELECT kind, name, commit_id FROM refs")).one() == ("branch", "main", 7)
-        added = "INSERT INTO commits (model_id, revision_id, title, message, created_at, created_by) "
-        connection.execute(text(f"{added} VALUES (1, 3, 'back', '', '{now}', 'north')"))
+        added = "INSERT INTO commits (model_id, revision_id, oid, title, message, created_at, created_by) "
+        connection.execute(text(f"{added} VALUES (1, 3, 'c', 'back', '', '{now}', 'north')"))
         assert connection.execute(text("SELECT MAX(id) FROM commits")).scalar_one() == 8
     engine.dispose()

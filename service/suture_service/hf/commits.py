@@ -85,8 +85,8 @@ async def make_commit(
     changes = await read_changes(hub.store, request.stream(), partial(take_room, hub, caller.party_id))
     for _ in range(ATTEMPTS):
         draft = await hub.read(lambda session: _draft(session, caller, place, changes))
-        oid = revision_id(draft.files)
-        if oid != draft.head_oid:
+        oid = draft.head_oid
+        if revision_id(draft.files) != draft.head_tree:
             contents = {path: _Kept(hub.store, file.sha256, file.size) for path, file in draft.files.items()}
             checked = await to_thread.run_sync(
                 check_repository, contents, hub.settings.max_card_bytes, limiter=hub.checks
@@ -94,8 +94,10 @@ async def make_commit(
             portable = checked.metadata is not None
             signature = await run_in_threadpool(read_signature, contents) if portable else None
             made = _Made(caller, place, changes, draft, checked, signature)
-            if not await hub.write(partial(_write, hub, made)):
+            written = await hub.write(partial(_write, hub, made))
+            if written is None:
                 continue
+            oid = written
             hub.metrics.published.inc(int(portable))
         url = f"{base_url(request)}/{place.namespace}/{place.name}/commit/{oid}"
         return Committed(commit_url=url, commit_oid=oid)
@@ -108,6 +110,7 @@ class _Draft:
 
     head_id: int
     head_oid: str
+    head_tree: str
     files: dict[str, StoredFile]
 
 
@@ -146,7 +149,7 @@ def _head(session: Session, caller: Caller, place: RoutePlace) -> tuple[Model, C
 
 def _draft(session: Session, caller: Caller, place: RoutePlace, changes: Changes) -> _Draft:
     model, head = _head(session, caller, place)
-    oid = head.revision.revision
+    oid = head.oid
     if changes.header.parent_commit is not None and not oid.startswith(changes.header.parent_commit):
         raise PreconditionFailed("commit.stale", f"the branch is at {oid}", where="parentCommit", hint="look again")
     present: Mapping[str, StoredFile] = {
@@ -154,20 +157,20 @@ def _draft(session: Session, caller: Caller, place: RoutePlace, changes: Changes
         for file in repository.files(session, head.revision_id)
     }
     sizes = service.known_sizes(session, caller, model, changes.in_lfs)
-    return _Draft(head.id, oid, apply(changes, present, sizes, oid))
+    return _Draft(head.id, oid, head.revision.revision, apply(changes, present, sizes, oid))
 
 
-def _write(hub: HubContext, made: _Made, session: Session) -> bool:
-    """Add the commit; return False if the branch has moved meanwhile."""
+def _write(hub: HubContext, made: _Made, session: Session) -> str | None:
+    """Add the commit and return its id; None if the branch has moved meanwhile."""
     lock_party(session, made.caller.party_id)
     model, head = _head(session, made.caller, made.place)
     if head.id != made.draft.head_id:
-        return False
+        return None
     # What others share may be named without being sent.
     named = {*made.changes.in_lfs}
     sizes = {file.sha256: file.size for file in made.draft.files.values() if file.sha256 in named}
     take(session, model.party_id, sizes, hub.settings.max_party_bytes, hub.now())
-    commit(
+    written = commit(
         session,
         model,
         files=made.draft.files,
@@ -179,7 +182,7 @@ def _write(hub: HubContext, made: _Made, session: Session) -> bool:
         now=hub.now(),
         branch=made.place.revision.removeprefix(_BRANCH),
     )
-    return True
+    return written.oid
 
 
 @router.get("/api/models/{namespace}/{name}/commits/{revision}")
@@ -206,7 +209,7 @@ def list_commits(
             link_next(request, response, encode(chain[PAGE].id))
         return [
             CommitOut(
-                id=step.revision.revision,
+                id=step.oid,
                 title=step.title,
                 message=step.message,
                 date=step.created_at,

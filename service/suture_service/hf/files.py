@@ -153,7 +153,7 @@ def _name_last_commits(session: Session, at: service.At, files: Sequence[Revisio
                 changed[name] = newest_with[name]
                 open_.discard(name)
             else:
-                newest_with[name] = CommitRef(id=commit.revision.revision, title=commit.title, date=commit.created_at)
+                newest_with[name] = CommitRef(id=commit.oid, title=commit.title, date=commit.created_at)
         if not open_:
             break
     if chain[-1].parent_id is None:

@@ -69,12 +69,13 @@ def sibling(file: RevisionFile, *, blobs: bool) -> Sibling:
 def show_repo(
     model: Model,
     revision: Revision,
+    oid: str,
     files: Iterable[RevisionFile] | None,
     *,
     blobs: bool = False,
     flags: Sequence[FlagOut] = (),
 ) -> RepoOut:
-    """Describe a repository at a revision; without its files where `files` is None.
+    """Describe a repository at a commit with this id; without its files where `files` is None.
 
     What it is flagged for comes as tags as well, which the client shows.
     """
@@ -84,7 +85,7 @@ def show_repo(
         id=model.repo,
         model_id=model.repo,
         author=model.party.name,
-        sha=revision.revision,
+        sha=oid,
         private=model.visibility == "private",
         gated=gated,
         tags=[tag.tag for tag in model.tags] + sorted({f"flag:{flag.kind}" for flag in flags}),
@@ -105,7 +106,7 @@ def show_refs(refs: Sequence[Ref], *, with_pull_requests: bool) -> RefsOut:
     shown: dict[str, list[RefOut]] = {"branch": [], "tag": []}
     folders = {"branch": "refs/heads/", "tag": "refs/tags/"}
     for ref in refs:
-        target = ref.commit.revision.revision
+        target = ref.commit.oid
         shown[ref.kind].append(RefOut(name=ref.name, ref=folders[ref.kind] + ref.name, target_commit=target))
     pull_requests: list[RefOut] | None = [] if with_pull_requests else None
     return RefsOut(branches=shown["branch"], tags=shown["tag"], pull_requests=pull_requests)

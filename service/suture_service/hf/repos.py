@@ -109,12 +109,10 @@ def list_models(
             limit=limit,
         )
         flags = flags_of(session, [row.Revision.id for row in rows], caller.party_id)
-        shown = [
-            show_repo(
-                row.Model, row.Revision, row.Revision.files if full else None, flags=flags.get(row.Revision.id, ())
-            )
-            for row in rows[:limit]
-        ]
+        shown = []
+        for row in rows[:limit]:
+            files, flagged = row.Revision.files if full else None, flags.get(row.Revision.id, ())
+            shown.append(show_repo(row.Model, row.Revision, row.oid, files, flags=flagged))
         if len(rows) > limit:
             last = rows[limit - 1].Model
             link_next(request, response, encode(getattr(last, order).isoformat(), last.id))
@@ -139,7 +137,7 @@ def _info(hub: HubDep, caller: Caller, place: RoutePlace, *, blobs: bool) -> Rep
         files = repository.files(session, at.commit.revision_id)
         revision_id = at.commit.revision_id
         flags = flags_of(session, [revision_id], caller.party_id).get(revision_id, ())
-        return show_repo(at.model, at.commit.revision, files, blobs=blobs, flags=flags)
+        return show_repo(at.model, at.commit.revision, at.oid, files, blobs=blobs, flags=flags)
 
 
 @router.get(_MODEL + "/auth-check")

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal
 
-from sqlalchemy import Select, exists, select, tuple_
+from sqlalchemy import Row, Select, exists, select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased, contains_eager, joinedload, selectinload
 
 from suture_service.access.repository import may_use
 from suture_service.conditions import may_read
 from suture_service.hub import utc_now
-from suture_service.models.repository import Listed, main_revision_id
+from suture_service.models.repository import main_commit_oid, main_revision_id
 from suture_service.models.search import mentions
 from suture_service.states import ACTIVE_JOBS
 from suture_service.tables import (
@@ -60,11 +60,11 @@ def list_repos(
     after: tuple[datetime, int] | None,
     with_files: bool,
     limit: int,
-) -> Sequence[Listed]:
+) -> Sequence[Row[Model, Revision, str]]:
     """Return readable repositories with what their branch `main` holds, newest first; one more than `limit`."""
     moment = Model.created_at if sort == "created_at" else Model.updated_at
-    statement: Select[Model, Revision] = (
-        select(Model, Revision)
+    statement: Select[Model, Revision, str] = (
+        select(Model, Revision, main_commit_oid().label("oid"))
         .join(Model.party)
         .join(Revision, Revision.id == main_revision_id())
         .where(may_read(party_id))
@@ -104,7 +104,14 @@ def refs(session: Session, model_id: int) -> Sequence[Ref]:
 
 
 def commit_by_prefix(session: Session, model_id: int, digits: str) -> Commit | None:
-    """Return the newest commit whose id starts with these digits; None where none does, or two do."""
+    """Return the commit whose id starts with these digits, or the newest of the content whose id does.
+
+    None where none does, or two do.
+    """
+    own = select(Commit).where(Commit.model_id == model_id, Commit.oid.startswith(digits, autoescape=True)).limit(2)
+    commits = session.scalars(own.options(joinedload(Commit.revision))).all()
+    if commits:
+        return commits[0] if len(commits) == 1 else None
     statement = select(Revision.id).where(
         Revision.model_id == model_id, Revision.revision.startswith(digits, autoescape=True)
     )

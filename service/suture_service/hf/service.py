@@ -30,15 +30,17 @@ _STRANGE = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|//|\.\.|@\{|/\.|\.lock(/|$)|^[/
 
 @dataclass(frozen=True)
 class At:
-    """A repository at a commit."""
+    """A repository at a commit, as `asked` names it."""
 
     model: Model
     commit: Commit
+    asked: str
 
     @property
     def oid(self) -> str:
-        """The commit's id, 40 hex digits."""
-        return self.commit.revision.revision
+        """The commit's id, 40 hex digits; or that of its content, where this was asked for: caches go by it."""
+        tree = self.commit.revision.revision
+        return tree if self.asked == tree else self.commit.oid
 
 
 def get_repo(session: Session, caller: Caller, namespace: str, name: str) -> Model:
@@ -59,11 +61,14 @@ def own_repo(session: Session, caller: Caller, namespace: str, name: str) -> Mod
 def get_at(session: Session, caller: Caller, place: RoutePlace) -> At:
     """Return a readable repository at a branch, tag or commit; raises `RepoNotFound` or `RevisionNotFound`."""
     model = get_repo(session, caller, place.namespace, place.name)
-    return At(model, find_commit(session, model, place.revision))
+    return At(model, find_commit(session, model, place.revision), place.revision)
 
 
 def find_commit(session: Session, model: Model, revision: str) -> Commit:
-    """Return the commit that a branch, tag, or (part of a) commit id names; raises `RevisionNotFound`."""
+    """Return the commit that a branch, tag, or (part of a) commit id names; raises `RevisionNotFound`.
+
+    The id of a revision names the newest commit of this content: so ids were made before commits had their own.
+    """
     for kind, prefix in (("branch", "refs/heads/"), ("tag", "refs/tags/")):
         found = repository.ref(session, model.id, kind, revision.removeprefix(prefix))  # type: ignore[arg-type]
         if found is not None:

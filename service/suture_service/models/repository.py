@@ -73,6 +73,11 @@ def main_revision_id() -> ScalarSelect[int]:
     return head.where(on_main()).correlate(Model).scalar_subquery()
 
 
+def main_commit_oid() -> ScalarSelect[str]:
+    """The id of the commit that a model's branch `main` is at."""
+    return select(Commit.oid).join(Ref, Ref.commit_id == Commit.id).where(on_main()).correlate(Model).scalar_subquery()
+
+
 def readable(party_id: int, *, by_name: bool = False) -> Select[Model, Revision]:
     """Models this party may read, each with what its branch `main` holds; repositories without a model are left out.
 

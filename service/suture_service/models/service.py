@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from sqlalchemy.orm import Session
 
@@ -69,6 +69,18 @@ def revision_id(files: Mapping[str, StoredFile]) -> str:
     """Return the id that follows from the content: equal content, equal revision."""
     lines = "".join(f"{name}\0{file.sha256}\n" for name, file in sorted(files.items()))
     return hashlib.sha256(lines.encode()).hexdigest()[:40]
+
+
+def commit_id(
+    model_id: int, parent: str | None, tree: str, author: str, moment: datetime, title: str, message: str
+) -> str:
+    """Return the id of a step in a repository's history: who made which content of which step before it, and when.
+
+    `tree` is the id of the content, `parent` that of the commit before, None for the first.
+    """
+    lines = [f"repository {model_id}", f"parent {parent or ''}", f"tree {tree}", f"author {author}"]
+    text = "\n".join([*lines, f"time {moment.astimezone(UTC).isoformat()}", "", title, "", message])
+    return hashlib.sha256(text.encode()).hexdigest()[:40]
 
 
 def get_model(session: Session, caller: Caller, repo: str) -> repository.Listed:
@@ -223,10 +235,12 @@ def commit(
     ref = repository.branch(session, model.id, branch)
     if ref is not None and branch == repository.MAIN:
         check_newer(session, revision)
+    session.flush()
     made = Commit(
         model_id=model.id,
         parent_id=ref.commit_id if ref is not None else None,
         revision=revision,
+        oid=commit_id(model.id, ref.commit.oid if ref is not None else None, identity, created_by, now, title, message),
         title=title,
         message=message,
         created_at=now,
@@ -249,7 +263,16 @@ def commit(
         model.training_n = training_n(metadata)
     model.updated_at = now
     session.flush()
-    record(session, created_by, "model.commit", model.repo, owner=model.party.name, revision=identity, branch=branch)
+    record(
+        session,
+        created_by,
+        "model.commit",
+        model.repo,
+        owner=model.party.name,
+        revision=identity,
+        commit=made.oid,
+        branch=branch,
+    )
     return made
 
 
