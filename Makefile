@@ -14,7 +14,7 @@ CAN_OPEN = import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeo
 TORCH_INDEX = $(shell test "$$(uname -s)" = Linux && ! nvidia-smi -L >/dev/null 2>&1 && \
 	$(PYTHON) -c '$(CAN_OPEN)' $(CPU_WHEELS)/torch/ 2>/dev/null && echo --index-url $(CPU_WHEELS))
 
-.PHONY: help demo up test test-quick images kernels faults lint reference licences format clean
+.PHONY: help demo up test test-quick images lock kernels faults lint reference licences format clean
 .DEFAULT_GOAL := help
 
 help:  ## show this
@@ -41,6 +41,9 @@ test-quick: $(INSTALLED)  ## run the tests that are soon done, without servers
 
 images: $(INSTALLED)  ## replay what the images install, without Docker, start hub and site from it; the demo from the wheel
 	@$(BIN)/python .ci/images.py
+
+lock: $(INSTALLED)  ## resolve anew which versions both images install
+	@$(BIN)/python .ci/lock.py
 
 # What a processor decides: which kernels torch, oneDNN and MKL choose, and how many threads share the work.
 kernels: $(INSTALLED)  ## run the tests with numbers as other processors would, with one thread and with two

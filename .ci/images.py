@@ -91,9 +91,10 @@ class Stage:
             sys.exit(f"{shlex.join(command)}: {ended.returncode}\n{ended.stdout[-2000:]}\n{ended.stderr[-4000:]}")
         return ended.stdout
 
-    def installed(self) -> set[str]:
-        """Return the names of the installed packages."""
-        return {package["name"].lower() for package in json.loads(self.run(["pip", "list", "--format", "json"]))}
+    def installed(self) -> dict[str, str]:
+        """Return the versions of the installed packages, by name; less a wheel's own mark, as in `+cpu`."""
+        packages = json.loads(self.run(["pip", "list", "--format", "json"]))
+        return {package["name"].lower(): package["version"].partition("+")[0] for package in packages}
 
 
 def instructions(text: str) -> list[tuple[str, str]]:
@@ -268,9 +269,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="suture-images-") as name, Processes() as processes:
         folder, played = Path(name).resolve(), dict[str, Stage]()
         hub = play(ROOT / "service/Dockerfile", folder, played)
-        if unwanted := hub.installed() & _NOT_IN_A_HUB:
+        if unwanted := hub.installed().keys() & _NOT_IN_A_HUB:
             sys.exit(f"the hub's image holds {', '.join(sorted(unwanted))}")
         site = play(ROOT / "worker/Dockerfile", folder, played)
+        only_what_is_locked({**hub.installed(), **site.installed()})
         print(f"  installed in {time.monotonic() - started:.0f} s", flush=True)
         services = Composed(hub, site, processes)
         services.start_hub()
@@ -285,6 +287,17 @@ def main() -> None:
         told = site.run(["suture", "demo"])
         print(*(f"  {line}" for line in told.splitlines() if line.startswith("met ")), sep="\n")
     print(f"  {time.monotonic() - started:.0f} s; all is as the images and the documentation say")
+
+
+def only_what_is_locked(installed: Mapping[str, str]) -> None:
+    """Both images hold the versions of lock.txt, and no package that it does not name."""
+    lines = (ROOT / "lock.txt").read_text(encoding="utf-8").splitlines()
+    locked = dict(line.split("==") for line in lines if not line.startswith("#"))
+    others = {name: version for name, version in installed.items() if locked.get(name) != version}
+    # What makes the environment, ours, and what torch pins itself.
+    expected = re.compile(r"(pip|setuptools|wheel|suture|triton|(nvidia|cuda)-.*)")
+    if unlocked := sorted(name for name in others if not expected.fullmatch(name)):
+        sys.exit(f"lock.txt has not these, or other versions of them: {', '.join(unlocked)}; run `make lock`")
 
 
 def names_others_licences(wheel: Path) -> None:

@@ -180,8 +180,10 @@ def test_what_an_image_copies_is_not_ignored(dockerfile):
 def test_torch_comes_first_and_pinned_in_the_site_and_not_at_all_in_the_hub():
     site = (ROOT / "worker/Dockerfile").read_text()
     installs = [line for line in site.splitlines() if "pip install" in line]
-    assert installs[0].endswith("--constraint /tmp/constraints.txt torch")
-    assert "constraints.txt" in installs[1]
+    assert installs[0].endswith("--constraint /tmp/lock.txt torch")
+    assert "--constraint /tmp/lock.txt" in installs[1]
+    pinned = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith("torch==")]
+    assert set(pinned) <= set((ROOT / "lock.txt").read_text().splitlines())
     assert not re.search(r"pip install[^\n]* torch", (ROOT / "service/Dockerfile").read_text())
 
 
