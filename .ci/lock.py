@@ -17,7 +17,7 @@ from packaging.version import Version
 ROOT = Path(__file__).parents[1]
 LOCK = ROOT / "lock.txt"
 _HEADER = """\
-# The versions that both images install, written by `make lock`. What torch pins itself, CUDA's libraries, is not listed.
+# The versions that both images install. Written by `make lock`; what torch pins itself is not listed.
 """
 
 
