@@ -64,5 +64,5 @@ def test_a_missing_validation_split_is_taken_from_train_and_test_stays():
 
 def test_an_unknown_split_name_is_refused_by_position():
     with pytest.raises(SutureError, match="sample 1") as error:
-        by_name(["train", "valid"], where="data.csv: split")
+        by_name(["Training", "holdout"], where="data.csv: split")
     assert error.value.code == "dataset.unknown_split"

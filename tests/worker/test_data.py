@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 
 from suture_contract.documents import CandidateSet
-from suture_stitching.data import DatasetSpec, npz
+from suture_stitching.data import DatasetSpec, array_files
 from suture_stitching.portable.export import export
 from suture_worker.compute.work import work
 from suture_worker.config import TaskLimits
@@ -33,7 +33,8 @@ def networks(shape):
 def read_by_a_child(site, make, quick, spec, shape):
     """Have a child fit two networks on the data; return the task's folder and how many samples it read."""
     kind = {"format": "image", "spatial_shape": shape[1:]} if len(shape) > 1 else {"format": "table"}
-    metadata = {**make.METADATA, "inputs": {"x": {"num_channels": shape[0], **kind}}}
+    names = {} if len(shape) > 1 else {"channels": [f"x{index}" for index in range(shape[0])]}
+    metadata = {**make.METADATA, "inputs": {"x": {"num_channels": shape[0], **kind, **names}}}
     site = site.model_copy(update={"datasets": {"patches": spec}, "limits": TaskLimits(memory_gib=2, threads=1)})
     task = LeasedTask.parse(
         make.leased("fit", members=[make.member(index, metadata=metadata) for index in (0, 1)], options=quick)
@@ -67,7 +68,7 @@ def test_a_compressed_array_is_unpacked_to_the_task_s_own_folder(site, make, qui
     images = np.zeros((1200, 180, 180), dtype=np.uint8)
     images[1::2, :90] = 200
     images[:, 0, :2] = np.stack(np.divmod(np.arange(1200), 256), axis=1)  # no two are the same
-    assert images.nbytes > npz._HELD_BYTES
+    assert images.nbytes > array_files._HELD_BYTES
     np.savez_compressed(tmp_path / "d.npz", images=images, labels=np.arange(1200) % 2)
     spec = DatasetSpec(path=tmp_path / "d.npz", format="npz", labels=LABELS)
     folder, read = read_by_a_child(site, make, quick, spec, (1, 180, 180))

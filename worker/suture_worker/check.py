@@ -20,6 +20,7 @@ from suture.network import client, proxy_of
 from suture_contract.errors import SutureError
 from suture_contract.naming import did_you_mean
 from suture_stitching.data import SPLITS, Dataset, DatasetSpec, Split, open_dataset
+from suture_stitching.data.look import look
 from suture_worker import broker
 from suture_worker.compute import confine
 from suture_worker.config import Rule, SiteConfig, prepare_state, read_token
@@ -36,6 +37,8 @@ MAX_CLOCK_SKEW = 30.0
 #: A certificate that ends sooner than this is worth a warning.
 CERTIFICATE_DAYS = 14
 _CLASSES_SHOWN = 12
+#: Samples of a split that are read.
+_LOOKED_AT = 256
 _GIB = 2**30
 
 
@@ -227,6 +230,12 @@ def _dataset(config: SiteConfig, name: str) -> Iterator[Check]:
     detail = f"{spec.task}, {labels}input {size}; {shown}"
     if dataset.skipped:
         detail += f"; {len(dataset.skipped)} files that cannot be read are left out, such as {dataset.skipped[0]}"
+    seen = look(dataset, most=_LOOKED_AT)
+    detail += f"; {seen.words()}"
+    for doubt in seen.doubts:
+        yield Check(f"dataset {name}", "warn", doubt, "suture data check --sheet shows samples; see the description")
+    for note in seen.notes:
+        yield Check(f"dataset {name}", "ok", note)
     if (link := _leads_out(spec.path)) is not None:
         hint = "models run confined to the dataset's folder and cannot follow it: copy or bind-mount what it points to"
         yield Check(f"dataset {name}", "fail", f"{link} is a link to somewhere else", hint)

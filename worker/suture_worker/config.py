@@ -333,7 +333,11 @@ def _anchor(content: dict[str, Any], base: Path) -> None:
     tables = [(site, "state"), (hub, "token_file"), (content.get("broker"), "ca_file")]
     keys = content.get("keys")
     tables += [(keys, name) for name in (keys if isinstance(keys, dict) else ())]
-    tables += [(table, "path") for table in (datasets.values() if isinstance(datasets, dict) else ())]
+    tables += [
+        (table, name)
+        for table in (datasets.values() if isinstance(datasets, dict) else ())
+        for name in ("path", "root")
+    ]
     for table, key in tables:
         if isinstance(table, dict) and isinstance(table.get(key), str):
             table[key] = Path(os.path.normpath(base / Path(table[key]).expanduser()))

@@ -38,7 +38,11 @@ DATA = group(
     "\b\n"
     "Example:\n"
     "  suture data split site.toml --dataset digits --out splits.csv",
-    {"split": Lazy("suture.cli.data:split", "Show how a site divides a dataset into train, validation and test.")},
+    {
+        "check": Lazy("suture.cli.data:check", "Show what Suture reads from a dataset, in numbers a person can judge."),
+        "split": Lazy("suture.cli.data:split", "Show how a site divides a dataset into train, validation and test."),
+        "suggest": Lazy("suture.cli.data:suggest", "Look at data and write the section that describes them."),
+    },
 )
 KEYS = group(
     "Keys: a party signs its models with its own, readers verify them with the public one they got from it.\n\n"

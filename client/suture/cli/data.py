@@ -12,15 +12,14 @@ import typer
 from suture.cli.documents import Division
 from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json, print_table, prints
 from suture_contract.errors import SutureError
-from suture_contract.files import replacing
-from suture_contract.model.metadata import Task
+from suture_contract.files import replacing, write_text
+from suture_contract.model.metadata import ModelMetadata, Task
+from suture_stitching.data.formats import format_of
 from suture_stitching.data.spec import SPLITS, DatasetSpec
-from suture_stitching.data.spec_file import SUFFIXES, read_spec, spec_of
+from suture_stitching.data.spec_file import SUFFIXES, defaults_for, read_spec, spec_of
 
 if TYPE_CHECKING:
     from suture_stitching.data import Dataset
-
-_FORMATS = {".npz": "npz", ".csv": "csv", ".parquet": "parquet"}
 
 
 @prints(Division)
@@ -29,7 +28,7 @@ def split(
     dataset: Annotated[str | None, typer.Option(metavar="NAME", help="which one of the site.toml")] = None,
     out: Annotated[Path | None, typer.Option(help="write which sample is in which split to this CSV file")] = None,
     data_format: Annotated[
-        str | None, typer.Option(help="image_folder, npz, csv, parquet or nifti; by default what the path looks like")
+        str | None, typer.Option(help="such as csv or nifti; by default what the path looks like")
     ] = None,
     task: Annotated[Task, typer.Option(help="what is learnt from it")] = "classification",
     labels: Annotated[str | None, typer.Option(help="the classes in the order of their index: a,b")] = None,
@@ -51,7 +50,7 @@ def split(
     from suture_stitching.data import open_dataset
 
     given = {"format": data_format, "labels": labels.split(",") if labels else None, "label": label}
-    found = open_dataset(dataset_spec(data, given, {"task": task}, dataset=dataset))
+    found = open_dataset(described(data, given, {"task": task}, dataset=dataset))
     if out is not None:
         _write(out, found)
     digest = found.split_digest()
@@ -66,7 +65,105 @@ def split(
     notes.print(f"next:  train on the train split, then suture export … --trained-on train --split-digest {digest}")
 
 
-def dataset_spec(
+@prints("suture_stitching.data.look:Look")
+def check(
+    data: Annotated[Path, typer.Argument(help="a dataset, a .toml or .json file that describes one, or a site.toml")],
+    model: Annotated[
+        Path | None, typer.Option(help="the model that will read it: its file, folder or suture.json")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(metavar="NAME", help="which one of the site.toml")] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="draw samples with their labels or masks; keep it here")
+    ] = None,
+    data_format: Annotated[str | None, typer.Option(help="by default what the path looks like")] = None,
+    task: Annotated[Task | None, typer.Option(help="what is learnt from it; by default the model's")] = None,
+    labels: Annotated[str | None, typer.Option(help="the classes in the order of their index: a,b")] = None,
+    label: Annotated[str | None, typer.Option(metavar="COLUMN", help="a table's column of labels")] = None,
+    format: FormatOption = Format.text,
+) -> None:
+    """Show what Suture reads from a dataset, in numbers that a person can judge.
+
+    The range of values after reading, how much is black, samples, patients and labels per split, and content that is
+    there twice, in two splits above all. --sheet shows patients: it is for this machine alone. Nothing is sent.
+
+    \b
+    Examples:
+      suture data check scans/ --model mine/ --sheet sheet.png
+      suture data check site.toml --dataset frames
+      suture data check patients.csv --label outcome --labels no,yes --format json
+    """
+    from suture_stitching.data import open_dataset
+    from suture_stitching.data.look import contact_sheet, look
+
+    given = {"format": data_format, "labels": labels.split(",") if labels else None, "label": label}
+    defaults = defaults_for(_metadata(model)) if model is not None else {}
+    opened = open_dataset(described(data, given, {**defaults, **({"task": task} if task else {})}, dataset=dataset))
+    found = look(opened)
+    if sheet is not None:
+        with replacing(sheet, private=True) as temporary:
+            contact_sheet(opened).save(temporary, "PNG")
+    if format is Format.json:
+        print_json(found)
+        return
+    rows = [
+        (
+            name,
+            f"{one.n:,}",
+            "" if one.patients is None else f"{one.patients:,}",
+            ", ".join(f"{text} {count:,}" for text, count in one.labels.items()),
+        )
+        for name, one in found.splits.items()
+    ]
+    print_table(("split", "samples", "patients", "labels"), rows, empty="", prose=("labels",))
+    console.print(f"size {' x '.join(map(str, found.shape))}; {found.words()}")
+    for text in (
+        *found.notes,
+        *(f"left out: {opened.skipped[0]} and the like, {found.skipped}",) * bool(found.skipped),
+    ):
+        notes.print(text)
+    for text in found.doubts:
+        notes.print(f"look at this: {text}")
+    if sheet is not None:
+        notes.print(f"wrote {sheet}, which shows patients")
+
+
+def suggest(
+    data: Annotated[Path, typer.Argument(help="a folder or file with data")],
+    model: Annotated[
+        Path | None, typer.Option(help="the model that will read it: its file, folder or suture.json")
+    ] = None,
+    name: Annotated[str, typer.Option(help="what the dataset is to be called")] = "mine",
+    label: Annotated[str | None, typer.Option(metavar="COLUMN", help="a table's column of labels")] = None,
+    out: Annotated[Path | None, typer.Option(help="write it to this file instead of showing it")] = None,
+) -> None:
+    """Look at data and write the section of a site.toml that describes them, with a comment per line.
+
+    What is not plain from the data is marked CHECK; what cannot be answered is said at the end. Nothing is sent.
+
+    \b
+    Examples:
+      suture data suggest scans/
+      suture data suggest patients.csv --label outcome --name heart
+      suture data suggest volumes/ --model mine/ --out section.toml
+    """
+    from suture_stitching.data.suggest import suggest as look_at
+
+    text = look_at(data, None if model is None else _metadata(model), label).toml(name)
+    if out is None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True, end="")
+        return
+    write_text(out, text)
+    notes.print(f"wrote {out}; then: suture data check {out} --dataset {name}")
+
+
+def _metadata(path: Path) -> ModelMetadata:
+    """Return what is said of a model: its suture.json, or the one beside its file or in its folder."""
+    from suture_stitching.local import read_metadata
+
+    return ModelMetadata.read(path) if path.suffix == ".json" else read_metadata([path])[0][1]
+
+
+def described(
     path: Path, given: Mapping[str, Any], defaults: Mapping[str, Any], *, dataset: str | None = None
 ) -> DatasetSpec:
     """Return what describes the dataset at `path`; `defaults` stand for what is not said.
@@ -78,24 +175,10 @@ def dataset_spec(
         return read_spec(path, dataset=dataset, defaults=defaults)
     if dataset is not None:
         raise SutureError("dataset.invalid", "only a site.toml names datasets", where=str(path), hint="leave it out")
-    fields = {"path": path, "format": given["format"] or _format_of(path), "columns": {"label": given["label"]}}
+    fields = {"path": path, "format": given["format"] or format_of(path), "columns": {"label": given["label"]}}
     if given["labels"]:
         fields["labels"] = given["labels"]
     return spec_of(fields, where=str(path), defaults=defaults)
-
-
-def _format_of(path: Path) -> str:
-    found = "image_folder" if path.is_dir() else _FORMATS.get(path.suffix.lower())
-    if found is None and not path.exists():
-        raise SutureError("dataset.missing_path", "there is nothing at this path", where=str(path))
-    if found is None:
-        raise SutureError(
-            "dataset.unknown_format",
-            "neither a folder nor a .npz, .csv or .parquet file",
-            where=str(path),
-            hint="name it with --data-format",
-        )
-    return found
 
 
 def _write(out: Path, found: Dataset) -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from suture.cli.data import dataset_spec
+from suture.cli.data import described
 from suture_contract.console.terminal import Format, FormatOption, notes, print_json, print_wide, prints
 from suture_contract.documents import Report
 from suture_contract.fit_options import FitOptions
+from suture_contract.model.metadata import ModelMetadata
 from suture_contract.report.words import UNSTITCHED
+from suture_stitching.data.spec import DatasetSpec
+from suture_stitching.data.spec_file import defaults_for
 
 if TYPE_CHECKING:
     from suture_stitching.running.progress import Progress as EngineProgress
@@ -35,7 +39,7 @@ def fit(
         list[Path] | None, typer.Option(help="a model's suture.json, if not beside it; one per model, in order")
     ] = None,
     data_format: Annotated[
-        str | None, typer.Option(help="image_folder, npz, csv, parquet or nifti; by default what the path looks like")
+        str | None, typer.Option(help="such as csv or nifti; by default what the path looks like")
     ] = None,
     labels: Annotated[
         str | None, typer.Option(help="the data's classes in the order of their index: a,b; by default your model's")
@@ -73,13 +77,12 @@ def fit(
 
     own = read_metadata(models, metadata or ())[0][1]
     given = {"format": data_format, "labels": labels.split(",") if labels else None, "label": label}
-    as_own = {"task": own.task, "labels": list(own.labels or ())}
-    others = {name: dataset_spec(Path(path), given, as_own) for name, _, path in named}
+    others = {name: dataset_spec(Path(path), own, given) for name, _, path in named}
     options = FitOptions.read({"seed": seed, "refine": refine, **({"refine_steps": steps} if steps else {})})
     with _Bars() as bars:
         found = stitch(
             models,
-            dataset_spec(data, given, as_own),
+            dataset_spec(data, own, given),
             out,
             others=others,
             metadata=metadata or (),
@@ -98,6 +101,11 @@ def fit(
         notes.print(f"nothing was stitched: {UNSTITCHED[why]}")
     notes.print(f"candidate {chosen.id}: {chosen.label}")
     notes.print(f"wrote {out}/model.safetensors, suture.json, report.html, report.json and all candidates")
+
+
+def dataset_spec(path: Path, own: ModelMetadata, given: Mapping[str, Any]) -> DatasetSpec:
+    """Return what describes the dataset at `path`, for models that read what `own` does; see `described`."""
+    return described(path, given, defaults_for(own))
 
 
 class _Bars:

@@ -412,7 +412,7 @@ def _channels(text: str, sizes: list[int]) -> list[str]:
     """Return the names of the channels: as written, or the first columns of a training table, which the model reads."""
     if not Path(text).is_file():
         return [name.strip() for name in text.split(",")]
-    from suture_stitching.data.table import column_names
+    from suture_stitching.data.table_files import column_names
 
     names = column_names(Path(text))
     if len(names) != sizes[0]:

@@ -1,4 +1,4 @@
-"""Readers of a site's datasets: folders of images or volumes, `.npz` files and tables.
+"""Readers of a site's datasets: images, volumes and signals in folders or lists, arrays, and tables.
 
     spec = DatasetSpec(path="scans", format="image_folder", labels=("normal", "pneumonia"))
     dataset = open_dataset(spec)
@@ -16,6 +16,7 @@ from suture_contract.errors import SutureError
 from suture_contract.extras import how_to_install
 from suture_stitching.data.arrays import ArrayDataset
 from suture_stitching.data.dataset import Dataset
+from suture_stitching.data.expected import check_expected
 from suture_stitching.data.spec import FOLDERS, SPLITS, Columns, DatasetSpec, Split, SplitRule
 
 
@@ -35,31 +36,10 @@ def open_dataset(spec: DatasetSpec) -> Dataset:
             "dataset.wrong_format",
             f"this is {kind}, but the format is {spec.format}",
             where=where,
-            hint="image_folder and nifti are folders; npz, csv and parquet are files",
+            hint=f"{', '.join(FOLDERS)} are folders; all other formats are files",
         )
     try:
-        if spec.format == "image_folder":
-            from suture_stitching.data.image_folder import ImageFolder
-
-            return ImageFolder(spec)
-        if spec.format == "nifti":
-            if not (find_spec("nibabel") and find_spec("monai")):
-                raise SutureError(
-                    "dataset.missing_package",
-                    "volumes need nibabel and MONAI",
-                    where=where,
-                    hint=how_to_install("imaging"),
-                )
-            from suture_stitching.data.volumes import VolumeFolder
-
-            return VolumeFolder(spec)
-        if spec.format == "npz":
-            from suture_stitching.data.npz import open_npz
-
-            return open_npz(spec)
-        from suture_stitching.data.table import open_table
-
-        return open_table(spec)
+        dataset = _open(spec, where)
     except PermissionError:
         raise SutureError(
             "dataset.not_readable",
@@ -67,6 +47,37 @@ def open_dataset(spec: DatasetSpec) -> Dataset:
             where=where,
             hint="give the account that runs the site's worker read access",
         ) from None
+    check_expected(dataset, spec)
+    return dataset
+
+
+def _open(spec: DatasetSpec, where: str) -> Dataset:
+    if spec.holds == "images":
+        from suture_stitching.data.image_folder import ImageFolder
+
+        return ImageFolder(spec)
+    if spec.holds == "volumes":
+        if not (find_spec("nibabel") and find_spec("monai")):
+            raise SutureError(
+                "dataset.missing_package",
+                "volumes need nibabel and MONAI",
+                where=where,
+                hint=how_to_install("imaging"),
+            )
+        from suture_stitching.data.volumes import VolumeFolder
+
+        return VolumeFolder(spec)
+    if spec.holds == "signals":
+        from suture_stitching.data.signal_folder import SignalFolder
+
+        return SignalFolder(spec)
+    if spec.holds == "arrays":
+        from suture_stitching.data.array_files import open_arrays
+
+        return open_arrays(spec)
+    from suture_stitching.data.table import open_table
+
+    return open_table(spec)
 
 
 __all__ = ["SPLITS", "ArrayDataset", "Columns", "Dataset", "DatasetSpec", "Split", "SplitRule", "open_dataset"]

@@ -47,6 +47,8 @@ class Dataset(ABC):
     workers: int = 0
     skipped: tuple[str, ...] = ()
     where: str
+    #: What was decided about the data that they do not say themselves, in words.
+    notes: tuple[str, ...] = ()
     _splits: Splits
     #: Label indices `(N,)`, 0 or 1 per label `(N, L)`, or values `(N, K)`; masks where a reader holds them.
     _targets: NDArray[Any]

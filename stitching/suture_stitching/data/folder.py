@@ -1,4 +1,4 @@
-"""What all folders with one file per sample have in common: only the list of files is held."""
+"""What all data with one file per sample have in common: only the list of files is held."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from suture_contract.errors import SutureError
-from suture_stitching.data.arrays import numbered, strata
+from suture_stitching.data.arrays import mask_indices, numbered, strata
 from suture_stitching.data.dataset import Dataset
 from suture_stitching.data.listing import UNREADABLE, Sample, list_samples
 from suture_stitching.data.prefetch import ahead, default_workers
@@ -34,8 +34,9 @@ class FolderDataset(Dataset, Generic[Header]):
         self.where = str(spec.path)
         self.workers = default_workers() if spec.workers is None else spec.workers
         self._spec = spec
-        self._root = spec.path
-        samples, others = list_samples(spec, suffixes)
+        self._root = spec.files
+        samples, others, notes = list_samples(spec, suffixes)
+        self.notes = tuple(notes)
 
         checked = list(ahead(self._header_or_error, samples, self.workers))
         known = [(sample, it) for sample, it in zip(samples, checked, strict=True) if not isinstance(it, SutureError)]
@@ -89,19 +90,7 @@ class FolderDataset(Dataset, Generic[Header]):
 
     def _indices_of_mask(self, values: NDArray[Any], file: str) -> NDArray[Any]:
         """Return the label indices that a mask's values stand for."""
-        stand_for = np.array(self._spec.mask_values or range(len(self.labels)))
-        ascending = np.argsort(stand_for)
-        place = np.searchsorted(stand_for[ascending], values).clip(max=len(stand_for) - 1)
-        if (stand_for[ascending][place] != values).any():
-            raise SutureError(
-                "dataset.label_out_of_range",
-                "the mask has a value that is none of "
-                + ("mask_values" if self._spec.mask_values else f"0 to {len(self.labels) - 1}"),
-                where=file,
-                hint="correct the mask, or say in mask_values which value stands for each label, such as [0, 255]",
-            )
-        indices: NDArray[Any] = ascending.astype(np.min_scalar_type(len(stand_for) - 1))[place]
-        return indices
+        return mask_indices(values, self._spec, file)
 
     def _masks(self, indices: Indices) -> Iterable[NDArray[Any]]:
         return ahead(lambda index: self._mask(self._samples[index]), indices, self.workers)

@@ -1,8 +1,12 @@
-"""A folder of images, decoded batch by batch; with a label each, or with masks."""
+"""Images in files of their own, decoded batch by batch; with a label each, or with masks.
+
+Pillow reads pictures, turned as their EXIF mark says; pydicom reads DICOM. What is not plain is refused: files with
+several pages, values that do not fill their type, several sizes without a word about how to make them one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,29 +14,41 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
+from suture_contract.compatibility import LUMA
 from suture_contract.errors import SutureError
-from suture_stitching.data.arrays import full_scale, to_range
+from suture_stitching.data import dicom
+from suture_stitching.data.arrays import bits_error, seldom_used, to_range
 from suture_stitching.data.folder import FolderDataset
 from suture_stitching.data.listing import Sample, unreadable
 from suture_stitching.data.spec import DatasetSpec
 from suture_stitching.data.splits import Indices
 
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".pgm", ".ppm")
+PICTURES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".pgm", ".ppm")
+_SUFFIXES = (*PICTURES, *dicom.SUFFIXES)
+_LOSSY = (".jpg", ".jpeg", ".jpe", ".jfif", ".webp")
 _DEEP_MODES = frozenset({"I;16", "I;16L", "I;16B"})
-_GREY_MODES = frozenset({"1", "L"}) | _DEEP_MODES
-_COLOUR_MODES = frozenset({"RGB", "RGBA", "P", "CMYK", "YCbCr"})
-#: The value in a mask with a palette is the index of a colour, whatever the colour is.
-_MASK_MODES = frozenset({"P"}) | _GREY_MODES
+#: Numbers that are taken as they are: nothing says from which range they are to be scaled.
+_PLAIN_MODES = frozenset({"I", "F"})
+_GREY_MODES = frozenset({"1", "L", "LA"}) | _DEEP_MODES | _PLAIN_MODES
+_COLOUR_MODES = frozenset({"RGB", "RGBA", "RGBX", "P", "PA", "CMYK", "YCbCr"})
+#: EXIF's number of orientations in which height and width change places.
+_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
+#: Files that are looked at for how many bits their values take; a set that fills its type shows it soon.
+_LOOKED_AT = 64
+_BACKGROUND = 0
 
 
 @dataclass(frozen=True)
 class _Header:
+    """`deep` are images of more than 8 bits, `stored` the range of values that are scaled onto `value_range`."""
+
     height: int
     width: int
     channels: int
     deep: bool
+    stored: tuple[float, float] | None
 
 
 class ImageFolder(FolderDataset[_Header]):
@@ -40,73 +56,139 @@ class ImageFolder(FolderDataset[_Header]):
 
     def __init__(self, spec: DatasetSpec) -> None:
         super().__init__(spec, _SUFFIXES)
+        self._check_bits()
 
     def _read(self, indices: Indices, seed: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[Any]]:
-        assert self.value_range is not None
         samples = [self._samples[index] for index in indices]
         images = np.empty((len(indices), *self.input_shape), dtype=np.float32)
         for row, sample in enumerate(samples):
-            pixels = self._decode(sample.file)
-            full = full_scale(pixels.dtype)
-            assert full is not None
-            images[row] = to_range(pixels.astype(np.float32), full, self.value_range)
+            images[row] = self._decode(sample.file)
         if self.task != "segmentation":
             return images, self._targets[indices]
         return images, np.stack([self._mask(sample) for sample in samples])
 
-    def _decode(self, file: str) -> NDArray[Any]:
-        """Return the image as `(C, H, W)` of an unsigned integer type."""
-        channels, height, width = self.input_shape
-        with _opened(self._root / file, file) as image:
-            if (image.height, image.width) != (height, width):
-                raise _sizes_differ(self._samples[0].file, (height, width), file, (image.height, image.width))
-            if image.mode in _DEEP_MODES:
-                pixels = np.asarray(image).astype(np.uint16)
-                return np.broadcast_to(pixels, (channels, height, width))
-            pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
-        return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+    def _decode(self, file: str) -> NDArray[np.float32]:
+        """Return the image `(C, H, W)`, in `value_range`."""
+        assert self.value_range is not None
+        values, stored = self._stored(file)
+        values = self._sized(values, file, Image.Resampling.BILINEAR)
+        if stored is None:
+            return self._checked(values, file)
+        return to_range(values, stored, self.value_range, clip=self._spec.intensity is not None)
+
+    def _stored(self, file: str) -> tuple[NDArray[np.float32], tuple[float, float] | None]:
+        """Return the values `(C, H, W)` as stored, and the range that is to be scaled; None if they are to stay."""
+        path, channels = self._root / file, self.input_shape[0]
+        if _is_dicom(path):
+            header = dicom.read_header(path, file)
+            frames = dicom.read_pixels(path, file)
+            values = frames[self._page(len(frames), file)]
+            stored: tuple[float, float] | None = header.stored
+        else:
+            with _opened(path, file, self._spec.page) as image:
+                stored = _range_of(image.mode)
+                if stored is not None and image.mode not in _DEEP_MODES:
+                    image = image.convert("L" if channels == 1 else "RGB")
+                values = np.asarray(image).astype(np.float32)
+            values = values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
+        if len(values) == 1 and channels == 3:
+            values = np.repeat(values, 3, axis=0)
+        elif len(values) == 3 and channels == 1:
+            values = np.tensordot(np.array(LUMA, np.float32), values, 1)[None]
+        return values, self._spec.intensity or stored
+
+    def _checked(self, values: NDArray[np.float32], file: str) -> NDArray[np.float32]:
+        """Return numbers that are not scaled, once they lie in the declared range."""
+        assert self.value_range is not None
+        low, high = self.value_range
+        slack = 1e-5 * (high - low)
+        if not np.isfinite(values).all():
+            raise unreadable(file, "it holds NaN or infinity")
+        if values.min() < low - slack or values.max() > high + slack:
+            raise SutureError(
+                "dataset.value_range",
+                f"the image has values outside the declared range {low} to {high}",
+                where=file,
+                hint="say which stored values become the ends of that range, intensity = [0, 4095] for example",
+            )
+        return values
+
+    def _page(self, pages: int, file: str) -> int:
+        if pages > 1 and self._spec.page is None:
+            raise _pages(file, pages)
+        page = self._spec.page or 0
+        if page >= pages:
+            raise unreadable(file, f"it has {pages} page(s), and page {page} (counted from 0) is wanted")
+        return page
+
+    def _sized(self, values: NDArray[np.float32], file: str, how: Image.Resampling) -> NDArray[np.float32]:
+        """Return values `(C, H, W)` in the dataset's size."""
+        found = np.stack([_resized(channel, self._spec, how) for channel in values])
+        if found.shape[1:] != self.input_shape[1:]:
+            height, width = self.input_shape[1:]
+            raise _sizes_differ(self._samples[0].file, (height, width), file, (found.shape[1], found.shape[2]))
+        return found
 
     def _mask(self, sample: Sample) -> NDArray[Any]:
         file = str(sample.target)
-        with _opened(self._root / file, file) as image:
-            if (image.height, image.width) != self.input_shape[1:]:
-                raise _mask_differs(file)
-            values = np.asarray(image)
-        return self._indices_of_mask(values.astype(np.int64), file)
+        with _opened(self._root / file, file, None) as image:
+            values = _mask_values(image, len(self.labels), file)
+        if values.shape != self._stored_size(sample.file):
+            raise _mask_differs(file)
+        sized = self._sized(values[None].astype(np.float32), file, Image.Resampling.NEAREST)[0]
+        return self._indices_of_mask(sized.astype(np.int64), file)
+
+    def _stored_size(self, file: str) -> tuple[int, int]:
+        path = self._root / file
+        if _is_dicom(path):
+            header = dicom.read_header(path, file)
+            return header.height, header.width
+        with _opened(path, file, self._spec.page, turn=False) as image:
+            return _upright(image)
 
     def _check_content(self, sample: Sample) -> None:
-        self._decode(sample.file)
+        self._stored(sample.file)
         if self.task == "segmentation":
             self._mask(sample)
 
     def _header(self, sample: Sample) -> _Header:
-        with _opened(self._root / sample.file, sample.file) as image:
-            mode, height, width = image.mode, image.height, image.width
-        if mode not in _GREY_MODES | _COLOUR_MODES:
-            raise unreadable(sample.file, f"pixels of type {mode} are not supported")
+        path = self._root / sample.file
+        if _is_dicom(path):
+            found = dicom.read_header(path, sample.file)
+            self._page(found.frames, sample.file)
+            if found.rescaled and self._spec.intensity is None:
+                raise SutureError(
+                    "dataset.intensity",
+                    "the file rescales its values, as CT does to Hounsfield units, so no range follows from its bits",
+                    where=sample.file,
+                    hint="say which values become the ends of the range that the models read: intensity = [-160, 240] "
+                    "for soft tissue in CT, for example",
+                )
+            deep = found.stored[1] - found.stored[0] > 255
+            header = _Header(found.height, found.width, found.channels, deep, found.stored)
+        else:
+            with _opened(path, sample.file, self._spec.page, turn=False) as image:
+                mode, (height, width) = image.mode, _upright(image)
+                if mode not in _GREY_MODES | _COLOUR_MODES:
+                    raise unreadable(sample.file, f"pixels of type {mode} are not supported")
+                grey = mode in _GREY_MODES or (mode in ("P", "PA") and _grey_palette(image))
+                deep = mode in _DEEP_MODES or _halved(image)
+                if _halved(image) and self._spec.intensity is not None:
+                    raise unreadable(sample.file, "colours of 16 bits are read as 8, which intensity does not fit")
+            header = _Header(height, width, 1 if grey else 3, deep, _range_of(mode))
         if self.task == "segmentation":
             file = str(sample.target)
-            with _opened(self._root / file, file) as mask:
-                size, kind = (mask.height, mask.width), mask.mode
-            if size != (height, width):
-                raise _mask_differs(file)
-            if kind not in _MASK_MODES:
-                raise SutureError(
-                    "dataset.mask_in_colour",
-                    f"a mask has one value per pixel, not a colour ({kind})",
-                    where=file,
-                    hint="save it as a grey image or one with a palette, whose values are the labels' indices",
-                )
-        return _Header(height, width, 1 if mode in _GREY_MODES else 3, mode in _DEEP_MODES)
+            with _opened(self._root / file, file, None, turn=False) as mask:
+                if _upright(mask) != (header.height, header.width):
+                    raise _mask_differs(file)
+        return header
 
     def _shape(self, files: list[str], headers: list[_Header]) -> tuple[int, ...]:
-        first = headers[0]
         seen: dict[int, str] = {}
+        first = _size_of(headers[0].height, headers[0].width, self._spec)
         for file, header in zip(files, headers, strict=True):
-            if header.deep and self._spec.channels == 3:
-                raise unreadable(file, "a 16-bit grey image cannot be delivered in colour")
-            if (header.height, header.width) != (first.height, first.width):
-                raise _sizes_differ(files[0], (first.height, first.width), file, (header.height, header.width))
+            if (size := _size_of(header.height, header.width, self._spec)) != first:
+                raise _sizes_differ(files[0], first, file, size, self._spec)
             seen.setdefault(header.channels, file)
         if self._spec.channels is None and len(seen) > 1:
             raise SutureError(
@@ -115,31 +197,188 @@ class ImageFolder(FolderDataset[_Header]):
                 where=self.where,
                 hint="set channels = 1 (all grey) or channels = 3 (all colour) for this dataset",
             )
-        return self._spec.channels or first.channels, first.height, first.width
+        self._looked_at = [file for file, header in zip(files, headers, strict=True) if header.stored]
+        return self._spec.channels or headers[0].channels, *first
+
+    def _check_bits(self) -> None:
+        """Raise where the values take fewer bits than they are stored in; numbers that stay are read by this, too."""
+        kept = {sample.file for sample in self._samples}
+        step = max(1, len(self._samples) // _LOOKED_AT)
+        for sample in self._samples[::step][:_LOOKED_AT]:
+            self._stored_checked(sample.file)
+        if self._spec.intensity is not None:
+            return
+        largest: dict[float, int] = {}
+        files = [file for file in self._looked_at if file in kept]
+        for file in files[:: max(1, len(files) // _LOOKED_AT)][:_LOOKED_AT]:
+            values, stored = self._stored(file)
+            if stored is None:
+                continue
+            top = stored[1]
+            largest[top] = max(largest.get(top, 0), int(values.max()))
+            if len(largest) == 1 and top > 255 and largest[top] > top / 2:
+                return
+        for top, most in largest.items():
+            halved = top <= 255 and any(_is_halved(self._root / file) for file in files[:1])
+            kind = np.dtype(np.uint16 if top > 255 or halved else np.uint8)
+            most = most * 257 if halved else most
+            # DICOM says itself of how many bits a value is, but a scanner does not use the last one at times.
+            loose = top > 255 and top != 65535 and most > top / 4
+            if not loose and (bits := seldom_used(most, kind)) is not None:
+                raise bits_error(bits, kind, self.where)
+
+    def _stored_checked(self, file: str) -> None:
+        values, stored = self._stored(file)
+        if stored is None:
+            self._checked(values, file)
+
+
+def _is_dicom(path: Path) -> bool:
+    return not path.name.lower().endswith(PICTURES) and path.exists() and dicom.is_dicom(path)
+
+
+def _range_of(mode: str) -> tuple[float, float] | None:
+    """Return the range of a picture's type; None for numbers that may be anything."""
+    return None if mode in _PLAIN_MODES else (0.0, 65535.0 if mode in _DEEP_MODES else 255.0)
+
+
+def _upright(image: Image.Image) -> tuple[int, int]:
+    """Return height and width of the picture as its EXIF mark turns it."""
+    turned = image.getexif().get(_ORIENTATION) in _TURNED
+    return (image.width, image.height) if turned else (image.height, image.width)
+
+
+def _grey_palette(image: Image.Image) -> bool:
+    palette = np.array(image.getpalette() or [0], dtype=np.int64)
+    colours = palette[: len(palette) // 3 * 3].reshape(-1, 3)
+    return bool((colours == colours[:, :1]).all())
+
+
+def _halved(image: Image.Image) -> bool:
+    """Whether the file has 16 bits per channel, of which Pillow gives the upper 8."""
+    return image.mode in ("RGB", "RGBA", "LA") and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+
+
+def _is_halved(path: Path) -> bool:
+    if not path.name.lower().endswith(PICTURES):
+        return False
+    with Image.open(path) as image:
+        return _halved(image)
+
+
+def _mask_values(image: Image.Image, labels: int, file: str) -> NDArray[Any]:
+    """Return one value per pixel `(H, W)`: as stored, or of black and one colour 0 and 255."""
+    lossy = file.lower().endswith(_LOSSY)
+    if image.mode in ("LA", "I;16", "I;16L", "I;16B", "I", "L", "1", "P", "F"):
+        values: NDArray[Any] = np.asarray(image.getchannel(0) if image.mode == "LA" else image)
+        if image.mode == "1":
+            return values.astype(np.uint8)
+    else:
+        colours = np.asarray(image.convert("RGB"))
+        grey = bool((colours == colours[..., :1]).all())
+        shown = np.unique(colours.reshape(-1, 3), axis=0)
+        if not grey and not (labels == 2 and not lossy and len(shown) <= 2 and not shown[0].any()):
+            raise SutureError(
+                "dataset.mask_in_colour",
+                f"a mask has one value per pixel, not a colour ({image.mode})",
+                where=file,
+                hint="save it as a grey image or one with a palette, whose values are the labels' indices",
+            )
+        values = colours[..., 0] if grey else np.where(colours.any(axis=2), 255, 0)
+    if lossy:
+        if labels != 2:
+            raise SutureError(
+                "dataset.label_out_of_range",
+                "the mask is compressed with loss, which changes its values",
+                where=file,
+                hint="export masks as PNG",
+            )
+        # Black and white but for what the compression did around edges.
+        white: NDArray[np.uint8] = (values > 127).astype(np.uint8) * np.uint8(255)
+        return white
+    return values
+
+
+def _resized(values: NDArray[np.float32], spec: DatasetSpec, how: Image.Resampling) -> NDArray[np.float32]:
+    """Return `(H, W)` resized, then padded and cropped around its middle."""
+    if spec.resize is not None and (size := _after_resize(values.shape[0], values.shape[1], spec)) != values.shape:
+        values = np.asarray(Image.fromarray(values, mode="F").resize((size[1], size[0]), how))
+    if spec.pad is not None:
+        lacking = [max(0, want - have) for want, have in zip(spec.pad, values.shape, strict=True)]
+        values = np.pad(values, [(one // 2, one - one // 2) for one in lacking], constant_values=_BACKGROUND)
+    if spec.crop is not None:
+        starts = [max(0, (have - want) // 2) for want, have in zip(spec.crop, values.shape, strict=True)]
+        values = values[starts[0] : starts[0] + spec.crop[0], starts[1] : starts[1] + spec.crop[1]]
+    return values
+
+
+def _after_resize(height: int, width: int, spec: DatasetSpec) -> tuple[int, int]:
+    if isinstance(spec.resize, int):
+        shorter = min(height, width)
+        return max(1, round(height * spec.resize / shorter)), max(1, round(width * spec.resize / shorter))
+    return (height, width) if spec.resize is None else (spec.resize[0], spec.resize[1])
+
+
+def _size_of(height: int, width: int, spec: DatasetSpec) -> tuple[int, int]:
+    """Return the size that an image of this one is delivered in."""
+    height, width = _after_resize(height, width, spec)
+    if spec.pad is not None:
+        height, width = max(height, spec.pad[0]), max(width, spec.pad[1])
+    if spec.crop is not None:
+        height, width = min(height, spec.crop[0]), min(width, spec.crop[1])
+    return height, width
 
 
 @contextmanager
-def _opened(path: Path, file: str) -> Iterator[Image.Image]:
-    """Open an image; whatever Pillow raises in the block, for a broken or hostile file, names the file instead."""
+def _opened(path: Path, file: str, page: int | None, *, turn: bool = True) -> Iterator[Image.Image]:
+    """Open an image, upright; whatever Pillow raises in the block, for a broken or hostile file, names the file."""
     try:
         with Image.open(path) as image:
             # A header that claims hundreds of millions of pixels is refused before they are allocated; Pillow itself
             # only warns about half of them.
             if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
                 raise Image.DecompressionBombError
-            yield image
+            pages = getattr(image, "n_frames", 1)
+            if pages > 1 and page is None:
+                raise _pages(file, pages)
+            if page is not None:
+                if page >= pages:
+                    raise unreadable(file, f"it has {pages} page(s), and page {page} (counted from 0) is wanted")
+                image.seek(page)
+            yield ImageOps.exif_transpose(image) if turn else image
     except SutureError:
         raise
     except Exception as error:
-        raise unreadable(file, _reason(error)) from None
+        raise unreadable(file, _reason(error, path)) from None
 
 
-def _sizes_differ(first: str, size: tuple[int, int], file: str, other: tuple[int, int]) -> SutureError:
+def _pages(file: str, pages: int) -> SutureError:
+    return SutureError(
+        "dataset.several_pages",
+        f"the file has {pages} pages or frames",
+        where=file,
+        hint="save each as a file of its own, or say which one is meant, counted from 0: page = 0; slices of a volume "
+        'are read as one from DICOM, NIfTI, NRRD or MetaImage, with format = "nifti"',
+    )
+
+
+def _sizes_differ(
+    first: str, size: Sequence[int], file: str, other: Sequence[int], spec: DatasetSpec | None = None
+) -> SutureError:
+    wanted = "224, 224"
+    if (
+        spec is not None
+        and spec.input is not None
+        and all(spec.input.spatial_shape)
+        and len(spec.input.spatial_shape) == 2
+    ):
+        wanted = ", ".join(map(str, spec.input.spatial_shape))
     return SutureError(
         "dataset.sizes_differ",
         f"{file} has {other[0]} x {other[1]} pixels, {first} has {size[0]} x {size[1]}",
         where=file,
-        hint="all images of a dataset need one size (height x width); resize or crop them beforehand",
+        hint="say how images come to one size (height, width), as the models were trained: "
+        f"resize = [{wanted}]; or resize = 256 (the shorter side) and crop = [{wanted}]; or pad = [{wanted}]",
     )
 
 
@@ -148,15 +387,18 @@ def _mask_differs(file: str) -> SutureError:
         "dataset.mask_mismatch",
         "the mask has another size than its image",
         where=file,
-        hint="each pixel of an image has one in its mask; export the mask again",
+        hint="each pixel of an image, turned upright as its EXIF mark says, has one in its mask; export the mask again",
     )
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, path: Path) -> str:
     if isinstance(error, FileNotFoundError):
-        return "the file is gone"
+        return "it is a link to a file that is not there" if path.is_symlink() else "the file is gone"
     if isinstance(error, PermissionError):
         return "the site may not read it"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return "it claims far too many pixels"
     return "the file is damaged or not an image"
+
+
+__all__ = ["PICTURES", "ImageFolder"]

@@ -4,19 +4,38 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from suture_contract.model.metadata import Label, Task
+from suture_contract.model.metadata import InputSpec, Label, Task
 from suture_contract.naming import did_you_mean, spelt
 
-Format = Literal["image_folder", "nifti", "npz", "csv", "parquet"]
+Format = Literal[
+    "image_folder",
+    "nifti",
+    "signal_folder",
+    "list",
+    "datalist",
+    "npz",
+    "hdf5",
+    "csv",
+    "parquet",
+    "excel",
+    "statistics",
+]
 Split = Literal["train", "validation", "test"]
 #: `train` is what a fit learns from; candidates are chosen on `validation` and reported on `test`.
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
-#: Formats that are a folder with one file per sample; the others are one file.
-FOLDERS: tuple[Format, ...] = ("image_folder", "nifti")
+#: Formats that are a folder with one file per sample, or a file that names them; the others hold the samples.
+FOLDERS: tuple[Format, ...] = ("image_folder", "nifti", "signal_folder")
+LISTS: tuple[Format, ...] = ("list", "datalist")
+TABLES: tuple[Format, ...] = ("csv", "parquet", "excel", "statistics")
+ARRAYS: tuple[Format, ...] = ("npz", "hdf5")
+
+
+#: Height and width in pixels.
+Size: TypeAlias = Annotated[tuple[Annotated[int, Field(ge=1, le=8192)], ...], Field(min_length=2, max_length=2)]
 
 
 class _Closed(BaseModel):
@@ -68,9 +87,17 @@ class DatasetSpec(_Closed):
     to; `on_unreadable` says whether files that cannot be read are an error or left out; `workers` is how many threads
     read ahead.
 
-    For volumes (`nifti`): they are resampled to `spacing` in mm (default: as stored) and read in patches of `window`
-    voxels; the stored values `intensity` are mapped onto `value_range` and what lies beyond is clipped, by default each
-    volume's 0.5th and 99.5th percentile; `patches` are how many patches of each volume a pass reads.
+    `input` is what the models read, as their `suture.json` says it: data that contradict it are refused. `intensity`
+    are the stored values that are mapped onto `value_range`; what lies beyond is clipped. `axes` names those of an
+    array or signal: N samples, C channels, and D, H, W or T. Images of several sizes are brought to one by `resize` (to
+    height and width, or, one number, the shorter side to that), then `pad` and `crop` around their middle; `page` is
+    the one to read of files with several. `categories` are a column's texts in the order of their numbers. Of
+    `multilabel` data, `uncertain` says what -1 stands for, and `blank` what an empty cell does. A `list` or `datalist`
+    names files below `root`, by default its own folder. `sheet` is that of an Excel file with several.
+
+    For volumes (`nifti`, or files of a list with a `window`): they are resampled to `spacing` in mm (default: as
+    stored) and read in patches of `window` voxels; `intensity` is by default each volume's 0.5th and 99.5th percentile;
+    `missing = "lowest"` makes NaN the volume's lowest value; `patches` are how many patches of each a pass reads.
     """
 
     path: Path
@@ -82,7 +109,18 @@ class DatasetSpec(_Closed):
     columns: Columns = Columns()
     value_range: tuple[float, float] | None = None
     channels: Literal[1, 3] | None = None
-    missing: Literal["error", "mean"] = "error"
+    missing: Literal["error", "mean", "lowest"] = "error"
+    categories: dict[Label, tuple[Label, ...]] = {}
+    uncertain: Literal["error", "negative", "positive"] = "error"
+    blank: Literal["error", "negative"] = "error"
+    sheet: Label | None = None
+    input: InputSpec | None = None
+    axes: Annotated[str, Field(pattern=r"^N?[CDHWT]{1,4}$")] | None = None
+    resize: Annotated[int, Field(ge=1, le=8192)] | Size | None = None
+    pad: Size | None = None
+    crop: Size | None = None
+    page: Annotated[int, Field(ge=0)] | None = None
+    root: Path | None = None
     mask_values: tuple[int, ...] | None = None
     group: Annotated[str, Field(max_length=200)] | None = None
     on_unreadable: Literal["error", "skip"] = "error"
@@ -91,6 +129,30 @@ class DatasetSpec(_Closed):
     spacing: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=3, max_length=3)] | None = None
     intensity: tuple[float, float] | None = None
     patches: Annotated[int, Field(ge=1, le=64)] = 4
+
+    @property
+    def places(self) -> list[Path]:
+        """What must be readable: the path, and where the files of a list lie."""
+        return [self.path, self.files] if self.format in LISTS else [self.path]
+
+    @property
+    def files(self) -> Path:
+        """The folder that the samples' files lie in."""
+        return (self.root or self.path.parent) if self.format in LISTS else self.path
+
+    @property
+    def holds(self) -> Literal["images", "volumes", "signals", "arrays", "table"]:
+        """What the dataset is made of."""
+        if self.format in TABLES:
+            return "table"
+        if self.format in ARRAYS:
+            return "arrays"
+        if self.format == "signal_folder":
+            return "signals"
+        if self.format == "nifti" or (self.format in LISTS and self.window is not None):
+            return "volumes"
+        signals = self.input is not None and self.input.format != "table" and len(self.input.spatial_shape) == 1
+        return "signals" if self.format in LISTS and signals else "images"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -112,7 +174,7 @@ class DatasetSpec(_Closed):
                 raise ValueError(f"aliases: there is no label {spelt(label)}; {did_you_mean(label, self.labels)}")
         if len(set(self.names)) != len(self.names):
             raise ValueError("aliases: two labels would have one name")
-        if self.format in ("csv", "parquet") and self.task == "segmentation":
+        if self.holds == "table" and self.task == "segmentation":
             raise ValueError("format: a table holds no segmentation; use npz or a folder")
         for name in ("value_range", "intensity"):
             bounds = getattr(self, name)
@@ -122,17 +184,28 @@ class DatasetSpec(_Closed):
 
     @model_validator(mode="after")
     def _says_what_the_format_needs(self) -> DatasetSpec:
-        of_folders = ("group", "on_unreadable", "workers", "mask_values")
-        of_volumes = ("window", "spacing", "intensity", "patches")
+        of_files = ("group", "on_unreadable", "workers", "mask_values")
+        of_volumes = ("window", "spacing", "patches")
+        of_images = ("channels", "resize", "pad", "crop", "page")
         allowed = {
-            "channels": self.format == "image_folder",
-            **dict.fromkeys(of_folders, self.format in FOLDERS),
-            **dict.fromkeys(of_volumes, self.format == "nifti"),
+            **dict.fromkeys(of_images, (self.holds == "images", "images")),
+            **dict.fromkeys(of_files, (self.format in (*FOLDERS, *LISTS), "a folder or a list of files")),
+            **dict.fromkeys(of_volumes, (self.holds == "volumes", "volumes")),
+            "intensity": (self.holds != "table", "images, volumes and arrays"),
+            "axes": (self.holds in ("arrays", "signals"), "arrays and signals"),
+            "categories": (self.holds == "table", "tables"),
+            "sheet": (self.format in ("excel", "list"), "Excel files"),
+            "root": (self.format in LISTS, "lists of files"),
+            "uncertain": (self.task == "multilabel", "multilabel data"),
+            "blank": (self.task == "multilabel", "multilabel data"),
         }
-        for name, fits in allowed.items():
+        for name, (fits, kind) in allowed.items():
             if not fits and getattr(self, name) != type(self).model_fields[name].default:
-                kind = {"channels": "a folder of images"}.get(name, "a folder" if name in of_folders else "volumes")
                 raise ValueError(f"{name}: only for {kind}")
+        if self.missing == "mean" and self.holds != "table":
+            raise ValueError('missing: "mean" is for tables')
+        if self.missing == "lowest" and self.holds != "volumes":
+            raise ValueError('missing: "lowest" is for volumes')
         if self.format == "nifti" and self.window is None:
             raise ValueError("window: volumes need one, the three sizes in voxels that the models read")
         if self.mask_values is not None and (

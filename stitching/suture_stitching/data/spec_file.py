@@ -11,8 +11,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from suture_contract.errors import SutureError
+from suture_contract.model.metadata import InputSpec, ModelMetadata
 from suture_contract.naming import did_you_mean, problems_of
-from suture_stitching.data.spec import DatasetSpec
+from suture_stitching.data.spec import LISTS, TABLES, DatasetSpec
 
 #: What describes a dataset, in contrast to one.
 SUFFIXES = (".toml", ".json")
@@ -43,13 +44,34 @@ def read_spec(path: Path, *, dataset: str | None = None, defaults: Mapping[str, 
             where=str(path),
             hint="name one with --dataset",
         )
-    return spec_of({**fields, "path": path.parent / str(fields.get("path", ""))}, where=str(path), defaults=defaults)
+    return spec_of(
+        {**fields, "path": path.parent / str(fields.get("path", "")), **_root(fields, path)},
+        where=str(path),
+        defaults=defaults,
+    )
+
+
+def _root(fields: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    return {"root": path.parent / fields["root"]} if isinstance(fields.get("root"), str) else {}
+
+
+def defaults_for(metadata: ModelMetadata) -> dict[str, Any]:
+    """Return what stands for what a dataset's description omits, where the model that it is for is known."""
+    reads = next(iter(metadata.inputs.values()))
+    return {"task": metadata.task, "labels": list(metadata.labels or ()), "input": reads}
 
 
 def spec_of(fields: Mapping[str, Any], *, where: str, defaults: Mapping[str, Any] | None = None) -> DatasetSpec:
     """Return the description with these fields; raises `SutureError` `dataset.invalid` naming the one that is wrong."""
+    whole = {**(defaults or {}), **fields}
+    reads = whole.get("input")
+    if isinstance(reads, InputSpec):
+        if reads.format != "table" and whole.get("format") not in TABLES:
+            whole.setdefault("value_range", reads.value_range)
+        if len(reads.spatial_shape) == 3 and all(reads.spatial_shape) and whole.get("format") in ("nifti", *LISTS):
+            whole.setdefault("window", reads.spatial_shape)
     try:
-        return DatasetSpec.model_validate({**(defaults or {}), **fields})
+        return DatasetSpec.model_validate(whole)
     except ValidationError as error:
         raise SutureError(
             "dataset.invalid",

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from suture_contract.errors import SutureError
 from suture_stitching.data.spec import SPLITS, Split, SplitRule
+from suture_stitching.data.words import split_of
 
 Indices: TypeAlias = NDArray[np.int64]
 Splits: TypeAlias = Mapping[Split, Indices]
@@ -19,9 +20,11 @@ Keys: TypeAlias = Sequence[bytes] | NDArray[np.void]
 
 
 def by_name(names: Sequence[str] | NDArray[Any], *, where: str) -> dict[Split, Indices]:
-    """Return the indices of each split, given one split name per sample; raise `SutureError` for an unknown name."""
-    array = np.asarray(names, dtype=np.str_)
-    unknown = ~np.isin(array, SPLITS)
+    """Return the indices of each split, given one name per sample, such as `val`; raise `SutureError` for others."""
+    written, places = np.unique(np.asarray(names, dtype=np.str_), return_inverse=True)
+    meant = [split_of(str(name)) for name in written]
+    array = np.array([name or "" for name in meant], dtype=np.str_)[places.reshape(-1)]
+    unknown = array == ""
     if unknown.any():
         raise SutureError(
             "dataset.unknown_split",

@@ -1,49 +1,40 @@
-"""Tables: a CSV or Parquet file with one row per sample, one column per feature, and a label column.
+"""Tables: one row per sample, one column per feature, and a label column; or signals, one list per row.
 
-A table is read once, a piece at a time, into a temporary file that is mapped: it may be larger than memory.
+A table is read once, a piece at a time, into a temporary file that is mapped: it may be larger than memory. How it is
+written is the matter of `table_files`.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow
-import pyarrow.csv
-import pyarrow.parquet
 from numpy.typing import NDArray
 
 from suture_contract.errors import SutureError
-from suture_contract.naming import folded
-from suture_stitching.data.arrays import ArrayDataset, chunks, label_indices, refuse_unknown, strata
+from suture_contract.naming import did_you_mean, folded
+from suture_stitching.data.arrays import ArrayDataset, chunks, label_places, marks, refuse_unknown, strata
 from suture_stitching.data.spec import DatasetSpec
 from suture_stitching.data.splits import Indices, digests, split_samples
 from suture_stitching.data.spool import Spool
-from suture_stitching.data.text_table import opened, sniff
-from suture_stitching.data.words import names_patient
-
-#: Of a table that are held at a time.
-_BYTES = 4 * 1024 * 1024
-#: How Arrow names the column with a cell that does not convert; what follows is the cell, which is not passed on.
-_BAD_CELL = re.compile(r"In CSV column #(\d+): CSV conversion error")
+from suture_stitching.data.table_files import TableFile, open_table_file, rows_held
+from suture_stitching.data.words import is_row_number, names_patient
 
 
 @dataclass(frozen=True)
 class _Chosen:
-    """Which columns are read, and as what."""
+    """Which columns are read, and as what; `signals` are lists of numbers."""
 
     features: tuple[str, ...]
     targets: tuple[str, ...]
     split: str | None
     group: str | None
     numbers: frozenset[str]
+    signals: bool
+    ordered: bool
 
     @property
     def all(self) -> list[str]:
@@ -53,22 +44,30 @@ class _Chosen:
 def open_table(spec: DatasetSpec) -> ArrayDataset:
     """Read the columns that `spec` names. Raises `SutureError` (`dataset.*`) naming the column."""
     where = str(spec.path)
-    chosen = _choose(_schema(spec), spec)
+    file = open_table_file(spec.path, spec.format, spec.sheet)
+    chosen = _choose(file, spec)
     codes = {name: _Codes() for name in chosen.all if name not in chosen.numbers}
     empty: dict[str, int] = dict.fromkeys(chosen.all, 0)
     numbers: list[NDArray[np.float64]] = []
     keys: list[NDArray[np.void]] = []
-    rows = 0
+    rows, shape = 0, (len(chosen.features),)
     with Spool() as spool:
-        for batch in _batches(spec, chosen):
+        for batch in file.batches(chosen.all, chosen.numbers):
             for name in chosen.all:
                 empty[name] += batch.column(name).null_count
             for name, column in codes.items():
-                column.add(batch.column(name))
-            # Missing cells are NaN from here to where they are filled in; cells that hold NaN count as missing.
-            values = np.stack([_numbers(batch, name, rows, where) for name in chosen.features], axis=1)
-            for name, count in zip(chosen.features, np.isnan(values).sum(axis=0).tolist(), strict=True):
-                empty[name] += count - batch.column(name).null_count
+                if not chosen.signals or name not in chosen.features:
+                    column.add(batch.column(name))
+            if chosen.signals:
+                values = _signals(batch, chosen.features, rows, where)
+                if rows and values.shape[1:] != shape:
+                    raise _lengths_differ(rows, where)
+            else:
+                # Missing cells are NaN from here to where they are filled in; cells that hold NaN count as missing.
+                values = np.stack([_values(batch, name, rows, codes, spec) for name in chosen.features], axis=1)
+                for name, count in zip(chosen.features, np.isnan(values).sum(axis=0).tolist(), strict=True):
+                    empty[name] += count - batch.column(name).null_count
+            shape = values.shape[1:]
             numbers.append(
                 np.array([_numbers(batch, name, rows, where) for name in chosen.targets if name not in codes])
             )
@@ -79,7 +78,7 @@ def open_table(spec: DatasetSpec) -> ArrayDataset:
         if not rows:
             raise SutureError("dataset.empty", "the table has no rows", where=where)
         _refuse_empty(chosen, empty, rows, spec)
-        inputs = spool.array((rows, len(chosen.features)), np.float32)
+        inputs = spool.array((rows, *_as_signal(shape, spec)), np.float32)
 
     targets = _targets(chosen, codes, np.concatenate(numbers, axis=-1).T, spec)
     splits = split_samples(
@@ -90,7 +89,8 @@ def open_table(spec: DatasetSpec) -> ArrayDataset:
         groups=codes[chosen.group].texts if chosen.group else None,
         where=where,
     )
-    if any(empty[name] for name in chosen.features):
+    filled = any(empty[name] for name in chosen.features)
+    if filled:
         _fill_with_mean(inputs, splits["train"], chosen.features, where)
     dataset = ArrayDataset(
         inputs,
@@ -100,25 +100,22 @@ def open_table(spec: DatasetSpec) -> ArrayDataset:
         split=splits,
         groups=codes[chosen.group].texts if chosen.group else None,
         value_range=spec.value_range,
-        channels=chosen.features,
+        channels=None if len(inputs.shape) > 2 and len(chosen.features) != inputs.shape[1] else chosen.features,
         where=where,
     )
-    dataset.filled = any(empty[name] for name in chosen.features)
+    dataset.filled, dataset.ordered = filled, chosen.ordered
+    dataset.notes = tuple(_told(file, chosen, spec))
     return dataset
 
 
-def column_names(path: Path) -> list[str]:
-    """Return the columns of a training table that are features by their names: not label, split, patient or row."""
-    if path.suffix.lower() == ".parquet":
-        with pyarrow.parquet.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-    else:
-        form = sniff(path)
-        with opened(path, form.zipped) as raw, io.TextIOWrapper(raw, form.encoding) as text:
-            for _ in range(form.skip):
-                next(text, "")
-            names = [name.strip() for name in next(csv.reader(text, delimiter=form.delimiter), [])]
-    return [name for name in names if name and folded(name) not in ("label", "split") and not names_patient(name)]
+def _told(file: TableFile, chosen: _Chosen, spec: DatasetSpec) -> list[str]:
+    told = [file.told] if file.told else []
+    if chosen.group and spec.columns.group is None:
+        told.append(f"the column '{chosen.group}' says whose a row is; it is no feature")
+    if left := [name for name in file.names if name not in chosen.all]:
+        shown = ", ".join(repr(name) for name in left[:6]) + (f" and {len(left) - 6} more" if len(left) > 6 else "")
+        told.append(f"not read: {shown}")
+    return told
 
 
 class _Codes:
@@ -129,15 +126,16 @@ class _Codes:
         self._parts: list[NDArray[np.int32]] = []
 
     def add(self, column: Any) -> None:
-        encoded = column.dictionary_encode()
-        known = [self._index.setdefault(str(value), len(self._index)) for value in encoded.dictionary.to_pylist()]
+        encoded = column if pyarrow.types.is_dictionary(column.type) else column.dictionary_encode()
+        texts = (str(value).strip() for value in encoded.dictionary.to_pylist())
+        known = [self._index.setdefault(text, len(self._index)) for text in texts]
         # Rows without a value are refused once all are counted.
         positions = encoded.indices.fill_null(0).to_numpy(zero_copy_only=False)
         self._parts.append(np.array(known or [0], dtype=np.int32)[positions])
 
     @property
-    def distinct(self) -> NDArray[np.str_]:
-        return np.array(list(self._index), dtype=np.str_)
+    def distinct(self) -> list[str]:
+        return list(self._index)
 
     @property
     def codes(self) -> NDArray[np.int32]:
@@ -145,116 +143,127 @@ class _Codes:
 
     @property
     def texts(self) -> NDArray[np.str_]:
-        return self.distinct[self.codes]
+        return np.array(self.distinct, dtype=np.str_)[self.codes]
 
 
-def _choose(schema: Any, spec: DatasetSpec) -> _Chosen:
-    where, columns, names = str(spec.path), spec.columns, schema.names
+def _choose(file: TableFile, spec: DatasetSpec) -> _Chosen:
+    where, columns, names = str(spec.path), spec.columns, file.names
     repeated = next((name for name in names if names.count(name) > 1), None)
     if repeated is not None:
         raise SutureError("dataset.duplicate", f"the column '{repeated}' occurs more than once", where=where)
-    targets = spec.labels if spec.task == "multilabel" else (columns.label or "label",)
-    split = columns.split or ("split" if "split" in names and "split" not in (columns.features or ()) else None)
-    reserved = {*targets, *filter(None, (split, columns.group))}
-    features = columns.features or tuple(name for name in names if name not in reserved)
-    chosen = _Chosen(
-        features,
-        targets,
-        split,
-        columns.group,
-        frozenset(features if spec.task == "classification" else (*features, *targets)),
-    )
-    for name in (*targets, *features, *filter(None, (split, columns.group))):
+    targets = spec.labels if spec.task == "multilabel" else (columns.label or _found("label", names) or "label",)
+    said = columns.features
+    wanted = spec.input.channels if spec.input is not None and spec.input.format == "table" else None
+    taken = {*(said or wanted or ()), *targets}
+    split = columns.split or (found if (found := _found("split", names)) not in taken else None)
+    patients = [name for name in names if names_patient(name) and name not in {*taken, split}]
+    group = columns.group or (patients[0] if len(patients) == 1 else None)
+    reserved = {*targets, *patients, *filter(None, (split, group))}
+    features = said or wanted or tuple(name for name in names if name not in reserved and not is_row_number(name))
+    for name in (*targets, *features, *filter(None, (split, group))):
         if name not in names:
-            wanted = "one column per label, features, split" if spec.task == "multilabel" else "label, features, split"
+            what = "one column per label, features, split" if spec.task == "multilabel" else "label, features, split"
+            close = did_you_mean(name, [other for other in names if other])
             raise SutureError(
                 "dataset.missing_column",
                 f"there is no column '{name}'; the table has {', '.join(names)}",
                 where=where,
-                hint=f"name them in the dataset's columns: {wanted}",
+                hint=f"name them in the dataset's columns: {what}"
+                + ("; --label names that of the labels" if name in targets and spec.task != "multilabel" else "")
+                + (f"; {close}" if close.startswith("did you") else ""),
             )
     if not features:
         raise SutureError("dataset.missing_column", "the table has no column besides the label", where=where)
-    if leak := set(features) & reserved:
+    if leak := set(features) & {*targets, *filter(None, (split, group))}:
         raise SutureError(
             "dataset.contradiction",
             f"the column '{min(leak)}' is a feature and says the label, split or group as well",
             where=where,
             hint="leave it out of features",
         )
-    for name in sorted(chosen.numbers):
-        if not _is_number(kind := schema.field(name).type):
-            raise _not_numbers(name, str(kind), where)
-    return chosen
+    signals = all(file.is_list(name) for name in features)
+    coded = set() if signals else {name for name in features if name in spec.categories}
+    needed = set() if signals else set(features) - coded
+    numbers = frozenset(needed if spec.task == "classification" else {*needed, *targets})
+    for name in (name for name in names if name in numbers):
+        if not file.is_number(name):
+            raise file.not_numbers(name)
+    _check_number(features, spec, signals, where)
+    return _Chosen(tuple(features), targets, split, group, numbers, signals, said is not None)
 
 
-def _schema(spec: DatasetSpec) -> Any:
-    """Return names and types; of CSV as its first rows show them."""
-    with _naming_the_file(spec):
-        if spec.format == "parquet":
-            with pyarrow.parquet.ParquetFile(spec.path) as file:
-                return file.schema_arrow
-        with pyarrow.csv.open_csv(
-            spec.path, convert_options=pyarrow.csv.ConvertOptions(strings_can_be_null=True)
-        ) as file:
-            return file.schema
+def _found(wanted: str, names: Sequence[str]) -> str | None:
+    """Return the column of this name, or the only one that differs from it in writing alone."""
+    if wanted in names:
+        return wanted
+    alike = [name for name in names if folded(name) == wanted]
+    return alike[0] if len(alike) == 1 else None
 
 
-def _batches(spec: DatasetSpec, chosen: _Chosen) -> Iterator[Any]:
-    """Yield the chosen columns, some rows at a time: numbers as numbers or booleans, the others as they are or text."""
-    with _naming_the_file(spec, _schema(spec).names):
-        if spec.format == "parquet":
-            with pyarrow.parquet.ParquetFile(spec.path, buffer_size=1 << 20) as file:
-                yield from file.iter_batches(_rows(len(chosen.all)), columns=chosen.all)
-            return
-        # What the first rows show as an integer may be broken further down.
-        seen = _schema(spec)
-        types = {
-            name: (pyarrow.bool_() if pyarrow.types.is_boolean(seen.field(name).type) else pyarrow.float64())
-            if name in chosen.numbers
-            else pyarrow.string()
-            for name in chosen.all
-        }
-        options = pyarrow.csv.ConvertOptions(strings_can_be_null=True, column_types=types, include_columns=chosen.all)
-        with pyarrow.csv.open_csv(spec.path, convert_options=options) as file:
-            yield from file
-
-
-def _rows(columns: int) -> int:
-    """Return how many rows of so many numbers are held at a time."""
-    return max(1, _BYTES // (8 * columns))
-
-
-@contextmanager
-def _naming_the_file(spec: DatasetSpec, names: Sequence[str] = ()) -> Iterator[None]:
-    try:
-        yield
-    except MemoryError:  # Arrow's own is an ArrowException, too
-        raise
-    except (pyarrow.ArrowInvalid, pyarrow.ArrowException, UnicodeDecodeError) as error:
-        # Arrow's own message quotes the line it stumbled over, so it is not passed on.
-        if (cell := _BAD_CELL.search(str(error))) and int(cell[1]) < len(names):
-            raise _not_numbers(names[int(cell[1])], "text in some of its rows", str(spec.path)) from None
+def _check_number(features: Sequence[str], spec: DatasetSpec, signals: bool, where: str) -> None:
+    reads = spec.input
+    if reads is None or reads.format != "table" or signals or reads.spatial_shape:
+        return
+    if len(features) != reads.num_channels:
         raise SutureError(
-            "dataset.unreadable",
-            "not a Parquet file" if spec.format == "parquet" else "not CSV: a row has too many or too few cells",
-            where=str(spec.path),
-            hint="a table has one header line, and one cell per column in every row",
-        ) from None
+            "dataset.wrong_shape",
+            f"the model reads {reads.num_channels} columns, the table has {len(features)}: {', '.join(features)}",
+            where=where,
+            hint="say which, in the order in which the model reads them: columns = { features = [...] }",
+        )
 
 
-def _is_number(kind: Any) -> bool:
-    types = pyarrow.types
-    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or types.is_null(kind))
+def _as_signal(shape: tuple[int, ...], spec: DatasetSpec) -> tuple[int, ...]:
+    """Return the shape of a sample: a row of numbers is a signal where the models read one of that length."""
+    reads = spec.input
+    if reads is not None and len(shape) == 1 and len(reads.spatial_shape) == 1 and reads.num_channels == 1:
+        return (1, *shape)
+    return shape
 
 
-def _not_numbers(name: str, kind: str, where: str) -> SutureError:
+def _signals(batch: Any, names: Sequence[str], start: int, where: str) -> NDArray[np.float64]:
+    """Return `(N, C, T)` of columns that hold a list of numbers per row."""
+    found = []
+    for name in names:
+        column = batch.column(name)
+        if column.null_count:
+            raise SutureError("dataset.missing_values", f"the column '{name}' is empty in some rows", where=where)
+        lengths = np.unique(np.asarray([len(cell) for cell in column]))
+        if len(lengths) > 1:
+            raise _lengths_differ(start, where)
+        flat = column.flatten().cast(pyarrow.float64()).to_numpy(zero_copy_only=False)
+        if not np.isfinite(flat).all():
+            raise SutureError("dataset.not_finite", f"the column '{name}' holds NaN or infinity", where=where)
+        found.append(flat.reshape(len(column), -1))
+    if len({one.shape for one in found}) > 1:
+        raise _lengths_differ(start, where)
+    return np.stack(found, axis=1)
+
+
+def _lengths_differ(start: int, where: str) -> SutureError:
     return SutureError(
-        "dataset.not_numbers",
-        f"the column '{name}' holds {kind}, not numbers",
+        "dataset.sizes_differ",
+        f"signals from row {start} on have several lengths",
         where=where,
-        hint="encode it as numbers, or leave it out of features",
+        hint="cut or pad them to one length beforehand",
     )
+
+
+def _values(batch: Any, name: str, start: int, codes: dict[str, _Codes], spec: DatasetSpec) -> NDArray[np.float64]:
+    """Return a feature as numbers: as they are, or of texts their place among the column's `categories`."""
+    if name not in codes:
+        return _numbers(batch, name, start, str(spec.path))
+    places = {text: float(place) for place, text in enumerate(spec.categories[name])}
+    cells = [None if cell is None else str(cell).strip() for cell in batch.column(name).to_pylist()]
+    unknown = next((row for row, cell in enumerate(cells) if cell is not None and cell not in places), None)
+    if unknown is not None:
+        raise SutureError(
+            "dataset.unknown_category",
+            f"the column '{name}' holds in row {start + unknown} none of its categories",
+            where=str(spec.path),
+            hint="rows are counted from 0 below the header; name all categories, in the order of their numbers",
+        )
+    return np.array([np.nan if cell is None else places[cell] for cell in cells], dtype=np.float64)
 
 
 def _numbers(batch: Any, name: str, start: int, where: str) -> NDArray[np.float64]:
@@ -278,6 +287,10 @@ def _refuse_empty(chosen: _Chosen, empty: dict[str, int], rows: int, spec: Datas
         hint = "complete or remove these rows"
         if name in chosen.features:
             hint += ', leave the column out of features, or set missing = "mean"'
+        elif spec.task == "multilabel" and name in chosen.targets:
+            if spec.blank == "negative":
+                continue
+            hint += ', or set blank = "negative" if an empty cell means that a row does not have the label'
         raise SutureError(
             "dataset.missing_values",
             f"the column '{name}' is empty in {empty[name]} of {rows} rows",
@@ -289,34 +302,23 @@ def _refuse_empty(chosen: _Chosen, empty: dict[str, int], rows: int, spec: Datas
 def _targets(
     chosen: _Chosen, codes: dict[str, _Codes], numbers: NDArray[np.float64], spec: DatasetSpec
 ) -> NDArray[Any]:
+    if spec.task == "multilabel":
+        return marks(numbers, spec)
     if spec.task != "classification":
         return numbers
     column = codes[chosen.targets[0]]
-    distinct: NDArray[Any] = column.distinct
-    if not set(distinct.tolist()) <= set(spec.labels):
-        distinct = _whole_numbers(distinct)
-    targets = label_indices(distinct, spec.labels)[column.codes]
+    targets = label_places(column.distinct, spec.labels)[column.codes]
     refuse_unknown(targets, spec.labels, where=f"{spec.path}: {chosen.targets[0]}")
     return targets
-
-
-def _whole_numbers(texts: NDArray[np.str_]) -> NDArray[Any]:
-    """Return the texts as integers if all of them are some, 1 or 1.0; else as they are."""
-    try:
-        values = texts.astype(np.float64)
-    except ValueError:
-        return texts
-    whole = np.isfinite(values) & (values == np.trunc(values)) & (np.abs(values) < 2**53)
-    return values.astype(np.int64) if whole.all() else texts
 
 
 def _fill_with_mean(values: NDArray[np.float32], train: Indices, features: tuple[str, ...], where: str) -> None:
     """Replace NaN in `values` by the column's mean over the training rows, so that no test value leaks in."""
     counts = np.zeros(len(features), dtype=np.int64)
     sums = np.zeros(len(features))
-    step = _rows(len(features))
+    step = rows_held(len(features))
     for start in range(0, len(train), step):
-        rows = values[train[start : start + step]]
+        rows = values[train[start : start + step]].reshape(-1, len(features))
         known = ~np.isnan(rows)
         counts += known.sum(axis=0)
         sums += np.where(known, rows, 0.0).sum(axis=0, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""A folder of NIfTI volumes (`.nii`, `.nii.gz`), with a label each, or with masks.
+"""Volumes, NIfTI, NRRD, MetaImage or folders of DICOM slices, with a label each, or with masks.
 
 Volumes are turned to RAS (the axes run to the patient's right, front and head, in this order), resampled to one
 spacing, and their intensities mapped onto `value_range`. What comes out is kept in an unnamed temporary file that is
@@ -10,29 +10,29 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
 
-import nibabel
 import numpy as np
 from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 
 from suture_contract.errors import SutureError
 from suture_stitching.data.folder import FolderDataset
-from suture_stitching.data.listing import Sample, unreadable
+from suture_stitching.data.listing import Sample
 from suture_stitching.data.spec import DatasetSpec
 from suture_stitching.data.splits import Indices
 from suture_stitching.data.spool import Spool
+from suture_stitching.data.volume_files import SUFFIXES, open_volume
 
-_SUFFIXES = (".nii.gz", ".nii")
-#: A volume of more voxels (1 GiB as float32) is refused, stored or resampled: most likely a header that lies.
+#: A volume resampled to more voxels (1 GiB as float32) is refused.
 _MOST_VOXELS = 1 << 28
 #: Positions of the foreground that are kept per volume to place patches at.
 _FOREGROUND = 4096
 #: The share of patches that are centred on the foreground, as nnU-Net has it (Isensee et al., 2021) at least.
 _ON_FOREGROUND = 0.5
 _TOLERANCE = 1e-3
+#: Of a voxel, by which affines of one volume and its mask may differ: other tools round them.
+_PART = 0.05
 
 Triple: TypeAlias = tuple[float, ...]
 
@@ -68,7 +68,7 @@ class VolumeFolder(FolderDataset[_Header]):
         if spec.task == "segmentation":
             self.window = spec.window
             self.patches = spec.patches
-        super().__init__(spec, _SUFFIXES)
+        super().__init__(spec, SUFFIXES)
 
     def _read(self, indices: Indices, seed: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[Any]]:
         assert self.value_range is not None
@@ -115,7 +115,7 @@ class VolumeFolder(FolderDataset[_Header]):
 
     def _prepare(self, sample: Sample) -> _Volume:
         assert self.value_range is not None
-        image, affine = self._load(sample.file)
+        image, affine = self._channels(sample)
         image = _resampled(image, affine, self._spec.spacing, "bilinear", sample.file)
         _map_intensity(image, self._spec.intensity, self.value_range)
         if self.task != "segmentation":
@@ -129,53 +129,52 @@ class VolumeFolder(FolderDataset[_Header]):
             shown = np.random.default_rng(0).choice(shown, _FOREGROUND, replace=False)
         return _Volume(_spooled(image), _spooled(found), np.stack(np.unravel_index(shown, found.shape), axis=1))
 
-    def _load(self, file: str) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    def _channels(self, sample: Sample) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """Return the volume `(C, X, Y, Z)` of all the sample's files, and its affine."""
+        image, affine = self._load(sample.file)
+        if not sample.more:
+            return image, affine
+        parts = [image]
+        for file in sample.more:
+            part, other = self._load(file)
+            if part.shape[1:] != image.shape[1:] or not _same_place(affine, other):
+                raise _mask_differs(file, "this channel")
+            parts.append(part)
+        return np.concatenate(parts), affine
+
+    def _load(self, file: str, *, mask: bool = False) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         """Return the volume `(C, X, Y, Z)` in RAS and its affine `(4, 4)`."""
-        try:
-            stored = nibabel.as_closest_canonical(_opened(self._root / file, file))
-            values = stored.get_fdata(dtype=np.float32, caching="unchanged")
-            affine = np.asarray(stored.affine, dtype=np.float64)
-        except SutureError:
-            raise
-        except MemoryError:
-            raise
-        except Exception:
-            raise unreadable(file, "the file is damaged or gone") from None
+        values, affine = open_volume(self._root / file, file).read()
         if not np.isfinite(values).all():
-            raise SutureError(
-                "dataset.not_finite",
-                "the volume holds NaN or infinity",
-                where=file,
-                hint="replace them, by the value of the background for example, or remove the file",
-            )
-        return np.ascontiguousarray(values[None] if values.ndim == 3 else np.moveaxis(values, -1, 0)), affine
+            if self._spec.missing != "lowest" or mask:
+                raise SutureError(
+                    "dataset.not_finite",
+                    "the volume holds NaN or infinity",
+                    where=file,
+                    hint='replace them beforehand, or say missing = "lowest", by which they become the lowest value',
+                )
+            known = np.isfinite(values)
+            values[~known] = values[known].min() if known.any() else 0.0
+        return values, affine
 
     def _mask(self, sample: Sample) -> NDArray[Any]:
         file = str(sample.target)
-        values, _ = self._load(file)
+        values, _ = self._load(file, mask=True)
         return self._indices_of_mask(values[0], file)
 
     def _check_content(self, sample: Sample) -> None:
-        self._load(sample.file)
+        self._channels(sample)
         if self.task == "segmentation":
             self._mask(sample)
 
     def _header(self, sample: Sample) -> _Header:
-        image = _opened(self._root / sample.file, sample.file)
+        image = open_volume(self._root / sample.file, sample.file)
         if self.task == "segmentation":
             file = str(sample.target)
-            mask = _opened(self._root / file, file)
-            if mask.shape != image.shape[:3] or not np.allclose(mask.affine, image.affine, atol=_TOLERANCE):
-                raise SutureError(
-                    "dataset.mask_mismatch",
-                    "the mask has another size, spacing or orientation than its volume",
-                    where=file,
-                    hint="a mask has one value per voxel of its volume and the same affine; export it again",
-                )
-        # In RAS; turning the volume itself would read it.
-        axes = nibabel.io_orientation(image.affine)[:, 0].astype(int)
-        spacing, shape = np.empty(3), np.empty(3)
-        spacing[axes], shape[axes] = voxel_sizes(image.affine), image.shape[:3]
+            mask = open_volume(self._root / file, file)
+            if mask.shape != image.shape or not _same_place(image.affine, mask.affine):
+                raise _mask_differs(file, "the mask")
+        spacing, shape = image.spacing, np.array(image.shape)
         if self._spec.spacing is not None and np.prod(shape * spacing / self._spec.spacing) > _MOST_VOXELS:
             raise SutureError(
                 "dataset.huge_array",
@@ -183,7 +182,7 @@ class VolumeFolder(FolderDataset[_Header]):
                 where=sample.file,
                 hint="choose a larger spacing, or correct the voxel size in the file",
             )
-        return _Header(1 if len(image.shape) == 3 else image.shape[3], tuple(spacing.tolist()))
+        return _Header(image.channels + len(sample.more), tuple(spacing.tolist()))
 
     def _shape(self, files: list[str], headers: list[_Header]) -> tuple[int, ...]:
         first = headers[0]
@@ -205,21 +204,19 @@ class VolumeFolder(FolderDataset[_Header]):
         return first.channels, *self._size
 
 
-def _opened(path: Path, file: str) -> Any:
-    """Return the volume, its values still on disk."""
-    try:
-        image = nibabel.load(path)
-        kind = image.get_data_dtype().kind
-        regular = bool(np.isfinite(image.affine).all()) and abs(float(np.linalg.det(image.affine[:3, :3]))) > 0
-    except Exception:
-        raise unreadable(file, "the file is damaged or not NIfTI") from None
-    if not isinstance(image, nibabel.Nifti1Image) or len(image.shape) not in (3, 4) or kind not in "iuf":
-        raise unreadable(file, "a volume is (X, Y, Z) or (X, Y, Z, channels) numbers")
-    if 0 in image.shape or not regular:
-        raise unreadable(file, "the header names no size or no orientation")
-    if np.prod([float(size) for size in image.shape]) > _MOST_VOXELS:
-        raise unreadable(file, "it claims far too many voxels")
-    return image
+def _same_place(one: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
+    """Whether two affines put each voxel at the same place, but for a small part of a voxel."""
+    voxel = float(voxel_sizes(one).min())
+    return bool(np.allclose(one, other, rtol=0, atol=_PART * max(voxel, 1e-6)))
+
+
+def _mask_differs(file: str, what: str) -> SutureError:
+    return SutureError(
+        "dataset.mask_mismatch",
+        f"{what} has another size, spacing or orientation than its volume",
+        where=file,
+        hint="a mask has one value per voxel of its volume and the same affine; export it again",
+    )
 
 
 def _resampled(

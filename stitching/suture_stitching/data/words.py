@@ -24,7 +24,9 @@ _PATIENT = frozenset(
     """.split()  # noqa: SIM905
 )
 #: What file managers, network drives and archives leave beside files.
-_LITTER = frozenset(["thumbs.db", "desktop.ini", "__macosx", "@eadir", "#recycle", "$recycle.bin", "lost+found"])
+_LITTER = frozenset(
+    "thumbs.db desktop.ini __macosx @eadir #recycle $recycle.bin lost+found dicomdir".split()  # noqa: SIM905
+)
 #: Texts about the data, in a folder of other files.
 _ABOUT = (".txt", ".md", ".rst", ".pdf", ".html", ".htm", ".docx", ".doc", ".log", ".csv", ".tsv", ".xlsx", ".json")
 _NUMBERED = re.compile(r"^\d+[\s_.-]+(?=\D)")
@@ -55,7 +57,7 @@ def places_of(texts: Iterable[str], labels: Sequence[str]) -> dict[str, int]:
     """Return which label each text means, as its index; texts that mean none are left out.
 
     A text is a label, or differs from it in case, spaces, Unicode form or a number before it (`0_benign`). Where no
-    text is one, whole numbers are indices from 0 and true and false are those of two labels: all of them, or none.
+    text is one, whole numbers are indices from 0 if one of them is 0, and true and false are those of two labels.
     """
     distinct = list(dict.fromkeys(texts))
     known = {label: index for index, label in enumerate(labels)}
@@ -63,10 +65,13 @@ def places_of(texts: Iterable[str], labels: Sequence[str]) -> dict[str, int]:
     for index, label in enumerate(labels):
         by_fold.setdefault(folded(label), []).append(index)
     found: dict[str, int] = {}
+    spellings = {text.strip() for text in distinct}
     for text in distinct:
         if text in known:
             found[text] = known[text]
             continue
+        if text.strip() not in known and sum(folded(text) == folded(other) for other in spellings) > 1:
+            continue  # two spellings in one set of data may be two things
         for form in (text, _whole(text), _NUMBERED.sub("", text)):
             if form is not None and len(same := by_fold.get(folded(form), [])) == 1:
                 found[text] = same[0]
@@ -78,21 +83,20 @@ def places_of(texts: Iterable[str], labels: Sequence[str]) -> dict[str, int]:
     whole = {text: _whole(text) for text in distinct}
     numbers = {text: int(number) for text, number in whole.items() if number is not None}
     # Without a 0 they may as well be counted from 1.
-    if len(numbers) == len(distinct) and 0 in numbers.values() and all(0 <= n < len(labels) for n in numbers.values()):
-        return numbers
+    if len(numbers) == len(distinct) and 0 in numbers.values():
+        return {text: number for text, number in numbers.items() if 0 <= number < len(labels)}
     return {}
 
 
-def how_to_name(texts: Iterable[str], labels: Sequence[str]) -> str:
-    """Return the fields that say which labels these texts mean, where there are as many of both."""
-    distinct = sorted(dict.fromkeys(text.strip() for text in texts), key=lambda text: (len(text), text))
-    if len(distinct) != len(labels) or any(len(text) > 40 for text in distinct):
-        return f"labels are {', '.join(labels)}; name them so, or say in labels and aliases which is which"
-    pairs = ", ".join(f'"{text}" = "{label}"' for text, label in zip(distinct, labels, strict=True))
-    quoted = ", ".join(f'"{text}"' for text in distinct)
+def how_to_name(labels: Sequence[str]) -> str:
+    """Return how to say which texts mean these labels."""
+    numbers = [str(number) for number in range(1, len(labels) + 1)][:3]
+    pairs = ", ".join(f'"{number}" = "{label}"' for number, label in zip(numbers, labels, strict=False))
+    quoted = ", ".join(f'"{number}"' for number in numbers)
+    more = ", ..." if len(labels) > len(numbers) else ""
     return (
-        f"labels are {', '.join(labels)}: say in the dataset's description which is which, for example "
-        f"labels = [{quoted}] and aliases = {{ {pairs} }}"
+        f"labels are {', '.join(labels)}; where the data write them otherwise, say which is which, for example "
+        f"labels = [{quoted}{more}] and aliases = {{ {pairs}{more} }}"
     )
 
 
@@ -105,4 +109,9 @@ def _whole(text: str) -> str | None:
     return str(int(value)) if math.isfinite(value) and value == int(value) and abs(value) < 2**53 else None
 
 
-__all__ = ["how_to_name", "is_about", "is_litter", "names_patient", "places_of", "split_of"]
+def is_row_number(column: str) -> bool:
+    """Whether a column has no name of its own, as the row numbers that pandas writes beside a table."""
+    return not column or re.fullmatch(r"Unnamed: \d+|__index_level_\d+__", column) is not None
+
+
+__all__ = ["how_to_name", "is_about", "is_litter", "is_row_number", "names_patient", "places_of", "split_of"]

@@ -54,7 +54,7 @@ def main(folder: TaskFolder) -> None:
 
 def give_up(folder: TaskFolder, run: Run) -> None:
     """Keep only what the task needs; say in the site's log what this kernel could not take away."""
-    data = [run.dataset.path] if run.dataset is not None else []
+    data = run.dataset.places if run.dataset is not None else []
     devices = [Path("/dev") / name for name in _DEVICES]
     if run.device.startswith("cuda"):
         devices += [*Path("/dev").glob("nvidia*"), Path("/dev/dxg"), Path("/dev/shm"), Path("/proc/self")]  # noqa: S108

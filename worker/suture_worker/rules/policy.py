@@ -261,7 +261,7 @@ def _suits(spec: DatasetSpec, members: tuple[LeasedMember, ...]) -> bool:
     if not set(spec.names) <= set(_labels(members)):
         return False
     reads = next(iter(first.inputs.values()))
-    if spec.format != "npz" and (spec.format in ("csv", "parquet")) != (reads.format == "table"):
+    if spec.holds != "arrays" and (spec.holds == "table") != (reads.format == "table") and not spec.input:
         return False
     # Channels can be converted, but data that a member reads as they are suit best.
     read = {next(iter(member.metadata.inputs.values())).num_channels for member in members}

@@ -1,0 +1,119 @@
+"""DICOM images by pydicom: what a viewer would show, as numbers. Files may have any name.
+
+The rescale slope and intercept are applied (Hounsfield units, in CT), MONOCHROME1 is turned so that more is brighter,
+palettes and YBR become RGB.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from suture_contract.errors import SutureError
+from suture_contract.extras import how_to_install
+
+SUFFIXES = (".dcm", ".dicom", ".ima")
+#: A header that claims more pixels is refused before they are allocated.
+_MOST_PIXELS = 1 << 28
+
+
+@dataclass(frozen=True)
+class DicomHeader:
+    """What a file says of its image; `stored` is the range that its bits allow, after rescaling."""
+
+    height: int
+    width: int
+    channels: int
+    frames: int
+    stored: tuple[float, float]
+    rescaled: bool
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether the file is DICOM, by its 128 bytes and four letters."""
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:  # said when it is read
+        return False
+
+
+def read_header(path: Path, file: str) -> DicomHeader:
+    """Return what the file says of its image; raises `SutureError` for what is none."""
+    data = _opened(path, file, pixels=False)
+    slope, intercept = _rescale(data)
+    bits, signed = int(data.BitsStored), bool(data.PixelRepresentation)
+    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+    ends = sorted((low * slope + intercept, high * slope + intercept))
+    colour = str(data.PhotometricInterpretation).startswith(("RGB", "YBR", "PALETTE"))
+    return DicomHeader(
+        int(data.Rows),
+        int(data.Columns),
+        3 if colour else 1,
+        int(data.get("NumberOfFrames", 1) or 1),
+        (0.0, 255.0) if colour else (ends[0], ends[1]),
+        not colour and (slope, intercept) != (1.0, 0.0),
+    )
+
+
+def read_pixels(path: Path, file: str, *, turn: bool = True) -> NDArray[np.float32]:
+    """Return the image `(frames, C, H, W)` after rescaling; with `turn`, more is brighter. Raises `SutureError`."""
+    data = _opened(path, file, pixels=True)
+    from pydicom.pixels import apply_color_lut, apply_rescale
+
+    try:
+        photometric = str(data.PhotometricInterpretation)
+        pixels: NDArray[Any] = data.pixel_array
+        frames = int(data.get("NumberOfFrames", 1) or 1)
+        if photometric.startswith("PALETTE"):
+            pixels = apply_color_lut(pixels, data)
+            pixels = (pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
+        colour = photometric.startswith(("RGB", "YBR", "PALETTE"))
+        values = pixels.astype(np.float32) if colour else apply_rescale(pixels, data).astype(np.float32)
+    except Exception:
+        raise _unreadable(file, "its pixels cannot be decoded") from None
+    values = values if frames > 1 else values[None]
+    if colour:
+        return np.moveaxis(values, -1, 1)
+    if turn and photometric == "MONOCHROME1":
+        low, high = read_header(path, file).stored
+        values = np.float32(low + high) - values
+    return values[:, None]
+
+
+def _rescale(data: Any) -> tuple[float, float]:
+    return float(data.get("RescaleSlope", 1) or 1), float(data.get("RescaleIntercept", 0) or 0)
+
+
+def _opened(path: Path, file: str, *, pixels: bool) -> Any:
+    if find_spec("pydicom") is None:
+        raise SutureError("dataset.missing_package", "DICOM needs pydicom", where=file, hint=how_to_install("imaging"))
+    import pydicom
+
+    try:
+        data = pydicom.dcmread(path, stop_before_pixels=not pixels)
+        size = int(data.Rows) * int(data.Columns) * int(data.get("NumberOfFrames", 1) or 1)
+        bad = size <= 0 or size > _MOST_PIXELS or int(data.BitsAllocated) > 32
+    except FileNotFoundError:
+        raise _unreadable(file, "the file is gone") from None
+    except PermissionError:
+        raise
+    except Exception:
+        raise _unreadable(file, "the file is damaged, or DICOM without an image") from None
+    if bad:
+        raise _unreadable(file, "it claims far too many pixels, or none")
+    return data
+
+
+def _unreadable(file: str, reason: str) -> SutureError:
+    from suture_stitching.data.listing import unreadable
+
+    return unreadable(file, reason)
+
+
+__all__ = ["SUFFIXES", "DicomHeader", "is_dicom", "read_header", "read_pixels"]

@@ -1,0 +1,97 @@
+"""Which format a path has: by what it is and holds, not only by its name (torch-free)."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+from suture_contract.errors import SutureError
+from suture_contract.naming import folded
+from suture_stitching.data.spec import Format
+from suture_stitching.data.words import is_litter
+
+_TEXT = (".csv", ".tsv", ".tab", ".txt")
+_VOLUMES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+_SIGNALS = (".npy",)
+_FILES: dict[str, Format] = {
+    ".npz": "npz",
+    ".h5": "hdf5",
+    ".hdf5": "hdf5",
+    ".hdf": "hdf5",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".xlsx": "excel",
+    ".xlsm": "excel",
+    **dict.fromkeys((".dta", ".sav", ".zsav", ".por", ".sas7bdat", ".xpt"), "statistics"),
+    **dict.fromkeys(_TEXT, "csv"),
+}
+#: Files that are no data, and what to do.
+_REFUSED = {
+    (".pt", ".pth", ".pkl", ".pickle", ".joblib"): (
+        "a pickle, which could run foreign code and is never opened",
+        "save the arrays with numpy.savez(path, images=..., labels=...)",
+    ),
+    (".xls",): ("an old Excel file", "save it as .xlsx or CSV"),
+    (".mat",): ("a MATLAB file", "save it with numpy.savez, or as HDF5 (-v7.3 and .h5)"),
+    (".npy",): ("one array, without labels", "save both: numpy.savez(path, images=..., labels=...)"),
+    (".zip", ".tar", ".gz", ".7z"): ("an archive", "unpack it"),
+}
+_LOOKED_AT = 2000
+
+
+def format_of(path: Path) -> Format:
+    """Return the format of what is at `path`; raises `SutureError` `dataset.unknown_format` where none is plain."""
+    if not path.exists():
+        raise SutureError("dataset.missing_path", "there is nothing at this path", where=str(path))
+    if path.is_dir():
+        return _format_of_folder(path)
+    name = path.name.lower()
+    bare = name.removesuffix(".gz")
+    found = _FILES.get(Path(bare if bare.endswith(_TEXT) else name).suffix)
+    if found in ("csv", "parquet", "excel") and _names_files(path, found):
+        return "list"
+    if found is not None:
+        return found
+    for suffixes, (what, hint) in _REFUSED.items():
+        if name.endswith(suffixes):
+            raise SutureError("dataset.unknown_format", f"this is {what}", where=str(path), hint=hint)
+    raise SutureError(
+        "dataset.unknown_format",
+        "neither a folder nor a file of a known format, such as .npz, .h5, .csv, .parquet or .xlsx",
+        where=str(path),
+        hint="name it with --data-format",
+    )
+
+
+def _format_of_folder(path: Path) -> Format:
+    kinds: Counter[Format] = Counter()
+    looked_at = 0
+    for _, folders, names in os.walk(path, followlinks=True):
+        folders[:] = sorted(name for name in folders if not is_litter(name))
+        for name in (name.lower() for name in names if not is_litter(name)):
+            looked_at += 1
+            if name.endswith(_VOLUMES):
+                kinds["nifti"] += 1
+            elif name.endswith(_SIGNALS):
+                kinds["signal_folder"] += 1
+            elif not name.endswith(_TEXT):
+                kinds["image_folder"] += 1
+        if looked_at > _LOOKED_AT:
+            break
+    return kinds.most_common(1)[0][0] if kinds else "image_folder"
+
+
+def _names_files(path: Path, kind: str) -> bool:
+    """Whether the table's first lines name files that are there."""
+    from suture_stitching.data.list_files import FILE_COLUMNS, first_rows
+
+    names, rows = first_rows(path, kind)
+    columns = [name for name in names if folded(name) in FILE_COLUMNS]
+    return any((row.get(columns[0]) or "").strip().lower().endswith(_ANY) for row in rows) if columns else False
+
+
+_PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".pgm", ".ppm")
+_ANY = (*_VOLUMES, *_SIGNALS, *_PICTURES, ".dcm", ".dicom", ".ima", ".csv", ".txt")
+
+__all__ = ["format_of"]

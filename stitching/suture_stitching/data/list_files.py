@@ -1,0 +1,144 @@
+"""Files that name other files: tables of paths, and the JSON lists of MONAI and the Medical Segmentation Decathlon."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from suture_contract.errors import SutureError
+from suture_stitching.data.spec import DatasetSpec
+from suture_stitching.data.text_table import opened, sniff
+from suture_stitching.data.words import names_patient, split_of
+
+#: What columns are called that name files.
+FILE_COLUMNS = (
+    "file",
+    "path",
+    "filename",
+    "filepath",
+    "file path",
+    "file name",
+    "image",
+    "image path",
+    "img",
+    "images",
+)
+_OTHERS = (".parquet", ".xlsx", ".xlsm", ".dta", ".sav", ".zsav", ".por", ".sas7bdat", ".xpt")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a list: its number as people count, and its cells by column; `ragged` where it has more cells."""
+
+    number: int
+    cells: Mapping[str, str | None]
+    ragged: bool = False
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a JSON list says of one sample: the files of its channels, its label or mask."""
+
+    images: list[str]
+    label: Any
+    split: str | None
+    group: str | None
+
+
+def read_rows(path: Path, spec: DatasetSpec) -> tuple[list[str], Iterator[Row]]:
+    """Return the names of a table's columns and its lines, as text. Raises `SutureError` (`dataset.*`)."""
+    if path.suffix.lower() in _OTHERS:
+        from suture_stitching.data.table_files import open_table_file
+
+        table = open_table_file(path, spec.format, spec.sheet)
+        return table.names, _table_rows(table)
+    form = sniff(path)
+
+    def rows() -> Iterator[Row]:
+        with opened(path, form.zipped) as raw, io.TextIOWrapper(raw, form.encoding, newline="") as text:
+            for _ in range(form.skip):
+                next(text, "")
+            try:
+                reader = csv.reader(text, delimiter=form.delimiter, strict=True, skipinitialspace=True)
+                names = [name.strip() for name in next(reader, [])]
+                yield Row(0, dict.fromkeys(names))
+                for cells in reader:
+                    if any(cell.strip() for cell in cells):
+                        known = dict(zip(names, cells, strict=False))
+                        yield Row(reader.line_num + form.skip, known, len(cells) > len(names))
+            except (csv.Error, UnicodeDecodeError):
+                raise SutureError(
+                    "dataset.unreadable", "not a CSV file", where=str(path), hint="save it as CSV (UTF-8)"
+                ) from None
+
+    found = rows()
+    header = next(found)
+    return list(header.cells), found
+
+
+def first_rows(path: Path, kind: str) -> tuple[list[str], list[Mapping[str, str | None]]]:
+    """Return the columns of a table and its first rows, as text; none where it cannot be read, which is said later."""
+    from suture_stitching.data.table_files import open_table_file
+
+    try:
+        table = open_table_file(path, kind)
+        batch = next(table.batches(table.names, ()), None)
+    except SutureError:
+        return [], []
+    return table.names, [] if batch is None else _as_text(batch.slice(0, 5))
+
+
+def _as_text(batch: Any) -> list[Mapping[str, str | None]]:
+    return [{name: None if cell is None else str(cell) for name, cell in row.items()} for row in batch.to_pylist()]
+
+
+def _table_rows(table: Any) -> Iterator[Row]:
+    number = 1
+    for batch in table.batches(table.names, ()):
+        for cells in _as_text(batch):
+            number += 1
+            yield Row(number, cells)
+
+
+def read_datalist(path: Path) -> list[Entry]:
+    """Return the entries of a JSON list that have a label. Raises `SutureError` `dataset.unreadable`."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        entries = [
+            Entry(_files(entry), entry.get("label", entry.get("mask")), _split(name, entry), _patient(entry))
+            for name, listed in content.items()
+            if isinstance(listed, list)
+            for entry in listed
+            if isinstance(entry, dict) and "image" in entry and {"label", "mask"} & entry.keys()
+        ]
+    except (OSError, ValueError, AttributeError, TypeError):
+        raise SutureError(
+            "dataset.unreadable",
+            'not a list like {"training": [{"image": "a.nii.gz", "label": "b.nii.gz"}]}',
+            where=str(path),
+            hint="that is how MONAI and the Medical Segmentation Decathlon write it",
+        ) from None
+    named = {entry.split for entry in entries}
+    # A training list alone names no split: it is divided like any other data.
+    return [Entry(one.images, one.label, None, one.group) for one in entries] if named == {"train"} else entries
+
+
+def _files(entry: Mapping[str, Any]) -> list[str]:
+    image = entry["image"]
+    return [str(file) for file in image] if isinstance(image, list) else [str(image)]
+
+
+def _split(name: str, entry: Mapping[str, Any]) -> str | None:
+    return split_of(str(entry.get("split", name)))
+
+
+def _patient(entry: Mapping[str, Any]) -> str | None:
+    return next((str(value) for name, value in entry.items() if names_patient(name)), None)
+
+
+__all__ = ["FILE_COLUMNS", "Entry", "Row", "first_rows", "read_datalist", "read_rows"]

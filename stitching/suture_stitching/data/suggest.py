@@ -1,0 +1,262 @@
+"""A first description of data, found by looking at them: `[datasets.NAME]` with a comment per line."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from suture_contract.errors import SutureError
+from suture_contract.model.metadata import ModelMetadata
+from suture_stitching.data.formats import format_of
+from suture_stitching.data.list_files import FILE_COLUMNS, read_datalist
+from suture_stitching.data.spec import LISTS, TABLES
+from suture_stitching.data.spec_file import defaults_for, spec_of
+from suture_stitching.data.words import is_litter, is_row_number, names_patient, split_of
+
+#: More values than these in a column are no labels.
+_MOST_LABELS = 50
+_ROUNDS = 6
+_MASK_FOLDERS = frozenset(("masks", "mask", "labels", "segmentations", "annotations", "labelstr"))
+
+
+@dataclass
+class Suggestion:
+    """Fields of a dataset's description in order, each with why; and what is still `open`, in words."""
+
+    fields: dict[str, tuple[Any, str]] = field(default_factory=dict)
+    open: str | None = None
+
+    def put(self, name: str, value: Any, why: str) -> None:
+        """Set a field."""
+        self.fields[name] = (value, why)
+
+    def toml(self, name: str) -> str:
+        """Return the section, ready to be pasted into `site.toml`."""
+        lines = [f"[datasets.{name}]"]
+        lines += [f"{key} = {_toml(value)}  # {why}" for key, (value, why) in self.fields.items()]
+        if self.open is not None:
+            lines += [f"# still open: {line}" for line in self.open.splitlines()]
+        return "\n".join(lines) + "\n"
+
+
+def suggest(path: Path, metadata: ModelMetadata | None = None, label: str | None = None) -> Suggestion:
+    """Look at the data at `path`, for a model if it is given, and return what describes them.
+
+    The data are opened as described; what that complains of and can be answered is added. Raises `SutureError`
+    (`dataset.*`) only where not even the format is plain.
+    """
+    found, kind = Suggestion(), format_of(path)
+    found.put("path", str(path), "where the data are")
+    found.put("format", kind, "found by looking at it")
+    defaults = defaults_for(metadata) if metadata is not None else {}
+    if metadata is not None:
+        found.put("task", metadata.task, "what the model does")
+        if metadata.labels:
+            found.put("labels", list(metadata.labels), "the model's, in its order")
+        reads = next(iter(metadata.inputs.values()))
+        found.put(
+            "input", reads.model_dump(mode="json", exclude_none=True), "what the model reads: contradictions are told"
+        )
+    try:
+        _LOOKS[_kind_of(kind)](path, kind, found, label)
+    except (SutureError, OSError, ValueError) as error:
+        found.open = str(error)
+    for _ in range(_ROUNDS):
+        problem = _problem(found, defaults, path)
+        found.open = (
+            None if problem is None else f"{problem.message} ({problem.hint})" if problem.hint else problem.message
+        )
+        if problem is None or not _answered(problem, found, metadata):
+            break
+    return found
+
+
+def _kind_of(kind: str) -> str:
+    return (
+        "tables"
+        if kind in TABLES
+        else "lists"
+        if kind == "list"
+        else "datalist"
+        if kind in LISTS
+        else ("arrays" if kind in ("npz", "hdf5") else "folders")
+    )
+
+
+def _problem(found: Suggestion, defaults: Mapping[str, Any], path: Path) -> SutureError | None:
+    from suture_stitching.data import open_dataset
+
+    fields = {name: value for name, (value, _) in found.fields.items()}
+    if "input" in defaults:
+        fields["input"] = defaults["input"]
+    try:
+        open_dataset(spec_of({**fields, "path": path}, where=str(path), defaults=defaults))
+    except SutureError as error:
+        return error
+    return None
+
+
+def _answered(error: SutureError, found: Suggestion, metadata: ModelMetadata | None) -> bool:
+    """Add the field that answers an error, if there is a usual one; say whether one was added."""
+    hint = error.hint or ""
+    before = dict(found.fields)
+    size = None
+    if metadata is not None:
+        size = next(iter(metadata.inputs.values())).spatial_shape
+    if error.code == "dataset.few_bits" and (bits := re.search(r"intensity = \[0, (\d+)\]", hint)):
+        found.put("intensity", [0, int(bits[1])], "CHECK: the stored values that become the ends of the range")
+    elif error.code == "dataset.sizes_differ" and size and len(size) == 2 and all(size):
+        found.put("resize", list(size), "CHECK: height and width; or resize = 256 with crop, as the model was trained")
+    elif error.code == "dataset.channels_differ" and "channels = 1" in hint:
+        found.put("channels", 1, "CHECK: some images are grey; 3 makes all colour")
+    elif error.code == "dataset.label_out_of_range" and 'blank = "negative"' in hint:
+        found.put("blank", "negative", "CHECK: an empty cell means that the label is not there")
+    elif error.code == "dataset.label_out_of_range" and 'uncertain = "negative"' in hint:
+        found.put("uncertain", "negative", "CHECK: what -1 stands for: negative or positive")
+    elif error.code == "dataset.missing_values" and 'missing = "mean"' in hint:
+        found.put("missing", "mean", "CHECK: empty cells become the mean over the training rows")
+    elif error.code == "dataset.not_finite" and 'missing = "lowest"' in hint:
+        found.put("missing", "lowest", "CHECK: NaN becomes a volume's lowest value")
+    elif error.code == "dataset.spacing_differs":
+        found.put("spacing", [1.0, 1.0, 1.0], "CHECK: mm that all volumes are resampled to")
+    elif error.code == "dataset.invalid" and "window" in error.message:
+        found.put("window", [96, 96, 96], "CHECK: the voxels that the models read")
+    return found.fields != before
+
+
+def _folders(path: Path, kind: str, found: Suggestion, label: str | None) -> None:
+    places = [one.relative_to(path) for one in _files(path)]
+    tops = [[part for part in place.parts[:-1] if split_of(part) is None] for place in places]
+    masks = any(parts and parts[0].lower() in _MASK_FOLDERS for parts in tops)
+    masks = masks or any(re.search(r"[_-](mask|seg)\.", place.name) for place in places)
+    if "task" in found.fields:
+        return
+    if masks:
+        found.put("task", "segmentation", "there are masks")
+        found.put("labels", _mask_labels(path), "CHECK: names of the masks' values, 0 first")
+    elif (path / "labels.csv").exists():
+        _list(path / "labels.csv", "list", found, label)
+    else:
+        classes = sorted({parts[0] for parts in tops if parts})
+        found.put("labels", classes, "the class folders; put them into the order of the models' outputs")
+    _group(places, found)
+
+
+def _group(places: list[Path], found: Suggestion) -> None:
+    """Suggest an expression for patients where names begin with something that several files share."""
+    form = re.compile(r"((?:p|pat|patient|sub|subject|case)[-_]?\d+)[-_]", re.I)
+    names = [form.search(PurePosixPath(place.as_posix()).name) for place in places]
+    patients = [name[1] for name in names if name]
+    if places and len(patients) == len(places) and len(set(patients)) < len(patients):
+        found.put("group", form.pattern.replace("(?:", "(?:"), "CHECK: finds the patient in a file's name")
+
+
+def _mask_labels(path: Path) -> list[str]:
+    file = path / "dataset.json"
+    if file.exists():
+        content = json.loads(file.read_text(encoding="utf-8")).get("labels", {})
+        numbered = {int(name): str(label) for name, label in content.items() if str(name).isdigit()}
+        numbered = numbered or {int(value): str(name) for name, value in content.items() if isinstance(value, int)}
+        if numbered:
+            return [numbered[value] for value in sorted(numbered)]
+    return ["background", "object"]
+
+
+def _files(path: Path) -> list[Path]:
+    return [one for one in sorted(path.rglob("*"))[:5000] if one.is_file() and not any(map(is_litter, one.parts))]
+
+
+def _table(path: Path, kind: str, found: Suggestion, label: str | None) -> None:
+    from suture_stitching.data.table_files import open_table_file
+
+    table = open_table_file(path, kind)
+    names = table.names
+    column = label or next(
+        (name for name in names if name.lower() in ("label", "class", "target", "outcome", "y")), None
+    )
+    columns: dict[str, Any] = {}
+    if column is None:
+        found.open = f"which column is the label? There are {', '.join(names)}"
+    else:
+        columns["label"] = column
+        _targets(table, column, found)
+    for name in names:
+        if names_patient(name):
+            columns["group"] = name
+        elif name.lower() == "split":
+            columns["split"] = name
+    taken = set(columns.values())
+    columns["features"] = [
+        name for name in names if name not in taken and not is_row_number(name) and table.is_number(name)
+    ]
+    found.put("columns", columns, "CHECK: features in the order in which the models read them")
+
+
+def _targets(table: Any, column: str, found: Suggestion) -> None:
+    if "task" in found.fields:
+        return
+    values: set[str] = set()
+    for batch in table.batches([column], ()):
+        values |= {str(cell).strip() for cell in batch.column(column).unique().to_pylist() if cell is not None}
+        if len(values) > _MOST_LABELS:
+            found.put("task", "regression", f"the column {column} has many values")
+            return
+    found.put("labels", sorted(values), "CHECK: in the order of the models' outputs")
+
+
+def _list(path: Path, kind: str, found: Suggestion, label: str | None) -> None:
+    from suture_stitching.data.table_files import open_table_file
+
+    table = open_table_file(path, kind)
+    column = label or next((name for name in table.names if name.lower() in ("label", "class", "target")), None)
+    if column is not None:
+        _targets(table, column, found)
+        if column != "label":
+            found.put("columns", {"label": column}, "the column of the labels")
+    elif not any(name.lower() in FILE_COLUMNS for name in table.names):
+        found.open = f"which columns are file and label? There are {', '.join(table.names)}"
+
+
+def _datalist(path: Path, kind: str, found: Suggestion, label: str | None) -> None:
+    entries = read_datalist(path)
+    if "task" in found.fields or not entries:
+        return
+    if isinstance(entries[0].label, str):
+        found.put("task", "segmentation", "labels are files")
+        found.put("labels", _mask_labels(path.parent), "CHECK: names of the masks' values, 0 first")
+    else:
+        found.put("labels", sorted({str(one.label) for one in entries}), "CHECK: in the order of the models' outputs")
+
+
+def _arrays(path: Path, kind: str, found: Suggestion, label: str | None) -> None:
+    from suture_stitching.data.array_files import label_values
+
+    if "task" in found.fields:
+        return
+    values = label_values(path, kind, label)
+    if values is None:
+        found.put("task", "segmentation", "there are masks")
+        found.put("labels", ["background", "object"], "CHECK: names of the masks' values, 0 first")
+    else:
+        found.put("labels", values, "CHECK: names in the order of their index")
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{_key(name)} = {_toml(one)}" for name, one in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
+
+
+_LOOKS = {"folders": _folders, "tables": _table, "lists": _list, "datalist": _datalist, "arrays": _arrays}
+
+__all__ = ["Suggestion", "suggest"]

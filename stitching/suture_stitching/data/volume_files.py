@@ -1,0 +1,230 @@
+"""Volumes as they are stored: NIfTI by nibabel, NRRD and MetaImage by SimpleITK, DICOM series by pydicom.
+
+All are given as values `(C, X, Y, Z)` in RAS (the axes run to the patient's right, front and head) with an affine
+in mm.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+from nibabel.affines import voxel_sizes
+from numpy.typing import NDArray
+
+from suture_contract.errors import SutureError
+from suture_contract.extras import how_to_install
+from suture_stitching.data import dicom
+from suture_stitching.data.listing import unreadable
+
+_NIFTI = (".nii.gz", ".nii")
+_ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
+SUFFIXES = (*_NIFTI, *_ITK, *dicom.SUFFIXES)
+#: A volume of more voxels (1 GiB as float32) is refused: most likely a header that lies.
+_MOST_VOXELS = 1 << 28
+#: From the patient's left, back and head, as DICOM and ITK have it, to right, front and head.
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+class Stored(ABC):
+    """A volume whose header is read: `shape` and `spacing` in mm of its axes in RAS, and its `channels`."""
+
+    shape: tuple[int, ...]
+    spacing: NDArray[np.float64]
+    channels: int
+    affine: NDArray[np.float64]
+
+    @abstractmethod
+    def read(self) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """Return the values `(C, X, Y, Z)` in RAS, and their affine."""
+
+    def _describe(self, shape: tuple[int, ...], affine: NDArray[np.float64], file: str) -> None:
+        """Take the sizes of axes as stored, in RAS."""
+        if 0 in shape or not np.isfinite(affine).all() or not abs(float(np.linalg.det(affine[:3, :3]))) > 0:
+            raise unreadable(file, "the header names no size or no orientation")
+        if np.prod([float(size) for size in (*shape, self.channels)]) > _MOST_VOXELS:
+            raise unreadable(file, "it claims far too many voxels")
+        axes = nibabel.io_orientation(affine)[:, 0].astype(int)
+        spacing, turned = np.empty(3), np.empty(3, dtype=int)
+        spacing[axes], turned[axes] = voxel_sizes(affine), shape
+        self.spacing, self.shape = spacing, tuple(int(size) for size in turned)
+        orientation = nibabel.io_orientation(affine)
+        self.affine = affine @ nibabel.orientations.inv_ornt_aff(orientation, shape)
+
+
+def open_volume(path: Path, file: str) -> Stored:
+    """Return the volume, its values still on disk. Raises `SutureError` (`dataset.*`)."""
+    lowered = path.name.lower()
+    if path.is_dir() or lowered.endswith(dicom.SUFFIXES):
+        return _Series(path, file)
+    if lowered.endswith(_ITK):
+        return _Itk(path, file)
+    return _Nifti(path, file)
+
+
+class _Nifti(Stored):
+    def __init__(self, path: Path, file: str) -> None:
+        try:
+            image = nibabel.load(path)
+            kind = image.get_data_dtype().kind
+            affine = np.asarray(image.affine, dtype=np.float64)
+        except Exception:
+            raise unreadable(file, "the file is damaged or not NIfTI") from None
+        shape = image.shape
+        # (X, Y, Z, 1, C) is how NIfTI itself has channels; (X, Y, Z, 1) is a volume with an axis to spare.
+        self._axes = shape[:3] + shape[4:] if len(shape) == 5 and shape[3] == 1 else shape
+        if not isinstance(image, nibabel.Nifti1Image) or len(self._axes) not in (3, 4) or kind not in "iuf":
+            raise unreadable(file, "a volume is (X, Y, Z) or (X, Y, Z, channels) numbers")
+        self._image, self._file = image, file
+        self.channels = self._axes[3] if len(self._axes) == 4 else 1
+        self._describe(tuple(self._axes[:3]), affine, file)
+
+    def read(self) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        try:
+            stored = nibabel.as_closest_canonical(self._image)
+            values = stored.get_fdata(dtype=np.float32, caching="unchanged")
+            affine = np.asarray(stored.affine, dtype=np.float64)
+        except MemoryError:
+            raise
+        except Exception:
+            raise unreadable(self._file, "the file is damaged or gone") from None
+        values = values[:, :, :, 0] if values.ndim == 5 else values
+        return np.ascontiguousarray(values[None] if values.ndim == 3 else np.moveaxis(values, -1, 0)), affine
+
+
+class _InLps(Stored):
+    """A volume whose place is known in LPS, with axes as `(C, X, Y, Z)` once read."""
+
+    _stored_affine: NDArray[np.float64]
+    _file: str
+
+    def read(self) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        values = self._values()
+        orientation = nibabel.io_orientation(self._stored_affine)
+        turned = [nibabel.apply_orientation(channel, orientation) for channel in values]
+        return np.ascontiguousarray(np.stack(turned), dtype=np.float32), self.affine
+
+    @abstractmethod
+    def _values(self) -> NDArray[np.float32]: ...
+
+
+class _Itk(_InLps):
+    def __init__(self, path: Path, file: str) -> None:
+        if find_spec("SimpleITK") is None:
+            raise SutureError(
+                "dataset.missing_package",
+                "NRRD and MetaImage need SimpleITK",
+                where=file,
+                hint=how_to_install("imaging"),
+            )
+        import SimpleITK
+
+        self._path, self._file = path, file
+        try:
+            reader = SimpleITK.ImageFileReader()
+            reader.SetFileName(str(path))
+            reader.ReadImageInformation()
+            size, self.channels = reader.GetSize(), reader.GetNumberOfComponents()
+            direction, spacing, origin = reader.GetDirection(), reader.GetSpacing(), reader.GetOrigin()
+        except Exception:
+            raise unreadable(file, "the file is damaged, or neither NRRD nor MetaImage") from None
+        if len(size) != 3:
+            raise unreadable(file, "a volume is (X, Y, Z) or (X, Y, Z, channels) numbers")
+        affine = np.eye(4)
+        affine[:3, :3] = np.array(direction).reshape(3, 3) * np.array(spacing)
+        affine[:3, 3] = origin
+        self._stored_affine = _LPS_TO_RAS @ affine
+        self._describe(tuple(size), self._stored_affine, file)
+
+    def _values(self) -> NDArray[np.float32]:
+        import SimpleITK
+
+        try:
+            array = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(self._path)))  # (Z, Y, X) or (Z, Y, X, C)
+        except Exception:
+            raise unreadable(self._file, "the file is damaged") from None
+        array = array[None] if array.ndim == 3 else np.moveaxis(array, -1, 0)
+        return np.transpose(array, (0, 3, 2, 1)).astype(np.float32)
+
+
+class _Series(_InLps):
+    """A folder of DICOM slices of one series, or one file with several frames; sorted by place, not by name."""
+
+    def __init__(self, path: Path, file: str) -> None:
+        self._file = file
+        files = (
+            [path] if path.is_file() else sorted(one for one in path.iterdir() if one.is_file() and dicom.is_dicom(one))
+        )
+        if not files:
+            raise unreadable(file, "the folder holds no DICOM files")
+        if find_spec("pydicom") is None:
+            raise SutureError(
+                "dataset.missing_package", "DICOM needs pydicom", where=file, hint=how_to_install("imaging")
+            )
+        slices = [self._slice(one, file) for one in files]
+        if len({series for _, _, series, _, _ in slices}) > 1:
+            raise unreadable(file, "the folder holds several series: give each one of its own")
+        sizes = {(header.height, header.width, header.channels) for header, *_ in slices}
+        if len(sizes) > 1:
+            raise unreadable(file, "the slices of the series have several sizes")
+        self._frames = slices[0][0].frames
+        if len(files) > 1 and any(header.frames > 1 for header, *_ in slices):
+            raise unreadable(file, "several files with several frames each are no series")
+        if len(files) == 1 and self._frames == 1:
+            raise unreadable(file, "one DICOM slice is no volume")
+        rows, columns = slices[0][3][:, 0], slices[0][3][:, 1]
+        normal = np.cross(rows, columns)
+        slices.sort(key=lambda one: float(one[4] @ normal))
+        self._files = [one[1] for one in slices]
+        step = self._step(slices, normal, files[0])
+        height, width, self.channels = next(iter(sizes))
+        spacing = self._pixel_spacing(files[0])
+        affine = np.eye(4)
+        affine[:3, 0], affine[:3, 1], affine[:3, 2] = rows * spacing[1], columns * spacing[0], normal * step
+        affine[:3, 3] = slices[0][4]
+        self._stored_affine = _LPS_TO_RAS @ affine
+        count = len(files) if len(files) > 1 else self._frames
+        self._describe((width, height, count), self._stored_affine, file)
+
+    def _slice(self, path: Path, file: str) -> Any:
+        import pydicom
+
+        header = dicom.read_header(path, file)
+        data = pydicom.dcmread(path, stop_before_pixels=True)
+        series = str(data.get("SeriesInstanceUID", ""))
+        cosines = np.array([float(x) for x in data.get("ImageOrientationPatient", (1, 0, 0, 0, 1, 0))])
+        place = np.array(
+            [float(x) for x in data.get("ImagePositionPatient", (0, 0, data.get("InstanceNumber", 0) or 0))]
+        )
+        return header, path, series, cosines.reshape(2, 3).T, place
+
+    def _pixel_spacing(self, path: Path) -> tuple[float, float]:
+        import pydicom
+
+        found = pydicom.dcmread(path, stop_before_pixels=True).get("PixelSpacing", (1.0, 1.0))
+        return float(found[0]), float(found[1])
+
+    def _step(self, slices: list[Any], normal: NDArray[np.float64], first: Path) -> float:
+        """Return the distance of slices in mm; raise where one is missing or there twice."""
+        import pydicom
+
+        if len(slices) == 1:
+            data = pydicom.dcmread(first, stop_before_pixels=True)
+            return float(data.get("SpacingBetweenSlices", data.get("SliceThickness", 1.0)) or 1.0)
+        steps = np.diff([float(one[4] @ normal) for one in slices])
+        if steps.min() <= 0 or steps.max() > 1.5 * steps.min():
+            raise unreadable(self._file, "slices of the series are missing, or there twice")
+        return float(steps.mean())
+
+    def _values(self) -> NDArray[np.float32]:
+        # A volume of MONOCHROME1 is none that exists; values stay as rescaled.
+        frames = [dicom.read_pixels(path, self._file, turn=False) for path in self._files]
+        stacked = np.concatenate(frames)  # (Z, C, Y, X)
+        return np.ascontiguousarray(np.transpose(stacked, (1, 3, 2, 0)))
+
+
+__all__ = ["SUFFIXES", "Stored", "open_volume"]
