@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -15,6 +16,9 @@ from suture.cli.app import app
 from suture_contract.exit_codes import ExitCode
 from suture_stitching.data import SPLITS, DatasetSpec, open_dataset
 from suture_stitching.data.spec_file import read_spec
+
+if TYPE_CHECKING:
+    from click.testing import Result
 
 SITE = """
 [datasets.heart]
@@ -100,3 +104,33 @@ def test_a_dataset_that_is_not_named_is_asked_for(site: Path, arguments: tuple[s
     assert found.exit_code == ExitCode.REFUSED
     assert code in found.stderr
     assert hint in found.stderr
+
+
+def test_what_is_read_is_shown_and_what_is_suggested_can_be_checked(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for index in range(24):
+        folder = tmp_path / "scans" / ("ill", "well")[index % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 4096, (8, 9 + index % 2)).astype(np.uint16)
+        Image.fromarray(pixels).save(folder / f"patient{index // 4}_{index}.png")
+
+    def run(*arguments: str | Path) -> Result:
+        return CliRunner().invoke(app, ["data", *map(str, arguments)], catch_exceptions=False)
+
+    open_question = run("suggest", tmp_path / "scans")
+    assert "# still open: " in open_question.stdout
+    assert "resize" in open_question.stdout
+    section = open_question.stdout.replace("# still open", "resize = [8, 8]\n#")
+    (tmp_path / "site.toml").write_text(section, encoding="utf-8")
+    refused = run("check", tmp_path / "site.toml", "--dataset", "mine")
+    assert refused.exit_code != 0
+    assert "intensity = [0, 4095]" in refused.stderr.replace("\n", " ")
+    (tmp_path / "site.toml").write_text(section + "intensity = [0, 4095]\n", encoding="utf-8")
+    found = run("check", tmp_path / "site.toml", "--dataset", "mine", "--sheet", tmp_path / "s.png", "--format", "json")
+    assert found.exit_code == 0, found.output
+    told = json.loads(found.stdout)
+    assert sum(split["n"] for split in told["splits"].values()) == 24
+    assert sum(split["patients"] for split in told["splits"].values()) == 6
+    assert 0.3 < told["mean"] < 0.7
+    with Image.open(tmp_path / "s.png") as sheet:
+        assert sheet.width > 200

@@ -235,14 +235,21 @@ def test_volumes_of_every_program_are_the_same(tmp_path):
                     image.SetSpacing((1.0, 1.0, 2.0))
                     sitk.WriteImage(image, str(path))
     given = {"task": "segmentation", "window": (6, 6, 6)}
-    first = values(tmp_path / "nii", **given)
-    for root in ("nrrd", "mha", "nnunet"):
-        for one, other in zip(first, values(tmp_path / root, **given), strict=True):
-            assert np.allclose(one, other, atol=1e-6)
+
+    def whole(path: Path, **more) -> dict[str, list[np.ndarray]]:
+        dataset = open_dataset(described(path, **given, **more))
+        names = iter(np.concatenate([dataset._splits[split] for split in SPLITS]))
+        read = (pair for split in SPLITS for pair in dataset.whole(split))
+        return {Path(dataset.samples[next(names)]).name[:2]: [one.numpy() for one in pair] for pair in read}
+
+    first = whole(tmp_path / "nii")
     listed = [{"image": f"images/c{index}.nii.gz", "label": f"masks/c{index}.nii.gz"} for index in range(4)]
     (tmp_path / "nii" / "dataset.json").write_text(json.dumps({"training": listed}), encoding="utf-8")
-    again = values(tmp_path / "nii" / "dataset.json", format="datalist", **given)
-    assert np.array_equal(first[0], again[0])
+    others = [whole(tmp_path / root) for root in ("nrrd", "mha", "nnunet")]
+    for other in (*others, whole(tmp_path / "nii" / "dataset.json", format="datalist")):
+        for name, pair in first.items():
+            assert all(np.allclose(one, two, atol=1e-6) for one, two in zip(pair, other[name], strict=True))
+    assert len(first) == 4
 
 
 def dicom(path: Path, pixels: np.ndarray, **tags) -> None:
@@ -277,7 +284,8 @@ def test_dicom_images_by_any_name(tmp_path):
     seen = {sample.tobytes() for sample in np.round(x * 4095).astype(np.int64)}
     assert seen == {pixels.tobytes() for pixels in drawn.values()}
     ct = folders(
-        tmp_path / "ct", lambda path, index: dicom(path, DRAWN.integers(0, 4096, (8, 8)), RescaleIntercept=-1024)
+        tmp_path / "ct",
+        lambda path, index: dicom(path.with_suffix(".dcm"), DRAWN.integers(0, 4096, (8, 8)), RescaleIntercept=-1024),
     )
     assert "intensity" in refused(ct, "dataset.intensity")
     assert values(ct, intensity=(-160, 240))[0].max() == 1.0

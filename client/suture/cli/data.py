@@ -15,6 +15,7 @@ from suture_contract.errors import SutureError
 from suture_contract.files import replacing, write_text
 from suture_contract.model.metadata import ModelMetadata, Task
 from suture_stitching.data.formats import format_of
+from suture_stitching.data.list_files import is_datalist
 from suture_stitching.data.spec import SPLITS, DatasetSpec
 from suture_stitching.data.spec_file import SUFFIXES, defaults_for, read_spec, spec_of
 
@@ -171,7 +172,7 @@ def described(
     A `.toml` or `.json` file describes one (`read_spec`), and `dataset` names that of a `site.toml`; of anything else,
     `given` says format, labels and the column of the label. Raises `SutureError` (`dataset.*`).
     """
-    if path.suffix.lower() in SUFFIXES:
+    if path.suffix.lower() in SUFFIXES and not is_datalist(path):
         return read_spec(path, dataset=dataset, defaults=defaults)
     if dataset is not None:
         raise SutureError("dataset.invalid", "only a site.toml names datasets", where=str(path), hint="leave it out")

@@ -241,7 +241,7 @@ def _by_split(names: Sequence[str]) -> dict[str, dict[str, str]]:
 def _maybe(names: Mapping[str, str], kind: str) -> str | None:
     """Return the array that is what `kind` says, by the first name that it goes by; None where there is none."""
     for wanted in _NAMES[kind]:
-        found = [name for rest, name in names.items() if folded(rest) == wanted]
+        found = [name for rest, name in names.items() if folded(rest.rpartition("/")[2]) == wanted]
         if len(found) == 1:
             return found[0]
         if found:

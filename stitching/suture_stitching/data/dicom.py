@@ -57,14 +57,14 @@ def read_header(path: Path, file: str) -> DicomHeader:
         3 if colour else 1,
         int(data.get("NumberOfFrames", 1) or 1),
         (0.0, 255.0) if colour else (ends[0], ends[1]),
-        not colour and (slope, intercept) != (1.0, 0.0),
+        not colour and ((slope, intercept) != (1.0, 0.0) or "ModalityLUTSequence" in data),
     )
 
 
 def read_pixels(path: Path, file: str, *, turn: bool = True) -> NDArray[np.float32]:
     """Return the image `(frames, C, H, W)` after rescaling; with `turn`, more is brighter. Raises `SutureError`."""
     data = _opened(path, file, pixels=True)
-    from pydicom.pixels import apply_color_lut, apply_rescale
+    from pydicom.pixels import apply_color_lut, apply_modality_lut
 
     try:
         photometric = str(data.PhotometricInterpretation)
@@ -74,7 +74,11 @@ def read_pixels(path: Path, file: str, *, turn: bool = True) -> NDArray[np.float
             pixels = apply_color_lut(pixels, data)
             pixels = (pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
         colour = photometric.startswith(("RGB", "YBR", "PALETTE"))
-        values = pixels.astype(np.float32) if colour else apply_rescale(pixels, data).astype(np.float32)
+        slope, intercept = _rescale(data)
+        if not colour and "ModalityLUTSequence" in data:
+            values = apply_modality_lut(pixels, data).astype(np.float32)
+        else:  # pydicom rescales only where both are said
+            values = pixels.astype(np.float32) if colour else (pixels * slope + intercept).astype(np.float32)
     except Exception:
         raise _unreadable(file, "its pixels cannot be decoded") from None
     values = values if frames > 1 else values[None]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from suture_contract.errors import SutureError
 from suture_contract.naming import folded
+from suture_stitching.data.list_files import is_datalist
 from suture_stitching.data.spec import Format
 from suture_stitching.data.words import is_litter
 
@@ -46,6 +47,8 @@ def format_of(path: Path) -> Format:
         raise SutureError("dataset.missing_path", "there is nothing at this path", where=str(path))
     if path.is_dir():
         return _format_of_folder(path)
+    if is_datalist(path):
+        return "datalist"
     name = path.name.lower()
     bare = name.removesuffix(".gz")
     found = _FILES.get(Path(bare if bare.endswith(_TEXT) else name).suffix)
@@ -66,8 +69,8 @@ def format_of(path: Path) -> Format:
 
 def _format_of_folder(path: Path) -> Format:
     kinds: Counter[Format] = Counter()
-    looked_at = 0
-    for _, folders, names in os.walk(path, followlinks=True):
+    looked_at = texts = 0
+    for folder, folders, names in os.walk(path, followlinks=True):
         folders[:] = sorted(name for name in folders if not is_litter(name))
         for name in (name.lower() for name in names if not is_litter(name)):
             looked_at += 1
@@ -77,9 +80,13 @@ def _format_of_folder(path: Path) -> Format:
                 kinds["signal_folder"] += 1
             elif not name.endswith(_TEXT):
                 kinds["image_folder"] += 1
+            elif Path(folder) != path:
+                texts += 1
         if looked_at > _LOOKED_AT:
             break
-    return kinds.most_common(1)[0][0] if kinds else "image_folder"
+    if not kinds:
+        return "signal_folder" if texts else "image_folder"
+    return kinds.most_common(1)[0][0]
 
 
 def _names_files(path: Path, kind: str) -> bool:

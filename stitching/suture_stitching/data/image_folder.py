@@ -25,7 +25,7 @@ from suture_stitching.data.listing import Sample, unreadable
 from suture_stitching.data.spec import DatasetSpec
 from suture_stitching.data.splits import Indices
 
-PICTURES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".pgm", ".ppm")
+PICTURES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2", ".pgm", ".ppm")
 _SUFFIXES = (*PICTURES, *dicom.SUFFIXES)
 _LOSSY = (".jpg", ".jpeg", ".jpe", ".jfif", ".webp")
 _DEEP_MODES = frozenset({"I;16", "I;16L", "I;16B"})

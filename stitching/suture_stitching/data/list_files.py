@@ -32,7 +32,7 @@ _OTHERS = (".parquet", ".xlsx", ".xlsm", ".dta", ".sav", ".zsav", ".por", ".sas7
 
 
 @dataclass(frozen=True)
-class Row:
+class ListedRow:
     """A line of a list: its number as people count, and its cells by column; `ragged` where it has more cells."""
 
     number: int
@@ -50,7 +50,7 @@ class Entry:
     group: str | None
 
 
-def read_rows(path: Path, spec: DatasetSpec) -> tuple[list[str], Iterator[Row]]:
+def read_rows(path: Path, spec: DatasetSpec) -> tuple[list[str], Iterator[ListedRow]]:
     """Return the names of a table's columns and its lines, as text. Raises `SutureError` (`dataset.*`)."""
     if path.suffix.lower() in _OTHERS:
         from suture_stitching.data.table_files import open_table_file
@@ -59,18 +59,18 @@ def read_rows(path: Path, spec: DatasetSpec) -> tuple[list[str], Iterator[Row]]:
         return table.names, _table_rows(table)
     form = sniff(path)
 
-    def rows() -> Iterator[Row]:
+    def rows() -> Iterator[ListedRow]:
         with opened(path, form.zipped) as raw, io.TextIOWrapper(raw, form.encoding, newline="") as text:
             for _ in range(form.skip):
                 next(text, "")
             try:
                 reader = csv.reader(text, delimiter=form.delimiter, strict=True, skipinitialspace=True)
                 names = [name.strip() for name in next(reader, [])]
-                yield Row(0, dict.fromkeys(names))
+                yield ListedRow(0, dict.fromkeys(names))
                 for cells in reader:
                     if any(cell.strip() for cell in cells):
                         known = dict(zip(names, cells, strict=False))
-                        yield Row(reader.line_num + form.skip, known, len(cells) > len(names))
+                        yield ListedRow(reader.line_num + form.skip, known, len(cells) > len(names))
             except (csv.Error, UnicodeDecodeError):
                 raise SutureError(
                     "dataset.unreadable", "not a CSV file", where=str(path), hint="save it as CSV (UTF-8)"
@@ -97,12 +97,22 @@ def _as_text(batch: Any) -> list[Mapping[str, str | None]]:
     return [{name: None if cell is None else str(cell) for name, cell in row.items()} for row in batch.to_pylist()]
 
 
-def _table_rows(table: Any) -> Iterator[Row]:
+def _table_rows(table: Any) -> Iterator[ListedRow]:
     number = 1
     for batch in table.batches(table.names, ()):
         for cells in _as_text(batch):
             number += 1
-            yield Row(number, cells)
+            yield ListedRow(number, cells)
+
+
+def is_datalist(path: Path) -> bool:
+    """Whether a JSON file is a list of samples, and not a dataset's description."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8")) if path.suffix.lower() == ".json" else None
+    except (OSError, ValueError):
+        return False
+    named = content.items() if isinstance(content, dict) else ()
+    return any(split_of(str(name)) is not None and isinstance(listed, list) for name, listed in named)
 
 
 def read_datalist(path: Path) -> list[Entry]:
@@ -141,4 +151,4 @@ def _patient(entry: Mapping[str, Any]) -> str | None:
     return next((str(value) for name, value in entry.items() if names_patient(name)), None)
 
 
-__all__ = ["FILE_COLUMNS", "Entry", "Row", "first_rows", "read_datalist", "read_rows"]
+__all__ = ["FILE_COLUMNS", "Entry", "ListedRow", "first_rows", "is_datalist", "read_datalist", "read_rows"]

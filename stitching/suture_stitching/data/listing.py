@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from suture_contract.errors import SutureError
 from suture_contract.naming import folded
 from suture_stitching.data.dicom import is_dicom, read_header
-from suture_stitching.data.list_files import FILE_COLUMNS, Row, read_datalist, read_rows
+from suture_stitching.data.list_files import FILE_COLUMNS, ListedRow, read_datalist, read_rows
 from suture_stitching.data.spec import SPLITS, DatasetSpec
 from suture_stitching.data.words import how_to_name, is_about, is_litter, names_patient, places_of, split_of
 
@@ -407,7 +407,7 @@ def _columns(names: Sequence[str], spec: DatasetSpec, where: str, *, masks: bool
     return _Columns(file, targets, mask, split, group)
 
 
-def _line(row: Row, file: str, columns: _Columns, spec: DatasetSpec, where: str) -> _Line:
+def _line(row: ListedRow, file: str, columns: _Columns, spec: DatasetSpec, where: str) -> _Line:
     empty = [name for name in columns.targets if not (row.cells.get(name) or "").strip()]
     if empty and not (spec.task == "multilabel"):
         raise SutureError(

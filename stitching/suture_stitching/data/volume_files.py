@@ -30,7 +30,7 @@ _MOST_VOXELS = 1 << 28
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-class Stored(ABC):
+class StoredVolume(ABC):
     """A volume whose header is read: `shape` and `spacing` in mm of its axes in RAS, and its `channels`."""
 
     shape: tuple[int, ...]
@@ -56,7 +56,7 @@ class Stored(ABC):
         self.affine = affine @ nibabel.orientations.inv_ornt_aff(orientation, shape)
 
 
-def open_volume(path: Path, file: str) -> Stored:
+def open_volume(path: Path, file: str) -> StoredVolume:
     """Return the volume, its values still on disk. Raises `SutureError` (`dataset.*`)."""
     lowered = path.name.lower()
     if path.is_dir() or lowered.endswith(dicom.SUFFIXES):
@@ -66,7 +66,7 @@ def open_volume(path: Path, file: str) -> Stored:
     return _Nifti(path, file)
 
 
-class _Nifti(Stored):
+class _Nifti(StoredVolume):
     def __init__(self, path: Path, file: str) -> None:
         try:
             image = nibabel.load(path)
@@ -96,7 +96,7 @@ class _Nifti(Stored):
         return np.ascontiguousarray(values[None] if values.ndim == 3 else np.moveaxis(values, -1, 0)), affine
 
 
-class _InLps(Stored):
+class _InLps(StoredVolume):
     """A volume whose place is known in LPS, with axes as `(C, X, Y, Z)` once read."""
 
     _stored_affine: NDArray[np.float64]
@@ -227,4 +227,4 @@ class _Series(_InLps):
         return np.ascontiguousarray(np.transpose(stacked, (1, 3, 2, 0)))
 
 
-__all__ = ["SUFFIXES", "Stored", "open_volume"]
+__all__ = ["SUFFIXES", "StoredVolume", "open_volume"]

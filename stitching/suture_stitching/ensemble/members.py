@@ -22,6 +22,8 @@ from suture_stitching.portable.runtime import PortableModel
 #: Numbers in one input batch: bounds the memory of a pass.
 _BATCH_NUMBERS = 1 << 20
 _LARGEST_BATCH = 256
+#: Of the range that models read: images that take less are black, or scaled for other models.
+_LEAST = 0.02
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,8 @@ def batches(
         x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
         if not whole:  # whole samples may be larger than memory, and are copied window by window
             x = settled(x)
+        if ours and theirs is None and not whole:
+            _check_range(x, ours, dataset)
         if ours and theirs and ours != theirs:
             x = (x - theirs[0]) * ((ours[1] - ours[0]) / (theirs[1] - theirs[0])) + ours[0]
         if matrix is not None:
@@ -104,6 +108,25 @@ def batches(
             if dataset.task == "segmentation":
                 y = F.interpolate(y.unsqueeze(1).float(), size=sizes, mode="nearest-exact").squeeze(1).to(y.dtype)
         yield x, y
+
+
+def _check_range(x: Tensor, reads: tuple[float, float], dataset: Dataset) -> None:
+    """Raise `SutureError` `dataset.value_range` where a batch whose range nobody said is not of what models read."""
+    if dataset.channels is not None:
+        return
+    (low, high), (first, last) = reads, (float(x.min()), float(x.max()))
+    slack = 1e-5 * (high - low)
+    beyond = first < low - slack or last > high + slack
+    if not beyond and not (len(x) > 1 and last - first < _LEAST * (high - low)):
+        return
+    raise SutureError(
+        "dataset.value_range",
+        f"the models read values from {low:g} to {high:g}; these data "
+        + ("have others" if beyond else "take next to nothing of that"),
+        where=dataset.where,
+        hint="say which stored values become the ends of the range: intensity = [0, 255], for example; or value_range, "
+        "from where to where the data go",
+    )
 
 
 def batch_size(dataset: Dataset, shape: Sequence[int] = ()) -> int:
