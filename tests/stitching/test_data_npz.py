@@ -152,7 +152,7 @@ def one_bad(array, value, at=17):
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_value_that_is_not_finite_is_named_by_its_sample(tmp_path, value):
     images = one_bad(IMAGES.astype(np.float32) / 255, value)
-    assert "sample 17" in refused(write(tmp_path / "d.npz", images=images), "dataset.not_finite", axes="NHW")
+    assert "sample 17" in refused(write(tmp_path / "d.npz", images=images), "dataset.not_finite")
     targets = one_bad(rng.random(40), value)
     assert "sample 17" in refused(
         write(tmp_path / "r.npz", labels=targets), "dataset.not_finite", task="regression", labels=()
@@ -161,9 +161,7 @@ def test_a_value_that_is_not_finite_is_named_by_its_sample(tmp_path, value):
 
 def test_values_outside_a_declared_range_are_refused_without_showing_them(tmp_path):
     images = one_bad(rng.random((40, 5, 6), dtype=np.float32), 1234.5)
-    message = refused(
-        write(tmp_path / "d.npz", images=images), "dataset.value_range", axes="NHW", value_range=(0.0, 1.0)
-    )
+    message = refused(write(tmp_path / "d.npz", images=images), "dataset.value_range", value_range=(0.0, 1.0))
     assert "sample 17" in message
     assert "1234" not in message
 

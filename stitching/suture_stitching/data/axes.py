@@ -15,6 +15,8 @@ from suture_stitching.data.spec import DatasetSpec
 _COLOURS = (1, 3)
 #: More channels than these, and an axis is rather one of space.
 _FEW = 4
+#: How many times longer than wide a grey image may be and still be plainly one.
+_LONG = 2
 _SPACE = {1: ("T",), 2: ("H", "W"), 3: ("D", "H", "W")}
 
 
@@ -52,7 +54,8 @@ def _axes(array: NDArray[Any], spec: DatasetSpec) -> str | None:
     if len(shape) == 2:
         return None
     if len(shape) == 3:
-        if array.dtype.kind == "f":
+        # Pictures are about as wide as high; a signal is far longer than it has channels.
+        if array.dtype not in (np.uint8, np.uint16, np.bool_) and max(shape[1:]) >= _LONG * min(shape[1:]):
             raise _open(shape, spec, "these may be grey images or signals")
         return "NHW"
     first, last = shape[1], shape[-1]
