@@ -76,9 +76,9 @@ def read_pixels(path: Path, file: str, *, turn: bool = True) -> NDArray[np.float
         colour = photometric.startswith(("RGB", "YBR", "PALETTE"))
         slope, intercept = _rescale(data)
         if not colour and "ModalityLUTSequence" in data:
-            values = apply_modality_lut(pixels, data).astype(np.float32)
+            values: NDArray[np.float32] = np.asarray(apply_modality_lut(pixels, data), dtype=np.float32)
         else:  # pydicom rescales only where both are said
-            values = pixels.astype(np.float32) if colour else (pixels * slope + intercept).astype(np.float32)
+            values = np.asarray(pixels if colour else pixels * slope + intercept, dtype=np.float32)
     except Exception:
         raise _unreadable(file, "its pixels cannot be decoded") from None
     values = values if frames > 1 else values[None]
