@@ -133,8 +133,9 @@ class _Npz(_Arrays):
 
     def read(self, name: str) -> NDArray[Any]:
         where = f"{self._path}: {name}"
-        entry = self._archive.getinfo(f"{name}.npy")
-        with self._archive.open(entry) as stream:
+        archive = self._archive
+        entry = archive.getinfo(f"{name}.npy")
+        with archive.open(entry) as stream:
             shape, fortran, dtype, header_bytes = _read_header(stream, where)
             size: int = prod(shape) * dtype.itemsize
             if size != entry.file_size - header_bytes:
