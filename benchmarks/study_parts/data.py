@@ -28,12 +28,13 @@ class PartyData:
     """One party's samples of all splits.
 
     `inputs` are uint8 (of 0 to 255) or float32 `(N, C, *spatial)`, `targets` `(N,)` or `(N, *spatial)` integers, and
-    `split` names each sample's split.
+    `split` names each sample's split, and `group` its patient, where that is known.
     """
 
     inputs: NDArray[Any]
     targets: NDArray[Any]
     split: SplitNames
+    group: NDArray[Any] | None = None
 
     def part(self, split: str, device: torch.device) -> Part:
         """Return the samples of one split on `device`."""
@@ -101,6 +102,7 @@ class Study:
             self.labels,
             task=self.task,
             split=by_split(data.split if to_fit else np.where(data.split == "train", "", data.split)),
+            groups=data.group,
             value_range=(0.0, 1.0) if scaled else None,
             channels=self.channels,
             where=party,
@@ -141,7 +143,7 @@ class Samples:
 def divided(samples: Mapping[str, Samples], seed: int, shares: tuple[float, float]) -> dict[str, PartyData]:
     """Return each party's samples with the split of each."""
     return {
-        party: PartyData(own.inputs, own.targets, split_names(own.targets, own.group, seed, shares))
+        party: PartyData(own.inputs, own.targets, split_names(own.targets, own.group, seed, shares), own.group)
         for party, own in samples.items()
     }
 
@@ -191,7 +193,7 @@ def tables_study(
         data = {}
         for party, (features, targets, group) in tables.items():
             split = split_names(targets, group, seed, TABLE_SHARES)
-            data[party] = PartyData(_standardised(features, kinds, holes, split == "train"), targets, split)
+            data[party] = PartyData(_standardised(features, kinds, holes, split == "train"), targets, split, group)
         return data
 
     names = (*channels, *(f"{channel} missing" for channel, hole in zip(channels, holes, strict=True) if hole))

@@ -316,6 +316,7 @@ def member_of(study: Study, index: int, module: nn.Module, part: Part, path: Pat
                     "num_channels": shape[0],
                     "spatial_shape": shape[1:],
                     **({"value_range": (0.0, 1.0)} if image else {}),
+                    **({"channels": study.channels} if study.channels else {}),
                 }
             },
             "outputs": {

@@ -15,7 +15,7 @@ from suture_contract.report.assumed import assumed
 from suture_contract.report.gains import advice, decision, headline, remarks, sentence
 from suture_contract.report.rows import complete, name_of, rows_of
 from suture_contract.report.trust import training_words, warnings
-from suture_contract.report.words import contributed
+from suture_contract.report.words import contributed, samples
 
 _STYLES = {"adopt": "green", "care": "yellow", "reject": "red"}
 
@@ -52,7 +52,7 @@ class _Table:
             ["chosen" if row == "chosen" else name_of(row, report), *(_value(one.rows.get(row)) for one in found)]
             for row in kinds
         ]
-        self._rows += [["test samples (n)", *(f"{one.n:,}" for one in found)], ["verdict", *verdicts]]
+        self._rows += [["test samples (n)", *(samples(one) for one in found)], ["verdict", *verdicts]]
         self._bold = [index for index, row in enumerate(kinds) if row == "chosen"]
         self._colours = {words: _STYLES[one.verdict] for words, one in zip(verdicts, found, strict=True)}
 

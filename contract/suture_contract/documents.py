@@ -18,6 +18,8 @@ SplitName = Literal["validation", "test"]
 Verdict = Literal["adopt", "care", "reject"]
 #: Losing less than this much of a metric that runs from 0 to 1 asks for care, losing more is a reason to reject.
 CARE = 0.05
+#: Of fewer patients no verdict says adopt: the interval reaches zero because they tell next to nothing.
+FEW_PATIENTS = 8
 CandidateId = Annotated[str, StringConstraints(pattern=r"^c[0-9]{2,4}$")]
 #: A member's index among the ensemble's, as a key of a JSON object.
 MemberIndex = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,3}$")]
@@ -44,7 +46,7 @@ class _Closed(BaseModel):
 
 
 class Interval(_Closed):
-    """A value with its 95 % bootstrap interval."""
+    """A value with its 95 % interval, from how much it differs between patients."""
 
     value: Finite
     low: Finite

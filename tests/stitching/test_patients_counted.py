@@ -44,6 +44,25 @@ def test_patients_are_counted_beside_samples(pair: list[Member], tmp_path: Path)
     assert (found.train.n, found.train.patients) == (80, 20)
 
 
+def test_frames_of_a_patient_make_no_interval_narrower(pair: list[Member]) -> None:
+    x, y = images(48, seed=4)
+    split = np.repeat(["train", "validation", "test"], [16, 8, 24])
+    alone = ArrayDataset(x, y, LABELS, split=list(split))
+    frames = {"inputs": np.repeat(x, 5, axis=0), "targets": np.repeat(y, 5), "split": list(np.repeat(split, 5))}
+    videos = ArrayDataset(**frames, labels=LABELS, groups=[f"p{i // 5}" for i in range(240)])
+    fitted = fit(pair, alone, own=0, options=QUICK)
+    once, often = (evaluate(pair, fitted, own, own=0) for own in (alone, videos))
+    for name, scores in often.splits.items():
+        assert (scores.n, scores.patients) == (5 * once.splits[name].n, once.splits[name].patients)
+        for id, score in scores.scores.items():
+            one = once.splits[name].scores[id]
+            assert score.difference is not None
+            assert one.difference is not None
+            compared = [(score.against[other], one.against[other]) for other in score.against]
+            for a, b in ((score, one), (score.difference, one.difference), *compared):
+                assert np.allclose([a.value, a.low, a.high], [b.value, b.low, b.high], atol=1e-9)
+
+
 def test_without_groups_every_sample_is_a_patient(pair: list[Member]) -> None:
     own = dataset()
     found = evaluate(pair, fit(pair, own, own=0, options=QUICK), own, own=0)

@@ -645,3 +645,14 @@ def test_patients_are_told_beside_samples():
     few = {split: one.model_copy(update={"patients": 40}) for split, one in SOUTH.splits.items()}
     found = report({"north": NORTH, "south": SOUTH.model_copy(update={"splits": few})})
     assert (found.parties["south"].patients, found.parties["north"].patients) == (40, None)
+    assert "Measured on 200 test samples of 40 patients at south." in Page(to_html(found)).text
+    assert decision(found, "south") == "Look closely"
+
+
+def test_too_few_patients_are_called_so():
+    few = {split: one.model_copy(update={"patients": 4}) for split, one in SOUTH.splits.items()}
+    found = report({"north": NORTH, "south": SOUTH.model_copy(update={"splits": few})})
+    (warned,) = warnings(found.parties["south"], "south")
+    assert warned.startswith("south's test samples are of 4 patients, too few to tell")
+    for said in (warned, "Look closely: too few patients to tell (4)"):
+        assert said in Page(to_html(found)).text

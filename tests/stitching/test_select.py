@@ -179,6 +179,14 @@ def test_a_party_without_a_model_compares_with_the_plain_ensemble() -> None:
     assert choice.verdicts["east"] == "reject"
 
 
+@pytest.mark.parametrize(("patients", "verdict"), [(None, "adopt"), (8, "adopt"), (7, "care")])
+def test_few_patients_are_too_few_for_a_verdict(patients: int | None, verdict: str) -> None:
+    north, south = evaluation([0.9, 0.5, 0.9, 0.9, 0.9], 0), evaluation([0.2, 0.9, 0.9, 0.9, 0.8], 1)
+    test = south.splits["test"].model_copy(update={"patients": patients})
+    south = south.model_copy(update={"splits": {**south.splits, "test": test}})
+    assert choose(CANDIDATES, {"north": north, "south": south}, requester="north").verdicts["south"] == verdict
+
+
 def test_without_the_requester_there_is_no_choice() -> None:
     with pytest.raises(SutureError, match="requester") as raised:
         choose(CANDIDATES, {"south": evaluation([1, 1, 1, 1, 1], 1)}, requester="north")

@@ -9,7 +9,7 @@ from suture_contract.report.assumed import assumed
 from suture_contract.report.gains import decision, headline, remarks, sentence
 from suture_contract.report.rows import complete, name_of, rows_of
 from suture_contract.report.trust import training_words, warnings
-from suture_contract.report.words import REASONS, contributed
+from suture_contract.report.words import REASONS, contributed, samples
 
 _CAUTION = "It is not a medical device: a model that goes into clinical use needs validation there first."
 _FILES = """\
@@ -106,7 +106,7 @@ def _party_table(report: Report) -> list[str]:
         found = [one.rows.get(row) for one in measured]
         cells = ["" if one is None else f"{one.value:.3f} [{one.low:.3f}, {one.high:.3f}]" for one in found]
         rows.append([line(name_of(row, report)), *cells])
-    rows.append(["test samples (n)", *(f"{one.n:,}" for one in measured)])
+    rows.append(["test samples (n)", *(samples(one) for one in measured)])
     rows.append(["verdict", *(decision(report, party).lower() for party in parties)])
     missing = [f"- {line(one.party)} {REASONS[one.reason]}" for one in report.missing]
     missing += [f"- {line(one.party)} {contributed(one)}" for one in report.contributions or ()]

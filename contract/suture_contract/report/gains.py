@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from suture_contract.documents import Interval, PartyReport, Report, Row
 from suture_contract.report.rows import chosen_of, same_as_chosen, words_of
-from suture_contract.report.words import VERDICTS, Scale, scale_of
+from suture_contract.report.words import VERDICTS, Scale, few_patients, samples, scale_of
 
 #: What the chosen model is measured against: first what the verdict looks at.
 _MEASURES: tuple[tuple[Row, str], ...] = (
@@ -41,7 +41,9 @@ def gains_of(report: Report, party: str) -> list[Gain]:
 
 def decision(report: Report, party: str) -> str:
     """Say a party's verdict in a few words, and whether there is anything to gain."""
-    verdict = VERDICTS[report.parties[party].verdict]
+    verdict, few = VERDICTS[report.parties[party].verdict], few_patients(report.parties[party])
+    if report.parties[party].verdict == "care" and few is not None:
+        return f"{verdict}: too few patients to tell ({few})"
     if report.parties[party].verdict != "adopt":
         return verdict
     gains = gains_of(report, party)
@@ -69,8 +71,8 @@ def remarks(report: Report, party: str) -> list[str]:
     first = next(iter(gains.values()), None)
     if found.verdict == "adopt" and first is not None and first.row != "routed" and first.none_shown:
         said.append(
-            f"No gain over {first.over} is shown on these {found.n:,} samples: adopting it does {party} no harm that "
-            "they show, and no good either."
+            f"No gain over {first.over} is shown on these {samples(found, ' samples')}: adopting it does {party} no "
+            "harm that they show, and no good either."
         )
     routed = gains.get("routed")
     if chosen.kind == "stitched" and routed is not None and routed.none_shown:

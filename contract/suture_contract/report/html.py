@@ -24,6 +24,7 @@ from suture_contract.report.words import (
     VERDICTS,
     Scale,
     contributed,
+    samples,
     scale_of,
 )
 
@@ -144,7 +145,7 @@ def _verdicts() -> list[tuple[str, str]]:
     care = f"{100 * CARE:g} points (of a metric without per cent: {CARE:g})"
     return [
         ("adopt", "on the party's test data not worse than its own model, as far as the 95 % interval can tell"),
-        ("care", f"worse than its own model there, by less than {care}"),
+        ("care", f"worse than its own model there, by less than {care}; or its patients are too few to tell"),
         ("reject", "worse than that, or no candidate kept up with the requester's own model"),
     ]
 
@@ -217,7 +218,7 @@ def _section(report: Report, party: str, chosen: CandidateReport) -> PartySectio
         metric=scale.name,
         axis_title=f"{scale.name}, {scale.unit}" if scale.unit else scale.name,
         meaning=METRIC_MEANINGS[found.metric],
-        n=f"{found.n:,}",
+        n=samples(found, " test samples"),
         rows=tuple(rows),
         axis=axis,
         calibrated=bool(found.calibration),

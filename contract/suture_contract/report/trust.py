@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from suture_contract.documents import PartyReport, Training
-from suture_contract.report.words import scale_of
+from suture_contract.report.words import few_patients, scale_of
 
 _DECLARED: dict[Training, str] = {
     "matches": "The owner of {party}'s own model declares that training used the train split, and the digest matches: "
@@ -34,11 +34,17 @@ def declared(training: Training | None, party: str) -> str:
 
 
 def warnings(found: PartyReport, party: str) -> list[str]:
-    """Say what looks as if a party's own model had seen its test samples, or had learnt its training by heart."""
-    own = found.rows.get("own")
+    """Say that there are few patients, and what looks as if the own model had seen test samples or learnt by heart."""
+    own, few = found.rows.get("own"), few_patients(found)
+    said = []
+    if few is not None:
+        said.append(
+            f"{party}'s test samples are of {few} patient{'' if few == 1 else 's'}, too few to tell how well a model "
+            "does on others there. More patients would; more samples of the same ones do not."
+        )
     if own is None or found.metric not in _SHARES | {"mae", "r2"}:
-        return []
-    scale, said = scale_of(found.metric), []
+        return said
+    scale = scale_of(found.metric)
     perfect = own.value <= 0 if found.metric == "mae" else own.value >= 1
     if perfect:
         said.append(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from suture_contract.documents import Contributed, Metric
+from suture_contract.documents import FEW_PATIENTS, Contributed, Metric, PartyReport
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,19 @@ UNSTITCHED = {
 def scale_of(metric: Metric) -> Scale:
     """Return how `metric` is written."""
     return _SCALES[metric]
+
+
+def samples(found: PartyReport, word: str = "") -> str:
+    """Say on how many test samples, by that `word`, a party measured, and of how many patients if these are fewer."""
+    if found.patients is None or found.patients == found.n:
+        return f"{found.n:,}{word}"
+    return f"{found.n:,}{word} of {found.patients:,} patient{'' if found.patients == 1 else 's'}"
+
+
+def few_patients(found: PartyReport) -> int | None:
+    """Return the number of a party's patients where they are too few for a verdict; without a count, of samples."""
+    patients = found.n if found.patients is None else found.patients
+    return patients if patients < FEW_PATIENTS else None
 
 
 def contributed(one: Contributed) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from suture_contract.documents import (
@@ -29,7 +31,7 @@ from suture_stitching.ensemble.fitted import FitResult
 from suture_stitching.ensemble.members import Member, check_inputs
 from suture_stitching.ensemble.merge import Merge
 from suture_stitching.evaluation.bootstrap import intervals
-from suture_stitching.evaluation.patients import counted
+from suture_stitching.evaluation.patients import counted, whose
 from suture_stitching.evaluation.private_scores import private_scores
 from suture_stitching.objectives import Objective, objective_of
 from suture_stitching.running.checkpoint import Checkpoint, Folder, digest_of, fingerprint
@@ -168,7 +170,10 @@ class _Evaluation:
         tracker.end("evaluate")
         if self._privacy is None:
             labels = self._fitted.candidates.labels or ()
-            found = {split: counted(scores.summary(split, own), self._dataset, split, labels) for split in self._blocks}
+            found = {}
+            for split in self._blocks:
+                patients = whose(self._dataset, split, scores.of(split).shape[1])
+                found[split] = counted(scores.summary(split, own, patients), self._dataset, split, labels)
         else:
             found = private_scores(
                 {split: scores.of(split) for split in self._blocks},
@@ -205,10 +210,11 @@ class _Evaluation:
             if sum(len(part) for part in measured) >= _TRAINED:
                 break
         values = torch.cat(measured).double().numpy()[None]
-        ((interval, _),) = intervals(values, seed=self._fitted.candidates.seed)
         n = values.shape[1]
-        patients = len(np.unique(self._dataset.patient_of("train", seed=0)[:n]))
-        return TrainScore(**interval.model_dump(), n=n, patients=patients)
+        patients = self._dataset.patient_of("train", seed=0)[:n]
+        seed, most = self._fitted.candidates.seed, _most(self._objective)
+        ((interval, _),) = intervals(values, seed=seed, patients=patients, most=most)
+        return TrainScore(**interval.model_dump(), n=n, patients=len(np.unique(patients)))
 
     def run_share(self, share: Share) -> None:
         every = [(split, *one) for split, of in self._blocks.items() for one in enumerate(of)]
@@ -348,12 +354,21 @@ class _Scores:
         (scores,) = self._parts[split]
         return scores
 
-    def summary(self, split: SplitName, own: int | None) -> SplitScores:
-        """Return each candidate's metric with its interval and those of differences from simpler ones, and classes."""
+    def summary(self, split: SplitName, own: int | None, patients: NDArray[np.int64]) -> SplitScores:
+        """Return each candidate's metric with its interval and those of differences from simpler ones, and classes.
+
+        `patients` `(N,)` says whose each sample is.
+        """
         (scores,), tallies = self._parts[split], self._tallies[split]
         n, ids = scores.shape[1], [candidate.id for candidate in self._candidates]
         plain = [index for index, one in enumerate(self._candidates) if one.kind in ("ensemble", "routed")]
-        values = intervals(scores.numpy(), [*plain, *([] if own is None else [own])], seed=self._seed)
+        values = intervals(
+            scores.numpy(),
+            [*plain, *([] if own is None else [own])],
+            seed=self._seed,
+            patients=patients,
+            most=_most(self._objective),
+        )
         shares = [self._objective.classes(tally) for tally in tallies]
         return SplitScores(
             n=n,
@@ -386,6 +401,11 @@ class _Scores:
             where=self._members[candidate.members[0]].ref.repo if candidate.kind == "single" else None,
             hint="check that the data are in the value range that the models' suture.json names",
         )
+
+
+def _most(objective: Objective) -> float:
+    """Return the largest value of a score."""
+    return math.inf if objective.metric == "mae" else 1.0
 
 
 def _tally(split: str) -> str:

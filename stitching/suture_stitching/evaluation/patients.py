@@ -1,9 +1,19 @@
-"""Of how many patients the samples are that a metric was measured on: what a site's least numbers are about."""
+"""Whose the samples are that a metric was measured on: what intervals and a site's least numbers are about."""
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+
 from suture_contract.documents import SplitName, SplitScores
 from suture_stitching.data import Dataset
+
+
+def whose(dataset: Dataset, split: SplitName, scores: int) -> NDArray[np.int64]:
+    """Return whose each of so many scores of a split is `(scores,)`."""
+    patients = dataset.patient_of(split)
+    # Where samples are compared whole, each is there once.
+    return patients[:: len(patients) // max(1, scores)]
 
 
 def counted(scores: SplitScores, dataset: Dataset, split: SplitName, labels: tuple[str, ...]) -> SplitScores:

@@ -18,6 +18,7 @@ from suture_contract.documents import Candidate, Interval, Score, SplitName, Spl
 from suture_contract.errors import SutureError
 from suture_contract.privacy import Privacy
 from suture_stitching.data import Dataset
+from suture_stitching.evaluation.patients import whose
 from suture_stitching.privacy.account import Account
 from suture_stitching.running.checkpoint import Checkpoint
 
@@ -38,7 +39,7 @@ def private_scores(
     A patient counts as one, and moves the means of one split only.
     """
     splits = list(scores)
-    people = {split: np.unique(_whose(dataset, split, scores[split]), return_counts=True) for split in splits}
+    people = {split: np.unique(whose(dataset, split, scores[split].shape[1]), return_counts=True) for split in splits}
     everyone = np.concatenate([names for names, _ in people.values()])
     if len(np.unique(everyone)) < len(everyone):
         raise SutureError(
@@ -50,9 +51,9 @@ def private_scores(
     # Around one half a patient moves each mean by half as much.
     sums = []
     for split in splits:
-        whose = _whose(dataset, split, scores[split])
         names, counts = people[split]
-        weights = torch.from_numpy(1.0 / counts[np.searchsorted(names, whose)])
+        patients = whose(dataset, split, scores[split].shape[1])
+        weights = torch.from_numpy(1.0 / counts[np.searchsorted(names, patients)])
         exact = torch.nan_to_num(scores[split].double().cpu(), nan=0.0).clamp(0, 1)
         sums.append(((exact - 0.5) * weights).sum(1))
     sensitivity = math.sqrt(len(candidates)) / 2
@@ -65,12 +66,6 @@ def private_scores(
         values = (row / n + 0.5).clamp(0, 1).tolist()
         found[split] = _told(values, noise / n, n, scores[split].shape[1], candidates, own)
     return found
-
-
-def _whose(dataset: Dataset, split: SplitName, scores: Tensor) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    whose = dataset.patient_of(split)
-    # Where samples are compared whole, each is there once.
-    return whose[:: len(whose) // max(1, scores.shape[1])]
 
 
 def _told(

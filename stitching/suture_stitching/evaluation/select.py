@@ -12,7 +12,7 @@ import moocore
 import numpy as np
 from numpy.typing import NDArray
 
-from suture_contract.documents import CARE, CandidateSet, Evaluation, Interval, Verdict
+from suture_contract.documents import CARE, FEW_PATIENTS, CandidateSet, Evaluation, Interval, Verdict
 from suture_contract.errors import SutureError
 from suture_stitching.evaluation.rule import Evidence, chosen_by_rule, signed
 
@@ -70,9 +70,10 @@ def _verdict(chosen: str, plain: str, evaluation: Evaluation) -> Verdict:
 
     adopt: not worse than the party's own model (the paired interval reaches zero); care: worse, but by less than
     `CARE`; reject: worse than that. A party without a model of its own compares with the plain ensemble: adopt where
-    the two intervals overlap.
+    the two intervals overlap. Of fewer than `FEW_PATIENTS` patients care takes the place of adopt.
     """
-    scores, sign = evaluation.splits["test"].scores, 1.0 if evaluation.higher_is_better else -1.0
+    test, sign = evaluation.splits["test"], 1.0 if evaluation.higher_is_better else -1.0
+    scores, patients = test.scores, test.n if test.patients is None else test.patients
     score = scores[chosen]
     if evaluation.own is not None and score.difference is not None:
         gain, best_case = sign * score.difference.value, sign * _better_end(score.difference, sign)
@@ -80,7 +81,7 @@ def _verdict(chosen: str, plain: str, evaluation: Evaluation) -> Verdict:
         gain = sign * (score.value - scores[plain].value)
         best_case = sign * (_better_end(score, sign) - _better_end(scores[plain], -sign))
     if best_case >= 0:
-        return "adopt"
+        return "adopt" if patients >= FEW_PATIENTS else "care"
     return "care" if gain > -CARE else "reject"
 
 

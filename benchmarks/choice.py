@@ -1,0 +1,144 @@
+"""How well the choice is made: `python benchmarks/choice.py digits heart --seeds 5 --kept FOLDER`.
+
+Each party in turn asks for a stitched ensemble, and all parties evaluate all candidates. Then the rule chooses by
+validation data, and test data tell what the choice was worth. Both are means over the parties:
+
+- regret: the best candidate's value on test data less the chosen one's;
+- optimism: the chosen one's value on validation data less that on test data.
+
+Evaluations are kept in FOLDER, so that another rule is tried on the same ones in a second. Trains as `study.py` does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from common import write_json
+from contribution import trained
+from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
+from study_parts.data import Study, digits_study
+from study_parts.reading import heart_study
+
+from suture_contract.documents import CandidateSet, Evaluation
+from suture_contract.errors import SutureError
+from suture_contract.files import read_text, write_text
+from suture_stitching.evaluation.evaluate import evaluate
+from suture_stitching.evaluation.rule import Evidence, signed
+from suture_stitching.evaluation.select import choose
+from suture_stitching.fitting.fit import FitOptions, fit
+
+
+class Asked(BaseModel):
+    """What the parties measured when one of them asked."""
+
+    requester: str
+    candidates: CandidateSet
+    evaluations: dict[str, Evaluation]
+
+
+class Seed(BaseModel):
+    """All requesters of one seed."""
+
+    asked: list[Asked]
+
+
+@dataclass(frozen=True)
+class Worth:
+    """What a choice was worth on test data: `home` and `away` are the chosen one's less the own model's there."""
+
+    regret: float
+    optimism: float
+    home: float
+    away: float
+
+
+def measured(study: Study, seed: int) -> Seed:
+    """Return what all parties measured for `seed`, with each as the requester; those with one class cannot ask."""
+    datasets = {party: study.dataset(party, own, to_fit=True) for party, own in study.divide(seed).items()}
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        members = trained(study, seed, Path(folder))
+        for index, requester in enumerate(study.parties):
+            try:
+                fitted = fit(members, datasets[requester], own=index, options=FitOptions(seed=seed))
+            except SutureError as error:
+                if error.code != "dataset.one_class":
+                    raise
+                continue
+            evaluations = {
+                party: evaluate(members, fitted, own, own=number)
+                for number, (party, own) in enumerate(datasets.items())
+            }
+            found.append(Asked(requester=requester, candidates=fitted.candidates, evaluations=evaluations))
+    return Seed(asked=found)
+
+
+def kept(study: Study, seed: int, folder: Path) -> Seed:
+    """Return what was measured for `seed`, from the folder where it is there."""
+    path = folder / f"{study.name}-{seed}.json"
+    if path.is_file():
+        return Seed.model_validate_json(read_text(path))
+    found = measured(study, seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(path, found.model_dump_json(by_alias=True))
+    return found
+
+
+def worth(asked: Asked, chosen: str) -> Worth:
+    """Return what `chosen` was worth."""
+    every = list(asked.evaluations.values())
+    own = asked.evaluations[asked.requester]
+    others = [one for one in every if one is not own]
+
+    def mean(id: str, split: str, parties: Sequence[Evaluation] = every) -> float:
+        return float(np.mean([signed(one, id, split) for one in parties]))  # type: ignore[arg-type]
+
+    reference = Evidence(asked.candidates, own, others).reference
+    best = max(mean(one.id, "test") for one in asked.candidates.candidates)
+    return Worth(
+        best - mean(chosen, "test"),
+        mean(chosen, "validation") - mean(chosen, "test"),
+        mean(chosen, "test", [own]) - mean(reference, "test", [own]),
+        mean(chosen, "test", others) - mean(reference, "test", others),
+    )
+
+
+def main() -> int:
+    """Run the benchmark and print its table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("studies", nargs="+", choices=("digits", "heart"))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--kept", type=Path, required=True, help="evaluations are kept in this folder")
+    parser.add_argument("--json", type=Path, help="also write the results here")
+    asked = parser.parse_args()
+    console, every = Console(width=120), {}
+    table = Table("study", "who asks", "regret", "optimism", "at home, over the own model", "elsewhere, over it")
+    for name in asked.studies:
+        study = digits_study() if name == "digits" else heart_study()
+        found: dict[str, list[Worth]] = {}
+        for seed in range(asked.seeds):
+            for one in kept(study, seed, asked.kept).asked:
+                chosen = choose(one.candidates, one.evaluations, requester=one.requester).chosen
+                found.setdefault(one.requester, []).append(worth(one, chosen))
+            console.print(f"{name}, seed {seed} done", style="dim")
+        found["all"] = [one for ones in found.values() for one in ones]
+        every[name] = found
+        for requester, ones in found.items():
+            means = np.mean([(one.regret, one.optimism, one.home, one.away) for one in ones], axis=0)
+            table.add_row(name, requester, *(f"{value:+.4f}" for value in means))
+    console.print(table)
+    if asked.json is not None:
+        write_json(asked.json, "choice", every, seeds=asked.seeds)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
