@@ -4,6 +4,7 @@ Each party in turn asks for a stitched ensemble, and all parties evaluate all ca
 validation data, and test data tell what the choice was worth. Both are means over the parties:
 
 - regret: the best candidate's value on test data less the chosen one's;
+- regret of those that keep up: the same, over those that lose at most 2 % there of the requester's own model's value;
 - optimism: the chosen one's value on validation data less that on test data.
 
 Evaluations are kept in FOLDER, so that another rule is tried on the same ones in a second. Trains as `study.py` does.
@@ -15,7 +16,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,9 @@ from suture_stitching.evaluation.rule import Evidence, signed
 from suture_stitching.evaluation.select import choose
 from suture_stitching.fitting.fit import FitOptions, fit
 
+#: Who loses at most this part of its own model's value keeps up.
+KEPT = 0.02
+
 
 class Asked(BaseModel):
     """What the parties measured when one of them asked."""
@@ -52,12 +56,17 @@ class Seed(BaseModel):
 
 @dataclass(frozen=True)
 class Worth:
-    """What a choice was worth on test data: `home` and `away` are the chosen one's less the own model's there."""
+    """What a choice was worth on test data: `home` and `away` are the chosen one's less the own model's there.
+
+    `lost` is 1 where the requester surely lost, by the paired interval, else 0.
+    """
 
     regret: float
+    regret_of_those_that_keep_up: float
     optimism: float
     home: float
     away: float
+    lost: float
 
 
 def measured(study: Study, seed: int) -> Seed:
@@ -102,12 +111,17 @@ def worth(asked: Asked, chosen: str) -> Worth:
         return float(np.mean([signed(one, id, split) for one in parties]))  # type: ignore[arg-type]
 
     reference = Evidence(asked.candidates, own, others).reference
-    best = max(mean(one.id, "test") for one in asked.candidates.candidates)
+    level = mean(reference, "test", [own])
+    every_id = [one.id for one in asked.candidates.candidates]
+    keeping = [id for id in every_id if mean(id, "test", [own]) >= level - KEPT * abs(level)]
+    difference = own.splits["test"].scores[chosen].difference
     return Worth(
-        best - mean(chosen, "test"),
+        max(mean(id, "test") for id in every_id) - mean(chosen, "test"),
+        max(0.0, max(mean(id, "test") for id in keeping) - mean(chosen, "test")),
         mean(chosen, "validation") - mean(chosen, "test"),
-        mean(chosen, "test", [own]) - mean(reference, "test", [own]),
+        mean(chosen, "test", [own]) - level,
         mean(chosen, "test", others) - mean(reference, "test", others),
+        float(difference is not None and difference.high < 0),
     )
 
 
@@ -116,15 +130,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("studies", nargs="+", choices=("digits", "heart"))
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first", type=int, default=0, help="the first of the seeds")
     parser.add_argument("--kept", type=Path, required=True, help="evaluations are kept in this folder")
     parser.add_argument("--json", type=Path, help="also write the results here")
     asked = parser.parse_args()
     console, every = Console(width=120), {}
-    table = Table("study", "who asks", "regret", "optimism", "at home, over the own model", "elsewhere, over it")
+    table = Table(
+        *("study", "who asks", "regret", "of those that keep up", "optimism"),
+        *("at home, over the own model", "elsewhere, over it", "surely lost at home"),
+    )
     for name in asked.studies:
         study = digits_study() if name == "digits" else heart_study()
         found: dict[str, list[Worth]] = {}
-        for seed in range(asked.seeds):
+        for seed in range(asked.first, asked.first + asked.seeds):
             for one in kept(study, seed, asked.kept).asked:
                 chosen = choose(one.candidates, one.evaluations, requester=one.requester).chosen
                 found.setdefault(one.requester, []).append(worth(one, chosen))
@@ -132,11 +150,11 @@ def main() -> int:
         found["all"] = [one for ones in found.values() for one in ones]
         every[name] = found
         for requester, ones in found.items():
-            means = np.mean([(one.regret, one.optimism, one.home, one.away) for one in ones], axis=0)
+            means = np.mean([astuple(one) for one in ones], axis=0)
             table.add_row(name, requester, *(f"{value:+.4f}" for value in means))
     console.print(table)
     if asked.json is not None:
-        write_json(asked.json, "choice", every, seeds=asked.seeds)
+        write_json(asked.json, "choice", every, seeds=asked.seeds, first=asked.first)
     return 0
 
 
