@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from suture.bundle import Description
 from suture_contract.documents import Interval, Report
 from suture_local.story import Judged, PartyData, Story, Target
 from suture_local.training import untrained
+from suture_stitching.data import DatasetSpec, open_dataset
 
 PARTIES = ("north", "south")
 LABELS = tuple(str(digit) for digit in range(10))
@@ -173,7 +175,17 @@ def _describe(party: str, data: PartyData) -> Description:
         "description": f"Handwritten digits as {party} sees them.",
         "training_data": "part of the optical recognition of handwritten digits data set (UCI)",
         "n": int((data.split == "train").sum()),
+        "trained_on": "train",
+        "split_digest": _split_digest(data),
     }
+
+
+def _split_digest(data: PartyData) -> str:
+    """Return the digest of the split, as the party's site tells it of its dataset."""
+    with TemporaryDirectory(prefix="suture-") as folder:
+        path = Path(folder) / "digits.npz"
+        save(path, data)
+        return open_dataset(DatasetSpec.model_validate(described(path))).split_digest()
 
 
 def _targets(judged: Mapping[str, Judged], report: Report) -> list[Target]:

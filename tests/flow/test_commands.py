@@ -41,6 +41,7 @@ def test_the_demo_reaches_its_targets_and_stops_everything(played: tuple[Command
     assert command.left_running() == []
     for part in ("own model", "plain ensemble", "verdict", "a prediction"):
         assert part in output
+    assert "not declared" not in output
     report = Report.model_validate_json((root / "report.json").read_bytes())
     assert report.schema_ == "suture.report/1"
     assert len(re.findall(r"^met ", output, re.MULTILINE)) == len(re.findall(r", wanted ", output)) == 5
