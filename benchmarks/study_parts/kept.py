@@ -33,6 +33,8 @@ from suture_stitching.fitting.fit import FitOptions
 from suture_stitching.running.checkpoint import digest_of
 
 FORMAT = "suture.study-seed/1"
+#: Stands for a method in the key of whose the test samples are.
+_PATIENTS = "patients"
 #: What only shows results.
 _PRESENTING = {"plots.py", "summary.py", "table.py"}
 
@@ -68,7 +70,7 @@ class Kept:
             f"{method}/{party}": torch.from_numpy(own.scores)
             for method, found in result.methods.items()
             for party, own in found.items()
-        }
+        } | {f"{_PATIENTS}/{party}": torch.from_numpy(own) for party, own in result.patients.items()}
         document = _Document(
             study=self._identity(result.seed),
             besides={
@@ -105,6 +107,12 @@ class Kept:
                 }
                 for method, found in document.besides.items()
             }
+            patients = {
+                name: own.numpy()
+                for key, own in scores.items()
+                for kind, _, name in [key.partition("/")]
+                if kind == _PATIENTS
+            }
         except FileNotFoundError:
             return None
         except (OSError, SafetensorError, ValidationError, ValueError, KeyError) as error:
@@ -115,7 +123,7 @@ class Kept:
                 hint="delete the file, and the seed is run again",
             ) from error
         notes, limit = list(document.notes), document.limit
-        return SeedResult(seed, methods, dict(document.stitched), dict(document.seconds), notes, limit)
+        return SeedResult(seed, methods, dict(document.stitched), dict(document.seconds), notes, limit, patients)
 
     def _identity(self, seed: int) -> dict[str, Any]:
         """Return all that was given to a run."""
@@ -151,7 +159,8 @@ def code() -> str:
 def _digest(study: Study, data: PartyData) -> str:
     """Return a digest of a party's samples, of how they are divided, and of what their values mean."""
     digest = hashlib.sha256(json.dumps([study.labels, study.channels]).encode())
-    for array in (data.inputs, data.targets, data.split):
+    group = [] if data.group is None else [np.unique(data.group, return_inverse=True)[1]]
+    for array in (data.inputs, data.targets, data.split, *group):
         digest.update(f"{array.dtype.str} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()

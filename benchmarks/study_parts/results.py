@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import moocore
 import numpy as np
+from numpy.typing import NDArray
 
 from study_parts.scores import Floats
 from suture_contract.documents import Evaluation
@@ -52,6 +53,8 @@ class SeedResult:
     notes: list[str] = field(default_factory=list)
     #: Seconds that all of it was given, where its time was bounded.
     limit: float | None = None
+    #: By party, whose each test sample is, where that is known.
+    patients: dict[str, NDArray[np.int64]] = field(default_factory=dict)
 
 
 def stitched(

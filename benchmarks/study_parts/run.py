@@ -121,7 +121,12 @@ class _Seed:
             for split in ("train", "validation", "test")
         }
         self._shape = next(iter(self._data.values())).inputs.shape[1:]
-        self._result = SeedResult(seed, notes=[runner._note], limit=seconds)
+        patients = {
+            party: np.unique(own.group[own.split == "test"], return_inverse=True)[1].reshape(-1)
+            for party, own in self._data.items()
+            if own.group is not None
+        }
+        self._result = SeedResult(seed, notes=[runner._note], limit=seconds, patients=patients)
         if seconds is not None:
             self._result.notes.append(f"Training, fitting and evaluating were given {seconds:.0f} s.")
 

@@ -92,20 +92,33 @@ def mean_of(parts: Sequence[Resampled]) -> Resampled:
 
 
 class Bootstrap:
-    """Resamples seeds, and within each seed the samples of a party's test split, alike for all methods.
+    """Resamples seeds, and within each seed the patients of a party's test split, alike for all methods.
 
+    A patient is drawn with all samples; where patients are not known, each sample is one. Intervals of fewer than
+    twenty are too narrow.
     Two stages (Davison and Hinkley, "Bootstrap Methods and their Application", 1997, section 3.8): with a single seed
     only the samples vary.
     """
 
-    def __init__(self, sizes: Sequence[int], *, seed: int) -> None:
+    def __init__(self, sizes: Sequence[int], patients: Sequence[NDArray[np.int64] | None] = (), *, seed: int) -> None:
         rng = np.random.default_rng(seed)
         self._seeds = rng.integers(0, len(sizes), (RESAMPLES, len(sizes)))
         #: Per seed, how often each sample was drawn, divided by the number of samples.
-        self._weights = [rng.multinomial(n, np.full(n, 1 / n), RESAMPLES) / n for n in sizes]
+        self._weights = [
+            _drawn(np.arange(n) if whose is None else whose, rng)
+            for n, whose in zip(sizes, patients or [None] * len(sizes), strict=True)
+        ]
 
     def __call__(self, scores: Sequence[Floats]) -> Resampled:
         """Return the mean of one method's scores, given `(N,)` for each seed."""
         means = np.stack([weights @ own for weights, own in zip(self._weights, scores, strict=True)])
         drawn = means[self._seeds, np.arange(RESAMPLES)[:, None]]
         return Resampled(float(np.mean([own.mean() for own in scores])), drawn.mean(axis=1))
+
+
+def _drawn(patients: NDArray[np.int64], rng: np.random.Generator) -> Floats:
+    """Return `(RESAMPLES, N)`: each sample's weight in the mean over patients drawn with replacement."""
+    sizes = np.bincount(patients)
+    counts = rng.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), RESAMPLES)
+    weights: Floats = counts[:, patients] / (counts @ sizes)[:, None]
+    return weights

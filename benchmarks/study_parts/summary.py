@@ -95,7 +95,8 @@ class _Summaries:
         key = (party, tuple(result.seed for result in results))
         if key not in self._bootstraps:
             number = list(self._parties).index(party)
-            self._bootstraps[key] = Bootstrap([len(own) for own in scores], seed=number)
+            patients = [result.patients.get(party) for result in results]
+            self._bootstraps[key] = Bootstrap([len(own) for own in scores], patients, seed=number)
         return self._bootstraps[key](scores)
 
     def _row(self, method: str) -> Row:

@@ -184,6 +184,9 @@ def test_intervals_are_paired_and_know_of_seeds() -> None:
     a, b = bootstrap(base), bootstrap([own + 0.1 for own in base])
     assert (b - a).interval.low == pytest.approx(0.1)
     shifted = bootstrap([base[0], base[1] + 1])
+    frames = scores.Bootstrap([200], [np.arange(200) // 10], seed=0)([np.repeat(base[0][::10], 10)]).interval
+    apart = scores.Bootstrap([20], seed=0)([base[0][::10]]).interval
+    assert [frames.low, frames.high] == pytest.approx([apart.low, apart.high])
     assert shifted.interval.high - shifted.interval.low > 0.9 > a.interval.high - a.interval.low
 
 

@@ -78,7 +78,9 @@ def _result(seed: int) -> SeedResult:
         )
         for party in PARTIES
     }
-    return SeedResult(seed, methods, stitched, {"a: own model": float(rng.uniform())}, ["A note."], 1e3 / 7)
+    return SeedResult(
+        seed, methods, stitched, {"a: own model": float(rng.uniform())}, ["A note."], 1e3 / 7, {"a": np.arange(12) // 3}
+    )
 
 
 @pytest.fixture
@@ -102,7 +104,8 @@ def test_what_is_kept_gives_the_same_summary(tmp_path: Path) -> None:
     loaded = [kept.Kept(own, CPU, None, tmp_path).load(seed) for seed in (0, 1)]
     for result, again in zip(results, loaded, strict=True):
         assert again is not None
-        assert replace(again, methods={}) == replace(result, methods={})
+        assert replace(again, methods={}, patients={}) == replace(result, methods={}, patients={})
+        assert [own.tolist() for own in again.patients.values()] == [own.tolist() for own in result.patients.values()]
         assert list(again.methods) == list(result.methods)
         for method, found in result.methods.items():
             for party, measured in found.items():
