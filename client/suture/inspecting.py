@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -91,6 +92,8 @@ def _limit(seconds: float, memory: int) -> None:
     import resource
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # Parts of torch that are imported later ask where temporary files go, which is found out by writing one.
+    tempfile.gettempdir()
     with Path("/proc/self/status").open(encoding="ascii", errors="replace") as status:
         (line,) = [line for line in status if line.startswith("VmData")]
     for kind, value in (

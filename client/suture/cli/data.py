@@ -82,7 +82,7 @@ def check(
     label: Annotated[str | None, typer.Option(metavar="COLUMN", help="a table's column of labels")] = None,
     format: FormatOption = Format.text,
 ) -> None:
-    """Show what Suture reads from a dataset, in numbers that a person can judge.
+    """Show what Suture reads from a dataset, in numbers a person can judge.
 
     The range of values after reading, how much is black, samples, patients and labels per split, and content that is
     there twice, in two splits above all. --sheet shows patients: it is for this machine alone. Nothing is sent.
@@ -137,7 +137,7 @@ def suggest(
     label: Annotated[str | None, typer.Option(metavar="COLUMN", help="a table's column of labels")] = None,
     out: Annotated[Path | None, typer.Option(help="write it to this file instead of showing it")] = None,
 ) -> None:
-    """Look at data and write the section of a site.toml that describes them, with a comment per line.
+    """Look at data and write the section that describes them: of a site.toml, with a comment per line.
 
     What is not plain from the data is marked CHECK; what cannot be answered is said at the end. Nothing is sent.
 
