@@ -6,7 +6,6 @@ import json
 import multiprocessing
 import os
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -20,6 +19,8 @@ from suture_contract.inspection import Inspection
 
 #: So many seconds, and so many bytes beside what the program itself takes.
 SECONDS, MEMORY = 60.0, 2 * 2**30
+#: Where Linux tells how much memory a process has.
+_STATUS = Path("/proc/self/status")
 
 
 def inspect_apart(
@@ -37,7 +38,7 @@ def inspect_apart(
     """
     from suture_stitching.inspect import inspect
 
-    if not sys.platform.startswith("linux"):
+    if not (hasattr(os, "fork") and _STATUS.exists()):
         return inspect(path, metadata=metadata, sizes=sizes, seconds=seconds)
     context = multiprocessing.get_context("fork")
     here, there = context.Pipe(duplex=False)
@@ -94,7 +95,7 @@ def _limit(seconds: float, memory: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     # Parts of torch that are imported later ask where temporary files go, which is found out by writing one.
     tempfile.gettempdir()
-    with Path("/proc/self/status").open(encoding="ascii", errors="replace") as status:
+    with _STATUS.open(encoding="ascii", errors="replace") as status:
         (line,) = [line for line in status if line.startswith("VmData")]
     for kind, value in (
         (resource.RLIMIT_DATA, int(line.split()[1]) * 1024 + memory),

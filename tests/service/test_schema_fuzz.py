@@ -213,7 +213,7 @@ def test_strange_headers(world):
         ("PUT", f"/v1/tasks/{world.task['id']}/files/candidates.json?fence=1".encode()),
     ]
 
-    @settings(max_examples=250, **QUICK)
+    @settings(max_examples=100, **QUICK)
     @given(
         where=st.sampled_from(paths),
         strange=st.dictionaries(st.sampled_from(HEADERS), VALUES, max_size=4),
@@ -262,7 +262,7 @@ def test_strange_commits(world):
         (b"content-type", b"application/x-ndjson"),
     ]
 
-    @settings(max_examples=250, **QUICK)
+    @settings(max_examples=100, **QUICK)
     @given(lines=st.lists(LINES, max_size=4), headed=st.booleans())
     def run(lines, headed):
         first = [b'{"key": "header", "value": {"summary": "x"}}'] if headed else []
@@ -322,7 +322,7 @@ def test_strange_documents_of_the_official_client(world):
         (b"content-type", b"application/json"),
     ]
 
-    @settings(max_examples=300, **QUICK)
+    @settings(max_examples=100, **QUICK)
     @given(place=st.sampled_from(places), body=fields | JSON)
     def run(place, body):
         sent = (place[0], place[1].encode(), headers, json.dumps(body).encode())
