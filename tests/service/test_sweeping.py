@@ -30,7 +30,7 @@ right = hub.utc_now
 hub.utc_now = lambda: right() + timedelta(hours=float(hours))
 settings = Settings(database_url=url, store=store, sweep_seconds=0.02, lease_seconds={LEASE})
 Path(up).touch()
-asyncio.run(sweep_until_closing(hub.Hub(settings, Database(url), BlobStore(store), Metrics())))
+asyncio.run(sweep_until_closing(hub.HubContext(settings, Database(url), BlobStore(store), Metrics())))
 """
 
 

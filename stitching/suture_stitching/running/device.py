@@ -20,6 +20,8 @@ from suture_stitching.portable.runtime import PortableModel
 Precision: TypeAlias = Literal["auto", "float32", "bfloat16"]
 #: The part of a CUDA device's free memory that one pass may take; operators need room of their own.
 _SHARE = 0.5
+#: So many samples are counted to know what one of them needs; only shapes are worked with.
+_SAMPLES = 1024
 
 _T = TypeVar("_T")
 log = logging.getLogger(__name__)
@@ -104,7 +106,9 @@ class Runner:
 
 def bytes_per_sample(model: PortableModel, shape: Sequence[int]) -> int:
     """Return how much one more input `(C, *spatial)` adds to the peak memory of a pass."""
-    two, three = (
-        measure(model.program, model.tensors, [(batch, *shape)], UNLIMITED).cost.peak_bytes for batch in (2, 3)
+    # Of so many samples the peak is where their own numbers are, not where most tensors are alive.
+    fewer, more = (
+        measure(model.program, model.tensors, [(batch, *shape)], UNLIMITED).cost.peak_bytes
+        for batch in (_SAMPLES, 2 * _SAMPLES)
     )
-    return three - two
+    return (more - fewer) // _SAMPLES
