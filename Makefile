@@ -26,8 +26,9 @@ demo: $(INSTALLED)  ## play the whole story on this machine: two parties, two si
 up: $(INSTALLED)  ## keep a hub and a site running on this machine
 	@$(BIN)/suture up
 
+# Three at once on two cores: much of the time a test waits for processes that it started.
 test: $(INSTALLED)  ## run all tests
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # What is soon done and starts no server: formats, rules, commands, and the hub's logic on SQLite.
 QUICK := tests/test_*.py tests/client \
