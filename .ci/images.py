@@ -17,6 +17,7 @@ import re
 import secrets
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -265,6 +266,8 @@ class Composed:
 
 def main() -> None:
     """Play everything in a temporary folder."""
+    # Ended from outside, it ends what it started, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="suture-images-") as name, Processes() as processes:
         folder, played = Path(name).resolve(), dict[str, Stage]()

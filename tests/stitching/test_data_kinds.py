@@ -212,6 +212,44 @@ def test_uncertain_and_blank_are_asked_for(tmp_path):
 # Volumes
 
 
+@pytest.mark.parametrize(
+    ("task", "labels", "code"),
+    [
+        ("multilabel", [[1, 2]], "dataset.label_out_of_range"),
+        ("multilabel", [[1, None]], "dataset.label_out_of_range"),
+        ("multilabel", [[1, -1]], "dataset.label_out_of_range"),
+        ("multilabel", [[1]], "dataset.missing_labels"),
+        ("multilabel", [["benign"]], "dataset.missing_labels"),
+        ("multilabel", [["yes", "no"]], "dataset.not_numbers"),
+        ("classification", [" "], "dataset.missing_labels"),
+        ("classification", [["benign", "malignant"]], "dataset.missing_labels"),
+        ("regression", ["much"], "dataset.not_numbers"),
+        ("regression", ["NaN"], "dataset.not_finite"),
+        ("regression", [float("nan")], "dataset.not_finite"),
+        ("regression", [[1.0, 2.0]], "dataset.missing_labels"),
+    ],
+)
+def test_labels_of_a_json_list_are_read_as_strictly_as_cells_of_a_table(tmp_path, task, labels, code):
+    good = {"multilabel": [1, 0], "classification": "benign", "regression": 1.5}[task]
+    listed = [{"image": f"{index}.png", "label": label} for index, label in enumerate([good] * 9 + labels)]
+    for entry in listed:
+        grey().save(tmp_path / entry["image"])
+    (tmp_path / "dataset.json").write_text(json.dumps({"training": listed}), encoding="utf-8")
+    assert "training[9]" in refused(tmp_path / "dataset.json", code, task=task, format="datalist")
+
+
+def test_a_json_list_reads_marks_and_refuses_a_file_twice(tmp_path):
+    listed = [{"image": f"{index}.png", "label": [True, index % 2]} for index in range(10)]
+    for entry in listed:
+        grey().save(tmp_path / entry["image"])
+    path = tmp_path / "dataset.json"
+    path.write_text(json.dumps({"training": listed}), encoding="utf-8")
+    marks = values(path, task="multilabel", format="datalist")[1]
+    assert sorted(map(tuple, marks.tolist())) == [(1.0, 0.0)] * 5 + [(1.0, 1.0)] * 5
+    path.write_text(json.dumps({"training": [*listed, {"image": "./3.png", "label": [1, 0]}]}), encoding="utf-8")
+    assert "training[10]" in refused(path, "dataset.duplicate", task="multilabel", format="datalist")
+
+
 def volume(index: int) -> np.ndarray:
     return np.random.default_rng(index).normal(size=(6, 7, 8)).astype(np.float32)
 

@@ -151,3 +151,26 @@ def test_training_is_reported_between_its_batches(pair: list[Member], monkeypatc
     fit(pair, dataset(), own=0, options=options, progress=seen.append)
     trained = [reported for reported in seen if reported.step == "refine"]
     assert len(trained) >= 120 > 2 * trained[0].total
+
+
+def sums_of_a_report(units: int, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many costs are added up to report 50 units of a step that has so many."""
+    added = 0
+    add = tracker.UnitCost.__add__
+
+    def counted(cost: tracker.UnitCost, other: tracker.UnitCost) -> tracker.UnitCost:
+        nonlocal added
+        added += 1
+        return add(cost, other)
+
+    progress = tracker.Tracker(lambda _: None)
+    progress.expect("solve", [tracker.UnitCost()] * units)
+    monkeypatch.setattr(tracker.UnitCost, "__add__", counted)
+    for _ in range(50):
+        progress.tick("solve")
+    monkeypatch.undo()
+    return added
+
+
+def test_a_report_costs_the_same_however_many_units_a_step_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sums_of_a_report(100, monkeypatch) == sums_of_a_report(10_000, monkeypatch)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from suture_contract.errors import SutureError
 from suture_contract.extras import how_to_install
+from suture_stitching.data.samples import unreadable
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
 #: A header that claims more pixels is refused before they are allocated.
@@ -80,7 +81,7 @@ def read_pixels(path: Path, file: str, *, turn: bool = True) -> NDArray[np.float
         else:  # pydicom rescales only where both are said
             values = np.asarray(pixels if colour else pixels * slope + intercept, dtype=np.float32)
     except Exception:
-        raise _unreadable(file, "its pixels cannot be decoded") from None
+        raise unreadable(file, "its pixels cannot be decoded") from None
     values = values if frames > 1 else values[None]
     if colour:
         return np.moveaxis(values, -1, 1)
@@ -104,20 +105,14 @@ def _opened(path: Path, file: str, *, pixels: bool) -> Any:
         size = int(data.Rows) * int(data.Columns) * int(data.get("NumberOfFrames", 1) or 1)
         bad = size <= 0 or size > _MOST_PIXELS or int(data.BitsAllocated) > 32
     except FileNotFoundError:
-        raise _unreadable(file, "the file is gone") from None
+        raise unreadable(file, "the file is gone") from None
     except PermissionError:
         raise
     except Exception:
-        raise _unreadable(file, "the file is damaged, or DICOM without an image") from None
+        raise unreadable(file, "the file is damaged, or DICOM without an image") from None
     if bad:
-        raise _unreadable(file, "it claims far too many pixels, or none")
+        raise unreadable(file, "it claims far too many pixels, or none")
     return data
-
-
-def _unreadable(file: str, reason: str) -> SutureError:
-    from suture_stitching.data.listing import unreadable
-
-    return unreadable(file, reason)
 
 
 __all__ = ["SUFFIXES", "DicomHeader", "is_dicom", "read_header", "read_pixels"]

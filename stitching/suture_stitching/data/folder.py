@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from suture_contract.errors import SutureError
 from suture_stitching.data.arrays import mask_indices, numbered, strata
 from suture_stitching.data.dataset import Dataset
-from suture_stitching.data.listing import UNREADABLE, Sample, list_samples
+from suture_stitching.data.listing import list_samples
 from suture_stitching.data.prefetch import ahead, default_workers
+from suture_stitching.data.samples import UNREADABLE, Sample
 from suture_stitching.data.spec import DatasetSpec
 from suture_stitching.data.splits import Indices, split_samples
 

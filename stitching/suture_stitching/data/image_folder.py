@@ -21,7 +21,7 @@ from suture_contract.errors import SutureError
 from suture_stitching.data import dicom
 from suture_stitching.data.arrays import bits_error, seldom_used, to_range
 from suture_stitching.data.folder import FolderDataset
-from suture_stitching.data.listing import Sample, unreadable
+from suture_stitching.data.samples import Sample, unreadable
 from suture_stitching.data.spec import DatasetSpec
 from suture_stitching.data.splits import Indices
 

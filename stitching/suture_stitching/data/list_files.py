@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,9 @@ class ListedRow:
 
 @dataclass(frozen=True)
 class Entry:
-    """What a JSON list says of one sample: the files of its channels, its label or mask."""
+    """What a JSON list says of one sample: where it stands there, the files of its channels, its label or mask."""
 
+    place: str
     images: list[str]
     label: Any
     split: str | None
@@ -120,10 +121,16 @@ def read_datalist(path: Path) -> list[Entry]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         entries = [
-            Entry(_files(entry), entry.get("label", entry.get("mask")), _split(name, entry), _patient(entry))
+            Entry(
+                f"{name}[{number}]",
+                _files(entry),
+                entry.get("label", entry.get("mask")),
+                _split(name, entry),
+                _patient(entry),
+            )
             for name, listed in content.items()
             if isinstance(listed, list)
-            for entry in listed
+            for number, entry in enumerate(listed)
             if isinstance(entry, dict) and "image" in entry and {"label", "mask"} & entry.keys()
         ]
     except (OSError, ValueError, AttributeError, TypeError):
@@ -135,7 +142,7 @@ def read_datalist(path: Path) -> list[Entry]:
         ) from None
     named = {entry.split for entry in entries}
     # A training list alone names no split: it is divided like any other data.
-    return [Entry(one.images, one.label, None, one.group) for one in entries] if named == {"train"} else entries
+    return [replace(entry, split=None) for entry in entries] if named == {"train"} else entries
 
 
 def _files(entry: Mapping[str, Any]) -> list[str]:

@@ -11,23 +11,19 @@ dataset.json                                     a list as MONAI and the Decathl
 
 from __future__ import annotations
 
-import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from suture_contract.errors import SutureError
-from suture_contract.naming import folded
 from suture_stitching.data.dicom import is_dicom, read_header
-from suture_stitching.data.list_files import FILE_COLUMNS, ListedRow, read_datalist, read_rows
-from suture_stitching.data.spec import SPLITS, DatasetSpec
-from suture_stitching.data.words import how_to_name, is_about, is_litter, names_patient, places_of, split_of
+from suture_stitching.data.lists import Line, datalist_samples, listed_samples, needed_columns, read_labels_file
+from suture_stitching.data.samples import LABELS_FILE, Sample, check_splits, group_of, unreadable
+from suture_stitching.data.spec import DatasetSpec
+from suture_stitching.data.words import how_to_name, is_about, is_litter, places_of, split_of
 
-LABELS_FILE = "labels.csv"
-#: The code of a file that cannot be read, which may be left out if the site says so.
-UNREADABLE = "dataset.unreadable_image"
 _IMAGES, _MASKS = "images", "masks"
 _IMAGE_FOLDERS = frozenset(["images", "image", "imgs", "img", "imagestr", "imagests"])
 _MASK_FOLDERS = frozenset(
@@ -40,29 +36,6 @@ _MASK_NAME = re.compile(r"[\s_.-](?:masks?|seg|segmentation|labels?|gt|annotatio
 _IMAGE_NAME = re.compile(r"[\s_.-](?:image|img)$|^(?:image|img)[\s_.-]", re.I)
 #: nnU-Net's number of a channel.
 _CHANNEL = re.compile(r"_(\d{4})$")
-_MASK_COLUMNS = ("mask", "mask path", "maskpath", "segmentation", "seg", "label", "label path")
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A file, relative to the dataset's folder, with forward slashes on every system.
-
-    `target` is the label's name, the values of a line, or the file of the mask. `more` are the files of its further
-    channels.
-    """
-
-    file: str
-    target: str | tuple[float, ...]
-    split: str | None
-    group: str | None
-    more: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Line:
-    target: str | tuple[float, ...] | None
-    split: str | None
-    group: str | None
 
 
 def list_samples(spec: DatasetSpec, suffixes: Sequence[str]) -> tuple[list[Sample], list[str], list[str]]:
@@ -72,9 +45,9 @@ def list_samples(spec: DatasetSpec, suffixes: Sequence[str]) -> tuple[list[Sampl
     not agree.
     """
     if spec.format == "datalist":
-        samples, others = _of_datalist(spec), list[str]()
+        samples, others = datalist_samples(spec), list[str]()
     elif spec.format == "list":
-        samples, others = _of_list(spec), list[str]()
+        samples, others = listed_samples(spec), list[str]()
     else:
         samples, others = _of_folder(spec, suffixes)
     return _by_labels(sorted(samples, key=lambda one: one.file), spec), others, _notes(samples, spec)
@@ -92,16 +65,6 @@ def _notes(samples: Sequence[Sample], spec: DatasetSpec) -> list[str]:
 def stem(file: str, suffixes: Sequence[str]) -> str:
     """Return the path without its suffix, which may be a double one."""
     return next((file[: -len(suffix)] for suffix in suffixes if suffix and file.lower().endswith(suffix)), file)
-
-
-def unreadable(file: str, reason: str) -> SutureError:
-    """Return the error for a file that cannot be read."""
-    return SutureError(
-        UNREADABLE,
-        f"cannot be read as an image: {reason}",
-        where=file,
-        hint='replace or remove the file, or set on_unreadable = "skip" to leave out such files',
-    )
 
 
 def _by_labels(samples: list[Sample], spec: DatasetSpec) -> list[Sample]:
@@ -130,7 +93,7 @@ def _of_folder(spec: DatasetSpec, suffixes: Sequence[str]) -> tuple[list[Sample]
         raise unreadable(others[0], "not a kind of file this reader knows")
     if spec.holds == "volumes":
         files = _series(root, files)
-    listed = _read_labels_file(root / LABELS_FILE, spec, files) if (root / LABELS_FILE).exists() else None
+    listed = read_labels_file(root / LABELS_FILE, spec, files) if (root / LABELS_FILE).exists() else None
     pairs: dict[str, tuple[str, tuple[str, ...]]] = {}
     if spec.task == "segmentation":
         pairs = _pairs(files, spec, suffixes)
@@ -202,7 +165,7 @@ def _pairs(files: Sequence[str], spec: DatasetSpec, suffixes: Sequence[str]) -> 
                 hint=f"a segmentation has {_IMAGES} and {_MASKS}, with the same file names in both",
             )
         name = stem(PurePosixPath(file).name, suffixes)
-        is_mask = kind == _MASKS or (_MASK_NAME.search(name) is not None and kind != _MASKS)
+        is_mask = kind == _MASKS or _MASK_NAME.search(name) is not None
         channel = _CHANNEL.search(name) if "imagestr" in file.lower() or "imagests" in file.lower() else None
         name = name[: channel.start()] if channel else name
         name = _IMAGE_NAME.sub("", _MASK_NAME.sub("", name)) or name
@@ -268,7 +231,7 @@ def _folders(file: str, spec: DatasetSpec) -> tuple[str | None, tuple[str, ...]]
 
 
 def _sample(
-    file: str, mask: tuple[str, tuple[str, ...]] | None, listed: Mapping[str, _Line] | None, spec: DatasetSpec
+    file: str, mask: tuple[str, tuple[str, ...]] | None, listed: Mapping[str, Line] | None, spec: DatasetSpec
 ) -> Sample:
     folder_split, folders = _folders(file, spec)
     if mask is not None:
@@ -282,7 +245,7 @@ def _sample(
                 "dataset.missing_labels",
                 f"there is no {LABELS_FILE}",
                 where=str(spec.path),
-                hint=f"for {spec.task} it has one line per file, with the columns {','.join(_needed(spec))}",
+                hint=f"for {spec.task} it has one line per file, with the columns {','.join(needed_columns(spec))}",
             )
         if mask is None and folder is None:
             raise SutureError(
@@ -292,7 +255,7 @@ def _sample(
                 hint=f"labels are {', '.join(spec.labels)}; put images into a folder per label, or list them in "
                 f"{LABELS_FILE}",
             )
-        return Sample(file, mask[0] if mask else folder or "", folder_split, _group(file, spec), more)
+        return Sample(file, mask[0] if mask else folder or "", folder_split, group_of(file, spec), more)
     if file not in listed:
         raise SutureError(
             "dataset.unlabelled_image",
@@ -318,24 +281,10 @@ def _sample(
         )
     target = mask[0] if mask is not None else line.target
     assert target is not None
-    return Sample(file, target, line.split or folder_split, line.group or _group(file, spec), more)
+    return Sample(file, target, line.split or folder_split, line.group or group_of(file, spec), more)
 
 
-def _group(file: str, spec: DatasetSpec) -> str | None:
-    if spec.group is None:
-        return None
-    found = re.search(spec.group, file)
-    if found is None or not found[1]:
-        raise SutureError(
-            "dataset.no_group",
-            "the expression in group finds no patient in this name",
-            where=file,
-            hint="correct the dataset's group, or rename the file",
-        )
-    return found[1]
-
-
-def _check_complete(samples: Sequence[Sample], listed: Mapping[str, _Line] | None, root: Path) -> None:
+def _check_complete(samples: Sequence[Sample], listed: Mapping[str, Line] | None, root: Path) -> None:
     present = {sample.file for sample in samples}
     absent = next((file for file in listed or () if file not in present), None)
     if absent is not None:
@@ -345,275 +294,7 @@ def _check_complete(samples: Sequence[Sample], listed: Mapping[str, _Line] | Non
             where=str(root / LABELS_FILE),
             hint="add the image or remove its line; files are relative to the dataset's folder",
         )
-    _check_splits(samples, str(root))
+    check_splits(samples, str(root))
 
 
-def _check_splits(samples: Sequence[Sample], where: str) -> None:
-    if any(sample.split for sample in samples):
-        lone = next((sample.file for sample in samples if not sample.split), None)
-        if lone is not None:
-            raise SutureError(
-                "dataset.unknown_split",
-                f"{lone} belongs to no split while other images do",
-                where=where,
-                hint=f"move it below one of the top folders {', '.join(SPLITS)}, or name its split in {LABELS_FILE}",
-            )
-
-
-def _needed(spec: DatasetSpec) -> list[str]:
-    """Return the columns that a list must have beside the file."""
-    if spec.task in ("segmentation", "multilabel"):
-        return ["file", *(spec.labels if spec.task == "multilabel" else [])]
-    return ["file", spec.columns.label or "label"]
-
-
-@dataclass(frozen=True)
-class _Columns:
-    file: str
-    targets: tuple[str, ...]
-    mask: str | None
-    split: str | None
-    group: str | None
-
-
-def _columns(names: Sequence[str], spec: DatasetSpec, where: str, *, masks: bool = False) -> _Columns:
-    """Return which columns of a list say what; others are not read."""
-    columns = spec.columns
-
-    def one_of(wanted: Iterable[str]) -> str | None:
-        return next((name for fold in wanted for name in names if folded(name) == fold), None)
-
-    file = columns.images if columns.images != "images" else one_of(FILE_COLUMNS)
-    targets: tuple[str, ...] = ()
-    if spec.task == "multilabel":
-        targets = spec.labels
-    elif spec.task != "segmentation":
-        targets = (columns.label or one_of(["label"]) or "label",)
-    mask = (columns.label or one_of(_MASK_COLUMNS)) if masks else None
-    split = columns.split or one_of(["split"])
-    patients = [name for name in names if names_patient(name)]
-    group = columns.group or one_of(["group"]) or (patients[0] if len(patients) == 1 else None)
-    wanted = [file, *targets, *([mask] if masks else []), *filter(None, (columns.split, columns.group))]
-    if any(name is None or name not in names for name in wanted):
-        needed = [*_needed(spec), *(["mask"] if masks else [])]
-        raise SutureError(
-            "dataset.missing_column",
-            f"the first line must name the columns {','.join(needed)}, and may name split and group; it has "
-            + ",".join(names),
-            where=where,
-            hint="or name them in the dataset's columns: images (of the files), label, split, group",
-        )
-    assert file is not None
-    return _Columns(file, targets, mask, split, group)
-
-
-def _line(row: ListedRow, file: str, columns: _Columns, spec: DatasetSpec, where: str) -> _Line:
-    empty = [name for name in columns.targets if not (row.cells.get(name) or "").strip()]
-    if empty and not (spec.task == "multilabel"):
-        raise SutureError(
-            "dataset.incomplete_line",
-            f"line {row.number} does not have a value for each column",
-            where=where,
-            hint=f"each line has {','.join((columns.file, *columns.targets))}",
-        )
-    split = (row.cells.get(columns.split or "") or "").strip() or None
-    if split is not None and split_of(split) is None:
-        raise SutureError(
-            "dataset.unknown_split",
-            f"line {row.number}: the split of {file} is not one of {', '.join(SPLITS)}",
-            where=where,
-            hint="correct the line, or leave out the column to have the split made from a seed",
-        )
-    return _Line(
-        _line_target([row.cells.get(name) or "" for name in columns.targets], spec, f"{where}, line {row.number}"),
-        split_of(split) if split else None,
-        (row.cells.get(columns.group or "") or "").strip() or None,
-    )
-
-
-def _read_labels_file(path: Path, spec: DatasetSpec, files: Sequence[str]) -> dict[str, _Line]:
-    """Return what is said of each file, by its path from the dataset's folder."""
-    where = str(path)
-    names, rows = read_rows(path, spec)
-    columns = _columns(names, spec, where)
-    finder = _Finder(path.parent, files)
-    listed: dict[str, _Line] = {}
-    for row in rows:
-        text = (row.cells.get(columns.file) or "").strip()
-        if not text or row.ragged:
-            raise SutureError(
-                "dataset.incomplete_line",
-                f"line {row.number} does not have a value for each column",
-                where=where,
-                hint=f"each line has {','.join(names)}",
-            )
-        file = finder.find(text)
-        if file in listed:
-            raise SutureError(
-                "dataset.duplicate",
-                f"line {row.number}: {file} is listed a second time",
-                where=where,
-                hint="keep one line per image",
-            )
-        listed[file] = _line(row, file, columns, spec, where)
-    return listed
-
-
-class _Finder:
-    """Finds the file that a list means: by its path from the folder, its whole path, or its name alone."""
-
-    def __init__(self, root: Path, files: Sequence[str] | None = None) -> None:
-        self._root = root
-        self._resolved = root.resolve()
-        self._files = None if files is None else set(files)
-        self._names: dict[str, list[str]] | None = None
-
-    def find(self, text: str) -> str:
-        """Return the path from the folder; as written where there is no such file."""
-        file = text.replace("\\", "/").removeprefix("./")
-        if self._is_file(file) and not Path(file).is_absolute():
-            return file
-        if Path(file).is_absolute():
-            for root in (self._root, self._resolved):
-                if Path(file).is_relative_to(root):
-                    return Path(file).relative_to(root).as_posix()
-            return file
-        if "/" not in file and len(found := self._by_name().get(file, [])) == 1:
-            return found[0]
-        return file
-
-    def _is_file(self, file: str) -> bool:
-        return file in self._files if self._files is not None else (self._root / file).exists()
-
-    def _by_name(self) -> dict[str, list[str]]:
-        if self._names is None:
-            self._names = {}
-            if self._files is None:
-                walked = (
-                    (Path(folder) / name).relative_to(self._root).as_posix()
-                    for folder, _, names in os.walk(self._root)
-                    for name in names
-                )
-            for file in self._files if self._files is not None else walked:
-                self._names.setdefault(PurePosixPath(file).name, []).append(file)
-        return self._names
-
-
-def _of_list(spec: DatasetSpec) -> list[Sample]:
-    """Return the samples that a table of paths names."""
-    where, finder = str(spec.path), _Finder(spec.files)
-    names, rows = read_rows(spec.path, spec)
-    columns = _columns(names, spec, where, masks=spec.task == "segmentation")
-    samples: dict[str, Sample] = {}
-    for row in rows:
-        file = _there(row.cells.get(columns.file), row.number, finder, spec)
-        line = _line(row, file, columns, spec, where)
-        target = line.target
-        if columns.mask is not None:
-            target = _there(row.cells.get(columns.mask), row.number, finder, spec)
-        if file in samples:
-            raise SutureError(
-                "dataset.duplicate",
-                f"line {row.number}: {file} is listed a second time",
-                where=where,
-                hint="keep one line per image",
-            )
-        assert target is not None
-        samples[file] = Sample(file, target, line.split, line.group or _group(file, spec))
-    if not samples:
-        raise SutureError("dataset.empty", "the list names no files", where=where)
-    _check_splits(list(samples.values()), where)
-    return list(samples.values())
-
-
-def _there(text: str | None, number: int, finder: _Finder, spec: DatasetSpec) -> str:
-    """Return the file that a line names, below the folder of the list's files."""
-    where = str(spec.path)
-    if not (text or "").strip():
-        raise SutureError("dataset.incomplete_line", f"line {number} names no file", where=where)
-    file = finder.find((text or "").strip())
-    if Path(file).is_absolute() or ".." in PurePosixPath(file).parts:
-        raise SutureError(
-            "dataset.missing_image",
-            f"line {number} names a file outside of {spec.files}",
-            where=where,
-            hint='name the folder that holds all files: root = "..."',
-        )
-    if not (spec.files / file).exists():
-        raise SutureError(
-            "dataset.missing_image",
-            f"line {number}: {file} is listed but there is no such file",
-            where=where,
-            hint=f'files are relative to {spec.files}; another folder is said by root = "..."',
-        )
-    return file
-
-
-def _of_datalist(spec: DatasetSpec) -> list[Sample]:
-    """Return the samples that a JSON list of MONAI or the Decathlon names."""
-    where, finder = str(spec.path), _Finder(spec.files)
-    samples = []
-    for number, entry in enumerate(read_datalist(spec.path)):
-        files = [_there(file, number, finder, spec) for file in entry.images]
-        if spec.task == "segmentation":
-            if not isinstance(entry.label, str):
-                raise SutureError("dataset.missing_mask", f"entry {number} names no mask", where=where)
-            target: str | tuple[float, ...] = _there(entry.label, number, finder, spec)
-        elif entry.label is None:
-            raise SutureError("dataset.missing_labels", f"entry {number} has no label", where=where)
-        elif spec.task == "classification":
-            target = str(entry.label)
-        else:
-            target = tuple(float(value) for value in (entry.label if isinstance(entry.label, list) else [entry.label]))
-        samples.append(Sample(files[0], target, entry.split, entry.group or _group(files[0], spec), tuple(files[1:])))
-    if not samples:
-        raise SutureError("dataset.empty", "the list names no files with labels", where=where)
-    _check_splits(samples, where)
-    return samples
-
-
-def _line_target(cells: Sequence[str], spec: DatasetSpec, where: str) -> str | tuple[float, ...] | None:
-    if spec.task == "segmentation":
-        return None
-    if spec.task == "classification":
-        return cells[0].strip()
-    if spec.task == "multilabel":
-        return tuple(_mark(cell.strip(), spec, where) for cell in cells)
-    try:
-        values = tuple(float(cell) for cell in cells)
-    except ValueError:
-        raise SutureError("dataset.not_numbers", "a cell holds text, not a number", where=where) from None
-    if not all(map(math.isfinite, values)):
-        raise SutureError("dataset.not_finite", "a cell holds NaN or infinity", where=where)
-    return values
-
-
-def _mark(cell: str, spec: DatasetSpec, where: str) -> float:
-    """Return 0 or 1 for a cell that says whether a file has a label."""
-    try:
-        value = float(cell) if cell else math.nan
-    except ValueError:
-        raise SutureError("dataset.not_numbers", "a cell holds text, not a number", where=where) from None
-    policy, name, what = (spec.blank, "blank", "empty") if math.isnan(value) else (spec.uncertain, "uncertain", "-1")
-    if value in (0.0, 1.0):
-        return value
-    if value == -1.0 or math.isnan(value):
-        if policy != "error":
-            return float(policy == "positive")
-        other = ' or "positive"' if name == "uncertain" else ""
-        raise SutureError(
-            "dataset.label_out_of_range",
-            f"a cell is {what}",
-            where=where,
-            hint=f'say what that stands for, {name} = "negative"{other}; each label\'s column holds 1 where an '
-            "image has it, else 0",
-        )
-    raise SutureError(
-        "dataset.label_out_of_range",
-        "a cell is neither 0 nor 1",
-        where=where,
-        hint="each label has one column that holds 1 where an image has it, else 0",
-    )
-
-
-__all__ = ["LABELS_FILE", "UNREADABLE", "Sample", "list_samples", "stem", "unreadable"]
+__all__ = ["list_samples", "stem"]

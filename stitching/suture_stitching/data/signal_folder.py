@@ -13,7 +13,7 @@ from suture_contract.errors import SutureError
 from suture_stitching.data.arrays import to_range
 from suture_stitching.data.axes import channels_first
 from suture_stitching.data.folder import FolderDataset
-from suture_stitching.data.listing import Sample, unreadable
+from suture_stitching.data.samples import Sample, unreadable
 from suture_stitching.data.spec import DatasetSpec
 from suture_stitching.data.splits import Indices
 from suture_stitching.data.text_table import sniff

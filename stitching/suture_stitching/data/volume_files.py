@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from suture_contract.errors import SutureError
 from suture_contract.extras import how_to_install
 from suture_stitching.data import dicom
-from suture_stitching.data.listing import unreadable
+from suture_stitching.data.samples import unreadable
 
 _NIFTI = (".nii.gz", ".nii")
 _ITK = (".nrrd", ".nhdr", ".mha", ".mhd")

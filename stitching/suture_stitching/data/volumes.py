@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from suture_contract.errors import SutureError
 from suture_stitching.data.folder import FolderDataset
-from suture_stitching.data.listing import Sample
+from suture_stitching.data.samples import Sample
 from suture_stitching.data.spec import DatasetSpec
 from suture_stitching.data.splits import Indices
 from suture_stitching.data.spool import Spool

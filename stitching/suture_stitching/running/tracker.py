@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from time import monotonic
 
 from suture_stitching.running.progress import OnProgress, Progress
@@ -44,6 +45,8 @@ class Tracker:
     def __init__(self, progress: OnProgress) -> None:
         self._progress = progress
         self._costs: dict[str, list[UnitCost]] = {}
+        #: Of each step, by how many units are done, what those that are left cost.
+        self._rest: dict[str, list[UnitCost]] = {}
         self._done: dict[str, int] = {}
         #: Of each step, what the units cost that were done here, and how long they took.
         self._measured: dict[str, UnitCost] = {}
@@ -60,6 +63,8 @@ class Tracker:
         It can be said again as more becomes known: how many units there are, until the first is begun.
         """
         self._costs[step] = list(costs)
+        # Summed here once: a report must not cost more the more units a step has.
+        self._rest[step] = list(accumulate(reversed(costs), initial=_NOTHING))[::-1]
         self._measured.setdefault(step, _NOTHING)
         self._done.setdefault(step, 0)
         self._units.setdefault(step, 0)
@@ -122,7 +127,7 @@ class Tracker:
 
     def _left_of(self, step: str, speed: float) -> float:
         """Return the seconds that what is left of a step takes where a unit of arithmetic takes `speed` seconds."""
-        left = sum(self._costs[step][self._done[step] :], _NOTHING)
+        left = self._rest[step][min(self._done[step], len(self._costs[step]))]
         usual, units, measured = left.work * speed + left.seconds, self._units[step], self._measured[step]
         expected = measured.work * speed + measured.seconds
         if not units or not expected:
