@@ -17,7 +17,7 @@ from suture_service.models.repository import own_model
 from suture_service.models.service import StoredFile, revision_id
 from suture_service.settings import Settings
 from suture_service.storage.blobs import BlobStore, open_store
-from suture_service.tables import Commit, Party, Ref, Revision, RevisionFile
+from suture_service.tables import Commit, Model, Party, Ref, Revision, RevisionFile
 
 
 def forge(settings: Settings, repo: str, files: Mapping[str, bytes], metadata: dict[str, object] | None = None) -> str:
@@ -26,63 +26,55 @@ def forge(settings: Settings, repo: str, files: Mapping[str, bytes], metadata: d
     `metadata` is what the hub says of the model; what the files say by default.
     """
     stored = asyncio.run(_store(open_store(settings), files))
-    party, _, name = repo.partition("/")
-    now = datetime.now(UTC)
     with _writing(settings) as session:
-        owner = session.scalars(select(Party).where(Party.name == party)).one()
-        model = own_model(session, owner.id, name)
-        assert model is not None
+        model = _model(session, repo)
         revision = Revision(
             model=model,
             revision=revision_id(stored),
-            created_at=now,
-            created_by=party,
+            created_at=datetime.now(UTC),
+            created_by=model.party.name,
             content=metadata or json.loads(files["suture.json"]),
             files=[
                 RevisionFile(name=name, size=file.size, sha256=file.sha256) for name, file in sorted(stored.items())
             ],
         )
-        commit = Commit(
-            model_id=model.id,
-            revision=revision,
-            oid=token_hex(20),
-            title="forged",
-            created_at=now,
-            created_by=party,
-        )
-        session.add(commit)
-        session.flush()
-        session.get_one(Ref, (model.id, "branch", "main")).commit = commit
+        _put_on_main(session, model, revision)
         return revision.revision
 
 
 def show(settings: Settings, repo: str, revision: str) -> None:
     """Make `main` of a model be one of its revisions, as old as it may be."""
-    party, _, name = repo.partition("/")
-    now = datetime.now(UTC)
     with _writing(settings) as session:
-        owner = session.scalars(select(Party).where(Party.name == party)).one()
-        model = own_model(session, owner.id, name)
-        assert model is not None
+        model = _model(session, repo)
         wanted = Revision.model_id == model.id, Revision.revision == revision
-        found = session.scalars(select(Revision).where(*wanted)).one()
-        commit = Commit(
-            model_id=model.id,
-            revision=found,
-            oid=token_hex(20),
-            title="shown",
-            created_at=now,
-            created_by=party,
-        )
-        session.add(commit)
-        session.flush()
-        session.get_one(Ref, (model.id, "branch", "main")).commit = commit
+        _put_on_main(session, model, session.scalars(select(Revision).where(*wanted)).one())
 
 
 def rename(settings: Settings, party: str, name: str) -> None:
     """Call a party by another name."""
     with _writing(settings) as session:
         session.scalars(select(Party).where(Party.name == party)).one().name = name
+
+
+def _model(session: Session, repo: str) -> Model:
+    party, _, name = repo.partition("/")
+    model = own_model(session, session.scalars(select(Party).where(Party.name == party)).one().id, name)
+    assert model is not None
+    return model
+
+
+def _put_on_main(session: Session, model: Model, revision: Revision) -> None:
+    commit = Commit(
+        model_id=model.id,
+        revision=revision,
+        oid=token_hex(20),
+        title="forged",
+        created_at=datetime.now(UTC),
+        created_by=model.party.name,
+    )
+    session.add(commit)
+    session.flush()
+    session.get_one(Ref, (model.id, "branch", "main")).commit = commit
 
 
 @contextmanager
