@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from suture.cli.app import app
 from suture_contract.console.terminal import console
 from suture_contract.errors import SutureError
+from suture_worker.decisions import operator
 from suture_worker.egress.held import Held
 from suture_worker.egress.outbox import Outbox
 from suture_worker.egress.release_check import Draft
@@ -189,6 +190,30 @@ def test_what_was_changed_after_it_was_shown_does_not_leave(held, task, suture, 
     outbox.close()
     assert caught.value.code == "outbox.altered"
     assert "0 records" in suture("egress", "verify")
+
+
+@pytest.mark.parametrize("released", [True, False])
+def test_who_decided_what_was_held_is_kept_when_it_is_held_no_longer(held, task, suture, site, released):
+    digests = [part.sha256 for part in held.manifest(task.id).parts]
+    suture("outbox", "release" if released else "refuse", "task_evaluate", "--reason", "seen by two")
+    held.drop(task.id)
+    (line,) = (site.state / "outbox" / "decisions.jsonl").read_text(encoding="utf-8").splitlines()
+    kept = json.loads(line)
+    assert (kept["task"], kept["party"], kept["released"]) == ("task_evaluate", "south", released)
+    assert (kept["by"], kept["reason"]) == (operator(), "seen by two")
+    assert [part["sha256"] for part in kept["parts"]] == digests
+
+
+@pytest.mark.parametrize("box", ["inbox", "held"])
+def test_what_ends_while_it_is_listed_is_left_out(inbox, held, request, box):
+    """The agent may act between the moment when the names are read and when each is."""
+    listed = request.getfixturevalue(box)
+    kept = listed.requests if box == "inbox" else listed.manifests
+    before = len(kept())
+    gone = listed.folder / ("task_gone.request.json" if box == "inbox" else "task_gone/manifest.json")
+    gone.parent.mkdir(exist_ok=True)
+    gone.symlink_to(gone.with_name("nowhere"))
+    assert len(kept()) == before
 
 
 def test_a_verdict_is_about_one_lease(held, task, suture, make):

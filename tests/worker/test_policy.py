@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 
 from suture_contract.failures import meaning
 from suture_stitching.data.spec import DatasetSpec
+from suture_worker.compute.checking import check_model
 from suture_worker.config import HubConfig, PolicyConfig, Rule, SiteConfig
 from suture_worker.leased_task import LeasedTask
 from suture_worker.rules.explain import explain
 from suture_worker.rules.inbox import Inbox, Standing
 from suture_worker.rules.ledger import Ledger
-from suture_worker.rules.policy import Allow, Asked, Decline, decide, judge, too_few
+from suture_worker.rules.policy import Allow, Asked, Decline, Model, decide, judge, too_few
 
 NOW, DAY = datetime.now(UTC), timedelta(days=1)
 
@@ -260,7 +261,7 @@ def test_what_would_happen_is_explained(make, site, portable):
     inbox._keep([Standing(party="south", action="evaluate", dataset="patches", by="me", at=NOW, until=NOW + DAY)])
     assert ask().outcome == "automatic"
     assert any(line.startswith("approved by me until") for line in ask().why)
-    declined = ask(files=portable[:1], parties=["east"])
+    declined = ask(models=[Model("east", portable[0].stat().st_size, check_model(portable[0]))])
     assert (declined.outcome, declined.told) == ("declined", "policy.denied")
     assert "models of east may not be run" in declined.why[0]
     assert "model 0 uses aten.conv2d" in declined.why[1]

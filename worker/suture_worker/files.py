@@ -5,7 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
+
+from suture_contract.errors import SutureError
+
+_T = TypeVar("_T")
 
 
 def write(path: Path, content: str | bytes) -> None:
@@ -37,3 +43,15 @@ def sha256_of(path: Path) -> str:
     """Return the sha256 of a file's content, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def still_there(paths: Iterable[Path], read: Callable[[Path], _T]) -> list[_T]:
+    """Return what `read` makes of each path, less those that another process took away in the meantime."""
+    contents = []
+    for path in paths:
+        try:
+            contents.append(read(path))
+        except (OSError, SutureError):
+            if path.exists():
+                raise
+    return contents

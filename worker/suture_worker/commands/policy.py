@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from suture_contract.console.terminal import Format, FormatOption, console, print_json, prints
+from suture_contract.errors import SutureError
 from suture_worker.commands.config import HERE, ConfigArgument, load
+from suture_worker.compute.checking import check_model
 from suture_worker.rules.explain import Explanation
 from suture_worker.rules.explain import explain as explained
+from suture_worker.rules.policy import Model
 
 
 class Action(StrEnum):
@@ -45,9 +49,8 @@ def explain(
       suture site policy explain --party north --dataset frames
       suture site policy explain --party north --dataset frames --action fit --model out/model.safetensors
     """
-    explanation = explained(
-        load(path), party=party, action=action.value, dataset=dataset, files=model or (), parties=members_from or ()
-    )
+    models = [_described(file, owner) for file, owner in zip_longest(model or (), members_from or ())]
+    explanation = explained(load(path), party=party, action=action.value, dataset=dataset, models=models)
     if format is Format.json:
         print_json(explanation)
     else:
@@ -60,6 +63,15 @@ def explain(
             console.print(f"the requester sees: {explanation.told}")
     if explanation.outcome == "declined":
         raise typer.Exit(5)
+
+
+def _described(file: Path | None, party: str | None) -> Model:
+    """Return what a rule's limits look at; the file is opened where neither token nor network is."""
+    if file is None:
+        return Model(party, None)
+    if not file.is_file():
+        raise SutureError("model.unreadable", "there is no such file", where=str(file))
+    return Model(party, file.stat().st_size, check_model(file))
 
 
 def _in_force(explanation: Explanation) -> str:

@@ -43,8 +43,8 @@ class _Answer(BaseModel):
     hint: Text | None = None
 
 
-def check_model(path: Path, metadata: ModelMetadata) -> frozenset[str]:
-    """Return the operators of the portable model at `path`, which must be what `metadata` describes.
+def check_model(path: Path, metadata: ModelMetadata | None = None) -> frozenset[str]:
+    """Return the operators of the portable model at `path`, which must be what `metadata` describes, if it is given.
 
     Raises `SutureError`: `model.*` or `metadata.mismatch` for what is wrong with it, `model.unchecked` where that
     cannot be found out within the limits.
@@ -54,7 +54,7 @@ def check_model(path: Path, metadata: ModelMetadata) -> frozenset[str]:
         text = ask(
             __name__,
             arguments,
-            question=metadata.to_json().encode(),
+            question=metadata.to_json().encode() if metadata is not None else b"",
             folder=path.parent,
             log=log,
             seconds=SECONDS,
@@ -82,9 +82,10 @@ def main(arguments: list[str]) -> None:
     confine.die_with_parent(int(parent))
     give_up(read=[Path(path)], memory_bytes=int(memory), cpu_seconds=int(seconds), file_bytes=2**20)
     try:
-        metadata = ModelMetadata.from_json(sys.stdin.buffer.read())
+        described = sys.stdin.buffer.read()
         header = check_file(path)
-        check_against(header, metadata)
+        if described:
+            check_against(header, ModelMetadata.from_json(described))
         answer = _Answer(operators=header.graph.operators)
     except SutureError as error:
         shown = {name: text[:2000] if text else text for name, text in error.as_dict().items()}

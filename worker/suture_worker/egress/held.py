@@ -3,6 +3,9 @@
 manifest.json    what would leave: name, size and SHA-256 of each part       written by the agent, last
 0, 1, ...        the parts, byte for byte                                    agent
 verdict.json     released or refused, by whom and why                        the command line
+
+What was sent or refused is held no longer. `state/outbox/decisions.jsonl` keeps who decided it, why, and the digest of
+each part; it never leaves the site.
 """
 
 from __future__ import annotations
@@ -20,10 +23,11 @@ from suture_contract.errors import SutureError
 from suture_contract.kinds import Kind
 from suture_contract.model.metadata import Name, Sha256
 from suture_worker import files
+from suture_worker.decisions import note_decision, operator
 from suture_worker.egress.release_check import Draft
 from suture_worker.files import sha256_of
 from suture_worker.leased_task import Identifier, LeasedTask
-from suture_worker.rules.inbox import Told, operator
+from suture_worker.rules.inbox import Told
 
 _ID: TypeAdapter[str] = TypeAdapter(Identifier)
 
@@ -130,8 +134,8 @@ class Held:
 
     def manifests(self) -> list[Manifest]:
         """Return all that is held, oldest first."""
-        found = [self.manifest(path.parent.name) for path in self.folder.glob("*/manifest.json")]
-        return sorted(found, key=lambda manifest: (manifest.held_at, manifest.task))
+        manifests = files.still_there(self.folder.glob("*/manifest.json"), lambda path: self.manifest(path.parent.name))
+        return sorted(manifests, key=lambda manifest: (manifest.held_at, manifest.task))
 
     def manifest(self, task_id: str) -> Manifest:
         """Return what is held for a task; raises `SutureError` `outbox.unknown`."""
@@ -162,6 +166,9 @@ class Held:
         verdict = Verdict(
             fence=manifest.fence, released=released, by=operator(), at=datetime.now(UTC), reason=reason, told=told
         )
+        asked = {"task": manifest.task, "party": manifest.party, "action": manifest.action, "job": manifest.job}
+        parts = [{"name": part.name, "sha256": part.sha256} for part in manifest.parts]
+        note_decision(self.folder.parent, {**asked, **verdict.model_dump(mode="json"), "parts": parts})
         files.write(self._place(manifest.task) / "verdict.json", verdict.model_dump_json(indent=1))
         return verdict
 

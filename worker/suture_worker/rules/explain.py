@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
-from itertools import zip_longest
-from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel
 
-from suture_contract.model.format import check_file
 from suture_worker.config import Rule, SiteConfig, Version
 from suture_worker.leased_task import Action
 from suture_worker.rules.assurance import HOW, Assurance, assurance, in_words, lacking
@@ -62,19 +59,16 @@ def explain(
     party: str,
     action: Action,
     dataset: str,
-    files: Sequence[Path] = (),
-    parties: Sequence[str] = (),
+    models: Sequence[Model] = (),
 ) -> Explanation:
-    """Say what would happen if `party` asked to run these models, of these parties, on a dataset; reads no data."""
-    found = _explain(config, party, action, dataset, files, parties)
-    return found.model_copy(update={"version": config.version, "in_force": told(config.state)})
+    """Say what would happen if `party` asked to run these models on a dataset; reads no data."""
+    explanation = _explain(config, party, action, dataset, models)
+    return explanation.model_copy(update={"version": config.version, "in_force": told(config.state)})
 
 
-def _explain(
-    config: SiteConfig, party: str, action: Action, dataset: str, files: Sequence[Path], parties: Sequence[str]
-) -> Explanation:
+def _explain(config: SiteConfig, party: str, action: Action, dataset: str, models: Sequence[Model]) -> Explanation:
     ledger = Ledger(config.state / "ledger.jsonl")
-    asked = Asked(party, action, _models(files, parties), partial(ledger.used, action=action))
+    asked = Asked(party, action, tuple(models), partial(ledger.used, action=action))
     decision: Allow | Decline
     if not offers(asked, config):
         decision = Decline(DENIED, f"no rule lets {party} {action} anything here")
@@ -148,15 +142,6 @@ def _explained(decision: Allow, why: list[str], left: int | None, config: SiteCo
 
 def _speaks_of(rule: Rule, asked: Asked, dataset: str) -> bool:
     return asked.party in rule.parties and asked.action in rule.actions and dataset in rule.datasets
-
-
-def _models(files: Sequence[Path], parties: Sequence[str]) -> tuple[Model, ...]:
-    models = []
-    for file, party in zip_longest(files, parties):
-        header = check_file(file) if file is not None else None
-        size = file.stat().st_size if file is not None else None
-        models.append(Model(party, size, header.graph.operators if header is not None else None))
-    return tuple(models)
 
 
 def _provided(rule: Rule, asked: Asked) -> str:

@@ -10,8 +10,6 @@ A decision names the digest of what was asked: if the hub changes the task, it i
 
 from __future__ import annotations
 
-import getpass
-import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,7 +19,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 from suture_contract.errors import SutureError
 from suture_contract.model.metadata import Name, Repo, Revision, Sha256
 from suture_worker import files
-from suture_worker.journal import Journal
+from suture_worker.decisions import note_decision, operator
 from suture_worker.leased_task import Action, Identifier, LeasedTask
 
 #: What a requester may be told instead of nothing, if the operator says so; the code is `policy.<word>`.
@@ -155,8 +153,10 @@ class Inbox:
 
     def requests(self) -> list[Request]:
         """Return all that is asked, oldest first."""
-        found = [self.request(path.name.removesuffix(".request.json")) for path in self.folder.glob("*.request.json")]
-        return sorted(found, key=lambda request: (request.asked_at, request.task))
+        requests = files.still_there(
+            self.folder.glob("*.request.json"), lambda path: self.request(path.name.removesuffix(".request.json"))
+        )
+        return sorted(requests, key=lambda request: (request.asked_at, request.task))
 
     def request(self, task_id: str) -> Request:
         """Return one question; raises `SutureError` `inbox.unknown`."""
@@ -196,7 +196,7 @@ class Inbox:
             told=told,
         )
         entry = {"task": request.task, "party": request.party, "action": request.action, "dataset": request.dataset}
-        self._note({**entry, **decision.model_dump(mode="json"), "remember_days": remember_days})
+        note_decision(self.folder, {**entry, **decision.model_dump(mode="json"), "remember_days": remember_days})
         if approved and remember_days is not None:
             until = now + timedelta(days=remember_days)
             rule = Standing(
@@ -225,19 +225,12 @@ class Inbox:
             raise SutureError(
                 "inbox.unknown", "there is no such standing approval", hint="`suture site inbox standing` shows all"
             )
-        self._note({"party": party, "action": action, "dataset": dataset, "forgotten": True, "by": operator()})
+        withdrawn = {"party": party, "action": action, "dataset": dataset, "forgotten": True, "by": operator()}
+        note_decision(self.folder, withdrawn)
         self._keep(kept)
 
     def _keep(self, rules: list[Standing]) -> None:
         files.write(self.folder / "standing.json", _Standing(rules=tuple(rules)).model_dump_json(indent=1))
-
-    def _note(self, entry: dict[str, Any]) -> None:
-        journal = Journal(self.folder / "decisions.jsonl")
-        try:
-            time = datetime.now(UTC).isoformat(timespec="seconds")
-            journal.append(TypeAdapter(dict[str, Any]).dump_json({"time": time, **entry}))
-        finally:
-            journal.close()
 
     def _decision(self, task_id: str) -> InboxDecision | None:
         try:
@@ -250,14 +243,6 @@ class Inbox:
             return self.folder / f"{_ID.validate_python(task_id)}.{kind}.json"
         except ValidationError:
             raise SutureError("inbox.unknown", "this is not the id of a task", where="task") from None
-
-
-def operator() -> str:
-    """Return who is at the command line, as the operating system knows them."""
-    try:
-        return os.environ.get("SUDO_USER") or getpass.getuser()
-    except (KeyError, OSError):
-        return f"uid {os.getuid()}"
 
 
 def _key(rule: Standing) -> tuple[str, str, str]:
