@@ -21,6 +21,13 @@ from typing import Any
 # Before torch is imported anywhere: the networks in tests are tiny, and several processes share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# To rewrite the assertions of all test modules takes longer than to import them: it is kept from run to run.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+# Importing makes a million objects and frees hardly any: the collector would look at all of them again and again.
+gc.disable()
+
 # A script's shell has whatever it starts in the background ignore Ctrl-C, and so would all that the tests start and end
 # that way.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -65,9 +72,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """What all test modules import stays to the end: no collection looks at it again, and there are fewer of them."""
-    gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
+    gc.enable()
 
 
 def pytest_unconfigure() -> None:
