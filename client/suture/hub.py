@@ -35,7 +35,7 @@ from suture.http import Connection, model_path, segment
 from suture.job import Job
 from suture.keys import Keys
 from suture.publishing import Visibility, send
-from suture.responses import AccessRequest, JobStatus, Model, Revision, read_report
+from suture.responses import AccessRequest, JobStatus, Model, Purged, Revision, read_report
 from suture.seen import Seen
 from suture.signing import Read, Trust, check_flags, signature_of
 from suture.transfers import OnBytes
@@ -201,6 +201,26 @@ class Hub:
         """Withdraw a revision of an own model for good: it and all that was made of it is flagged, with the reason."""
         path = f"{model_path(repo)}/revisions/{segment(self.revision(repo, revision).id)}/withdraw"
         return Revision.of(self.connection.post(path, {"reason": reason}, idempotent=True), path)
+
+    def purge(
+        self,
+        repo: str,
+        *,
+        path: str | None = None,
+        revision: str | None = None,
+        reason: str,
+        dry_run: bool = False,
+    ) -> Purged:
+        """Take content out of all models of your party for good, with every revision that holds it.
+
+        Either all that was ever under `path` in `repo`, or one `revision` with the content that no other one holds.
+        What was made of these revisions is flagged with the `reason`. With `dry_run`, only say what would go. Repeating
+        it is harmless, and finishes what was broken off.
+        """
+        checked_repo(repo)
+        body = {"path": path, "revision": checked_revision(revision), "reason": reason, "dry_run": dry_run}
+        where = f"{model_path(repo)}/purge"
+        return Purged.of(self.connection.post(where, body, idempotent=True), where)
 
     def models(
         self,

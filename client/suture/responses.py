@@ -83,8 +83,11 @@ class File(_Answer):
     sha256: Sha256
 
 
+_FLAGGED = {"withdrawn": "was withdrawn", "key_revoked": "is signed with a revoked key", "purged": "was purged"}
+
+
 class Flag(_Answer):
-    """Why a revision should not be used: it, or one it was made of, was withdrawn, or its key was revoked."""
+    """Why a revision should not be used: it, or one it was made of, was withdrawn or purged, or its key revoked."""
 
     kind: str
     repo: Repo | None = None
@@ -93,8 +96,7 @@ class Flag(_Answer):
 
     def __str__(self) -> str:
         what = self.repo or "a model that is not shared with you"
-        done = {"withdrawn": "was withdrawn", "key_revoked": "is signed with a revoked key"}.get(self.kind, self.kind)
-        return f"{what} {done}" + (f": {self.reason}" if self.reason else "")
+        return f"{what} {_FLAGGED.get(self.kind, self.kind)}" + (f": {self.reason}" if self.reason else "")
 
 
 class Revision(_Answer):
@@ -125,6 +127,29 @@ class Revision(_Answer):
     def model_file(self) -> File:
         """The entry of `model.safetensors`."""
         return next(file for file in self.files if file.name == "model.safetensors")
+
+
+class RevisionName(_Answer):
+    """A revision of a model."""
+
+    repo: Repo
+    revision: RevisionId
+
+
+class Purged(_Answer):
+    """What was taken away for good, or would be: `done` says whether the hub's store no longer holds it.
+
+    `descendants` were made of these revisions, and are flagged; `jobs` needed them, and end.
+    """
+
+    id: str | None = None
+    repo: Repo
+    done: bool
+    revisions: tuple[RevisionName, ...]
+    digests: tuple[Sha256, ...]
+    bytes: int
+    descendants: tuple[RevisionName, ...] = ()
+    jobs: tuple[str, ...] = ()
 
 
 class Model(_Answer):

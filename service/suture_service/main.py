@@ -34,13 +34,14 @@ from suture_service.hub import HubContext, HubDep
 from suture_service.jobs import endpoints as jobs
 from suture_service.jobs.lifecycle import sweep_until_closing
 from suture_service.keys import endpoints as keys
-from suture_service.maintenance.references import refuse_lost_references
 from suture_service.models import endpoints as models
+from suture_service.models.references import refuse_lost_references
 from suture_service.observe import Metrics, Observe, configure_logging
 from suture_service.operate import check_migrated
 from suture_service.parameters import known_parameters
 from suture_service.parties import endpoints as parties
 from suture_service.people import endpoints as people
+from suture_service.purges import endpoints as purges
 from suture_service.revisions import endpoints as revisions
 from suture_service.settings import Settings, check_exposed, networks
 from suture_service.sites import endpoints as sites
@@ -106,7 +107,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Observe, metrics=hub.metrics, max_request_bytes=settings.max_request_bytes)
     errors.install(app)
     app.include_router(health)
-    for room in (parties, sites, keys, models, revisions, access, jobs, tasks, audit):
+    for room in (parties, sites, keys, models, revisions, purges, access, jobs, tasks, audit):
         app.include_router(room.router, dependencies=[Depends(known_parameters)])
     if settings.oidc_issuer:
         app.include_router(people.router, dependencies=[Depends(known_parameters)])

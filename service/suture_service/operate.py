@@ -28,11 +28,13 @@ from suture_contract.naming import did_you_mean
 from suture_service.auth import Role
 from suture_service.database import Database, open_engine, telling_of_database
 from suture_service.errors import HubError, NotFound
-from suture_service.hub import utc_now
+from suture_service.hub import HubContext, utc_now
+from suture_service.observe import Metrics
 from suture_service.parties import repository, service
 from suture_service.parties.service import checked_name, is_online
 from suture_service.settings import Settings
 from suture_service.sites.service import add_site as add_site_row
+from suture_service.storage import open_store
 
 ROLES: tuple[Role, ...] = get_args(Role)
 _ALL = 100_000
@@ -214,6 +216,15 @@ def writing(settings: Settings) -> Iterator[Session]:
     """A transaction on the database of these settings that commits at the end."""
     with _open(settings) as database, database.writing() as session:
         yield session
+
+
+@contextmanager
+def running(settings: Settings) -> Iterator[HubContext]:
+    """What a hub of these settings works with, for a command that does a hub's own work beside it."""
+    with _open(settings) as database:
+        hub = HubContext(settings, database, open_store(settings), Metrics())
+        hub.set_clock()
+        yield hub
 
 
 @contextmanager

@@ -35,8 +35,26 @@ class Party(Base):
     created_at: Mapped[datetime]
     #: What all its files together may take, in bytes; null is the hub's own limit.
     max_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    #: How many of its jobs may run at once; null is the hub's own limit.
+    max_jobs: Mapped[int | None]
+    #: While it is set, none of its tokens opens anything.
+    suspended_at: Mapped[datetime | None]
+    #: A party that has gone keeps its row and its name, as others' lineage and the audit log name it.
+    removed_at: Mapped[datetime | None]
 
     sites: Mapped[list[Site]] = relationship(back_populates="party", order_by="Site.name")
+
+
+class FormerName(Base):
+    """A name that a party had before: nobody else gets it, as the audit log still has it."""
+
+    __tablename__ = "former_names"
+
+    name: Mapped[str] = mapped_column(NAME, primary_key=True)
+    party_id: Mapped[int] = mapped_column(ForeignKey("parties.id"), index=True)
+    until: Mapped[datetime]
+
+    party: Mapped[Party] = relationship()
 
 
 class Site(Base):
@@ -52,6 +70,9 @@ class Site(Base):
     last_seen_at: Mapped[datetime | None]
     #: Names of the datasets that its own party may fit on; None where the site does not tell them.
     datasets: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
+    suspended_at: Mapped[datetime | None]
+    #: A site that has gone keeps its row, as tasks name it; one of the same name takes its place.
+    removed_at: Mapped[datetime | None]
 
     party: Mapped[Party] = relationship(back_populates="sites")
 
@@ -245,11 +266,39 @@ class Revision(Base):
     withdrawn_at: Mapped[datetime | None]
     withdrawn_by: Mapped[str | None] = mapped_column(String(200))
     withdrawn_reason: Mapped[str | None] = mapped_column(Text)
+    #: What took its content away. Its id stays, and the entry of its `model.safetensors`, by which lineage names it.
+    purge_id: Mapped[str | None] = mapped_column(ForeignKey("purges.id"), index=True)
 
     model: Mapped[Model] = relationship()
+    purge: Mapped[Purge | None] = relationship()
     files: Mapped[list[RevisionFile]] = relationship(order_by="RevisionFile.name")
     key: Mapped[PartyKey | None] = relationship()
     members: Mapped[list[RevisionMember]] = relationship(foreign_keys="RevisionMember.revision_id")
+
+
+class Purge(Base):
+    """Content that was taken away for good, with every revision that held it.
+
+    `scope` says from where: a `model`, all models of its `party`, or the whole `hub`. `done_at` is null until the store
+    holds it no longer.
+    """
+
+    __tablename__ = "purges"
+
+    id: Mapped[str] = mapped_column(ID, primary_key=True)
+    #: Null where a backup that was restored is older than the model.
+    model_id: Mapped[int | None] = mapped_column(ForeignKey("models.id"), index=True)
+    repo: Mapped[str] = mapped_column(String(300))
+    #: Of the path that was named, by which the same call is known again: a path itself may be what nobody should read.
+    path_sha256: Mapped[str | None] = mapped_column(SHA256)
+    scope: Mapped[str] = mapped_column(STATE)
+    at: Mapped[datetime]
+    by: Mapped[str] = mapped_column(String(200))
+    reason: Mapped[str] = mapped_column(Text)
+    #: Ids of the revisions, and the sha256 of each content.
+    revisions: Mapped[list[str]] = mapped_column(JSON)
+    digests: Mapped[list[str]] = mapped_column(JSON)
+    done_at: Mapped[datetime | None]
 
 
 class RevisionMember(Base):
@@ -500,4 +549,6 @@ class AuditEntry(Base):
     #: The party whose matter it is.
     owner: Mapped[str | None] = mapped_column(NAME)
     detail: Mapped[Json] = mapped_column(JSON)
+    #: The entry that says that this one no longer has its content, of which only `digest` is left.
+    redacted_by: Mapped[int | None] = mapped_column(BigInteger)
     digest: Mapped[str] = mapped_column(SHA256)

@@ -234,6 +234,23 @@ def test_export_publish_list_and_pull(signed_in: str, folder: Path) -> None:
     assert json.loads(suture("pull", "north/animals", "here", "--format", "json").stdout)["folder"] == "here"
 
 
+def test_a_purge_is_asked_about_and_takes_the_revision_away(signed_in: str, folder: Path) -> None:
+    out = exported(folder)
+    published = json.loads(suture("publish", out, "north/wrong", "--yes", "--format", "json").stdout)
+    wrong = ("purge", "north/wrong", "--revision", published["id"][:12], "--reason", "trained on wrong rows")
+    asked = suture(*wrong)
+    assert asked.exit_code == ExitCode.REFUSED
+    assert "these revisions go for good" in asked.stderr
+    assert published["id"] in asked.stderr
+    assert suture("pull", "north/wrong", "still").exit_code == 0
+    done = json.loads(suture(*wrong, "--yes", "--format", "json").stdout)
+    assert (done["done"], done["revisions"]) == (True, [{"repo": "north/wrong", "revision": published["id"]}])
+    assert suture("pull", "north/wrong", "gone").exit_code == ExitCode.NOT_FOUND
+    again = suture(*wrong)
+    assert (again.exit_code, done["id"] in again.stdout) == (0, True)
+    assert "say what is to go" in suture("purge", "north/wrong", "--reason", "x").stderr
+
+
 def test_a_dry_run_says_what_would_be_published_and_sends_nothing(signed_in: str, folder: Path) -> None:
     out = exported(folder)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}

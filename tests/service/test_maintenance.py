@@ -17,10 +17,11 @@ from suture_contract.errors import SutureError
 from suture_service.database import Base, Database
 from suture_service.errors import Unavailable
 from suture_service.hub import utc_now
-from suture_service.maintenance import collection, references
+from suture_service.maintenance import collection
 from suture_service.maintenance.backup import back_up, restore
 from suture_service.maintenance.collection import Collected, collect
 from suture_service.maintenance.reconciling import reconcile
+from suture_service.models import references
 from suture_service.settings import Settings
 from suture_service.tables import BlobDigest, Job, Model, ReceivedFile, Revision, RevisionFile, Task, TaskFile
 
@@ -56,7 +57,7 @@ def test_no_column_that_may_name_a_blob_is_forgotten():
     """Every column that can hold a sha256 is either marked as naming a blob, or listed here as something else."""
     others = {"tokens.secret_sha256", "hub_keys.secret", "audit.digest", "audit.address", "audit.request_id"}
     others |= {"audit.action", "tasks.correlation_id", "jobs.error_correlation_id", "xet_xorbs.hash"}
-    others |= {"party_keys.fingerprint", "tokens.login_sha256", "sent_contents.sha256"}
+    others |= {"party_keys.fingerprint", "tokens.login_sha256", "sent_contents.sha256", "purges.path_sha256"}
     for table in Base.metadata.tables.values():
         for column in table.columns:
             if isinstance(column.type, BlobDigest):

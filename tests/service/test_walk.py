@@ -159,6 +159,7 @@ CALLS: dict[str, Call] = {
     "POST /v1/jobs/{job_id}/cancel": JOB,
     "POST /v1/jobs/{job_id}/retry": JOB,
     f"POST {V1}/revisions/{{revision}}/withdraw": Call(body=REASON),
+    f"POST {V1}/purge": Call(body={**REASON, "path": "suture.json", "dry_run": True}),
     f"DELETE {HF}/tag/{{tag}}": READ,
     f"DELETE {HF}/branch/{{branch}}": READ,
     # Refused, while the job that this walk has asked for goes on: the next call finds it still.

@@ -95,6 +95,7 @@ app = group(
         "sign": Lazy("suture.cli.keys:sign", "Sign the newest revision of an own model."),
         "verify": Lazy("suture.cli.keys:verify", "Check the signature over all files of a folder."),
         "withdraw": Lazy("suture.cli.keys:withdraw", "Withdraw a revision of an own model for good."),
+        "purge": Lazy("suture.cli.purge:purge", "Take content of your party's models away for good."),
         "hub": Joined("Run a hub and decide who takes part.", extra="service"),
         "site": Joined("Run a site beside your data.", extra="worker"),
     },

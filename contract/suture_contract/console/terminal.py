@@ -16,7 +16,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from suture_contract.console.tables import layout
-from suture_contract.errors import SutureError
+from suture_contract.errors import Cancelled, SutureError
 
 #: For people; results for machines go to standard output. No line is broken: names, ids and dates can be copied.
 console = Console(highlight=False, markup=False, soft_wrap=True)
@@ -96,6 +96,25 @@ def print_table(
         console.print(line)
     if table.left_out:
         notes.print(f"left out: {', '.join(table.left_out)}; a wider terminal or --format json shows them", style="dim")
+
+
+def confirm(question: str, *, yes: bool, what: str) -> None:
+    """Ask before something is done that cannot be undone, unless the answer is given: `yes`.
+
+    Raises `Cancelled`, with `what` is still so, for another answer, and `SutureError` (`command.unconfirmed`) where
+    nobody can be asked.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise SutureError(
+            "command.unconfirmed",
+            f"{what}: it needs a yes, and there is no terminal to ask at",
+            where="--yes",
+            hint="read what is said above, then give --yes",
+        )
+    if not typer.confirm(question, default=False, err=True):
+        raise Cancelled(what)
 
 
 def print_wide(table: Table | Group) -> None:

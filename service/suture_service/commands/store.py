@@ -145,20 +145,30 @@ def backup(folder: FolderArgument, format: FormatOption = Format.text) -> None:
 
 
 @prints(Copied)
-def restore(folder: FolderArgument, format: FormatOption = Format.text) -> None:
+def restore(
+    folder: FolderArgument,
+    purges: Annotated[
+        Path | None,
+        typer.Option(dir_okay=False, help="what was purged since: `suture hub purges --format json` wrote it"),
+    ] = None,
+    format: FormatOption = Format.text,
+) -> None:
     """Fill a new, empty hub with a backup, on SQLite or PostgreSQL, in a folder or a bucket; all content is verified.
 
     SUTURE_HUB_DATABASE_URL and SUTURE_HUB_STORE name the new hub. Broken off, it can be repeated.
+    What was purged after the backup was made comes back unless --purges names it, or the backup was told.
 
     \b
-    Example:
+    Examples:
       SUTURE_HUB_DATABASE_URL=postgresql://hub@db/new SUTURE_HUB_STORE=s3://new suture hub restore /backup/hub
+      suture hub restore /backup/hub --purges purges.json
     """
-    from suture_service.maintenance.backup import restore
+    from suture_service.maintenance.backup import read_purges, restore
 
     settings = read_settings()
     with _progress(format) as on_progress:
-        done = restore(settings, folder, on_progress=on_progress)
+        purged = read_purges(purges) if purges is not None else ()
+        done = restore(settings, folder, purged=purged, on_progress=on_progress)
     if format is Format.json:
         print_json(done)
     else:

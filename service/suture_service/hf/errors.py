@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 
 from suture_contract.errors import SutureError
 from suture_service.errors import Forbidden, HubError, Unauthorized, headers_of
+from suture_service.tables import Purge
 
 #: The client shows this text as it is, and calls any other 401 a missing repository.
 INVALID_CREDENTIALS = "Invalid credentials in Authorization header"
@@ -40,6 +41,17 @@ class RevisionNotFound(ClientError):
 
     def __init__(self, revision: str) -> None:
         super().__init__("revision.not_found", f"there is no branch, tag or commit {revision[:100]!r}")
+
+
+class RevisionPurged(ClientError):
+    """A commit whose content was taken away for good."""
+
+    status = 404
+    client_code = "RevisionNotFound"
+
+    def __init__(self, revision: str, purge: Purge) -> None:
+        problem = f"{revision[:100]!r} was purged on {purge.at:%Y-%m-%d}: {purge.reason}"
+        super().__init__("revision.purged", problem, hint="use another commit: main has what is left")
 
 
 class EntryNotFound(ClientError):

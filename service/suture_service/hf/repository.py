@@ -184,7 +184,7 @@ def downloadable(session: Session, party_id: int, digests: Sequence[str]) -> dic
         select(RevisionFile.sha256, RevisionFile.size)
         .join(Revision, Revision.id == RevisionFile.revision_id)
         .join(Model, Model.id == Revision.model_id)
-        .where(may_read(party_id), may_use(party_id, utc_now()))
+        .where(may_read(party_id), may_use(party_id, utc_now()), Revision.purge_id.is_(None))
         .distinct()
     )
     return _sizes(session, statement, RevisionFile.sha256, digests)

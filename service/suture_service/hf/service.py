@@ -13,7 +13,15 @@ from suture_service.audit.chain import record
 from suture_service.auth import Caller
 from suture_service.errors import Conflict, Forbidden
 from suture_service.hf import repository
-from suture_service.hf.errors import BadRequest, EntryNotFound, GatedRepo, RepoNotFound, RevisionNotFound, WrongAddress
+from suture_service.hf.errors import (
+    BadRequest,
+    EntryNotFound,
+    GatedRepo,
+    RepoNotFound,
+    RevisionNotFound,
+    RevisionPurged,
+    WrongAddress,
+)
 from suture_service.hf.routing import RoutePlace
 from suture_service.models.repository import MAIN, note_deleted
 from suture_service.models.schemas import Visibility
@@ -65,10 +73,18 @@ def get_at(session: Session, caller: Caller, place: RoutePlace) -> At:
 
 
 def find_commit(session: Session, model: Model, revision: str) -> Commit:
-    """Return the commit that a branch, tag, or (part of a) commit id names; raises `RevisionNotFound`.
+    """Return the commit that a branch, tag, or (part of a) commit id names; raises `RevisionNotFound`, and
+    `RevisionPurged` where its files were taken away.
 
     The id of a revision names the newest commit of this content: so ids were made before commits had their own.
     """
+    commit = _named_commit(session, model, revision)
+    if commit.revision.purge is not None:
+        raise RevisionPurged(revision, commit.revision.purge)
+    return commit
+
+
+def _named_commit(session: Session, model: Model, revision: str) -> Commit:
     for kind, prefix in (("branch", "refs/heads/"), ("tag", "refs/tags/")):
         found = repository.ref(session, model.id, kind, revision.removeprefix(prefix))  # type: ignore[arg-type]
         if found is not None:

@@ -50,6 +50,8 @@ from suture_service.tables import Event, Job, Party, Task
 LAPSED = "task.lease_expired"
 #: Why a task is late, or has expired.
 NO_ANSWER = "task.no_answer"
+#: Why a job ends whose model nobody can have any more.
+MEMBER_PURGED = "job.member_purged"
 
 log = structlog.get_logger(__name__)
 
@@ -132,6 +134,16 @@ class Lifecycle:
     def cancel(self) -> None:
         """End the job; open tasks end with it, sites that hold a lease hear of it at their next heartbeat."""
         self._end(JobEvent.CANCEL)
+
+    def lose_member(self) -> None:
+        """End the job, or the wait for late answers, because a model that it needs was purged."""
+        if self.active:
+            self.job.error_code = MEMBER_PURGED
+            self._end(JobEvent.FAIL)
+        for task in self.job.tasks:
+            if task.state == TaskState.LATE:
+                task.reason = MEMBER_PURGED
+                self._move_task(task, TaskEvent.EXPIRE, MEMBER_PURGED)
 
     def retry(self) -> None:
         """Open a failed job again, with what it failed at and what its failure cut short; what was done stays done."""

@@ -17,7 +17,7 @@ from suture_service.auth import Caller
 from suture_service.errors import Conflict, HubError, NotFound
 from suture_service.hub import HubContext
 from suture_service.jobs import repository
-from suture_service.jobs.lifecycle import NO_ANSWER, Lifecycle, missing
+from suture_service.jobs.lifecycle import MEMBER_PURGED, NO_ANSWER, Lifecycle, missing
 from suture_service.jobs.schemas import (
     JobError,
     JobIn,
@@ -240,6 +240,14 @@ def retry(hub: HubContext, session: Session, caller: Caller, job_id: str) -> Job
             where=job_id,
             hint="ask for a new one with `suture stitch`",
         )
+    for entry in job.members:
+        if entry.revision.purge_id is not None:
+            raise Conflict(
+                MEMBER_PURGED,
+                f"{entry.revision.model.repo} at {entry.revision.revision} was purged, so nobody can work with it",
+                where=job_id,
+                hint="ask for a new job with other models: suture stitch",
+            )
     lifecycle = Lifecycle(hub, session, job, caller)
     if partly:
         lifecycle.ask_again()

@@ -58,8 +58,12 @@ def flags_of(session: Session, revision_ids: Collection[int], party_id: int) -> 
         .join(Revision, Revision.id == origin.c.id)
         .join(Revision.model)
         .join(Revision.key, isouter=True)
-        .where(or_(Revision.withdrawn_at.is_not(None), PartyKey.revoked_at.is_not(None)))
-        .options(joinedload(Revision.model).joinedload(Model.party), joinedload(Revision.key))
+        .where(
+            or_(Revision.withdrawn_at.is_not(None), PartyKey.revoked_at.is_not(None), Revision.purge_id.is_not(None))
+        )
+        .options(
+            joinedload(Revision.model).joinedload(Model.party), joinedload(Revision.key), joinedload(Revision.purge)
+        )
         .order_by(Revision.id)
     )
     flags: dict[int, list[FlagOut]] = {}
@@ -78,6 +82,9 @@ def _flags(revision: Revision, *, readable: bool) -> Sequence[FlagOut]:
         reason = (revision.withdrawn_reason or "") if readable else ""
         flag = FlagOut(kind="withdrawn", repo=repo, revision=identity, reason=reason, at=revision.withdrawn_at)
         found.append(flag)
+    if revision.purge is not None:
+        reason = revision.purge.reason if readable else ""
+        found.append(FlagOut(kind="purged", repo=repo, revision=identity, reason=reason, at=revision.purge.at))
     key = revision.key
     if key is not None and key.revoked_at is not None:
         # Keys, and why they were revoked, are for every party to see; whose it is would tell whose model it is.

@@ -44,11 +44,15 @@ class TakenBack(RequestBody):
     reason: Reason = Field(description="Everyone who sees the model reads this.", examples=["trained on wrong labels"])
 
 
-class FlagOut(BaseModel):
-    """Why a revision should not be used: it, or one that it was made of, was withdrawn, or the key of its signature
-    was revoked."""
+#: What became of a flagged revision, in words.
+FLAGGED = {"withdrawn": "was withdrawn", "key_revoked": "is signed with a revoked key", "purged": "was purged"}
 
-    kind: Literal["withdrawn", "key_revoked"]
+
+class FlagOut(BaseModel):
+    """Why a revision should not be used: it, or one that it was made of, was withdrawn or purged, or the key of its
+    signature was revoked."""
+
+    kind: Literal["withdrawn", "key_revoked", "purged"]
     repo: str | None = Field(description="Which model; null if it is not shared with you.", examples=["north/digits"])
     revision: str | None = Field(description="Which revision of it.")
     reason: str
@@ -58,5 +62,4 @@ class FlagOut(BaseModel):
     def words(self) -> str:
         """The flag as people read it."""
         what = self.repo or "a model that is not shared with you"
-        done = "was withdrawn" if self.kind == "withdrawn" else "is signed with a revoked key"
-        return f"{what} {done}" + (f" ({self.reason})" if self.reason else "")
+        return f"{what} {FLAGGED[self.kind]}" + (f" ({self.reason})" if self.reason else "")

@@ -13,20 +13,25 @@ import json
 import secrets
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from suture_contract.errors import SutureError
 from suture_contract.files import telling, write_text
-from suture_service.database import open_engine, telling_of_database
+from suture_service import operate
+from suture_service.database import Database, open_engine, telling_of_database
 from suture_service.errors import Unavailable
 from suture_service.hub import utc_now
 from suture_service.maintenance import rows
 from suture_service.maintenance.progress import OnProgress, ignore
-from suture_service.maintenance.references import referenced
+from suture_service.models.references import referenced
+from suture_service.purges import service as purges
+from suture_service.purges.schemas import KeptPurge
 from suture_service.settings import Settings
 from suture_service.storage import BlobStore, open_store
 
@@ -76,18 +81,18 @@ def back_up(settings: Settings, folder: Path, *, on_progress: OnProgress = ignor
         database.unlink()
     done = Copied(len(wanted), sum(wanted.values()), copied, missing)
     _write_manifest(folder, database, done)
-    for other in folder.glob("database-*.sqlite"):
-        if other != database:
-            other.unlink()
-    target.delete([digest for digest, _ in target.list() if digest not in wanted])
+    _remove_unwanted(folder, database, target)
     return done
 
 
 @telling_of_database()
-def restore(settings: Settings, folder: Path, *, on_progress: OnProgress = ignore) -> Copied:
+def restore(
+    settings: Settings, folder: Path, *, purged: Sequence[KeptPurge] = (), on_progress: OnProgress = ignore
+) -> Copied:
     """Fill an empty hub of either kind with a backup; every blob and the rows are checked against their digests.
 
-    Broken off, it can be repeated: the rows come last, all or none.
+    What was `purged` after the backup was made does not come back. Broken off, it can be repeated: the rows come last,
+    all or none.
     """
     manifest = _read_manifest(folder)
     target = open_store(settings)
@@ -98,13 +103,62 @@ def restore(settings: Settings, folder: Path, *, on_progress: OnProgress = ignor
             raise SutureError("backup.damaged", "the rows are not those that were written", where=manifest["database"])
         rows.migrate_file(settings, database)
         rows.check_empty(settings)
+        _purge_rows(database, purged)
         wanted = _referenced_by(database)
         copied, missing = asyncio.run(_copy(BlobStore(str(folder)), target, wanted, on_progress))
         lost = sorted({*missing} - {*manifest["missing"]})
         if lost:
             raise SutureError("backup.damaged", f"{len(lost)} files are not in the backup", where=lost[0])
         rows.load(database, settings, on_progress)
+    with operate.running(settings) as hub:
+        purges.finish_all(hub)
     return Copied(len(wanted), sum(wanted.values()), copied, missing)
+
+
+@telling_of_database()
+def purge_backup(settings: Settings, folder: Path, purged: Sequence[KeptPurge]) -> list[str]:
+    """Take out of a backup, rows and content, what was purged after it was made; return the ids of these purges.
+
+    The backup has this version's schema afterwards. Broken off, it can be repeated: `backup.json` changes before
+    anything is removed.
+    """
+    manifest = _read_manifest(folder)
+    before, target = folder / manifest["database"], BlobStore(str(folder))
+    with tempfile.TemporaryDirectory() as temporary:
+        copy = Path(temporary) / "database.sqlite"
+        shutil.copyfile(before, copy)
+        rows.migrate_file(settings, copy)
+        applied = _purge_rows(copy, purged)
+        if applied:
+            database = folder / f"database-{secrets.token_hex(8)}.sqlite"
+            rows.compact(copy, database)
+    if applied:
+        wanted = _referenced_by(database)
+        missing = [digest for digest in manifest["missing"] if digest in wanted]
+        _write_manifest(folder, database, Copied(len(wanted), sum(wanted.values()), 0, missing))
+    _remove_unwanted(folder, folder / _read_manifest(folder)["database"], target)
+    return applied
+
+
+def _purge_rows(database: Path, purged: Sequence[KeptPurge]) -> list[str]:
+    """Purge what a file of rows does not know to be purged; return the ids of these purges."""
+    if not purged:
+        return []
+    opened = Database(f"sqlite:///{database}")
+    try:
+        with opened.writing() as session:
+            return purges.apply_again(session, purged, utc_now())
+    finally:
+        opened.close()
+
+
+def _remove_unwanted(folder: Path, database: Path, target: BlobStore) -> None:
+    """Remove what the rows of a backup do not refer to, and rows of other backups in the same folder."""
+    for other in folder.glob("database-*.sqlite"):
+        if other != database:
+            other.unlink()
+    wanted = _referenced_by(database)
+    target.delete([digest for digest, _ in target.list() if digest not in wanted])
 
 
 async def _copy(
@@ -163,6 +217,19 @@ def _collected_meanwhile(settings: Settings, missing: list[str]) -> bool:
             return len(referenced(connection, missing)) < len(missing)
     finally:
         engine.dispose()
+
+
+def read_purges(path: Path) -> list[KeptPurge]:
+    """Return what `suture hub purges --format json` has written; raises `SutureError` (`purges.unknown`)."""
+    try:
+        return TypeAdapter(list[KeptPurge]).validate_json(path.read_bytes())
+    except (OSError, ValueError):
+        raise SutureError(
+            "purges.unknown",
+            "this is no list of purges",
+            where=str(path),
+            hint="at a hub that knows them: suture hub purges --format json > purges.json",
+        ) from None
 
 
 def _write_manifest(folder: Path, database: Path, done: Copied) -> None:

@@ -7,12 +7,14 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import delete, func, select
 
+from suture_service import operate
 from suture_service.database import Database, telling_of_database
 from suture_service.hf.xet import service as xet
 from suture_service.hub import utc_now
 from suture_service.jobs.repository import kept_long_enough
 from suture_service.maintenance.progress import OnProgress, ignore
-from suture_service.maintenance.references import lock_out_commits, referenced
+from suture_service.models.references import lock_out_commits, referenced
+from suture_service.purges import service as purges
 from suture_service.settings import Settings
 from suture_service.storage import BlobStore, open_store
 from suture_service.tables import ReceivedFile, SentContent, TaskFile
@@ -43,10 +45,13 @@ def collect(
     """Remove blobs that no row refers to and that were kept longer than `grace` ago; safe while hubs run.
 
     A file that was sent for a commit which never came stops being referred to after the same time, and what the tasks
-    of a job left long after its end. With `dry_run`, nothing changes, and rows that a collection removes first do not
-    count: what is returned is what it would remove.
+    of a job left long after its end. A purge that was broken off is finished. With `dry_run`, nothing changes, and rows
+    that a collection removes first do not count: what is returned is what it would remove.
     """
     horizon = utc_now() - grace
+    if not dry_run:
+        with operate.running(settings) as hub:
+            purges.finish_all(hub)
     store, database = open_store(settings), Database(settings.database_url)
     try:
         stale, forgotten = ReceivedFile.created_at < horizon, kept_long_enough()

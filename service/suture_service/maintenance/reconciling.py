@@ -12,7 +12,7 @@ from suture_service.errors import Unavailable
 from suture_service.hub import utc_now
 from suture_service.maintenance.collection import GRACE
 from suture_service.maintenance.progress import OnProgress, ignore
-from suture_service.maintenance.references import referenced
+from suture_service.models.references import referenced
 from suture_service.settings import Settings
 from suture_service.storage import BlobStore, open_store
 

@@ -45,6 +45,21 @@ def load(path: Path, settings: Settings, on_progress: OnProgress) -> None:
         target.dispose()
 
 
+def compact(path: Path, target: Path) -> None:
+    """Write the rows of one SQLite file into a new one, which holds nothing of rows that were deleted."""
+    target.touch(mode=0o600)
+    engine = open_engine(f"sqlite:///{path}")
+    try:
+        # Not within a transaction, which every other connection begins.
+        connection = engine.raw_connection()
+        try:
+            connection.cursor().execute("VACUUM INTO ?", (str(target),))
+        finally:
+            connection.close()
+    finally:
+        engine.dispose()
+
+
 def check_empty(settings: Settings) -> None:
     """Bring a new database to the present schema; raise `SutureError` (`restore.not_empty`) if it has rows."""
     operate.migrate(settings)

@@ -47,16 +47,18 @@ Listed: TypeAlias = "Row[Model, Revision]"
 
 
 def keeps_files() -> ColumnElement[bool]:
-    """The condition under which a model's files are not garbage: it is there, or a job that may go on was made with it.
+    """The condition under which a revision's files are not garbage: they were not purged, and its model is there.
 
-    A deleted one keeps them for an hour besides, in which whatever began before comes to its end.
+    Those of a deleted model are kept while a job may go on that was made with it, and for an hour besides, in which
+    whatever began before comes to its end.
     """
     made_with = select(Revision.model_id).join(JobMember).join(Job).where(may_go_on())
-    return or_(
+    needed = or_(
         Model.deleted_at.is_(None),
         Model.deleted_at > utc_now() - timedelta(hours=1),
         Model.id.in_(made_with),
     )
+    return and_(Revision.purge_id.is_(None), needed)
 
 
 def on_main() -> ColumnElement[bool]:
@@ -119,7 +121,8 @@ def _deleted_member(party_id: int, repo: str, revision: str) -> Select[Revision]
         or_(Job.state.in_(ACTIVE_JOBS), Task.state == TaskState.LEASED),
     )
     deleted = and_(Model.deleted_at.is_not(None), Model.name.startswith(f"{name}~", autoescape=True))
-    found = _revisions().where(Party.name == party, deleted, Revision.revision == revision, at_work)
+    there = and_(deleted, Revision.purge_id.is_(None))
+    found = _revisions().where(Party.name == party, there, Revision.revision == revision, at_work)
     return found.order_by(Revision.id.desc()).limit(1)
 
 
@@ -240,7 +243,7 @@ def note_deleted(session: Session, model: Model, now: datetime) -> None:
     contents = (
         select(literal(model.party_id), RevisionFile.sha256, func.max(RevisionFile.size), literal(now))
         .join(Revision, Revision.id == RevisionFile.revision_id)
-        .where(Revision.model_id == model.id, RevisionFile.sha256.not_in(known))
+        .where(Revision.model_id == model.id, Revision.purge_id.is_(None), RevisionFile.sha256.not_in(known))
         .group_by(RevisionFile.sha256)
     )
     session.execute(insert(SentContent).from_select(["party_id", "sha256", "size", "sent_at"], contents))

@@ -16,7 +16,7 @@ from suture_contract.model.signature import SIGNATURE
 from suture_contract.naming import did_you_mean, nearest
 from suture_service.audit.chain import record
 from suture_service.auth import Caller
-from suture_service.errors import Forbidden, HubError, NotFound
+from suture_service.errors import Conflict, Forbidden, HubError, NotFound
 from suture_service.keys.flags import link_members
 from suture_service.keys.signatures import check_newer, signing_key
 from suture_service.models import repository
@@ -164,6 +164,7 @@ def publish(
         model = new_model(session, party, name, visibility, now)
     existing = repository.own_revision(session, model.id, revision_id(files))
     if existing is not None:
+        check_not_purged(existing)
         if job_id is not None:
             existing.job_id = job_id
         return existing, False
@@ -181,6 +182,17 @@ def publish(
     made.revision.job_id = job_id
     session.flush()
     return made.revision, True
+
+
+def check_not_purged(revision: Revision) -> None:
+    """Raise `Conflict` (`revision.purged`) for exactly the content that was taken away from this model."""
+    if revision.purge is not None:
+        raise Conflict(
+            "revision.purged",
+            f"exactly these files were purged from this model on {revision.purge.at:%Y-%m-%d}: {revision.purge.reason}",
+            where=revision.model.repo,
+            hint="publish other files, or these in a model of another name",
+        )
 
 
 def new_model(session: Session, party: Party, name: str, visibility: Visibility, now: datetime) -> Model:
@@ -211,7 +223,9 @@ def commit(
     metadata, card = checked.metadata, checked.card
     identity = revision_id(files)
     revision = repository.own_revision(session, model.id, identity)
-    if revision is None:
+    if revision is not None:
+        check_not_purged(revision)
+    else:
         assert signature is not None or metadata is None or SIGNATURE not in files, "a signature is always checked"
         content = None if metadata is None else metadata.model_dump(mode="json", by_alias=True, exclude_none=True)
         revision = Revision(

@@ -140,12 +140,16 @@ class BlobStore:
                 yield match[1], found
 
     def delete(self, digests: Iterable[str]) -> None:
-        """Remove kept files. Only `maintenance` may say which."""
+        """Remove kept files. Only `maintenance` and `purges` may say which."""
         self._place.delete([_path(sha256) for sha256 in digests])
 
     def read_piece(self, name: str, offset: int, length: int) -> bytes:
         """Return bytes of what `Upload.keep_as_piece` has kept; they must lie inside it."""
         return self._place.read(f"{_PIECES}/{name}", offset, length)
+
+    def delete_pieces(self, names: Iterable[str]) -> None:
+        """Remove pieces; one that is not there is no error."""
+        self._place.delete([f"{_PIECES}/{name}" for name in names])
 
     def sweep_pieces(self, before: datetime) -> int:
         """Remove pieces kept before a moment; return how many."""
