@@ -20,7 +20,7 @@ from suture_worker.egress.release_check import ReleaseCheck
 from suture_worker.folder import Outcome
 from suture_worker.leased_task import LeasedTask
 from suture_worker.rules.explain import explain
-from suture_worker.rules.in_force import InForce, told
+from suture_worker.rules.in_force import InForce, rules_in_force
 from suture_worker.rules.ledger import Ledger
 from suture_worker.rules.policy import Allow, Decline, decide
 
@@ -61,7 +61,7 @@ def test_a_rule_with_neither_is_not_in_force_and_says_why(site, make, rule):
     assert "signed_by" in failed.hint
     with pytest.raises(SutureError, match="not in force"):
         InForce(site, []).refresh()
-    assert "not in force" in told(site.state).problem
+    assert "not in force" in rules_in_force(site.state).problem
 
 
 @pytest.mark.parametrize(
@@ -165,13 +165,13 @@ def test_an_edited_file_is_in_force_at_once_and_a_bad_one_stops(site):
     with pytest.raises(SutureError) as caught:
         rules.refresh()
     assert caught.value.code == "site.not_toml"
-    assert told(site.state).version == before.version
-    assert told(site.state).problem
+    assert rules_in_force(site.state).version == before.version
+    assert rules_in_force(site.state).problem
     assert used == [before], "nothing goes by a file that is not in order"
     after = edit(site, NOISY)
     rules.refresh()
     assert used[-1].policy.allow == after.policy.allow
-    assert (told(site.state).version, told(site.state).problem) == (after.version, None)
+    assert (rules_in_force(site.state).version, rules_in_force(site.state).problem) == (after.version, None)
     assert asking(after).in_force.version == after.version
 
 

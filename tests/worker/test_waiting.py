@@ -162,7 +162,7 @@ def test_what_is_declined_is_not_explained_unless_the_site_says_so(live_hub, par
     job = live_hub.client(party).stitch(MODELS, "patches")
     with site.running():
         request = asked(site)
-        site.inbox.decide(request, approved=False, reason="PATIENT-0042 objects", told=told)
+        site.inbox.decide(request, approved=False, reason="PATIENT-0042 objects", reply=told)
         until(lambda: job.refresh().state == "failed")
         until(lambda: site.inbox.requests() == [])
     assert job.refresh().error.code == code

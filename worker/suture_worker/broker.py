@@ -86,13 +86,13 @@ def _ask_version(program: Path) -> Server | None:
     """Return what a program says of itself; None if it is no server that we know."""
     try:
         command = [str(program), "--version"]
-        told = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=10, check=True).stdout  # noqa: S603
+        output = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=10, check=True).stdout  # noqa: S603
     except (OSError, subprocess.SubprocessError):
         return None
-    found = re.search(r"\bv=(\d+\.\d+[.\w]*)", told)
+    match = re.search(r"\bv=(\d+\.\d+[.\w]*)", output)
     # Valkey installs `redis-server` as another name of its own program.
     name = _PROGRAMS.get(program.resolve().name, _PROGRAMS[program.name])
-    return Server(program, name, found[1]) if found else None
+    return Server(program, name, match[1]) if match else None
 
 
 def _is_new_enough(server: Server) -> bool:

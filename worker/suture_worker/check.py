@@ -28,7 +28,7 @@ from suture_worker.device import cuda_devices, memory_bytes, physical_memory, pr
 from suture_worker.egress import log as egress
 from suture_worker.room import RULE, check_room, free_room
 from suture_worker.rules.assurance import HOW, assurance, lacking
-from suture_worker.rules.in_force import told
+from suture_worker.rules.in_force import rules_in_force
 from suture_worker.rules.inbox import Inbox
 from suture_worker.rules.ledger import Ledger
 from suture_worker.rules.policy import SPENT, budget_of
@@ -136,9 +136,9 @@ def _clock_and_certificate(url: str) -> Iterator[Check]:
             certificate = connection.getpeercert() if connection is not None else None
             body = b"" if answer.is_success else answer.read()[: 2**16]
     except httpx.RequestError as error:
-        found = unreachable(url, error, proxy=proxy)
-        name = "certificate" if found.code.startswith("tls.") else "hub"
-        yield Check(name, "fail", f"{url}: {found.message}", found.hint)
+        problem = unreachable(url, error, proxy=proxy)
+        name = "certificate" if problem.code.startswith("tls.") else "hub"
+        yield Check(name, "fail", f"{url}: {problem.message}", problem.hint)
         return
     after = time.time()
     if not answer.is_success:
@@ -258,18 +258,18 @@ def _samples(dataset: Dataset, split: Split, config: SiteConfig) -> str:
     small = [label for label, count in dataset.patients_with(split).items() if count < floor]
     if len(counts) > _CLASSES_SHOWN:
         return f"{n}{of} ({len(small)} classes of fewer than {floor})" if small else f"{n}{of}"
-    told = dict.fromkeys(small, f"fewer than {floor}")
+    hidden = dict.fromkeys(small, f"fewer than {floor}")
     if len(small) == 1 and dataset.task == "classification":
         # What is missing from the sum would be the small number: hide the next one, too.
-        told[min(counts.keys() - told.keys(), key=lambda label: counts[label])] = "not shown"
-    return f"{n}{of} ({', '.join(f'{label} {told.get(label, count)}' for label, count in counts.items())})"
+        hidden[min(counts.keys() - hidden.keys(), key=lambda label: counts[label])] = "not shown"
+    return f"{n}{of} ({', '.join(f'{label} {hidden.get(label, count)}' for label, count in counts.items())})"
 
 
 def _leads_out(folder: Path) -> Path | None:
     """Return the first link in the dataset's folder whose target is outside it, if there is one."""
     root = folder.resolve()
-    found = (Path(place, name) for place, folders, names in os.walk(root) for name in (*folders, *names))
-    return next((path for path in found if path.is_symlink() and not path.resolve().is_relative_to(root)), None)
+    paths = (Path(place, name) for place, folders, names in os.walk(root) for name in (*folders, *names))
+    return next((path for path in paths if path.is_symlink() and not path.resolve().is_relative_to(root)), None)
 
 
 def _policy(config: SiteConfig) -> Iterator[Check]:
@@ -293,7 +293,7 @@ def _policy(config: SiteConfig) -> Iterator[Check]:
 
 def _in_force(config: SiteConfig) -> Iterator[Check]:
     """Say which site.toml the running site goes by, where it is not this one or cannot be gone by."""
-    rules = told(config.state)
+    rules = rules_in_force(config.state)
     if rules is None:
         yield Check("rules", "ok", f"site.toml {config.version}; this site has not run yet")
     elif rules.problem is not None:

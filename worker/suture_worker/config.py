@@ -142,8 +142,8 @@ class Rule(_Closed):
     def _limits_of_contributions(self) -> Rule:
         if (self.epsilon is None) != (self.delta is None):
             raise ValueError("epsilon and delta belong together")
-        given = (self.contributions_per_month, self.min_samples)
-        if self.actions != ("contribute",) and any(limit is not None for limit in given):
+        limits = (self.contributions_per_month, self.min_samples)
+        if self.actions != ("contribute",) and any(limit is not None for limit in limits):
             raise ValueError(
                 'contributions_per_month and min_samples are for a rule of its own, with actions = ["contribute"]'
             )

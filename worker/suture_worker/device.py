@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-_found: list[str] = []
+_devices: list[str] = []
 
 
 def resolve_device(wanted: str) -> str:
@@ -22,9 +22,9 @@ def resolve_device(wanted: str) -> str:
 
 def cuda_devices() -> list[str]:
     """Return the names of the CUDA devices torch can use; once found, they are not asked for again."""
-    if not _found:
-        _found.extend(_ask_for_devices())
-    return list(_found)
+    if not _devices:
+        _devices.extend(_ask_for_devices())
+    return list(_devices)
 
 
 def _ask_for_devices() -> list[str]:

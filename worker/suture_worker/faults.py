@@ -35,7 +35,7 @@ class Failure(BaseModel):
 
 def find(state: Path, id: str) -> list[Failure]:
     """Return the failures noted under a correlation id, or of a task, oldest first."""
-    found = []
+    failures = []
     for name in ("failures.log.1", "failures.log"):
         path = state / "logs" / name
         if not path.exists():
@@ -47,8 +47,8 @@ def find(state: Path, id: str) -> list[Failure]:
                 with contextlib.suppress(ValidationError):  # a line that was cut short
                     entry = Failure.model_validate_json(line)
                     if id in (entry.correlation_id, entry.task):
-                        found.append(entry)
-    return found
+                        failures.append(entry)
+    return failures
 
 
 def note(state: Path, *, task: str, code: str, correlation_id: str, text: str) -> None:

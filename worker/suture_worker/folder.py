@@ -231,8 +231,8 @@ class TaskFolder:
         """
         begun = sorted(self.shares.glob("*/results"))
         step = begun[-1].parent.name.partition(".")[0] if begun else ""
-        found = [_progress(path) for path in begun if path.parent.name.partition(".")[0] == step]
-        shared = [progress for progress in found if progress is not None]
+        present = [path for path in begun if path.parent.name.partition(".")[0] == step]
+        shared = [progress for path in present if (progress := _progress(path)) is not None]
         if not shared or not self.sharing:
             return _progress(self.results) or (_together(shared) if shared else None)
         return _together(shared)
@@ -321,17 +321,17 @@ def tasks_at_work(tasks: Path) -> int:
 
 def unfinished(tasks: Path) -> list[TaskFolder]:
     """Return the folders of tasks that were not brought to an end, oldest first; remove half-made ones."""
-    found = []
+    folders = []
     for path in sorted(tasks.iterdir(), key=lambda path: path.stat().st_mtime):
         try:
             folder = TaskFolder(tasks, path.name)
         except SutureError:
             continue
         if folder.exists:
-            found.append(folder)
+            folders.append(folder)
         else:
             folder.remove()
-    return found
+    return folders
 
 
 def _is_held(lock: Path) -> bool:
@@ -357,12 +357,12 @@ def _progress(results: Path) -> TaskProgress | None:
 
 def _together(shares: list[TaskProgress]) -> TaskProgress:
     """Return how far all shares are that are as far as the first of them."""
-    same = [one for one in shares if one.step == shares[0].step]
-    left = [one.seconds_left for one in same if one.seconds_left is not None]
+    same = [share for share in shares if share.step == shares[0].step]
+    left = [share.seconds_left for share in same if share.seconds_left is not None]
     return TaskProgress(
         step=same[0].step,
-        done=sum(one.done for one in same),
-        total=sum(one.total for one in same),
+        done=sum(share.done for share in same),
+        total=sum(share.total for share in same),
         seconds_left=max(left, default=None),
     )
 

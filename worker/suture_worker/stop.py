@@ -49,11 +49,11 @@ def told_to_stop() -> Iterator[Stop]:
     """Yield a `Stop` that SIGTERM and SIGINT set within the block. For the main thread."""
     stop = Stop()
 
-    def told(_number: int, _frame: FrameType | None) -> None:
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
         if not stop.is_set():
             stop.set()
 
-    previous = {number: signal.signal(number, told) for number in (signal.SIGTERM, signal.SIGINT)}
+    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield stop
     finally:

@@ -52,12 +52,12 @@ def last_words(path: Path, start: int) -> dict[str, str]:
         return {}
     for line in reversed(lines):
         try:
-            said = json.loads(line)
+            entry = json.loads(line)
         except ValueError:
             continue
-        if isinstance(said, dict) and said.get("event") == LAST_WORDS:
+        if isinstance(entry, dict) and entry.get("event") == LAST_WORDS:
             names = {"code": "code", "message": "problem", "where": "where", "hint": "next"}
-            return {new: str(said[name]) for name, new in names.items() if said.get(name)}
+            return {new: str(entry[name]) for name, new in names.items() if entry.get(name)}
     return {"last_line": lines[-1][:_SHOWN]} if lines else {}
 
 

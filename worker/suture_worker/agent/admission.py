@@ -97,7 +97,7 @@ class Admission:
             return None
         with self._turn:
             try:
-                self._ledger.spend(task, dataset, folder.terms, _told(task, folder))
+                self._ledger.spend(task, dataset, folder.terms, _digest_of_results(task, folder))
             except SutureError as error:
                 return Decline(DENIED, str(error))
         return None
@@ -170,7 +170,7 @@ def _noted(folder: TaskFolder) -> Terms | None:
         return None
 
 
-def _told(task: LeasedTask, folder: TaskFolder) -> str:
+def _digest_of_results(task: LeasedTask, folder: TaskFolder) -> str:
     """Return a digest of all that a child has made of patients: the same for the same draw of noise."""
-    found = [folder.results / name for name in (DOCUMENT, *FILES[task.kind])]
-    return hashlib.sha256("".join(files.sha256_of(path) for path in found if path.is_file()).encode()).hexdigest()
+    paths = [folder.results / name for name in (DOCUMENT, *FILES[task.kind])]
+    return hashlib.sha256("".join(files.sha256_of(path) for path in paths if path.is_file()).encode()).hexdigest()

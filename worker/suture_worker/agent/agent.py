@@ -81,15 +81,15 @@ class Agent:
 
         Where not, what was told before is taken back. A hub that is away, or knows no such message, is told next time.
         """
-        told = self._config.state / "told_datasets"
-        if not self._config.hub.tell_datasets and not told.exists():
+        marker = self._config.state / "told_datasets"
+        if not self._config.hub.tell_datasets and not marker.exists():
             return
         try:
             names = None
             if self._config.hub.tell_datasets:
                 own = Asked(str(self._hub.whoami()["party"]), "fit")
                 names = sorted(offers(own, self._config))
-                told.touch()
+                marker.touch()
             self._hub.send(self._outbox.datasets(names))
         except AuthError:
             raise
@@ -97,21 +97,21 @@ class Agent:
             log.warning("the hub was not told of datasets", code=error.code, problem=str(error))
         else:
             if names is None:
-                told.unlink(missing_ok=True)
+                marker.unlink(missing_ok=True)
 
     def _run(self, pool: ThreadPoolExecutor) -> None:
         self._wait_for_rules()
         self._wait_for_room()
         self._tell_datasets()
-        told = self._config
+        announced = self._config
         under_way = {pool.submit(self._resume, folder) for folder in unfinished(self._tasks)}
         failures = 0
         while True:
             under_way = self._free_place(pool, under_way)
             self._wait_for_rules()
-            if told is not self._config:
+            if announced is not self._config:
                 self._tell_datasets()
-                told = self._config
+                announced = self._config
             self._wait_for_room()
             try:
                 leased = self._hub.lease(LEASE_WAIT)

@@ -38,14 +38,14 @@ class Begun:
 
     def with_(self, job: str, member: LeasedMember) -> bool:
         """Whether a job has begun here with this revision of a model."""
-        found = self._read().jobs.get(job)
-        return found is not None and found.revisions.get(member.repo) == member.revision
+        begun = self._read().jobs.get(job)
+        return begun is not None and begun.revisions.get(member.repo) == member.revision
 
     def note(self, job: str, members: tuple[LeasedMember, ...]) -> None:
         """Remember that a job has begun with these; the first time counts."""
         with self._turn:
             now = datetime.now(UTC)
-            kept = {name: one for name, one in self._read().jobs.items() if now - one.at < KEPT}
+            kept = {name: begun for name, begun in self._read().jobs.items() if now - begun.at < KEPT}
             if job not in kept:
                 kept[job] = _Job(at=now, revisions={member.repo: member.revision for member in members})
                 files.write(self._path, _Content(jobs=kept).model_dump_json(indent=1))

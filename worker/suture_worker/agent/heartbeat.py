@@ -55,16 +55,16 @@ class Heartbeat:
 
     def _run(self) -> None:
         interval = self._task.lease_seconds / 3
-        told: TaskProgress | None = None
-        last = told_at = -math.inf
+        sent: TaskProgress | None = None
+        last = sent_at = -math.inf
         while not self._ended.is_set() and not self.lost.is_set():
             now = time.monotonic()
-            progress = onward(told, self._folder.progress or self._fetching)
-            news = progress is not None and progress != told
+            progress = onward(sent, self._folder.progress or self._fetching)
+            news = progress is not None and progress != sent
             # News counts from the last news, so that the first comes at once: a short task is over in seconds.
-            if news and now - told_at >= min(PROGRESS_SECONDS, interval):
+            if news and now - sent_at >= min(PROGRESS_SECONDS, interval):
                 self._beat(progress)
-                told, told_at, last = progress, now, now
+                sent, sent_at, last = progress, now, now
             elif now - last >= interval:
                 self._beat(None)
                 last = now
@@ -89,14 +89,14 @@ class Heartbeat:
                 self.cancelled.set()
 
 
-def onward(told: TaskProgress | None, found: TaskProgress | None) -> TaskProgress | None:
-    """Return what was found, or what was told already where that is further, with the time that is left now.
+def onward(sent: TaskProgress | None, current: TaskProgress | None) -> TaskProgress | None:
+    """Return the current progress, or what was sent already where that is further, with the time that is left now.
 
     Shares of a divided task begin their steps again, and so does work that goes on after it was killed.
     """
-    if told is None or found is None or _reached(found) >= _reached(told):
-        return found
-    return told.model_copy(update={"seconds_left": found.seconds_left})
+    if sent is None or current is None or _reached(current) >= _reached(sent):
+        return current
+    return sent.model_copy(update={"seconds_left": current.seconds_left})
 
 
 def _reached(progress: TaskProgress) -> tuple[int, float]:

@@ -76,10 +76,10 @@ class HubClient:
     def revision(self, member: LeasedMember) -> Revision:
         """Return what the hub says of a member's revision: its files, and whether it was taken back."""
         path = f"{model_path(member.repo)}/revisions/{member.revision}"
-        found = Revision.of(self._connection.get(path), path)
-        if (found.repo, found.id) != (member.repo, member.revision):
-            raise SutureError("hub.answer", f"the hub answered with {found.repo} at {found.id}", where=path)
-        return found
+        revision = Revision.of(self._connection.get(path), path)
+        if (revision.repo, revision.id) != (member.repo, member.revision):
+            raise SutureError("hub.answer", f"the hub answered with {revision.repo} at {revision.id}", where=path)
+        return revision
 
     def fetch_file(self, revision: Revision, file: File, target: Path) -> None:
         """Download a file of a revision, verified."""

@@ -60,15 +60,15 @@ class Waiting:
 
     def decided(self, *, free: int) -> list[Waiter]:
         """Take out the tasks a person has decided about; of those to be worked on, as many as there are free places."""
-        found = []
+        waiters = []
         for waiter in self._all():
             work = self._to_be_worked_on(waiter)
             if work is None or (work and free <= 0):
                 continue
             free -= work
-            found.append(waiter)
-        self._remove(found)
-        return found
+            waiters.append(waiter)
+        self._remove(waiters)
+        return waiters
 
     def signs_of_life(self) -> tuple[list[Waiter], list[Waiter]]:
         """Tell the hub of the waiting tasks, where that is due; take out and return those lost and those cancelled."""

@@ -122,9 +122,9 @@ def show(number: SequenceArgument, path: ConfigArgument = HERE, format: FormatOp
 
 def _what(entry: EgressEntry) -> str:
     """Return a record's kind, and which file it is or what its message says."""
-    said = json.loads(entry.body) if entry.body is not None else {}
-    step = f"{said['step']} {said['done']}/{said['total']}" if entry.kind == "progress" else None
-    return f"{entry.kind} {entry.name or said.get('code') or said.get('waits_for') or step or ''}".rstrip()
+    body = json.loads(entry.body) if entry.body is not None else {}
+    step = f"{body['step']} {body['done']}/{body['total']}" if entry.kind == "progress" else None
+    return f"{entry.kind} {entry.name or body.get('code') or body.get('waits_for') or step or ''}".rstrip()
 
 
 def _log(path: Path) -> Path:

@@ -43,9 +43,9 @@ def list_requests(path: ConfigArgument = HERE, format: FormatOption = Format.tex
       suture site inbox list
     """
     inbox = _inbox(path)
-    found = [request for request in inbox.requests() if inbox.decided(request) is None]
+    undecided = [request for request in inbox.requests() if inbox.decided(request) is None]
     if format is Format.json:
-        print_json(found)
+        print_json(undecided)
         return
     rows = [
         (
@@ -56,7 +56,7 @@ def list_requests(path: ConfigArgument = HERE, format: FormatOption = Format.tex
             ", ".join(model.repo for model in request.models),
             f"{request.asked_at:%Y-%m-%d %H:%M}",
         )
-        for request in found
+        for request in undecided
     ]
     print_table(
         ("task", "party", "asks to", "dataset", "models", "since (UTC)"),
@@ -127,7 +127,7 @@ def decline(
       suture site inbox decline task_0c9d2e3a48576b1f --tell no_agreement
     """
     inbox = _inbox(path)
-    inbox.decide(inbox.request(task), approved=False, reason=reason, told=tell.value if tell is not None else None)
+    inbox.decide(inbox.request(task), approved=False, reason=reason, reply=tell.value if tell is not None else None)
     notes.print(f"declined {task}")
 
 
@@ -139,11 +139,11 @@ def standing(path: ConfigArgument = HERE, format: FormatOption = Format.text) ->
     Example:
       suture site inbox standing
     """
-    found = [rule for rule in _inbox(path).standing() if datetime.now(UTC) < rule.until]
+    approvals = [rule for rule in _inbox(path).standing() if datetime.now(UTC) < rule.until]
     if format is Format.json:
-        print_json(found)
+        print_json(approvals)
         return
-    rows = [(rule.party, rule.action, rule.dataset, f"{rule.until:%Y-%m-%d %H:%M}", rule.by) for rule in found]
+    rows = [(rule.party, rule.action, rule.dataset, f"{rule.until:%Y-%m-%d %H:%M}", rule.by) for rule in approvals]
     print_table(("party", "may", "dataset", "until (UTC)", "approved by"), rows, empty="none")
 
 

@@ -29,9 +29,9 @@ def list_held(path: ConfigArgument = HERE, format: FormatOption = Format.text) -
       suture site outbox list
     """
     held = _held(path)
-    found = [manifest for manifest in held.manifests() if held.verdict(manifest.task) is None]
+    undecided = [manifest for manifest in held.manifests() if held.verdict(manifest.task) is None]
     if format is Format.json:
-        print_json(found)
+        print_json(undecided)
         return
     rows = [
         (
@@ -41,7 +41,7 @@ def list_held(path: ConfigArgument = HERE, format: FormatOption = Format.text) -
             ", ".join(f"{part.name or 'document'} ({size(part.size)})" for part in manifest.parts),
             _minute(manifest),
         )
-        for manifest in found
+        for manifest in undecided
     ]
     print_table(
         ("task", "for", "action", "would leave", "since (UTC)"), rows, empty="nothing is held", prose=("would leave",)
@@ -156,7 +156,7 @@ def refuse(
       suture site outbox refuse task_0c9d2e3a48576b1f --reason "too few of one class"
     """
     held = _held(path)
-    held.decide(held.manifest(task), released=False, reason=reason, told=tell.value if tell is not None else None)
+    held.decide(held.manifest(task), released=False, reason=reason, reply=tell.value if tell is not None else None)
     notes.print(f"refused {task}")
 
 

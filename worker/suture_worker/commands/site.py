@@ -178,17 +178,17 @@ def failure(
     Example:
       suture site failure 0123456789abcdef
     """
-    found = faults.find(load(path).state, id)
+    failures = faults.find(load(path).state, id)
     if format is Format.json:
-        print_json(found)
+        print_json(failures)
         return
-    if not found:
+    if not failures:
         raise SutureError(
             "site.no_failure",
             "nothing is noted under this id",
             where=id,
             hint="look at the site that `suture jobs show` names; the log keeps the newest entries only",
         )
-    for entry in found:
+    for entry in failures:
         console.print(f"{entry.time}  {entry.code}  task {entry.task}  id {entry.correlation_id}")
         console.print(entry.text, markup=False)

@@ -79,7 +79,7 @@ def make_app(config: SiteConfig) -> Celery:
 
 def _share_out(app: Celery, shares: Sequence[ShareFolder]) -> None:
     """Have the shares of a step done, and ring for their task when all have ended, however they did."""
-    each = group(app.signature(SHARE, args=[one.id, one.step, one.index], immutable=True) for one in shares)
+    each = group(app.signature(SHARE, args=[share.id, share.step, share.index], immutable=True) for share in shares)
     chord(each, app.signature(TASK, args=[shares[0].id], immutable=True), app=app).apply_async()
 
 

@@ -146,27 +146,27 @@ def _load(task: LeasedTask, folder: TaskFolder, run: Run, dataset: Dataset | Non
     if run.threads is not None:
         torch.set_num_threads(run.threads)
     budget = Budget(bytes=run.memory_bytes)
-    given = dataset.input_shape if dataset is not None else FitResult.load(folder.candidates).input_shape
+    input_shape = dataset.input_shape if dataset is not None else FitResult.load(folder.candidates).input_shape
     members = []
     for index, member in enumerate(task.spec.members):
         path = folder.member(index)
-        model = load(path, device=run.device, input_shapes=_input_shapes(path, given), budget=budget)
+        model = load(path, device=run.device, input_shapes=_input_shapes(path, input_shape), budget=budget)
         members.append(Member(model, member.metadata, member.ref))
     return members
 
 
-def _input_shapes(path: Path, given: Sequence[int]) -> list[list[int]]:
-    """Return the sizes at which a member will run, with two samples; free ones are those of `given` `(C, *spatial)`."""
+def _input_shapes(path: Path, input_shape: Sequence[int]) -> list[list[int]]:
+    """Return the sizes at which a member will run, with two samples; free ones are `input_shape`'s `(C, *spatial)`."""
     from suture_contract.model.format import check_file
 
     shapes = []
     for spec in check_file(path).graph.inputs:
-        free = given if len(given) == len(spec.shape) - 1 else [None] * (len(spec.shape) - 1)
+        free = input_shape if len(input_shape) == len(spec.shape) - 1 else [None] * (len(spec.shape) - 1)
         sizes = [have if want is None else want for want, have in zip(spec.shape[1:], free, strict=True)]
         if None in sizes:
             raise SutureError(
                 "member.input",
-                f"reads inputs with {len(sizes) - 1} spatial axes, the data have {len(given) - 1}",
+                f"reads inputs with {len(sizes) - 1} spatial axes, the data have {len(input_shape) - 1}",
                 where=path.name,
                 hint="choose models for data of one kind: all of slices, or all of volumes",
             )

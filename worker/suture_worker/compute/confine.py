@@ -118,12 +118,12 @@ def end_adopted() -> None:
 
 def _children() -> list[int]:
     """Return this process's children. Read from every process's status: not every kernel has a list of them."""
-    found = []
+    children = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             parent = path.read_bytes().rpartition(b")")[2].split()[1]
-            found += [int(path.parent.name)] if int(parent) == os.getpid() else []
-    return found
+            children += [int(path.parent.name)] if int(parent) == os.getpid() else []
+    return children
 
 
 def limit(*, memory_bytes: int, cpu_seconds: int, file_bytes: int | None = None) -> None:
@@ -324,8 +324,8 @@ def _lower(kind: int, value: int, *, beyond: int = 0) -> None:
 def _syscall(number: int, *arguments: int | bytes | None) -> int:
     library = ctypes.CDLL(None, use_errno=True)
     library.syscall.restype = ctypes.c_long
-    given = [ctypes.c_long(argument) if isinstance(argument, int) else argument for argument in arguments]
-    result = library.syscall(ctypes.c_long(number), *given)
+    c_arguments = [ctypes.c_long(argument) if isinstance(argument, int) else argument for argument in arguments]
+    result = library.syscall(ctypes.c_long(number), *c_arguments)
     if result < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return int(result)

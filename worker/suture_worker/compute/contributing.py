@@ -38,12 +38,12 @@ def match(
         # Where networks match is told by exact sums over patients, and a fit with noise uses no contributions.
         _write(folder, Matched(n=n, patients=patients, placements=(), norms=()))
         return
-    found = matches(members, dataset, options=FitOptions.read(spec.options), device=run.device, progress=report)
+    placements = matches(members, dataset, options=FitOptions.read(spec.options), device=run.device, progress=report)
     norms: tuple[float, ...] = ()
-    if found:
-        own = contribute(members, dataset, found, min_patients=1, device=run.device, progress=report)
+    if placements:
+        own = contribute(members, dataset, placements, min_patients=1, device=run.device, progress=report)
         norms = own.norms()
-    _write(folder, Matched(n=n, patients=patients, placements=found, norms=norms))
+    _write(folder, Matched(n=n, patients=patients, placements=placements, norms=norms))
 
 
 def contribute(
@@ -57,7 +57,7 @@ def contribute(
     if terms.epsilon is not None and terms.delta is not None:
         privacy = ClippedPrivacy(epsilon=terms.epsilon, delta=terms.delta, clips=spec.norms)
     try:
-        found = contribute(
+        contribution = contribute(
             members,
             dataset,
             spec.placements,
@@ -71,11 +71,11 @@ def contribute(
         if error.code != "moments.too_few_samples":
             raise
         raise SutureError(TOO_FEW, str(error), where=error.where) from None
-    found.save(folder.results / MOMENTS)
+    contribution.save(folder.results / MOMENTS)
     patients = {split: dataset.patients(split) for split in SPLITS}
     _write(
         folder,
-        ContributionDocument(n=found.described.n, patients=patients, epsilon=terms.epsilon, delta=terms.delta),
+        ContributionDocument(n=contribution.described.n, patients=patients, epsilon=terms.epsilon, delta=terms.delta),
     )
 
 
@@ -83,33 +83,36 @@ def contributions(spec: FitSpec, members: Sequence[Member], folder: TaskFolder) 
     """Return what other parties contributed to a fit; what is not in order is left out, and said in the site's log."""
     from suture_stitching.fitting.contribute import Contribution
 
-    found = {}
-    for party, said in spec.contributions.items():
+    kept = {}
+    for party, announced in spec.contributions.items():
         try:
-            one = Contribution.load(folder.candidates / contributed_by(party))
-            one.check_members(members)
+            contribution = Contribution.load(folder.candidates / contributed_by(party))
+            contribution.check_members(members)
         except SutureError as error:
             print(f"the contribution of {party} is left out: {error}", file=sys.stderr)
             continue
-        if _named(party, one) == Contributed(party=party, n=said.n, epsilon=said.epsilon, delta=said.delta):
-            found[party] = one
+        if _named(party, contribution) == Contributed(
+            party=party, n=announced.n, epsilon=announced.epsilon, delta=announced.delta
+        ):
+            kept[party] = contribution
         else:
             print(f"the contribution of {party} is left out: it is not what was announced", file=sys.stderr)
-    return found
+    return kept
 
 
-def with_contributors(candidates: CandidateSet, given: dict[str, Contribution]) -> CandidateSet:
+def with_contributors(candidates: CandidateSet, contributors: dict[str, Contribution]) -> CandidateSet:
     """Return the candidates of a fit with those named whose moments some of them rest on."""
     if not any(candidate.others for candidate in candidates.candidates):
         return candidates
-    return candidates.model_copy(update={"contributions": tuple(_named(*one) for one in sorted(given.items()))})
+    named = tuple(_named(party, contributors[party]) for party in sorted(contributors))
+    return candidates.model_copy(update={"contributions": named})
 
 
-def _named(party: str, one: Contribution) -> Contributed:
-    privacy = one.described.privacy
+def _named(party: str, contribution: Contribution) -> Contributed:
+    privacy = contribution.described.privacy
     return Contributed(
         party=party,
-        n=dict(one.described.n),
+        n=dict(contribution.described.n),
         epsilon=privacy.epsilon if privacy is not None else None,
         delta=privacy.delta if privacy is not None else None,
     )

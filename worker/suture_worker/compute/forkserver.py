@@ -98,7 +98,7 @@ class ForkedChild:
         assert server.stdout is not None
         self._owner, self._server = owner, server
         self._requests, self._answers = server.stdin, server.stdout
-        self._said = b""
+        self._received = b""
         self._pid: int | None = None
         self._status: int | None = None
         self._requests.write(request)
@@ -107,11 +107,11 @@ class ForkedChild:
         """Return its status (negative: by that signal) once it has ended; None if it has not within so many seconds."""
         deadline = time.monotonic() + seconds
         while self._status is None and self._speaks(deadline):
-            said = self._answers.read(64)
-            if not said:
+            chunk = self._answers.read(64)
+            if not chunk:
                 self._lost()
-            self._said += said
-            first, *rest = self._said.split(b"\n")
+            self._received += chunk
+            first, *rest = self._received.split(b"\n")
             self._pid = int(first) if rest else None
             self._status = int(rest[0]) if len(rest) > 1 else self._status
         return self._status
@@ -195,8 +195,8 @@ def _import() -> None:
     import_sides()
 
     # The first models that run on shapes alone have torch import SymPy and its compiler.
-    one = torch.empty(1, device="meta")
-    batch_norm(conv2d(torch.empty(1, 1, 1, 1, device="meta"), torch.empty(1, 1, 1, 1, device="meta")), one, one)
+    channel, images = torch.empty(1, device="meta"), torch.empty(1, 1, 1, 1, device="meta")
+    batch_norm(conv2d(images, images), channel, channel)
     gc.collect()
     gc.freeze()  # a collection in a child does not touch, and so copy, what it shares with the server
 
@@ -205,9 +205,9 @@ def _line(requests: int) -> bytes:
     """Return the next line, which the worker writes at once; empty when the worker is gone."""
     line = b""
     while not line.endswith(b"\n"):
-        if not (said := os.read(requests, 4096)):
+        if not (chunk := os.read(requests, 4096)):
             return b""
-        line += said
+        line += chunk
     return line
 
 

@@ -172,10 +172,10 @@ def _outcome(config: SiteConfig, folder: TaskFolder, status: int, stopped: str |
     outcome = folder.child_outcome
     if status == 0 and outcome is not None and (outcome.state != "divided" or folder.run.divide_from is not None):
         if outcome.state in ("failed", "declined"):
-            given = outcome.correlation_id or faults.new_correlation_id()
+            correlation_id = outcome.correlation_id or faults.new_correlation_id()
             code = outcome.code or "work.failed"
-            faults.note(config.state, task=folder.id, code=code, correlation_id=given, text=printed)
-            return outcome.model_copy(update={"code": code, "correlation_id": given})
+            faults.note(config.state, task=folder.id, code=code, correlation_id=correlation_id, text=printed)
+            return outcome.model_copy(update={"code": code, "correlation_id": correlation_id})
         return outcome
     code = crash_code(status, printed, starved=starved)
     text = f"ended with {_named(status)}\n{printed}"

@@ -37,10 +37,10 @@ def outline(document: type[BaseModel], place: tuple[str, ...] = ()) -> Iterator[
     plain, nested = [], []
     for field, about in document.model_fields.items():
         name = about.alias or field
-        found = list(_objects(about.annotation))
-        if not found:
+        objects = list(_objects(about.annotation))
+        if not objects:
             plain.append(name)
-        for each, inner in found:
+        for each, inner in objects:
             nested.append(((*place, f"{EACH if each else ''}{name}"), inner))
     if plain:
         yield place, plain
@@ -61,5 +61,5 @@ def _objects(annotation: Any, *, each: bool = False) -> Iterator[tuple[bool, typ
 def _holds(terms: Terms, each: str) -> str:
     if terms.privacy is not None:
         return f"with noise: epsilon {terms.epsilon:g}, delta {terms.delta:g} for each patient and {each}"
-    parties = ", ".join(dict.fromkeys(one.party for one in terms.trusted or ()))
+    parties = ", ".join(dict.fromkeys(trusted.party for trusted in terms.trusted or ()))
     return f"exact, trusting {parties} not to have built models that carry patients out"

@@ -158,13 +158,13 @@ class Held:
             return None
 
     def decide(
-        self, manifest: Manifest, *, released: bool, reason: str | None = None, told: Told | None = None
+        self, manifest: Manifest, *, released: bool, reason: str | None = None, reply: Told | None = None
     ) -> Verdict:
         """Write down the verdict; the agent acts upon it soon. Raises `outbox.decided`."""
         if self.verdict(manifest.task) is not None:
             raise SutureError("outbox.decided", "this was decided already", where=manifest.task)
         verdict = Verdict(
-            fence=manifest.fence, released=released, by=operator(), at=datetime.now(UTC), reason=reason, told=told
+            fence=manifest.fence, released=released, by=operator(), at=datetime.now(UTC), reason=reason, told=reply
         )
         asked = {"task": manifest.task, "party": manifest.party, "action": manifest.action, "job": manifest.job}
         parts = [{"name": part.name, "sha256": part.sha256} for part in manifest.parts]

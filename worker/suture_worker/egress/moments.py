@@ -33,16 +33,16 @@ def check_moments(path: Path, described: Described) -> None:
     widths: dict[int, set[int]] = {}
     parts: dict[tuple[int, str], set[tuple[str, str]]] = {}
     for name, size in shapes.items():
-        if (found := _NAME.fullmatch(name)) is None or int(found[1]) >= len(described.placements):
+        if (parsed := _NAME.fullmatch(name)) is None or int(parsed[1]) >= len(described.placements):
             _refuse("a tensor belongs to no place")
-        place = int(found[1])
-        width = size if found[4] == "mean" else _side(size)
+        place = int(parsed[1])
+        width = size if parsed[4] == "mean" else _side(size)
         widths.setdefault(place, set()).add(width)
-        parts.setdefault((place, found[2]), set()).add((found[3], found[4]))
+        parts.setdefault((place, parsed[2]), set()).add((parsed[3], parsed[4]))
     if any(len(own) != 4 for own in parts.values()) or any(len(own) != 1 for own in widths.values()):
         _refuse("the tensors of a place do not belong together")
     for place, members in enumerate(described.placements):
-        if not 1 <= sum(one == place for one, _ in parts) <= len(members):
+        if not 1 <= sum(index == place for index, _ in parts) <= len(members):
             _refuse("a place has too many grids, or none")
     check_bytes(path, text, metadata, {name: (size,) for name, size in shapes.items()})
 

@@ -159,11 +159,12 @@ class ReleaseCheck:
         candidates = candidates.model_copy(update={"trusted": terms.trusted})
         _expect(candidates.labels in (_labels(task), None), "candidates.labels", "are not those of the members")
         _expect(candidates.seed == spec.options.get("seed", 0), "candidates.seed", "is not the seed of the job")
-        parties = [one.party for one in candidates.contributions or ()]
+        parties = [contribution.party for contribution in candidates.contributions or ()]
         _expect(len(set(parties)) == len(parties), "candidates.contributions", "names a party twice")
-        for one in candidates.contributions or ():
-            said = spec.contributions.get(one.party)
-            agrees = said is not None and (one.n, one.epsilon, one.delta) == (said.n, said.epsilon, said.delta)
+        for contribution in candidates.contributions or ():
+            announced = spec.contributions.get(contribution.party)
+            numbers = (contribution.n, contribution.epsilon, contribution.delta)
+            agrees = announced is not None and numbers == (announced.n, announced.epsilon, announced.delta)
             _expect(agrees, "candidates.contributions", "are not those of the task")
         check_stitches(_regular(folder.results / STITCHES), candidates)
         fitted: dict[str, bytes | Path] = {
@@ -183,9 +184,9 @@ class ReleaseCheck:
             exact: list[object] = [
                 evaluation.training,
                 evaluation.train,
-                *(one.classes for one in evaluation.splits.values()),
+                *(scores.classes for scores in evaluation.splits.values()),
             ]
-            exact += [score.calibration for one in evaluation.splits.values() for score in one.scores.values()]
+            exact += [score.calibration for scores in evaluation.splits.values() for score in scores.scores.values()]
             _expect(not any(exact), "evaluation", "holds what has no noise")
         _expect(evaluation.own == spec.own, "evaluation.own", "is not the member the task named")
         known = read_document(CandidateSet, folder.candidates / CANDIDATES)

@@ -86,27 +86,30 @@ class HeldResult:
     def names(self) -> list[str]:
         """The members' names."""
         members = self.task.spec.members
-        return member_names([one.ref for one in members], [one.party for one in members])
+        return member_names([member.ref for member in members], [member.party for member in members])
 
     def tensors(self) -> list[TensorRange]:
         """Return all tensors that would leave."""
-        found = []
+        ranges = []
         for file in (STITCHES, MOMENTS):
             if file not in self.files:
                 continue
             with safe_open(self.files[file], framework="numpy") as opened:
                 for name in sorted(opened.keys()):
                     values: np.ndarray = opened.get_tensor(name)
-                    found.append(TensorRange(file, name, values.shape, float(values.min()), float(values.max())))
-        return found
+                    ranges.append(TensorRange(file, name, values.shape, float(values.min()), float(values.max())))
+        return ranges
 
 
 def fit(held: HeldResult) -> Iterator[Section]:
     """Yield what a fit would tell: its candidates, stitches and gates."""
     candidates = CandidateSet.model_validate(held.documents[CANDIDATES])
-    words = in_words_of(candidates, [one.party for one in held.task.spec.members])
-    rows = [(one.id, words[one.id].words, words[one.id].label, _r2(one)) for one in candidates.candidates]
-    notes = [f"{one.party} {contributed(one)}" for one in candidates.contributions or ()]
+    words = in_words_of(candidates, [member.party for member in held.task.spec.members])
+    rows = [
+        (candidate.id, words[candidate.id].words, words[candidate.id].label, _r2(candidate))
+        for candidate in candidates.candidates
+    ]
+    notes = [f"{contribution.party} {contributed(contribution)}" for contribution in candidates.contributions or ()]
     notes += [f"nothing was stitched: {UNSTITCHED[candidates.unstitched]}"] if candidates.unstitched else []
     yield Section(
         f"{CANDIDATES}: {len(rows)} ways to use the models, fitted to {_of(candidates.n, candidates.patients)}",
@@ -116,9 +119,10 @@ def fit(held: HeldResult) -> Iterator[Section]:
         spare=("in full",),
         notes=notes,
     )
-    ranges = {one.name: one for one in held.tensors()}
+    ranges = {tensor.name: tensor for tensor in held.tensors()}
+    size = sum(int(np.prod(tensor.shape)) for tensor in ranges.values())
     yield Section(
-        f"{STITCHES}: {sum(int(np.prod(one.shape)) for one in ranges.values()):,} numbers, fitted to the same samples",
+        f"{STITCHES}: {size:,} numbers, fitted to the same samples",
         ("tensors", "what they are", "size", "from", "to"),
         list(_maps(candidates, held.names, ranges)),
         prose=("what they are",),
@@ -127,12 +131,12 @@ def fit(held: HeldResult) -> Iterator[Section]:
 
 def evaluation(held: HeldResult) -> Iterator[Section]:
     """Yield what an evaluation would tell: each candidate's numbers, by split and by label."""
-    told = Evaluation.model_validate(held.documents[UNNAMED])
+    document = Evaluation.model_validate(held.documents[UNNAMED])
     candidates = read_document(CandidateSet, held.folder.candidates / CANDIDATES)
-    words = in_words_of(candidates, [one.party for one in held.task.spec.members])
-    scale = scale_of(told.metric)
+    words = in_words_of(candidates, [member.party for member in held.task.spec.members])
+    scale = scale_of(document.metric)
     digits = scale.decimals_between(10.0**-held.decimals)
-    for split, scores in told.splits.items():
+    for split, scores in document.splits.items():
         rows = [
             (id, words[id].words, scale.text(score.value, digits), *_compared(score, candidates, scale, digits))
             for id, score in scores.scores.items()
@@ -148,34 +152,34 @@ def evaluation(held: HeldResult) -> Iterator[Section]:
         if labels:
             title = f"{split} split by label, for each of the {len(rows)} candidates"
             yield Section(title, ("label", "samples", "patients", "from", "to"), labels, prose=("label",))
-    if told.own is not None and told.training is not None:
-        lines = [declared(told.training, held.task.spec.members[told.own].party)]
-        if told.train is not None:
-            value = f"{scale.text(told.train.value, digits)} ({_interval(told.train, scale, digits)})"
-            lines.append(f"On {_of(told.train.n, told.train.patients)} of the train split it reaches {value}.")
+    if document.own is not None and document.training is not None:
+        lines = [declared(document.training, held.task.spec.members[document.own].party)]
+        if document.train is not None:
+            value = f"{scale.text(document.train.value, digits)} ({_interval(document.train, scale, digits)})"
+            lines.append(f"On {_of(document.train.n, document.train.patients)} of the train split it reaches {value}.")
         yield Section("the own model's training", notes=lines)
 
 
 def contribution(held: HeldResult) -> Iterator[Section]:
     """Yield what a contribution would tell: sums over patients, at each place where the models may be joined."""
-    told, spec = ContributionDocument.model_validate(held.documents[UNNAMED]), held.task.spec
-    splits = [f"{split} {_of(n, (told.patients or {}).get(split))}" for split, n in told.n.items()]
+    document, spec = ContributionDocument.model_validate(held.documents[UNNAMED]), held.task.spec
+    splits = [f"{split} {_of(n, (document.patients or {}).get(split))}" for split, n in document.n.items()]
     rows = []
-    for one in held.tensors():
-        place, grid, split, kind = one.name.split(".")
+    for tensor in held.tensors():
+        place, grid, split, kind = tensor.name.split(".")
         where = _place(spec.placements[int(place)], held.names)  # type: ignore[attr-defined]
         what = "means" if kind == "mean" else "second moments"
-        rows.append((where, grid, split, what, f"{one.shape[0]:,}", f"{one.low:.4g}", f"{one.high:.4g}"))
+        rows.append((where, grid, split, what, f"{tensor.shape[0]:,}", f"{tensor.low:.4g}", f"{tensor.high:.4g}"))
     columns = ("features of", "grid", "split", "what", "numbers", "from", "to")
     yield Section(f"{MOMENTS}: {'; '.join(splits)}", columns, rows, prose=("features of",), spare=("grid",))
 
 
 def match(held: HeldResult) -> Iterator[Section]:
     """Yield what a match would tell: where the models can be joined, and how large their features are there."""
-    told = Matched.model_validate(held.documents[UNNAMED])
-    places = zip(told.placements, told.norms, strict=True)
+    document = Matched.model_validate(held.documents[UNNAMED])
+    places = zip(document.placements, document.norms, strict=True)
     rows = [(_place(place, held.names), f"{norm:g}") for place, norm in places]
-    title = f"where the models can be joined, from {_of(told.n, told.patients)}"
+    title = f"where the models can be joined, from {_of(document.n, document.patients)}"
     yield Section(title, ("features of", "their typical size"), rows, prose=("features of",))
 
 
@@ -189,32 +193,32 @@ def assumed(terms: Terms, action: str) -> str:
 def withheld(held: HeldResult) -> list[str]:
     """Say what would not leave, and why."""
     noise = held.terms.privacy is not None
-    found = []
+    omissions = []
     if held.task.kind in ("fit", "evaluate"):
-        found.append(f"of measured numbers all but {held.decimals} decimals and six digits")
+        omissions.append(f"of measured numbers all but {held.decimals} decimals and six digits")
     if held.task.kind == "match":
-        found.append("of sizes all but three digits")
+        omissions.append("of sizes all but three digits")
     if held.task.kind == "evaluate":
         measured = read_document(Evaluation, held.folder.results / DOCUMENT)
-        told = Evaluation.model_validate(held.documents[UNNAMED])
+        remaining = Evaluation.model_validate(held.documents[UNNAMED])
         labels = read_document(CandidateSet, held.folder.candidates / CANDIDATES).labels or ()
-        for split, scores in told.splits.items():
+        for split, scores in remaining.splits.items():
             hidden = measured.splits[split].classes.keys() - scores.classes.keys()
             if hidden:
                 named = ", ".join(labels[int(index)] for index in sorted(hidden, key=int))
-                found.append(
+                omissions.append(
                     f"{split} split, labels {named}: fewer than {held.min_per_class} patients, or others that would "
                     "give these away by subtraction"
                 )
-        if measured.train is not None and told.train is None:
-            found.append(f"the own model on training samples: fewer than {held.min_patients} patients")
+        if measured.train is not None and remaining.train is None:
+            omissions.append(f"the own model on training samples: fewer than {held.min_patients} patients")
         if noise:
-            found.append(
+            omissions.append(
                 "numbers by label, calibration and the own model's training: they would need noise of their own"
             )
     elif held.task.kind in ("fit", "contribute") and not noise:
-        found.append(f"features that fewer than {held.min_patients} patients carry: they took no part")
-    return found
+        omissions.append(f"features that fewer than {held.min_patients} patients carry: they took no part")
+    return omissions
 
 
 def _of(n: int, patients: int | None) -> str:
@@ -222,8 +226,8 @@ def _of(n: int, patients: int | None) -> str:
 
 
 def _r2(candidate: Candidate) -> str:
-    found = [stitch.r2 for match in candidate.matches for stitch in match.stitches if stitch.r2 is not None]
-    return "" if not found else f"{min(found):.4g} to {max(found):.4g}" if len(found) > 1 else f"{found[0]:.4g}"
+    values = [stitch.r2 for match in candidate.matches for stitch in match.stitches if stitch.r2 is not None]
+    return "" if not values else f"{min(values):.4g} to {max(values):.4g}" if len(values) > 1 else f"{values[0]:.4g}"
 
 
 def _maps(
@@ -267,7 +271,7 @@ def _difference(value: Interval | None, scale: Scale, digits: int) -> str:
 
 
 def _compared(score: Score, candidates: CandidateSet, scale: Scale, digits: int) -> tuple[str, ...]:
-    plain = next(one.id for one in candidates.candidates if one.kind == "ensemble")
+    plain = next(candidate.id for candidate in candidates.candidates if candidate.kind == "ensemble")
     routed = [f"{id} {_difference(value, scale, digits)}" for id, value in score.against.items() if id != plain]
     calibration = score.calibration
     return (
@@ -281,8 +285,8 @@ def _compared(score: Score, candidates: CandidateSet, scale: Scale, digits: int)
 
 
 def _labels(scores: SplitScores, candidates: CandidateSet, scale: Scale, digits: int) -> Iterator[tuple[object, ...]]:
-    for index, one in sorted(scores.classes.items(), key=lambda item: int(item[0])):
-        values = one.scores.values()
+    for index, class_scores in sorted(scores.classes.items(), key=lambda item: int(item[0])):
+        values = class_scores.scores.values()
         least, most = scale.text(min(values), digits), scale.text(max(values), digits)
-        patients = one.n if one.patients is None else one.patients
-        yield (candidates.labels or ())[int(index)], one.n, patients, least, most
+        patients = class_scores.n if class_scores.patients is None else class_scores.patients
+        yield (candidates.labels or ())[int(index)], class_scores.n, patients, least, most

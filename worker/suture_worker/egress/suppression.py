@@ -26,23 +26,25 @@ def without_small_classes(scores: SplitScores, minimum: int, *, exclusive: bool)
 
     order = sorted(scores.classes, key=size)
     # Samples without a row are hidden already, as one class.
-    unseen = scores.n - sum(one.n for one in scores.classes.values())
+    unseen = scores.n - sum(class_scores.n for class_scores in scores.classes.values())
     groups, largest = int(unseen > 0), 0
     others = people(scores) - sum(map(people, scores.classes.values()))
     hidden = set()
     for label in order:
-        one = scores.classes[label]
+        class_scores = scores.classes[label]
         betrayed = groups == 1 or (unseen > 0 and max(largest, others) < minimum)
-        if people(one) >= minimum and not betrayed:
+        if people(class_scores) >= minimum and not betrayed:
             break
         hidden.add(label)
-        groups, unseen, others, largest = groups + 1, unseen + one.n, others + people(one), people(one)
+        groups, unseen = groups + 1, unseen + class_scores.n
+        others, largest = others + people(class_scores), people(class_scores)
     return scores.model_copy(
         update={
             "classes": {
-                label: one
-                for label, one in scores.classes.items()
-                if label not in hidden and (exclusive or one.n == scores.n or people(scores) - people(one) >= minimum)
+                label: class_scores
+                for label, class_scores in scores.classes.items()
+                if label not in hidden
+                and (exclusive or class_scores.n == scores.n or people(scores) - people(class_scores) >= minimum)
             }
         }
     )

@@ -47,7 +47,7 @@ class Fit(TaskKind):
 
         folder, members, run = work.folder, work.members, work.run
         requester = work.task.job.requester
-        own = next((index for index, one in enumerate(spec.members) if one.party == requester), None)
+        own = next((index for index, member in enumerate(spec.members) if member.party == requester), None)
         options, terms = FitOptions.read(spec.options), folder.terms
         if isinstance(folder, ShareFolder):
             fit_share(
@@ -64,7 +64,7 @@ class Fit(TaskKind):
                 privacy=terms.privacy,
             )
             return
-        given = contributing.contributions(spec, members, folder)
+        contributions = contributing.contributions(spec, members, folder)
         fitted = fit(
             members,
             work.dataset,
@@ -72,13 +72,13 @@ class Fit(TaskKind):
             device=run.device,
             progress=work.report,
             checkpoint=folder.checkpoint,
-            contributions=tuple(given.values()),
+            contributions=tuple(contributions.values()),
             own=own,
             min_patients=run.min_samples,
             privacy=terms.privacy,
             share=terms.share,
         )
-        candidates = contributing.with_contributors(fitted.candidates, given)
+        candidates = contributing.with_contributors(fitted.candidates, contributions)
         candidates = candidates.model_copy(update={"patients": work.dataset.patients("train")})
         FitResult(candidates, fitted.stitches, fitted.input_shape).save(folder.results)
         work.finish({"n": fitted.candidates.n})

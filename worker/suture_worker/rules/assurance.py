@@ -70,8 +70,8 @@ def share_of(rule: Rule, action: Action, others: Sequence[Rule]) -> float:
     """Return which part of a job's account `action` may spend, where `others` allow the same party the other action."""
     if action == "contribute" or rule.privacy is None:
         return 1.0
-    other: Action = "evaluate" if action == "fit" else "fit"
-    if not any(other in one.actions and one.privacy == rule.privacy for one in others):
+    other_action: Action = "evaluate" if action == "fit" else "fit"
+    if not any(other_action in other.actions and other.privacy == rule.privacy for other in others):
         return 1.0
     return _FIT_SHARE if action == "fit" else 1 - _FIT_SHARE
 
@@ -83,11 +83,11 @@ def trusted(
     if rule.privacy is not None:
         return None
     own = config.site.party
-    found = {
+    trusted_parties = {
         Trusted(party=party, key=None if party == own else key)
         for party, key in zip(parties, fingerprints, strict=True)
     }
-    return tuple(sorted(found, key=lambda one: (one.party, one.key or "")))
+    return tuple(sorted(trusted_parties, key=lambda entry: (entry.party, entry.key or "")))
 
 
 def _named(rule: Rule) -> list[str]:

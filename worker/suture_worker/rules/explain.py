@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from suture_worker.config import Rule, SiteConfig, Version
 from suture_worker.leased_task import Action
 from suture_worker.rules.assurance import HOW, Assurance, assurance, in_words, lacking
-from suture_worker.rules.in_force import RulesInForce, told
+from suture_worker.rules.in_force import RulesInForce, rules_in_force
 from suture_worker.rules.inbox import Inbox
 from suture_worker.rules.ledger import Ledger
 from suture_worker.rules.policy import (
@@ -63,7 +63,7 @@ def explain(
 ) -> Explanation:
     """Say what would happen if `party` asked to run these models on a dataset; reads no data."""
     explanation = _explain(config, party, action, dataset, models)
-    return explanation.model_copy(update={"version": config.version, "in_force": told(config.state)})
+    return explanation.model_copy(update={"version": config.version, "in_force": rules_in_force(config.state)})
 
 
 def _explain(config: SiteConfig, party: str, action: Action, dataset: str, models: Sequence[Model]) -> Explanation:

@@ -38,7 +38,7 @@ class InForce:
         self._config = config
         self._users = users
         self._since = datetime.now(UTC)
-        self._told: str | None = ""
+        self._written: str | None = ""
         self._turn = threading.Lock()
 
     def refresh(self) -> None:
@@ -53,26 +53,26 @@ class InForce:
             self._tell(None)
 
     def _take(self, now: SiteConfig) -> None:
-        if now is self._config and self._told != "":
+        if now is self._config and self._written != "":
             return
         for use in self._users:
             use(now)
         if now is not self._config:
-            self._config, self._since, self._told = now, datetime.now(UTC), ""
+            self._config, self._since, self._written = now, datetime.now(UTC), ""
             log.info("site.toml was edited and is in force", version=str(now.version))
         for index, problem in lacking(now):
             log.error("a rule is not in force", rule=index, problem=problem, next=HOW)
 
     def _tell(self, problem: str | None) -> None:
         """Write down what is in force, where that is not what is written there."""
-        if problem == self._told or self._config.version is None:
+        if problem == self._written or self._config.version is None:
             return
-        found = RulesInForce(version=self._config.version, since=self._since, problem=problem)
-        files.write(_file(self._config.state), found.model_dump_json(indent=1))
-        self._told = problem
+        in_force = RulesInForce(version=self._config.version, since=self._since, problem=problem)
+        files.write(_file(self._config.state), in_force.model_dump_json(indent=1))
+        self._written = problem
 
 
-def told(state: Path) -> RulesInForce | None:
+def rules_in_force(state: Path) -> RulesInForce | None:
     """Return what the site that keeps `state` went by when it last looked; None before its first start."""
     try:
         return RulesInForce.model_validate_json(_file(state).read_bytes())
@@ -81,8 +81,8 @@ def told(state: Path) -> RulesInForce | None:
 
 
 def _some_rule_holds(config: SiteConfig) -> None:
-    found = config.policy.allow
-    if found and not any(assurance(rule, config) for rule in found):
+    rules = config.policy.allow
+    if rules and not any(assurance(rule, config) for rule in rules):
         raise SutureError("policy.lacking", lacking(config)[0][1], where=str(config.path), hint=HOW)
 
 

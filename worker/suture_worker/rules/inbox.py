@@ -178,7 +178,7 @@ class Inbox:
         *,
         approved: bool,
         reason: str | None = None,
-        told: Told | None = None,
+        reply: Told | None = None,
         remember_days: int | None = None,
     ) -> InboxDecision:
         """Write down the answer, with who gave it; the agent acts upon it soon. Raises `inbox.decided`."""
@@ -193,7 +193,7 @@ class Inbox:
             by=by,
             at=now,
             reason=reason,
-            told=told,
+            told=reply,
         )
         entry = {"task": request.task, "party": request.party, "action": request.action, "dataset": request.dataset}
         note_decision(self.folder, {**entry, **decision.model_dump(mode="json"), "remember_days": remember_days})

@@ -99,8 +99,8 @@ class Ledger:
         )
         self._append(entry)
 
-    def spend(self, task: LeasedTask, dataset: str, terms: Terms, told: str) -> None:
-        """Enter what the result with the digest `told` spends of its job's account; durable on return.
+    def spend(self, task: LeasedTask, dataset: str, terms: Terms, result_digest: str) -> None:
+        """Enter what the result with the digest `result_digest` spends of its job's account; durable on return.
 
         Raises `SutureError` `ledger.spent` where the account does not hold so much any more: another result of the
         same step would tell of the same patients with other noise.
@@ -111,7 +111,7 @@ class Ledger:
             if (entry.job, entry.dataset, entry.epsilon, entry.delta)
             == (task.job.id, dataset, terms.epsilon, terms.delta)
         ]
-        if any((entry.told, entry.action) == (told, task.action) for entry in spent):
+        if any((entry.told, entry.action) == (result_digest, task.action) for entry in spent):
             return
         if sum(entry.share or 0.0 for entry in spent) + terms.share > 1 + 1e-9:
             raise SutureError("ledger.spent", "the job's account of noise is spent", where=task.id)
@@ -127,7 +127,7 @@ class Ledger:
                 delta=terms.delta,
                 job=task.job.id,
                 share=terms.share,
-                told=told,
+                told=result_digest,
             )
         )
 
@@ -140,10 +140,10 @@ class Ledger:
 
     def entries(self) -> list[LedgerEntry]:
         """Return all entries, oldest first."""
-        found = []
+        entries = []
         for number, line in enumerate(whole_lines(self.path), start=1):
             try:
-                found.append(LedgerEntry.model_validate_json(line))
+                entries.append(LedgerEntry.model_validate_json(line))
             except ValidationError:
                 raise SutureError(
                     "ledger.damaged",
@@ -151,4 +151,4 @@ class Ledger:
                     where=str(self.path),
                     hint="restore the file from a backup; until then nothing with a budget is evaluated",
                 ) from None
-        return found
+        return entries

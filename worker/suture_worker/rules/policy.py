@@ -203,8 +203,8 @@ def budget_of(rule: Rule, action: Action) -> int | None:
     """Return how often in a month `rule` allows something, None for what is not counted."""
     if action not in SPENT:
         return None
-    given = {"evaluate": rule.evaluations_per_month, "contribute": rule.contributions_per_month}[action]
-    return BUDGET if given is None else given
+    limit = {"evaluate": rule.evaluations_per_month, "contribute": rule.contributions_per_month}[action]
+    return BUDGET if limit is None else limit
 
 
 def terms_of(
@@ -216,9 +216,9 @@ def terms_of(
     """
     rule = allowed.rule
     others = [
-        one
+        other
         for action in ("fit", "evaluate")
-        for _, one in rules_for(Asked(asked.party, action), allowed.dataset, config)
+        for _, other in rules_for(Asked(asked.party, action), allowed.dataset, config)
     ]
     parties = [model.party for model in asked.models if model.party is not None]
     return Terms(
