@@ -46,7 +46,7 @@ def incompatibilities(models: Sequence[tuple[str, ModelMetadata]]) -> list[str]:
             problems.append(f"{first_name} reads {ours.format}, {name} reads {theirs.format}")
         if len(ours.spatial_shape) != len(theirs.spatial_shape):
             problems.append(f"{first_name} reads {_size(ours)}, {name} reads {_size(theirs)}")
-        outputs = [next(iter(one.outputs.values())).num_channels for one in (first, metadata)]
+        outputs = [next(iter(model.outputs.values())).num_channels for model in (first, metadata)]
         if first.task == "regression" and outputs[0] != outputs[1]:
             problems.append(f"{first_name} predicts {outputs[0]} value(s), {name} {outputs[1]}")
     labels = [(name, metadata.labels or ()) for name, metadata in models]
@@ -57,10 +57,10 @@ def incompatibilities(models: Sequence[tuple[str, ModelMetadata]]) -> list[str]:
 
 def check_labels(labels: Sequence[str]) -> None:
     """Raise `SutureError` `metadata.labels_alike` if two labels of one model would be taken for the same."""
-    for one, other in alike(labels)[:1]:
+    for label, other in alike(labels)[:1]:
         raise SutureError(
             "metadata.labels_alike",
-            f"the labels {spelt(one)} and {spelt(other)} {WRITTEN}",
+            f"the labels {spelt(label)} and {spelt(other)} {WRITTEN}",
             where="labels",
             hint=f"rename one so that people can tell them apart, see {PAGE}",
         )
@@ -78,7 +78,7 @@ def ensemble_input(inputs: Sequence[InputSpec]) -> InputSpec:
         update={
             "num_channels": len(names) if names else widest.num_channels,
             "channels": names,
-            "spatial_shape": tuple(max((one for one in own if one is not None), default=None) for own in sizes),
+            "spatial_shape": tuple(max((size for size in own if size is not None), default=None) for own in sizes),
             "value_range": next((spec.value_range for spec in inputs if spec.value_range is not None), None),
             "preprocessing": None,
             "dtype": "float32",
@@ -151,11 +151,11 @@ def channel_weights(
 def _differing_spellings(kind: str, models: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
     """Say which names of labels or channels were probably meant to be the same: they are matched by name alone."""
     return [
-        f"the {kind} {spelt(one)} of {name} and {spelt(other)} of {another} {WRITTEN}: if they mean the same, publish "
+        f"the {kind} {spelt(our)} of {name} and {spelt(their)} of {another} {WRITTEN}: if they mean the same, publish "
         f"one model again with the other's {kind}s in its suture.json; if not, rename one"
         for index, (name, ours) in enumerate(models)
         for another, theirs in models[index + 1 :]
-        for one, other in alike(ours, theirs)[:3]
+        for our, their in alike(ours, theirs)[:3]
     ]
 
 
@@ -163,7 +163,7 @@ def _differing_inputs(inputs: Sequence[tuple[str, InputSpec]]) -> list[str]:
     """Say which inputs cannot be computed from the ensemble's; all have the same kind and number of axes."""
     problems = []
     whole = ensemble_input([spec for _, spec in inputs])
-    widest = max(inputs, key=lambda one: one[1].num_channels)
+    widest = max(inputs, key=lambda entry: entry[1].num_channels)
     for name, spec in inputs:
         try:
             channel_weights((whole.num_channels, whole.channels), (spec.num_channels, spec.channels), spec.format)
@@ -181,8 +181,8 @@ def _differing_inputs(inputs: Sequence[tuple[str, InputSpec]]) -> list[str]:
         )
     stated = {name: spec.value_range is not None for name, spec in inputs}
     if len(set(stated.values())) > 1 and whole.format != "table":
-        with_range = next(name for name, said in stated.items() if said)
-        without = next(name for name, said in stated.items() if not said)
+        with_range = next(name for name, has_range in stated.items() if has_range)
+        without = next(name for name, has_range in stated.items() if not has_range)
         problems.append(f"{with_range} says the range of the values it reads (`value_range`), {without} does not")
     return problems
 

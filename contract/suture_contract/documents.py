@@ -253,12 +253,15 @@ class SplitScores(_Closed):
 
     @model_validator(mode="after")
     def _classes_are_parts(self) -> SplitScores:
-        if any(one.n > self.n for one in self.classes.values()):
+        if any(class_scores.n > self.n for class_scores in self.classes.values()):
             raise ValueError("classes: one has more samples than the split")
-        counted = [(self.patients, self.n), *((one.patients, one.n) for one in self.classes.values())]
+        counted = [
+            (self.patients, self.n),
+            *((class_scores.patients, class_scores.n) for class_scores in self.classes.values()),
+        ]
         if any((patients or 0) > n for patients, n in counted):
             raise ValueError("patients: there are more of them than samples")
-        if any(one.scores.keys() != self.scores.keys() for one in self.classes.values()):
+        if any(class_scores.scores.keys() != self.scores.keys() for class_scores in self.classes.values()):
             raise ValueError("classes: each is measured with every candidate")
         return self
 

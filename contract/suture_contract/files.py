@@ -24,24 +24,24 @@ def trouble(error: OSError, *, where: str | os.PathLike[str] | None = None, code
     number = error.errno
     place = str(where or error.filename or "") or None
     if number in _FULL:
-        found, words, hint = "disk.full", "the disk, or what may be written to it, is full", "make room and try again"
+        default, words, hint = "disk.full", "the disk, or what may be written to it, is full", "make room and try again"
     elif number == errno.EROFS:
-        found, words, hint = "disk.read_only", "this place is read-only", "name a place that can be written to"
+        default, words, hint = "disk.read_only", "this place is read-only", "name a place that can be written to"
     elif number in _DENIED:
-        found, words = "file.denied", "this account has no right to it"
+        default, words = "file.denied", "this account has no right to it"
         hint = "check the owner and the rights, or name another place"
     elif number == errno.ENOENT:
-        found, words, hint = "file.missing", "there is no such file or folder", "check the path"
+        default, words, hint = "file.missing", "there is no such file or folder", "check the path"
     elif number in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
-        found, hint = "file.kind", "check the path, or name another place"
+        default, hint = "file.kind", "check the path, or name another place"
         words = "there is a file where a folder should be, or the other way round"
     elif number in _NO_LOCKS:
-        found, words = "disk.no_locks", "this file system does not lock files, as some network drives do not"
+        default, words = "disk.no_locks", "this file system does not lock files, as some network drives do not"
         hint = "use a folder on a local disk, or mount it with locks (NFS version 4)"
     else:
-        found, words = "file.unusable", error.strerror or type(error).__name__
+        default, words = "file.unusable", error.strerror or type(error).__name__
         hint = "check the path and the disk"
-    return SutureError(code or found, words, where=place, hint=hint)
+    return SutureError(code or default, words, where=place, hint=hint)
 
 
 @contextmanager

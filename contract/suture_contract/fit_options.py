@@ -40,9 +40,9 @@ class FitOptions(BaseModel):
     refine_candidates: int = Field(default=4, ge=1, le=64, description="How many candidates are trained.")
 
     @classmethod
-    def read(cls, given: Mapping[str, Any]) -> FitOptions:
-        """Return the options that `given` states; raises `SutureError` `job.options` naming the first that is wrong."""
-        unknown = next((name for name in given if name not in cls.model_fields), None)
+    def read(cls, document: Mapping[str, Any]) -> FitOptions:
+        """Return the options in `document`; raises `SutureError` `job.options` naming the first that is wrong."""
+        unknown = next((name for name in document if name not in cls.model_fields), None)
         if unknown is not None:
             raise SutureError(
                 "job.options",
@@ -51,11 +51,11 @@ class FitOptions(BaseModel):
                 hint=did_you_mean(str(unknown), cls.model_fields, page=PAGE),
             )
         try:
-            return cls.model_validate(given)
+            return cls.model_validate(document)
         except ValidationError as error:
-            found = problems_of(error.errors(include_url=False), cls, values=True)[0]
+            problem = problems_of(error.errors(include_url=False), cls, values=True)[0]
             raise SutureError(
-                "job.options", found.message, where=f"options.{found.field}", hint=f"see {PAGE}"
+                "job.options", problem.message, where=f"options.{problem.field}", hint=f"see {PAGE}"
             ) from None
 
     def stated(self) -> dict[str, Any]:

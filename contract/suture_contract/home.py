@@ -24,9 +24,9 @@ def make(folder: Path, *, code: str) -> Path:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        found = trouble(error, where=folder)
+        problem = trouble(error, where=folder)
         hint = "set HOME, or XDG_CONFIG_HOME and XDG_CACHE_HOME, to folders that you may write to"
-        raise SutureError(code, found.message, where=found.where, hint=hint) from None
+        raise SutureError(code, problem.message, where=problem.where, hint=hint) from None
     return folder
 
 

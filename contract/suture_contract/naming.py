@@ -37,11 +37,11 @@ def alike(ours: Sequence[str], theirs: Sequence[str] | None = None) -> list[tupl
     Two that stand in one list are told apart there, so they are no pair between the lists.
     """
     if theirs is None:
-        pairs = [(one, other) for index, one in enumerate(ours) for other in ours[index + 1 :]]
+        pairs = [(name, other) for index, name in enumerate(ours) for other in ours[index + 1 :]]
     else:
-        pairs = [(one, other) for one in ours if one not in theirs for other in theirs if other not in ours]
+        pairs = [(name, other) for name in ours if name not in theirs for other in theirs if other not in ours]
     folds = {name: folded(name) for pair in pairs for name in pair}
-    return [(one, other) for one, other in pairs if folds[one] == folds[other]]
+    return [(name, other) for name, other in pairs if folds[name] == folds[other]]
 
 
 def spelt(name: str) -> str:
@@ -52,10 +52,10 @@ def spelt(name: str) -> str:
 def nearest(name: str, known: Iterable[str]) -> list[str]:
     """Return the known names that `name` may stand for, the likeliest first, at most three."""
     by_fold: dict[str, list[str]] = {}
-    for one in known:
-        by_fold.setdefault(folded(one), []).append(one)
-    found = difflib.get_close_matches(folded(name), by_fold, n=3, cutoff=0.6)
-    return [one for fold in found for one in by_fold[fold]][:3]
+    for known_name in known:
+        by_fold.setdefault(folded(known_name), []).append(known_name)
+    folds = difflib.get_close_matches(folded(name), by_fold, n=3, cutoff=0.6)
+    return [known_name for fold in folds for known_name in by_fold[fold]][:3]
 
 
 def did_you_mean(name: str, known: Iterable[str], *, page: str | None = None) -> str:
@@ -63,7 +63,7 @@ def did_you_mean(name: str, known: Iterable[str], *, page: str | None = None) ->
     known = list(dict.fromkeys(known))
     close = nearest(name, known)
     if close:
-        text = f"did you mean {' or '.join(repr(one) for one in close)}?"
+        text = f"did you mean {' or '.join(repr(known_name) for known_name in close)}?"
         return f"{text} See {page}" if page else text
     more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
     text = f"there are: {', '.join(known[:_LISTED])}{more}" if known else "there are none"
@@ -129,7 +129,7 @@ def _fields(model: Any, place: Sequence[int | str]) -> list[str]:
     """Return the names of the fields that the document of type `model` may have at `place`."""
     kinds = _models(model)
     for part in place:
-        inside = [kind for one in kinds for name, kind in _named(one).items() if name == part]
+        inside = [kind for parent in kinds for name, kind in _named(parent).items() if name == part]
         kinds = [kind for annotation in inside for kind in _models(annotation)] or kinds
     return [name for kind in kinds for name in _named(kind)]
 

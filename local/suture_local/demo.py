@@ -97,7 +97,7 @@ def run(root: Path, console: Console, *, story: Story = digits.STORY, seed: int 
         "trust whoever built the models says epsilon and delta in its rule instead.",
         soft_wrap=True,
     )
-    met = _told(story, judged, report, console)
+    met = _meets_targets(story, judged, report, console)
     console.print(
         f"{time.monotonic() - started:.0f} s; everything is stopped. Look at {root / 'report.html'}", soft_wrap=True
     )
@@ -164,18 +164,18 @@ def _predict(model: Module, repo: str, story: Story, data: PartyData, console: C
     with torch.no_grad():
         probabilities = model(torch.from_numpy(inputs[:1]))[0]
     best = int(probabilities.argmax())
-    told = story.prediction.format(
-        found=story.labels[best], probability=float(probabilities[best]), truth=story.labels[truth[0]]
+    prediction = story.prediction.format(
+        label=story.labels[best], probability=float(probabilities[best]), truth=story.labels[truth[0]]
     )
-    console.print(f"[bold]a prediction[/] by {repo}, a torch.nn.Module: {told}", soft_wrap=True)
+    console.print(f"[bold]a prediction[/] by {repo}, a torch.nn.Module: {prediction}", soft_wrap=True)
 
 
-def _told(story: Story, judged: Mapping[str, Judged], report: Report, console: Console) -> bool:
+def _meets_targets(story: Story, judged: Mapping[str, Judged], report: Report, console: Console) -> bool:
     """Say what the shipped file does and which targets it meets; return whether it meets them all."""
-    for party, found in judged.items():
+    for party, judgement in judged.items():
         console.print(
-            f"[bold]the shipped file on {party}'s {found.n} test {story.sample}s[/]: {found.shipped:.1%} right, "
-            f"{party}'s own model {found.own:.1%}, the plain ensemble {found.plain:.1%}",
+            f"[bold]the shipped file on {party}'s {judgement.n} test {story.sample}s[/]: {judgement.shipped:.1%} "
+            f"right, {party}'s own model {judgement.own:.1%}, the plain ensemble {judgement.plain:.1%}",
             soft_wrap=True,
         )
     reached = story.targets(judged, report)

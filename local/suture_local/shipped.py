@@ -51,8 +51,8 @@ def _judged(party: str, models: Mapping[str, nn.Module], shipped: nn.Module, dat
         alone = {name: model(x).softmax(1) for name, model in models.items()}
         outputs = (alone[party], torch.stack(list(alone.values())).mean(0), shipped(x))
     right = np.stack([(output.argmax(1).numpy() == truth).astype(np.float64) for output in outputs])
-    (own, _), (plain, _), (found, over) = intervals(right, (0, 1), seed=0)
-    return Judged(len(truth), own.value, plain.value, found.value, over[0], over[1])
+    (own, _), (plain, _), (stitched, over) = intervals(right, (0, 1), seed=0)
+    return Judged(len(truth), own.value, plain.value, stitched.value, over[0], over[1])
 
 
 @dataclass(frozen=True)

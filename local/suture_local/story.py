@@ -56,18 +56,19 @@ class Target:
     """One thing that the shipped file must reach: a paired difference, judged by its interval."""
 
     what: str
-    found: Interval
+    difference: Interval
     wanted: Wanted
 
     @property
     def met(self) -> bool:
         """Whether it is reached."""
         if self.wanted == "above":
-            return self.found.low > 0
-        return self.wanted == "shown" or self.found.high >= 0 or self.found.value >= -MARGIN
+            return self.difference.low > 0
+        return self.wanted == "shown" or self.difference.high >= 0 or self.difference.value >= -MARGIN
 
     def __str__(self) -> str:
-        value, low, high = (f"{100 * at:+.1f}" for at in (self.found.value, self.found.low, self.found.high))
+        interval = self.difference
+        value, low, high = (f"{100 * at:+.1f}" for at in (interval.value, interval.low, interval.high))
         wanted = {
             "above": "wanted above zero",
             "reaches": f"wanted reaching zero, or at least {-100 * MARGIN:+g}",
@@ -88,7 +89,7 @@ class Story:
     opening: str
     #: One sample, as people say: image.
     sample: str
-    #: A prediction, with `{found}`, its `{probability}`, and the `{truth}`.
+    #: A prediction, with `{label}`, its `{probability}`, and the `{truth}`.
     prediction: str
     #: The parties' samples for a seed.
     divide: Callable[[int], Mapping[str, PartyData]]

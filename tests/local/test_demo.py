@@ -12,7 +12,7 @@ from suture.report_table import report_table
 from suture_contract.documents import Interval, Report
 from suture_contract.errors import SutureError
 from suture_local import digits
-from suture_local.demo import _clean, _told
+from suture_local.demo import _clean, _meets_targets
 from suture_local.installation import Installation
 from suture_local.story import Judged
 
@@ -56,7 +56,7 @@ def test_the_demo_says_what_the_shipped_file_does_and_what_it_misses(shipped_rig
     north = north.model_copy(update={"gains": {"routed": over_own} if met else {}})
     found = found.model_copy(update={"parties": {**found.parties, "north": north}})
     output = io.StringIO()
-    assert _told(digits.STORY, judged, found, Console(file=output, width=80)) is met
+    assert _meets_targets(digits.STORY, judged, found, Console(file=output, width=80)) is met
     lines = output.getvalue().splitlines()
     told = f"the shipped file on north's 269 test images: {shipped_right:.1%} right, north's own model 80.0%"
     assert told in lines[0]

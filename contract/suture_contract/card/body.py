@@ -51,8 +51,8 @@ def _sizes(metadata: ModelMetadata) -> list[str]:
     rows = [["", ""], ["task", metadata.task]]
     for name, spec in metadata.inputs.items():
         size = " x ".join("any" if part is None else str(part) for part in spec.spatial_shape)
-        told = [spec.format, f"{spec.num_channels} channel(s)", size, line(spec.modality or "")]
-        rows.append([f"input {line(name)}", ", ".join(part for part in told if part)])
+        parts = [spec.format, f"{spec.num_channels} channel(s)", size, line(spec.modality or "")]
+        rows.append([f"input {line(name)}", ", ".join(part for part in parts if part)])
         if spec.channels is not None:
             rows.append(["channels", _listed(spec.channels)])
         if spec.spacing is not None:
@@ -65,8 +65,8 @@ def _sizes(metadata: ModelMetadata) -> list[str]:
                 for numbers in (spec.preprocessing.mean, spec.preprocessing.std)
             )
             rows.append(["before the model", f"subtract {mean}; then divide by {std}"])
-    for name, given in metadata.outputs.items():
-        rows.append([f"output {line(name)}", f"{given.format}, {given.num_channels} channel(s)"])
+    for name, output in metadata.outputs.items():
+        rows.append([f"output {line(name)}", f"{output.format}, {output.num_channels} channel(s)"])
     if metadata.labels is not None:
         rows.append(["labels", _listed(metadata.labels)])
     rows.append(["license", line(metadata.license)])
@@ -82,17 +82,17 @@ def _training_data(metadata: ModelMetadata) -> list[str]:
     data = metadata.training_data
     if data is None:
         return ["See the models it was made of." if metadata.lineage is not None else "Not stated."]
-    told = [paragraphs(data.description or ""), f"{data.n:,} samples." if data.n is not None else ""]
-    return [part for part in told if part] or ["Not stated."]
+    parts = [paragraphs(data.description or ""), f"{data.n:,} samples." if data.n is not None else ""]
+    return [part for part in parts if part] or ["Not stated."]
 
 
 def _measured(metadata: ModelMetadata) -> list[str]:
     data = metadata.eval_data
-    told = "Measured by " + ("the authors" if metadata.lineage is None else "each party") + " on data of their own"
-    told += f": {data.n:,} samples ({data.split})." if data is not None else "; on how much is not stated."
+    text = "Measured by " + ("the authors" if metadata.lineage is None else "each party") + " on data of their own"
+    text += f": {data.n:,} samples ({data.split})." if data is not None else "; on how much is not stated."
     rows = [["metric", "value"], *([line(name), f"{value:g}"] for name, value in (metadata.eval_metrics or {}).items())]
     about = paragraphs(data.description or "") if data is not None else ""
-    return [told, *([about] if about else []), "\n".join(table(rows))]
+    return [text, *([about] if about else []), "\n".join(table(rows))]
 
 
 def _party_table(report: Report) -> list[str]:
@@ -100,26 +100,39 @@ def _party_table(report: Report) -> list[str]:
     report = complete(report)
     parties = sorted(report.parties, key=lambda party: (party != report.requester, party))
     measured = [report.parties[party] for party in parties]
-    heads = (f"{line(party)}: {one.metric.replace('_', ' ')}" for party, one in zip(parties, measured, strict=True))
+    heads = (
+        f"{line(party)}: {party_report.metric.replace('_', ' ')}"
+        for party, party_report in zip(parties, measured, strict=True)
+    )
     rows = [["model", *heads]]
     for row in rows_of(report, parties):
-        found = [one.rows.get(row) for one in measured]
-        cells = ["" if one is None else f"{one.value:.3f} [{one.low:.3f}, {one.high:.3f}]" for one in found]
+        intervals = [party_report.rows.get(row) for party_report in measured]
+        cells = [
+            "" if interval is None else f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+            for interval in intervals
+        ]
         rows.append([line(name_of(row, report)), *cells])
-    rows.append(["test samples (n)", *(samples(one) for one in measured)])
+    rows.append(["test samples (n)", *(samples(party_report) for party_report in measured)])
     rows.append(["verdict", *(decision(report, party).lower() for party in parties)])
-    missing = [f"- {line(one.party)} {REASONS[one.reason]}" for one in report.missing]
-    missing += [f"- {line(one.party)} {contributed(one)}" for one in report.contributions or ()]
-    missing += [f"- {line(words)}" for words in assumed(report)]
-    said = [line(f"{headline(report)}.")]
-    if report.requester in report.parties:
-        said.append(line(" ".join([sentence(report, report.requester), *remarks(report, report.requester)])))
-    trained = [
-        line(" ".join([training_words(one, party), *warnings(one, party)]))
-        for party, one in zip(parties, measured, strict=True)
-        if "own" in one.rows
+    missing = [f"- {line(absent.party)} {REASONS[absent.reason]}" for absent in report.missing]
+    missing += [
+        f"- {line(contribution.party)} {contributed(contribution)}" for contribution in report.contributions or ()
     ]
-    return [*said, " ".join([_PARTIES, *trained]), "\n".join(table(rows)), *(["\n".join(missing)] if missing else [])]
+    missing += [f"- {line(words)}" for words in assumed(report)]
+    summary = [line(f"{headline(report)}.")]
+    if report.requester in report.parties:
+        summary.append(line(" ".join([sentence(report, report.requester), *remarks(report, report.requester)])))
+    trained = [
+        line(" ".join([training_words(party_report, party), *warnings(party_report, party)]))
+        for party, party_report in zip(parties, measured, strict=True)
+        if "own" in party_report.rows
+    ]
+    return [
+        *summary,
+        " ".join([_PARTIES, *trained]),
+        "\n".join(table(rows)),
+        *(["\n".join(missing)] if missing else []),
+    ]
 
 
 def _made_of(metadata: ModelMetadata) -> list[str]:

@@ -57,11 +57,11 @@ def _divide(text: str) -> tuple[str | None, str]:
     inside = start.lstrip(_LINES)
     if start == opened or inside == start:
         return None, text
-    if (found := _AFTER_LINE.search(inside)) is not None:
-        return inside[: found.start()].rstrip(_LINES), inside[found.end() :]
+    if (fence := _AFTER_LINE.search(inside)) is not None:
+        return inside[: fence.start()].rstrip(_LINES), inside[fence.end() :]
     # Empty lines alone, then the end.
-    found = _END.match(inside) if len(start) - len(inside) > 1 else None
-    return ("", inside[found.end() :]) if found is not None else (None, text)
+    fence = _END.match(inside) if len(start) - len(inside) > 1 else None
+    return ("", inside[fence.end() :]) if fence is not None else (None, text)
 
 
 def _read(block: str, where: str) -> dict[str, Any]:

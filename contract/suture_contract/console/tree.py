@@ -47,8 +47,8 @@ class Commands(TyperGroup):
 
     table: Mapping[str, Entry] = {}
 
-    def __init__(self, **given: Any) -> None:
-        super().__init__(**given)
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
         for name, entry in self.table.items():
             self.add_command(_made(name, entry) if isinstance(entry, typer.Typer) else _stub(name, entry.help), name)
 
@@ -69,7 +69,7 @@ class Commands(TyperGroup):
         if not isinstance(entry, Lazy | Joined):
             return self.commands[name]
         with needs(entry.extra, f"suture {name}") if entry.extra else nullcontext():
-            return _made(name, _found(entry.where) if isinstance(entry, Lazy) else _joined(name, entry))
+            return _made(name, _imported(entry.where) if isinstance(entry, Lazy) else _joined(name, entry))
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
@@ -77,11 +77,11 @@ class Commands(TyperGroup):
             with self._what_is_missing_named(ctx):
                 return super().invoke(ctx)
         except SutureError as error:
-            raise _told(error, ctx) from None
+            raise _exit_for(error, ctx) from None
         except OSError as error:
             if error.errno == errno.EPIPE:  # whoever read our output has gone
                 raise
-            raise _told(trouble(error), ctx) from None
+            raise _exit_for(trouble(error), ctx) from None
         except Exception as error:
             if type(error).__module__.partition(".")[0] in ("typer", "click"):  # a wrong command line, or its end
                 raise
@@ -89,7 +89,7 @@ class Commands(TyperGroup):
                 raise
             from suture_contract.console.unforeseen import unforeseen
 
-            raise _told(unforeseen(error), ctx) from None
+            raise _exit_for(unforeseen(error), ctx) from None
 
     @contextmanager
     def _what_is_missing_named(self, ctx: Any) -> Iterator[None]:
@@ -103,7 +103,7 @@ class Commands(TyperGroup):
                 raise error
 
 
-def _told(error: SutureError, context: Any) -> typer.Exit:
+def _exit_for(error: SutureError, context: Any) -> typer.Exit:
     """Print what is wrong, and return what ends the command."""
     from suture_contract.console.terminal import Format, show_error
 
@@ -128,9 +128,9 @@ def group(text: str, commands: Mapping[str, Entry] | None = None, *, completion:
     )
 
 
-def walk(command: Any, path: tuple[str, ...] = (), told: str = "") -> Iterator[tuple[tuple[str, ...], str, Any]]:
+def walk(command: Any, path: tuple[str, ...] = (), summary: str = "") -> Iterator[tuple[tuple[str, ...], str, Any]]:
     """Yield every command below `command`, imported, with its path and what its group's help tells of it."""
-    yield path, told, command
+    yield path, summary, command
     for name, stub in getattr(command, "commands", {}).items():
         yield from walk(command.load(name), (*path, name), stub.help or "")
 
@@ -139,7 +139,7 @@ def _stub(name: str, text: str) -> TyperCommand:
     return TyperCommand(name=name, help=text)
 
 
-def _found(where: str) -> Any:
+def _imported(where: str) -> Any:
     module, _, name = where.partition(":")
     return getattr(import_module(module), name)
 
@@ -150,11 +150,11 @@ def _joined(name: str, entry: Joined) -> Any:
     raise not_installed("what this command belongs to", entry.extra, f"suture {name}")
 
 
-def _made(name: str, found: Any) -> Any:
+def _made(name: str, target: Any) -> Any:
     """Return the command of a function, or the group of a `typer.Typer`."""
     around = typer.Typer(rich_markup_mode=None)
-    if isinstance(found, typer.Typer):
-        around.add_typer(found, name=name)
+    if isinstance(target, typer.Typer):
+        around.add_typer(target, name=name)
     else:
-        around.command(name)(found)
+        around.command(name)(target)
     return get_group(around).commands[name]

@@ -36,7 +36,9 @@ def check_finite(
     for name, info in header.tensors.items():
         if info.dtype not in _HIGHEST:
             continue
-        numbers = [one for piece in _pieces(read, info, header.data_start) for one in _suspicious(piece, info.dtype)]
+        numbers = [
+            number for piece in _pieces(read, info, header.data_start) for number in _suspicious(piece, info.dtype)
+        ]
         if not numbers:
             continue
         nan = any(map(math.isnan, numbers))

@@ -138,17 +138,17 @@ def find_model(path: str | os.PathLike[str]) -> Path:
     path = Path(path)
     if not path.is_dir():
         return path
-    found = sorted(path.glob("*.safetensors"))
-    if path / MODEL in found:
+    paths = sorted(path.glob("*.safetensors"))
+    if path / MODEL in paths:
         return path / MODEL
-    if len(found) != 1:
+    if len(paths) != 1:
         raise SutureError(
             "model.unreadable",
-            f"the folder holds {len(found) or 'no'} .safetensors files, and none is named {MODEL}",
+            f"the folder holds {len(paths) or 'no'} .safetensors files, and none is named {MODEL}",
             where=str(path),
             hint="name the file itself; other formats must be exported first, with suture export or portable.export",
         )
-    return found[0]
+    return paths[0]
 
 
 def check_file(path: str | Path) -> PortableHeader:

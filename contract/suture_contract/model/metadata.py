@@ -147,9 +147,9 @@ class InputSpec(_Closed):
             "channel_def": (self.channels, self.num_channels, "channel"),
             "spacing": (self.spacing, len(self.spatial_shape), "axis of spatial_shape"),
         }
-        for name, (found, wanted, per) in entries.items():
-            if found is not None and len(found) != wanted:
-                raise ValueError(f"{name}: one entry per {per} is needed, {wanted}, not {len(found)}")
+        for name, (values, wanted, per) in entries.items():
+            if values is not None and len(values) != wanted:
+                raise ValueError(f"{name}: one entry per {per} is needed, {wanted}, not {len(values)}")
         if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
             raise ValueError("value_range: the first number must be the smaller one")
         return self

@@ -53,10 +53,10 @@ def check_output_format(graph: Graph, metadata: ModelMetadata, *, where: str = "
     if len(metadata.outputs) != 1 or metadata.task == "regression":
         return
     name, stated = next(iter(metadata.outputs.items()))
-    if stated.format == "logits" and (found := squashed_by(graph)) is not None:
+    if stated.format == "logits" and (activation := squashed_by(graph)) is not None:
         raise SutureError(
             "metadata.output",
-            f"outputs.{name}.format is logits, but the network ends in a {found}, which gives probabilities",
+            f"outputs.{name}.format is logits, but the network ends in a {activation}, which gives probabilities",
             where=where,
             hint="export it again with --output probabilities, or output='probabilities'; or leave out its last layer",
         )

@@ -228,15 +228,15 @@ def verify(
                 where=where,
                 hint="do not use it; tell whoever published it",
             ) from None
-    found = _signed(key, reading.statement, where)
-    if repo is not None and found.name not in (None, repo):
+    signed = _signed(key, reading.statement, where)
+    if repo is not None and signed.name not in (None, repo):
         raise SutureError(
             "signature.name",
-            f"{key.name} signed these files as {found.name}, and here they are called {repo}",
+            f"{key.name} signed these files as {signed.name}, and here they are called {repo}",
             where=where,
             hint=f"do not use it as {repo}; an owner who has renamed it publishes it anew, signed for the new name",
         )
-    return found
+    return signed
 
 
 def _signed(key: PublicKey, statement: dict[str, Any], where: str) -> Signed:

@@ -21,13 +21,14 @@ REPEATED = (
 
 def assumed(report: Report) -> list[str]:
     """Say of the fit and of each party's numbers what was assumed or spent; nothing of reports that do not say."""
-    said = [f"Fit at {report.requester}: {words}" for words in _words(report.privacy, report.trusted)]
+    sentences = [f"Fit at {report.requester}: {words}" for words in _words(report.privacy, report.trusted)]
     for party in sorted(report.parties, key=lambda party: (party != report.requester, party)):
-        found = report.parties[party]
-        said += [f"Numbers of {party}: {words}" for words in _words(found.privacy, found.trusted)]
-    if any(one.key is not None for found in report.parties.values() for one in found.trusted or ()):
-        said.append(REPEATED)
-    return said
+        party_report = report.parties[party]
+        sentences += [f"Numbers of {party}: {words}" for words in _words(party_report.privacy, party_report.trusted)]
+    trusted = [author for party_report in report.parties.values() for author in party_report.trusted or ()]
+    if any(author.key is not None for author in trusted):
+        sentences.append(REPEATED)
+    return sentences
 
 
 def spent(privacy: Privacy) -> str:
@@ -37,7 +38,10 @@ def spent(privacy: Privacy) -> str:
 
 def trusts(trusted: Sequence[Trusted]) -> str:
     """Say whose models are trusted, and how they are known to be theirs."""
-    named = [f"{one.party} ({'own models' if one.key is None else f'key {one.key[:_FINGERPRINT]}'})" for one in trusted]
+    named = [
+        f"{entry.party} ({'own models' if entry.key is None else f'key {entry.key[:_FINGERPRINT]}'})"
+        for entry in trusted
+    ]
     return f"exact, no noise; it trusts {', '.join(named)} not to have built models that carry patients out"
 
 

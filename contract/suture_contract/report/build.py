@@ -75,7 +75,7 @@ def build(
         for party, evaluation in evaluations.items()
     }
     front = frozenset(choice.front)
-    said = in_words_of(candidates, parties_of_members)
+    words = in_words_of(candidates, parties_of_members)
     return Report(
         requester=requester,
         parties=parties,
@@ -84,8 +84,8 @@ def build(
             CandidateReport(
                 id=candidate.id,
                 kind=candidate.kind,
-                label=said[candidate.id].label,
-                words=said[candidate.id].words,
+                label=words[candidate.id].label,
+                words=words[candidate.id].words,
                 metrics={party: scores[party][candidate.id].value for party in evaluations},
                 front=candidate.id in front,
             )
@@ -113,8 +113,8 @@ def in_words_of(candidates: CandidateSet, parties_of_members: Sequence[str]) -> 
     """Say of each candidate, by its id, what it is; `parties_of_members` names the owner of each member."""
     names, last = member_names(candidates.members, parties_of_members), _last_places(candidates)
     return {
-        one.id: Words(describe(one, names)[:_LABEL], in_words(one, names, last)[:_WORDS])
-        for one in candidates.candidates
+        candidate.id: Words(describe(candidate, names)[:_LABEL], in_words(candidate, names, last)[:_WORDS])
+        for candidate in candidates.candidates
     }
 
 
@@ -172,7 +172,9 @@ def _points(match: Match) -> frozenset[str]:
 def _last_places(candidates: CandidateSet) -> frozenset[str]:
     """Return the points of the match that lies the furthest behind in the networks: nodes are numbered as they run."""
     matches = [match for candidate in candidates.candidates for match in candidate.matches]
-    depths = {_points(one): sum(int(point[1:].partition(".")[0]) for point in one.points.values()) for one in matches}
+    depths = {
+        _points(match): sum(int(point[1:].partition(".")[0]) for point in match.points.values()) for match in matches
+    }
     return max(depths, key=lambda points: depths[points], default=frozenset())
 
 
@@ -202,13 +204,16 @@ def _shown(candidates: Mapping[str, Candidate], evaluations: Mapping[str, Evalua
     The best is that of the best mean over all parties' validation data.
     """
     shown = {}
-    found = [(1 if one.higher_is_better else -1, one.splits.get("validation")) for one in evaluations.values()]
+    validations = [
+        (1 if evaluation.higher_is_better else -1, evaluation.splits.get("validation"))
+        for evaluation in evaluations.values()
+    ]
     for kind in ("routed", "stitched"):
         ids = [candidate.id for candidate in candidates.values() if candidate.kind == kind]
         if chosen in ids:
             shown[kind] = chosen
-        elif ids and all(one and set(ids) <= one.scores.keys() for _, one in found):
-            means = {id: sum(sign * one.scores[id].value for sign, one in found if one) for id in ids}
+        elif ids and all(scores and set(ids) <= scores.scores.keys() for _, scores in validations):
+            means = {id: sum(sign * scores.scores[id].value for sign, scores in validations if scores) for id in ids}
             shown[kind] = max(ids, key=lambda id: means[id])
     return shown
 
@@ -249,11 +254,11 @@ def _party_report(
         classes=tuple(
             ClassReport(
                 label=labels[int(label)],
-                n=one.n,
-                patients=one.patients,
-                rows={row: one.scores[id] for row, id in ids.items()},
+                n=class_scores.n,
+                patients=class_scores.patients,
+                rows={row: class_scores.scores[id] for row, id in ids.items()},
             )
-            for label, one in sorted(test.classes.items(), key=lambda item: int(item[0]))
+            for label, class_scores in sorted(test.classes.items(), key=lambda item: int(item[0]))
             if int(label) < len(labels)
         ),
     )

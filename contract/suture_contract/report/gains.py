@@ -34,9 +34,9 @@ class Gain:
 
 def gains_of(report: Report, party: str) -> list[Gain]:
     """Return the gains at a party over its own model, the plain and the routed ensemble, as far as they are there."""
-    found = report.parties[party]
-    same = same_as_chosen(report, found, chosen_of(report))
-    return [_gain(found, row, over) for row, over in _MEASURES if row in found.rows and row != same]
+    party_report = report.parties[party]
+    same = same_as_chosen(report, party_report, chosen_of(report))
+    return [_gain(party_report, row, over) for row, over in _MEASURES if row in party_report.rows and row != same]
 
 
 def decision(report: Report, party: str) -> str:
@@ -54,40 +54,42 @@ def decision(report: Report, party: str) -> str:
 
 def sentence(report: Report, party: str) -> str:
     """Say in one sentence what the chosen model reaches at a party, and what it gains over simpler ones."""
-    found, chosen = report.parties[party], chosen_of(report)
-    scale = scale_of(found.metric)
-    same = same_as_chosen(report, found, chosen)
+    party_report, chosen = report.parties[party], chosen_of(report)
+    scale = scale_of(party_report.metric)
+    same = same_as_chosen(report, party_report, chosen)
     what = "Its own model stays the choice and" if same == "own" else "The chosen model"
-    text = f"{what} reaches {scale.text(found.rows['chosen'].value)} ({scale.name}) on {party}'s test data"
-    told = [_against(gain, scale) for gain in gains_of(report, party)]
-    return f"{text}: {_listed(told)}." if told else f"{text}."
+    text = f"{what} reaches {scale.text(party_report.rows['chosen'].value)} ({scale.name}) on {party}'s test data"
+    comparisons = [_against(gain, scale) for gain in gains_of(report, party)]
+    return f"{text}: {_listed(comparisons)}." if comparisons else f"{text}."
 
 
 def remarks(report: Report, party: str) -> list[str]:
     """Say what follows from a party's gains: that there is none, or that a stitch gives no more than routing does."""
-    chosen, found = chosen_of(report), report.parties[party]
+    chosen, party_report = chosen_of(report), report.parties[party]
     gains = {gain.row: gain for gain in gains_of(report, party)}
-    said = []
+    sentences = []
     first = next(iter(gains.values()), None)
-    if found.verdict == "adopt" and first is not None and first.row != "routed" and first.none_shown:
-        said.append(
-            f"No gain over {first.over} is shown on these {samples(found, ' samples')}: adopting it does {party} no "
-            "harm that they show, and no good either."
+    if party_report.verdict == "adopt" and first is not None and first.row != "routed" and first.none_shown:
+        sentences.append(
+            f"No gain over {first.over} is shown on these {samples(party_report, ' samples')}: adopting it does "
+            f"{party} no harm that they show, and no good either."
         )
     routed = gains.get("routed")
     if chosen.kind == "stitched" and routed is not None and routed.none_shown:
-        said.append("Routing alone, without any stitch, does at least as well here, as far as these samples can tell.")
-    return said
+        sentences.append(
+            "Routing alone, without any stitch, does at least as well here, as far as these samples can tell."
+        )
+    return sentences
 
 
 def advice(report: Report, party: str) -> tuple[str, str] | None:
     """Return what a party that is told not to adopt can do, and the command; None for others."""
-    found = report.parties[party]
-    if found.verdict != "reject":
+    party_report = report.parties[party]
+    if party_report.verdict != "reject":
         return None
-    peers = {row.removeprefix("peer:") for row in found.rows if row.startswith("peer:")}
+    peers = {row.removeprefix("peer:") for row in party_report.rows if row.startswith("peer:")}
     repos = sorted((member.repo for member in report.lineage.members), key=lambda repo: repo in peers)
-    keep = "keep its own model" if "own" in found.rows else "use none of these"
+    keep = "keep its own model" if "own" in party_report.rows else "use none of these"
     if party == report.requester:
         return (
             f"{party} can {keep}, and look for other models to ask with:",
@@ -107,11 +109,11 @@ def headline(report: Report) -> str:
     return f"Chosen for {report.requester}: {words_of(chosen_of(report))}"
 
 
-def _gain(found: PartyReport, row: Row, over: str) -> Gain:
-    sign = 1 if scale_of(found.metric).higher_is_better else -1
-    value = sign * (found.rows["chosen"].value - found.rows[row].value)
+def _gain(party_report: PartyReport, row: Row, over: str) -> Gain:
+    sign = 1 if scale_of(party_report.metric).higher_is_better else -1
+    value = sign * (party_report.rows["chosen"].value - party_report.rows[row].value)
     # Reports from before there were gains compare with the own model alone.
-    paired = found.gains.get(row) or (found.differences.get("chosen") if row == "own" else None)
+    paired = party_report.gains.get(row) or (party_report.differences.get("chosen") if row == "own" else None)
     if paired is None:
         return Gain(row, over, value, None)
     low, high = sorted((sign * paired.low, sign * paired.high))
@@ -138,5 +140,5 @@ def _end(value: float, scale: Scale) -> str:
     return f"{number} {'better' if value > 0 else 'worse'}"
 
 
-def _listed(told: Sequence[str]) -> str:
-    return told[0] if len(told) == 1 else f"{', '.join(told[:-1])} and {told[-1]}"
+def _listed(phrases: Sequence[str]) -> str:
+    return phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} and {phrases[-1]}"

@@ -120,8 +120,8 @@ def to_html(report: Report) -> str:
         frame=plot,
         missing=[(missing.party, REASONS[missing.reason]) for missing in report.missing],
         assumed=assumed(report),
-        contributors=[(one.party, contributed(one)) for one in report.contributions or ()],
-        columns=["chosen", *(one.label for one in _columns(report, chosen)[1:])],
+        contributors=[(contribution.party, contributed(contribution)) for contribution in report.contributions or ()],
+        columns=["chosen", *(candidate.label for candidate in _columns(report, chosen)[1:])],
         matrix=_matrix(report, parties, chosen),
         absent=[(missing.party, SHORT_REASONS[missing.reason]) for missing in report.missing],
         candidates=_candidate_rows(report, parties),
@@ -174,7 +174,7 @@ def _revised(report: Report, chosen: CandidateReport) -> str:
     """Say what changed since the version before; nothing in the first one."""
     if report.revised is None:
         return ""
-    before = next((one for one in report.candidates if one.id == report.revised.before), None)
+    before = next((candidate for candidate in report.candidates if candidate.id == report.revised.before), None)
     choice = "The choice stays the same."
     if before is not None and before.id != chosen.id:
         choice = f"The choice changed from {before.id} ({before.label}) to {chosen.id} ({chosen.label})."
@@ -183,14 +183,14 @@ def _revised(report: Report, chosen: CandidateReport) -> str:
 
 
 def _section(report: Report, party: str, chosen: CandidateReport) -> PartySection:
-    found = report.parties[party]
-    scale = scale_of(found.metric)
-    at, axis = _axis(found, scale)
+    party_report = report.parties[party]
+    scale = scale_of(party_report.metric)
+    at, axis = _axis(party_report, scale)
     names = {row: name_of(row, report) for row in rows_of(report, [party])}
     rows = []
     for row in names:
-        interval = found.rows[row]
-        difference, calibration = found.differences.get(row), found.calibration.get(row)
+        interval = party_report.rows[row]
+        difference, calibration = party_report.differences.get(row), party_report.calibration.get(row)
         rows.append(
             Row(
                 name=names[row],
@@ -207,35 +207,39 @@ def _section(report: Report, party: str, chosen: CandidateReport) -> PartySectio
     return PartySection(
         name=party,
         asked=party == report.requester,
-        verdict=found.verdict,
+        verdict=party_report.verdict,
         badge=decision(report, party),
-        sign=SIGNS[found.verdict],
+        sign=SIGNS[party_report.verdict],
         sentence=sentence(report, party),
         remarks=tuple(remarks(report, party)),
-        training=training_words(found, party),
-        warnings=tuple(warnings(found, party)),
+        training=training_words(party_report, party),
+        warnings=tuple(warnings(party_report, party)),
         advice=advice(report, party),
         metric=scale.name,
         axis_title=f"{scale.name}, {scale.unit}" if scale.unit else scale.name,
-        meaning=METRIC_MEANINGS[found.metric],
-        n=samples(found, " test samples"),
+        meaning=METRIC_MEANINGS[party_report.metric],
+        n=samples(party_report, " test samples"),
         rows=tuple(rows),
         axis=axis,
-        calibrated=bool(found.calibration),
-        classes=_class_table(found, names, scale),
+        calibrated=bool(party_report.calibration),
+        classes=_class_table(party_report, names, scale),
     )
 
 
-def _class_table(found: PartyReport, names: Mapping[str, str], scale: Scale) -> ClassTable | None:
-    meaning = OF_LABELS.get(found.metric)
-    if meaning is None or not found.classes:
+def _class_table(party_report: PartyReport, names: Mapping[str, str], scale: Scale) -> ClassTable | None:
+    meaning = OF_LABELS.get(party_report.metric)
+    if meaning is None or not party_report.classes:
         return None
     return ClassTable(
         meaning=meaning,
         models=tuple(names.values()),
         rows=tuple(
-            (one.label, f"{one.n:,}", tuple(scale.text(one.rows[row]) if row in one.rows else "" for row in names))
-            for one in found.classes
+            (
+                class_report.label,
+                f"{class_report.n:,}",
+                tuple(scale.text(class_report.rows[row]) if row in class_report.rows else "" for row in names),
+            )
+            for class_report in party_report.classes
         ),
     )
 
@@ -246,16 +250,16 @@ def _columns(report: Report, chosen: CandidateReport) -> list[CandidateReport]:
     A member alone that was chosen stands in its place, too, as somebody's own model.
     """
     simple = [candidate for candidate in report.candidates if candidate.kind in ("single", "ensemble")]
-    return [chosen, *(one for one in simple if one.kind == "single" or one.id != chosen.id)]
+    return [chosen, *(candidate for candidate in simple if candidate.kind == "single" or candidate.id != chosen.id)]
 
 
 def _matrix(report: Report, parties: Sequence[str], chosen: CandidateReport) -> list[MatrixRow]:
     """Return a line per party that was asked, those without numbers last."""
     rows = []
     for party in parties:
-        found = report.parties[party]
-        scale = scale_of(found.metric)
-        peers = {row.removeprefix("peer:") for row in found.rows}
+        party_report = report.parties[party]
+        scale = scale_of(party_report.metric)
+        peers = {row.removeprefix("peer:") for row in party_report.rows}
         cells = []
         for candidate in _columns(report, chosen):
             # Candidates c00 to c<K-1> are the members alone, in order.
@@ -263,13 +267,13 @@ def _matrix(report: Report, parties: Sequence[str], chosen: CandidateReport) -> 
             own = single and report.lineage.members[int(candidate.id[1:])].repo not in peers
             text = scale.text(candidate.metrics[party]) if party in candidate.metrics else ""
             cells.append(MatrixCell(text, candidate.id == chosen.id, own))
-        rows.append(MatrixRow(party, f"{scale.name}, n = {found.n:,}", tuple(cells)))
+        rows.append(MatrixRow(party, f"{scale.name}, n = {party_report.n:,}", tuple(cells)))
     return rows + [MatrixRow(missing.party, SHORT_REASONS[missing.reason], ()) for missing in report.missing]
 
 
-def _axis(found: PartyReport, scale: Scale) -> tuple[Callable[[float], float], tuple[plot.Tick, ...]]:
-    low = min(interval.low for interval in found.rows.values())
-    high = max(interval.high for interval in found.rows.values())
+def _axis(party_report: PartyReport, scale: Scale) -> tuple[Callable[[float], float], tuple[plot.Tick, ...]]:
+    low = min(interval.low for interval in party_report.rows.values())
+    high = max(interval.high for interval in party_report.rows.values())
     margin = 0.06 * (high - low) or 0.05
     low, high = low - margin, high + margin
 

@@ -50,18 +50,18 @@ class Block:
 def blocks(graph: Graph) -> list[Block]:
     """Return the graph as at most `MOST_BLOCKS` blocks where modules allow it, cut as deep in the modules as that."""
     deepest = max(node.module.count(".") for node in graph.nodes) + 1
-    found = _at_depth(graph, 1)
+    grouped = _at_depth(graph, 1)
     for depth in range(2, deepest + 1):
         finer = _at_depth(graph, depth)
         if len(finer) > MOST_BLOCKS:
             break
-        found = finer
-    return found
+        grouped = finer
+    return grouped
 
 
 def _at_depth(graph: Graph, depth: int) -> list[Block]:
     """Group nodes that follow each other by the first `depth` parts of their module's path, without their weights."""
-    found: list[Block] = []
+    blocks: list[Block] = []
     block_of: dict[int, int] = {}
     needs: list[set[int]] = []
     for index, node in enumerate(graph.nodes):
@@ -70,33 +70,33 @@ def _at_depth(graph: Graph, depth: int) -> list[Block]:
         if node.op == TENSOR or not needs[index]:
             continue
         title = f"input {node.args[0]}" if node.op == INPUT else ".".join(node.module.split(".")[:depth])
-        if not found or title != found[-1].title:
-            found.append(Block(title))
-        own = len(found) - 1
-        found[own].nodes.append(index)
+        if not blocks or title != blocks[-1].title:
+            blocks.append(Block(title))
+        own = len(blocks) - 1
+        blocks[own].nodes.append(index)
         block_of[index] = own
-        found[own].sources |= {block_of[source] for source in references(node) if source in block_of} - {own}
-    return found
+        blocks[own].sources |= {block_of[source] for source in references(node) if source in block_of} - {own}
+    return blocks
 
 
 def draw(graph: Graph, points: Sequence[Point], *, title: str) -> str:
     """Return the SVG document of `graph` with its stitch `points`."""
-    found = blocks(graph)
-    longest = max((row - source for row, block in enumerate(found) for source in block.sources), default=1)
+    rows = blocks(graph)
+    longest = max((row - source for row, block in enumerate(rows) for source in block.sources), default=1)
     left = 40 + _LANE * min(longest, 16)
     marks = {
-        row: [p for p in points if int(p.name[1:].partition(".")[0]) in set(b.nodes)] for row, b in enumerate(found)
+        row: [p for p in points if int(p.name[1:].partition(".")[0]) in set(b.nodes)] for row, b in enumerate(rows)
     }
-    height = _TOP + _ROW * len(found) + 50
+    height = _TOP + _ROW * len(rows) + 50
     width = left + _WIDTH + 360
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">',
         f"<style>{_STYLE}</style>",
         f'<text class="title" x="{left}" y="28">{escape(title)}</text>',
     ]
-    for row, block in enumerate(found):
+    for row, block in enumerate(rows):
         parts += [_edge(source, row, left) for source in sorted(block.sources)]
-    for row, block in enumerate(found):
+    for row, block in enumerate(rows):
         y = _TOP + _ROW * row
         end = " end" if block.title.startswith("input ") else ""
         parts.append(f'<rect class="block{end}" x="{left}" y="{y}" width="{_WIDTH}" height="{_HEIGHT}" rx="6"/>')
@@ -132,14 +132,14 @@ def _marks(points: Sequence[Point], x: int, y: int) -> list[str]:
     drawn = []
     for index, point in enumerate(points[-6:]):
         kind = "clean" if point.clean else "bypassed"
-        said = f"{point.name} {point.shape}" + ("" if point.clean else f", {len(point.bypassed)} skips around it")
+        label = f"{point.name} {point.shape}" + ("" if point.clean else f", {len(point.bypassed)} skips around it")
         at = x + 16 + 15 * index
-        drawn.append(f'<circle class="{kind}" cx="{at}" cy="{y + 15}" r="5"><title>{escape(said)}</title></circle>')
+        drawn.append(f'<circle class="{kind}" cx="{at}" cy="{y + 15}" r="5"><title>{escape(label)}</title></circle>')
     if points:
         at = x + 16 + 15 * min(len(points), 6)
         more = f" (and {len(points) - 1} more)" if len(points) > 1 else ""
-        said = f"{points[-1].name}  {' x '.join(map(str, points[-1].shape))}{more}"
-        drawn.append(f'<text class="soft" x="{at}" y="{y + 20}">{escape(said)}</text>')
+        label = f"{points[-1].name}  {' x '.join(map(str, points[-1].shape))}{more}"
+        drawn.append(f'<text class="soft" x="{at}" y="{y + 20}">{escape(label)}</text>')
     return drawn
 
 

@@ -95,7 +95,7 @@ def _plot(report: Report, x_party: str, y_party: str) -> Plot:
     y_at, y_ticks = _axis([c.metrics[y_party] for c in candidates], BOTTOM, TOP, y_scale)
     own = {party: report.parties[party].rows.get("own") for party in (x_party, y_party)}
 
-    def mark(candidate: CandidateReport) -> Mark:
+    def mark_of(candidate: CandidateReport) -> Mark:
         x, y = candidate.metrics[x_party], candidate.metrics[y_party]
         role = _role(candidate, report.chosen)
         return Mark(
@@ -108,7 +108,7 @@ def _plot(report: Report, x_party: str, y_party: str) -> Plot:
         )
 
     order: list[Role] = ["other", "front", "single", "ensemble", "chosen"]
-    marks = sorted((mark(candidate) for candidate in candidates), key=lambda found: order.index(found.role))
+    marks = sorted((mark_of(candidate) for candidate in candidates), key=lambda mark: order.index(mark.role))
     x_own, y_own = own[x_party], own[y_party]
     return Plot(
         x_party=x_party,
@@ -118,7 +118,7 @@ def _plot(report: Report, x_party: str, y_party: str) -> Plot:
         x_ticks=tuple(x_ticks),
         y_ticks=tuple(y_ticks),
         marks=tuple(marks),
-        tags=tuple(_place_names([found for found in marks if found.name])),
+        tags=tuple(_place_names([mark for mark in marks if mark.name])),
         x_own=None if x_own is None else x_at(x_own.value),
         y_own=None if y_own is None else y_at(y_own.value),
     )
@@ -160,7 +160,7 @@ def _place_names(marks: Sequence[Mark]) -> list[NameTag]:
     """Write each name beside its mark, at the nearest place where it covers no other name or named mark."""
     taken: list[Box] = [(mark.x - 8, mark.y - 8, mark.x + 8, mark.y + 8) for mark in marks]
     tags: list[NameTag] = []
-    for mark in sorted(marks, key=lambda found: found.role != "chosen"):
+    for mark in sorted(marks, key=lambda mark: mark.role != "chosen"):
         width = len(mark.name) * _LETTER * (1.08 if mark.role == "chosen" else 1)
         options = [_tag(mark, side, row, width) for row in (0, 1, -1, 2, -2, 3, -3, 4) for side in ("start", "end")]
         tag, box = next((option for option in options if _is_free(option[1], taken)), options[0])

@@ -21,14 +21,15 @@ def complete(report: Report) -> Report:
     """Return the report with a row `chosen` at every party: older ones have it under the name of its kind only."""
     chosen = chosen_of(report)
     parties = {
-        party: _with_chosen(found, same_as_chosen(report, found, chosen)) for party, found in report.parties.items()
+        party: _with_chosen(party_report, same_as_chosen(report, party_report, chosen))
+        for party, party_report in report.parties.items()
     }
     return report.model_copy(update={"parties": parties})
 
 
 def chosen_of(report: Report) -> CandidateReport:
     """Return the chosen candidate."""
-    return next(one for one in report.candidates if one.id == report.chosen)
+    return next(candidate for candidate in report.candidates if candidate.id == report.chosen)
 
 
 def words_of(candidate: CandidateReport) -> str:
@@ -41,11 +42,11 @@ def rows_of(report: Report, parties: Sequence[str]) -> list[str]:
 
     Single models stay: they are the measure of everything else.
     """
-    found = {row for party in parties for row in report.parties[party].rows}
-    peers = sorted(row for row in found if row.startswith("peer:"))
+    present = {row for party in parties for row in report.parties[party].rows}
+    peers = sorted(row for row in present if row.startswith("peer:"))
     kind = chosen_of(report).kind
     order = ["chosen", "own", *peers, *(row for row in ("ensemble", "routed", "stitched") if row != kind)]
-    return [row for row in order if row in found]
+    return [row for row in order if row in present]
 
 
 def name_of(row: str, report: Report) -> str:
@@ -57,19 +58,22 @@ def name_of(row: str, report: Report) -> str:
     return _NAMES.get(row, row.replace("peer:", "peer "))
 
 
-def same_as_chosen(report: Report, found: PartyReport, chosen: CandidateReport) -> Row:
+def same_as_chosen(report: Report, party_report: PartyReport, chosen: CandidateReport) -> Row:
     """Return the row of a party, other than `chosen`, that is the chosen candidate."""
     if chosen.kind != "single":
         return chosen.kind
     # Candidates c00 to c<K-1> are the members alone, in order.
     peer = f"peer:{report.lineage.members[int(chosen.id[1:])].repo}"
-    return peer if peer in found.rows else "own"
+    return peer if peer in party_report.rows else "own"
 
 
-def _with_chosen(found: PartyReport, row: Row) -> PartyReport:
-    classes = tuple(one.model_copy(update={"rows": _filled(one.rows, row)}) for one in found.classes)
-    by_row = {name: _filled(getattr(found, name), row) for name in ("rows", "differences", "calibration")}
-    return found.model_copy(update={**by_row, "classes": classes})
+def _with_chosen(party_report: PartyReport, row: Row) -> PartyReport:
+    classes = tuple(
+        class_report.model_copy(update={"rows": _filled(class_report.rows, row)})
+        for class_report in party_report.classes
+    )
+    by_row = {name: _filled(getattr(party_report, name), row) for name in ("rows", "differences", "calibration")}
+    return party_report.model_copy(update={**by_row, "classes": classes})
 
 
 def _filled(by_row: Mapping[Row, Value], row: Row) -> dict[Row, Value]:

@@ -21,11 +21,11 @@ _GAP = 0.1
 _SHARES = frozenset({"accuracy", "balanced_accuracy", "auroc", "f1", "dice"})
 
 
-def training_words(found: PartyReport, party: str) -> str:
+def training_words(party_report: PartyReport, party: str) -> str:
     """Say what is declared of the training of a party's own model; nothing where it has none."""
-    if "own" not in found.rows:
+    if "own" not in party_report.rows:
         return ""
-    return declared(found.training, party)
+    return declared(party_report.training, party)
 
 
 def declared(training: Training | None, party: str) -> str:
@@ -33,33 +33,33 @@ def declared(training: Training | None, party: str) -> str:
     return _DECLARED[training or "undeclared"].format(party=party)
 
 
-def warnings(found: PartyReport, party: str) -> list[str]:
+def warnings(party_report: PartyReport, party: str) -> list[str]:
     """Say that there are few patients, and what looks as if the own model had seen test samples or learnt by heart."""
-    own, few = found.rows.get("own"), few_patients(found)
-    said = []
+    own, few = party_report.rows.get("own"), few_patients(party_report)
+    sentences = []
     if few is not None:
-        said.append(
+        sentences.append(
             f"{party}'s test samples are of {few} patient{'' if few == 1 else 's'}, too few to tell how well a model "
             "does on others there. More patients would; more samples of the same ones do not."
         )
-    if own is None or found.metric not in _SHARES | {"mae", "r2"}:
-        return said
-    scale = scale_of(found.metric)
-    perfect = own.value <= 0 if found.metric == "mae" else own.value >= 1
+    if own is None or party_report.metric not in _SHARES | {"mae", "r2"}:
+        return sentences
+    scale = scale_of(party_report.metric)
+    perfect = own.value <= 0 if party_report.metric == "mae" else own.value >= 1
     if perfect:
-        said.append(
-            f"{party}'s own model makes no error on {found.n:,} test samples. Check that training used none of them: "
-            "`suture data split` gives the site's own splits."
+        sentences.append(
+            f"{party}'s own model makes no error on {party_report.n:,} test samples. Check that training used none of "
+            "them: `suture data split` gives the site's own splits."
         )
-    if found.train is None or found.metric not in _SHARES:
-        return said
-    gap = found.train.value - own.value
-    values = f"{scale.text(found.train.value)} on training samples, {scale.text(own.value)} on test samples"
-    if gap > _GAP and found.train.low > own.high:
-        said.append(f"{party}'s own model reaches {values}: it may have learnt its training samples by heart.")
-    if gap < -_GAP and found.train.high < own.low:
-        said.append(
+    if party_report.train is None or party_report.metric not in _SHARES:
+        return sentences
+    gap = party_report.train.value - own.value
+    values = f"{scale.text(party_report.train.value)} on training samples, {scale.text(own.value)} on test samples"
+    if gap > _GAP and party_report.train.low > own.high:
+        sentences.append(f"{party}'s own model reaches {values}: it may have learnt its training samples by heart.")
+    if gap < -_GAP and party_report.train.high < own.low:
+        sentences.append(
             f"{party}'s own model reaches {values}. A model does not do better on what it never saw: check which "
             "samples it was trained on."
         )
-    return said
+    return sentences

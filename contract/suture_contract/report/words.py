@@ -98,21 +98,22 @@ def scale_of(metric: Metric) -> Scale:
     return _SCALES[metric]
 
 
-def samples(found: PartyReport, word: str = "") -> str:
+def samples(party_report: PartyReport, word: str = "") -> str:
     """Say on how many test samples, by that `word`, a party measured, and of how many patients if these are fewer."""
-    if found.patients is None or found.patients == found.n:
-        return f"{found.n:,}{word}"
-    return f"{found.n:,}{word} of {found.patients:,} patient{'' if found.patients == 1 else 's'}"
+    if party_report.patients is None or party_report.patients == party_report.n:
+        return f"{party_report.n:,}{word}"
+    return f"{party_report.n:,}{word} of {party_report.patients:,} patient{'' if party_report.patients == 1 else 's'}"
 
 
-def few_patients(found: PartyReport) -> int | None:
+def few_patients(party_report: PartyReport) -> int | None:
     """Return the number of a party's patients where they are too few for a verdict; without a count, of samples."""
-    patients = found.n if found.patients is None else found.patients
+    patients = party_report.n if party_report.patients is None else party_report.patients
     return patients if patients < FEW_PATIENTS else None
 
 
-def contributed(one: Contributed) -> str:
+def contributed(contribution: Contributed) -> str:
     """Say what a party gave to the fit, as the rest of a sentence that begins with its name."""
-    noise = "without noise" if one.epsilon is None else f"with noise (epsilon {one.epsilon:g}, delta {one.delta:g})"
-    samples = f"{one.n.get('train', 0):,} training and {one.n.get('validation', 0):,} validation samples"
+    n, epsilon, delta = contribution.n, contribution.epsilon, contribution.delta
+    noise = "without noise" if epsilon is None else f"with noise (epsilon {epsilon:g}, delta {delta:g})"
+    samples = f"{n.get('train', 0):,} training and {n.get('validation', 0):,} validation samples"
     return f"contributed sums over {samples} to the fit, {noise}"
