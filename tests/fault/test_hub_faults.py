@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 from sqlalchemy import inspect
+from tests.fault.migrating import migrate
 from tests.fault.postgres import killable
 from tests.service.conftest import metadata_of, model_bytes
 
@@ -29,26 +30,6 @@ _SERVE = (
     "import sys; from suture_service.main import serve; from suture_service.settings import Settings; "
     "serve(Settings(database_url=sys.argv[1], store=sys.argv[2], sweep_seconds=0.2), port=int(sys.argv[3]))"
 )
-#: Kills itself just before the n-th statement of a migration.
-_MIGRATE = """
-import os, signal, sys
-from sqlalchemy import Engine, event
-from suture_service import operate
-from suture_service.audit import chain
-from suture_service.settings import Settings
-
-left = int(sys.argv[2])
-
-@event.listens_for(Engine, "before_cursor_execute")
-def count(_connection, _cursor, statement, *_rest):
-    global left
-    left -= 1
-    if left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-operate.migrate(Settings(database_url=sys.argv[1]))
-print(int(sys.argv[2]) - left)
-"""
 
 
 def until(condition, seconds=120.0):
@@ -97,7 +78,7 @@ class Process:
         return httpx.put(url, files=files, headers=headers, params={"visibility": "all"}, timeout=60)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server():
     with killable() as running:
         yield running
@@ -206,9 +187,7 @@ def test_killed_during_a_migration(request, tmp_path, share, migration_statement
     """The next start migrates from wherever it was, and a hub that was not migrated does not serve."""
     name, url = empty
     at = max(2, int(migration_statements[name] * share))
-    command = [sys.executable, "-c", _MIGRATE, url]
-    killed = subprocess.run([*command, str(at)], capture_output=True, text=True, timeout=120)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert migrate(url, killed_at=at) == (-signal.SIGKILL, None)
     settings = Settings(database_url=url, store=str(tmp_path / "store"))
     operate.migrate(settings)
     engine = open_engine(url)
@@ -226,9 +205,8 @@ def migration_statements(tmp_path_factory, postgres):
     urls = {"sqlite": f"sqlite:///{tmp_path_factory.mktemp('counted') / 'hub.db'}", "postgresql": postgres.empty()}
     found = {}
     for name, url in urls.items():
-        done = subprocess.run([sys.executable, "-c", _MIGRATE, url, "0"], capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done.stderr
-        found[name] = int(done.stdout)
+        status, found[name] = migrate(url)
+        assert status == 0
     return found
 
 
