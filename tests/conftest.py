@@ -22,11 +22,13 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # To rewrite the assertions of all test modules takes longer than to import them: it is kept from run to run.
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-sys.dont_write_bytecode = False
+if sys.dont_write_bytecode:
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
 
 # Importing makes a million objects and frees hardly any: the collector would look at all of them again and again.
-gc.disable()
+if gc.isenabled():
+    gc.disable()
 
 # A script's shell has whatever it starts in the background ignore Ctrl-C, and so would all that the tests start and end
 # that way.
