@@ -176,14 +176,14 @@ def export_model(
                 where="model",
                 hint="wrap the network in a module whose forward returns that tensor alone",
             )
-        found, why = output_format(exported.graph, output, task, len(labels), description.get("output"))
-        description["output"] = found
+        kind, why = output_format(exported.graph, output, task, len(labels), description.get("output"))
+        description["output"] = kind
         metadata = describe(
             tuple(example.shape[1:]), tuple(output.shape[1:]), str(example.dtype).removeprefix("torch."), **description
         )
     if tell is not None:
-        tell(f"the model gives {found}: {why}")
-        if missing := unseen(output, labels, found, task):
+        tell(f"the model gives {kind}: {why}")
+        if missing := unseen(output, labels, kind, task):
             tell(f"of the {len(output)} samples of the example none was given the label {', '.join(missing)}")
     return metadata
 
@@ -196,16 +196,16 @@ def describe(
     Raises `SutureError` `metadata.invalid` naming the field, or what `check_description` does.
     """
     check_description(description, Description.__annotations__)
-    given = cast(dict[str, Any], description).get
-    task = given("task", "classification")
-    mean, std, labels, n = given("mean"), given("std"), given("labels"), given("n")
+    stated = cast(dict[str, Any], description).get
+    task = stated("task", "classification")
+    mean, std, labels, n = stated("mean"), stated("std"), stated("labels"), stated("n")
     if (mean is None) != (std is None):
         raise SutureError("metadata.invalid", "mean and std come together", where="suture.json")
     learnt_from = {
-        "description": given("training_data"),
+        "description": stated("training_data"),
         "n": n,
-        "split": given("trained_on"),
-        "split_digest": given("split_digest"),
+        "split": stated("trained_on"),
+        "split_digest": stated("split_digest"),
     }
     document = {
         "schema": "suture.model/1",
@@ -213,35 +213,35 @@ def describe(
         "inputs": {
             "image" if len(inputs) > 1 else "table": {
                 "format": "image" if len(inputs) > 1 else "table",
-                "modality": given("modality"),
+                "modality": stated("modality"),
                 "num_channels": inputs[0],
                 "spatial_shape": inputs[1:],
                 "dtype": dtype,
-                "value_range": given("value_range"),
-                "spacing": given("spacing"),
-                "channels": given("channels"),
+                "value_range": stated("value_range"),
+                "spacing": stated("spacing"),
+                "channels": stated("channels"),
                 "preprocessing": {"mean": mean, "std": std} if mean is not None else None,
             }
         },
         "outputs": {
             "prediction": {
-                "format": given("output") or ("values" if task == "regression" else "logits"),
+                "format": stated("output") or ("values" if task == "regression" else "logits"),
                 "num_channels": outputs[0],
                 "spatial_shape": outputs[1:],
             }
         },
         "labels": None if labels is None else tuple(str(label) for label in labels),
         "license": description["license"],
-        "description": given("description"),
-        "intended_use": given("intended_use"),
-        "limitations": given("limitations"),
+        "description": stated("description"),
+        "intended_use": stated("intended_use"),
+        "limitations": stated("limitations"),
         "training_data": learnt_from if any(value is not None for value in learnt_from.values()) else None,
-        "eval_metrics": given("eval_metrics"),
-        "eval_data": given("eval_data"),
-        "authors": tuple(given("authors", ())),
-        "citation": given("citation"),
-        "doi": given("doi"),
-        "references": tuple(given("references", ())),
+        "eval_metrics": stated("eval_metrics"),
+        "eval_data": stated("eval_data"),
+        "authors": tuple(stated("authors", ())),
+        "citation": stated("citation"),
+        "doi": stated("doi"),
+        "references": tuple(stated("references", ())),
     }
     try:
         return ModelMetadata.model_validate(document)

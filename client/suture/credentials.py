@@ -75,7 +75,7 @@ def _check_environment() -> None:
     for name in sorted(os.environ):
         of_the_hub = name.startswith("SUTURE_HUB_") and name not in ("SUTURE_HUB_URL", "SUTURE_HUB_TOKEN")
         if name.startswith(_OURS) and name not in _VARIABLES and not of_the_hub:
-            close = [known[one] for one in nearest(name.removeprefix(_OURS), known)]
+            close = [known[variable] for variable in nearest(name.removeprefix(_OURS), known)]
             if close:
                 hint = f"{did_you_mean(name, close)} Unset it if not"
                 raise SutureError("environment.unknown", f"there is no variable {name}", where=name, hint=hint)
@@ -182,11 +182,11 @@ def _login(profile: str) -> Credentials:
 
 def _stored_for(url: str) -> str | None:
     """Return the token that was stored for this hub, the default login's before others."""
-    found = {name: login for name, login in stored().items() if login.url == url}
-    if len(found) > 1 and DEFAULT not in found:
-        names = " or ".join(f"`suture --hub {name}`" for name in found)
+    logins = {name: login for name, login in stored().items() if login.url == url}
+    if len(logins) > 1 and DEFAULT not in logins:
+        names = " or ".join(f"`suture --hub {name}`" for name in logins)
         raise SutureError("hub.ambiguous", "several logins are for this hub", where=url, hint=f"say {names}")
-    return next((login.token for login in found.values()), None)
+    return next((login.token for login in logins.values()), None)
 
 
 def _others(path: Path, profile: str) -> dict[str, Credentials]:

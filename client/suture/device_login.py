@@ -46,17 +46,17 @@ def sign_in(
     _check_protected(issuer)
     with client_for(issuer, timeout=TIMEOUT) as client:
         try:
-            told = client.get(f"{issuer.rstrip('/')}/.well-known/openid-configuration")
-            places = _document(told)
-            if not told.is_success or places.get("issuer") != issuer:
+            discovery = client.get(f"{issuer.rstrip('/')}/.well-known/openid-configuration")
+            places = _document(discovery)
+            if not discovery.is_success or places.get("issuer") != issuer:
                 raise _provider(issuer, "what answers there is not this provider")
             device = _endpoint(places, "device_authorization_endpoint", issuer)
             tokens = _endpoint(places, "token_endpoint", issuer)
             started = client.post(device, data={"client_id": client_id, "scope": "openid email"})
         except httpx.RequestError as error:
-            found = unreachable(issuer, error, proxy=proxy_of(issuer))
-            if isinstance(found, Barred):
-                raise found from None
+            problem = unreachable(issuer, error, proxy=proxy_of(issuer))
+            if isinstance(problem, Barred):
+                raise problem from None
             raise Unavailable(
                 "login.unavailable", "the identity provider does not answer", where=issuer, hint="try again"
             ) from None
@@ -95,12 +95,12 @@ def _poll(
         if answer is None or answer.status_code >= 500 or answer.status_code == 429:
             pause = max(2 * pause, 1.0)
             continue
-        told = _document(answer)
+        document = _document(answer)
         if answer.is_success:
-            if isinstance(token := told.get("id_token"), str):
+            if isinstance(token := document.get("id_token"), str):
                 return token
             raise _provider(issuer, "it gave no ID token")
-        match told.get("error"):
+        match document.get("error"):
             case "authorization_pending":
                 pass
             case "slow_down":
@@ -115,12 +115,12 @@ def _poll(
 
 
 def _code(answer: httpx.Response, issuer: str) -> tuple[Code, str, float, float]:
-    told = _document(answer)
-    text, address = plain(told.get("user_code")), plain(told.get("verification_uri"))
-    complete, secret = plain(told.get("verification_uri_complete")), told.get("device_code")
+    document = _document(answer)
+    text, address = plain(document.get("user_code")), plain(document.get("verification_uri"))
+    complete, secret = plain(document.get("verification_uri_complete")), document.get("device_code")
     if not answer.is_success or not text or not address or not isinstance(secret, str):
-        raise _provider(issuer, f"it gave no code: {plain(told.get('error')) or answer.status_code}")
-    pause, lasts = (told.get(name) for name in ("interval", "expires_in"))
+        raise _provider(issuer, f"it gave no code: {plain(document.get('error')) or answer.status_code}")
+    pause, lasts = (document.get(name) for name in ("interval", "expires_in"))
     return (
         Code(text, address, complete),
         secret,
@@ -131,10 +131,10 @@ def _code(answer: httpx.Response, issuer: str) -> tuple[Code, str, float, float]
 
 def _document(answer: httpx.Response) -> dict[str, Any]:
     try:
-        told = answer.json()
+        document = answer.json()
     except ValueError:
         return {}
-    return told if isinstance(told, dict) else {}
+    return document if isinstance(document, dict) else {}
 
 
 def _endpoint(places: dict[str, Any], name: str, issuer: str) -> str:

@@ -77,9 +77,9 @@ def error_of(response: httpx.Response, body: bytes, *, proxy: str | None = None)
     """Return the error that an answer stands for: the hub's own words, or its status where it has none."""
     status = response.status_code
     try:
-        told = httpx.Response(status, content=body).json()["error"]
-        code, message = plain(told["code"]), plain(told["message"])
-        where, hint = plain(told.get("where")), plain(told.get("hint"))
+        details = httpx.Response(status, content=body).json()["error"]
+        code, message = plain(details["code"]), plain(details["message"])
+        where, hint = plain(details.get("where")), plain(details.get("hint"))
     except (ValueError, TypeError, KeyError, AttributeError):
         return _of_another(response, proxy)
     code, where = code or f"http.{status}", where or response.url.path
@@ -161,8 +161,8 @@ def _retry_after(response: httpx.Response) -> float | None:
 def skew_of(response: httpx.Response) -> float | None:
     """Return how far the clock of who answered is ahead of this machine's, in seconds; None where it does not say."""
     try:
-        told = parsedate_to_datetime(response.headers.get("Date", ""))
-        return (told - datetime.now(UTC)).total_seconds()
+        sent_at = parsedate_to_datetime(response.headers.get("Date", ""))
+        return (sent_at - datetime.now(UTC)).total_seconds()
     except (ValueError, TypeError):
         return None
 
@@ -228,10 +228,10 @@ def _machines_own() -> str:
 
 def _cause(error: BaseException, kind: type[_E]) -> _E | None:
     """Return the error of this kind that led to `error`, if there is one."""
-    found: BaseException | None = error
-    while found is not None and not isinstance(found, kind):
-        found = found.__cause__ or found.__context__
-    return found
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, kind):
+        cause = cause.__cause__ or cause.__context__
+    return cause
 
 
 def plain(text: object) -> str | None:

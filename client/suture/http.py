@@ -110,7 +110,7 @@ class Connection:
             build = {"json": body}
         return self._retried(
             harmless,
-            lambda: self._document(method, path, params=_given(params), timeout=self._limits(wait), **build),
+            lambda: self._document(method, path, params=_without_none(params), timeout=self._limits(wait), **build),
         )
 
     def pages(self, path: str, *, limit: int | None = None, **params: Any) -> Iterator[Any]:
@@ -152,11 +152,11 @@ class Connection:
             Incoming(file, size, on_bytes or (lambda _count: None)) as transfer,
         ):
             self._fetch(path, transfer)
-            found = transfer.digest()
-            if found != sha256:
+            digest = transfer.digest()
+            if digest != sha256:
                 raise SutureError(
                     "download.digest",
-                    f"the content has sha256 {found}, but {sha256} was promised",
+                    f"the content has sha256 {digest}, but {sha256} was promised",
                     where=path,
                     hint="try again; if it happens again, tell the hub's operator: the file was altered or damaged, by "
                     "the hub or by a proxy",
@@ -216,7 +216,7 @@ class Connection:
                 return self._document(
                     "PUT",
                     path,
-                    params=_given(params),
+                    params=_without_none(params),
                     content=content,
                     headers={"Content-Type": "application/octet-stream"},
                     timeout=self._limits(300),
@@ -244,7 +244,7 @@ class Connection:
                     )
                     for field, (name, source) in parts.items()
                 }
-                return self._document("PUT", path, params=_given(params), files=files, timeout=self._limits(300))
+                return self._document("PUT", path, params=_without_none(params), files=files, timeout=self._limits(300))
 
         return self._retried(True, attempt)
 
@@ -351,5 +351,5 @@ def _was_not_processed(error: Unavailable) -> bool:
     return error.status in (429, 503) or error.code == "hub.unreachable"
 
 
-def _given(params: Mapping[str, Any] | None) -> dict[str, Any]:
+def _without_none(params: Mapping[str, Any] | None) -> dict[str, Any]:
     return {key: value for key, value in (params or {}).items() if value is not None}

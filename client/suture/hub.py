@@ -186,15 +186,15 @@ class Hub:
 
         Its files are fetched and checked first: only what is there as the hub says is signed, for this name alone.
         """
-        found = self.revision(repo, revision)
-        check_flags(found)
-        self._check_signature(found, newest=checked_revision(revision) is None)
-        self.verify_lineage(found)
-        files = {file.name: cached(self.connection, found, file) for file in found.files}
-        check_against(check_file(files[found.model_file.name]), found.metadata, where=f"{repo} at {found.id}")
-        digests = {file.name: file.sha256 for file in found.files if file.name != SIGNATURE}
+        resolved = self.revision(repo, revision)
+        check_flags(resolved)
+        self._check_signature(resolved, newest=checked_revision(revision) is None)
+        self.verify_lineage(resolved)
+        files = {file.name: cached(self.connection, resolved, file) for file in resolved.files}
+        check_against(check_file(files[resolved.model_file.name]), resolved.metadata, where=f"{repo} at {resolved.id}")
+        digests = {file.name: file.sha256 for file in resolved.files if file.name != SIGNATURE}
         signature = sign(digests, repo, key, password=password)
-        path = f"{model_path(repo)}/revisions/{found.id}/signature"
+        path = f"{model_path(repo)}/revisions/{resolved.id}/signature"
         return Revision.of(self.connection.upload(path, signature), path)
 
     def withdraw(self, repo: str, revision: str, reason: str) -> Revision:
@@ -268,10 +268,10 @@ class Hub:
         checked_repo(repo)
         revision = checked_revision(revision)
         path = f"{model_path(repo)}/revisions/{segment(revision or 'latest')}"
-        found = Revision.of(self.connection.get(path), path)
-        if found.repo != repo or not found.id.startswith(revision or ""):
-            raise SutureError("hub.answer", f"the hub answered with {found.repo} at {found.id}", where=path)
-        return found
+        resolved = Revision.of(self.connection.get(path), path)
+        if resolved.repo != repo or not resolved.id.startswith(revision or ""):
+            raise SutureError("hub.answer", f"the hub answered with {resolved.repo} at {resolved.id}", where=path)
+        return resolved
 
     def load(
         self,
@@ -292,9 +292,9 @@ class Hub:
             from suture_stitching.portable.dry_run import stranger
             from suture_stitching.portable.runtime import load
 
-        found = self._usable(repo, revision, allow_flagged=allow_flagged)
-        path = cached(self.connection, found, found.model_file)
-        check_against(check_file(path), found.metadata, where=f"{repo} at {found.id}")
+        resolved = self._usable(repo, revision, allow_flagged=allow_flagged)
+        path = cached(self.connection, resolved, resolved.model_file)
+        check_against(check_file(path), resolved.metadata, where=f"{repo} at {resolved.id}")
         return load(path, device=device, budget=stranger(path.stat().st_size, memory_gib))
 
     def pull(
@@ -312,25 +312,25 @@ class Hub:
 
     def report(self, repo: str, revision: str | None = None) -> Report:
         """Return the party report of a stitched ensemble; what a trusted key has signed must be as it was signed."""
-        found = self.revision(repo, revision)
-        self._check_signature(found, newest=checked_revision(revision) is None)
-        file = found.file("report.json")
+        resolved = self.revision(repo, revision)
+        self._check_signature(resolved, newest=checked_revision(revision) is None)
+        file = resolved.file("report.json")
         if file is None:
             raise SutureError(
                 "report.none",
                 "this revision has no report: it was published, not stitched",
-                where=f"{repo} at {found.id}",
+                where=f"{repo} at {resolved.id}",
             )
-        return read_report(cached(self.connection, found, file).read_bytes(), where=f"{repo} at {found.id}")
+        return read_report(cached(self.connection, resolved, file).read_bytes(), where=f"{repo} at {resolved.id}")
 
     def _usable(self, repo: str, revision: str | None, *, allow_flagged: bool) -> Revision:
         """Return a revision once nothing speaks against using it."""
-        found = self.revision(repo, revision)
+        resolved = self.revision(repo, revision)
         if not allow_flagged:
-            check_flags(found)
-        self.trust.check(found, self._reading(found), newest=checked_revision(revision) is None)
-        self.verify_lineage(found)
-        return found
+            check_flags(resolved)
+        self.trust.check(resolved, self._reading(resolved), newest=checked_revision(revision) is None)
+        self.verify_lineage(resolved)
+        return resolved
 
     def signature(self, revision: Revision) -> Signed | None:
         """Return what the signature of a revision by a trusted key says: whose, for which name, and when.
@@ -361,11 +361,11 @@ class Hub:
         unseen: list[MemberRef] = []
         for member in lineage.members if lineage is not None else ():
             try:
-                found = self.revision(member.repo, member.revision)
+                held = self.revision(member.repo, member.revision)
             except NotFound:
                 unseen.append(member)
                 continue
-            if found.model_file.sha256 != member.sha256:
+            if held.model_file.sha256 != member.sha256:
                 raise SutureError(
                     "lineage.contradiction",
                     f"it names {member.repo} at {member.revision} with another digest than the hub has",
@@ -458,7 +458,9 @@ class Hub:
         answer = self.connection.post("/v1/jobs", {key: value for key, value in body.items() if value is not None})
         status = JobStatus.of(answer, "/v1/jobs")
         made = {(member.repo, member.revision) for member in status.models}
-        if other := [one for one in named if "revision" in one and (one["repo"], one["revision"]) not in made]:
+        if other := [
+            asked for asked in named if "revision" in asked and (asked["repo"], asked["revision"]) not in made
+        ]:
             raise SutureError(
                 "job.altered",
                 f"the hub made a job without {other[0]['repo']} at {other[0]['revision']}, which was asked for",
@@ -481,13 +483,13 @@ class Hub:
 
         Who trusts keys names the newest, too, by its id, once it is checked: the hub shall not take an older one.
         """
-        repo, _, given = name.partition("@") if isinstance(name, str) else (name, "", "")
+        repo, _, asked = name.partition("@") if isinstance(name, str) else (name, "", "")
         checked_repo(repo, "models")
-        revision = checked_revision(given) if given else None
+        revision = checked_revision(asked) if asked else None
         if self.trust.keys:
-            found = self.revision(repo, revision)
-            self._check_signature(found, newest=revision is None)
-            revision = found.id
+            resolved = self.revision(repo, revision)
+            self._check_signature(resolved, newest=revision is None)
+            revision = resolved.id
         elif revision is not None and len(revision) < 40:
             revision = self.revision(repo, revision).id
         return {"repo": repo, **({"revision": revision} if revision is not None else {})}

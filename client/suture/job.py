@@ -135,7 +135,7 @@ class Job:
             reference = status.error.correlation_id if status.error is not None else None
             text, hint = meaning(code, reference, self.id)
             ended = ("failed", "declined", "expired")
-            reasons = [f"{one.kind} at {one.party}: {one.reason}" for one in status.tasks if one.state in ended]
+            reasons = [f"{task.kind} at {task.party}: {task.reason}" for task in status.tasks if task.state in ended]
             raise JobFailed(code, f"{'; '.join(reasons) or 'the job failed'}: {text}", where=self.id, hint=hint)
         return status
 

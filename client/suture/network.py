@@ -90,10 +90,10 @@ def is_reached_alike(url: str) -> bool:
 def shown(proxy: str | None) -> str:
     """Return a proxy's address without user and password."""
     try:
-        found = httpx.URL(proxy or "")
+        url = httpx.URL(proxy or "")
     except httpx.InvalidURL:
         return "HTTP_PROXY, HTTPS_PROXY or ALL_PROXY"
-    return f"{found.scheme}://{found.netloc.decode('ascii')}"
+    return f"{url.scheme}://{url.netloc.decode('ascii')}"
 
 
 def _is_apart(host: str, port: int | None, named: str) -> bool:

@@ -24,37 +24,50 @@ def report_table(report: Report) -> Group:
     """Return what was chosen and what it gains, the table of all models, and what who is told not to adopt can do."""
     report = complete(report)
     parties = sorted(report.parties, key=lambda party: (party != report.requester, party))
-    said = [Text(headline(report), style="bold")]
+    lines = [Text(headline(report), style="bold")]
     if report.requester in report.parties:
-        said.append(Text(" ".join([sentence(report, report.requester), *remarks(report, report.requester)])))
+        lines.append(Text(" ".join([sentence(report, report.requester), *remarks(report, report.requester)])))
     for party in parties:
-        said += [Text(f"warning: {one}", style="yellow") for one in warnings(report.parties[party], party)]
+        lines += [Text(f"warning: {warning}", style="yellow") for warning in warnings(report.parties[party], party)]
         if trained := training_words(report.parties[party], party):
-            said.append(Text(trained))
+            lines.append(Text(trained))
     for what, command in filter(None, (advice(report, party) for party in parties)):
-        said += [Text(what), Text(f"  {command}", no_wrap=True, overflow="ignore")]
-    missing = [Text(f"missing: {one.party} ({one.reason.replace('_', ' ')})", style="yellow") for one in report.missing]
-    contributions = [Text(f"{one.party} {contributed(one)}") for one in report.contributions or ()]
+        lines += [Text(what), Text(f"  {command}", no_wrap=True, overflow="ignore")]
+    missing = [
+        Text(f"missing: {absent.party} ({absent.reason.replace('_', ' ')})", style="yellow")
+        for absent in report.missing
+    ]
+    contributions = [
+        Text(f"{contribution.party} {contributed(contribution)}") for contribution in report.contributions or ()
+    ]
     rests_on = [Text(words) for words in assumed(report)]
-    return Group(*said[:2], _Table(report, parties), *missing, *contributions, *rests_on, *said[2:])
+    return Group(*lines[:2], _Table(report, parties), *missing, *contributions, *rests_on, *lines[2:])
 
 
 class _Table:
     """A row per model, the chosen one first, and a column per party: value with 95 % interval, n and verdict."""
 
     def __init__(self, report: Report, parties: Sequence[str]) -> None:
-        found = [report.parties[party] for party in parties]
+        party_reports = [report.parties[party] for party in parties]
         kinds = rows_of(report, parties)
         verdicts = [decision(report, party).lower() for party in parties]
         self._title = f"party report of {report.lineage.job}"
         self._columns = ["model", *(_heading(report, party) for party in parties)]
         self._rows = [
-            ["chosen" if row == "chosen" else name_of(row, report), *(_value(one.rows.get(row)) for one in found)]
+            [
+                "chosen" if row == "chosen" else name_of(row, report),
+                *(_value(party_report.rows.get(row)) for party_report in party_reports),
+            ]
             for row in kinds
         ]
-        self._rows += [["test samples (n)", *(samples(one) for one in found)], ["verdict", *verdicts]]
+        self._rows += [
+            ["test samples (n)", *(samples(party_report) for party_report in party_reports)],
+            ["verdict", *verdicts],
+        ]
         self._bold = [index for index, row in enumerate(kinds) if row == "chosen"]
-        self._colours = {words: _STYLES[one.verdict] for words, one in zip(verdicts, found, strict=True)}
+        self._colours = {
+            words: _STYLES[party_report.verdict] for words, party_report in zip(verdicts, party_reports, strict=True)
+        }
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
         table = layout(self._columns, self._rows, width=None)

@@ -59,8 +59,8 @@ class Seen:
         Raises `SutureError` `seen.damaged`.
         """
         trusted = {key.fingerprint for key in keys}
-        found = [newest for key, newest in self._read().models.get(repo, {}).items() if key in trusted]
-        return max(found, key=lambda newest: newest.signed_at, default=None)
+        revisions = [newest for key, newest in self._read().models.get(repo, {}).items() if key in trusted]
+        return max(revisions, key=lambda newest: newest.signed_at, default=None)
 
     def older(self, repo: str, signed: Signed, keys: Sequence[PublicKey]) -> str | None:
         """Say in words how a revision is older than the newest that was seen here; None where it is not.

@@ -108,9 +108,9 @@ def meta_model(header: PortableHeader) -> PortableModel:
     return PortableModel(header.graph, tensors)
 
 
-def _metadata(file: Path, given: str | os.PathLike[str] | None) -> ModelMetadata | None:
-    path = Path(given) if given is not None else file.with_name(METADATA)
-    if given is None and not path.exists():
+def _metadata(file: Path, stated: str | os.PathLike[str] | None) -> ModelMetadata | None:
+    path = Path(stated) if stated is not None else file.with_name(METADATA)
+    if stated is None and not path.exists():
         return None
     return ModelMetadata.read(path)
 
@@ -176,13 +176,13 @@ def _described(specs: Sequence[Input], names: Sequence[str]) -> tuple[TensorDesc
 def _points(header: PortableHeader, shapes: Sequence[Sequence[int]], budget: Budget) -> tuple[PointDescription, ...]:
     """Return the stitch points at this size; none where only some of several inputs' sizes are known."""
     try:
-        found = find_points(meta_model(header), shapes[0][1:], budget)
+        points = find_points(meta_model(header), shapes[0][1:], budget)
     except SutureError as error:
         if error.code != "points.shape":
             raise
         return ()
     fields = ("name", "module", "shape", "depth", "clean", "bypassed")
-    return tuple(PointDescription(**{field: getattr(point, field) for field in fields}) for point in found)
+    return tuple(PointDescription(**{field: getattr(point, field) for field in fields}) for point in points)
 
 
 def _leaves(header: PortableHeader, metadata: ModelMetadata | None) -> tuple[Published, ...]:
@@ -198,8 +198,8 @@ def _leaves(header: PortableHeader, metadata: ModelMetadata | None) -> tuple[Pub
         rows.append(("suture.json", "not there yet; publishing needs one"))
     else:
         rows += [("labels", ", ".join(metadata.labels))] if metadata.labels else []
-        said = metadata.model_dump(by_alias=True, exclude_none=True, exclude={"labels"})
-        rows.append(("suture.json", "all it says: " + ", ".join(name for name, value in said.items() if value)))
+        document = metadata.model_dump(by_alias=True, exclude_none=True, exclude={"labels"})
+        rows.append(("suture.json", "all it says: " + ", ".join(name for name, value in document.items() if value)))
         learnt = metadata.training_data
         if learnt is not None and learnt.n is not None:
             rows.append(("number of samples", f"{learnt.n:,} it was trained on"))

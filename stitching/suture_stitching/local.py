@@ -117,10 +117,10 @@ def stitch(
         report = build(fitted.candidates, evaluations, choice, requester=names[0], parties_of_members=names, job=JOB)
         model = compose(members, fitted, choice.chosen)
         described = describe_ensemble([member.metadata for member in members], fitted.candidates, report)
-        found = Stitched(model, described, report, fitted)
-        _write(found, work)
+        stitched = Stitched(model, described, report, fitted)
+        _write(stitched, work)
         shutil.rmtree(checkpoint, ignore_errors=True)  # absent where nothing could be kept
-    return found
+    return stitched
 
 
 def check_out(out: Path) -> None:
@@ -143,11 +143,11 @@ def read_members(
     """
     described = read_metadata(models, metadata)
     members = []
-    for name, (path, said) in zip(_names([path for path, _ in described]), described, strict=True):
-        check_against(check_file(path), said, where=str(path))
+    for name, (path, stated) in zip(_names([path for path, _ in described]), described, strict=True):
+        check_against(check_file(path), stated, where=str(path))
         digest = _sha256(path)
         ref = MemberRef(repo=f"{name}/model", revision=digest[:40], sha256=digest)
-        members.append(Member(load(path, device=device, budget=stranger(path.stat().st_size, memory_gib)), said, ref))
+        members.append(Member(load(path, device=device, budget=stranger(path.stat().st_size, memory_gib)), stated, ref))
     return members
 
 
@@ -219,13 +219,13 @@ def _writing(path: Path) -> Iterator[None]:
         raise SutureError("out.unwritable", error.strerror or "cannot be written", where=str(path)) from None
 
 
-def _write(found: Stitched, folder: Path) -> None:
-    found.fitted.save(folder)
-    save(found.model.graph, found.model.tensors, folder / MODEL)
+def _write(stitched: Stitched, folder: Path) -> None:
+    stitched.fitted.save(folder)
+    save(stitched.model.graph, stitched.model.tensors, folder / MODEL)
     texts = {
-        METADATA: found.metadata.to_json(),
-        REPORT: found.report.model_dump_json(by_alias=True, exclude_none=True, indent=2) + "\n",
-        PAGE: to_html(found.report),
+        METADATA: stitched.metadata.to_json(),
+        REPORT: stitched.report.model_dump_json(by_alias=True, exclude_none=True, indent=2) + "\n",
+        PAGE: to_html(stitched.report),
     }
     for name, text in texts.items():
         write_text(folder / name, text)

@@ -51,12 +51,12 @@ def list_requests(
       suture access list --state pending
     """
     with Hub() as hub:
-        found = hub.access_requests(cast("Literal['pending', 'accepted', 'refused'] | None", state))
+        requests = hub.access_requests(cast("Literal['pending', 'accepted', 'refused'] | None", state))
     if format is Format.json:
-        print_json(found)
+        print_json(requests)
         return
     rows = [
-        (asked.model, asked.party, _state(asked), f"{asked.requested_at:%Y-%m-%d}", asked.reason) for asked in found
+        (asked.model, asked.party, _state(asked), f"{asked.requested_at:%Y-%m-%d}", asked.reason) for asked in requests
     ]
     print_table(("model", "who asks", "state", "since", "why"), rows, empty="nobody has asked", prose=("why",))
 

@@ -50,16 +50,16 @@ def split(
     """
     from suture_stitching.data import open_dataset
 
-    given = {"format": data_format, "labels": labels.split(",") if labels else None, "label": label}
-    found = open_dataset(described(data, given, {"task": task}, dataset=dataset))
+    fields = {"format": data_format, "labels": labels.split(",") if labels else None, "label": label}
+    opened = open_dataset(described(data, fields, {"task": task}, dataset=dataset))
     if out is not None:
-        _write(out, found)
-    digest = found.split_digest()
+        _write(out, opened)
+    digest = opened.split_digest()
     if format is Format.json:
-        splits = dict(zip(found.samples, found.split_of(), strict=True))
-        print_json(Division(digest, {str(name): found.n(name) for name in SPLITS}, splits))
+        splits = dict(zip(opened.samples, opened.split_of(), strict=True))
+        print_json(Division(digest, {str(name): opened.n(name) for name in SPLITS}, splits))
         return
-    print_table(("split", "samples"), [(name, f"{found.n(name):,}") for name in SPLITS], empty="")
+    print_table(("split", "samples"), [(name, f"{opened.n(name):,}") for name in SPLITS], empty="")
     console.print(f"digest {digest}")
     if out is not None:
         notes.print(f"wrote {out}")
@@ -96,33 +96,33 @@ def check(
     from suture_stitching.data import open_dataset
     from suture_stitching.data.look import contact_sheet, look
 
-    given = {"format": data_format, "labels": labels.split(",") if labels else None, "label": label}
+    fields = {"format": data_format, "labels": labels.split(",") if labels else None, "label": label}
     defaults = defaults_for(_metadata(model)) if model is not None else {}
-    opened = open_dataset(described(data, given, {**defaults, **({"task": task} if task else {})}, dataset=dataset))
-    found = look(opened)
+    opened = open_dataset(described(data, fields, {**defaults, **({"task": task} if task else {})}, dataset=dataset))
+    summary = look(opened)
     if sheet is not None:
         with replacing(sheet, private=True) as temporary:
             contact_sheet(opened).save(temporary, "PNG")
     if format is Format.json:
-        print_json(found)
+        print_json(summary)
         return
     rows = [
         (
             name,
-            f"{one.n:,}",
-            "" if one.patients is None else f"{one.patients:,}",
-            ", ".join(f"{text} {count:,}" for text, count in one.labels.items()),
+            f"{part.n:,}",
+            "" if part.patients is None else f"{part.patients:,}",
+            ", ".join(f"{text} {count:,}" for text, count in part.labels.items()),
         )
-        for name, one in found.splits.items()
+        for name, part in summary.splits.items()
     ]
     print_table(("split", "samples", "patients", "labels"), rows, empty="", prose=("labels",))
-    console.print(f"size {' x '.join(map(str, found.shape))}; {found.words()}")
+    console.print(f"size {' x '.join(map(str, summary.shape))}; {summary.words()}")
     for text in (
-        *found.notes,
-        *(f"left out: {opened.skipped[0]} and the like, {found.skipped}",) * bool(found.skipped),
+        *summary.notes,
+        *(f"left out: {opened.skipped[0]} and the like, {summary.skipped}",) * bool(summary.skipped),
     ):
         notes.print(text)
-    for text in found.doubts:
+    for text in summary.doubts:
         notes.print(f"look at this: {text}")
     if sheet is not None:
         notes.print(f"wrote {sheet}, which shows patients")
@@ -165,25 +165,25 @@ def _metadata(path: Path) -> ModelMetadata:
 
 
 def described(
-    path: Path, given: Mapping[str, Any], defaults: Mapping[str, Any], *, dataset: str | None = None
+    path: Path, fields: Mapping[str, Any], defaults: Mapping[str, Any], *, dataset: str | None = None
 ) -> DatasetSpec:
     """Return what describes the dataset at `path`; `defaults` stand for what is not said.
 
     A `.toml` or `.json` file describes one (`read_spec`), and `dataset` names that of a `site.toml`; of anything else,
-    `given` says format, labels and the column of the label. Raises `SutureError` (`dataset.*`).
+    `fields` says format, labels and the column of the label. Raises `SutureError` (`dataset.*`).
     """
     if path.suffix.lower() in SUFFIXES and not is_datalist(path):
         return read_spec(path, dataset=dataset, defaults=defaults)
     if dataset is not None:
         raise SutureError("dataset.invalid", "only a site.toml names datasets", where=str(path), hint="leave it out")
-    fields = {"path": path, "format": given["format"] or format_of(path), "columns": {"label": given["label"]}}
-    if given["labels"]:
-        fields["labels"] = given["labels"]
-    return spec_of(fields, where=str(path), defaults=defaults)
+    document = {"path": path, "format": fields["format"] or format_of(path), "columns": {"label": fields["label"]}}
+    if fields["labels"]:
+        document["labels"] = fields["labels"]
+    return spec_of(document, where=str(path), defaults=defaults)
 
 
-def _write(out: Path, found: Dataset) -> None:
+def _write(out: Path, dataset: Dataset) -> None:
     with replacing(out) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(("sample", "split"))
-        rows.writerows(zip(found.samples, found.split_of(), strict=True))
+        rows.writerows(zip(dataset.samples, dataset.split_of(), strict=True))

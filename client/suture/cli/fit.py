@@ -76,13 +76,13 @@ def fit(
     from suture_stitching.local import read_metadata, stitch
 
     own = read_metadata(models, metadata or ())[0][1]
-    given = {"format": data_format, "labels": labels.split(",") if labels else None, "label": label}
-    others = {name: dataset_spec(Path(path), own, given) for name, _, path in named}
+    fields = {"format": data_format, "labels": labels.split(",") if labels else None, "label": label}
+    others = {name: dataset_spec(Path(path), own, fields) for name, _, path in named}
     options = FitOptions.read({"seed": seed, "refine": refine, **({"refine_steps": steps} if steps else {})})
     with _Bars() as bars:
-        found = stitch(
+        result = stitch(
             models,
-            dataset_spec(data, own, given),
+            dataset_spec(data, own, fields),
             out,
             others=others,
             metadata=metadata or (),
@@ -93,19 +93,19 @@ def fit(
             progress=bars,
         )
     if format is Format.json:
-        print_json(found.report)
+        print_json(result.report)
         return
-    print_wide(report_table(found.report))
-    chosen = next(one for one in found.report.candidates if one.id == found.report.chosen)
-    if (why := found.fitted.candidates.unstitched) is not None:
+    print_wide(report_table(result.report))
+    chosen = next(candidate for candidate in result.report.candidates if candidate.id == result.report.chosen)
+    if (why := result.fitted.candidates.unstitched) is not None:
         notes.print(f"nothing was stitched: {UNSTITCHED[why]}")
     notes.print(f"candidate {chosen.id}: {chosen.label}")
     notes.print(f"wrote {out}/model.safetensors, suture.json, report.html, report.json and all candidates")
 
 
-def dataset_spec(path: Path, own: ModelMetadata, given: Mapping[str, Any]) -> DatasetSpec:
+def dataset_spec(path: Path, own: ModelMetadata, fields: Mapping[str, Any]) -> DatasetSpec:
     """Return what describes the dataset at `path`, for models that read what `own` does; see `described`."""
-    return described(path, given, defaults_for(own))
+    return described(path, fields, defaults_for(own))
 
 
 class _Bars:

@@ -50,20 +50,20 @@ def inspect(
     if plot is not None and plot.suffix not in (".svg", ".html"):
         raise typer.BadParameter("name a file that ends in .svg or .html", param_hint="--plot")
     shapes = [_size(text) for text in size or ()]
-    found = inspect_apart(model, metadata=metadata, sizes=shapes, seconds=seconds, memory=int(memory * 2**30))
+    inspection = inspect_apart(model, metadata=metadata, sizes=shapes, seconds=seconds, memory=int(memory * 2**30))
     if plot is not None:
         from suture_contract.files import replacing
         from suture_contract.model.format import check_file, find_model
         from suture_contract.report.network import draw, page
 
-        svg = draw(check_file(find_model(model)).graph, found.points, title=Path(found.file).name)
+        svg = draw(check_file(find_model(model)).graph, inspection.points, title=Path(inspection.file).name)
         with replacing(plot) as temporary:
-            temporary.write_text(svg if plot.suffix == ".svg" else page(svg, title=found.file), encoding="utf-8")
+            temporary.write_text(svg if plot.suffix == ".svg" else page(svg, title=inspection.file), encoding="utf-8")
         notes.print(f"wrote {plot}")
     if format is Format.json:
-        print_json(found)
+        print_json(inspection)
     else:
-        _show(found, every=every)
+        _show(inspection, every=every)
 
 
 def _size(text: str) -> list[int]:
@@ -76,16 +76,20 @@ def _size(text: str) -> list[int]:
     return sizes
 
 
-def _show(found: Inspection, *, every: bool) -> None:
-    console.print(f"{found.file}  {found.size:,} bytes, format {found.version}, torch {found.torch}")
-    if found.task is not None:
-        console.print(f"task        {found.task}, license {found.license}")
-    for what, tensors in (("input", found.inputs), ("output", found.outputs)):
+def _show(inspection: Inspection, *, every: bool) -> None:
+    console.print(
+        f"{inspection.file}  {inspection.size:,} bytes, format {inspection.version}, torch {inspection.torch}"
+    )
+    if inspection.task is not None:
+        console.print(f"task        {inspection.task}, license {inspection.license}")
+    for what, tensors in (("input", inspection.inputs), ("output", inspection.outputs)):
         for tensor in tensors:
             console.print(f"{what:<10}  {tensor.name} {tensor.dtype} ({_sizes(tensor.shape)})".replace("   ", "  "))
-    if found.labels:
-        console.print(f"labels      {', '.join(found.labels)}")
-    console.print(f"parameters  {found.parameters:,} in {found.tensors} tensors, {found.weight_bytes:,} bytes\n")
+    if inspection.labels:
+        console.print(f"labels      {', '.join(inspection.labels)}")
+    console.print(
+        f"parameters  {inspection.parameters:,} in {inspection.tensors} tensors, {inspection.weight_bytes:,} bytes\n"
+    )
     costs = [
         (
             "; ".join(" x ".join(map(str, shape[1:])) for shape in cost.inputs),
@@ -93,17 +97,17 @@ def _show(found: Inspection, *, every: bool) -> None:
             _bytes(cost.peak_bytes),
             _bytes(cost.bound_bytes),
         )
-        for cost in found.costs
+        for cost in inspection.costs
     ]
     print_table(("one sample of", "FLOPs", "peak memory", "at most, with workspace"), costs, empty="")
     console.print()
-    operators = list(found.operators.items())
+    operators = list(inspection.operators.items())
     shown = operators if every else operators[:_SHOWN]
     print_table((f"operators ({len(operators)})", "times"), shown, empty="no operators")
     _rest(len(operators) - len(shown))
-    clean = sum(point.clean for point in found.points)
-    console.print(f"\n{len(found.points)} stitch points, {clean} of them clean cuts")
-    points = found.points if every else found.points[:_SHOWN]
+    clean = sum(point.clean for point in inspection.points)
+    console.print(f"\n{len(inspection.points)} stitch points, {clean} of them clean cuts")
+    points = inspection.points if every else inspection.points[:_SHOWN]
     rows = [
         (
             point.name,
@@ -115,12 +119,12 @@ def _show(found: Inspection, *, every: bool) -> None:
         for point in points
     ]
     print_table(("point", "module", "shape", "depth", "cut"), rows, empty="", prose=("cut",), spare=("depth", "cut"))
-    _rest(len(found.points) - len(points))
+    _rest(len(inspection.points) - len(points))
     console.print("\nleaves this machine when it is published")
-    for item in found.leaves:
+    for item in inspection.leaves:
         console.print(f"  {item.what:<18}  {item.how_much}")
     console.print("does not leave")
-    for line in found.stays:
+    for line in inspection.stays:
         console.print(f"  {line}")
 
 

@@ -90,9 +90,9 @@ def list_jobs(
       suture jobs list --state failed --format json
     """
     with Hub() as hub:
-        found = hub.jobs(state, limit=limit)
+        jobs = hub.jobs(state, limit=limit)
     if format is Format.json:
-        print_json(found)
+        print_json(jobs)
         return
     rows = [
         (
@@ -104,7 +104,7 @@ def list_jobs(
             job.result.repo if job.result is not None else "",
             f"{job.created_at:%Y-%m-%d %H:%M}",
         )
-        for job in found
+        for job in jobs
     ]
     print_table(
         ("job", "asked by", "state", "models", "dataset", "result", "created (UTC)"),
@@ -147,8 +147,7 @@ def cancel(job: JobArgument, format: FormatOption = Format.text) -> None:
       suture jobs cancel job_1f2e3d
     """
     with Hub() as hub:
-        found = hub.job(job)
-        _show(found.cancel(), format)
+        _show(hub.job(job).cancel(), format)
 
 
 @prints(JobStatus)
@@ -160,8 +159,7 @@ def retry(job: JobArgument, format: FormatOption = Format.text) -> None:
       suture jobs retry job_1f2e3d
     """
     with Hub() as hub:
-        found = hub.job(job)
-        _show(found.retry(), format)
+        _show(hub.job(job).retry(), format)
 
 
 def _finish(job: Job, timeout: float | None, format: Format) -> None:

@@ -92,9 +92,9 @@ def list_keys(
       suture keys list north
     """
     with Hub() as hub:
-        found = hub.keys.list(party or hub.whoami()["party"])
+        keys = hub.keys.list(party or hub.whoami()["party"])
     if format is Format.json:
-        print_json(found)
+        print_json(keys)
         return
     rows = [
         (
@@ -103,7 +103,7 @@ def list_keys(
             f"{key.created_at:%Y-%m-%d}",
             f"revoked {key.revoked_at:%Y-%m-%d}: {key.revoked_reason}" if key.revoked_at else "",
         )
-        for key in found
+        for key in keys
     ]
     print_table(
         ("key", "fingerprint", "since", "state"), rows, empty="no keys; register one with `suture keys register`"
@@ -207,8 +207,8 @@ def verify(
             "signature.missing", f"there is no {SIGNATURE}: it is not signed", where=str(folder)
         ) from None
     digests = folder_digests(folder)
-    found = verify_signature(digests, signature, keys, repo=None, where=str(folder))
-    if found is None:
+    signed = verify_signature(digests, signature, keys, repo=None, where=str(folder))
+    if signed is None:
         raise SutureError(
             "signature.untrusted",
             f"it is signed with another key than {', '.join(known.name for known in keys)}",
@@ -216,10 +216,10 @@ def verify(
             hint="ask whoever gave you the folder for the public key",
         )
     if format is Format.json:
-        signer = found.key
-        print_json(Verified(signer.name, signer.fingerprint, sorted(digests), found.name, found.signed_at))
+        signer = signed.key
+        print_json(Verified(signer.name, signer.fingerprint, sorted(digests), signed.name, signed.signed_at))
     else:
-        console.print(f"{found.words}: {', '.join(sorted(digests))}")
+        console.print(f"{signed.words}: {', '.join(sorted(digests))}")
 
 
 @prints(Revision)
@@ -238,20 +238,20 @@ def withdraw(
       suture withdraw north/digits 3f0c… --reason "trained on wrong labels"
     """
     with Hub() as hub:
-        found = hub.withdraw(repo, revision, reason)
+        withdrawn = hub.withdraw(repo, revision, reason)
     if format is Format.json:
-        print_json(found)
+        print_json(withdrawn)
     else:
-        console.print(f"{repo} at {found.id} is withdrawn")
+        console.print(f"{repo} at {withdrawn.id} is withdrawn")
 
 
 def password_of(key: str | None) -> str | None:
     """Return what opens a private key's file, None where nothing does: from the environment, or asked for."""
     if key is None or key.startswith(PKCS11):
         return None
-    given = os.environ.get(PASSWORD)
-    if given is not None:
-        return given
+    password = os.environ.get(PASSWORD)
+    if password is not None:
+        return password
     try:
         encrypted = b"ENCRYPTED" in Path(key).read_bytes()
     except OSError:

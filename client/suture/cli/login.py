@@ -101,18 +101,18 @@ def hubs(format: FormatOption = Format.text) -> None:
       suture hubs
     """
     used = credentials.in_use()
-    found = [Login(name, login.url, login.party, used=name == used) for name, login in credentials.stored().items()]
+    logins = [Login(name, login.url, login.party, used=name == used) for name, login in credentials.stored().items()]
     if format is Format.json:
-        print_json(found)
+        print_json(logins)
         return
-    rows = [(row.profile, row.hub, row.party or "", "used" if row.used else "") for row in found]
+    rows = [(row.profile, row.hub, row.party or "", "used" if row.used else "") for row in logins]
     print_table(("profile", "hub", "party", "note"), rows, empty="none; sign in with `suture login --hub URL`")
 
 
 def _sign_in(url: str, party: str | None) -> str:
     with Connection(url) as hub:
         try:
-            told = hub.get("/v1/login")
+            provider = hub.get("/v1/login")
         except NotFound:
             raise SutureError(
                 "login.off",
@@ -121,7 +121,7 @@ def _sign_in(url: str, party: str | None) -> str:
                 hint="ask your party's admin for a token, then: suture login",
             ) from None
         try:
-            issuer, client_id = str(told["issuer"]), str(told["client_id"])
+            issuer, client_id = str(provider["issuer"]), str(provider["client_id"])
         except (KeyError, TypeError):
             raise SutureError("hub.answer", "it does not say where to sign in", where=hub.url) from None
         id_token = sign_in(issuer, client_id, _show)

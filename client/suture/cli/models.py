@@ -178,7 +178,7 @@ def publish(
         bar.add_task("send", total=bundle.size)
 
     visibility: Visibility = "private" if private else "all"
-    given: dict[str, Any] = {
+    content: dict[str, Any] = {
         "metadata": metadata,
         "card": read_text(card) if card is not None else None,
         "key": key,
@@ -187,13 +187,13 @@ def publish(
     bar = _byte_bar()
     with Hub() as hub:
         if dry_run:
-            _show_bundle(hub.pack_file(path, repo, **given), repo, hub.url, visibility, format)
+            _show_bundle(hub.pack_file(path, repo, **content), repo, hub.url, visibility, format)
             return
         try:
             revision = hub.publish_file(
                 path,
                 repo,
-                **given,
+                **content,
                 visibility=visibility,
                 show=show,
                 on_bytes=lambda count: bar.advance(bar.task_ids[0], count),
@@ -251,7 +251,7 @@ def models(
       suture models --modality CT --dims 3 --label lesion --min-n 100 --sort newest
     """
     with Hub() as hub:
-        found = hub.models(
+        matching = hub.models(
             search,
             party=party,
             task=task,
@@ -266,7 +266,7 @@ def models(
             limit=limit,
         )
     if format is Format.json:
-        print_json(found)
+        print_json(matching)
         return
     rows = [
         (
@@ -281,7 +281,7 @@ def models(
             model.revision[:10],
             f"{model.updated_at:%Y-%m-%d %H:%M}",
         )
-        for model in found
+        for model in matching
     ]
     columns = ("model", "task", "modality", "labels", "n", "license", "note", "visible to", "revision", "updated (UTC)")
     spare = ("revision", "labels", "visible to", "modality", "license", "task", "n", "note")
@@ -381,19 +381,19 @@ def report(
     from suture.responses import read_report
 
     if Path(source).is_file():
-        found = read_report(Path(source).read_bytes(), where=source)
+        party_report = read_report(Path(source).read_bytes(), where=source)
     else:
         with Hub() as hub:
-            found = hub.job(source).report() if source.startswith("job_") else hub.report(source, revision)
+            party_report = hub.job(source).report() if source.startswith("job_") else hub.report(source, revision)
     if html is not None:
         from suture_contract.report import to_html
 
-        write_text(html, to_html(found))
+        write_text(html, to_html(party_report))
         notes.print(f"wrote {html}")
     if format is Format.json:
-        print_json(found)
+        print_json(party_report)
     elif html is None:
-        print_wide(report_table(found))
+        print_wide(report_table(party_report))
 
 
 def _byte_bar() -> Progress:
@@ -435,10 +435,10 @@ def _imported(source: str) -> Module:
         raise typer.BadParameter("write it as MODULE:NAME, such as lesions:trained", param_hint="MODULE:NAME")
     sys.path.insert(0, os.getcwd())  # noqa: PTH109  # what `python -m` does
     try:
-        found = getattr(importlib.import_module(module_name), name)
+        attribute = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError) as error:
         raise SutureError("export.import", str(error), where=source, hint="run it in the folder of your code") from None
-    made = found() if callable(found) and not isinstance(found, torch.nn.Module) else found
+    made = attribute() if callable(attribute) and not isinstance(attribute, torch.nn.Module) else attribute
     if not isinstance(made, torch.nn.Module):
         raise SutureError("export.module", f"it gave a {type(made).__name__}, not a torch.nn.Module", where=source)
     return made

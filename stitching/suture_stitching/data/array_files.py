@@ -57,17 +57,17 @@ def open_arrays(spec: DatasetSpec) -> ArrayDataset:
         groups: NDArray[Any] | None = None
         if parts and columns.images == "images" and columns.label is None:
             label_name = label_kind
-            images = _joined([file.read(_one(names, "images", path)) for names in parts.values()], path)
-            labels = _joined([file.read(_one(names, label_kind, path)) for names in parts.values()], path)
-            counts = [len(file.read(_one(names, label_kind, path))) for names in parts.values()]
+            images = _joined([file.read(_required(names, "images", path)) for names in parts.values()], path)
+            labels = _joined([file.read(_required(names, label_kind, path)) for names in parts.values()], path)
+            counts = [len(file.read(_required(names, label_kind, path))) for names in parts.values()]
             splits = np.repeat(np.array(list(parts)), counts)
             notes = [f"splits by the arrays' names: {', '.join(parts)}"]
         else:
             plain = {name: name for name in file.names}
             image_name = columns.images if columns.images in file.names else None
             if image_name is None and columns.images == "images":
-                image_name = _one(plain, "images", path)
-            label_name = columns.label or _one(plain, label_kind, path)
+                image_name = _required(plain, "images", path)
+            label_name = columns.label or _required(plain, label_kind, path)
             group_name = columns.group or _maybe(plain, "group") or _patient(file.names)
             split_name = columns.split or _maybe(plain, "split")
             for name in (image_name or columns.images, label_name, split_name, group_name):
@@ -87,7 +87,7 @@ def open_arrays(spec: DatasetSpec) -> ArrayDataset:
                 f"{len(images)} samples need as many groups, each a number or a name",
                 where=f"{path}: {group_name}",
             )
-    inputs, told = channels_first(images, spec)
+    inputs, axis_notes = channels_first(images, spec)
     dataset = ArrayDataset(
         inputs,
         masks_of(labels, spec, where) if spec.task == "segmentation" else targets_of(labels, spec, where),
@@ -99,7 +99,7 @@ def open_arrays(spec: DatasetSpec) -> ArrayDataset:
         intensity=spec.intensity,
         where=str(path),
     )
-    dataset.notes = (*notes, *told)
+    dataset.notes = (*notes, *axis_notes)
     return dataset
 
 
@@ -108,10 +108,10 @@ def label_values(path: Path, kind: str, name: str | None = None) -> list[str] | 
     spec = DatasetSpec(path=path, format="hdf5" if kind == "hdf5" else "npz", task="regression")
     with _naming_the_file(path), _opened(spec) as file:
         parts = _by_split(file.names)
-        names = next(iter(parts.values())) if parts else {one: one for one in file.names}
+        names = next(iter(parts.values())) if parts else {name: name for name in file.names}
         if name is None and _maybe(names, "labels") is None:
             return None
-        stored = file.read(name or _one(names, "labels", path))
+        stored = file.read(name or _required(names, "labels", path))
     if stored.ndim > 2 or (stored.ndim == 2 and stored.shape[1] > 1):
         return [str(index) for index in range(stored.shape[1])] if stored.ndim == 2 else None
     return [str(value) for value in np.unique(stored).tolist()]
@@ -163,9 +163,9 @@ class _Hdf5(_Arrays):
         import h5py
 
         self._path, self._file = path, file
-        found: list[str] = []
-        file.visititems(lambda name, one: found.append(name) if isinstance(one, h5py.Dataset) else None)
-        self.names = sorted(found)
+        names: list[str] = []
+        file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+        self.names = sorted(names)
 
     def read(self, name: str) -> NDArray[Any]:
         stored = self._file[name]
@@ -227,39 +227,39 @@ def _naming_the_file(path: Path) -> Iterator[None]:
 
 def _by_split(names: Sequence[str]) -> dict[str, dict[str, str]]:
     """Return, where the arrays are of single splits (`train_images`, `x_test`), their names by split and rest."""
-    found: dict[str, dict[str, str]] = {}
+    by_split: dict[str, dict[str, str]] = {}
     for name in names:
         words = [word for word in re.split(r"[_./\s-]+", name) if word]
         splits = [(place, split) for place, word in enumerate(words) if (split := split_of(word)) is not None]
         if len(words) < 2 or len(splits) != 1:
             continue
         place, split = splits[0]
-        found.setdefault(split, {})["_".join(words[:place] + words[place + 1 :])] = name
-    whole = {split: rest for split, rest in found.items() if len(rest) > 1}
+        by_split.setdefault(split, {})["_".join(words[:place] + words[place + 1 :])] = name
+    whole = {split: rest for split, rest in by_split.items() if len(rest) > 1}
     return whole if "train" in whole else {}
 
 
 def _maybe(names: Mapping[str, str], kind: str) -> str | None:
     """Return the array that is what `kind` says, by the first name that it goes by; None where there is none."""
     for wanted in _NAMES[kind]:
-        found = [name for rest, name in names.items() if folded(rest.rpartition("/")[2]) == wanted]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            return next((name for name in found if name == wanted), None)
+        matching = [name for rest, name in names.items() if folded(rest.rpartition("/")[2]) == wanted]
+        if len(matching) == 1:
+            return matching[0]
+        if matching:
+            return next((name for name in matching if name == wanted), None)
     return None
 
 
-def _one(names: Mapping[str, str], kind: str, path: Path) -> str:
-    found = _maybe(names, kind)
-    if found is None:
+def _required(names: Mapping[str, str], kind: str, path: Path) -> str:
+    name = _maybe(names, kind)
+    if name is None:
         raise _missing(kind, list(names.values()), path)
-    return found
+    return name
 
 
 def _patient(names: Sequence[str]) -> str | None:
-    found = [name for name in names if names_patient(name)]
-    return found[0] if len(found) == 1 else None
+    matching = [name for name in names if names_patient(name)]
+    return matching[0] if len(matching) == 1 else None
 
 
 def _missing(name: str, names: Sequence[str], path: Path) -> SutureError:
@@ -274,13 +274,13 @@ def _missing(name: str, names: Sequence[str], path: Path) -> SutureError:
 def _joined(arrays: Sequence[NDArray[Any]], path: Path) -> NDArray[Any]:
     """Return the samples of several arrays one after another."""
     first = arrays[0]
-    if any(one.shape[1:] != first.shape[1:] or one.dtype != first.dtype for one in arrays):
+    if any(array.shape[1:] != first.shape[1:] or array.dtype != first.dtype for array in arrays):
         raise SutureError(
             "dataset.wrong_shape", "the arrays of the splits have several sizes or types", where=str(path), hint=_HINT
         )
     with Spool() as spool:
-        for one in arrays:
-            for chunk in chunks(one):
+        for array in arrays:
+            for chunk in chunks(array):
                 spool.append(chunk)
         return spool.array((sum(map(len, arrays)), *first.shape[1:]), first.dtype)
 

@@ -157,8 +157,8 @@ def to_range(
 ) -> NDArray[np.float32]:
     """Map the values between the two of `stored` onto `value_range`, in float32; `clip` what lies beyond."""
     (first, last), (low, high) = stored, value_range
-    found = (values - np.float32(first)) * np.float32((high - low) / (last - first)) + np.float32(low)
-    return np.clip(found, low, high) if clip else found
+    scaled = (values - np.float32(first)) * np.float32((high - low) / (last - first)) + np.float32(low)
+    return np.clip(scaled, low, high) if clip else scaled
 
 
 def seldom_used(largest: int, dtype: np.dtype[Any]) -> int | None:
@@ -301,8 +301,8 @@ def label_places(distinct: Sequence[str], labels: Sequence[str]) -> NDArray[np.i
 
     `refuse_unknown` then says which samples have one that is none of `labels`.
     """
-    found = places_of(distinct, labels)
-    return np.array([found.get(text, _UNKNOWN) for text in distinct], dtype=np.int64)
+    places = places_of(distinct, labels)
+    return np.array([places.get(text, _UNKNOWN) for text in distinct], dtype=np.int64)
 
 
 def refuse_unknown(indices: NDArray[np.int64], labels: Sequence[str], *, where: str) -> None:
@@ -342,9 +342,9 @@ def targets_of(stored: NDArray[Any], spec: DatasetSpec, where: str) -> NDArray[A
         return stored  # refused with the reason
     distinct, inverse = np.unique(stored, return_inverse=True)
     texts = [value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value) for value in distinct]
-    found = label_places(texts, spec.labels)[inverse]
-    refuse_unknown(found, spec.labels, where=where)
-    return found
+    indices = label_places(texts, spec.labels)[inverse]
+    refuse_unknown(indices, spec.labels, where=where)
+    return indices
 
 
 def marks(stored: NDArray[Any], spec: DatasetSpec) -> NDArray[Any]:
@@ -352,14 +352,14 @@ def marks(stored: NDArray[Any], spec: DatasetSpec) -> NDArray[Any]:
     if stored.dtype.kind != "f" and stored.dtype.kind != "i":
         return stored
     uncertain, blank = stored == -1, np.isnan(stored) if stored.dtype.kind == "f" else np.zeros(stored.shape, np.bool_)
-    for found, policy, name, what in (
+    for mask, policy, name, what in (
         (uncertain, spec.uncertain, "uncertain", "-1"),
         (blank, spec.blank, "blank", "no value"),
     ):
-        if found.any() and policy == "error":
+        if mask.any() and policy == "error":
             raise SutureError(
                 "dataset.label_out_of_range",
-                f"sample {int(np.argmax(found.reshape(len(found), -1).any(axis=1)))} has {what} for a label",
+                f"sample {int(np.argmax(mask.reshape(len(mask), -1).any(axis=1)))} has {what} for a label",
                 where=str(spec.path),
                 hint=f'samples are counted from 0; say what that stands for: {name} = "negative"'
                 + (' or "positive"' if name == "uncertain" else ""),

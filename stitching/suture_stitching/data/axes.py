@@ -28,8 +28,8 @@ def channels_first(array: NDArray[Any], spec: DatasetSpec) -> tuple[NDArray[Any]
     axes = _axes(array, spec)
     if axes is None:
         return array, []
-    told = [] if axes.startswith("NC") or "C" not in axes else [f"axes read as {axes}"]
-    return _turned(array, axes), told
+    notes = [] if axes.startswith("NC") or "C" not in axes else [f"axes read as {axes}"]
+    return _turned(array, axes), notes
 
 
 def _turned(array: NDArray[Any], axes: str) -> NDArray[Any]:

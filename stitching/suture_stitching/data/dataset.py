@@ -100,7 +100,9 @@ class Dataset(ABC):
         own = self._splits[split]
         order = own[np.argsort(self._patients[own], kind="stable")]
         starts = np.flatnonzero(np.diff(self._patients[order])) + 1
-        having = sum((self._label_counts(one) > 0).astype(np.int64) for one in np.split(order, starts) if len(one))
+        having = sum(
+            (self._label_counts(patient) > 0).astype(np.int64) for patient in np.split(order, starts) if len(patient)
+        )
         return dict(zip(self.labels, np.broadcast_to(having, len(self.labels)).tolist(), strict=True))
 
     def patient_of(self, split: Split, seed: int | None = None) -> NDArray[np.int64]:
@@ -115,11 +117,11 @@ class Dataset(ABC):
 
     def split_of(self) -> list[Split]:
         """Return the split that each of `samples` is in."""
-        found: list[Split] = ["train"] * len(self.samples)
+        splits: list[Split] = ["train"] * len(self.samples)
         for split, own in self._splits.items():
             for index in own.tolist():
-                found[index] = split
-        return found
+                splits[index] = split
+        return splits
 
     def split_digest(self) -> str:
         """Return the SHA-256 of which sample is in which split: the same where two divide the same samples alike."""

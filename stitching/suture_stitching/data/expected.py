@@ -15,10 +15,10 @@ def check_expected(dataset: Dataset, spec: DatasetSpec) -> None:
     if reads is None:
         return
     if len(shape) != 1 + len(reads.spatial_shape):
-        wanted, found = _KINDS[len(reads.spatial_shape)], _KINDS.get(len(shape) - 1, "something else")
+        wanted, actual = _KINDS[len(reads.spatial_shape)], _KINDS.get(len(shape) - 1, "something else")
         raise SutureError(
             "dataset.wrong_shape",
-            f"the models read {wanted}, these are {found}",
+            f"the models read {wanted}, these are {actual}",
             where=dataset.where,
             hint="give data of the models' kind; the axes of arrays are named by axes",
         )

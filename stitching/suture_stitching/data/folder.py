@@ -123,5 +123,5 @@ class FolderDataset(Dataset, Generic[Header]):
         return None
 
 
-def _first_error(found: list[Any]) -> SutureError:
-    return next(error for error in found if isinstance(error, SutureError))
+def _first_error(results: list[Any]) -> SutureError:
+    return next(error for error in results if isinstance(error, SutureError))

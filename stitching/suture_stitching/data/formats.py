@@ -51,11 +51,11 @@ def format_of(path: Path) -> Format:
         return "datalist"
     name = path.name.lower()
     bare = name.removesuffix(".gz")
-    found = _FILES.get(Path(bare if bare.endswith(_TEXT) else name).suffix)
-    if found in ("csv", "parquet", "excel") and _names_files(path, found):
+    by_suffix = _FILES.get(Path(bare if bare.endswith(_TEXT) else name).suffix)
+    if by_suffix in ("csv", "parquet", "excel") and _names_files(path, by_suffix):
         return "list"
-    if found is not None:
-        return found
+    if by_suffix is not None:
+        return by_suffix
     for suffixes, (what, hint) in _REFUSED.items():
         if name.endswith(suffixes):
             raise SutureError("dataset.unknown_format", f"this is {what}", where=str(path), hint=hint)

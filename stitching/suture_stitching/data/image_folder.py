@@ -123,11 +123,11 @@ class ImageFolder(FolderDataset[_Header]):
 
     def _sized(self, values: NDArray[np.float32], file: str, how: Image.Resampling) -> NDArray[np.float32]:
         """Return values `(C, H, W)` in the dataset's size."""
-        found = np.stack([_resized(channel, self._spec, how) for channel in values])
-        if found.shape[1:] != self.input_shape[1:]:
+        sized = np.stack([_resized(channel, self._spec, how) for channel in values])
+        if sized.shape[1:] != self.input_shape[1:]:
             height, width = self.input_shape[1:]
-            raise _sizes_differ(self._samples[0].file, (height, width), file, (found.shape[1], found.shape[2]))
-        return found
+            raise _sizes_differ(self._samples[0].file, (height, width), file, (sized.shape[1], sized.shape[2]))
+        return sized
 
     def _mask(self, sample: Sample) -> NDArray[Any]:
         file = str(sample.target)
@@ -154,9 +154,9 @@ class ImageFolder(FolderDataset[_Header]):
     def _header(self, sample: Sample) -> _Header:
         path = self._root / sample.file
         if _is_dicom(path):
-            found = dicom.read_header(path, sample.file)
-            self._page(found.frames, sample.file)
-            if found.rescaled and self._spec.intensity is None:
+            dicom_header = dicom.read_header(path, sample.file)
+            self._page(dicom_header.frames, sample.file)
+            if dicom_header.rescaled and self._spec.intensity is None:
                 raise SutureError(
                     "dataset.intensity",
                     "the file rescales its values, as CT does to Hounsfield units, so no range follows from its bits",
@@ -164,8 +164,8 @@ class ImageFolder(FolderDataset[_Header]):
                     hint="say which values become the ends of the range that the models read: intensity = [-160, 240] "
                     "for soft tissue in CT, for example",
                 )
-            deep = found.stored[1] - found.stored[0] > 255
-            header = _Header(found.height, found.width, found.channels, deep, found.stored)
+            deep = dicom_header.stored[1] - dicom_header.stored[0] > 255
+            header = _Header(dicom_header.height, dicom_header.width, dicom_header.channels, deep, dicom_header.stored)
         else:
             with _opened(path, sample.file, self._spec.page, turn=False) as image:
                 mode, (height, width) = image.mode, _upright(image)
@@ -305,7 +305,7 @@ def _resized(values: NDArray[np.float32], spec: DatasetSpec, how: Image.Resampli
         values = np.asarray(Image.fromarray(values, mode="F").resize((size[1], size[0]), how))
     if spec.pad is not None:
         lacking = [max(0, want - have) for want, have in zip(spec.pad, values.shape, strict=True)]
-        values = np.pad(values, [(one // 2, one - one // 2) for one in lacking], constant_values=_BACKGROUND)
+        values = np.pad(values, [(lack // 2, lack - lack // 2) for lack in lacking], constant_values=_BACKGROUND)
     if spec.crop is not None:
         starts = [max(0, (have - want) // 2) for want, have in zip(spec.crop, values.shape, strict=True)]
         values = values[starts[0] : starts[0] + spec.crop[0], starts[1] : starts[1] + spec.crop[1]]

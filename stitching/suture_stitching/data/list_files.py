@@ -77,9 +77,9 @@ def read_rows(path: Path, spec: DatasetSpec) -> tuple[list[str], Iterator[Listed
                     "dataset.unreadable", "not a CSV file", where=str(path), hint="save it as CSV (UTF-8)"
                 ) from None
 
-    found = rows()
-    header = next(found)
-    return list(header.cells), found
+    lines = rows()
+    header = next(lines)
+    return list(header.cells), lines
 
 
 def first_rows(path: Path, kind: str) -> tuple[list[str], list[Mapping[str, str | None]]]:

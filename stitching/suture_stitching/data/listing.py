@@ -50,16 +50,16 @@ def list_samples(spec: DatasetSpec, suffixes: Sequence[str]) -> tuple[list[Sampl
         samples, others = listed_samples(spec), list[str]()
     else:
         samples, others = _of_folder(spec, suffixes)
-    return _by_labels(sorted(samples, key=lambda one: one.file), spec), others, _notes(samples, spec)
+    return _by_labels(sorted(samples, key=lambda sample: sample.file), spec), others, _notes(samples, spec)
 
 
 def _notes(samples: Sequence[Sample], spec: DatasetSpec) -> list[str]:
-    told = []
+    notes = []
     if spec.group is None and any(sample.group for sample in samples):
-        told.append("a column says which patient a file is of")
+        notes.append("a column says which patient a file is of")
     if any(sample.more for sample in samples):
-        told.append(f"{1 + len(samples[0].more)} files per sample are its channels")
-    return told
+        notes.append(f"{1 + len(samples[0].more)} files per sample are its channels")
+    return notes
 
 
 def stem(file: str, suffixes: Sequence[str]) -> str:
@@ -114,7 +114,7 @@ def _of_folder(spec: DatasetSpec, suffixes: Sequence[str]) -> tuple[list[Sample]
 
 def _find(root: Path, suffixes: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
     """Return the files below `root` with these suffixes, other files in its subfolders, and texts about the data."""
-    found: list[str] = []
+    matching: list[str] = []
     others: list[str] = []
     about: list[str] = []
     seen: set[str] = set()
@@ -131,23 +131,23 @@ def _find(root: Path, suffixes: Sequence[str]) -> tuple[list[str], list[str], li
             file = (Path(folder) / name).relative_to(root).as_posix()
             known = name.lower().endswith(tuple(suffixes))
             if known or (".dcm" in suffixes and not is_about(name) and is_dicom(Path(folder) / name)):
-                found.append(file)
+                matching.append(file)
             elif Path(folder) != root:
                 (about if is_about(name) or (".dcm" in suffixes and "." not in name) else others).append(file)
-    return sorted(found), sorted(others), sorted(about)
+    return sorted(matching), sorted(others), sorted(about)
 
 
 def _series(root: Path, files: Sequence[str]) -> list[str]:
     """Return the files, but for DICOM slices their folder, which is one volume."""
-    found: dict[str, None] = {}
+    entries: dict[str, None] = {}
     for file in files:
         folder = PurePosixPath(file).parent.as_posix()
         slices = not file.lower().endswith((".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd"))
-        one = folder in found or (
+        is_series = folder in entries or (
             slices and folder != "." and is_dicom(root / file) and read_header(root / file, file).frames == 1
         )
-        found[folder if one else file] = None
-    return list(found)
+        entries[folder if is_series else file] = None
+    return list(entries)
 
 
 def _pairs(files: Sequence[str], spec: DatasetSpec, suffixes: Sequence[str]) -> dict[str, tuple[str, tuple[str, ...]]]:
@@ -206,17 +206,17 @@ def _place(file: str, spec: DatasetSpec) -> tuple[str | None, str | None, list[s
             kind = _IMAGES if lowered in _IMAGE_FOLDERS else _MASKS
             if lowered.endswith("ts") and lowered in ("imagests", "labelsts"):
                 split = "test"
-        elif split is None and (found := split_of(folder)) is not None:
-            split = found
+        elif split is None and (named := split_of(folder)) is not None:
+            split = named
         else:
             rest.append(folder)
     return split, kind, rest
 
 
-def _twice(one: str, other: str, spec: DatasetSpec) -> SutureError:
+def _twice(file: str, other: str, spec: DatasetSpec) -> SutureError:
     return SutureError(
         "dataset.duplicate",
-        f"{one} and {other} differ in their ending alone",
+        f"{file} and {other} differ in their ending alone",
         where=str(spec.path),
         hint="remove one of them, or give them different names",
     )
@@ -225,8 +225,8 @@ def _twice(one: str, other: str, spec: DatasetSpec) -> SutureError:
 def _folders(file: str, spec: DatasetSpec) -> tuple[str | None, tuple[str, ...]]:
     """Return the split that the file's top folder names, if it does, and the folders below it."""
     folders = PurePosixPath(file).parts[:-1]
-    if folders and folders[0] not in spec.labels and (found := split_of(folders[0])) is not None:
-        return found, folders[1:]
+    if folders and folders[0] not in spec.labels and (named := split_of(folders[0])) is not None:
+        return named, folders[1:]
     return None, folders
 
 

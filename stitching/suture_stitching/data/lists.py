@@ -145,8 +145,8 @@ class _Finder:
                 if Path(file).is_relative_to(root):
                     return Path(file).relative_to(root).as_posix()
             return file
-        if "/" not in file and len(found := self._by_name().get(file, [])) == 1:
-            return found[0]
+        if "/" not in file and len(paths := self._by_name().get(file, [])) == 1:
+            return paths[0]
         return file
 
     def _is_file(self, file: str) -> bool:

@@ -52,19 +52,19 @@ class Look:
     @property
     def doubts(self) -> list[str]:
         """Return what is probably wrong."""
-        found = []
+        doubts = []
         if self.across:
-            found.append(f"{self.across} samples have the same content as one in another split")
+            doubts.append(f"{self.across} samples have the same content as one in another split")
         elif self.twice:
-            found.append(f"{self.twice} samples have the same content as another one")
+            doubts.append(f"{self.twice} samples have the same content as another one")
         if len(self.shape) > 1 and self.black > 0.98:
-            found.append(f"{self.black:.0%} of the values are the lowest of their range")
+            doubts.append(f"{self.black:.0%} of the values are the lowest of their range")
         if len(self.shape) > 1 and self.white > 0.98:
-            found.append(f"{self.white:.0%} of the values are the highest of their range")
+            doubts.append(f"{self.white:.0%} of the values are the highest of their range")
         if self.value_range is not None and self.high - self.low < 0.1 * (self.value_range[1] - self.value_range[0]):
             low, high = self.value_range
-            found.append(f"the values take less than a tenth of the range {low:g} to {high:g}")
-        return found
+            doubts.append(f"the values take less than a tenth of the range {low:g} to {high:g}")
+        return doubts
 
     def words(self) -> str:
         """Return the numbers of what was read, on one line; of tables, where values are patients' own, none."""
@@ -87,7 +87,7 @@ def look(dataset: Dataset, most: int = MOST) -> Look:
     total, count, read = 0.0, 0, 0
     ends = [0, 0]
     bounds = dataset.value_range
-    for split in (one for one in SPLITS if dataset.n(one)):
+    for split in (name for name in SPLITS if dataset.n(name)):
         batches = -(-min(dataset.n(split) * dataset.patches, most) // _AT_ONCE)
         for inputs, _ in dataset.batches(split, _AT_ONCE, only=range(batches)):
             array = inputs.numpy()

@@ -43,15 +43,15 @@ def group_of(file: str, spec: DatasetSpec) -> str | None:
     """Return the group that a file's name says, None where the dataset's description asks for none."""
     if spec.group is None:
         return None
-    found = re.search(spec.group, file)
-    if found is None or not found[1]:
+    match = re.search(spec.group, file)
+    if match is None or not match[1]:
         raise SutureError(
             "dataset.no_group",
             "the expression in group finds no patient in this name",
             where=file,
             hint="correct the dataset's group, or rename the file",
         )
-    return found[1]
+    return match[1]
 
 
 def check_splits(samples: Sequence[Sample], where: str) -> None:

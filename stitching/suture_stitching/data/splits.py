@@ -68,21 +68,21 @@ def stratified(keys: Keys, classes: ArrayLike, rule: SplitRule) -> dict[Split, I
     return _divide(_ranks(keys, rule.seed), np.asarray(classes), rule.validation, rule.test)
 
 
-def carve_validation(given: Splits, keys: Keys, classes: ArrayLike, rule: SplitRule) -> dict[Split, Indices]:
-    """Return `given` with a validation split taken from its training split where it has none."""
-    if len(given["validation"]) or not len(given["train"]):
-        return dict(given)
-    train = given["train"]
+def carve_validation(splits: Splits, keys: Keys, classes: ArrayLike, rule: SplitRule) -> dict[Split, Indices]:
+    """Return `splits` with a validation split taken from its training split where it has none."""
+    if len(splits["validation"]) or not len(splits["train"]):
+        return dict(splits)
+    train = splits["train"]
     # No test share: the test split is given and must stay as it is.
     share = rule.validation / (1 - rule.test)
     inner = _divide(_ranks(keys, rule.seed)[train], np.asarray(classes)[train], share, 0.0)
-    return {"train": train[inner["train"]], "validation": train[inner["validation"]], "test": given["test"]}
+    return {"train": train[inner["train"]], "validation": train[inner["validation"]], "test": splits["test"]}
 
 
 def digests(samples: NDArray[Any]) -> NDArray[np.void]:
     """Return a key per sample of `samples` `(N, ...)`, made of its content."""
-    found = b"".join(hashlib.sha256(np.ascontiguousarray(sample).reshape(-1).data).digest() for sample in samples)
-    return np.frombuffer(found, dtype="V32")
+    keys = b"".join(hashlib.sha256(np.ascontiguousarray(sample).reshape(-1).data).digest() for sample in samples)
+    return np.frombuffer(keys, dtype="V32")
 
 
 def _divide(ranks: NDArray[np.uint64], classes: NDArray[Any], validation: float, test: float) -> dict[Split, Indices]:
@@ -141,9 +141,9 @@ def _shares(samples: int, validation_share: float, test_share: float) -> tuple[i
 def _ranks(keys: Keys, seed: int) -> NDArray[np.uint64]:
     """Return a number per key, random but for the seed."""
     start = hashlib.sha256(str(seed).encode() + b"\0")
-    found = bytearray()
+    ranks = bytearray()
     for key in keys:
         own = start.copy()
         own.update(key)
-        found += own.digest()[:8]
-    return np.frombuffer(bytes(found), dtype=">u8").astype(np.uint64)
+        ranks += own.digest()[:8]
+    return np.frombuffer(bytes(ranks), dtype=">u8").astype(np.uint64)

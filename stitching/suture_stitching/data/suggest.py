@@ -49,30 +49,30 @@ def suggest(path: Path, metadata: ModelMetadata | None = None, label: str | None
     The data are opened as described; what that complains of and can be answered is added. Raises `SutureError`
     (`dataset.*`) only where not even the format is plain.
     """
-    found, kind = Suggestion(), format_of(path)
-    found.put("path", str(path), "where the data are")
-    found.put("format", kind, "found by looking at it")
+    suggestion, kind = Suggestion(), format_of(path)
+    suggestion.put("path", str(path), "where the data are")
+    suggestion.put("format", kind, "found by looking at it")
     defaults = defaults_for(metadata) if metadata is not None else {}
     if metadata is not None:
-        found.put("task", metadata.task, "what the model does")
+        suggestion.put("task", metadata.task, "what the model does")
         if metadata.labels:
-            found.put("labels", list(metadata.labels), "the model's, in its order")
+            suggestion.put("labels", list(metadata.labels), "the model's, in its order")
         reads = next(iter(metadata.inputs.values()))
-        found.put(
+        suggestion.put(
             "input", reads.model_dump(mode="json", exclude_none=True), "what the model reads: contradictions are told"
         )
     try:
-        _LOOKS[_kind_of(kind)](path, kind, found, label)
+        _LOOKS[_kind_of(kind)](path, kind, suggestion, label)
     except (SutureError, OSError, ValueError) as error:
-        found.open = str(error)
+        suggestion.open = str(error)
     for _ in range(_ROUNDS):
-        problem = _problem(found, defaults, path)
-        found.open = (
+        problem = _problem(suggestion, defaults, path)
+        suggestion.open = (
             None if problem is None else f"{problem.message} ({problem.hint})" if problem.hint else problem.message
         )
-        if problem is None or not _answered(problem, found, metadata):
+        if problem is None or not _answered(problem, suggestion, metadata):
             break
-    return found
+    return suggestion
 
 
 def _kind_of(kind: str) -> str:
@@ -87,10 +87,10 @@ def _kind_of(kind: str) -> str:
     )
 
 
-def _problem(found: Suggestion, defaults: Mapping[str, Any], path: Path) -> SutureError | None:
+def _problem(suggestion: Suggestion, defaults: Mapping[str, Any], path: Path) -> SutureError | None:
     from suture_stitching.data import open_dataset
 
-    fields = {name: value for name, (value, _) in found.fields.items()}
+    fields = {name: value for name, (value, _) in suggestion.fields.items()}
     if "input" in defaults:
         fields["input"] = defaults["input"]
     try:
@@ -100,59 +100,61 @@ def _problem(found: Suggestion, defaults: Mapping[str, Any], path: Path) -> Sutu
     return None
 
 
-def _answered(error: SutureError, found: Suggestion, metadata: ModelMetadata | None) -> bool:
+def _answered(error: SutureError, suggestion: Suggestion, metadata: ModelMetadata | None) -> bool:
     """Add the field that answers an error, if there is a usual one; say whether one was added."""
     hint = error.hint or ""
-    before = dict(found.fields)
+    before = dict(suggestion.fields)
     size = None
     if metadata is not None:
         size = next(iter(metadata.inputs.values())).spatial_shape
     if error.code == "dataset.few_bits" and (bits := re.search(r"intensity = \[0, (\d+)\]", hint)):
-        found.put("intensity", [0, int(bits[1])], "CHECK: the stored values that become the ends of the range")
+        suggestion.put("intensity", [0, int(bits[1])], "CHECK: the stored values that become the ends of the range")
     elif error.code == "dataset.sizes_differ" and size and len(size) == 2 and all(size):
-        found.put("resize", list(size), "CHECK: height and width; or resize = 256 with crop, as the model was trained")
+        suggestion.put(
+            "resize", list(size), "CHECK: height and width; or resize = 256 with crop, as the model was trained"
+        )
     elif error.code == "dataset.channels_differ" and "channels = 1" in hint:
-        found.put("channels", 1, "CHECK: some images are grey; 3 makes all colour")
+        suggestion.put("channels", 1, "CHECK: some images are grey; 3 makes all colour")
     elif error.code == "dataset.label_out_of_range" and 'blank = "negative"' in hint:
-        found.put("blank", "negative", "CHECK: an empty cell means that the label is not there")
+        suggestion.put("blank", "negative", "CHECK: an empty cell means that the label is not there")
     elif error.code == "dataset.label_out_of_range" and 'uncertain = "negative"' in hint:
-        found.put("uncertain", "negative", "CHECK: what -1 stands for: negative or positive")
+        suggestion.put("uncertain", "negative", "CHECK: what -1 stands for: negative or positive")
     elif error.code == "dataset.missing_values" and 'missing = "mean"' in hint:
-        found.put("missing", "mean", "CHECK: empty cells become the mean over the training rows")
+        suggestion.put("missing", "mean", "CHECK: empty cells become the mean over the training rows")
     elif error.code == "dataset.not_finite" and 'missing = "lowest"' in hint:
-        found.put("missing", "lowest", "CHECK: NaN becomes a volume's lowest value")
+        suggestion.put("missing", "lowest", "CHECK: NaN becomes a volume's lowest value")
     elif error.code == "dataset.spacing_differs":
-        found.put("spacing", [1.0, 1.0, 1.0], "CHECK: mm that all volumes are resampled to")
+        suggestion.put("spacing", [1.0, 1.0, 1.0], "CHECK: mm that all volumes are resampled to")
     elif error.code == "dataset.invalid" and "window" in error.message:
-        found.put("window", [96, 96, 96], "CHECK: the voxels that the models read")
-    return found.fields != before
+        suggestion.put("window", [96, 96, 96], "CHECK: the voxels that the models read")
+    return suggestion.fields != before
 
 
-def _folders(path: Path, kind: str, found: Suggestion, label: str | None) -> None:
-    places = [one.relative_to(path) for one in _files(path)]
+def _folders(path: Path, kind: str, suggestion: Suggestion, label: str | None) -> None:
+    places = [file.relative_to(path) for file in _files(path)]
     tops = [[part for part in place.parts[:-1] if split_of(part) is None] for place in places]
     masks = any(parts and parts[0].lower() in _MASK_FOLDERS for parts in tops)
     masks = masks or any(re.search(r"[_-](mask|seg)\.", place.name) for place in places)
-    if "task" in found.fields:
+    if "task" in suggestion.fields:
         return
     if masks:
-        found.put("task", "segmentation", "there are masks")
-        found.put("labels", _mask_labels(path), "CHECK: names of the masks' values, 0 first")
+        suggestion.put("task", "segmentation", "there are masks")
+        suggestion.put("labels", _mask_labels(path), "CHECK: names of the masks' values, 0 first")
     elif (path / "labels.csv").exists():
-        _list(path / "labels.csv", "list", found, label)
+        _list(path / "labels.csv", "list", suggestion, label)
     else:
         classes = sorted({parts[0] for parts in tops if parts})
-        found.put("labels", classes, "the class folders; put them into the order of the models' outputs")
-    _group(places, found)
+        suggestion.put("labels", classes, "the class folders; put them into the order of the models' outputs")
+    _group(places, suggestion)
 
 
-def _group(places: list[Path], found: Suggestion) -> None:
+def _group(places: list[Path], suggestion: Suggestion) -> None:
     """Suggest an expression for patients where names begin with something that several files share."""
     form = re.compile(r"((?:p|pat|patient|sub|subject|case)[-_]?\d+)[-_]", re.I)
     names = [form.search(PurePosixPath(place.as_posix()).name) for place in places]
     patients = [name[1] for name in names if name]
     if places and len(patients) == len(places) and len(set(patients)) < len(patients):
-        found.put("group", form.pattern.replace("(?:", "(?:"), "CHECK: finds the patient in a file's name")
+        suggestion.put("group", form.pattern.replace("(?:", "(?:"), "CHECK: finds the patient in a file's name")
 
 
 def _mask_labels(path: Path) -> list[str]:
@@ -167,10 +169,10 @@ def _mask_labels(path: Path) -> list[str]:
 
 
 def _files(path: Path) -> list[Path]:
-    return [one for one in sorted(path.rglob("*"))[:5000] if one.is_file() and not any(map(is_litter, one.parts))]
+    return [file for file in sorted(path.rglob("*"))[:5000] if file.is_file() and not any(map(is_litter, file.parts))]
 
 
-def _table(path: Path, kind: str, found: Suggestion, label: str | None) -> None:
+def _table(path: Path, kind: str, suggestion: Suggestion, label: str | None) -> None:
     from suture_stitching.data.table_files import open_table_file
 
     table = open_table_file(path, kind)
@@ -180,10 +182,10 @@ def _table(path: Path, kind: str, found: Suggestion, label: str | None) -> None:
     )
     columns: dict[str, Any] = {}
     if column is None:
-        found.open = f"which column is the label? There are {', '.join(names)}"
+        suggestion.open = f"which column is the label? There are {', '.join(names)}"
     else:
         columns["label"] = column
-        _targets(table, column, found)
+        _targets(table, column, suggestion)
     for name in names:
         if names_patient(name):
             columns["group"] = name
@@ -193,61 +195,63 @@ def _table(path: Path, kind: str, found: Suggestion, label: str | None) -> None:
     columns["features"] = [
         name for name in names if name not in taken and not is_row_number(name) and table.is_number(name)
     ]
-    found.put("columns", columns, "CHECK: features in the order in which the models read them")
+    suggestion.put("columns", columns, "CHECK: features in the order in which the models read them")
 
 
-def _targets(table: Any, column: str, found: Suggestion) -> None:
-    if "task" in found.fields:
+def _targets(table: Any, column: str, suggestion: Suggestion) -> None:
+    if "task" in suggestion.fields:
         return
     values: set[str] = set()
     for batch in table.batches([column], ()):
         values |= {str(cell).strip() for cell in batch.column(column).unique().to_pylist() if cell is not None}
         if len(values) > _MOST_LABELS:
-            found.put("task", "regression", f"the column {column} has many values")
+            suggestion.put("task", "regression", f"the column {column} has many values")
             return
-    found.put("labels", sorted(values), "CHECK: in the order of the models' outputs")
+    suggestion.put("labels", sorted(values), "CHECK: in the order of the models' outputs")
 
 
-def _list(path: Path, kind: str, found: Suggestion, label: str | None) -> None:
+def _list(path: Path, kind: str, suggestion: Suggestion, label: str | None) -> None:
     from suture_stitching.data.table_files import open_table_file
 
     table = open_table_file(path, kind)
     column = label or next((name for name in table.names if name.lower() in ("label", "class", "target")), None)
     if column is not None:
-        _targets(table, column, found)
+        _targets(table, column, suggestion)
         if column != "label":
-            found.put("columns", {"label": column}, "the column of the labels")
+            suggestion.put("columns", {"label": column}, "the column of the labels")
     elif not any(name.lower() in FILE_COLUMNS for name in table.names):
-        found.open = f"which columns are file and label? There are {', '.join(table.names)}"
+        suggestion.open = f"which columns are file and label? There are {', '.join(table.names)}"
 
 
-def _datalist(path: Path, kind: str, found: Suggestion, label: str | None) -> None:
+def _datalist(path: Path, kind: str, suggestion: Suggestion, label: str | None) -> None:
     entries = read_datalist(path)
-    if "task" in found.fields or not entries:
+    if "task" in suggestion.fields or not entries:
         return
     if isinstance(entries[0].label, str):
-        found.put("task", "segmentation", "labels are files")
-        found.put("labels", _mask_labels(path.parent), "CHECK: names of the masks' values, 0 first")
+        suggestion.put("task", "segmentation", "labels are files")
+        suggestion.put("labels", _mask_labels(path.parent), "CHECK: names of the masks' values, 0 first")
     else:
-        found.put("labels", sorted({str(one.label) for one in entries}), "CHECK: in the order of the models' outputs")
+        suggestion.put(
+            "labels", sorted({str(entry.label) for entry in entries}), "CHECK: in the order of the models' outputs"
+        )
 
 
-def _arrays(path: Path, kind: str, found: Suggestion, label: str | None) -> None:
+def _arrays(path: Path, kind: str, suggestion: Suggestion, label: str | None) -> None:
     from suture_stitching.data.array_files import label_values
 
-    if "task" in found.fields:
+    if "task" in suggestion.fields:
         return
     values = label_values(path, kind, label)
     if values is None:
-        found.put("task", "segmentation", "there are masks")
-        found.put("labels", ["background", "object"], "CHECK: names of the masks' values, 0 first")
+        suggestion.put("task", "segmentation", "there are masks")
+        suggestion.put("labels", ["background", "object"], "CHECK: names of the masks' values, 0 first")
     else:
-        found.put("labels", values, "CHECK: names in the order of their index")
+        suggestion.put("labels", values, "CHECK: names in the order of their index")
 
 
 def _toml(value: Any) -> str:
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{_key(name)} = {_toml(one)}" for name, one in value.items()) + " }"
+        return "{ " + ", ".join(f"{_key(name)} = {_toml(item)}" for name, item in value.items()) + " }"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_toml, value)) + "]"
     return json.dumps(value, ensure_ascii=False)

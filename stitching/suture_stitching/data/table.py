@@ -104,18 +104,18 @@ def open_table(spec: DatasetSpec) -> ArrayDataset:
         where=where,
     )
     dataset.filled, dataset.ordered = filled, chosen.ordered
-    dataset.notes = tuple(_told(file, chosen, spec))
+    dataset.notes = tuple(_notes(file, chosen, spec))
     return dataset
 
 
-def _told(file: TableFile, chosen: _Chosen, spec: DatasetSpec) -> list[str]:
-    told = [file.told] if file.told else []
+def _notes(file: TableFile, chosen: _Chosen, spec: DatasetSpec) -> list[str]:
+    notes = [file.note] if file.note else []
     if chosen.group and spec.columns.group is None:
-        told.append(f"the column '{chosen.group}' says whose a row is; it is no feature")
+        notes.append(f"the column '{chosen.group}' says whose a row is; it is no feature")
     if left := [name for name in file.names if name not in chosen.all]:
         shown = ", ".join(repr(name) for name in left[:6]) + (f" and {len(left) - 6} more" if len(left) > 6 else "")
-        told.append(f"not read: {shown}")
-    return told
+        notes.append(f"not read: {shown}")
+    return notes
 
 
 class _Codes:
@@ -151,15 +151,15 @@ def _choose(file: TableFile, spec: DatasetSpec) -> _Chosen:
     repeated = next((name for name in names if names.count(name) > 1), None)
     if repeated is not None:
         raise SutureError("dataset.duplicate", f"the column '{repeated}' occurs more than once", where=where)
-    targets = spec.labels if spec.task == "multilabel" else (columns.label or _found("label", names) or "label",)
-    said = columns.features
+    targets = spec.labels if spec.task == "multilabel" else (columns.label or _column_of("label", names) or "label",)
+    stated = columns.features
     wanted = spec.input.channels if spec.input is not None and spec.input.format == "table" else None
-    taken = {*(said or wanted or ()), *targets}
-    split = columns.split or (found if (found := _found("split", names)) not in taken else None)
+    taken = {*(stated or wanted or ()), *targets}
+    split = columns.split or (named if (named := _column_of("split", names)) not in taken else None)
     patients = [name for name in names if names_patient(name) and name not in {*taken, split}]
     group = columns.group or (patients[0] if len(patients) == 1 else None)
     reserved = {*targets, *patients, *filter(None, (split, group))}
-    features = said or wanted or tuple(name for name in names if name not in reserved and not is_row_number(name))
+    features = stated or wanted or tuple(name for name in names if name not in reserved and not is_row_number(name))
     for name in (*targets, *features, *filter(None, (split, group))):
         if name not in names:
             what = "one column per label, features, split" if spec.task == "multilabel" else "label, features, split"
@@ -189,10 +189,10 @@ def _choose(file: TableFile, spec: DatasetSpec) -> _Chosen:
         if not file.is_number(name):
             raise file.not_numbers(name)
     _check_number(features, spec, signals, where)
-    return _Chosen(tuple(features), targets, split, group, numbers, signals, said is not None)
+    return _Chosen(tuple(features), targets, split, group, numbers, signals, stated is not None)
 
 
-def _found(wanted: str, names: Sequence[str]) -> str | None:
+def _column_of(wanted: str, names: Sequence[str]) -> str | None:
     """Return the column of this name, or the only one that differs from it in writing alone."""
     if wanted in names:
         return wanted
@@ -223,7 +223,7 @@ def _as_signal(shape: tuple[int, ...], spec: DatasetSpec) -> tuple[int, ...]:
 
 def _signals(batch: Any, names: Sequence[str], start: int, where: str) -> NDArray[np.float64]:
     """Return `(N, C, T)` of columns that hold a list of numbers per row."""
-    found = []
+    channels = []
     for name in names:
         column = batch.column(name)
         if column.null_count:
@@ -234,10 +234,10 @@ def _signals(batch: Any, names: Sequence[str], start: int, where: str) -> NDArra
         flat = column.flatten().cast(pyarrow.float64()).to_numpy(zero_copy_only=False)
         if not np.isfinite(flat).all():
             raise SutureError("dataset.not_finite", f"the column '{name}' holds NaN or infinity", where=where)
-        found.append(flat.reshape(len(column), -1))
-    if len({one.shape for one in found}) > 1:
+        channels.append(flat.reshape(len(column), -1))
+    if len({channel.shape for channel in channels}) > 1:
         raise _lengths_differ(start, where)
-    return np.stack(found, axis=1)
+    return np.stack(channels, axis=1)
 
 
 def _lengths_differ(start: int, where: str) -> SutureError:

@@ -35,9 +35,9 @@ STATISTICS = (".dta", ".sav", ".zsav", ".por", ".sas7bdat", ".xpt")
 class TableFile(ABC):
     """A table on disk: names of its columns without spaces around, their types, and its rows in pieces."""
 
-    def __init__(self, path: Path, schema: Any, told: str = "") -> None:
+    def __init__(self, path: Path, schema: Any, note: str = "") -> None:
         self.path = path
-        self.told = told
+        self.note = note
         self._schema = schema
         self._raw = {name.strip(): name for name in schema.names}
         self.names = [name.strip() for name in schema.names]
@@ -57,22 +57,22 @@ class TableFile(ABC):
         kind, types = self.type_of(name), pyarrow.types
         return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
 
-    def not_numbers(self, name: str, found: str | None = None) -> SutureError:
+    def not_numbers(self, name: str, content: str | None = None) -> SutureError:
         """Return the error for a column that should hold numbers."""
         kind, types = self.type_of(name), pyarrow.types
-        if found is None and types.is_temporal(kind):
-            found, hint = "dates or times", "compute a number from it, an age say, or leave it out of features"
-        elif found is None and self.is_list(name):
-            found, hint = "lists", "name it as the only feature to read signals, or leave it out of features"
+        if content is None and types.is_temporal(kind):
+            content, hint = "dates or times", "compute a number from it, an age say, or leave it out of features"
+        elif content is None and self.is_list(name):
+            content, hint = "lists", "name it as the only feature to read signals, or leave it out of features"
         else:
-            found = found or ("text" if types.is_string(kind) or types.is_dictionary(kind) else str(kind))
+            content = content or ("text" if types.is_string(kind) or types.is_dictionary(kind) else str(kind))
             hint = (
                 f'say the texts in the order of their numbers, categories = {{ "{name}" = ["...", "..."] }}, as the '
                 "models were trained; or leave it out of features"
             )
         return SutureError(
             "dataset.not_numbers",
-            f"the column '{name}' holds {found}, not numbers",
+            f"the column '{name}' holds {content}, not numbers",
             where=str(self.path),
             hint=hint,
         )
@@ -107,7 +107,7 @@ class _Text(TableFile):
     def __init__(self, path: Path) -> None:
         self.path, self._form = path, sniff(path)
         with _naming_the_file(path), self._open(pyarrow.csv.ConvertOptions(**self._nulls)) as file:
-            super().__init__(path, file.schema, self._form.told)
+            super().__init__(path, file.schema, self._form.in_words)
 
     @property
     def _nulls(self) -> dict[str, Any]:
@@ -140,12 +140,12 @@ class _Text(TableFile):
 class _Frames(TableFile):
     """What pandas reads: frames of some rows each, brought to the types of the first."""
 
-    def __init__(self, path: Path, told: str) -> None:
+    def __init__(self, path: Path, note: str) -> None:
         with _naming_the_file(path):
             first = next(self._frames(path), None)
         if first is None:
             raise SutureError("dataset.empty", "the table has no rows", where=str(path))
-        super().__init__(path, _arrow(first, None).schema, told)
+        super().__init__(path, _arrow(first, None).schema, note)
 
     @abstractmethod
     def _frames(self, path: Path) -> Iterator[Any]: ...

@@ -45,7 +45,7 @@ class TextTable:
     zipped: bool
 
     @property
-    def told(self) -> str:
+    def in_words(self) -> str:
         """Say it in words where it is not the usual."""
         separators = {";": "semicolons", "\t": "tabs", "|": "bars"}
         words = [f"separated by {separators[self.delimiter]}"] if self.delimiter in separators else []
@@ -79,7 +79,7 @@ def sniff(path: Path) -> TextTable:
     while skip < len(lines) - 1 and lines[skip].startswith("#") and not _columns(lines[skip], lines[skip + 1]):
         skip += 1
     header = lines[skip] if lines else ""
-    delimiter = max(_DELIMITERS, key=lambda one: (_bare(header).count(one), -_DELIMITERS.index(one)))
+    delimiter = max(_DELIMITERS, key=lambda sign: (_bare(header).count(sign), -_DELIMITERS.index(sign)))
     rows = list(csv.reader(lines[skip + 1 : skip + 1001], delimiter=delimiter))
     cells = Counter(
         kind
@@ -99,7 +99,7 @@ def opened(path: Path, zipped: bool) -> IO[bytes]:
 
 def _columns(line: str, below: str) -> bool:
     """Whether a line that begins with # has as many cells as the one below it."""
-    return any(line.count(one) == below.count(one) > 0 for one in _DELIMITERS)
+    return any(line.count(sign) == below.count(sign) > 0 for sign in _DELIMITERS)
 
 
 def _bare(line: str) -> str:

@@ -157,7 +157,9 @@ class _Series(_InLps):
     def __init__(self, path: Path, file: str) -> None:
         self._file = file
         files = (
-            [path] if path.is_file() else sorted(one for one in path.iterdir() if one.is_file() and dicom.is_dicom(one))
+            [path]
+            if path.is_file()
+            else sorted(entry for entry in path.iterdir() if entry.is_file() and dicom.is_dicom(entry))
         )
         if not files:
             raise unreadable(file, "the folder holds no DICOM files")
@@ -165,7 +167,7 @@ class _Series(_InLps):
             raise SutureError(
                 "dataset.missing_package", "DICOM needs pydicom", where=file, hint=how_to_install("imaging")
             )
-        slices = [self._slice(one, file) for one in files]
+        slices = [self._slice(entry, file) for entry in files]
         if len({series for _, _, series, _, _ in slices}) > 1:
             raise unreadable(file, "the folder holds several series: give each one of its own")
         sizes = {(header.height, header.width, header.channels) for header, *_ in slices}
@@ -178,8 +180,8 @@ class _Series(_InLps):
             raise unreadable(file, "one DICOM slice is no volume")
         rows, columns = slices[0][3][:, 0], slices[0][3][:, 1]
         normal = np.cross(rows, columns)
-        slices.sort(key=lambda one: float(one[4] @ normal))
-        self._files = [one[1] for one in slices]
+        slices.sort(key=lambda entry: float(entry[4] @ normal))
+        self._files = [entry[1] for entry in slices]
         step = self._step(slices, normal, files[0])
         height, width, self.channels = next(iter(sizes))
         spacing = self._pixel_spacing(files[0])
@@ -205,8 +207,8 @@ class _Series(_InLps):
     def _pixel_spacing(self, path: Path) -> tuple[float, float]:
         import pydicom
 
-        found = pydicom.dcmread(path, stop_before_pixels=True).get("PixelSpacing", (1.0, 1.0))
-        return float(found[0]), float(found[1])
+        spacing = pydicom.dcmread(path, stop_before_pixels=True).get("PixelSpacing", (1.0, 1.0))
+        return float(spacing[0]), float(spacing[1])
 
     def _step(self, slices: list[Any], normal: NDArray[np.float64], first: Path) -> float:
         """Return the distance of slices in mm; raise where one is missing or there twice."""
@@ -215,7 +217,7 @@ class _Series(_InLps):
         if len(slices) == 1:
             data = pydicom.dcmread(first, stop_before_pixels=True)
             return float(data.get("SpacingBetweenSlices", data.get("SliceThickness", 1.0)) or 1.0)
-        steps = np.diff([float(one[4] @ normal) for one in slices])
+        steps = np.diff([float(entry[4] @ normal) for entry in slices])
         if steps.min() <= 0 or steps.max() > 1.5 * steps.min():
             raise unreadable(self._file, "slices of the series are missing, or there twice")
         return float(steps.mean())

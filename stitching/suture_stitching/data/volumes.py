@@ -122,12 +122,12 @@ class VolumeFolder(FolderDataset[_Header]):
             return _Volume(_spooled(image), None, np.empty((0, 3), dtype=np.int64))
         # Nearest neighbours: a label between two others would be a third.
         mask = self._mask(sample)[None].astype(np.float32)
-        found = _resampled(mask, affine, self._spec.spacing, "nearest", sample.file)[0]
-        found = found.astype(np.min_scalar_type(len(self.labels) - 1))
-        shown = np.flatnonzero(found)
+        resampled = _resampled(mask, affine, self._spec.spacing, "nearest", sample.file)[0]
+        resampled = resampled.astype(np.min_scalar_type(len(self.labels) - 1))
+        shown = np.flatnonzero(resampled)
         if len(shown) > _FOREGROUND:
             shown = np.random.default_rng(0).choice(shown, _FOREGROUND, replace=False)
-        return _Volume(_spooled(image), _spooled(found), np.stack(np.unravel_index(shown, found.shape), axis=1))
+        return _Volume(_spooled(image), _spooled(resampled), np.stack(np.unravel_index(shown, resampled.shape), axis=1))
 
     def _channels(self, sample: Sample) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         """Return the volume `(C, X, Y, Z)` of all the sample's files, and its affine."""
@@ -204,10 +204,10 @@ class VolumeFolder(FolderDataset[_Header]):
         return first.channels, *self._size
 
 
-def _same_place(one: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
+def _same_place(affine: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
     """Whether two affines put each voxel at the same place, but for a small part of a voxel."""
-    voxel = float(voxel_sizes(one).min())
-    return bool(np.allclose(one, other, rtol=0, atol=_PART * max(voxel, 1e-6)))
+    voxel = float(voxel_sizes(affine).min())
+    return bool(np.allclose(affine, other, rtol=0, atol=_PART * max(voxel, 1e-6)))
 
 
 def _mask_differs(file: str, what: str) -> SutureError:
@@ -231,10 +231,10 @@ def _resampled(
 
     resample = Spacing(pixdim=spacing, mode=mode, padding_mode="border", align_corners=False, dtype=np.float32)
     with torch.no_grad():
-        found: NDArray[np.float32] = resample(
+        resampled: NDArray[np.float32] = resample(
             MetaTensor(torch.from_numpy(values), affine=torch.from_numpy(affine))
         ).numpy()
-    return found
+    return resampled
 
 
 def _map_intensity(
@@ -258,11 +258,11 @@ def _spooled(array: NDArray[Any]) -> NDArray[Any]:
 
 def _cut(values: NDArray[Any], start: Sequence[int], size: Sequence[int], fill: float) -> NDArray[Any]:
     """Return `(C, *size)` of `values` beginning at `start`, which may be outside: there it is `fill`."""
-    found = np.full((len(values), *size), fill, dtype=values.dtype)
+    window = np.full((len(values), *size), fill, dtype=values.dtype)
     ours, theirs = [slice(None)], [slice(None)]
     for at, want, have in zip(start, size, values.shape[1:], strict=True):
         first, last = max(at, 0), min(at + want, have)
         ours.append(slice(first - at, last - at))
         theirs.append(slice(first, last))
-    found[tuple(ours)] = values[tuple(theirs)]
-    return found
+    window[tuple(ours)] = values[tuple(theirs)]
+    return window

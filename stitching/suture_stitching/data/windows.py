@@ -31,7 +31,7 @@ def predict(model: Callable[[Tensor], Sequence[Tensor]], x: Tensor, window: Sequ
     """
     from monai.inferers import sliding_window_inference
 
-    found: Tensor | tuple[Tensor, ...] = sliding_window_inference(
+    outputs: Tensor | tuple[Tensor, ...] = sliding_window_inference(
         x,
         tuple(window),
         _AT_ONCE,
@@ -40,4 +40,4 @@ def predict(model: Callable[[Tensor], Sequence[Tensor]], x: Tensor, window: Sequ
         mode="gaussian",
         cval=float(x.min()),
     )
-    return found if isinstance(found, tuple) else (found,)
+    return outputs if isinstance(outputs, tuple) else (outputs,)

@@ -64,20 +64,20 @@ def places_of(texts: Iterable[str], labels: Sequence[str]) -> dict[str, int]:
     by_fold: dict[str, list[int]] = {}
     for index, label in enumerate(labels):
         by_fold.setdefault(folded(label), []).append(index)
-    found: dict[str, int] = {}
+    places: dict[str, int] = {}
     spellings = {text.strip() for text in distinct}
     for text in distinct:
         if text in known:
-            found[text] = known[text]
+            places[text] = known[text]
             continue
         if text.strip() not in known and sum(folded(text) == folded(other) for other in spellings) > 1:
             continue  # two spellings in one set of data may be two things
         for form in (text, _whole(text), _NUMBERED.sub("", text)):
             if form is not None and len(same := by_fold.get(folded(form), [])) == 1:
-                found[text] = same[0]
+                places[text] = same[0]
                 break
-    if found or not distinct:
-        return found
+    if places or not distinct:
+        return places
     if len(labels) == 2 and {text.strip().casefold() for text in distinct} <= _TRUTH.keys():
         return {text: _TRUTH[text.strip().casefold()] for text in distinct}
     whole = {text: _whole(text) for text in distinct}

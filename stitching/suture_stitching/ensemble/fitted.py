@@ -76,12 +76,12 @@ class FitResult:
         """Return a candidate's gate, if it has one, checked as its joins are."""
         if (gate := candidate.gate) is None:
             return None
-        found = _found(gate.points, points)
-        width = sum(point.shape[0] for point in found.values())
+        matched = _points_named(gate.points, points)
+        width = sum(point.shape[0] for point in matched.values())
         rows = len(self.stitches[gate.bias]) if gate.bias in self.stitches and self.stitches[gate.bias].dim() else 0
         self._check(gate.weight, (min(rows, width), width))
         self._check(gate.bias, (min(rows, width),))
-        return GateTensors(found, gate.weight, gate.bias, gate.near, gate.far, gate.withdraws)
+        return GateTensors(matched, gate.weight, gate.bias, gate.near, gate.far, gate.withdraws)
 
     def points(self, members: Sequence[Member]) -> list[dict[str, StitchPoint]]:
         """Return each member's stitch points by name; raises `SutureError` `candidates.members` for other members."""
@@ -99,20 +99,20 @@ class FitResult:
             )
 
     def _join(self, match: MatchDocument, points: Sequence[Mapping[str, StitchPoint]]) -> Join:
-        found = _found(match.points, points)
+        matched = _points_named(match.points, points)
         stitches = {}
         for stitch in match.stitches:
-            if not {stitch.source, stitch.target} <= found.keys() or stitch.source == stitch.target:
+            if not {stitch.source, stitch.target} <= matched.keys() or stitch.source == stitch.target:
                 raise SutureError("candidates.points", "a stitch joins members that are not matched", where=CANDIDATES)
-            width = found[stitch.target].shape[0]
-            self._check(stitch.weight, (width, found[stitch.source].shape[0]))
+            width = matched[stitch.target].shape[0]
+            self._check(stitch.weight, (width, matched[stitch.source].shape[0]))
             self._check(stitch.bias, (width,))
             stitches[stitch.source, stitch.target] = (stitch.weight, stitch.bias)
-        wanted = {(source, target) for source in found for target in found if source != target}
-        if len(found) < 2 or stitches.keys() != wanted:
+        wanted = {(source, target) for source in matched for target in matched if source != target}
+        if len(matched) < 2 or stitches.keys() != wanted:
             raise SutureError("candidates.points", "a match needs a stitch for every ordered pair", where=CANDIDATES)
-        _check_grids(found)
-        return Join(found, match.alpha, stitches)
+        _check_grids(matched)
+        return Join(matched, match.alpha, stitches)
 
     def _check(self, name: str, shape: tuple[int, ...]) -> None:
         tensor = self.stitches.get(name)
@@ -126,15 +126,15 @@ class FitResult:
             raise SutureError("candidates.tensors", f"{name} is missing or is not as it should be", where=STITCHES)
 
 
-def _found(names: Mapping[str, str], points: Sequence[Mapping[str, StitchPoint]]) -> dict[int, StitchPoint]:
+def _points_named(names: Mapping[str, str], points: Sequence[Mapping[str, StitchPoint]]) -> dict[int, StitchPoint]:
     """Return the members' points of these names."""
-    found = {}
+    by_member = {}
     for key, name in names.items():
         member = int(key)
         if member >= len(points) or name not in points[member]:
             raise SutureError("candidates.points", f"member {member} has no stitch point {name}", where=CANDIDATES)
-        found[member] = points[member][name]
-    return found
+        by_member[member] = points[member][name]
+    return by_member
 
 
 def _check_grids(points: Mapping[int, StitchPoint]) -> None:

@@ -40,7 +40,7 @@ class Member:
         spec = next(iter(self.metadata.inputs.values()))
         channels, *sizes = self.model.graph.inputs[0].shape[1:]
         stated = spec.spatial_shape if len(spec.spatial_shape) == len(sizes) else (None,) * len(sizes)
-        shape = tuple(size or said for size, said in zip(sizes, stated, strict=True))
+        shape = tuple(size or stated_size for size, stated_size in zip(sizes, stated, strict=True))
         return spec.model_copy(update={"num_channels": channels or spec.num_channels, "spatial_shape": shape})
 
     def points(self, input_shape: Sequence[int]) -> list[StitchPoint]:
@@ -92,8 +92,8 @@ def batches(
         (dataset.input_shape[0], dataset.channels), (spec.num_channels, spec.channels), spec.format
     )
     matrix = None if weights is None else torch.tensor(weights, device=device)
-    found = dataset.whole(split, only=only) if whole else dataset.batches(split, at_once, seed=seed, only=only)
-    for x, y in found:
+    stream = dataset.whole(split, only=only) if whole else dataset.batches(split, at_once, seed=seed, only=only)
+    for x, y in stream:
         x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
         if not whole:  # whole samples may be larger than memory, and are copied window by window
             x = settled(x)
@@ -166,7 +166,9 @@ def check_inputs(members: Sequence[Member], dataset: Dataset) -> None:
         )
     spec = shared_input(members)
     if spec.format == "table" and dataset.channels and len(dataset.channels) > 1 and not dataset.ordered:
-        unnamed = next((one.ref.repo for one in members if not next(iter(one.metadata.inputs.values())).channels), None)
+        unnamed = next(
+            (member.ref.repo for member in members if not next(iter(member.metadata.inputs.values())).channels), None
+        )
         if unnamed is not None:
             raise SutureError(
                 "dataset.columns_unnamed",
@@ -194,4 +196,4 @@ def check_inputs(members: Sequence[Member], dataset: Dataset) -> None:
 
 def _with_sizes(spec: InputSpec, shape: Sequence[int]) -> tuple[int, ...]:
     """Return the input's channels and fixed sizes, with the free ones from `shape` `(C, *spatial)`."""
-    return (spec.num_channels, *(fixed or given for fixed, given in zip(spec.spatial_shape, shape[1:], strict=True)))
+    return (spec.num_channels, *(fixed or size for fixed, size in zip(spec.spatial_shape, shape[1:], strict=True)))

@@ -195,11 +195,11 @@ class Merge:
         """
         point, sources = join.points[member], [source for source in join.points if source != member]
         own, rank = self._map(before[member], point), len(point.shape) - 1
-        given = self._mean([self._translated(join, source, member, before[source], own) for source in sources])
+        translated = self._mean([self._translated(join, source, member, before[source], own) for source in sources])
         bias = self._mean([self._stitch(join.stitches[source, member][1]) for source in sources])
         for _ in range(rank):
             bias = self._add("aten.unsqueeze.default", bias, -1)
-        return self._add("aten.sub.Tensor", self._add("aten.add.Tensor", given, bias), own)
+        return self._add("aten.sub.Tensor", self._add("aten.add.Tensor", translated, bias), own)
 
     def _mixed(self, own: Ref, step: Ref, weight: Ref | float, point: StitchPoint) -> Ref:
         """Return `own + weight * step`, in the layout of the member's own point."""
@@ -269,9 +269,9 @@ class Merge:
             output = self._probabilities(output, member, self._objective)
         if self._output_rank(member):
             read = self.members[member].input.spatial_shape
-            given = graph.outputs[0].shape[2:] if graph.outputs else read
+            output_shape = graph.outputs[0].shape[2:] if graph.outputs else read
             # A mask of free size is as large as what it is of.
-            sizes = tuple(size or own for size, own in zip(given, read, strict=True))
+            sizes = tuple(size or own for size, own in zip(output_shape, read, strict=True))
             output = self._at_size(output, sizes, self._shared.spatial_shape)
         return output
 
@@ -419,11 +419,11 @@ def name_of(ref: Ref) -> str:
 
 
 def _only_output(member: Member) -> int:
-    found = list(leaves(member.model.graph.output))
-    if len(found) != 1:
+    outputs = list(leaves(member.model.graph.output))
+    if len(outputs) != 1:
         raise SutureError(
             "member.output",
-            f"the model has {len(found)} outputs; only models with one can be stitched",
+            f"the model has {len(outputs)} outputs; only models with one can be stitched",
             where=member.ref.repo,
         )
-    return found[0].node
+    return outputs[0].node

@@ -47,11 +47,11 @@ def intervals(
     if len(sizes) < RESAMPLED_FROM:
         return _by_student(values, sums, sizes, against, most)
     means = _resampled_means(sums, sizes, np.random.default_rng(seed))
-    found = []
+    results = []
     for index, value in enumerate(values):
-        differences = {one: _interval(value - values[one], means[:, index] - means[:, one]) for one in against}
-        found.append((_interval(value, means[:, index]), differences))
-    return found
+        differences = {other: _interval(value - values[other], means[:, index] - means[:, other]) for other in against}
+        results.append((_interval(value, means[:, index]), differences))
+    return results
 
 
 def _by_patient(scores: Floats, patients: NDArray[np.int64] | None) -> tuple[Floats, Floats]:
@@ -99,13 +99,13 @@ def _by_student(
         low, high = value - quantile * deviation, value + quantile * deviation
         return Interval(value=float(value), low=float(max(low, lowest)), high=float(min(high, most)))
 
-    found = []
+    results = []
     for index, value in enumerate(values):
         differences = {
-            one: interval(value - values[one], apart[index] - apart[one], -most)
-            if one != index
+            other: interval(value - values[other], apart[index] - apart[other], -most)
+            if other != index
             else Interval(value=0.0, low=0.0, high=0.0)
-            for one in against
+            for other in against
         }
-        found.append((interval(value, apart[index], 0.0), differences))
-    return found
+        results.append((interval(value, apart[index], 0.0), differences))
+    return results

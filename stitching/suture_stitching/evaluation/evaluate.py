@@ -170,12 +170,12 @@ class _Evaluation:
         tracker.end("evaluate")
         if self._privacy is None:
             labels = self._fitted.candidates.labels or ()
-            found = {}
+            splits = {}
             for split in self._blocks:
                 patients = whose(self._dataset, split, scores.of(split).shape[1])
-                found[split] = counted(scores.summary(split, own, patients), self._dataset, split, labels)
+                splits[split] = counted(scores.summary(split, own, patients), self._dataset, split, labels)
         else:
-            found = private_scores(
+            splits = private_scores(
                 {split: scores.of(split) for split in self._blocks},
                 self._fitted.candidates.candidates,
                 self._dataset,
@@ -188,7 +188,7 @@ class _Evaluation:
             metric=self._objective.metric,
             higher_is_better=self._objective.higher_is_better,
             own=own,
-            splits=found,
+            splits=splits,
             training=None if own is None or self._privacy is not None else _declared(self._members[own], self._dataset),
             # Other looks at the patients, which the account does not know of.
             train=None if own is None or self._privacy is not None else self._on_train(own),
@@ -217,8 +217,8 @@ class _Evaluation:
         return TrainScore(**interval.model_dump(), n=n, patients=len(np.unique(patients)))
 
     def run_share(self, share: Share) -> None:
-        every = [(split, *one) for split, of in self._blocks.items() for one in enumerate(of)]
-        mine = [one for number, one in enumerate(every) if share.has(number)]
+        every = [(split, *numbered) for split, blocks in self._blocks.items() for numbered in enumerate(blocks)]
+        mine = [block for number, block in enumerate(every) if share.has(number)]
         tracker = self._tracker
         tracker.expect("evaluate", [UnitCost()] * sum(len(block) for _, _, block in mine))
         for split, index, block in mine:
@@ -234,22 +234,22 @@ class _Evaluation:
         for x, y in self._passes.batches(split, only):
             self._tracker.tick("evaluate")
             # One sample at a time where one must not show: a network may mix those that it is given together.
-            ones = [(x, y)] if self._privacy is None else zip(torch.split(x, 1), torch.split(y, 1), strict=True)
-            scores.add(split, [part for one in ones for part in self._passes.runner.parts(self._score, *one)])
+            pieces = [(x, y)] if self._privacy is None else zip(torch.split(x, 1), torch.split(y, 1), strict=True)
+            scores.add(split, [part for piece in pieces for part in self._passes.runner.parts(self._score, *piece)])
             if self._checkpoint.due:
                 scores.keep()
 
 
 def _declared(member: Member, dataset: Dataset) -> Training:
     """Return what a model's `suture.json` says of its training, held against how this dataset is divided."""
-    said = member.metadata.training_data
-    if said is None or said.split is None:
+    training = member.metadata.training_data
+    if training is None or training.split is None:
         return "undeclared"
-    if said.split == "all":
+    if training.split == "all":
         return "all"
-    if said.split_digest is None:
+    if training.split_digest is None:
         return "no_digest"
-    return "matches" if said.split_digest == dataset.split_digest() else "differs"
+    return "matches" if training.split_digest == dataset.split_digest() else "differs"
 
 
 def _settings(fitted: FitResult, runner: Runner) -> dict[str, Any]:
@@ -289,8 +289,8 @@ def _scorer(
             yield from zip(some, predict(values_of, x, window), strict=True)
 
     def score(x: Tensor, y: Tensor) -> _Scored:
-        found = {node: (*objective.measure(output, y), torch.isfinite(output.sum())) for node, output in each(x)}
-        scores, tallies, finite = zip(*(found[output.node] for output in outputs), strict=True)
+        measured = {node: (*objective.measure(output, y), torch.isfinite(output.sum())) for node, output in each(x)}
+        scores, tallies, finite = zip(*(measured[output.node] for output in outputs), strict=True)
         return torch.stack(scores), torch.stack(tallies), torch.stack(finite)
 
     return score
@@ -361,7 +361,7 @@ class _Scores:
         """
         (scores,), tallies = self._parts[split], self._tallies[split]
         n, ids = scores.shape[1], [candidate.id for candidate in self._candidates]
-        plain = [index for index, one in enumerate(self._candidates) if one.kind in ("ensemble", "routed")]
+        plain = [index for index, candidate in enumerate(self._candidates) if candidate.kind in ("ensemble", "routed")]
         values = intervals(
             scores.numpy(),
             [*plain, *([] if own is None else [own])],

@@ -19,11 +19,14 @@ def whose(dataset: Dataset, split: SplitName, scores: int) -> NDArray[np.int64]:
 def counted(scores: SplitScores, dataset: Dataset, split: SplitName, labels: tuple[str, ...]) -> SplitScores:
     """Return the same with the numbers of patients, of the split and of each class; `labels` are the ensemble's."""
     if not dataset.grouped:
-        patients = {index: one.n for index, one in scores.classes.items()}
+        patients = {index: class_scores.n for index, class_scores in scores.classes.items()}
     elif scores.classes:
         having = dataset.patients_with(split)
         patients = {index: having[labels[int(index)]] for index in scores.classes}
     else:
         patients = {}
-    classes = {index: one.model_copy(update={"patients": patients[index]}) for index, one in scores.classes.items()}
+    classes = {
+        index: class_scores.model_copy(update={"patients": patients[index]})
+        for index, class_scores in scores.classes.items()
+    }
     return scores.model_copy(update={"patients": dataset.patients(split), "classes": classes})

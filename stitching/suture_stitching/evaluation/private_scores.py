@@ -58,27 +58,27 @@ def private_scores(
         sums.append(((exact - 0.5) * weights).sum(1))
     sensitivity = math.sqrt(len(candidates)) / 2
     account = Account(privacy, checkpoint, share)
-    told = account.ask("scores", torch.stack(sums), share, sensitivity)
+    noisy = account.ask("scores", torch.stack(sums), share, sensitivity)
     noise = account.deviation(share, sensitivity)
-    found = {}
-    for split, row in zip(splits, told, strict=True):
+    summaries = {}
+    for split, row in zip(splits, noisy, strict=True):
         n = len(people[split][0])
         values = (row / n + 0.5).clamp(0, 1).tolist()
-        found[split] = _told(values, noise / n, n, scores[split].shape[1], candidates, own)
-    return found
+        summaries[split] = _summary(values, noise / n, n, scores[split].shape[1], candidates, own)
+    return summaries
 
 
-def _told(
+def _summary(
     values: Sequence[float], noise: float, n: int, samples: int, candidates: Sequence[Candidate], own: int | None
 ) -> SplitScores:
     spread = [value * (1 - value) / n + noise**2 for value in values]
 
-    def difference(one: int, other: int) -> Interval:
-        width = _WIDTH * math.sqrt(spread[one] + spread[other]) if one != other else 0.0
-        value = values[one] - values[other]
+    def difference(first: int, second: int) -> Interval:
+        width = _WIDTH * math.sqrt(spread[first] + spread[second]) if first != second else 0.0
+        value = values[first] - values[second]
         return Interval(value=value, low=value - width, high=value + width)
 
-    plain = [index for index, one in enumerate(candidates) if one.kind in ("ensemble", "routed")]
+    plain = [index for index, candidate in enumerate(candidates) if candidate.kind in ("ensemble", "routed")]
     scores = {}
     for index, candidate in enumerate(candidates):
         width = _WIDTH * math.sqrt(spread[index])

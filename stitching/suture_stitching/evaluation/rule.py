@@ -39,10 +39,10 @@ class Evidence:
     @cached_property
     def reference(self) -> str:
         """The requester's own model, or the best single one where it has none."""
-        singles = [one for one in self.candidates.candidates if one.kind == "single"]
+        singles = [candidate for candidate in self.candidates.candidates if candidate.kind == "single"]
         if self.own.own is not None:
             return singles[self.own.own].id
-        return max(singles, key=lambda one: self._home[one.id]).id
+        return max(singles, key=lambda candidate: self._home[candidate.id]).id
 
     @property
     def plain(self) -> str:
@@ -72,7 +72,7 @@ class Evidence:
 
     @cached_property
     def _home(self) -> dict[str, float]:
-        return {one.id: signed(self.own, one.id, "validation") for one in self.candidates.candidates}
+        return {candidate.id: signed(self.own, candidate.id, "validation") for candidate in self.candidates.candidates}
 
     @cached_property
     def _means(self) -> dict[str, float]:
@@ -80,11 +80,11 @@ class Evidence:
         # Evidence grows with the root of the patients: a party with few has a say, and not that of one with many.
         weights = [math.sqrt(_patients(party)) for party in every]
         return {
-            one.id: sum(
-                weight * signed(party, one.id, "validation") for weight, party in zip(weights, every, strict=True)
+            candidate.id: sum(
+                weight * signed(party, candidate.id, "validation") for weight, party in zip(weights, every, strict=True)
             )
             / sum(weights)
-            for one in self.candidates.candidates
+            for candidate in self.candidates.candidates
         }
 
 
@@ -99,13 +99,13 @@ Filter: TypeAlias = Callable[[Evidence, list[Candidate]], list[Candidate]]
 
 def keeps_own_level(evidence: Evidence, pool: list[Candidate]) -> list[Candidate]:
     """Keep those that are not worse at home than the own model."""
-    return [one for one in pool if evidence.keeps_up(one.id)]
+    return [candidate for candidate in pool if evidence.keeps_up(candidate.id)]
 
 
 def best_for_all(evidence: Evidence, pool: list[Candidate]) -> list[Candidate]:
     """Keep the one whose mean over all parties is the best; of equals the simplest."""
     # `max` keeps the first of equals, and candidates come from the simplest to the most elaborate.
-    best = max(pool, key=lambda one: evidence.everywhere(one.id), default=None)
+    best = max(pool, key=lambda candidate: evidence.everywhere(candidate.id), default=None)
     return [] if best is None else [best]
 
 
@@ -114,7 +114,7 @@ RULE: tuple[Filter, ...] = (keeps_own_level, best_for_all)
 
 def chosen_by_rule(evidence: Evidence) -> str | None:
     """Return the candidate that is left by all filters, None where none keeps the own level."""
-    pool = [one for one in evidence.candidates.candidates if one.id != evidence.reference]
+    pool = [candidate for candidate in evidence.candidates.candidates if candidate.id != evidence.reference]
     for keep in RULE:
         pool = keep(evidence, pool)
     return pool[0].id if pool else None

@@ -42,18 +42,18 @@ def choose(candidates: CandidateSet, evaluations: Mapping[str, Evaluation], *, r
         _check(candidates, party, evaluation)
     others = [evaluation for party, evaluation in evaluations.items() if party != requester]
     evidence = Evidence(candidates, own, others)
-    found = chosen_by_rule(evidence)
-    chosen = found or evidence.reference
+    by_rule = chosen_by_rule(evidence)
+    chosen = by_rule or evidence.reference
     front, hypervolume = _front(candidates, list(evaluations.values()))
     verdicts: dict[str, Verdict] = {
-        party: _verdict(chosen, evidence.plain, evaluation) if found else "reject"
+        party: _verdict(chosen, evidence.plain, evaluation) if by_rule else "reject"
         for party, evaluation in evaluations.items()
     }
     return Choice(chosen, front, hypervolume, verdicts)
 
 
 def _check(candidates: CandidateSet, party: str, evaluation: Evaluation) -> None:
-    ids = {one.id for one in candidates.candidates}
+    ids = {candidate.id for candidate in candidates.candidates}
     for split in ("validation", "test"):
         scores = evaluation.splits.get(split)
         if scores is None or scores.scores.keys() != ids:
@@ -90,12 +90,12 @@ def _better_end(interval: Interval, sign: float) -> float:
 
 
 def _front(candidates: CandidateSet, evaluations: Sequence[Evaluation]) -> tuple[tuple[str, ...], float]:
-    ids = [one.id for one in candidates.candidates]
+    ids = [candidate.id for candidate in candidates.candidates]
     points: NDArray[np.float64] = np.array(
         [[signed(evaluation, id, "test") for evaluation in evaluations] for id in ids], dtype=np.float64
     )
     kept = moocore.is_nondominated(points, maximise=True, keep_weakly=True)
     front = tuple(id for id, keep in zip(ids, kept, strict=True) if keep)
     # Errors have no natural worst value: there the worst candidate's is the reference.
-    reference = np.where([one.higher_is_better for one in evaluations], 0.0, points.min(axis=0))
+    reference = np.where([evaluation.higher_is_better for evaluation in evaluations], 0.0, points.min(axis=0))
     return front, float(moocore.hypervolume(points, ref=reference, maximise=True))

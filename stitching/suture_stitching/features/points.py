@@ -255,21 +255,21 @@ class _Finder:
         As many tokens as a map has that was computed before, or as the image divided into equal patches; the fewest
         tokens left over in front count as class token and registers. Empty where there is none.
         """
-        found: dict[int, tuple[int, ...]] = dict.fromkeys(tails, ())
+        by_point: dict[int, tuple[int, ...]] = dict.fromkeys(tails, ())
         rank = len(self._image)
         if rank < 2:
-            return found
+            return by_point
         maps: dict[int, tuple[int, ...]] = {}  # by how many places they have, the latest
         for index, tensor in enumerate(self._tensors):
-            if index in found and tensor is not None and self._channel_axes[index] == 2 and len(tensor.shape) == 3:
+            if index in by_point and tensor is not None and self._channel_axes[index] == 2 and len(tensor.shape) == 3:
                 length = int(tensor.shape[1] or 0)
                 known = [maps[length - left] for left in range(_MOST_PREFIX_TOKENS + 1) if length - left in maps]
                 grids = [*known[:1], *self._patches(length)]
                 fit = [grid for grid in grids if 0 <= length - prod(grid) <= min(_MOST_PREFIX_TOKENS, prod(grid) - 1)]
-                found[index] = max(fit, key=prod, default=())
+                by_point[index] = max(fit, key=prod, default=())
             if self._is_suitable(index) and len(grid := self._shape(index)[1:]) == rank:
                 maps[prod(grid)] = grid
-        return found
+        return by_point
 
     def _patches(self, length: int) -> list[tuple[int, ...]]:
         """Return the image in equal patches, cut off at its edge and filled up there, of up to `length` of them."""

@@ -62,22 +62,23 @@ def match(points: Sequence[Sequence[StitchPoint]], cka: Tensor) -> list[MatchedP
     """
     starts = torch.tensor([0, *(len(own) for own in points)]).cumsum(0).tolist()
     partners: dict[tuple[int, int], dict[int, tuple[int, float]]] = {}
-    for one in range(len(points)):
-        for other in range(one + 1, len(points)):
-            weight = torch.zeros(len(points[one]), len(points[other]), dtype=torch.float64)
-            for i, ours in enumerate(points[one]):
+    for member in range(len(points)):
+        for other in range(member + 1, len(points)):
+            weight = torch.zeros(len(points[member]), len(points[other]), dtype=torch.float64)
+            for i, ours in enumerate(points[member]):
                 for j, theirs in enumerate(points[other]):
                     if compatible(ours.shape[1:], theirs.shape[1:]):
-                        alike = float(cka[starts[one] + i, starts[other] + j])
+                        alike = float(cka[starts[member] + i, starts[other] + j])
                         weight[i, j] = damped(alike, ours.depth, theirs.depth)
             chain = [(i, j, float(weight[i, j])) for i, j in best_chain(weight)]
-            partners[one, other] = {i: (j, alike) for i, j, alike in chain}
-            partners[other, one] = {j: (i, alike) for i, j, alike in chain}
+            partners[member, other] = {i: (j, alike) for i, j, alike in chain}
+            partners[other, member] = {j: (i, alike) for i, j, alike in chain}
     members = range(len(points))
     totals = [
-        sum(alike for (a, _), found in partners.items() if a == one for _, alike in found.values()) for one in members
+        sum(alike for (a, _), pairs in partners.items() if a == member for _, alike in pairs.values())
+        for member in members
     ]
-    reference = max(members, key=lambda one: totals[one])
+    reference = max(members, key=lambda member: totals[member])
     groups = []
     for i in range(len(points[reference])):
         others = [member for member in members if i in partners.get((reference, member), {})]

@@ -88,9 +88,9 @@ class Classification(Labelled):
         It has per bin the surplus of confidence, the squared error, and per label how many samples are right, and all.
         """
         truth = self.positions(targets)
-        confidence, found = combined.double().max(1)
+        confidence, predicted = combined.double().max(1)
         confidence = whole(confidence)
-        right = (found == truth).double()
+        right = (predicted == truth).double()
         bins = (confidence * BINS).long().clamp(0, BINS - 1)  # NaN, which is told of later, has no bin
         surplus = confidence.new_zeros(BINS).index_add(0, bins, confidence - right)
         wanted = F.one_hot(truth, combined.shape[1])

@@ -10,7 +10,7 @@ from suture_contract.documents import Metric
 from suture_stitching.objectives.classification import SMALLEST, Labelled
 
 #: A label counts as found from this probability on.
-FOUND = 0.5
+THRESHOLD = 0.5
 
 
 class Multilabel(Labelled):
@@ -29,9 +29,9 @@ class Multilabel(Labelled):
 
         The F1 is 1 where there was nothing to find and nothing was found.
         """
-        found, truth = self._known(combined) >= FOUND, targets >= FOUND
-        right = found & truth
-        size = (found.sum(1) + truth.sum(1)).double()
+        predicted, truth = self._known(combined) >= THRESHOLD, targets >= THRESHOLD
+        right = predicted & truth
+        size = (predicted.sum(1) + truth.sum(1)).double()
         f1 = 2 * right.sum(1).double() / size.clamp(min=1)
         tally = size.new_zeros(2, len(self.space.labels))
         tally[:, self._indices.to(tally.device)] = torch.stack([right.sum(0), truth.sum(0)]).double()

@@ -40,10 +40,10 @@ class Segmentation(Labelled):
         largest = combined.amax(1)
         taken, counts, tally = combined[:, 0] == largest, [], largest.new_zeros(2, combined.shape[1]).double()
         for label in range(1, combined.shape[1]):
-            found = (combined[:, label] == largest) & ~taken
-            taken |= found
+            predicted = (combined[:, label] == largest) & ~taken
+            taken |= predicted
             if label in drawn:
-                ours, theirs = found.flatten(1).float(), (truth == label).float()
+                ours, theirs = predicted.flatten(1).float(), (truth == label).float()
                 there = theirs.sum(1)
                 counts.append(torch.stack([(ours * theirs).sum(1), ours.sum(1) + there, there]))
         overlap, size, there = torch.stack(counts, 2).double()

@@ -18,9 +18,9 @@ def counts(norms: Tensor, weights: Tensor) -> Tensor:
     """
     place = ((norms.double().clamp(min=2.0**LOWEST).log2() - LOWEST) * PER_OCTAVE).floor().clamp(0, BINS - 1).long()
     mass = (weights[:, None] / norms.shape[1]).expand_as(norms)
-    found = torch.zeros(BINS, dtype=torch.float64)
-    found.index_add_(0, place.flatten(), mass.flatten().double())
-    return found
+    histogram = torch.zeros(BINS, dtype=torch.float64)
+    histogram.index_add_(0, place.flatten(), mass.flatten().double())
+    return histogram
 
 
 def clip_of(noisy: Tensor, patients: float, deviation: float) -> float:

@@ -27,9 +27,9 @@ class Accumulator:
 
     def add(self, other: Accumulator) -> None:
         """Add what was found in more samples."""
-        for name, found in other.moments.items():
+        for name, moments in other.moments.items():
             before = self.moments.get(name)
-            self.moments[name] = found if before is None else before + found
+            self.moments[name] = moments if before is None else before + moments
         for name, more in other.rows.items():
             self.rows[name] = torch.cat([self.rows[name], more]) if name in self.rows else more
         for name, more in other.sums.items():
@@ -39,7 +39,7 @@ class Accumulator:
         """Return these accumulator together with those of an unfinished block, which `apart` takes apart again."""
 
         def both(ours: Mapping[str, _T], theirs: Mapping[str, _T]) -> dict[str, _T]:
-            return {**ours, **{f"{_OPEN}{name}": one for name, one in theirs.items()}}
+            return {**ours, **{f"{_OPEN}{name}": value for name, value in theirs.items()}}
 
         return Accumulator(both(self.moments, block.moments), both(self.rows, block.rows), both(self.sums, block.sums))
 
@@ -48,7 +48,7 @@ class Accumulator:
 
         def part(every: Mapping[str, _T], *, opened: bool) -> dict[str, _T]:
             length = len(_OPEN) * opened
-            return {name[length:]: one for name, one in every.items() if name.startswith(_OPEN) is opened}
+            return {name[length:]: value for name, value in every.items() if name.startswith(_OPEN) is opened}
 
         closed, unfinished = (
             Accumulator(*(part(every, opened=opened) for every in (self.moments, self.rows, self.sums)))  # type: ignore[arg-type]
@@ -62,7 +62,7 @@ class Accumulator:
         tensors |= {f"sums/{name}": sums for name, sums in self.sums.items()}
         for name, moments in self.moments.items():
             tensors |= {f"mean/{name}": moments.mean, f"scatter/{name}": moments.scatter}
-        return {"batches": dict(batches), "n": {name: one.n for name, one in self.moments.items()}}, tensors
+        return {"batches": dict(batches), "n": {name: moments.n for name, moments in self.moments.items()}}, tensors
 
     @classmethod
     def restored(cls, checkpoint: Checkpoint, part: str, device: torch.device) -> tuple[Accumulator, dict[str, int]]:
@@ -75,7 +75,7 @@ class Accumulator:
             for name, n in kept.document["n"].items()
         }
         rows, sums = (
-            {name[5:]: one.to(device) for name, one in kept.tensors.items() if name.startswith(kind)}
+            {name[5:]: tensor.to(device) for name, tensor in kept.tensors.items() if name.startswith(kind)}
             for kind in ("rows/", "sums/")
         )
         return cls(moments, rows, sums), dict(kept.document["batches"])

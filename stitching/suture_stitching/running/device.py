@@ -56,10 +56,10 @@ class Runner:
         values = model.stream(nodes, x)
         while True:
             with self.autocast():
-                found = next(values, None)
-            if found is None:
+                computed = next(values, None)
+            if computed is None:
                 return
-            yield found
+            yield computed
 
     def parts(self, work: Callable[..., _T], *batch: Tensor) -> list[_T]:
         """Return what `work` gives for the parts of a batch, in order; a part is the whole batch where memory allows.
@@ -68,7 +68,7 @@ class Runner:
         it returns. Raises `SutureError` `work.out_of_memory` when a single sample is too much.
         """
         n = len(batch[0])
-        found: list[_T] = []
+        results: list[_T] = []
         start = 0
         while start < n:
             size = n - start if self._most is None else min(self._most, n - start)
@@ -76,9 +76,9 @@ class Runner:
             if done is None:
                 self._make_smaller(size)
                 continue
-            found += done
+            results += done
             start += size
-        return found
+        return results
 
     def _tried(self, work: Callable[..., _T], part: Sequence[Tensor]) -> list[_T] | None:
         try:
