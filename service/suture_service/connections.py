@@ -59,7 +59,7 @@ class Connections:
         self._addresses: Counter[str] = Counter()
         self._open: dict[Guarded, str] = {}
         self._waiting: OrderedDict[Guarded, None] = OrderedDict()
-        self._turned_away, self._told = 0, 0.0
+        self._turned_away, self._logged_at = 0, 0.0
 
     def admit(self, connection: Guarded, address: str) -> bool:
         """Take in a connection; False where it must be refused."""
@@ -94,15 +94,15 @@ class Connections:
 
     def _is_proxy(self, address: str) -> bool:
         try:
-            found = ip_address(address)
+            ip = ip_address(address)
         except ValueError:
             return False
-        return any(found in network for network in self._proxies)
+        return any(ip in network for network in self._proxies)
 
     def _tell(self, address: str) -> None:
         self._turned_away += 1
         now = time.monotonic()
-        if not self._told or now > self._told + _LOG_SECONDS:
+        if not self._logged_at or now > self._logged_at + _LOG_SECONDS:
             (busiest, held), *_ = self._addresses.most_common(1) or [("", 0)]
             log.warning(
                 "connections at their limit",
@@ -114,7 +114,7 @@ class Connections:
                 busiest=busiest,
                 held=held,
             )
-            self._told, self._turned_away = now, 0
+            self._logged_at, self._turned_away = now, 0
 
 
 class Guarded(HttpToolsProtocol):

@@ -97,8 +97,8 @@ class Database:
         if self.engine.dialect.name != "postgresql":
             return None
         with self.reading() as session:
-            given: datetime = session.scalars(select(func.clock_timestamp(type_=UtcDateTime))).one()
-            return given
+            moment: datetime = session.scalars(select(func.clock_timestamp(type_=UtcDateTime))).one()
+            return moment
 
     def close(self) -> None:
         """Close all connections."""
@@ -142,13 +142,13 @@ def telling_of_database() -> Iterator[None]:
         yield
     except DBAPIError as error:
         # Of a statement the text may quote values. Of a connection it says what cannot be had, without the password.
-        said = str(error.orig).strip().partition("\n")[0] if isinstance(error, OperationalError) else ""
-        words = said if error.statement is None or said in _OF_SQLITE else type(error.orig).__name__
+        problem = str(error.orig).strip().partition("\n")[0] if isinstance(error, OperationalError) else ""
+        words = problem if error.statement is None or problem in _OF_SQLITE else type(error.orig).__name__
         raise SutureError(
             "hub.database",
             f"the database cannot do this: {words}",
             where="database_url",
-            hint=_hint(said),
+            hint=_hint(problem),
         ) from None
 
 
@@ -164,8 +164,8 @@ _OF_SQLITE = {
 }
 
 
-def _hint(said: str) -> str:
-    return _OF_SQLITE.get(said, "is it running, and do SUTURE_HUB_DATABASE_URL and the password fit?")
+def _hint(problem: str) -> str:
+    return _OF_SQLITE.get(problem, "is it running, and do SUTURE_HUB_DATABASE_URL and the password fit?")
 
 
 def _keep_to_owner(path: Path) -> None:

@@ -71,9 +71,9 @@ class HubContext:
     def set_clock(self) -> None:
         """Go by the database's clock, where it has one of its own: a lease one hub gives must not lapse at another."""
         asked = utc_now()
-        given = self.database.moment()
-        if given is not None:
-            self.ahead = asked + (utc_now() - asked) / 2 - given
+        moment = self.database.moment()
+        if moment is not None:
+            self.ahead = asked + (utc_now() - asked) / 2 - moment
 
     async def read(self, work: Callable[[Session], T]) -> T:
         """Do `work` in a thread, in a transaction that changes nothing."""
@@ -106,10 +106,10 @@ class HubContext:
         with self.metrics.waiting.track_inprogress(), self._listening(about) as news:
             while not await request.is_disconnected():
                 news.clear()
-                found = await look()
+                answer = await look()
                 left = deadline - loop.time()
-                if found is not None or left <= 0 or self.closing.is_set():
-                    return found
+                if answer is not None or left <= 0 or self.closing.is_set():
+                    return answer
                 try:
                     await asyncio.wait_for(news.wait(), min(pause, left))
                 except TimeoutError:
@@ -139,8 +139,8 @@ class HubContext:
 
     def _tell(self, topics: Iterable[str]) -> None:
         with self._turn:
-            told = [listener for topic in topics for listener in self._listeners.get(topic, ())]
-        for loop, news in told:
+            listeners = [listener for topic in topics for listener in self._listeners.get(topic, ())]
+        for loop, news in listeners:
             with suppress(RuntimeError):  # it has stopped
                 loop.call_soon_threadsafe(news.set)
 

@@ -132,8 +132,8 @@ class Issuer:
     def _discover(self) -> jwt.PyJWKClient:
         answer = httpx.get(f"{self.url.rstrip('/')}/.well-known/openid-configuration", timeout=TIMEOUT)
         try:
-            told = answer.raise_for_status().json()
-            issuer, address = told["issuer"], told["jwks_uri"]
+            document = answer.raise_for_status().json()
+            issuer, address = document["issuer"], document["jwks_uri"]
         except (ValueError, KeyError, TypeError):
             raise _NotTheProvider from None
         if issuer != self.url or not isinstance(address, str) or not is_protected(address):

@@ -133,9 +133,9 @@ class _Exchange:
         scope["suture.exchange"] = self
         self._status, self._received, self._sent = 500, 0, 0
         self._started, self._body_ended = False, False
-        given = self._headers.get(b"x-request-id", b"")
+        request_id = self._headers.get(b"x-request-id", b"")
         self._origin = Origin()
-        self._id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8).encode()
+        self._id = request_id if _REQUEST_ID.fullmatch(request_id) else secrets.token_hex(8).encode()
 
     async def run(self) -> None:
         structlog.contextvars.clear_contextvars()

@@ -95,12 +95,12 @@ def check_migrated(engine: Engine) -> None:
 
     `hub.not_migrated` where it has an older one or none, `hub.newer` where it has a later one.
     """
-    wanted, found = _schemas()[0], _schema_of(engine)
-    _refuse_newer(found)
-    if found != wanted:
+    wanted, present = _schemas()[0], _schema_of(engine)
+    _refuse_newer(present)
+    if present != wanted:
         raise SutureError(
             "hub.not_migrated",
-            f"the database has schema {found or 'none'}, this hub needs {wanted}",
+            f"the database has schema {present or 'none'}, this hub needs {wanted}",
             where="database_url",
             hint="run `suture hub migrate`",
         )
@@ -117,11 +117,11 @@ def _schema_of(engine: Engine) -> str | None:
         return MigrationContext.configure(connection).get_current_revision()
 
 
-def _refuse_newer(found: str | None) -> None:
-    if found is not None and found not in _schemas():
+def _refuse_newer(schema: str | None) -> None:
+    if schema is not None and schema not in _schemas():
         raise SutureError(
             "hub.newer",
-            f"the database has schema {found}, which a later version of the hub has made",
+            f"the database has schema {schema}, which a later version of the hub has made",
             where="database_url",
             hint="install that version, or a later one; a backup from before can be restored into a new database",
         )

@@ -40,9 +40,9 @@ def problem_of(request: Request, error: RequestValidationError) -> Problem:
     body = route.dependant.body_params if isinstance(route, APIRoute) else []
     model: Any = body[0].field_info.annotation if body else None
     inside = [{**detail, "loc": detail["loc"][1:]} for detail in details]
-    found = problems_of(inside, model)[0]  # type: ignore[arg-type]  # as pydantic gives them
-    hint = f"{found.hint} The API is described at /docs" if found.hint else PAGE
-    return Problem(found.field or str(first["loc"][0]), found.message, hint)
+    problem = problems_of(inside, model)[0]  # type: ignore[arg-type]  # as pydantic gives them
+    hint = f"{problem.hint} The API is described at /docs" if problem.hint else PAGE
+    return Problem(problem.field or str(first["loc"][0]), problem.message, hint)
 
 
 def _query(dependant: Dependant) -> list[str]:

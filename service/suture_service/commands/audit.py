@@ -89,9 +89,9 @@ def list_entries(
 
     with reading(read_settings()) as session:
         newest = session.scalars(select(AuditEntry).order_by(AuditEntry.id.desc()).limit(last)).all()
-        found = [chain.as_dict(entry) for entry in reversed(newest)]
+        entries = [chain.as_dict(entry) for entry in reversed(newest)]
     if format is Format.json:
-        print_json([ListedEntry(**entry) for entry in found])
+        print_json([ListedEntry(**entry) for entry in entries])
         return
     rows = [
         (
@@ -102,7 +102,7 @@ def list_entries(
             entry["what"],
             entry["address"] or "",
         )
-        for entry in found
+        for entry in entries
     ]
     print_table(("entry", "when (UTC)", "who", "did", "what", "from"), rows, empty="the log is empty")
 

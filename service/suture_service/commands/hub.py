@@ -91,12 +91,12 @@ def list_parties(format: FormatOption = Format.text) -> None:
     """
     from suture_service import operate
 
-    found = operate.list_parties(read_settings())
+    parties = operate.list_parties(read_settings())
     if format is Format.json:
         print_json(
             [
                 ListedParty(row.name, row.created_at, [PartySite(name, name in row.online) for name in row.sites])
-                for row in found
+                for row in parties
             ]
         )
         return
@@ -106,7 +106,7 @@ def list_parties(format: FormatOption = Format.text) -> None:
             ", ".join(f"{name} ({'online' if name in row.online else 'offline'})" for name in row.sites),
             f"{row.created_at:%Y-%m-%d %H:%M}",
         )
-        for row in found
+        for row in parties
     ]
     print_table(
         ("party", "sites", "since (UTC)"),
@@ -154,7 +154,7 @@ def list_tokens(party: PartyArgument, format: FormatOption = Format.text) -> Non
     """
     from suture_service import operate
 
-    found = operate.list_tokens(read_settings(), party)
+    tokens = operate.list_tokens(read_settings(), party)
     if format is Format.json:
         print_json(
             [
@@ -168,7 +168,7 @@ def list_tokens(party: PartyArgument, format: FormatOption = Format.text) -> Non
                     last_used_at=row.last_used_at,
                     revoked_at=row.revoked_at,
                 )
-                for row in found
+                for row in tokens
             ]
         )
         return
@@ -180,7 +180,7 @@ def list_tokens(party: PartyArgument, format: FormatOption = Format.text) -> Non
             f"{row.last_used_at:%Y-%m-%d %H:%M}" if row.last_used_at else "never",
             _state(row),
         )
-        for row in found
+        for row in tokens
     ]
     print_table(
         ("id", "name", "for", "last used (UTC)", "state"),

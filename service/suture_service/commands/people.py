@@ -82,13 +82,13 @@ def list_people(party: PartyArgument, format: FormatOption = Format.text) -> Non
 
     with reading(settings) as session:
         rows = repository.list_people(session, get_party(session, party).id, None, 100_000)
-        found = [PersonOut.model_validate(row, from_attributes=True) for row in rows]
+        people = [PersonOut.model_validate(row, from_attributes=True) for row in rows]
     if format is Format.json:
-        print_json(found)
+        print_json(people)
         return
     cells = [
         (person.name, person.email or "", person.subject or "at the first login", ", ".join(person.roles) or "reader")
-        for person in found
+        for person in people
     ]
     empty = f"nobody signs in for {party}; add somebody with `suture hub person add {party} NAME`"
     print_table(("name", "e-mail", "subject", "roles"), cells, empty=empty, prose=("roles",))
@@ -134,7 +134,7 @@ def remove(party: PartyArgument, name: PersonArgument) -> None:
     notes.print(f"removed {name}")
 
 
-def _roles(given: Sequence[str] | None) -> list[Role]:
+def _roles(names: Sequence[str] | None) -> list[Role]:
     from suture_service.operate import checked_roles
 
-    return checked_roles(given or (), "--role")
+    return checked_roles(names or (), "--role")

@@ -100,21 +100,21 @@ def reconcile(
 
     settings = read_settings()
     with _progress(format) as on_progress:
-        found = reconcile(settings, deep=deep, grace=timedelta(hours=older_than_hours), on_progress=on_progress)
+        comparison = reconcile(settings, deep=deep, grace=timedelta(hours=older_than_hours), on_progress=on_progress)
     if format is Format.json:
-        print_json(Reconciled(**asdict(found), sound=found.sound))
+        print_json(Reconciled(**asdict(comparison), sound=comparison.sound))
     else:
-        console.print(f"{found.referred} files are referred to, {found.stored} are in the store")
-        _list("missing", found.missing)
-        _list("of another size than the database says", found.wrong_size)
-        if found.damaged is not None:
-            _list("of another content than the database says", found.damaged)
-        console.print(f"{len(found.orphaned)} orphaned, {decimal(found.orphaned_bytes)}")
-        if not found.sound:
+        console.print(f"{comparison.referred} files are referred to, {comparison.stored} are in the store")
+        _list("missing", comparison.missing)
+        _list("of another size than the database says", comparison.wrong_size)
+        if comparison.damaged is not None:
+            _list("of another content than the database says", comparison.damaged)
+        console.print(f"{len(comparison.orphaned)} orphaned, {decimal(comparison.orphaned_bytes)}")
+        if not comparison.sound:
             notes.print(
                 "next:  put these files back from a backup: sha256/ab/abcd… in its folder, the same in the store"
             )
-    if not found.sound:
+    if not comparison.sound:
         raise typer.Exit(ExitCode.TARGET)
 
 

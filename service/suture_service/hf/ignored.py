@@ -21,7 +21,7 @@ _Sign: TypeAlias = "str | Callable[[str], bool]"
 #: A part of a path: its pieces between `*`. None stands for `**`, any number of parts.
 _Part: TypeAlias = "tuple[tuple[_Sign, ...], ...] | None"
 _Sort = TypeVar("_Sort")
-_One = TypeVar("_One")
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,11 @@ class Ignored:
             raise BadRequest("commit.ignore", "too many patterns for so many files", where="gitIgnore", hint=hint)
 
 
-def _in_turn(pieces: Sequence[Sequence[_Sort]], whole: Sequence[_One], fits: Callable[[_Sort, _One], bool]) -> bool:
+def _in_turn(pieces: Sequence[Sequence[_Sort]], whole: Sequence[_Item], fits: Callable[[_Sort, _Item], bool]) -> bool:
     """Whether `whole` is the pieces in their order, the first at its start, the last at its end, anything between."""
 
     def at(piece: Sequence[_Sort], start: int) -> bool:
-        return all(fits(sign, one) for sign, one in zip(piece, whole[start : start + len(piece)], strict=True))
+        return all(fits(sign, item) for sign, item in zip(piece, whole[start : start + len(piece)], strict=True))
 
     first, last = pieces[0], pieces[-1]
     needed = sum(map(len, pieces))
@@ -156,10 +156,10 @@ def _part(name: str) -> _Part:
         elif sign == "?":
             pieces[-1].append(lambda _: True)
         elif sign == "[":
-            found = _class(name, at)
-            if found is None:
+            parsed = _class(name, at)
+            if parsed is None:
                 return None
-            fits, at = found
+            fits, at = parsed
             pieces[-1].append(fits)
         elif sign == "\\":
             if at == len(name):
@@ -186,7 +186,7 @@ def _class(name: str, at: int) -> tuple[Callable[[str], bool], int] | None:
     if at >= len(name):
         return None
     among = tuple(ranges)
-    return lambda one: others != any(low <= one <= high for low, high in among), at + 1
+    return lambda character: others != any(low <= character <= high for low, high in among), at + 1
 
 
 def _escaped(name: str, at: int) -> tuple[str, int]:

@@ -112,8 +112,8 @@ async def job_events(
         items = [EventOut(seq=row.seq, at=row.at, task=row.task_id, kind=row.kind, data=row.data) for row in rows]
         return EventsOut(items=items, next=rows[-1].seq if rows else after) if rows or ended else None
 
-    found = await hub.poll(request, wait, job_id, lambda: hub.read(look))
-    return found or EventsOut(items=[], next=after)
+    events = await hub.poll(request, wait, job_id, lambda: hub.read(look))
+    return events or EventsOut(items=[], next=after)
 
 
 @router.head("/{job_id}/report", include_in_schema=False)

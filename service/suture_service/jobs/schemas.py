@@ -28,9 +28,9 @@ def check_asked(text: str) -> str:
     return text
 
 
-def read_options(given: Any) -> Any:
+def read_options(value: Any) -> Any:
     """Return the options of an object, checked; anything else as it is. Raises `SutureError` `job.options`."""
-    return FitOptions.read(given) if isinstance(given, dict) else given
+    return FitOptions.read(value) if isinstance(value, dict) else value
 
 
 class JobModel(RequestBody):

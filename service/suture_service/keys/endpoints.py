@@ -26,8 +26,8 @@ def list_keys(hub: HubDep, caller: CallerDep, party: str, limit: Limit = 50, cur
     """List a party's public keys, oldest first, revoked ones included."""
     after = decode(cursor, int)
     with hub.database.reading() as session:
-        found = get_party(session, party)
-        rows = repository.list_keys(session, found.id, int(after[0]) if after else None, limit)
+        owner = get_party(session, party)
+        rows = repository.list_keys(session, owner.id, int(after[0]) if after else None, limit)
         return page(rows, limit, _show, lambda key: (key.id,))
 
 

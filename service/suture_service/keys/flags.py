@@ -17,8 +17,8 @@ from suture_service.tables import Model, Party, PartyKey, Revision, RevisionMemb
 def link_members(session: Session, revision: Revision, metadata: ModelMetadata) -> None:
     """Write down which revisions a new one says it was made of, as far as this hub has them."""
     lineage = metadata.lineage
-    found = (_member(session, member) for member in (lineage.members if lineage is not None else ()))
-    revision.members = [RevisionMember(member_id=row) for row in dict.fromkeys(found) if row is not None]
+    members = (_member(session, member) for member in (lineage.members if lineage is not None else ()))
+    revision.members = [RevisionMember(member_id=row) for row in dict.fromkeys(members) if row is not None]
 
 
 def _member(session: Session, member: MemberRef) -> int | None:
@@ -77,17 +77,17 @@ def flags_of(session: Session, revision_ids: Collection[int], party_id: int) -> 
 
 def _flags(revision: Revision, *, readable: bool) -> Sequence[FlagOut]:
     repo, identity = (revision.model.repo, revision.revision) if readable else (None, None)
-    found = []
+    flags = []
     if revision.withdrawn_at is not None:
         reason = (revision.withdrawn_reason or "") if readable else ""
         flag = FlagOut(kind="withdrawn", repo=repo, revision=identity, reason=reason, at=revision.withdrawn_at)
-        found.append(flag)
+        flags.append(flag)
     if revision.purge is not None:
         reason = revision.purge.reason if readable else ""
-        found.append(FlagOut(kind="purged", repo=repo, revision=identity, reason=reason, at=revision.purge.at))
+        flags.append(FlagOut(kind="purged", repo=repo, revision=identity, reason=reason, at=revision.purge.at))
     key = revision.key
     if key is not None and key.revoked_at is not None:
         # Keys, and why they were revoked, are for every party to see; whose it is would tell whose model it is.
         reason = (key.revoked_reason or "") if readable else ""
-        found.append(FlagOut(kind="key_revoked", repo=repo, revision=identity, reason=reason, at=key.revoked_at))
-    return found
+        flags.append(FlagOut(kind="key_revoked", repo=repo, revision=identity, reason=reason, at=key.revoked_at))
+    return flags

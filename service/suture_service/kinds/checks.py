@@ -41,9 +41,9 @@ def _has_end(entry: object) -> bool:
     return isinstance(offsets, list) and len(offsets) == 2 and isinstance(offsets[1], int)
 
 
-def same(field: str, found: object, expected: object, where: str, code: str) -> None:
+def same(field: str, actual: object, expected: object, where: str, code: str) -> None:
     """Raise `HubError` with this code where a result says something else than the job."""
-    if found != expected:
+    if actual != expected:
         raise HubError(
             code,
             f"{field} does not agree with the job",

@@ -90,10 +90,10 @@ class Compose(TaskKind):
         stated = checked.metadata.lineage if checked.metadata is not None else None
         lineage = Lineage(job=job.id, requester=job.requester.name, members=work.refs, candidate=document.chosen)
         for field in ("job", "requester", "members", "candidate"):
-            found = getattr(stated, field) if stated is not None else None
-            same(f"lineage.{field}", found, getattr(lineage, field), METADATA, "lineage.mismatch")
+            actual = getattr(stated, field) if stated is not None else None
+            same(f"lineage.{field}", actual, getattr(lineage, field), METADATA, "lineage.mismatch")
         report = read_document(Report, files[REPORT], REPORT, "report.invalid")
-        for field, found, expected in (
+        for field, actual, expected in (
             ("requester", report.requester, job.requester.name),
             ("chosen", report.chosen, document.chosen),
             ("lineage.job", report.lineage.job, job.id),
@@ -104,7 +104,7 @@ class Compose(TaskKind):
             ("version", report.version, _version(job)),
             ("revised", report.revised, _revised(job)),
         ):
-            same(field, found, expected, REPORT, "report.mismatch")
+            same(field, actual, expected, REPORT, "report.mismatch")
         card = _read_card(files[CARD]) if CARD in files else None
         return Accepted(document.model_dump(), replace(checked, card=card))
 

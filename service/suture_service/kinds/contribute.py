@@ -66,13 +66,13 @@ class Contribute(TaskKind):
             raise HubError("moments.invalid", "the file does not say what it is", where=MOMENTS) from None
         privacy = described.privacy
         noise = (privacy.epsilon, privacy.delta) if privacy is not None else (None, None)
-        for field, found, expected in (
+        for field, actual, expected in (
             ("members", described.members, tuple(member.sha256 for member in work.members)),
             ("placements", described.placements, matched(work.job).placements),
             ("n", described.n, document.n),
             ("privacy", noise, (document.epsilon, document.delta)),
         ):
-            same(field, found, expected, MOMENTS, "moments.mismatch")
+            same(field, actual, expected, MOMENTS, "moments.mismatch")
         return Accepted(document.model_dump(mode="json", exclude_none=True))
 
     def as_kept(self, document: dict[str, Any]) -> dict[str, Any]:

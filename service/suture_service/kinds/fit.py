@@ -82,12 +82,14 @@ class Fit(TaskKind):
         if len({candidate.id for candidate in candidates.candidates}) != len(candidates.candidates):
             raise HubError("candidates.invalid", "two candidates have the same id", where=CANDIDATES)
         contributions = _contributions(work.job)
-        for one in candidates.contributions or ():
-            stated = one.model_dump(mode="json", exclude={"party"}, exclude_none=True)
-            said = contributions.get(one.party)
+        for contribution in candidates.contributions or ():
+            stated = contribution.model_dump(mode="json", exclude={"party"}, exclude_none=True)
+            announced = contributions.get(contribution.party)
             # What a fit does not use of a contribution, such as the number of patients, it does not repeat.
-            expected = said and {name: value for name, value in said.items() if name in Contributed.model_fields}
-            _agrees(f"contributions.{one.party}", stated, expected)
+            expected = announced and {
+                name: value for name, value in announced.items() if name in Contributed.model_fields
+            }
+            _agrees(f"contributions.{contribution.party}", stated, expected)
         _check_stitches(result.files[STITCHES], candidates)
         return Accepted(document.model_dump())
 
@@ -114,8 +116,8 @@ def _contributions(job: Job) -> dict[str, Json]:
     return results_of(job, contribute.KIND.rules.kind)
 
 
-def _agrees(field: str, found: object, expected: object) -> None:
-    same(field, found, expected, CANDIDATES, "candidates.mismatch")
+def _agrees(field: str, actual: object, expected: object) -> None:
+    same(field, actual, expected, CANDIDATES, "candidates.mismatch")
 
 
 def _check_stitches(file: FileContent, candidates: CandidateSet) -> None:

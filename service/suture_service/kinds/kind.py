@@ -33,7 +33,9 @@ class TaskContext:
     @property
     def refs(self) -> tuple[MemberRef, ...]:
         """The job's members as documents name them."""
-        return tuple(MemberRef(repo=one.repo, revision=one.revision, sha256=one.sha256) for one in self.members)
+        return tuple(
+            MemberRef(repo=member.repo, revision=member.revision, sha256=member.sha256) for member in self.members
+        )
 
 
 @dataclass(frozen=True)

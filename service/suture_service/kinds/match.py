@@ -40,13 +40,13 @@ class Match(TaskKind):
 
     def check(self, work: TaskContext, result: TaskResult) -> Accepted:
         """One norm for each placement, and of members that there are."""
-        found = parse(Matched, result.document, "document")
-        if len(found.norms) != len(found.placements):
+        document = parse(Matched, result.document, "document")
+        if len(document.norms) != len(document.placements):
             raise HubError("result.invalid", "there is one norm for each placement", where="document.norms")
-        for placement in found.placements:
+        for placement in document.placements:
             if any(int(index) >= len(work.members) for index in placement):
                 raise HubError("result.invalid", "a member is named that there is not", where="document.placements")
-        return Accepted(found.model_dump(mode="json"))
+        return Accepted(document.model_dump(mode="json"))
 
 
 KIND = Match()

@@ -64,7 +64,7 @@ def collect(
                 session.execute(delete(TaskFile).where(forgotten))
                 # What is referred to counts by that; what is not goes now, or is gone.
                 session.execute(delete(SentContent).where(SentContent.sent_at < horizon))
-        old = {digest: found.size for digest, found in store.list() if found.modified < horizon}
+        old = {digest: blob.size for digest, blob in store.list() if blob.modified < horizon}
         with database.reading() as session:
             left = referenced(session, without={ReceivedFile: stale, TaskFile: forgotten})
         doomed = sorted(old.keys() - left.keys())
@@ -89,4 +89,4 @@ def collect(
 
 def _still_doomed(portion: list[str], wanted: dict[str, int], store: BlobStore, horizon: datetime) -> list[str]:
     left = [digest for digest in portion if digest not in wanted]
-    return [digest for digest, found in store.find(left).items() if found is not None and found.modified < horizon]
+    return [digest for digest, blob in store.find(left).items() if blob is not None and blob.modified < horizon]

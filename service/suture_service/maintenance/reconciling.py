@@ -54,7 +54,7 @@ def reconcile(
         on_progress("blobs", 0, len(wanted))
         stored = dict(store.list())
         lost = [digest for digest in wanted if digest not in stored]
-        old = [digest for digest, found in stored.items() if digest not in wanted and found.modified < horizon]
+        old = [digest for digest, blob in stored.items() if digest not in wanted and blob.modified < horizon]
         wrong = [digest for digest, size in wanted.items() if digest in stored and stored[digest].size != size]
         damaged = asyncio.run(_damaged(store, wanted, {*lost, *wrong}, on_progress)) if deep else None
         with database.reading() as session:
@@ -75,7 +75,7 @@ def reconcile(
 
 
 async def _damaged(store: BlobStore, wanted: dict[str, int], known: set[str], on_progress: OnProgress) -> list[str]:
-    found, done = [], 0
+    damaged, done = [], 0
     total = sum(size for digest, size in wanted.items() if digest not in known)
     for digest, size in wanted.items():
         if digest in known:
@@ -90,5 +90,5 @@ async def _damaged(store: BlobStore, wanted: dict[str, int], known: set[str], on
             if error.code != "store.missing":
                 raise
         if content.hexdigest() != digest:
-            found.append(digest)
-    return found
+            damaged.append(digest)
+    return damaged

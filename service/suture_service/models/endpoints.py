@@ -77,8 +77,8 @@ def get_model(hub: HubDep, caller: CallerDep, party: str, name: str) -> ModelOut
 def change_model(hub: HubDep, caller: CallerDep, party: str, name: str, body: ModelChange) -> ModelOut:
     """Change who may read an own model (role `publisher`)."""
     with hub.database.writing() as session:
-        found = service.change(session, caller, f"{party}/{name}", hub.now(), body)
-        return _show_flagged(session, found, caller)
+        changed = service.change(session, caller, f"{party}/{name}", hub.now(), body)
+        return _show_flagged(session, changed, caller)
 
 
 @router.get("/{party}/{name}/revisions", responses=answers(404, 422))

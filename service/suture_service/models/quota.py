@@ -39,13 +39,13 @@ def refused(session: Session, party_id: int, contents: Mapping[str, int], limit:
     """Return why, by sha256, those of the contents would be refused for which there is no room after the others."""
     party = session.get_one(Party, party_id)
     left = _allowed(party, limit) - repository.bytes_held(session, party_id)
-    found = {}
+    reasons = {}
     for sha256 in contents.keys() - repository.held(session, party_id, sorted(contents)):
         if contents[sha256] > left:
-            found[sha256] = str(_too_much(party, f"it has room for {max(left, 0)} bytes", limit))
+            reasons[sha256] = str(_too_much(party, f"it has room for {max(left, 0)} bytes", limit))
         else:
             left -= contents[sha256]
-    return found
+    return reasons
 
 
 def check_pieces(session: Session, party_id: int, size: int, limit: int) -> None:

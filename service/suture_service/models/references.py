@@ -46,7 +46,7 @@ def referenced(
     Rows count as gone where the condition that `without` has for their class holds.
     """
     gone = {row.__table__: condition for row, condition in (without or {}).items()}
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     for column in blob_columns():
         query = select(column, column.table.c.size).distinct()
         if column.table is RevisionFile.__table__:
@@ -57,8 +57,8 @@ def referenced(
             query = query.where(not_(gone[column.table]))
         for part in _parts(digests):
             rows = connection.execute(query if part is None else query.where(column.in_(part)))
-            found.update((sha256, size) for sha256, size in rows)
-    return found
+            sizes.update((sha256, size) for sha256, size in rows)
+    return sizes
 
 
 def lock_out_commits(session: Session) -> None:

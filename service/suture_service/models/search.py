@@ -77,12 +77,12 @@ def facets_of(metadata: ModelMetadata | None) -> list[tuple[FacetKind, str]]:
     """Return the words a model is found by, each with its kind."""
     if metadata is None:
         return []
-    found: list[tuple[FacetKind, str]] = [("license", metadata.license)]
+    facets: list[tuple[FacetKind, str]] = [("license", metadata.license)]
     for spec in metadata.inputs.values():
-        found += [("format", spec.format), ("num_channels", str(spec.num_channels))]
-        found += [("spatial_dims", str(len(spec.spatial_shape))), ("modality", spec.modality or "")]
-    found += [("label", label) for label in metadata.labels or ()]
-    folded = ((kind, _folded(value)) for kind, value in found)
+        facets += [("format", spec.format), ("num_channels", str(spec.num_channels))]
+        facets += [("spatial_dims", str(len(spec.spatial_shape))), ("modality", spec.modality or "")]
+    facets += [("label", label) for label in metadata.labels or ()]
+    folded = ((kind, _folded(value)) for kind, value in facets)
     return list(dict.fromkeys((kind, value) for kind, value in folded if 0 < len(value) <= _LONGEST))[:MAX_FACETS]
 
 

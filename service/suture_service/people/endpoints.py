@@ -48,8 +48,8 @@ def add_person(hub: HubDep, caller: CallerDep, party: str, body: PersonIn) -> Pe
     """Register a person who may sign in for a party (role `admin` of the party, or `operator`)."""
     with hub.database.writing() as session:
         check_grant(caller, party, body.roles)
-        found = get_party(session, party)
-        return _show(service.add_person(session, found, body, hub.issuer.url, hub.now(), by=caller.name))
+        owner = get_party(session, party)
+        return _show(service.add_person(session, owner, body, hub.issuer.url, hub.now(), by=caller.name))
 
 
 @router.get("/parties/{party}/people", responses=answers(403, 404, 422))
@@ -60,8 +60,8 @@ def list_people(
     with hub.database.reading() as session:
         caller.require_rule_over(party)
         after = decode(cursor, str)
-        found = get_party(session, party)
-        rows = repository.list_people(session, found.id, str(after[0]) if after else None, limit)
+        owner = get_party(session, party)
+        rows = repository.list_people(session, owner.id, str(after[0]) if after else None, limit)
         return page(rows, limit, _show, lambda person: (person.name,))
 
 
@@ -71,9 +71,9 @@ def change_roles(hub: HubDep, caller: CallerDep, party: str, person: str, body: 
     with hub.database.writing() as session:
         check_grant(caller, party, body.roles)
         owner = get_party(session, party)
-        found = service.get_person(session, owner, person, caller)
-        service.change_roles(session, owner, found, body.roles, hub.now(), by=caller.name)
-        return _show(found)
+        registered = service.get_person(session, owner, person, caller)
+        service.change_roles(session, owner, registered, body.roles, hub.now(), by=caller.name)
+        return _show(registered)
 
 
 @router.delete("/parties/{party}/people/{person}", status_code=204, responses=answers(403, 404, 422))
@@ -82,8 +82,8 @@ def remove(hub: HubDep, caller: CallerDep, party: str, person: str) -> Response:
     with hub.database.writing() as session:
         caller.require_rule_over(party)
         owner = get_party(session, party)
-        found = service.get_person(session, owner, person, caller)
-        service.remove(session, owner, found, hub.now(), by=caller.name)
+        registered = service.get_person(session, owner, person, caller)
+        service.remove(session, owner, registered, hub.now(), by=caller.name)
         return Response(status_code=204)
 
 

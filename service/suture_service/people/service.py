@@ -77,29 +77,29 @@ def login(session: Session, identity: Identity, party: str | None, now: datetime
 
     Raises `Forbidden` (`login.unknown`, `login.used`) or `Conflict` (`login.party`), when several parties know them.
     """
-    found: dict[str, Person] = {}
+    by_party: dict[str, Person] = {}
     for person in repository.find_identity(session, identity):
         # The subject is somebody for good; an e-mail address may have been somebody else's.
-        if person.subject is not None or person.party.name not in found:
-            found[person.party.name] = person
+        if person.subject is not None or person.party.name not in by_party:
+            by_party[person.party.name] = person
     if party is not None:
-        found = {name: person for name, person in found.items() if name == party}
-    if not found:
+        by_party = {name: person for name, person in by_party.items() if name == party}
+    if not by_party:
         raise Forbidden(
             "login.unknown",
             "you are signed in, but no party here knows you" if party is None else f"you are signed in, not at {party}",
             hint="ask your party's admin to add you: your subject at the provider, or an e-mail that it has verified",
         )
-    if len(found) > 1:
+    if len(by_party) > 1:
         raise Conflict(
             "login.party",
-            f"several parties know you: {', '.join(sorted(found))}",
+            f"several parties know you: {', '.join(sorted(by_party))}",
             where="party",
-            hint=f"suture login --oidc --party {min(found)}",
+            hint=f"suture login --oidc --party {min(by_party)}",
         )
     if repository.is_used(session, identity.proof):
         raise Forbidden("login.used", "somebody signed in with this ID token before", hint="sign in again")
-    (person,) = found.values()
+    (person,) = by_party.values()
     person.subject = identity.subject
     secret, secret_sha256 = new_secret("party")
     token = Token(

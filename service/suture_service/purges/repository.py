@@ -76,7 +76,7 @@ def beginning(session: Session, model_ids: Collection[int], digits: str, *, purg
 
 def holding(session: Session, digests: Collection[str], where: ColumnElement[bool]) -> set[int]:
     """Return the revisions that hold one of these contents, in models of which `where` is true."""
-    found: set[int] = set()
+    holders: set[int] = set()
     for portion in _portions(sorted(digests)):
         statement = (
             select(RevisionFile.revision_id)
@@ -84,24 +84,24 @@ def holding(session: Session, digests: Collection[str], where: ColumnElement[boo
             .join(Model, Model.id == Revision.model_id)
             .where(where, Revision.purge_id.is_(None), RevisionFile.sha256.in_(portion))
         )
-        found.update(session.scalars(statement.distinct()))
-    return found
+        holders.update(session.scalars(statement.distinct()))
+    return holders
 
 
 def sizes_of(session: Session, revision_ids: Collection[int]) -> dict[str, int]:
     """Return size in bytes by sha256 of all that revisions hold."""
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     for portion in _portions(sorted(revision_ids)):
         statement = select(RevisionFile.sha256, RevisionFile.size).where(RevisionFile.revision_id.in_(portion))
-        found.update((sha256, size) for sha256, size in session.execute(statement))
-    return found
+        sizes.update((sha256, size) for sha256, size in session.execute(statement))
+    return sizes
 
 
 def held_by_others(
     session: Session, digests: Collection[str], revision_id: int, where: ColumnElement[bool]
 ) -> set[str]:
     """Return those of the contents that another revision holds, too, in models of which `where` is true."""
-    found: set[str] = set()
+    shared: set[str] = set()
     for portion in _portions(sorted(digests)):
         statement = (
             select(RevisionFile.sha256)
@@ -109,17 +109,17 @@ def held_by_others(
             .join(Model, Model.id == Revision.model_id)
             .where(where, Revision.purge_id.is_(None), Revision.id != revision_id, RevisionFile.sha256.in_(portion))
         )
-        found.update(session.scalars(statement.distinct()))
-    return found
+        shared.update(session.scalars(statement.distinct()))
+    return shared
 
 
 def revisions(session: Session, revision_ids: Collection[int]) -> list[Revision]:
     """Return revisions with their models, oldest first."""
-    found: list[Revision] = []
+    rows: list[Revision] = []
     for portion in _portions(sorted(revision_ids)):
         statement = select(Revision).where(Revision.id.in_(portion)).order_by(Revision.id)
-        found += session.scalars(statement.options(joinedload(Revision.model).joinedload(Model.party)))
-    return found
+        rows += session.scalars(statement.options(joinedload(Revision.model).joinedload(Model.party)))
+    return rows
 
 
 def descendants(session: Session, revision_ids: Collection[int], party_id: int | None) -> list[Revision]:
@@ -133,13 +133,13 @@ def descendants(session: Session, revision_ids: Collection[int], party_id: int |
             )
         newest = made - seen
         seen |= newest
-    found: list[Revision] = []
+    rows: list[Revision] = []
     for portion in _portions(sorted(seen - set(revision_ids))):
         statement = select(Revision).join(Revision.model).where(Revision.id.in_(portion)).order_by(Revision.id)
         if party_id is not None:
             statement = statement.where(may_read(party_id))
-        found += session.scalars(statement.options(joinedload(Revision.model).joinedload(Model.party)))
-    return found
+        rows += session.scalars(statement.options(joinedload(Revision.model).joinedload(Model.party)))
+    return rows
 
 
 def jobs_with(session: Session, where: ColumnElement[bool], party_id: int | None = None) -> Sequence[str]:
@@ -163,7 +163,7 @@ def jobs_with(session: Session, where: ColumnElement[bool], party_id: int | None
 
 def refs_to(session: Session, revision_ids: Collection[int]) -> list[Ref]:
     """Return the branches and tags that are at revisions, of models that are there."""
-    found: list[Ref] = []
+    refs: list[Ref] = []
     for portion in _portions(sorted(revision_ids)):
         statement = (
             select(Ref)
@@ -173,8 +173,8 @@ def refs_to(session: Session, revision_ids: Collection[int]) -> list[Ref]:
             .options(joinedload(Ref.commit).joinedload(Commit.revision))
             .order_by(Ref.model_id, Ref.kind, Ref.name)
         )
-        found += session.scalars(statement)
-    return found
+        refs += session.scalars(statement)
+    return refs
 
 
 def parents(session: Session, model_id: int) -> dict[int, tuple[int | None, int]]:
@@ -266,13 +266,13 @@ def purged_revisions(session: Session, purge_id: str) -> list[Revision]:
 
 def known_revisions(session: Session, identities: Collection[str], model_id: int) -> set[int]:
     """Return the revisions of a model, not purged, that have one of these ids."""
-    found: set[int] = set()
+    known: set[int] = set()
     for portion in _portions(sorted(identities)):
         statement = select(Revision.id).where(
             Revision.model_id == model_id, Revision.purge_id.is_(None), Revision.revision.in_(portion)
         )
-        found.update(session.scalars(statement))
-    return found
+        known.update(session.scalars(statement))
+    return known
 
 
 def _portions(values: Sequence[T]) -> Iterator[Sequence[T]]:

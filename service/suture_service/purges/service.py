@@ -46,7 +46,7 @@ class PurgeTarget:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Affected:
     """What is there of a target: contents with their sizes, and revisions; `whole` if a revision itself is to go."""
 
     model: Model
@@ -66,12 +66,12 @@ def purge(
     with hub.database.writing() as session:
         models = _models(session, target.repo)
         waiting = list(repository.unfinished(session, [model.id for model in models]))
-        found = _find(session, models, target, scope)
-        if found is not None:
-            shown = _show(session, target.repo, found, reader)
+        affected = _find(session, models, target, scope)
+        if affected is not None:
+            shown = _show(session, target.repo, affected, reader)
             row = Purge(id=f"purge_{secrets.token_hex(8)}", repo=target.repo, scope=scope, by=by, reason=reason)
             row.path_sha256 = _sha256(target.path) if target.path is not None else None
-            _take_away(session, found, row, hub.now())
+            _take_away(session, affected, row, hub.now())
             shown.id = row.id
             waiting.append(shown.id)
         else:
@@ -85,10 +85,10 @@ def purge(
 def plan(session: Session, target: PurgeTarget, scope: Scope, reader: int | None = None) -> PurgeOut:
     """Return what a purge would take away; raises `NotFound` as it does."""
     models = _models(session, target.repo)
-    found = _find(session, models, target, scope)
-    if found is None:
+    affected = _find(session, models, target, scope)
+    if affected is None:
         return _shown_before(session, models, target, reader)
-    return _show(session, target.repo, found, reader)
+    return _show(session, target.repo, affected, reader)
 
 
 def finish(hub: HubContext, purge_id: str) -> None:
@@ -133,9 +133,9 @@ def apply_again(session: Session, kept: Iterable[KeptPurge], now: datetime) -> l
         rows = repository.revisions(session, revision_ids)
         owner = model or (rows[0].model if rows else None)
         if owner is not None:
-            found = _Found(owner, sizes, revision_ids)
+            affected = _Affected(owner, sizes, revision_ids)
             row = Purge(id=entry.id, repo=entry.repo, scope=entry.scope, by=entry.by, reason=entry.reason)
-            _take_away(session, found, row, now)
+            _take_away(session, affected, row, now)
             applied.append(entry.id)
     return applied
 
@@ -153,7 +153,7 @@ def _models(session: Session, repo: str) -> Sequence[Model]:
     return models
 
 
-def _find(session: Session, models: Sequence[Model], target: PurgeTarget, scope: Scope) -> _Found | None:
+def _find(session: Session, models: Sequence[Model], target: PurgeTarget, scope: Scope) -> _Affected | None:
     """Return what is there of the target; None if nothing is. Deleted models of the name count, too.
 
     What an earlier purge of the same target has named counts, as far as the scope has it still: an owner's purge left
@@ -178,27 +178,27 @@ def _find(session: Session, models: Sequence[Model], target: PurgeTarget, scope:
     if not revision_ids:
         return None
     sizes = repository.sizes_of(session, revision_ids)
-    return _Found(models[0], {sha256: sizes[sha256] for sha256 in digests if sha256 in sizes}, revision_ids)
+    return _Affected(models[0], {sha256: sizes[sha256] for sha256 in digests if sha256 in sizes}, revision_ids)
 
 
-def _whole(session: Session, row: Revision, where: ColumnElement[bool]) -> _Found:
+def _whole(session: Session, row: Revision, where: ColumnElement[bool]) -> _Affected:
     """Return a revision with the contents that no other one holds."""
     sizes = repository.sizes_of(session, [row.id])
     shared = repository.held_by_others(session, sizes, row.id, where)
     alone = {sha256: size for sha256, size in sizes.items() if sha256 not in shared}
-    return _Found(row.model, alone, {row.id}, whole=True)
+    return _Affected(row.model, alone, {row.id}, whole=True)
 
 
-def _show(session: Session, repo: str, found: _Found, reader: int | None) -> PurgeOut:
-    made = repository.descendants(session, found.revision_ids, reader)
-    jobs = repository.jobs_with(session, Revision.id.in_(sorted(found.revision_ids)), reader)
+def _show(session: Session, repo: str, affected: _Affected, reader: int | None) -> PurgeOut:
+    made = repository.descendants(session, affected.revision_ids, reader)
+    jobs = repository.jobs_with(session, Revision.id.in_(sorted(affected.revision_ids)), reader)
     return PurgeOut(
         id=None,
         repo=repo,
         done=False,
-        revisions=_names(repository.revisions(session, found.revision_ids)),
-        digests=sorted(found.sizes),
-        bytes=sum(found.sizes.values()),
+        revisions=_names(repository.revisions(session, affected.revision_ids)),
+        digests=sorted(affected.sizes),
+        bytes=sum(affected.sizes.values()),
         descendants=_names(made),
         jobs=list(jobs),
     )
@@ -242,38 +242,38 @@ def _names(rows: Iterable[Revision]) -> list[RevisionAt]:
     return [RevisionAt(repo=row.model.repo, revision=row.revision) for row in rows]
 
 
-def _take_away(session: Session, found: _Found, purge: Purge, now: datetime) -> None:
+def _take_away(session: Session, affected: _Affected, purge: Purge, now: datetime) -> None:
     """Empty the revisions, give each branch that was at one of them what is left, and write all of it down."""
-    rows = repository.revisions(session, found.revision_ids)
-    for party_id in sorted({found.model.party_id, *(row.model.party_id for row in rows)}):
+    rows = repository.revisions(session, affected.revision_ids)
+    for party_id in sorted({affected.model.party_id, *(row.model.party_id for row in rows)}):
         lock_party(session, party_id)
-    refs = repository.refs_to(session, found.revision_ids)
-    left = [(ref.model_id, ref.name, *_left(session, ref, found)) for ref in refs if ref.kind == "branch"]
-    purge.model_id, purge.at = found.model.id, now
-    purge.revisions, purge.digests = [row.revision for row in rows], sorted(found.sizes)
+    refs = repository.refs_to(session, affected.revision_ids)
+    left = [(ref.model_id, ref.name, *_left(session, ref, affected)) for ref in refs if ref.kind == "branch"]
+    purge.model_id, purge.at = affected.model.id, now
+    purge.revisions, purge.digests = [row.revision for row in rows], sorted(affected.sizes)
     session.add(purge)
     session.flush()
-    _record(session, purge, rows, found)
+    _record(session, purge, rows, affected)
     for ref in refs:
         if ref.kind == "tag":
             session.delete(ref)
     session.flush()
-    repository.empty(session, found.revision_ids, purge.id)
+    repository.empty(session, affected.revision_ids, purge.id)
     for model_id, branch, files, checked in left:
         model = session.get_one(Model, model_id)
         commit(session, model, files=files, checked=checked, title=TITLE, created_by=purge.by, now=now, branch=branch)
 
 
-def _record(session: Session, purge: Purge, rows: Sequence[Revision], found: _Found) -> None:
+def _record(session: Session, purge: Purge, rows: Sequence[Revision], affected: _Affected) -> None:
     """Add an entry for each model, so that every party reads of its own."""
-    models = {row.model_id: row.model for row in rows} or {found.model.id: found.model}
+    models = {row.model_id: row.model for row in rows} or {affected.model.id: affected.model}
     for model in models.values():
         revisions = [row.revision for row in rows if row.model_id == model.id]
         facts = {"purge": purge.id, "reason": purge.reason, "revisions": revisions, "digests": purge.digests}
         record(session, purge.by, "model.purge", model.repo, owner=model.party.name, **facts)
 
 
-def _left(session: Session, ref: Ref, found: _Found) -> tuple[dict[str, StoredFile], Checked]:
+def _left(session: Session, ref: Ref, affected: _Affected) -> tuple[dict[str, StoredFile], Checked]:
     """Return what a branch holds from now on: its files without what is purged.
 
     Where the revision itself goes, or its model, these are the files before. A signature is of all files, and of a
@@ -281,9 +281,9 @@ def _left(session: Session, ref: Ref, found: _Found) -> tuple[dict[str, StoredFi
     """
     revision: Revision | None = ref.commit.revision
     files = _files(session, revision)
-    left = {name: file for name, file in files.items() if file.sha256 not in found.sizes}
-    if found.whole or (MODEL in files and MODEL not in left):
-        revision = _before(session, ref, found)
+    left = {name: file for name, file in files.items() if file.sha256 not in affected.sizes}
+    if affected.whole or (MODEL in files and MODEL not in left):
+        revision = _before(session, ref, affected)
         left = _files(session, revision)
     left.pop(SIGNATURE, None)
     if revision is None:
@@ -296,13 +296,13 @@ def _left(session: Session, ref: Ref, found: _Found) -> tuple[dict[str, StoredFi
     )
 
 
-def _before(session: Session, ref: Ref, found: _Found) -> Revision | None:
+def _before(session: Session, ref: Ref, affected: _Affected) -> Revision | None:
     """Return the last revision before a branch's own that is not purged; None if there is none."""
     parents = repository.parents(session, ref.model_id)
     at: int | None = ref.commit_id
     while at is not None:
         at, revision_id = parents[at]
-        if revision_id not in found.revision_ids:
+        if revision_id not in affected.revision_ids:
             revision = session.get_one(Revision, revision_id)
             if revision.purge_id is None:
                 return revision

@@ -40,8 +40,8 @@ def datasets_told(session: Session, party_id: int) -> list[str] | None:
     A site that was never there, and so can do no work, does not count.
     """
     of_party = select(Site.datasets, Site.last_seen_at).where(Site.party_id == party_id)
-    told = [names for names, seen in session.execute(of_party) if names is not None or seen is not None]
-    return None if not told or None in told else sorted({name for names in told for name in names or ()})
+    by_site = [names for names, seen in session.execute(of_party) if names is not None or seen is not None]
+    return None if not by_site or None in by_site else sorted({name for names in by_site for name in names or ()})
 
 
 def tell_datasets(session: Session, site_id: int, datasets: list[str] | None) -> None:

@@ -180,9 +180,9 @@ class _Trainer:
 
     def loss(self, batch: _Batch) -> Tensor:
         """Return the loss of the ensemble plus the mean loss of its members."""
-        given = {self.nodes[name]: tensor for name, tensor in self._tensors().items()}
+        tensors = {self.nodes[name]: tensor for name, tensor in self._tensors().items()}
         with self._runner.autocast():
-            outputs = self.model.resume({**given, **batch.values}, batch.x)
+            outputs = self.model.resume({**tensors, **batch.values}, batch.x)
         combined, *single = (output.float() for output in outputs)
         own = torch.stack([self._objective.loss(output, batch.y) for output in single]).mean()
         return self._objective.loss(combined, batch.y) + own

@@ -22,8 +22,8 @@ from suture_stitching.portable.schemas import SIZE_KIND, Kind, schema_of
 
 def _same_in_place(name: str) -> Callable[..., Tensor]:
     packet, _, overload = name.partition(".")
-    found: Callable[..., Tensor] = getattr(getattr(torch.ops.aten, packet + "_"), overload or "default")._op
-    return found
+    function: Callable[..., Tensor] = getattr(getattr(torch.ops.aten, packet + "_"), overload or "default")._op
+    return function
 
 
 def _full_name(name: str) -> str:
@@ -75,7 +75,7 @@ def overwriting(
     holders: dict[int, list[int]] = {}  # by owner of memory, the values that may be in it
     last: dict[int, float] = {}  # by owner, the last to read any of these
     whole: set[int] = set()  # values that are all of memory that this pass made
-    found = set()
+    in_place = set()
     for index in order:
         node = nodes[index]
         first = node.args[0] if node.args else None
@@ -84,7 +84,7 @@ def overwriting(
             (owner,) = memory[first.node]
             others = references((*node.args[1:], *node.kwargs.values()))
             if last[owner] <= index and all(owner not in memory.get(value, ()) for value in others):
-                found.add(index)
+                in_place.add(index)
                 own = {owner}
         if node.op in _NEW:
             whole.add(index)
@@ -104,7 +104,7 @@ def overwriting(
             holders.setdefault(owner, []).append(index)
             reader = math.inf if index in wanted else last_reader.get(index, -1)
             last[owner] = max(last.get(owner, -1), reader)
-    return found
+    return in_place
 
 
 def over_first(op: str, function: Callable[..., Any]) -> Callable[..., Any]:

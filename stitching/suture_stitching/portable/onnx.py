@@ -114,11 +114,11 @@ def _refuse_what_onnx_lacks(model: PortableModel) -> None:
 
 
 def _is_projected(node: Node) -> bool:
-    given = bind(node)
-    params, layers = given["params"], given["num_layers"]
+    arguments = bind(node)
+    params, layers = arguments["params"], arguments["num_layers"]
     assert isinstance(params, tuple)
     assert isinstance(layers, int)
-    return len(params) != layers * (2 if given["bidirectional"] else 1) * (4 if given["has_biases"] else 2)
+    return len(params) != layers * (2 if arguments["bidirectional"] else 1) * (4 if arguments["has_biases"] else 2)
 
 
 def _no_form(index: int, node: Node, what: str) -> SutureError:
@@ -135,11 +135,11 @@ def _batches(model: PortableModel, example: Tensor | Sequence[Tensor] | None) ->
     """Yield inputs: those to record with (two samples, sizes that stay free), then those to compare on."""
     specs = model.graph.inputs
     if example is not None:
-        given = (example,) if isinstance(example, Tensor) else tuple(example)
-        given = tuple(x.detach().cpu() for x in given)
-        check_inputs(specs, given)
-        yield tuple(torch.cat([x, x])[:2] for x in given)
-        yield from (tuple(x[:1] for x in given), tuple(torch.cat([x, x])[:3] for x in given), given)
+        examples = (example,) if isinstance(example, Tensor) else tuple(example)
+        examples = tuple(x.detach().cpu() for x in examples)
+        check_inputs(specs, examples)
+        yield tuple(torch.cat([x, x])[:2] for x in examples)
+        yield from (tuple(x[:1] for x in examples), tuple(torch.cat([x, x])[:3] for x in examples), examples)
         return
     size, other = _free_sizes(model)
     for batch, spatial in ((2, size), (1, size), (3, other)):

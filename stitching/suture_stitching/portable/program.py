@@ -66,11 +66,11 @@ class Program:
         self._plans: dict[tuple[frozenset[int], frozenset[int]], RunPlan] = {}
         self._releases: dict[frozenset[int], dict[int, list[int]]] = {}
 
-    def plan(self, targets: frozenset[int], given: frozenset[int] = frozenset()) -> RunPlan:
-        """Return what must run for the values of the nodes `targets` when those of `given` are known."""
-        plan = self._plans.get((targets, given))
+    def plan(self, targets: frozenset[int], known: frozenset[int] = frozenset()) -> RunPlan:
+        """Return what must run for the values of the nodes `targets` when those of `known` are given."""
+        plan = self._plans.get((targets, known))
         if plan is None:
-            plan = self._plans[targets, given] = self._new_plan(targets, given)
+            plan = self._plans[targets, known] = self._new_plan(targets, known)
         return plan
 
     def slots(self, device: Any) -> Slots:
@@ -116,15 +116,15 @@ class Program:
 
     def _released(self, plan: RunPlan, targets: frozenset[int]) -> dict[int, list[int]]:
         """Return by step which of `targets` nobody reads after it."""
-        found = self._releases.get(targets)
-        if found is None:
+        releases = self._releases.get(targets)
+        if releases is None:
             last = {step.node: step.node for step in plan.steps if step.node in targets}
             for step in plan.steps:
                 last |= {source: step.node for source in references(self.graph.nodes[step.node]) if source in targets}
-            found = self._releases[targets] = {}
+            releases = self._releases[targets] = {}
             for target, reader in last.items():
-                found.setdefault(reader, []).append(target)
-        return found
+                releases.setdefault(reader, []).append(target)
+        return releases
 
     def failure(self, node: int, error: Exception) -> SutureError:
         """Return the error to raise when the operator of `node` refused its arguments."""
@@ -138,13 +138,13 @@ class Program:
             hint="check that the input has the size the model was made for",
         )
 
-    def _new_plan(self, targets: frozenset[int], given: frozenset[int]) -> RunPlan:
+    def _new_plan(self, targets: frozenset[int], known: frozenset[int]) -> RunPlan:
         nodes = self.graph.nodes
         needed = set(targets)
         for index in range(len(nodes) - 1, -1, -1):
-            if index in needed and index not in given:
+            if index in needed and index not in known:
                 needed.update(references(nodes[index]))
-        order = [index for index in sorted(needed) if index not in given]
+        order = [index for index in sorted(needed) if index not in known]
         last_reader: dict[int, int] = {}
         for index in order:
             for source in references(nodes[index]):

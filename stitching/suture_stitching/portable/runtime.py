@@ -82,8 +82,8 @@ class PortableModel(torch.nn.Module):
 
         What bypasses the points is computed from `inputs`.
         """
-        given = {self._node(point): value for point, value in values.items()}
-        return nest(self.graph.output, self._run(self._output_nodes, given, inputs))
+        by_node = {self._node(point): value for point, value in values.items()}
+        return nest(self.graph.output, self._run(self._output_nodes, by_node, inputs))
 
     def stream(self, nodes: Collection[int], *inputs: Tensor) -> Iterator[tuple[int, Any]]:
         """Yield `nodes` with their values in the order of the graph; no value is held longer than it is needed."""
@@ -97,26 +97,26 @@ class PortableModel(torch.nn.Module):
             raise SutureError("point.unknown", f"{point} is no tensor in this model", hint="see points.find_points")
         return index
 
-    def _run(self, targets: frozenset[int], given: Mapping[int, Tensor], inputs: Sequence[Tensor]) -> Slots:
-        plan, slots = self._started(targets, given, inputs)
+    def _run(self, targets: frozenset[int], values: Mapping[int, Tensor], inputs: Sequence[Tensor]) -> Slots:
+        plan, slots = self._started(targets, values, inputs)
         self.program.run(plan, slots)
         return slots
 
     def _started(
-        self, targets: frozenset[int], given: Mapping[int, Tensor], inputs: Sequence[Tensor]
+        self, targets: frozenset[int], values: Mapping[int, Tensor], inputs: Sequence[Tensor]
     ) -> tuple[RunPlan, Slots]:
         """Return what to run for `targets`, and the slots with all that is known before."""
-        plan = self.program.plan(targets, frozenset(given))
+        plan = self.program.plan(targets, frozenset(values))
         if inputs or plan.inputs:
             check_inputs(self.graph.inputs, inputs)
             self._check_budget(inputs)
-        known = next(iter(inputs), None) if inputs else next(iter(given.values()), None)
+        known = next(iter(inputs), None) if inputs else next(iter(values.values()), None)
         slots = self.program.slots(None if known is None else known.device)
         for node, name in plan.tensors:
             slots[node] = self._tensor(name)
         for node, index in plan.inputs:
             slots[node] = inputs[index]
-        for node, value in given.items():
+        for node, value in values.items():
             slots[node] = value
         return plan, slots
 
@@ -219,13 +219,13 @@ def check_inputs(expected: Sequence[Input], inputs: Sequence[Tensor]) -> None:
 
 def _statistics(graph: Graph) -> set[str]:
     """Return the names of the tensors that are running statistics."""
-    found = set()
+    names = set()
     for node in graph.nodes:
         for position in _STATISTICS.get(node.op, ()):
             value = node.args[position] if position < len(node.args) else None
             if isinstance(value, Ref) and graph.nodes[value.node].op == TENSOR:
-                found.add(str(graph.nodes[value.node].args[0]))
-    return found
+                names.add(str(graph.nodes[value.node].args[0]))
+    return names
 
 
 def _read(file: BinaryIO, header: PortableHeader, name: str, where: str) -> Tensor:

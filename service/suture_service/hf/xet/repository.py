@@ -51,8 +51,8 @@ def has_xorb(session: Session, epoch_id: str, name: str) -> bool:
 
 def find_xorb(session: Session, epoch_id: str, name: str) -> Xorb | None:
     """Return a xorb of an epoch by its hash."""
-    found = session.get(XetXorb, (epoch_id, name))
-    return Xorb(found.name, Layout.from_bytes(found.layout)) if found is not None else None
+    row = session.get(XetXorb, (epoch_id, name))
+    return Xorb(row.name, Layout.from_bytes(row.layout)) if row is not None else None
 
 
 def drop_epochs(session: Session, before: date) -> None:

@@ -132,10 +132,10 @@ async def store_files(hub: HubContext, epoch: XetEpoch, files: list[XetFile], pr
     @lru_cache(_LAYOUTS)
     def find(name: str) -> Xorb:
         with hub.database.reading() as session:
-            found = repository.find_xorb(session, epoch.id, name)
-        if found is None:
+            xorb = repository.find_xorb(session, epoch.id, name)
+        if xorb is None:
             raise Malformed("xorb.unknown", "this xorb has not been sent", where=name, hint="start the upload again")
-        return found
+        return xorb
 
     for file in files:
         await take_room(hub, epoch.model.party_id, {file.sha256: file.size})
