@@ -20,7 +20,7 @@ from suture_service import operate
 from suture_worker.agent.admission import Admission
 from suture_worker.agent.agent import Agent
 from suture_worker.agent.hub import HubClient
-from suture_worker.agent.signed import Found, Signers
+from suture_worker.agent.signed import SignedBy, Signers
 from suture_worker.compute.celery_app import make_app
 from suture_worker.config import load_site, prepare_state
 from suture_worker.egress.outbox import Outbox
@@ -250,7 +250,7 @@ def test_an_older_revision_than_was_seen_runs_when_a_person_lets_it(party):
     assert isinstance(admission.admit(task, folder), Allow)
     # The job goes on with it, and no other does.
     member = task.spec.members[0]
-    assert admission.signers.find(hub, member, job.id) == Found(party.key.fingerprint)
+    assert admission.signers.find(hub, member, job.id) == SignedBy(party.key.fingerprint)
     assert admission.signers.find(hub, member, "job_other").older in words
     job.cancel()
     hub.close()

@@ -21,7 +21,7 @@ from suture_worker.leased_task import LeasedMember
 
 
 @dataclass(frozen=True)
-class Found:
+class SignedBy:
     """Which key of this site signed a member, by its fingerprint, if one did; how that is older than one seen here."""
 
     key: str | None = None
@@ -40,7 +40,7 @@ class Signers:
         """Return what site.toml calls a key, None if it has no such key."""
         return next((key.name for key in self._keys if key.fingerprint == fingerprint), None)
 
-    def find(self, hub: HubClient, member: LeasedMember, job: str) -> Found:
+    def find(self, hub: HubClient, member: LeasedMember, job: str) -> SignedBy:
         """Return which of this site's keys signed a member, and whether a newer revision of it was seen here before.
 
         A job that has begun here with this revision goes on with it. Raises `SutureError`: `model.flagged` for what
@@ -50,7 +50,7 @@ class Signers:
         revision = hub.revision(member)
         check_flags(revision)
         if not self._keys:
-            return Found()
+            return SignedBy()
 
         def read(file: File) -> bytes:
             with tempfile.TemporaryDirectory(prefix="suture-") as folder:
@@ -60,7 +60,7 @@ class Signers:
 
         signed = signature_of(revision, read, self._keys)
         if signed is None:
-            return Found()
+            return SignedBy()
         if (revision.model_file.sha256, revision.metadata) != (member.sha256, member.metadata):
             raise SutureError(
                 "member.mismatch",
@@ -70,4 +70,4 @@ class Signers:
             )
         older = self._seen.older(revision.repo, signed, self._keys)
         self._seen.note(revision.repo, revision.id, signed)
-        return Found(signed.key.fingerprint, None if self.begun.with_(job, member) else older)
+        return SignedBy(signed.key.fingerprint, None if self.begun.with_(job, member) else older)

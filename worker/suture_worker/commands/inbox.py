@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from suture_worker.rules.inbox import Estimate
 
 
-class Told(StrEnum):
+class Reply(StrEnum):
     """What the requester may be told instead of nothing."""
 
     no_agreement = "no_agreement"
@@ -29,7 +29,7 @@ class Told(StrEnum):
 
 
 TellOption = Annotated[
-    Told | None,
+    Reply | None,
     typer.Option("--tell", help="what the requester is told; without it, that the policy does not allow it"),
 ]
 

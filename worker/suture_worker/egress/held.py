@@ -27,7 +27,7 @@ from suture_worker.decisions import note_decision, operator
 from suture_worker.egress.release_check import Draft
 from suture_worker.files import sha256_of
 from suture_worker.leased_task import Identifier, LeasedTask
-from suture_worker.rules.inbox import Told
+from suture_worker.rules.inbox import Reply
 
 _ID: TypeAdapter[str] = TypeAdapter(Identifier)
 
@@ -66,7 +66,7 @@ class Verdict(_Closed):
     by: str
     at: AwareDatetime
     reason: Annotated[str, StringConstraints(max_length=2000)] | None = None
-    told: Told | None = None
+    told: Reply | None = None
 
 
 class Held:
@@ -158,7 +158,7 @@ class Held:
             return None
 
     def decide(
-        self, manifest: Manifest, *, released: bool, reason: str | None = None, reply: Told | None = None
+        self, manifest: Manifest, *, released: bool, reason: str | None = None, reply: Reply | None = None
     ) -> Verdict:
         """Write down the verdict; the agent acts upon it soon. Raises `outbox.decided`."""
         if self.verdict(manifest.task) is not None:

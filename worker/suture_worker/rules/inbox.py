@@ -23,7 +23,7 @@ from suture_worker.decisions import note_decision, operator
 from suture_worker.leased_task import Action, Identifier, LeasedTask
 
 #: What a requester may be told instead of nothing, if the operator says so; the code is `policy.<word>`.
-Told = Literal["no_agreement", "not_now", "unsuitable_models", "unsuitable_data"]
+Reply = Literal["no_agreement", "not_now", "unsuitable_models", "unsuitable_data"]
 MAX_REMEMBERED_DAYS = 366
 
 _ID: TypeAdapter[str] = TypeAdapter(Identifier)
@@ -87,7 +87,7 @@ class InboxDecision(_Closed):
     by: Annotated[str, StringConstraints(max_length=200)]
     at: AwareDatetime
     reason: Annotated[str, StringConstraints(max_length=2000)] | None = None
-    told: Told | None = None
+    told: Reply | None = None
 
 
 class Standing(_Closed):
@@ -178,7 +178,7 @@ class Inbox:
         *,
         approved: bool,
         reason: str | None = None,
-        reply: Told | None = None,
+        reply: Reply | None = None,
         remember_days: int | None = None,
     ) -> InboxDecision:
         """Write down the answer, with who gave it; the agent acts upon it soon. Raises `inbox.decided`."""
