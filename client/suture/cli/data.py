@@ -50,7 +50,7 @@ def split(
     """
     from suture_stitching.data import open_dataset
 
-    fields = {"format": data_format, "labels": labels.split(",") if labels else None, "label": label}
+    fields = fields_of(data_format, labels, label)
     opened = open_dataset(described(data, fields, {"task": task}, dataset=dataset))
     if out is not None:
         _write(out, opened)
@@ -96,7 +96,7 @@ def check(
     from suture_stitching.data import open_dataset
     from suture_stitching.data.look import contact_sheet, look
 
-    fields = {"format": data_format, "labels": labels.split(",") if labels else None, "label": label}
+    fields = fields_of(data_format, labels, label)
     defaults = defaults_for(_metadata(model)) if model is not None else {}
     opened = open_dataset(described(data, fields, {**defaults, **({"task": task} if task else {})}, dataset=dataset))
     summary = look(opened)
@@ -164,13 +164,18 @@ def _metadata(path: Path) -> ModelMetadata:
     return ModelMetadata.read(path) if path.suffix == ".json" else read_metadata([path])[0][1]
 
 
+def fields_of(data_format: str | None, labels: str | None, label: str | None) -> dict[str, Any]:
+    """Return what the options say of a dataset: its format, its labels, and the column of the label."""
+    return {"format": data_format, "labels": labels.split(",") if labels else None, "label": label}
+
+
 def described(
     path: Path, fields: Mapping[str, Any], defaults: Mapping[str, Any], *, dataset: str | None = None
 ) -> DatasetSpec:
     """Return what describes the dataset at `path`; `defaults` stand for what is not said.
 
     A `.toml` or `.json` file describes one (`read_spec`), and `dataset` names that of a `site.toml`; of anything else,
-    `fields` says format, labels and the column of the label. Raises `SutureError` (`dataset.*`).
+    `fields` are those of `fields_of`. Raises `SutureError` (`dataset.*`).
     """
     if path.suffix.lower() in SUFFIXES and not is_datalist(path):
         return read_spec(path, dataset=dataset, defaults=defaults)

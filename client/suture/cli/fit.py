@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from suture.cli.data import described
+from suture.cli.data import described, fields_of
 from suture_contract.console.terminal import Format, FormatOption, notes, print_json, print_wide, prints
 from suture_contract.documents import Report
 from suture_contract.fit_options import FitOptions
@@ -76,7 +76,7 @@ def fit(
     from suture_stitching.local import read_metadata, stitch
 
     own = read_metadata(models, metadata or ())[0][1]
-    fields = {"format": data_format, "labels": labels.split(",") if labels else None, "label": label}
+    fields = fields_of(data_format, labels, label)
     others = {name: dataset_spec(Path(path), own, fields) for name, _, path in named}
     options = FitOptions.read({"seed": seed, "refine": refine, **({"refine_steps": steps} if steps else {})})
     with _Bars() as bars:
