@@ -16,7 +16,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -69,12 +69,19 @@ class Worth:
     lost: float
 
 
-def measured(study: Study, seed: int) -> Seed:
-    """Return what all parties measured for `seed`, with each as the requester; those with one class cannot ask."""
+def measured(study: Study, seed: int, *, declared: bool) -> Seed:
+    """Return what all parties measured for `seed`, with each as the requester; those with one class cannot ask.
+
+    Members that have not `declared` their shares of labels are corrected nowhere.
+    """
     datasets = {party: study.dataset(party, own, to_fit=True) for party, own in study.divide(seed).items()}
     found = []
     with tempfile.TemporaryDirectory() as folder:
         members = trained(study, seed, Path(folder))
+        if not declared:
+            members = [
+                replace(member, metadata=member.metadata.model_copy(update={"label_prior": None})) for member in members
+            ]
         for index, requester in enumerate(study.parties):
             try:
                 fitted = fit(members, datasets[requester], own=index, options=FitOptions(seed=seed))
@@ -90,12 +97,12 @@ def measured(study: Study, seed: int) -> Seed:
     return Seed(asked=found)
 
 
-def kept(study: Study, seed: int, folder: Path) -> Seed:
+def kept(study: Study, seed: int, folder: Path, *, declared: bool) -> Seed:
     """Return what was measured for `seed`, from the folder where it is there."""
-    path = folder / f"{study.name}-{seed}.json"
+    path = folder / f"{study.name}-{seed}{'' if declared else '-undeclared'}.json"
     if path.is_file():
         return Seed.model_validate_json(read_text(path))
-    found = measured(study, seed)
+    found = measured(study, seed, declared=declared)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(path, found.model_dump_json(by_alias=True))
     return found
@@ -131,6 +138,7 @@ def main() -> int:
     parser.add_argument("studies", nargs="+", choices=("digits", "heart"))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first", type=int, default=0, help="the first of the seeds")
+    parser.add_argument("--undeclared", action="store_true", help="no member declares its shares of labels")
     parser.add_argument("--kept", type=Path, required=True, help="evaluations are kept in this folder")
     parser.add_argument("--json", type=Path, help="also write the results here")
     asked = parser.parse_args()
@@ -143,7 +151,7 @@ def main() -> int:
         study = digits_study() if name == "digits" else heart_study()
         found: dict[str, list[Worth]] = {}
         for seed in range(asked.first, asked.first + asked.seeds):
-            for one in kept(study, seed, asked.kept).asked:
+            for one in kept(study, seed, asked.kept, declared=not asked.undeclared).asked:
                 chosen = choose(one.candidates, one.evaluations, requester=one.requester).chosen
                 found.setdefault(one.requester, []).append(worth(one, chosen))
             console.print(f"{name}, seed {seed} done", style="dim")

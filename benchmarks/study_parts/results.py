@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import moocore
 import numpy as np
 from numpy.typing import NDArray
 
 from study_parts.scores import Floats
-from suture_contract.documents import Evaluation
+from suture_contract.documents import CandidateKind, Evaluation
 from suture_stitching.fitting.fit import FitOptions, FitResult
 
 
@@ -28,7 +28,7 @@ class Stitched:
     """What a requester's fit gave: which candidate was chosen, and all candidates' metrics on test data."""
 
     chosen: str
-    kind: Literal["single", "ensemble", "routed", "stitched"]
+    kind: CandidateKind
     refined: bool
     gated: bool
     candidates: dict[str, dict[str, float]]

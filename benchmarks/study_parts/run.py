@@ -331,11 +331,18 @@ def member_of(study: Study, index: int, module: nn.Module, part: Part, path: Pat
                 }
             },
             "labels": study.labels,
+            **({"label_prior": _prior(study, part)} if study.task == "classification" else {}),
             "license": "CC-BY-4.0",
         }
     )
     ref = MemberRef(repo=f"party{index}/{study.name}", revision=f"{index:040x}", sha256=f"{index:064x}")
     return Member(load(path), metadata, ref)
+
+
+def _prior(study: Study, part: Part) -> dict[str, float]:
+    """Return the shares of the labels among what a network learnt from."""
+    counts = torch.bincount(part.y.cpu(), minlength=len(study.labels)).double()
+    return dict(zip(study.labels, (counts / counts.sum()).tolist(), strict=True))
 
 
 class _TooLongError(Exception):

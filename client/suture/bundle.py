@@ -110,6 +110,7 @@ def pack(path: Path, metadata: ModelMetadata, *, repo: str, card: str | None = N
 class Description(TypedDict, total=False):
     """What `suture.json` says beyond the sizes. Classifiers and segmenters need `labels`, in the order of the channels.
 
+    `label_prior` are the shares of a classifier's labels among its training samples, in the order of `labels`.
     `output` says what the model gives; by default it is what the end of its graph and its outputs on the example show.
     `value_range` is that of the input before `mean` and `std`, per channel, which the caller subtracts and divides by
     before the model, and `spacing` is in millimetres, one number per axis. `channels` names the input's: of a table its
@@ -120,6 +121,7 @@ class Description(TypedDict, total=False):
     license: Required[str]
     task: Task
     labels: Sequence[str] | None
+    label_prior: Sequence[float] | None
     output: Literal["logits", "probabilities", "values"]
     value_range: tuple[float, float] | None
     mean: Sequence[float] | None
@@ -201,6 +203,14 @@ def describe(
     mean, std, labels, n = stated("mean"), stated("std"), stated("labels"), stated("n")
     if (mean is None) != (std is None):
         raise SutureError("metadata.invalid", "mean and std come together", where="suture.json")
+    prior = given("label_prior")
+    if prior is not None and len(prior) != len(labels or ()):
+        raise SutureError(
+            "metadata.invalid",
+            f"label_prior: {len(prior)} shares for {len(labels or ())} labels",
+            where="suture.json",
+            hint="give one share for each label, in their order; `suture data split` prints them",
+        )
     learnt_from = {
         "description": stated("training_data"),
         "n": n,
@@ -231,6 +241,7 @@ def describe(
             }
         },
         "labels": None if labels is None else tuple(str(label) for label in labels),
+        "label_prior": None if prior is None else dict(zip(map(str, labels or ()), prior, strict=True)),
         "license": description["license"],
         "description": stated("description"),
         "intended_use": stated("intended_use"),

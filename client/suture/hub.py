@@ -12,7 +12,7 @@ model = hub.load(job.status.result.repo)                 # a torch.nn.Module
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -281,21 +281,27 @@ class Hub:
         device: str = "cpu",
         allow_flagged: bool = False,
         memory_gib: float | None = None,
+        label_prior: Mapping[str, float] | None = None,
     ) -> Module:
         """Return the model as a `torch.nn.Module`, in evaluation mode, from the cache where it is there already.
 
         Signature, digests and lineage are verified; nothing in the file is executed but the graph's allowed operators.
         What was withdrawn, or made of it, is refused unless `allow_flagged`. A pass that would take much more memory
         than networks of its size do is refused (`model.over_budget`); `memory_gib` says how much it may take instead.
+
+        `label_prior` are the shares of labels where a classifier is used: its probabilities then assume these (raises
+        `prior.unknown` where it does not declare its own). That is what a report's "own shares of labels" stands for.
         """
         with needs("torch"):
             from suture_stitching.portable.dry_run import stranger
             from suture_stitching.portable.runtime import load
+            from suture_stitching.prior import AtPrior
 
         resolved = self._usable(repo, revision, allow_flagged=allow_flagged)
         path = cached(self.connection, resolved, resolved.model_file)
         check_against(check_file(path), resolved.metadata, where=f"{repo} at {resolved.id}")
-        return load(path, device=device, budget=stranger(path.stat().st_size, memory_gib))
+        model: Module = load(path, device=device, budget=stranger(path.stat().st_size, memory_gib))
+        return model if label_prior is None else AtPrior(model, resolved.metadata, label_prior).to(device)
 
     def pull(
         self, repo: str, folder: str | Path, revision: str | None = None, *, allow_flagged: bool = False

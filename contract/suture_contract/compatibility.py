@@ -96,6 +96,18 @@ def ensemble_output(members: Sequence[ModelMetadata], labels: Sequence[str] | No
     return OutputSpec(format="probabilities", num_channels=len(labels), spatial_shape=spatial)
 
 
+def site_prior(members: Sequence[ModelMetadata], own: int | None) -> tuple[float, ...] | None:
+    """Return the shares of the ensemble's labels that the member `own` declares; 0 for labels it does not know.
+
+    They are public with that model, so they tell nothing of data. None for other tasks than classification, and where
+    a member declares none: then its own cannot be divided out.
+    """
+    if own is None or any(member.label_prior is None for member in members):
+        return None
+    labels = dict.fromkeys(label for member in members for label in member.labels or ())
+    return tuple((members[own].label_prior or {}).get(label, 0.0) for label in labels)
+
+
 def describe_ensemble(members: Sequence[ModelMetadata], candidates: CandidateSet, report: Report) -> ModelMetadata:
     """Return the `suture.json` of the model that `report` chose: from its numbers and the members', without free text.
 
@@ -109,6 +121,7 @@ def describe_ensemble(members: Sequence[ModelMetadata], candidates: CandidateSet
         inputs={next(iter(members[0].inputs)): ensemble_input([_input(member) for member in members])},
         outputs={next(iter(members[0].outputs)): ensemble_output(members, candidates.labels)},
         labels=candidates.labels,
+        label_prior=_label_prior(candidates, report.chosen),
         license=licences[0] if len(licences) == 1 else " AND ".join(f"({licence})" for licence in licences)[:200],
         eval_metrics={f"{report.parties[party].metric} at {party}": value for party, value in chosen.metrics.items()},
         lineage=Lineage(
@@ -120,6 +133,12 @@ def describe_ensemble(members: Sequence[ModelMetadata], candidates: CandidateSet
             trusted=report.trusted,
         ),
     )
+
+
+def _label_prior(candidates: CandidateSet, chosen: str) -> dict[str, float] | None:
+    """Return the shares of labels that the chosen candidate's probabilities assume, None where nobody can say."""
+    shares = next(candidate.site_prior for candidate in candidates.candidates if candidate.id == chosen)
+    return None if shares is None else dict(zip(candidates.labels or (), shares, strict=True))
 
 
 def channel_weights(

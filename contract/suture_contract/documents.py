@@ -20,6 +20,9 @@ Verdict = Literal["adopt", "care", "reject"]
 CARE = 0.05
 #: Of fewer patients no verdict says adopt: the interval reaches zero because they tell next to nothing.
 FEW_PATIENTS = 8
+CandidateKind = Literal["single", "ensemble", "corrected", "routed", "stitched"]
+#: Kinds without a stitch that every candidate is measured against.
+PLAIN: tuple[CandidateKind, ...] = ("ensemble", "corrected", "routed")
 CandidateId = Annotated[str, StringConstraints(pattern=r"^c[0-9]{2,4}$")]
 #: A member's index among the ensemble's, as a key of a JSON object.
 MemberIndex = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,3}$")]
@@ -29,11 +32,11 @@ LabelIndex = Annotated[str, StringConstraints(pattern=r"^(0|[1-9][0-9]{0,4})$")]
 Point = Annotated[str, StringConstraints(pattern=r"^n[0-9]{1,7}(\.0)?$")]
 #: A tensor in `stitches.safetensors`.
 TensorName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(?:[._][a-z0-9]+)*$", max_length=64)]
-#: `chosen`, `own`, `peer:<party/name>`, `ensemble`, `routed` or `stitched`.
+#: `chosen`, `own`, `peer:<party/name>`, `ensemble`, `corrected`, `routed` or `stitched`.
 Row = Annotated[
     str,
     StringConstraints(
-        pattern=r"^(chosen|own|ensemble|routed|stitched|peer:[A-Za-z0-9_.-]{1,96}/[A-Za-z0-9_.-]{1,96})$"
+        pattern=r"^(chosen|own|ensemble|corrected|routed|stitched|peer:[A-Za-z0-9_.-]{1,96}/[A-Za-z0-9_.-]{1,96})$"
     ),
 ]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -108,22 +111,30 @@ class Match(_Closed):
 
 
 class Candidate(_Closed):
-    """One way to use the members: one alone, their plain ensemble, routed by familiarity, or a stitched ensemble.
+    """One way to use the members: one alone, their plain ensemble, that corrected for each site's shares of labels,
+    routed by familiarity, or a stitched ensemble.
 
     A routed one leaves familiar samples to the member that its gate names, others to the other members.
+
+    With a `site_prior` each member's `label_prior` is divided out of its probabilities before they are averaged, and
+    the shares of labels where the model is used are put in: in an evaluation those of that site's training data, in
+    the composed model `site_prior` itself, which are the requester's, in the order of the ensemble's labels.
     """
 
     id: CandidateId
-    kind: Literal["single", "ensemble", "routed", "stitched"]
+    kind: CandidateKind
     members: tuple[Count, ...]
     matches: tuple[Match, ...] = ()
     gate: Gate | None = None
     refined: bool = False
     #: What other parties' moments counted for when its stitches were solved for.
     others: Fraction | None = None
+    site_prior: tuple[Fraction, ...] | None = None
 
     @model_validator(mode="after")
-    def _routed_by_a_gate(self) -> Candidate:
+    def _has_what_its_kind_needs(self) -> Candidate:
+        if self.kind == "corrected" and self.site_prior is None:
+            raise ValueError("site_prior: a corrected candidate needs one")
         if self.kind == "routed" and (self.gate is None or self.gate.withdraws is None):
             raise ValueError("gate: a routed candidate needs one, with the member that withdraws")
         return self
@@ -176,6 +187,8 @@ class CandidateSet(_Closed):
         if [candidate.id for candidate in self.candidates] != [f"c{i:02}" for i in range(len(self.candidates))]:
             raise ValueError("candidates: ids count up from c00")
         for candidate in self.candidates:
+            if candidate.site_prior is not None and len(candidate.site_prior) != len(self.labels or ()):
+                raise ValueError(f"candidates.{candidate.id}: site_prior has a share for each label")
             named = {*candidate.members}
             if candidate.gate is not None:
                 named |= {int(index) for index in candidate.gate.points}
@@ -206,7 +219,7 @@ class Score(Interval):
     """One candidate's metric on one split.
 
     `difference` is the candidate minus the party's own model, and `against` the candidate minus the plain ensemble and
-    minus each routed one, by its id; all are paired: measured on the same samples.
+    minus the corrected and each routed one, by its id; all are paired: measured on the same samples.
     """
 
     difference: Interval | None = None
@@ -296,10 +309,10 @@ class ClassReport(_Closed):
 class PartyReport(_Closed):
     """One party's rows, measured on its test data: `chosen`, `own`, `peer:<repo>`, `ensemble`, `routed`, `stitched`.
 
-    `chosen` is the model that the verdict is about, and the one that is published. `routed` and `stitched` are the
-    chosen candidate where it is of that kind, else the best of the kind over all parties' validation data. A row is
-    left out where there is nothing to show: `own` for a party that has no model among the members. Files of older
-    versions have no row `chosen`; it is filled in when they are read.
+    `chosen` is the model that the verdict is about, and the one that is published. `corrected`, `routed` and `stitched`
+    are the chosen candidate where it is of that kind, else the best of the kind over all parties' validation data. A
+    row is left out where there is nothing to show: `own` for a party that has no model among the members. Files of
+    older versions have no row `chosen`; it is filled in when they are read.
     """
 
     metric: Metric
@@ -330,7 +343,7 @@ class CandidateReport(_Closed):
     """
 
     id: CandidateId
-    kind: Literal["single", "ensemble", "routed", "stitched"]
+    kind: CandidateKind
     label: Annotated[str, StringConstraints(max_length=200)]
     metrics: dict[Name, Finite]
     front: bool

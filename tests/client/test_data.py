@@ -59,6 +59,9 @@ def test_what_is_written_is_what_the_site_reads(site: Path) -> None:
         assert np.array_equal(mine, theirs)
         assert f"{split}  " in shown
     assert dataset.split_digest() in shown
+    shares = [count / dataset.n("train") for count in dataset.counts("train").values()]
+    assert sum(shares) == pytest.approx(1)
+    assert f"0 = {round(shares[0], 4):g}, 1 = {round(shares[1], 4):g}" in shown
 
 
 def test_the_digest_says_whether_two_divide_alike(site: Path) -> None:

@@ -29,7 +29,7 @@ from suture_contract.privacy import Privacy
 from suture_contract.report import build, plot, to_html
 from suture_contract.report.assumed import REPEATED, assumed
 from suture_contract.report.build import describe, in_words
-from suture_contract.report.gains import advice, decision, remarks, sentence
+from suture_contract.report.gains import advice, decision, headline, remarks, sentence
 from suture_contract.report.trust import training_words, warnings
 from suture_contract.report.words import scale_of
 
@@ -430,6 +430,43 @@ def test_the_routed_row_is_always_there(chosen, shown):
     values = {one.id: one.metrics for one in found.candidates}
     for party, column in found.parties.items():
         assert column.rows["routed"].value == values[shown][party]
+
+
+PRIOR = (0.25,) * 4
+CORRECTED = ROUTED.model_copy(
+    update={
+        "candidates": (
+            *ROUTED.candidates,
+            Candidate(id="c07", kind="corrected", members=(0, 1), site_prior=PRIOR),
+            ROUTED.candidates[4].model_copy(update={"id": "c08", "site_prior": PRIOR}),
+        )
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "words"),
+    [
+        ("c07", "the average of the two models, with each hospital's own shares of labels"),
+        ("c08", ", with each hospital's own shares of labels"),
+    ],
+)
+def test_a_stitch_is_not_credited_with_what_shares_of_labels_alone_give(chosen, words):
+    values = [0.98, 0.49, 0.82, 0.9, 0.95, 0.97, 0.96, 0.99, 0.98]
+    measured = {
+        "north": evaluation(values, own=0, validation=[0.5] * 9),
+        "south": evaluation(values[::-1], own=1, validation=[0.5] * 9),
+    }
+    found = build(
+        CORRECTED, measured, Decision(chosen), requester="north", parties_of_members=["north", "south"], job="job_1"
+    )
+    assert found.parties["north"].rows["corrected"].value == 0.99
+    assert headline(found).endswith(words)
+    labels = [one.label for one in found.candidates]
+    assert len(set(labels)) == len(labels)
+    if chosen == "c08":
+        assert any("Averaging with each site's own shares of labels" in one for one in remarks(found, "north"))
+    assert "own shares of labels" in Page(to_html(found)).text
 
 
 @pytest.mark.parametrize("chosen", ["c00", "c01", "c02", "c04", "c05"])

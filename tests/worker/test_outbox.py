@@ -51,8 +51,8 @@ def prepared(site):
 
 @pytest.fixture
 def fitted(prepared, make, write_json):
-    def fit(n=60, tensors=None, metadata=None, **changes):
-        task = make.leased("fit")
+    def fit(n=60, tensors=None, metadata=None, change=lambda task: task, **changes):
+        task = change(make.leased("fit"))
         parsed, folder = prepared(task)
         write_json(folder.results / "document.json", {"n": n})
         write_json(folder.results / "candidates.json", make.candidates(task, **{"n": n, **changes}))
@@ -198,6 +198,36 @@ def test_bytes_after_the_stitches_do_not_leave(outbox, fitted):
 def test_a_fit_on_too_few_samples_does_not_leave(outbox, entries, fitted):
     assert refused(outbox, *fitted(n=10)).code == "policy.too_few_samples"
     assert entries() == []
+
+
+def corrected(make, shares):
+    items = make.candidates(make.leased("fit"))["candidates"]
+    return [*items, {"id": f"c{len(items):02}", "kind": "corrected", "members": [0, 1], "site_prior": shares}]
+
+
+def declares(task, *priors):
+    """What the members of a task say of their shares of labels."""
+    for member, shares in zip(task["spec"]["members"], priors, strict=True):
+        member["metadata"] = {**member["metadata"], "label_prior": shares}
+    return task
+
+
+@pytest.mark.parametrize(
+    ("priors", "shares", "leaves"),
+    [
+        (({"dark": 0.7, "bright": 0.3}, {"dark": 0.123456, "bright": 0.876544}), [0.123456, 0.876544], False),
+        (({"dark": 0.123456, "bright": 0.876544}, {"dark": 0.7, "bright": 0.3}), [0.123456, 0.876544], True),
+        (({"dark": 0.123456, "bright": 0.876544}, {"dark": 0.7, "bright": 0.3}), [0.5, 0.5], False),
+        (({"dark": 0.7, "bright": 0.3}, None), [0.7, 0.3], False),
+    ],
+)
+def test_only_shares_that_the_requesters_model_declares_leave(outbox, fitted, make, priors, shares, leaves):
+    task, folder = fitted(change=lambda task: declares(task, *priors), candidates=corrected(make, shares))
+    if not leaves:
+        assert "site_prior" in str(refused(outbox, task, folder))
+        return
+    messages = outbox.result(task, folder)
+    assert CandidateSet.model_validate_json(messages[0].content).candidates[-1].site_prior == tuple(shares)
 
 
 def gated(make, near=0.1429):

@@ -54,16 +54,30 @@ def split(
     opened = open_dataset(described(data, fields, {"task": task}, dataset=dataset))
     if out is not None:
         _write(out, opened)
-    digest = opened.split_digest()
+    digest, shares = opened.split_digest(), _label_shares(opened)
     if format is Format.json:
         splits = dict(zip(opened.samples, opened.split_of(), strict=True))
-        print_json(Division(digest, {str(name): opened.n(name) for name in SPLITS}, splits))
+        print_json(Division(digest, {str(name): opened.n(name) for name in SPLITS}, splits, shares or None))
         return
     print_table(("split", "samples"), [(name, f"{opened.n(name):,}") for name in SPLITS], empty="")
+    if shares:
+        listed = ", ".join(f"{name} = {share:g}" for name, share in shares.items())
+        console.print(f"shares of labels in train: {listed}")
     console.print(f"digest {digest}")
     if out is not None:
         notes.print(f"wrote {out}")
-    notes.print(f"next:  train on the train split, then suture export … --trained-on train --split-digest {digest}")
+    prior = f" --label-prior {','.join(f'{share:g}' for share in shares.values())}" if shares else ""
+    notes.print(
+        f"next:  train on the train split, then suture export … --trained-on train --split-digest {digest}{prior}"
+    )
+
+
+def _label_shares(dataset: Dataset) -> dict[str, float]:
+    """Return the share of each label among the training samples; empty where labels do not exclude each other."""
+    if dataset.task != "classification" or not dataset.n("train"):
+        return {}
+    n = dataset.n("train")
+    return {name: round(count / n, 4) for name, count in dataset.counts("train").items()}
 
 
 @prints("suture_stitching.data.look:Look")

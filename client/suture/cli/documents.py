@@ -84,11 +84,15 @@ class Pulled:
 
 @dataclass(frozen=True)
 class Division:
-    """How a dataset is divided: the digest that says so, samples per split, and the split of each sample."""
+    """How a dataset is divided: the digest that says so, samples per split, and the split of each sample.
+
+    `label_prior` is the share of each label in the train split, null where labels do not exclude each other.
+    """
 
     digest: str
     n: dict[str, int]
     splits: Mapping[str, str]
+    label_prior: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,12 @@ def export(
     trained_on: Annotated[
         TrainedOn | None, typer.Option(help="the part of your site's data that training used: train, or all")
     ] = None,
+    label_prior: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHARES", help="share of each label among the training samples, in their order, such as 0.64,0.36"
+        ),
+    ] = None,
     split_digest: Annotated[
         str | None, typer.Option(metavar="DIGEST", help="of that split, as `suture data split` prints it")
     ] = None,
@@ -115,6 +121,7 @@ def export(
         "training_data": training_data,
         "n": n,
         "trained_on": trained_on,
+        "label_prior": _numbers(label_prior, "--label-prior") if label_prior else None,
         "split_digest": split_digest,
         "citation": citation,
         "doi": doi,

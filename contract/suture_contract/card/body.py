@@ -80,10 +80,19 @@ def _listed(names: tuple[str, ...]) -> str:
 
 def _training_data(metadata: ModelMetadata) -> list[str]:
     data = metadata.training_data
-    if data is None:
-        return ["See the models it was made of." if metadata.lineage is not None else "Not stated."]
-    parts = [paragraphs(data.description or ""), f"{data.n:,} samples." if data.n is not None else ""]
+    parts = ["See the models it was made of." if data is None and metadata.lineage is not None else ""]
+    if data is not None:
+        parts = [paragraphs(data.description or ""), f"{data.n:,} samples." if data.n is not None else ""]
+    parts.append(_label_prior(metadata))
     return [part for part in parts if part] or ["Not stated."]
+
+
+def _label_prior(metadata: ModelMetadata) -> str:
+    """Say which shares of labels the probabilities assume, where that is declared, as far as there is room."""
+    if metadata.label_prior is None:
+        return ""
+    shares = [f"{line(name)} {share:.3g}" for name, share in metadata.label_prior.items()]
+    return f"Shares of labels that its probabilities assume: {_listed(tuple(shares))}."
 
 
 def _measured(metadata: ModelMetadata) -> list[str]:

@@ -36,6 +36,8 @@ from suture_contract.privacy import Privacy
 
 SCHEMA: Literal["suture.model/1"] = "suture.model/1"
 MAX_BYTES = 256 * 1024
+#: By so much the shares of `label_prior` may miss 1: people round them.
+PRIOR_TOLERANCE = 0.01
 
 #: Unicode categories that show nothing or change what is shown around them: control, format (right-to-left overrides,
 #: zero-width spaces), surrogates, private use, line and paragraph separators.
@@ -234,6 +236,8 @@ class ModelMetadata(_Closed):
     #: Names of the output channels, in order; classes of a classifier or of a segmentation (background included). One
     #: channel may stand for two of them, the second one's logit or probability.
     labels: tuple[Label, ...] | None = None
+    #: Of a classifier: the share of each label that its probabilities assume, that of its training data.
+    label_prior: dict[Label, Annotated[float, Field(ge=0, le=1)]] | None = None
     #: An SPDX identifier where there is one.
     license: Label
     description: Text | None = None
@@ -261,6 +265,18 @@ class ModelMetadata(_Closed):
             one_for_two = self.task != "multilabel" and channels == 1 and len(self.labels) == 2
             if len(self.labels) != channels and not one_for_two:
                 raise ValueError(f"labels: {len(self.labels)} labels for {channels} output channels")
+        return self
+
+    @model_validator(mode="after")
+    def _prior_of_labels(self) -> ModelMetadata:
+        if self.label_prior is None:
+            return self
+        if self.task != "classification":
+            raise ValueError("label_prior: only for a classification, whose labels exclude each other")
+        if self.label_prior.keys() != set(self.labels or ()):
+            raise ValueError(f"label_prior: one share for each of the labels {', '.join(self.labels or ())}")
+        if abs(sum(self.label_prior.values()) - 1) > PRIOR_TOLERANCE:
+            raise ValueError(f"label_prior: the shares sum to {sum(self.label_prior.values()):g}, not to 1")
         return self
 
     @model_validator(mode="after")

@@ -124,8 +124,12 @@ def describe(candidate: Candidate, names: Sequence[str]) -> str:
         return f"{names[candidate.members[0]]} alone"
     if candidate.kind == "ensemble":
         return "plain ensemble"
+    corrected = ", site prior" if candidate.site_prior is not None else ""
+    if candidate.kind == "corrected":
+        return f"ensemble{corrected}"
     if candidate.kind == "routed" and candidate.gate is not None and candidate.gate.withdraws is not None:
-        return f"{names[candidate.gate.withdraws]} for familiar samples (to {candidate.gate.far:.3g}), else the others"
+        home = names[candidate.gate.withdraws]
+        return f"{home} for familiar samples (to {candidate.gate.far:.3g}), else the others{corrected}"
     places = [" / ".join(match.points[key] for key in sorted(match.points, key=int)) for match in candidate.matches]
     named = " and ".join(places)
     where = f"at {named}" if len(named) <= 60 else f"in {len(places)} places"
@@ -137,7 +141,7 @@ def describe(candidate: Candidate, names: Sequence[str]) -> str:
         if candidate.gate.withdraws is not None:
             gated += f", others without {names[candidate.gate.withdraws]}"
     others = f", {100 * candidate.others:g} % of the moments from others" if candidate.others else ""
-    return f"stitched {where}, weight {weights}{others}{', refined' if candidate.refined else ''}{gated}"
+    return f"stitched {where}, weight {weights}{others}{', refined' if candidate.refined else ''}{gated}{corrected}"
 
 
 def in_words(candidate: Candidate, names: Sequence[str], last: frozenset[str]) -> str:
@@ -147,9 +151,12 @@ def in_words(candidate: Candidate, names: Sequence[str], last: frozenset[str]) -
         return f"{names[candidate.members[0]]} alone"
     if candidate.kind == "ensemble":
         return f"the plain average of {everyone}"
+    corrected = ", with each hospital's own shares of labels" if candidate.site_prior is not None else ""
+    if candidate.kind == "corrected":
+        return f"the average of {everyone}{corrected}"
     home = None if candidate.gate is None else candidate.gate.withdraws
     if candidate.kind == "routed" and home is not None:
-        return f"{names[home]} for familiar samples, {_others(names, home)} for the rest"
+        return f"{names[home]} for familiar samples, {_others(names, home)} for the rest{corrected}"
     at = "at their last layer" if _points(candidate.matches[0]) == last else "at an inner layer"
     place = at if len(candidate.matches) == 1 else f"at {_NUMBERS.get(len(candidate.matches), 'several')} layers"
     helped = ", fitted with what other parties contributed" if candidate.others else ""
@@ -157,7 +164,7 @@ def in_words(candidate: Candidate, names: Sequence[str], last: frozenset[str]) -
     if candidate.gate is not None:
         gated = ", on familiar samples"
         gated += "" if home is None else f"; {_others(names, home)} for the rest"
-    return f"{everyone} joined {place}{helped}{gated}"
+    return f"{everyone} joined {place}{helped}{gated}{corrected}"
 
 
 def _others(names: Sequence[str], home: int) -> str:
@@ -199,16 +206,16 @@ def _test_scores(party: str, evaluation: Evaluation, candidates: Mapping[str, Ca
 
 
 def _shown(candidates: Mapping[str, Candidate], evaluations: Mapping[str, Evaluation], chosen: str) -> dict[str, str]:
-    """Return the candidates shown as rows `routed` and `stitched`: the chosen one, else the best of the kind.
+    """Return the candidates shown as rows `corrected`, `routed` and `stitched`.
 
-    The best is that of the best mean over all parties' validation data.
+    Each is the chosen one, else the best of the kind: that of the best mean over all parties' validation data.
     """
     shown = {}
     validations = [
         (1 if evaluation.higher_is_better else -1, evaluation.splits.get("validation"))
         for evaluation in evaluations.values()
     ]
-    for kind in ("routed", "stitched"):
+    for kind in ("corrected", "routed", "stitched"):
         ids = [candidate.id for candidate in candidates.values() if candidate.kind == kind]
         if chosen in ids:
             shown[kind] = chosen

@@ -13,8 +13,13 @@ from suture_contract.report.words import VERDICTS, Scale, few_patients, samples,
 _MEASURES: tuple[tuple[Row, str], ...] = (
     ("own", "its own model"),
     ("ensemble", "the plain ensemble"),
+    ("corrected", "averaging with each site's own shares of labels"),
     ("routed", "routing alone"),
 )
+
+
+#: What does without a stitch: the chosen model must not be credited with what these give.
+_SIMPLER: tuple[Row, ...] = ("corrected", "routed")
 
 
 @dataclass(frozen=True)
@@ -69,16 +74,15 @@ def remarks(report: Report, party: str) -> list[str]:
     gains = {gain.row: gain for gain in gains_of(report, party)}
     sentences = []
     first = next(iter(gains.values()), None)
-    if party_report.verdict == "adopt" and first is not None and first.row != "routed" and first.none_shown:
+    if party_report.verdict == "adopt" and first is not None and first.row not in _SIMPLER and first.none_shown:
         sentences.append(
             f"No gain over {first.over} is shown on these {samples(party_report, ' samples')}: adopting it does "
             f"{party} no harm that they show, and no good either."
         )
-    routed = gains.get("routed")
-    if chosen.kind == "stitched" and routed is not None and routed.none_shown:
-        sentences.append(
-            "Routing alone, without any stitch, does at least as well here, as far as these samples can tell."
-        )
+    if chosen.kind == "stitched":
+        for gain in (gains[row] for row in _SIMPLER if row in gains and gains[row].none_shown):
+            way = f"{gain.over[0].upper()}{gain.over[1:]}"
+            sentences.append(f"{way}, without any stitch, does at least as well here, as far as these samples can tell.")
     return sentences
 
 

@@ -161,6 +161,11 @@ def _lead(report: Report, chosen: CandidateReport) -> str:
         return f"{made} The one chosen for {report.requester} is a stitched ensemble."
     if chosen.kind == "routed":
         return f"{made} The one chosen for {report.requester} sends each sample to the models it is familiar to."
+    if chosen.kind == "corrected":
+        return (
+            f"{made} The one chosen for {report.requester} is the ensemble with each site's own shares of labels: no "
+            "stitch did better."
+        )
     if chosen.kind == "ensemble":
         return (
             f"{made} No stitched ensemble did better for {report.requester} than the plain ensemble, which was chosen."

@@ -8,10 +8,16 @@ from typing import TypeVar
 from suture_contract.documents import CandidateReport, PartyReport, Report, Row
 
 Value = TypeVar("Value")
-_NAMES = {"own": "own model", "ensemble": "plain ensemble", "routed": "routed ensemble"}
+_NAMES = {
+    "own": "own model",
+    "ensemble": "plain ensemble",
+    "corrected": "ensemble, own shares of labels",
+    "routed": "routed ensemble",
+}
 #: What a chosen candidate is where the report says no more, as older ones do.
 _KINDS = {
     "ensemble": "the plain ensemble",
+    "corrected": "the ensemble with each site's own shares of labels",
     "routed": "each sample to the model it is familiar to",
     "stitched": "the models joined inside",
 }
@@ -45,7 +51,7 @@ def rows_of(report: Report, parties: Sequence[str]) -> list[str]:
     present = {row for party in parties for row in report.parties[party].rows}
     peers = sorted(row for row in present if row.startswith("peer:"))
     kind = chosen_of(report).kind
-    order = ["chosen", "own", *peers, *(row for row in ("ensemble", "routed", "stitched") if row != kind)]
+    order = ["chosen", "own", *peers, *(row for row in ("ensemble", "corrected", "routed", "stitched") if row != kind)]
     return [row for row in order if row in present]
 
 

@@ -150,6 +150,7 @@ DESIGNS: dict[str, type[nn.Module]] = {
 def _describe(party: str, data: PartyData) -> Description:
     return {
         "labels": LABELS,
+        "label_prior": _label_prior(data),
         "license": "CC-BY-4.0",
         "channels": FEATURES,
         "description": f"Heart disease from eight columns, learnt at {party}.",
@@ -159,6 +160,12 @@ def _describe(party: str, data: PartyData) -> Description:
         "split_digest": data.split_digest,
         "doi": "10.24432/C52P4X",
     }
+
+
+def _label_prior(data: PartyData) -> list[float]:
+    """Return the shares of the labels that the party's network learns from."""
+    learnt = data.labels[data.split == "train"]
+    return [round(float((learnt == label).mean()), 4) for label in range(len(LABELS))]
 
 
 def _targets(judged: Mapping[str, Judged], report: Report) -> list[Target]:

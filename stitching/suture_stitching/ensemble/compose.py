@@ -21,8 +21,10 @@ def compose(members: Sequence[Member], fitted: FitResult, candidate_id: str) -> 
     Its output is that of the candidate evaluated piece by piece, to rounding. Write it with `portable.runtime.save`.
     Raises `SutureError` (`candidate.unknown`, `candidates.*`).
     """
-    merge = Merge(members, objective_of([member.metadata for member in members], ()), fitted.stitches)
-    (output,) = outputs_of(merge, fitted, [fitted.candidate(candidate_id)])
+    candidate = fitted.candidate(candidate_id)
+    objective = objective_of([member.metadata for member in members], ())
+    merge = Merge(members, objective, fitted.stitches, candidate.site_prior)
+    (output,) = outputs_of(merge, fitted, [candidate])
     graph = prune(merge.graph(output))
     named = {str(node.args[0]) for node in graph.nodes if node.op == TENSOR}
     return PortableModel(graph, {name: tensor for name, tensor in merge.tensors.items() if name in named})
@@ -32,7 +34,12 @@ def outputs_of(merge: Merge, fitted: FitResult, candidates: Sequence[Candidate])
     """Return the nodes of the candidates' outputs in `merge`, building what is not there yet."""
     points = fitted.points(merge.members)
     return tuple(
-        merge.candidate(fitted.joins(points, candidate), fitted.gate(points, candidate), candidate.members)
+        merge.candidate(
+            fitted.joins(points, candidate),
+            fitted.gate(points, candidate),
+            candidate.members,
+            site_prior=candidate.site_prior is not None,
+        )
         for candidate in candidates
     )
 

@@ -43,6 +43,12 @@ class Member:
         shape = tuple(size or stated_size for size, stated_size in zip(sizes, stated, strict=True))
         return spec.model_copy(update={"num_channels": channels or spec.num_channels, "spatial_shape": shape})
 
+    @property
+    def prior(self) -> tuple[float, ...] | None:
+        """The shares of its labels that the model's probabilities assume, in their order; None where nobody said."""
+        shares = self.metadata.label_prior
+        return None if shares is None else tuple(shares[label] for label in self.metadata.labels or ())
+
     def points(self, input_shape: Sequence[int]) -> list[StitchPoint]:
         """Return where the model can be stitched, in order.
 

@@ -26,6 +26,7 @@ from suture_stitching.ensemble.members import Member, shared_input
 from suture_stitching.features.points import StitchPoint
 from suture_stitching.objectives import Objective
 from suture_stitching.objectives.classification import Labelled
+from suture_stitching.prior import LEAST_SHARE
 
 #: The values of a member's nodes, in the order of its own graph.
 Values = list[Ref]
@@ -62,12 +63,18 @@ class Merge:
     """A graph under construction. Tensors of member `m` are named `m<m>.<name>`, those of stitches `stitch.<name>`."""
 
     def __init__(
-        self, members: Sequence[Member], objective: Objective, stitches: Mapping[str, Tensor] | None = None
+        self,
+        members: Sequence[Member],
+        objective: Objective,
+        stitches: Mapping[str, Tensor] | None = None,
+        prior: Sequence[float] | None = None,
     ) -> None:
+        """`prior` are the shares of the ensemble's labels that candidates with a site prior assume."""
         self.members = members
         self.tensors: dict[str, Tensor] = {}
         self._objective = objective
         self._stitches = stitches or {}
+        self._prior = prior
         self._members_tensors = [member.model.tensors for member in members]
         self._nodes: list[GraphNode] = []
         self._known: dict[str, Ref] = {}
@@ -115,27 +122,48 @@ class Merge:
         return values
 
     def candidate(
-        self, joins: Sequence[Join], gate: GateTensors | None = None, members: Sequence[int] | None = None
+        self,
+        joins: Sequence[Join],
+        gate: GateTensors | None = None,
+        members: Sequence[int] | None = None,
+        *,
+        site_prior: bool = False,
     ) -> Ref:
         """Return the output of `members` (default all) when they are mixed at `joins` as far as a sample is familiar.
 
         As far as it is not, the member that `gate` may name withdraws, and the output is that of the others. Without
-        `joins` that member is alone with familiar samples.
+        `joins` that member is alone with familiar samples. With a `site_prior` the members' own shares of labels are
+        divided out, and the graph's are put in.
         """
         members = range(len(self.members)) if members is None else members
-        values = self.join(joins, gate)
+        output = self._routed(self.join(joins, gate), gate, members, alone=not joins, neutral=site_prior)
+        if not site_prior:
+            return output
+        assert self._prior is not None
+        shares = torch.tensor(self._prior).clamp(min=LEAST_SHARE)
+        return self._reweighed(output, "prior.site", shares, max(map(self._output_rank, members)))
+
+    def _routed(
+        self, values: Sequence[Values], gate: GateTensors | None, members: Sequence[int], *, alone: bool, neutral: bool
+    ) -> Ref:
+        """Return the output of `members`, of which one may withdraw from unfamiliar samples, or else be `alone`."""
         if gate is None or gate.withdraws is None:
-            return self.ensemble(values, members)
-        familiar = self.ensemble(values, members if joins else [gate.withdraws])
-        others = self.ensemble(values, [member for member in members if member != gate.withdraws])
+            return self.ensemble(values, members, neutral=neutral)
+        familiar = self.ensemble(values, [gate.withdraws] if alone else members, neutral=neutral)
+        others = self.ensemble(values, [member for member in members if member != gate.withdraws], neutral=neutral)
         weight = self._with_rank(self._ood_distance(gate), 0, max(map(self._output_rank, members)))
         step = self._add("aten.mul.Tensor", self._add("aten.sub.Tensor", familiar, others), weight)
         return self._add("aten.add.Tensor", others, step)
 
-    def ensemble(self, values: Sequence[Values], members: Sequence[int] | None = None) -> Ref:
-        """Return the averaged output of `members` (default all): probabilities of the ensemble's labels, or values."""
+    def ensemble(self, values: Sequence[Values], members: Sequence[int] | None = None, *, neutral: bool = False) -> Ref:
+        """Return the averaged output of `members` (default all): probabilities of the ensemble's labels, or values.
+
+        Where it shall be `neutral`, as if every member had seen all of its labels equally often.
+        """
         members = range(len(self.members)) if members is None else members
         outputs = [self._output(values, member) for member in members]
+        if neutral:
+            outputs = [self._neutral(output, member) for member, output in zip(members, outputs, strict=True)]
         if not isinstance(self._objective, Labelled):
             return self._mean(outputs)
         own, space = self._objective.space, self._objective.space.labels
@@ -153,6 +181,19 @@ class Merge:
         if not self._objective.exclusive or bool((knowing == knowing[0]).all()):
             return total
         return self._add("aten.div.Tensor", total, self._add("aten.sum.dim_IntList", total, (1,), True))
+
+    def _neutral(self, output: Ref, member: int) -> Ref:
+        """Divide a member's shares of labels out of its probabilities."""
+        shares = self.members[member].prior
+        assert shares is not None
+        weights = 1 / torch.tensor(shares).clamp(min=LEAST_SHARE)
+        return self._reweighed(output, f"prior.{member}", weights, self._output_rank(member))
+
+    def _reweighed(self, output: Ref, name: str, weights: Tensor, rank: int) -> Ref:
+        """Return probabilities `(N, K, *spatial)` times a weight per label, scaled to sum to one again."""
+        weight = self._tensor(name, weights.reshape(1, -1, *(1 for _ in range(rank))))
+        weighed = self._add("aten.mul.Tensor", output, weight)
+        return self._add("aten.div.Tensor", weighed, self._add("aten.sum.dim_IntList", weighed, (1,), True))
 
     def _know_the_same(self, members: Sequence[int]) -> bool:
         """Whether all of `members` give every label of the ensemble, in its order."""

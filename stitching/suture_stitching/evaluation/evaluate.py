@@ -12,7 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from suture_contract.compatibility import site_prior
 from suture_contract.documents import (
+    PLAIN,
     Candidate,
     ClassScores,
     Evaluation,
@@ -34,6 +36,7 @@ from suture_stitching.evaluation.bootstrap import intervals
 from suture_stitching.evaluation.patients import counted, whose
 from suture_stitching.evaluation.private_scores import private_scores
 from suture_stitching.objectives import Objective, objective_of
+from suture_stitching.objectives.classification import Classification
 from suture_stitching.running.checkpoint import Checkpoint, Folder, digest_of, fingerprint
 from suture_stitching.running.device import Precision, Runner
 from suture_stitching.running.feature_pass import FeaturePass
@@ -78,10 +81,11 @@ def evaluate(
         progress,
         checkpoint,
         shared=False,
+        own=own,
         privacy=privacy,
         privacy_share=privacy_share,
     )
-    return work.run(own)
+    return work.run()
 
 
 def evaluate_share(
@@ -121,10 +125,11 @@ class _Evaluation:
         checkpoint: Folder | None,
         *,
         shared: bool,
+        own: int | None = None,
         privacy: Privacy | None = None,
         privacy_share: float = 1.0,
     ) -> None:
-        self._privacy, self._privacy_share = privacy, privacy_share
+        self._own, self._privacy, self._privacy_share = own, privacy, privacy_share
         check_inputs(members, dataset)
         self._members, self._fitted, self._dataset = members, fitted, dataset
         self._objective = objective_of([member.metadata for member in members], dataset.labels, where=dataset.where)
@@ -147,10 +152,10 @@ class _Evaluation:
         self._passes = FeaturePass(members, dataset, runner, self._tracker, self._checkpoint, whole=whole)
         _check_window(self._passes)
         self._blocks = self._passes.blocks(splits, fewest=1)
-        self._score = _scorer(self._passes, self._objective, fitted, fitted.candidates.candidates)
+        self._score = self._scorer(fitted.candidates.candidates)
 
-    def run(self, own: int | None) -> Evaluation:
-        tracker = self._tracker
+    def run(self) -> Evaluation:
+        tracker, own = self._tracker, self._own
         tracker.expect(
             "evaluate", [UnitCost()] * sum(len(block) for blocks in self._blocks.values() for block in blocks)
         )
@@ -200,7 +205,7 @@ class _Evaluation:
         if self._passes.whole or not self._dataset.n("train"):
             return None
         candidates = self._fitted.candidates.candidates
-        score = _scorer(self._passes, self._objective, self._fitted, [candidates[own]])
+        score = self._scorer([candidates[own]])
         measured: list[Tensor] = []
         for x, y in self._passes.shuffled("train", 0):
             for scores, _, finite in self._passes.runner.parts(score, x, y):
@@ -215,6 +220,27 @@ class _Evaluation:
         seed, most = self._fitted.candidates.seed, _most(self._objective)
         ((interval, _),) = intervals(values, seed=seed, patients=patients, most=most)
         return TrainScore(**interval.model_dump(), n=n, patients=len(np.unique(patients)))
+
+    def _scorer(self, candidates: Sequence[Candidate]) -> Callable[[Tensor, Tensor], _Scored]:
+        return _scorer(self._passes, self._objective, self._fitted, candidates, self._site_prior())
+
+    def _site_prior(self) -> tuple[float, ...] | None:
+        """Return the shares of labels that this site puts in: those of its train split, each label alike without one.
+
+        The account of a private evaluation does not know of that look: there they are those of the site's own model.
+        """
+        objective = self._objective
+        if not isinstance(objective, Classification):
+            return None
+        alike = (1 / len(objective.space.labels),) * len(objective.space.labels)
+        if self._privacy is not None:
+            return site_prior([member.metadata for member in self._members], self._own) or alike
+        if not self._dataset.n("train"):
+            return alike
+        counts = torch.tensor(list(self._dataset.counts("train").values()), dtype=torch.float32)
+        places = objective.positions(torch.arange(len(counts)))
+        shares = torch.zeros(len(alike)).index_add(0, places, counts / counts.sum())
+        return tuple(shares.tolist())
 
     def run_share(self, share: Share) -> None:
         every = [(split, *numbered) for split, blocks in self._blocks.items() for numbered in enumerate(blocks)]
@@ -263,10 +289,15 @@ def _settings(fitted: FitResult, runner: Runner) -> dict[str, Any]:
 
 
 def _scorer(
-    passes: FeaturePass, objective: Objective, fitted: FitResult, candidates: Sequence[Candidate]
+    passes: FeaturePass,
+    objective: Objective,
+    fitted: FitResult,
+    candidates: Sequence[Candidate],
+    prior: Sequence[float] | None,
 ) -> Callable[[Tensor, Tensor], _Scored]:
-    """Return what scores a part of a batch with `candidates`."""
-    merge, runner, window = Merge(passes.members, objective, fitted.stitches), passes.runner, passes.dataset.window
+    """Return what scores a part of a batch with `candidates`; `prior` is the site's."""
+    merge = Merge(passes.members, objective, fitted.stitches, prior)
+    runner, window = passes.runner, passes.dataset.window
     outputs = outputs_of(merge, fitted, candidates)
     model = passes.model(merge, outputs)
     nodes = list(dict.fromkeys(output.node for output in outputs))
@@ -361,7 +392,7 @@ class _Scores:
         """
         (scores,), tallies = self._parts[split], self._tallies[split]
         n, ids = scores.shape[1], [candidate.id for candidate in self._candidates]
-        plain = [index for index, candidate in enumerate(self._candidates) if candidate.kind in ("ensemble", "routed")]
+        plain = [index for index, candidate in enumerate(self._candidates) if candidate.kind in PLAIN]
         values = intervals(
             scores.numpy(),
             [*plain, *([] if own is None else [own])],

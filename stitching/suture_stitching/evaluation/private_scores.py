@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from suture_contract.documents import Candidate, Interval, Score, SplitName, SplitScores
+from suture_contract.documents import PLAIN, Candidate, Interval, Score, SplitName, SplitScores
 from suture_contract.errors import SutureError
 from suture_contract.privacy import Privacy
 from suture_stitching.data import Dataset
@@ -78,7 +78,7 @@ def _summary(
         value = values[first] - values[second]
         return Interval(value=value, low=value - width, high=value + width)
 
-    plain = [index for index, candidate in enumerate(candidates) if candidate.kind in ("ensemble", "routed")]
+    plain = [index for index, candidate in enumerate(candidates) if candidate.kind in PLAIN]
     scores = {}
     for index, candidate in enumerate(candidates):
         width = _WIDTH * math.sqrt(spread[index])

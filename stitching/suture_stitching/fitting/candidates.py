@@ -23,7 +23,7 @@ def candidate_set(
     can_match: bool,
     privacy: Privacy | None,
 ) -> CandidateSet:
-    """Return each member alone, their plain ensemble, and the stitched and routed ones that were planned.
+    """Return each member alone, their plain ensemble, and those that were planned.
 
     `r2` are those of stitches, by the names of their weights; `n` is the number of samples they were fitted on.
     """
@@ -35,12 +35,13 @@ def candidate_set(
         candidates.append(
             Candidate(
                 id=_id(len(candidates)),
-                kind="stitched" if matches else "routed",
+                kind="stitched" if matches else "corrected" if plan.gate is None else "routed",
                 members=everyone,
                 matches=matches,
                 gate=None if plan.gate is None else _gate(plan.gate),
                 refined=plan.refined,
                 others=plan.others or None,
+                site_prior=plan.site_prior,
             )
         )
     return CandidateSet(

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from suture_contract.compatibility import site_prior
 from suture_contract.errors import SutureError
 from suture_contract.fit_options import FitOptions
 from suture_contract.privacy import Privacy
@@ -42,6 +43,7 @@ from suture_stitching.fitting.plans import (
     middle_of,
     places,
     to_refine,
+    with_site_prior,
 )
 from suture_stitching.fitting.private_stitches import fit_privately
 from suture_stitching.fitting.reading import (
@@ -238,7 +240,8 @@ class _Fit:
         plans += [self._refined(number, plan, number) for number, plan in enumerate(self._to_refine(plans))]
         self._tracker.tick("compare")
         home = best_at_home(self._passes, self._merge, self._objective)
-        plans = self._affordable(by_promise(plans, self._options.alphas, gates, home))
+        plans = by_promise(plans, self._options.alphas, gates, home)
+        plans = self._affordable(self._with_site_prior(plans))
         plans += self._affordable(weighed_plans) if weighed_plans else ()
         self._tracker.end("compare")
         return self._result(plans)
@@ -255,7 +258,7 @@ class _Fit:
         self._tensors |= private.tensors
         alphas = self._options.alphas
         plans = by_promise(closed_forms([private.join], alphas), alphas, private.gates, own or 0)
-        return self._result(self._affordable(plans), privacy)
+        return self._result(self._affordable(self._with_site_prior(plans)), privacy)
 
     def placements(self) -> tuple[dict[str, str], ...]:
         return tuple(names_of(points) for points in self._matches()[0])
@@ -413,6 +416,10 @@ class _Fit:
         names = {old: f"r{number:02d}.{old}" for old in sorted(refined)}
         self._tensors |= {names[old]: refined[old].cpu() for old in names}
         return plan.with_stitches(names)
+
+    def _with_site_prior(self, plans: Sequence[CandidatePlan]) -> list[CandidatePlan]:
+        prior = site_prior([member.metadata for member in self._passes.members], self._terms.own)
+        return with_site_prior(plans, prior)
 
     def _affordable(self, plans: Sequence[CandidatePlan]) -> list[CandidatePlan]:
         return affordable(plans, self._stitched_merge(), self._passes.shape)

@@ -18,17 +18,21 @@ EVALUATION, MOST, FEWEST = 1.5, 48, 4
 #: What writing one element costs, in multiplications: memory is slower than arithmetic. What averaging, checking and
 #: scoring an output cost for each of its numbers.
 MOVING, SCORING = 32, 512
+#: Of so many candidates, the most promising ones, there is one with a site prior, too.
+CORRECTED = 4
 
 
 @dataclass(frozen=True)
 class CandidatePlan:
-    """A stitched or (without joins) a routed candidate before it has an id."""
+    """A stitched candidate, a routed one (without joins), or the ensemble (without a gate, too) before it has an id."""
 
     joins: tuple[Join, ...]
     gate: GateTensors | None = None
     refined: bool = False
     #: What other parties' moments counted for, from 0 to 1.
     others: float = 0.0
+    #: The shares of labels that are put in the place of the members'.
+    site_prior: tuple[float, ...] | None = None
 
     def tensors(self) -> Iterator[str]:
         """Yield the names of the tensors it needs, those of gates included."""
@@ -133,6 +137,14 @@ def by_promise(
     ]
 
 
+def with_site_prior(plans: Sequence[CandidatePlan], prior: tuple[float, ...] | None) -> list[CandidatePlan]:
+    """Return `plans`, the most promising first, and with a `prior` the ensemble and the first of them with it, too."""
+    if prior is None:
+        return list(plans)
+    first = [CandidatePlan(()), *plans[:CORRECTED]]
+    return [*plans[:1], *(replace(plan, site_prior=prior) for plan in first), *plans[1:]]
+
+
 def _both(plans: Sequence[CandidatePlan], gates: Sequence[GateTensors], home: int) -> list[CandidatePlan]:
     """Return copies of `plans` with each gate: with the plain ensemble for unfamiliar samples, and without `home`."""
     kinds = [kind for gate in gates for kind in (gate, replace(gate, withdraws=home))]
@@ -167,15 +179,19 @@ def affordable(plans: Sequence[CandidatePlan], merge: Merge, sizes: Sequence[int
             spent += price
             known.append(tail)
             taken.append(plan)
-    if not any(not plan.joins for plan in taken):
-        taken += [plan for plan in plans if not plan.joins][:1]
+    if not any(map(_is_routed, taken)):
+        taken += [plan for plan in plans if _is_routed(plan)][:1]
     left = [plan for plan in plans if plan not in taken]
     return sorted([*taken, *left[: max(0, FEWEST - len(taken))]], key=_elaborate)
 
 
-def _elaborate(plan: CandidatePlan) -> tuple[bool, bool, bool, bool, int]:
-    withdraws = plan.gate is not None and plan.gate.withdraws is not None
-    return bool(plan.joins), plan.gate is not None, withdraws, plan.refined, len(plan.joins)
+def _is_routed(plan: CandidatePlan) -> bool:
+    return not plan.joins and plan.gate is not None
+
+
+def _elaborate(plan: CandidatePlan) -> tuple[bool, bool, bool, bool, int, bool]:
+    withdraws, corrected = plan.gate is not None and plan.gate.withdraws is not None, plan.site_prior is not None
+    return bool(plan.joins), plan.gate is not None, withdraws, plan.refined, len(plan.joins), corrected
 
 
 class Prices:

@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from suture_contract.card import write_card
-from suture_contract.compatibility import describe_ensemble
+from suture_contract.compatibility import describe_ensemble, site_prior
 from suture_contract.contributions import (
     SPLITS,
     ClippedPrivacy,
@@ -28,7 +28,7 @@ from suture_contract.contributions import (
     Described,
     Matched,
 )
-from suture_contract.documents import CandidateId, CandidateSet, Evaluation, FitDocument, Report
+from suture_contract.documents import PLAIN, CandidateId, CandidateSet, Evaluation, FitDocument, Report
 from suture_contract.errors import SutureError
 from suture_contract.kinds import CANDIDATES, CARD, FILES, METADATA, MODEL, MOMENTS, REPORT, STITCHES
 from suture_contract.report.build import build
@@ -50,7 +50,7 @@ from suture_worker.rules.policy import METRICS, TOO_FEW
 
 MAX_DOCUMENT = 16 * 2**20
 #: Numbers of a candidate that are part of the model, not measured.
-_EXACT = frozenset({"alpha", "near", "far", "epsilon", "delta"})
+_EXACT = frozenset({"alpha", "near", "far", "epsilon", "delta", "site_prior"})
 #: Of those, measured by patients' distances, and rounded where they are made: the model must be what was measured.
 _DISTANCES = frozenset({"near", "far"})
 #: Of the sizes of features that contributors measure their noise by.
@@ -159,6 +159,10 @@ class ReleaseCheck:
         candidates = candidates.model_copy(update={"trusted": terms.trusted})
         _expect(candidates.labels in (_labels(task), None), "candidates.labels", "are not those of the members")
         _expect(candidates.seed == spec.options.get("seed", 0), "candidates.seed", "is not the seed of the job")
+        own = next((index for index, member in enumerate(spec.members) if member.party == task.job.requester), None)
+        declared = site_prior([member.metadata for member in spec.members], own)
+        agree = all(candidate.site_prior in (None, declared) for candidate in candidates.candidates)
+        _expect(agree, "candidates.site_prior", "is not what the requester's model declares")
         parties = [contribution.party for contribution in candidates.contributions or ()]
         _expect(len(set(parties)) == len(parties), "candidates.contributions", "names a party twice")
         for contribution in candidates.contributions or ():
@@ -193,7 +197,7 @@ class ReleaseCheck:
         _expect(evaluation.metric == METRICS[known.task], "evaluation.metric", "is not that of the task")
         _expect(evaluation.higher_is_better == (evaluation.metric != "mae"), "evaluation", "turns its metric around")
         ids = {candidate.id for candidate in known.candidates}
-        plain = {candidate.id for candidate in known.candidates if candidate.kind in ("ensemble", "routed")}
+        plain = {candidate.id for candidate in known.candidates if candidate.kind in PLAIN}
         for split, scores in evaluation.splits.items():
             where = f"evaluation.splits.{split}"
             _expect(scores.scores.keys() == ids, where, "does not measure every candidate")

@@ -1,0 +1,178 @@
+"""Shares of labels: divided out of the members' outputs, and each place's own put in."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tests.stitching.networks import LABELS, deep, images, member, plain
+from torch import Tensor
+
+from suture_contract.compatibility import site_prior
+from suture_contract.documents import Candidate
+from suture_contract.errors import SutureError
+from suture_contract.model.metadata import ModelMetadata
+from suture_stitching.data.arrays import ArrayDataset
+from suture_stitching.ensemble.compose import compose
+from suture_stitching.ensemble.fitted import FitResult
+from suture_stitching.ensemble.members import Member
+from suture_stitching.evaluation.evaluate import evaluate
+from suture_stitching.fitting.fit import FitOptions, fit
+from suture_stitching.prior import LEAST_SHARE, AtPrior
+
+PRIORS = ((0.5, 0.3, 0.2), (0.1, 0.1, 0.8))
+
+
+def declared(one: Member, shares: tuple[float, ...] | None) -> Member:
+    prior = None if shares is None else dict(zip(one.metadata.labels, shares, strict=True))
+    return Member(one.model, one.metadata.model_copy(update={"label_prior": prior}), one.ref)
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> list[Member]:
+    folder = tmp_path_factory.mktemp("members")
+    return [member(plain(), folder, seed=1), member(deep(), folder, "south/net", seed=2)]
+
+
+@pytest.fixture(scope="module")
+def pair(bare: list[Member]) -> list[Member]:
+    return [declared(one, shares) for one, shares in zip(bare, PRIORS, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def data() -> ArrayDataset:
+    x, y = images(120)
+    rare = np.flatnonzero(y == 2)[8:]  # the site has few of the third label
+    keep = np.setdiff1d(np.arange(len(y)), rare)
+    return ArrayDataset(x[keep], y[keep], LABELS)
+
+
+@pytest.fixture(scope="module")
+def fitted(pair: list[Member], data: ArrayDataset) -> FitResult:
+    return fit(pair, data, own=0, options=FitOptions(refine=False))
+
+
+def corrected(fitted: FitResult) -> Candidate:
+    return next(one for one in fitted.candidates.candidates if one.kind == "corrected")
+
+
+def by_hand(members: list[Member], x: Tensor, shares: list[float]) -> Tensor:
+    total = torch.zeros(len(x), len(LABELS))
+    for one in members:
+        neutral = one.model(x).softmax(1) / torch.tensor(one.prior)
+        total += neutral / neutral.sum(1, keepdim=True)
+    weighed = total * torch.tensor(shares).clamp(min=LEAST_SHARE)
+    return weighed / weighed.sum(1, keepdim=True)
+
+
+def shares_of(data: ArrayDataset) -> list[float]:
+    return [count / data.n("train") for count in data.counts("train").values()]
+
+
+def test_the_composed_model_holds_the_requesters_shares(pair, fitted):
+    assert corrected(fitted).site_prior == PRIORS[0]
+    x = torch.randn(5, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    composed = compose(pair, fitted, corrected(fitted).id)
+    torch.testing.assert_close(composed(x), by_hand(pair, x, list(PRIORS[0])))
+
+
+def test_an_evaluation_puts_in_the_shares_of_its_own_training_data(pair, fitted, data):
+    found = evaluate(pair, fitted, data, own=0)
+    x, y = next(data.batches("test", 1000))
+    right = by_hand(pair, x, shares_of(data)).argmax(1) == y
+    assert found.splits["test"].scores[corrected(fitted).id].value == pytest.approx(float(right.double().mean()))
+    of_the_requester = by_hand(pair, x, list(PRIORS[0])).argmax(1)
+    assert not bool((of_the_requester == by_hand(pair, x, shares_of(data)).argmax(1)).all())
+
+
+def test_the_most_promising_candidates_are_corrected_too(fitted):
+    kinds = [one.kind for one in fitted.candidates.candidates if one.site_prior is not None]
+    assert kinds.count("corrected") == 1
+    assert {"routed", "stitched"} & set(kinds)
+
+
+@pytest.mark.parametrize("shares", [(PRIORS[0], None), (None, None)])
+def test_nothing_is_corrected_where_a_member_declares_nothing(bare, data, shares):
+    members = [declared(one, own) for one, own in zip(bare, shares, strict=True)]
+    found = fit(members, data, own=0, options=FitOptions(refine=False)).candidates.candidates
+    assert not any(one.site_prior for one in found)
+
+
+def test_nothing_is_corrected_for_a_requester_without_a_model(pair, data):
+    assert site_prior([one.metadata for one in pair], None) is None
+    found = fit(pair, data, options=FitOptions(refine=False)).candidates.candidates
+    assert not any(one.site_prior for one in found)
+
+
+def test_labels_that_a_member_does_not_know_have_no_share(pair):
+    other = pair[1].metadata.model_copy(update={"labels": ("c", "d"), "label_prior": {"c": 0.25, "d": 0.75}})
+    assert site_prior([pair[0].metadata, other], 1) == (0.0, 0.0, 0.25, 0.75)
+    assert site_prior([pair[0].metadata, other], 0) == (*PRIORS[0], 0.0)
+
+
+@pytest.mark.parametrize("output", ["logits", "probabilities"])
+@pytest.mark.parametrize("channels", [2, 1])
+def test_probabilities_are_moved_to_other_shares(output, channels):
+    metadata = ModelMetadata.model_validate(
+        {
+            "schema": "suture.model/1",
+            "task": "classification",
+            "inputs": {"x": {"format": "table", "num_channels": 2, "spatial_shape": []}},
+            "outputs": {"y": {"num_channels": channels, "format": output}},
+            "labels": ["no", "yes"],
+            "label_prior": {"no": 0.8, "yes": 0.2},
+            "license": "CC0-1.0",
+        }
+    )
+
+    class Fixed(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            yes = torch.tensor([[0.2], [0.6]])
+            both = torch.cat([1 - yes, yes], 1)
+            if output == "probabilities":
+                return yes if channels == 1 else both
+            return yes.logit() if channels == 1 else both.log()
+
+    moved = AtPrior(Fixed(), metadata, {"no": 0.5, "yes": 0.5})(torch.zeros(2, 2))
+    if output == "logits":
+        moved = moved.sigmoid() if channels == 1 else moved.softmax(1)
+    odds = torch.tensor([0.2 / 0.8, 0.6 / 0.4]) * (0.8 / 0.2)
+    torch.testing.assert_close(moved[:, -1], odds / (1 + odds))
+
+
+@pytest.mark.parametrize(
+    ("prior", "shares", "code"),
+    [
+        (None, {"a": 0.5, "b": 0.25, "c": 0.25}, "prior.unknown"),
+        (PRIORS[0], {"a": 1.0}, "prior.invalid"),
+        (PRIORS[0], {"a": 0.5, "b": 0.5, "c": 0.5}, "prior.invalid"),
+        (PRIORS[0], {"a": 1.5, "b": -0.5, "c": 0.0}, "prior.invalid"),
+    ],
+)
+def test_wrong_shares_are_refused(bare, prior, shares, code):
+    classifier = declared(bare[0], prior)
+    with pytest.raises(SutureError) as error:
+        AtPrior(classifier.model, classifier.metadata, shares)
+    assert error.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"label_prior": {"a": 0.5}}, "one share for each"),
+        ({"label_prior": {"a": 0.5, "b": 0.6}}, "sum to 1.1"),
+        ({"label_prior": {"a": -0.5, "b": 1.5}}, "greater than or equal"),
+        ({"task": "multilabel", "label_prior": {"a": 0.5, "b": 0.5}}, "exclude each other"),
+    ],
+)
+def test_what_suture_json_declares_is_checked(changes, problem):
+    document = {
+        "schema": "suture.model/1",
+        "task": "classification",
+        "inputs": {"x": {"format": "table", "num_channels": 2, "spatial_shape": []}},
+        "outputs": {"y": {"num_channels": 2}},
+        "labels": ["a", "b"],
+        "license": "CC0-1.0",
+    }
+    with pytest.raises(ValueError, match=problem):
+        ModelMetadata.model_validate({**document, **changes})
