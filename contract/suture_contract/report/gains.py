@@ -82,7 +82,9 @@ def remarks(report: Report, party: str) -> list[str]:
     if chosen.kind == "stitched":
         for gain in (gains[row] for row in _SIMPLER if row in gains and gains[row].none_shown):
             way = f"{gain.over[0].upper()}{gain.over[1:]}"
-            sentences.append(f"{way}, without any stitch, does at least as well here, as far as these samples can tell.")
+            sentences.append(
+                f"{way}, without any stitch, does at least as well here, as far as these samples can tell."
+            )
     return sentences
 
 
