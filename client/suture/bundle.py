@@ -203,7 +203,7 @@ def describe(
     mean, std, labels, n = stated("mean"), stated("std"), stated("labels"), stated("n")
     if (mean is None) != (std is None):
         raise SutureError("metadata.invalid", "mean and std come together", where="suture.json")
-    prior = given("label_prior")
+    prior = stated("label_prior")
     if prior is not None and len(prior) != len(labels or ()):
         raise SutureError(
             "metadata.invalid",
