@@ -186,7 +186,7 @@ def copy_and_hash(path: Path, target: Path, *, synced: bool = False) -> str:
 
 def publish_file(hub: Hub, name: str, path: Path, metadata: dict[str, object]) -> None:
     described = ModelMetadata.model_validate(metadata)
-    hub.publish_file(path, f"north/{name}", metadata=described, show=lambda _bundle: None)
+    hub.publish_file(path, f"north/{name}", metadata=described, visibility="all", show=lambda _bundle: None)
 
 
 def pull(hub: Hub, folder: Path) -> None:

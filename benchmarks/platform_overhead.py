@@ -122,7 +122,7 @@ def through_hub(
         here.wait_until_ready()
         hub = Hub(here.url, here.token("north"))
         for repo, folder in folders.items():
-            hub.publish_file(folder, repo, show=lambda _bundle: None)
+            hub.publish_file(folder, repo, visibility="all", show=lambda _bundle: None)
         here.wait_until_online("north")
         # The first one also waits for the worker, which may still be starting.
         hub.stitch(list(MODELS), "digits", publish_as="first", refine=False).wait(3600, progress=False)

@@ -110,7 +110,7 @@ class Hub:
         repo: str,
         *,
         card: str | None = None,
-        visibility: Visibility = "all",
+        visibility: Visibility = "private",
         key: str | Path | None = None,
         password: str | None = None,
         show: Callable[[Bundle], None] | None = None,
@@ -119,7 +119,8 @@ class Hub:
         """Export `model`, check that the file alone computes the same, and publish it as `repo` (`party/name`).
 
         `example` is a batch of inputs `(N, C, *spatial)` with N >= 2. What leaves is handed to `show` first, which may
-        raise to stop; without it, a line per file is printed. The same content again gives the same revision.
+        raise to stop; without it, a line per file is printed. The same content again gives the same revision. A new
+        model is for your party alone unless `visibility` is "all"; an existing one stays as it is: see `share`.
         With `key`, the file of a private key or a `pkcs11:` URI, the model is signed; `password` opens the file.
         """
         one_of(visibility, get_args(Visibility), "visibility")
@@ -141,7 +142,7 @@ class Hub:
         *,
         metadata: ModelMetadata | str | Path | None = None,
         card: str | None = None,
-        visibility: Visibility = "all",
+        visibility: Visibility = "private",
         key: str | Path | None = None,
         password: str | None = None,
         show: Callable[[Bundle], None] | None = None,

@@ -15,6 +15,7 @@ from suture.transfers import OnBytes
 from suture_contract.errors import SutureError
 from suture_contract.model.signature import SIGNATURE
 
+#: Who reads a model: its party and those it is shared with, as wherever none is named, or every party at the hub.
 Visibility = Literal["private", "all"]
 
 

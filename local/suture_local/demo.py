@@ -146,7 +146,9 @@ def _publish(hub: Hub, story: Story, party: str, module: Module, data: PartyData
             console.print(f"    {what:<18} {how_much}", style="dim", markup=False)
 
     example = torch.from_numpy(data.inputs[:2])
-    hub.publish(module, example, f"{party}/{story.name}", key=key, show=show, **story.describe(party, data))
+    hub.publish(
+        module, example, f"{party}/{story.name}", key=key, show=show, visibility="all", **story.describe(party, data)
+    )
 
 
 def _write_reports(root: Path, report: Report) -> None:

@@ -254,7 +254,7 @@ def test_a_purge_is_asked_about_and_takes_the_revision_away(signed_in: str, fold
 def test_a_dry_run_says_what_would_be_published_and_sends_nothing(signed_in: str, folder: Path) -> None:
     out = exported(folder)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    dry = ("publish", out, "north/dry", "--private", "--dry-run")
+    dry = ("publish", out, "north/dry", "--dry-run")
     said = suture(*dry)
     assert said.exit_code == 0, said.output
     assert "north/dry" in said.stderr
@@ -267,7 +267,7 @@ def test_a_dry_run_says_what_would_be_published_and_sends_nothing(signed_in: str
         assert f"{file['size']:,}" in said.stdout
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     assert suture("pull", "north/dry").exit_code == ExitCode.NOT_FOUND
-    published = json.loads(suture("publish", out, "north/dry", "--private", "--yes", "--format", "json").stdout)
+    published = json.loads(suture("publish", out, "north/dry", "--yes", "--format", "json").stdout)
     assert told["files"] == [
         {name: file[name] for name in ("name", "size", "sha256")}
         for told_file in told["files"]
@@ -412,7 +412,7 @@ def test_several_hubs_are_named_profiles(live_hub: LiveHub, monkeypatch: pytest.
 def test_a_job_can_be_asked_for_followed_and_cancelled(signed_in: str, folder: Path) -> None:
     out = exported(folder)
     for name in ("north/a1", "north/a2"):
-        suture("publish", out, name, "--yes")
+        suture("publish", out, name, "--everyone", "--yes")
     asked = suture(
         *("stitch", "north/a1", "north/a2", "--dataset", "animals", "--evaluate-at", "south", "--no-wait"),
         *("--option", "seed=3", "--format", "json"),

@@ -60,7 +60,7 @@ def model(home: Path, exported: Path) -> Path:
 @pytest.fixture
 def published(live_hub: LiveHub, model: Path) -> dict[str, str]:
     """The environment of a party whose model is at the hub."""
-    live_hub.client("north").publish_file(model, "north/vessels")
+    live_hub.client("north").publish_file(model, "north/vessels", visibility="all")
     return {"SUTURE_HUB": live_hub.url, "SUTURE_TOKEN": live_hub.token("north")}
 
 

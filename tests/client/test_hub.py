@@ -98,7 +98,14 @@ def test_what_leaves_is_said_by_default(
     repo = new_name()
     north.publish_file(exported, repo)
     told = capsys.readouterr().err
-    for part in (repo, live_hub.url, "model.safetensors", "suture.json", "README.md", "all parties"):
+    for part in (
+        repo,
+        live_hub.url,
+        "model.safetensors",
+        "suture.json",
+        "README.md",
+        "your party and those you share it with",
+    ):
         assert part in told
 
 
@@ -116,9 +123,9 @@ def test_nothing_leaves_when_the_showing_is_refused(north: Hub, exported: Path) 
 
 def test_the_same_again_is_the_same_revision(north: Hub, exported: Path) -> None:
     repo = new_name()
-    first = north.publish_file(exported, repo, show=quietly)
-    again = north.publish_file(exported / "model.safetensors", repo, show=quietly)
-    other = north.publish_file(exported, repo, card="# Another card\n", show=quietly)
+    first = north.publish_file(exported, repo, visibility="all", show=quietly)
+    again = north.publish_file(exported / "model.safetensors", repo, visibility="all", show=quietly)
+    other = north.publish_file(exported, repo, card="# Another card\n", visibility="all", show=quietly)
     assert first.id == again.id != other.id
     assert north.revision(repo).id == other.id
     assert north.revision(repo, first.id).created_at == first.created_at
@@ -157,9 +164,9 @@ def test_a_revoked_token_ends(live_hub: LiveHub) -> None:
 
 def test_a_token_without_the_role_cannot_publish(live_hub: LiveHub, exported: Path) -> None:
     with pytest.raises(SutureError):
-        live_hub.client("north", "requester").publish_file(exported, new_name(), show=quietly)
+        live_hub.client("north", "requester").publish_file(exported, new_name(), visibility="all", show=quietly)
     with pytest.raises(SutureError):
-        live_hub.client("south").publish_file(exported, new_name(), show=quietly)
+        live_hub.client("south").publish_file(exported, new_name(), visibility="all", show=quietly)
 
 
 def test_constructing_touches_no_network() -> None:
@@ -241,7 +248,7 @@ def test_a_damaged_cache_is_noticed_and_fetched_again(
     north: Hub, exported: Path, network: nn.Module, example: Tensor, tmp_path: Path
 ) -> None:
     repo = new_name()
-    north.publish_file(exported, repo, show=quietly)
+    north.publish_file(exported, repo, visibility="all", show=quietly)
     north.load(repo)
     (cached,) = _cache().rglob("snapshots/*/model.safetensors")
     assert cached.parent.name == north.revision(repo).id
@@ -254,7 +261,7 @@ def test_a_damaged_cache_is_noticed_and_fetched_again(
 
 def test_loading_again_needs_no_second_download(north: Hub, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     repo = new_name()
-    north.publish_file(exported, repo, show=quietly)
+    north.publish_file(exported, repo, visibility="all", show=quietly)
     north.load(repo)
     (cached,) = _cache().rglob("snapshots/*/model.safetensors")
     before = cached.stat()
@@ -267,7 +274,7 @@ def test_a_proxy_in_the_way_of_the_own_machine_is_gone_round(
     north: Hub, exported: Path, network: nn.Module, example: Tensor
 ) -> None:
     repo = new_name()
-    north.publish_file(exported, repo, show=quietly)
+    north.publish_file(exported, repo, visibility="all", show=quietly)
     code = (
         "import sys, suture; from pathlib import Path; "
         "suture.Hub(sys.argv[1], sys.stdin.read()).load(sys.argv[2]); print('loaded')"
@@ -293,7 +300,7 @@ def test_a_card_of_ones_own_is_brought_in_line(north: Hub, exported: Path, tmp_p
     repo = new_name()
     card = "---\nlicense: mit\nlanguage: en\n---\n# Mine\n"
     metadata = ModelMetadata.read(exported / "suture.json").model_copy(update={"limitations": "adults only"})
-    north.publish_file(exported, repo, metadata=metadata, card=card, show=quietly)
+    north.publish_file(exported, repo, metadata=metadata, card=card, visibility="all", show=quietly)
     north.pull(repo, tmp_path)
     stored = ModelCard((tmp_path / "README.md").read_text())
     assert (stored.text, stored.data.language) == ("# Mine\n", "en")  # type: ignore[attr-defined]
@@ -303,7 +310,7 @@ def test_a_card_of_ones_own_is_brought_in_line(north: Hub, exported: Path, tmp_p
 
 def test_pull_writes_all_files_and_leaves_those_that_are_there(north: Hub, exported: Path, tmp_path: Path) -> None:
     repo = new_name()
-    north.publish_file(exported, repo, show=quietly)
+    north.publish_file(exported, repo, visibility="all", show=quietly)
     folder = tmp_path / "pulled"
     found = north.pull(repo, folder)
     assert {file.name for file in found.files} == {path.name for path in folder.iterdir()}
@@ -318,7 +325,7 @@ def test_pull_writes_all_files_and_leaves_those_that_are_there(north: Hub, expor
 
 def test_a_published_model_has_no_report(north: Hub, exported: Path) -> None:
     repo = new_name()
-    north.publish_file(exported, repo, show=quietly)
+    north.publish_file(exported, repo, visibility="all", show=quietly)
     with pytest.raises(SutureError) as caught:
         north.report(repo)
     assert caught.value.code == "report.none"
@@ -326,7 +333,7 @@ def test_a_published_model_has_no_report(north: Hub, exported: Path) -> None:
 
 def test_a_job_is_refused_before_anyone_works(live_hub: LiveHub, north: Hub, exported: Path) -> None:
     first, second = new_name(), new_name()
-    north.publish_file(exported, first, show=quietly)
+    north.publish_file(exported, first, visibility="all", show=quietly)
     north.publish_file(exported, second, visibility="private", show=quietly)
     for models, party, kind in (
         ([first, "north/unknown"], "south", NotFound),
@@ -342,7 +349,7 @@ def test_a_job_is_refused_before_anyone_works(live_hub: LiveHub, north: Hub, exp
 def test_a_job_can_be_followed_and_cancelled(live_hub: LiveHub, north: Hub, exported: Path) -> None:
     first, second = new_name(), new_name()
     for repo in (first, second):
-        north.publish_file(exported, repo, show=quietly)
+        north.publish_file(exported, repo, visibility="all", show=quietly)
     models = [first, f"{second}@{north.revision(second).id}"]
     job = north.stitch(models, "digits", ["south"], contribute_from=["south/scans"], seed=1)
     assert (job.status.evaluate_at, job.status.contribute_from) == (("south",), ("south/scans",))
@@ -365,7 +372,7 @@ def test_a_hub_that_lies_about_a_digest_is_found_out(
     north: Hub, exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repo = new_name()
-    north.publish_file(exported, repo, show=quietly)
+    north.publish_file(exported, repo, visibility="all", show=quietly)
     answer = north.connection.get(f"/v1/models/{repo}/revisions/latest")
     answer["files"][0]["sha256"] = "0" * 64
     monkeypatch.setattr(north.connection, "get", lambda *_args, **_params: answer)
@@ -378,4 +385,4 @@ def test_a_hub_that_is_away_is_unavailable(exported: Path) -> None:
     hub = Hub("http://127.0.0.1:9", "token")
     hub.connection._attempts = 1
     with pytest.raises(Unavailable):
-        hub.publish_file(exported, "north/digits", show=quietly)
+        hub.publish_file(exported, "north/digits", visibility="all", show=quietly)

@@ -105,7 +105,7 @@ def reader(live_hub: LiveHub, keys: Path) -> Hub:
 def signed(north: Hub, exported: Path, keys: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The files of a signed model, pulled."""
     repo, folder = new_name(), tmp_path_factory.mktemp("signed")
-    north.publish_file(exported, repo, key=keys / "north.pem", show=quietly)
+    north.publish_file(exported, repo, key=keys / "north.pem", visibility="all", show=quietly)
     north.pull(repo, folder)
     return folder
 
@@ -120,7 +120,7 @@ def digests(files: Files) -> dict[str, str]:
 
 def test_a_signed_model_is_used(north: Hub, reader: Hub, exported: Path, keys: Path, network: nn.Module) -> None:
     repo = new_name()
-    revision = north.publish_file(exported, repo, key=keys / "north.pem", show=quietly)
+    revision = north.publish_file(exported, repo, key=keys / "north.pem", visibility="all", show=quietly)
     assert revision.signed_by == hashlib.sha256((keys / "north.pub").read_bytes()).hexdigest()
     batch = torch.rand(3, 1, 4, 4)
     torch.testing.assert_close(reader.load(repo)(batch), network(batch))
@@ -179,7 +179,7 @@ def test_files_that_are_not_as_signed_are_refused(
     live_hub: LiveHub, north: Hub, reader: Hub, exported: Path, signed: Path, tmp_path: Path, change: str
 ) -> None:
     repo = new_name()
-    north.publish_file(exported, repo, show=quietly)
+    north.publish_file(exported, repo, visibility="all", show=quietly)
     revision = forge(live_hub.settings, repo, CHANGES[change](read(signed)))
     assert reader.revision(repo).id == revision  # the hub shows it, and its digests agree with each other
     for use in (reader.load, lambda repo: reader.pull(repo, tmp_path / "pulled")):
@@ -199,7 +199,7 @@ def test_a_signature_of_another_model_is_refused(
     live_hub: LiveHub, north: Hub, reader: Hub, exported: Path, signed: Path, keys: Path
 ) -> None:
     repo = new_name()
-    north.publish_file(exported, repo, show=quietly)
+    north.publish_file(exported, repo, visibility="all", show=quietly)
     files = {**read(signed), "README.md": b"# Another model\n"}
     another = sign(digests(files), repo, keys / "north.pem")
     forge(live_hub.settings, repo, {**read(signed), "model.sig": another})
@@ -212,8 +212,8 @@ def test_a_signed_model_is_not_taken_for_another(
     live_hub: LiveHub, north: Hub, reader: Hub, exported: Path, keys: Path, tmp_path: Path
 ) -> None:
     mine, other = new_name(), new_name()
-    north.publish_file(exported, mine, key=keys / "north.pem", show=quietly)
-    north.publish_file(exported, other, key=keys / "north.pem", show=quietly)
+    north.publish_file(exported, mine, key=keys / "north.pem", visibility="all", show=quietly)
+    north.publish_file(exported, other, key=keys / "north.pem", visibility="all", show=quietly)
     north.pull(mine, tmp_path / "mine")
     swapped = forge(live_hub.settings, other, read(tmp_path / "mine"))
     lenient = Hub(reader.url, reader.connection.token, trust=Trust.of(keys / "north.pub", unsigned=True))
@@ -233,14 +233,16 @@ def test_a_model_of_a_renamed_party_is_signed_anew(
     before, after = (f"p{uuid4().hex[:8]}" for _ in range(2))
     operate.add_party(live_hub.settings, before)
     live_hub.client(before, "admin").keys.register(before, "key", (keys / "north.pub").read_text())
-    live_hub.client(before).publish_file(exported, f"{before}/m", key=keys / "north.pem", show=quietly)
+    live_hub.client(before).publish_file(
+        exported, f"{before}/m", key=keys / "north.pem", visibility="all", show=quietly
+    )
     reader.load(f"{before}/m")
     rename(live_hub.settings, before, after)
     assert refused(reader, f"{after}/m") == "signature.name"
     owner = live_hub.client(after)
     owner.pull(f"{after}/m", tmp_path)
     (tmp_path / "model.sig").unlink()
-    owner.publish_file(tmp_path, f"{after}/m", key=keys / "north.pem", show=quietly)
+    owner.publish_file(tmp_path, f"{after}/m", key=keys / "north.pem", visibility="all", show=quietly)
     reader.load(f"{after}/m")
 
 
@@ -261,12 +263,12 @@ def test_the_newest_does_not_go_back(
     both = Hub(reader.url, reader.connection.token, trust=Trust.of(keys / "north.pub", tmp_path / "new.pub"))
 
     def publish(card: str, key: Path = keys / "north.pem") -> str:
-        return north.publish_file(exported, repo, card=card, key=key, show=quietly).id
+        return north.publish_file(exported, repo, card=card, key=key, visibility="all", show=quietly).id
 
     own = f"south/s{uuid4().hex[:8]}"
-    mine = live_hub.client("south").publish_file(exported, own, show=quietly).id
+    mine = live_hub.client("south").publish_file(exported, own, visibility="all", show=quietly).id
     # What other tools, and Suture before, have signed: it says nothing of when.
-    north.pull(north.publish_file(exported, repo, show=quietly).repo, tmp_path / "old")
+    north.pull(north.publish_file(exported, repo, visibility="all", show=quietly).repo, tmp_path / "old")
     upstream = signing.Config().use_elliptic_key_signer(private_key=keys / "north.pem")
     upstream.sign(tmp_path / "old", tmp_path / "old" / "model.sig")
     timeless = forge(live_hub.settings, repo, read(tmp_path / "old"))
@@ -315,7 +317,7 @@ def test_another_key_and_no_signature_are_refused_unless_the_reader_says_so(
     live_hub: LiveHub, north: Hub, reader: Hub, exported: Path, signed: Path, keys: Path
 ) -> None:
     repo = new_name()
-    north.publish_file(exported, repo, show=quietly)
+    north.publish_file(exported, repo, visibility="all", show=quietly)
     assert refused(reader, repo) == "signature.missing"
     forged = sign(digests(read(signed)), repo, keys / "other.pem")
     forge(live_hub.settings, repo, {**read(signed), "model.sig": forged})
@@ -331,7 +333,7 @@ def test_a_hub_that_describes_a_signed_model_in_other_words_is_found_out(
     live_hub: LiveHub, north: Hub, reader: Hub, exported: Path, signed: Path, keys: Path
 ) -> None:
     repo = new_name()
-    north.publish_file(exported, repo, show=quietly)
+    north.publish_file(exported, repo, visibility="all", show=quietly)
     said = json.loads((signed / "suture.json").read_bytes())
     files = {**read(signed), "model.sig": sign(digests(read(signed)), repo, keys / "north.pem")}
     forge(live_hub.settings, repo, files, {**said, "labels": ["bird", "dog", "cat"]})
@@ -347,8 +349,8 @@ def test_what_was_taken_back_is_refused_unless_asked_for(
     (tmp_path / "east.pem").write_bytes(private)
     made = east_admin.keys.register("east", "east", public.pem)
     repo, other = f"east/{uuid4().hex[:8]}", f"east/{uuid4().hex[:8]}"
-    withdrawn = east.publish_file(exported, repo, show=quietly)
-    east.publish_file(exported, other, key=tmp_path / "east.pem", show=quietly)
+    withdrawn = east.publish_file(exported, repo, visibility="all", show=quietly)
+    east.publish_file(exported, other, key=tmp_path / "east.pem", visibility="all", show=quietly)
     east.withdraw(repo, withdrawn.id, "trained on wrong labels")
     east_admin.keys.revoke("east", made.fingerprint, "laptop lost")
     reader = live_hub.client("south")
@@ -364,7 +366,7 @@ def test_what_was_taken_back_is_refused_unless_asked_for(
 
 def test_what_is_published_is_signed_afterwards(north: Hub, reader: Hub, exported: Path, keys: Path) -> None:
     repo = new_name()
-    plain = north.publish_file(exported, repo, show=quietly)
+    plain = north.publish_file(exported, repo, visibility="all", show=quietly)
     assert refused(reader, repo) == "signature.missing"
     # Also by somebody who uses nothing that is unsigned.
     strict = Hub(north.url, north.connection.token, trust=Trust.of(keys / "north.pub"))

@@ -86,7 +86,7 @@ class Live:
         self.tokens = {}
         for party in PARTIES:
             operate.add_party(settings, party)
-            self.tokens[party] = operate.create_token(settings, party, ["publisher", "requester"])[1]
+            self.tokens[party] = operate.create_token(settings, party, ["publisher", "requester", "steward"])[1]
         self._server = server(settings, port=0)
         self._cut = _Cut(self._server.config.app)  # type: ignore[arg-type]
         self._server.config.app = self._cut

@@ -86,6 +86,9 @@ def test_the_client_does_all_it_is_wanted_for(answers, live):
     check_refusals(answers)
     check_lists(answers, new)
     check_downloads(answers, live, new)
+    check_shortened(answers)
+    check_access(answers)
+    check_what_is_not_here(answers)
     line = answers["command_line"]
     assert (line["ok"], line["name"], line["text"]) == ([0, 0, 0], True, "from the command line"), line["output"]
     with httpx.Client(base_url=live.url, headers={"Authorization": f"Bearer {live.tokens['south']}"}) as south:
@@ -120,6 +123,64 @@ def check_refusals(answers):
         "own file": "suture.json",
         "auth": [None, "GatedRepoError", None],
     }
+
+
+def check_shortened(answers):
+    assert answers["shorten"] == {
+        "before": 6,
+        "after": ["All of it"],
+        "squashed": False,
+        "nobody": ["RepositoryNotFoundError", 404],
+        "listed": [[name, ord(name[0])] for name in ("a.safetensors", "b.safetensors")],
+        "left": ["b.safetensors", "note.txt"],
+        "lfs": ["b.safetensors"],
+        "again": 400,
+        "old": "RevisionNotFoundError",
+        "repeated": None,
+    }
+
+
+def check_access(answers):
+    asked = answers["asked"]
+    why = {"reason": "a study"}
+    pending, accepted = [["south", "pending", why]], [["south", "accepted", why]]
+    assert asked.pop("states") == [
+        [[], [], []],
+        [pending, [], []],
+        [[], accepted, []],
+        [[], [], [["south", "rejected", why]]],
+        [pending, [], []],
+        [[], accepted, []],
+    ]
+    assert asked == {
+        "gate": ["GatedRepoError", True],
+        "answer": {"status": "pending"},
+        "opened": [None, "x"],
+        "closed": "GatedRepoError",
+        "nobody": 403,
+        "unknown": 404,
+        "stranger": 400,
+    }
+
+
+def check_what_is_not_here(answers):
+    found = answers["not_here"]
+    assert found["said"] == {
+        "discussions": [501, "pull requests and discussions"],
+        "pull request": [501, "pull requests and discussions"],
+        "likes": [501, "likes"],
+        "liked": [501, "likes"],
+        "datasets": [501, "datasets"],
+        "dataset": [501, "datasets"],
+        "new dataset": [501, "datasets"],
+        "space": [501, "spaces"],
+        "collections": [501, "collections"],
+        "collection": [501, "collections"],
+        "webhooks": [501, "webhooks"],
+        "user": [501, "organisations and users"],
+    }
+    assert found["git"] == [True, True]
+    assert answers["many_paths"] == ["deep/1.txt"]
 
 
 def check_lists(answers, new):

@@ -190,7 +190,7 @@ class Place:
         self.start_hub()
         self.hub = Hub(f"http://127.0.0.1:{self.port}", token)
         for repo, folder in zip(MODELS, models.values(), strict=True):
-            self.hub.publish_file(folder, repo, show=lambda _parcel: None)
+            self.hub.publish_file(folder, repo, visibility="all", show=lambda _parcel: None)
         self.state = root / "site" / "state"
         images, labels = _patches(SAMPLES, 0)
         np.savez(root / "patches.npz", images=images, labels=labels)

@@ -84,7 +84,9 @@ def place(
         hubs = {party: Hub(here.url, here.token(party)) for party in ("north", "south", "east")}
         for party in digits.PARTIES:
             key = here.signing_key(party)
-            hubs[party].publish_file(exported[party], f"{party}/digits", key=key, show=lambda _parcel: None)
+            hubs[party].publish_file(
+                exported[party], f"{party}/digits", key=key, visibility="all", show=lambda _parcel: None
+            )
         here.wait_until_online(*digits.PARTIES)
         yield Place(here, hubs)
 

@@ -54,7 +54,7 @@ def here(
         here.wait_until_ready()
         for party in digits.PARTIES:
             hub, key = Hub(here.url, here.token(party)), here.signing_key(party)
-            hub.publish_file(exported[party], f"{party}/digits", key=key, show=lambda _: None)
+            hub.publish_file(exported[party], f"{party}/digits", key=key, visibility="all", show=lambda _: None)
         here.wait_until_online(*allow)
         yield here
 

@@ -175,7 +175,7 @@ def _publish(
     given = {"value_range": (0.0, 1.0)} if inputs.ndim == 4 else {}
     metadata = export_model(module.eval(), x[:2], path / "model.safetensors", labels=LABELS, license="CC0-1.0", **given)
     (path / "suture.json").write_text(metadata.to_json())
-    hub.publish_file(path, name, key=key, show=lambda _parcel: None)
+    hub.publish_file(path, name, key=key, visibility="all", show=lambda _parcel: None)
 
 
 def _publish_all(hubs: dict[str, Hub], folder: Path, keys: dict[str, Path]) -> None:

@@ -253,7 +253,7 @@ def _publish(hub: Hub, folder: Path) -> None:
         )
         (path / "suture.json").write_text(metadata.to_json())
         for name in names:
-            hub.publish_file(path, f"north/{name}", show=lambda _parcel: None)
+            hub.publish_file(path, f"north/{name}", visibility="all", show=lambda _parcel: None)
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ import base64
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlencode
 
-from suture_service.hf import commits
-from suture_service.hf.changes import REGULAR_BYTES
+from suture_service.hf import commits, missing
+from suture_service.hf.changes import MAX_ENTRIES, REGULAR_BYTES
 from suture_service.models.service import StoredFile, revision_id
 
 SECRET = b"secret weights" * 1000
@@ -368,3 +369,63 @@ def test_patterns_of_a_caller_never_hold_up_the_hub(world):
     refused = ask("\n".join(["*" + "a" * 100 + "b*"] * 100))
     assert refused.status_code == 400
     assert "too many patterns" in refused.headers["X-Error-Message"]
+
+
+def test_what_this_hub_has_not_is_said_in_one_voice(world):
+    answers = {}
+    for path in missing.PATHS:
+        called = path.replace(":path}", "}").format(namespace="n", name="m", user="u", rest="a/b")
+        answer = world.client.get(called)
+        assert (answer.status_code, answer.headers["content-type"]) == (501, "application/json")
+        assert answer.headers["X-Error-Message"] == answer.json()["error"].replace("…", "...")
+        answers[path] = answer.json()["error"]
+    assert all(words.startswith("this hub has no ") and words.endswith(")") for words in answers.values())
+    made = world.north.post("/api/repos/create", {"name": "data", "type": "dataset"})
+    assert (made.status_code, made.json()["error"]) == (501, answers["/api/datasets"])
+    asked = world.north.post("/api/models/north/none/commit/main?create_pr=1")
+    assert (asked.status_code, asked.json()["error"]) == (501, answers["/api/models/{namespace}/{name}/discussions"])
+    assert world.operator.post("/v1/parties", {"name": "datasets"}).json()["error"]["code"] == "party.reserved"
+
+
+def test_git_is_told_how_to_download(world):
+    for path in ("/north/repo/info/refs?service=git-upload-pack", "/north/repo.git/info/refs"):
+        answer = world.client.get(path)
+        assert (answer.status_code, answer.headers["content-type"]) == (501, "text/plain; charset=utf-8")
+        assert "hf download north/repo\n" in answer.text
+
+
+def test_more_paths_than_a_form_has_fields_are_described(world):
+    make(world.north)
+    commit(world.north, "north/repo", put("a.txt"), put("b/c.txt"))
+    asked = [("paths", path) for path in ("a.txt", "b/", *(f"none/{index}" for index in range(3000)))]
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    path = "/api/models/north/repo/paths-info/main"
+    answer = world.north("POST", path, content=urlencode(asked), headers=headers)
+    assert [entry["path"] for entry in answer.json()] == ["a.txt", "b"]
+    too_many = urlencode([("paths", "a.txt")] * (MAX_ENTRIES + 2))
+    for content in ("", "expand=true", f"paths={'x' * 5000}", too_many):
+        assert world.north("POST", path, content=content, headers=headers).status_code == 400, content[:20]
+
+
+def test_a_squash_leaves_what_lineage_and_other_branches_need(world):
+    world.ask()
+    first = world.north.get("/v1/models/north/digits").json()["revision"]
+    second = world.north.publish("north/digits", model=world.model(seed=5)).json()["id"]
+    third = world.north.publish("north/digits", model=world.model(seed=6)).json()["id"]
+    assert world.north.post("/api/models/north/digits/branch/side", {}).status_code == 200
+    squash = "/api/models/north/digits/super-squash/main"
+    assert world.north.post(squash, {"message": "one"}).status_code == 200
+    assert len(world.north.get("/api/models/north/digits/commits/side").json()) == 3
+    assert [each["title"] for each in world.north.get("/api/models/north/digits/commits/main").json()] == ["one"]
+    assert world.north("DELETE", "/api/models/north/digits/branch/side").status_code == 200
+    assert world.north.post(squash, {"message": "two"}).status_code == 200
+    left = [row["id"] for row in world.north.get("/v1/models/north/digits/revisions").json()["items"]]
+    assert left == [third, first]  # the job that runs has the first one as a member
+    assert world.north.get(f"/v1/models/north/digits/revisions/{second}").status_code == 404
+    assert world.north.get("/v1/models/north/digits/revisions/latest").json()["id"] == third
+    for actor, path, status in (
+        (world.south, squash, 403),
+        (world.north, squash.replace("main", "none"), 404),
+        (world.actor("north"), squash, 403),
+    ):
+        assert actor.post(path, {"message": "x"}).status_code == status

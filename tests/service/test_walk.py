@@ -21,6 +21,7 @@ from sqlalchemy import select
 
 from suture_service.auth import digest
 from suture_service.database import Base
+from suture_service.hf import missing
 from suture_service.observe import configure_logging
 from suture_service.tables import Token
 
@@ -107,6 +108,11 @@ CALLS: dict[str, Call] = {
     f"POST {HF}/paths-info/{{revision}}": Call(content=b"paths=suture.json", kind="application/x-www-form-urlencoded"),
     "GET /{namespace}/{name}/resolve/{revision}/{path:path}": READ,
     "HEAD /{namespace}/{name}/resolve/{revision}/{path:path}": READ,
+    f"GET {HF}/lfs-files": READ,
+    f"GET {HF}/user-access-request/{{status}}": Call(parts={"status": "pending"}),
+    f"POST {HF}/user-access-request/handle": Call(body={"user": "south", "status": "accepted"}),
+    f"POST {HF}/user-access-request/grant": Call(body={"user": "south"}),
+    "POST /{namespace}/{name}/ask-access": Call(content=b"reason=canary4711", kind="application/x-www-form-urlencoded"),
     "GET /v1/jobs/{job_id}": JOB,
     "GET /v1/jobs/{job_id}/events": JOB,
     "GET /v1/jobs/{job_id}/report": JOB,
@@ -159,6 +165,8 @@ CALLS: dict[str, Call] = {
     "POST /v1/jobs/{job_id}/cancel": JOB,
     "POST /v1/jobs/{job_id}/retry": JOB,
     f"POST {V1}/revisions/{{revision}}/withdraw": Call(body=REASON),
+    f"POST {HF}/super-squash/{{branch}}": Call(body={"message": CANARY}),
+    f"POST {HF}/lfs-files/batch": Call(body={"deletions": {"sha": ["$sha256"], "rewriteHistory": True}}),
     f"POST {V1}/purge": Call(body={**REASON, "path": "suture.json", "dry_run": True}),
     f"DELETE {HF}/tag/{{tag}}": READ,
     f"DELETE {HF}/branch/{{branch}}": READ,
@@ -174,16 +182,17 @@ MISSED = (
     "POST /v1/parties/{party}/keys/{fingerprint}/revoke",
     f"GET {V1}/access",
     f"PUT {V1}/access/{{asker}}",
+    f"POST {HF}/user-access-request/handle",
     "GET /v1/jobs/{job_id}/report",
     "HEAD /v1/jobs/{job_id}/report",
 )
 
 
 def routes(app: Any) -> dict[str, str]:
-    """Every route, as `METHOD /path`, with its path."""
+    """Every route, as `METHOD /path`, with its path; but those that say to everybody what is not here."""
     found = {}
     for route in iter_route_contexts(app.routes):
-        for method in route.methods or ():
+        for method in (route.methods or ()) if route.path not in {*missing.PATHS, *missing.GIT} else ():
             found[f"{method} {route.path}"] = route.path
     return found
 

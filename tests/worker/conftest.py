@@ -360,7 +360,9 @@ class LiveHub:
         admin = Hub(self.url, operate.create_token(self.settings, party, ["admin"])[1])
         admin.keys.register(party, "tests", PUBLIC.pem)
         metadata = ModelMetadata.model_validate(METADATA)
-        self.client(party).publish_file(path, f"{party}/net", metadata=metadata, key=key, show=lambda _parcel: None)
+        self.client(party).publish_file(
+            path, f"{party}/net", metadata=metadata, key=key, visibility="all", show=lambda _parcel: None
+        )
 
     def site_token(self, party: str) -> str:
         """The token of a new site of the party."""

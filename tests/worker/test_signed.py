@@ -63,7 +63,7 @@ class Party:
         metadata = ModelMetadata.model_validate(self.make.METADATA)
         options = {"key": self.keys / f"{key}.pem"} if key else {}
         self.client.publish_file(
-            self.portable[index], repo, metadata=metadata, card=card, show=lambda _: None, **options
+            self.portable[index], repo, metadata=metadata, card=card, visibility="all", show=lambda _: None, **options
         )
         return repo
 

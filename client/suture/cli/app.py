@@ -50,7 +50,7 @@ KEYS = group(
     "Example:\n"
     "  suture keys create north                            (at north; north.pem stays there)\n"
     "  suture keys register north.pub                      (at north)\n"
-    "  suture publish out north/digits --key north.pem     (at north)\n"
+    "  suture publish out north/digits --key north.pem --everyone      (at north)\n"
     "  suture keys trust north north.pub                   (at south, with the file that north handed over)",
     {
         "create": Lazy("suture.cli.keys:create", "Make a pair of keys on the curve P-256."),
@@ -69,7 +69,7 @@ app = group(
     "Examples:\n"
     "  suture demo                                 the whole story on this machine, in about a minute\n"
     "  suture login --hub https://hub.example      keep your party's token\n"
-    "  suture publish out north/digits             publish what `suture export` wrote\n"
+    "  suture publish out north/digits --everyone  publish what `suture export` wrote\n"
     "  suture stitch north/digits south/digits --dataset digits --evaluate-at south\n"
     "  suture report north/stitched\n"
     "  suture fit north.safetensors south.safetensors --data scans/ --out joint      without a hub\n\n" + EXIT_CODES,
@@ -95,7 +95,7 @@ app = group(
         "sign": Lazy("suture.cli.keys:sign", "Sign the newest revision of an own model."),
         "verify": Lazy("suture.cli.keys:verify", "Check the signature over all files of a folder."),
         "withdraw": Lazy("suture.cli.keys:withdraw", "Withdraw a revision of an own model for good."),
-        "purge": Lazy("suture.cli.purge:purge", "Take content of your party's models away for good."),
+        "purge": Lazy("suture.cli.purge:purge", "Take content out of all models of your party for good."),
         "hub": Joined("Run a hub and decide who takes part.", extra="service"),
         "site": Joined("Run a site beside your data.", extra="worker"),
     },

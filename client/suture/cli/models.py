@@ -151,7 +151,9 @@ def publish(
     repo: RepoArgument,
     metadata: Annotated[Path | None, typer.Option(help="suture.json; by default the one beside the model")] = None,
     card: Annotated[Path | None, typer.Option(help="README.md; by default the one beside the model")] = None,
-    private: Annotated[bool, typer.Option("--private", help="for your party alone; others see nothing")] = False,
+    everyone: Annotated[
+        bool, typer.Option("--everyone", help="every party at the hub may read it; by default your own alone")
+    ] = False,
     key: KeyOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be sent, and where")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask before sending; scripts need it")] = False,
@@ -160,14 +162,15 @@ def publish(
     """Publish a portable model.
 
     Shows what leaves this machine, asks, sends it, and verifies what the hub stored. Sending the same content again
-    is harmless and gives the same revision. Where nobody can be asked, it is sent with --yes alone.
+    is harmless and gives the same revision. Where nobody can be asked, it is sent with --yes alone. A new model is for
+    your party alone until you share it: `suture share`.
 
     \b
     Examples:
       suture publish out north/digits
       suture publish out north/digits --dry-run
       suture publish model.safetensors north/digits --metadata suture.json --yes
-      suture publish out north/digits --key north.pem
+      suture publish out north/digits --key north.pem --everyone
     """
     if not dry_run and not yes and not sys.stdin.isatty():
         raise SutureError(
@@ -184,7 +187,7 @@ def publish(
         bar.start()
         bar.add_task("send", total=bundle.size)
 
-    visibility: Visibility = "private" if private else "all"
+    visibility: Visibility = "all" if everyone else "private"
     content: dict[str, Any] = {
         "metadata": metadata,
         "card": read_text(card) if card is not None else None,

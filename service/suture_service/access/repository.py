@@ -40,6 +40,20 @@ def find_request(session: Session, model_id: int, party_id: int) -> AccessReques
     return session.get(AccessRequest, (model_id, party_id))
 
 
+def requests_of(session: Session, model_id: int, state: str, now: datetime) -> Sequence[AccessRequest]:
+    """Return the requests for a model that are in a state, by asker; what has ended is not accepted any more."""
+    holds = or_(AccessRequest.state != "accepted", AccessRequest.expires_at.is_(None), AccessRequest.expires_at > now)
+    statement = (
+        select(AccessRequest)
+        .join(AccessRequest.party)
+        .where(AccessRequest.model_id == model_id, AccessRequest.state == state, holds)
+        .options(contains_eager(AccessRequest.party))
+        .order_by(Party.name)
+        .limit(10_000)
+    )
+    return session.scalars(statement).all()
+
+
 def list_requests(
     session: Session, owner_id: int, *, state: str | None, after: tuple[str, str] | None, limit: int
 ) -> Sequence[AccessRequest]:

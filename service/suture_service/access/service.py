@@ -13,17 +13,23 @@ from suture_service.auth import Caller
 from suture_service.errors import Conflict, Forbidden, NotFound
 from suture_service.models.service import CARD, METADATA, get_model, get_revision, no_model
 from suture_service.parties.repository import find_party
+from suture_service.parties.service import no_party
 from suture_service.tables import AccessRequest, Model, RevisionFile
 
 
 def ask(session: Session, caller: Caller, repo: str, reason: str, now: datetime) -> AccessRequest:
-    """Ask for the files of a gated model; granted at once where its owner wants to know no more than who has it.
+    """Ask for the files of a gated model; as `ask_for`."""
+    return ask_for(session, caller, _readable(session, caller, repo), reason, now)
 
-    Repeating it changes nothing while it is open or granted.
+
+def ask_for(session: Session, caller: Caller, model: Model, reason: str, now: datetime) -> AccessRequest:
+    """Ask for the files of a gated model that the caller may read.
+
+    They are granted at once where its owner wants to know no more than who has them. Repeating it changes nothing while
+    the request is open or granted.
     """
-    model = _readable(session, caller, repo)
     if not model.gated or model.party_id == caller.party_id:
-        raise Conflict("access.open", "its files are open to you already", where=repo)
+        raise Conflict("access.open", "its files are open to you already", where=model.repo)
     asked = repository.find_request(session, model.id, caller.party_id)
     if asked is not None and (asked.state == "pending" or repository.usable(session, model, caller.party_id, now)):
         return asked
@@ -35,7 +41,7 @@ def ask(session: Session, caller: Caller, repo: str, reason: str, now: datetime)
     asked.decided_at = now if asked.state == "accepted" else None
     asked.decided_by = asked.expires_at = None
     session.flush()
-    record(session, caller.name, "access.ask", repo, owner=model.party.name, state=asked.state)
+    record(session, caller.name, "access.ask", model.repo, owner=model.party.name, state=asked.state)
     return asked
 
 
@@ -50,20 +56,55 @@ def own_request(session: Session, caller: Caller, repo: str) -> AccessRequest:
 def decide(session: Session, caller: Caller, repo: str, party: str, decision: Decision, now: datetime) -> AccessRequest:
     """Accept or refuse a party's request for an own model (role `steward` or `admin`)."""
     require_steward(caller)
-    model = _readable(session, caller, repo)
+    model = own_gate(caller, _readable(session, caller, repo))
+    return settle(session, caller, model, party, decision.state, now, answer=decision.answer, days=decision.days)
+
+
+def own_gate(caller: Caller, model: Model) -> Model:
+    """Return a model about whose files the caller decides (role `steward` or `admin`); raises `Forbidden`."""
+    require_steward(caller)
     if model.party_id != caller.party_id:
-        raise Forbidden("auth.forbidden", "only its owner decides", where=repo)
+        raise Forbidden("auth.forbidden", "only its owner decides", where=model.repo)
+    return model
+
+
+def settle(
+    session: Session,
+    caller: Caller,
+    model: Model,
+    party: str,
+    state: str,
+    now: datetime,
+    *,
+    answer: str = "",
+    days: int | None = None,
+) -> AccessRequest:
+    """Accept or refuse a party's request for a model of the caller, or let it wait again (`pending`)."""
     asker = find_party(session, party)
     asked = repository.find_request(session, model.id, asker.id) if asker is not None else None
     if asked is None:
-        raise NotFound(f"{party} has not asked for it", where=repo)
-    asked.state, asked.answer = decision.state, decision.answer
-    asked.decided_at, asked.decided_by = now, caller.name
-    keeps = decision.state == "accepted" and decision.days is not None
-    asked.expires_at = now + timedelta(days=decision.days or 0) if keeps else None
+        raise NotFound(f"{party} has not asked for it", where=model.repo)
+    asked.state, asked.answer = state, answer
+    asked.decided_at, asked.decided_by = (None, None) if state == "pending" else (now, caller.name)
+    asked.expires_at = now + timedelta(days=days) if state == "accepted" and days is not None else None
     session.flush()
-    record(session, caller.name, f"access.{decision.state}", repo, owner=caller.party, party=party, days=decision.days)
+    record(session, caller.name, f"access.{state}", model.repo, owner=caller.party, party=party, days=days)
     return asked
+
+
+def grant(session: Session, caller: Caller, model: Model, party: str, now: datetime) -> AccessRequest:
+    """Give a party the files of a model of the caller, whether it asked or not."""
+    asker = find_party(session, party)
+    if asker is None:
+        raise no_party(session, party, "user")
+    if asker.id == caller.party_id or not model.gated:
+        raise Conflict("access.open", f"its files are open to {party} already", where=model.repo)
+    if repository.find_request(session, model.id, asker.id) is None:
+        session.add(
+            AccessRequest(model=model, party_id=asker.id, state="pending", reason="", answer="", requested_at=now)
+        )
+        session.flush()
+    return settle(session, caller, model, party, "accepted", now)
 
 
 def require_steward(caller: Caller) -> None:

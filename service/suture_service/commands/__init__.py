@@ -66,7 +66,7 @@ app = group(
                 "list": Lazy(f"{_HERE}.audit:list_entries", "Show the newest entries, newest last."),
             },
         ),
-        "purge": Lazy(f"{_HERE}.purges:purge", "Take content away for good that should never have been there."),
+        "purge": Lazy(f"{_HERE}.purges:purge", "Take content away for good, wherever this hub has it."),
         "purges": Lazy(f"{_HERE}.purges:purges", "List what was purged, and take it out of backups."),
         "gc": Lazy(f"{_HERE}.store:gc", "Remove what the store holds and nothing refers to."),
         "reconcile": Lazy(f"{_HERE}.store:reconcile", "Compare the database with the store, both ways."),

@@ -36,7 +36,7 @@ def purge(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask; scripts need it")] = False,
     format: FormatOption = Format.text,
 ) -> None:
-    """Take content away for good, wherever this hub has it: with every revision that holds it, of any party.
+    """Take content away for good, wherever this hub has it, with every revision that holds it, of any party.
 
     Says first what goes. Then no file of these revisions can be had any more. Branches go on with what is left. What
     was made of the revisions is flagged, and jobs that need them end. The store gives the content up, also what was

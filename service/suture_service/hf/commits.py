@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Literal
@@ -16,9 +15,10 @@ from suture_service.auth import Caller, CallerDep
 from suture_service.errors import Conflict
 from suture_service.hf import repository, service
 from suture_service.hf.changes import REGULAR_BYTES, Changes, apply, read_changes
-from suture_service.hf.errors import BadRequest, NotImplementedHere, PreconditionFailed, RevisionNotFound
+from suture_service.hf.errors import BadRequest, PreconditionFailed, RevisionNotFound
 from suture_service.hf.ignored import Ignored
 from suture_service.hf.listing import etag
+from suture_service.hf.missing import PULL_REQUESTS
 from suture_service.hf.routing import PlaceDep, RoutePlace, base_url, hub_router, link_next
 from suture_service.hf.schemas import CommitOut, Committed, NewFile, Preupload, PreuploadFile, PreuploadIn
 from suture_service.hub import HubContext, HubDep
@@ -152,10 +152,7 @@ def _draft(session: Session, caller: Caller, place: RoutePlace, changes: Changes
     oid = head.oid
     if changes.header.parent_commit is not None and not oid.startswith(changes.header.parent_commit):
         raise PreconditionFailed("commit.stale", f"the branch is at {oid}", where="parentCommit", hint="look again")
-    present: Mapping[str, StoredFile] = {
-        file.name: StoredFile(file.sha256, file.size, file.git_oid)
-        for file in repository.files(session, head.revision_id)
-    }
+    present = service.present_files(session, head.revision_id)
     sizes = service.known_sizes(session, caller, model, changes.in_lfs)
     return _Draft(head.id, oid, head.revision.revision, apply(changes, present, sizes, oid))
 
@@ -221,4 +218,4 @@ def list_commits(
 
 def _no_pull_requests(asked: bool) -> None:
     if asked:
-        raise NotImplementedHere("pull_request.none", "this hub has no pull requests", hint="commit to a branch")
+        raise PULL_REQUESTS.error()

@@ -72,7 +72,8 @@ class GatedRepo(ClientError):
     client_code = "GatedRepo"
 
     def __init__(self, repo: str) -> None:
-        super().__init__("model.gated", "its owner must grant you access to its files", where=repo)
+        hint = f"ask for them: suture access request {repo} --reason …"
+        super().__init__("model.gated", "its owner must grant you access to its files", where=repo, hint=hint)
 
 
 class BadRequest(HubError):
@@ -128,5 +129,5 @@ def answer(request: Request, error: Exception) -> JSONResponse:
             if "namespace" in request.path_params:
                 # Without one nobody sees any repository, whether it exists or not.
                 headers["X-Error-Code"] = RepoNotFound.client_code
-    headers["X-Error-Message"] = " ".join(message.split()).encode("ascii", "replace").decode()
+    headers["X-Error-Message"] = " ".join(message.replace("…", "...").split()).encode("ascii", "replace").decode()
     return JSONResponse({"error": message}, status_code=status, headers=headers)

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import quote
 
-from fastapi import Depends, Form, Query, Request, Response
+from fastapi import Depends, Query, Request, Response
 from sqlalchemy.orm import Session
 
 from suture_service.auth import CallerDep
 from suture_service.hf import repository, service
-from suture_service.hf.errors import EntryNotFound
+from suture_service.hf.changes import MAX_ENTRIES
+from suture_service.hf.errors import BadRequest, EntryNotFound
 from suture_service.hf.listing import entries, etag
 from suture_service.hf.routing import FilePath, PlaceDep, hub_router, link_next
 from suture_service.hf.schemas import CommitRef, TreeEntry
@@ -84,16 +85,25 @@ def list_folder(
         return shown
 
 
+async def _asked_paths(request: Request, _caller: CallerDep) -> tuple[set[str], bool]:
+    """Return the paths of a form, and whether their last commits are wanted, too.
+
+    The form is read here: a repository may hold more files than a form has fields by default.
+    """
+    async with request.form(max_files=0, max_fields=MAX_ENTRIES + 1) as form:
+        paths = {path.strip("/") for path in form.getlist("paths") if isinstance(path, str)}
+        expand = str(form.get("expand", "")).lower() in ("true", "1")
+    if not paths or any(len(path) > 4096 for path in paths):
+        raise BadRequest("request.paths", "name at least one path, of at most 4096 characters", where="paths")
+    return paths, expand
+
+
 @router.post("/api/models/{namespace}/{name}/paths-info/{revision}", response_model_exclude_none=True)
 def paths_info(
-    hub: HubDep,
-    caller: CallerDep,
-    place: PlaceDep,
-    paths: Annotated[list[str], Form(max_length=1000)],
-    expand: Annotated[bool, Form()] = False,
+    hub: HubDep, caller: CallerDep, place: PlaceDep, asked: Annotated[tuple[set[str], bool], Depends(_asked_paths)]
 ) -> list[TreeEntry]:
     """Describe files and folders; what is not there is left out."""
-    wanted = {path.strip("/") for path in paths}
+    wanted, expand = asked
     with hub.database.reading() as session:
         at = service.get_at(session, caller, place)
         files = repository.files(session, at.commit.revision_id)

@@ -13,6 +13,7 @@ from suture_service.auth import Caller, CallerDep
 from suture_service.hf import repository, service
 from suture_service.hf.errors import BadRequest
 from suture_service.hf.listing import show_refs, show_repo
+from suture_service.hf.missing import no_such_type
 from suture_service.hf.routing import Namespace, PlaceDep, RepoName, Rev, RoutePlace, base_url, hub_router, link_next
 from suture_service.hf.schemas import BranchIn, MoveIn, RefsOut, RepoIn, RepoOut, SettingsIn, TagIn
 from suture_service.hub import HubDep
@@ -215,7 +216,7 @@ def _delete_ref(hub: HubDep, caller: Caller, namespace: str, name: str, kind: re
 
 def _only_models(kind: str | None) -> None:
     if kind not in (None, "model"):
-        raise BadRequest("repo.type", f"this hub keeps models, no {kind[:20]}s", where="type")
+        raise no_such_type(kind)
 
 
 def _visibility(private: bool | None, visibility: str | None) -> Visibility | None:

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal
 
-from sqlalchemy import Row, Select, exists, select, tuple_
+from sqlalchemy import Row, Select, delete, exists, func, not_, or_, select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased, contains_eager, joinedload, selectinload
 
 from suture_service.access.repository import may_use
 from suture_service.conditions import may_read
+from suture_service.database import UtcDateTime
 from suture_service.hub import utc_now
 from suture_service.models.repository import main_commit_oid, main_revision_id
 from suture_service.models.search import mentions
@@ -26,6 +27,7 @@ from suture_service.tables import (
     Ref,
     Revision,
     RevisionFile,
+    RevisionMember,
 )
 
 RefKind = Literal["branch", "tag"]
@@ -188,6 +190,63 @@ def downloadable(session: Session, party_id: int, digests: Sequence[str]) -> dic
         .distinct()
     )
     return _sizes(session, statement, RevisionFile.sha256, digests)
+
+
+def lfs_files(session: Session, model_id: int, after: str | None, limit: int) -> Sequence[Row[str, int, str, datetime]]:
+    """Return digest, size, a path and the first moment of each large file of a repository's revisions, by digest."""
+    statement = (
+        select(
+            RevisionFile.sha256,
+            func.max(RevisionFile.size).label("size"),
+            func.max(RevisionFile.name).label("name"),
+            func.min(Revision.created_at, type_=UtcDateTime).label("pushed_at"),
+        )
+        .join(Revision, Revision.id == RevisionFile.revision_id)
+        .where(Revision.model_id == model_id, Revision.purge_id.is_(None), RevisionFile.git_oid.is_(None))
+        .group_by(RevisionFile.sha256)
+        .order_by(RevisionFile.sha256)
+        .limit(limit)
+    )
+    if after is not None:
+        statement = statement.where(RevisionFile.sha256 > after)
+    return session.execute(statement).all()
+
+
+def unreachable(session: Session, model_id: int) -> list[int]:
+    """Return the commits of a repository to which no branch and no tag leads, the newest first."""
+    parents = {
+        row.id: row.parent_id
+        for row in session.execute(select(Commit.id, Commit.parent_id).where(Commit.model_id == model_id))
+    }
+    left = set(parents)
+    for start in session.scalars(select(Ref.commit_id).where(Ref.model_id == model_id)):
+        at: int | None = start
+        while at in left:
+            left.discard(at)
+            at = parents[at]
+    return sorted(left, reverse=True)
+
+
+def drop_commits(session: Session, model_id: int, commit_ids: Sequence[int]) -> None:
+    """Delete commits, children before parents, and the revisions that no commit shows any more.
+
+    A revision stays that a job, or another revision's lineage, names, or that was purged.
+    """
+    for start in range(0, len(commit_ids), 500):
+        session.execute(delete(Commit).where(Commit.id.in_(commit_ids[start : start + 500])))
+    named = or_(
+        exists().where(Commit.revision_id == Revision.id),
+        exists().where(JobMember.revision_id == Revision.id),
+        exists().where(RevisionMember.member_id == Revision.id),
+        Revision.job_id.is_not(None),
+        Revision.purge_id.is_not(None),
+    )
+    bare = session.scalars(select(Revision.id).where(Revision.model_id == model_id, not_(named))).all()
+    for start in range(0, len(bare), 500):
+        portion = bare[start : start + 500]
+        session.execute(delete(RevisionFile).where(RevisionFile.revision_id.in_(portion)))
+        session.execute(delete(RevisionMember).where(RevisionMember.revision_id.in_(portion)))
+        session.execute(delete(Revision).where(Revision.id.in_(portion)))
 
 
 def _sizes(

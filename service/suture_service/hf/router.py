@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from suture_service.hf import account, commits, files, lfs, repos
+from suture_service.hf import access, account, commits, files, history, lfs, missing, repos
 from suture_service.hf.xet.endpoints import router as xet
 
 router = APIRouter()
-for part in (account.router, repos.router, files.router, commits.router, lfs.router, xet):
+for part in (
+    missing.router,
+    account.router,
+    repos.router,
+    access.router,
+    files.router,
+    commits.router,
+    history.router,
+    lfs.router,
+    xet,
+):
     router.include_router(part)

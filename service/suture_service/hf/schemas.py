@@ -49,6 +49,42 @@ class SettingsIn(_Said):
     gated: Literal["auto", "manual", False] | None = None
 
 
+HubAccessState = Literal["pending", "accepted", "rejected"]
+
+
+class AccessUser(_Said):
+    """Who asks: a party. What the hub knows of its people is told to nobody."""
+
+    user: str
+    fullname: str
+    email: str | None = None
+
+
+class AccessListed(_Said):
+    """A request for a repository's files."""
+
+    request_id: str
+    user: AccessUser
+    status: str
+    timestamp: Moment
+    fields: dict[str, str]
+
+
+class AccessHandled(_Said):
+    """What becomes of a request."""
+
+    user: str | None = Field(default=None, max_length=300)
+    request_id: str | None = Field(default=None, max_length=300)
+    status: HubAccessState
+    rejection_reason: str | None = Field(default=None, max_length=1000)
+
+
+class AccessGrant(_Said):
+    """A party that gets a repository's files."""
+
+    user: str = Field(max_length=300)
+
+
 class BranchIn(_Said):
     """Where a branch starts; at `main` if nothing is said."""
 
@@ -104,6 +140,36 @@ class LfsObject(_Said):
 
     oid: Sha256
     size: Size
+
+
+class SquashIn(_Said):
+    """What the one commit says about itself."""
+
+    message: str = Field(default="Squash the history", max_length=500)
+
+
+class LfsDeletions(_Said):
+    """Digests of files; with `rewrite_history`, the commits that hold them go, too."""
+
+    sha: list[Sha256] = Field(min_length=1, max_length=1000)
+    rewrite_history: bool = True
+
+
+class LfsDeletion(_Said):
+    """Files to be deleted for good."""
+
+    deletions: LfsDeletions
+
+
+class LfsFileOut(_Said):
+    """A large file that some revision holds; `filename` is one of the paths that it has had."""
+
+    file_oid: str
+    oid: str
+    filename: str
+    size: int
+    pushed_at: Moment
+    ref: str | None = None
 
 
 class LfsBatchIn(_Said):

@@ -9,6 +9,7 @@ from datetime import datetime
 
 from sqlalchemy.orm import Session
 
+from suture_contract.model.metadata import ModelMetadata
 from suture_service.audit.chain import record
 from suture_service.auth import Caller
 from suture_service.errors import Conflict, Forbidden
@@ -26,7 +27,7 @@ from suture_service.hf.routing import RoutePlace
 from suture_service.models.repository import MAIN, note_deleted
 from suture_service.models.schemas import Visibility
 from suture_service.models.search import search_text
-from suture_service.models.service import Checked, commit, new_model
+from suture_service.models.service import Checked, StoredFile, commit, new_model
 from suture_service.parties.repository import get_token, lock_party
 from suture_service.parties.service import checked_name
 from suture_service.tables import Commit, Model, ReceivedFile, Ref, RevisionFile
@@ -148,6 +149,41 @@ def move_repo(session: Session, caller: Caller, source: tuple[str, str], target:
     record(session, caller.name, "model.move", model.repo, owner=model.party.name, to="/".join(target))
     model.name = target[1]
     model.search_text = search_text(model.repo, model.description)
+
+
+def squash(session: Session, caller: Caller, model: Model, branch: str, message: str, now: datetime) -> None:
+    """Put one commit in place of a branch's history, and drop what no branch or tag leads to any more."""
+    lock_party(session, model.party_id)
+    found = repository.ref(session, model.id, "branch", branch.removeprefix("refs/heads/"))
+    if found is None:
+        raise RevisionNotFound(branch)
+    revision = found.commit.revision
+    made = commit(
+        session,
+        model,
+        files=present_files(session, revision.id),
+        checked=Checked(
+            ModelMetadata.model_validate(revision.content) if revision.content is not None else None,
+            revision.safetensors,
+            revision.card,
+        ),
+        title=message,
+        created_by=caller.name,
+        now=now,
+        branch=found.name,
+        first=True,
+    )
+    gone = repository.unreachable(session, model.id)
+    note_deleted(session, model, now)
+    repository.drop_commits(session, model.id, gone)
+    facts = {"branch": found.name, "commit": made.oid, "commits": len(gone)}
+    record(session, caller.name, "model.squash", model.repo, owner=model.party.name, **facts)
+
+
+def present_files(session: Session, revision_id: int) -> dict[str, StoredFile]:
+    """Return the files of a revision by name."""
+    rows = repository.files(session, revision_id)
+    return {row.name: StoredFile(row.sha256, row.size, row.git_oid) for row in rows}
 
 
 def note_received(session: Session, model_id: int, sha256: str, size: int, now: datetime) -> None:

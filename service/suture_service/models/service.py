@@ -215,8 +215,11 @@ def commit(
     message: str = "",
     branch: str = repository.MAIN,
     signature: bytes | None = None,
+    first: bool = False,
 ) -> Commit:
     """Add a commit of exactly these files, checked and stored, and move a branch to it; the party must be locked.
+
+    It follows on the branch's commit, unless it is to be the `first`, with nothing before it.
 
     `signature` is the content of `model.sig`. Raises `SutureError` (`signature.*`) if the party did not sign them.
     """
@@ -250,11 +253,12 @@ def commit(
     if ref is not None and branch == repository.MAIN:
         check_newer(session, revision)
     session.flush()
+    parent = ref.commit if ref is not None and not first else None
     made = Commit(
         model_id=model.id,
-        parent_id=ref.commit_id if ref is not None else None,
+        parent_id=parent.id if parent is not None else None,
         revision=revision,
-        oid=commit_id(model.id, ref.commit.oid if ref is not None else None, identity, created_by, now, title, message),
+        oid=commit_id(model.id, parent.oid if parent is not None else None, identity, created_by, now, title, message),
         title=title,
         message=message,
         created_at=now,

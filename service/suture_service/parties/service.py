@@ -17,6 +17,11 @@ from suture_service.errors import Conflict, Forbidden, HubError, NotFound
 from suture_service.parties import repository
 from suture_service.tables import Party, Site, Token
 
+#: Addresses of the hub begin with these, and others with a party's name.
+RESERVED = frozenset(
+    {"api", "v1", "xet", "datasets", "spaces", "docs", "redoc", "oauth", "login", "healthz", "readyz", "metrics"}
+)
+
 
 def checked_name(name: str, where: str) -> str:
     """Return a name that may name a party, site or model; raises `HubError` (`name.invalid`)."""
@@ -43,6 +48,8 @@ def no_party(session: Session, name: str, where: str) -> HubError:
 def add_party(session: Session, name: str, now: datetime, *, by: str = OPERATOR) -> Party:
     """Add a party; raises `Conflict` (`party.exists`)."""
     checked_name(name, "name")
+    if name in RESERVED:
+        raise HubError("party.reserved", f"{name!r} is part of the hub's own addresses", where="name")
     if repository.find_party(session, name) is not None:
         raise _exists(name)
     party = Party(name=name, created_at=now)

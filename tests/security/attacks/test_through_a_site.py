@@ -29,7 +29,7 @@ def publish(hub: Hub, name: str, module: nn.Module, folder: Path, key: Path | No
         module, example, folder / "model.safetensors", labels=LABELS, license="CC0-1.0", value_range=(0.0, 1.0)
     )
     (folder / "suture.json").write_text(described.to_json())
-    hub.publish_file(folder, name, key=key, show=lambda _parcel: None)
+    hub.publish_file(folder, name, key=key, visibility="all", show=lambda _parcel: None)
 
 
 def test_what_leaves_a_site(tmp_path: Path) -> None:
