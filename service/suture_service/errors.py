@@ -172,8 +172,8 @@ def headers_of(error: SutureError) -> dict[str, str]:
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    found = problem_of(request, error)
-    return _answer(422, HubError("request.invalid", found.message, where=found.field, hint=found.hint))
+    problem = problem_of(request, error)
+    return _answer(422, HubError("request.invalid", problem.message, where=problem.field, hint=problem.hint))
 
 
 async def _http(_request: Request, error: Exception) -> JSONResponse:

@@ -74,10 +74,10 @@ async def download(
     hub: HubDep, caller: CallerDep, request: Request, party: str, name: str, revision: Rev, file: str
 ) -> Response:
     """Download a file such as `model.safetensors`, `suture.json` or `README.md`; whole or a `Range` of it."""
-    found = await hub.read(
+    stored = await hub.read(
         lambda session: service.get_file(session, caller, f"{party}/{name}", revision, file, hub.now())
     )
-    return await send_file(request, hub.store, name=found.name, sha256=found.sha256, size=found.size)
+    return await send_file(request, hub.store, name=stored.name, sha256=stored.sha256, size=stored.size)
 
 
 def _show(asked: AccessRequest) -> AccessOut:

@@ -118,10 +118,10 @@ def get_file(session: Session, caller: Caller, repo: str, revision: str, name: s
 
     Raises `NotFound` or `Forbidden` (`access.required`).
     """
-    found = get_revision(session, caller, repo, revision)
+    resolved = get_revision(session, caller, repo, revision)
     if name not in (METADATA, CARD):
-        check_usable(session, found.model, caller, now)
-    for file in found.files:
+        check_usable(session, resolved.model, caller, now)
+    for file in resolved.files:
         if file.name == name:
             return file
     raise no_model()

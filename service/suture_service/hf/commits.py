@@ -141,10 +141,10 @@ class _Kept:
 def _head(session: Session, caller: Caller, place: RoutePlace) -> tuple[Model, Commit]:
     """Return an own repository, and where its branch is."""
     model = service.own_repo(session, caller, place.namespace, place.name)
-    found = repository.ref(session, model.id, "branch", place.revision.removeprefix(_BRANCH))
-    if found is None:
+    ref = repository.ref(session, model.id, "branch", place.revision.removeprefix(_BRANCH))
+    if ref is None:
         raise RevisionNotFound(place.revision)
-    return model, found.commit
+    return model, ref.commit
 
 
 def _draft(session: Session, caller: Caller, place: RoutePlace, changes: Changes) -> _Draft:
@@ -197,10 +197,10 @@ def list_commits(
         at = service.get_at(session, caller, place)
         start = at.commit.id
         if after is not None:
-            found = session.get(Commit, after[0])
-            if found is None or found.model_id != at.model.id:
+            last = session.get(Commit, after[0])
+            if last is None or last.model_id != at.model.id:
                 raise BadRequest("request.cursor", "not a cursor of this list", where="cursor")
-            start = found.id
+            start = last.id
         chain = repository.history(session, start, PAGE + 1)
         if len(chain) > PAGE:
             link_next(request, response, encode(chain[PAGE].id))

@@ -92,11 +92,11 @@ def results_of(session: Session, job_ids: Sequence[str]) -> dict[str, list[Revis
         .order_by(Revision.id)
         .options(joinedload(Revision.model).joinedload(Model.party))
     )
-    found: dict[str, list[Revision]] = {}
+    by_job: dict[str, list[Revision]] = {}
     for revision in session.scalars(statement):
         assert revision.job_id is not None
-        found.setdefault(revision.job_id, []).append(revision)
-    return found
+        by_job.setdefault(revision.job_id, []).append(revision)
+    return by_job
 
 
 def leased_kinds(session: Session, party_id: int, job_id: str) -> Sequence[str]:

@@ -148,9 +148,9 @@ def _parties(session: Session, requester: Party, names: Sequence[str], field: st
 
 def _check_dataset(session: Session, requester: Party, name: str) -> None:
     """Refuse a dataset that none of the requester's sites has, where all of them say which ones they have."""
-    told = datasets_told(session, requester.id)
-    if told is not None and name not in told:
-        hint = did_you_mean(name, told, page="[datasets] and [[policy.allow]] in your site's site.toml")
+    offered = datasets_told(session, requester.id)
+    if offered is not None and name not in offered:
+        hint = did_you_mean(name, offered, page="[datasets] and [[policy.allow]] in your site's site.toml")
         raise HubError("dataset.unknown", f"no site of yours offers you a dataset {name!r}", where="dataset", hint=hint)
 
 
@@ -310,18 +310,18 @@ def waits(hub: HubContext, session: Session, job: Job) -> dict[str, WaitOut]:
     parties = {task.party_id for task in pending}
     seen, busy = last_seen(session, parties), repository.at_work(session, parties)
     away = hub.now() - timedelta(seconds=hub.settings.lease_seconds)
-    found = {}
+    reasons = {}
     for task in pending:
         at = seen.get(task.party_id)
         if task.party_id in busy:
-            found[task.id] = WaitOut(why="queued")
+            reasons[task.id] = WaitOut(why="queued")
         elif at is None or at < away:
-            found[task.id] = WaitOut(why="site_offline", since=at)
+            reasons[task.id] = WaitOut(why="site_offline", since=at)
     for task in job.tasks:
         step = (task.progress or {}).get("step")
         if task.state == TaskState.LEASED and step in _PERSON:
-            found[task.id] = WaitOut(why=_PERSON[step])
-    return found
+            reasons[task.id] = WaitOut(why=_PERSON[step])
+    return reasons
 
 
 def show(job: Job, published: Sequence[Revision], waits: Mapping[str, WaitOut] | None = None) -> JobOut:
@@ -350,7 +350,7 @@ def show(job: Job, published: Sequence[Revision], waits: Mapping[str, WaitOut] |
                 state=task.state,
                 attempt=task.attempt,
                 progress=_progress(task),
-                reason=_told(task),
+                reason=_disclosed_reason(task),
                 waits=(waits or {}).get(task.id),
             )
             for task in job.tasks
@@ -389,7 +389,7 @@ def _asked(entries: Sequence[Json]) -> list[str]:
     return [f"{entry['party']}/{entry['dataset']}" if entry["dataset"] else entry["party"] for entry in entries]
 
 
-def _told(task: Task) -> str | None:
+def _disclosed_reason(task: Task) -> str | None:
     """Return why a task was not done, as its party lets others know it."""
     if task.reason != UNDISCLOSED:
         return task.reason

@@ -122,8 +122,8 @@ def _deleted_member(party_id: int, repo: str, revision: str) -> Select[Revision]
     )
     deleted = and_(Model.deleted_at.is_not(None), Model.name.startswith(f"{name}~", autoescape=True))
     there = and_(deleted, Revision.purge_id.is_(None))
-    found = _revisions().where(Party.name == party, there, Revision.revision == revision, at_work)
-    return found.order_by(Revision.id.desc()).limit(1)
+    statement = _revisions().where(Party.name == party, there, Revision.revision == revision, at_work)
+    return statement.order_by(Revision.id.desc()).limit(1)
 
 
 def _revisions() -> Select[Revision]:
@@ -153,8 +153,8 @@ def find_revision(session: Session, party_id: int, repo: str, revision: str) -> 
         )
     else:
         statement = statement.where(Revision.revision == revision)
-    found = session.scalars(statement).one_or_none()
-    return found or session.scalars(_deleted_member(party_id, repo, revision)).one_or_none()
+    readable = session.scalars(statement).one_or_none()
+    return readable or session.scalars(_deleted_member(party_id, repo, revision)).one_or_none()
 
 
 def revisions_beginning(session: Session, party_id: int, repo: str, digits: str) -> Sequence[Revision]:
@@ -223,12 +223,12 @@ def bytes_held(session: Session, party_id: int) -> int:
 
 def held(session: Session, party_id: int, digests: Sequence[str]) -> set[str]:
     """Return those of the digests whose content a party has already."""
-    found: set[str] = set()
+    present: set[str] = set()
     for start in range(0, len(digests), 500):
         portion = digests[start : start + 500]
         for contents in _contents_of(party_id):
-            found.update(session.scalars(contents.where(contents.selected_columns[0].in_(portion))))
-    return found
+            present.update(session.scalars(contents.where(contents.selected_columns[0].in_(portion))))
+    return present
 
 
 def bytes_of_pieces(session: Session, party_id: int) -> int:

@@ -85,28 +85,28 @@ def commit_id(
 
 def get_model(session: Session, caller: Caller, repo: str) -> repository.Listed:
     """Return a model and its revision on `main`, if the caller may read it."""
-    found = repository.find_model(session, caller.party_id, repo)
-    if found is None:
+    listed = repository.find_model(session, caller.party_id, repo)
+    if listed is None:
         raise no_model(hint=_meant(session, caller, repo))
-    return found
+    return listed
 
 
 def get_revision(session: Session, caller: Caller, repo: str, revision: str) -> Revision:
     """Return a revision (`latest`, 40 hex digits, or enough of the first of them), if the caller may read it."""
-    found = repository.find_revision(session, caller.party_id, repo, revision)
-    if found is None and _SHORT.fullmatch(revision):
+    resolved = repository.find_revision(session, caller.party_id, repo, revision)
+    if resolved is None and _SHORT.fullmatch(revision):
         several = repository.revisions_beginning(session, caller.party_id, repo, revision)
         if len(several) > 1:
             raise HubError(
                 "revision.ambiguous",
                 f"several revisions of {repo} begin with {revision}",
                 where="revision",
-                hint=f"give more digits: {', '.join(one.revision for one in several)}",
+                hint=f"give more digits: {', '.join(known.revision for known in several)}",
             )
-        found = several[0] if several else None
-    if found is None:
+        resolved = several[0] if several else None
+    if resolved is None:
         raise no_model(hint=_meant(session, caller, repo))
-    return found
+    return resolved
 
 
 #: What helps where a model is there, and somebody else's.
@@ -128,10 +128,10 @@ def _meant(session: Session, caller: Caller, repo: str) -> str | None:
     if repo in known:
         return None
     # By the part in which they differ: the one that they have in common makes none of them the likelier.
-    if all(one.startswith(f"{owner}/") for one in known):
-        close = [f"{owner}/{one}" for one in nearest(name, [one.partition("/")[2] for one in known])]
+    if all(other.startswith(f"{owner}/") for other in known):
+        close = [f"{owner}/{other}" for other in nearest(name, [other.partition("/")[2] for other in known])]
     else:
-        close = [f"{one}/{name}" for one in nearest(owner, [one.partition("/")[0] for one in known])]
+        close = [f"{other}/{name}" for other in nearest(owner, [other.partition("/")[0] for other in known])]
     return did_you_mean(repo, close) if close else None
 
 
@@ -296,30 +296,30 @@ def commit(
 
 def change(session: Session, caller: Caller, repo: str, now: datetime, wanted: ModelChange) -> repository.Listed:
     """Change who may read an own model, and who gets its files (role `publisher`)."""
-    found = get_model(session, caller, repo)
-    if found.Model.party_id != caller.party_id:
+    listed = get_model(session, caller, repo)
+    if listed.Model.party_id != caller.party_id:
         raise Forbidden("auth.forbidden", "only its owner may change a model", where=repo)
     caller.require("publisher")
     if wanted.visibility is not None:
-        found.Model.visibility = wanted.visibility
+        listed.Model.visibility = wanted.visibility
     if wanted.gated is not None:
-        found.Model.gated = "" if wanted.gated == "open" else wanted.gated
+        listed.Model.gated = "" if wanted.gated == "open" else wanted.gated
     if wanted.shared_with is not None:
-        _share(session, found.Model, wanted.shared_with)
-    found.Model.updated_at = now
+        _share(session, listed.Model, wanted.shared_with)
+    listed.Model.updated_at = now
     session.flush()
-    shares = sorted(share.party.name for share in found.Model.shares)
+    shares = sorted(share.party.name for share in listed.Model.shares)
     record(
         session,
         caller.name,
         "model.change",
         repo,
         owner=caller.party,
-        visibility=found.Model.visibility,
-        gated=found.Model.gated or "open",
+        visibility=listed.Model.visibility,
+        gated=listed.Model.gated or "open",
         shared_with=shares,
     )
-    return found
+    return listed
 
 
 def _share(session: Session, model: Model, names: Sequence[str]) -> None:

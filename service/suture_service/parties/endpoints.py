@@ -70,8 +70,8 @@ def list_tokens(hub: HubDep, caller: CallerDep, party: str, limit: Limit = 50, c
     with hub.database.reading() as session:
         caller.require_rule_over(party)
         after = decode(cursor, str)
-        found = service.get_party(session, party)
-        rows = repository.list_tokens(session, found.id, str(after[0]) if after else None, limit)
+        owner = service.get_party(session, party)
+        rows = repository.list_tokens(session, owner.id, str(after[0]) if after else None, limit)
         return page(rows, limit, _show_token, lambda token: (token.id,))
 
 

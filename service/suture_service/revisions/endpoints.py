@@ -59,6 +59,6 @@ async def sign(
 def withdraw(hub: HubDep, caller: CallerDep, party: str, name: str, revision: Rev, body: TakenBack) -> RevisionOut:
     """Withdraw a revision of an own model for good (role `publisher`). It, and all that was made of it, is flagged."""
     with hub.database.writing() as session:
-        found = service.withdraw(session, caller, f"{party}/{name}", revision, body.reason, hub.now())
+        withdrawn = service.withdraw(session, caller, f"{party}/{name}", revision, body.reason, hub.now())
         session.flush()
-        return show_revision(session, found, caller)
+        return show_revision(session, withdrawn, caller)

@@ -22,13 +22,13 @@ def withdraw(session: Session, caller: Caller, repo: str, revision: str, reason:
 
     Its files stay, so that what was made of it can be traced.
     """
-    found = get_revision(session, caller, repo, revision)
-    caller.require_own(found.model.party.name, "publisher")
+    resolved = get_revision(session, caller, repo, revision)
+    caller.require_own(resolved.model.party.name, "publisher")
     lock_party(session, caller.party_id)
-    if found.withdrawn_at is None:
-        found.withdrawn_at, found.withdrawn_by, found.withdrawn_reason = now, caller.name, reason
-        record(session, caller.name, "model.withdraw", repo, owner=caller.party, revision=found.revision)
-    return found
+    if resolved.withdrawn_at is None:
+        resolved.withdrawn_at, resolved.withdrawn_by, resolved.withdrawn_reason = now, caller.name, reason
+        record(session, caller.name, "model.withdraw", repo, owner=caller.party, revision=resolved.revision)
+    return resolved
 
 
 def sign(
@@ -38,17 +38,17 @@ def sign(
 
     Returns the signed revision, and whether it is new. On `main`, it takes the place of the revision that it signs.
     """
-    found = get_revision(session, caller, repo, revision)
-    caller.require_own(found.model.party.name, "publisher")
+    resolved = get_revision(session, caller, repo, revision)
+    caller.require_own(resolved.model.party.name, "publisher")
     lock_party(session, caller.party_id)
-    if found.withdrawn_at is not None:
+    if resolved.withdrawn_at is not None:
         raise Conflict("model.withdrawn", "this revision was withdrawn", where=repo, hint="publish a better one")
-    files = {file.name: StoredFile(file.sha256, file.size, file.git_oid) for file in found.files}
+    files = {file.name: StoredFile(file.sha256, file.size, file.git_oid) for file in resolved.files}
     files[SIGNATURE] = stored
     known = get_known(session, caller, repo, revision_id(files))
     if known is not None:
         return known, False
-    if get_revision(session, caller, repo, "latest").id != found.id:
+    if get_revision(session, caller, repo, "latest").id != resolved.id:
         raise HubError(
             "signature.not_newest",
             "only a model's newest revision can be signed afterwards",
@@ -57,9 +57,9 @@ def sign(
         )
     made = commit(
         session,
-        found.model,
+        resolved.model,
         files=files,
-        checked=Checked(ModelMetadata.model_validate(found.content), found.safetensors, found.card),
+        checked=Checked(ModelMetadata.model_validate(resolved.content), resolved.safetensors, resolved.card),
         signature=signature,
         title="Sign",
         created_by=caller.name,

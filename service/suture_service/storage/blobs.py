@@ -125,7 +125,7 @@ class BlobStore:
 
     def sizes(self, digests: Iterable[str]) -> dict[str, int | None]:
         """Return the size in bytes of each file; None where there is none."""
-        return {sha256: found.size if found else None for sha256, found in self.find(digests).items()}
+        return {sha256: stored.size if stored else None for sha256, stored in self.find(digests).items()}
 
     def find(self, digests: Iterable[str]) -> Mapping[str, Stored | None]:
         """Return what is kept under each digest."""
@@ -134,10 +134,10 @@ class BlobStore:
 
     def list(self) -> Iterator[tuple[str, Stored]]:
         """Yield digest and file of everything that is kept."""
-        for found in self._place.list(_BLOBS):
-            match = _NAME.fullmatch(found.name)
+        for stored in self._place.list(_BLOBS):
+            match = _NAME.fullmatch(stored.name)
             if match is not None:
-                yield match[1], found
+                yield match[1], stored
 
     def delete(self, digests: Iterable[str]) -> None:
         """Remove kept files. Only `maintenance` and `purges` may say which."""
@@ -153,7 +153,7 @@ class BlobStore:
 
     def sweep_pieces(self, before: datetime) -> int:
         """Remove pieces kept before a moment; return how many."""
-        names = [found.name for found in self._place.list(_PIECES) if found.modified < before]
+        names = [stored.name for stored in self._place.list(_PIECES) if stored.modified < before]
         self._place.delete(names)
         return len(names)
 

@@ -130,10 +130,10 @@ class Bucket:
 
     async def _range(self, name: str, start: int, end: int) -> bytes:
         with _answered(name):
-            found = bytes(await obstore.get_range_async(self.store, name, start=start, end=end))
-        if len(found) != end - start:
+            content = bytes(await obstore.get_range_async(self.store, name, start=start, end=end))
+        if len(content) != end - start:
             raise missing(name)
-        return found
+        return content
 
     def sign(self, name: str, seconds: int) -> str | None:
         """Return an address from which anyone may read the object for that long."""
@@ -147,17 +147,17 @@ class Bucket:
     def _head(self, name: str) -> Stored | None:
         with _answered(name):
             try:
-                found = obstore.head(self.store, name)
+                head = obstore.head(self.store, name)
             except FileNotFoundError:
                 return None
-            return Stored(name, found["size"], found["last_modified"])
+            return Stored(name, head["size"], head["last_modified"])
 
     def list(self, prefix: str) -> Iterator[Stored]:
         """Yield every object below `prefix`."""
         with _answered(prefix):
             for batch in obstore.list(self.store, prefix=prefix):
-                for found in batch:
-                    yield Stored(str(found["path"]), found["size"], found["last_modified"])
+                for entry in batch:
+                    yield Stored(str(entry["path"]), entry["size"], entry["last_modified"])
 
     def delete(self, names: Iterable[str]) -> None:
         """Remove objects; one that is not there is no error."""
@@ -176,7 +176,7 @@ class Bucket:
     def sweep(self) -> int:
         """Remove temporary objects that are older than any upload; return how many."""
         horizon = datetime.now(UTC) - _ABANDONED
-        names = [found.name for found in self.list(TEMPORARY) if found.modified < horizon]
+        names = [stored.name for stored in self.list(TEMPORARY) if stored.modified < horizon]
         self.delete(names)
         return len(names)
 

@@ -128,9 +128,9 @@ class Folder:
         """Yield what is stored in the folder `prefix` and in those below it."""
         for folder, _, files in os.walk(self._path / prefix):
             for name in files:
-                found = self._stat(os.path.relpath(os.path.join(folder, name), self._path))  # noqa: PTH118
-                if found is not None:
-                    yield found
+                stored = self._stat(os.path.relpath(os.path.join(folder, name), self._path))  # noqa: PTH118
+                if stored is not None:
+                    yield stored
 
     def delete(self, names: Iterable[str]) -> None:
         """Remove files; one that is not there is no error."""
@@ -164,10 +164,10 @@ class Folder:
 
     def _stat(self, name: str) -> Stored | None:
         try:
-            found = (self._path / name).stat()
+            stat = (self._path / name).stat()
         except FileNotFoundError:
             return None
-        return Stored(name, found.st_size, datetime.fromtimestamp(found.st_mtime, UTC))
+        return Stored(name, stat.st_size, datetime.fromtimestamp(stat.st_mtime, UTC))
 
 
 async def _stream(file: BinaryIO, name: str, start: int, end: int) -> AsyncIterator[bytes]:

@@ -47,10 +47,10 @@ async def lease(hub: HubDep, site: SiteDep, request: Request, body: LeaseIn) -> 
     attempt and fence, and after the last attempt it has failed (`task.attempts_exhausted`).
     """
     await run_in_threadpool(service.note_presence, hub, site)
-    found = await hub.poll(
+    leased = await hub.poll(
         request, body.wait, party_news(site.party_id), lambda: run_in_threadpool(service.lease, hub, site)
     )
-    return found or Response(status_code=204)
+    return leased or Response(status_code=204)
 
 
 @router.post("/{task_id}/heartbeat", responses=answers(403, 404, 409, 422))

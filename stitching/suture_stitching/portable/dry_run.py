@@ -127,16 +127,16 @@ def measure(
     output_nodes = [ref.node for ref in leaves(graph.output)]
     plan = program.plan(frozenset(output_nodes))
     slots = program.slots(torch.device("meta"))
-    given = sum(tensor.numel() * tensor.element_size() for tensor in inputs)
-    memory = _Memory(budget.bytes + budget.input_times * given)
-    found: list[Input | None] = [None] * len(graph.nodes)
+    input_bytes = sum(tensor.numel() * tensor.element_size() for tensor in inputs)
+    memory = _Memory(budget.bytes + budget.input_times * input_bytes)
+    specs: list[Input | None] = [None] * len(graph.nodes)
     node_flops = [0] * len(graph.nodes)
     for node, name in plan.tensors:
         slots[node] = torch.empty(tensors[name].shape, dtype=_dtype(tensors[name]), device="meta")
     for node, index in plan.inputs:
         slots[node] = inputs[index]
     for node in (*(node for node, _ in plan.tensors), *(node for node, _ in plan.inputs)):
-        found[node] = _spec(slots[node])
+        specs[node] = _spec(slots[node])
         memory.hold(slots[node])
     total, moved, steps = 0, 0, len(plan.steps)
     for step in plan.steps:
@@ -149,7 +149,7 @@ def measure(
             raise program.failure(step.node, error) from error
         slots[step.node] = value
         if isinstance(value, Tensor):
-            found[step.node] = _spec(value)
+            specs[step.node] = _spec(value)
         read = _read_by(graph.nodes[step.node], slots)
         node_flops[step.node] = _flops(graph.nodes[step.node], slots, read, value)
         total += node_flops[step.node]
@@ -165,7 +165,7 @@ def measure(
     outputs = tuple(_spec(slots[node]) for node in output_nodes)
     _check_outputs(graph.outputs, outputs)
     cost = Cost(total, memory.peak, outputs, memory.bound, moved, steps)
-    return Measured(cost, tuple(found), tuple(node_flops))
+    return Measured(cost, tuple(specs), tuple(node_flops))
 
 
 def with_outputs(graph: Graph, tensors: Mapping[str, Tensor | TensorInfo]) -> Graph:
@@ -410,8 +410,8 @@ def _product(node: Node, tensors: Sequence[Tensor], elements: int) -> int:
 
 def _kernel(node: Node, slots: Slots, source: Tensor, result: Tensor) -> int:
     """A pooling with a window of a given size reads all of it for each element that comes out."""
-    given = bind(node)["kernel_size"]
-    parts = given if isinstance(given, tuple) else (given,)
+    window = bind(node)["kernel_size"]
+    parts = window if isinstance(window, tuple) else (window,)
     sizes = [int(slots[part.node] if isinstance(part, Ref) else part) for part in parts]  # type: ignore[arg-type]
     return int(math.prod(sizes) ** (_axes(node) if len(sizes) == 1 else 1))
 

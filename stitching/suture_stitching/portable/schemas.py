@@ -49,10 +49,10 @@ _FACTORIES = {"aten.zeros.default", "aten.ones.default", "aten.full.default", "a
 
 def _overload(name: str) -> Any:
     _, packet, overload = name.split(".")
-    found = getattr(getattr(torch.ops.aten, packet), overload)
-    if found._schema.is_mutable:
+    function = getattr(getattr(torch.ops.aten, packet), overload)
+    if function._schema.is_mutable:
         raise AssertionError(f"{name} changes its arguments and cannot be on the list")
-    return found
+    return function
 
 
 _OVERLOADS: dict[str, Any] = {name: _overload(name) for name in sorted(ATEN)}
@@ -335,8 +335,8 @@ def checked(node: Node) -> Callable[..., Any]:
         return function
     bounded = _POSITIVE | _NOT_NEGATIVE
     names = [argument.name for argument in schema_of(node.op).arguments]
-    given = [*zip(names, node.args, strict=False), *node.kwargs.items()]
-    if not any(name in bounded and any(_references(value)) for name, value in given):
+    arguments = [*zip(names, node.args, strict=False), *node.kwargs.items()]
+    if not any(name in bounded and any(_references(value)) for name, value in arguments):
         return function
 
     def run(*args: Any, **kwargs: Any) -> Any:
