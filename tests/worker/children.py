@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import psutil
@@ -14,7 +15,9 @@ def children_of(folder: TaskFolder) -> dict[str, psutil.Process]:
     """Return those at a task: "" for the task itself, or its share's step and number, `0.1`."""
     places = {folder.path / "scratch": "", **{path / "scratch": path.name for path in folder.shares.glob("*.*")}}
     found = {}
-    for process in psutil.process_iter(["name", "cwd"]):
-        if process.info["name"] == NAME and process.info["cwd"] and Path(process.info["cwd"]) in places:
-            found[places[Path(process.info["cwd"])]] = process
+    for process in psutil.process_iter(["name"]):
+        if process.info["name"] == NAME:
+            with contextlib.suppress(psutil.Error):
+                if (place := Path(process.cwd())) in places:
+                    found[places[place]] = process
     return found

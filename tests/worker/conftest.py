@@ -26,10 +26,14 @@ from suture_contract.model.signature import create_key
 from suture_service import operate
 from suture_service.settings import Settings
 from suture_stitching.portable.export import export
+from suture_worker import files
+from suture_worker.compute.checking import check_model
+from suture_worker.compute.preview import estimate
 from suture_worker.compute.work import server
 from suture_worker.config import SiteConfig, load_site, prepare_state
 from suture_worker.folder import Assignment, TaskFolder, Terms
 from suture_worker.leased_task import LeasedTask
+from suture_worker.rules.inbox import Estimate
 
 SITE = """\
 [hub]
@@ -313,6 +317,30 @@ def write_json() -> Callable[[Path, Any], None]:
         path.write_text(json.dumps(content), encoding="utf-8")
 
     return write
+
+
+_checked: dict[tuple[str, str], frozenset[str]] = {}
+_estimated: dict[tuple[str, ...], Estimate | None] = {}
+
+
+@pytest.fixture
+def looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an agent has processes of their own find out of the same files is found out once, by the first test."""
+
+    def checked(path: Path, metadata: ModelMetadata) -> frozenset[str]:
+        key = files.sha256_of(path), metadata.to_json()
+        if key not in _checked:
+            _checked[key] = check_model(path, metadata)
+        return _checked[key]
+
+    def estimated(folder: TaskFolder) -> Estimate | None:
+        key = tuple(files.sha256_of(path) for path in sorted(folder.members.glob("*.safetensors")))
+        if key not in _estimated:
+            _estimated[key] = estimate(folder)
+        return _estimated[key]
+
+    monkeypatch.setattr("suture_worker.agent.fetching.check_model", checked)
+    monkeypatch.setattr("suture_worker.agent.admission.estimate", estimated)
 
 
 class LiveHub:

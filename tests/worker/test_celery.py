@@ -19,6 +19,8 @@ from tests.worker.children import children_of
 from suture_contract.errors import SutureError
 from suture_worker import broker
 from suture_worker.compute.celery_app import TASK, make_app, ring
+from suture_worker.config import load_site, prepare_state
+from suture_worker.folder import TaskFolder
 
 
 def until(condition, seconds=120.0):
@@ -52,6 +54,9 @@ class Site:
             return False
 
     def start_worker(self):
+        """Start the worker unless it runs."""
+        if "worker" in self.processes and self.processes["worker"].poll() is None:
+            return
         before = self.log("worker").count("ready.") if "worker" in self.processes else 0
         self.start("worker")
         until(lambda: self.log("worker").count("ready.") > before)
@@ -77,8 +82,24 @@ class Site:
         return until(find)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def site(make, tmp_path_factory):
+    """One site for all tests."""
+    config = load_site(make.write_site(tmp_path_factory.mktemp("celery") / "site"))
+    prepare_state(config)
+    return config
+
+
+@pytest.fixture(autouse=True)
+def _no_task_is_left(site):
+    yield
+    for path in (site.state / "tasks").iterdir():
+        TaskFolder(path.parent, path.name).remove()
+
+
+@pytest.fixture(scope="module")
 def running(site):
+    """The site's Redis, and its worker once a test has started it: it serves the next ones, too."""
     here = Site(site)
     here.start("redis")
     until(here.answers)
@@ -97,7 +118,7 @@ def test_a_message_is_json_and_holds_an_id(running):
     ring(running.app, "task_fit")
     assert broker.waiting(running.config) == 1
     with broker.connect(running.config) as client:
-        message = json.loads(client.lindex(broker.QUEUE, 0))
+        message = json.loads(client.rpop(broker.QUEUE))
     assert message["content-type"] == "application/json"
     arguments, keywords, _ = json.loads(base64.b64decode(message["body"]))
     assert (arguments, keywords) == (["task_fit"], {})
@@ -127,6 +148,43 @@ def test_the_worker_does_a_task_and_outlives_its_child(running, data, assign, qu
     folder = assign("evaluate", dataset="other")  # no such file: the worker is still there to say so
     ring(running.app, folder.id)
     assert until(lambda: folder.outcome).code == "dataset.missing_path"
+
+
+def test_hostile_messages_do_nothing(running, data, assign, quick, tmp_path):
+    running.start_worker()
+    trap = tmp_path / "trap"
+    headers = {"lang": "py", "task": TASK, "id": "x", "argsrepr": "", "kwargsrepr": ""}
+    properties = {"delivery_info": {"exchange": "", "routing_key": broker.QUEUE}, "delivery_tag": "x"}
+
+    class Trap:
+        def __reduce__(self):
+            return (Path(trap).touch, ())
+
+    def message(body, content_type="application/json", **changes):
+        return {
+            "body": base64.b64encode(body).decode(),
+            "content-encoding": "utf-8" if content_type == "application/json" else "binary",
+            "content-type": content_type,
+            "headers": {**headers, **changes},
+            "properties": {**properties, "body_encoding": "base64"},
+        }
+
+    embedded = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+    hostile = [
+        message(pickle.dumps(([Trap()], {}, embedded)), "application/x-python-serialize"),
+        message(json.dumps([["../../../etc"], {}, embedded]).encode()),
+        message(json.dumps([[{"x": 1}], {}, embedded]).encode()),
+        message(json.dumps([[], {"folder": "/etc"}, embedded]).encode()),
+        message(json.dumps([["task_fit"], {}, embedded]).encode(), task="os.system"),
+    ]
+    with broker.connect(running.config) as client:
+        for entry in hostile:
+            client.lpush(broker.QUEUE, json.dumps(entry))
+    folder = assign("evaluate", dataset="other")
+    ring(running.app, folder.id)
+    assert until(lambda: folder.outcome).code == "dataset.missing_path"
+    assert not trap.exists()
+    assert running.processes["worker"].poll() is None
 
 
 def test_celery_delivers_again_when_its_process_is_killed(running, data, assign, long):
@@ -169,40 +227,3 @@ def test_a_worker_told_to_stop_does_so_in_the_middle_of_a_task(running, data, as
     assert time.monotonic() - began < 60
     until(lambda: gone(child) and gone(pool))
     assert folder.outcome is None
-
-
-def test_hostile_messages_do_nothing(running, data, assign, quick, tmp_path):
-    running.start_worker()
-    trap = tmp_path / "trap"
-    headers = {"lang": "py", "task": TASK, "id": "x", "argsrepr": "", "kwargsrepr": ""}
-    properties = {"delivery_info": {"exchange": "", "routing_key": broker.QUEUE}, "delivery_tag": "x"}
-
-    class Trap:
-        def __reduce__(self):
-            return (Path(trap).touch, ())
-
-    def message(body, content_type="application/json", **changes):
-        return {
-            "body": base64.b64encode(body).decode(),
-            "content-encoding": "utf-8" if content_type == "application/json" else "binary",
-            "content-type": content_type,
-            "headers": {**headers, **changes},
-            "properties": {**properties, "body_encoding": "base64"},
-        }
-
-    embedded = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
-    hostile = [
-        message(pickle.dumps(([Trap()], {}, embedded)), "application/x-python-serialize"),
-        message(json.dumps([["../../../etc"], {}, embedded]).encode()),
-        message(json.dumps([[{"x": 1}], {}, embedded]).encode()),
-        message(json.dumps([[], {"folder": "/etc"}, embedded]).encode()),
-        message(json.dumps([["task_fit"], {}, embedded]).encode(), task="os.system"),
-    ]
-    with broker.connect(running.config) as client:
-        for entry in hostile:
-            client.lpush(broker.QUEUE, json.dumps(entry))
-    folder = assign("evaluate", dataset="other")
-    ring(running.app, folder.id)
-    assert until(lambda: folder.outcome).code == "dataset.missing_path"
-    assert not trap.exists()
-    assert running.processes["worker"].poll() is None

@@ -25,6 +25,9 @@ from suture_worker.stop import Stop
 MODELS = ["north/net", "south/net"]
 
 
+pytestmark = pytest.mark.usefixtures("looked_at_once")
+
+
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch):
     monkeypatch.setattr("suture_worker.agent.agent.LEASE_WAIT", 0.3)

@@ -6,9 +6,12 @@ import json
 import os
 import re
 import signal
-import threading
 import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -208,33 +211,19 @@ def child_of(folder: TaskFolder, seconds: float = 120.0) -> int:
     raise AssertionError("no child")
 
 
-@pytest.fixture
-def in_background(site):
-    threads = []
-
-    def do(folder):
-        try:
-            work(site, folder.id)
-        finally:
-            server.stop()
-
-    def begin(folder):
-        thread = threading.Thread(target=do, args=(folder,))
-        thread.start()
-        threads.append(thread)
-        return thread
-
-    yield begin
-    for thread in threads:
-        thread.join(120)
-        assert not thread.is_alive()
+@contextmanager
+def meanwhile(act: Callable[[], object]) -> Iterator[None]:
+    """Do something beside the block, which is the worker's own thread: its server of children stays with it."""
+    with ThreadPoolExecutor(1) as other:
+        acting = other.submit(act)
+        yield
+    acting.result()
 
 
-def test_a_child_that_is_killed(site, data, assign, in_background, long):
+def test_a_child_that_is_killed(site, data, assign, long):
     folder = assign(options=long)
-    thread = in_background(folder)
-    os.kill(child_of(folder), signal.SIGKILL)
-    thread.join(120)
+    with meanwhile(lambda: os.kill(child_of(folder), signal.SIGKILL)):
+        work(site, folder.id)
     assert "SIGKILL" in failed(site, folder, "work.interrupted")
     assert folder.outcome.retryable
 
@@ -252,16 +241,20 @@ def test_a_run_goes_on_where_the_last_one_was(site, data, assign):
     assert {name: (folder.results / name).read_bytes() for name in results} == results
 
 
-def test_a_child_that_does_not_listen_is_killed(site, data, assign, in_background, monkeypatch, long):
+def test_a_child_that_does_not_listen_is_killed(site, data, assign, monkeypatch, long):
     monkeypatch.setattr("suture_worker.compute.work.GRACE_SECONDS", 1.0)
     folder = assign(options=long)
-    thread = in_background(folder)
-    pid = child_of(folder)
-    os.kill(pid, signal.SIGSTOP)
-    folder.cancel()
-    thread.join(120)
+    stopped = []
+
+    def stop_listening():
+        stopped.append(child_of(folder))
+        os.kill(stopped[0], signal.SIGSTOP)
+        folder.cancel()
+
+    with meanwhile(stop_listening):
+        work(site, folder.id)
     assert folder.outcome.state == "cancelled"
-    assert not Path(f"/proc/{pid}").exists()
+    assert not Path(f"/proc/{stopped[0]}").exists()
 
 
 def test_what_was_interrupted_too_often_is_given_up(site, data, assign):
@@ -275,29 +268,34 @@ def test_what_was_interrupted_too_often_is_given_up(site, data, assign):
 # Confinement
 
 
-def test_the_child_s_surroundings_and_its_end_when_cancelled(site, data, assign, in_background, monkeypatch, long):
+def test_the_child_s_surroundings_and_its_end_when_cancelled(site, data, assign, monkeypatch, long):
     for name in ("SUTURE_TOKEN", "HTTPS_PROXY", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "secret-0042")
     monkeypatch.setattr("suture_worker.compute.work.GRACE_SECONDS", 100.0)
+    server.stop()  # it had the environment of before
     folder = assign(options=long)
-    thread = in_background(folder)
-    process = Path(f"/proc/{child_of(folder)}")
-    environment = (process / "environ").read_bytes()
-    status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
-    limits = (process / "limits").read_text()
-    opened = [str(path.readlink()) for path in (process / "fd").iterdir()]
-    began = time.monotonic()
-    folder.cancel()
-    thread.join(90)
+    seen: dict[str, Any] = {}
+
+    def look():
+        process = Path(f"/proc/{child_of(folder)}")
+        seen["environment"] = (process / "environ").read_bytes()
+        seen["status"] = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
+        seen["limits"] = (process / "limits").read_text()
+        seen["opened"] = [str(path.readlink()) for path in (process / "fd").iterdir()]
+        seen["asked"] = time.monotonic()
+        folder.cancel()
+
+    with meanwhile(look):
+        work(site, folder.id)
     assert folder.outcome.state == "cancelled"
-    assert time.monotonic() - began < 90, "it was asked, and did not have to be killed"
-    assert b"secret-0042" not in environment
-    assert b"suture_t_1" not in environment
-    assert f"HOME={site.state}".encode() in environment.split(b"\0")
-    assert status["Seccomp"].strip() == "2"
-    assert status["NoNewPrivs"].strip() == "1"
-    assert re.search(r"^Max core file size +0 +0 ", limits, re.MULTILINE)
-    assert not [place for place in opened if place.startswith("socket:")]
+    assert time.monotonic() - seen["asked"] < 90, "it was asked, and did not have to be killed"
+    assert b"secret-0042" not in seen["environment"]
+    assert b"suture_t_1" not in seen["environment"]
+    assert f"HOME={site.state}".encode() in seen["environment"].split(b"\0")
+    assert seen["status"]["Seccomp"].strip() == "2"
+    assert seen["status"]["NoNewPrivs"].strip() == "1"
+    assert re.search(r"^Max core file size +0 +0 ", seen["limits"], re.MULTILINE)
+    assert not [place for place in seen["opened"] if place.startswith("socket:")]
     assert "the child" not in folder.log.read_text(), "this kernel could confine it"
 
 

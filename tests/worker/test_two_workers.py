@@ -1,0 +1,98 @@
+"""Two real workers that share a task: the same result as from one, also when one of them is killed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tests.worker.children import children_of
+from tests.worker.test_celery import Site, until
+from tests.worker.test_shards import OPTIONS, divided_site, shares
+
+from suture_worker.capacity import places
+from suture_worker.compute.celery_app import ring
+from suture_worker.compute.work import work
+
+RESULTS = ("candidates.json", "stitches.safetensors", "document.json")
+SECONDS = 150.0
+
+
+def results(folder):
+    return {name: (folder.results / name).read_bytes() for name in RESULTS if (folder.results / name).exists()}
+
+
+def shares_at_work(folder):
+    """The processes that compute shares of the task, by step and number."""
+    return {share: process for share, process in children_of(folder).items() if share}
+
+
+@pytest.fixture(scope="module")
+def site(make, tmp_path_factory):
+    return divided_site(tmp_path_factory.mktemp("two") / "site", make)
+
+
+@pytest.fixture(scope="module")
+def two(site):
+    """A site with two workers, as on two machines with one state folder."""
+    here = Site(site)
+    here.start("redis")
+    until(here.answers)
+    for name in ("first", "second"):
+        part = Site(site)
+        part.start_worker()
+        here.processes[name] = part.processes["worker"]
+    until(lambda: places(site.state) == 2)
+    yield here
+    for process in reversed(here.processes.values()):
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def test_two_workers_give_what_one_gives(two, site, assign):
+    folder = assign(options=OPTIONS)
+    assert work(site, folder.id) == "done", folder.log.read_text()
+    alone = results(folder)
+
+    folder = assign(options=OPTIONS)
+    ring(two.app, folder.id)
+    assert until(lambda: folder.outcome, SECONDS).state == "done", two.log("worker")
+    assert results(folder) == alone
+    assert sorted(shares(folder)) == ["0.0", "0.1", "1.0", "1.1"]
+    assert all(json.loads((path / "outcome.json").read_text())["state"] == "done" for path in shares(folder).values())
+    parts = {path.name for path in folder.checkpoint.iterdir()}
+    assert {f"reading-train-{index}.safetensors" for index in range(3)} <= parts
+    until(lambda: not folder.busy)
+
+    files = {name: alone[name] for name in RESULTS[:2]}
+    folder = assign("evaluate", files=files)
+    ring(two.app, folder.id)
+    assert until(lambda: folder.outcome, SECONDS).state == "done", two.log("worker")
+    shared = results(folder)
+    assert sorted(shares(folder)) == ["0.0", "0.1"]
+    until(lambda: not folder.busy)
+    folder = assign("evaluate", files=files)
+    assert work(site, folder.id) == "done"
+    assert results(folder) == shared
+
+
+def test_the_share_of_a_killed_worker_is_done_by_the_other(two, site, assign):
+    folder = assign(options=OPTIONS)
+    ring(two.app, folder.id)
+    both = until(lambda: found if len(found := shares_at_work(folder)) == 2 else None, SECONDS)
+    kept, lost = sorted(both)  # of one step, whichever was seen first
+    worker = both[lost].parent().parent().parent()
+    assert worker.pid in {two.processes[name].pid for name in ("first", "second")}
+    worker.kill()
+    until(lambda: places(site.state) == 1)
+    until(lambda: not folder.busy, SECONDS)
+    assert folder.outcome is None
+    ring(two.app, folder.id)  # as the agent does when nobody is at it
+    assert until(lambda: folder.outcome, SECONDS).state == "done", two.log("worker")
+    assert (folder.shares / kept / "runs").read_text() == "1"
+    assert (folder.shares / lost / "runs").read_text() == "2"
+    shared = results(folder)
+    until(lambda: not folder.busy)
+    folder = assign(options=OPTIONS)
+    assert work(site, folder.id) == "done"
+    assert results(folder) == shared
