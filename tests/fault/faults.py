@@ -266,6 +266,7 @@ def divided() -> list[Cell]:
 
 def _at_shares(stage: str, fault: Callable[[Place, Job], None]) -> Callable[[Place, str], Ended]:
     def play(place: Place, name: str) -> Ended:
+        place.start_second()
         job = place.ask(name)
         release = reach_divided(place, job, stage)
         try:
@@ -273,9 +274,7 @@ def _at_shares(stage: str, fault: Callable[[Place, Job], None]) -> Callable[[Pla
         finally:
             release()
         place.wait(job)
-        ended = place.outcome(job, name)
-        place.start_second()
-        return ended
+        return place.outcome(job, name)
 
     return play
 

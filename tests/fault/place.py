@@ -27,6 +27,7 @@ from suture.errors import HubError
 from suture.http import Connection
 from suture.hub import Hub
 from suture.job import Job
+from suture_contract.files import write_text
 from suture_service import operate
 from suture_service.settings import Settings
 from suture_worker import broker
@@ -205,10 +206,18 @@ class Place:
         folder.mkdir()
         (folder / "token").touch(mode=0o600)
         (folder / "token").write_text(operate.add_site(self.settings, "north", "main"))
+        self._write_rules()
+
+    def _write_rules(self) -> None:
         data, labels = self.root / "patches.npz", json.dumps(LABELS)
         divide = 0 if self.two_workers else 3600
         text = _SITE.format(url=self.relay.url, state=self.state, data=data, labels=labels, divide=divide)
-        (folder / "site.toml").write_text(text)
+        write_text(self.root / "site" / "site.toml", text)
+
+    def use_two_workers(self) -> None:
+        """Have every task divided from now on, by two workers, though the site runs."""
+        self.two_workers = True
+        self._write_rules()
 
     def _mount(self) -> None:
         """Give the site's state a disk of its own, as the superuser may."""
@@ -356,7 +365,7 @@ class Place:
                 return None
             return status.state if status.ended else None
 
-        return until(ended, f"{job.id} ends", seconds, 0.1)
+        return until(ended, f"{job.id} ends", seconds, 0.3)
 
     def outcome(self, job: Job, name: str) -> Ended:
         """What a job that has ended left: everything that must hold is checked here."""

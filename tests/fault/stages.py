@@ -51,7 +51,8 @@ def reach(place: Place, job: Job, stage: Stage, gate: Gate | None) -> Release:
         return gate.release.set
     kind = "evaluate" if stage == "evaluating" else "fit"
     folder = until(lambda: place.folder(job, kind), f"the folder of the {kind}", LONGEST)
-    (child,) = until(lambda: place.find("child"), "a child", LONGEST, 0.002)
+    # Its log is its own first act, and sooner looked for than a process.
+    (child,) = until(lambda: folder.log.exists() and place.find("child"), "a child", LONGEST, 0.002)
     # In steps: it stands still while its files are looked at, and when the stage is reached.
     child.suspend()
     until(lambda: _in(folder, stage) or _step(child), stage, LONGEST, 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from tests.fault.faults import Cell, divided, judge, killed, specials, undisturbed
@@ -46,12 +45,11 @@ def test_the_result_is_the_undisturbed_one_or_none(place: Place, reference: Ende
     judge(cell, cell.play(place, cell.name), reference)
 
 
-def test_one_of_two_workers_is_killed_in_the_middle_of_what_they_share(tmp_path: Path) -> None:
+def test_one_of_two_workers_is_killed_in_the_middle_of_what_they_share(place: Place, reference: Ended) -> None:
+    """After the tests above: what two workers share comes to what one alone makes of it."""
     (cell,) = (cell for cell in divided() if cell.name == "sigkill-of-one-of-two-workers-refining-divided")
-    (tmp_path / "models").mkdir()
-    (tmp_path / "place").mkdir()
-    with place_in(tmp_path / "place", make_models(tmp_path / "models"), two_workers=True) as place:
-        judge(cell, cell.play(place, cell.name), undisturbed(place))
+    place.use_two_workers()
+    judge(cell, cell.play(place, cell.name), reference)
 
 
 def test_what_was_killed_was_started_again(place: Place, reference: Ended) -> None:
