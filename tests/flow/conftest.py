@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -23,6 +24,8 @@ from suture_local.story import PartyData
 from suture_local.training import train
 
 LABELS = digits.LABELS
+#: Seconds after which a command hangs, however busy the machine is.
+LONGEST = 1200
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +56,7 @@ def exported(data: dict[str, PartyData], tmp_path_factory: pytest.TempPathFactor
 
 @dataclass(frozen=True)
 class Place:
-    """A running installation with the sites of north and south; east has a site that is never started."""
+    """A running installation with the sites of north and south; east has a site that is not started."""
 
     here: Installation
     hubs: dict[str, Hub]
@@ -72,14 +75,14 @@ def place(
         here.start_hub()
         for party in ("north", "south", "east"):
             here.add_party(party)
-        for party in digits.PARTIES:
+        allow: dict[str, dict[str, list[str]]]
+        allow = {"north": {"north": ["fit", "evaluate"]}, "south": {"north": ["evaluate"]}, "east": {}}
+        for party, rules in allow.items():
             path = root / party / "data" / "digits.npz"
-            digits.save(path, data[party])
-            dataset = digits.described(path)
-            actions = ["fit", "evaluate"] if party == "north" else ["evaluate"]
-            here.add_site(party, {"digits": dataset}, allow={"north": actions}, limits={"threads": 1})
+            digits.save(path, data["south" if party == "east" else party])
+            here.add_site(party, {"digits": digits.described(path)}, allow=rules, limits={"threads": 1})
+        for party in digits.PARTIES:
             here.start_site(party)
-        here.add_site("east", {}, allow={})
         here.wait_until_ready()
         hubs = {party: Hub(here.url, here.token(party)) for party in ("north", "south", "east")}
         for party in digits.PARTIES:
@@ -92,7 +95,10 @@ def place(
 
 
 class Command:
-    """`suture …` as a process of its own, and all processes that ever descended from it."""
+    """`suture …` as a process of its own, and all processes that were seen to descend from it."""
+
+    #: Seconds between two looks at all processes of the machine: a look takes some hundredths of a second itself.
+    _BETWEEN_LOOKS = 0.5
 
     def __init__(self, *arguments: str, home: Path) -> None:
         self.output = home / "output.txt"
@@ -104,23 +110,28 @@ class Command:
                 env={**os.environ, "XDG_CONFIG_HOME": str(home / "config"), "XDG_CACHE_HOME": str(home / "cache")},
             )
         self.family: set[psutil.Process] = {psutil.Process(self.process.pid)}
+        self._looked = 0.0
 
-    def look(self) -> str:
-        """Note the present descendants and return the output so far."""
-        for process in list(self.family):
-            try:
-                self.family.update(process.children(recursive=True))
-            except psutil.NoSuchProcess:
-                continue
-        return self.output.read_text()
+    def look(self) -> None:
+        """Note the present descendants, unless that was done a moment ago."""
+        if time.monotonic() < self._looked + self._BETWEEN_LOOKS:
+            return
+        parents: dict[psutil.Process, int] = {}
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                parents[process] = process.ppid()
+        known = {process.pid for process in self.family}
+        while new := {process for process, parent in parents.items() if parent in known} - self.family:
+            self.family |= new
+            known |= {process.pid for process in new}
+        self._looked = time.monotonic()
 
     def wait_for(self, text: str) -> str:
         return self.wait_until(lambda: text in self.output.read_text())
 
-    def wait_until(self, condition: Callable[[], bool], *, seconds: float = 240) -> str:
+    def wait_until(self, condition: Callable[[], bool]) -> str:
         """Return the output so far as soon as `condition` holds, which it must before the command ends."""
-        deadline = time.monotonic() + seconds
-        self.look()
+        deadline = time.monotonic() + LONGEST
         while not condition():
             assert self.process.poll() is None, self.output.read_text()
             assert time.monotonic() < deadline, self.output.read_text()
@@ -128,8 +139,8 @@ class Command:
             self.look()
         return self.output.read_text()
 
-    def wait(self, *, seconds: float = 240) -> int:
-        deadline = time.monotonic() + seconds
+    def wait(self) -> int:
+        deadline = time.monotonic() + LONGEST
         while self.process.poll() is None:
             self.look()
             assert time.monotonic() < deadline, self.output.read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -9,19 +10,24 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 
+from suture.hub import Hub
 from suture_contract.documents import Report
 from suture_local import digits, heart
 from suture_local.training import accuracy
 from suture_stitching.portable.runtime import load
+from suture_worker.compute.forkserver import NAME
 
 if TYPE_CHECKING:
     from tests.flow.conftest import Command
 
-pytestmark = pytest.mark.flow
+pytestmark = [pytest.mark.flow, pytest.mark.timeout(1800)]
+#: The fit is cut short: that its result is good is the demo's test.
+QUICK: dict[str, Any] = {"refine_steps": 20, "max_matches": 1}
 
 
 @pytest.fixture(scope="module")
@@ -99,17 +105,13 @@ def test_four_hospitals_play_with_tables_that_are_carried(suture: type[Command],
     assert not list((root / "hub").rglob("*.csv"))
 
 
-@pytest.mark.parametrize(
-    ("sent", "at"), [(signal.SIGINT, "asks for a stitch"), (signal.SIGTERM, "a hub, and at each party a site")]
-)
-def test_an_interrupted_demo_leaves_no_process(
-    suture: type[Command], tmp_path: Path, sent: signal.Signals, at: str
-) -> None:
+def test_an_interrupted_demo_leaves_no_process(suture: type[Command], tmp_path: Path) -> None:
+    """While its processes start; `suture up`, below, is interrupted in the middle of a job."""
     command = suture("demo", "--root", str(tmp_path / "root"), home=tmp_path)
-    command.wait_for(at)
+    command.wait_for("a hub, and at each party a site")
     command.wait_until(lambda: len(command.family) >= 4)
-    command.process.send_signal(sent)
-    assert command.wait(seconds=180) == 128 + sent
+    command.process.send_signal(signal.SIGINT)
+    assert command.wait() == 130
     assert command.left_running() == []
 
 
@@ -122,24 +124,43 @@ def test_what_up_tells_to_type_works_and_a_second_up_goes_on(suture: type[Comman
     typed = re.findall(r"^  (\S.*suture.*)$", told.partition("In another terminal")[2], re.MULTILINE)
     assert len(typed) == 3
     for line in typed:
-        # The fit is cut short: that its result is good is the demo's test.
-        ended = run(line + " --option refine_steps=20 --option max_matches=1" * (" stitch " in line), tmp_path)
+        quick = "".join(f" --option {name}={value}" for name, value in QUICK.items()) * (" stitch " in line)
+        ended = run(line + quick, tmp_path)
         assert ended.returncode == 0, f"{line}\n{ended.stdout}{ended.stderr}"
     report = json.loads(run("suture report local/stitched --format json", tmp_path).stdout)
     assert report["requester"] == "local"
+    job = hub_of(told, token).stitch(["local/first", "local/second"], "digits", publish_as="again", **QUICK)
+    command.wait_until(lambda: at_work(command))
     command.process.send_signal(signal.SIGINT)
-    assert command.wait(seconds=180) == 130
+    assert command.wait() == 130
     assert command.left_running() == []
 
     again = suture("up", "--root", str(root), home=tmp_path)
     told = again.wait_for("Ctrl-C stops")
     assert token not in told
     assert run(re.findall(r"^  (.*login.*)$", told, re.MULTILINE)[0], tmp_path).returncode == 0
+    assert hub_of(told, token).job(job.id).wait(240, progress=False).state == "complete"
     models = json.loads(run("suture models --format json", tmp_path).stdout)
-    assert {model["id"] for model in models} == {"local/first", "local/second", "local/stitched"}
+    assert {model["id"] for model in models} == {f"local/{name}" for name in ("first", "second", "stitched", "again")}
     again.process.send_signal(signal.SIGTERM)
-    assert again.wait(seconds=180) == 143
+    assert again.wait() == 143
     assert again.left_running() == []
+
+
+def hub_of(told: str, token: str) -> Hub:
+    """Return the hub whose address `suture up` told."""
+    address = re.search(r"^hub +(http://\S+)", told, re.MULTILINE)
+    assert address is not None
+    return Hub(address[1], token)
+
+
+def at_work(command: Command) -> bool:
+    """Whether a task's process runs below the command."""
+    for process in command.family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.name() == NAME:
+                return True
+    return False
 
 
 def others_files(configuration: str, folder: Path) -> set[str]:

@@ -1,4 +1,4 @@
-"""The whole way with real processes: publish, ask, fit, evaluate elsewhere, compose, pull; on PostgreSQL."""
+"""The whole way with real processes: publish, ask, contribute, fit, evaluate, compose, pull; on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from suture.errors import NotFound
 from suture.job import JobFailed
 from suture_contract.documents import Evaluation
 from suture_contract.errors import Cancelled
+from suture_contract.files import write_text
+from suture_stitching.fitting.contribute import Contribution
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +29,22 @@ MODELS = ["north/digits", "south/digits"]
 SECONDS = 240
 #: A fit that is over soon: what is fitted well is tested with the engine.
 QUICK: dict[str, Any] = {"alphas": [0.5], "max_matches": 2, "refine_candidates": 1, "refine_steps": 20}
+#: What south allows in the end.
+CONTRIBUTING = """
+[[policy.allow]]
+parties = ["north"]
+actions = ["contribute"]
+datasets = ["digits"]
+min_samples = 50
+contributions_per_month = 1
+epsilon = 8
+delta = 1e-5
+"""
+
+
+def egress_of(state: Path) -> list[dict[str, Any]]:
+    """What left a site, by its log."""
+    return [json.loads(line) for line in (state / "outbox" / "egress.jsonl").read_text().splitlines()]
 
 
 def test_two_parties_get_an_ensemble_and_its_report(
@@ -86,11 +104,11 @@ def test_two_parties_get_an_ensemble_and_its_report(
 
 def test_only_numbers_left_the_other_site(place: Place) -> None:
     """After the test above: everything that left south is in its log, byte for byte, and is an evaluation."""
-    outbox = place.here.site_file("south").parent / "state" / "outbox"
-    left = [json.loads(line) for line in (outbox / "egress.jsonl").read_text().splitlines()]
+    state = place.here.site_file("south").parent / "state"
+    left = egress_of(state)
     assert {entry["kind"] for entry in left} == {"progress", "result"}
     (result,) = [entry for entry in left if entry["kind"] == "result"]
-    body = (outbox / "documents" / result["sha256"]).read_bytes()
+    body = (state / "outbox" / "documents" / result["sha256"]).read_bytes()
     assert hashlib.sha256(body).hexdigest() == result["sha256"]
     evaluation = Evaluation.model_validate(json.loads(body)["document"])
     assert set(evaluation.splits) == {"validation", "test"}
@@ -157,3 +175,45 @@ def test_others_see_nothing_of_a_job(place: Place) -> None:
     with pytest.raises(NotFound):
         place.hubs["east"].job(hidden)
     assert [job.id for job in place.hubs["east"].jobs()] == asked
+
+
+def test_one_contributes_one_declines_and_the_fit_goes_on(place: Place) -> None:
+    """South's rule is written while its site runs; nobody may ask east, whose site starts only now."""
+    here, north = place.here, place.hubs["north"]
+    south_file = here.site_file("south")
+    write_text(south_file, south_file.read_text() + CONTRIBUTING)
+    here.start_site("east")
+    here.wait_until_online("south", "east")
+    job = north.stitch(
+        MODELS, "digits", contribute_from=["south", "east"], publish_as="joined", evaluate_within=SECONDS, **QUICK
+    )
+    status = job.wait(SECONDS, progress=False)
+    assert status.state == "complete"
+    assert [(task.kind, task.party, task.state) for task in status.tasks] == [
+        ("match", "north", "done"),
+        ("contribute", "south", "done"),
+        ("contribute", "east", "declined"),
+        ("fit", "north", "done"),
+        ("evaluate", "north", "done"),
+        ("compose", "north", "done"),
+    ]
+
+    report = job.report()
+    assert report.contributions is not None
+    (south,) = report.contributions
+    assert (south.party, south.epsilon, south.delta) == ("south", 8, 1e-5)
+    assert sum("of the moments from others" in candidate.label for candidate in report.candidates) >= 3
+
+    # What left south is what its log says, byte for byte: one file of moments, and how many samples they are of.
+    state = south_file.parent / "state"
+    (task,) = [task.id for task in status.tasks if (task.kind, task.party) == ("contribute", "south")]
+    left = [entry for entry in egress_of(state) if entry["task"] == task]
+    assert {entry["kind"] for entry in left} == {"progress", "file", "result"}
+    (file,) = [entry for entry in left if entry["kind"] == "file"]
+    kept = state / "outbox" / "documents" / file["sha256"]
+    assert hashlib.sha256(kept.read_bytes()).hexdigest() == file["sha256"]
+    contribution = Contribution.load(kept)
+    assert dict(contribution.described.n) == dict(south.n)
+    assert contribution.described.privacy is not None
+    ledger = [json.loads(line) for line in (state / "ledger.jsonl").read_text().split()]
+    assert [entry["epsilon"] for entry in ledger if entry["action"] == "contribute"] == [8]
