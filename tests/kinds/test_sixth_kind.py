@@ -12,6 +12,7 @@ import subprocess
 import sysconfig
 import venv
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -90,7 +91,7 @@ class Count(TaskKind):
 
 KIND = Count()
 '''
-#: Run in the copy's environment: prints what became of the task, as JSON.
+#: Run in the copy's environment: prints what became of the task with each number of samples, as JSON.
 PLAY = '''
 import json, sys
 from pathlib import Path
@@ -113,7 +114,6 @@ from suture_worker.folder import Assignment, TaskFolder
 from suture_worker.leased_task import LeasedTask
 
 _, KEY = create_key()
-place, samples = Path(sys.argv[1]), int(sys.argv[2])
 SITE = """
 [hub]
 url = "http://127.0.0.1:9"
@@ -137,7 +137,7 @@ tests = "tests.pub"
 """
 
 
-def site():
+def site(place, samples):
     (place / "site.toml").write_text(SITE)
     (place / "tests.pub").write_text(KEY.pem)
     (place / "token").write_text("suture_t_1\\n")
@@ -150,7 +150,7 @@ def site():
     return config
 
 
-def done(config, actor, leased):
+def done(config, actor, leased, place):
     """Do a leased task as the agent would."""
     task = LeasedTask.parse(leased)
     admission = Admission(config)
@@ -175,8 +175,9 @@ def done(config, actor, leased):
     return body["document"], actor.post(f"/v1/tasks/{task.id}/result", body).status_code
 
 
-settings = Settings(database_url=f"sqlite:///{place / 'hub.db'}", store=str(place / "store"), sweep_seconds=3600)
-if __name__ == "__main__":
+def play(place, samples):
+    place.mkdir()
+    settings = Settings(database_url=f"sqlite:///{place / 'hub.db'}", store=str(place / "store"), sweep_seconds=3600)
     operate.migrate(settings)
     app = hub_app(settings)
     with TestClient(app) as client:
@@ -184,15 +185,20 @@ if __name__ == "__main__":
         job = world.ask().json()
         world.fit()
         leased = {task["kind"]: task for task in (world.sites["south"].lease(), world.sites["south"].lease())}
-        result, status = done(site(), world.sites["south"], leased["count"])
-        server.stop()
+        result, status = done(site(place, samples), world.sites["south"], leased["count"], place)
         tasks = {task["kind"]: task["state"] for task in world.job(job)["tasks"] if task["party"] == "south"}
         described = client.app.openapi()["components"]["schemas"]
-        print(json.dumps({
+        return {
             "kinds": get_args(Kind), "result": result, "status": status, "tasks": tasks,
             "state": world.job(job)["state"], "api": described["TaskOut"]["properties"]["kind"]["enum"],
             "specs": [one["$ref"].rpartition("/")[2] for one in described["TaskLease"]["properties"]["spec"]["anyOf"]],
-        }))
+        }
+
+
+if __name__ == "__main__":
+    played = {samples: play(Path(sys.argv[1]) / samples, int(samples)) for samples in sys.argv[2:]}
+    server.stop()
+    print(json.dumps(played))
 '''
 
 
@@ -216,20 +222,25 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "venv/bin/python"
 
 
+@pytest.fixture(scope="module")
+def played(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What became of the task where there are enough samples, and where there are too few."""
+    place = tmp_path_factory.mktemp("played")
+    script = place / "play.py"
+    script.write_text(PLAY)
+    done = subprocess.run(
+        [python, script, place, "200", "20"], capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 @pytest.mark.parametrize(
     ("samples", "result", "state"),
     [(200, "counted", "done"), (20, ["declined", "policy.too_few_samples", ""], "declined")],
 )
-def test_a_sixth_kind_takes_one_file_on_each_side(
-    python: Path, tmp_path: Path, samples: int, result: object, state: str
-) -> None:
-    script = tmp_path / "play.py"
-    script.write_text(PLAY)
-    done = subprocess.run(
-        [python, script, tmp_path, str(samples)], capture_output=True, text=True, timeout=240, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+def test_a_sixth_kind_takes_one_file_on_each_side(played: Any, samples: int, result: object, state: str) -> None:
+    found = played[str(samples)]
     assert found["kinds"] == ["match", "contribute", "fit", "evaluate", "compose", "count"]
     assert sorted(found["api"]) == sorted(found["kinds"])
     assert "CountSpec" in found["specs"]
