@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from benchmarks.zoo import ZOO, Entry
 from torch import Tensor
 
 from suture_contract.errors import SutureError
-from suture_stitching.portable.export import export
+from suture_stitching.portable.export import Exported, export
 from suture_stitching.portable.runtime import load
 
 #: Their spatial sizes are part of what they are: position embeddings, layers over all pixels, or rounding up.
@@ -46,17 +48,29 @@ def outputs_and_gradients(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -
     return [output.detach() for output in outputs], [leaf.grad for leaf in leaves if leaf.requires_grad]
 
 
+@pytest.fixture(scope="module")
+def exported_as(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exported]:
+    """Export a network of the zoo, the first time that it is asked for."""
+    folder = tmp_path_factory.mktemp("zoo")
+
+    @cache
+    def exported(name: str) -> Exported:
+        entry = ZOO[name]
+        return export(
+            entry.build(small=True),
+            entry.batch(2, small=True),
+            folder / f"{name}.safetensors",
+            tolerance=1e-6,
+            dynamic_spatial=entry.other is not None,
+        )
+
+    return exported
+
+
 @pytest.mark.parametrize("name", ZOO)
-def test_a_network_makes_the_journey(name: str, tmp_path: Path) -> None:
+def test_a_network_makes_the_journey(name: str, exported_as: Callable[[str], Exported]) -> None:
     entry = ZOO[name]
-    module = entry.build(small=True)
-    exported = export(
-        module,
-        entry.batch(2, small=True),
-        tmp_path / "m.safetensors",
-        tolerance=1e-6,
-        dynamic_spatial=entry.other is not None,
-    )
+    module, exported = entry.build(small=True), exported_as(name)
     model = load(exported.path).requires_grad_()
     originals = dict(module.named_parameters())
     for size in (1, 5):
@@ -96,11 +110,9 @@ def test_sizes_that_torch_cannot_leave_free_are_named(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nesting_survives(tmp_path: Path) -> None:
+def test_nesting_survives(exported_as: Callable[[str], Exported]) -> None:
     for name in ("scan-and-table", "three-sequences", "monai-vit"):
-        entry = ZOO[name]
-        exported = export(entry.build(small=True), entry.batch(2, small=True), tmp_path / "m.safetensors")
-        output = load(exported.path)(*entry.batch(3, small=True))
+        output = load(exported_as(name).path)(*ZOO[name].batch(3, small=True))
         if name == "scan-and-table":
             assert list(output) == ["logits", "embeddings"]
             assert output["embeddings"][1][0].shape == (3, 4)
