@@ -201,7 +201,7 @@ def test_the_memory_for_a_table_does_not_grow_with_it(tmp_path, kind):
         return peak(DatasetSpec(path=path, format=kind, labels=("a", "b")))
 
     # Arrow reads 32 MiB of a text ahead, so that the small one must be larger.
-    small, large = 5, 12
+    small, large = 4, 8
     growth = (large - small) * piece.nbytes
     # As float32 numbers alone they would take half of it.
     assert peak_of(large) - peak_of(small) < growth / 4

@@ -116,7 +116,10 @@ def test_the_time_left_is_right_within_a_factor_of_two(
     """By a clock that the operations of real fits move on: which there are, in which order and how large."""
     monkeypatch.setattr(members, "_LARGEST_BATCH", 32)
     options = FitOptions(refine_steps=36, refine_candidates=3, max_matches=3)
-    contributions = [contribute(pair, dataset(seed=9), matches(pair, dataset(n=600), options=options), min_patients=1)]
+    contributions = []
+    if others:
+        matched = matches(pair, dataset(n=600), options=options)
+        contributions.append(contribute(pair, dataset(seed=9), matched, min_patients=1))
     seen: list[tuple[float, Progress]] = []
     with Machine(*MACHINES[machine]) as clock:
         monkeypatch.setattr(tracker, "monotonic", lambda: clock.now)
@@ -132,7 +135,7 @@ def test_the_time_left_is_right_within_a_factor_of_two(
             dataset(n=600),
             own=0,
             options=options,
-            contributions=contributions if others else (),
+            contributions=contributions,
             progress=lambda progress: seen.append((clock.now, progress)),
         )
     end = clock.now
