@@ -38,6 +38,7 @@ from suture.publishing import Visibility, send
 from suture.responses import AccessRequest, JobStatus, Model, Purged, Revision, read_report
 from suture.seen import Seen
 from suture.signing import Read, Trust, check_flags, signature_of
+from suture.tokens import Tokens
 from suture.transfers import OnBytes
 from suture_contract.documents import Report
 from suture_contract.errors import SutureError
@@ -88,6 +89,11 @@ class Hub:
     def keys(self) -> Keys:
         """The public keys of parties."""
         return Keys(self.connection)
+
+    @property
+    def tokens(self) -> Tokens:
+        """The tokens of your party, for its admin."""
+        return Tokens(self.connection)
 
     @property
     def trust(self) -> Trust:

@@ -129,6 +129,19 @@ class Revision(_Answer):
         return next(file for file in self.files if file.name == "model.safetensors")
 
 
+class TokenInfo(_Answer):
+    """A token of a party, or of its site, without the secret."""
+
+    id: str
+    name: str | None = None
+    site: str | None = None
+    roles: tuple[str, ...]
+    created_at: datetime
+    expires_at: datetime | None = None
+    last_used_at: datetime | None = None
+    revoked_at: datetime | None = None
+
+
 class RevisionName(_Answer):
     """A revision of a model."""
 

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from suture_service.errors import Forbidden, Unauthorized
+from suture_service.errors import Forbidden, Suspended, Unauthorized
 from suture_service.hub import HubDep
 from suture_service.origin import Origin, origin
 from suture_service.tokens import find_token, mark_used
@@ -98,6 +98,8 @@ def authenticate(
         if token is None:
             hub.limits.count_wrong_token(address)
             raise Unauthorized
+        if token.party.suspended_at is not None or (token.site is not None and token.site.suspended_at is not None):
+            raise Suspended
         caller = Caller(
             token.id,
             token.party_id,

@@ -52,6 +52,17 @@ class Forbidden(HubError):
     status = 403
 
 
+class Suspended(Forbidden):
+    """The token is good, and its party or site is not let in for now."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "auth.suspended",
+            "this party or site is suspended for now",
+            hint="the hub's operator can resume it",
+        )
+
+
 class Conflict(HubError):
     """The request does not fit the present state."""
 

@@ -34,6 +34,7 @@ from suture_service.hub import HubContext, HubDep
 from suture_service.jobs import endpoints as jobs
 from suture_service.jobs.lifecycle import sweep_until_closing
 from suture_service.keys import endpoints as keys
+from suture_service.membership import endpoints as membership
 from suture_service.models import endpoints as models
 from suture_service.models.references import refuse_lost_references
 from suture_service.observe import Metrics, Observe, configure_logging
@@ -107,7 +108,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Observe, metrics=hub.metrics, max_request_bytes=settings.max_request_bytes)
     errors.install(app)
     app.include_router(health)
-    for room in (parties, sites, keys, models, revisions, purges, access, jobs, tasks, audit):
+    for room in (parties, membership, sites, keys, models, revisions, purges, access, jobs, tasks, audit):
         app.include_router(room.router, dependencies=[Depends(known_parameters)])
     if settings.oidc_issuer:
         app.include_router(people.router, dependencies=[Depends(known_parameters)])

@@ -35,6 +35,7 @@ from suture_service.parties.service import checked_name, is_online
 from suture_service.settings import Settings
 from suture_service.sites.service import add_site as add_site_row
 from suture_service.storage import open_store
+from suture_service.tables import Party
 
 ROLES: tuple[Role, ...] = get_args(Role)
 _ALL = 100_000
@@ -48,6 +49,9 @@ class PartyRow:
     created_at: datetime
     sites: tuple[str, ...]
     online: tuple[str, ...]
+    #: Sites that are not let in for now.
+    suspended: tuple[str, ...]
+    party_suspended: bool
 
 
 @dataclass(frozen=True)
@@ -174,15 +178,19 @@ def list_parties(settings: Settings) -> list[PartyRow]:
     """Return all parties by name, with their sites."""
     now = utc_now()
     with reading(settings) as session:
-        return [
-            PartyRow(
-                party.name,
-                party.created_at,
-                tuple(site.name for site in party.sites),
-                tuple(site.name for site in party.sites if is_online(site, now, settings.online_seconds)),
-            )
-            for party in repository.list_parties(session, None, _ALL)
-        ]
+        return [_row(party, now, settings.online_seconds) for party in repository.list_parties(session, None, _ALL)]
+
+
+def _row(party: Party, now: datetime, online_seconds: float) -> PartyRow:
+    sites = [site for site in party.sites if site.removed_at is None]
+    return PartyRow(
+        party.name,
+        party.created_at,
+        tuple(site.name for site in sites),
+        tuple(site.name for site in sites if is_online(site, now, online_seconds)),
+        tuple(site.name for site in sites if site.suspended_at is not None),
+        party.suspended_at is not None,
+    )
 
 
 def list_tokens(settings: Settings, party: str) -> list[TokenRow]:

@@ -234,6 +234,22 @@ def test_export_publish_list_and_pull(signed_in: str, folder: Path) -> None:
     assert json.loads(suture("pull", "north/animals", "here", "--format", "json").stdout)["folder"] == "here"
 
 
+def test_an_admin_lists_and_revokes_tokens_from_afar(
+    signed_in: str, live_hub: LiveHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert suture("tokens", "list").exit_code == ExitCode.AUTH  # no admin
+    lost = operate.create_token(live_hub.settings, "north", ["publisher"], name="lost-laptop")[0]
+    monkeypatch.setenv("SUTURE_TOKEN", live_hub.token("north", "admin"))
+    assert "lost-laptop" in suture("tokens", "list").stdout
+    assert suture("tokens", "revoke", lost).exit_code == 0
+    assert "lost-laptop" not in suture("tokens", "list").stdout
+    (token,) = (
+        each for each in json.loads(suture("tokens", "list", "--all", "--format", "json").stdout) if each["id"] == lost
+    )
+    assert token["revoked_at"] is not None
+    assert suture("tokens", "revoke", "tok_none").exit_code == ExitCode.NOT_FOUND
+
+
 def test_a_purge_is_asked_about_and_takes_the_revision_away(signed_in: str, folder: Path) -> None:
     out = exported(folder)
     published = json.loads(suture("publish", out, "north/wrong", "--yes", "--format", "json").stdout)
@@ -456,7 +472,7 @@ def test_an_operator_sets_up_a_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert suture("hub", "token", "create", "west", "--role", "king").exit_code == ExitCode.REFUSED
     assert suture("hub", "site", "add", "west", "main").stdout.strip().startswith("suture_")
     assert json.loads(suture("hub", "site", "list", "--format", "json").stdout) == [
-        {"party": "west", "site": "main", "online": False}
+        {"party": "west", "site": "main", "online": False, "suspended": False}
     ]
     assert "main (offline)" in suture("hub", "party", "list").stdout
     assert json.loads(suture("hub", "party", "list", "--format", "json").stdout)[0]["name"] == "west"

@@ -350,7 +350,7 @@ def test_cards_are_read_with_care(world):
 
 
 def test_other_kinds_of_repositories_are_refused(world):
-    assert world.north.post("/api/repos/create", {"name": "x", "type": "dataset"}).status_code == 400
+    assert world.north.post("/api/repos/create", {"name": "x", "type": "dataset"}).status_code == 501
     assert world.north.post("/api/repos/create", {"name": "x" * 97}).status_code == 400
     assert world.north.post("/api/repos/create", {"name": "a/b"}).status_code == 400
     assert (

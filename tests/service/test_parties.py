@@ -118,7 +118,7 @@ def test_parties_are_listed_with_their_sites(world):
     world.sites["south"].lease()
     parties = {party["name"]: party for party in world.north.get("/v1/parties").json()["items"]}
     assert list(parties) == ["east", "north", "operators", "south"]
-    assert parties["south"]["sites"] == [{"name": "south-site", "online": True}]
+    assert parties["south"]["sites"] == [{"name": "south-site", "online": True, "suspended": False}]
     assert parties["north"]["sites"] == [{"name": "north-site", "online": False}]
     world.later(91)
     parties = {party["name"]: party for party in world.north.get("/v1/parties").json()["items"]}

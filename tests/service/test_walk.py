@@ -64,6 +64,7 @@ READ = Call()
 JOB = Call(absent=("job_id",))
 JOB_FILE = Call(absent=("job_id",), parts={"name": "stitches.safetensors"})
 REASON = {"reason": CANARY}
+SITE = Call(absent=("site",))
 #: In the order in which the owner takes them at the end: what ends something comes last.
 CALLS: dict[str, Call] = {
     **{f"{method} {path}": OPEN for path in ("/openapi.json", "/docs", "/redoc") for method in ("GET", "HEAD")},
@@ -89,6 +90,7 @@ CALLS: dict[str, Call] = {
     "POST /v1/tasks/lease": Call(by="site", body={"wait": 0}, absent=NOTHING),
     "GET /v1/parties/{party}/keys": Call(absent=("party",), shown=True),
     "GET /v1/parties/{party}/tokens": Call(absent=("party",)),
+    "GET /v1/parties/{party}/quota": Call(absent=("party",)),
     "GET /v1/parties/{party}/people": Call(absent=("party",)),
     f"GET {V1}": READ,
     f"GET {V1}/revisions": READ,
@@ -174,6 +176,16 @@ CALLS: dict[str, Call] = {
     "POST /api/repos/move": Call(body={"fromRepo": "$party/$name", "toRepo": "$party/moved1"}),
     "DELETE /api/repos/delete": Call(body={"name": "$name", "organization": "$party"}),
     "DELETE /v1/tokens/{token_id}": Call(absent=("token_id",)),
+    "PUT /v1/parties/{party}/quota": Call(body={"max_bytes": None, "max_jobs": None}, absent=("party",)),
+    "POST /v1/parties/{party}/sites/{site}/suspend": SITE,
+    "POST /v1/parties/{party}/sites/{site}/resume": SITE,
+    "POST /v1/parties/{party}/sites/{site}/rename": Call(body={"name": "north-site-2"}, absent=("site",)),
+    # Not confirmed, so that the party itself is there for the next one; renaming it waits for its jobs.
+    "DELETE /v1/parties/{party}/sites/{site}": Call(query={"confirm": "x"}, absent=("site",)),
+    "DELETE /v1/parties/{party}": Call(query={"confirm": "x"}, absent=("party",)),
+    "POST /v1/parties/{party}/rename": Call(body={"name": "north"}, absent=("party",)),
+    "POST /v1/parties/{party}/resume": Call(absent=("party",)),
+    "POST /v1/parties/{party}/suspend": Call(absent=("party",)),
 }
 #: Refused to the owner too, for what this walk sends is no model, signature or Xet; but not as something unknown.
 REFUSED = {400, 409, 422}
@@ -239,6 +251,7 @@ class Walk:
             "task_id": leased["id"],
             "token_id": self._id(world.north),
             "person": "a.berg",
+            "site": "north-site",
             "fingerprint": "a" * 64,
             "asker": "south",
             "epoch": self.xet["owner"][0],
@@ -253,6 +266,7 @@ class Walk:
             "task_id": _other(leased["id"]),
             "token_id": _other(self.parts["token_id"]),
             "person": "n.bdy",
+            "site": "absnt-site",
             "fingerprint": "0" * 64,
             "epoch": _other(self.parts["epoch"]),
             "permission": _other(self.ended_address),

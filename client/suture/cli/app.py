@@ -61,6 +61,18 @@ KEYS = group(
     },
 )
 
+TOKENS = group(
+    "Tokens of your party and of its sites, for its admin.\n\n"
+    "\b\n"
+    "Example:\n"
+    "  suture tokens list\n"
+    "  suture tokens revoke tok_5f0c2a9be1d34c77",
+    {
+        "list": Lazy("suture.cli.tokens:list_tokens", "List the tokens of your party and of its sites"),
+        "revoke": Lazy("suture.cli.tokens:revoke", "End a token of your party, or of one of its sites, at once"),
+    },
+)
+
 app = group(
     "Publish trained models, never data, and stitch models of several parties into one better ensemble.\n\n"
     "The hub and its token come from `suture login`, or from SUTURE_HUB and SUTURE_TOKEN. "
@@ -95,6 +107,7 @@ app = group(
         "sign": Lazy("suture.cli.keys:sign", "Sign the newest revision of an own model."),
         "verify": Lazy("suture.cli.keys:verify", "Check the signature over all files of a folder."),
         "withdraw": Lazy("suture.cli.keys:withdraw", "Withdraw a revision of an own model for good."),
+        "tokens": TOKENS,
         "purge": Lazy("suture.cli.purge:purge", "Take content out of all models of your party for good."),
         "hub": Joined("Run a hub and decide who takes part.", extra="service"),
         "site": Joined("Run a site beside your data.", extra="worker"),

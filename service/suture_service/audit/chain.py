@@ -1,15 +1,16 @@
 """Adding to the audit log, and checking that nobody has changed it.
 
 An entry's digest covers its content and the digest before, so an entry cannot be edited, removed or slipped in without
-every later digest changing. Whoever can write to the database could compute the whole chain anew: note the last digest
-elsewhere from time to time and have `verify` look for it.
+every later digest changing. What an entry says of a person can be taken out of it nevertheless: its digest stays, and a
+later entry names it with this digest (`redact`). Whoever can write to the database could compute the whole chain anew:
+note the last digest elsewhere from time to time and have `verify` look for it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -28,6 +29,8 @@ _START = "0" * 64
 _PAGE = 1000
 #: Who acts where there is no token; no party can have such a name.
 OPERATOR, HUB = "operator at the hub", "the hub"
+#: The action of an entry that names others, with their digests, whose content was taken out.
+REDACT = "audit.redact"
 
 
 @dataclass(frozen=True)
@@ -81,8 +84,31 @@ def _write(session: Session) -> None:
     session.flush()
 
 
+def redact(session: Session, entries: Sequence[AuditEntry], named: Mapping[str, str], person: str, name: str) -> None:
+    """Take out of entries what they say of a `person` (`party/name`), who is called `name` from then on.
+
+    An entry that is committed already must have `named` them, by number with digest. Who acted for which party, when,
+    and what was done stays.
+    """
+    newest = select(AuditEntry).where(AuditEntry.action == REDACT).order_by(AuditEntry.id.desc()).limit(_PAGE)
+    by_entry = next(entry for entry in session.scalars(newest) if entry.detail["entries"] == named)
+    for entry in entries:
+        entry.redacted_by = by_entry.id
+        entry.token_id = entry.address = entry.request_id = None
+        if entry.action.startswith("person.") and entry.what == person:
+            entry.what = name
+        entry.detail = {key: value for key, value in entry.detail.items() if key != "person"}
+
+
 def as_dict(entry: AuditEntry) -> dict[str, Any]:
-    """Return an entry as it is exported; its digest is that of this, less `digest`, after the digest before."""
+    """Return an entry as it is exported.
+
+    Its digest is that of this, less `digest` and `redacted_by`, after the digest before; unless it was redacted.
+    """
+    return {**_content(entry), "redacted_by": entry.redacted_by, "digest": entry.digest}
+
+
+def _content(entry: AuditEntry) -> dict[str, Any]:
     return {
         "id": entry.id,
         "at": entry.at.astimezone(UTC).isoformat(timespec="microseconds"),
@@ -95,13 +121,11 @@ def as_dict(entry: AuditEntry) -> dict[str, Any]:
         "what": entry.what,
         "owner": entry.owner,
         "detail": entry.detail,
-        "digest": entry.digest,
     }
 
 
 def _digest(entry: AuditEntry, previous: str) -> str:
-    content = {key: value for key, value in as_dict(entry).items() if key != "digest"}
-    line = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    line = json.dumps(_content(entry), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(f"{previous}\n{line}".encode()).hexdigest()
 
 
@@ -117,20 +141,34 @@ class Head:
 
 
 def verify(session: Session, expected: Head | None = None) -> Head:
-    """Check the whole chain and return its head; memory does not grow with its length.
+    """Check the whole chain and return its head; memory grows with the entries that were redacted alone.
 
     Raises `SutureError` (`audit.broken`) naming the first entry that does not fit. `expected` is a head that was noted
     earlier: the log must still hold it.
     """
     number, previous = 0, _START
+    redacted: dict[int, AuditEntry] = {}
     for entry in walk(session, after=-(2**63)):
         if entry.id != number + 1:
             raise _broken(entry.id, f"entry {number + 1} is missing")
-        number, previous = entry.id, _digest(entry, previous)
-        if entry.digest != previous:
-            raise _broken(number, "its content, or an entry before it, was changed after it was written")
+        number = entry.id
+        if entry.redacted_by is not None:
+            # Its content is gone: that it was this one is what the digests after it say, and the entry that named it.
+            redacted[number] = entry
+            previous = entry.digest
+        else:
+            previous = _digest(entry, previous)
+            if entry.digest != previous:
+                raise _broken(number, "its content, or an entry before it, was changed after it was written")
+            if entry.action == REDACT:
+                for named, digest in entry.detail["entries"].items():
+                    gone = redacted.get(int(named))
+                    if gone is not None and (gone.redacted_by, gone.digest) == (number, digest):
+                        del redacted[int(named)]
         if expected is not None and number == expected.id and previous != expected.digest:
             raise _broken(number, "the log was written anew: the digest that was noted for this entry is another one")
+    if redacted:
+        raise _broken(min(redacted), "its content was taken out, and no later entry says by whom")
     if expected is not None and number < expected.id:
         raise _broken(expected.id, f"the log ends at entry {number}: later ones were removed")
     return Head(number, previous)

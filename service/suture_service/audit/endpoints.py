@@ -32,6 +32,7 @@ class AuditOut(BaseModel):
     address: str | None
     request_id: str | None
     detail: dict[str, Any]
+    redacted_by: int | None = Field(description="The entry that says that what this one said of a person is gone.")
     digest: str = Field(description="Chains this entry to the one before.")
 
 
@@ -72,5 +73,6 @@ def _show(entry: AuditEntry, caller: Caller) -> AuditOut:
         address=entry.address if known else None,
         request_id=entry.request_id if known else None,
         detail=entry.detail,
+        redacted_by=entry.redacted_by,
         digest=entry.digest,
     )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from suture_service.tables import AuditEntry
+from suture_service.tables import AuditEntry, FormerName, Party
 
 
 def list_entries(
@@ -19,7 +19,8 @@ def list_entries(
     """
     statement = select(AuditEntry).order_by(AuditEntry.id.desc()).limit(limit + 1)
     if party is not None:
-        statement = statement.where(or_(AuditEntry.party == party, AuditEntry.owner == party))
+        names = [party, *session.scalars(select(FormerName.name).join(Party).where(Party.name == party))]
+        statement = statement.where(or_(AuditEntry.party.in_(names), AuditEntry.owner.in_(names)))
     if action is not None:
         statement = statement.where(AuditEntry.action == action)
     if before is not None:

@@ -25,6 +25,16 @@ app = group(
             {
                 "add": Lazy(f"{_HERE}.hub:add_party", "Add a party."),
                 "list": Lazy(f"{_HERE}.hub:list_parties", "List the parties and their sites."),
+                "suspend": Lazy(
+                    f"{_HERE}.membership:suspend_party",
+                    "Let none of a party's tokens open anything, until it is resumed.",
+                ),
+                "resume": Lazy(
+                    f"{_HERE}.membership:resume_party", "Let a suspended party's tokens, sites and people in again."
+                ),
+                "rename": Lazy(f"{_HERE}.membership:rename_party", "Call a party otherwise."),
+                "remove": Lazy(f"{_HERE}.membership:remove_party", "Let a party go for good"),
+                "quota": Lazy(f"{_HERE}.membership:quota", "Show what parties may fill and what they do"),
             },
         ),
         "token": group(
@@ -40,6 +50,10 @@ app = group(
             {
                 "add": Lazy(f"{_HERE}.hub:add_site", "Add a site to a party and print its token, this once."),
                 "list": Lazy(f"{_HERE}.hub:list_sites", "List all sites and whether they asked for work recently."),
+                "suspend": Lazy(f"{_HERE}.membership:suspend_site", "Let a site in no more, until it is resumed."),
+                "resume": Lazy(f"{_HERE}.membership:resume_site", "Let a suspended site in again."),
+                "rename": Lazy(f"{_HERE}.membership:rename_site", "Call a site otherwise."),
+                "remove": Lazy(f"{_HERE}.membership:remove_site", "Let a site go: its token ends for good."),
             },
         ),
         "person": group(
@@ -53,6 +67,8 @@ app = group(
                 "list": Lazy(f"{_HERE}.people:list_people", "List who may sign in for a party."),
                 "roles": Lazy(f"{_HERE}.people:change_roles", "Give a person these roles and no others."),
                 "remove": Lazy(f"{_HERE}.people:remove", "Remove a person."),
+                "show": Lazy(f"{_HERE}.people:show", "Show what the hub's data hold about a person"),
+                "erase": Lazy(f"{_HERE}.people:erase", "Delete what the hub's data hold about a person"),
             },
         ),
         "audit": group(

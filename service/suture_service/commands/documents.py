@@ -20,14 +20,16 @@ class PartySite:
 
     name: str
     online: bool
+    suspended: bool
 
 
 @dataclass(frozen=True)
 class ListedParty:
-    """A party with its sites."""
+    """A party with its sites; `suspended` where none of its tokens opens anything for now."""
 
     name: str
     created_at: datetime
+    suspended: bool
     sites: list[PartySite]
 
 
@@ -69,6 +71,7 @@ class ListedSite:
     party: str
     site: str
     online: bool
+    suspended: bool
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,10 @@ class AuditHead:
 
 @dataclass(frozen=True)
 class ListedEntry:
-    """An entry of the log: when, who, from where, did what to which; `digest` covers it and the one before."""
+    """An entry of the log: when, who, from where, did what to which; `digest` covers it and the one before.
+
+    `redacted_by` is the entry that says that what this one said of a person was taken out.
+    """
 
     id: int
     at: str
@@ -94,4 +100,5 @@ class ListedEntry:
     what: str
     owner: str | None
     detail: dict[str, Any]
+    redacted_by: int | None
     digest: str

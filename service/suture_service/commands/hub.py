@@ -21,7 +21,7 @@ from suture_service.commands.documents import (
 from suture_service.settings import read_settings
 
 if TYPE_CHECKING:
-    from suture_service.operate import TokenRow
+    from suture_service.operate import PartyRow, TokenRow
 
 
 PartyArgument = Annotated[str, typer.Argument(metavar="PARTY", help="the party's name")]
@@ -95,15 +95,20 @@ def list_parties(format: FormatOption = Format.text) -> None:
     if format is Format.json:
         print_json(
             [
-                ListedParty(row.name, row.created_at, [PartySite(name, name in row.online) for name in row.sites])
+                ListedParty(
+                    row.name,
+                    row.created_at,
+                    row.party_suspended,
+                    [PartySite(name, name in row.online, name in row.suspended) for name in row.sites],
+                )
                 for row in parties
             ]
         )
         return
     rows = [
         (
-            row.name,
-            ", ".join(f"{name} ({'online' if name in row.online else 'offline'})" for name in row.sites),
+            f"{row.name} (suspended)" if row.party_suspended else row.name,
+            ", ".join(f"{name} ({_presence(row, name)})" for name in row.sites),
             f"{row.created_at:%Y-%m-%d %H:%M}",
         )
         for row in parties
@@ -114,6 +119,12 @@ def list_parties(format: FormatOption = Format.text) -> None:
         prose=("sites",),
         empty="no parties; add one with `suture hub party add NAME`",
     )
+
+
+def _presence(row: PartyRow, site: str) -> str:
+    if site in row.suspended or row.party_suspended:
+        return "suspended"
+    return "online" if site in row.online else "offline"
 
 
 @prints(CreatedToken)
@@ -243,11 +254,14 @@ def list_sites(format: FormatOption = Format.text) -> None:
     from suture_service import operate
 
     rows = [
-        (row.name, name, "online" if name in row.online else "offline")
-        for row in operate.list_parties(read_settings())
-        for name in row.sites
+        (row.name, name, _presence(row, name)) for row in operate.list_parties(read_settings()) for name in row.sites
     ]
     if format is Format.json:
-        print_json([ListedSite(party, name, online=state == "online") for party, name, state in rows])
+        print_json(
+            [
+                ListedSite(party, name, online=state == "online", suspended=state == "suspended")
+                for party, name, state in rows
+            ]
+        )
     else:
         print_table(("party", "site", "state"), rows, empty="no sites; add one with `suture hub site add PARTY NAME`")

@@ -7,10 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from suture_contract.console.terminal import Format, FormatOption, notes, print_json, print_table, prints
+from suture_contract.console.terminal import (
+    Format,
+    FormatOption,
+    confirm,
+    console,
+    notes,
+    print_json,
+    print_table,
+    prints,
+)
 from suture_contract.errors import SutureError
 from suture_contract.naming import problems_of
-from suture_service.people.schemas import PersonOut
+from suture_service.people.schemas import PersonData, PersonOut
 from suture_service.settings import read_settings
 
 if TYPE_CHECKING:
@@ -132,6 +141,77 @@ def remove(party: PartyArgument, name: PersonArgument) -> None:
         owner = get_party(session, party)
         service.remove(session, owner, service.get_person(session, owner, name), utc_now())
     notes.print(f"removed {name}")
+
+
+@prints(PersonData)
+def show(party: PartyArgument, name: PersonArgument, format: FormatOption = Format.text) -> None:
+    """Show what the hub's data hold about a person: the registration, tokens of logins, and entries of the audit log.
+
+    Texts that people wrote, such as the reason of a request or a commit's message, are not searched.
+
+    \b
+    Example:
+      suture hub person show north a.berg --format json
+    """
+    settings = read_settings()
+    from suture_service.operate import reading
+    from suture_service.parties.service import get_party
+    from suture_service.people.erasure import data_of
+
+    with reading(settings) as session:
+        held = data_of(session, get_party(session, party), name)
+    if format is Format.json:
+        print_json(held)
+        return
+    person = held.registered
+    if person is not None:
+        known = person.email or person.subject or ""
+        roles = ", ".join(person.roles) or "reader"
+        console.print(f"registered since {person.created_at:%Y-%m-%d}: {known}, {roles}")
+    else:
+        console.print("not registered any more")
+    console.print(f"{len(held.tokens)} tokens of logins, {len(held.entries)} entries of the audit log")
+    rows = [
+        (str(entry.id), f"{entry.at:%Y-%m-%d %H:%M}", entry.action, entry.what, entry.address or "")
+        for entry in held.entries
+    ]
+    print_table(("entry", "when (UTC)", "did", "what", "from"), rows, empty="the audit log does not name this person")
+
+
+@prints(PersonData)
+def erase(
+    party: PartyArgument,
+    name: PersonArgument,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask; scripts need it")] = False,
+    format: FormatOption = Format.text,
+) -> None:
+    """Delete what the hub's data hold about a person, as `show` shows it, and print what that was.
+
+    The registration goes. Tokens of logins end, and lose the name. Entries of the audit log lose name, address and
+    token; when, what and for which party stay. `suture hub audit verify` goes on: the digests stay, and a new entry
+    names them.
+    Backups that are older keep it.
+
+    \b
+    Example:
+      suture hub person erase north a.berg
+    """
+    settings = read_settings()
+    from suture_service.operate import reading, running
+    from suture_service.parties.service import get_party
+    from suture_service.people.erasure import data_of
+    from suture_service.people.erasure import erase as erase_person
+
+    with reading(settings) as session:
+        held = data_of(session, get_party(session, party), name)
+    notes.print(f"{len(held.tokens)} tokens end, {len(held.entries)} entries of the audit log are redacted")
+    confirm(f"erase {name} of {party}?", yes=yes, what=f"{name} is as before")
+    with running(settings) as hub:
+        gone = erase_person(hub.database, party, name)
+    if format is Format.json:
+        print_json(gone)
+    else:
+        notes.print(f"erased {name}; next:  suture hub audit verify, and note what it prints")
 
 
 def _roles(names: Sequence[str] | None) -> list[Role]:

@@ -27,7 +27,7 @@ from suture_service.hf.routing import RoutePlace
 from suture_service.models.repository import MAIN, note_deleted
 from suture_service.models.schemas import Visibility
 from suture_service.models.search import search_text
-from suture_service.models.service import Checked, StoredFile, commit, new_model
+from suture_service.models.service import Checked, StoredFile, commit, delete_model, new_model
 from suture_service.parties.repository import get_token, lock_party
 from suture_service.parties.service import checked_name
 from suture_service.tables import Commit, Model, ReceivedFile, Ref, RevisionFile
@@ -129,10 +129,7 @@ def delete_repo(session: Session, caller: Caller, namespace: str, name: str, now
     """Delete a repository. Its rows stay, as lineage and running jobs name them; its name is free again."""
     lock_party(session, caller.party_id)
     model = own_repo(session, caller, namespace, name)
-    record(session, caller.name, "model.delete", model.repo, owner=model.party.name)
-    note_deleted(session, model, now)
-    model.deleted_at = now
-    model.name = f"{model.name}~{model.id}"
+    delete_model(session, model, now, by=caller.name)
 
 
 def move_repo(session: Session, caller: Caller, source: tuple[str, str], target: tuple[str, str]) -> None:
@@ -202,8 +199,10 @@ def check_still_granted(session: Session, token_id: str, model_id: int, now: dat
     upload's address was made.
     """
     token, model = get_token(session, token_id), session.get(Model, model_id)
-    ended = token is None or token.revoked_at is not None or (token.expires_at is not None and token.expires_at <= now)
-    if ended or model is None or model.deleted_at is not None:
+    if token is None:
+        raise WrongAddress
+    ended = token.revoked_at is not None or (token.expires_at is not None and token.expires_at <= now)
+    if ended or token.party.suspended_at is not None or model is None or model.deleted_at is not None:
         raise WrongAddress
     return model.party_id
 

@@ -22,7 +22,7 @@ from suture_service.auth import Caller
 from suture_service.hub import HubContext, party_news, tell
 from suture_service.jobs import repository
 from suture_service.kinds import KINDS
-from suture_service.parties.repository import find_party
+from suture_service.parties.repository import ever_named
 from suture_service.states import (
     ACTIVE_JOBS,
     ACTIVE_TASKS,
@@ -52,6 +52,8 @@ LAPSED = "task.lease_expired"
 NO_ANSWER = "task.no_answer"
 #: Why a job ends whose model nobody can have any more.
 MEMBER_PURGED = "job.member_purged"
+#: Why a task has expired whose party has left the hub.
+PARTY_GONE = "task.party_gone"
 
 log = structlog.get_logger(__name__)
 
@@ -140,10 +142,26 @@ class Lifecycle:
         if self.active:
             self.job.error_code = MEMBER_PURGED
             self._end(JobEvent.FAIL)
+        self.give_up_late(MEMBER_PURGED)
+
+    def give_up_late(self, reason: str) -> None:
+        """Wait for no late answer any more."""
         for task in self.job.tasks:
             if task.state == TaskState.LATE:
-                task.reason = MEMBER_PURGED
-                self._move_task(task, TaskEvent.EXPIRE, MEMBER_PURGED)
+                task.reason = reason
+                self._move_task(task, TaskEvent.EXPIRE, reason)
+
+    def lose_party(self, party_id: int) -> None:
+        """Go on without a party that has gone; its own job ends."""
+        if self.job.requester_id == party_id:
+            if self.active:
+                self.cancel()
+            self.give_up_late(PARTY_GONE)
+        for task in self.job.tasks:
+            if task.party_id == party_id and task.state in (*ACTIVE_TASKS, TaskState.LATE):
+                task.reason = PARTY_GONE
+                self._move_task(task, TaskEvent.EXPIRE, PARTY_GONE)
+        self._advance()
 
     def retry(self) -> None:
         """Open a failed job again, with what it failed at and what its failure cut short; what was done stays done."""
@@ -304,8 +322,8 @@ class Lifecycle:
             if not again and any(task.kind == name for task in job.tasks):
                 continue
             for asked, dataset in kind.asked(job):
-                party = find_party(self._session, asked) if asked != job.requester.name else job.requester
-                assert party is not None, "parties are never removed"
+                party = ever_named(self._session, asked) if asked != job.requester.name else job.requester
+                assert party is not None, "names stay with the parties that had them"
                 self._add_task(name, party, dataset)
 
     def _add_task(self, kind: str, party: Party, dataset: str | None) -> None:
@@ -324,6 +342,9 @@ class Lifecycle:
         self._session.flush()
         data = {"kind": kind, "party": party.name, "from": None, "state": task.state, "attempt": task.attempt}
         self.record("task", {**data, **self._by}, task)
+        if party.removed_at is not None:
+            task.reason = PARTY_GONE
+            self._move_task(task, TaskEvent.EXPIRE, PARTY_GONE)
 
     def _end(self, event: JobEvent) -> None:
         self._move_job(event)

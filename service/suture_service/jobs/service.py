@@ -133,6 +133,13 @@ def _parties(session: Session, requester: Party, names: Sequence[str], field: st
         party = find_party(session, name)
         if party is None:
             raise no_party(session, name, where)
+        if party.suspended_at is not None:
+            raise Conflict(
+                "job.party_suspended",
+                f"{name} is suspended for now",
+                where=where,
+                hint=f"ask again later, or leave {name} out",
+            )
         if party is not requester:
             parties.append(party)
     for party in parties:
@@ -175,10 +182,11 @@ def _check_readable(session: Session, revisions: Sequence[Revision], parties: Se
 
 def _check_quota(hub: HubContext, session: Session, caller: Caller) -> None:
     active = repository.count_active(session, caller.party_id)
-    if active >= hub.settings.max_party_jobs:
+    most = session.get_one(Party, caller.party_id).max_jobs
+    if active >= (most if most is not None else hub.settings.max_party_jobs):
         raise Conflict(
             "quota.jobs",
-            f"{caller.party} has {active} jobs that have not ended, as many as this hub takes",
+            f"{caller.party} has {active} jobs that have not ended, as many as it may have",
             hint="wait until one has ended, or cancel one",
         )
 

@@ -294,6 +294,14 @@ def commit(
     return made
 
 
+def delete_model(session: Session, model: Model, now: datetime, *, by: str) -> None:
+    """Delete a model; its party must be locked. Its rows stay, for lineage and running jobs; its name is free again."""
+    record(session, by, "model.delete", model.repo, owner=model.party.name)
+    repository.note_deleted(session, model, now)
+    model.deleted_at = now
+    model.name = f"{model.name}~{model.id}"
+
+
 def change(session: Session, caller: Caller, repo: str, now: datetime, wanted: ModelChange) -> repository.Listed:
     """Change who may read an own model, and who gets its files (role `publisher`)."""
     listed = get_model(session, caller, repo)

@@ -31,8 +31,13 @@ def list_parties(hub: HubDep, caller: CallerDep, limit: Limit = 50, cursor: Curs
         now, online = hub.now(), hub.settings.online_seconds
 
         def show(party: Party) -> PartyOut:
-            sites = [SiteState(name=site.name, online=is_online(site, now, online)) for site in party.sites]
-            return PartyOut(name=party.name, created_at=party.created_at, sites=sites)
+            sites = [
+                SiteState(name=site.name, online=is_online(site, now, online), suspended=site.suspended_at is not None)
+                for site in party.sites
+                if site.removed_at is None
+            ]
+            suspended = party.suspended_at is not None
+            return PartyOut(name=party.name, created_at=party.created_at, suspended=suspended, sites=sites)
 
         rows = repository.list_parties(session, str(after[0]) if after else None, limit)
         return page(rows, limit, show, lambda party: (party.name,))

@@ -8,22 +8,32 @@ from datetime import datetime
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session, joinedload, selectinload
 
-from suture_service.tables import Party, Token
+from suture_service.tables import FormerName, Party, Token
 
 
 def find_party(session: Session, name: str) -> Party | None:
-    """Return the party of this name."""
-    return session.scalars(select(Party).where(Party.name == name)).one_or_none()
+    """Return the party of this name, unless it was removed."""
+    return session.scalars(select(Party).where(Party.name == name, Party.removed_at.is_(None))).one_or_none()
+
+
+def ever_named(session: Session, name: str) -> Party | None:
+    """Return the party that has, or had, this name, removed or not: nobody else may have it."""
+    named = session.scalars(select(Party).where(Party.name == name)).one_or_none()
+    if named is None:
+        named = session.scalars(select(Party).join(FormerName).where(FormerName.name == name)).one_or_none()
+    return named
 
 
 def party_names(session: Session) -> Sequence[str]:
     """Return the names of parties, at most a thousand."""
-    return session.scalars(select(Party.name).order_by(Party.name).limit(1000)).all()
+    there = select(Party.name).where(Party.removed_at.is_(None))
+    return session.scalars(there.order_by(Party.name).limit(1000)).all()
 
 
 def list_parties(session: Session, after: str | None, limit: int) -> Sequence[Party]:
     """Return parties by name, with their sites; one more than `limit`."""
-    statement = select(Party).options(selectinload(Party.sites)).order_by(Party.name).limit(limit + 1)
+    there = select(Party).where(Party.removed_at.is_(None))
+    statement = there.options(selectinload(Party.sites)).order_by(Party.name).limit(limit + 1)
     if after is not None:
         statement = statement.where(Party.name > after)
     return session.scalars(statement).all()

@@ -34,6 +34,7 @@ class SiteState(BaseModel):
 
     name: str = Field(examples=["north-gpu"])
     online: bool = Field(description="It asked for work within the last 90 seconds.")
+    suspended: bool = Field(default=False, description="It is not let in for now.")
 
 
 class PartyOut(BaseModel):
@@ -41,6 +42,7 @@ class PartyOut(BaseModel):
 
     name: str = Field(examples=["north"])
     created_at: datetime
+    suspended: bool = Field(default=False, description="None of its tokens opens anything for now.")
     sites: list[SiteState]
 
 

@@ -35,6 +35,9 @@ def get_party(session: Session, name: str) -> Party:
     """Return a party; every caller may know that it exists."""
     party = repository.find_party(session, name)
     if party is None:
+        former = repository.ever_named(session, name)
+        if former is not None and former.removed_at is None:
+            raise NotFound(f"no party {name!r}", hint=f"it is called {former.name} now")
         raise NotFound(f"no party {name!r}", hint=did_you_mean(name, repository.party_names(session)))
     return party
 
@@ -45,13 +48,23 @@ def no_party(session: Session, name: str, where: str) -> HubError:
     return HubError("party.unknown", f"there is no party {name!r}", where=where, hint=hint)
 
 
-def add_party(session: Session, name: str, now: datetime, *, by: str = OPERATOR) -> Party:
-    """Add a party; raises `Conflict` (`party.exists`)."""
+def check_new_name(session: Session, name: str, party: Party | None = None) -> None:
+    """Raise unless a new party may have this name, or `party` go on under it.
+
+    `HubError` (`name.invalid`, `party.reserved`) or `Conflict` (`party.exists`): the name of a party that has gone, or
+    that is called otherwise now, stays with it, as the audit log has it.
+    """
     checked_name(name, "name")
     if name in RESERVED:
         raise HubError("party.reserved", f"{name!r} is part of the hub's own addresses", where="name")
-    if repository.find_party(session, name) is not None:
+    known = repository.ever_named(session, name)
+    if known is not None and (known is not party or known.name == name):
         raise _exists(name)
+
+
+def add_party(session: Session, name: str, now: datetime, *, by: str = OPERATOR) -> Party:
+    """Add a party; raises `Conflict` (`party.exists`)."""
+    check_new_name(session, name)
     party = Party(name=name, created_at=now)
     session.add(party)
     try:
@@ -63,7 +76,7 @@ def add_party(session: Session, name: str, now: datetime, *, by: str = OPERATOR)
 
 
 def _exists(name: str) -> Conflict:
-    return Conflict("party.exists", f"there is a party {name!r} already", where="name")
+    return Conflict("party.exists", f"there is, or was, a party {name!r} already", where="name")
 
 
 def add_token(
@@ -139,5 +152,9 @@ def end(session: Session, token: Token, now: datetime, *, by: str = OPERATOR) ->
 
 
 def is_online(site: Site, now: datetime, online_seconds: float) -> bool:
-    """Whether a site asked for work recently."""
-    return site.last_seen_at is not None and now - site.last_seen_at <= timedelta(seconds=online_seconds)
+    """Whether a site asked for work recently, and is given any."""
+    return (
+        site.suspended_at is None
+        and site.last_seen_at is not None
+        and now - site.last_seen_at <= timedelta(seconds=online_seconds)
+    )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 
 from sqlalchemy import and_, or_, select, update
 from sqlalchemy.orm import Session, joinedload
 
 from suture_service.identity import Identity
-from suture_service.tables import Person, Token
+from suture_service.tables import AuditEntry, Person, Token
 
 
 def find_person(session: Session, party_id: int, name: str) -> Person | None:
@@ -56,6 +56,32 @@ def list_live_tokens(session: Session, person_id: int, now: datetime) -> Sequenc
         .options(joinedload(Token.party))
     )
     return session.scalars(statement).all()
+
+
+def tokens_of(session: Session, party_id: int, name: str) -> Sequence[Token]:
+    """Return the tokens that logins under a name gave, ended ones and those of a person who was removed included."""
+    of_person = select(Person.id).where(Person.party_id == party_id, Person.name == name)
+    by_login = and_(Token.login_sha256.is_not(None), Token.name == name)
+    statement = select(Token).where(Token.party_id == party_id, or_(Token.person_id.in_(of_person), by_login))
+    return session.scalars(statement.options(joinedload(Token.party)).order_by(Token.created_at)).all()
+
+
+def entries_about(session: Session, party: str, name: str, token_ids: Collection[str]) -> Sequence[AuditEntry]:
+    """Return the entries of the audit log that name a person, or were written for one of these tokens."""
+    # A model or a site may be called as a person is.
+    registered = and_(AuditEntry.what == f"{party}/{name}", AuditEntry.action.startswith("person."))
+    by_token = or_(AuditEntry.what.in_(token_ids), AuditEntry.token_id.in_(token_ids))
+    statement = select(AuditEntry).where(or_(registered, by_token), AuditEntry.redacted_by.is_(None))
+    return session.scalars(statement.order_by(AuditEntry.id)).all()
+
+
+def entries_by_id(session: Session, ids: Iterable[str]) -> Sequence[AuditEntry]:
+    """Return entries of the audit log by their numbers."""
+    wanted = sorted(int(number) for number in ids)
+    rows: list[AuditEntry] = []
+    for start in range(0, len(wanted), 500):
+        rows += session.scalars(select(AuditEntry).where(AuditEntry.id.in_(wanted[start : start + 500])))
+    return rows
 
 
 def forget(session: Session, person: Person) -> None:

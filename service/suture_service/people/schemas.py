@@ -71,3 +71,33 @@ class PersonOut(BaseModel):
     roles: list[str]
     created_at: datetime
     created_by: str
+
+
+class PersonToken(BaseModel):
+    """A token that a login of a person gave, without the secret."""
+
+    id: str
+    created_at: datetime
+    last_used_at: datetime | None
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+
+class PersonEntry(BaseModel):
+    """An entry of the audit log that names a person, or that one of the person's tokens led to."""
+
+    id: int
+    at: datetime
+    action: str
+    what: str
+    address: str | None
+
+
+class PersonData(BaseModel):
+    """All that the hub's data hold about a person; `registered` is null once the person was removed."""
+
+    party: str
+    name: str
+    registered: PersonOut | None
+    tokens: list[PersonToken]
+    entries: list[PersonEntry]

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from suture_service.audit.chain import OPERATOR, record
 from suture_service.auth import Caller, Role, new_secret
-from suture_service.errors import Conflict, Forbidden, NotFound
+from suture_service.errors import Conflict, Forbidden, NotFound, Suspended
 from suture_service.identity import Identity
 from suture_service.parties.service import end
 from suture_service.people import repository
@@ -97,6 +97,8 @@ def login(session: Session, identity: Identity, party: str | None, now: datetime
             where="party",
             hint=f"suture login --oidc --party {min(by_party)}",
         )
+    if next(iter(by_party.values())).party.suspended_at is not None:
+        raise Suspended
     if repository.is_used(session, identity.proof):
         raise Forbidden("login.used", "somebody signed in with this ID token before", hint="sign in again")
     (person,) = by_party.values()

@@ -11,14 +11,16 @@ from sqlalchemy.orm import Session
 from suture_service.tables import Site
 
 
-def find_site(session: Session, party_id: int, name: str) -> Site | None:
-    """Return a party's site of this name."""
-    return session.scalars(select(Site).where(Site.party_id == party_id, Site.name == name)).one_or_none()
+def find_site(session: Session, party_id: int, name: str, *, gone: bool = False) -> Site | None:
+    """Return a party's site of this name; with `gone`, also one that was removed."""
+    statement = select(Site).where(Site.party_id == party_id, Site.name == name)
+    return session.scalars(statement if gone else statement.where(Site.removed_at.is_(None))).one_or_none()
 
 
 def has_site(session: Session, party_id: int) -> bool:
-    """Whether a party has any site."""
-    return session.scalars(select(Site.id).where(Site.party_id == party_id).limit(1)).first() is not None
+    """Whether a party has any site that is given work."""
+    there = Site.removed_at.is_(None), Site.suspended_at.is_(None)
+    return session.scalars(select(Site.id).where(Site.party_id == party_id, *there).limit(1)).first() is not None
 
 
 def last_seen(session: Session, party_ids: Collection[int]) -> dict[int, datetime]:
@@ -39,7 +41,8 @@ def datasets_told(session: Session, party_id: int) -> list[str] | None:
 
     A site that was never there, and so can do no work, does not count.
     """
-    of_party = select(Site.datasets, Site.last_seen_at).where(Site.party_id == party_id)
+    there = Site.party_id == party_id, Site.removed_at.is_(None)
+    of_party = select(Site.datasets, Site.last_seen_at).where(*there)
     by_site = [names for names, seen in session.execute(of_party) if names is not None or seen is not None]
     return None if not by_site or None in by_site else sorted({name for names in by_site for name in names or ()})
 

@@ -15,11 +15,12 @@ from suture_service.tables import Party, Site
 
 
 def add_site(session: Session, party: Party, name: str, now: datetime, *, by: str = OPERATOR) -> Site:
-    """Add a site to a party; raises `Conflict` (`site.exists`)."""
+    """Add a site to a party; raises `Conflict` (`site.exists`). One that was removed gives its place."""
     checked_name(name, "name")
     if repository.find_site(session, party.id, name) is not None:
         raise _exists(party, name)
-    site = Site(party_id=party.id, name=name, created_at=now)
+    site = repository.find_site(session, party.id, name, gone=True) or Site(party_id=party.id, name=name)
+    site.created_at, site.removed_at, site.suspended_at, site.last_seen_at, site.datasets = now, None, None, None, None
     session.add(site)
     try:
         session.flush()

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session, contains_eager
 
 from suture_service.hf.xet.format import Layout
 from suture_service.hf.xet.rebuild import Xorb
-from suture_service.tables import Model, Token, XetEpoch, XetXorb
+from suture_service.tables import Model, Party, Token, XetEpoch, XetXorb
 
 
 def lock_model(session: Session, model_id: int) -> None:
@@ -31,7 +31,9 @@ def open_epoch(session: Session, epoch_id: str, since: date, now: datetime) -> X
         select(XetEpoch)
         .join(Token, Token.id == XetEpoch.token_id)
         .join(Model, Model.id == XetEpoch.model_id)
+        .join(Party, Party.id == Token.party_id)
         .where(
+            Party.suspended_at.is_(None),
             XetEpoch.id == epoch_id,
             XetEpoch.day >= since,
             Token.revoked_at.is_(None),
