@@ -153,7 +153,7 @@ def _publish(hub: Hub, story: Story, party: str, module: Module, data: PartyData
 
 def _write_reports(root: Path, report: Report) -> None:
     from suture_contract.files import write_text
-    from suture_contract.report import to_html
+    from suture_contract.report.html import to_html
 
     write_text(root / "report.html", to_html(report))
     shutil.copyfile(root / "ensemble" / "report.json", root / "report.json")

@@ -32,7 +32,8 @@ from suture_contract.errors import SutureError
 from suture_contract.files import write_text
 from suture_contract.model.format import METADATA, MODEL, check_against, check_file, find_model
 from suture_contract.model.metadata import MemberRef, ModelMetadata, check_name
-from suture_contract.report import build, to_html
+from suture_contract.report import build
+from suture_contract.report.html import to_html
 from suture_stitching.data import Dataset, DatasetSpec, open_dataset
 from suture_stitching.ensemble.compose import compose
 from suture_stitching.ensemble.members import Member

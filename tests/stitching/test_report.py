@@ -26,10 +26,11 @@ from suture_contract.documents import (
 from suture_contract.errors import SutureError
 from suture_contract.model.metadata import MemberRef, Trusted
 from suture_contract.privacy import Privacy
-from suture_contract.report import build, plot, to_html
+from suture_contract.report import build, plot
 from suture_contract.report.assumed import REPEATED, assumed
 from suture_contract.report.build import describe, in_words
 from suture_contract.report.gains import advice, decision, headline, remarks, sentence
+from suture_contract.report.html import to_html
 from suture_contract.report.trust import training_words, warnings
 from suture_contract.report.words import scale_of
 

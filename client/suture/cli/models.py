@@ -396,7 +396,7 @@ def report(
         with Hub() as hub:
             party_report = hub.job(source).report() if source.startswith("job_") else hub.report(source, revision)
     if html is not None:
-        from suture_contract.report import to_html
+        from suture_contract.report.html import to_html
 
         write_text(html, to_html(party_report))
         notes.print(f"wrote {html}")
