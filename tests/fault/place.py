@@ -272,7 +272,7 @@ class Place:
             "SUTURE_HUB_DATABASE_URL": self.settings.database_url,
             "SUTURE_HUB_STORE": self.settings.store,
             "SUTURE_HUB_LEASE_SECONDS": str(LEASE_SECONDS),
-            "SUTURE_HUB_SWEEP_SECONDS": "0.2",
+            "SUTURE_HUB_SWEEP_SECONDS": "0.5",
         }
         self._start("hub", [sys.executable, "-c", _HUB, str(self.port), str(wrong_by)], environment)
         with Connection(f"http://127.0.0.1:{self.port}", attempts=1, timeout=5) as probe:
