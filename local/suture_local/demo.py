@@ -23,6 +23,7 @@ from suture.hub import Hub
 from suture.report_table import report_table
 from suture_contract.documents import Report
 from suture_contract.errors import SutureError
+from suture_contract.model.metadata import ModelMetadata
 from suture_local import digits, heart, shipped
 from suture_local.installation import Installation, lock
 from suture_local.story import Judged, PartyData, Story
@@ -85,7 +86,8 @@ def run(root: Path, console: Console, *, story: Story = digits.STORY, seed: int 
         ensemble = load(root / "ensemble" / "model.safetensors")
         _predict(ensemble, status.result.repo, story, data[story.asking], console)
         models = {party: hubs[party].load(f"{party}/{story.name}") for party in story.parties}
-        judged = shipped.judge(models, ensemble, data)
+        metadata = ModelMetadata.read(root / "ensemble" / "suture.json")
+        judged = shipped.judge(models, shipped.as_used(ensemble, metadata, story, data), data)
         for party in story.parties:
             hubs[party].connection.close()
     console.print()

@@ -18,9 +18,10 @@ import torch
 from torch import nn
 
 from suture.bundle import export_model
+from suture_contract.compatibility import describe_ensemble
 from suture_contract.documents import Report
 from suture_contract.fit_options import FitOptions
-from suture_contract.model.metadata import MemberRef
+from suture_contract.model.metadata import MemberRef, ModelMetadata
 from suture_contract.report.build import build
 from suture_local.story import Judged, PartyData, Story, Target
 from suture_local.training import train
@@ -33,15 +34,32 @@ from suture_stitching.evaluation.evaluate import evaluate
 from suture_stitching.evaluation.select import choose
 from suture_stitching.fitting.fit import Member, fit
 from suture_stitching.portable.runtime import load, save
+from suture_stitching.prior import AtPrior
 from suture_stitching.running.progress import OnProgress, ignore
 
 
-def judge(models: Mapping[str, nn.Module], shipped: nn.Module, data: Mapping[str, PartyData]) -> dict[str, Judged]:
-    """Return what `shipped`, which gives probabilities, does on each party's test data, beside the parties' `models`.
+def judge(
+    models: Mapping[str, nn.Module], shipped: Mapping[str, nn.Module], data: Mapping[str, PartyData]
+) -> dict[str, Judged]:
+    """Return what the `shipped` model does on each party's test data, beside the parties' `models`.
 
-    `models` give logits, by party; their plain ensemble is the mean of their probabilities.
+    `models` give logits, by party; their plain ensemble is the mean of their probabilities. `shipped` gives
+    probabilities, by the party that uses it (`as_used`).
     """
-    return {party: _judged(party, models, shipped, data[party]) for party in models}
+    return {party: _judged(party, models, shipped[party], data[party]) for party in models}
+
+
+def as_used(
+    model: nn.Module, metadata: ModelMetadata, story: Story, data: Mapping[str, PartyData]
+) -> dict[str, nn.Module]:
+    """Return the shipped model as each party uses it: with its own shares of labels, where the model assumes any."""
+    if metadata.label_prior is None:
+        return dict.fromkeys(story.parties, model)
+    used: dict[str, nn.Module] = {}
+    for party in story.parties:
+        shares = story.describe(party, data[party]).get("label_prior") or ()
+        used[party] = AtPrior(model, metadata, dict(zip(story.labels, shares, strict=True)))
+    return used
 
 
 def _judged(party: str, models: Mapping[str, nn.Module], shipped: nn.Module, data: PartyData) -> Judged:
@@ -134,7 +152,9 @@ def ship(stage: Stage, fitted: FitResult, folder: Path) -> ShippedOutcome:
     )
     composed, path = compose(stage.members, fitted, choice.chosen), folder / "shipped.safetensors"
     save(composed.graph, composed.tensors, path)
-    return ShippedOutcome(story, fitted, report, judge(stage.models, load(path), stage.data))
+    metadata = describe_ensemble([member.metadata for member in stage.members], fitted.candidates, report)
+    used = as_used(load(path), metadata, story, stage.data)
+    return ShippedOutcome(story, fitted, report, judge(stage.models, used, stage.data))
 
 
 def _member(story: Story, party: str, module: nn.Module, data: PartyData, folder: Path) -> Member:

@@ -78,7 +78,9 @@ def test_a_file_with_broken_stitches_misses_the_targets(
     mixed = {name: broken[name] if name in stitches else whole for name, whole in outcome.fitted.stitches.items()}
     composed = compose(parties.members, replace(outcome.fitted, stitches=mixed), chosen.id)
     save(composed.graph, composed.tensors, tmp_path / "broken.safetensors")
-    judged = shipped.judge(parties.models, load(tmp_path / "broken.safetensors"), parties.data)
+    judged = shipped.judge(
+        parties.models, dict.fromkeys(parties.models, load(tmp_path / "broken.safetensors")), parties.data
+    )
     assert "better than north's own model at north" in missed(replace(outcome, judged=judged))
 
 
