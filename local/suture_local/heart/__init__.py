@@ -183,7 +183,8 @@ def _targets(judged: Mapping[str, Judged], report: Report) -> list[Target]:
 _REMARK = (
     "Three differences have no target, for over seeds they fall on either side. Each hospital uses the file with its "
     "own shares of labels where the chosen model takes them. Of Switzerland's 123 patients 115 are ill: calling "
-    "everybody ill is right in 93 %, its own model does little else, and a model without these shares looks worse there."
+    "everybody ill is right in 93 %. Its own model does little else, and a model without these shares looks worse "
+    "there."
 )
 
 
