@@ -149,13 +149,16 @@ def export_model(
     example: Tensor,
     path: Path,
     *,
+    output_name: str | None = None,
     tell: Callable[[str], None] | None = None,
     **description: Unpack[Description],
 ) -> ModelMetadata:
     """Export `module` to `path`, verified by re-reading, and return its metadata.
 
-    `example` is a batch of inputs `(N, C, *spatial)` with N >= 2; `tell` hears in words what was found out about the
-    model. A model that is refused leaves no file. Raises `SutureError` (`export.*`, `model.*`, `metadata.*`).
+    `example` is a batch of inputs `(N, C, *spatial)` with N >= 2. Of several outputs the one called `output_name` is
+    taken (`logits`, `0`, `heads.1`), or the one that is plainly meant; a number for each sample is `(N, 1)`. `tell`
+    hears in words what was found out about the model. A model that is refused leaves no file. Raises `SutureError`
+    (`export.*`, `model.*`, `metadata.*`).
     """
     with needs("torch"):
         import torch
@@ -168,16 +171,9 @@ def export_model(
     check_description(description, Description.__annotations__)
     task, labels = description.get("task", "classification"), description.get("labels") or ()
     with replacing(path) as temporary:
-        exported = export(module, example, temporary)
+        exported = export(module, example, temporary, output=output_name, single=True)
         with torch.no_grad():
             output = load(temporary)(example.cpu())
-        if not isinstance(output, torch.Tensor) or output.ndim < 2:
-            raise SutureError(
-                "model.output",
-                "the model must return one tensor (N, channels, ...)",
-                where="model",
-                hint="wrap the network in a module whose forward returns that tensor alone",
-            )
         kind, why = output_format(exported.graph, output, task, len(labels), description.get("output"))
         description["output"] = kind
         metadata = describe(

@@ -120,6 +120,7 @@ class Hub:
         key: str | Path | None = None,
         password: str | None = None,
         show: Callable[[Bundle], None] | None = None,
+        output_name: str | None = None,
         **description: Unpack[Description],
     ) -> Revision:
         """Export `model`, check that the file alone computes the same, and publish it as `repo` (`party/name`).
@@ -128,6 +129,7 @@ class Hub:
         raise to stop; without it, a line per file is printed. The same content again gives the same revision. A new
         model is for your party alone unless `visibility` is "all"; an existing one stays as it is: see `share`.
         With `key`, the file of a private key or a `pkcs11:` URI, the model is signed; `password` opens the file.
+        Of several outputs of the network, `output_name` says which is published.
         """
         one_of(visibility, get_args(Visibility), "visibility")
         checked_repo(repo)
@@ -135,7 +137,7 @@ class Hub:
         check_description(description, Description.__annotations__)
         with tempfile.TemporaryDirectory(prefix="suture-") as folder:
             path = Path(folder) / "model.safetensors"
-            metadata = export_model(model, example, path, **description)
+            metadata = export_model(model, example, path, output_name=output_name, **description)
             bundle = pack(path, metadata, repo=repo, card=card)
             if key is not None:
                 bundle = bundle.signed(key, password, repo=repo)

@@ -57,6 +57,10 @@ def export(
         Literal["logits", "probabilities", "values"] | None,
         typer.Option(help="what the model gives; by default what the end of the network and its outputs show"),
     ] = None,
+    output_name: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="which of several outputs: logits, 0 or heads.1; by default the plain one"),
+    ] = None,
     channels: Annotated[
         str | None,
         typer.Option(
@@ -133,7 +137,12 @@ def export(
         folder.mkdir(parents=True, exist_ok=True)
     try:
         metadata = export_model(
-            module, example, folder / "model.safetensors", tell=notes.print, **cast(Description, given)
+            module,
+            example,
+            folder / "model.safetensors",
+            output_name=output_name,
+            tell=notes.print,
+            **cast(Description, given),
         )
     except SutureError:
         if made:

@@ -28,19 +28,23 @@ _FLOATS = {"float16", "bfloat16", "float32", "float64"}
 _CHANNELS_SECOND = _names(
     """conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d batch_norm instance_norm group_norm
     max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d
-    adaptive_avg_pool3d adaptive_max_pool2d upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d
-    upsample_bilinear2d upsample_trilinear3d pad prelu"""
+    adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d max_pool2d_with_indices
+    max_pool3d_with_indices upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d
+    upsample_bilinear2d upsample_trilinear3d upsample_bicubic2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa
+    _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d grid_sampler col2im pad prelu"""
 )
-_CHANNELS_LAST = _names("linear layer_norm rms_norm embedding lstm gru")
-_LAYERS = _names(
+_RECURRENT = _names("lstm gru rnn_tanh rnn_relu")
+_CHANNELS_LAST = _names("linear layer_norm rms_norm embedding") | _RECURRENT
+_LAYERS = _RECURRENT | _names(
     """conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear matmul mm bmm addmm einsum
-    scaled_dot_product_attention lstm gru embedding"""
+    scaled_dot_product_attention embedding"""
 )
 _NORMS = _names("batch_norm instance_norm group_norm layer_norm rms_norm")
 _ELEMENTWISE = _names(
     """relu leaky_relu prelu elu gelu silu sigmoid tanh hardtanh hardswish hardsigmoid softplus relu6 selu celu mish
     softmax log_softmax add sub mul div pow sqrt rsqrt exp log abs clamp rsub masked_fill where
-    neg clone contiguous detach to alias addcmul"""
+    neg clone contiguous detach to alias addcmul log_sigmoid threshold maximum minimum log1p expm1 log2 log10 exp2
+    erf sin cos tan asin acos atan atan2 sinh cosh sign floor ceil round trunc remainder floor_divide nan_to_num"""
 )
 _VIEWS = _names("view reshape permute transpose flatten unflatten unsqueeze squeeze")
 _FOLLOWERS = _NORMS | _ELEMENTWISE | _VIEWS
@@ -196,7 +200,7 @@ class _Finder:
         node, name = self._graph.nodes[index], _name(self._graph.nodes[index])
         if node.op == INPUT or name in _CHANNELS_SECOND:
             return 1
-        if name in ("lstm", "gru"):
+        if name in _RECURRENT:
             return 2
         tensor = self._tensors[index]
         if name in _CHANNELS_LAST:

@@ -29,9 +29,12 @@ from suture_contract.model.graph import (
 )
 from suture_contract.model.graph_json import is_tensor_name
 from suture_contract.model.operators import ATEN, DTYPES, GETITEM
-from suture_stitching.portable import recurrent
+from suture_stitching.portable.decompose import WRITTEN, decompose
+from suture_stitching.portable.diagnosis import instead_of
+from suture_stitching.portable.outputs import plain_output
 from suture_stitching.portable.rewrite import constant_nodes, is_in_place, module_path
 from suture_stitching.portable.schemas import schema_of
+from suture_stitching.portable.twins import STANDS_FOR
 
 _aten = torch.ops.aten
 _SIZE_ARITHMETIC: dict[Any, str] = {
@@ -49,16 +52,24 @@ _SAME_AS: dict[Any, str] = {
     _aten._unsafe_view.default: "aten.reshape.default",
     _aten.swapaxes.default: "aten.transpose.int",
     _aten.swapdims.default: "aten.transpose.int",
+    _aten.__and__.Tensor: "aten.bitwise_and.Tensor",
+    _aten.__or__.Tensor: "aten.bitwise_or.Tensor",
+    _aten.__xor__.Tensor: "aten.bitwise_xor.Tensor",
     _aten.clamp_min.default: "aten.clamp.default",
     _aten.fill.Scalar: "aten.full_like.default",
     _aten.mul.Scalar: "aten.mul.Tensor",
     _aten.add.Scalar: "aten.add.Tensor",
     _aten.sub.Scalar: "aten.sub.Tensor",
     _aten.div.Scalar: "aten.div.Tensor",
-    **recurrent.STANDS_FOR,
+    **STANDS_FOR,
 }
 _CASTS = (_aten.to.device, _aten.to.dtype_layout, _aten.to.other, _aten.type_as.default, _aten._to_copy.default)
-_FACTORIES = {"aten.zeros.default", "aten.ones.default", "aten.full.default", "aten.arange.default"}
+#: What has a form in this module.
+_TREATED = frozenset({*_COPIES, *_DROPOUTS, *_CASTS, _aten.repeat_interleave.self_int, _aten.sym_size.int})
+_FACTORIES = {
+    *("aten.zeros.default", "aten.ones.default", "aten.full.default"),
+    *("aten.arange.default", "aten.arange.start", "aten.arange.start_step"),
+}
 
 
 def convert(program: ExportedProgram) -> tuple[Graph, dict[str, Tensor]]:
@@ -67,18 +78,28 @@ def convert(program: ExportedProgram) -> tuple[Graph, dict[str, Tensor]]:
     Values that depend on neither an input nor the model's state are computed now and stored once; tied weights are
     stored once. Raises `SutureError` (`export.operator`, ...) naming the module and operator that cannot be exported.
     """
+    _decompose(program)
     return _Converter(program).convert()
 
 
-def plain_output(output: Any, leaf: Callable[[Any], Any]) -> Any:
-    """Return a nested output as tuples and dictionaries only, with `leaf` applied to what is neither."""
-    if isinstance(output, dict):
-        if not all(isinstance(name, str) for name in output):
-            raise SutureError("export.output", "the keys of an output dictionary must be texts")
-        return {name: plain_output(item, leaf) for name, item in output.items()}
-    if isinstance(output, list | tuple):
-        return tuple(plain_output(item, leaf) for item in output)
-    return leaf(output)
+def _decompose(program: ExportedProgram) -> None:
+    """Write what depends on an input and is on no list by operators that are."""
+    constant = constant_nodes(program)
+    live = set(_live_nodes(program.graph, constant))
+    # What depends on state alone is computed at export, and what comes of a decomposition is not: it is needed.
+    settled = _of_state(program) | constant
+
+    def wanted(node: fx.Node) -> bool:
+        if (
+            not isinstance(node.target, torch._ops.OpOverload)
+            or node in settled
+            or (node in before and node not in live)
+        ):
+            return False
+        return _listed_name(node.target) not in ATEN and node.target not in _TREATED
+
+    before = set(program.graph.nodes)
+    decompose(program, wanted)
 
 
 class _Converter:
@@ -295,6 +316,17 @@ def _changes_nothing(node: fx.Node) -> bool:
     return _argument(node, "start") in (None, 0) and to_the_end and _argument(node, "step") == 1
 
 
+def _of_state(program: ExportedProgram) -> set[fx.Node]:
+    """Return what depends on parameters and buffers alone."""
+    kinds = {spec.arg.name: spec.kind for spec in program.graph_signature.input_specs}
+    found: set[fx.Node] = set()
+    for node in program.graph.nodes:
+        own = node.op == "placeholder" and kinds[node.name] != InputKind.USER_INPUT
+        if own or (node.op == "call_function" and node.all_input_nodes and found.issuperset(node.all_input_nodes)):
+            found.add(node)
+    return found
+
+
 def _live_nodes(graph: fx.Graph, constant: set[fx.Node]) -> list[fx.Node]:
     """Return, in order, what the output needs (nothing reads torch.export's assertions) and writes to constants."""
     live: set[fx.Node] = {node for node in constant if is_in_place(node)}
@@ -318,9 +350,8 @@ def _allowed(node: fx.Node, values: Callable[[Any], tuple[Value, ...]]) -> Node:
     name = _listed_name(node.target)
     if name not in ATEN:
         _refuse_random(node)
-        _refuse(
-            "export.operator", node, f"uses {name}", "that operator cannot be in a portable model; express it by others"
-        )
+        written = _listed_name(node.meta.get(WRITTEN, node.target))
+        _refuse("export.operator", node, f"uses {written}", instead_of(written))
     declared = {argument.name: str(argument.real_type) for argument in schema_of(name).arguments}
     kwargs: dict[str, Value] = {}
     for key, arg in node.kwargs.items():

@@ -360,6 +360,8 @@ _UNROLLED: dict[str, Callable[[Node, Sequence[Tensor], Sequence[Tensor]], int]] 
     "scaled_dot_product_attention": _matrix,
     "lstm": _gates,
     "gru": _gates,
+    "rnn_tanh": _gates,
+    "rnn_relu": _gates,
 }
 
 
@@ -384,7 +386,7 @@ def _recurrent(node: Node, tensors: Sequence[Tensor], elements: int) -> int:
 
 def _repetitions(node: Node, tensors: Sequence[Tensor]) -> int:
     """Return how often a recurrent layer does its work beyond the first time: per step, layer and direction."""
-    if node.op not in ("aten.lstm.input", "aten.gru.input"):
+    if not node.op.startswith("aten.") or _PRODUCTS.get(node.op.split(".")[1]) is not _recurrent:
         return 0
     length = tensors[0].shape[1 if node.args[-1] is True else 0]
     return int(length * max(sum(tensor.dim() == 2 for tensor in tensors) // 2, 1)) - 1
@@ -440,4 +442,7 @@ _PRODUCTS: dict[str, Callable[[Node, Sequence[Tensor], int], int]] = {
     "einsum": _einsum,
     "lstm": _recurrent,
     "gru": _recurrent,
+    "rnn_tanh": _recurrent,
+    "rnn_relu": _recurrent,
+    "cdist": lambda node, tensors, elements: 3 * _product(node, tensors, elements),
 }

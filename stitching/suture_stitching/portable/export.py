@@ -9,7 +9,7 @@ compared with the live module at batch sizes it was not recorded with. Nothing i
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,14 @@ from suture_contract.errors import SutureError
 from suture_contract.files import replacing
 from suture_contract.model.format import PortableHeader
 from suture_contract.model.graph import Graph
-from suture_stitching.portable.convert import convert, plain_output
+from suture_stitching.portable.convert import convert
+from suture_stitching.portable.outputs import chosen, giving, pick, plain_output
 from suture_stitching.portable.runtime import load, write
 from suture_stitching.portable.sanity import check_sane, check_weights
 from suture_stitching.portable.tracing import evaluating, trace
 
-#: Batches that the module and the file are compared on.
-_SIZES = (1, 2, 3)
+#: How many samples the module is recorded with, and batches that it and the file are compared on: others than that.
+_RECORDED, _SIZES = 2, (1, 3)
 
 
 @dataclass(frozen=True)
@@ -47,28 +48,36 @@ def export(
     *,
     tolerance: float = 1e-5,
     dynamic_spatial: bool = False,
+    output: str | None = None,
+    single: bool = False,
 ) -> Exported:
     """Write `module` as a portable model to `path` and return what was written.
 
     `example` is an input batch `(N, C, *spatial)`, or several inputs; the batch size stays free, the other sizes only
-    if `dynamic_spatial`. The module is left as it was. Raises `SutureError` (`export.*`) naming the module and operator
-    that cannot be exported, or the difference when the file does not reproduce the module within `tolerance` (or four
-    steps of the output's own precision, where that is coarser). Weights that are no numbers are refused, and so are an
-    output that is the same for every input, and one that depends on the other samples of a batch.
+    if `dynamic_spatial`. With `output` or `single` the file gives one tensor `(N, K, ...)` alone: the output of that
+    name (`logits`, `0`, `heads.1`), or the one that is plainly meant. The module is left as it was. Raises
+    `SutureError` (`export.*`) naming the module and operator that cannot be exported, or the difference when the file
+    does not reproduce the module within `tolerance` (or four steps of the output's own precision, where that is
+    coarser). Weights that are no numbers are refused, and so are an output that is the same for every input, and one
+    that depends on the other samples of a batch.
     """
     path = Path(path)
     inputs = (example,) if isinstance(example, Tensor) else tuple(example)
     _check_example(inputs)
     check_weights(module)
-    with evaluating(module), torch.no_grad():
-        expected = {size: _outputs(module, _batch(inputs, size)) for size in _SIZES}
     # Recorded without gradients, a `with torch.no_grad()` inside the module leaves no trace.
     with evaluating(module), torch.no_grad():
-        graph, tensors = convert(trace(module, _batch(inputs, 2), dynamic_spatial=dynamic_spatial))
+        what = _what(module, _batch(inputs, _RECORDED), output, single=single)
+        with giving(module, what):
+            expected = {size: _outputs(module, _batch(inputs, size)) for size in _SIZES}
+            graph, tensors = convert(trace(module, _batch(inputs, _RECORDED), dynamic_spatial=dynamic_spatial))
     with replacing(path) as temporary:
         header = write(graph, tensors, temporary)
-        difference = _verify(temporary, inputs, expected, tolerance)
-        check_sane(load(temporary, device=inputs[0].device), {size: _batch(inputs, size) for size in _SIZES})
+        model = load(temporary, device=inputs[0].device)
+        with torch.no_grad():
+            actual = {size: model(*_batch(inputs, size)) for size in _SIZES}
+        difference = _verify(expected, actual, tolerance)
+        check_sane(model, _batch(inputs, max(_SIZES)), actual)
     return Exported(header.graph, path, header, difference)
 
 
@@ -94,9 +103,19 @@ def _batch(inputs: Sequence[Tensor], size: int) -> tuple[Tensor, ...]:
     return tuple(torch.stack([sample(x, index) for index in range(size)]) for x in inputs)
 
 
+def _what(
+    module: torch.nn.Module, inputs: Sequence[Tensor], output: str | None, *, single: bool
+) -> Callable[[Any], Any]:
+    """Return what to make of the module's outputs: the one that is wanted, or all of them in plain nesting."""
+    if output is None and not single:
+        return lambda outputs: plain_output(outputs, _is_tensor)
+    name = chosen(_outputs(module, inputs), inputs[0], output)
+    return lambda outputs: pick(outputs, name)
+
+
 def _outputs(module: torch.nn.Module, inputs: Sequence[Tensor]) -> Any:
     try:
-        return plain_output(module(*inputs), _is_tensor)
+        return module(*inputs)
     except SutureError:
         raise
     except Exception as error:
@@ -118,16 +137,15 @@ def _is_tensor(leaf: object) -> Tensor:
     return leaf
 
 
-def _verify(path: Path, inputs: Sequence[Tensor], expected: Mapping[int, Any], tolerance: float) -> float:
+def _verify(expected: Mapping[int, Any], actual: Mapping[int, Any], tolerance: float) -> float:
     """Return the worst relative difference between the file and the live module; refuse one over `tolerance`."""
-    model = load(path, device=inputs[0].device)
     worst = 0.0
     for size, output in expected.items():
         if output is None:
             continue
-        with torch.no_grad():
-            actual = model(*_batch(inputs, size))
-        for name, want, have in _paired(output, actual, "output"):
+        for name, want, have in _paired(output, actual[size], "output"):
+            if size == 1 and want.squeeze().shape == have.squeeze().shape:
+                want = want.reshape(have.shape)  # x.squeeze() takes a batch of one for an axis of one
             difference = relative_difference(want, have)
             allowed = max(tolerance, 4 * torch.finfo(want.dtype).eps) if want.is_floating_point() else tolerance
             if not difference <= allowed:

@@ -6,6 +6,7 @@ itself makes the whole recording functional.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
@@ -77,16 +78,25 @@ def make_functional(program: ExportedProgram) -> bool:
             or _read_through_another_alias(node, nodes, position)
         ):
             return False
-    for node in in_place:
-        written = node.args[0]
-        later = position[node]
+    write_elsewhere(nodes, in_place)
+    return True
+
+
+def write_elsewhere(nodes: Iterable[fx.Node], only: Collection[fx.Node] | None = None) -> None:
+    """Give in-place operators (those of `only`) functional twins, whose results are read where the memory was."""
+    nodes = list(nodes)
+    position = {node: index for index, node in enumerate(nodes)}
+    for node in nodes:
+        if not is_in_place(node) or (only is not None and node not in only) or _functional_twin(node.target) is None:
+            continue
+        written, later = node.args[0], position[node]
+        assert isinstance(written, fx.Node)
 
         def reads_later(user: fx.Node, later: int = later) -> bool:
             return position[user] > later
 
         written.replace_all_uses_with(node, delete_user_cb=reads_later)
         node.target = _functional_twin(node.target)
-    return True
 
 
 def _functional_twin(target: Any) -> Any:
@@ -142,11 +152,11 @@ def _inline_autocast(module: fx.GraphModule, device: str) -> None:
         with module.graph.inserting_before(node):
             values = dict(zip(block.graph.find_nodes(op="placeholder"), arguments, strict=True))
             results = module.graph.graph_copy(block.graph, values)
-        _replace_results(node, results)
+        replace_results(node, results)
         module.graph.erase_node(node)
 
 
-def _replace_results(node: fx.Node, results: Any) -> None:
+def replace_results(node: fx.Node, results: Any) -> None:
     """Let the readers of a block's results read those of the operators that give them."""
     for user in list(node.users):
         user.replace_all_uses_with(results[user.args[1]])

@@ -13,6 +13,7 @@ from suture_contract.errors import SutureError
 from suture_contract.model.graph import Graph
 from suture_contract.model.metadata import Task
 from suture_contract.model.output import ends_in_scores, squashed_by
+from suture_stitching.portable.outputs import tensors_of
 
 OutputFormat = Literal["logits", "probabilities", "values"]
 #: Of the size of the outputs: far above what another order of summation changes, far below what another sample does.
@@ -39,15 +40,14 @@ def check_weights(module: torch.nn.Module) -> None:
             )
 
 
-def check_sane(model: Callable[..., Any], batches: Mapping[int, Sequence[Tensor]]) -> None:
+def check_sane(model: Callable[..., Any], inputs: Sequence[Tensor], outputs: Mapping[int, Any]) -> None:
     """Raise `SutureError` where a model's outputs say nothing about its inputs (`export.*`).
 
-    `batches` are inputs by their number of samples; a smaller batch is the beginning of a larger one.
+    `outputs` are those for the first samples of `inputs`, by their number: of all, and of fewer.
     """
-    with torch.no_grad():
-        outputs = {size: _tensors(model(*batch)) for size, batch in batches.items()}
-    _check_alone(outputs)
-    _check_varies(model, batches[max(batches)])
+    leaves = {size: tensors_of(output) for size, output in outputs.items()}
+    _check_alone(leaves)
+    _check_varies(model, inputs, leaves[max(leaves)])
 
 
 def _check_alone(outputs: Mapping[int, Sequence[Tensor]]) -> None:
@@ -68,15 +68,14 @@ def _check_alone(outputs: Mapping[int, Sequence[Tensor]]) -> None:
                 )
 
 
-def _check_varies(model: Callable[..., Any], inputs: Sequence[Tensor]) -> None:
+def _check_varies(model: Callable[..., Any], inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
     """Raise `SutureError` `export.constant` where the output is the same whatever the input is.
 
     The example is tried first, then other values of the same shapes, for a network may only be sure of this one.
     """
     first: list[Tensor] | None = None
-    for batch in _tries(inputs):
-        with torch.no_grad():
-            found = [leaf.double() for leaf in _tensors(model(*batch)) if leaf.dim() and leaf.shape[0] == len(batch[0])]
+    for leaves in itertools.chain([outputs], _tries(model, inputs)):
+        found = [leaf.double() for leaf in leaves if leaf.dim() and leaf.shape[0] == len(inputs[0])]
         if not found:
             return
         first = first or [leaf[:1] for leaf in found]
@@ -89,20 +88,16 @@ def _check_varies(model: Callable[..., Any], inputs: Sequence[Tensor]) -> None:
     )
 
 
-def _tries(inputs: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
-    yield tuple(inputs)
+def _tries(model: Callable[..., Any], inputs: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Yield what a model gives for other values than `inputs`."""
     drawn = torch.Generator().manual_seed(0)
     for scale in (1.0, 10.0, 100.0, 0.01):
-        yield tuple(
+        other = [
             (x + scale * torch.randn(x.shape, generator=drawn).to(x)) if x.is_floating_point() else x.flip(-1)
             for x in inputs
-        )
-
-
-def _tensors(output: Any) -> list[Tensor]:
-    if isinstance(output, Tensor):
-        return [output]
-    return [leaf for part in (output.values() if isinstance(output, dict) else output) for leaf in _tensors(part)]
+        ]
+        with torch.no_grad():
+            yield tensors_of(model(*other))
 
 
 def output_format(

@@ -36,15 +36,21 @@ _MAX_NUMBER = 2**31 - 1
 _TO_THE_END = 2**63 - 1
 _POSITIVE = {"stride", "dilation", "kernel_size", "groups", "num_groups", "split_size", "chunks", "step", "num_layers"}
 _NOT_NEGATIVE = {"padding", "output_padding", "output_size"}
-_NUMBER_AS_TENSOR = {"aten.add.Tensor", "aten.sub.Tensor", "aten.mul.Tensor", "aten.div.Tensor"}
+_NUMBER_AS_TENSOR = {
+    *("aten.add.Tensor", "aten.sub.Tensor", "aten.mul.Tensor", "aten.div.Tensor", "aten.floor_divide.default"),
+}
 _PINNED: dict[tuple[str, str], Value] = {
     ("aten.lstm.input", "train"): False,
-    ("aten.gru.input", "train"): False,
+    **{(f"aten.{name}.input", "train"): False for name in ("gru", "rnn_tanh", "rnn_relu")},
+    ("aten.gather.default", "sparse_grad"): False,
     ("aten.scaled_dot_product_attention.default", "dropout_p"): 0,
 }
 #: Operators that may compute the statistics of their input, and then must not keep them.
 _STATISTICS = {"aten.batch_norm.default": "training", "aten.instance_norm.default": "use_input_stats"}
-_FACTORIES = {"aten.zeros.default", "aten.ones.default", "aten.full.default", "aten.arange.default"}
+_FACTORIES = {
+    *("aten.zeros.default", "aten.ones.default", "aten.full.default"),
+    *("aten.arange.default", "aten.arange.start", "aten.arange.start_step"),
+}
 
 
 def _overload(name: str) -> Any:
@@ -96,12 +102,18 @@ def _lstm(
     return _OVERLOADS["aten.lstm.input"]._op(input, hx, params, has_biases, num_layers, *rest)
 
 
-def _gru(input: Tensor, hx: Tensor, params: Sequence[Tensor], has_biases: bool, num_layers: int, *rest: Any) -> Any:
-    _check_recurrent(input, [hx], params, 3, 1, has_biases, num_layers, *rest)
-    if input.is_meta:
-        bidirectional, batch_first = rest[2:]
-        return (recurrent_output(input, hx, bidirectional, batch_first), hx.clone())
-    return _OVERLOADS["aten.gru.input"]._op(input, hx, params, has_biases, num_layers, *rest)
+def _with_one_state(name: str, gates: int) -> Callable[..., Any]:
+    """Return a recurrent layer whose cells have one state and so many gates."""
+    function = _OVERLOADS[name]._op
+
+    def run(input: Tensor, hx: Tensor, params: Sequence[Tensor], has_biases: bool, num_layers: int, *rest: Any) -> Any:
+        _check_recurrent(input, [hx], params, gates, 1, has_biases, num_layers, *rest)
+        if input.is_meta:
+            bidirectional, batch_first = rest[2:]
+            return (recurrent_output(input, hx, bidirectional, batch_first), hx.clone())
+        return function(input, hx, params, has_biases, num_layers, *rest)
+
+    return run
 
 
 def recurrent_output(input: Tensor, state: Tensor, bidirectional: bool, batch_first: bool) -> Tensor:
@@ -169,7 +181,9 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     # What calling the overload calls, without the Python function in between.
     **{name: overload._op for name, overload in _OVERLOADS.items()},
     "aten.lstm.input": _lstm,
-    "aten.gru.input": _gru,
+    "aten.gru.input": _with_one_state("aten.gru.input", 3),
+    "aten.rnn_tanh.input": _with_one_state("aten.rnn_tanh.input", 1),
+    "aten.rnn_relu.input": _with_one_state("aten.rnn_relu.input", 1),
     "aten.unbind.int": _several("aten.unbind.int", lambda x, dim=0: x.shape[dim]),
     "aten.split.Tensor": _several("aten.split.Tensor", lambda x, split_size, dim=0: x.shape[dim] // split_size),
     "aten.chunk.default": _several("aten.chunk.default", lambda x, chunks, dim=0: min(chunks, x.shape[dim])),

@@ -12,14 +12,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.overrides import TorchFunctionMode
 
 from suture_contract.errors import SutureError
-from suture_stitching.portable import recurrent
+from suture_stitching.portable.diagnosis import explained, is_fixed_batch, sizes_of_batches
 from suture_stitching.portable.rewrite import (
     detach_factories,
     inline_autocast,
@@ -27,6 +26,7 @@ from suture_stitching.portable.rewrite import (
     make_functional,
     storage_of,
 )
+from suture_stitching.portable.twins import twin_of
 
 
 def trace(module: torch.nn.Module, example: Sequence[Tensor], *, dynamic_spatial: bool) -> ExportedProgram:
@@ -43,13 +43,7 @@ def trace(module: torch.nn.Module, example: Sequence[Tensor], *, dynamic_spatial
         for x in example
     ]
     with _quietly():
-        try:
-            with _Whole(dynamic_spatial):
-                program = torch.export.export(
-                    module, tuple(example), dynamic_shapes=_shapes_for(module, shapes), strict=False
-                )
-        except Exception as error:  # torch.export raises dozens of types; each of them means the same to the caller
-            raise _tracing_error(error) from error
+        program = _exported(module, tuple(example), _shapes_for(module, shapes), free=dynamic_spatial)
         inline_autocast(program, example[0].device.type)
         _refuse_mutation(program)
         detach_factories(program)
@@ -58,8 +52,28 @@ def trace(module: torch.nn.Module, example: Sequence[Tensor], *, dynamic_spatial
     return program
 
 
+def _exported(module: torch.nn.Module, example: tuple[Tensor, ...], shapes: Any, *, free: bool) -> ExportedProgram:
+    """Return torch's recording; where the batch size became a number, the second one says by which line."""
+
+    def record() -> ExportedProgram:
+        with _Whole(free):
+            return torch.export.export(module, example, dynamic_shapes=shapes, strict=False)
+
+    lines: list[str] = []
+    try:
+        try:
+            return record()
+        except Exception as error:
+            if not is_fixed_batch(error):
+                raise
+        with sizes_of_batches() as lines:
+            return record()
+    except Exception as error:  # torch.export raises dozens of types; each of them means the same to the caller
+        raise explained(error, next(filter(None, lines), "")) from error
+
+
 class _Whole(TorchFunctionMode):
-    """Record by twins what torch would take apart: recurrent layers, and where lengths are free `max_pool1d`."""
+    """Record by twins what torch would take apart or fix the size of."""
 
     def __init__(self, free: bool) -> None:
         super().__init__()
@@ -67,27 +81,8 @@ class _Whole(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self._free and func in (F.max_pool1d, torch.max_pool1d) and not kwargs.get("return_indices"):
-            # torch's own fixes the length to that of the example.
-            return _max_pool1d(*args, **kwargs)
-        return (recurrent.whole(func, args) or func)(*args, **kwargs)
-
-
-def _max_pool1d(
-    input: Tensor,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> Tensor:
-    def row(size: Any, other: int) -> tuple[int, int]:
-        return (other, size[0] if isinstance(size, list | tuple) else size)
-
-    stride = row(stride, 1) if stride else row(kernel_size, 1)
-    rows = input.unsqueeze(-2)
-    return F.max_pool2d(rows, row(kernel_size, 1), stride, row(padding, 0), row(dilation, 1), ceil_mode).squeeze(-2)
+        twin = twin_of(func, args, kwargs, free=self._free)
+        return func(*args, **kwargs) if twin is None else twin()
 
 
 def _shapes_for(module: torch.nn.Module, shapes: list[dict[int, Any]]) -> Any:
@@ -121,34 +116,6 @@ def _quietly() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
-
-
-def _tracing_error(error: Exception) -> SutureError:
-    text = str(error)
-    first_line = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
-    if "specialized" in text or "ConstraintViolation" in type(error).__name__:
-        return SutureError(
-            "export.fixed_batch",
-            f"the module only works for one batch size: {first_line[:400]}",
-            hint="take the batch size from the input, as in x.flatten(1) or x.reshape(x.shape[0], -1)",
-        )
-    if isinstance(error, NotImplementedError) and "inequality" in text:
-        return SutureError(
-            "export.free_size",
-            f"torch cannot tell which sizes the module allows: {first_line[:400]}",
-            hint="record it for one size (dynamic_spatial=False), or round down in its pooling (ceil_mode=False)",
-        )
-    if "data-dependent" in text or "GuardOnDataDependent" in type(error).__name__:
-        return SutureError(
-            "export.data_dependent",
-            f"the module takes a decision from the values it computes: {first_line[:400]}",
-            hint="replace `if tensor...:` and sizes taken from values by torch.where or fixed sizes",
-        )
-    return SutureError(
-        "export.failed",
-        f"the module cannot be recorded ({type(error).__name__}): {first_line[:400]}",
-        hint="run module(example) once to see that it works, and keep forward() free of anything but tensors",
-    )
 
 
 def _refuse_mutation(program: ExportedProgram) -> None:
