@@ -388,12 +388,40 @@ def test_from_end_to_end(name: str, tmp_path: Path) -> None:
     # Training ends in other weights on other processors, and the samples are few: it is not surely worse.
     reach = scores[best.id].high if evaluation.higher_is_better else scores[best.id].low
     assert sign * reach >= sign * scores[ensemble.id].value - 0.1
+    _stitched_again(members, result, best.id, data, tmp_path)
+
+
+def _stitched_again(members: list[Member], result: FitResult, id: str, data: Dataset, folder: Path) -> None:
+    """Check that a stitched ensemble is stitched to a member as any other network is."""
+    stitched = _loaded(members, result, id, data, folder)
+    again = [stitched, members[-1]]
+    fitted = fit(again, data, options=FitOptions(refine=False, max_matches=4, alphas=(0.5,)))
+    assert fitted.candidates.unstitched is None
+    candidate = [c for c in fitted.candidates.candidates if c.kind == "stitched"][-1]
+    score = evaluate(again, fitted, data, own=0).splits["test"].scores[candidate.id].value
+    assert np.isfinite(score)
+    _same_when_composed(again, fitted, candidate.id, data, score, folder)
 
 
 def _same_when_composed(
     members: list[Member], result: FitResult, id: str, data: Dataset, score: float, folder: Path
 ) -> None:
     """Check that the composed model, written and read again, scores what the candidate did."""
+    composed = compose(members, result, id)
+    again, task = (
+        _loaded(members, result, id, data, folder).model,
+        objective_of([m.metadata for m in members], data.labels),
+    )
+    found = []
+    for x, y in batches(members, data, "test", "cpu"):
+        output = again(x)
+        assert torch.equal(output, composed(x))
+        found.append(task.scores(output, y))
+    assert float(torch.cat(found).mean()) == pytest.approx(score, abs=1e-6)
+
+
+def _loaded(members: list[Member], result: FitResult, id: str, data: Dataset, folder: Path) -> Member:
+    """Return a candidate, composed, written and read again."""
     composed = compose(members, result, id)
     path = folder / f"{id}.safetensors"
     save(composed.graph, composed.tensors, path)
@@ -406,13 +434,7 @@ def _same_when_composed(
         license="Apache-2.0",
     )
     check_against(check_file(path), metadata)
-    again, task = load(path), objective_of([m.metadata for m in members], data.labels)
-    found = []
-    for x, y in batches(members, data, "test", "cpu"):
-        output = again(x)
-        assert torch.equal(output, composed(x))
-        found.append(task.scores(output, y))
-    assert float(torch.cat(found).mean()) == pytest.approx(score, abs=1e-6)
+    return Member(load(path), metadata, MemberRef(repo=f"stitched/{id}", revision="5" * 40, sha256="5" * 64))
 
 
 def test_a_class_token_is_stitched_on_its_own(tmp_path: Path) -> None:

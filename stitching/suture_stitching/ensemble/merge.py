@@ -98,6 +98,16 @@ class Merge:
         patches = self._add("aten.permute.default", self._tokens(value, *point.tokens), (0, 2, 1))
         return self._add("aten.unflatten.int", patches, 2, point.shape[1:])
 
+    def distinct(self, member: int, points: Sequence[StitchPoint]) -> list[StitchPoint]:
+        """Return a member's `points` without those that say what one before them says.
+
+        In a stitched ensemble, the part of a sequence that was stitched is a point of its own as well.
+        """
+        first: dict[Ref, StitchPoint] = {}
+        for point in points:
+            first.setdefault(self.point(self.native, member, point), point)
+        return list(first.values())
+
     def join(self, joins: Sequence[Join], gate: GateTensors | None = None) -> list[Values]:
         """Return all members' values when they are mixed at `joins`, which are in the order of the networks.
 

@@ -212,8 +212,9 @@ class _Fit:
         self._checkpoint = Checkpoint(checkpoint, key, shared=step is not None)
         self._tracker = Tracker(progress)
         self._passes = FeaturePass(members, dataset, runner, self._tracker, self._checkpoint, options.seed)
-        self._points = [member.points(self._passes.shape) for member in members]
         self._merge = Merge(members, self._objective)
+        points = [member.points(self._passes.shape) for member in members]
+        self._points = [self._merge.distinct(number, own) for number, own in enumerate(points)]
         self._training = TrainingLength.of(dataset, self._passes.shape, options.refine_steps)
         self._effort = Effort(self._passes, self._merge, self._points, options, self._training)
         self._effort.begin(step, share, private=terms.privacy is not None)

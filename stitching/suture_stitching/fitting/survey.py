@@ -39,7 +39,9 @@ class Survey:
 def survey(passes: FeaturePass, merge: Merge, points: Sequence[Sequence[StitchPoint]]) -> Survey:
     """Return how similar the members' `points` are on the first training batches."""
     flat = [(member, point) for member, some in enumerate(points) for point in some]
-    places = {merge.point(merge.native, member, point).node: i for i, (member, point) in enumerate(flat)}
+    places: dict[int, list[int]] = {}
+    for index, (member, point) in enumerate(flat):
+        places.setdefault(merge.point(merge.native, member, point).node, []).append(index)
     model = passes.model_of(merge, places)
     generator = torch.Generator().manual_seed(passes.seed or 0)
     widths = sketched(points)
@@ -53,8 +55,8 @@ def survey(passes: FeaturePass, merge: Merge, points: Sequence[Sequence[StitchPo
     def look(part: Tensor, *, keep: bool) -> tuple[Moments, Features]:
         sides: list[Tensor] = [part] * len(flat)
         kept = {}
-        for node, feature in passes.runner.stream(model, places, part):
-            place = places[node]
+        values = passes.runner.stream(model, places, part)
+        for place, feature in ((place, feature) for node, feature in values for place in places[node]):
             member, point = flat[place]
             grid = _GRIDS[len(point.shape) - 1 or rank]
             side = rows(feature, grid, point.channel_axis).float()
