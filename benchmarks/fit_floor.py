@@ -4,11 +4,15 @@ Capture, matching and closed form of all pairs may take 1.5 times one plain infe
 same data; evaluating all candidates 2.5 times one pass; and peak memory may not depend on the number of samples.
 Members are residual classifiers of digits and U-Nets of drawn lesions; what three members cost is shown beside them, of
 which only the evaluation is limited. Ends with an error where a limit is missed.
+
+`--wide` measures layers of 512 to 4,096 features instead: capture, matching and closed form may take twice a pass, and
+each row is printed as it is measured.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import statistics
 import subprocess
@@ -34,6 +38,8 @@ from suture_stitching.fitting.fit import FitOptions, FitResult, fit
 from suture_stitching.running.progress import Progress
 
 CAPTURE, EVALUATE, MEMORY = 1.5, 2.5, 1.1
+#: What capture, matching and closed form may take for wide layers, in passes; the widths, and when no more are begun.
+WIDE, WIDTHS, SECONDS = 2.0, (512, 1024, 2048, 4096), 200.0
 #: What a fit reports while it runs the members, matches their points and solves.
 STEPS = ("start", "match", "solve", "stitch")
 
@@ -44,9 +50,20 @@ class Phases:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._step, self._since = "start", time.perf_counter()
+        self._began = self._since
+        self._said: list[tuple[float, float]] = []
+
+    @property
+    def estimated(self) -> float:
+        """What was said to be left after a tenth of the work, relative to what was left."""
+        tenth = self._began + 0.1 * (self._since - self._began)
+        after = [(moment, said) for moment, said in self._said if moment >= tenth]
+        return after[0][1] / max(self._since - after[0][0], 1e-9) if after else float("nan")
 
     def __call__(self, progress: Progress) -> None:
         now = time.perf_counter()
+        if progress.seconds_left is not None:
+            self._said.append((now, progress.seconds_left))
         self.seconds[self._step] = self.seconds.get(self._step, 0.0) + now - self._since
         self._step, self._since = progress.step, now
 
@@ -103,6 +120,52 @@ def case(name: str, size: int, samples: int, steps: int) -> tuple[list[nn.Module
     return classifiers(size, n=samples, steps=steps, nets=nets)
 
 
+def wide_nets(width: int) -> tuple[list[nn.Module], ArrayDataset]:
+    """Return two networks of three layers of so many features, for tables of 64 numbers that say their class."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1536, 64)).astype(np.float32)
+    y = (x[:, :10] + 0.3 * rng.normal(size=(1536, 10))).argmax(1)
+    torch.manual_seed(0)
+    nets: list[nn.Module] = []
+    for own in (width, width):
+        layers = [nn.Linear(64, own), nn.ReLU(), nn.Linear(own, own), nn.ReLU(), nn.Linear(own, own), nn.ReLU()]
+        nets.append(nn.Sequential(*layers, nn.Linear(own, 10)).eval())
+    names = [f"v{number}" for number in range(64)]
+    return nets, ArrayDataset(x, y, [str(label) for label in range(10)], channels=names, where="table")
+
+
+def wide(widths: Sequence[int], seconds: float, path: Path) -> None:
+    """Measure fits of wide layers, one after the other, and end with an error where one takes too long."""
+    began, rows, missed = time.perf_counter(), {}, []
+    print(f"{'features':>8} {'pass, s':>8} {'passes':>7} {'held-out R2':>12} {'left after a tenth':>19}", flush=True)
+    for width in widths:
+        if time.perf_counter() - began > seconds:
+            print(f"{width:>8} not begun: {seconds:.0f} seconds are over", flush=True)
+            continue
+        nets, dataset = wide_nets(width)
+        members = [as_member(net, dataset, f"m{index}", index) for index, net in enumerate(nets)]
+        plain_pass(nets, members, dataset, ("validation",))
+        once = functools.partial(plain_pass, nets, members, dataset, ("train", "validation"))
+        plain = min(timed(once) for _ in range(2))
+        phases = Phases()
+        fitted = fit(members, dataset, own=0, options=FitOptions(refine=False), progress=phases)
+        took = sum(phases.seconds.get(step, 0) for step in STEPS)
+        matches = [match for candidate in fitted.candidates.candidates for match in candidate.matches]
+        r2 = max((stitch.r2 or 0.0 for match in matches for stitch in match.stitches), default=0.0)
+        rows[width] = {
+            "pass_s": plain,
+            "passes": took / plain,
+            "r2": r2,
+            "estimate": phases.estimated,
+            "steps": {name: value / plain for name, value in phases.seconds.items()},
+        }
+        print(f"{width:>8} {plain:>8.2f} {took / plain:>7.2f} {r2:>12.3f} {phases.estimated:>19.2f}", flush=True)
+        missed += [f"{width} features"] if took / plain > WIDE else []
+    write_json(path, "fit_floor_wide", {"widths": rows, "missed": missed}, seed=0)
+    if missed:
+        raise SystemExit(f"over {WIDE:g} passes: {', '.join(missed)}")
+
+
 def peak_memory(samples: int) -> float:
     """Return the peak resident memory in MB of a process that fits and evaluates with so many samples."""
     process = subprocess.Popen([sys.executable, __file__, "--fit-only", str(samples)])
@@ -134,11 +197,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="128 samples, one round")
     parser.add_argument("--json", type=Path, default=Path("fit_floor.json"))
+    parser.add_argument("--wide", action="store_true", help="layers of 512 to 4,096 features")
+    parser.add_argument("--widths", type=int, nargs="*", default=WIDTHS, help="these instead, with --wide")
     parser.add_argument("--fit-only", type=int, metavar="SAMPLES", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.fit_only:
         fit_only(options.fit_only)
+        return
+    if options.wide:
+        wide(options.widths, SECONDS, options.json)
         return
     samples, rounds = (128, 1) if options.quick else (options.samples, options.rounds)
     rows = {}

@@ -11,11 +11,14 @@ from suture_stitching.data import ArrayDataset
 from suture_stitching.features.moments import Moments
 from suture_stitching.fitting.carriers import GROUPS, carried_by, groups_of, kept, rounded, screened, tallied
 from suture_stitching.fitting.fit import FitOptions, fit
+from suture_stitching.running.accumulator import Accumulator
 
 
 def _tally(rows: torch.Tensor, whose: np.ndarray | None = None) -> torch.Tensor:
     whose = np.arange(len(rows)) if whose is None else whose
-    return tallied(rows[:, None], groups_of(whose))
+    total = Accumulator()
+    total.add(Accumulator(placed={"": tallied(rows[:, None], groups_of(whose))}))
+    return total.sums[""]
 
 
 def _rows(n: int = 100, width: int = 4) -> torch.Tensor:
@@ -48,7 +51,7 @@ def test_many_samples_of_one_patient_are_one_carrier() -> None:
     whose = np.maximum(np.arange(100) - 39, 0)  # the first forty samples are one patient's
     for least, stays in ((1, True), (2, False)):
         keep = kept(_tally(rows, whose), {0: slice(0, 4)}, least)[0]
-        assert bool(keep[2].any()) is stays
+        assert bool(keep.dense()[2].any()) is stays
 
 
 def test_a_direction_of_one_patient_between_full_features_is_left_out() -> None:
@@ -57,7 +60,7 @@ def test_a_direction_of_one_patient_between_full_features_is_left_out() -> None:
     rows[:, 3] = rows[:, 2]
     rows[39, 3] = 0
     keep = kept(_tally(rows), {0: slice(0, 4)}, 11)[0]
-    difference = rows.double() @ keep.T
+    difference = keep.of(rows.double().T).T
     before = (rows[:, 2] - rows[:, 3]).double().std()
     assert (difference[:, 2] - difference[:, 3]).std() < 0.2 * before
     assert difference[:, 2].std() > 0.5 * rows[:, 2].std()
@@ -66,7 +69,7 @@ def test_a_direction_of_one_patient_between_full_features_is_left_out() -> None:
 def test_constants_and_more_patients_than_groups() -> None:
     rows = torch.cat([torch.full((3 * GROUPS, 1), 1e4), _rows(3 * GROUPS, 1)], 1)
     keep = kept(_tally(rows), {0: slice(0, 2)}, 11)[0]
-    assert keep.diagonal().tolist() == pytest.approx([0, 1])
+    assert keep.dense().diagonal().tolist() == pytest.approx([0, 1])
 
 
 def test_nothing_of_few_patients_is_fitted_or_trained(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -100,3 +103,28 @@ def test_numbers_have_the_digits_that_patients_give() -> None:
         assert (told - exact).abs().max() <= exact.abs().max() * 2.0**-digits
         assert len(torch.unique(told.abs().frexp().mantissa)) <= 2 ** (digits - 1) + 1
     assert rounded(torch.zeros(3), 10).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("patients", [30, 200])
+def test_few_patients_and_many_features_leave_what_the_whole_matrix_leaves(patients: int) -> None:
+    rows = torch.cat([_rows(patients, 60), torch.randn(patients, 1)], 1)
+    rows[:, 3] = rows[:, 4]
+    rows[0, 3] += 50.0  # a direction of one patient
+    least = 5
+    keep = kept(_tally(rows), {0: slice(0, 61)}, least)[0]
+    unit = rows.double() - rows.double().mean(0)
+    unit = unit / unit.square().mean(0).sqrt()
+    values, vectors = torch.linalg.eigh(unit.T @ unit / patients)
+    few = (carried_by((unit @ vectors).square()) < least) & (values > 1e-9 * values[-1])
+    chosen = keep.full.bool()
+    assert bool(few.any())
+    assert keep.across.shape[1] >= 1
+    x = torch.randn(61, 7, dtype=torch.float64)
+    weight = torch.randn(5, 61, dtype=torch.float64)
+    assert torch.allclose(keep.of(x), keep.dense() @ x)
+    assert torch.allclose(keep.before(weight), weight @ keep.dense())
+    assert torch.allclose(keep.dense() @ keep.dense(), keep.dense(), atol=1e-9)
+    assert bool(chosen[:3].all())
+    moments = Moments.of(rows)
+    dense = keep.dense() @ moments.scatter @ keep.dense().T
+    assert torch.allclose(screened(moments, {0: keep}, {0: slice(0, 61)}).scatter, dense, atol=1e-6)

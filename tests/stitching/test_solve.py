@@ -87,3 +87,25 @@ def test_a_constant_target_that_is_met_is_explained() -> None:
     found = Source(Moments.of(data), X, Moments.of(data)).to(Y)
     assert found.r2 == 1
     assert explained_variance(Moments.of(data), X, Y, found.weight, found.bias + 1) == 0
+
+
+@pytest.mark.parametrize("rows", [12, 20, 60])
+def test_fewer_rows_than_features_are_solved_by_their_directions(rows: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(n: int) -> torch.Tensor:
+        latent = torch.randn(n, 9, generator=generator, dtype=torch.float64)
+        mix = torch.randn(9, 84, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        return latent @ mix + 0.1 * torch.randn(n, 84, generator=generator, dtype=torch.float64)
+
+    source, target = slice(0, 80), slice(80, 84)
+    train, held_out = Moments.of(drawn(rows)), Moments.of(drawn(200))
+    found = Source(train, source, held_out)
+    few = found.to(target)
+    scale = train.covariance[source, source].diagonal().mean()
+    damped = train.covariance[source, source] + few.ridge * scale * torch.eye(80, dtype=torch.float64)
+    weight = torch.linalg.solve(damped, train.covariance[source, target]).T
+    assert torch.allclose(few.weight, weight, rtol=1e-5, atol=1e-7)
+    r2 = explained_variance(held_out, source, target, few.weight, few.bias)
+    assert few.r2 == pytest.approx(r2, abs=1e-9)
+    assert found._vectors.shape[1] < 80 or rows == 60

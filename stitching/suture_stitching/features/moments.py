@@ -32,16 +32,17 @@ class Moments:
         Rows are shifted by their mean before they are multiplied, so that large offsets cost no precision. Infinite or
         NaN rows are not looked for here, where that would mean to wait for the device: `finite` tells of the totals.
         """
-        total = cls.nothing(rows.shape[1], rows.device)
+        total: Moments | None = None
         for chunk in torch.split(rows, CHUNK):
             exact = chunk if chunk.dtype == torch.float64 else chunk.float()
             mean = exact.mean(0)
             centred = exact - mean
             # What rounding of the mean left over is taken out again.
             left = centred.mean(0).double()
-            scatter = (centred.T @ centred).double() - len(chunk) * torch.outer(left, left)
-            total = total + cls(float(len(chunk)), mean.double() + left, scatter)
-        return total
+            scatter = (centred.T @ centred).double().addr_(left, left, alpha=-len(chunk))
+            found = cls(float(len(chunk)), mean.double() + left, scatter)
+            total = found if total is None else total + found
+        return cls.nothing(rows.shape[1], rows.device) if total is None else total
 
     @classmethod
     def weighted(cls, rows: Tensor, weights: Tensor) -> Moments:
@@ -69,7 +70,7 @@ class Moments:
             return self
         step = other.mean - self.mean
         mean = self.mean + step * (other.n / n)
-        scatter = self.scatter + other.scatter + torch.outer(step, step) * (self.n * other.n / n)
+        scatter = (self.scatter + other.scatter).addr_(step, step, alpha=self.n * other.n / n)
         return Moments(n, mean, scatter)
 
     def select(self, *columns: slice) -> Moments:

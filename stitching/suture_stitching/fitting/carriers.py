@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from suture_stitching.features.moments import Moments
+from suture_stitching.running.accumulator import Placed
 
 #: Patients are counted in so many groups at most: memory does not grow with their number, and nobody is counted twice.
 GROUPS = 1024
@@ -26,13 +28,59 @@ HELD = 0.9
 _ROUNDING = 1e-9
 
 
+@dataclass(frozen=True)
+class Kept:
+    """The map `diag(full) - across @ along.T` `(C, C)` that leaves of a member's features what enough patients carry.
+
+    `full` `(C,)` is one where a feature stays, `across` and `along` `(C, G)` are the directions that are taken out of
+    those that stay: few, so that nothing is multiplied by a whole matrix. All are float64.
+    """
+
+    full: Tensor
+    across: Tensor
+    along: Tensor
+
+    @classmethod
+    def everything(cls, width: int) -> Kept:
+        """Return the map that leaves all of so many features."""
+        none = torch.zeros(width, 0, dtype=torch.float64)
+        return cls(torch.ones(width, dtype=torch.float64), none, none)
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is taken out."""
+        return not self.across.shape[1] and bool(self.full.all())
+
+    def of(self, features: Tensor) -> Tensor:
+        """Return the map times `features` `(C, N)`."""
+        if self.whole:
+            return features
+        return self.full[:, None].to(features) * features - self.across.to(features) @ (
+            self.along.T.to(features) @ features
+        )
+
+    def before(self, weight: Tensor) -> Tensor:
+        """Return `weight` `(O, C)` times the map."""
+        if self.whole:
+            return weight
+        return weight * self.full.to(weight) - (weight @ self.across.to(weight)) @ self.along.T.to(weight)
+
+    def to(self, like: Tensor) -> Kept:
+        """Return the same map where `like` is, in its type."""
+        return Kept(self.full.to(like), self.across.to(like), self.along.to(like))
+
+    def dense(self) -> Tensor:
+        """Return the whole matrix."""
+        return torch.diag(self.full) - self.across @ self.along.T
+
+
 def groups_of(patients: NDArray[np.int64]) -> Tensor:
     """Return the group `(N,)` of each sample, by whose it is."""
     return torch.from_numpy(np.unique(patients, return_inverse=True)[1].reshape(-1) % GROUPS)
 
 
-def tallied(rows: Tensor, groups: Tensor) -> Tensor:
-    """Return per group the number of samples, and of each feature the sum and that of squares: `(GROUPS, 1 + 2 D)`.
+def tallied(rows: Tensor, groups: Tensor) -> Placed:
+    """Return what counts for its group `(N,)` of each sample: 1, its features and their squares, `(N, 1 + 2 D)`.
 
     `rows` are `(N, P, D)`; each sample counts as one, by the means over its positions.
     """
@@ -41,15 +89,13 @@ def tallied(rows: Tensor, groups: Tensor) -> Tensor:
     step = rows - start
     mean, square, shift = step.mean(1).double(), step.square_().mean(1).double(), start.double()
     each = torch.cat([mean.new_ones(len(rows), 1), mean + shift, square + 2 * shift * mean + shift.square()], 1)
-    return torch.zeros(GROUPS, each.shape[1], dtype=torch.float64, device=rows.device).index_add_(
-        0, groups.to(rows.device), each
-    )
+    return Placed(groups.to(rows.device), each, GROUPS)
 
 
-def kept(tally: Tensor, columns: Mapping[int, slice], least: int) -> dict[int, Tensor]:
-    """Return for each member the map `(C, C)` that leaves of its features what at least `least` patients carry."""
+def kept(tally: Tensor, columns: Mapping[int, slice], least: int) -> dict[int, Kept]:
+    """Return for each member the map that leaves of its features what at least `least` patients carry."""
     if least <= 1:
-        return {m: torch.eye(column.stop - column.start, dtype=torch.float64) for m, column in columns.items()}
+        return {m: Kept.everything(column.stop - column.start) for m, column in columns.items()}
     tally = tally[tally[:, 0] > 0].cpu()
     count, (sums, squares) = tally[:, :1], tally[:, 1:].chunk(2, 1)
     middle = (sums / count).mean(0)
@@ -62,12 +108,17 @@ def kept(tally: Tensor, columns: Mapping[int, slice], least: int) -> dict[int, T
     }
 
 
-def screened(moments: Moments, keep: Mapping[int, Tensor], columns: Mapping[int, slice]) -> Moments:
+def screened(moments: Moments, keep: Mapping[int, Kept], columns: Mapping[int, slice]) -> Moments:
     """Return the moments of the features that are kept, in their old places."""
-    whole = torch.zeros_like(moments.scatter)
-    for member, column in columns.items():
-        whole[column, column] = keep[member].to(whole)
-    return Moments(moments.n, whole @ moments.mean, whole @ moments.scatter @ whole.T)
+    parts = {member: column for member, column in columns.items() if not keep[member].whole}
+    if not parts:
+        return moments
+    mean, scatter = moments.mean.clone(), moments.scatter.clone()
+    for member, column in parts.items():
+        mean[column] = keep[member].of(mean[column, None])[:, 0]
+        scatter[column] = keep[member].of(scatter[column])
+        scatter[:, column] = keep[member].of(scatter[:, column].T).T
+    return Moments(moments.n, mean, scatter)
 
 
 def rounded(tensor: Tensor, patients: int) -> Tensor:
@@ -88,21 +139,32 @@ def carried_by(energies: Tensor) -> Tensor:
     return torch.where(total > 0, count, 0)
 
 
-def _kept(energies: Tensor, deviations: Tensor, middle: Tensor, least: int) -> Tensor:
+def _kept(energies: Tensor, deviations: Tensor, middle: Tensor, least: int) -> Kept:
     width = len(middle)
     full = carried_by(energies) >= least
     # What a constant leaves over when it is squared and rounded.
     full &= energies.mean(0) > 1e-12 * middle.square()
-    keep = torch.zeros(width, width, dtype=torch.float64)
     chosen = full.nonzero()[:, 0]
     if not len(chosen):
-        return keep
+        return Kept(full.double(), *(torch.zeros(width, 0, dtype=torch.float64) for _ in range(2)))
     scale = deviations[:, chosen].square().mean(0).sqrt()
     scale = torch.where(scale > 0, scale, 1.0)
     unit = deviations[:, chosen] / scale
-    values, vectors = torch.linalg.eigh(unit.T @ unit / len(unit))
+    values, vectors = _directions(unit)
     few = carried_by((unit @ vectors).square()) < least
     gone = vectors[:, few & (values > _ROUNDING * values[-1])]
-    within = torch.eye(len(chosen), dtype=torch.float64) - gone @ gone.T
-    keep[chosen[:, None], chosen[None]] = scale[:, None] * within / scale[None]
-    return keep
+    across, along = (torch.zeros(width, gone.shape[1], dtype=torch.float64) for _ in range(2))
+    across[chosen], along[chosen] = scale[:, None] * gone, gone / scale[:, None]
+    return Kept(full.double(), across, along)
+
+
+def _directions(unit: Tensor) -> tuple[Tensor, Tensor]:
+    """Return in which directions, `(C, K)`, patients' `(N, C)` features vary, and how much: the largest last."""
+    patients, width = unit.shape
+    if patients >= width:
+        values, vectors = torch.linalg.eigh(unit.T @ unit / patients)
+        return values, vectors
+    # There are no more directions than patients, and theirs are found in products of patients.
+    values, each = torch.linalg.eigh(unit @ unit.T / patients)
+    some = values > _ROUNDING * values[-1]
+    return values[some], unit.T @ each[:, some] / (patients * values[some]).sqrt()

@@ -188,8 +188,8 @@ def contribute(
         sums = Accumulator()
         for (index, grid), side in features(x).items():
             name = _name((index, grid, split))
-            sums.moments[name] = Moments.of(side)
-            sums.sums[name] = tallied(side.reshape(len(x), -1, side.shape[1]), groups[split][places])
+            sums.see(name, side)
+            sums.placed[name] = tallied(side.reshape(len(x), -1, side.shape[1]), groups[split][places])
         return sums
 
     def clipped_features(clips: Sequence[float], split: SplitOfFit, x: Tensor, places: Tensor) -> Accumulator:

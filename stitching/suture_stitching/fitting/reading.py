@@ -18,7 +18,7 @@ from suture_stitching.ensemble.merge import Merge, Values
 from suture_stitching.ensemble.ood_gate import Whitening, whiten
 from suture_stitching.features.moments import Moments, channels_second, to_grid
 from suture_stitching.features.points import StitchPoint
-from suture_stitching.fitting.carriers import groups_of, kept, screened, tallied
+from suture_stitching.fitting.carriers import Kept, groups_of, kept, screened, tallied
 from suture_stitching.fitting.terms import PatientTerms
 from suture_stitching.running.accumulator import Accumulator
 from suture_stitching.running.feature_pass import FeaturePass
@@ -44,13 +44,13 @@ SPLITS: tuple[Split, Split] = ("train", "validation")
 class Reading:
     """Moments by match and grid, of the features of all matched members side by side; of both splits.
 
-    `keep` are, by match and member, the maps `(C, C)` that leave what enough patients carry.
+    `keep` are, by match and member, the maps that leave what enough patients carry.
     `whitenings` and, of the validation split's samples, `distances` `(N,)` are those of the matches where gates look,
     by match: of the features averaged over positions.
     """
 
     moments: Mapping[tuple[int, Grid], tuple[Moments, Moments]]
-    keep: Mapping[int, Mapping[int, Tensor]]
+    keep: Mapping[int, Mapping[int, Kept]]
     whitenings: Mapping[int, Whitening]
     distances: Mapping[int, Tensor]
 
@@ -98,7 +98,7 @@ class MatchReader:
         before, start = Accumulator.restored(checkpoint, "reading", device)
         total, block = before.apart()
         whitenings: dict[int, Whitening] = {}
-        keep: dict[int, dict[int, Tensor]] = {}
+        keep: dict[int, dict[int, Kept]] = {}
         for split, blocks in self._passes.blocks(SPLITS).items():
             if split == "validation":
                 keep = self._kept(total)
@@ -121,6 +121,7 @@ class MatchReader:
                         checkpoint.save("reading", *total.beside(block).kept({**start, split: number}))
                 for place, whitening in whitenings.items():
                     block.rows[f"distance.{place}"] = whitening.distance(block.rows.pop(f"pooled.{place}"))
+                block.settle()
                 self._check(block)
                 total.add(block)
                 block = Accumulator()
@@ -149,6 +150,7 @@ class MatchReader:
             for parts in self._read(split, batches):
                 for more in parts:
                     block.add(more)
+            block.settle()
             self._check(block)
             checkpoint.save(part, *block.kept({split: len(batches)}))
         self._passes.tracker.end("solve")
@@ -183,7 +185,7 @@ class MatchReader:
                 point = self._matches[index][own]
                 self._passes.check(moments, [(slice(0, point.shape[0]), own, point)])
 
-    def _kept(self, accumulator: Accumulator) -> dict[int, dict[int, Tensor]]:
+    def _kept(self, accumulator: Accumulator) -> dict[int, dict[int, Kept]]:
         """Return for each match and member the map that leaves what enough patients carry."""
         return {
             index: kept(accumulator.sums[f"carried.{index}"], columns(points), self._terms.least)
@@ -191,20 +193,20 @@ class MatchReader:
         }
 
     def _screened(
-        self, index: int, accumulator: Accumulator, grid: Grid, keep: Mapping[int, Tensor]
+        self, index: int, accumulator: Accumulator, grid: Grid, keep: Mapping[int, Kept]
     ) -> tuple[Moments, Moments]:
         """Return the moments of both splits of what is kept of the features of a match."""
         sides = columns(self._matches[index])
         train, validation = (screened(accumulator.moments[_key(split, index, grid)], keep, sides) for split in SPLITS)
         return train, validation
 
-    def _whitened(self, index: int, accumulator: Accumulator, keep: Mapping[int, Tensor]) -> Whitening:
+    def _whitened(self, index: int, accumulator: Accumulator, keep: Mapping[int, Kept]) -> Whitening:
         """Return the whitening of what is kept of the requester's own features."""
         own = self._terms.own
         assert own is not None, "nothing else is pooled"
         pooled = accumulator.moments[f"pooled.{index}"]
         whitening = whiten(screened(pooled, {0: keep[own]}, {0: slice(0, len(pooled.mean))}))
-        return Whitening(whitening.weight @ keep[own].to(whitening.weight), whitening.bias)
+        return Whitening(keep[own].before(whitening.weight), whitening.bias)
 
     def _run(self, split: Split, part: Tensor, groups: Tensor) -> Accumulator:
         values = self._passes.runner.stream(self._model, self._refs, part)
@@ -225,12 +227,12 @@ class MatchReader:
             if not side.complete:
                 continue
             for grid, rows in side.rows.items():
-                result.moments[_key(split, index, grid)] = Moments.of(rows.flatten(0, 1))
+                result.see(_key(split, index, grid), rows.flatten(0, 1))
             if split == "train":
-                result.sums[f"carried.{index}"] = tallied(side.rows[self._taken[index].grids[-1]], groups)
+                result.placed[f"carried.{index}"] = tallied(side.rows[self._taken[index].grids[-1]], groups)
             if index in self._places:
                 if split == "train":
-                    result.moments[f"pooled.{index}"] = Moments.of(side.pooled())
+                    result.see(f"pooled.{index}", side.pooled())
                 else:  # how far they lie can be told when all of the training split is known
                     result.rows[f"pooled.{index}"] = side.pooled()
             side.forget()
@@ -256,7 +258,7 @@ def read_stitched(
         for a, b in pairs:
             grid = points[b].shape[1:]
             side = [rows_of(features[stitched[a]], grid, points[a]), rows_of(features[native[b]], grid, points[b])]
-            result.moments[f"{split}.{a}.{b}"] = Moments.of(torch.cat(side, 2).flatten(0, 1))
+            result.see(f"{split}.{a}.{b}", torch.cat(side, 2).flatten(0, 1))
         return result
 
     total = passes.summed("double", "doubled", run, {split: doubled_batches(passes, split, points) for split in SPLITS})

@@ -172,7 +172,7 @@ class _Trainer:
         self._spreads = {weight: stitches[weight].spread for weight, _ in self._pairs}
         self._means = {weight: spread.mean_in.float().to(device) for weight, spread in self._spreads.items()}
         self._keeps = {
-            weight: (spread.keep_in.float().to(device), spread.keep_out.float().to(device))
+            weight: (spread.keep_in.to(self._means[weight]), spread.keep_out.to(self._means[weight]))
             for weight, spread in self._spreads.items()
         }
         self._steps = {name: torch.zeros_like(tensor, requires_grad=True) for name, tensor in self._closed.items()}
@@ -219,8 +219,9 @@ class _Trainer:
         for weight, bias in self._pairs:
             spread = self._spreads[weight]
             keep_in, keep_out = self._keeps[weight]
-            turn = keep_out @ (self._steps[weight] * (spread.deviation_out / spread.deviation_in)) @ keep_in
-            shift = keep_out @ (self._steps[bias] * spread.deviation_out) - turn @ self._means[weight]
+            step = self._steps[weight] * (spread.deviation_out / spread.deviation_in)
+            turn = keep_in.before(keep_out.of(step))
+            shift = keep_out.of(self._steps[bias][:, None] * spread.deviation_out)[:, 0] - turn @ self._means[weight]
             tensors[weight] = self._closed[weight] + turn
             tensors[bias] = self._closed[bias] + shift
         return tensors

@@ -16,6 +16,9 @@ from torch import Tensor
 from suture_stitching.features.moments import Moments
 from suture_stitching.portable.layout import settled
 
+#: How many random vectors more than rows are multiplied, and the part of the variance that they may leave out: that of
+#: rounding in single precision.
+_MORE, _LEFT = 8, 1e-5
 RIDGES = tuple(10.0**exponent for exponent in range(-8, 3))
 
 
@@ -29,6 +32,17 @@ class Solution:
     ridge: float
 
 
+@dataclass(frozen=True)
+class _Target:
+    """Features that are predicted: products `(K, O)` with the source's directions, and parts of the held-out error."""
+
+    projected: Tensor
+    linear: Tensor
+    quadratic: Tensor
+    step: Tensor
+    variance: Tensor
+
+
 class Source:
     """The features that stitches start from, decomposed once for all targets and ridges.
 
@@ -37,9 +51,11 @@ class Source:
 
     def __init__(self, moments: Moments, source: slice, held_out: Moments) -> None:
         self._moments, self._columns, self._held_out = moments, source, held_out
-        values, self._vectors = torch.linalg.eigh(moments.scatter[source, source] / max(moments.n, 1.0))
+        covariance = moments.scatter[source, source] / max(moments.n, 1.0)
+        values, self._vectors = _decomposed(covariance, moments.n)
         self._values = values.clamp(min=0)
-        self._scale = self._values.mean()
+        self._scale = covariance.diagonal().mean().clamp(min=0)
+        self._targets: dict[tuple[int, int], _Target] = {}
         inner = held_out.scatter[source, source] / max(held_out.n, 1.0)
         self._held_out_inner = self._vectors.T @ inner @ self._vectors
         self._shift = self._vectors.T @ (held_out.mean[source] - moments.mean[source])
@@ -49,32 +65,64 @@ class Source:
 
         Where the source is constant the map is the target's mean; the largest ridge wins ties.
         """
-        projected = self._vectors.T @ (self._moments.scatter[self._columns, target] / max(self._moments.n, 1.0))
-        held_out_projected = self._vectors.T @ (
-            self._held_out.scatter[self._columns, target] / max(self._held_out.n, 1.0)
-        )
-        # With W = (V diag(d) P)' for d = 1 / (eigenvalue + ridge), the error is quadratic in d.
-        linear = (projected * held_out_projected).sum(1)
-        quadratic = (projected @ projected.T) * self._held_out_inner
-        step = self._held_out.mean[target] - self._moments.mean[target]
-        variance = self._held_out.scatter.diagonal()[target].sum() / max(self._held_out.n, 1.0)
+        goal = self._target(target)
         errors, shrinkages = [], []
         ridges = sorted(ridges, reverse=True)
         for ridge in ridges:
             shrinkage = self._shrinkage(ridge)
-            offset = projected.T @ (shrinkage * self._shift) - step
-            error = variance - 2 * (shrinkage @ linear) + shrinkage @ quadratic @ shrinkage + offset.square().sum()
-            errors.append(float(error))
+            offset = goal.projected.T @ (shrinkage * self._shift) - goal.step
+            quadratic = shrinkage @ goal.quadratic @ shrinkage
+            errors.append(float(goal.variance - 2 * (shrinkage @ goal.linear) + quadratic + offset.square().sum()))
             shrinkages.append(shrinkage)
         best = min(range(len(ridges)), key=errors.__getitem__)
-        weight = settled((self._vectors @ (projected * shrinkages[best][:, None])).T)
+        weight = settled((self._vectors @ (goal.projected * shrinkages[best][:, None])).T)
         bias = self._moments.mean[target] - weight @ self._moments.mean[self._columns]
-        r2 = explained_variance(self._held_out, self._columns, target, weight, bias)
+        if float(goal.variance) > 0:
+            r2 = 1 - errors[best] / float(goal.variance)
+        else:
+            r2 = explained_variance(self._held_out, self._columns, target, weight, bias)
         return Solution(weight, bias, r2, ridges[best])
+
+    def _target(self, target: slice) -> _Target:
+        """Return what is known of the features in `target`, seen from those of the source."""
+        key = (target.start, target.stop)
+        if key not in self._targets:
+            projected = self._vectors.T @ (self._moments.scatter[self._columns, target] / max(self._moments.n, 1.0))
+            held_out = self._vectors.T @ (self._held_out.scatter[self._columns, target] / max(self._held_out.n, 1.0))
+            self._targets[key] = _Target(
+                projected,
+                # With W = (V diag(d) P)' for d = 1 / (eigenvalue + ridge), the error is quadratic in d.
+                linear=(projected * held_out).sum(1),
+                quadratic=(projected @ projected.T) * self._held_out_inner,
+                step=self._held_out.mean[target] - self._moments.mean[target],
+                variance=self._held_out.scatter.diagonal()[target].sum() / max(self._held_out.n, 1.0),
+            )
+        return self._targets[key]
 
     def _shrinkage(self, ridge: float) -> Tensor:
         shrunk = self._values + ridge * self._scale
         return torch.where(shrunk > 0, 1 / shrunk, 0.0)
+
+
+def _decomposed(covariance: Tensor, rows: float) -> tuple[Tensor, Tensor]:
+    """Return eigenvalues `(K,)` and eigenvectors `(D, K)` of a covariance `(D, D)` of so many rows.
+
+    Fewer rows than features span no more directions than rows: these are found by multiplying with random vectors
+    (Halko, Martinsson and Tropp, "Finding structure with randomness", 2011), which costs the square of the width
+    instead of its cube. Directions that are not there have the eigenvalue zero, and no stitch goes along them.
+    """
+    width, most = len(covariance), int(rows) + _MORE
+    if most <= width // 2:
+        generator = torch.Generator().manual_seed(width)
+        probes = torch.randn(width, most, dtype=torch.float64, generator=generator).to(covariance)
+        basis = torch.linalg.qr(covariance @ probes)[0]
+        inner = basis.T @ covariance @ basis
+        # Moments of several parties together may span more than so many rows do.
+        if float((covariance.trace() - inner.trace()).abs()) <= _LEFT * float(covariance.trace()):
+            values, vectors = torch.linalg.eigh(inner)
+            return values, basis @ vectors
+    values, vectors = torch.linalg.eigh(covariance)
+    return values, vectors
 
 
 def explained_variance(moments: Moments, source: slice, target: slice, weight: Tensor, bias: Tensor) -> float:

@@ -10,6 +10,7 @@ from torch import Tensor
 from suture_stitching.ensemble.merge import Join
 from suture_stitching.features.moments import Moments
 from suture_stitching.features.points import StitchPoint
+from suture_stitching.fitting.carriers import Kept
 from suture_stitching.fitting.reading import Grid, Points, columns
 from suture_stitching.fitting.solve import Solution, Source
 from suture_stitching.running.tracker import Tracker
@@ -30,8 +31,8 @@ class Spread:
     deviation_in: float
     deviation_out: float
     #: What is kept of source and target features (see `carriers`): training does not leave it either.
-    keep_in: Tensor
-    keep_out: Tensor
+    keep_in: Kept
+    keep_out: Kept
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def solve_stitch(
     held_out: Moments,
     source: slice,
     target: slice,
-    keep: tuple[Tensor, Tensor],
+    keep: tuple[Kept, Kept],
 ) -> FittedStitch:
     """Return the stitch from the features `source` to those of `target`, by their columns in the moments.
 
@@ -87,7 +88,7 @@ def solve_stitch(
     features = Source(train, source, held_out)
 
     def tensors(solution: Solution) -> tuple[Tensor, Tensor]:
-        return (solution.weight @ keep[0].to(solution.weight)).float().cpu(), solution.bias.float().cpu()
+        return keep[0].before(solution.weight).float().cpu(), solution.bias.float().cpu()
 
     solution, robust = features.to(target), features.to(target, (NOISE**2,))
     variance = train.covariance.diagonal().clamp(min=0)
@@ -99,7 +100,7 @@ def solve_match(
     name: str,
     points: Points,
     moments: Mapping[Grid, tuple[Moments, Moments]],
-    keep: Mapping[int, Tensor],
+    keep: Mapping[int, Kept],
     tracker: Tracker,
 ) -> FittedMatch:
     """Return the stitches between all members at `points`, from the moments on each target's grid."""

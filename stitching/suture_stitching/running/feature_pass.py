@@ -120,6 +120,7 @@ class FeaturePass:
                 if self.checkpoint.due:
                     self.checkpoint.save(part, *total.kept({**done, split: number}))
             done[split] = number
+        total.settle()
         self.checkpoint.save(part, *total.kept(done))
         return total
 
