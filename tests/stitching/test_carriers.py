@@ -37,8 +37,8 @@ def test_a_feature_of_few_patients_is_left_out(carriers: int, stays: bool) -> No
     rows = _rows()
     rows[:, 2] = 0
     rows[:carriers, 2] = 5.0
-    keep = kept(_tally(rows), {0: slice(0, 4)}, 11)[0]
-    moments = screened(Moments.of(rows), {0: keep}, {0: slice(0, 4)})
+    screen = kept(_tally(rows), {0: slice(0, 4)}, 11)[0]
+    moments = screened(Moments.of(rows), {0: screen}, {0: slice(0, 4)})
     assert (float(moments.scatter[2, 2]) > 0) is stays
     assert (float(moments.mean[2]) != 0) is stays
     assert float(moments.scatter[0, 0]) > 0
@@ -50,8 +50,8 @@ def test_many_samples_of_one_patient_are_one_carrier() -> None:
     rows[:40, 2] = 5.0
     whose = np.maximum(np.arange(100) - 39, 0)  # the first forty samples are one patient's
     for least, stays in ((1, True), (2, False)):
-        keep = kept(_tally(rows, whose), {0: slice(0, 4)}, least)[0]
-        assert bool(keep.dense()[2].any()) is stays
+        screen = kept(_tally(rows, whose), {0: slice(0, 4)}, least)[0]
+        assert bool(screen.dense()[2].any()) is stays
 
 
 def test_a_direction_of_one_patient_between_full_features_is_left_out() -> None:
@@ -59,8 +59,8 @@ def test_a_direction_of_one_patient_between_full_features_is_left_out() -> None:
     rows[:, 2] = (torch.arange(100) < 40).float()
     rows[:, 3] = rows[:, 2]
     rows[39, 3] = 0
-    keep = kept(_tally(rows), {0: slice(0, 4)}, 11)[0]
-    difference = keep.of(rows.double().T).T
+    screen = kept(_tally(rows), {0: slice(0, 4)}, 11)[0]
+    difference = screen.of(rows.double().T).T
     before = (rows[:, 2] - rows[:, 3]).double().std()
     assert (difference[:, 2] - difference[:, 3]).std() < 0.2 * before
     assert difference[:, 2].std() > 0.5 * rows[:, 2].std()
@@ -68,8 +68,8 @@ def test_a_direction_of_one_patient_between_full_features_is_left_out() -> None:
 
 def test_constants_and_more_patients_than_groups() -> None:
     rows = torch.cat([torch.full((3 * GROUPS, 1), 1e4), _rows(3 * GROUPS, 1)], 1)
-    keep = kept(_tally(rows), {0: slice(0, 2)}, 11)[0]
-    assert keep.dense().diagonal().tolist() == pytest.approx([0, 1])
+    screen = kept(_tally(rows), {0: slice(0, 2)}, 11)[0]
+    assert screen.dense().diagonal().tolist() == pytest.approx([0, 1])
 
 
 def test_nothing_of_few_patients_is_fitted_or_trained(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -107,24 +107,22 @@ def test_numbers_have_the_digits_that_patients_give() -> None:
 
 @pytest.mark.parametrize("patients", [30, 200])
 def test_few_patients_and_many_features_leave_what_the_whole_matrix_leaves(patients: int) -> None:
-    rows = torch.cat([_rows(patients, 60), torch.randn(patients, 1)], 1)
-    rows[:, 3] = rows[:, 4]
-    rows[0, 3] += 50.0  # a direction of one patient
-    least = 5
-    keep = kept(_tally(rows), {0: slice(0, 61)}, least)[0]
+    mix = torch.randn(6, 60, generator=torch.Generator().manual_seed(1))
+    rows = _rows(patients, 5) @ mix[:5]
+    rows[7] += mix[5]  # a direction of one patient
+    screen = kept(_tally(rows), {0: slice(0, 60)}, 4)[0]
     unit = rows.double() - rows.double().mean(0)
-    unit = unit / unit.square().mean(0).sqrt()
-    values, vectors = torch.linalg.eigh(unit.T @ unit / patients)
-    few = (carried_by((unit @ vectors).square()) < least) & (values > 1e-9 * values[-1])
-    chosen = keep.full.bool()
-    assert bool(few.any())
-    assert keep.across.shape[1] >= 1
-    x = torch.randn(61, 7, dtype=torch.float64)
-    weight = torch.randn(5, 61, dtype=torch.float64)
-    assert torch.allclose(keep.of(x), keep.dense() @ x)
-    assert torch.allclose(keep.before(weight), weight @ keep.dense())
-    assert torch.allclose(keep.dense() @ keep.dense(), keep.dense(), atol=1e-9)
-    assert bool(chosen[:3].all())
+    scale = unit.square().mean(0).sqrt()
+    values, vectors = torch.linalg.eigh((unit / scale).T @ (unit / scale) / patients)
+    few = (carried_by((unit / scale @ vectors).square()) < 4) & (values > 1e-9 * values[-1])
+    assert few.sum() == screen.across.shape[1] == 1
+    gone = vectors[:, few]
+    whole = torch.eye(60, dtype=torch.float64) - scale[:, None] * (gone @ gone.T) / scale
+    assert torch.allclose(screen.dense(), whole, atol=1e-5)
+    x, weight = torch.randn(60, 7, dtype=torch.float64), torch.randn(5, 60, dtype=torch.float64)
+    assert torch.allclose(screen.of(x), screen.dense() @ x)
+    assert torch.allclose(screen.before(weight), weight @ screen.dense())
     moments = Moments.of(rows)
-    dense = keep.dense() @ moments.scatter @ keep.dense().T
-    assert torch.allclose(screened(moments, {0: keep}, {0: slice(0, 61)}).scatter, dense, atol=1e-6)
+    left = screened(moments, {0: screen}, {0: slice(0, 60)})
+    assert torch.allclose(left.scatter, screen.dense() @ moments.scatter @ screen.dense().T, atol=1e-6)
+    assert torch.allclose(left.mean, screen.dense() @ moments.mean)

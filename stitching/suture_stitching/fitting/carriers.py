@@ -29,7 +29,7 @@ _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
-class Kept:
+class Screen:
     """The map `diag(full) - across @ along.T` `(C, C)` that leaves of a member's features what enough patients carry.
 
     `full` `(C,)` is one where a feature stays, `across` and `along` `(C, G)` are the directions that are taken out of
@@ -41,7 +41,7 @@ class Kept:
     along: Tensor
 
     @classmethod
-    def everything(cls, width: int) -> Kept:
+    def everything(cls, width: int) -> Screen:
         """Return the map that leaves all of so many features."""
         none = torch.zeros(width, 0, dtype=torch.float64)
         return cls(torch.ones(width, dtype=torch.float64), none, none)
@@ -65,9 +65,9 @@ class Kept:
             return weight
         return weight * self.full.to(weight) - (weight @ self.across.to(weight)) @ self.along.T.to(weight)
 
-    def to(self, like: Tensor) -> Kept:
+    def to(self, like: Tensor) -> Screen:
         """Return the same map where `like` is, in its type."""
-        return Kept(self.full.to(like), self.across.to(like), self.along.to(like))
+        return Screen(self.full.to(like), self.across.to(like), self.along.to(like))
 
     def dense(self) -> Tensor:
         """Return the whole matrix."""
@@ -92,10 +92,10 @@ def tallied(rows: Tensor, groups: Tensor) -> Placed:
     return Placed(groups.to(rows.device), each, GROUPS)
 
 
-def kept(tally: Tensor, columns: Mapping[int, slice], least: int) -> dict[int, Kept]:
+def kept(tally: Tensor, columns: Mapping[int, slice], least: int) -> dict[int, Screen]:
     """Return for each member the map that leaves of its features what at least `least` patients carry."""
     if least <= 1:
-        return {m: Kept.everything(column.stop - column.start) for m, column in columns.items()}
+        return {m: Screen.everything(column.stop - column.start) for m, column in columns.items()}
     tally = tally[tally[:, 0] > 0].cpu()
     count, (sums, squares) = tally[:, :1], tally[:, 1:].chunk(2, 1)
     middle = (sums / count).mean(0)
@@ -108,7 +108,7 @@ def kept(tally: Tensor, columns: Mapping[int, slice], least: int) -> dict[int, K
     }
 
 
-def screened(moments: Moments, keep: Mapping[int, Kept], columns: Mapping[int, slice]) -> Moments:
+def screened(moments: Moments, keep: Mapping[int, Screen], columns: Mapping[int, slice]) -> Moments:
     """Return the moments of the features that are kept, in their old places."""
     parts = {member: column for member, column in columns.items() if not keep[member].whole}
     if not parts:
@@ -139,14 +139,14 @@ def carried_by(energies: Tensor) -> Tensor:
     return torch.where(total > 0, count, 0)
 
 
-def _kept(energies: Tensor, deviations: Tensor, middle: Tensor, least: int) -> Kept:
+def _kept(energies: Tensor, deviations: Tensor, middle: Tensor, least: int) -> Screen:
     width = len(middle)
     full = carried_by(energies) >= least
     # What a constant leaves over when it is squared and rounded.
     full &= energies.mean(0) > 1e-12 * middle.square()
     chosen = full.nonzero()[:, 0]
     if not len(chosen):
-        return Kept(full.double(), *(torch.zeros(width, 0, dtype=torch.float64) for _ in range(2)))
+        return Screen(full.double(), *(torch.zeros(width, 0, dtype=torch.float64) for _ in range(2)))
     scale = deviations[:, chosen].square().mean(0).sqrt()
     scale = torch.where(scale > 0, scale, 1.0)
     unit = deviations[:, chosen] / scale
@@ -155,7 +155,7 @@ def _kept(energies: Tensor, deviations: Tensor, middle: Tensor, least: int) -> K
     gone = vectors[:, few & (values > _ROUNDING * values[-1])]
     across, along = (torch.zeros(width, gone.shape[1], dtype=torch.float64) for _ in range(2))
     across[chosen], along[chosen] = scale[:, None] * gone, gone / scale[:, None]
-    return Kept(full.double(), across, along)
+    return Screen(full.double(), across, along)
 
 
 def _directions(unit: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from suture_stitching.features.moments import Moments
-from suture_stitching.fitting.carriers import Kept, screened
+from suture_stitching.fitting.carriers import Screen, screened
 from suture_stitching.fitting.contribute import Contribution
 from suture_stitching.fitting.reading import Grid, Points, Reading, columns
 from suture_stitching.fitting.stitch import grids_of
@@ -73,6 +73,6 @@ def _together(
 
 
 def _screened(
-    pair: tuple[Moments, Moments], keep: Mapping[int, Kept], side: Mapping[int, slice]
+    pair: tuple[Moments, Moments], keep: Mapping[int, Screen], side: Mapping[int, slice]
 ) -> tuple[Moments, Moments]:
     return screened(pair[0], keep, side), screened(pair[1], keep, side)

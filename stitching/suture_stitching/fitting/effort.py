@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias
 from suture_contract.fit_options import FitOptions
 from suture_stitching.ensemble.merge import Join, Merge
 from suture_stitching.features.points import StitchPoint
+from suture_stitching.fitting.carriers import GROUPS
 from suture_stitching.fitting.contributed import SHARES
 from suture_stitching.fitting.gates import compared
 from suture_stitching.fitting.plans import MOVING, CandidatePlan, Prices, closed_forms, to_refine
@@ -85,7 +86,9 @@ class Effort:
         """Tell what there is to do at these matches, where features of so many batches are `known`."""
         expect, sizes = self._passes.tracker.expect, {split: self._passes.sizes(split) for split in SPLITS}
         moments = sum(self._moments(_width(points), grid) for points in matches for grid in grids_of(points))
-        screening = UnitCost(_EIGEN * sum(_width(points) ** 3 for points in matches))
+        patients = min(self._passes.dataset.patients("train"), GROUPS)
+        widths = [point.shape[0] for points in matches for point in points.values()]
+        screening = UnitCost(_EIGEN * sum(width * min(width, patients) ** 2 for width in widths))
         if step == "capture":
             first = sum(size == self._passes.batch for size in sizes["train"][:known])
             shared = self._shared(share)
@@ -105,8 +108,8 @@ class Effort:
         self, matches: Sequence[Points], step: Step | None, share: Share, *, contributions: bool = False
     ) -> None:
         expect = self._passes.tracker.expect
-        widths = [points[a].shape[0] for points in matches for a, _ in _pairs(points)]
-        stitches = [UnitCost(_EIGEN * width**3, _SOLVING) for width in widths]
+        solved = [(points[a].shape[0], points[b].shape[1:]) for points in matches for a, b in _pairs(points)]
+        stitches = [UnitCost(_EIGEN * self._decomposition(width, grid), _SOLVING) for width, grid in solved]
         expect("stitch", stitches * (1 + len(SHARES) * contributions))
         joins = [Join(points, 0.5, {}) for points in matches]
         plans = closed_forms(joins, self._options.alphas)
@@ -162,6 +165,11 @@ class Effort:
     def _moments(self, width: int, grid: Sequence[int]) -> float:
         """Return what the moments of so many features side by side cost for a sample."""
         return min(prod(grid), POSITIONS) * width * (width + MOVING)
+
+    def _decomposition(self, width: int, grid: Sequence[int]) -> float:
+        """Return how many multiplications, in units of `_EIGEN`, directions of so many features take to find."""
+        rows = self._passes.dataset.n("train") * self._passes.dataset.patches * min(prod(grid), POSITIONS)
+        return width**2 * float(rows if 2 * rows <= width else width)
 
     def _shared(self, share: Share) -> list[int]:
         sizes = {split: self._passes.sizes(split) for split in SPLITS}

@@ -28,7 +28,7 @@ from suture_stitching.ensemble.members import Member, check_inputs
 from suture_stitching.ensemble.merge import Merge
 from suture_stitching.features.moments import Moments
 from suture_stitching.fitting.candidates import candidate_set, names_of
-from suture_stitching.fitting.carriers import Kept, rounded, screened
+from suture_stitching.fitting.carriers import Screen, rounded, screened
 from suture_stitching.fitting.contribute import Contribution
 from suture_stitching.fitting.contributed import weighed
 from suture_stitching.fitting.effort import Effort, Step
@@ -334,7 +334,7 @@ class _Fit:
         name: str,
         points: Points,
         moments: Mapping[Grid, tuple[Moments, Moments]],
-        keep: Mapping[int, Kept],
+        keep: Mapping[int, Screen],
     ) -> FittedMatch:
         fitted = solve_match(name, points, moments, keep, self._tracker)
         self._keep(fitted)

@@ -18,7 +18,7 @@ from suture_stitching.ensemble.merge import Merge, Values
 from suture_stitching.ensemble.ood_gate import Whitening, whiten
 from suture_stitching.features.moments import Moments, channels_second, to_grid
 from suture_stitching.features.points import StitchPoint
-from suture_stitching.fitting.carriers import Kept, groups_of, kept, screened, tallied
+from suture_stitching.fitting.carriers import Screen, groups_of, kept, screened, tallied
 from suture_stitching.fitting.terms import PatientTerms
 from suture_stitching.running.accumulator import Accumulator
 from suture_stitching.running.feature_pass import FeaturePass
@@ -50,7 +50,7 @@ class Reading:
     """
 
     moments: Mapping[tuple[int, Grid], tuple[Moments, Moments]]
-    keep: Mapping[int, Mapping[int, Kept]]
+    keep: Mapping[int, Mapping[int, Screen]]
     whitenings: Mapping[int, Whitening]
     distances: Mapping[int, Tensor]
 
@@ -98,7 +98,7 @@ class MatchReader:
         before, start = Accumulator.restored(checkpoint, "reading", device)
         total, block = before.apart()
         whitenings: dict[int, Whitening] = {}
-        keep: dict[int, dict[int, Kept]] = {}
+        keep: dict[int, dict[int, Screen]] = {}
         for split, blocks in self._passes.blocks(SPLITS).items():
             if split == "validation":
                 keep = self._kept(total)
@@ -185,7 +185,7 @@ class MatchReader:
                 point = self._matches[index][own]
                 self._passes.check(moments, [(slice(0, point.shape[0]), own, point)])
 
-    def _kept(self, accumulator: Accumulator) -> dict[int, dict[int, Kept]]:
+    def _kept(self, accumulator: Accumulator) -> dict[int, dict[int, Screen]]:
         """Return for each match and member the map that leaves what enough patients carry."""
         return {
             index: kept(accumulator.sums[f"carried.{index}"], columns(points), self._terms.least)
@@ -193,14 +193,14 @@ class MatchReader:
         }
 
     def _screened(
-        self, index: int, accumulator: Accumulator, grid: Grid, keep: Mapping[int, Kept]
+        self, index: int, accumulator: Accumulator, grid: Grid, keep: Mapping[int, Screen]
     ) -> tuple[Moments, Moments]:
         """Return the moments of both splits of what is kept of the features of a match."""
         sides = columns(self._matches[index])
         train, validation = (screened(accumulator.moments[_key(split, index, grid)], keep, sides) for split in SPLITS)
         return train, validation
 
-    def _whitened(self, index: int, accumulator: Accumulator, keep: Mapping[int, Kept]) -> Whitening:
+    def _whitened(self, index: int, accumulator: Accumulator, keep: Mapping[int, Screen]) -> Whitening:
         """Return the whitening of what is kept of the requester's own features."""
         own = self._terms.own
         assert own is not None, "nothing else is pooled"

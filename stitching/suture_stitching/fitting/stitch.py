@@ -10,7 +10,7 @@ from torch import Tensor
 from suture_stitching.ensemble.merge import Join
 from suture_stitching.features.moments import Moments
 from suture_stitching.features.points import StitchPoint
-from suture_stitching.fitting.carriers import Kept
+from suture_stitching.fitting.carriers import Screen
 from suture_stitching.fitting.reading import Grid, Points, columns
 from suture_stitching.fitting.solve import Solution, Source
 from suture_stitching.running.tracker import Tracker
@@ -31,8 +31,8 @@ class Spread:
     deviation_in: float
     deviation_out: float
     #: What is kept of source and target features (see `carriers`): training does not leave it either.
-    keep_in: Kept
-    keep_out: Kept
+    keep_in: Screen
+    keep_out: Screen
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def solve_stitch(
     held_out: Moments,
     source: slice,
     target: slice,
-    keep: tuple[Kept, Kept],
+    keep: tuple[Screen, Screen],
 ) -> FittedStitch:
     """Return the stitch from the features `source` to those of `target`, by their columns in the moments.
 
@@ -100,7 +100,7 @@ def solve_match(
     name: str,
     points: Points,
     moments: Mapping[Grid, tuple[Moments, Moments]],
-    keep: Mapping[int, Kept],
+    keep: Mapping[int, Screen],
     tracker: Tracker,
 ) -> FittedMatch:
     """Return the stitches between all members at `points`, from the moments on each target's grid."""
