@@ -140,7 +140,7 @@ def test_the_first_digits_of_a_revision_are_enough(live_hub: LiveHub) -> None:
 
 def test_the_nearest_model_and_party_are_named(live_hub: LiveHub) -> None:
     north, south, name = live_hub.client("north"), live_hub.client("south"), f"polyps{uuid4().hex[:8]}"
-    north.publish(network(3), EXAMPLE, f"north/{name}", show=lambda _: None, **DESCRIPTION)
+    north.publish(network(3), EXAMPLE, f"north/{name}", visibility="all", show=lambda _: None, **DESCRIPTION)
     hidden = f"north/{name}x"
     north.publish(network(4), EXAMPLE, hidden, show=lambda _: None, visibility="private", **DESCRIPTION)
     misspelt = f"north/{name.replace('polyps', 'polips')}"

@@ -186,9 +186,9 @@ def quota(
             service.set_quota(session, owner, QuotaIn(max_bytes=None, max_jobs=None) if reset else wanted)
     with operate.reading(settings) as session:
         owners = [get_party(session, party)] if party is not None else repository.list_parties(session, None, 100_000)
-        found = [service.quota_of(session, owner, settings) for owner in owners]
+        quotas = [service.quota_of(session, owner, settings) for owner in owners]
     if format is Format.json:
-        print_json(found)
+        print_json(quotas)
         return
     rows = [
         (
@@ -197,7 +197,7 @@ def quota(
             f"{row.jobs} of {row.max_jobs}",
             "its own" if row.own_limits else "the hub's",
         )
-        for row in found
+        for row in quotas
     ]
     print_table(("party", "files", "jobs", "limits"), rows, empty="no parties")
 

@@ -62,9 +62,9 @@ def set_quota(hub: HubDep, caller: CallerDep, party: str, body: QuotaIn) -> Quot
     """Set what a party may fill (role `operator`)."""
     caller.require("operator")
     with hub.database.writing() as session:
-        found = get_party(session, party)
-        service.set_quota(session, found, body, by=caller.name)
-        return service.quota_of(session, found, hub.settings)
+        owner = get_party(session, party)
+        service.set_quota(session, owner, body, by=caller.name)
+        return service.quota_of(session, owner, hub.settings)
 
 
 @router.post("/parties/{party}/sites/{site}/suspend", responses=_REFUSALS)

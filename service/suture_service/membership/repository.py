@@ -46,10 +46,10 @@ def counts(session: Session, party_id: int, now: datetime, site_id: int | None) 
             "people": Person.party_id == party_id,
             "keys": and_(PartyKey.party_id == party_id, PartyKey.revoked_at.is_(None)),
         }
-    found = dict.fromkeys(("models", "jobs", "tasks", "sites", "tokens", "people", "keys"), 0)
+    amounts = dict.fromkeys(("models", "jobs", "tasks", "sites", "tokens", "people", "keys"), 0)
     for name, condition in wanted.items():
-        found[name] = session.scalar(select(func.count()).where(condition)) or 0
-    return found
+        amounts[name] = session.scalar(select(func.count()).where(condition)) or 0
+    return amounts
 
 
 def jobs_in_the_way(session: Session, party_id: int) -> Sequence[str]:

@@ -73,9 +73,9 @@ SITE_WORDS: dict[Change, tuple[str, ...]] = {
 
 def affected(session: Session, party: Party, change: Change, now: datetime, site: Site | None = None) -> Affected:
     """Return what a party, or a site of it, has, and what becomes of it."""
-    found = repository.counts(session, party.id, now, site.id if site is not None else None)
+    amounts = repository.counts(session, party.id, now, site.id if site is not None else None)
     words = (PARTY_WORDS if site is None else SITE_WORDS)[change]
-    return Affected(party=party.name, site=site.name if site is not None else None, consequences=list(words), **found)
+    return Affected(party=party.name, site=site.name if site is not None else None, consequences=list(words), **amounts)
 
 
 def get_site(session: Session, party: Party, name: str) -> Site:
