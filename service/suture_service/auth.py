@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, Literal
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from sqlalchemy.orm import Session
 
 from suture_service.errors import Forbidden, Suspended, Unauthorized
-from suture_service.hub import HubDep
+from suture_service.hub import HubContext, HubDep
 from suture_service.origin import Origin, origin
+from suture_service.tables import Token
 from suture_service.tokens import find_token, mark_used
 
 #: `operator` runs the hub: adds parties, and tokens and sites of any party. `admin` does that for its own party.
@@ -89,15 +92,26 @@ def authenticate(
         return known
     if credentials is None:
         raise Unauthorized
+    secret_sha256 = digest(credentials.credentials)
+    caller = admit(hub, lambda session, now: find_token(session, secret_sha256, now))
+    if caller is None:
+        hub.limits.count_wrong_token((origin.get() or Origin()).address or "")
+        raise Unauthorized
+    return caller
+
+
+def admit(hub: HubContext, find: Callable[[Session, datetime], Token | None]) -> Caller | None:
+    """Return whom the token belongs to that `find` finds, and count the request; None where it finds none.
+
+    Raises `TooMany` where it is one too many, or where too many wrong tokens have come from this address.
+    """
     source = origin.get() or Origin()
-    address = source.address or ""
-    hub.limits.check_address(address)
+    hub.limits.check_address(source.address or "")
     now = hub.now()
     with hub.database.reading() as session:
-        token = find_token(session, digest(credentials.credentials), now)
+        token = find(session, now)
         if token is None:
-            hub.limits.count_wrong_token(address)
-            raise Unauthorized
+            return None
         if token.party.suspended_at is not None or (token.site is not None and token.site.suspended_at is not None):
             raise Suspended
         caller = Caller(

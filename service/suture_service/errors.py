@@ -139,6 +139,9 @@ class ErrorAnswer(BaseModel):
     error: ErrorBody
 
 
+#: What the database's driver raises for what it could not do; `of_database` has the refusal.
+DATABASE_ERRORS = (OperationalError, DataError)
+
 _MEANING = {
     400: "The body could not be read.",
     401: "The token is missing, wrong or revoked (`auth.invalid`).",
@@ -194,7 +197,7 @@ async def _http(_request: Request, error: Exception) -> JSONResponse:
 
 
 async def _database(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, OperationalError | DataError)
+    assert isinstance(error, DATABASE_ERRORS)
     return await _refuse(request, of_database(error))
 
 

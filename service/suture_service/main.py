@@ -39,6 +39,7 @@ from suture_service.models import endpoints as models
 from suture_service.models.references import refuse_lost_references
 from suture_service.observe import Metrics, Observe, configure_logging
 from suture_service.operate import check_migrated
+from suture_service.pages.router import router as pages
 from suture_service.parameters import known_parameters
 from suture_service.parties import endpoints as parties
 from suture_service.people import endpoints as people
@@ -101,6 +102,9 @@ def create_app(settings: Settings) -> FastAPI:
         description=_DESCRIPTION,
         openapi_tags=_TAGS,
         lifespan=lifespan,
+        # The page that describes the API is made here: FastAPI's own load scripts from elsewhere.
+        docs_url=None,
+        redoc_url=None,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
     app.state.hub = hub
@@ -112,8 +116,9 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(room.router, dependencies=[Depends(known_parameters)])
     if settings.oidc_issuer:
         app.include_router(people.router, dependencies=[Depends(known_parameters)])
-    # Last: its paths start with names that callers choose.
+    # Last: their paths start with names that callers choose.
     app.include_router(hf)
+    app.include_router(pages)
     return app
 
 

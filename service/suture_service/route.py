@@ -27,7 +27,7 @@ class Route(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return the handler that FastAPI calls."""
         handle = super().get_route_handler()
-        needs_token = any(call is authenticate for call in _calls(self.dependant))
+        needs_token = needs(self.dependant, authenticate)
         reads_body = self.body_field is not None
 
         async def run(request: Request) -> Response:
@@ -49,6 +49,11 @@ class Route(APIRoute):
 def room(prefix: str = "", *, tag: str) -> APIRouter:
     """Return a router for the endpoints of one noun."""
     return APIRouter(prefix=prefix, tags=[tag], route_class=Route)
+
+
+def needs(dependant: Dependant, call: Callable[..., Any]) -> bool:
+    """Whether an endpoint depends on this function, or something does that it depends on."""
+    return any(needed is call for needed in _calls(dependant))
 
 
 def _calls(dependant: Dependant) -> Iterator[Any]:

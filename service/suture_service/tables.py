@@ -146,6 +146,17 @@ class Token(Base):
     site: Mapped[Site | None] = relationship()
 
 
+class BrowserSession(Base):
+    """A browser that signed in with a token; the secret that it keeps is known by its digest alone."""
+
+    __tablename__ = "sessions"
+
+    secret_sha256: Mapped[str] = mapped_column(SHA256, primary_key=True)
+    token_id: Mapped[str] = mapped_column(ForeignKey("tokens.id"), index=True)
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+
+
 class Model(Base):
     """A repository `party/name`; `task` and `description` are those of the model on `main`, for the listing.
 

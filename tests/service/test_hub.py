@@ -144,7 +144,7 @@ def test_values_that_no_database_holds(world):
 
 
 def test_unknown_addresses_and_methods(world):
-    assert refusal(world.client.get("/v2/models"), 404)["code"] == "not_found"
+    assert refusal(world.client.get("/v2/models/a/b"), 404)["code"] == "not_found"
     assert refusal(world.client.delete("/v1/models"), 405)["code"] == "request.method"
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from jinja2 import Environment, StrictUndefined, Template
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from suture_contract.documents import CARE, CandidateReport, PartyReport, Report
 from suture_contract.report import plot
@@ -106,12 +107,23 @@ class CandidateRow:
     note: str
 
 
+#: What the body looks like; its rules hold for the whole page.
+STYLE = (files(__package__) / "report.css").read_text(encoding="utf-8")
+
+
 def to_html(report: Report) -> str:
     """Return the page as text in UTF-8; a pure function of the report."""
+    page = _environment().get_template("report.html.jinja")
+    return page.render(headline=headline(complete(report)), style=Markup(STYLE), body=to_body(report))  # noqa: S704
+
+
+def to_body(report: Report) -> Markup:
+    """Return what the page says, to stand in another one that has `STYLE`."""
     report = complete(report)
     parties = sorted(report.parties, key=lambda party: (party != report.requester, party))
     chosen = chosen_of(report)
-    return _template().render(
+    template = _environment().get_template("body.html.jinja")
+    text = template.render(
         report=report,
         chosen=chosen,
         headline=headline(report),
@@ -132,12 +144,18 @@ def to_html(report: Report) -> str:
         names=VERDICTS,
         verdicts=_verdicts(),
     )
+    return Markup(text)  # noqa: S704  # every name in it is escaped
 
 
 @cache
-def _template() -> Template:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string((files(__package__) / "report.html.jinja").read_text(encoding="utf-8"))
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader(__package__),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
 def _verdicts() -> list[tuple[str, str]]:

@@ -109,8 +109,13 @@ def grant(session: Session, caller: Caller, model: Model, party: str, now: datet
 
 def require_steward(caller: Caller) -> None:
     """Raise `Forbidden` unless the token may decide for its party who gets the files of gated models."""
-    if "admin" not in caller.roles:
+    if not is_steward(caller):
         caller.require("steward")
+
+
+def is_steward(caller: Caller) -> bool:
+    """Whether the token may decide for its party who gets the files of gated models."""
+    return not caller.roles.isdisjoint({"admin", "steward"})
 
 
 def get_file(session: Session, caller: Caller, repo: str, revision: str, name: str, now: datetime) -> RevisionFile:

@@ -31,7 +31,7 @@ FILES_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True)
-class _Wish:
+class ListingWish:
     """How a listing is asked for."""
 
     recursive: bool = False
@@ -39,7 +39,7 @@ class _Wish:
     cursor: Annotated[str | None, Query(max_length=4000)] = None
 
 
-Wish = Annotated[_Wish, Depends()]
+Wish = Annotated[ListingWish, Depends()]
 
 
 @router.get("/api/models/{namespace}/{name}/tree/{revision}", response_model_exclude_none=True)

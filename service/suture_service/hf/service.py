@@ -27,7 +27,7 @@ from suture_service.hf.routing import RoutePlace
 from suture_service.models.repository import MAIN, note_deleted
 from suture_service.models.schemas import Visibility
 from suture_service.models.search import search_text
-from suture_service.models.service import Checked, StoredFile, commit, delete_model, new_model
+from suture_service.models.service import CARD, METADATA, Checked, StoredFile, commit, delete_model, new_model
 from suture_service.parties.repository import get_token, lock_party
 from suture_service.parties.service import checked_name
 from suture_service.tables import Commit, Model, ReceivedFile, Ref, RevisionFile
@@ -106,6 +106,15 @@ def check_download(session: Session, caller: Caller, model: Model) -> None:
 def get_file(session: Session, caller: Caller, at: At, path: str) -> RevisionFile:
     """Return a file whose content the caller may have; raises `GatedRepo` or `EntryNotFound`."""
     check_download(session, caller, at.model)
+    return _entry(session, at, path)
+
+
+def get_document(session: Session, caller: Caller, at: At, path: str) -> RevisionFile:
+    """Return a file as `get_file` does; the card and `suture.json` need no asking, as they say what a model is."""
+    return _entry(session, at, path) if path in (CARD, METADATA) else get_file(session, caller, at, path)
+
+
+def _entry(session: Session, at: At, path: str) -> RevisionFile:
     file = repository.find_file(session, at.commit.revision_id, path)
     if file is None:
         raise EntryNotFound(path, at.oid)

@@ -136,6 +136,11 @@ def list_events(session: Session, job_id: str, after: int, limit: int = 500) -> 
     return session.scalars(statement).all()
 
 
+def last_event(session: Session, job_id: str) -> datetime:
+    """Return when the newest event of a job was."""
+    return session.scalars(select(Event.at).where(Event.job_id == job_id).order_by(Event.seq.desc()).limit(1)).one()
+
+
 def drop_progress(session: Session, job_id: str, task_id: str) -> None:
     """Forget the task's earlier progress: only the latest is worth keeping."""
     session.execute(delete(Event).where(Event.job_id == job_id, Event.task_id == task_id, Event.kind == "progress"))

@@ -48,18 +48,9 @@ _PERSON: dict[str, Literal["approval", "release"]] = {
 
 def create(hub: HubContext, session: Session, caller: Caller, asked: JobIn) -> Job:
     """Check what is asked for and add the job with its first task."""
-    caller.require("requester")
-    revisions = _members(session, caller, asked)
-    requester = find_party(session, caller.party)
-    assert requester is not None
+    requester, revisions = check(hub, session, caller, asked)
     entries = [_entry(text) for text in asked.evaluate_at]
     contributors = [_entry(text) for text in asked.contribute_from]
-    parties = _parties(session, requester, [name for name, _ in entries], "evaluate_at")
-    parties += _contributors(session, requester, [name for name, _ in contributors], parties)
-    _check_dataset(session, requester, asked.dataset)
-    _check_readable(session, revisions, parties, hub.now())
-    _check_quota(hub, session, caller)
-    _check_compatible(revisions)
     job_id = f"job_{secrets.token_hex(8)}"
     job = Job(
         id=job_id,
@@ -82,6 +73,21 @@ def create(hub: HubContext, session: Session, caller: Caller, asked: JobIn) -> J
     Lifecycle(hub, session, job, caller).begin()
     session.flush()
     return job
+
+
+def check(hub: HubContext, session: Session, caller: Caller, asked: JobIn) -> tuple[Party, list[Revision]]:
+    """Return who asks and the models' revisions, once all is checked that can be known beforehand; adds nothing."""
+    caller.require("requester")
+    revisions = _members(session, caller, asked)
+    requester = find_party(session, caller.party)
+    assert requester is not None
+    parties = _parties(session, requester, [_entry(text)[0] for text in asked.evaluate_at], "evaluate_at")
+    parties += _contributors(session, requester, [_entry(text)[0] for text in asked.contribute_from], parties)
+    _check_dataset(session, requester, asked.dataset)
+    _check_readable(session, revisions, parties, hub.now())
+    _check_quota(hub, session, caller)
+    _check_compatible(revisions)
+    return requester, revisions
 
 
 def _members(session: Session, caller: Caller, asked: JobIn) -> list[Revision]:
@@ -402,3 +408,8 @@ def _disclosed_reason(task: Task) -> str | None:
     if task.reason != UNDISCLOSED:
         return task.reason
     return NO_ANSWER if task.state == TaskState.LATE else None
+
+
+def last_event(session: Session, job_id: str) -> datetime:
+    """Return when something last happened in a job."""
+    return repository.last_event(session, job_id)

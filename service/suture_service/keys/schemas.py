@@ -62,4 +62,33 @@ class FlagOut(BaseModel):
     def words(self) -> str:
         """The flag as people read it."""
         what = self.repo or "a model that is not shared with you"
+<<<<<<< HEAD
         return f"{what} {FLAGGED[self.kind]}" + (f" ({self.reason})" if self.reason else "")
+=======
+        done = "was withdrawn" if self.kind == "withdrawn" else "is signed with a revoked key"
+        return f"{what} {done}" + (f" ({self.reason})" if self.reason else "")
+
+
+class LineageModel(BaseModel):
+    """A revision in a lineage; without names where it is not shared with you."""
+
+    repo: str | None = Field(examples=["north/digits"])
+    revision: str | None
+    withdrawn: bool = Field(description="It was itself withdrawn.")
+    key_revoked: bool = Field(description="It is signed with a key that was revoked.")
+
+
+class LineageLink(BaseModel):
+    """`member` went into `model`; both are places in `models`."""
+
+    model: int = Field(examples=[0])
+    member: int = Field(examples=[1])
+
+
+class LineageOut(BaseModel):
+    """What a revision was made of, and what was made of it that is shared with you."""
+
+    models: list[LineageModel] = Field(description="The revision itself comes first.")
+    links: list[LineageLink]
+    complete: bool = Field(description="False where there are more than 200 each way.")
+>>>>>>> 0a7f792 (Hub: pages for models, parties, jobs, reports and admins, by the functions of the API; sessions; lineage both ways)

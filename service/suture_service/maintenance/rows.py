@@ -13,8 +13,8 @@ from suture_service.maintenance.progress import OnProgress
 from suture_service.settings import Settings
 
 _AT_ONCE = 1000
-#: Uploads that are under way: their pieces are in no backup, and are sent again.
-_PASSING = {"xet_epochs", "xet_xorbs"}
+#: Uploads that are under way, whose pieces are in no backup, are sent again; and who was signed in signs in again.
+_PASSING = {"xet_epochs", "xet_xorbs", "sessions"}
 
 
 def dump(settings: Settings, path: Path, on_progress: OnProgress) -> None:

@@ -6,7 +6,7 @@ from fastapi import Response
 
 from suture_service.auth import CallerDep
 from suture_service.errors import answers
-from suture_service.hub import HubDep
+from suture_service.hub import HubContext, HubDep
 from suture_service.paging import Cursor, Limit, Page, decode, page
 from suture_service.parties import repository, service
 from suture_service.parties.schemas import PartyIn, PartyOut, SiteState, TokenIn, TokenMade, TokenOut, WhoAmI
@@ -28,19 +28,26 @@ def list_parties(hub: HubDep, caller: CallerDep, limit: Limit = 50, cursor: Curs
     """List all parties by name, with their sites. Whom to ask is no secret among parties."""
     with hub.database.reading() as session:
         after = decode(cursor, str)
-        now, online = hub.now(), hub.settings.online_seconds
-
-        def show(party: Party) -> PartyOut:
-            sites = [
-                SiteState(name=site.name, online=is_online(site, now, online), suspended=site.suspended_at is not None)
-                for site in party.sites
-                if site.removed_at is None
-            ]
-            suspended = party.suspended_at is not None
-            return PartyOut(name=party.name, created_at=party.created_at, suspended=suspended, sites=sites)
-
         rows = repository.list_parties(session, str(after[0]) if after else None, limit)
-        return page(rows, limit, show, lambda party: (party.name,))
+        return page(rows, limit, lambda party: _show(hub, party), lambda party: (party.name,))
+
+
+@router.get("/parties/{party}", responses=answers(404, 422))
+def read_party(hub: HubDep, caller: CallerDep, party: str) -> PartyOut:
+    """Read a party with its sites, as every party sees it."""
+    with hub.database.reading() as session:
+        return _show(hub, service.get_party(session, party))
+
+
+def _show(hub: HubContext, party: Party) -> PartyOut:
+    now, online = hub.now(), hub.settings.online_seconds
+    sites = [
+        SiteState(name=site.name, online=is_online(site, now, online), suspended=site.suspended_at is not None)
+        for site in party.sites
+        if site.removed_at is None
+    ]
+    suspended = party.suspended_at is not None
+    return PartyOut(name=party.name, created_at=party.created_at, suspended=suspended, sites=sites)
 
 
 @router.post("/parties", status_code=201, responses=answers(403, 409, 422))

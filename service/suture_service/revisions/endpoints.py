@@ -1,4 +1,4 @@
-"""The signature and the withdrawal of a revision."""
+"""The lineage, the signature and the withdrawal of a revision."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from suture_contract.model.signature import MAX_SIGNATURE, SIGNATURE
 from suture_service.auth import CallerDep
 from suture_service.errors import answers
 from suture_service.hub import HubDep
-from suture_service.keys.schemas import TakenBack
+from suture_service.keys.lineage import lineage_of
+from suture_service.keys.schemas import LineageOut, TakenBack
 from suture_service.models.endpoints import Rev, show_revision
 from suture_service.models.schemas import RevisionOut
 from suture_service.models.service import StoredFile, get_revision
@@ -26,6 +27,14 @@ _BUNDLE: dict[str, Any] = {
         "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
     }
 }
+
+
+@router.get("/models/{party}/{name}/revisions/{revision}/lineage", tags=["models"], responses=answers(404, 422))
+def get_lineage(hub: HubDep, caller: CallerDep, party: str, name: str, revision: Rev) -> LineageOut:
+    """Read what a revision was made of, and what was made of it, as far as it is shared with you."""
+    with hub.database.reading() as session:
+        found = get_revision(session, caller, f"{party}/{name}", revision)
+        return lineage_of(session, found, caller.party_id)
 
 
 @router.put(

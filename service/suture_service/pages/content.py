@@ -1,0 +1,60 @@
+"""The content of small files of a repository, as far as a page can show it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from suture_contract.card.yaml_block import split_card
+from suture_contract.errors import SutureError
+from suture_service.auth import Caller
+from suture_service.errors import Unavailable
+from suture_service.hf import service
+from suture_service.hf.routing import RoutePlace
+from suture_service.hub import HubContext
+
+#: In bytes: a larger file is offered for download alone.
+MAX_SHOWN = 256 * 1024
+
+
+@dataclass(frozen=True)
+class FileContent:
+    """A file, and its text where it is a small one of text; `oid` is the commit that it was asked for at."""
+
+    oid: str
+    name: str
+    size: int
+    sha256: str
+    text: str | None
+    problem: SutureError | None = None
+
+
+def read_file(hub: HubContext, caller: Caller, place: RoutePlace, path: str) -> FileContent:
+    """Return a file at a branch, tag or commit; a store that does not answer is said in `problem`."""
+    with hub.database.reading() as session:
+        at = service.get_at(session, caller, place)
+        file = service.get_document(session, caller, at, path)
+        oid, name, size, sha256 = at.oid, file.name, file.size, file.sha256
+    text, problem = None, None
+    if size <= MAX_SHOWN:
+        try:
+            text = _as_text(hub.store.read(sha256, 0, size, size))
+        except (SutureError, OSError) as error:
+            problem = error if isinstance(error, SutureError) else None
+            problem = problem or Unavailable("store.missing", "the hub's store does not answer")
+    return FileContent(oid, name, size, sha256, text, problem)
+
+
+def without_block(card: str) -> str:
+    """Return a card without its YAML block, which the page shows in its own way."""
+    try:
+        return split_card(card)[1]
+    except SutureError:
+        return card
+
+
+def _as_text(content: bytes) -> str | None:
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return None
+    return None if "\0" in text else text

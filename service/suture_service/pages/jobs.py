@@ -1,0 +1,209 @@
+"""`/-/jobs`: ask for a stitched ensemble, follow the work, read the report."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated, Any
+
+from fastapi import Depends, Form, Query, Request, Response
+from fastapi.responses import RedirectResponse
+
+from suture_contract.documents import Report
+from suture_contract.errors import SutureError
+from suture_contract.failures import meaning
+from suture_contract.report.html import to_body
+from suture_service.auth import Caller
+from suture_service.errors import HubError
+from suture_service.hub import HubContext, HubDep
+from suture_service.jobs import endpoints as jobs
+from suture_service.jobs import service
+from suture_service.jobs.schemas import JobIn, JobOut, TaskOut
+from suture_service.pages.forms import read_form, status_of
+from suture_service.pages.frame import render, with_query
+from suture_service.pages.route import PageCaller, own_form, pages
+from suture_service.paging import Cursor
+from suture_service.parties import endpoints as parties
+from suture_service.states import ACTIVE_JOBS, ACTIVE_TASKS, JobState, TaskState
+
+router = pages()
+PAGE = 25
+#: In seconds, between two looks at a job: the longer nothing has happened, the longer.
+SOONEST, LATEST = 2, 60
+#: What a page asks of other parties, one line each.
+MAX_ASKED = 200
+_WAITS = {
+    "site_offline": "its site is away",
+    "queued": "its site is at work on something else",
+    "approval": "a person there has to approve it: suture site inbox list",
+    "release": "a person there has to release the result: suture site outbox list",
+}
+_KINDS = {
+    "fit": "fit stitches",
+    "match": "find places to join",
+    "contribute": "contribute moments",
+    "evaluate": "measure candidates",
+    "compose": "put together, write report",
+}
+
+
+@router.get("/-/jobs")
+def list_jobs(
+    hub: HubDep, request: Request, caller: PageCaller, state: JobState | None = None, cursor: Cursor = None
+) -> Response:
+    """List the party's jobs and those it takes part in, newest first."""
+    results = jobs.list_jobs(hub, caller, state, PAGE, cursor)
+    more = with_query("/-/jobs", state=state, cursor=results.next) if results.next else None
+    return render(request, "jobs.html.jinja", jobs=results.items, more=more, state=state, states=list(JobState))
+
+
+@router.get("/-/jobs/new")
+def ask(
+    hub: HubDep,
+    request: Request,
+    caller: PageCaller,
+    model: Annotated[list[str] | None, Query(max_length=16)] = None,
+) -> Response:
+    """Show the form for a new job, with these models in it."""
+    return _form(hub, request, caller, {"models": "\n".join(model or ())}, None)
+
+
+class _JobForm:
+    """What the form for a new job holds; a dependency."""
+
+    def __init__(
+        self,
+        models: Annotated[str, Form(max_length=4000)] = "",
+        dataset: Annotated[str, Form(max_length=200)] = "",
+        evaluate_at: Annotated[list[str] | None, Form(max_length=MAX_ASKED)] = None,
+        contribute_from: Annotated[list[str] | None, Form(max_length=MAX_ASKED)] = None,
+        publish_as: Annotated[str, Form(max_length=200)] = "",
+        days: Annotated[int, Form(ge=1, le=28)] = 1,
+    ) -> None:
+        self.values: dict[str, Any] = {
+            "models": models,
+            "dataset": dataset,
+            "evaluate_at": evaluate_at or [],
+            "contribute_from": contribute_from or [],
+            "publish_as": publish_as,
+            "days": days,
+        }
+
+    def read(self) -> JobIn:
+        """Return what is asked for; raises `SutureError` `request.invalid` naming the field."""
+        fields = self.values
+        named = [line.partition("@") for line in fields["models"].split()]
+        return read_form(
+            JobIn,
+            models=[{"repo": repo, "revision": revision or None} for repo, _, revision in named],
+            dataset=fields["dataset"],
+            evaluate_at=fields["evaluate_at"],
+            contribute_from=fields["contribute_from"],
+            publish_as=fields["publish_as"] or None,
+            evaluate_within=int(timedelta(days=fields["days"]).total_seconds()),
+        )
+
+
+AskedForm = Annotated[_JobForm, Depends()]
+
+
+@router.post("/-/jobs/new", dependencies=[Depends(own_form)])
+def create(hub: HubDep, request: Request, caller: PageCaller, form: AskedForm) -> Response:
+    """Ask for a stitched ensemble; where it is refused, show the form again with the reason."""
+    try:
+        job = jobs.create_job(hub, caller, form.read())
+    except SutureError as error:
+        return _form(hub, request, caller, form.values, error)
+    return RedirectResponse(f"/-/jobs/{job.id}", status_code=303)
+
+
+@router.post("/-/jobs/check", dependencies=[Depends(own_form)])
+def check(hub: HubDep, request: Request, caller: PageCaller, form: AskedForm) -> Response:
+    """Say what would keep the job from being taken, while the form is filled in."""
+    problem, revisions = None, []
+    try:
+        asked = form.read()
+        with hub.database.reading() as session:
+            _, checked = service.check(hub, session, caller, asked)
+            revisions = [service.member(revision) for revision in checked]
+    except SutureError as error:
+        problem = error
+    return render(request, "job_check.html.jinja", problem=problem, members=revisions, form=form.values)
+
+
+@router.get("/-/jobs/{job_id}")
+def show_job(hub: HubDep, request: Request, caller: PageCaller, job_id: str) -> Response:
+    """Show a job; the part that changes keeps itself up to date."""
+    return render(request, "job.html.jinja", **_shown(hub, caller, job_id))
+
+
+@router.get("/-/jobs/{job_id}/live")
+def live(hub: HubDep, request: Request, caller: PageCaller, job_id: str) -> Response:
+    """Show the part of a job's page that changes."""
+    return render(request, "job_live.html.jinja", **_shown(hub, caller, job_id))
+
+
+@router.post("/-/jobs/{job_id}/cancel", dependencies=[Depends(own_form)])
+def cancel(hub: HubDep, caller: PageCaller, job_id: str) -> Response:
+    """Cancel a job."""
+    return RedirectResponse(f"/-/jobs/{jobs.cancel_job(hub, caller, job_id).id}", status_code=303)
+
+
+@router.post("/-/jobs/{job_id}/retry", dependencies=[Depends(own_form)])
+def retry(hub: HubDep, caller: PageCaller, job_id: str) -> Response:
+    """Try a job again."""
+    return RedirectResponse(f"/-/jobs/{jobs.retry_job(hub, caller, job_id).id}", status_code=303)
+
+
+@router.get("/-/jobs/{job_id}/report")
+def show_report(hub: HubDep, request: Request, caller: PageCaller, job_id: str) -> Response:
+    """Show the newest party report of a job."""
+    with hub.database.reading() as session:
+        file = service.get_report(session, caller, job_id)
+    content = hub.store.read(file.sha256, 0, file.size, file.size)
+    try:
+        body = to_body(Report.model_validate_json(content))
+    except (ValueError, LookupError, ArithmeticError, StopIteration):
+        # What a site sent fits its form, and need not make sense: numbers may be missing that a drawing needs.
+        hint = f"suture report {job_id} writes what it says"
+        raise HubError("report.unreadable", "this report cannot be drawn", where=job_id, hint=hint) from None
+    return render(request, "report.html.jinja", job_id=job_id, body=body)
+
+
+def _form(
+    hub: HubContext, request: Request, caller: Caller, values: dict[str, Any], problem: SutureError | None
+) -> Response:
+    everyone = parties.list_parties(hub, caller, MAX_ASKED, None).items
+    others = [party for party in everyone if party.name != caller.party and party.sites]
+    blank = {"models": "", "dataset": "", "evaluate_at": [], "contribute_from": [], "publish_as": "", "days": 1}
+    return render(
+        request, "job_new.html.jinja", status_of(problem), form={**blank, **values}, others=others, problem=problem
+    )
+
+
+def _shown(hub: HubContext, caller: Caller, job_id: str) -> dict[str, Any]:
+    job = jobs.get_job(hub, caller, job_id)
+    with hub.database.reading() as session:
+        last = service.last_event(session, job_id)
+    quiet = (hub.now() - last).total_seconds()
+    active = job.state in ACTIVE_JOBS
+    awaited = any(task.state in (TaskState.LATE, TaskState.LEASED) for task in job.tasks)
+    own = job.requester == caller.party
+    return {
+        "job": job,
+        "own": own and "requester" in caller.roles,
+        "active": active,
+        "again": job.state in (JobState.FAILED, JobState.PARTIAL),
+        "pause": round(min(max(quiet / 20, SOONEST), LATEST)) if active or awaited else None,
+        "tasks": [(task, _KINDS.get(task.kind, task.kind), _waits(task), _meaning(task, job)) for task in job.tasks],
+        "ended": sum(task.state not in (*ACTIVE_TASKS, TaskState.LATE) for task in job.tasks),
+        "failure": meaning(job.error.code, job.error.correlation_id, job.id) if job.error is not None else None,
+        "reads_report": bool(job.results) and caller.party in job.report_for,
+    }
+
+
+def _waits(task: TaskOut) -> str:
+    return _WAITS[task.waits.why] if task.waits is not None else ""
+
+
+def _meaning(task: TaskOut, job: JobOut) -> tuple[str, str] | None:
+    return meaning(task.reason, None, job.id) if task.reason and task.state != TaskState.DONE else None

@@ -1,0 +1,1 @@
+"""Signing in with a browser: a session stands for a token until it ends."""

@@ -1,0 +1,28 @@
+"""All SQL about sessions."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import delete, or_, select
+from sqlalchemy.orm import Session, joinedload
+
+from suture_service.tables import BrowserSession, Token
+from suture_service.tokens import is_live
+
+
+def find_token(session: Session, secret_sha256: str, now: datetime) -> Token | None:
+    """Return the live token for which a session stands, with its party and site; None where either has ended."""
+    statement = (
+        select(Token)
+        .join(BrowserSession, BrowserSession.token_id == Token.id)
+        .where(BrowserSession.secret_sha256 == secret_sha256, BrowserSession.expires_at > now, is_live(now))
+        .options(joinedload(Token.party), joinedload(Token.site))
+    )
+    return session.scalars(statement).one_or_none()
+
+
+def end(session: Session, secret_sha256: str, now: datetime) -> None:
+    """Delete a session, and all that have ended by themselves."""
+    ended = or_(BrowserSession.secret_sha256 == secret_sha256, BrowserSession.expires_at <= now)
+    session.execute(delete(BrowserSession).where(ended))
