@@ -32,8 +32,10 @@ from suture_contract.files import read_text, write_text
 from suture_contract.model.signature import create_key
 from suture_service import operate
 from suture_service.settings import Settings
+from suture_worker import load_site
+from suture_worker.console.session import LINK
 
-PORT = 8420
+PORT, CONSOLE_PORT = 8420, 8430
 _START_SECONDS = 90.0
 _SITE = "main"
 
@@ -167,6 +169,16 @@ class Installation:
         """Start the party's site: agent, Celery worker and Redis."""
         path = self.site_file(party)
         self.processes.start(f"{party}'s site", _suture("site", "run", str(path)), log=self.root / f"{party}.log")
+
+    def start_console(self, party: str) -> str:
+        """Start the console of the party's site, and return the link that opens it once."""
+        link = load_site(self.site_file(party)).state / LINK
+        link.unlink(missing_ok=True)
+        port = _free_port(CONSOLE_PORT)
+        command = _suture("site", "console", str(self.site_file(party)), "--port", str(port))
+        self.processes.start(f"{party}'s console", command, log=self.root / f"{party}-console.log")
+        self.processes.wait_until(link.exists, "until the console has a link", seconds=_START_SECONDS)
+        return read_text(link).strip()
 
     def stop_site(self, party: str) -> None:
         """Stop the party's site."""

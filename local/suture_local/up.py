@@ -42,7 +42,7 @@ def run(root: Path, data: Path | None, console: Console) -> None:
             _example_models(root, console)
         here.wait_until_ready()
         here.wait_until_online(PARTY)
-        _tell(here, name, data is None, created, console)
+        _tell(here, name, data is None, created, here.start_console(PARTY), console)
         while True:
             here.processes.check()
             time.sleep(1)
@@ -128,20 +128,21 @@ def _example_models(root: Path, console: Console) -> None:
         write_text(folder / "suture.json", metadata.to_json())
 
 
-def _tell(here: Installation, dataset: str, example: bool, created: bool, console: Console) -> None:
+def _tell(here: Installation, dataset: str, example: bool, created: bool, link: str, console: Console) -> None:
     def line(text: str = "") -> None:
         console.print(text, markup=False, soft_wrap=True)
 
     token_file = _short(here.token_file(PARTY))
     suture = _command()
     line()
-    line(f"hub    {here.url}   (API: {here.url}/docs)")
+    line(f"hub    {here.url}   (in a browser, with the token below; API: {here.url}/docs)")
     if created:
         line(f"token  {here.token(PARTY)}")
         line(f"       of party {PARTY}, shown this once; kept in {token_file}, readable by you alone")
     else:
         line(f"token  of party {PARTY}, made before, in {token_file}")
     line(f"site   {_short(here.site_file(PARTY))}: datasets, and who may do what with them")
+    line(f"       console: {link}   (opens once, in a browser on this machine)")
     line(f"logs   {_short(here.root / 'hub.log')}, {_short(here.root / (PARTY + '.log'))}")
     line()
     line("In another terminal:")

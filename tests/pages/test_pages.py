@@ -13,7 +13,7 @@ from fastapi.routing import iter_route_contexts
 from starlette.testclient import TestClient
 from tests.service.conftest import World
 
-from suture_service.pages.frame import POLICY, static_files
+from suture_contract.pages import POLICY, static_files
 
 HTML = {"Accept": "text/html"}
 #: Pages on which one signed in as `north` begins to follow links.
@@ -159,11 +159,11 @@ def test_the_first_pages_are_small(hub, north):
 
 
 def test_what_pages_load_is_named_by_its_content(hub):
-    assert {"site.css", "report.css", "htmx.min.js", "icon.svg"} == set(static_files())
+    assert {"site.css", "report.css", "htmx.min.js", "icon.svg"} == set(static_files("suture_service.pages"))
     answer = hub.client.get("/-/static/site.css")
     assert "immutable" in answer.headers["cache-control"]
     assert hub.client.get("/-/static/htmx.LICENSE").status_code == 404
-    assert "http" not in static_files()["site.css"].decode()
+    assert "http" not in static_files("suture_service.pages")["site.css"].decode()
 
 
 # Signing in

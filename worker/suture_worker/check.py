@@ -72,6 +72,11 @@ def check_site(config: SiteConfig) -> list[Check]:
     return [check for name, step in steps for check in _guarded(name, step)]
 
 
+def check_dataset(config: SiteConfig, name: str) -> list[Check]:
+    """Check one dataset by its name, as `check_site` does."""
+    return list(_guarded(f"dataset {name}", lambda: _dataset(config, name)))
+
+
 def _guarded(name: str, step: Callable[[], Iterator[Check]]) -> Iterator[Check]:
     try:
         yield from step()

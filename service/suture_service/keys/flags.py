@@ -71,11 +71,12 @@ def flags_of(session: Session, revision_ids: Collection[int], party_id: int) -> 
         cause = _Cause(*row)
         # Whoever may read a model may read what it was itself taken back for.
         readable = cause.readable or cause.root == cause.revision.id
-        flags.setdefault(cause.root, []).extend(_flags(cause.revision, readable=readable))
+        flags.setdefault(cause.root, []).extend(own_flags(cause.revision, readable=readable))
     return flags
 
 
-def _flags(revision: Revision, *, readable: bool) -> Sequence[FlagOut]:
+def own_flags(revision: Revision, *, readable: bool) -> Sequence[FlagOut]:
+    """Return what a revision is itself flagged for; without names and reasons to whom may not read it."""
     repo, identity = (revision.model.repo, revision.revision) if readable else (None, None)
     flags = []
     if revision.withdrawn_at is not None:

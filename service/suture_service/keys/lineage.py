@@ -6,6 +6,7 @@ from sqlalchemy import ColumnElement, Select, exists, select
 from sqlalchemy.orm import InstrumentedAttribute, Session, joinedload
 
 from suture_service.conditions import may_read
+from suture_service.keys.flags import own_flags
 from suture_service.keys.schemas import LineageLink, LineageModel, LineageOut
 from suture_service.tables import Model, Revision, RevisionMember
 
@@ -26,7 +27,9 @@ def lineage_of(session: Session, revision: Revision, party_id: int) -> LineageOu
         select(Revision, may_read(party_id))
         .join(Revision.model)
         .where(Revision.id.in_(ids))
-        .options(joinedload(Revision.model).joinedload(Model.party), joinedload(Revision.key))
+        .options(
+            joinedload(Revision.model).joinedload(Model.party), joinedload(Revision.key), joinedload(Revision.purge)
+        )
     )
     rows = {row.id: _show(row, readable or row.id == revision.id) for row, readable in session.execute(statement)}
     links = select(RevisionMember).where(RevisionMember.revision_id.in_(ids), RevisionMember.member_id.in_(ids))
@@ -64,6 +67,5 @@ def _show(revision: Revision, readable: bool) -> LineageModel:
     return LineageModel(
         repo=revision.model.repo if readable else None,
         revision=revision.revision if readable else None,
-        withdrawn=revision.withdrawn_at is not None,
-        key_revoked=revision.key is not None and revision.key.revoked_at is not None,
+        flags=[flag.kind for flag in own_flags(revision, readable=readable)],
     )

@@ -48,11 +48,14 @@ class TakenBack(RequestBody):
 FLAGGED = {"withdrawn": "was withdrawn", "key_revoked": "is signed with a revoked key", "purged": "was purged"}
 
 
+FlagKind = Literal["withdrawn", "key_revoked", "purged"]
+
+
 class FlagOut(BaseModel):
     """Why a revision should not be used: it, or one that it was made of, was withdrawn or purged, or the key of its
     signature was revoked."""
 
-    kind: Literal["withdrawn", "key_revoked", "purged"]
+    kind: FlagKind
     repo: str | None = Field(description="Which model; null if it is not shared with you.", examples=["north/digits"])
     revision: str | None = Field(description="Which revision of it.")
     reason: str
@@ -62,11 +65,7 @@ class FlagOut(BaseModel):
     def words(self) -> str:
         """The flag as people read it."""
         what = self.repo or "a model that is not shared with you"
-<<<<<<< HEAD
         return f"{what} {FLAGGED[self.kind]}" + (f" ({self.reason})" if self.reason else "")
-=======
-        done = "was withdrawn" if self.kind == "withdrawn" else "is signed with a revoked key"
-        return f"{what} {done}" + (f" ({self.reason})" if self.reason else "")
 
 
 class LineageModel(BaseModel):
@@ -74,8 +73,7 @@ class LineageModel(BaseModel):
 
     repo: str | None = Field(examples=["north/digits"])
     revision: str | None
-    withdrawn: bool = Field(description="It was itself withdrawn.")
-    key_revoked: bool = Field(description="It is signed with a key that was revoked.")
+    flags: list[FlagKind] = Field(description="Why it should not be used itself; what it was made of has its own.")
 
 
 class LineageLink(BaseModel):
@@ -91,4 +89,3 @@ class LineageOut(BaseModel):
     models: list[LineageModel] = Field(description="The revision itself comes first.")
     links: list[LineageLink]
     complete: bool = Field(description="False where there are more than 200 each way.")
->>>>>>> 0a7f792 (Hub: pages for models, parties, jobs, reports and admins, by the functions of the API; sessions; lineage both ways)

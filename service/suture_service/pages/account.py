@@ -8,6 +8,7 @@ from fastapi import Depends, Form, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
 from suture_contract.errors import SutureError
+from suture_contract.pages import with_query
 from suture_service.access import endpoints as access
 from suture_service.access.schemas import AccessState, Decision
 from suture_service.audit import endpoints as audit
@@ -16,7 +17,7 @@ from suture_service.hub import HubContext, HubDep
 from suture_service.keys import endpoints as keys
 from suture_service.keys.schemas import TakenBack
 from suture_service.pages.forms import read_form, status_of
-from suture_service.pages.frame import render, with_query
+from suture_service.pages.frame import render
 from suture_service.pages.route import PageCaller, own_form, pages
 from suture_service.paging import Cursor
 from suture_service.parties import endpoints as parties

@@ -17,7 +17,7 @@ MAX_SHOWN = 256 * 1024
 
 
 @dataclass(frozen=True)
-class FileContent:
+class ReadableFile:
     """A file, and its text where it is a small one of text; `oid` is the commit that it was asked for at."""
 
     oid: str
@@ -28,7 +28,7 @@ class FileContent:
     problem: SutureError | None = None
 
 
-def read_file(hub: HubContext, caller: Caller, place: RoutePlace, path: str) -> FileContent:
+def read_file(hub: HubContext, caller: Caller, place: RoutePlace, path: str) -> ReadableFile:
     """Return a file at a branch, tag or commit; a store that does not answer is said in `problem`."""
     with hub.database.reading() as session:
         at = service.get_at(session, caller, place)
@@ -41,7 +41,7 @@ def read_file(hub: HubContext, caller: Caller, place: RoutePlace, path: str) -> 
         except (SutureError, OSError) as error:
             problem = error if isinstance(error, SutureError) else None
             problem = problem or Unavailable("store.missing", "the hub's store does not answer")
-    return FileContent(oid, name, size, sha256, text, problem)
+    return ReadableFile(oid, name, size, sha256, text, problem)
 
 
 def without_block(card: str) -> str:

@@ -30,7 +30,7 @@ class Box:
     @property
     def state(self) -> str:
         """What is wrong with the model itself, nothing where nothing is."""
-        return "withdrawn" if self.model.withdrawn else "key revoked" if self.model.key_revoked else ""
+        return ", ".join(flag.replace("_", " ") for flag in self.model.flags)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from fastapi.responses import RedirectResponse
 from suture_contract.documents import Report
 from suture_contract.errors import SutureError
 from suture_contract.failures import meaning
+from suture_contract.pages import with_query
 from suture_contract.report.html import to_body
 from suture_service.auth import Caller
 from suture_service.errors import HubError
@@ -19,7 +20,7 @@ from suture_service.jobs import endpoints as jobs
 from suture_service.jobs import service
 from suture_service.jobs.schemas import JobIn, JobOut, TaskOut
 from suture_service.pages.forms import read_form, status_of
-from suture_service.pages.frame import render, with_query
+from suture_service.pages.frame import render
 from suture_service.pages.route import PageCaller, own_form, pages
 from suture_service.paging import Cursor
 from suture_service.parties import endpoints as parties

@@ -11,6 +11,7 @@ from fastapi import Depends, Form, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
 from suture_contract.card.body import use
+from suture_contract.pages import url
 from suture_service.access import endpoints as access
 from suture_service.access.schemas import AccessIn, AccessOut
 from suture_service.auth import Caller
@@ -26,9 +27,9 @@ from suture_service.models.repository import MAIN
 from suture_service.models.schemas import ModelOut, RevisionOut
 from suture_service.models.service import CARD
 from suture_service.pages import markdown
-from suture_service.pages.content import FileContent, read_file, without_block
+from suture_service.pages.content import ReadableFile, read_file, without_block
 from suture_service.pages.drawing import draw
-from suture_service.pages.frame import render, url
+from suture_service.pages.frame import render
 from suture_service.pages.route import PageCaller, own_form, pages
 from suture_service.revisions.endpoints import get_lineage
 
@@ -164,7 +165,7 @@ def _portable(hub: HubContext, caller: Caller, namespace: str, name: str) -> tup
         return None, None
 
 
-def _card(hub: HubContext, caller: Caller, place: RoutePlace, names: list[str]) -> FileContent | None:
+def _card(hub: HubContext, caller: Caller, place: RoutePlace, names: list[str]) -> ReadableFile | None:
     return read_file(hub, caller, place, CARD) if CARD in names else None
 
 

@@ -14,11 +14,12 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from suture_contract.errors import SutureError
+from suture_contract.pages import HEADERS
 from suture_service.auth import Caller, admit, authenticate, bearer
 from suture_service.errors import DATABASE_ERRORS, Forbidden, HubError, Unauthorized, headers_of, of_database
 from suture_service.hub import HubDep, hub_of
 from suture_service.observe import allow_body
-from suture_service.pages.frame import HEADERS, render
+from suture_service.pages.frame import render
 from suture_service.parameters import known_parameters, problem_of
 from suture_service.route import Route, needs
 from suture_service.sessions import service as sessions
@@ -81,7 +82,8 @@ class PageRoute(Route):
 
         async def run(request: Request) -> Response:
             # A form sends its empty fields, too: they ask for nothing.
-            request.scope["query_string"] = urlencode(parse_qsl(request.scope["query_string"])).encode()
+            query = request.scope["query_string"].decode("latin-1")
+            request.scope["query_string"] = urlencode(parse_qsl(query)).encode()
             try:
                 if has_form:
                     allow_body(request, _MAX_FORM)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, get_args
 from fastapi import Depends, Request, Response
 
 from suture_contract.model.metadata import InputFormat, Task
+from suture_contract.pages import with_query
 from suture_service.access import endpoints as access
 from suture_service.access.service import is_steward
 from suture_service.hf.routing import Namespace
@@ -17,7 +18,7 @@ from suture_service.keys import endpoints as keys
 from suture_service.models import endpoints as models
 from suture_service.models.search import ModelQuery, Sort
 from suture_service.models.search import wanted as wanted_models
-from suture_service.pages.frame import render, with_query
+from suture_service.pages.frame import render
 from suture_service.pages.route import PageCaller, pages
 from suture_service.paging import Cursor
 from suture_service.parties import endpoints as parties

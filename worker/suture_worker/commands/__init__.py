@@ -18,6 +18,7 @@ app = group(
         "run": Lazy(f"{_HERE}.site:run", "Run the whole site until it is told to stop."),
         "agent": Lazy(f"{_HERE}.site:agent", "Run only the agent, which talks to the hub."),
         "worker": Lazy(f"{_HERE}.site:worker", "Run only the Celery worker, which computes."),
+        "console": Lazy(f"{_HERE}.site:console", "Decide and look up in a browser on this machine."),
         "check": Lazy(f"{_HERE}.site:check", "Check that the site can work."),
         "failure": Lazy(f"{_HERE}.site:failure", "Show what went wrong at this site, in full."),
         "policy": group(

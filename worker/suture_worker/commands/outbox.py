@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,10 +10,8 @@ import typer
 from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json, print_table, prints
 from suture_worker.commands.config import HERE, ConfigArgument, ReasonOption, TaskArgument, load, size
 from suture_worker.commands.inbox import TellOption
-from suture_worker.config import SiteConfig
 from suture_worker.egress.held import Held, Manifest
-from suture_worker.egress.shown import UNNAMED, HeldResult, TensorRange, assumed, withheld
-from suture_worker.folder import TaskFolder
+from suture_worker.egress.shown import UNNAMED, TensorRange, assumed, held_result, withheld
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,7 +82,7 @@ def show(
             raise typer.BadParameter(f"there are {len(manifest.parts)} parts, counted from 0", param_hint="--part")
         sys.stdout.buffer.write(held.part(manifest, part).read_bytes())
         return
-    result = _result(held, manifest, config)
+    result = held_result(held, manifest, config)
     if format is Format.json:
         print_json(
             HeldShown(
@@ -117,17 +114,6 @@ def show(
 def _say(text: str) -> None:
     """Print prose: at a terminal no wider than that is, in a pipe as one line."""
     console.print(text, soft_wrap=not console.is_terminal)
-
-
-def _result(held: Held, manifest: Manifest, config: SiteConfig) -> HeldResult:
-    folder = TaskFolder(config.state / "tasks", manifest.task)
-    files = {part.name or UNNAMED: held.part(manifest, number) for number, part in enumerate(manifest.parts)}
-    documents = {name: json.loads(file.read_bytes()) for name, file in files.items() if name.endswith(".json")}
-    documents[UNNAMED] = json.loads(files[UNNAMED].read_bytes())["document"]
-    policy = config.policy
-    return HeldResult(
-        folder.assignment.task, folder, documents, files, policy.min_samples, policy.min_per_class, policy.decimals
-    )
 
 
 def _minute(manifest: Manifest) -> str:

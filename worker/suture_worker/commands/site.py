@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json, print_table, prints
+from suture_contract.console.terminal import Format, FormatOption, notes, print_json, print_table, prints
+from suture_contract.console.terminal import console as terminal
 from suture_contract.errors import SutureError
 from suture_worker import faults
 from suture_worker.check import Check
@@ -143,6 +144,23 @@ def worker(path: ConfigArgument = HERE) -> None:
     run_worker(load(path))
 
 
+def console(
+    path: ConfigArgument = HERE,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="port to listen on; 0 for any free one")] = 8430,
+) -> None:
+    """Decide and look up in a browser on this machine: inbox, outbox, what left, data sets, health.
+
+    It listens on the loopback address alone. The link that it prints opens it once, and is in state/console.link, too.
+
+    \b
+    Example:
+      suture site console site.toml
+    """
+    from suture_worker.console.app import run_console
+
+    run_console(path, port, lambda link: notes.print(f"open in a browser on this machine:  {link}", soft_wrap=True))
+
+
 @prints(list[Check])
 def check(path: ConfigArgument = HERE, format: FormatOption = Format.text) -> None:
     """Check that the site can work.
@@ -190,5 +208,5 @@ def failure(
             hint="look at the site that `suture jobs show` names; the log keeps the newest entries only",
         )
     for entry in failures:
-        console.print(f"{entry.time}  {entry.code}  task {entry.task}  id {entry.correlation_id}")
-        console.print(entry.text, markup=False)
+        terminal.print(f"{entry.time}  {entry.code}  task {entry.task}  id {entry.correlation_id}")
+        terminal.print(entry.text, markup=False)

@@ -5,6 +5,7 @@ Made from the very bytes that would leave. What was left out of them is told by 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ from suture_contract.report.assumed import spent, trusts
 from suture_contract.report.build import in_words_of, member_names
 from suture_contract.report.trust import declared
 from suture_contract.report.words import UNSTITCHED, Scale, contributed, scale_of
+from suture_worker.config import SiteConfig
+from suture_worker.egress.held import Held, Manifest
 from suture_worker.egress.release_check import read_document
 from suture_worker.folder import DOCUMENT, TaskFolder, Terms
 from suture_worker.leased_task import LeasedTask
@@ -99,6 +102,18 @@ class HeldResult:
                     values: np.ndarray = opened.get_tensor(name)
                     ranges.append(TensorRange(file, name, values.shape, float(values.min()), float(values.max())))
         return ranges
+
+
+def held_result(held: Held, manifest: Manifest, config: SiteConfig) -> HeldResult:
+    """Return what is held for a task, by the limits that are in force now."""
+    folder = TaskFolder(config.state / "tasks", manifest.task)
+    files = {part.name or UNNAMED: held.part(manifest, number) for number, part in enumerate(manifest.parts)}
+    documents = {name: json.loads(file.read_bytes()) for name, file in files.items() if name.endswith(".json")}
+    documents[UNNAMED] = json.loads(files[UNNAMED].read_bytes())["document"]
+    policy = config.policy
+    return HeldResult(
+        folder.assignment.task, folder, documents, files, policy.min_samples, policy.min_per_class, policy.decimals
+    )
 
 
 def fit(held: HeldResult) -> Iterator[Section]:

@@ -1,0 +1,240 @@
+"""The site's console: who gets in, what it shows, and that it decides as the commands do."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime
+
+import pytest
+from starlette.testclient import TestClient
+
+from suture_contract.kinds import CANDIDATES
+from suture_worker.console import views
+from suture_worker.console.app import Console
+from suture_worker.console.session import LASTS, LINK, Door
+from suture_worker.decisions import operator
+from suture_worker.egress.outbox import Outbox
+from suture_worker.folder import TaskProgress
+from suture_worker.leased_task import LeasedTask
+from suture_worker.rules.inbox import AskedModel, Estimate, Inbox, Request
+
+HERE = "http://127.0.0.1:8430"
+HOSTILE = "<script>alert(1)</script>"
+
+
+class Browser:
+    def __init__(self, site):
+        self.site, self.door = site, Door(site.state, HERE)
+        self.client = TestClient(Console(site.path, self.door, 8430).app, base_url=HERE, follow_redirects=False)
+
+    def enter(self, secret=None):
+        secret = self.door.link.partition("#")[2] if secret is None else secret
+        return self.client.post("/enter", data={"secret": secret})
+
+    def page(self, path):
+        answer = self.client.get(path)
+        assert answer.status_code == 200, answer.text
+        assert "unsafe" not in answer.headers["content-security-policy"]
+        assert answer.headers["cache-control"] == "no-store"
+        assert HOSTILE not in answer.text
+        return answer.text
+
+    def send(self, path, **fields):
+        text = self.page(path if path != "/standing/forget" else "/")
+        hidden = dict(re.findall(r'name="(csrf|seen)" value="([^"]+)"', text))
+        return self.client.post(path, data={**hidden, **fields})
+
+
+@pytest.fixture
+def outside(site):
+    return Browser(site)
+
+
+@pytest.fixture
+def browser(outside):
+    assert outside.enter().headers["location"] == "/"
+    return outside
+
+
+@pytest.fixture
+def asked(site, make):
+    task = LeasedTask.parse(make.leased("evaluate", requester="south", dataset="patches"))
+    models = tuple(AskedModel(**one.ref.model_dump(), party=one.party, size=3 * 2**20) for one in task.spec.members)
+    request = Request(
+        task=task.id,
+        digest=task.digest,
+        asked_at=datetime.now(UTC),
+        party="south",
+        action="evaluate",
+        dataset="patches",
+        job="job_1",
+        models=models,
+        candidates=4,
+        options={"note": HOSTILE},
+        leaves=("metrics of every candidate", HOSTILE),
+        estimate=Estimate(flops_per_sample=2_000_000_000, peak_bytes=2**20, seconds_per_1000=12.3),
+    )
+    inbox = Inbox(site.state / "inbox")
+    inbox.ask(request)
+    return inbox, request, task
+
+
+@pytest.fixture
+def held(site, assign, make, write_json):
+    known = make.candidates(make.leased("fit"))
+    folder = assign("evaluate", files={CANDIDATES: json.dumps(known).encode()})
+    folder.results.mkdir()
+    write_json(folder.results / "document.json", make.evaluation())
+    box = Outbox(site.state / "outbox", min_samples=11)
+    box.hold(folder.assignment.task, folder)
+    yield box.held, folder.assignment.task, box
+    box.close()
+
+
+def test_the_link_opens_once_and_for_one_browser(outside):
+    first = outside.door.link
+    assert (outside.site.state / LINK).read_text() == f"{first}\n"
+    assert (outside.site.state / LINK).stat().st_mode & 0o077 == 0
+    for path in ("/", "/egress", "/egress/export", "/datasets", "/health?check=now"):
+        answer = outside.client.get(path)
+        assert answer.status_code == 401
+        assert "console.link" in answer.text
+    assert outside.enter("wrong").status_code == 403
+    answer = outside.enter()
+    name, *flags = answer.headers["set-cookie"].split("; ")
+    assert name.startswith("suture-site-8430=")
+    assert {"HttpOnly", "SameSite=strict"} <= set(flags)
+    assert outside.client.get("/").status_code == 200
+    other = TestClient(outside.client.app, base_url=HERE)
+    assert other.post("/enter", data={"secret": first.partition("#")[2]}).status_code == 403
+    assert outside.door.link != first
+    assert (outside.site.state / LINK).read_text() == f"{outside.door.link}\n"
+    outside.door.close()
+    assert not (outside.site.state / LINK).exists()
+
+
+def test_a_session_ends(browser, monkeypatch):
+    assert browser.send("/").status_code in (401, 405)
+    csrf = re.search(r'name="csrf" value="(\w+)"', browser.page("/"))[1]
+    assert browser.client.post("/leave", data={"csrf": csrf}).status_code == 303
+    assert browser.client.get("/").status_code == 401
+    browser.enter()
+    import time
+
+    late = time.monotonic() + LASTS + 1
+    monkeypatch.setattr("suture_worker.console.session.time.monotonic", lambda: late)
+    assert browser.client.get("/").status_code == 401
+
+
+def test_other_names_and_other_sites_get_nothing(browser, asked):
+    path = f"/inbox/{asked[1].task}"
+    assert browser.client.get("/", headers={"Host": "evil.example:8430"}).status_code == 401
+    fields = dict(re.findall(r'name="(csrf|seen)" value="([^"]+)"', browser.page(path)))
+    fields["decision"] = "approve"
+    for headers, changed in (
+        ({"Origin": "https://evil.example"}, {}),
+        ({"Origin": "null"}, {}),
+        ({"Host": "evil.example:8430"}, {}),
+        ({}, {"csrf": "0" * 64}),
+    ):
+        answer = browser.client.post(path, data={**fields, **changed}, headers=headers)
+        assert answer.status_code == 403
+    long = browser.client.post(path, data={**fields, "reason": "x" * 70_000})
+    assert long.status_code == 403
+    assert asked[0].decided(asked[1]) is None
+
+
+@pytest.mark.parametrize("approved", [True, False])
+def test_a_request_is_decided_as_the_command_does(browser, asked, approved):
+    inbox, request, task = asked
+    assert "south asks to evaluate with patches" in browser.page("/")
+    text = browser.page(f"/inbox/{request.task}")
+    for part in ("4 candidates", "2 GFLOPs", "3.0 MiB", "metrics of every candidate", request.models[0].sha256):
+        assert part in text
+    fields = {"days": "30"} if approved else {"tell": "no_agreement"}
+    word = "approve" if approved else "decline"
+    answer = browser.send(f"/inbox/{request.task}", decision=word, reason="seen by two", **fields)
+    assert answer.headers["location"] == "/"
+    decision = inbox.answer(task, "patches")
+    assert (decision.approved, decision.by, decision.reason) == (approved, operator(), "seen by two")
+    assert decision.told == (None if approved else "no_agreement")
+    (line,) = (inbox.folder / "decisions.jsonl").read_text().splitlines()
+    assert json.loads(line)["by"] == operator()
+    assert "Nothing waits for you" in browser.page("/")
+    again = browser.client.post(f"/inbox/{request.task}", data={})
+    assert again.status_code == 403
+    if approved:
+        assert "may evaluate with patches until" in browser.page("/")
+        fields = {"party": "south", "action": "evaluate", "dataset": "patches"}
+        assert browser.send("/standing/forget", **fields).headers["location"] == "/"
+        assert inbox.standing() == []
+
+
+def test_what_has_changed_since_it_was_shown_is_not_decided(browser, asked):
+    inbox, request, _ = asked
+    path = f"/inbox/{request.task}"
+    hidden = dict(re.findall(r'name="(csrf|seen)" value="([^"]+)"', browser.page(path)))
+    inbox.ask(request.model_copy(update={"leaves": ("everything",)}))
+    answer = browser.client.post(path, data={**hidden, "decision": "approve"})
+    assert answer.status_code == 422
+    assert "has changed since it was shown" in answer.text
+    assert inbox.decided(inbox.request(request.task)) is None
+    for wrong in ({"decision": "maybe"}, {"decision": "decline", "tell": "x"}, {"decision": "approve", "days": "0"}):
+        assert browser.send(path, **wrong).status_code == 422
+    assert inbox.decided(inbox.request(request.task)) is None
+
+
+@pytest.mark.parametrize("released", [True, False])
+def test_a_result_is_let_out_as_the_command_does(browser, held, released):
+    box, task, _ = held
+    text = browser.page(f"/outbox/{task.id}")
+    assert "test split" in text.lower()
+    assert "Kept back" in text
+    content = browser.client.get(f"/outbox/{task.id}/part/0")
+    assert content.content == box.part(box.manifest(task.id), 0).read_bytes()
+    assert content.headers["content-disposition"].startswith("attachment")
+    answer = browser.send(f"/outbox/{task.id}", decision="release" if released else "refuse", reason="seen by two")
+    assert answer.status_code == 303, answer.text
+    verdict = box.verdict(task.id)
+    assert (verdict.released, verdict.by, verdict.reason) == (released, operator(), "seen by two")
+    assert ("Released" if released else "Refused") in browser.page(f"/outbox/{task.id}")
+
+
+def test_what_left_is_listed_shown_and_exported_once_it_is_checked(browser, held):
+    _, task, box = held
+    claim = task.claim
+    for number in range(3):
+        box.progress(claim, TaskProgress(step="fit", done=number, total=3))
+    box.failure(claim, "work.out_of_memory", "0123456789abcdef", retryable=False)
+    text = browser.page("/egress")
+    assert "4 records, unbroken" in text
+    assert "progress" not in text
+    assert "progress" in browser.page("/egress?signs=on&task=task_evaluate")
+    assert "work.out_of_memory" in browser.page("/egress/4")
+    exported = browser.client.get("/egress/export").content
+    log = browser.site.state / "outbox" / "egress.jsonl"
+    assert exported == log.read_bytes()
+    log.write_bytes(exported.replace(b"out_of_memory", b"out_of_memorY"))
+    for path in ("/egress", "/egress/export", "/egress/1"):
+        answer = browser.client.get(path)
+        assert answer.status_code == 422
+        assert "egress.broken" in answer.text
+
+
+def test_every_page_answers_and_says_what_is_missing(browser, data):
+    assert {path for path in views.PAGES if "{" not in path} == {
+        *("/", "/egress", "/egress/export", "/ledger", "/datasets", "/health"),
+    }
+    assert "Nothing yet" in browser.page("/ledger")
+    assert "patches" in browser.page("/datasets")
+    assert "train" not in browser.page("/datasets")
+    assert "train" in browser.page("/datasets?look=patches")
+    text = browser.page("/health?check=now")
+    assert "What to do" in text  # the hub of this site is away
+    assert browser.client.get("/inbox/task_none").status_code == 422
+    assert browser.client.get("/outbox/../../site.toml").status_code in (404, 422)
+    browser.site.path.write_text("[hub")
+    answer = browser.client.get("/")
+    assert answer.status_code == 422
+    assert "site.toml" in answer.text

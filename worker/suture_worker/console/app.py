@@ -1,0 +1,143 @@
+"""The console as an application, and the server that runs it on the loopback address."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import structlog
+import uvicorn
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from suture_contract.errors import SutureError
+from suture_contract.pages import HEADERS, environment, static_answer
+from suture_worker.config import load_site
+from suture_worker.console import views
+from suture_worker.console.session import LASTS, Door, form_word
+from suture_worker.console.views import Answer, Rendered, View
+
+log = structlog.get_logger(__name__)
+
+HOST = "127.0.0.1"
+#: No form holds more.
+_MAX_FORM = 64 * 1024
+_PAGES = environment(__package__)
+
+
+class Console:
+    """Answers requests of one site: `site` is the path of its site.toml, read anew for each."""
+
+    def __init__(self, site: Path, door: Door, port: int) -> None:
+        self._site, self._door, self._port = site, door, port
+        #: Nobody else's name leads here: a page elsewhere cannot have its own name resolved to this machine.
+        self._hosts = {f"{name}:{port}" for name in (HOST, "localhost")}
+        self.app = Starlette(
+            routes=[
+                Route("/static/{name}", self._static),
+                Route("/enter", self._enter, methods=["POST"]),
+                Route("/leave", self._leave, methods=["POST"]),
+                *(Route(path, partial(self._show, view)) for path, view in views.PAGES.items()),
+                *(Route(path, partial(self._do, act), methods=["POST"]) for path, act in views.ACTS.items()),
+            ]
+        )
+
+    @property
+    def _cookie(self) -> str:
+        # Cookies know no ports: two consoles on one machine must not take each other's.
+        return f"suture-site-{self._port}"
+
+    async def _static(self, request: Request) -> Response:
+        answer = static_answer(request.path_params["name"], __package__)
+        return Response(status_code=404) if answer is None else Response(answer[0], headers=answer[1])
+
+    async def _enter(self, request: Request) -> Response:
+        fields = await self._form(request)
+        session = None if fields is None else self._door.enter(fields.get("secret", ""))
+        if session is None:
+            return self._page("enter.html.jinja", 403, wrong=True)
+        answer = RedirectResponse("/", status_code=303, headers=HEADERS)
+        answer.set_cookie(self._cookie, session, max_age=int(LASTS), httponly=True, samesite="strict")
+        return answer
+
+    async def _leave(self, request: Request) -> Response:
+        session = self._session(request)
+        if session is not None and await self._form(request, session) is not None:
+            self._door.leave(session)
+        return RedirectResponse("/", status_code=303, headers=HEADERS)
+
+    async def _show(self, view: View, request: Request) -> Response:
+        session = self._session(request)
+        if session is None:
+            return self._page("enter.html.jinja", 401, wrong=False)
+        return await run_in_threadpool(self._answer, view, request, session, dict(request.query_params))
+
+    async def _do(self, act: View, request: Request) -> Response:
+        session = self._session(request)
+        fields = None if session is None else await self._form(request, session)
+        if session is None or fields is None:
+            return self._page("enter.html.jinja", 403, wrong=False)
+        return await run_in_threadpool(self._answer, act, request, session, fields)
+
+    def _answer(self, view: View, request: Request, session: str, fields: Mapping[str, str]) -> Response:
+        csrf = form_word(session)
+        try:
+            result: Answer = view(load_site(self._site), request.path_params, fields)
+        except SutureError as error:
+            return self._page("problem.html.jinja", 422, problem=error, csrf=csrf)
+        if isinstance(result, str):
+            return RedirectResponse(result, status_code=303, headers=HEADERS)
+        if isinstance(result, Rendered):
+            return self._page(result.template, csrf=csrf, **result.values)
+        headers = {**HEADERS, "Content-Disposition": f'attachment; filename="{result.name}"'}
+        return Response(result.content, media_type="application/octet-stream", headers=headers)
+
+    def _session(self, request: Request) -> str | None:
+        session = request.cookies.get(self._cookie)
+        here = request.headers.get("host") in self._hosts
+        return session if here and session is not None and self._door.knows(session) else None
+
+    async def _form(self, request: Request, session: str | None = None) -> dict[str, str] | None:
+        """Return what a form of this console sends; None for one that comes from elsewhere."""
+        came_from = request.headers.get("origin")
+        own = request.headers.get("host") in self._hosts and (
+            came_from is None or urlsplit(came_from).netloc in self._hosts
+        )
+        if not own or int(request.headers.get("content-length") or _MAX_FORM + 1) > _MAX_FORM:
+            return None
+        fields = dict(parse_qsl((await request.body()).decode("utf-8", "replace"), max_num_fields=100))
+        return fields if session is None or fields.get("csrf") == form_word(session) else None
+
+    def _page(self, template: str, status: int = 200, /, **values: Any) -> Response:
+        text = _PAGES.get_template(template).render(**{"csrf": "", **values})
+        return HTMLResponse(text, status_code=status, headers=HEADERS)
+
+
+def run_console(site: Path, port: int, on_start: Callable[[str], None]) -> None:
+    """Serve the console until SIGTERM or SIGINT; `on_start` is given the link. Raises `SutureError` `console.port`."""
+    state = load_site(site).state
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((HOST, port))
+        except OSError:
+            hint = "another console may run; say another port, or 0 for any free one: --port 0"
+            raise SutureError("console.port", "this port is taken", where=str(port), hint=hint) from None
+        bound = listening.getsockname()[1]
+        door = Door(state, f"http://{HOST}:{bound}")
+        config = uvicorn.Config(
+            Console(site, door, bound).app, log_config=None, access_log=False, server_header=False, lifespan="off"
+        )
+        server = uvicorn.Server(config)
+        try:
+            on_start(door.link)
+            server.run(sockets=[listening])
+        finally:
+            door.close()
