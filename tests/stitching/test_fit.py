@@ -344,6 +344,10 @@ def test_one_class_and_constant_features(pair: list[Member], tmp_path: Path) -> 
     with pytest.raises(SutureError) as caught:
         fit(pair, one)
     assert caught.value.code == "dataset.one_class"
+    declared = ArrayDataset(x, np.zeros(60, dtype=np.int64), LABELS, one_class=True)
+    closed = fit(pair, declared, own=0, options=QUICK).candidates.candidates
+    assert any(candidate.kind == "stitched" for candidate in closed)
+    assert not any(candidate.refined for candidate in closed)
     dead = plain()
     still = member(dead, tmp_path, "dead/net", seed=6)
     for name, tensor in still.model.tensors.items():

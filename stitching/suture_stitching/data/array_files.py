@@ -97,6 +97,7 @@ def open_arrays(spec: DatasetSpec) -> ArrayDataset:
         groups=groups,
         value_range=spec.value_range,
         intensity=spec.intensity,
+        one_class=spec.one_class,
         where=str(path),
     )
     dataset.notes = (*notes, *axis_notes)

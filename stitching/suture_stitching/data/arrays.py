@@ -34,6 +34,7 @@ class ArrayDataset(Dataset):
     `value_range`, and clipped. `targets` are label indices `(N,)`, 0 or 1 per label `(N, L)`, masks
     `(N, *spatial)`, or values `(N, K)` or `(N,)`. `split` names a split per sample, or gives the indices of each, or is
     the rule by which they are made; samples of one of `groups` (one per sample: a patient) are kept in one split.
+    Training samples of a single class are refused, unless they may be of `one_class`.
     """
 
     def __init__(
@@ -48,9 +49,10 @@ class ArrayDataset(Dataset):
         value_range: tuple[float, float] | None = None,
         intensity: tuple[float, float] | None = None,
         channels: Sequence[str] | None = None,
+        one_class: bool = False,
         where: str = "dataset",
     ) -> None:
-        self.where = where
+        self.where, self.one_class = where, one_class
         self.task = task
         self.labels = tuple(labels)
         self._inputs = _as_inputs(np.asanyarray(inputs), where)

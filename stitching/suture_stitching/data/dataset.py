@@ -54,6 +54,8 @@ class Dataset(ABC):
     _targets: NDArray[Any]
     #: Whose each sample is `(N,)`, any distinct number per patient; None where every sample is a patient of its own.
     _patients: NDArray[np.int64] | None = None
+    #: Whether all training samples may have one label: then nothing is trained on labels.
+    one_class: bool = False
     #: Whether empty cells were filled with the mean of the others' values.
     filled: bool = False
 
@@ -197,7 +199,8 @@ class Dataset(ABC):
                     where=self.where,
                     hint="add samples, or give each sample a split (train, validation or test)",
                 )
-        self.check_classes()
+        if not self.one_class:
+            self.check_classes()
 
     def check_separate(self) -> None:
         """Raise `SutureError` `privacy.filled` unless each sample holds its own patient's values and nobody else's."""
@@ -239,7 +242,8 @@ class Dataset(ABC):
             if nothing_else
             else f"all training samples are labelled '{label}'",
             where=self.where,
-            hint="at least two classes are needed in the training split",
+            hint="at least two classes are needed in the training split"
+            + ("" if nothing_else else "; if this site has one class alone, say one_class = true"),
         )
 
 

@@ -66,6 +66,7 @@ class FolderDataset(Dataset, Generic[Header]):
             groups=groups,
             where=self.where,
         )
+        self.one_class = spec.one_class
         self._check_splits()
 
     @property

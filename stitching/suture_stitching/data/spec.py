@@ -93,7 +93,8 @@ class DatasetSpec(_Closed):
     height and width, or, one number, the shorter side to that), then `pad` and `crop` around their middle; `page` is
     the one to read of files with several. `categories` are a column's texts in the order of their numbers. Of
     `multilabel` data, `uncertain` says what -1 stands for, and `blank` what an empty cell does. A `list` or `datalist`
-    names files below `root`, by default its own folder. `sheet` is that of an Excel file with several.
+    names files below `root`, by default its own folder. `sheet` is that of an Excel file with several. `one_class` says
+    that all training samples of a `classification` may have one label: without it that is taken for a mistake.
 
     For volumes (`nifti`, or files of a list with a `window`): they are resampled to `spacing` in mm (default: as
     stored) and read in patches of `window` voxels; `intensity` is by default each volume's 0.5th and 99.5th percentile;
@@ -114,6 +115,7 @@ class DatasetSpec(_Closed):
     uncertain: Literal["error", "negative", "positive"] = "error"
     blank: Literal["error", "negative"] = "error"
     sheet: Label | None = None
+    one_class: bool = False
     input: InputSpec | None = None
     axes: Annotated[str, Field(pattern=r"^N?[CDHWT]{1,4}$")] | None = None
     resize: Annotated[int, Field(ge=1, le=8192)] | Size | None = None
@@ -198,6 +200,7 @@ class DatasetSpec(_Closed):
             "root": (self.format in LISTS, "lists of files"),
             "uncertain": (self.task == "multilabel", "multilabel data"),
             "blank": (self.task == "multilabel", "multilabel data"),
+            "one_class": (self.task == "classification", "a classification"),
         }
         for name, (fits, kind) in allowed.items():
             if not fits and getattr(self, name) != type(self).model_fields[name].default:

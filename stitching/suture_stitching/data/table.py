@@ -101,6 +101,7 @@ def open_table(spec: DatasetSpec) -> ArrayDataset:
         groups=codes[chosen.group].texts if chosen.group else None,
         value_range=spec.value_range,
         channels=None if len(inputs.shape) > 2 and len(chosen.features) != inputs.shape[1] else chosen.features,
+        one_class=spec.one_class,
         where=where,
     )
     dataset.filled, dataset.ordered = filled, chosen.ordered

@@ -94,7 +94,7 @@ def fit(
     point and called again with the same folder `checkpoint`, which can be removed afterwards. `precision` is that in
     which members run. Raises `SutureError`: `members.*` for models that do not go together, `dataset.*` for unfit data,
     `features.not_finite` for a model that gives NaN or infinity on this data, `work.out_of_memory` when a single sample
-    is too much.
+    is too much. Where a dataset may hold `one_class`, nothing is refined.
 
     `contributions` are other parties' moments for these members (see `contribute`): further candidates have stitches in
     closed form that weigh them with the moments of `dataset`.
@@ -192,9 +192,13 @@ class _Fit:
         if len(members) < 2:
             raise SutureError("members.too_few", "a stitch needs at least two models")
         check_inputs(members, dataset)
+        if dataset.one_class:
+            # Labels that do not vary say nothing to learn from; closed forms need none.
+            options = options.model_copy(update={"refine": False})
+        else:
+            dataset.check_classes()
         self._options, self._terms = options, terms
         self._objective = objective_of([member.metadata for member in members], dataset.labels, where=dataset.where)
-        dataset.check_classes()
         if terms.privacy is not None:
             dataset.check_separate()
         # How many candidates are refined is no part of it: those that were refined before are taken as they are.
