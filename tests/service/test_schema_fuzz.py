@@ -6,6 +6,7 @@ import json
 import re
 import warnings
 from contextlib import suppress
+from itertools import product
 from urllib.parse import unquote
 
 import anyio
@@ -32,32 +33,21 @@ QUICK = {
     "phases": [Phase.generate],
     "suppress_health_check": list(HealthCheck),
 }
-#: What a database may refuse, or read as something else.
-FOR_DATABASES = (
-    "%00",
-    "a%00b",
-    "%ED%A0%80",
-    "%F0%9F%AB%80",
-    "'%20OR%201=1--",
-    "%25",
-    "-1",
-    "9" * 40,
-    "1e999",
-    "a" * 5000,
-)
-#: What a path or a header may become.
+#: What a database may refuse, or read as something else: no text, what a statement is made of, a number, too long.
+FOR_DATABASES = ("a%00b", "%ED%A0%80%F0%9F%AB%80'%20OR%201=1--%25", "9" * 40, "a" * 5000)
+#: What a path, a number or a header may become, before any database is asked.
 FOR_PATHS = (
     "..",
     ".",
+    "-1",
+    "1e999",
+    "%00",
     "%2e%2e",
     "%2e%2e%2f%2e%2e%2fetc%2fpasswd",
     "..%5c..%5cx",
-    "%ff%fe",
-    "%c0%ae",
+    "%ff%fe%c0%ae~1%e2%80%ae",
     "%0d%0aX-Evil:%201",
     "%252e%252e",
-    "~1",
-    "%e2%80%ae",
 )
 STRANGE = FOR_DATABASES + FOR_PATHS
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40) | st.sampled_from([unquote(s) for s in STRANGE])
@@ -116,7 +106,7 @@ def world(start):
     return made
 
 
-def send(world, method, path, headers, body=b""):
+async def answer_of(app, method, path, headers, body=b""):
     """Send exactly these bytes as path and headers; return status, headers and body."""
     path, _, query = path.partition(b"?")
     scope = {
@@ -144,13 +134,21 @@ def send(world, method, path, headers, body=b""):
     async def note(message):
         got.append(message)
 
-    async def run():
-        with anyio.fail_after(30):
-            await world.client.app(scope, receive, note)
-
-    world.client.portal.call(run)
+    with anyio.fail_after(30):
+        await app(scope, receive, note)
     content = b"".join(message.get("body", b"") for message in got[1:])
     return got[0]["status"], dict(got[0]["headers"]), content
+
+
+def send(world, requests):
+    """Send them one after the other and check each answer."""
+
+    async def run():
+        for sent in requests:
+            status, headers, content = await answer_of(world.client.app, *sent)
+            check(status, headers, content, sent)
+
+    world.client.portal.call(run)
 
 
 def check(status, headers, content, sent):
@@ -168,7 +166,7 @@ def described(tmp_path_factory):
     hub = Settings(database_url=f"sqlite:///{place / 'hub.db'}", store=str(place), **PROVIDER)
     cases = []
 
-    def keep(strategy):
+    def keep(strategy, allowed):
         @settings(max_examples=6, **QUICK)
         @given(case=strategy)
         def run(case):
@@ -176,7 +174,7 @@ def described(tmp_path_factory):
                 case.body = {"wait": 0} if isinstance(case.body, dict) and "wait" in case.body else case.body
             wanted = requests.Request(**case.as_transport_kwargs(base_url="http://hub")).prepare()
             body = wanted.body.encode() if isinstance(wanted.body, str) else wanted.body or b""
-            cases.append((case.path, wanted.method, wanted.path_url.encode(), dict(wanted.headers), body))
+            cases.append((allowed, case.path, wanted.method, wanted.path_url.encode(), dict(wanted.headers), body))
 
         with suppress(Unsatisfiable):  # a request without any value cannot be wrong
             run()
@@ -186,19 +184,24 @@ def described(tmp_path_factory):
         schema = schemathesis.openapi.from_dict(hub_app(hub).openapi())
         operations = [result.ok() for result in schema.get_all_operations()]
         for operation in operations:
-            for mode in schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE:
-                keep(operation.as_strategy(generation_mode=mode))
+            for mode in schemathesis.GenerationMode:
+                keep(operation.as_strategy(generation_mode=mode), mode is schemathesis.GenerationMode.POSITIVE)
     assert len(operations) > 40
     assert len(cases) > 500
     return cases
 
 
 def test_the_described_api_has_no_failure_in_it(world, described):
-    for route, method, path, wanted, body in described:
+    """What the description does not allow is refused before any database is asked: it comes once."""
+    everything = world.settings.database_url.startswith("sqlite")
+    requests = []
+    for allowed, route, method, path, wanted, body in described:
+        if not (allowed or everything):
+            continue
         actor = world.sites["north"] if route.startswith("/v1/tasks") else world.north
         headers = {name.lower(): value for name, value in {**wanted, **actor.headers}.items()}
-        sent = (method, path, [(_bytes(name), _bytes(value)) for name, value in headers.items()], body)
-        check(*send(world, *sent), sent)  # type: ignore[call-arg]
+        requests.append((method, path, [(_bytes(name), _bytes(value)) for name, value in headers.items()], body))
+    send(world, requests)
 
 
 def _bytes(text):
@@ -206,20 +209,19 @@ def _bytes(text):
 
 
 def test_strange_words_in_every_path(world):
-    """What a path becomes is settled before any database is asked: those words come once, where hubs run."""
-    words = FOR_DATABASES if world.settings.database_url.startswith("sqlite") else STRANGE
+    """What a path becomes is settled before any database is asked: those words come once."""
+    words = STRANGE if world.settings.database_url.startswith("sqlite") else FOR_DATABASES
     auth = [(b"authorization", world.north.headers["Authorization"].encode()), (b"content-type", b"application/json")]
+    requests = []
     for route, path in routes(world.client.app).items():
         names = re.findall(r"{\w+(?::path)?}", path)
-        if not names:
-            continue
-        for word in words:
-            for place in names:
-                filled = path
-                for name in names:
-                    filled = filled.replace(name, word if name == place else "north")
-                sent = (route.partition(" ")[0], filled.encode(), auth, b"{}")
-                check(*send(world, *sent), sent)  # type: ignore[call-arg]
+        for place, word in product(names, words):
+            filled = path
+            for name in names:
+                filled = filled.replace(name, word if name == place else "north")
+            requests.append((route.partition(" ")[0], filled.encode(), auth, b"{}"))
+    assert len(requests) > 100 * len(words)
+    send(world, requests)
 
 
 def test_strange_headers(world):
@@ -245,7 +247,7 @@ def test_strange_headers(world):
     def run(where, strange, known, body):
         headers = {"authorization": known.headers["Authorization"].encode(), **strange}
         sent = (*where, [(name.encode(), value) for name, value in headers.items()], body)
-        check(*send(world, *sent), sent)  # type: ignore[call-arg]
+        send(world, [sent])
 
     run()
 
@@ -289,7 +291,7 @@ def test_strange_commits(world):
     def run(lines, headed):
         first = [b'{"key": "header", "value": {"summary": "x"}}'] if headed else []
         sent = ("POST", b"/api/models/north/digits/commit/main", headers, b"\n".join([*first, *lines]))
-        check(*send(world, *sent), sent)  # type: ignore[call-arg]
+        send(world, [sent])
 
     run()
     names = [entry["rfilename"] for entry in world.north.get("/api/models/north/digits").json()["siblings"]]
@@ -348,13 +350,14 @@ def test_strange_documents_of_the_official_client(world):
     @given(place=st.sampled_from(places), body=fields | JSON)
     def run(place, body):
         sent = (place[0], place[1].encode(), headers, json.dumps(body).encode())
-        check(*send(world, *sent), sent)  # type: ignore[call-arg]
+        send(world, [sent])
 
     run()
 
 
-@pytest.mark.parametrize("content", ["&a [*a, *a]", "a: &a [" + "x," * 5 + "]", "!!python/object/apply:os.system [x]"])
-def test_strange_cards(world, content):
-    body = json.dumps({"content": f"---\n{content}\n---\n"}).encode()
-    sent = ("POST", b"/api/validate-yaml", [(b"content-type", b"application/json")], body)
-    check(*send(world, *sent), sent)  # type: ignore[call-arg]
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_strange_cards(world):
+    contents = ["&a [*a, *a]", "a: &a [" + "x," * 5 + "]", "!!python/object/apply:os.system [x]"]
+    bodies = [json.dumps({"content": f"---\n{content}\n---\n"}).encode() for content in contents]
+    headers = [(b"content-type", b"application/json")]
+    send(world, [("POST", b"/api/validate-yaml", headers, body) for body in bodies])
