@@ -26,7 +26,6 @@ LEFT = (
     *("client/suture/cli/models.py", "client/suture/content.py", "client/suture/hub.py"),
     *("service/suture_service/hf/", "service/suture_service/holdings.py", "service/suture_service/storage/folder.py"),
     "service/suture_service/maintenance/backup.py",
-    *("stitching/suture_stitching/features/moments.py", "stitching/suture_stitching/portable/"),
 )
 
 

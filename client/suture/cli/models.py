@@ -109,7 +109,7 @@ def export(
 
     sizes = [int(size) for size in _numbers(shape, "--shape")]
     parts = labels.split(",") if labels is not None else None
-    given: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "license": license,
         "task": task,
         "labels": parts,
@@ -142,7 +142,7 @@ def export(
             folder / "model.safetensors",
             output_name=output_name,
             tell=notes.print,
-            **cast(Description, given),
+            **cast(Description, fields),
         )
     except SutureError:
         if made:

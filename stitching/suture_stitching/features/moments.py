@@ -40,8 +40,8 @@ class Moments:
             # What rounding of the mean left over is taken out again.
             left = centred.mean(0).double()
             scatter = (centred.T @ centred).double().addr_(left, left, alpha=-len(chunk))
-            found = cls(float(len(chunk)), mean.double() + left, scatter)
-            total = found if total is None else total + found
+            part = cls(float(len(chunk)), mean.double() + left, scatter)
+            total = part if total is None else total + part
         return cls.nothing(rows.shape[1], rows.device) if total is None else total
 
     @classmethod

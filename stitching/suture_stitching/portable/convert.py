@@ -319,12 +319,12 @@ def _changes_nothing(node: fx.Node) -> bool:
 def _of_state(program: ExportedProgram) -> set[fx.Node]:
     """Return what depends on parameters and buffers alone."""
     kinds = {spec.arg.name: spec.kind for spec in program.graph_signature.input_specs}
-    found: set[fx.Node] = set()
+    of_state: set[fx.Node] = set()
     for node in program.graph.nodes:
         own = node.op == "placeholder" and kinds[node.name] != InputKind.USER_INPUT
-        if own or (node.op == "call_function" and node.all_input_nodes and found.issuperset(node.all_input_nodes)):
-            found.add(node)
-    return found
+        if own or (node.op == "call_function" and node.all_input_nodes and of_state.issuperset(node.all_input_nodes)):
+            of_state.add(node)
+    return of_state
 
 
 def _live_nodes(graph: fx.Graph, constant: set[fx.Node]) -> list[fx.Node]:

@@ -169,9 +169,9 @@ def _line_of_stack() -> str:
 
 def _innermost(frames: traceback.StackSummary) -> str:
     inside = False
-    found = ""
+    line = ""
     for frame in frames:
         inside = inside or frame.filename.startswith(_HERE)
         if inside and not frame.filename.startswith((_HERE, _TORCH, "<")) and "contextlib" not in frame.filename:
-            found = frame.line or ""
-    return found
+            line = frame.line or ""
+    return line

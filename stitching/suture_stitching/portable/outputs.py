@@ -42,10 +42,10 @@ def named(output: Any, prefix: str = "") -> dict[str, Any]:
         items = list(zip(getattr(output, "_fields", map(str, range(len(output)))), output, strict=True))
     else:
         return {} if output is None else {prefix or "output": output}
-    found: dict[str, Any] = {}
+    by_name: dict[str, Any] = {}
     for name, item in items:
-        found |= named(item, f"{prefix}.{name}" if prefix else str(name))
-    return found
+        by_name |= named(item, f"{prefix}.{name}" if prefix else str(name))
+    return by_name
 
 
 def chosen(output: Any, inputs: Tensor, name: str | None) -> str:

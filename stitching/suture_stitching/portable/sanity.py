@@ -57,9 +57,9 @@ def _check_alone(outputs: Mapping[int, Sequence[Tensor]]) -> None:
             by_sample = alone.dim() > 0 and alone.shape[0] == small and among.shape[0] == large
             if not by_sample or alone.shape[1:] != among.shape[1:]:
                 continue
-            one, other = alone.double(), among[:small].double()
+            single, other = alone.double(), among[:small].double()
             scale = other[other.isfinite()].abs().max().clamp(min=1e-6) if bool(other.isfinite().any()) else 1.0
-            if bool(((one - other).abs() > _SAME * scale).any()):
+            if bool(((single - other).abs() > _SAME * scale).any()):
                 raise SutureError(
                     "export.batch_dependent",
                     "a sample's output depends on which other samples are in its batch",
@@ -75,11 +75,11 @@ def _check_varies(model: Callable[..., Any], inputs: Sequence[Tensor], outputs: 
     """
     first: list[Tensor] | None = None
     for leaves in itertools.chain([outputs], _tries(model, inputs)):
-        found = [leaf.double() for leaf in leaves if leaf.dim() and leaf.shape[0] == len(inputs[0])]
-        if not found:
+        exact = [leaf.double() for leaf in leaves if leaf.dim() and leaf.shape[0] == len(inputs[0])]
+        if not exact:
             return
-        first = first or [leaf[:1] for leaf in found]
-        if any(not torch.equal(leaf, one.expand_as(leaf)) for leaf, one in zip(found, first, strict=True)):
+        first = first or [leaf[:1] for leaf in exact]
+        if any(not torch.equal(leaf, earlier.expand_as(leaf)) for leaf, earlier in zip(exact, first, strict=True)):
             return
     raise SutureError(
         "export.constant",
@@ -101,24 +101,24 @@ def _tries(model: Callable[..., Any], inputs: Sequence[Tensor]) -> Iterator[list
 
 
 def output_format(
-    graph: Graph, outputs: Tensor, task: Task, labels: int, given: OutputFormat | None = None
+    graph: Graph, outputs: Tensor, task: Task, labels: int, stated: OutputFormat | None = None
 ) -> tuple[OutputFormat, str]:
     """Return what the network gives, and how that was found, in words.
 
     `outputs` `(N, K, *spatial)` are those of an example. Raises `SutureError` `export.output_format` where the end of
-    the graph and these numbers leave it open or disagree, or contradict what is `given`.
+    the graph and these numbers leave it open or disagree, or contradict what is `stated`.
     """
     if task == "regression":
-        return given or "values", "a regression"
+        return stated or "values", "a regression"
     squashed, exclusive = squashed_by(graph), task != "multilabel" and outputs.shape[1] > 1
     within = bool(((outputs >= 0) & (outputs <= 1)).all())
     sums = bool(((outputs.double().sum(1) - 1).abs() <= _SUM).all())
     end = f"the network ends in a {squashed}" if squashed else "the network ends in neither softmax nor sigmoid"
-    if given == "logits" and squashed:
+    if stated == "logits" and squashed:
         raise _unclear(f"{end}, which gives probabilities, not logits", "say --output probabilities, or leave it out")
-    if given == "logits":
-        return given, "as said"
-    if given == "probabilities" or squashed:
+    if stated == "logits":
+        return stated, "as said"
+    if stated == "probabilities" or squashed:
         if not within:
             raise _unclear("outputs on the example are not all from 0 to 1: these are no probabilities", _OUTPUT)
         if exclusive and not sums:
@@ -127,7 +127,7 @@ def output_format(
                 "leave the sigmoid out and train with cross-entropy, or say --task multilabel if a sample may have "
                 "several labels",
             )
-        if task == "multilabel" and squashed == "softmax" and outputs.shape[1] > 1 and given is None:
+        if task == "multilabel" and squashed == "softmax" and outputs.shape[1] > 1 and stated is None:
             raise _unclear(f"{end}, but the task is multilabel, where labels do not exclude each other", _OUTPUT)
         return "probabilities", end if squashed else "as said"
     if ends_in_scores(graph) or not within:
@@ -142,10 +142,10 @@ def unseen(outputs: Tensor, labels: Sequence[str], format: OutputFormat, task: T
     if len(outputs) < _MANY or task != "classification":
         return []
     if outputs.shape[1] == 1:
-        given = set((outputs[:, 0] > (0.5 if format == "probabilities" else 0)).long().flatten().tolist())
+        predicted = set((outputs[:, 0] > (0.5 if format == "probabilities" else 0)).long().flatten().tolist())
     else:
-        given = set(outputs.argmax(1).flatten().tolist())
-    return [str(label) for index, label in enumerate(labels) if index not in given]
+        predicted = set(outputs.argmax(1).flatten().tolist())
+    return [str(label) for index, label in enumerate(labels) if index not in predicted]
 
 
 def _unclear(problem: str, hint: str) -> SutureError:

@@ -111,10 +111,10 @@ STANDS_FOR: dict[Any, str] = {
 
 def twin_of(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], *, free: bool) -> Callable[[], Any] | None:
     """Return a call of the twin of this call; None where there is none. Lengths, too, may be `free`."""
-    if func is F.batch_norm and not _given(args, kwargs, 5, "training", False):
+    if func is F.batch_norm and not _argument(args, kwargs, 5, "training", False):
         return lambda: _batch_norm(*args, **kwargs)
-    if func in _DROPOUTS and not _given(args, kwargs, 2, "training", True):
-        return lambda: _given(args, kwargs, 0, "input", None)
+    if func in _DROPOUTS and not _argument(args, kwargs, 2, "training", True):
+        return lambda: _argument(args, kwargs, 0, "input", None)
     if func is torch.lstm and len(args) == 9 and isinstance(args[1], list | tuple):
         return lambda: lstm(*args)
     if func in _ONE_STATE and len(args) == 9 and isinstance(args[2], list | tuple):
@@ -122,7 +122,7 @@ def twin_of(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], *, free: 
     if free and func in (F.max_pool1d, torch.max_pool1d) and not kwargs.get("return_indices"):
         # torch's own fixes the length to that of the example.
         return lambda: _max_pool1d(*args, **kwargs)
-    if func in (torch.take_along_dim, Tensor.take_along_dim) and _given(args, kwargs, 2, "dim", None) is not None:
+    if func in (torch.take_along_dim, Tensor.take_along_dim) and _argument(args, kwargs, 2, "dim", None) is not None:
         return lambda: _along(*args, **kwargs)
     if func is F.embedding_bag and _is_plain(*args, **kwargs):
         return lambda: _bags(*args, **kwargs)
@@ -132,7 +132,7 @@ def twin_of(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], *, free: 
 _DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
 
 
-def _given(args: Sequence[Any], kwargs: Mapping[str, Any], place: int, name: str, default: Any) -> Any:
+def _argument(args: Sequence[Any], kwargs: Mapping[str, Any], place: int, name: str, default: Any) -> Any:
     return args[place] if place < len(args) else kwargs.get(name, default)
 
 
@@ -192,9 +192,9 @@ def _is_plain(
 ) -> bool:
     """Say whether all bags of embeddings are `(N, L)` of one length, to be averaged or added up."""
     asked = (offsets, max_norm, per_sample_weights, padding_idx)
-    return input.dim() == 2 and all(one is None for one in asked) and mode in ("mean", "sum")
+    return input.dim() == 2 and all(value is None for value in asked) and mode in ("mean", "sum")
 
 
 def _bags(input: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     rows = F.embedding(input, weight)
-    return rows.sum(1) if _given(args, kwargs, 4, "mode", "mean") == "sum" else rows.mean(1)
+    return rows.sum(1) if _argument(args, kwargs, 4, "mode", "mean") == "sum" else rows.mean(1)
