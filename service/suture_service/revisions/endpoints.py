@@ -33,8 +33,8 @@ _BUNDLE: dict[str, Any] = {
 def get_lineage(hub: HubDep, caller: CallerDep, party: str, name: str, revision: Rev) -> LineageOut:
     """Read what a revision was made of, and what was made of it, as far as it is shared with you."""
     with hub.database.reading() as session:
-        found = get_revision(session, caller, f"{party}/{name}", revision)
-        return lineage_of(session, found, caller.party_id)
+        resolved = get_revision(session, caller, f"{party}/{name}", revision)
+        return lineage_of(session, resolved, caller.party_id)
 
 
 @router.put(
