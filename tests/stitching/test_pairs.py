@@ -451,6 +451,22 @@ def test_a_class_token_is_stitched_on_its_own(tmp_path: Path) -> None:
     assert matched & (set(tokens) | {name for name in own if len(own[name]) == 1})
 
 
+def test_points_that_are_one_value_are_taken_once(tmp_path: Path) -> None:
+    data = pictures(n=60)
+    members = [member(Net(ViT, GREY), data, tmp_path, index, 0) for index in range(2)]
+    result = fit(members, data, options=FitOptions(refine=False, max_matches=16, alphas=(0.5,)))
+    task, repeated = objective_of([m.metadata for m in members], ()), []
+    for candidate in (c for c in result.candidates.candidates if c.kind == "stitched"):
+        stitched = _loaded(members, result, candidate.id, data, tmp_path)
+        merge = Merge([stitched, members[1]], task)
+        points = stitched.points(GREY)
+        if len({merge.point(merge.native, 0, point) for point in points}) < len(points):
+            repeated.append(stitched)
+    assert repeated
+    again = fit([repeated[0], members[1]], data, options=QUICK.model_copy(update={"refine": False}))
+    assert any(c.kind == "stitched" for c in again.candidates.candidates)
+
+
 class Unlike(nn.Module):
     """Has no point at which it could be stitched: samples are mixed with positions throughout."""
 
