@@ -38,7 +38,9 @@ def check(answers):
     assert answers == dict.fromkeys(whole, [True] * 3)
 
 
-@pytest.mark.parametrize("version", ["2.4.0", "1.33.0"])
+@pytest.mark.parametrize(
+    ("live", "version"), [("sqlite+folder", "2.4.0"), ("postgresql+s3", "1.33.0")], indirect=["live"]
+)
 def test_large_files_are_uploaded_through_xet(live, python_with, tmp_path, version):
     folder = tmp_path / "work"
     folder.mkdir()
