@@ -259,6 +259,12 @@ def test_reconcile_finds_each_kind_of_damage(world):
     assert reconcile(world.settings, deep=True).damaged == [files["model.safetensors"]]
 
 
+#: From each kind of database to the other. What is the same whatever the second one is needs no more.
+ACROSS = pytest.mark.parametrize(
+    ("database_url", "other"), [("sqlite", "postgresql"), ("postgresql", "sqlite")], indirect=True
+)
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def other(request, tmp_path):
     """A hub that nobody has used, on either database."""
@@ -300,6 +306,7 @@ def test_a_backup_restored_is_the_same_hub(world, other, tmp_path):
     assert len(list(folder.glob("database-*"))) == 1
 
 
+@ACROSS
 def test_the_restored_hub_goes_on(world, other, tmp_path):
     from starlette.testclient import TestClient
 
@@ -337,6 +344,7 @@ def test_what_is_collected_during_a_backup_is_no_gap_in_it(world, tmp_path, monk
     assert len(list((tmp_path / "backup").rglob("sha256/*/*"))) == 2
 
 
+@ACROSS
 def test_a_lost_file_does_not_prevent_a_backup(world, other, tmp_path):
     lost = publish(world)["model.safetensors"]
     blob(world, lost).unlink()
@@ -346,6 +354,7 @@ def test_a_lost_file_does_not_prevent_a_backup(world, other, tmp_path):
     assert reconcile(other).missing == [lost]
 
 
+@ACROSS
 def test_a_damaged_backup_is_refused_and_leaves_the_hub_empty(world, other, tmp_path):
     files = publish(world)
     folder = tmp_path / "backup"
@@ -398,6 +407,7 @@ def command(settings, *arguments):
     return ended
 
 
+@ACROSS
 def test_the_commands(world, other, tmp_path):
     lost = publish(world)["model.safetensors"]
     gone = publish(world, "north/other", model=world.model(seed=4))["model.safetensors"]
