@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ import pytest
 from tests import machines
 from tests.machines import suture
 
+from suture_contract.console.unforeseen import unforeseen
 from suture_contract.errors import SutureError
 from suture_contract.files import replacing
 from suture_contract.model.metadata import ModelMetadata
@@ -304,7 +306,12 @@ def test_what_nobody_foresaw_is_told_in_a_line_and_kept_in_a_file(home: Path) ->
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_without_a_home_it_is_kept_elsewhere(home: Path) -> None:
-    command = suture("export", "networks:broken", "out", *EXPORT)
-    said = refused(command, {"HOME": "/dev/null", "TMPDIR": str(home)}, folder=home.parent, status=1)
-    assert f"where: {home}/error-" in said
+def test_without_a_home_it_is_kept_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", "/dev/null")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)  # asked for anew
+    where = unforeseen(ZeroDivisionError("none")).where
+    assert where is not None
+    assert where.startswith(f"{tmp_path}/error-")
+    assert "ZeroDivisionError" in Path(where).read_text(encoding="utf-8")

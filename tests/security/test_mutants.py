@@ -25,7 +25,8 @@ from suture_contract.model.operators import ATEN, OPERATORS
 
 #: `.ci/run` tries 5,000; a million with `SUTURE_MUTANTS=1000000`, after a change of the list of operators say.
 COUNT = int(os.environ.get("SUTURE_MUTANTS", "1000"))
-PROCESSES = 2
+#: To begin takes a process as long as some hundred mutants.
+PROCESSES = 1 if COUNT <= 1000 else 2
 SECONDS = 150 + COUNT / 50
 FOUND = Path(__file__).parent / "found"
 ROOT = Path(__file__).parents[2]

@@ -264,6 +264,7 @@ def test_shutdown_ends_long_polls_at_once(settings, site):
         assert time.monotonic() - started < 20
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_serve_stops_on_sigterm(settings, tmp_path):
     code = (
         "import sys; from suture_service.main import serve; from suture_service.settings import Settings; "
