@@ -116,10 +116,20 @@ def fill(url: str, size: Size) -> None:
         )
         add(
             session,
-            tables.RevisionFile,
+            tables.TreePart,
+            [{"id": n, "model_id": n, "digest": hashlib.sha256(f"{n}".encode()).hexdigest()} for n in models],
+        )
+        add(
+            session,
+            tables.RevisionPart,
+            [{"revision_id": n, "last": "suture.json", "part_id": n} for n in models],
+        )
+        add(
+            session,
+            tables.TreeFile,
             [
                 {
-                    "revision_id": n,
+                    "part_id": n,
                     "name": name,
                     "size": 81244,
                     "sha256": hashlib.sha256(f"{name}{n}".encode()).hexdigest(),
@@ -209,7 +219,7 @@ def fill(url: str, size: Size) -> None:
         )
         if database.engine.dialect.name == "postgresql":
             # Numbers were given by hand.
-            for table in ("parties", "sites", "models", "revisions", "commits"):
+            for table in ("parties", "sites", "models", "revisions", "commits", "tree_parts"):
                 session.execute(sql(f"SELECT setval('{table}_id_seq', (SELECT max(id) FROM {table}))"))
     if database.engine.dialect.name == "postgresql":
         with database.writing() as session:

@@ -99,7 +99,8 @@ def write_model(path: Path, size: int, seed: int) -> dict[str, object]:
     }
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    block = hashlib.shake_256(f"{seed}".encode()).digest(MIB)
+    block = bytearray(hashlib.shake_256(f"{seed}".encode()).digest(MIB))
+    block[3::4] = bytes(byte & 0x3F for byte in block[3::4])  # small exponents: the hub refuses what is no number
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for start in range(0, ends[1], MIB):

@@ -14,10 +14,11 @@ from sqlalchemy.orm import Session
 
 from suture_service.database import Database
 from suture_service.models.repository import own_model
-from suture_service.models.service import StoredFile, revision_id
+from suture_service.models.service import revision_id
+from suture_service.models.trees import StoredFile, set_files
 from suture_service.settings import Settings
 from suture_service.storage.blobs import BlobStore, open_store
-from suture_service.tables import Commit, Model, Party, Ref, Revision, RevisionFile
+from suture_service.tables import Commit, Model, Party, Ref, Revision
 
 
 def forge(settings: Settings, repo: str, files: Mapping[str, bytes], metadata: dict[str, object] | None = None) -> str:
@@ -34,10 +35,8 @@ def forge(settings: Settings, repo: str, files: Mapping[str, bytes], metadata: d
             created_at=datetime.now(UTC),
             created_by=model.party.name,
             content=metadata or json.loads(files["suture.json"]),
-            files=[
-                RevisionFile(name=name, size=file.size, sha256=file.sha256) for name, file in sorted(stored.items())
-            ],
         )
+        set_files(session, revision, stored)
         _put_on_main(session, model, revision)
         return revision.revision
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -12,9 +13,8 @@ from suture.bundle import sha256_of
 from suture.http import Connection, model_path, segment
 from suture.network import is_reached_alike
 from suture.responses import File, Revision
-from suture.transfers import landing
+from suture.transfers import OnBytes, landing
 from suture_contract import home
-from suture_contract.errors import SutureError
 from suture_contract.files import can_lock
 
 _AT_ONCE = 2**20
@@ -25,28 +25,29 @@ def cached(connection: Connection, revision: Revision, file: File) -> Path:
 
     Raises what `Connection.download` raises.
     """
-    return _found(connection, revision, file, lambda path: _is(path, file)) or _downloaded(connection, revision, file)
+    return _found(connection, revision, file) or _downloaded(connection, revision, file)
 
 
-def place(connection: Connection, revision: Revision, file: File, target: Path) -> None:
-    """Put a file of a revision at `target`, from the cache; one that is there already is left alone.
+def place(
+    connection: Connection, revision: Revision, file: File, target: Path, *, on_bytes: OnBytes | None = None
+) -> None:
+    """Put a file of a revision at `target`, from the cache if it is there; one that is in place already is left alone.
 
+    What the cache does not hold comes straight from the hub: hashed on its way, it is written once and read by nobody.
     Raises what `Connection.download` raises.
     """
-    if not _is(target, file):
-        with landing(target) as partial:
-            # A copy and no link: who edits what was pulled must not alter the cache.
-            if _found(connection, revision, file, lambda path: _copied(path, partial, file)):
-                return
-            source = _downloaded(connection, revision, file)
-            if not _copied(source, partial, file):
-                raise SutureError(
-                    "cache.changed", "the file was changed while it was read", where=str(source), hint="try again"
-                )
+    if _is(target, file):
+        return
+    for kept in _kept(revision, file):
+        # A copy and no link: who edits what was pulled must not alter the cache.
+        with suppress(_OtherContent), landing(target) as partial:
+            _copy(kept, partial, file)
+            return
+    connection.download(_address(revision, file), target, sha256=file.sha256, size=file.size, on_bytes=on_bytes)
 
 
-def _found(connection: Connection, revision: Revision, file: File, is_right: Callable[[Path], bool]) -> Path | None:
-    """Return the place of a file that is in the cache, or that the library put there, if `is_right` said so of it."""
+def _found(connection: Connection, revision: Revision, file: File) -> Path | None:
+    """Return the place of a file that is in the cache, or that the library put there, if its content is right."""
     # Imported here: it is slow to load, and most commands need no content.
     from huggingface_hub import errors, hf_hub_download
 
@@ -63,7 +64,7 @@ def _found(connection: Connection, revision: Revision, file: File, is_right: Cal
                 force_download=damaged,
             )
             path = Path(found).resolve()
-            if is_right(path):
+            if _is(path, file):
                 return path
     except (
         errors.HTTPError,  # type: ignore[attr-defined]
@@ -77,13 +78,26 @@ def _found(connection: Connection, revision: Revision, file: File, is_right: Cal
         # gives the file or says why not, in words that hold neither token nor address.
         pass
     target = _direct(file)
-    return target if target.is_file() and is_right(target) else None
+    return target if _is(target, file) else None
 
 
 def _downloaded(connection: Connection, revision: Revision, file: File) -> Path:
     """Ask the hub directly for a file; it has its place in the cache when all of it came and was verified."""
-    at = f"{model_path(revision.repo)}/revisions/{revision.id}/files/{segment(file.name)}"
-    return connection.download(at, _direct(file), sha256=file.sha256, size=file.size)
+    return connection.download(_address(revision, file), _direct(file), sha256=file.sha256, size=file.size)
+
+
+def _address(revision: Revision, file: File) -> str:
+    return f"{model_path(revision.repo)}/revisions/{revision.id}/files/{segment(file.name)}"
+
+
+def _kept(revision: Revision, file: File) -> Iterator[Path]:
+    """Yield where the cache may hold a file of a revision."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(revision.repo, file.name, cache_dir=folder(), revision=revision.id)
+    for path in (Path(found) if isinstance(found, str) else None, _direct(file)):
+        if path is not None and path.is_file():
+            yield path
 
 
 def _direct(file: File) -> Path:
@@ -99,11 +113,16 @@ def _is(path: Path, file: File) -> bool:
     return path.is_file() and path.stat().st_size == file.size and sha256_of(path) == file.sha256
 
 
-def _copied(source: Path, target: Path, file: File) -> bool:
-    """Copy a file, and say whether its content is that of `file`."""
+class _OtherContent(Exception):
+    """A kept file was damaged, or changed."""
+
+
+def _copy(source: Path, target: Path, file: File) -> None:
+    """Copy a file; raises `_OtherContent` if its content is not that of `file`."""
     digest, buffer = hashlib.sha256(), memoryview(bytearray(_AT_ONCE))
     with source.open("rb", buffering=0) as reader, target.open("wb") as writer:
         while count := reader.readinto(buffer):
             digest.update(buffer[:count])
             writer.write(buffer[:count])
-    return digest.hexdigest() == file.sha256
+    if digest.hexdigest() != file.sha256:
+        raise _OtherContent

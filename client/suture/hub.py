@@ -313,16 +313,23 @@ class Hub:
         return model if label_prior is None else AtPrior(model, resolved.metadata, label_prior).to(device)
 
     def pull(
-        self, repo: str, folder: str | Path, revision: str | None = None, *, allow_flagged: bool = False
+        self,
+        repo: str,
+        folder: str | Path,
+        revision: str | None = None,
+        *,
+        allow_flagged: bool = False,
+        on_bytes: OnBytes | None = None,
     ) -> Revision:
         """Write all files of a revision into `folder`, each verified; files that are there already are left alone.
 
-        A revision that is named may be older than the newest that was seen here; the newest may not. They come by way
-        of the cache. What was withdrawn, or made of it, is refused unless `allow_flagged`.
+        A revision that is named may be older than the newest that was seen here; the newest may not. They come from the
+        cache as far as it holds them, and are not added to it. What was withdrawn, or made of it, is refused unless
+        `allow_flagged`. `on_bytes` is told how much more has come.
         """
         found = self._usable(repo, revision, allow_flagged=allow_flagged)
         for file in found.files:
-            place(self.connection, found, file, Path(folder) / check_path(file.name))
+            place(self.connection, found, file, Path(folder) / check_path(file.name), on_bytes=on_bytes)
         return found
 
     def report(self, repo: str, revision: str | None = None) -> Report:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Annotated, Literal
 
+import structlog
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.orm import Session
@@ -16,14 +17,15 @@ from sqlalchemy.orm import Session
 from suture_service.errors import Forbidden, Suspended, Unauthorized
 from suture_service.hub import HubContext, HubDep
 from suture_service.origin import Origin, origin
-from suture_service.tables import Token
-from suture_service.tokens import find_token, mark_used
+from suture_service.tokens import KnownToken, look_up, mark_used
 
 #: `operator` runs the hub: adds parties, and tokens and sites of any party. `admin` does that for its own party.
 #: `steward` decides who gets the files of its party's gated models, `auditor` reads the audit log.
 Role = Literal["operator", "admin", "publisher", "requester", "steward", "auditor", "reader"]
 
+log = structlog.get_logger(__name__)
 bearer = HTTPBearer(auto_error=False, description="A token of a party or of a site: `suture_…`.")
+_RENEW = "sign in again, or ask an admin of your party, or the hub's operator, for a new one"
 # Writing at every request would make every read a write.
 _LAST_USED_STEP = timedelta(seconds=60)
 
@@ -72,6 +74,10 @@ class Caller:
             self.require_own(party, "admin")
 
 
+def _day(moment: datetime) -> str:
+    return f"on {moment:%Y-%m-%d at %H:%M} UTC"
+
+
 def new_secret(kind: str) -> tuple[str, str]:
     """Return a new token and the digest to keep of it."""
     secret = f"suture_{kind}_{secrets.token_urlsafe(32)}"
@@ -83,48 +89,68 @@ def digest(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def authenticate(
-    request: Request, hub: HubDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
-) -> Caller:
+Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
+
+
+def authenticate(request: Request, hub: HubDep, credentials: Credentials) -> Caller:
     """Return who sent a request; raises `Unauthorized`, or `TooMany` where it is one too many."""
+    return _caller(request, hub, credentials, file=False)
+
+
+def authenticate_download(request: Request, hub: HubDep, credentials: Credentials) -> Caller:
+    """Return who asks for a file, as `authenticate` does; there may be many more of these."""
+    return _caller(request, hub, credentials, file=True)
+
+
+def _caller(
+    request: Request, hub: HubContext, credentials: HTTPAuthorizationCredentials | None, *, file: bool
+) -> Caller:
     known: Caller | None = getattr(request.state, "caller", None)
     if known is not None:
         return known
     if credentials is None:
         raise Unauthorized
     secret_sha256 = digest(credentials.credentials)
-    caller = admit(hub, lambda session, now: find_token(session, secret_sha256, now))
+    caller = admit(hub, lambda session, _now: look_up(session, secret_sha256), file=file)
     if caller is None:
-        hub.limits.count_wrong_token((origin.get() or Origin()).address or "")
+        note_wrong_token(hub)
         raise Unauthorized
     return caller
 
 
-def admit(hub: HubContext, find: Callable[[Session, datetime], Token | None]) -> Caller | None:
-    """Return whom the token belongs to that `find` finds, and count the request; None where it finds none.
+def note_wrong_token(hub: HubContext) -> None:
+    """Count a wrong token against the address that it came from."""
+    address = (origin.get() or Origin()).address or ""
+    hub.metrics.wrong_tokens.inc()
+    if hub.limits.count_wrong_token(address):
+        hub.metrics.lockouts.inc()
+        log.warning("locked out", address=address)
 
-    Raises `TooMany` where it is one too many, or where too many wrong tokens have come from this address.
+
+def admit(
+    hub: HubContext, find: Callable[[Session, datetime], KnownToken | None], *, file: bool = False
+) -> Caller | None:
+    """Return whom the token belongs to that `find` finds, and count the request, one for a `file` as a tenth.
+
+    None where it finds none, or a revoked one. Raises `Unauthorized` (`auth.expired`), `Suspended`, and `TooMany` where
+    it is one too many, or where too many wrong tokens have come from this address.
     """
     source = origin.get() or Origin()
     hub.limits.check_address(source.address or "")
     now = hub.now()
     with hub.database.reading() as session:
         token = find(session, now)
-        if token is None:
-            return None
-        if token.party.suspended_at is not None or (token.site is not None and token.site.suspended_at is not None):
-            raise Suspended
-        caller = Caller(
-            token.id,
-            token.party_id,
-            token.party.name,
-            frozenset(token.roles),
-            token.site_id,
-            token.site.name if token.site else None,
-        )
-        source.token_id = token.id
-        stale = token.last_used_at is None or now - token.last_used_at > _LAST_USED_STEP
-    source.headers |= hub.limits.count(caller.token_id).headers()
+    if token is None or token.revoked_at is not None:
+        return None
+    source.token_id, source.party = token.id, token.party
+    if token.expires_at is not None and token.expires_at <= now:
+        # Nobody guesses one: it does not count as a wrong token.
+        raise Unauthorized("auth.expired", f"the token has expired, {_day(token.expires_at)}", hint=_RENEW)
+    if token.suspended_at is not None:
+        raise Suspended
+    caller = Caller(token.id, token.party_id, token.party, frozenset(token.roles), token.site_id, token.site)
+    stale = token.last_used_at is None or now - token.last_used_at > _LAST_USED_STEP
+    source.headers |= hub.limits.count(caller.token_id, file=file).headers()
     if stale:
         with hub.database.writing() as session:
             mark_used(session, caller.token_id, now)
@@ -132,6 +158,7 @@ def admit(hub: HubContext, find: Callable[[Session, datetime], Token | None]) ->
 
 
 CallerDep = Annotated[Caller, Depends(authenticate)]
+DownloadCallerDep = Annotated[Caller, Depends(authenticate_download)]
 
 
 def _site(caller: CallerDep) -> Caller:

@@ -127,6 +127,8 @@ class Guarded(HttpToolsProtocol):
         self._read_timer: asyncio.TimerHandle | None = None
         self._header_bytes = 0
         self._in_request = False
+        # A request that is refused early is answered before its body has ended: what comes of that is no header.
+        self._in_body = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection in, or refuse it."""
@@ -149,7 +151,7 @@ class Guarded(HttpToolsProtocol):
         """Read on; the header of a request has a time and a size."""
         if self.transport.is_closing():
             return
-        if not self._in_request:
+        if not self._in_request and not self._in_body:
             if self._header_bytes == 0:
                 self._start(HEADER_SECONDS)
             self._header_bytes += len(data)
@@ -159,10 +161,15 @@ class Guarded(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Note that there is a request."""
-        self._in_request, self._header_bytes = True, 0
+        self._in_request, self._in_body, self._header_bytes = True, True, 0
         self._stop()
         self._all.waits(self, waits=False)
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Note that its body has ended, too."""
+        self._in_body = False
+        super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """Wait for the next request, for a while."""

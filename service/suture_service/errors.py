@@ -34,16 +34,18 @@ class NotFound(HubError):
 
 
 class Unauthorized(HubError):
-    """No token, a wrong one or a revoked one."""
+    """No token, a wrong one or one that has ended."""
 
     status = 401
 
-    def __init__(self) -> None:
-        super().__init__(
-            "auth.invalid",
-            "the token is missing, wrong or revoked",
-            hint="send `Authorization: Bearer <token>`; ask your hub's operator for a token",
-        )
+    def __init__(
+        self,
+        code: str = "auth.invalid",
+        message: str = "the token is missing, wrong or revoked",
+        *,
+        hint: str = "send `Authorization: Bearer <token>`; ask your hub's operator for a token",
+    ) -> None:
+        super().__init__(code, message, hint=hint)
 
 
 class Forbidden(HubError):
@@ -144,7 +146,7 @@ DATABASE_ERRORS = (OperationalError, DataError)
 
 _MEANING = {
     400: "The body could not be read.",
-    401: "The token is missing, wrong or revoked (`auth.invalid`).",
+    401: "The token is missing, wrong or revoked (`auth.invalid`), or has expired (`auth.expired`).",
     403: "The token lacks the role, or belongs to another party (`auth.forbidden`).",
     404: "Unknown, or not shared with you (`not_found`).",
     409: "It does not fit the present state; the code says why.",

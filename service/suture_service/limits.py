@@ -12,6 +12,9 @@ from limits.strategies import FixedWindowRateLimiter, SlidingWindowCounterRateLi
 
 from suture_service.errors import TooMany
 
+#: So many requests for files count as one of any other kind.
+FILES = 10
+
 
 @dataclass(frozen=True)
 class Allowance:
@@ -31,33 +34,38 @@ class Allowance:
 
 
 class RateLimits:
-    """Requests per token and minute, and wrong tokens per address."""
+    """Requests per token and minute, and wrong tokens per address.
+
+    Of a repository with many files each is asked for by itself, twice, and costs the hub little.
+    """
 
     def __init__(self, requests_per_minute: int, wrong_tokens: int, wrong_tokens_seconds: int) -> None:
         storage = MemoryStorage()
-        self._requests = RateLimitItemPerMinute(requests_per_minute)
+        self._requests = RateLimitItemPerMinute(requests_per_minute * FILES)
         self._counter = SlidingWindowCounterRateLimiter(storage)
         self._wrong = RateLimitItemPerSecond(wrong_tokens, wrong_tokens_seconds)
         self._guesses = FixedWindowRateLimiter(storage)
 
-    def count(self, token_id: str) -> Allowance:
-        """Count a request; raises `TooMany` (`request.too_many`) over the limit."""
-        allowed = self._counter.hit(self._requests, token_id)
+    def count(self, token_id: str, *, file: bool = False) -> Allowance:
+        """Count a request, one for a `file` as a tenth; raises `TooMany` (`request.too_many`) over the limit."""
+        allowed = self._counter.hit(self._requests, token_id, cost=1 if file else FILES)
         window = self._counter.get_window_stats(self._requests, token_id)
-        left = Allowance(self._requests.amount, max(window.remaining, 0), _until(window.reset_time))
+        most = self._requests.amount // FILES
+        left = Allowance(most, max(window.remaining, 0) // FILES, _until(window.reset_time))
         if not allowed:
             raise TooMany(
                 "request.too_many",
-                f"more than {self._requests.amount} requests a minute with one token",
+                f"more than {most} requests a minute with one token",
                 left.reset,
                 hint="wait as long as Retry-After says",
                 headers=left.headers(),
             )
         return left
 
-    def count_wrong_token(self, address: str) -> None:
-        """Note that somebody at this address tried a token that is none."""
+    def count_wrong_token(self, address: str) -> bool:
+        """Note that somebody at this address tried a token that is none; return whether that locks the address out."""
         self._guesses.hit(self._wrong, address)
+        return not self._guesses.test(self._wrong, address)
 
     def check_address(self, address: str) -> None:
         """Raise `TooMany` (`auth.locked`) where too many tokens that were none have come from."""

@@ -30,6 +30,7 @@ from suture_service.hf.router import router as hf
 from suture_service.hf.routing import RawPath
 from suture_service.hf.signing import load_key
 from suture_service.hf.xet import service as xet
+from suture_service.holdings import HoldingsCollector
 from suture_service.hub import HubContext, HubDep
 from suture_service.jobs import endpoints as jobs
 from suture_service.jobs.lifecycle import sweep_until_closing
@@ -80,6 +81,7 @@ def create_app(settings: Settings) -> FastAPI:
     """Return the hub. Its database must be migrated (`operate.migrate`) before the first request."""
     hub = HubContext(settings, Database(settings.database_url), open_store(settings), Metrics())
     refuse_lost_references(hub.database, hub.store)
+    hub.metrics.registry.register(HoldingsCollector(hub))
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:

@@ -1,6 +1,7 @@
 """Request ids, logs, metrics and the limit on request bodies: one ASGI middleware around everything.
 
-A log line holds method, route, status, time and size. Never a header, a query string or a body.
+A log line holds method, route, status, time and size, and who asked from where: party, id of the token, address. Never
+the token itself, a header, a query string or a body.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _QUIET = ("/healthz", "/readyz", "/metrics")
 
 
 class Metrics:
-    """What Prometheus reads from one hub process. Labels are routes and codes, never names of parties or models."""
+    """What Prometheus reads from one hub process. Labels are routes and codes; `holdings` adds parties."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -54,6 +55,8 @@ class Metrics:
         self.leased = Counter("suture_hub_tasks_leased", "Tasks leased", ("kind",), registry=self.registry)
         self.ended = Counter("suture_hub_tasks_ended", "Tasks ended", ("kind", "state"), registry=self.registry)
         self.jobs = Counter("suture_hub_jobs_ended", "Jobs ended", ("state",), registry=self.registry)
+        self.wrong_tokens = Counter("suture_hub_wrong_tokens", "Requests with no such token", registry=self.registry)
+        self.lockouts = Counter("suture_hub_lockouts", "Addresses locked out for wrong tokens", registry=self.registry)
         self.lapsed = Counter("suture_hub_leases_lapsed", "Leases lapsed", registry=self.registry)
 
 
@@ -227,6 +230,9 @@ class _Exchange:
             method=method,
             route=route,
             status=self._status,
+            party=self._origin.party,
+            token=self._origin.token_id,
+            address=self._origin.address,
             seconds=round(seconds, 4),
             received=self._received,
             sent=self._sent,

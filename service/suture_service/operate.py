@@ -84,14 +84,29 @@ def alembic_config(settings: Settings) -> Config:
 
 
 def migrate(settings: Settings) -> None:
-    """Bring the database to the present schema. Safe to repeat, and from several processes at once."""
+    """Bring the database to the present schema. Safe to repeat, and from several processes at once.
+
+    All of it is one transaction: what fails changes nothing (`hub.migration`).
+    """
     with telling_of_database():
         engine = open_engine(settings.database_url)
         try:
-            _refuse_newer(_schema_of(engine))
+            before = _schema_of(engine)
+            _refuse_newer(before)
         finally:
             engine.dispose()
-        command.upgrade(alembic_config(settings), "head")
+    try:
+        with telling_of_database():
+            command.upgrade(alembic_config(settings), "head")
+    except (SutureError, RuntimeError) as error:
+        problem = error.message if isinstance(error, SutureError) else str(error)
+        raise SutureError(
+            "hub.migration",
+            f"the database keeps the schema {before or 'none'}, and all that is in it: {problem}",
+            where="database_url",
+            hint="end all hubs, make room, and run `suture hub migrate` again; until it succeeds, go on with the "
+            "version that wrote this schema",
+        ) from None
 
 
 def check_migrated(engine: Engine) -> None:

@@ -13,6 +13,8 @@ class Origin:
     request_id: str | None = None
     address: str | None = None
     token_id: str | None = None
+    #: Whose token it is.
+    party: str | None = None
     #: Headers for the answer that authentication wants sent.
     headers: dict[str, str] = field(default_factory=dict)
 

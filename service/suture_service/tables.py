@@ -11,7 +11,8 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 from suture_service.database import Base
 
 NAME = String(96)
-PATH = String(1024)
+#: In the order of its characters' numbers on either database, as Python compares: `parts` are found by it.
+PATH = String(1024).with_variant(String(1024, collation="C"), "postgresql")
 STATE = String(16)
 SHA256 = String(64)
 ID = String(40)
@@ -282,7 +283,14 @@ class Revision(Base):
 
     model: Mapped[Model] = relationship()
     purge: Mapped[Purge | None] = relationship()
-    files: Mapped[list[RevisionFile]] = relationship(order_by="RevisionFile.name")
+    parts: Mapped[list[RevisionPart]] = relationship(order_by="RevisionPart.last")
+    files: Mapped[list[TreeFile]] = relationship(
+        secondary="revision_parts",
+        primaryjoin="Revision.id == RevisionPart.revision_id",
+        secondaryjoin="RevisionPart.part_id == TreeFile.part_id",
+        order_by="TreeFile.name",
+        viewonly=True,
+    )
     key: Mapped[PartyKey | None] = relationship()
     members: Mapped[list[RevisionMember]] = relationship(foreign_keys="RevisionMember.revision_id")
 
@@ -321,15 +329,43 @@ class RevisionMember(Base):
     member_id: Mapped[int] = mapped_column(ForeignKey("revisions.id"), primary_key=True, index=True)
 
 
-class RevisionFile(Base):
-    """One file of a revision: its content lies in the blob store under its digest.
+class TreePart(Base):
+    """A run of the files of a tree, in order by name: `models.trees` says where one ends.
+
+    Revisions of a repository share what they have in common: `digest` is that of all that its files' rows say.
+    """
+
+    __tablename__ = "tree_parts"
+    __table_args__ = (UniqueConstraint("model_id", "digest"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"))
+    digest: Mapped[str] = mapped_column(SHA256)
+
+    files: Mapped[list[TreeFile]] = relationship(order_by="TreeFile.name")
+
+
+class RevisionPart(Base):
+    """A part of a revision's tree; `last` is the name of the last file in it."""
+
+    __tablename__ = "revision_parts"
+
+    revision_id: Mapped[int] = mapped_column(ForeignKey("revisions.id"), primary_key=True)
+    last: Mapped[str] = mapped_column(PATH, primary_key=True)
+    part_id: Mapped[int] = mapped_column(ForeignKey("tree_parts.id"), index=True)
+
+    part: Mapped[TreePart] = relationship()
+
+
+class TreeFile(Base):
+    """One file of a tree: its content lies in the blob store under its digest.
 
     `name` is its path in the repository; `git_oid` is git's id of a blob of this content, kept for small text files.
     """
 
-    __tablename__ = "revision_files"
+    __tablename__ = "tree_files"
 
-    revision_id: Mapped[int] = mapped_column(ForeignKey("revisions.id"), primary_key=True)
+    part_id: Mapped[int] = mapped_column(ForeignKey("tree_parts.id"), primary_key=True)
     name: Mapped[str] = mapped_column(PATH, primary_key=True)
     size: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str] = mapped_column(BLOB, index=True)

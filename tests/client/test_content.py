@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.stitching.test_metadata import FIRST
@@ -50,6 +49,8 @@ class Server:
                 if self.command == "GET":
                     ranges.append(self.headers["Range"])
                     start = int((self.headers["Range"] or "bytes=0-").removeprefix("bytes=").removesuffix("-"))
+                if start:
+                    self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
                 self.send_header("Content-Length", str(len(content) - start))
                 self.end_headers()
                 if self.command == "GET":
@@ -96,19 +97,35 @@ def store() -> Iterator[Server]:
 def test_what_is_pulled_is_a_copy_of_what_is_kept(store: Server, tmp_path: Path) -> None:
     first, second = tmp_path / "first" / "model.safetensors", tmp_path / "second" / "model.safetensors"
     with Connection(f"http://127.0.0.1:{store.port}", "secret-token") as connection:
+        cached(connection, revision(), revision().model_file)
         place(connection, revision(), revision().model_file, first)
         with first.open("r+b") as file:
             file.write(b"edited in place")
         place(connection, revision(), revision().model_file, second)
     assert second.read_bytes() == CONTENT
-    assert len(store.ranges) == 1  # the second came from the cache, unedited
+    assert len(store.ranges) == 1  # both came from the cache, the second unedited
     assert [path.name for path in second.parent.iterdir()] == ["model.safetensors"]
 
 
+def test_what_nobody_has_kept_is_written_once_and_read_by_nobody(
+    store: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unwanted(*_arguments: object) -> None:
+        raise AssertionError("it was hashed on its way")
+
+    for name in ("_copy", "sha256_of"):
+        monkeypatch.setattr(content, name, unwanted)
+    target, came = tmp_path / "new" / "model.safetensors", []
+    with Connection(f"http://127.0.0.1:{store.port}", "secret-token") as connection:
+        place(connection, revision(), revision().model_file, target, on_bytes=came.append)
+    assert (target.read_bytes(), sum(came), store.ranges) == (CONTENT, len(CONTENT), [None])
+    assert not [path for path in content.folder().rglob("*") if path.is_file() and path.stat().st_size >= len(CONTENT)]
+
+
 def test_a_pull_that_breaks_off_goes_on_where_it_was(tmp_path: Path) -> None:
-    written = 10 * 2**20  # the library writes so much at once
+    written = 10 * 2**20
     content = bytes(range(256)) * 4096 * 12
-    hub = Server(content=content, breaks_off=written + 3000)
+    hub = Server(content=content, breaks_off=written)
     found = revision(content)
     try:
         with Connection(f"http://127.0.0.1:{hub.port}", "secret-token") as connection:
@@ -154,27 +171,18 @@ def test_what_was_verified_on_its_way_is_read_again_only_when_it_is_used_again(
         assert (len(store.ranges), read) == (2, [path, path])
 
 
-def test_a_pull_from_what_was_changed_meanwhile_leaves_nothing(
-    store: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("alike", [True, False])
+def test_a_damaged_file_of_the_cache_is_pulled_anew(
+    store: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alike: bool
 ) -> None:
-    monkeypatch.setattr(content, "is_reached_alike", lambda _url: False)
+    monkeypatch.setattr(content, "is_reached_alike", lambda _url: alike)
     target = tmp_path / "pulled" / "model.safetensors"
     with Connection(f"http://127.0.0.1:{store.port}", "secret-token") as connection:
-        download = connection.download
-
-        def changed(*arguments: Any, **options: Any) -> Path:
-            path = download(*arguments, **options)
-            path.write_bytes(CONTENT[:-1] + b"?")
-            return path
-
-        monkeypatch.setattr(connection, "download", changed)
-        with pytest.raises(SutureError) as caught:
-            place(connection, revision(), revision().model_file, target)
-        assert caught.value.code == "cache.changed"
-        assert [*target.parent.iterdir()] == []
-        monkeypatch.setattr(connection, "download", download)
+        kept = cached(connection, revision(), revision().model_file)
+        kept.write_bytes(CONTENT[:-1] + b"?")  # the same size
         place(connection, revision(), revision().model_file, target)
-    assert target.read_bytes() == CONTENT
+    assert (target.read_bytes(), len(store.ranges)) == (CONTENT, 2)
+    assert [*target.parent.iterdir()] == [target]
 
 
 def test_other_content_than_promised_is_refused() -> None:

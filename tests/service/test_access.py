@@ -122,6 +122,18 @@ def test_a_token_may_ask_so_often_a_minute(start):
     assert world.south.get("/v1/whoami").status_code == 200
 
 
+def test_a_request_for_a_file_counts_as_a_tenth(start):
+    """A repository of 3,000 files is 6,000 requests to the official client, and few more to any other."""
+    world = start(requests_per_minute=5)
+    assert world.north.publish("north/digits").status_code == 201
+    files = ("/v1/models/north/digits/revisions/latest/files/suture.json", "/north/digits/resolve/main/suture.json")
+    answers = [world.north.get(path) for path in files * 15]
+    assert {answer.status_code for answer in answers} == {200}
+    assert [answer.headers["ratelimit-remaining"] for answer in answers[::10]] == ["3", "2", "1"]
+    found = [world.north.get("/v1/whoami").status_code for _ in range(3)]
+    assert found == [200, 429, 429]
+
+
 def test_guessing_tokens_locks_the_address_out(start):
     world = start(wrong_tokens=3)
     guess = {"Authorization": "Bearer suture_party_guess"}

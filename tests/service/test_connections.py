@@ -128,6 +128,24 @@ def test_a_header_without_end_is_refused(live):
         until(lambda: not live.server.server_state.connections)
 
 
+def test_a_body_that_goes_on_after_its_refusal_is_no_header(live, monkeypatch):
+    """Refused early, a caller sends the rest, and asks for something else: it is answered that, and nothing before."""
+    monkeypatch.setattr(observe, "DRAIN_SECONDS", 0.0)
+    rest = 4 * connections.HEADER_BYTES
+    with ExitStack() as stack:
+        head = b"POST /v1/jobs HTTP/1.1\r\nHost: hub\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        made = dial(stack, live, head % (rest + 1) + b"[")
+        first = made.recv(4096)
+        while b"auth.invalid" not in first:
+            first += made.recv(4096)
+        for _ in range(4):
+            made.sendall(b"[" * (rest // 4))
+        made.sendall(b"GET /healthz HTTP/1.1\r\nHost: hub\r\nConnection: close\r\n\r\n")
+        second = answer(made)
+    assert first.startswith(b"HTTP/1.1 401")
+    assert second.startswith(b"HTTP/1.1 200"), second
+
+
 def test_who_does_not_read_an_answer_is_left(live, monkeypatch):
     monkeypatch.setattr(connections, "READ_SECONDS", 0.3)
     with ExitStack() as stack:

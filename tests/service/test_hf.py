@@ -10,7 +10,8 @@ from urllib.parse import urlencode
 
 from suture_service.hf import commits, missing
 from suture_service.hf.changes import MAX_ENTRIES, REGULAR_BYTES
-from suture_service.models.service import StoredFile, revision_id
+from suture_service.models.service import revision_id
+from suture_service.models.trees import StoredFile
 
 SECRET = b"secret weights" * 1000
 SIZE, OID = len(SECRET), hashlib.sha256(SECRET).hexdigest()

@@ -23,7 +23,7 @@ from suture_service.maintenance.collection import Collected, collect
 from suture_service.maintenance.reconciling import reconcile
 from suture_service.models import references
 from suture_service.settings import Settings
-from suture_service.tables import BlobDigest, Job, Model, ReceivedFile, Revision, RevisionFile, Task, TaskFile
+from suture_service.tables import BlobDigest, Job, Model, ReceivedFile, Task, TaskFile, TreeFile, TreePart
 
 HOUR = timedelta(hours=1)
 
@@ -49,8 +49,8 @@ def publish(world, repo="north/digits", **options):
 def forget(world, repo="digits"):
     """Let nothing refer to a model's files any more."""
     with world.hub.database.writing() as session:
-        revisions = select(Revision.id).join(Model).where(Model.name == repo)
-        session.execute(delete(RevisionFile).where(RevisionFile.revision_id.in_(revisions)))
+        parts = select(TreePart.id).join(Model, Model.id == TreePart.model_id).where(Model.name == repo)
+        session.execute(delete(TreeFile).where(TreeFile.part_id.in_(parts)))
 
 
 def test_no_column_that_may_name_a_blob_is_forgotten():
@@ -58,6 +58,7 @@ def test_no_column_that_may_name_a_blob_is_forgotten():
     others = {"tokens.secret_sha256", "hub_keys.secret", "audit.digest", "audit.address", "audit.request_id"}
     others |= {"audit.action", "tasks.correlation_id", "jobs.error_correlation_id", "xet_xorbs.hash"}
     others |= {"party_keys.fingerprint", "tokens.login_sha256", "sent_contents.sha256", "purges.path_sha256"}
+    others |= {"tree_parts.digest"}
     for table in Base.metadata.tables.values():
         for column in table.columns:
             if isinstance(column.type, BlobDigest):
@@ -65,7 +66,7 @@ def test_no_column_that_may_name_a_blob_is_forgotten():
             elif (isinstance(column.type, String) and column.type.length == 64) or "sha256" in column.name:
                 assert f"{table.name}.{column.name}" in others
     names = {f"{column.table.name}.{column.name}" for column in references.blob_columns()}
-    assert {"revision_files.sha256", "task_files.sha256", "received_files.sha256"} <= names
+    assert {"tree_files.sha256", "task_files.sha256", "received_files.sha256"} <= names
 
 
 def test_only_what_nothing_refers_to_and_is_old_is_collected(world):

@@ -109,3 +109,23 @@ def test_what_was_published_before_has_a_history(empty):
         connection.execute(text(f"{added} VALUES (1, 3, 'c', 'back', '', '{now}', 'north')"))
         assert connection.execute(text("SELECT MAX(id) FROM commits")).scalar_one() == 8
     engine.dispose()
+
+
+def test_a_migration_that_fails_changes_nothing_and_says_what_to_do(empty):
+    config = operate.alembic_config(empty)
+    command.upgrade(config, "0017")
+    engine = open_engine(empty.database_url).execution_options(suture_write=True)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE tree_files (somebody_elses INTEGER)"))
+    before = tables(empty)
+    with pytest.raises(SutureError) as error:
+        operate.migrate(empty)
+    assert error.value.code == "hub.migration"
+    assert "0017" in error.value.message
+    assert "suture hub migrate" in error.value.hint
+    assert tables(empty) == before, "tree_parts, which came first, is gone again"
+    with engine.begin() as connection:
+        assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one() == "0017"
+        connection.execute(text("DROP TABLE tree_files"))
+    engine.dispose()
+    operate.migrate(empty)

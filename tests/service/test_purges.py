@@ -23,7 +23,7 @@ from suture_service.purges import repository, service
 from suture_service.purges.service import PurgeTarget
 from suture_service.settings import Settings
 from suture_service.storage import BlobStore
-from suture_service.tables import AuditEntry, Commit, Purge, ReceivedFile, RevisionFile, SentContent, XetXorb
+from suture_service.tables import AuditEntry, Commit, Purge, ReceivedFile, SentContent, TreeFile, XetXorb
 
 ROWS = b"name,born\nsomebody,1950\n"
 DIGEST = hashlib.sha256(ROWS).hexdigest()
@@ -88,7 +88,7 @@ def test_a_path_goes_with_every_revision_that_held_its_content(world):
     titles = [entry["title"] for entry in world.north.get("/api/models/north/repo/commits/main").json()]
     assert titles == [service.TITLE, *["purged"] * 4, "Change", "initial commit"]
     with world.hub.database.reading() as session:
-        for row in (RevisionFile, ReceivedFile, SentContent):
+        for row in (TreeFile, ReceivedFile, SentContent):
             assert session.scalar(select(row).where(row.sha256 == DIGEST)) is None
         entries = session.scalars(select(AuditEntry).where(AuditEntry.action == "model.purge")).all()
         assert {(entry.actor, entry.what) for entry in entries} == {("north", "north/repo"), ("north", "north/other")}
@@ -241,7 +241,7 @@ def shows(settings):
     database = Database(settings.database_url)
     try:
         with database.reading() as session:
-            rows = session.scalars(select(RevisionFile.name).where(RevisionFile.sha256 == DIGEST)).all()
+            rows = session.scalars(select(TreeFile.name).where(TreeFile.sha256 == DIGEST)).all()
             titles = set(session.scalars(select(Commit.title)))
             chain.verify(session)
     finally:

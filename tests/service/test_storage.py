@@ -137,7 +137,7 @@ def test_an_upload_that_is_cancelled_leaves_nothing(store, tmp_path):
 def test_what_is_being_written_is_not_closed_underneath(store, tmp_path, monkeypatch):
     """Cancelled while the last piece is on its way to the disk, an upload ends when that has arrived."""
     writing, go_on, closed = threading.Event(), threading.Event(), []
-    write, discard = FolderFile._write, FolderFile.discard
+    write, discard = FolderFile.append, FolderFile.discard
 
     def slowly(self, content):
         writing.set()
@@ -149,7 +149,7 @@ def test_what_is_being_written_is_not_closed_underneath(store, tmp_path, monkeyp
         closed.append("end")
         await discard(self)
 
-    monkeypatch.setattr(FolderFile, "_write", slowly)
+    monkeypatch.setattr(FolderFile, "append", slowly)
     monkeypatch.setattr(FolderFile, "discard", last)
 
     async def receive():

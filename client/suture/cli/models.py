@@ -332,8 +332,15 @@ def pull(
       suture pull north/digits folder --revision 3f0c…
     """
     target = folder or Path(check_path(repo.rpartition("/")[2]))
-    with Hub() as hub:
-        found = hub.pull(repo, target, revision, allow_flagged=allow_flagged)
+    with Hub() as hub, _byte_bar() as bar:
+        receiving = bar.add_task("receiving", total=None)
+        found = hub.pull(
+            repo,
+            target,
+            revision,
+            allow_flagged=allow_flagged,
+            on_bytes=lambda count: bar.advance(receiving, count),
+        )
         signed, older = hub.signature(found), hub.older(found)
     if format is Format.json:
         print_json(Pulled(str(target), found, Signature.of(signed) if signed is not None else None, older))

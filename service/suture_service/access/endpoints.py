@@ -8,7 +8,7 @@ from fastapi import Query, Request, Response
 
 from suture_service.access import repository, service
 from suture_service.access.schemas import AccessIn, AccessOut, AccessState, Decision
-from suture_service.auth import CallerDep
+from suture_service.auth import CallerDep, DownloadCallerDep
 from suture_service.errors import answers
 from suture_service.hub import HubDep
 from suture_service.models.endpoints import FILE_ANSWERS, Rev
@@ -71,7 +71,7 @@ def decide(hub: HubDep, caller: CallerDep, party: str, name: str, asker: str, bo
     tags=["models"],
 )
 async def download(
-    hub: HubDep, caller: CallerDep, request: Request, party: str, name: str, revision: Rev, file: str
+    hub: HubDep, caller: DownloadCallerDep, request: Request, party: str, name: str, revision: Rev, file: str
 ) -> Response:
     """Download a file such as `model.safetensors`, `suture.json` or `README.md`; whole or a `Range` of it."""
     stored = await hub.read(

@@ -14,7 +14,7 @@ from suture_service.errors import Conflict, Forbidden, NotFound
 from suture_service.models.service import CARD, METADATA, get_model, get_revision, no_model
 from suture_service.parties.repository import find_party
 from suture_service.parties.service import no_party
-from suture_service.tables import AccessRequest, Model, RevisionFile
+from suture_service.tables import AccessRequest, Model, TreeFile
 
 
 def ask(session: Session, caller: Caller, repo: str, reason: str, now: datetime) -> AccessRequest:
@@ -118,7 +118,7 @@ def is_steward(caller: Caller) -> bool:
     return not caller.roles.isdisjoint({"admin", "steward"})
 
 
-def get_file(session: Session, caller: Caller, repo: str, revision: str, name: str, now: datetime) -> RevisionFile:
+def get_file(session: Session, caller: Caller, repo: str, revision: str, name: str, now: datetime) -> TreeFile:
     """Return a file of a revision, if the caller may read the model and gets its files; its documents need no asking.
 
     Raises `NotFound` or `Forbidden` (`access.required`).

@@ -11,12 +11,13 @@ app = group(
     "SUTURE_HUB_DATABASE_URL (sqlite:///… or postgresql://…) and SUTURE_HUB_STORE (a folder or s3://…) say where its "
     "state is; these commands work on it directly.\n\n"
     "\b\n"
-    "Example of a first start:\n"
+    "Example of a first start, for this machine alone; with neither variable, its state is in the present folder:\n"
     "  suture hub migrate\n"
     "  suture hub party add north\n"
     "  suture hub token create north --role publisher --role requester\n"
     "  suture hub site add north main\n"
-    "  suture hub serve --host 0.0.0.0 --tls-cert chain.pem --tls-key key.pem",
+    "  suture hub serve\n\n"
+    "How to serve other machines: suture hub serve --help",
     {
         "serve": Lazy(f"{_HERE}.hub:serve", "Run the hub until it is told to stop (SIGTERM, Ctrl-C)."),
         "migrate": Lazy(f"{_HERE}.hub:migrate", "Bring the database to this version's schema."),

@@ -19,7 +19,7 @@ from suture_service.hf.errors import BadRequest, EntryNotFound
 from suture_service.hf.listing import git_blob_id
 from suture_service.hf.schemas import DeletedPath, Header, LfsFile, RegularFile
 from suture_service.models.publishing import TakeRoom
-from suture_service.models.service import StoredFile
+from suture_service.models.trees import StoredFile
 from suture_service.storage import BlobStore
 
 #: What comes inside the commit itself, in base64; larger files go by LFS or Xet.
@@ -166,9 +166,7 @@ class _Inside:
         if not self._waiting:
             return
         await self._take_room({sha256: len(content) for sha256, content in self._waiting.items()})
-        for content in self._waiting.values():
-            async with self._store.receive(_once(content), limit=REGULAR_BYTES, where="the commit") as upload:
-                await upload.keep()
+        await self._store.put(self._waiting)
         self._waiting.clear()
         self._bytes = 0
 
@@ -184,10 +182,6 @@ def _decoded(entry: RegularFile) -> tuple[bytes, Put]:
         raise TooLarge("upload.too_large", f"larger than {REGULAR_BYTES} bytes", where=entry.path[:200], hint=hint)
     sha256 = hashlib.sha256(content).hexdigest()
     return content, Put(entry.path, sha256, len(content), git_blob_id(content))
-
-
-async def _once(content: bytes) -> AsyncIterator[bytes]:
-    yield content
 
 
 def apply(

@@ -25,7 +25,8 @@ from suture_service.hub import HubContext, HubDep
 from suture_service.keys.signatures import read_signature
 from suture_service.models.publishing import check_repository
 from suture_service.models.quota import take, take_room
-from suture_service.models.service import Checked, StoredFile, commit, revision_id
+from suture_service.models.service import Checked, commit, revision_id
+from suture_service.models.trees import StoredFile, files_at
 from suture_service.observe import allow_body
 from suture_service.paging import decode, encode
 from suture_service.parties.repository import lock_party
@@ -51,7 +52,8 @@ def preupload(
     _no_pull_requests(create_pr)
     with hub.database.reading() as session:
         _, head = _head(session, caller, place)
-        present = {file.name: etag(file) for file in repository.files(session, head.revision_id)}
+        asked = {file.path for file in body.files}
+        present = {file.name: etag(file) for file in files_at(session, head.revision_id, asked)}
     ignored = Ignored(body.git_ignore or "")
     return Preupload(
         files=[

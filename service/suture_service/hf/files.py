@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import quote
 
 from fastapi import Depends, Query, Request, Response
 from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
 
-from suture_service.auth import CallerDep
+from suture_service.auth import Caller, CallerDep, authenticate_download, bearer
 from suture_service.hf import repository, service
 from suture_service.hf.changes import MAX_ENTRIES
 from suture_service.hf.errors import BadRequest, EntryNotFound
-from suture_service.hf.listing import entries, etag
-from suture_service.hf.routing import FilePath, PlaceDep, hub_router, link_next
-from suture_service.hf.schemas import CommitRef, TreeEntry
-from suture_service.hub import HubDep
+from suture_service.hf.last_commits import last_commits
+from suture_service.hf.listing import contents, entry, etag
+from suture_service.hf.routing import FULL_ID, FilePath, PlaceDep, RoutePlace, file_place, hub_router, link_next
+from suture_service.hf.schemas import TreeEntry
+from suture_service.hub import HubContext, HubDep, hub_of
+from suture_service.models.trees import NamedFile, files_of
 from suture_service.paging import decode, encode
 from suture_service.storage.download import send_file
-from suture_service.tables import Commit, RevisionFile
 
 router = hub_router()
-PAGE, EXPANDED_PAGE = 1000, 100
-#: How far back the commit is looked for that last changed a file; beyond, none is named.
-LOOK_BACK = 200
-#: Of how many commits the files are read at once: of as many as have about so many files.
-FILES_AT_ONCE = 10_000
+PAGE = 1000
 
 
 @dataclass(frozen=True)
@@ -67,22 +65,18 @@ def list_folder(
 ) -> list[TreeEntry]:
     """List a folder, by path."""
     folder = path.strip("/")
-    after = decode(wish.cursor, str)
+    key = decode(wish.cursor, str)
+    after = str(key[0]) if key else ""
     with hub.database.reading() as session:
         at = service.get_at(session, caller, place)
-        files = repository.files(session, at.commit.revision_id, f"{folder}/" if folder else "")
-        if folder and not files:
+        files = files_of(session, at.commit.revision_id, folder, after)
+        if folder and not files and not after:
             raise EntryNotFound(folder, at.oid)
-        found = entries(files, folder, recursive=wish.recursive)
-        if after is not None:
-            found = [entry for entry in found if entry.path > str(after[0])]
-        limit = EXPANDED_PAGE if wish.expand else PAGE
-        shown = found[:limit]
-        if len(found) > limit:
-            link_next(request, response, encode(shown[-1].path))
-        if wish.expand:
-            _name_last_commits(session, at, files, shown)
-        return shown
+        # Of a folder that comes after a path, all files do.
+        items = [item for item in contents(files, folder, recursive=wish.recursive).items() if item[0] > after]
+        if len(items) > PAGE:
+            link_next(request, response, encode(items[PAGE - 1][0]))
+        return _described(session, at, files, items[:PAGE], expand=wish.expand)
 
 
 async def _asked_paths(request: Request, _caller: CallerDep) -> tuple[set[str], bool]:
@@ -106,29 +100,46 @@ def paths_info(
     wanted, expand = asked
     with hub.database.reading() as session:
         at = service.get_at(session, caller, place)
-        files = repository.files(session, at.commit.revision_id)
-        shown = [entry for entry in entries(files, "", recursive=True) if entry.path in wanted]
-        if expand:
-            _name_last_commits(session, at, files, shown)
-        return shown
+        files = files_of(session, at.commit.revision_id)
+        shown = [item for item in contents(files, "", recursive=True).items() if item[0] in wanted]
+        return _described(session, at, files, shown, expand=expand)
 
 
 @router.head("/{namespace}/{name}/resolve/{revision}/{path:path}")
 @router.get("/{namespace}/{name}/resolve/{revision}/{path:path}")
-async def resolve(
-    hub: HubDep,
-    caller: CallerDep,
-    request: Request,
-    place: PlaceDep,
-    path: FilePath,
-) -> Response:
-    """Download a file, whole or a `Range` of it."""
+async def resolve(request: Request) -> Response:
+    """Download a file, whole or a `Range` of it.
 
-    def find(session: Session) -> tuple[str, RevisionFile]:
+    Who asks, and for what, is found in one thread: of a repository with many files, this is asked twice for each.
+    """
+    hub, credentials = hub_of(request), await bearer(request)
+
+    def find() -> tuple[RoutePlace, str, str, NamedFile]:
+        caller = authenticate_download(request, hub, credentials)
+        place, path = file_place(request)
+        return place, path, *_find(hub, caller, place, path)
+
+    return await _send(hub, request, *await run_in_threadpool(find))
+
+
+async def download(hub: HubContext, request: Request, caller: Caller, place: RoutePlace, path: str) -> Response:
+    """Give a caller who is known already a file, as `resolve` does."""
+    return await _send(hub, request, place, path, *await run_in_threadpool(_find, hub, caller, place, path))
+
+
+def _find(hub: HubContext, caller: Caller, place: RoutePlace, path: str) -> tuple[str, NamedFile]:
+    """Return a file that the caller may have, and the id by which its commit was asked for."""
+    with hub.database.reading() as session:
+        if FULL_ID.fullmatch(place.revision):
+            asked = place.namespace, place.name, place.revision, path
+            file = repository.find_download(session, caller.party_id, *asked)
+            if file is not None:
+                return place.revision, file
         at = service.get_at(session, caller, place)
         return at.oid, service.get_file(session, caller, at, path)
 
-    oid, file = await hub.read(find)
+
+async def _send(hub: HubContext, request: Request, place: RoutePlace, path: str, oid: str, file: NamedFile) -> Response:
     tag, headers = etag(file), {"X-Repo-Commit": oid}
     if request.method == "HEAD" and place.revision != oid:
         # The client's GET then goes where this HEAD was sent: a commit in between cannot mix two versions.
@@ -147,37 +158,14 @@ async def resolve(
     )
 
 
-def _name_last_commits(session: Session, at: service.At, files: Sequence[RevisionFile], shown: list[TreeEntry]) -> None:
-    """Name the commit that last changed each file, or anything in a folder, as far as it lies near enough."""
-    now = {file.name: file.sha256 for file in files}
-    below = {
-        entry.path: [name for name in now if name == entry.path or name.startswith(f"{entry.path}/")] for entry in shown
-    }
-    open_ = {name for names in below.values() for name in names}
-    changed: dict[str, CommitRef] = {}
-    newest_with: dict[str, CommitRef] = {}
-    chain = repository.history(session, at.commit.id, LOOK_BACK)
-    for commit, then in _contents(session, chain, max(1, FILES_AT_ONCE // len(now)) if now else 1):
-        for name in sorted(open_):
-            if then.get(name) != now[name]:
-                changed[name] = newest_with[name]
-                open_.discard(name)
-            else:
-                newest_with[name] = CommitRef(id=commit.oid, title=commit.title, date=commit.created_at)
-        if not open_:
-            break
-    if chain[-1].parent_id is None:
-        changed |= {name: newest_with[name] for name in open_}
-    for entry in shown:
-        found = [changed[name] for name in below[entry.path] if name in changed]
-        if len(found) == len(below[entry.path]):
-            entry.last_commit = max(found, key=lambda commit: commit.date)
-
-
-def _contents(session: Session, chain: Sequence[Commit], step: int) -> Iterator[tuple[Commit, dict[str, str]]]:
-    """Yield each commit with its files' digests by name; `step` commits at a time are read."""
-    for start in range(0, len(chain), step):
-        part = chain[start : start + step]
-        digests = repository.digests_of(session, [commit.revision_id for commit in part])
-        for commit in part:
-            yield commit, digests.get(commit.revision_id, {})
+def _described(
+    session: Session,
+    at: service.At,
+    files: Sequence[NamedFile],
+    shown: Sequence[tuple[str, NamedFile | str]],
+    *,
+    expand: bool,
+) -> list[TreeEntry]:
+    """Describe files and folders; with `expand`, name the commits that last changed them."""
+    commits = last_commits(session, at.commit, files, [path for path, _ in shown]) if expand else {}
+    return [entry(path, content, commits.get(path)) for path, content in shown]

@@ -6,10 +6,11 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Literal, cast
 
-from suture_service.hf.schemas import Lfs, RefOut, RefsOut, RepoOut, Sibling, SiblingLfs, TreeEntry
+from suture_service.hf.schemas import CommitRef, Lfs, RefOut, RefsOut, RepoOut, Sibling, SiblingLfs, TreeEntry
 from suture_service.keys.schemas import FlagOut
 from suture_service.models.cards import library, pipeline
-from suture_service.tables import Model, Ref, Revision, RevisionFile
+from suture_service.models.trees import NamedFile
+from suture_service.tables import Model, Ref, Revision
 
 
 def git_blob_id(content: bytes) -> str:
@@ -17,18 +18,18 @@ def git_blob_id(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
-def _pointer(file: RevisionFile) -> bytes:
+def _pointer(file: NamedFile) -> bytes:
     """Return what git keeps in place of a file in LFS."""
     text = f"version https://git-lfs.github.com/spec/v1\noid sha256:{file.sha256}\nsize {file.size}\n"
     return text.encode()
 
 
-def etag(file: RevisionFile) -> str:
+def etag(file: NamedFile) -> str:
     """Return what names a file's content: git's id of a regular file, the sha256 of one in LFS."""
     return file.git_oid or file.sha256
 
 
-def file_entry(file: RevisionFile) -> TreeEntry:
+def file_entry(file: NamedFile) -> TreeEntry:
     """Describe a file."""
     if file.git_oid is not None:
         return TreeEntry(type="file", path=file.name, oid=file.git_oid, size=file.size)
@@ -37,40 +38,53 @@ def file_entry(file: RevisionFile) -> TreeEntry:
     return TreeEntry(type="file", path=file.name, oid=git_blob_id(pointer), size=file.size, lfs=lfs)
 
 
-def entries(files: Sequence[RevisionFile], folder: str, *, recursive: bool) -> list[TreeEntry]:
-    """Describe what lies in a folder (`""` is the root), by path; with `recursive`, below it as well.
+def contents(files: Sequence[NamedFile], folder: str, *, recursive: bool) -> dict[str, NamedFile | str]:
+    """Return what lies in a folder (`""` is the root), by path; with `recursive`, below it as well.
 
-    `files` are those below the folder. A folder's id follows from what is in it; unlike git's, from all that is below.
+    Of a file that is the file, of a folder its id. `files` are those below the folder. A folder's id follows from what
+    is in it; unlike git's, from all that is below.
     """
     start = f"{folder}/" if folder else ""
-    found: list[TreeEntry] = []
+    shown: dict[str, NamedFile | str] = {}
     below: dict[str, hashlib._Hash] = {}
     for file in files:
         parts = file.name[len(start) :].split("/")
         for depth in range(1, len(parts)) if recursive else range(1, min(len(parts), 2)):
             path = start + "/".join(parts[:depth])
-            digest = below.setdefault(path, hashlib.sha1(usedforsecurity=False))
-            digest.update(f"{file.name}\0{file.sha256}\n".encode())
+            if path not in below:
+                below[path] = hashlib.sha1(usedforsecurity=False)
+            below[path].update(f"{file.name}\0{file.sha256}\n".encode())
         if recursive or len(parts) == 1:
-            found.append(file_entry(file))
-    found += [TreeEntry(type="directory", path=path, oid=digest.hexdigest(), size=0) for path, digest in below.items()]
-    return sorted(found, key=lambda entry: entry.path)
+            shown[file.name] = file
+    shown |= {path: digest.hexdigest() for path, digest in below.items()}
+    return dict(sorted(shown.items()))
 
 
-def sibling(file: RevisionFile, *, blobs: bool) -> Sibling:
+def entry(path: str, content: NamedFile | str, last_commit: CommitRef | None = None) -> TreeEntry:
+    """Describe what `contents` found at a path."""
+    if isinstance(content, str):
+        return TreeEntry(type="directory", path=path, oid=content, size=0, last_commit=last_commit)
+    described = file_entry(content)
+    described.last_commit = last_commit
+    return described
+
+
+def sibling(file: NamedFile, *, blobs: bool) -> Sibling:
     """Describe a file of a model; with `blobs`, its size and ids too."""
     if not blobs:
         return Sibling(rfilename=file.name)
-    entry = file_entry(file)
-    lfs = entry.lfs and SiblingLfs(sha256=entry.lfs.oid, size=entry.lfs.size, pointer_size=entry.lfs.pointer_size)
-    return Sibling(rfilename=file.name, size=file.size, blob_id=entry.oid, lfs=lfs)
+    described = file_entry(file)
+    lfs = described.lfs and SiblingLfs(
+        sha256=described.lfs.oid, size=described.lfs.size, pointer_size=described.lfs.pointer_size
+    )
+    return Sibling(rfilename=file.name, size=file.size, blob_id=described.oid, lfs=lfs)
 
 
 def show_repo(
     model: Model,
     revision: Revision,
     oid: str,
-    files: Iterable[RevisionFile] | None,
+    files: Iterable[NamedFile] | None,
     *,
     blobs: bool = False,
     flags: Sequence[FlagOut] = (),
@@ -96,7 +110,7 @@ def show_repo(
         card_data=revision.card,
         safetensors=revision.safetensors,
         siblings=siblings,
-        used_storage=sum(entry.size or 0 for entry in siblings) if siblings is not None and blobs else None,
+        used_storage=sum(file.size or 0 for file in siblings) if siblings is not None and blobs else None,
         flags=list(flags) or None,
     )
 

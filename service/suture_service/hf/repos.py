@@ -20,6 +20,7 @@ from suture_service.hub import HubDep
 from suture_service.keys.flags import flags_of
 from suture_service.models.repository import MAIN
 from suture_service.models.schemas import Visibility
+from suture_service.models.trees import files_of, files_of_all
 from suture_service.paging import decode, encode
 
 router = hub_router()
@@ -106,14 +107,20 @@ def list_models(
             gated=gated,
             sort=order,
             after=_moment(cursor),
-            with_files=full,
             limit=limit,
         )
         flags = flags_of(session, [row.Revision.id for row in rows], caller.party_id)
-        shown = []
-        for row in rows[:limit]:
-            files, flagged = row.Revision.files if full else None, flags.get(row.Revision.id, ())
-            shown.append(show_repo(row.Model, row.Revision, row.oid, files, flags=flagged))
+        files = files_of_all(session, [row.Revision.id for row in rows[:limit]]) if full else {}
+        shown = [
+            show_repo(
+                row.Model,
+                row.Revision,
+                row.oid,
+                files.get(row.Revision.id),
+                flags=flags.get(row.Revision.id, ()),
+            )
+            for row in rows[:limit]
+        ]
         if len(rows) > limit:
             last = rows[limit - 1].Model
             link_next(request, response, encode(getattr(last, order).isoformat(), last.id))
@@ -135,7 +142,7 @@ def revision_info(hub: HubDep, caller: CallerDep, place: PlaceDep, blobs: bool =
 def _info(hub: HubDep, caller: Caller, place: RoutePlace, *, blobs: bool) -> RepoOut:
     with hub.database.reading() as session:
         at = service.get_at(session, caller, place)
-        files = repository.files(session, at.commit.revision_id)
+        files = files_of(session, at.commit.revision_id)
         revision_id = at.commit.revision_id
         flags = flags_of(session, [revision_id], caller.party_id).get(revision_id, ())
         return show_repo(at.model, at.commit.revision, at.oid, files, blobs=blobs, flags=flags)

@@ -4,17 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Literal
+from typing import Literal, cast
 
-from sqlalchemy import Row, Select, delete, exists, func, not_, or_, select, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    Row,
+    Select,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    func,
+    not_,
+    or_,
+    select,
+    tuple_,
+)
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased, contains_eager, joinedload, selectinload
 
 from suture_service.access.repository import may_use
 from suture_service.conditions import may_read
 from suture_service.database import UtcDateTime
 from suture_service.hub import utc_now
+from suture_service.models import trees
 from suture_service.models.repository import main_commit_oid, main_revision_id
 from suture_service.models.search import mentions
+from suture_service.models.trees import NamedFile, parts_of_models
 from suture_service.states import ACTIVE_JOBS
 from suture_service.tables import (
     Commit,
@@ -26,8 +42,9 @@ from suture_service.tables import (
     ReceivedFile,
     Ref,
     Revision,
-    RevisionFile,
     RevisionMember,
+    RevisionPart,
+    TreeFile,
 )
 
 RefKind = Literal["branch", "tag"]
@@ -40,14 +57,9 @@ def find_repo(session: Session, party_id: int, namespace: str, name: str) -> Mod
         select(Model)
         .join(Model.party)
         .where(may_read(party_id), Party.name == namespace, Model.name == name)
-        .options(contains_eager(Model.party), selectinload(Model.tags))
+        .options(contains_eager(Model.party))
     )
     return session.scalars(statement).one_or_none()
-
-
-def may_download_from(session: Session, party_id: int, model_id: int) -> bool:
-    """Whether this party may have the files of a repository that it may read."""
-    return session.scalar(select(Model.id).where(Model.id == model_id, may_use(party_id, utc_now()))) is not None
 
 
 def list_repos(
@@ -60,7 +72,6 @@ def list_repos(
     gated: bool | None,
     sort: Sort,
     after: tuple[datetime, int] | None,
-    with_files: bool,
     limit: int,
 ) -> Sequence[Row[Model, Revision, str]]:
     """Return readable repositories with what their branch `main` holds, newest first; one more than `limit`."""
@@ -74,8 +85,6 @@ def list_repos(
         .order_by(moment.desc(), Model.id.desc())
         .limit(limit + 1)
     )
-    if with_files:
-        statement = statement.options(selectinload(Revision.files))
     for word in (search or "").split():
         statement = statement.where(mentions(session, word))
     if author is not None:
@@ -110,18 +119,21 @@ def commit_by_prefix(session: Session, model_id: int, digits: str) -> Commit | N
 
     None where none does, or two do.
     """
-    own = select(Commit).where(Commit.model_id == model_id, Commit.oid.startswith(digits, autoescape=True)).limit(2)
+    own = select(Commit).where(Commit.model_id == model_id, _begins(Commit.oid, digits)).limit(2)
     commits = session.scalars(own.options(joinedload(Commit.revision))).all()
     if commits:
         return commits[0] if len(commits) == 1 else None
-    statement = select(Revision.id).where(
-        Revision.model_id == model_id, Revision.revision.startswith(digits, autoescape=True)
-    )
+    statement = select(Revision.id).where(Revision.model_id == model_id, _begins(Revision.revision, digits))
     found = session.scalars(statement.limit(2)).all()
     if len(found) != 1:
         return None
     newest = select(Commit).where(Commit.revision_id == found[0]).order_by(Commit.id.desc()).limit(1)
     return session.scalars(newest.options(joinedload(Commit.revision))).one_or_none()
+
+
+def _begins(column: InstrumentedAttribute[str], digits: str) -> ColumnElement[bool]:
+    """The condition under which an id begins with these hex digits; unlike a pattern, it goes by the index."""
+    return and_(column >= digits, column < f"{digits}g")
 
 
 def history(session: Session, commit_id: int, limit: int) -> Sequence[Commit]:
@@ -135,26 +147,37 @@ def history(session: Session, commit_id: int, limit: int) -> Sequence[Commit]:
     return session.scalars(statement.order_by(Commit.id.desc())).all()
 
 
-def files(session: Session, revision_id: int, under: str = "") -> Sequence[RevisionFile]:
-    """Return the files of a revision by name; with `under`, those in a folder, named with its `/`."""
-    statement = select(RevisionFile).where(RevisionFile.revision_id == revision_id).order_by(RevisionFile.name)
-    if under:
-        statement = statement.where(RevisionFile.name.startswith(under, autoescape=True))
-    return session.scalars(statement).all()
+def _download() -> Select[str, int, str, str | None, int]:
+    asker = cast(int, bindparam("party_id", type_=Integer))
+    part = trees.part_with(Commit.revision_id, bindparam("path", type_=TreeFile.name.type)).correlate(Commit)
+    return (
+        select(TreeFile.name, TreeFile.size, TreeFile.sha256, TreeFile.git_oid, TreeFile.part_id)
+        .select_from(Model)
+        .join(Party, Party.id == Model.party_id)
+        .join(Commit, Commit.model_id == Model.id)
+        .join(Revision, Revision.id == Commit.revision_id)
+        .join(TreeFile, TreeFile.part_id == part.scalar_subquery())
+        .where(
+            Party.name == bindparam("namespace"),
+            Model.name == bindparam("repo"),
+            Commit.oid == bindparam("oid"),
+            TreeFile.name == bindparam("path"),
+            Revision.purge_id.is_(None),
+            may_read(asker),
+            may_use(asker, cast(datetime, bindparam("now", type_=UtcDateTime))),
+        )
+    )
 
 
-def digests_of(session: Session, revision_ids: Sequence[int]) -> dict[int, dict[str, str]]:
-    """Return the digests of the files of several revisions, by revision and name."""
-    columns = RevisionFile.revision_id, RevisionFile.name, RevisionFile.sha256
-    found: dict[int, dict[str, str]] = {}
-    for row in session.execute(select(*columns).where(RevisionFile.revision_id.in_(revision_ids))):
-        found.setdefault(row.revision_id, {})[row.name] = row.sha256
-    return found
+#: Put together once, which takes longer than to ask it: so are most downloads found.
+_DOWNLOAD = _download()
 
 
-def find_file(session: Session, revision_id: int, name: str) -> RevisionFile | None:
-    """Return one file of a revision."""
-    return session.get(RevisionFile, (revision_id, name))
+def find_download(session: Session, party_id: int, namespace: str, name: str, oid: str, path: str) -> NamedFile | None:
+    """Return the file of a commit, if there is one and this party may have it; why not, other questions tell."""
+    asked = {"party_id": party_id, "namespace": namespace, "repo": name, "oid": oid, "path": path, "now": utc_now()}
+    row = session.execute(_DOWNLOAD, asked).one_or_none()
+    return None if row is None else NamedFile(*row)
 
 
 def own_name_taken(session: Session, party_id: int, name: str) -> bool:
@@ -183,32 +206,31 @@ def received(session: Session, model_id: int, digests: Sequence[str]) -> dict[st
 def downloadable(session: Session, party_id: int, digests: Sequence[str]) -> dict[str, int]:
     """Return the size of each of these contents that this party could download from some repository."""
     statement = (
-        select(RevisionFile.sha256, RevisionFile.size)
-        .join(Revision, Revision.id == RevisionFile.revision_id)
-        .join(Model, Model.id == Revision.model_id)
-        .where(may_read(party_id), may_use(party_id, utc_now()), Revision.purge_id.is_(None))
+        select(TreeFile.sha256, TreeFile.size)
+        .where(TreeFile.part_id.in_(parts_of_models(may_read(party_id), may_use(party_id, utc_now()))))
         .distinct()
     )
-    return _sizes(session, statement, RevisionFile.sha256, digests)
+    return _sizes(session, statement, TreeFile.sha256, digests)
 
 
 def lfs_files(session: Session, model_id: int, after: str | None, limit: int) -> Sequence[Row[str, int, str, datetime]]:
     """Return digest, size, a path and the first moment of each large file of a repository's revisions, by digest."""
     statement = (
         select(
-            RevisionFile.sha256,
-            func.max(RevisionFile.size).label("size"),
-            func.max(RevisionFile.name).label("name"),
+            TreeFile.sha256,
+            func.max(TreeFile.size).label("size"),
+            func.max(TreeFile.name).label("name"),
             func.min(Revision.created_at, type_=UtcDateTime).label("pushed_at"),
         )
-        .join(Revision, Revision.id == RevisionFile.revision_id)
-        .where(Revision.model_id == model_id, Revision.purge_id.is_(None), RevisionFile.git_oid.is_(None))
-        .group_by(RevisionFile.sha256)
-        .order_by(RevisionFile.sha256)
+        .join(RevisionPart, RevisionPart.part_id == TreeFile.part_id)
+        .join(Revision, Revision.id == RevisionPart.revision_id)
+        .where(Revision.model_id == model_id, Revision.purge_id.is_(None), TreeFile.git_oid.is_(None))
+        .group_by(TreeFile.sha256)
+        .order_by(TreeFile.sha256)
         .limit(limit)
     )
     if after is not None:
-        statement = statement.where(RevisionFile.sha256 > after)
+        statement = statement.where(TreeFile.sha256 > after)
     return session.execute(statement).all()
 
 
@@ -244,7 +266,7 @@ def drop_commits(session: Session, model_id: int, commit_ids: Sequence[int]) -> 
     bare = session.scalars(select(Revision.id).where(Revision.model_id == model_id, not_(named))).all()
     for start in range(0, len(bare), 500):
         portion = bare[start : start + 500]
-        session.execute(delete(RevisionFile).where(RevisionFile.revision_id.in_(portion)))
+        trees.drop(session, portion)
         session.execute(delete(RevisionMember).where(RevisionMember.revision_id.in_(portion)))
         session.execute(delete(Revision).where(Revision.id.in_(portion)))
 

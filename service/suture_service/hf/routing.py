@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -45,6 +46,26 @@ class RoutePlace:
 
 
 PlaceDep = Annotated[RoutePlace, Depends()]
+
+
+#: A commit, or the content that one has.
+FULL_ID = re.compile(r"[0-9a-f]{40}")
+_LONGEST = {"namespace": 300, "name": 300, "revision": 1000, "path": 4000}
+
+
+def file_place(request: Request) -> tuple[RoutePlace, str]:
+    """Return what a path with all four parts names; raises `BadRequest` as the declared parts do, at less cost."""
+    parts: dict[str, str] = {}
+    for name, longest in _LONGEST.items():
+        raw = request.path_params[name]
+        try:
+            parts[name] = decoded(raw)
+        except ValueError:
+            raise errors.BadRequest("request.path", "a path is UTF-8 text without NUL", where=name) from None
+        if len(raw) > longest:
+            raise errors.BadRequest("request.path", f"longer than {longest} characters", where=name)
+    path = parts.pop("path")
+    return RoutePlace(**parts), path
 
 
 class RawPath:

@@ -10,6 +10,7 @@ from datetime import datetime
 from sqlalchemy.orm import Session
 
 from suture_contract.model.metadata import ModelMetadata
+from suture_service.access.repository import usable
 from suture_service.audit.chain import record
 from suture_service.auth import Caller
 from suture_service.errors import Conflict, Forbidden
@@ -24,13 +25,15 @@ from suture_service.hf.errors import (
     WrongAddress,
 )
 from suture_service.hf.routing import RoutePlace
+from suture_service.hub import utc_now
 from suture_service.models.repository import MAIN, note_deleted
 from suture_service.models.schemas import Visibility
 from suture_service.models.search import search_text
-from suture_service.models.service import CARD, METADATA, Checked, StoredFile, commit, delete_model, new_model
+from suture_service.models.service import CARD, METADATA, Checked, commit, delete_model, new_model
+from suture_service.models.trees import NamedFile, StoredFile, files_of, find_file
 from suture_service.parties.repository import get_token, lock_party
 from suture_service.parties.service import checked_name
-from suture_service.tables import Commit, Model, ReceivedFile, Ref, RevisionFile
+from suture_service.tables import Commit, Model, ReceivedFile, Ref
 
 _COMMIT = re.compile(r"[0-9a-f]{7,40}")
 # Git's own rules, as far as a name could be taken for something else.
@@ -86,36 +89,37 @@ def find_commit(session: Session, model: Model, revision: str) -> Commit:
 
 
 def _named_commit(session: Session, model: Model, revision: str) -> Commit:
+    if _COMMIT.fullmatch(revision):  # which no branch or tag can be called
+        commit = repository.commit_by_prefix(session, model.id, revision)
+        if commit is not None:
+            return commit
+        raise RevisionNotFound(revision)
     for kind, prefix in (("branch", "refs/heads/"), ("tag", "refs/tags/")):
         found = repository.ref(session, model.id, kind, revision.removeprefix(prefix))  # type: ignore[arg-type]
         if found is not None:
             return found.commit
-    if _COMMIT.fullmatch(revision):
-        commit = repository.commit_by_prefix(session, model.id, revision)
-        if commit is not None:
-            return commit
     raise RevisionNotFound(revision)
 
 
 def check_download(session: Session, caller: Caller, model: Model) -> None:
     """Raise `GatedRepo` unless the caller may have the files of a repository that it may read."""
-    if not repository.may_download_from(session, caller.party_id, model.id):
+    if not usable(session, model, caller.party_id, utc_now()):
         raise GatedRepo(model.repo)
 
 
-def get_file(session: Session, caller: Caller, at: At, path: str) -> RevisionFile:
+def get_file(session: Session, caller: Caller, at: At, path: str) -> NamedFile:
     """Return a file whose content the caller may have; raises `GatedRepo` or `EntryNotFound`."""
     check_download(session, caller, at.model)
     return _entry(session, at, path)
 
 
-def get_document(session: Session, caller: Caller, at: At, path: str) -> RevisionFile:
+def get_document(session: Session, caller: Caller, at: At, path: str) -> NamedFile:
     """Return a file as `get_file` does; the card and `suture.json` need no asking, as they say what a model is."""
     return _entry(session, at, path) if path in (CARD, METADATA) else get_file(session, caller, at, path)
 
 
-def _entry(session: Session, at: At, path: str) -> RevisionFile:
-    file = repository.find_file(session, at.commit.revision_id, path)
+def _entry(session: Session, at: At, path: str) -> NamedFile:
+    file = find_file(session, at.commit.revision_id, path)
     if file is None:
         raise EntryNotFound(path, at.oid)
     return file
@@ -188,7 +192,7 @@ def squash(session: Session, caller: Caller, model: Model, branch: str, message:
 
 def present_files(session: Session, revision_id: int) -> dict[str, StoredFile]:
     """Return the files of a revision by name."""
-    rows = repository.files(session, revision_id)
+    rows = files_of(session, revision_id)
     return {row.name: StoredFile(row.sha256, row.size, row.git_oid) for row in rows}
 
 

@@ -32,7 +32,8 @@ from suture_service.kinds import KINDS
 from suture_service.kinds.fit import fitted_files
 from suture_service.kinds.schemas import MemberOut, MissingOut
 from suture_service.models.repository import find_revision, unreadable_by
-from suture_service.models.service import MODEL, REPORT, StoredFile, no_readable_model
+from suture_service.models.service import MODEL, REPORT, no_readable_model
+from suture_service.models.trees import StoredFile
 from suture_service.parties.repository import find_party
 from suture_service.parties.service import no_party
 from suture_service.sites.repository import datasets_told, has_site, last_seen

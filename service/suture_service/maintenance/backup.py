@@ -13,12 +13,13 @@ import json
 import secrets
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from anyio.to_thread import run_sync
 from pydantic import TypeAdapter
 
 from suture_contract.errors import SutureError
@@ -39,6 +40,8 @@ _MANIFEST, _SCHEMA = "backup.json", "suture.backup/1"
 #: How often a backup starts again because a collection removed what its rows still refer to.
 _ROUNDS = 3
 _COPIES_AT_ONCE = 4
+#: Files that are not larger are read whole, and kept some at a time.
+_SMALL, _AT_ONCE, _FILES_AT_ONCE = 2**20, 4 * 2**20, 200
 
 
 @dataclass(frozen=True)
@@ -166,24 +169,28 @@ async def _copy(
 ) -> tuple[int, list[str]]:
     """Copy what the target does not hold yet; return how many that were, and what the source does not hold."""
     there = {digest: found.size for digest, found in target.list()}
-    waiting = iter([(digest, size) for digest, size in wanted.items() if there.get(digest) != size])
+    new = {digest: size for digest, size in wanted.items() if there.get(digest) != size}
+    small, large = _portions(new), iter([digest for digest, size in new.items() if size > _SMALL])
     total = sum(wanted.values())
-    done = sum(size for digest, size in wanted.items() if there.get(digest) == size)
-    copied, missing = 0, []
+    done = total - sum(new.values())
+    copied, missing = 0, list[str]()
 
     async def work() -> None:
         nonlocal done, copied
-        for digest, size in waiting:
+        for portion in small:
+            contents = await run_sync(_read, source, portion, new)
+            await target.put(contents)
+            copied += len(contents)
+            missing.extend(digest for digest in portion if digest not in contents)
+            done += sum(new[digest] for digest in portion)
+            on_progress("bytes", done, total)
+        for digest in large:
+            size = new[digest]
             try:
                 content = await source.stream(digest, 0, size)
                 async with target.receive(content, limit=size, where=digest) as upload:
                     if (upload.sha256, upload.size) != (digest, size):
-                        raise SutureError(
-                            "backup.damaged",
-                            "the content does not have the digest it is kept under",
-                            where=digest,
-                            hint="`suture hub reconcile --deep` finds all such files",
-                        )
+                        raise _damaged(digest)
                     await upload.keep()
                 copied += 1
             except Unavailable as error:
@@ -198,6 +205,46 @@ async def _copy(
         for _ in range(_COPIES_AT_ONCE):
             group.create_task(work())
     return copied, sorted(missing)
+
+
+def _portions(sizes: Mapping[str, int]) -> Iterator[list[str]]:
+    """Yield small files, some MiB at a time: to hand over each alone takes longer than to copy it."""
+    portion, held = list[str](), 0
+    for digest, size in sizes.items():
+        if size > _SMALL:
+            continue
+        portion.append(digest)
+        held += size
+        if held >= _AT_ONCE or len(portion) == _FILES_AT_ONCE:
+            yield portion
+            portion, held = [], 0
+    if portion:
+        yield portion
+
+
+def _read(source: BlobStore, digests: Sequence[str], sizes: Mapping[str, int]) -> dict[str, bytes]:
+    """Return small files, checked, as far as the store holds them."""
+    found = {}
+    for digest in digests:
+        try:
+            content = source.read_all(digest, 0, sizes[digest])
+        except Unavailable as error:
+            if error.code != "store.missing":
+                raise
+            continue
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise _damaged(digest)
+        found[digest] = content
+    return found
+
+
+def _damaged(digest: str) -> SutureError:
+    return SutureError(
+        "backup.damaged",
+        "the content does not have the digest it is kept under",
+        where=digest,
+        hint="`suture hub reconcile --deep` finds all such files",
+    )
 
 
 def _referenced_by(database: Path) -> dict[str, int]:

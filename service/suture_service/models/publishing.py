@@ -21,7 +21,8 @@ from suture_contract.model.operators import DTYPES
 from suture_contract.model.signature import MAX_SIGNATURE, SIGNATURE
 from suture_service.errors import HubError
 from suture_service.keys.signatures import read_signature
-from suture_service.models.service import CARD, METADATA, MODEL, Checked, StoredFile
+from suture_service.models.service import CARD, METADATA, MODEL, Checked
+from suture_service.models.trees import StoredFile
 from suture_service.settings import Settings
 from suture_service.storage import BlobStore, Upload
 from suture_service.storage.blobs import Content, read_document

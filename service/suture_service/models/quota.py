@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from suture_service.errors import TooLarge
@@ -57,6 +58,12 @@ def check_pieces(session: Session, party_id: int, size: int, limit: int) -> None
     wanted = repository.bytes_of_pieces(session, party_id) + size
     if wanted > _allowed(party, limit):
         raise _too_much(party, f"its uploads of the last two days would take {wanted} bytes", limit)
+
+
+def usage(session: Session, limit: int) -> dict[str, tuple[int, int]]:
+    """Return by party how many bytes it takes and how many it may; `limit` holds for those that have none."""
+    held = repository.bytes_by_party(session)
+    return {party.name: (held.get(party.id, 0), _allowed(party, limit)) for party in session.scalars(select(Party))}
 
 
 def _allowed(party: Party, limit: int) -> int:

@@ -21,8 +21,9 @@ from sqlalchemy.orm import Mapper, Session
 from suture_service.database import Base, Database
 from suture_service.errors import Unavailable
 from suture_service.models.repository import keeps_files
+from suture_service.models.trees import parts_of_models
 from suture_service.storage import BlobStore
-from suture_service.tables import BlobDigest, Revision, RevisionFile
+from suture_service.tables import BlobDigest, TreeFile
 
 #: Any number that no other lock of the hub has.
 _LOCK = 0x53757475
@@ -49,10 +50,9 @@ def referenced(
     sizes: dict[str, int] = {}
     for column in blob_columns():
         query = select(column, column.table.c.size).distinct()
-        if column.table is RevisionFile.__table__:
+        if column.table is TreeFile.__table__:
             # A deleted model's rows stay, for the lineage of others.
-            bare = select(Revision.id).join(Revision.model).where(not_(keeps_files()))
-            query = query.where(RevisionFile.revision_id.not_in(bare))
+            query = query.where(TreeFile.part_id.in_(parts_of_models(keeps_files())))
         if column.table in gone:
             query = query.where(not_(gone[column.table]))
         for part in _parts(digests):

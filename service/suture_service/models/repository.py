@@ -24,6 +24,7 @@ from sqlalchemy.orm import Session, contains_eager, joinedload, selectinload
 
 from suture_service.conditions import may_go_on, may_read
 from suture_service.hub import utc_now
+from suture_service.models.trees import parts_of_models
 from suture_service.states import ACTIVE_JOBS, TaskState
 from suture_service.tables import (
     Commit,
@@ -34,10 +35,11 @@ from suture_service.tables import (
     Party,
     Ref,
     Revision,
-    RevisionFile,
     SentContent,
     Task,
     TaskFile,
+    TreeFile,
+    TreePart,
     XetEpoch,
     XetXorb,
 )
@@ -204,11 +206,8 @@ def branch(session: Session, model_id: int, name: str) -> Ref | None:
 
 def _contents_of(party_id: int) -> list[Select[str, int]]:
     """Digests and sizes of what a party's repositories hold, its tasks have brought, and it has sent."""
-    in_models = (
-        select(RevisionFile.sha256, RevisionFile.size)
-        .join(Revision, Revision.id == RevisionFile.revision_id)
-        .join(Model, Model.id == Revision.model_id)
-        .where(Model.party_id == party_id, keeps_files())
+    in_models = select(TreeFile.sha256, TreeFile.size).where(
+        TreeFile.part_id.in_(parts_of_models(Model.party_id == party_id, keeps_files()))
     )
     of_tasks = select(TaskFile.sha256, TaskFile.size).join(Task).where(Task.party_id == party_id)
     sent = select(SentContent.sha256, SentContent.size).where(SentContent.party_id == party_id)
@@ -219,6 +218,34 @@ def bytes_held(session: Session, party_id: int) -> int:
     """Return how many bytes all contents of a party take; equal ones count once."""
     contents = union(*_contents_of(party_id)).subquery()
     return session.scalar(select(func.sum(contents.c.size))) or 0
+
+
+def _contents_of_all() -> Select[int, str, int]:
+    """Party, digest and size of all content that is kept."""
+    in_models = (
+        select(Model.party_id, TreeFile.sha256, TreeFile.size)
+        .join(TreePart, TreePart.model_id == Model.id)
+        .join(TreeFile, TreeFile.part_id == TreePart.id)
+        .where(TreePart.id.in_(parts_of_models(keeps_files())))
+    )
+    of_tasks = select(Task.party_id, TaskFile.sha256, TaskFile.size).join(TaskFile, TaskFile.task_id == Task.id)
+    sent = select(SentContent.party_id, SentContent.sha256, SentContent.size)
+    contents = union(in_models, of_tasks, sent).subquery()
+    return select(contents.c.party_id, contents.c.sha256, contents.c.size)
+
+
+def bytes_by_party(session: Session) -> dict[int, int]:
+    """Return how many bytes all contents of each party take, as `bytes_held` does."""
+    contents = _contents_of_all().subquery()
+    rows = session.execute(select(contents.c.party_id, func.sum(contents.c.size)).group_by(contents.c.party_id))
+    return {party_id: int(size) for party_id, size in rows}
+
+
+def bytes_of_all(session: Session) -> int:
+    """Return how many bytes the contents of all parties take; equal ones count once."""
+    contents = _contents_of_all().subquery()
+    once = select(contents.c.sha256, contents.c.size).distinct().subquery()
+    return int(session.scalar(select(func.sum(once.c.size))) or 0)
 
 
 def held(session: Session, party_id: int, digests: Sequence[str]) -> set[str]:
@@ -241,9 +268,8 @@ def note_deleted(session: Session, model: Model, now: datetime) -> None:
     """Let what a deleted model held count as sent by its party: it takes room until it is collected."""
     known = select(SentContent.sha256).where(SentContent.party_id == model.party_id)
     contents = (
-        select(literal(model.party_id), RevisionFile.sha256, func.max(RevisionFile.size), literal(now))
-        .join(Revision, Revision.id == RevisionFile.revision_id)
-        .where(Revision.model_id == model.id, Revision.purge_id.is_(None), RevisionFile.sha256.not_in(known))
-        .group_by(RevisionFile.sha256)
+        select(literal(model.party_id), TreeFile.sha256, func.max(TreeFile.size), literal(now))
+        .where(TreeFile.part_id.in_(parts_of_models(Model.id == model.id)), TreeFile.sha256.not_in(known))
+        .group_by(TreeFile.sha256)
     )
     session.execute(insert(SentContent).from_select(["party_id", "sha256", "size", "sent_at"], contents))

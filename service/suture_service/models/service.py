@@ -23,6 +23,7 @@ from suture_service.models import repository
 from suture_service.models.cards import tags_of
 from suture_service.models.schemas import ModelChange, Visibility
 from suture_service.models.search import facets_of, search_text, training_n
+from suture_service.models.trees import StoredFile, set_files
 from suture_service.parties.repository import find_party, lock_party
 from suture_service.parties.service import no_party
 from suture_service.tables import (
@@ -35,21 +36,11 @@ from suture_service.tables import (
     Party,
     Ref,
     Revision,
-    RevisionFile,
 )
 
 #: Digits that may stand for a revision where no other one of its model begins so.
 _SHORT = re.compile(r"[0-9a-f]{7,39}")
 MODEL, METADATA, CARD, REPORT = kinds.MODEL, kinds.METADATA, kinds.CARD, kinds.REPORT
-
-
-@dataclass(frozen=True)
-class StoredFile:
-    """A file that lies in the blob store; `git_oid` is git's id of it, for small files that a commit brought along."""
-
-    sha256: str
-    size: int
-    git_oid: str | None = None
 
 
 @dataclass(frozen=True)
@@ -239,11 +230,8 @@ def commit(
             content=content,
             card=card,
             safetensors=checked.safetensors,
-            files=[
-                RevisionFile(name=key, size=file.size, sha256=file.sha256, git_oid=file.git_oid)
-                for key, file in sorted(files.items())
-            ],
         )
+        set_files(session, revision, files)
         if metadata is not None:
             link_members(session, revision, metadata)
         if signature is not None:

@@ -130,7 +130,7 @@ def show_file(hub: HubDep, request: Request, caller: PageCaller, place: PlaceDep
 @router.get(_REPO + "/download/{revision}/{path:path}")
 async def download(hub: HubDep, request: Request, caller: PageCaller, place: PlaceDep, path: FilePath) -> Response:
     """Give a file to be kept, never to be shown by the browser as a page of this hub."""
-    return await files.resolve(hub, caller, request, place, path)
+    return await files.download(hub, request, caller, place, path)
 
 
 @router.get(_REPO + "/commits/{revision}")

@@ -8,7 +8,7 @@ from fastapi import Depends, Form, Request, Response
 from fastapi.responses import RedirectResponse
 
 from suture_contract.errors import SutureError
-from suture_service.auth import digest
+from suture_service.auth import digest, note_wrong_token
 from suture_service.errors import HubError, NotFound
 from suture_service.hub import HubContext, HubDep
 from suture_service.origin import Origin, origin
@@ -72,7 +72,7 @@ def _begin(hub: HubContext, token: str) -> str:
     with hub.database.writing() as session:
         live = find_token(session, digest(token), hub.now())
         if live is None:
-            hub.limits.count_wrong_token(address)
+            note_wrong_token(hub)
             raise _WrongToken
         source.token_id = live.id
         return service.begin(session, live, hub.now())

@@ -9,7 +9,9 @@ from sqlalchemy import ColumnElement, Select, and_, delete, exists, or_, select,
 from sqlalchemy.orm import Session, joinedload
 
 from suture_service.conditions import may_read
+from suture_service.models import trees
 from suture_service.models.service import MODEL
+from suture_service.models.trees import parts_of_models
 from suture_service.purges.schemas import Scope
 from suture_service.states import ACTIVE_JOBS, TaskState
 from suture_service.tables import (
@@ -22,11 +24,12 @@ from suture_service.tables import (
     ReceivedFile,
     Ref,
     Revision,
-    RevisionFile,
     RevisionMember,
+    RevisionPart,
     SentContent,
     Task,
     TaskFile,
+    TreeFile,
     XetEpoch,
     XetXorb,
 )
@@ -56,11 +59,11 @@ def within(scope: Scope, model: Model | None) -> ColumnElement[bool]:
 def digests_at(session: Session, model_ids: Collection[int], path: str) -> set[str]:
     """Return the sha256 of all that revisions of these models hold under a path."""
     statement = (
-        select(RevisionFile.sha256)
-        .join(Revision, Revision.id == RevisionFile.revision_id)
-        .where(Revision.model_id.in_(model_ids), Revision.purge_id.is_(None), RevisionFile.name == path)
+        select(TreeFile.sha256)
+        .where(TreeFile.part_id.in_(parts_of_models(Model.id.in_(model_ids))), TreeFile.name == path)
+        .distinct()
     )
-    return set(session.scalars(statement.distinct()))
+    return set(session.scalars(statement))
 
 
 def beginning(session: Session, model_ids: Collection[int], digits: str, *, purged: bool = False) -> Sequence[Revision]:
@@ -79,10 +82,11 @@ def holding(session: Session, digests: Collection[str], where: ColumnElement[boo
     holders: set[int] = set()
     for portion in _portions(sorted(digests)):
         statement = (
-            select(RevisionFile.revision_id)
-            .join(Revision, Revision.id == RevisionFile.revision_id)
+            select(RevisionPart.revision_id)
+            .join(TreeFile, TreeFile.part_id == RevisionPart.part_id)
+            .join(Revision, Revision.id == RevisionPart.revision_id)
             .join(Model, Model.id == Revision.model_id)
-            .where(where, Revision.purge_id.is_(None), RevisionFile.sha256.in_(portion))
+            .where(where, Revision.purge_id.is_(None), TreeFile.sha256.in_(portion))
         )
         holders.update(session.scalars(statement.distinct()))
     return holders
@@ -92,7 +96,8 @@ def sizes_of(session: Session, revision_ids: Collection[int]) -> dict[str, int]:
     """Return size in bytes by sha256 of all that revisions hold."""
     sizes: dict[str, int] = {}
     for portion in _portions(sorted(revision_ids)):
-        statement = select(RevisionFile.sha256, RevisionFile.size).where(RevisionFile.revision_id.in_(portion))
+        parts = select(RevisionPart.part_id).where(RevisionPart.revision_id.in_(portion))
+        statement = select(TreeFile.sha256, TreeFile.size).where(TreeFile.part_id.in_(parts)).distinct()
         sizes.update((sha256, size) for sha256, size in session.execute(statement))
     return sizes
 
@@ -104,12 +109,12 @@ def held_by_others(
     shared: set[str] = set()
     for portion in _portions(sorted(digests)):
         statement = (
-            select(RevisionFile.sha256)
-            .join(Revision, Revision.id == RevisionFile.revision_id)
-            .join(Model, Model.id == Revision.model_id)
-            .where(where, Revision.purge_id.is_(None), Revision.id != revision_id, RevisionFile.sha256.in_(portion))
+            select(TreeFile.sha256)
+            .where(TreeFile.part_id.in_(parts_of_models(where, Revision.id != revision_id)))
+            .where(TreeFile.sha256.in_(portion))
+            .distinct()
         )
-        shared.update(session.scalars(statement.distinct()))
+        shared.update(session.scalars(statement))
     return shared
 
 
@@ -183,11 +188,6 @@ def parents(session: Session, model_id: int) -> dict[int, tuple[int | None, int]
     return {row.id: (row.parent_id, row.revision_id) for row in session.execute(statement)}
 
 
-def files_of(session: Session, revision_id: int) -> Sequence[RevisionFile]:
-    """Return the files of a revision."""
-    return session.scalars(select(RevisionFile).where(RevisionFile.revision_id == revision_id)).all()
-
-
 def empty(session: Session, revision_ids: Collection[int], purge_id: str) -> None:
     """Take from revisions all that they say and hold, but the entry of the model file."""
     nothing = {"content": None, "card": None, "safetensors": None, "key_id": None, "signed_at": None}
@@ -197,13 +197,10 @@ def empty(session: Session, revision_ids: Collection[int], purge_id: str) -> Non
             execution_options={"synchronize_session": False},
         )
         session.execute(
-            delete(RevisionFile).where(RevisionFile.revision_id.in_(portion), RevisionFile.name != MODEL),
-            execution_options={"synchronize_session": False},
-        )
-        session.execute(
             update(Commit).where(Commit.revision_id.in_(portion)).values(title=SCRUBBED, message=""),
             execution_options={"synchronize_session": False},
         )
+    trees.empty(session, revision_ids, keep=MODEL)
     session.expire_all()
 
 

@@ -24,11 +24,12 @@ from suture_service.hub import HubContext
 from suture_service.jobs.lifecycle import Lifecycle
 from suture_service.jobs.repository import lock_job
 from suture_service.models.references import lock_out_commits, referenced
-from suture_service.models.service import CARD, METADATA, MODEL, Checked, StoredFile, commit, no_model
+from suture_service.models.service import CARD, METADATA, MODEL, Checked, commit, no_model
+from suture_service.models.trees import StoredFile, files_of
 from suture_service.parties.repository import lock_party
 from suture_service.purges import repository
 from suture_service.purges.schemas import KeptPurge, PurgeOut, RevisionAt, Scope
-from suture_service.tables import Model, Purge, Ref, Revision, RevisionFile
+from suture_service.tables import Model, Purge, Ref, Revision
 
 #: While one portion of contents is removed, commits wait.
 _PORTION = 200
@@ -310,7 +311,7 @@ def _before(session: Session, ref: Ref, affected: _Affected) -> Revision | None:
 
 
 def _files(session: Session, revision: Revision | None) -> dict[str, StoredFile]:
-    rows: Sequence[RevisionFile] = repository.files_of(session, revision.id) if revision is not None else ()
+    rows = files_of(session, revision.id) if revision is not None else ()
     return {row.name: StoredFile(row.sha256, row.size, row.git_oid) for row in rows}
 
 

@@ -15,7 +15,8 @@ from suture_service.keys.lineage import lineage_of
 from suture_service.keys.schemas import LineageOut, TakenBack
 from suture_service.models.endpoints import Rev, show_revision
 from suture_service.models.schemas import RevisionOut
-from suture_service.models.service import StoredFile, get_revision
+from suture_service.models.service import get_revision
+from suture_service.models.trees import StoredFile
 from suture_service.revisions import service
 from suture_service.route import room
 

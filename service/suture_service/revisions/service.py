@@ -12,7 +12,8 @@ from suture_service.audit.chain import record
 from suture_service.auth import Caller
 from suture_service.errors import Conflict, HubError
 from suture_service.models.repository import find_revision
-from suture_service.models.service import Checked, StoredFile, commit, get_revision, revision_id
+from suture_service.models.service import Checked, commit, get_revision, revision_id
+from suture_service.models.trees import StoredFile
 from suture_service.parties.repository import lock_party
 from suture_service.tables import Revision
 

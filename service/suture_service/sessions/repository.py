@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import delete, or_, select
-from sqlalchemy.orm import Session, joinedload
+from sqlalchemy import delete, or_
+from sqlalchemy.orm import Session
 
 from suture_service.tables import BrowserSession, Token
-from suture_service.tokens import is_live
+from suture_service.tokens import KNOWN, KnownToken, is_live
 
 
-def find_token(session: Session, secret_sha256: str, now: datetime) -> Token | None:
+def find_token(session: Session, secret_sha256: str, now: datetime) -> KnownToken | None:
     """Return the live token for which a session stands, with its party and site; None where either has ended."""
-    statement = (
-        select(Token)
-        .join(BrowserSession, BrowserSession.token_id == Token.id)
-        .where(BrowserSession.secret_sha256 == secret_sha256, BrowserSession.expires_at > now, is_live(now))
-        .options(joinedload(Token.party), joinedload(Token.site))
+    statement = KNOWN.join(BrowserSession, BrowserSession.token_id == Token.id).where(
+        BrowserSession.secret_sha256 == secret_sha256, BrowserSession.expires_at > now, is_live(now)
     )
-    return session.scalars(statement).one_or_none()
+    row = session.execute(statement).one_or_none()
+    return None if row is None else KnownToken._make(row)
 
 
 def end(session: Session, secret_sha256: str, now: datetime) -> None:

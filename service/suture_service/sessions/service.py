@@ -17,6 +17,7 @@ from suture_service.auth import Caller, digest
 from suture_service.errors import Forbidden
 from suture_service.sessions import repository
 from suture_service.tables import BrowserSession, Token
+from suture_service.tokens import KnownToken
 
 LASTS = timedelta(hours=12)
 
@@ -34,7 +35,7 @@ def begin(session: Session, token: Token, now: datetime) -> str:
     return secret
 
 
-def find_token(session: Session, secret: str, now: datetime) -> Token | None:
+def find_token(session: Session, secret: str, now: datetime) -> KnownToken | None:
     """Return the live token for which a session stands, None where there is no such session any more."""
     return repository.find_token(session, digest(secret), now)
 

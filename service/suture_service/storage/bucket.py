@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -17,7 +17,7 @@ from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
 from suture_service.errors import Unavailable
-from suture_service.storage.places import TEMPORARY, Stored, missing
+from suture_service.storage.places import TEMPORARY, Room, Stored, missing
 
 log = structlog.get_logger(__name__)
 
@@ -28,7 +28,7 @@ _MOST_PARTS = 9_000
 COPY_LIMIT = 5 * 2**30
 #: How many parts of an upload travel at once, and how many of a download are fetched before they are wanted.
 _AT_ONCE = 2
-_HEADS_AT_ONCE = 16
+_HEADS_AT_ONCE, _PUTS_AT_ONCE = 16, 8
 #: S3 removes at most 1000 in one call.
 _DELETED_AT_ONCE = 1000
 _ABANDONED = timedelta(days=2)
@@ -102,6 +102,20 @@ class Bucket:
                 await writer.write(chunk)
             await writer.close()
 
+    async def put(self, contents: Mapping[str, bytes]) -> None:
+        """Write small objects, each in one call: the server shows it whole or not at all."""
+        waiting = iter(contents.items())
+
+        async def work() -> None:
+            for name, content in waiting:
+                with _answered(name):
+                    await obstore.put_async(self.store, name, content)
+
+        done = await asyncio.gather(*(work() for _ in range(_PUTS_AT_ONCE)), return_exceptions=True)
+        for error in done:
+            if isinstance(error, BaseException):
+                raise error
+
     def read(self, name: str, offset: int, length: int) -> bytes:
         """Return `length` bytes from `offset`."""
         with _answered(name):
@@ -165,6 +179,10 @@ class Bucket:
         for start in range(0, len(doomed), _DELETED_AT_ONCE):
             with _answered(TEMPORARY), suppress(FileNotFoundError):
                 obstore.delete(self.store, doomed[start : start + _DELETED_AT_ONCE])
+
+    def room(self) -> Room | None:
+        """Return None: a bucket tells nobody."""
+        return None
 
     def check(self) -> None:
         """Raise unless the bucket can be written to."""

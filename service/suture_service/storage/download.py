@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from urllib.parse import quote
 
+from anyio.to_thread import run_sync
 from fastapi import Request
 from starlette.responses import Response, StreamingResponse
 
@@ -13,6 +14,8 @@ from suture_service.errors import RangeNotSatisfiable
 from suture_service.storage.blobs import BlobStore
 
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
+#: What is not larger is read in one go: a repository of many files is mostly of small ones.
+_AT_ONCE = 2**20
 _MEDIA = {".json": "application/json", ".md": "text/plain; charset=utf-8"}
 
 
@@ -64,8 +67,11 @@ async def send_file(
     media_type = next((media for suffix, media in _MEDIA.items() if name.endswith(suffix)), "application/octet-stream")
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers, media_type=media_type)
-    content = await store.stream(sha256, start, end)
-    return StreamingResponse(content, status_code=status, headers=headers, media_type=media_type)
+    if end - start <= _AT_ONCE:
+        content = await run_sync(store.read_all, sha256, start, end)
+        return Response(content, status_code=status, headers=headers, media_type=media_type)
+    chunks = await store.stream(sha256, start, end)
+    return StreamingResponse(chunks, status_code=status, headers=headers, media_type=media_type)
 
 
 def parse_range(header: str | None, size: int) -> tuple[int, int] | None:

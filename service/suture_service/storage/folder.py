@@ -6,11 +6,13 @@ half the time that a general writer takes.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import fcntl
 import os
 import secrets
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+import shutil
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,9 +22,11 @@ from anyio.to_thread import run_sync
 
 from suture_contract.files import can_lock, telling, trouble
 from suture_service.errors import StoreFull
-from suture_service.storage.places import TEMPORARY, Stored, missing
+from suture_service.storage.places import TEMPORARY, Room, Stored, missing
 
 _CHUNK = 2**20
+#: So many small files are written at once.
+_THREADS = 4
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -36,12 +40,16 @@ class FolderFile:
 
     async def write(self, content: memoryview) -> None:
         """Append."""
-        await run_sync(self._write, content)
+        await run_sync(self.append, content)
 
     async def finish(self) -> None:
         """Bring everything to the disk."""
+        await run_sync(self.sync)
+
+    def sync(self) -> None:
+        """Bring everything to the disk, in this thread."""
         with _reporting_full():
-            await run_sync(os.fsync, self._file.fileno())
+            os.fsync(self._file.fileno())
 
     def read(self, offset: int, length: int) -> bytes:
         """Return up to `length` bytes from `offset`, wherever the file has been moved to."""
@@ -49,10 +57,15 @@ class FolderFile:
 
     async def discard(self) -> None:
         """Remove the file, unless it has been moved to its place."""
+        self.remove()
+
+    def remove(self) -> None:
+        """As `discard`, in this thread."""
         self.path.unlink(missing_ok=True)
         self._file.close()
 
-    def _write(self, content: memoryview) -> None:
+    def append(self, content: memoryview) -> None:
+        """As `write`, in this thread."""
         start = self._written
         with _reporting_full():
             while content:
@@ -99,13 +112,33 @@ class Folder:
 
     def _keep(self, source: Path, target: Path) -> None:
         with _reporting_full():
-            if not target.parent.exists():
-                target.parent.parent.mkdir(mode=0o700, exist_ok=True)
-                target.parent.mkdir(mode=0o700, exist_ok=True)
-                _sync(target.parent.parent)
             os.utime(source)
-            source.replace(target)
+            _move(source, target)
             _sync(target.parent)
+
+    async def put(self, contents: Mapping[str, bytes]) -> None:
+        """Write small files: a disk syncs several at once, and each folder is synced once."""
+        files = list(contents.items())
+        portions = [files[start::_THREADS] for start in range(min(_THREADS, len(files)))]
+        done = await asyncio.gather(*(run_sync(self._put, portion) for portion in portions), return_exceptions=True)
+        for error in done:
+            if isinstance(error, BaseException):
+                raise error
+
+    def _put(self, files: Sequence[tuple[str, bytes]]) -> None:
+        folders = set()
+        with _reporting_full():
+            for name, content in files:
+                file, target = self._create(), self._path / name
+                try:
+                    file.append(memoryview(content))
+                    file.sync()
+                    _move(file.path, target)
+                finally:
+                    file.remove()
+                folders.add(target.parent)
+            for folder in folders:
+                _sync(folder)
 
     def read(self, name: str, offset: int, length: int) -> bytes:
         """Return up to `length` bytes from `offset`."""
@@ -136,6 +169,11 @@ class Folder:
         """Remove files; one that is not there is no error."""
         for name in names:
             (self._path / name).unlink(missing_ok=True)
+
+    def room(self) -> Room | None:
+        """Return how much room the disk has."""
+        found = shutil.disk_usage(self._path)
+        return Room(found.free, found.total)
 
     def check(self) -> None:
         """Raise if the folder cannot be written to."""
@@ -190,6 +228,15 @@ def _reporting_full() -> Iterator[None]:
         if error.errno in _FULL:
             raise StoreFull() from None
         raise
+
+
+def _move(source: Path, target: Path) -> None:
+    """Give a file its name; its folder is made where it is missing, and to be synced."""
+    if not target.parent.exists():
+        target.parent.parent.mkdir(mode=0o700, exist_ok=True)
+        target.parent.mkdir(mode=0o700, exist_ok=True)
+        _sync(target.parent.parent)
+    source.replace(target)
 
 
 def _sync(folder: Path) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from suture_service.errors import Unavailable
 
@@ -19,6 +19,13 @@ class Stored:
     name: str
     size: int
     modified: datetime
+
+
+class Room(NamedTuple):
+    """How many bytes a store has left, and of how many."""
+
+    free: int
+    total: int
 
 
 class TemporaryFile(Protocol):
@@ -46,6 +53,9 @@ class Place(Protocol):
     async def keep(self, file: Any, name: str, size: int) -> None:
         """Give a finished temporary file its final name, at once; afterwards it counts as new."""
 
+    async def put(self, contents: Mapping[str, bytes]) -> None:
+        """Store small files under their final names, each whole or not at all; afterwards they count as new."""
+
     def read(self, name: str, offset: int, length: int) -> bytes:
         """Return `length` bytes from `offset`, which must lie inside the file."""
 
@@ -63,6 +73,9 @@ class Place(Protocol):
 
     def delete(self, names: Iterable[str]) -> None:
         """Remove files; one that is not there is no error."""
+
+    def room(self) -> Room | None:
+        """Return how much room there is; None where nobody can say."""
 
     def check(self) -> None:
         """Raise unless the store can be written to."""

@@ -12,7 +12,7 @@ from suture_service.auth import SiteDep
 from suture_service.errors import answers
 from suture_service.hub import HubDep, party_news
 from suture_service.models.quota import take_room
-from suture_service.models.service import StoredFile
+from suture_service.models.trees import StoredFile
 from suture_service.parties.schemas import MAX_INTEGER
 from suture_service.route import room
 from suture_service.tasks import service

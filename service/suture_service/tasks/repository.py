@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import and_, or_, select, update
+from sqlalchemy import and_, func, or_, select, update
 from sqlalchemy.orm import Session, joinedload, selectinload
 
 from suture_service.states import UNDISCLOSED, JobState, TaskState
@@ -55,3 +55,10 @@ def renew(session: Session, task_id: str, fence: int, until: datetime) -> bool:
 def put_file(session: Session, task: Task, name: str, *, fence: int, size: int, sha256: str) -> None:
     """Write down a file of a task, in place of one of the same name."""
     session.merge(TaskFile(task_id=task.id, name=name, fence=fence, size=size, sha256=sha256))
+
+
+def waiting(session: Session, now: datetime) -> dict[str, tuple[int, float]]:
+    """Return by kind how many tasks no site has leased yet, and for how many seconds the oldest of them has waited."""
+    statement = select(Task.kind, func.count(), func.min(Task.created_at)).where(Task.state == TaskState.OPEN)
+    rows = session.execute(statement.group_by(Task.kind))
+    return {kind: (count, max(0.0, (now - oldest).total_seconds())) for kind, count, oldest in rows}

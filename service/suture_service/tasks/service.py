@@ -19,7 +19,8 @@ from suture_service.kinds import KINDS
 from suture_service.kinds.checks import FileContent
 from suture_service.kinds.kind import Accepted, TaskContext, TaskResult
 from suture_service.kinds.schemas import SpecMember
-from suture_service.models.service import MODEL, StoredFile, publish
+from suture_service.models.service import MODEL, publish
+from suture_service.models.trees import StoredFile
 from suture_service.sites.repository import mark_seen, seen_since
 from suture_service.states import JobState, TaskState, wanted
 from suture_service.storage import BlobStore
