@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import socket
+import threading
 from datetime import UTC, datetime
 
 import pytest
+import uvicorn
 from starlette.testclient import TestClient
+from tests.browser import barriers, launched, opened, picture
 
 from suture_contract.kinds import CANDIDATES
 from suture_worker.console import views
@@ -238,3 +242,54 @@ def test_every_page_answers_and_says_what_is_missing(browser, data):
     answer = browser.client.get("/")
     assert answer.status_code == 422
     assert "site.toml" in answer.text
+
+
+@pytest.fixture
+def served(site):
+    """The console on a real socket, with its door."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port = listening.getsockname()[1]
+        door = Door(site.state, f"http://127.0.0.1:{port}")
+        app = Console(site.path, door, port).app
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        yield f"http://127.0.0.1:{port}", door
+        server.should_exit = True
+        thread.join(60)
+
+
+@pytest.mark.server
+def test_somebody_decides_in_a_browser(served, asked, held, data):
+    address, door = served
+    inbox, request, task = asked
+    link = door.link
+    pages = ("/", f"/inbox/{request.task}", f"/outbox/{held[1].id}", "/egress", "/ledger", "/datasets", "/health")
+    with launched() as chromium:
+        for width, scheme in ((390, "light"), (1280, "dark")):
+            size = {"width": width, "height": 900}
+            with opened(chromium, address, viewport=size, color_scheme=scheme) as page:
+                page.goto(door.link)
+                page.get_by_role("heading", name="Waits for you").wait_for()
+                assert page.url == f"{address}/"
+                wrong = {}
+                for path in pages:
+                    page.goto(path)
+                    over = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+                    picture(page, f"console-{path.strip('/').replace('/', '-') or 'start'}-{width}-{scheme}")
+                    if (problems := barriers(page)) or over > 0:
+                        wrong[path] = (over, problems)
+                assert wrong == {}
+        with opened(chromium, address) as page:
+            page.goto(link)
+            page.get_by_text("This link was used already").wait_for()
+            page.goto(f"{address}/ledger")
+            page.goto(door.link)
+            page.get_by_role("link", name="south asks to evaluate with patches").click()
+            page.get_by_label("Why").fill("seen by two")
+            page.get_by_role("button", name="Approve").click()
+            page.wait_for_url(f"{address}/")
+            assert page.get_by_text("Nothing is asked").is_visible()
+    decision = inbox.answer(task, "patches")
+    assert (decision.approved, decision.by, decision.reason) == (True, operator(), "seen by two")

@@ -1,0 +1,229 @@
+"""The hub's pages in a real browser: each at four widths, light and dark; forms, live parts, hostile words."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+from huggingface_hub import HfApi
+from tests.browser import barriers, launched, opened, picture
+from tests.pages.test_hostile import MARKDOWN, TEXTS
+from tests.service.conftest import Actor
+
+pytestmark = pytest.mark.server
+
+#: Widths and colours that pages are looked at with.
+LOOKS = ((390, "light"), (768, "dark"), (1280, "light"), (1280, "dark"), (1920, "light"))
+PAGES = {
+    "start": "/",
+    "search": "/?search=digits&task=classification",
+    "model": "/north/digits",
+    "result": "/north/both",
+    "gated": "/east/reader",
+    "files": "/north/digits/tree/main",
+    "file": "/north/digits/blob/main/suture.json",
+    "card": "/north/digits/blob/main/README.md",
+    "history": "/north/digits/commits/main",
+    "party": "/north",
+    "parties": "/-/parties",
+    "jobs": "/-/jobs",
+    "new": "/-/jobs/new?model=north/digits",
+    "job": "/-/jobs/{at_work}",
+    "queued": "/-/jobs/{queued}",
+    "done": "/-/jobs/{done}",
+    "report": "/-/jobs/{done}/report",
+    "account": "/-/account",
+    "admin": "/-/admin/north",
+    "access": "/-/access",
+    "audit": "/-/audit",
+    "api": "/docs",
+    "missing": "/nobody/nothing",
+}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with launched() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def live(hub):
+    """The filled hub on a real socket."""
+    server = uvicorn.Server(uvicorn.Config(hub.app, port=0, log_config=None, access_log=False, lifespan="off"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started and thread.is_alive():
+        time.sleep(0.02)
+    hub.address = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    yield hub
+    server.should_exit = True
+    thread.join(60)
+
+
+@pytest.fixture(scope="module")
+def north(live):
+    with httpx.Client(base_url=live.address, timeout=60) as client:
+        yield Actor(client, live.people["north"].token)
+
+
+@pytest.fixture(scope="module")
+def signed_in(browser, live):
+    """The cookies of a browser that signed in as people do."""
+    with opened(browser, live.address) as page:
+        page.goto("/-/jobs?state=failed")
+        assert page.title() == "Sign in · Suture"
+        page.fill("#token", "suture_party_wrong")
+        page.get_by_role("button", name="Sign in").click()
+        page.get_by_role("alert").wait_for()
+        page.get_by_label("Token of your party").fill(live.people["north"].token)
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/-/jobs?state=failed")
+        return page.context.storage_state()
+
+
+@pytest.mark.parametrize(("width", "scheme"), LOOKS)
+def test_pages_fit_and_can_be_read(browser, live, signed_in, width, scheme):
+    size = {"width": width, "height": 900}
+    wrong = {}
+    with opened(browser, live.address, viewport=size, color_scheme=scheme, storage_state=signed_in) as page:
+        for name, path in PAGES.items():
+            page.goto(path.format(**{key: getattr(live, key) for key in ("at_work", "queued", "done")}))
+            problems = barriers(page)
+            over = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+            picture(page, f"{name}-{width}-{scheme}")
+            if problems or over > 0:
+                wrong[name] = (over, problems)
+    assert wrong == {}
+
+
+def test_the_keyboard_reaches_everything(browser, live, signed_in):
+    with opened(browser, live.address, storage_state=signed_in) as page:
+        page.goto("/")
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
+        reached = set()
+        for _ in range(60):
+            page.keyboard.press("Tab")
+            reached.add(page.evaluate("(document.activeElement.innerText || document.activeElement.name || '').trim()"))
+        assert {"Models", "Jobs", "Sign out", "search", "Search", "Narrow it down", "north/digits"} <= reached
+
+
+def test_a_job_keeps_itself_up_to_date(browser, live, signed_in, north):
+    job = north.post("/v1/jobs", _asked("live1")).json()
+    with opened(browser, live.address, storage_state=signed_in) as page:
+        page.goto(f"/-/jobs/{job['id']}")
+        assert page.get_by_role("status").inner_text().startswith("queued")
+        assert north.post(f"/v1/jobs/{job['id']}/cancel").status_code == 200
+        page.get_by_role("status").get_by_text("cancelled").wait_for()
+        assert page.get_by_role("button", name="Cancel this job").count() == 0
+
+
+def test_a_form_is_checked_while_one_types_and_asks(browser, live, signed_in, north):
+    with opened(browser, live.address, storage_state=signed_in) as page:
+        page.goto("/-/jobs/new?model=north/digits")
+        page.locator("#models").press("Control+End")
+        page.locator("#models").press_sequentially("\nsouth/digit")
+        page.get_by_label("Dataset at your own site").fill("digits")
+        page.get_by_text("did you mean").wait_for()
+        page.locator("#models").press("Control+End")
+        page.locator("#models").press_sequentially("s")
+        page.get_by_text("These can be stitched").wait_for()
+        page.get_by_role("group", name="Measure it at").get_by_label("south").check()
+        page.get_by_label("Name of the result").fill("typed")
+        page.get_by_role("button", name="Ask").click()
+        page.wait_for_url("**/-/jobs/job_*")
+        job = north.get(f"/v1/jobs/{page.url.rpartition('/')[2]}").json()
+        assert (job["publish_as"], job["evaluate_at"]) == ("north/typed", ["south"])
+        page.get_by_role("button", name="Cancel this job").click()
+        page.get_by_role("status").get_by_text("cancelled").wait_for()
+
+
+def test_pages_work_without_script_and_on_paper(browser, live, signed_in):
+    with opened(browser, live.address, java_script_enabled=False, storage_state=signed_in) as page:
+        page.goto(f"/-/jobs/{live.at_work}")
+        assert "fit stitches" in page.inner_text("main")
+        page.goto("/")
+        page.get_by_role("searchbox").fill("south")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**search=south**")
+        assert "south/digits" in page.inner_text("main")
+    with opened(browser, live.address, storage_state=signed_in) as page:
+        page.goto("/north/digits")
+        page.emulate_media(media="print")
+        assert not page.locator("header.bar").is_visible()
+        assert page.locator(".prose").is_visible()
+
+
+def test_hostile_words_run_nothing(browser, live, signed_in, north):
+    card = "\n\n".join([*TEXTS, *MARKDOWN]).encode()
+    legible = [text for text in TEXTS if text.isprintable()][:4]
+    from tests.service.conftest import metadata_of, model_bytes
+
+    content = metadata_of(len(legible), labels=legible, description="\n".join(legible))
+    answer = north.publish("north/hostile", model=model_bytes(len(legible)), metadata=content, card=card)
+    assert answer.status_code == 201, answer.text
+    files = [f"/north/hostile/blob/main/{name}" for name in ("README.md", "suture.json")]
+    with opened(browser, live.address, storage_state=signed_in) as page:
+        for path in ("/", "/north/hostile", *files):
+            page.goto(path)
+            assert "alert(1)" in page.inner_text("main")
+            assert page.locator("main").locator("script, iframe, img, style, form[action^='//']").count() == 0
+            assert page.title().endswith("· Suture")
+
+
+def test_links_of_the_official_client_lead_to_pages(browser, live, signed_in, tmp_path):
+    api = HfApi(endpoint=live.address, token=live.people["north"].token)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("a\n", encoding="utf-8")
+    repo = api.create_repo("north/linked")
+    commit = api.upload_file(
+        path_or_fileobj=b"---\nlicense: mit\n---\n# Linked\n", path_in_repo="README.md", repo_id="north/linked"
+    )
+    folder = api.upload_folder(repo_id="north/linked", folder_path=tmp_path, commit_message="Add notes")
+    links = {
+        str(repo): "north/linked",
+        commit.commit_url: "README.md",
+        folder.commit_url: "notes/a.txt",
+        str(commit): "README.md",
+        f"{live.address}/north/linked/blob/main/README.md": "Linked",
+        f"{live.address}/north/linked/tree/main/notes": "a.txt",
+    }
+    with opened(browser, live.address, storage_state=signed_in) as page:
+        for link, shown in links.items():
+            assert link.startswith(live.address)
+            answer = page.goto(link)
+            assert answer.status == 200, link
+            assert shown in page.inner_text("main"), link
+
+
+def test_who_signs_out_is_out(browser, live):
+    with opened(browser, live.address) as page:
+        page.goto("/-/sign-in")
+        page.get_by_label("Token of your party").fill(live.people["reader"].token)
+        page.get_by_role("button", name="Sign in").click()
+        page.wait_for_url(f"{live.address}/")
+        (cookie,) = page.context.cookies()
+        assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Strict")
+        page.get_by_role("button", name="Sign out").click()
+        page.wait_for_url("**/-/sign-in")
+        page.go_back()
+        page.reload()
+        assert page.title() == "Sign in · Suture"
+
+
+def _asked(name):
+    models = [{"repo": "north/digits"}, {"repo": "south/digits"}]
+    return {"models": models, "dataset": "digits", "evaluate_at": ["south"], "publish_as": name}
+
+
+def test_screenshots_are_written_for_people(tmp_path, monkeypatch, browser, live):
+    monkeypatch.setattr("tests.browser.SCREENSHOTS", str(tmp_path))
+    with opened(browser, live.address) as page:
+        page.goto("/-/sign-in")
+        picture(page, "sign-in")
+    assert [path.name for path in Path(tmp_path).iterdir()] == ["sign-in.png"]
