@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from tests.local.test_demo import report
+from typer.testing import CliRunner
 
+from suture.cli.app import app
 from suture_contract.console.tables import layout
 from suture_service import operate
 from suture_service.settings import Settings
@@ -121,8 +123,9 @@ LISTS = (["hub", "party", "list"], ["hub", "site", "list"], ["hub", "token", "li
 
 
 def in_a_pipe(arguments: list[str]) -> str:
-    command = [sys.executable, "-m", "suture", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    ended = CliRunner().invoke(app, arguments)
+    assert ended.exit_code == 0, ended.output
+    return ended.stdout
 
 
 def at_a_terminal(arguments: list[str]) -> str:

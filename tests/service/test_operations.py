@@ -250,6 +250,7 @@ def running(settings):
     return settings, operate.create_token(settings, "north", ["publisher"])[1]
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_tls_without_a_proxy(running, certificate):
     settings, token = running
     tls = {"cert": str(certificate / "hub.crt"), "key": str(certificate / "hub.key")}
@@ -289,6 +290,7 @@ def files(settings):
     return [path for path in Path(settings.store).rglob("*") if path.is_file()]
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_stopping_lets_an_upload_finish_and_one_that_stalls_vanish(running, handmade):
     settings, token = running
     headers = {"Authorization": f"Bearer {token}"}
