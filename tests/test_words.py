@@ -21,12 +21,6 @@ REPLACED = {
 }
 #: What says nothing of the thing that it is the name of. A document's field may be called so: it is read within one.
 EMPTY = {"found", "given", "one", "said", "told"}
-#: Where such names are left: these go, none is added.
-LEFT = (
-    *("client/suture/cli/models.py", "client/suture/content.py", "client/suture/hub.py"),
-    *("service/suture_service/hf/", "service/suture_service/holdings.py", "service/suture_service/storage/folder.py"),
-    "service/suture_service/maintenance/backup.py",
-)
 
 
 @cache
@@ -80,7 +74,6 @@ def test_names_say_what_they_hold():
     empty = [
         f"{path.relative_to(ROOT)}:{line}: {name}: say what it is"
         for path in sources()
-        if not str(path.relative_to(ROOT)).startswith(LEFT)
         for name, line in sorted({*names(path)} - {*fields(path)}, key=lambda named: named[1])
         if name.strip("_").lower() in EMPTY
     ]

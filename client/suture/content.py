@@ -25,7 +25,7 @@ def cached(connection: Connection, revision: Revision, file: File) -> Path:
 
     Raises what `Connection.download` raises.
     """
-    return _found(connection, revision, file) or _downloaded(connection, revision, file)
+    return _from_cache(connection, revision, file) or _downloaded(connection, revision, file)
 
 
 def place(
@@ -46,7 +46,7 @@ def place(
     connection.download(_address(revision, file), target, sha256=file.sha256, size=file.size, on_bytes=on_bytes)
 
 
-def _found(connection: Connection, revision: Revision, file: File) -> Path | None:
+def _from_cache(connection: Connection, revision: Revision, file: File) -> Path | None:
     """Return the place of a file that is in the cache, or that the library put there, if its content is right."""
     # Imported here: it is slow to load, and most commands need no content.
     from huggingface_hub import errors, hf_hub_download
@@ -54,7 +54,7 @@ def _found(connection: Connection, revision: Revision, file: File) -> Path | Non
     try:
         # The library waits for a lock for ever where the disk has none.
         for damaged in (False, True) if is_reached_alike(connection.url) and can_lock(folder()) else ():
-            found = hf_hub_download(
+            location = hf_hub_download(
                 revision.repo,
                 file.name,
                 revision=revision.id,
@@ -63,7 +63,7 @@ def _found(connection: Connection, revision: Revision, file: File) -> Path | Non
                 cache_dir=folder(),
                 force_download=damaged,
             )
-            path = Path(found).resolve()
+            path = Path(location).resolve()
             if _is(path, file):
                 return path
     except (
@@ -94,8 +94,8 @@ def _kept(revision: Revision, file: File) -> Iterator[Path]:
     """Yield where the cache may hold a file of a revision."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(revision.repo, file.name, cache_dir=folder(), revision=revision.id)
-    for path in (Path(found) if isinstance(found, str) else None, _direct(file)):
+    cached_path = try_to_load_from_cache(revision.repo, file.name, cache_dir=folder(), revision=revision.id)
+    for path in (Path(cached_path) if isinstance(cached_path, str) else None, _direct(file)):
         if path is not None and path.is_file():
             yield path
 

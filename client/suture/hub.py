@@ -327,10 +327,10 @@ class Hub:
         cache as far as it holds them, and are not added to it. What was withdrawn, or made of it, is refused unless
         `allow_flagged`. `on_bytes` is told how much more has come.
         """
-        found = self._usable(repo, revision, allow_flagged=allow_flagged)
-        for file in found.files:
-            place(self.connection, found, file, Path(folder) / check_path(file.name), on_bytes=on_bytes)
-        return found
+        resolved = self._usable(repo, revision, allow_flagged=allow_flagged)
+        for file in resolved.files:
+            place(self.connection, resolved, file, Path(folder) / check_path(file.name), on_bytes=on_bytes)
+        return resolved
 
     def report(self, repo: str, revision: str | None = None) -> Report:
         """Return the party report of a stitched ensemble; what a trusted key has signed must be as it was signed."""

@@ -39,29 +39,29 @@ class HoldingsCollector(Collector):
     def __init__(self, hub: HubContext) -> None:
         self._hub = hub
         self._turn = threading.Lock()
-        self._found: Holdings | None = None
+        self._last: Holdings | None = None
         self._looked = -AGE
 
     def collect(self) -> Iterator[Metric]:
         """Yield what there is."""
-        found = self._look()
-        yield _gauge("suture_hub_database_up", "Whether the database answers", float(found is not None))
+        holdings = self._look()
+        yield _gauge("suture_hub_database_up", "Whether the database answers", float(holdings is not None))
         receiving = self._hub.store.receiving
         yield _gauge("suture_hub_uploads_open", "Uploads that this process receives right now", receiving)
-        if found is None:
+        if holdings is None:
             return
-        yield _gauge("suture_hub_store_bytes", "Bytes of all content; equal content counts once", found.stored)
-        if found.room is not None:
-            yield _gauge("suture_hub_store_free_bytes", "Bytes that the store's disk has left", found.room.free)
-            yield _gauge("suture_hub_store_total_bytes", "Bytes of the store's disk", found.room.total)
+        yield _gauge("suture_hub_store_bytes", "Bytes of all content; equal content counts once", holdings.stored)
+        if holdings.room is not None:
+            yield _gauge("suture_hub_store_free_bytes", "Bytes that the store's disk has left", holdings.room.free)
+            yield _gauge("suture_hub_store_total_bytes", "Bytes of the store's disk", holdings.room.total)
         used = GaugeMetricFamily("suture_hub_party_bytes", "Bytes that count against a party's quota", labels=["party"])
         quotas = GaugeMetricFamily("suture_hub_party_quota_bytes", "Bytes that a party may have", labels=["party"])
-        for party, (held, allowed) in found.parties.items():
+        for party, (held, allowed) in holdings.parties.items():
             used.add_metric([party], held)
             quotas.add_metric([party], allowed)
         tasks = GaugeMetricFamily("suture_hub_tasks_waiting", "Tasks that no site has leased", labels=["kind"])
         ages = GaugeMetricFamily("suture_hub_oldest_task_seconds", "How long the oldest of them waits", labels=["kind"])
-        for kind, (count, age) in found.waiting.items():
+        for kind, (count, age) in holdings.waiting.items():
             tasks.add_metric([kind], count)
             ages.add_metric([kind], age)
         yield from (used, quotas, tasks, ages)
@@ -70,12 +70,12 @@ class HoldingsCollector(Collector):
         with self._turn:
             if time.monotonic() - self._looked >= AGE:
                 self._looked = time.monotonic()
-                self._found = None
+                self._last = None
                 try:
-                    self._found = _holdings(self._hub)
+                    self._last = _holdings(self._hub)
                 except (DBAPIError, OSError) as error:
                     log.warning("holdings are not known", error=type(error).__name__)
-            return self._found
+            return self._last
 
 
 def _holdings(hub: HubContext) -> Holdings:

@@ -119,10 +119,10 @@ def test_parties_are_listed_with_their_sites(world):
     parties = {party["name"]: party for party in world.north.get("/v1/parties").json()["items"]}
     assert list(parties) == ["east", "north", "operators", "south"]
     assert parties["south"]["sites"] == [{"name": "south-site", "online": True, "suspended": False}]
-    assert parties["north"]["sites"] == [{"name": "north-site", "online": False}]
+    assert parties["north"]["sites"] == [{"name": "north-site", "online": False, "suspended": False}]
     world.later(91)
     parties = {party["name"]: party for party in world.north.get("/v1/parties").json()["items"]}
-    assert parties["south"]["sites"] == [{"name": "south-site", "online": False}]
+    assert parties["south"]["sites"] == [{"name": "south-site", "online": False, "suspended": False}]
     first = world.north.get("/v1/parties", params={"limit": 3}).json()
     rest = world.north.get("/v1/parties", params={"cursor": first["next"]}).json()
     assert [party["name"] for party in rest["items"]] == ["south"]

@@ -334,18 +334,18 @@ def pull(
     target = folder or Path(check_path(repo.rpartition("/")[2]))
     with Hub() as hub, _byte_bar() as bar:
         receiving = bar.add_task("receiving", total=None)
-        found = hub.pull(
+        pulled = hub.pull(
             repo,
             target,
             revision,
             allow_flagged=allow_flagged,
             on_bytes=lambda count: bar.advance(receiving, count),
         )
-        signed, older = hub.signature(found), hub.older(found)
+        signed, older = hub.signature(pulled), hub.older(pulled)
     if format is Format.json:
-        print_json(Pulled(str(target), found, Signature.of(signed) if signed is not None else None, older))
+        print_json(Pulled(str(target), pulled, Signature.of(signed) if signed is not None else None, older))
         return
-    for file in found.files:
+    for file in pulled.files:
         console.print(f"{target / file.name}  {file.size:,} bytes, sha256 {file.sha256}")
     if signed is not None:
         notes.print(signed.words)

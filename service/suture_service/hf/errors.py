@@ -122,14 +122,14 @@ def answer(request: Request, error: Exception) -> JSONResponse:
         headers["X-Error-Code"] = error.client_code
     if isinstance(error, EntryNotFound):
         headers["X-Repo-Commit"] = error.commit
-    said = None
+    body = None
     if isinstance(error, Unauthorized):
         # The client goes by the header's text; what the body says besides, it shows.
-        said, message = message, INVALID_CREDENTIALS
+        body, message = message, INVALID_CREDENTIALS
         if "authorization" not in request.headers:
-            said = message = "a token is needed"
+            body = message = "a token is needed"
             if "namespace" in request.path_params:
                 # Without one nobody sees any repository, whether it exists or not.
                 headers["X-Error-Code"] = RepoNotFound.client_code
     headers["X-Error-Message"] = " ".join(message.replace("…", "...").split()).encode("ascii", "replace").decode()
-    return JSONResponse({"error": said or message}, status_code=status, headers=headers)
+    return JSONResponse({"error": body or message}, status_code=status, headers=headers)

@@ -124,10 +124,10 @@ def commit_by_prefix(session: Session, model_id: int, digits: str) -> Commit | N
     if commits:
         return commits[0] if len(commits) == 1 else None
     statement = select(Revision.id).where(Revision.model_id == model_id, _begins(Revision.revision, digits))
-    found = session.scalars(statement.limit(2)).all()
-    if len(found) != 1:
+    revision_ids = session.scalars(statement.limit(2)).all()
+    if len(revision_ids) != 1:
         return None
-    newest = select(Commit).where(Commit.revision_id == found[0]).order_by(Commit.id.desc()).limit(1)
+    newest = select(Commit).where(Commit.revision_id == revision_ids[0]).order_by(Commit.id.desc()).limit(1)
     return session.scalars(newest.options(joinedload(Commit.revision))).one_or_none()
 
 
@@ -274,7 +274,7 @@ def drop_commits(session: Session, model_id: int, commit_ids: Sequence[int]) -> 
 def _sizes(
     session: Session, statement: Select[str, int], column: InstrumentedAttribute[str], digests: Sequence[str]
 ) -> dict[str, int]:
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     for start in range(0, len(digests), 500):
-        found |= dict(iter(session.execute(statement.where(column.in_(digests[start : start + 500])))))
-    return found
+        sizes |= dict(iter(session.execute(statement.where(column.in_(digests[start : start + 500])))))
+    return sizes

@@ -17,13 +17,13 @@ Path = Annotated[str, Field(min_length=1, max_length=1024)]
 Size = Annotated[int, Field(ge=0, lt=2**53)]
 
 
-class _Said(BaseModel):
+class _FromClient(BaseModel):
     """What the client sends: fields that only some of its versions know are passed over."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
 
 
-class RepoIn(_Said):
+class RepoIn(_FromClient):
     """A repository to create or delete; without an organisation it is the caller's own."""
 
     name: str = Field(max_length=300)
@@ -33,7 +33,7 @@ class RepoIn(_Said):
     visibility: Literal["private", "public"] | None = None
 
 
-class MoveIn(_Said):
+class MoveIn(_FromClient):
     """A repository's new name."""
 
     from_repo: str = Field(max_length=300)
@@ -41,7 +41,7 @@ class MoveIn(_Said):
     type: str | None = None
 
 
-class SettingsIn(_Said):
+class SettingsIn(_FromClient):
     """What an owner changes; what is left out stays."""
 
     private: bool | None = None
@@ -52,7 +52,7 @@ class SettingsIn(_Said):
 HubAccessState = Literal["pending", "accepted", "rejected"]
 
 
-class AccessUser(_Said):
+class AccessUser(_FromClient):
     """Who asks: a party. What the hub knows of its people is told to nobody."""
 
     user: str
@@ -60,7 +60,7 @@ class AccessUser(_Said):
     email: str | None = None
 
 
-class AccessListed(_Said):
+class AccessListed(_FromClient):
     """A request for a repository's files."""
 
     request_id: str
@@ -70,7 +70,7 @@ class AccessListed(_Said):
     fields: dict[str, str]
 
 
-class AccessHandled(_Said):
+class AccessHandled(_FromClient):
     """What becomes of a request."""
 
     user: str | None = Field(default=None, max_length=300)
@@ -79,33 +79,33 @@ class AccessHandled(_Said):
     rejection_reason: str | None = Field(default=None, max_length=1000)
 
 
-class AccessGrant(_Said):
+class AccessGrant(_FromClient):
     """A party that gets a repository's files."""
 
     user: str = Field(max_length=300)
 
 
-class BranchIn(_Said):
+class BranchIn(_FromClient):
     """Where a branch starts; at `main` if nothing is said."""
 
     starting_point: str | None = Field(default=None, max_length=1000)
 
 
-class TagIn(_Said):
+class TagIn(_FromClient):
     """A tag's name; its message is not kept."""
 
     tag: str = Field(max_length=255)
     message: str | None = None
 
 
-class YamlIn(_Said):
+class YamlIn(_FromClient):
     """A model card to check."""
 
     content: str
     repo_type: str | None = None
 
 
-class NewFile(_Said):
+class NewFile(_FromClient):
     """A file that the client is about to upload."""
 
     path: Path
@@ -113,14 +113,14 @@ class NewFile(_Said):
     sample: str = ""
 
 
-class PreuploadIn(_Said):
+class PreuploadIn(_FromClient):
     """Files whose way of upload the hub decides."""
 
     files: list[NewFile] = Field(max_length=1000)
     git_ignore: str | None = Field(default=None, max_length=2**17)
 
 
-class PreuploadFile(_Said):
+class PreuploadFile(_FromClient):
     """How one file is to be sent; `oid` is what is there now."""
 
     path: str
@@ -129,39 +129,39 @@ class PreuploadFile(_Said):
     oid: str | None
 
 
-class Preupload(_Said):
+class Preupload(_FromClient):
     """One entry per file."""
 
     files: list[PreuploadFile]
 
 
-class LfsObject(_Said):
+class LfsObject(_FromClient):
     """A file by digest and size."""
 
     oid: Sha256
     size: Size
 
 
-class SquashIn(_Said):
+class SquashIn(_FromClient):
     """What the one commit says about itself."""
 
     message: str = Field(default="Squash the history", max_length=500)
 
 
-class LfsDeletions(_Said):
+class LfsDeletions(_FromClient):
     """Digests of files; with `rewrite_history`, the commits that hold them go, too."""
 
     sha: list[Sha256] = Field(min_length=1, max_length=1000)
     rewrite_history: bool = True
 
 
-class LfsDeletion(_Said):
+class LfsDeletion(_FromClient):
     """Files to be deleted for good."""
 
     deletions: LfsDeletions
 
 
-class LfsFileOut(_Said):
+class LfsFileOut(_FromClient):
     """A large file that some revision holds; `filename` is one of the paths that it has had."""
 
     file_oid: str
@@ -172,7 +172,7 @@ class LfsFileOut(_Said):
     ref: str | None = None
 
 
-class LfsBatchIn(_Said):
+class LfsBatchIn(_FromClient):
     """Files that the client wants to send by Git LFS."""
 
     operation: Literal["upload", "download"]
@@ -181,7 +181,7 @@ class LfsBatchIn(_Said):
     hash_algo: str = "sha256"
 
 
-class Header(_Said):
+class Header(_FromClient):
     """What a commit says about itself."""
 
     summary: str = Field(max_length=500)
@@ -189,7 +189,7 @@ class Header(_Said):
     parent_commit: str | None = Field(default=None, pattern=r"^[0-9a-f]{7,40}$")
 
 
-class RegularFile(_Said):
+class RegularFile(_FromClient):
     """A small file, content included."""
 
     path: Path
@@ -197,7 +197,7 @@ class RegularFile(_Said):
     encoding: Literal["base64", "utf-8"] = "base64"
 
 
-class LfsFile(_Said):
+class LfsFile(_FromClient):
     """A file whose content has been sent before."""
 
     path: Path
@@ -206,13 +206,13 @@ class LfsFile(_Said):
     size: Size | None = None
 
 
-class DeletedPath(_Said):
+class DeletedPath(_FromClient):
     """A file or folder that the commit removes."""
 
     path: Path
 
 
-class Committed(_Said):
+class Committed(_FromClient):
     """Where the commit is."""
 
     commit_url: str
@@ -220,7 +220,7 @@ class Committed(_Said):
     success: bool = True
 
 
-class Lfs(_Said):
+class Lfs(_FromClient):
     """A large file by the digest of its content, and by the size of the pointer that git would keep."""
 
     oid: str
@@ -228,7 +228,7 @@ class Lfs(_Said):
     pointer_size: int
 
 
-class CommitRef(_Said):
+class CommitRef(_FromClient):
     """The commit that last changed something."""
 
     id: str
@@ -236,7 +236,7 @@ class CommitRef(_Said):
     date: Moment
 
 
-class TreeEntry(_Said):
+class TreeEntry(_FromClient):
     """A file or folder in a listing."""
 
     type: Literal["file", "directory"]
@@ -247,7 +247,7 @@ class TreeEntry(_Said):
     last_commit: CommitRef | None = None
 
 
-class SiblingLfs(_Said):
+class SiblingLfs(_FromClient):
     """As `Lfs`, spelt as in a model's description."""
 
     sha256: str
@@ -255,7 +255,7 @@ class SiblingLfs(_Said):
     pointer_size: int
 
 
-class Sibling(_Said):
+class Sibling(_FromClient):
     """A file of a model."""
 
     rfilename: str
@@ -264,7 +264,7 @@ class Sibling(_Said):
     lfs: SiblingLfs | None = None
 
 
-class RepoOut(_Said):
+class RepoOut(_FromClient):
     """A repository at a commit. Nobody counts downloads here."""
 
     id: str
@@ -288,7 +288,7 @@ class RepoOut(_Said):
     flags: list[FlagOut] | None = None
 
 
-class CommitOut(_Said):
+class CommitOut(_FromClient):
     """A step in a branch's history."""
 
     id: str
@@ -298,7 +298,7 @@ class CommitOut(_Said):
     authors: list[dict[str, Any]]
 
 
-class RefOut(_Said):
+class RefOut(_FromClient):
     """A branch or a tag."""
 
     name: str
@@ -306,7 +306,7 @@ class RefOut(_Said):
     target_commit: str
 
 
-class RefsOut(_Said):
+class RefsOut(_FromClient):
     """All branches and tags; there are no conversions and no pull requests."""
 
     branches: list[RefOut]

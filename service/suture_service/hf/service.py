@@ -95,9 +95,9 @@ def _named_commit(session: Session, model: Model, revision: str) -> Commit:
             return commit
         raise RevisionNotFound(revision)
     for kind, prefix in (("branch", "refs/heads/"), ("tag", "refs/tags/")):
-        found = repository.ref(session, model.id, kind, revision.removeprefix(prefix))  # type: ignore[arg-type]
-        if found is not None:
-            return found.commit
+        ref = repository.ref(session, model.id, kind, revision.removeprefix(prefix))  # type: ignore[arg-type]
+        if ref is not None:
+            return ref.commit
     raise RevisionNotFound(revision)
 
 
@@ -164,10 +164,10 @@ def move_repo(session: Session, caller: Caller, source: tuple[str, str], target:
 def squash(session: Session, caller: Caller, model: Model, branch: str, message: str, now: datetime) -> None:
     """Put one commit in place of a branch's history, and drop what no branch or tag leads to any more."""
     lock_party(session, model.party_id)
-    found = repository.ref(session, model.id, "branch", branch.removeprefix("refs/heads/"))
-    if found is None:
+    ref = repository.ref(session, model.id, "branch", branch.removeprefix("refs/heads/"))
+    if ref is None:
         raise RevisionNotFound(branch)
-    revision = found.commit.revision
+    revision = ref.commit.revision
     made = commit(
         session,
         model,
@@ -180,13 +180,13 @@ def squash(session: Session, caller: Caller, model: Model, branch: str, message:
         title=message,
         created_by=caller.name,
         now=now,
-        branch=found.name,
+        branch=ref.name,
         first=True,
     )
     gone = repository.unreachable(session, model.id)
     note_deleted(session, model, now)
     repository.drop_commits(session, model.id, gone)
-    facts = {"branch": found.name, "commit": made.oid, "commits": len(gone)}
+    facts = {"branch": ref.name, "commit": made.oid, "commits": len(gone)}
     record(session, caller.name, "model.squash", model.repo, owner=model.party.name, **facts)
 
 
@@ -235,7 +235,7 @@ def delete_ref(session: Session, model: Model, kind: repository.RefKind, name: s
     if (kind, name) == ("branch", MAIN):
         raise Forbidden("ref.main", "every repository has the branch main", where=name)
     lock_party(session, model.party_id)
-    found = repository.ref(session, model.id, kind, name)
-    if found is None:
+    ref = repository.ref(session, model.id, kind, name)
+    if ref is None:
         raise RevisionNotFound(name)
-    session.delete(found)
+    session.delete(ref)

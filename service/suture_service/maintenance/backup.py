@@ -168,7 +168,7 @@ async def _copy(
     source: BlobStore, target: BlobStore, wanted: Mapping[str, int], on_progress: OnProgress
 ) -> tuple[int, list[str]]:
     """Copy what the target does not hold yet; return how many that were, and what the source does not hold."""
-    there = {digest: found.size for digest, found in target.list()}
+    there = {digest: stored.size for digest, stored in target.list()}
     new = {digest: size for digest, size in wanted.items() if there.get(digest) != size}
     small, large = _portions(new), iter([digest for digest, size in new.items() if size > _SMALL])
     total = sum(wanted.values())
@@ -224,7 +224,7 @@ def _portions(sizes: Mapping[str, int]) -> Iterator[list[str]]:
 
 def _read(source: BlobStore, digests: Sequence[str], sizes: Mapping[str, int]) -> dict[str, bytes]:
     """Return small files, checked, as far as the store holds them."""
-    found = {}
+    contents = {}
     for digest in digests:
         try:
             content = source.read_all(digest, 0, sizes[digest])
@@ -234,8 +234,8 @@ def _read(source: BlobStore, digests: Sequence[str], sizes: Mapping[str, int]) -
             continue
         if hashlib.sha256(content).hexdigest() != digest:
             raise _damaged(digest)
-        found[digest] = content
-    return found
+        contents[digest] = content
+    return contents
 
 
 def _damaged(digest: str) -> SutureError:

@@ -172,8 +172,8 @@ class Folder:
 
     def room(self) -> Room | None:
         """Return how much room the disk has."""
-        found = shutil.disk_usage(self._path)
-        return Room(found.free, found.total)
+        usage = shutil.disk_usage(self._path)
+        return Room(usage.free, usage.total)
 
     def check(self) -> None:
         """Raise if the folder cannot be written to."""
