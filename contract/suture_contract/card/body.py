@@ -92,7 +92,10 @@ def _label_prior(metadata: ModelMetadata) -> str:
     if metadata.label_prior is None:
         return ""
     shares = [f"{line(name)} {share:.3g}" for name, share in metadata.label_prior.items()]
-    return f"Shares of labels that its probabilities assume: {_listed(tuple(shares))}."
+    return (
+        f"Shares of labels that its probabilities assume: {_listed(tuple(shares))}. Where labels are more or less "
+        "frequent, `Hub.load(..., label_prior=...)` puts in the shares of that place."
+    )
 
 
 def _measured(metadata: ModelMetadata) -> list[str]:
