@@ -121,7 +121,9 @@ def check_refusals(answers):
     assert "line 2" in checks["yaml"][2]
     assert checks["files"] == []
     private = answers["private"]
-    assert private.pop("wrong token")[-1].endswith("Invalid credentials in Authorization header")
+    refused = private.pop("wrong token")[-1]
+    assert "Invalid credentials in Authorization header" in refused
+    assert "the token is missing, wrong or revoked" in refused
     assert private == {
         "foreign": ["RepositoryNotFoundError", 404],
         "anonymous": ["RepositoryNotFoundError", 401],

@@ -12,6 +12,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPAuthorizationCredentials
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
+from starlette.types import Scope
 
 from suture_contract.errors import SutureError
 from suture_contract.pages import HEADERS
@@ -21,6 +23,7 @@ from suture_service.hub import HubDep, hub_of
 from suture_service.observe import allow_body
 from suture_service.pages.frame import render
 from suture_service.parameters import known_parameters, problem_of
+from suture_service.parties.service import RESERVED
 from suture_service.route import Route, needs
 from suture_service.sessions import service as sessions
 
@@ -74,6 +77,13 @@ def own_form(request: Request, csrf: Annotated[str, Form(max_length=100)] = "") 
 
 class PageRoute(Route):
     """A route whose answers are pages, refusals too. A caller that wants no HTML is refused as the API does."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Say whether a request is for this page: no party is called as the hub's own addresses begin."""
+        match, child = super().matches(scope)
+        if child.get("path_params", {}).get("namespace") in RESERVED:
+            return Match.NONE, {}
+        return match, child
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return the handler that FastAPI calls."""
