@@ -98,6 +98,16 @@ def test_nothing_is_corrected_where_a_member_declares_nothing(bare, data, shares
     assert not any(one.site_prior for one in found)
 
 
+def test_candidates_that_need_what_no_member_declares_are_refused(bare, fitted, data):
+    """The document comes from a hub, which may have changed it."""
+    with pytest.raises(SutureError) as error:
+        evaluate(bare, fitted, data)
+    assert error.value.code == "candidates.prior"
+    with pytest.raises(SutureError) as error:
+        compose(bare, fitted, corrected(fitted).id)
+    assert error.value.code == "candidates.prior"
+
+
 def test_nothing_is_corrected_for_a_requester_without_a_model(pair, data):
     assert site_prior([one.metadata for one in pair], None) is None
     found = fit(pair, data, options=FitOptions(refine=False)).candidates.candidates

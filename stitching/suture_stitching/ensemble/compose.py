@@ -31,8 +31,13 @@ def compose(members: Sequence[Member], fitted: FitResult, candidate_id: str) -> 
 
 
 def outputs_of(merge: Merge, fitted: FitResult, candidates: Sequence[Candidate]) -> tuple[Ref, ...]:
-    """Return the nodes of the candidates' outputs in `merge`, building what is not there yet."""
+    """Return the nodes of the candidates' outputs in `merge`, building what is not there yet.
+
+    Raises `SutureError` (`candidates.points`, `candidates.tensors`, `candidates.prior`) for what the members cannot be.
+    """
     points = fitted.points(merge.members)
+    if any(candidate.site_prior is not None for candidate in candidates):
+        merge.check_priors()
     return tuple(
         merge.candidate(
             fitted.joins(points, candidate),

@@ -131,6 +131,17 @@ class Merge:
             self._walk(member, values[member], node + 1)
         return values
 
+    def check_priors(self) -> None:
+        """Raise `SutureError` `candidates.prior` unless each member declares shares that can be divided out."""
+        silent = next((member.ref.repo for member in self.members if member.prior is None), None)
+        if silent is not None or self._prior is None:
+            raise SutureError(
+                "candidates.prior",
+                "a candidate needs shares of labels that this member does not declare",
+                where=silent or "candidates.json",
+                hint="fit again: these candidates are of other models",
+            )
+
     def candidate(
         self,
         joins: Sequence[Join],
