@@ -58,21 +58,22 @@ def decision(report: Report, party: str) -> str:
 
 
 def sentence(report: Report, party: str) -> str:
-    """Say in one sentence what the chosen model reaches at a party, and what it gains over simpler ones."""
+    """Say in one sentence what the chosen model reaches at a party, and what it gains over the first simpler one."""
     party_report, chosen = report.parties[party], chosen_of(report)
     scale = scale_of(party_report.metric)
     same = same_as_chosen(report, party_report, chosen)
     what = "Its own model stays the choice and" if same == "own" else "The chosen model"
     text = f"{what} reaches {scale.text(party_report.rows['chosen'].value)} ({scale.name}) on {party}'s test data"
-    comparisons = [_against(gain, scale) for gain in gains_of(report, party)]
-    return f"{text}: {_listed(comparisons)}." if comparisons else f"{text}."
+    first = next(iter(gains_of(report, party)), None)
+    return f"{text}, {_against(first, scale)}." if first is not None else f"{text}."
 
 
 def remarks(report: Report, party: str) -> list[str]:
-    """Say what follows from a party's gains: that there is none, or that a stitch gives no more than routing does."""
+    """Say a party's gains beyond the first, and what follows: that there is none, or that routing does as much."""
     chosen, party_report = chosen_of(report), report.parties[party]
     gains = {gain.row: gain for gain in gains_of(report, party)}
-    sentences = []
+    further = [_against(gain, scale_of(party_report.metric)) for gain in list(gains.values())[1:]]
+    sentences = [f"It is {_listed(further)}."] if further else []
     first = next(iter(gains.values()), None)
     if party_report.verdict == "adopt" and first is not None and first.row not in _SIMPLER and first.none_shown:
         sentences.append(

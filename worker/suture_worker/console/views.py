@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, TypeAlias, cast, get_args
+from typing import Any, TypeAlias, TypedDict, cast, get_args
 
 from suture_contract.errors import SutureError
 from suture_worker.check import check_dataset, check_site
@@ -37,6 +37,13 @@ class Download:
 
     name: str
     content: bytes
+
+
+class _Why(TypedDict):
+    """What is written down with a decision, and what the requester is told."""
+
+    reason: str | None
+    reply: Reply | None
 
 
 #: A page, a file, or the path to go on to.
@@ -69,16 +76,10 @@ def show_request(site: SiteConfig, parts: Mapping[str, Any], _fields: Mapping[st
 
 def decide_request(site: SiteConfig, parts: Mapping[str, Any], fields: Mapping[str, str]) -> Answer:
     """Approve or decline."""
-    inbox, approved = _inbox(site), _choice(fields, "approve", "decline")
+    inbox = _inbox(site)
     request = inbox.request(parts["task"])
-    _check_seen(request, fields)
-    inbox.decide(
-        request,
-        approved=approved,
-        reason=fields.get("reason") or None,
-        reply=None if approved else _reply(fields),
-        remember_days=_days(fields) if approved else None,
-    )
+    approved, why = _decision(request, fields, "approve", "decline")
+    inbox.decide(request, approved=approved, remember_days=_days(fields) if approved else None, **why)
     return "/"
 
 
@@ -118,15 +119,10 @@ def download_part(site: SiteConfig, parts: Mapping[str, Any], _fields: Mapping[s
 
 def decide_held(site: SiteConfig, parts: Mapping[str, Any], fields: Mapping[str, str]) -> Answer:
     """Release or refuse."""
-    held, released = _held(site), _choice(fields, "release", "refuse")
+    held = _held(site)
     manifest = held.manifest(parts["task"])
-    _check_seen(manifest, fields)
-    held.decide(
-        manifest,
-        released=released,
-        reason=fields.get("reason") or None,
-        reply=None if released else _reply(fields),
-    )
+    released, why = _decision(manifest, fields, "release", "refuse")
+    held.decide(manifest, released=released, **why)
     return "/"
 
 
@@ -213,24 +209,19 @@ def _seen(shown: Request | Manifest) -> str:
     return hashlib.sha256(shown.model_dump_json().encode()).hexdigest()
 
 
-def _check_seen(decided: Request | Manifest, fields: Mapping[str, str]) -> None:
-    """Raise `SutureError` `console.changed` unless the form belongs to this: it may have changed meanwhile."""
-    if fields.get("seen") != _seen(decided):
-        hint = "look at it again, then decide"
-        raise SutureError("console.changed", "it has changed since it was shown", where=decided.task, hint=hint)
-
-
-def _choice(fields: Mapping[str, str], yes: str, no: str) -> bool:
+def _decision(shown: Request | Manifest, fields: Mapping[str, str], yes: str, no: str) -> tuple[bool, _Why]:
+    """Return whether a form says yes, and why; raises `SutureError` where it belongs to what was shown before."""
     if fields.get("decision") not in (yes, no):
         raise SutureError("console.decision", f"say {yes} or {no}", where="decision")
-    return fields["decision"] == yes
-
-
-def _reply(fields: Mapping[str, str]) -> Reply | None:
-    word = fields.get("tell") or None
-    if word is not None and word not in get_args(Reply):
+    if fields.get("seen") != _seen(shown):
+        hint = "look at it again, then decide"
+        raise SutureError("console.changed", "it has changed since it was shown", where=shown.task, hint=hint)
+    agreed, word = fields["decision"] == yes, fields.get("tell") or None
+    if agreed:
+        word = None
+    elif word is not None and word not in get_args(Reply):
         raise SutureError("console.decision", "this cannot be told", where="tell", hint=", ".join(get_args(Reply)))
-    return cast("Reply | None", word)
+    return agreed, {"reason": fields.get("reason") or None, "reply": cast("Reply | None", word)}
 
 
 def _days(fields: Mapping[str, str]) -> int | None:
