@@ -25,12 +25,12 @@ from contribution import trained
 from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
-from study_parts.data import Study, digits_study
-from study_parts.reading import heart_study
+from studies import digits_study, heart_study
 
 from suture_contract.documents import CandidateSet, Evaluation
 from suture_contract.errors import SutureError
 from suture_contract.files import read_text, write_text
+from suture_local.study.data import Study
 from suture_stitching.evaluation.evaluate import evaluate
 from suture_stitching.evaluation.rule import Evidence, signed
 from suture_stitching.evaluation.select import choose

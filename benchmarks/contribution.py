@@ -19,13 +19,13 @@ import torch
 from common import write_json
 from rich.console import Console
 from rich.table import Table
-from study_parts.data import Study, digits_study
-from study_parts.reading import heart_study
-from study_parts.run import member_of
-from study_parts.training import machine_for, recipe_of, train
+from studies import digits_study, heart_study
 
 from suture_contract.documents import Evaluation
 from suture_contract.errors import SutureError
+from suture_local.study.data import Study
+from suture_local.study.run import member_of
+from suture_local.study.training import machine_for, recipe_of, train
 from suture_stitching.data import Dataset
 from suture_stitching.evaluation.evaluate import evaluate
 from suture_stitching.evaluation.select import choose

@@ -30,10 +30,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from sklearn.model_selection import train_test_split
-from study_parts.data import PartyData, Study
-from study_parts.scores import auroc
 from torch import nn
 
+from suture_local.study.data import PartySamples, Study
+from suture_local.study.scores import auroc
 from suture_stitching.data import ArrayDataset
 from suture_stitching.ensemble.compose import compose
 from suture_stitching.evaluation.evaluate import evaluate
@@ -69,14 +69,14 @@ def flamby_study(folder: Path) -> Study:
             stratify=table["disease"] if several else None,
         )
 
-    def divide(seed: int) -> dict[str, PartyData]:
+    def divide(seed: int) -> dict[str, PartySamples]:
         return {name: _divided(joined.loc[name], tests[name], seed) for name in HOSPITALS}
 
     channels = tuple(joined.columns.drop("disease"))
     return Study("flamby", "classification", ("0", "1"), HOSPITALS, divide, channels=channels)
 
 
-def _divided(table: Any, test: NDArray[np.int64], seed: int) -> PartyData:
+def _divided(table: Any, test: NDArray[np.int64], seed: int) -> PartySamples:
     labels = table["disease"].to_numpy(np.int64)
     values = table.drop(columns="disease").to_numpy(np.float64)
     split = np.full(len(table), "train", dtype="<U10")
@@ -89,7 +89,7 @@ def _divided(table: Any, test: NDArray[np.int64], seed: int) -> PartyData:
         known, test_size=TO_CHOOSE, random_state=seed, stratify=labels[known] if varied else None
     )
     split[kept] = "validation"
-    return PartyData(inputs.astype(np.float32), labels, split)
+    return PartySamples(inputs.astype(np.float32), labels, split)
 
 
 def measured(study: Study, seed: int) -> tuple[Cells, Cells]:
@@ -119,7 +119,7 @@ def measured(study: Study, seed: int) -> tuple[Cells, Cells]:
     return accuracy, area
 
 
-def _dataset(study: Study, own: PartyData, party: str) -> ArrayDataset:
+def _dataset(study: Study, own: PartySamples, party: str) -> ArrayDataset:
     """Return a hospital's data as the engine reads them; one of them has ill patients alone to train on."""
     return ArrayDataset(
         own.inputs,
@@ -144,7 +144,7 @@ def _chosen(members: list[Member], datasets: Mapping[str, Any], own: int, seed: 
 
 
 def _as_used(
-    model: nn.Module, prior: tuple[float, ...] | None, metadata: Any, own: PartyData, study: Study
+    model: nn.Module, prior: tuple[float, ...] | None, metadata: Any, own: PartySamples, study: Study
 ) -> nn.Module:
     """Return the model as a hospital with these data uses it."""
     if prior is None:

@@ -30,13 +30,13 @@ import torch
 from common import write_json
 from rich.console import Console
 from rich.table import Table
-from study_parts.data import Study, digits_study
-from study_parts.reading import cells_study, heart_study
-from study_parts.run import member_of
-from study_parts.training import machine_for, recipe_of, train
+from studies import cells_study, digits_study, heart_study
 
 from suture_contract.errors import SutureError
 from suture_contract.privacy import Privacy
+from suture_local.study.data import Study
+from suture_local.study.run import member_of
+from suture_local.study.training import machine_for, recipe_of, train
 from suture_stitching.evaluation.evaluate import evaluate
 from suture_stitching.evaluation.select import choose
 from suture_stitching.fitting.fit import FitOptions, Member, fit

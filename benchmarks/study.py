@@ -29,18 +29,19 @@ import torch
 from common import write_json
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-from study_parts import plots, table
-from study_parts.data import Study, digits_study
-from study_parts.kept import Kept
-from study_parts.reading import cells_study, files_study, heart_study
-from study_parts.results import SeedResult
-from study_parts.run import Runner
-from study_parts.scores import METRICS
-from study_parts.summary import Summary, summarise
-from study_parts.training import OnShare
+from studies import cells_study, digits_study, heart_study
 
 from suture_contract.errors import SutureError
 from suture_contract.files import replacing
+from suture_local.study import plots, table
+from suture_local.study.data import Study
+from suture_local.study.kept import KeptSeeds
+from suture_local.study.reading import files_study
+from suture_local.study.results import SeedResult
+from suture_local.study.run import StudyRunner
+from suture_local.study.scores import METRICS
+from suture_local.study.summary import Summary, summarise
+from suture_local.study.training import OnShare
 
 KNOWN = ("digits", "heart", "cells")
 #: Minutes for data that are not among the known ones.
@@ -121,7 +122,7 @@ def study_of(options: argparse.Namespace) -> list[Study]:
 
 def kept_seeds(study: Study, settings: Settings, console: Console) -> dict[int, SeedResult]:
     """Return the results of those seeds that an earlier run left in the folder for results."""
-    kept, found = Kept(study, settings.device, settings.budget, settings.out), {}
+    kept, found = KeptSeeds(study, settings.device, settings.budget, settings.out), {}
     for seed in settings.seeds:
         if (result := kept.load(seed)) is not None:
             found[seed] = result
@@ -139,11 +140,11 @@ def measure(
     results, missing = dict(found), [seed for seed in settings.seeds if seed not in found]
     summary = write(study, settings, results) if results else None
     if missing:
-        kept = Kept(study, settings.device, settings.budget, settings.out)
+        kept = KeptSeeds(study, settings.device, settings.budget, settings.out)
         with stages(console) as stage:
             stage.begin(study.name)
             stage("trying the networks")
-            runner = Runner(study, settings.device)
+            runner = StudyRunner(study, settings.device)
             seconds = None if settings.budget is None else settings.budget * 60 * (1 - SPARE)
             took = 0.0
             for index, seed in enumerate(missing):

@@ -16,9 +16,9 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
 import study  # noqa: E402
-from study_parts import data, reading, scores, training  # noqa: E402
 
 from suture_contract.errors import SutureError  # noqa: E402
+from suture_local.study import data, reading, scores, training  # noqa: E402
 
 
 def _blobs(n: int, size: int, seed: int, *, brightness: int) -> tuple[np.ndarray, np.ndarray]:

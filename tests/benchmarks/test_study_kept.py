@@ -17,12 +17,12 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
 import study  # noqa: E402
-from study_parts import kept, reading, table  # noqa: E402
-from study_parts.data import Study  # noqa: E402
-from study_parts.results import Measured, SeedResult, Stitched  # noqa: E402
-from study_parts.summary import summarise  # noqa: E402
 
 from suture_contract.errors import SutureError  # noqa: E402
+from suture_local.study import kept, reading, table  # noqa: E402
+from suture_local.study.data import Study  # noqa: E402
+from suture_local.study.results import MethodScores, SeedResult, StitchedScores  # noqa: E402
+from suture_local.study.summary import summarise  # noqa: E402
 
 CPU = torch.device("cpu")
 PARTIES = ("a", "b")
@@ -57,13 +57,13 @@ def _result(seed: int) -> SeedResult:
     asked = [f"stitched: {party}" for party in PARTIES]
     methods = {
         method: {
-            party: Measured(rng.uniform(size=12), {"balanced accuracy": float(rng.uniform()), "AUROC": None})
+            party: MethodScores(rng.uniform(size=12), {"balanced accuracy": float(rng.uniform()), "AUROC": None})
             for party in PARTIES
         }
         for method in (*alone, "plain ensemble", "weight averaging", "union training", *asked)
     }
     stitched = {
-        party: Stitched(
+        party: StitchedScores(
             chosen="c2",
             kind="stitched",
             refined=True,
@@ -87,21 +87,21 @@ def _result(seed: int) -> SeedResult:
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[SeedResult]:
     """The results of the seeds that were run, not read."""
     results: list[SeedResult] = []
-    run = study.Runner.run
+    run = study.StudyRunner.run
 
     def noted(self: Any, *arguments: Any) -> SeedResult:
         results.append(run(self, *arguments))
         return results[-1]
 
-    monkeypatch.setattr(study.Runner, "run", noted)
+    monkeypatch.setattr(study.StudyRunner, "run", noted)
     return results
 
 
 def test_what_is_kept_gives_the_same_summary(tmp_path: Path) -> None:
     own, results = _study(tmp_path), [_result(0), _result(1)]
     for result in results:
-        kept.Kept(own, CPU, None, tmp_path).save(result)
-    loaded = [kept.Kept(own, CPU, None, tmp_path).load(seed) for seed in (0, 1)]
+        kept.KeptSeeds(own, CPU, None, tmp_path).save(result)
+    loaded = [kept.KeptSeeds(own, CPU, None, tmp_path).load(seed) for seed in (0, 1)]
     for result, again in zip(results, loaded, strict=True):
         assert again is not None
         assert replace(again, methods={}, patients={}) == replace(result, methods={}, patients={})
@@ -112,7 +112,7 @@ def test_what_is_kept_gives_the_same_summary(tmp_path: Path) -> None:
                 assert again.methods[method][party].scores.tobytes() == measured.scores.tobytes()
                 assert again.methods[method][party].besides == measured.besides
     assert summarise(PARTIES, [one for one in loaded if one]) == summarise(PARTIES, results)
-    assert kept.Kept(own, CPU, None, tmp_path).load(2) is None
+    assert kept.KeptSeeds(own, CPU, None, tmp_path).load(2) is None
     assert not list(tmp_path.glob(".*"))  # nothing temporary is left
 
 
@@ -121,7 +121,7 @@ def test_a_study_that_was_killed_goes_on(
 ) -> None:
     _tables(tmp_path)
     with monkeypatch.context() as patched:
-        patched.setattr(study.Runner, "run", _killed_at(1, study.Runner.run))
+        patched.setattr(study.StudyRunner, "run", _killed_at(1, study.StudyRunner.run))
         with pytest.raises(KeyboardInterrupt):
             _main(tmp_path, "--seeds", "2")
     assert [result.seed for result in ran] == [0]
@@ -145,7 +145,7 @@ def test_seeds_run_one_by_one_come_into_one_page(tmp_path: Path, ran: list[SeedR
     own, out = _study(tmp_path), tmp_path / "out"
     out.mkdir()
     for seed in (3, 4):
-        kept.Kept(own, CPU, 0.05, out).save(_result(seed))
+        kept.KeptSeeds(own, CPU, 0.05, out).save(_result(seed))
     # What is there costs no time: all of it is for the seed that is missing.
     assert _main(tmp_path, "--first-seed", "2", "--seeds", "3", "--budget", "0.05") == 0
     (result,) = ran
@@ -164,20 +164,20 @@ def test_seeds_run_one_by_one_come_into_one_page(tmp_path: Path, ran: list[SeedR
 
 def test_what_is_kept_of_another_study_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = _study(tmp_path)
-    first = kept.Kept(own, CPU, None, tmp_path)
+    first = kept.KeptSeeds(own, CPU, None, tmp_path)
     first.save(_result(0))
     header, row, *rest = (tmp_path / "b.csv").read_text().splitlines(keepends=True)
     (tmp_path / "b.csv").write_text("".join([header, f"9.87{row[row.index(',') :]}", *rest]))
     others = [
-        kept.Kept(reading.files_study("classification", _files(tmp_path), "ill"), CPU, None, tmp_path),
-        kept.Kept(replace(own, parties=("b", "a")), CPU, None, tmp_path),
-        kept.Kept(replace(own, labels=("healthy", "ill")), CPU, None, tmp_path),
-        kept.Kept(own, torch.device("cuda"), None, tmp_path),
-        kept.Kept(own, CPU, 12.0, tmp_path),
+        kept.KeptSeeds(reading.files_study("classification", _files(tmp_path), "ill"), CPU, None, tmp_path),
+        kept.KeptSeeds(replace(own, parties=("b", "a")), CPU, None, tmp_path),
+        kept.KeptSeeds(replace(own, labels=("healthy", "ill")), CPU, None, tmp_path),
+        kept.KeptSeeds(own, torch.device("cuda"), None, tmp_path),
+        kept.KeptSeeds(own, CPU, 12.0, tmp_path),
     ]
     with monkeypatch.context() as patched:
         patched.setattr(kept, "code", lambda: "other")
-        others.append(kept.Kept(own, CPU, None, tmp_path))
+        others.append(kept.KeptSeeds(own, CPU, None, tmp_path))
     assert len({one.path(0) for one in (first, *others)}) == len(others) + 1
     assert [one.load(0) for one in others] == [None] * len(others)
     others[0].save(_result(1))
@@ -188,7 +188,7 @@ def test_what_is_kept_of_another_study_is_left_alone(tmp_path: Path, monkeypatch
 
 @pytest.mark.parametrize("change", [lambda b: b[:-9], lambda b: b[:-1] + bytes([b[-1] ^ 1]), lambda b: b""])
 def test_damaged_results_are_refused(tmp_path: Path, change: Callable[[bytes], bytes]) -> None:
-    own = kept.Kept(_study(tmp_path), CPU, None, tmp_path)
+    own = kept.KeptSeeds(_study(tmp_path), CPU, None, tmp_path)
     own.save(_result(0))
     own.path(0).write_bytes(change(own.path(0).read_bytes()))
     with pytest.raises(SutureError, match="delete the file") as raised:

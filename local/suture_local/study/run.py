@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from study_parts import references
-from study_parts.data import Part, PartyData, Study, joined
-from study_parts.references import Predictor
-from study_parts.results import Measured, SeedResult, stitched
-from study_parts.scores import Floats, auroc, balanced_accuracy, sample_scores
-from study_parts.training import Machine, OnShare, machine_for, recipe_of, train
 from suture_contract.documents import Evaluation
 from suture_contract.errors import SutureError
 from suture_contract.model.metadata import MemberRef, ModelMetadata
+from suture_local.study import references
+from suture_local.study.data import Part, PartySamples, Study, joined
+from suture_local.study.references import Predictor
+from suture_local.study.results import MethodScores, SeedResult, stitched
+from suture_local.study.scores import Floats, auroc, balanced_accuracy, sample_scores
+from suture_local.study.training import Machine, OnShare, machine_for, recipe_of, train
 from suture_stitching.data import Dataset
 from suture_stitching.ensemble.compose import compose
 from suture_stitching.evaluation.evaluate import evaluate
@@ -68,7 +68,7 @@ class TimeLeft:
         return share
 
 
-class Runner:
+class StudyRunner:
     """Runs one study's seeds on one machine."""
 
     def __init__(self, study: Study, device: torch.device) -> None:
@@ -108,13 +108,13 @@ class Runner:
 
 class _Seed:
     def __init__(
-        self, runner: Runner, study: Study, seed: int, seconds: float | None, stage: OnStage, folder: Path
+        self, runner: StudyRunner, study: Study, seed: int, seconds: float | None, stage: OnStage, folder: Path
     ) -> None:
         self._study, self._seed, self._stage, self._folder = study, seed, stage, folder
         self._recipe, self._machine = runner._recipe, runner._machine
         self._costs, self._all_costs = runner._costs, runner._all_costs
         self._left = TimeLeft(seconds, runner._training_costs(), len(study.parties))
-        self._data: dict[str, PartyData] = study.divide(seed)
+        self._data: dict[str, PartySamples] = study.divide(seed)
         device = self._machine.device
         self._parts = {
             split: [self._data[party].part(split, device) for party in study.parties]
@@ -216,15 +216,15 @@ class _Seed:
 
     def _measure(self, method: str, predict: Predictor) -> None:
         """Measure a method at every party."""
-        found = {}
+        at = {}
         for party, part in zip(self._study.parties, self._parts["test"], strict=True):
             probabilities, y = predict(part), part.y.long()
             besides: dict[str, float | None] = {}
             if self._study.task == "classification":
                 shown, truth = probabilities.double().cpu().numpy(), y.cpu().numpy()
                 besides = {"balanced accuracy": balanced_accuracy(shown, truth), "AUROC": auroc(shown, truth)}
-            found[party] = Measured(sample_scores(self._study.task, probabilities, y).cpu().numpy(), besides)
-        self._result.methods[method] = found
+            at[party] = MethodScores(sample_scores(self._study.task, probabilities, y).cpu().numpy(), besides)
+        self._result.methods[method] = at
 
     def _stitch(self, modules: Sequence[nn.Module]) -> None:
         members = [self._member(index, module) for index, module in enumerate(modules)]

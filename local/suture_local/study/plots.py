@@ -8,8 +8,8 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 
-from study_parts.summary import PLAIN, UNION, Asked, Row, Summary
 from suture_contract.report.plot import ticks
+from suture_local.study.summary import PLAIN, UNION, MethodRow, RequesterSummary, Summary
 
 WIDTH, HEIGHT = 680, 460
 LEFT, RIGHT, TOP, BOTTOM = 74, 664, 20, 396
@@ -34,7 +34,7 @@ class _Mark:
     text: str
 
 
-def plot(asked: Asked, summary: Summary, parties: Sequence[str], metric: str) -> str:
+def plot(asked: RequesterSummary, summary: Summary, parties: Sequence[str], metric: str) -> str:
     """Return the SVG for one requester: every method's mean over the seeds, and each seed's front of candidates."""
     requester = asked.requester
     others = [party for party in parties if party != requester]
@@ -78,7 +78,7 @@ def plot(asked: Asked, summary: Summary, parties: Sequence[str], metric: str) ->
     )
 
 
-def _is_shown(row: Row, requester: str) -> bool:
+def _is_shown(row: MethodRow, requester: str) -> bool:
     kind, _, of = row.method.partition(": ")
     return kind == "alone" or not of or of == requester
 

@@ -8,9 +8,9 @@ from typing import Literal
 
 import numpy as np
 
-from study_parts.results import SeedResult, Stitched, hypervolume
-from study_parts.scores import Bootstrap, Resampled, mean_of
 from suture_contract.documents import Interval
+from suture_local.study.results import SeedResult, StitchedScores, hypervolume
+from suture_local.study.scores import Bootstrap, Resampled, mean_of
 
 Status = Literal["met", "missed", "missed, within the interval"]
 PLAIN, UNION = "plain ensemble", "union training"
@@ -21,7 +21,7 @@ NO_GAP = 0.005
 
 
 @dataclass(frozen=True)
-class Row:
+class MethodRow:
     """One method: its metric at each party, their mean, and its hypervolume; means over the seeds."""
 
     method: str
@@ -34,7 +34,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Target:
+class StudyTarget:
     """What was to be reached, by how much it was exceeded or missed, and whether it was reached."""
 
     text: str
@@ -44,7 +44,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Asked:
+class RequesterSummary:
     """What stitching did for one requester: share of the gap to union training that it closes, and the targets."""
 
     requester: str
@@ -54,16 +54,16 @@ class Asked:
     front: float
     front_without: float
     union: float
-    targets: tuple[Target, ...]
-    fits: tuple[Stitched, ...]
+    targets: tuple[StudyTarget, ...]
+    fits: tuple[StitchedScores, ...]
 
 
 @dataclass(frozen=True)
 class Summary:
     """All of it."""
 
-    rows: tuple[Row, ...]
-    asked: tuple[Asked, ...]
+    rows: tuple[MethodRow, ...]
+    asked: tuple[RequesterSummary, ...]
 
     @property
     def missed(self) -> int:
@@ -99,9 +99,9 @@ class _Summaries:
             self._bootstraps[key] = Bootstrap([len(own) for own in scores], patients, seed=number)
         return self._bootstraps[key](scores)
 
-    def _row(self, method: str) -> Row:
+    def _row(self, method: str) -> MethodRow:
         results = self._with(method)
-        found = {party: self._resampled(method, party, results) for party in self._parties}
+        resampled = {party: self._resampled(method, party, results) for party in self._parties}
         besides: dict[str, dict[str, float]] = {}
         for name in results[0].methods[method][self._parties[0]].besides:
             besides[name] = {}
@@ -110,10 +110,10 @@ class _Summaries:
                 defined = [value for value in values if value is not None]
                 if defined:
                     besides[name][party] = float(np.mean(defined))
-        return Row(
+        return MethodRow(
             method,
-            {party: own.interval for party, own in found.items()},
-            mean_of(list(found.values())).interval,
+            {party: own.interval for party, own in resampled.items()},
+            mean_of(list(resampled.values())).interval,
             self._hypervolume(method, results),
             besides,
             len(results),
@@ -123,7 +123,7 @@ class _Summaries:
         points = [[result.methods[method][party].scores.mean() for party in self._parties] for result in results]
         return float(np.mean([hypervolume(point) for point in points]))
 
-    def _asked(self, requester: str) -> Asked:
+    def _asked(self, requester: str) -> RequesterSummary:
         method = f"stitched: {requester}"
         results = self._with(method)
         others = [party for party in self._parties if party != requester]
@@ -142,26 +142,28 @@ class _Summaries:
         union = self._hypervolume(UNION, results)
         front = float(np.mean([fit.hypervolume for fit in fits]))
         targets = (
-            Target(
+            StudyTarget(
                 "not worse than the requester's own model on its data (the paired interval reaches 0)",
                 own.value,
                 own.interval,
                 "met" if own.interval.high >= 0 else "missed",
             ),
-            Target("better than the plain ensemble on the requester's data", here.value, *_above(here, here.value > 0)),
-            Target(
+            StudyTarget(
+                "better than the plain ensemble on the requester's data", here.value, *_above(here, here.value > 0)
+            ),
+            StudyTarget(
                 "at least the plain ensemble's mean over the other parties",
                 there.value,
                 *_above(there, there.value >= 0),
             ),
-            Target(
+            StudyTarget(
                 f"hypervolume of the front at least {HYPERVOLUME:.0%} of union training's",
                 front / union if union else 0.0,
                 None,
                 "met" if front >= HYPERVOLUME * union else "missed",
             ),
         )
-        return Asked(
+        return RequesterSummary(
             requester,
             gap([requester]),
             gap(others),

@@ -10,13 +10,13 @@ import moocore
 import numpy as np
 from numpy.typing import NDArray
 
-from study_parts.scores import Floats
 from suture_contract.documents import CandidateKind, Evaluation
+from suture_local.study.scores import Floats
 from suture_stitching.fitting.fit import FitOptions, FitResult
 
 
 @dataclass(frozen=True)
-class Measured:
+class MethodScores:
     """One method at one party: a score per test sample, and metrics that are no means of such scores."""
 
     scores: Floats
@@ -24,7 +24,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Stitched:
+class StitchedScores:
     """What a requester's fit gave: which candidate was chosen, and all candidates' metrics on test data."""
 
     chosen: str
@@ -47,8 +47,8 @@ class SeedResult:
     """All methods for one seed; those of one requester have its name behind a colon."""
 
     seed: int
-    methods: dict[str, dict[str, Measured]] = field(default_factory=dict)
-    stitched: dict[str, Stitched] = field(default_factory=dict)
+    methods: dict[str, dict[str, MethodScores]] = field(default_factory=dict)
+    stitched: dict[str, StitchedScores] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     #: Seconds that all of it was given, where its time was bounded.
@@ -59,12 +59,14 @@ class SeedResult:
 
 def stitched(
     fitted: FitResult, evaluations: Mapping[str, Evaluation], chosen: str, seconds: float, options: FitOptions
-) -> Stitched:
+) -> StitchedScores:
     """Return what a requester's fit, as all parties evaluated it, gave."""
     ids = [candidate.id for candidate in fitted.candidates.candidates]
     kinds = {candidate.id: candidate.kind for candidate in fitted.candidates.candidates}
     values = {
-        split: np.array([[one.splits[split].scores[id].value for one in evaluations.values()] for id in ids])
+        split: np.array(
+            [[evaluation.splits[split].scores[id].value for evaluation in evaluations.values()] for id in ids]
+        )
         for split in ("validation", "test")
     }
     made = np.array([kinds[id] not in ("single", "ensemble") for id in ids])
@@ -72,7 +74,7 @@ def stitched(
     plain = np.zeros(len(ids), dtype=bool)
     plain[~made] = moocore.is_nondominated(values["validation"][~made], maximise=True, keep_weakly=False)
     own = fitted.candidate(chosen)
-    return Stitched(
+    return StitchedScores(
         chosen=chosen,
         kind=own.kind,
         refined=own.refined,

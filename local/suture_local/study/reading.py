@@ -1,4 +1,4 @@
-"""Parties' files become a study: arrays in `.npz`, tables in `.csv`, and the medical data this benchmark knows."""
+"""Parties' files become a study: arrays in `.npz`, tables in `.csv`, and what is done to make them alike."""
 
 from __future__ import annotations
 
@@ -13,33 +13,13 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from study_parts.data import IMAGE_SHARES, Samples, Study, divided, tables_study
-from study_parts.nets import LARGE, UNet
 from suture_contract.errors import SutureError
 from suture_contract.model.metadata import Task
-from suture_local import heart
+from suture_local.study.data import IMAGE_SHARES, Study, UndividedSamples, divided, tables_study
+from suture_local.study.nets import LARGE, UNet
 
 #: Larger images are made smaller.
 LARGEST = 256
-LABORATORIES = {"tecom": "wbc_tecom", "cellavision": "wbc_cellavision"}
-
-
-def heart_study() -> Study:
-    """Return heart disease (0, 1) at four hospitals, from the tables of the second demo."""
-    return table_files(
-        "heart",
-        {party: heart.table(party) for party in heart.PARTIES},
-        label="disease",
-        categories=("cp", "restecg", "slope", "thal"),
-        ignored=("num",),
-        zero_is_missing=("chol",),
-    )
-
-
-def cells_study(folder: Path) -> Study:
-    """Return white blood cells (background, cytoplasm, nucleus) at two laboratories."""
-    files = {party: folder / f"{file}.npz" for party, file in LABORATORIES.items()}
-    return image_files("cells", "segmentation", files, masks="masks3", labels=("background", "cytoplasm", "nucleus"))
 
 
 def files_study(task: Task, files: Mapping[str, Path], label: str | None) -> Study:
@@ -125,12 +105,12 @@ def image_files(
         }
     else:
         truths = {party: _one_label_each(truth, files[party]) for party, truth in truths.items()}
-    found = {party: np.unique(truth).tolist() for party, truth in truths.items()}
-    values = sorted({value for own in found.values() for value in own})
-    if task == "segmentation" and values not in (*found.values(), list(range(len(values)))):
+    classes = {party: np.unique(truth).tolist() for party, truth in truths.items()}
+    values = sorted({value for own in classes.values() for value in own})
+    if task == "segmentation" and values not in (*classes.values(), list(range(len(values)))):
         raise SutureError(
             "study.masks",
-            "the parties' masks hold other values: " + "; ".join(f"{party} {own}" for party, own in found.items()),
+            "the parties' masks hold other values: " + "; ".join(f"{party} {own}" for party, own in classes.items()),
             where=name,
             hint="give each class the same number everywhere, 0 for the background",
         )
@@ -149,7 +129,7 @@ def image_files(
         target = targets[party]
         if task == "segmentation" and target.shape[1:] != size:
             target = _resized_masks(target, size)
-        samples[party] = Samples(own, target, arrays[party][2])
+        samples[party] = UndividedSamples(own, target, arrays[party][2])
     named = labels or ([f"label {value}" for value in values] if task == "classification" else _mask_labels(values))
 
     return Study(
@@ -187,7 +167,7 @@ def _numbers(values: Sequence[str], zero_is_missing: bool) -> NDArray[np.float32
 
 
 def _one_hot(values: Sequence[str], seen: Sequence[str]) -> NDArray[np.float32]:
-    return np.array([[float(value == one) for one in seen] for value in values], dtype=np.float32)
+    return np.array([[float(value == category) for category in seen] for value in values], dtype=np.float32)
 
 
 def _arrays(path: Path, wanted: str) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]:
@@ -209,8 +189,8 @@ def _arrays(path: Path, wanted: str) -> tuple[NDArray[Any], NDArray[Any], NDArra
         ) from error
     counts = {"images": len(images), wanted: len(truth), **({} if group is None else {"group": len(group)})}
     if len(set(counts.values())) > 1:
-        found = ", ".join(f"{count} {name}" for name, count in counts.items())
-        raise SutureError("study.arrays", f"arrays of different length: {found}", where=str(path))
+        lengths = ", ".join(f"{count} {name}" for name, count in counts.items())
+        raise SutureError("study.arrays", f"arrays of different length: {lengths}", where=str(path))
     if len(images if group is None else np.unique(group)) < 3:
         raise SutureError("study.too_few", "three samples or groups are needed, one for each split", where=str(path))
     return images, truth, group
@@ -308,10 +288,10 @@ def _mask_labels(values: Sequence[Any]) -> list[str]:
 
 
 def _looked_up(truth: NDArray[Any], table: Mapping[Any, int]) -> NDArray[Any]:
-    found = np.zeros(truth.shape, dtype=np.uint8 if truth.ndim > 1 else np.int64)
+    indices = np.zeros(truth.shape, dtype=np.uint8 if truth.ndim > 1 else np.int64)
     for value, index in table.items():
-        found[truth == value] = index
-    return found
+        indices[truth == value] = index
+    return indices
 
 
 def _size(first: Sequence[int], task: Task) -> tuple[int, int]:

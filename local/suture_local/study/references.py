@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from study_parts.data import Part
-from study_parts.training import Machine, OnShare, Recipe, Training, logits, run
+from suture_local.study.data import Part
+from suture_local.study.training import Machine, OnShare, Recipe, Training, logits, run
 
 #: A method at work: the probabilities `(N, L, *spatial)` of a party's samples.
 Predictor = Callable[[Part], Tensor]

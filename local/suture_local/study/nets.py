@@ -56,6 +56,7 @@ class ResidualTable(nn.Module):
         self.head = nn.Linear(width, labels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return logits (N, L)."""
         x = self.embed(x)
         for block, back in zip(self.blocks, self.back, strict=True):
             x = x + back(block(x))
@@ -83,6 +84,7 @@ class Classifier(nn.Module):
         self.head = nn.Linear(64, labels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return logits (N, L)."""
         x = self.stages(self.stem(x))
         return self.head(self.hidden(x.mean((2, 3))))  # type: ignore[no-any-return]
 
@@ -110,6 +112,7 @@ class UNet(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return logits (N, L, H, W)."""
         x = self.stem(x)
         skips = []
         for down in self.down:

@@ -22,13 +22,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 import suture_stitching
-from study_parts.data import PartyData, Study
-from study_parts.results import Measured, SeedResult, Stitched
-from study_parts.scores import METRICS
-from study_parts.training import recipe_of
 from suture_contract.errors import SutureError
 from suture_contract.files import replacing
 from suture_local import digits
+from suture_local.study.data import PartySamples, Study
+from suture_local.study.results import MethodScores, SeedResult, StitchedScores
+from suture_local.study.scores import METRICS
+from suture_local.study.training import recipe_of
 from suture_stitching.fitting.fit import FitOptions
 from suture_stitching.running.checkpoint import digest_of
 
@@ -46,13 +46,13 @@ class _Document(BaseModel):
 
     study: dict[str, Any]
     besides: dict[str, dict[str, dict[str, float | None]]]
-    stitched: dict[str, Stitched]
+    stitched: dict[str, StitchedScores]
     seconds: dict[str, float]
     limit: float | None
     notes: list[str]
 
 
-class Kept:
+class KeptSeeds:
     """The finished seeds of a study in a folder."""
 
     def __init__(self, study: Study, device: torch.device, budget: float | None, folder: Path) -> None:
@@ -68,13 +68,13 @@ class Kept:
         """Keep a result in place of an older one of the same seed."""
         scores = {
             f"{method}/{party}": torch.from_numpy(own.scores)
-            for method, found in result.methods.items()
-            for party, own in found.items()
+            for method, at in result.methods.items()
+            for party, own in at.items()
         } | {f"{_PATIENTS}/{party}": torch.from_numpy(own) for party, own in result.patients.items()}
         document = _Document(
             study=self._identity(result.seed),
             besides={
-                method: {party: own.besides for party, own in found.items()} for method, found in result.methods.items()
+                method: {party: own.besides for party, own in at.items()} for method, at in result.methods.items()
             },
             stitched=result.stitched,
             seconds=result.seconds,
@@ -103,9 +103,9 @@ class Kept:
             document = _Document.model_validate(json.loads(text))
             methods = {
                 method: {
-                    party: Measured(scores[f"{method}/{party}"].numpy(), besides) for party, besides in found.items()
+                    party: MethodScores(scores[f"{method}/{party}"].numpy(), besides) for party, besides in at.items()
                 }
-                for method, found in document.besides.items()
+                for method, at in document.besides.items()
             }
             patients = {
                 name: own.numpy()
@@ -156,7 +156,7 @@ def code() -> str:
     return digest.hexdigest()
 
 
-def _digest(study: Study, data: PartyData) -> str:
+def _digest(study: Study, data: PartySamples) -> str:
     """Return a digest of a party's samples, of how they are divided, and of what their values mean."""
     digest = hashlib.sha256(json.dumps([study.labels, study.channels]).encode())
     group = [] if data.group is None else [np.unique(data.group, return_inverse=True)[1]]

@@ -9,9 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from study_parts.results import SeedResult
-from study_parts.summary import UNION, Asked, Row, Summary
 from suture_contract.documents import Interval
+from suture_local.study.results import SeedResult
+from suture_local.study.summary import UNION, MethodRow, RequesterSummary, Summary
 
 Cells = list[list[str]]
 
@@ -76,8 +76,8 @@ def document(
                 "limit_seconds": None if result.limit is None else round(result.limit, 1),
                 "seconds": {stage: round(seconds, 1) for stage, seconds in result.seconds.items()},
                 "methods": {
-                    method: {party: float(own.scores.mean()) for party, own in found.items()}
-                    for method, found in result.methods.items()
+                    method: {party: float(own.scores.mean()) for party, own in at.items()}
+                    for method, at in result.methods.items()
                 },
             }
             for result in results
@@ -147,10 +147,10 @@ def _besides(summary: Summary) -> list[str]:
     return list(summary.rows[0].besides)
 
 
-def _choices(asked: Asked) -> str:
+def _choices(asked: RequesterSummary) -> str:
     """Return what kinds of candidates were chosen, and how often."""
     kinds = [
-        " ".join(word for word, given in (("gated", fit.gated), ("refined", fit.refined), (fit.kind, True)) if given)
+        " ".join(word for word, holds in (("gated", fit.gated), ("refined", fit.refined), (fit.kind, True)) if holds)
         for fit in asked.fits
     ]
     return ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
@@ -176,7 +176,7 @@ def _signed(interval: Interval) -> str:
     return f"{interval.value:+.3f} ({interval.low:+.3f} to {interval.high:+.3f})".replace("-", "−")
 
 
-def _share(row: Row, union: float) -> str:
+def _share(row: MethodRow, union: float) -> str:
     return _percent(row.hypervolume / union if union else None)
 
 
@@ -193,7 +193,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Interval):
         return value.model_dump()
     if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
+        return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
+        return [_plain(inner) for inner in value]
     return value

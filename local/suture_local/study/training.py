@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from study_parts.data import Part
-from study_parts.scores import sample_scores
 from suture_contract.model.metadata import Task
+from suture_local.study.data import Part
+from suture_local.study.scores import sample_scores
 
 #: Part of a bounded training's time that looks at the validation split may take.
 LOOKING = 0.15
@@ -196,10 +196,10 @@ def run(
         if done >= 1 or (due and (math.isinf(seconds) or looking <= LOOKING * elapsed)):
             looks = int(done * recipe.looks)
             before = time.perf_counter()
-            found = validated(module, validation, recipe.task, machine)
+            now = validated(module, validation, recipe.task, machine)
             looking += time.perf_counter() - before
-            if best is None or found > best:
-                best, kept = found, copy.deepcopy(module.state_dict())
+            if best is None or now > best:
+                best, kept = now, copy.deepcopy(module.state_dict())
         progress(done)
     module.load_state_dict(kept)
     return module.eval()
@@ -212,8 +212,8 @@ def validated(module: nn.Module, validation: Sequence[Part], task: Task, machine
         output = logits(module, part, machine)
         metrics.append(float(sample_scores(task, output.softmax(1), part.y.long()).mean()))
         losses.append(float(loss(task, output, part.y.long())))
-    found = (sum(metrics) / len(metrics), -sum(losses) / len(losses))
-    return found if all(map(math.isfinite, found)) else (-1.0, -math.inf)
+    values = (sum(metrics) / len(metrics), -sum(losses) / len(losses))
+    return values if all(map(math.isfinite, values)) else (-1.0, -math.inf)
 
 
 def logits(module: nn.Module, part: Part, machine: Machine, batch: int = 32) -> Tensor:
@@ -240,8 +240,8 @@ def soft_loss(task: Task, output: Tensor, soft: Tensor) -> Tensor:
     return entropy + _dice_loss(output.softmax(1), soft) if task == "segmentation" else entropy
 
 
-def _dice_loss(found: Tensor, truth: Tensor) -> Tensor:
-    overlap, size = (found * truth).sum((2, 3)), found.sum((2, 3)) + truth.sum((2, 3))
+def _dice_loss(output: Tensor, truth: Tensor) -> Tensor:
+    overlap, size = (output * truth).sum((2, 3)), output.sum((2, 3)) + truth.sum((2, 3))
     return 1 - ((2 * overlap + 1) / (size + 1))[:, 1:].mean()
 
 

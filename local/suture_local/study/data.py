@@ -11,11 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from study_parts.nets import network
 from suture_contract.errors import SutureError
 from suture_contract.model.metadata import Task
-from suture_local import digits
-from suture_local.training import untrained
+from suture_local.study.nets import network
 from suture_stitching.data import ArrayDataset
 
 SplitNames = NDArray[np.str_]
@@ -24,7 +22,7 @@ TABLE_SHARES, IMAGE_SHARES = (0.2, 0.3), (0.15, 0.25)
 
 
 @dataclass(frozen=True)
-class PartyData:
+class PartySamples:
     """One party's samples of all splits.
 
     `inputs` are uint8 (of 0 to 255) or float32 `(N, C, *spatial)`, `targets` `(N,)` or `(N, *spatial)` integers, and
@@ -47,7 +45,7 @@ class PartyData:
 
 @dataclass(frozen=True)
 class Part:
-    """Samples in memory: `x` uint8 or float32 `(N, C, *spatial)`, `y` integers, `soft` a teacher's probabilities."""
+    """bSamples in memory: `x` uint8 or float32 `(N, C, *spatial)`, `y` integers, `soft` a teacher's probabilities."""
 
     x: Tensor
     y: Tensor
@@ -79,7 +77,7 @@ class Study:
     task: Task
     labels: tuple[str, ...]
     parties: tuple[str, ...]
-    divide: Callable[[int], dict[str, PartyData]]
+    divide: Callable[[int], dict[str, PartySamples]]
     #: Whether the images look as natural when they are turned, mirrored and recoloured.
     augment: bool = False
     channels: tuple[str, ...] | None = None
@@ -93,7 +91,7 @@ class Study:
             return self.networks(design, seed)
         return network(self.task, design, input_shape, len(self.labels), seed=seed)
 
-    def dataset(self, party: str, data: PartyData, *, to_fit: bool) -> ArrayDataset:
+    def dataset(self, party: str, data: PartySamples, *, to_fit: bool) -> ArrayDataset:
         """Return a party's data as the engine reads them, without training samples unless they are `to_fit` on."""
         scaled = data.inputs.dtype == np.uint8 or data.inputs.ndim > 2
         return ArrayDataset(
@@ -118,21 +116,8 @@ def by_split(names: SplitNames) -> dict[Literal["train", "validation", "test"], 
     }
 
 
-def digits_study() -> Study:
-    """Return the digits that scikit-learn carries, divided between two parties with other scanners."""
-
-    def divide(seed: int) -> dict[str, PartyData]:
-        found = digits.parties(seed)
-        return {party: PartyData(own.inputs, own.labels, own.split) for party, own in found.items()}
-
-    def networks(design: int, seed: int) -> nn.Module:
-        return untrained((digits.PlainNetwork, digits.ResidualNetwork)[design], seed)
-
-    return Study("digits", "classification", digits.LABELS, digits.PARTIES, divide, networks=networks)
-
-
 @dataclass(frozen=True)
-class Samples:
+class UndividedSamples:
     """One party's samples before they are divided; samples of one `group` (a patient, say) stay in one split."""
 
     inputs: NDArray[Any]
@@ -140,10 +125,10 @@ class Samples:
     group: NDArray[Any] | None = None
 
 
-def divided(samples: Mapping[str, Samples], seed: int, shares: tuple[float, float]) -> dict[str, PartyData]:
+def divided(samples: Mapping[str, UndividedSamples], seed: int, shares: tuple[float, float]) -> dict[str, PartySamples]:
     """Return each party's samples with the split of each."""
     return {
-        party: PartyData(own.inputs, own.targets, split_names(own.targets, own.group, seed, shares), own.group)
+        party: PartySamples(own.inputs, own.targets, split_names(own.targets, own.group, seed, shares), own.group)
         for party, own in samples.items()
     }
 
@@ -189,11 +174,11 @@ def tables_study(
     """
     holes = np.any([np.isnan(features).any(axis=0) for features, _, _ in tables.values()], axis=0)
 
-    def divide(seed: int) -> dict[str, PartyData]:
+    def divide(seed: int) -> dict[str, PartySamples]:
         data = {}
         for party, (features, targets, group) in tables.items():
             split = split_names(targets, group, seed, TABLE_SHARES)
-            data[party] = PartyData(_standardised(features, kinds, holes, split == "train"), targets, split, group)
+            data[party] = PartySamples(_standardised(features, kinds, holes, split == "train"), targets, split, group)
         return data
 
     names = (*channels, *(f"{channel} missing" for channel, hole in zip(channels, holes, strict=True) if hole))

@@ -27,17 +27,17 @@ def sample_scores(task: Task, probabilities: Tensor, y: Tensor) -> Tensor:
     Classification: 1 where the most probable label is right, else 0 (accuracy). Segmentation: mean Dice over the labels
     but the first that the sample shows or that were found; 1 where there is nothing to find and nothing was found.
     """
-    found = probabilities.argmax(1)
+    predicted = probabilities.argmax(1)
     if task == "classification":
-        return (found == y).double()
+        return (predicted == y).double()
     labels = probabilities.shape[1]
-    pairs = zip(torch.split(y, _AT_ONCE), torch.split(found, _AT_ONCE), strict=True)
+    pairs = zip(torch.split(y, _AT_ONCE), torch.split(predicted, _AT_ONCE), strict=True)
     parts = [_dice(*pair, labels) for pair in pairs]
     return torch.cat(parts)
 
 
-def _dice(truth: Tensor, found: Tensor, labels: int) -> Tensor:
-    a, b = (F.one_hot(one, labels).movedim(-1, 1)[:, 1:].flatten(2).bool() for one in (truth, found))
+def _dice(truth: Tensor, predicted: Tensor, labels: int) -> Tensor:
+    a, b = (F.one_hot(mask, labels).movedim(-1, 1)[:, 1:].flatten(2).bool() for mask in (truth, predicted))
     size = (a.sum(2) + b.sum(2)).double()
     dice = 2 * (a & b).sum(2).double() / size.clamp(min=1)
     shown = size > 0
