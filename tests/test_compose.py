@@ -2,12 +2,12 @@
 
 import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
+from tests.programs import program
 
 from suture_worker import broker
 
@@ -191,11 +191,10 @@ def run_compose(empty, *arguments, **environment):
     """Run docker-compose without the checkout's own .env; `empty` is an empty file."""
     empty.touch()
     path = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")}
-    command = ["docker-compose", "--file", str(COMPOSE), "--env-file", str(empty), *arguments]
+    command = [program("docker-compose"), "--file", str(COMPOSE), "--env-file", str(empty), *arguments]
     return subprocess.run(command, env=path | environment, capture_output=True, text=True, timeout=200, check=False)
 
 
-@pytest.mark.skipif(shutil.which("docker-compose") is None, reason="docker-compose is not installed")
 def test_docker_compose_accepts_it_and_asks_for_what_is_missing(tmp_path):
     accepted = run_compose(tmp_path / "empty.env", "config", POSTGRES_PASSWORD="x", SUTURE_DATA="/srv/data")
     assert accepted.returncode == 0, accepted.stderr

@@ -309,7 +309,11 @@ def pause(attempt: int, retry_after: float | None = None, jitter: Callable[[], f
 
 
 def check_url(url: str) -> str:
-    """Return the hub's URL without a slash or `/v1` at its end; raise `SutureError` `hub.url` unless it is http(s)."""
+    """Return the hub's URL without a slash or `/v1` at its end.
+
+    Raises `SutureError` `hub.url` unless it is http(s) and names a host alone: pages and the official client of
+    `huggingface_hub` need the root of a name.
+    """
     hint = "give it as https://hub.example"
     url = url.strip()
     try:
@@ -322,7 +326,16 @@ def check_url(url: str) -> str:
         if re.fullmatch(r"[A-Za-z0-9.-]+(:[0-9]+)?(/.*)?", url):
             hint = f"did you mean 'https://{url}'?"
         raise SutureError("hub.url", f"{shown(url)} is not the address of a hub", where="hub URL", hint=hint)
-    return url.rstrip("/").removesuffix("/v1").rstrip("/")
+    url = url.rstrip("/").removesuffix("/v1").rstrip("/")
+    if path := httpx.URL(url).path.strip("/"):
+        root = url.removesuffix(f"/{path}")
+        raise SutureError(
+            "hub.url",
+            f"the address goes on after the host: {shown('/' + path)}; a hub has a host name to itself",
+            where="hub URL",
+            hint=f"give it as {root}; a proxy cannot put a hub under a path",
+        )
+    return url
 
 
 def check_token(token: str) -> str:

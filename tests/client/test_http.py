@@ -444,9 +444,16 @@ def test_what_is_no_address_is_refused_without_repeating_a_password(url: str) ->
 
 
 def test_a_slash_or_the_version_of_the_api_at_the_end_does_not_matter() -> None:
-    assert check_url("https://hub.example/suture/") == "https://hub.example/suture"
     for end in ("", "/", "/v1", "/v1/", " "):
         assert check_url(f"https://hub.example{end}") == "https://hub.example"
+
+
+@pytest.mark.parametrize("end", ["/suture", "/suture/v1/", "/north/digits"])
+def test_a_path_after_the_host_is_refused_with_the_address_without_it(end: str) -> None:
+    with pytest.raises(SutureError, match="a host name to itself") as caught:
+        check_url(f"https://hub.example:8420{end}")
+    assert caught.value.code == "hub.url"
+    assert "give it as https://hub.example:8420;" in str(caught.value.hint)
 
 
 def test_an_address_without_its_scheme_is_asked_about() -> None:

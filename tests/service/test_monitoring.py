@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from importlib import import_module
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy.exc import OperationalError
+from tests.programs import program
 from typer.testing import CliRunner
 
 from suture_service import holdings, main, observe
@@ -132,9 +132,10 @@ def test_rules_and_dashboard_name_only_what_the_hub_exports(start):
     assert not unseen, "nobody sees these"
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed; a parser reads the rules")
 def test_promtool_accepts_the_rules():
-    done = subprocess.run(["promtool", "check", "rules", FOLDER / "alerts.yml"], capture_output=True, text=True)
+    done = subprocess.run(
+        [program("promtool"), "check", "rules", FOLDER / "alerts.yml"], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 

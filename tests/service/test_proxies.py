@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import shutil
+import base64
+import json
+import os
 import socket
 import ssl
 import subprocess
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import pytest
 from tests.client.nearby import certificate
+from tests.programs import PATH, program
 from tests.service.test_connections import HALF, answer
-from tests.service.test_live import Live, until
+from tests.service.test_live import Live, ask, until
 
 from suture_service import observe, operate
 from suture_service.settings import Settings
@@ -66,16 +70,16 @@ Write = Callable[[Path, int, int, Path], list[str]]
 def proxied(request, tmp_path, migrated_sqlite) -> Iterator[tuple[str, Live, int, ssl.SSLContext]]:
     write: Write = request.param
     name = write.__name__
-    if shutil.which(name, path="/usr/sbin:/usr/local/bin:/usr/bin:/bin") is None:
-        pytest.skip(f"{name} is not installed")
+    program(name)
     database = tmp_path / "hub.db"
     database.write_bytes(migrated_sqlite.read_bytes())
     settings = Settings(database_url=f"sqlite:///{database}", store=str(tmp_path / "store"))
-    operate.add_party(settings, "north")
+    for party in ("north", "south"):
+        operate.add_party(settings, party)
     folder = tmp_path / "proxy"
     folder.mkdir()
     pem, port = certificate(tmp_path), free_port()
-    environment = {"PATH": "/usr/sbin:/usr/local/bin:/usr/bin:/bin", "HOME": str(folder)}
+    environment = {"PATH": PATH, "HOME": str(folder)}
     with Live(settings) as live:
         command = write(folder, port, live.port, pem)
         with (
@@ -139,3 +143,82 @@ def test_the_proxies_of_the_guide_do_what_it_says(proxied, monkeypatch):
             dial(put(token))
         refused = dial(f"GET /healthz HTTP/1.1\r\nHost: localhost:{port}\r\nConnection: close\r\n\r\n".encode())
         assert b" 503 " in refused.recv(4096)
+
+
+@pytest.fixture
+def caller(proxied) -> Iterator[httpx.Client]:
+    """Somebody of north, who knows the hub by the proxy alone."""
+    _, live, port, trust = proxied
+    token = operate.create_token(live.settings, "north", ["publisher", "requester", "auditor"])[1]
+    headers = {"Authorization": f"Bearer {token}"}
+    with httpx.Client(base_url=f"https://localhost:{port}", verify=trust, timeout=60, headers=headers) as client:
+        yield client
+
+
+def test_large_bodies_come_through_both_ways_and_as_they_are(caller):
+    """8 MiB in one request, above what proxies take by default; parts of a file, and a header without a body."""
+    contents = {name: os.urandom(4 * 2**20) for name in ("a.bin", "b.bin")}
+    assert caller.post("/api/repos/create", json={"name": "repo"}).status_code == 200
+    entries = [{"key": "header", "value": {"summary": "Large", "description": ""}}]
+    for name, content in contents.items():
+        encoded = {"path": name, "content": base64.b64encode(content).decode(), "encoding": "base64"}
+        entries.append({"key": "file", "value": encoded})
+    body = "\n".join(map(json.dumps, entries)).encode()
+    made = caller.post(
+        "/api/models/north/repo/commit/main", content=body, headers={"Content-Type": "application/x-ndjson"}
+    )
+    assert made.status_code == 200, made.text
+    path, content = "/north/repo/resolve/main/a.bin", contents["a.bin"]
+    whole = caller.get(path, headers={"Accept-Encoding": "gzip, zstd"})
+    assert (whole.content == content, whole.headers.get("content-encoding")) == (True, None)
+    part = caller.get(path, headers={"Range": "bytes=1000-1999"})
+    assert (part.status_code, part.content) == (206, content[1000:2000])
+    head = caller.head(path, headers={"Accept-Encoding": "identity"}, follow_redirects=True)
+    assert (head.headers["content-length"], head.content) == (str(len(content)), b"")
+    text = caller.get("/v1/models", headers={"Accept-Encoding": "gzip"})
+    assert (text.status_code, text.headers.get("content-encoding")) == (200, None)
+
+
+def test_news_arrive_while_a_caller_waits(proxied, caller, handmade):
+    _, live, _, _ = proxied
+    site = operate.add_site(live.settings, "north", "main")
+    token = caller.headers["Authorization"].removeprefix("Bearer ")
+    job = ask(live, token, handmade)
+    seen = caller.get(f"/v1/jobs/{job['id']}/events").json()
+    with ThreadPoolExecutor(1) as pool:
+        poll = pool.submit(caller.get, f"/v1/jobs/{job['id']}/events?after={seen['next']}&wait=25")
+        until(lambda: live.hub.metrics.waiting._value.get() == 1)
+        leased = httpx.post(
+            caller.base_url.join("/v1/tasks/lease"),
+            json={"wait": 0},
+            headers={"Authorization": f"Bearer {site}"},
+            verify=proxied[3],
+            timeout=60,
+        )
+        assert leased.status_code == 200
+        event, *_ = poll.result(60).json()["items"]  # an answer at the end of the wait has none
+    assert event["data"]["state"] == "leased"
+
+
+def test_the_hub_learns_who_calls_and_that_it_is_tls(proxied, caller):
+    _, _, port, trust = proxied
+    headers = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "http"}
+    assert caller.post("/api/repos/create", json={"name": "repo"}, headers=headers).status_code == 200
+    entry = caller.get("/v1/audit").json()["items"][0]
+    assert entry["address"] == "127.0.0.1", "what callers say of themselves is not believed"
+    token = caller.headers["Authorization"].removeprefix("Bearer ")
+    with httpx.Client(base_url=caller.base_url, verify=trust, timeout=60) as browser:
+        signed_in = browser.post("/-/sign-in", data={"token": token}, headers=headers)
+        assert signed_in.status_code == 303
+        cookie = signed_in.headers["set-cookie"]
+        assert cookie.startswith("__Host-suture=")
+        assert "Secure" in cookie
+        # A hub has the root of its name.
+        assert browser.get("/suture/v1/whoami", headers={"Authorization": f"Bearer {token}"}).status_code == 404
+    with pytest.raises(ssl.SSLError):
+        ssl.create_default_context().wrap_socket(
+            socket.create_connection(("127.0.0.1", port), timeout=60), server_hostname="localhost"
+        )
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as plain:
+        plain.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        assert b" 400 " in answer(plain)
