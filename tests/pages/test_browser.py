@@ -13,6 +13,9 @@ from huggingface_hub import HfApi
 from tests.browser import barriers, launched, opened, picture
 from tests.pages.test_hostile import MARKDOWN, TEXTS
 from tests.service.conftest import Actor
+from tests.stitching.test_report import crowded
+
+from suture_contract.report.html import to_html
 
 pytestmark = pytest.mark.server
 
@@ -157,6 +160,37 @@ def test_pages_work_without_script_and_on_paper(browser, live, signed_in):
         page.emulate_media(media="print")
         assert not page.locator("header.bar").is_visible()
         assert page.locator(".prose").is_visible()
+
+
+_OVERLAPS = """() => {
+  const boxes = [...document.querySelectorAll("svg.plot")].filter((plot) => plot.checkVisibility()).map((plot) =>
+    [...plot.querySelectorAll("text")].map((text) => [text.textContent, text.getBoundingClientRect()]));
+  const apart = (a, b) => a.right <= b.left || b.right <= a.left || a.bottom - 3 <= b.top || b.bottom - 3 <= a.top;
+  return boxes.flatMap((texts) => texts.flatMap(([name, box], i) =>
+    texts.slice(i + 1).filter(([, other]) => !apart(box, other)).map(([other]) => [name, other])));
+}"""
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (390, "dark"), (1280, "light"), (1280, "dark")])
+def test_a_report_is_read_on_telephones_and_on_paper(browser, width, scheme):
+    with browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme) as context:
+        page = context.new_page()
+        page.set_content(to_html(crowded()))
+        assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") == 0
+        assert page.evaluate("document.querySelector('.matrix').scrollWidth") < width
+        drawn = [plot.get_attribute("class") for plot in page.locator("svg.plot").all() if plot.is_visible()]
+        assert drawn == ["plot narrow" if width < 640 else "plot wide"]
+        assert page.evaluate(_OVERLAPS) == []
+        assert barriers(page) == []
+        picture(page, f"report-file-{width}-{scheme}")
+        page.locator("figure summary").click()
+        assert page.evaluate(_OVERLAPS) == []
+        page.locator("figure summary").click()
+        table = page.get_by_role("region", name="All candidates").locator("table")
+        assert not table.is_visible()
+        page.emulate_media(media="print", color_scheme="light")
+        assert table.is_visible()
+        assert page.locator("svg.plot.wide").count() == sum(plot.is_visible() for plot in page.locator("svg.plot").all())
 
 
 def test_hostile_words_run_nothing(browser, live, signed_in, north):

@@ -3,6 +3,7 @@ import re
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
 from suture.responses import read_report
@@ -258,8 +259,8 @@ def test_marks_lie_inside_the_frame_and_better_is_up_and_right():
     (drawn,) = plot.plots(report())
     assert len(drawn.marks) == len(CANDIDATES.candidates)
     for mark in drawn.marks:
-        assert plot.LEFT <= mark.x <= plot.RIGHT
-        assert plot.TOP <= mark.y <= plot.BOTTOM
+        assert plot.WIDE.left <= mark.x <= plot.WIDE.right
+        assert plot.WIDE.top <= mark.y <= plot.WIDE.bottom
     where = {mark.tooltip.split(":")[0]: mark for mark in drawn.marks}
     assert where["north/digits alone"].x > where["plain ensemble"].x > where["south/digits alone"].x
     assert where["plain ensemble"].y < where["north/digits alone"].y
@@ -284,7 +285,67 @@ def test_a_metric_that_should_be_low_is_turned_round():
 def test_three_parties_give_a_plot_for_each_pair_with_the_requester():
     found = report({"north": NORTH, "south": SOUTH, "east": evaluation([0.5, 0.6, 0.7, 0.8, 0.9])})
     assert [(drawn.x_party, drawn.y_party) for drawn in plot.plots(found)] == [("north", "east"), ("north", "south")]
-    assert len([tag for tag, found in Page(to_html(found)).elements if found.get("role") == "img"]) == 2
+    # Each for a wide and for a narrow page, from further away and closer.
+    assert len([tag for tag, found in Page(to_html(found)).elements if found.get("role") == "img"]) == 8
+
+
+def crowded(chosen=(0.941, 0.952), seed=0):
+    """A report of sixty candidates close together, with the members alone far away."""
+    random = np.random.default_rng(seed)
+    matches = (Match(points={"0": "n4", "1": "n7"}, alpha=0.5, stitches=()),)
+    more = [Candidate(id=f"c{i:02}", kind="stitched", members=(0, 1), matches=matches) for i in range(5, 60)]
+    north, south = (list(random.uniform(0.92, 0.95, 60)) for _ in range(2))
+    north[:5], south[:5] = [0.78, 0.52, 0.93, 0.94, chosen[0]], [0.03, 0.96, 0.931, 0.94, chosen[1]]
+    candidates = CANDIDATES.model_copy(update={"candidates": (*CANDIDATES.candidates, *more)})
+    evaluations = {"north": evaluation(north, own=0), "south": evaluation(south, own=1)}
+    decision = Decision("c04")
+    return build(
+        candidates, evaluations, decision, requester="north", parties_of_members=["north", "south"], job="job_1"
+    )
+
+
+def boxes(drawn):
+    """What each named mark of a plot covers, in pixels, then each name."""
+    for mark in drawn.marks:
+        if mark.name:
+            yield (mark.x - 6, mark.y - 6, 12, 12)
+    for tag in drawn.tags:
+        width = 7.2 * len(tag.text)
+        yield (tag.x - (width if tag.anchor == "end" else 0), tag.y - 12, width, 14)
+
+
+@pytest.mark.parametrize("frame", [plot.WIDE, plot.NARROW])
+@pytest.mark.parametrize("draw", [plot.plots, plot.closer])
+def test_no_name_covers_another_or_a_named_mark(frame, draw):
+    for seed in range(20):
+        place = np.random.default_rng(seed).uniform(0.92, 0.95, 2)
+        (drawn,) = draw(crowded(tuple(place), seed), frame)
+        assert "chosen" in {tag.text for tag in drawn.tags}
+        covered = list(boxes(drawn))
+        for index in range(len(covered) - len(drawn.tags), len(covered)):
+            x, y, width, height = covered[index]
+            assert frame.left - 14 <= x
+            assert x + width <= frame.width + 8
+            for left, top, wide, high in covered[:index]:
+                apart = x >= left + wide or left >= x + width or y >= top + high or top >= y + height
+                assert apart, (seed, covered[index])
+
+
+def test_a_closer_look_leaves_out_what_is_far_away_and_names_it():
+    found = crowded()
+    (near,), (whole,) = plot.closer(found), plot.plots(found)
+    assert len(whole.marks) == 60
+    assert [words.partition(":")[0] for words in near.outside] == ["north/digits alone", "south/digits alone"]
+    assert len(near.marks) == 58
+    spread = [max(mark.x for mark in drawn.marks if mark.role == "other") - 74 for drawn in (near, whole)]
+    assert spread[0] > 400
+    page = Page(to_html(found))
+    assert "Outside of this closer look: north/digits alone: north 78.0 %, south 3.0 %" in page.text
+    assert len([found for _, found in page.elements if found.get("role") == "img"]) == 4
+    # North's own model lies far to the left: all that is shown is better there, as far as it is above south's.
+    assert (near.x_own, near.better) == (None, None)
+    equal = report({"north": evaluation([0.5] * 5, own=0), "south": evaluation([0.0] * 5, own=1)})
+    assert plot.closer(equal) == [None]
 
 
 def test_the_requester_alone_has_a_report_without_a_plot():

@@ -99,6 +99,14 @@ class MatrixRow:
 
 
 @dataclass(frozen=True)
+class Figure:
+    """One plot from further away and closer, each for a wide and for a narrow page."""
+
+    whole: tuple[plot.Plot, ...]
+    near: tuple[plot.Plot | None, ...]
+
+
+@dataclass(frozen=True)
 class CandidateRow:
     """One line of the table of all candidates."""
 
@@ -128,8 +136,7 @@ def to_body(report: Report) -> Markup:
         chosen=chosen,
         headline=headline(report),
         sections=[_section(report, party, chosen) for party in parties],
-        plots=plot.plots(report),
-        frame=plot,
+        figures=_figures(report),
         missing=[(missing.party, REASONS[missing.reason]) for missing in report.missing],
         assumed=assumed(report),
         contributors=[(contribution.party, contributed(contribution)) for contribution in report.contributions or ()],
@@ -144,7 +151,8 @@ def to_body(report: Report) -> Markup:
         names=VERDICTS,
         verdicts=_verdicts(),
     )
-    return Markup(text)  # noqa: S704  # every name in it is escaped
+    # A number and its per cent stay on one line.
+    return Markup(text.replace(" %", "\N{NO-BREAK SPACE}%"))  # noqa: S704  # every name in it is escaped
 
 
 @cache
@@ -203,6 +211,12 @@ def _revised(report: Report, chosen: CandidateReport) -> str:
         choice = f"The choice changed from {before.id} ({before.label}) to {chosen.id} ({chosen.label})."
     answered = ", ".join(report.revised.added) or "nobody"
     return f"Since version {report.version - 1}, {answered} has been added. {choice}"
+
+
+def _figures(report: Report) -> list[Figure]:
+    frames = (plot.WIDE, plot.NARROW)
+    whole, near = (zip(*(draw(report, frame) for frame in frames), strict=True) for draw in (plot.plots, plot.closer))
+    return [Figure(*both) for both in zip(whole, near, strict=True)]
 
 
 def _section(report: Report, party: str, chosen: CandidateReport) -> PartySection:
