@@ -32,6 +32,10 @@ from rich.table import Table
 from sklearn.model_selection import train_test_split
 from torch import nn
 
+from suture_contract.compatibility import describe_ensemble
+from suture_contract.model.metadata import ModelMetadata
+from suture_contract.report.build import build
+from suture_local.shipped import as_used
 from suture_local.study.data import PartySamples, Study
 from suture_local.study.scores import auroc
 from suture_stitching.data import ArrayDataset
@@ -39,7 +43,6 @@ from suture_stitching.ensemble.compose import compose
 from suture_stitching.evaluation.evaluate import evaluate
 from suture_stitching.evaluation.select import choose
 from suture_stitching.fitting.fit import FitOptions, Member, fit
-from suture_stitching.prior import AtPrior
 
 HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")
 #: What FLamby reports: mean over seeds of the accuracy at each hospital, in their order.
@@ -113,8 +116,8 @@ def measured(study: Study, seed: int) -> tuple[Cells, Cells]:
         add("own model at home", {party: alone[index][party] for index, party in enumerate(study.parties)})
         add("plain ensemble", {p: torch.stack([own[p] for own in alone]).mean(0) for p in study.parties})
         for index, requester in enumerate(study.parties):
-            chosen = _chosen(members, datasets, index, seed)
-            used = {party: _as_used(*chosen, data[party], study) for party in study.parties}
+            learnt = {party: own.targets[own.split == "train"] for party, own in data.items()}
+            used = as_used(*_chosen(members, datasets, index, seed), learnt)
             add(f"chosen, {requester} asks", {party: used[party](x) for party, x in inputs.items()})
     return accuracy, area
 
@@ -132,29 +135,24 @@ def _dataset(study: Study, own: PartySamples, party: str) -> ArrayDataset:
     )
 
 
-def _chosen(members: list[Member], datasets: Mapping[str, Any], own: int, seed: int) -> tuple[nn.Module, Any, Any]:
-    """Return the chosen model, its shares of labels, and its labels."""
+def _chosen(members: list[Member], datasets: Mapping[str, Any], own: int, seed: int) -> tuple[nn.Module, ModelMetadata]:
+    """Return the chosen model, and what its `suture.json` says."""
     requester = list(datasets)[own]
     fitted = fit(members, datasets[requester], own=own, options=FitOptions(seed=seed))
     evaluations = {
         party: evaluate(members, fitted, dataset, own=index) for index, (party, dataset) in enumerate(datasets.items())
     }
-    choice = choose(fitted.candidates, evaluations, requester=requester).chosen
-    return compose(members, fitted, choice), fitted.candidate(choice).site_prior, members[own].metadata
-
-
-def _as_used(
-    model: nn.Module, prior: tuple[float, ...] | None, metadata: Any, own: PartySamples, study: Study
-) -> nn.Module:
-    """Return the model as a hospital with these data uses it."""
-    if prior is None:
-        return model
-    learnt = own.targets[own.split == "train"]
-    shares = [float((learnt == label).mean()) for label in range(len(study.labels))]
-    held = {"label_prior": dict(zip(study.labels, prior, strict=True))}
-    output = {name: spec.model_copy(update={"format": "probabilities"}) for name, spec in metadata.outputs.items()}
-    described = metadata.model_copy(update={**held, "outputs": output})
-    return AtPrior(model, described, dict(zip(study.labels, shares, strict=True)))
+    choice = choose(fitted.candidates, evaluations, requester=requester)
+    report = build(
+        fitted.candidates,
+        evaluations,
+        choice,
+        requester=requester,
+        parties_of_members=list(datasets),
+        job="benchmark",
+    )
+    metadata = describe_ensemble([member.metadata for member in members], fitted.candidates, report)
+    return compose(members, fitted, choice.chosen), metadata
 
 
 def table(title: str, rows: Mapping[str, NDArray[np.float64]]) -> Table:

@@ -87,7 +87,8 @@ def run(root: Path, console: Console, *, story: Story = digits.STORY, seed: int 
         _predict(ensemble, status.result.repo, story, data[story.asking], console)
         models = {party: hubs[party].load(f"{party}/{story.name}") for party in story.parties}
         metadata = ModelMetadata.read(root / "ensemble" / "suture.json")
-        judged = shipped.judge(models, shipped.as_used(ensemble, metadata, story, data), data)
+        learnt = {party: own.of("train")[1] for party, own in data.items()}
+        judged = shipped.judge(models, shipped.as_used(ensemble, metadata, learnt), data)
         for party in story.parties:
             hubs[party].connection.close()
     console.print()

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from suture.bundle import export_model
@@ -26,6 +27,7 @@ from suture_contract.report.build import build
 from suture_local.story import Judged, PartyData, Story, Target
 from suture_local.training import train
 from suture_stitching.data import Dataset, open_dataset
+from suture_stitching.data.dataset import shares_of
 from suture_stitching.data.spec import DatasetSpec
 from suture_stitching.ensemble.compose import compose
 from suture_stitching.ensemble.fitted import FitResult
@@ -49,17 +51,15 @@ def judge(
     return {party: _judged(party, models, shipped[party], data[party]) for party in models}
 
 
-def as_used(
-    model: nn.Module, metadata: ModelMetadata, story: Story, data: Mapping[str, PartyData]
-) -> dict[str, nn.Module]:
-    """Return the shipped model as each party uses it: with its own shares of labels, where the model assumes any."""
+def as_used(model: nn.Module, metadata: ModelMetadata, learnt: Mapping[str, NDArray[np.int64]]) -> dict[str, nn.Module]:
+    """Return the model as each party uses it: where it assumes shares of labels, with those of the party's `learnt`.
+
+    `learnt` are label indices `(N,)` of the party's train split.
+    """
+    labels = metadata.labels or ()
     if metadata.label_prior is None:
-        return dict.fromkeys(story.parties, model)
-    used: dict[str, nn.Module] = {}
-    for party in story.parties:
-        shares = story.describe(party, data[party]).get("label_prior") or ()
-        used[party] = AtPrior(model, metadata, dict(zip(story.labels, shares, strict=True)))
-    return used
+        return dict.fromkeys(learnt, model)
+    return {party: AtPrior(model, metadata, shares_of(targets, labels)) for party, targets in learnt.items()}
 
 
 def _judged(party: str, models: Mapping[str, nn.Module], shipped: nn.Module, data: PartyData) -> Judged:
@@ -153,7 +153,7 @@ def ship(stage: Stage, fitted: FitResult, folder: Path) -> ShippedOutcome:
     composed, path = compose(stage.members, fitted, choice.chosen), folder / "shipped.safetensors"
     save(composed.graph, composed.tensors, path)
     metadata = describe_ensemble([member.metadata for member in stage.members], fitted.candidates, report)
-    used = as_used(load(path), metadata, story, stage.data)
+    used = as_used(load(path), metadata, {party: data.of("train")[1] for party, data in stage.data.items()})
     return ShippedOutcome(story, fitted, report, judge(stage.models, used, stage.data))
 
 

@@ -96,7 +96,8 @@ def test_four_hospitals_play_with_tables_that_are_carried(suture: type[Command],
     told = re.search(r"on cleveland's 91 test patients: ([0-9.]+)% right", output)
     assert told is not None
     parties, metadata = heart.parties(0), ModelMetadata.read(root / "ensemble" / "suture.json")
-    pulled = as_used(load(root / "ensemble" / "model.safetensors"), metadata, heart.STORY, parties)
+    learnt = {party: data.of("train")[1] for party, data in parties.items()}
+    pulled = as_used(load(root / "ensemble" / "model.safetensors"), metadata, learnt)
     for party, data in parties.items():
         found = accuracy(pulled[party], *data.of("test"))
         assert found == pytest.approx(report.parties[party].rows["chosen"].value, abs=0.005)

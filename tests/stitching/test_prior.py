@@ -18,6 +18,7 @@ from suture_stitching.ensemble.fitted import FitResult
 from suture_stitching.ensemble.members import Member
 from suture_stitching.evaluation.evaluate import evaluate
 from suture_stitching.fitting.fit import FitOptions, fit
+from suture_stitching.portable.onnx import export_onnx
 from suture_stitching.prior import LEAST_SHARE, AtPrior
 
 PRIORS = ((0.5, 0.3, 0.2), (0.1, 0.1, 0.8))
@@ -66,7 +67,7 @@ def by_hand(members: list[Member], x: Tensor, shares: list[float]) -> Tensor:
 
 
 def shares_of(data: ArrayDataset) -> list[float]:
-    return [count / data.n("train") for count in data.counts("train").values()]
+    return list(data.label_shares().values())
 
 
 def test_the_composed_model_holds_the_requesters_shares(pair, fitted):
@@ -118,6 +119,100 @@ def test_labels_that_a_member_does_not_know_have_no_share(pair):
     other = pair[1].metadata.model_copy(update={"labels": ("c", "d"), "label_prior": {"c": 0.25, "d": 0.75}})
     assert site_prior([pair[0].metadata, other], 1) == (0.0, 0.0, 0.25, 0.75)
     assert site_prior([pair[0].metadata, other], 0) == (*PRIORS[0], 0.0)
+
+
+def neutral(classifier: Member, x: Tensor, labels: tuple[str, ...]) -> Tensor:
+    """A member's probabilities of all `labels`, as if it had seen its own equally often."""
+    output = classifier.model(x)
+    own = output.softmax(1) if output.shape[1] > 1 else torch.cat([1 - output.sigmoid(), output.sigmoid()], 1)
+    weighed = own / torch.tensor(classifier.prior)
+    weighed = weighed / weighed.sum(1, keepdim=True)
+    names = classifier.metadata.labels
+    columns = [weighed[:, names.index(label)] if label in names else torch.zeros(len(x)) for label in labels]
+    return torch.stack(columns, 1)
+
+
+@pytest.mark.parametrize(
+    ("named", "outputs"),
+    [((LABELS, ("c", "d")), (3, 2)), ((("a", "b"), ("b", "a")), (1, 2)), ((("a", "b"), ("a", "b")), (1, 1))],
+    ids=["other labels", "one channel, other order", "one channel each"],
+)
+def test_members_with_other_labels_and_one_channel_are_corrected(tmp_path, named, outputs):
+    members = [
+        declared(
+            member(build(channels), tmp_path, name, labels=labels, seed=seed),
+            (0.7, *((0.3 / (len(labels) - 1),) * (len(labels) - 1))),
+        )
+        for seed, (build, channels, name, labels) in enumerate(
+            zip((plain, deep), outputs, ("north/net", "south/net"), named, strict=True)
+        )
+    ]
+    labels = tuple(dict.fromkeys(label for own in named for label in own))
+    x, y = images(90, len(labels))
+    data = ArrayDataset(x, y, labels)
+    fitted = fit(members, data, own=0, options=FitOptions(refine=False))
+    knowing = torch.tensor([sum(label in own for own in named) for label in labels])
+    x, y = next(data.batches("test", 1000))
+    mean = sum(neutral(one, x, labels) for one in members) / knowing
+    mean = mean / mean.sum(1, keepdim=True)
+
+    def weighed(shares: Tensor) -> Tensor:
+        total = mean * shares.clamp(min=LEAST_SHARE)
+        return total / total.sum(1, keepdim=True)
+
+    composed = compose(members, fitted, corrected(fitted).id)
+    torch.testing.assert_close(composed(x), weighed(torch.tensor(corrected(fitted).site_prior)))
+    measured = evaluate(members, fitted, data, own=0).splits["test"].scores[corrected(fitted).id]
+    right = weighed(torch.tensor(list(data.label_shares().values()))).argmax(1).eq(y)
+    assert measured.value == pytest.approx(float(right.double().mean()))
+
+
+def test_a_gate_that_withdraws_passes_between_corrected_outputs(pair, fitted):
+    """Familiar samples come from the home member alone, others from the others, both with the same shares put in."""
+    every = [
+        one.model_copy(update={"site_prior": PRIORS[0]}) if one.kind == "routed" else one
+        for one in fitted.candidates.candidates
+    ]
+    routed = next(one for one in every if one.kind == "routed")
+    candidates = fitted.candidates.model_copy(update={"candidates": tuple(every)})
+    fitted = FitResult(candidates, fitted.stitches, fitted.input_shape)
+    x = torch.randn(64, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    x = x * torch.linspace(0.1, 4, 64)[:, None, None, None]
+    home = routed.gate.withdraws
+    ends = [by_hand([pair[home]], x, list(PRIORS[0])), by_hand([pair[1 - home]], x, list(PRIORS[0]))]
+    neutrals = [neutral(pair[home], x, LABELS), neutral(pair[1 - home], x, LABELS)]
+    got = compose(pair, fitted, routed.id)(x)
+    near = [torch.isclose(got, end, atol=1e-5).all(1) for end in ends]
+    assert bool(near[0].any())
+    assert bool(near[1].any()), "some samples are as unfamiliar as can be"
+    between = got / torch.tensor(PRIORS[0])
+    between = between / between.sum(1, keepdim=True)
+    low, high = torch.minimum(*neutrals), torch.maximum(*neutrals)
+    assert bool(((between >= low - 1e-5) & (between <= high + 1e-5)).all())
+
+
+def test_a_corrected_ensemble_is_the_same_in_onnx(pair, fitted, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    composed = compose(pair, fitted, corrected(fitted).id)
+    export_onnx(composed, tmp_path / "corrected.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "corrected.onnx"), providers=["CPUExecutionProvider"])
+    x = torch.randn(5, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    (probabilities,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(probabilities), composed(x), rtol=1e-4, atol=1e-5)
+
+
+def test_members_that_cannot_be_joined_are_corrected_all_the_same(pair, data, monkeypatch):
+    flat = [Member(one.model, one.metadata, one.ref) for one in pair]
+    monkeypatch.setattr(Member, "points", lambda self, shape: [])
+    unjoined = fit(flat, data, own=0, options=FitOptions(refine=False)).candidates
+    assert unjoined.unstitched == "no_points"
+    assert [one.kind for one in unjoined.candidates] == ["single", "single", "ensemble", "corrected"]
+
+
+def test_a_look_at_the_train_split_is_taken_where_a_candidate_needs_it(bare, data, monkeypatch):
+    plain_fit = fit(bare, data, own=0, options=FitOptions(refine=False))
+    monkeypatch.setattr(ArrayDataset, "label_shares", lambda self: pytest.fail("nothing is corrected"))
+    evaluate(bare, plain_fit, data, own=0)
 
 
 @pytest.mark.parametrize("output", ["logits", "probabilities"])

@@ -54,7 +54,8 @@ def split(
     opened = open_dataset(described(data, fields, {"task": task}, dataset=dataset))
     if out is not None:
         _write(out, opened)
-    digest, shares = opened.split_digest(), _label_shares(opened)
+    digest = opened.split_digest()
+    shares = {name: round(share, 4) for name, share in opened.label_shares().items()}
     if format is Format.json:
         splits = dict(zip(opened.samples, opened.split_of(), strict=True))
         print_json(Division(digest, {str(name): opened.n(name) for name in SPLITS}, splits, shares or None))
@@ -70,14 +71,6 @@ def split(
     notes.print(
         f"next:  train on the train split, then suture export … --trained-on train --split-digest {digest}{prior}"
     )
-
-
-def _label_shares(dataset: Dataset) -> dict[str, float]:
-    """Return the share of each label among the training samples; empty where labels do not exclude each other."""
-    if dataset.task != "classification" or not dataset.n("train"):
-        return {}
-    n = dataset.n("train")
-    return {name: round(count / n, 4) for name, count in dataset.counts("train").items()}
 
 
 @prints("suture_stitching.data.look:Look")

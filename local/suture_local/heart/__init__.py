@@ -27,6 +27,7 @@ from suture_contract.documents import Report
 from suture_local.story import Judged, PartyData, Story, Target
 from suture_local.training import untrained
 from suture_stitching.data import SPLITS, DatasetSpec, open_dataset
+from suture_stitching.data.dataset import shares_of
 
 #: The one that asks is the first.
 PARTIES = ("cleveland", "hungarian", "switzerland", "va")
@@ -150,7 +151,7 @@ DESIGNS: dict[str, type[nn.Module]] = {
 def _describe(party: str, data: PartyData) -> Description:
     return {
         "labels": LABELS,
-        "label_prior": _label_prior(data),
+        "label_prior": [round(share, 4) for share in shares_of(data.of("train")[1], LABELS).values()],
         "license": "CC-BY-4.0",
         "channels": FEATURES,
         "description": f"Heart disease from eight columns, learnt at {party}.",
@@ -160,12 +161,6 @@ def _describe(party: str, data: PartyData) -> Description:
         "split_digest": data.split_digest,
         "doi": "10.24432/C52P4X",
     }
-
-
-def _label_prior(data: PartyData) -> list[float]:
-    """Return the shares of the labels that the party's network learns from."""
-    learnt = data.labels[data.split == "train"]
-    return [round(float((learnt == label).mean()), 4) for label in range(len(LABELS))]
 
 
 def _targets(judged: Mapping[str, Judged], report: Report) -> list[Target]:

@@ -22,6 +22,7 @@ from suture_local.study.results import MethodScores, SeedResult, stitched
 from suture_local.study.scores import Floats, auroc, balanced_accuracy, sample_scores
 from suture_local.study.training import Machine, OnShare, machine_for, recipe_of, train
 from suture_stitching.data import Dataset
+from suture_stitching.data.dataset import shares_of
 from suture_stitching.ensemble.compose import compose
 from suture_stitching.evaluation.evaluate import evaluate
 from suture_stitching.evaluation.select import choose
@@ -331,18 +332,14 @@ def member_of(study: Study, index: int, module: nn.Module, part: Part, path: Pat
                 }
             },
             "labels": study.labels,
-            **({"label_prior": _prior(study, part)} if study.task == "classification" else {}),
+            **(
+                {"label_prior": shares_of(part.y.cpu().numpy(), study.labels)} if study.task == "classification" else {}
+            ),
             "license": "CC-BY-4.0",
         }
     )
     ref = MemberRef(repo=f"party{index}/{study.name}", revision=f"{index:040x}", sha256=f"{index:064x}")
     return Member(load(path), metadata, ref)
-
-
-def _prior(study: Study, part: Part) -> dict[str, float]:
-    """Return the shares of the labels among what a network learnt from."""
-    counts = torch.bincount(part.y.cpu(), minlength=len(study.labels)).double()
-    return dict(zip(study.labels, (counts / counts.sum()).tolist(), strict=True))
 
 
 class _TooLongError(Exception):

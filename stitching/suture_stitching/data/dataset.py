@@ -136,6 +136,12 @@ class Dataset(ABC):
             return {}
         return dict(zip(self.labels, self._label_counts(self._splits[split]).tolist(), strict=True))
 
+    def label_shares(self) -> dict[str, float]:
+        """Return the share of each label in the train split; empty where labels do not exclude each other."""
+        if self.task != "classification" or not self.n("train"):
+            return {}
+        return shares_of(self._targets[self._splits["train"]], self.labels)
+
     def batches(
         self, split: Split, batch_size: int, *, seed: int | None = None, only: range | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -247,4 +253,10 @@ class Dataset(ABC):
         )
 
 
-__all__ = ["Dataset"]
+def shares_of(targets: NDArray[Any], labels: Sequence[str]) -> dict[str, float]:
+    """Return the share of each of `labels` among samples of these label indices `(N,)`."""
+    counts = np.bincount(targets, minlength=len(labels))
+    return dict(zip(labels, (counts / counts.sum()).tolist(), strict=True))
+
+
+__all__ = ["Dataset", "shares_of"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -222,25 +223,24 @@ class _Evaluation:
         return TrainScore(**interval.model_dump(), n=n, patients=len(np.unique(patients)))
 
     def _scorer(self, candidates: Sequence[Candidate]) -> Callable[[Tensor, Tensor], _Scored]:
-        return _scorer(self._passes, self._objective, self._fitted, candidates, self._site_prior())
+        corrected = any(candidate.site_prior is not None for candidate in candidates)
+        prior = self._site_prior if corrected else None
+        return _scorer(self._passes, self._objective, self._fitted, candidates, prior)
 
+    @cached_property
     def _site_prior(self) -> tuple[float, ...] | None:
-        """Return the shares of labels that this site puts in: those of its train split, each label alike without one.
+        """The shares of labels that this site puts in: those of its train split, each label alike without one.
 
         The account of a private evaluation does not know of that look: there they are those of the site's own model.
         """
-        objective = self._objective
-        if not isinstance(objective, Classification):
+        if not isinstance(self._objective, Classification):
             return None
-        alike = (1 / len(objective.space.labels),) * len(objective.space.labels)
+        labels = self._objective.space.labels
+        alike = (1 / len(labels),) * len(labels)
         if self._privacy is not None:
             return site_prior([member.metadata for member in self._members], self._own) or alike
-        if not self._dataset.n("train"):
-            return alike
-        counts = torch.tensor(list(self._dataset.counts("train").values()), dtype=torch.float32)
-        places = objective.positions(torch.arange(len(counts)))
-        shares = torch.zeros(len(alike)).index_add(0, places, counts / counts.sum())
-        return tuple(shares.tolist())
+        shares = self._dataset.label_shares()
+        return tuple(shares.get(label, 0.0) for label in labels) if shares else alike
 
     def run_share(self, share: Share) -> None:
         every = [(split, *numbered) for split, blocks in self._blocks.items() for numbered in enumerate(blocks)]

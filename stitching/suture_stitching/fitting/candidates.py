@@ -50,7 +50,7 @@ def candidate_set(
         labels=labels,
         n=n,
         seed=seed,
-        unstitched=None if plans else "no_match" if can_match else "no_points",
+        unstitched=None if any(plan.joins for plan in plans) else "no_match" if can_match else "no_points",
         candidates=tuple(candidates),
         privacy=privacy,
     )

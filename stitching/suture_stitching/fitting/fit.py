@@ -232,7 +232,7 @@ class _Fit:
             return self._run_privately(self._terms.privacy)
         matches, known = self._matches()
         if not matches:
-            return self._result(())
+            return self._result(self._with_site_prior(()))
         self._effort.matched(matches, len(known), contributions=bool(contributions))
         reading = self._reader(matches, known).read()
         known = ()
@@ -253,7 +253,7 @@ class _Fit:
 
     def _run_privately(self, privacy: Privacy) -> FitResult:
         if not self._can_match:
-            return self._result((), privacy)
+            return self._result(self._with_site_prior(()), privacy)
         alike = torch.ones(sum(map(len, self._points)), sum(map(len, self._points)))
         last = self._of(match(self._points, alike)[-1].points)
         account = Account(privacy, self._checkpoint, self._terms.share)
