@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 
 import pytest
@@ -280,3 +282,20 @@ def test_sizes_that_do_not_fit_name_the_node(tmp_path):
         dry_run(exported.graph, exported.header.tensors, [(2, 5, 8, 8)])
     assert refused.value.code == "model.run_failed"
     assert "conv2d" in refused.value.where
+
+
+def test_no_operator_needs_torchs_compiler_in_a_dry_run(networks):
+    """Importing it takes half as long as torch itself, in each process that looks at a model."""
+    code = f"""
+import sys
+from tests.security.calls import CALLS
+from tests.security.mutants import call, stated
+from suture_stitching.inspect import inspect
+from suture_stitching.portable.runtime import load
+for operator in CALLS:
+    stated(*call(*operator)[:2])
+load({str(networks("cnn").path)!r}, input_shapes=[(2, 1, 14, 14)])
+inspect({str(networks("cnn").path)!r})
+assert "torch._dynamo" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=250)

@@ -21,6 +21,7 @@ from suture_contract.model.graph import Graph, Input, Node, Ref, references
 from suture_contract.model.graph_json import leaves
 from suture_stitching.portable.program import Program, Slots
 from suture_stitching.portable.schemas import TORCH_DTYPES, bind
+from suture_stitching.portable.shape_kernels import without_compiler
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,7 @@ def measure(
     budget: Budget | None = None,
 ) -> Measured:
     """Return cost and sizes of a pass of `program`, as `dry_run` does."""
+    without_compiler()
     graph, budget = program.graph, budget or Budget()
     inputs = _meta_inputs(graph.inputs, shapes)
     output_nodes = [ref.node for ref in leaves(graph.output)]
