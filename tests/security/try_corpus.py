@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.security.write_corpus import SHAPE
+from tests.security.write_corpus import GOOD, SHAPE
 
 from suture_contract.errors import SutureError
 from suture_contract.model.format import check_file
@@ -47,7 +47,10 @@ def refusal(path: Path) -> tuple[str, SutureError] | None:
 
 
 def main(folder: Path) -> None:
-    """Print `{name: {layer, code, message, hint, seconds}}` after a dot for each file on standard error."""
+    """Print `{start, files: {name: {layer, code, message, hint, seconds}}}`, seconds being the processor's.
+
+    `start` is what imports and a good model's checks took. Each file's name goes to standard error before it is tried.
+    """
     import torch
 
     from suture_worker.compute import confine
@@ -55,15 +58,17 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     confine.no_network(local=False)
     confine.limit(memory_bytes=2**31, cpu_seconds=120)
-    found = {}
+    assert refusal(GOOD / "calls-00.safetensors") is None
+    start = time.process_time()
+    files = {}
     for path in sorted(folder.iterdir()):
         print(path.name, file=sys.stderr, flush=True)
-        start = time.monotonic()
+        began = time.process_time()
         refused = refusal(path)
-        seconds = time.monotonic() - start
+        seconds = time.process_time() - began
         layer, error = refused or ("", None)
-        found[path.stem] = {"layer": layer, "seconds": seconds, **(error.as_dict() if error else {"code": "ran"})}
-    print(json.dumps(found))
+        files[path.stem] = {"layer": layer, "seconds": seconds, **(error.as_dict() if error else {"code": "ran"})}
+    print(json.dumps({"start": start, "files": files}))
 
 
 if __name__ == "__main__":

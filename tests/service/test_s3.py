@@ -277,7 +277,7 @@ def test_a_server_that_does_not_answer_in_time(between, url, monkeypatch):
     started = time.monotonic()
     with pytest.raises(Unavailable):
         read(store, sha256, 0, 7)
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 30, "the library's own time-out ended it, not the one that was set"
     between.answers.set()
     for _ in range(20):  # a slow machine may need more than one
         with contextlib.suppress(Unavailable):

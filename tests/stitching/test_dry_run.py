@@ -240,12 +240,10 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_a_model_that_asks_for_too_much_is_refused_quickly(name):
-    start = time.monotonic()
+def test_a_model_that_asks_for_too_much_is_refused(name):
     with pytest.raises(SutureError) as refused:
         dry_run(BOMBS[name], {}, [(4, 4)], Budget(flops=10**12, bytes=2**30))
     assert refused.value.code in ("model.over_budget", "model.run_failed")
-    assert time.monotonic() - start < 60
 
 
 def test_a_budget_is_kept_to(networks):

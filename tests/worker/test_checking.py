@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -64,14 +63,13 @@ def test_the_memory_that_a_hostile_header_takes_is_not_the_agents(tmp_path, meta
 def test_what_takes_more_than_it_may_is_refused(tmp_path, metadata, portable, monkeypatch, limit, value):
     monkeypatch.setattr(checking, limit, value)
     assert check_model(portable[0], metadata)
-    path, started = huge(tmp_path), time.monotonic()
+    path = huge(tmp_path)
     if limit == "SECONDS":
         path = tmp_path / "pipe"
         os.mkfifo(path)  # nobody ever writes to it
     with pytest.raises(SutureError) as caught:
         check_model(path, metadata)
     assert caught.value.code == "model.unchecked"
-    assert time.monotonic() < started + 30
 
 
 def _peak():

@@ -98,10 +98,8 @@ def test_what_is_killed_is_started_again_and_leaves_nothing(part, tmp_path):
 
 def test_what_does_not_listen_is_killed(part, tmp_path, monkeypatch):
     monkeypatch.setattr("suture_worker.supervise.GRACE_SECONDS", 0.5)
-    began = time.monotonic()
     run_until([part("a", STUBBORN)], lambda: "ready" in lines(tmp_path, "a"))
     assert not running(int(lines(tmp_path, "a")[0]))
-    assert time.monotonic() - began < 120
 
 
 def test_output_goes_to_a_log_of_this_user_alone(part, tmp_path):

@@ -271,7 +271,7 @@ def test_what_was_interrupted_too_often_is_given_up(site, data, assign):
 def test_the_child_s_surroundings_and_its_end_when_cancelled(site, data, assign, monkeypatch, long):
     for name in ("SUTURE_TOKEN", "HTTPS_PROXY", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "secret-0042")
-    monkeypatch.setattr("suture_worker.compute.work.GRACE_SECONDS", 100.0)
+    monkeypatch.setattr("suture_worker.compute.work.GRACE_SECONDS", 1000.0)  # longer than a test may take
     server.stop()  # it had the environment of before
     folder = assign(options=long)
     seen: dict[str, Any] = {}
@@ -282,13 +282,11 @@ def test_the_child_s_surroundings_and_its_end_when_cancelled(site, data, assign,
         seen["status"] = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
         seen["limits"] = (process / "limits").read_text()
         seen["opened"] = [str(path.readlink()) for path in (process / "fd").iterdir()]
-        seen["asked"] = time.monotonic()
-        folder.cancel()
+        folder.cancel()  # it is asked, and need not be killed
 
     with meanwhile(look):
         work(site, folder.id)
     assert folder.outcome.state == "cancelled"
-    assert time.monotonic() - seen["asked"] < 90, "it was asked, and did not have to be killed"
     assert b"secret-0042" not in seen["environment"]
     assert b"suture_t_1" not in seen["environment"]
     assert f"HOME={site.state}".encode() in seen["environment"].split(b"\0")
