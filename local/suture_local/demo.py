@@ -67,24 +67,9 @@ def run(root: Path, console: Console, *, story: Story = digits.STORY, seed: int 
         repos = [f"{party}/{story.name}" for party in story.parties]
         asked = f", {story.asked[0]} evaluates" if len(story.asked) == 1 else f"; {_listed(story.asked)} evaluate"
         console.print(f"[bold]{story.asking} asks for a stitch of {_listed(repos)}{asked}, too[/]", soft_wrap=True)
-        hub = hubs[story.asking]
-        job = hub.stitch(
-            repos,
-            story.name,
-            story.asked,
-            publish_as=f"{story.name}-stitched",
-            evaluate_within=int(_JOB_SECONDS),
-            seed=seed,
-        )
-        status = job.wait(_JOB_SECONDS, console=console)
-        if status.result is None:
-            raise SutureError("job.no_result", f"the job ended as {status.state} without a result", where=job.id)
-        with _step(console, f"{story.asking} pulls {status.result.repo}; digests and lineage are verified"):
-            hub.pull(status.result.repo, root / "ensemble", status.result.revision)
-            report = hub.report(status.result.repo, status.result.revision)
-            _write_reports(root, report)
+        repo, report = _stitch(hubs[story.asking], story, repos, root, seed, console)
         ensemble = load(root / "ensemble" / "model.safetensors")
-        _predict(ensemble, status.result.repo, story, data[story.asking], console)
+        _predict(ensemble, repo, story, data[story.asking], console)
         models = {party: hubs[party].load(f"{party}/{story.name}") for party in story.parties}
         metadata = ModelMetadata.read(root / "ensemble" / "suture.json")
         learnt = {party: own.of("train")[1] for party, own in data.items()}
@@ -93,6 +78,37 @@ def run(root: Path, console: Console, *, story: Story = digits.STORY, seed: int 
             hubs[party].connection.close()
     console.print()
     console.print(report_table(report))
+    _say_trust(story, console)
+    met = _meets_targets(story, judged, report, console)
+    console.print(
+        f"{time.monotonic() - started:.0f} s; everything is stopped. Look at {root / 'report.html'}", soft_wrap=True
+    )
+    return met
+
+
+def _stitch(
+    hub: Hub, story: Story, repos: Sequence[str], root: Path, seed: int, console: Console
+) -> tuple[str, Report]:
+    """Ask for a stitch, wait for it, and pull it; return the repository that it is in, and its report."""
+    job = hub.stitch(
+        repos,
+        story.name,
+        story.asked,
+        publish_as=f"{story.name}-stitched",
+        evaluate_within=int(_JOB_SECONDS),
+        seed=seed,
+    )
+    status = job.wait(_JOB_SECONDS, console=console)
+    if status.result is None:
+        raise SutureError("job.no_result", f"the job ended as {status.state} without a result", where=job.id)
+    with _step(console, f"{story.asking} pulls {status.result.repo}; digests and lineage are verified"):
+        hub.pull(status.result.repo, root / "ensemble", status.result.revision)
+        report = hub.report(status.result.repo, status.result.revision)
+        _write_reports(root, report)
+    return status.result.repo, report
+
+
+def _say_trust(story: Story, console: Console) -> None:
     both = len(story.parties) == 2
     trusted = "the other party's models by its key" if both else "the other parties' models by their keys"
     console.print(
@@ -100,11 +116,6 @@ def run(root: Path, console: Console, *, story: Story = digits.STORY, seed: int 
         "trust whoever built the models says epsilon and delta in its rule instead.",
         soft_wrap=True,
     )
-    met = _meets_targets(story, judged, report, console)
-    console.print(
-        f"{time.monotonic() - started:.0f} s; everything is stopped. Look at {root / 'report.html'}", soft_wrap=True
-    )
-    return met
 
 
 def _clean(root: Path) -> None:

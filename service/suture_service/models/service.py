@@ -214,29 +214,12 @@ def commit(
 
     `signature` is the content of `model.sig`. Raises `SutureError` (`signature.*`) if the party did not sign them.
     """
-    metadata, card = checked.metadata, checked.card
     identity = revision_id(files)
     revision = repository.own_revision(session, model.id, identity)
     if revision is not None:
         check_not_purged(revision)
     else:
-        assert signature is not None or metadata is None or SIGNATURE not in files, "a signature is always checked"
-        content = None if metadata is None else metadata.model_dump(mode="json", by_alias=True, exclude_none=True)
-        revision = Revision(
-            model=model,
-            revision=identity,
-            created_at=now,
-            created_by=created_by,
-            content=content,
-            card=card,
-            safetensors=checked.safetensors,
-        )
-        set_files(session, revision, files)
-        if metadata is not None:
-            link_members(session, revision, metadata)
-        if signature is not None:
-            digests = {name: file.sha256 for name, file in files.items()}
-            revision.key, revision.signed_at = signing_key(session, model, digests, signature, now)
+        revision = _new_revision(session, model, files, checked, signature, created_by, now)
     ref = repository.branch(session, model.id, branch)
     if ref is not None and branch == repository.MAIN:
         check_newer(session, revision)
@@ -259,14 +242,7 @@ def commit(
     else:
         ref.commit = made
     if branch == repository.MAIN:
-        model.task = metadata.task if metadata is not None else ""
-        model.description = (metadata.description if metadata is not None else None) or ""
-        model.search_text = search_text(model.repo, model.description)
-        kept = {entry.tag: entry for entry in model.tags}
-        model.tags = [kept.get(tag) or ModelTag(tag=tag) for tag in tags_of(card, metadata)]
-        known = {(facet.kind, facet.value): facet for facet in model.facets}
-        model.facets = [known.get(facet) or ModelFacet(kind=facet[0], value=facet[1]) for facet in facets_of(metadata)]
-        model.training_n = training_n(metadata)
+        _describe(model, checked)
     model.updated_at = now
     session.flush()
     record(
@@ -280,6 +256,50 @@ def commit(
         branch=branch,
     )
     return made
+
+
+def _new_revision(
+    session: Session,
+    model: Model,
+    files: Mapping[str, StoredFile],
+    checked: Checked,
+    signature: bytes | None,
+    created_by: str,
+    now: datetime,
+) -> Revision:
+    """Return a revision of exactly these files, with its lineage and who signed it."""
+    metadata = checked.metadata
+    assert signature is not None or metadata is None or SIGNATURE not in files, "a signature is always checked"
+    content = None if metadata is None else metadata.model_dump(mode="json", by_alias=True, exclude_none=True)
+    revision = Revision(
+        model=model,
+        revision=revision_id(files),
+        created_at=now,
+        created_by=created_by,
+        content=content,
+        card=checked.card,
+        safetensors=checked.safetensors,
+    )
+    set_files(session, revision, files)
+    if metadata is not None:
+        link_members(session, revision, metadata)
+    if signature is not None:
+        digests = {name: file.sha256 for name, file in files.items()}
+        revision.key, revision.signed_at = signing_key(session, model, digests, signature, now)
+    return revision
+
+
+def _describe(model: Model, checked: Checked) -> None:
+    """Set what listings show and search of a model to what its `main` now holds."""
+    metadata = checked.metadata
+    model.task = metadata.task if metadata is not None else ""
+    model.description = (metadata.description if metadata is not None else None) or ""
+    model.search_text = search_text(model.repo, model.description)
+    kept = {entry.tag: entry for entry in model.tags}
+    model.tags = [kept.get(tag) or ModelTag(tag=tag) for tag in tags_of(checked.card, metadata)]
+    known = {(facet.kind, facet.value): facet for facet in model.facets}
+    model.facets = [known.get(facet) or ModelFacet(kind=facet[0], value=facet[1]) for facet in facets_of(metadata)]
+    model.training_n = training_n(metadata)
 
 
 def delete_model(session: Session, model: Model, now: datetime, *, by: str) -> None:

@@ -46,6 +46,54 @@ def open_table(spec: DatasetSpec) -> ArrayDataset:
     where = str(spec.path)
     file = open_table_file(spec.path, spec.format, spec.sheet)
     chosen = _choose(file, spec)
+    content = _read(file, chosen, spec)
+    targets = _targets(chosen, content.codes, content.numbers, spec)
+    groups = content.codes[chosen.group].texts if chosen.group else None
+    splits = split_samples(
+        content.keys,
+        strata(targets, spec.task),
+        spec.split,
+        names=content.codes[chosen.split].texts if chosen.split else None,
+        groups=groups,
+        where=where,
+    )
+    inputs = content.inputs
+    if content.filled:
+        _fill_with_mean(inputs, splits["train"], chosen.features, where)
+    dataset = ArrayDataset(
+        inputs,
+        targets,
+        spec.names,
+        task=spec.task,
+        split=splits,
+        groups=groups,
+        value_range=spec.value_range,
+        channels=None if len(inputs.shape) > 2 and len(chosen.features) != inputs.shape[1] else chosen.features,
+        one_class=spec.one_class,
+        where=where,
+    )
+    dataset.filled, dataset.ordered = content.filled, chosen.ordered
+    dataset.notes = tuple(_notes(file, chosen, spec))
+    return dataset
+
+
+@dataclass(frozen=True)
+class _Content:
+    """The chosen columns, read: `inputs` `(N, F)` or signals, `numbers` `(N, T)` of targets, and a key per row.
+
+    `filled` says whether inputs have empty cells, which are NaN until they are filled.
+    """
+
+    inputs: NDArray[np.float32]
+    numbers: NDArray[np.float64]
+    codes: dict[str, _Codes]
+    keys: NDArray[np.void]
+    filled: bool
+
+
+def _read(file: TableFile, chosen: _Chosen, spec: DatasetSpec) -> _Content:
+    """Read the chosen columns batch by batch; inputs go through a file."""
+    where = str(spec.path)
     codes = {name: _Codes() for name in chosen.all if name not in chosen.numbers}
     empty: dict[str, int] = dict.fromkeys(chosen.all, 0)
     numbers: list[NDArray[np.float64]] = []
@@ -79,34 +127,8 @@ def open_table(spec: DatasetSpec) -> ArrayDataset:
             raise SutureError("dataset.empty", "the table has no rows", where=where)
         _refuse_empty(chosen, empty, rows, spec)
         inputs = spool.array((rows, *_as_signal(shape, spec)), np.float32)
-
-    targets = _targets(chosen, codes, np.concatenate(numbers, axis=-1).T, spec)
-    splits = split_samples(
-        np.concatenate(keys),
-        strata(targets, spec.task),
-        spec.split,
-        names=codes[chosen.split].texts if chosen.split else None,
-        groups=codes[chosen.group].texts if chosen.group else None,
-        where=where,
-    )
     filled = any(empty[name] for name in chosen.features)
-    if filled:
-        _fill_with_mean(inputs, splits["train"], chosen.features, where)
-    dataset = ArrayDataset(
-        inputs,
-        targets,
-        spec.names,
-        task=spec.task,
-        split=splits,
-        groups=codes[chosen.group].texts if chosen.group else None,
-        value_range=spec.value_range,
-        channels=None if len(inputs.shape) > 2 and len(chosen.features) != inputs.shape[1] else chosen.features,
-        one_class=spec.one_class,
-        where=where,
-    )
-    dataset.filled, dataset.ordered = filled, chosen.ordered
-    dataset.notes = tuple(_notes(file, chosen, spec))
-    return dataset
+    return _Content(inputs, np.concatenate(numbers, axis=-1).T, codes, np.concatenate(keys), filled)
 
 
 def _notes(file: TableFile, chosen: _Chosen, spec: DatasetSpec) -> list[str]:

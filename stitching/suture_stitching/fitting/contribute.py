@@ -12,11 +12,10 @@ was among them. That does not hide what a whole data set has in common.
 
 from __future__ import annotations
 
-import functools
 import math
 import os
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -52,6 +51,10 @@ from suture_stitching.running.tracker import Tracker, UnitCost
 Placement: TypeAlias = Mapping[MemberIndex, Point]
 #: Which placement, on the grid of which of its members' maps, of which split.
 _Key: TypeAlias = tuple[int, tuple[int, ...], SplitOfFit]
+#: By placement and grid: rows of all members' features side by side.
+_Sides: TypeAlias = dict[tuple[int, tuple[int, ...]], Tensor]
+#: Sums up a batch of a split, whose samples have these places in it.
+_Work: TypeAlias = Callable[[SplitOfFit, Tensor, Tensor], Accumulator]
 #: The largest distance of `(x, x x')` from `(y, y y')` for x, y of norm 1 at most: at an angle of 120 degrees.
 _SENSITIVITY = math.sqrt(4.5)
 
@@ -144,16 +147,7 @@ def contribute(
     """
     check_inputs(members, dataset)
     objective = objective_of([member.metadata for member in members], dataset.labels, where=dataset.where)
-    if small := next((split for split in SPLITS if dataset.patients(split) < min_patients), None):
-        raise SutureError(
-            "moments.too_few_samples",
-            f"the {small} split has samples of fewer than {min_patients} patients",
-            where=dataset.where,
-        )
-    if privacy is not None:
-        dataset.check_separate()
-    if privacy is not None and len(privacy.clips) != len(asked):
-        raise SutureError("moments.clips", f"{len(privacy.clips)} clips for {len(asked)} placements")
+    _check(dataset, asked, min_patients, privacy)
     tracker, runner = Tracker(progress), Runner(device, precision)
     settings = {
         "asked": [dict(placement) for placement in asked],
@@ -166,44 +160,9 @@ def contribute(
     batches = {split: passes.number_of_batches(split) for split in SPLITS}
     tracker.expect("solve", [UnitCost()] * sum(batches.values()))
     matches = _matches(members, asked, passes.shape)
-    merge = Merge(members, objective)
-    refs = {(m, p.name): merge.point(merge.native, m, p).node for points in matches for m, p in points.items()}
-    wanted = sorted(set(refs.values()))
-    model = passes.model_of(merge, wanted)
+    features = _side_by_side(passes, Merge(members, objective), matches)
     patients = {split: passes.patients(split) for split in SPLITS}
-    groups = {split: groups_of(whose) for split, whose in patients.items()}
-    weights = {split: torch.from_numpy(_weights(whose)) for split, whose in patients.items()}
-
-    def features(x: Tensor) -> dict[tuple[int, tuple[int, ...]], Tensor]:
-        values = dict(passes.runner.stream(model, wanted, x))
-        return {
-            (index, grid): torch.cat(
-                [rows(values[refs[m, p.name]].float(), grid, p.channel_axis) for m, p in points.items()], 1
-            )
-            for index, points in enumerate(matches)
-            for grid in _grids(points)
-        }
-
-    def exact(split: SplitOfFit, x: Tensor, places: Tensor) -> Accumulator:
-        sums = Accumulator()
-        for (index, grid), side in features(x).items():
-            name = _name((index, grid, split))
-            sums.see(name, side)
-            sums.placed[name] = tallied(side.reshape(len(x), -1, side.shape[1]), groups[split][places])
-        return sums
-
-    def clipped_features(clips: Sequence[float], split: SplitOfFit, x: Tensor, places: Tensor) -> Accumulator:
-        # One sample at a time where one must not show: a network may mix those that it is given together.
-        sums, parts = Accumulator(), [features(part) for part in torch.split(x, 1)]
-        for index, grid in parts[0]:
-            clip = clips[index]
-            side = clip * clipped(torch.cat([part[index, grid] for part in parts]), clip)
-            each = len(side) // len(x)
-            counted = weights[split][places].to(side).repeat_interleave(each) / each
-            sums.moments[_name((index, grid, split))] = Moments.weighted(side, counted)
-        return sums
-
-    work = exact if privacy is None else functools.partial(clipped_features, privacy.clips)
+    work = _exact(features, patients) if privacy is None else _clipped(features, patients, privacy.clips)
     sums = passes.summed("solve", "contribution", work, batches)
     tracker.end("solve")
     moments = {_key(name): total for name, total in sums.moments.items()}
@@ -223,6 +182,76 @@ def contribute(
         privacy=privacy,
     )
     return Contribution(described, moments)
+
+
+def _check(dataset: Dataset, asked: Sequence[Placement], min_patients: int, privacy: ClippedPrivacy | None) -> None:
+    """Raise `SutureError` (`moments.*`, `dataset.*`) where moments would be of too few, or noise of another shape."""
+    if small := next((split for split in SPLITS if dataset.patients(split) < min_patients), None):
+        raise SutureError(
+            "moments.too_few_samples",
+            f"the {small} split has samples of fewer than {min_patients} patients",
+            where=dataset.where,
+        )
+    if privacy is not None:
+        dataset.check_separate()
+    if privacy is not None and len(privacy.clips) != len(asked):
+        raise SutureError("moments.clips", f"{len(privacy.clips)} clips for {len(asked)} placements")
+
+
+def _side_by_side(
+    passes: FeaturePass, merge: Merge, matches: Sequence[Mapping[int, StitchPoint]]
+) -> Callable[[Tensor], _Sides]:
+    """Return what gives the matched features of a batch, each match on each of its grids as rows."""
+    refs = {(m, p.name): merge.point(merge.native, m, p).node for points in matches for m, p in points.items()}
+    wanted = sorted(set(refs.values()))
+    model = passes.model_of(merge, wanted)
+
+    def features(x: Tensor) -> _Sides:
+        values = dict(passes.runner.stream(model, wanted, x))
+        return {
+            (index, grid): torch.cat(
+                [rows(values[refs[m, p.name]].float(), grid, p.channel_axis) for m, p in points.items()], 1
+            )
+            for index, points in enumerate(matches)
+            for grid in _grids(points)
+        }
+
+    return features
+
+
+def _exact(features: Callable[[Tensor], _Sides], patients: Mapping[SplitOfFit, NDArray[np.int64]]) -> _Work:
+    """Return what sums a batch's features as they are, and counts which patients carry them."""
+    groups = {split: groups_of(whose) for split, whose in patients.items()}
+
+    def exact(split: SplitOfFit, x: Tensor, places: Tensor) -> Accumulator:
+        sums = Accumulator()
+        for (index, grid), side in features(x).items():
+            name = _name((index, grid, split))
+            sums.see(name, side)
+            sums.placed[name] = tallied(side.reshape(len(x), -1, side.shape[1]), groups[split][places])
+        return sums
+
+    return exact
+
+
+def _clipped(
+    features: Callable[[Tensor], _Sides], patients: Mapping[SplitOfFit, NDArray[np.int64]], clips: Sequence[float]
+) -> _Work:
+    """Return what sums a batch's features, each clipped and each patient counted once."""
+    weights = {split: torch.from_numpy(_weights(whose)) for split, whose in patients.items()}
+
+    def clipped_features(split: SplitOfFit, x: Tensor, places: Tensor) -> Accumulator:
+        # One sample at a time where one must not show: a network may mix those that it is given together.
+        sums, parts = Accumulator(), [features(part) for part in torch.split(x, 1)]
+        for index, grid in parts[0]:
+            clip = clips[index]
+            side = clip * clipped(torch.cat([part[index, grid] for part in parts]), clip)
+            each = len(side) // len(x)
+            counted = weights[split][places].to(side).repeat_interleave(each) / each
+            sums.moments[_name((index, grid, split))] = Moments.weighted(side, counted)
+        return sums
+
+    return clipped_features
 
 
 def _screened(moments: Moments, tally: Tensor, least: int) -> Moments:
