@@ -90,7 +90,7 @@ app = group(
         "up": Joined("Keep a hub and a site running on this machine.", extra="service,worker,demo"),
         "login": Lazy("suture.cli.login:login", "Keep a hub's address and your token."),
         "hubs": Lazy("suture.cli.login:hubs", "List the hubs that you are signed in at, and which one is used."),
-        "export": Lazy("suture.cli.models:export", "Turn a PyTorch model of yours into a portable model."),
+        "export": Lazy("suture.cli.export:export", "Turn a PyTorch model into a portable model."),
         "export-onnx": Lazy("suture.cli.onnx:export_onnx", "Write a portable model, stitched or not, as ONNX."),
         "inspect": Lazy("suture.cli.inspect:inspect", "Show what a portable model is."),
         "publish": Lazy("suture.cli.models:publish", "Publish a portable model."),

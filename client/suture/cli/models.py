@@ -1,17 +1,15 @@
-"""Commands about models: export, publish, models, pull, report."""
+"""Commands about models: publish, models, pull, share, report."""
 
 from __future__ import annotations
 
-import importlib
-import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from suture.bundle import Bundle, Description
+from suture.bundle import Bundle
 from suture.cli.documents import DryRun, FileToSend, Pulled, Signature
 from suture.cli.keys import KeyOption, password_of
 from suture.hub import Hub
@@ -29,129 +27,19 @@ from suture_contract.console.terminal import (
 )
 from suture_contract.documents import Report
 from suture_contract.errors import Cancelled, SutureError
-from suture_contract.files import read_text, telling, write_text
-from suture_contract.model.metadata import InputFormat, Task, TrainedOn
+from suture_contract.files import read_text, write_text
+from suture_contract.model.metadata import InputFormat, Task
 from suture_contract.model.signature import SIGNATURE
 from suture_contract.windows import check_path
 
 if TYPE_CHECKING:
-    from torch.nn import Module
+    pass
 
 Sort = Literal["name", "newest", "updated"]
 RepoArgument = Annotated[str, typer.Argument(metavar="PARTY/NAME", help="the model's name at the hub")]
 RevisionOption = Annotated[
     str | None, typer.Option("--revision", metavar="ID", help="a revision's 40 hex digits; the newest by default")
 ]
-
-
-def export(
-    source: Annotated[
-        str, typer.Argument(metavar="MODULE:NAME", help="your code: a torch module, or a function that returns one")
-    ],
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="where to write the three files to publish")],
-    shape: Annotated[str, typer.Option(help="one input without its batch, such as 1,28,28 or 17")],
-    license: Annotated[str, typer.Option(help="such as CC-BY-4.0: what others may do with the model")],
-    labels: Annotated[str | None, typer.Option(help="names of the output channels in order: cat,dog")] = None,
-    task: Annotated[Task, typer.Option(help="what the model does")] = "classification",
-    output: Annotated[
-        Literal["logits", "probabilities", "values"] | None,
-        typer.Option(help="what the model gives; by default what the end of the network and its outputs show"),
-    ] = None,
-    output_name: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="which of several outputs: logits, 0 or heads.1; by default the plain one"),
-    ] = None,
-    channels: Annotated[
-        str | None,
-        typer.Option(
-            metavar="A,B|TABLE", help="the input's channels in order; for a table its columns, or the training table"
-        ),
-    ] = None,
-    value_range: Annotated[str | None, typer.Option(help="range of the input values, such as 0,1")] = None,
-    mean: Annotated[str | None, typer.Option(help="what you subtract before the model, per channel")] = None,
-    std: Annotated[str | None, typer.Option(help="what you divide by then, per channel")] = None,
-    description: Annotated[str | None, typer.Option(help="what the model is")] = None,
-    modality: Annotated[str | None, typer.Option(help="a DICOM code such as CT, MR or US, or a word")] = None,
-    intended_use: Annotated[str | None, typer.Option(help="what it may be used for")] = None,
-    limitations: Annotated[str | None, typer.Option(help="what it cannot do, or was not tried on")] = None,
-    training_data: Annotated[str | None, typer.Option(help="what it learnt from, in words")] = None,
-    n: Annotated[int | None, typer.Option(help="number of training samples")] = None,
-    trained_on: Annotated[
-        TrainedOn | None, typer.Option(help="the part of your site's data that training used: train, or all")
-    ] = None,
-    label_prior: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SHARES", help="share of each label among the training samples, in their order, such as 0.64,0.36"
-        ),
-    ] = None,
-    split_digest: Annotated[
-        str | None, typer.Option(metavar="DIGEST", help="of that split, as `suture data split` prints it")
-    ] = None,
-    citation: Annotated[str | None, typer.Option(help="how to cite it")] = None,
-    doi: Annotated[str | None, typer.Option(help="its DOI, such as 10.5281/zenodo.1234")] = None,
-) -> None:
-    """Turn a PyTorch model of yours into a portable model.
-
-    Your own code is imported here, on your own machine, from the current folder; the written file holds the weights
-    and a list of allowed operations, and is verified by computing with it. Nothing is sent.
-
-    \b
-    Examples:
-      suture export lesions:trained out --shape 3,224,224 --labels benign,malignant --license CC-BY-4.0
-      suture export risk:model out --shape 3 --channels age,bp,hr --task regression --license CC-BY-4.0
-      suture export ill:model out --shape 17 --channels train.csv --labels no,yes --output logits --license CC0-1.0
-    """
-    import torch
-
-    from suture.bundle import export_model
-    from suture_contract.card import write_card
-
-    sizes = [int(size) for size in _numbers(shape, "--shape")]
-    parts = labels.split(",") if labels is not None else None
-    fields: dict[str, Any] = {
-        "license": license,
-        "task": task,
-        "labels": parts,
-        "output": output,
-        "channels": _channels(channels, sizes) if channels is not None else None,
-        "value_range": tuple(_numbers(value_range, "--value-range")) if value_range else None,
-        "mean": _numbers(mean, "--mean") if mean else None,
-        "std": _numbers(std, "--std") if std else None,
-        "description": description,
-        "modality": modality,
-        "intended_use": intended_use,
-        "limitations": limitations,
-        "training_data": training_data,
-        "n": n,
-        "trained_on": trained_on,
-        "label_prior": _numbers(label_prior, "--label-prior") if label_prior else None,
-        "split_digest": split_digest,
-        "citation": citation,
-        "doi": doi,
-    }
-    module = _imported(source)
-    example = torch.rand(2, *sizes, generator=torch.Generator().manual_seed(0))
-    made = not folder.exists()
-    with telling(folder, code="file.unwritable"):
-        folder.mkdir(parents=True, exist_ok=True)
-    try:
-        metadata = export_model(
-            module,
-            example,
-            folder / "model.safetensors",
-            output_name=output_name,
-            tell=notes.print,
-            **cast(Description, fields),
-        )
-    except SutureError:
-        if made:
-            folder.rmdir()
-        raise
-    write_text(folder / "suture.json", metadata.to_json())
-    write_text(folder / "README.md", write_card(source.rpartition(":")[0], metadata))
-    notes.print(f"wrote {folder}/model.safetensors, suture.json and README.md; the file alone computes the same")
-    notes.print(f"next:  suture publish {folder} PARTY/NAME")
 
 
 @prints(Revision | DryRun)
@@ -425,46 +313,3 @@ def report(
 def _byte_bar() -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     return Progress(*columns, console=notes, transient=True)
-
-
-def _numbers(text: str, option: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise typer.BadParameter("numbers separated by commas are expected", param_hint=option) from None
-
-
-def _channels(text: str, sizes: list[int]) -> list[str]:
-    """Return the names of the channels: as written, or the first columns of a training table, which the model reads."""
-    if not Path(text).is_file():
-        return [name.strip() for name in text.split(",")]
-    from suture_stitching.data.table_files import column_names
-
-    names = column_names(Path(text))
-    if len(names) != sizes[0]:
-        raise SutureError(
-            "export.channels",
-            f"the model reads {sizes[0]} columns, the table has {len(names)} besides label, split and patient: "
-            + ", ".join(names),
-            where=text,
-            hint="write them in the order in which the model reads them: --channels age,bp,hr",
-        )
-    return names
-
-
-def _imported(source: str) -> Module:
-    """Return the torch module that `module:name` is or makes. It is the user's own code, named on the command line."""
-    import torch
-
-    module_name, colon, name = source.partition(":")
-    if not colon:
-        raise typer.BadParameter("write it as MODULE:NAME, such as lesions:trained", param_hint="MODULE:NAME")
-    sys.path.insert(0, os.getcwd())  # noqa: PTH109  # what `python -m` does
-    try:
-        attribute = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError) as error:
-        raise SutureError("export.import", str(error), where=source, hint="run it in the folder of your code") from None
-    made = attribute() if callable(attribute) and not isinstance(attribute, torch.nn.Module) else attribute
-    if not isinstance(made, torch.nn.Module):
-        raise SutureError("export.module", f"it gave a {type(made).__name__}, not a torch.nn.Module", where=source)
-    return made

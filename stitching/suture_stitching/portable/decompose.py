@@ -198,6 +198,26 @@ def _batch_norm(x: Tensor, weight: Any, bias: Any, mean: Any, var: Any, momentum
     return y, y, y  # the statistics, which nobody reads in evaluation
 
 
+def _convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: bool,
+    more: Any,
+    groups: int,
+) -> Tensor:
+    """Convolve, as TorchScript writes it for one to three axes."""
+    name = f"conv{'_transpose' if transposed else ''}{weight.dim() - 2}d"
+    how: dict[str, Any] = {"output_padding": more} if transposed else {}
+    convolved: Tensor = getattr(F, name)(
+        x, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups, **how
+    )
+    return convolved
+
+
 #: Forms of ours; what they do not say, torch does.
 OWN: dict[Any, Callable[..., Any]] = {
     _aten.square.default: lambda x: x * x,
@@ -236,6 +256,7 @@ OWN: dict[Any, Callable[..., Any]] = {
     # What nobody wrote to yet says nothing: it is written over, or has no elements.
     _aten.empty.memory_format: lambda size, **how: _zeros(size, **how),
     _aten._native_batch_norm_legit_no_training.default: _batch_norm,
+    _aten.convolution.default: _convolution,
     _aten.rrelu.default: lambda x, lower=0.125, upper=1 / 3, training=False, generator=None: F.leaky_relu(
         x, (lower + upper) / 2
     ),
