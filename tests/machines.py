@@ -9,12 +9,13 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import re
 import resource
 import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -22,6 +23,7 @@ import pytest
 
 #: Number of flock(2), by machine: linux/arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h.
 _FLOCK = {"x86_64": 73, "aarch64": 32}
+_NUMBERS = Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h")
 _NOBODYS = 54321
 
 
@@ -79,6 +81,15 @@ def without_locks(command: Sequence[str]) -> list[str]:
     return [sys.executable, str(Path(__file__)), *command]
 
 
+def with_calls(names: Iterable[str], command: Sequence[str]) -> list[str]:
+    """Return the command that runs `command` with these system calls alone; others answer EPERM. Skips elsewhere."""
+    if sys.platform != "linux" or platform.machine() != "x86_64" or not _NUMBERS.exists():
+        pytest.skip("needs the numbers of system calls on x86-64 (linux-libc-dev)")
+    numbers = dict(re.findall(r"#define __NR_(\w+) (\d+)", _NUMBERS.read_text(encoding="ascii")))
+    allowed = ",".join(sorted(numbers[name] for name in set(names) & numbers.keys()))
+    return [sys.executable, str(Path(__file__)), f"--calls={allowed}", *command]
+
+
 @cache
 def _need_namespaces() -> None:
     made = shutil.which("unshare") and subprocess.run(
@@ -88,15 +99,23 @@ def _need_namespaces() -> None:
         pytest.skip("needs user namespaces")
 
 
+_LOAD, _EQUAL, _ANSWER, _ALLOW, _REFUSE = 0x20, 0x15, 0x06, 0x7FFF0000, 0x00050000
+
+
 def _refuse_locks() -> None:
-    """Have flock(2) answer ENOLCK in this process and all it starts: see seccomp(2)."""
-    load, equal, answer, allow, refuse = 0x20, 0x15, 0x06, 0x7FFF0000, 0x00050000 | 37
-    program = [
-        (load, 0, 0, 0),  # the call
-        (equal, 0, 1, _FLOCK[platform.machine()]),
-        (answer, 0, 0, refuse),
-        (answer, 0, 0, allow),
-    ]
+    """Have flock(2) answer ENOLCK in this process and all it starts."""
+    _filter([(_EQUAL, 0, 1, _FLOCK[platform.machine()]), (_ANSWER, 0, 0, _REFUSE | 37), (_ANSWER, 0, 0, _ALLOW)])
+
+
+def _allow_only(numbers: Iterable[int]) -> None:
+    """Have all other calls answer EPERM in this process and all it starts."""
+    each = [step for number in numbers for step in ((_EQUAL, 0, 1, number), (_ANSWER, 0, 0, _ALLOW))]
+    _filter([*each, (_ANSWER, 0, 0, _REFUSE | 1)])
+
+
+def _filter(instructions: Sequence[tuple[int, int, int, int]]) -> None:
+    """Filter the calls of this process by their number: see seccomp(2)."""
+    program = [(_LOAD, 0, 0, 0), *instructions]
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *instruction) for instruction in program))
     header = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(program), ctypes.addressof(code)))
     library = ctypes.CDLL(None, use_errno=True)
@@ -106,5 +125,10 @@ def _refuse_locks() -> None:
 
 
 if __name__ == "__main__":
-    _refuse_locks()
-    os.execvp(sys.argv[1], sys.argv[1:])
+    first, *words = sys.argv[1:]
+    if first.startswith("--calls="):
+        _allow_only(map(int, first.removeprefix("--calls=").split(",")))
+    else:
+        words = [first, *words]
+        _refuse_locks()
+    os.execvp(words[0], words)

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 from tests.client.nearby import certificate
-from tests.programs import PATH, program
+from tests.programs import PATH, free_port, program
 from tests.service.test_connections import HALF, answer
 from tests.service.test_live import Live, ask, until
 
@@ -93,12 +93,6 @@ def proxied(request, tmp_path, migrated_sqlite) -> Iterator[tuple[str, Live, int
             finally:
                 run.terminate()
                 run.wait(60)
-
-
-def free_port() -> int:
-    with socket.socket() as made:
-        made.bind(("127.0.0.1", 0))
-        return int(made.getsockname()[1])
 
 
 def _answers(port: int) -> bool:

@@ -11,7 +11,7 @@ import fcntl
 import os
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,8 +20,8 @@ _FOLDER = "workers"
 
 
 @contextmanager
-def offering(state: Path, count: int) -> Iterator[None]:
-    """Say, as a worker, that it does `count` tasks at once, until it ends."""
+def offering(state: Path, count: int) -> Iterator[Callable[[], None]]:
+    """Say, as a worker, that it does `count` tasks at once, until it ends or calls what it is passed."""
     folder = state / _FOLDER
     folder.mkdir(mode=0o700, exist_ok=True)
     path = folder / f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
@@ -31,10 +31,14 @@ def offering(state: Path, count: int) -> Iterator[None]:
         file.write(str(count))
         file.flush()
         hidden.rename(path)  # seen only now that it is locked
-        try:
-            yield
-        finally:
+
+        def withdraw() -> None:
             path.unlink(missing_ok=True)
+
+        try:
+            yield withdraw
+        finally:
+            withdraw()
 
 
 def places(state: Path) -> int:

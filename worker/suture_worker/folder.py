@@ -297,10 +297,18 @@ class TaskFolder:
             shutil.rmtree(leftover, ignore_errors=True)
             leftover.mkdir(mode=0o700)
         self.checkpoint.mkdir(mode=0o700, exist_ok=True)
-        counter = self._own / "runs"
-        runs = int(counter.read_text(encoding="ascii")) + 1 if counter.exists() else 1
-        files.write(counter, str(runs))
+        runs = self._count_runs(+1)
         files.write(self._own / "run.json", run.model_dump_json())
+        return runs
+
+    def hand_back(self) -> None:
+        """Leave the work to whoever takes it next; this run does not count."""
+        self._count_runs(-1)
+
+    def _count_runs(self, change: int) -> int:
+        counter = self._own / "runs"
+        runs = (int(counter.read_text(encoding="ascii")) if counter.exists() else 0) + change
+        files.write(counter, str(runs))
         return runs
 
     @property

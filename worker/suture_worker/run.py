@@ -78,15 +78,20 @@ def run_agent(config: SiteConfig) -> None:
             hub.close()
 
 
-def run_worker(config: SiteConfig) -> None:
-    """Run the Celery worker until SIGTERM or SIGINT; it needs neither token nor hub. A running task is stopped."""
-    # Read by Celery when it is imported: on SIGTERM end now, not in some hours when the task has.
-    os.environ["REMAP_SIGTERM"] = "SIGQUIT"
+def run_worker(config: SiteConfig, drain: float = 0.0) -> None:
+    """Run the Celery worker until SIGTERM or SIGINT; it needs neither token nor hub.
+
+    Then it takes nothing new. A running task that has not ended within `drain` seconds is handed back: whoever takes it
+    goes on from its checkpoint.
+    """
+    if not drain:
+        # Read by Celery when it is imported: on SIGTERM end now, not when the task has.
+        os.environ["REMAP_SIGTERM"] = "SIGQUIT"
     from suture_worker.compute.celery_app import serve
 
     _set_up_logging()
     prepare_state(config)
-    serve(config)
+    serve(config, drain)
 
 
 def main(arguments: list[str]) -> None:

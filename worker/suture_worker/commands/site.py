@@ -130,18 +130,24 @@ def agent(path: ConfigArgument = HERE) -> None:
     run_agent(load(path))
 
 
-def worker(path: ConfigArgument = HERE) -> None:
+def worker(
+    path: ConfigArgument = HERE,
+    drain: Annotated[
+        float, typer.Option(min=0, max=86400, help="seconds that work under way may still take when it is told to stop")
+    ] = 0.0,
+) -> None:
     """Run only the Celery worker, which computes.
 
-    It has no token and talks to its broker alone.
+    It has no token and talks to its broker alone. Told to stop (SIGTERM), it takes no more work; what has not ended
+    in the seconds of --drain is handed back, and another worker goes on with it.
 
     \b
     Example:
-      suture site worker site.toml
+      suture site worker site.toml --drain 300
     """
     from suture_worker import run_worker
 
-    run_worker(load(path))
+    run_worker(load(path), drain)
 
 
 def console(

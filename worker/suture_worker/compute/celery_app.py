@@ -7,12 +7,14 @@ looks into the task's folder before it does anything.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from billiard import current_process
 from celery import Celery, chord, group
-from celery.signals import setup_logging, worker_process_init
+from celery.signals import setup_logging, worker_process_init, worker_shutting_down
 
 from suture_worker import broker
 from suture_worker.broker import QUEUE, broker_url
@@ -89,8 +91,11 @@ def ring(app: Celery, task_id: str) -> None:
     app.send_task(TASK, args=[task_id], ignore_result=True, retry=True, retry_policy=policy)
 
 
-def serve(config: SiteConfig) -> None:
-    """Run the worker in this process until it is told to stop: one process for each CUDA device, or a single one."""
+def serve(config: SiteConfig, drain: float = 0.0) -> None:
+    """Run the worker in this process until it is told to stop: one process for each CUDA device, or a single one.
+
+    Told to stop, it goes on for at most `drain` seconds with what is under way.
+    """
     app = make_app(config)
     devices = shares(config.site.device)
 
@@ -111,8 +116,23 @@ def serve(config: SiteConfig) -> None:
     worker_process_init.connect(get_ready, weak=False)
     options = ["--pool=prefork", f"--concurrency={len(devices)}", f"--queues={QUEUE}"]
     options += ["--hostname=suture@%h", "--loglevel=INFO"]
-    with offering(config.state, len(devices)):
+    with offering(config.state, len(devices)) as withdraw:
+        stopping = _stopping(drain, withdraw)
+        worker_shutting_down.connect(stopping, weak=False)
         app.worker_main(["worker", *options, "--without-gossip", "--without-mingle", "--without-heartbeat"])
+
+
+def _stopping(drain: float, withdraw: Callable[[], None]) -> Callable[..., None]:
+    """Return what a worker that is told to stop does: it offers nothing more, and ends what takes longer than that."""
+    late = threading.Timer(drain, os.kill, (os.getpid(), signal.SIGQUIT))
+    late.daemon = True
+
+    def stopping(**_facts: Any) -> None:
+        withdraw()
+        if drain and late.ident is None:
+            late.start()
+
+    return stopping
 
 
 def _keep_logging(**_options: Any) -> None:

@@ -142,6 +142,9 @@ def _attempt(config: SiteConfig, folder: TaskFolder, *, may_divide: bool) -> Out
         stopped = _watch(child, folder, time.monotonic() + config.limits.seconds)
     except SoftTimeLimitExceeded:
         stopped = "work.time_limit"
+    except SystemExit:  # an orderly stop of this worker is no failure of the task
+        folder.hand_back()
+        raise
     finally:
         # Also when this worker is told to go: the child, and whatever it started, never outlives it.
         status = child.end()
