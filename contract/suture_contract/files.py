@@ -44,6 +44,15 @@ def trouble(error: OSError, *, where: str | os.PathLike[str] | None = None, code
     return SutureError(code or default, words, where=place, hint=hint)
 
 
+def is_full(error: BaseException | None) -> bool:
+    """Whether a full disk, or one that may hold no more of this account's, is behind an error, whoever raised it."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 @contextmanager
 def telling(where: str | os.PathLike[str] | None = None, *, code: str | None = None) -> Iterator[None]:
     """Raise a `SutureError` for what the operating system refuses within the block."""

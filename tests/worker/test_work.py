@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
+import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,13 +18,18 @@ from typing import Any
 
 import pytest
 import torch
+from tests import machines
 from tests.worker.children import children_of
 from torch import nn
 
 from suture_contract.documents import CandidateSet, Evaluation
+from suture_contract.files import replacing
+from suture_stitching.data.spool import naming_the_disk
 from suture_stitching.fitting.fit import FitResult
 from suture_stitching.portable.export import export
 from suture_stitching.portable.runtime import load
+from suture_worker.compute import child
+from suture_worker.compute.forkserver import NO_ROOM
 from suture_worker.compute.work import crash_code, server, work
 from suture_worker.config import StateConfig, TaskLimits, load_site, prepare_state
 from suture_worker.egress.outbox import Outbox
@@ -197,6 +205,42 @@ def test_too_little_time(site, data, assign, long):
     failed(site, folder, "work.time_limit")
 
 
+def test_a_disk_that_fills_ends_no_task_for_good(site, data, assign, candidate_files, quick, tmp_path):
+    """At whichever write: then there is room again, and the task is done."""
+    tasks = (assign(options=quick), assign("evaluate", files=candidate_files, own=1))
+    prepared = [shutil.copytree(task.path, tmp_path / "prepared" / task.id) for task in tasks]
+    command = [sys.executable, "-m", "tests.worker.full_disk", str(site.path), *map(str, prepared)]
+    ran = machines.run(machines.small_disk(site.state, 8192, command), folder=Path(__file__).parents[2])
+    assert ran.returncode == 0, ran.stderr.decode()[-3000:]
+    for every in json.loads(ran.stdout.splitlines()[-1]):
+        *full, last = every
+        assert last["said"] == "done"
+        assert len(full) > 3
+        for ended in full:
+            assert ended["said"] == "no room" or (ended["code"] == "site.disk_full" and ended["retryable"]), ended
+            assert ended["unfinished"] == []
+            assert ended["again"] == "done"
+
+
+def full_disk(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "no space")
+
+
+def test_no_room_for_data_or_results_is_told_as_that_and_tried_again(tmp_path):
+    def unpacks():
+        with naming_the_disk():
+            full_disk()
+
+    def writes():
+        with replacing(tmp_path / "results"):
+            full_disk()
+
+    for work_of_a_child in (full_disk, unpacks, writes):
+        outcome = child._outcome(work_of_a_child)
+        assert (outcome.state, outcome.code, outcome.retryable) == ("failed", "site.disk_full", True)
+    assert list(tmp_path.iterdir()) == []
+
+
 def computes(folder: TaskFolder) -> bool:
     return folder.progress is not None and folder.progress.step != "load"
 
@@ -314,6 +358,7 @@ def test_the_child_s_surroundings_and_its_end_when_cancelled(site, data, assign,
         (1, "MemoryError", False, "work.out_of_memory"),
         (1, "Traceback", False, "work.failed"),
         (0, "", False, "work.failed"),
+        (NO_ROOM, "", False, "site.disk_full"),
     ],
 )
 def test_crash_codes(status, printed, starved, code):

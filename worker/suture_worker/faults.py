@@ -12,10 +12,13 @@ import secrets
 from datetime import UTC, datetime
 from pathlib import Path
 
+import structlog
 from pydantic import BaseModel, ValidationError
 
 MAX_LOG = 16 * 2**20
 MAX_TEXT = 32 * 1024
+
+log = structlog.get_logger(__name__)
 
 
 def new_correlation_id() -> str:
@@ -58,8 +61,13 @@ def note(state: Path, *, task: str, code: str, correlation_id: str, text: str) -
         path.replace(path.with_name("failures.log.1"))
     time = datetime.now(UTC).isoformat(timespec="seconds")
     entry = {"time": time, "correlation_id": correlation_id, "task": task, "code": code, "text": text[-MAX_TEXT:]}
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        os.write(descriptor, json.dumps(entry, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(descriptor, json.dumps(entry, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
+        finally:
+            os.close(descriptor)
+    except OSError as error:  # a full disk, say: the task is told of all the same
+        log.warning(
+            "a failure could not be noted", task=task, code=code, correlation_id=correlation_id, problem=str(error)
+        )

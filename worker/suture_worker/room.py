@@ -9,6 +9,8 @@ from suture_contract.errors import SutureError
 
 #: What a site needs to go on at all, in bytes: journals, logs, a task's small files.
 SPARE = 64 * 2**20
+#: The code of what could not be done because there was no room.
+DISK_FULL = "site.disk_full"
 #: How much must be free, for people.
 RULE = f"{SPARE / 2**20:.0f} MiB, and for a task twice what its models and files take"
 
@@ -28,7 +30,7 @@ def check_room(state: Path, size: int = 0) -> None:
     free, needed = free_room(state), needed_for(size)
     if free < needed:
         raise SutureError(
-            "site.disk_full",
+            DISK_FULL,
             f"{free / 2**20:.0f} MiB are free, {needed / 2**20:.0f} MiB are needed: {RULE}",
             where=str(state),
             hint="make room, or give the site another state folder; it goes on by itself",

@@ -16,6 +16,7 @@ from celery import Celery
 
 from suture.errors import AuthError, Fenced, HubError, NotFound, Unavailable
 from suture_contract.errors import SutureError
+from suture_contract.files import is_full
 from suture_worker import faults
 from suture_worker.agent.admission import Admission
 from suture_worker.agent.dispatch import Dispatch, NoWorkerError
@@ -30,7 +31,7 @@ from suture_worker.config import SiteConfig
 from suture_worker.egress.outbox import Cleared, Outbox
 from suture_worker.folder import Assignment, Outcome, TaskFolder, unfinished
 from suture_worker.leased_task import Claim, LeasedTask, claim_of
-from suture_worker.room import check_room
+from suture_worker.room import DISK_FULL, check_room
 from suture_worker.rules.in_force import InForce
 from suture_worker.rules.policy import DENIED, TOO_FEW, Allow, Asked, Decline, offers
 from suture_worker.stop import Stop
@@ -304,10 +305,8 @@ class Agent:
                 outcome = self._refused(task, folder) or self._dispatch.have_done(folder, heartbeat)
             except HubError as error:
                 outcome = self._failed(task, "model.unavailable", error, retryable=isinstance(error, Unavailable))
-            except SutureError as error:
-                outcome = self._failed(task, error.code, error, retryable=isinstance(error, NoWorkerError))
-            except OSError as error:
-                outcome = self._failed(task, "site.io", error, retryable=True)
+            except (SutureError, OSError) as error:
+                outcome = self._trouble(task, error)
             except (Lost, Stopping, Waits):
                 raise
             except Exception:  # a fault of ours must not bring the agent back to the same task for ever
@@ -406,6 +405,13 @@ class Agent:
     def _failed(self, task: LeasedTask, code: str, problem: object, *, retryable: bool = False) -> Outcome:
         correlation_id = self._note(task.id, code, str(problem))
         return Outcome(state="failed", code=code, correlation_id=correlation_id, retryable=retryable)
+
+    def _trouble(self, task: LeasedTask, error: SutureError | OSError) -> Outcome:
+        if is_full(error):
+            return self._failed(task, DISK_FULL, error, retryable=True)
+        if isinstance(error, OSError):
+            return self._failed(task, "site.io", error, retryable=True)
+        return self._failed(task, error.code, error, retryable=isinstance(error, NoWorkerError))
 
     def _note(self, task_id: str, code: str, text: str) -> str:
         correlation_id = faults.new_correlation_id()

@@ -6,6 +6,7 @@ leave into the folder's `results/`, and says how it ended. Whatever happens to i
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 import traceback
@@ -16,13 +17,14 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from suture_contract.errors import Cancelled, SutureError
+from suture_contract.files import is_full
 from suture_stitching.running.progress import Progress as EngineProgress
 from suture_worker.compute import confined
 from suture_worker.compute.assignment import TaskWork
 from suture_worker.compute.shards import ShareFolder
 from suture_worker.folder import Outcome, Run, TaskFolder, TaskProgress
 from suture_worker.leased_task import LeasedTask
-from suture_worker.room import SPARE
+from suture_worker.room import DISK_FULL, SPARE
 from suture_worker.rules.policy import TOO_FEW, too_few
 
 if TYPE_CHECKING:
@@ -77,22 +79,22 @@ def _outcome(work: Callable[[], None]) -> Outcome:
         return Outcome(state="cancelled", code="work.cancelled")
     except _Divided:
         return Outcome(state="divided")
-    except SutureError as error:
-        traceback.print_exc()
-        if error.code == TOO_FEW:
-            return Outcome(state="declined", code=TOO_FEW)
-        return _failed(error.code)
-    except MemoryError:
-        traceback.print_exc()
-        return _failed("work.out_of_memory")
-    except PermissionError:
-        # Within its confinement only the dataset can hold something it may not read, such as a link that leads out.
-        traceback.print_exc()
-        return _failed("dataset.not_readable")
     except Exception as error:
-        traceback.print_exc()
-        return _failed("work.out_of_memory" if _is_out_of_memory(error) else "work.failed")
+        with contextlib.suppress(OSError):  # the disk of the log may be what is full
+            traceback.print_exc()
+        return _ended_badly(error)
     return Outcome(state="done")
+
+
+def _ended_badly(error: Exception) -> Outcome:
+    if is_full(error):  # with more room it works
+        return Outcome(state="failed", code=DISK_FULL, retryable=True)
+    if isinstance(error, SutureError):
+        return Outcome(state="declined", code=TOO_FEW) if error.code == TOO_FEW else _failed(error.code)
+    if isinstance(error, PermissionError):
+        # Within its confinement only the dataset can hold something it may not read, such as a link that leads out.
+        return _failed("dataset.not_readable")
+    return _failed("work.out_of_memory" if _is_out_of_memory(error) else "work.failed")
 
 
 def _failed(code: str) -> Outcome:
@@ -103,6 +105,8 @@ def _failed(code: str) -> Outcome:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError):
+        return True
     text = str(error).lower()
     return isinstance(error, RuntimeError | ImportError | OSError) and any(words in text for words in _NO_MEMORY)
 

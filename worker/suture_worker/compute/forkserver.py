@@ -28,6 +28,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from suture_contract.files import is_full
 from suture_worker.compute import confine
 from suture_worker.folder import TaskFolder
 
@@ -36,6 +37,8 @@ PASSED_ON = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES"
 COMMAND = ("-I", "-B", "-m", "suture_worker.compute.forkserver")
 NAME = "suture-task"
 _ANSWER_SECONDS = 10.0
+#: How a child ends that has no room to write how it ended: EX_IOERR of sysexits.h.
+NO_ROOM = 74
 _TICK = 0.02
 
 
@@ -230,8 +233,10 @@ def _be_child(folder: Path, words: Sequence[str], parent: int) -> NoReturn:
         os.chdir(place.scratch)
         child.main(place)
         status = 0
-    except BaseException:
-        traceback.print_exc()
+    except BaseException as error:
+        status = NO_ROOM if is_full(error) else 1
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
     finally:
         with contextlib.suppress(Exception):
             sys.stdout.flush()

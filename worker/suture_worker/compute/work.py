@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -12,14 +13,16 @@ import structlog
 from celery.exceptions import SoftTimeLimitExceeded
 
 from suture_contract.errors import SutureError
+from suture_contract.files import is_full
 from suture_worker import faults
 from suture_worker.capacity import places
 from suture_worker.compute import shards
-from suture_worker.compute.forkserver import ForkedChild, ForkServer
+from suture_worker.compute.forkserver import NO_ROOM, ForkedChild, ForkServer
 from suture_worker.compute.shards import ShareFolder
 from suture_worker.config import SiteConfig, refreshed
 from suture_worker.device import memory_bytes, processors, resolve_device
 from suture_worker.folder import Outcome, Run, TaskFolder, tasks_at_work
+from suture_worker.room import DISK_FULL
 
 MAX_RUNS = 3
 GRACE_SECONDS = 10.0
@@ -82,7 +85,14 @@ def _work_alone(config: SiteConfig, folder: TaskFolder, share_out: ShareOut | No
         log.info("task divided", task=folder.id, shares=shards.count(folder))
         share_out(shards.left(folder))
         return "divided"
-    folder.finish(outcome)
+    shutil.rmtree(folder.scratch, ignore_errors=True)  # on a full disk, how it ended has no other room
+    try:
+        folder.finish(outcome)
+    except OSError as error:
+        if not is_full(error):
+            raise
+        log.warning("no room to write how the task ended; it goes on when there is", task=folder.id, code=DISK_FULL)
+        return "no room"
     log.info("task ended", task=folder.id, state=outcome.state, code=outcome.code)
     return outcome.state
 
@@ -109,10 +119,12 @@ def _free_places(config: SiteConfig, folder: TaskFolder) -> int:
 def _tried(config: SiteConfig, folder: TaskFolder, *, may_divide: bool) -> Outcome:
     try:
         return _attempt(config, folder, may_divide=may_divide)
-    except SutureError as error:
+    except (SutureError, OSError) as error:
+        if is_full(error):
+            return _failed(config, folder, DISK_FULL, str(error), retryable=True)
+        if isinstance(error, OSError):
+            return _failed(config, folder, "site.io", str(error), retryable=True)
         return _failed(config, folder, error.code, str(error))
-    except OSError as error:
-        return _failed(config, folder, "site.io", str(error), retryable=True)
 
 
 def _attempt(config: SiteConfig, folder: TaskFolder, *, may_divide: bool) -> Outcome:
@@ -182,7 +194,7 @@ def _outcome(config: SiteConfig, folder: TaskFolder, status: int, stopped: str |
         return outcome
     code = crash_code(status, printed, starved=starved)
     text = f"ended with {_named(status)}\n{printed}"
-    return _failed(config, folder, code, text, retryable=code == "work.interrupted")
+    return _failed(config, folder, code, text, retryable=code in ("work.interrupted", DISK_FULL))
 
 
 def crash_code(status: int, printed: str, *, starved: bool) -> str:
@@ -192,6 +204,8 @@ def crash_code(status: int, printed: str, *, starved: bool) -> str:
     """
     if any(words in printed for words in _NO_MEMORY) or (status == -signal.SIGKILL and starved):
         return "work.out_of_memory"
+    if status == NO_ROOM:
+        return DISK_FULL
     if status == -signal.SIGXCPU:
         return "work.time_limit"
     if -status in _NATIVE:
