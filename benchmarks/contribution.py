@@ -25,7 +25,7 @@ from suture_contract.documents import Evaluation
 from suture_contract.errors import SutureError
 from suture_local.study.data import Study
 from suture_local.study.run import member_of
-from suture_local.study.training import machine_for, recipe_of, train
+from suture_local.study.training import machine_of, recipe_of, train
 from suture_stitching.data import Dataset
 from suture_stitching.evaluation.evaluate import evaluate
 from suture_stitching.evaluation.select import choose
@@ -45,16 +45,13 @@ def trained(study: Study, seed: int, folder: Path) -> list[Member]:
     for design, own in enumerate(study.divide(seed).values()):
         part, shape = own.part("train", CPU), own.inputs.shape[1:]
         recipe = recipe_of(study.task, len(shape) - 1, study.augment)
-        machine, _ = machine_for(study.untrained(design, shape, 0), part, CPU, recipe.batch)
         module = train(
             study.untrained(design, shape, seed),
             part,
             [own.part("validation", CPU)],
             recipe,
-            machine,
-            seconds=float("inf"),
+            machine_of(CPU, shape),
             seed=seed,
-            progress=lambda _: None,
         )
         members.append(member_of(study, design, module, part, folder / f"{design}.safetensors"))
     return members

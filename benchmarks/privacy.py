@@ -36,7 +36,7 @@ from suture_contract.errors import SutureError
 from suture_contract.privacy import Privacy
 from suture_local.study.data import Study
 from suture_local.study.run import member_of
-from suture_local.study.training import machine_for, recipe_of, train
+from suture_local.study.training import machine_of, recipe_of, train
 from suture_stitching.evaluation.evaluate import evaluate
 from suture_stitching.evaluation.select import choose
 from suture_stitching.fitting.fit import FitOptions, Member, fit
@@ -52,28 +52,25 @@ def promise(epsilon: float | None) -> Privacy | None:
     return None if epsilon is None else Privacy(epsilon=epsilon, delta=DELTA)
 
 
-def trained(study: Study, seed: int, folder: Path, seconds: float) -> list[Member]:
-    """Return each party's model, trained for so long at most."""
+def trained(study: Study, seed: int, folder: Path, epochs: int | None) -> list[Member]:
+    """Return each party's model, trained for so many epochs."""
     members = []
     for design, own in enumerate(study.divide(seed).values()):
         part, shape = own.part("train", CPU), own.inputs.shape[1:]
-        recipe = recipe_of(study.task, len(shape) - 1, study.augment)
-        machine, _ = machine_for(study.untrained(design, shape, 0), part, CPU, recipe.batch)
+        recipe = recipe_of(study.task, len(shape) - 1, study.augment, epochs)
         module = train(
             study.untrained(design, shape, seed),
             part,
             [own.part("validation", CPU)],
             recipe,
-            machine,
-            seconds=seconds,
+            machine_of(CPU, shape),
             seed=seed,
-            progress=lambda _: None,
         )
         members.append(member_of(study, design, module, part, folder / f"{design}.safetensors"))
     return members
 
 
-def measured(study: Study, seed: int, seconds: float, known: Sequence[Row]) -> Iterator[Row]:
+def measured(study: Study, seed: int, epochs: int | None, known: Sequence[Row]) -> Iterator[Row]:
     """Yield a row for each requester and setting of a seed that is not among those `known`."""
     wanted = [
         (party, epsilon)
@@ -86,7 +83,7 @@ def measured(study: Study, seed: int, seconds: float, known: Sequence[Row]) -> I
     data = study.divide(seed)
     datasets = {party: study.dataset(party, own, to_fit=True) for party, own in data.items()}
     with tempfile.TemporaryDirectory() as folder:
-        members = trained(study, seed, Path(folder), seconds)
+        members = trained(study, seed, Path(folder), epochs)
         for party, epsilon in wanted:
             own, options = study.parties.index(party), FitOptions(seed=seed, refine=study.task != "segmentation")
             try:
@@ -161,7 +158,7 @@ def main() -> int:
     parser.add_argument("studies", nargs="+", choices=("digits", "heart", "cells"))
     parser.add_argument("--data", type=Path, help="folder with the cells' images")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--train-seconds", type=float, default=60.0, help="for each network at most")
+    parser.add_argument("--epochs", type=int, help="of each training, by default those of the study")
     parser.add_argument("--json", type=Path, help="keep the rows here, and go on from those that are there")
     asked = parser.parse_args()
     if asked.data is None and "cells" in asked.studies:
@@ -173,11 +170,11 @@ def main() -> int:
     for name in asked.studies:
         study = cells_study(asked.data) if name == "cells" else {"digits": digits_study, "heart": heart_study}[name]()
         for seed in range(asked.seeds):
-            for row in measured(study, seed, asked.train_seconds, every[name]):
+            for row in measured(study, seed, asked.epochs, every[name]):
                 every[name].append(row)
                 console.print(name, json.dumps(row), soft_wrap=True, highlight=False)
                 if asked.json is not None:
-                    settings = {"delta": DELTA, "train_seconds": asked.train_seconds}
+                    settings = {"delta": DELTA, "epochs": asked.epochs}
                     write_json(asked.json, "privacy", every, **settings)
         console.print(table(name, [row for row in every[name] if row["seed"] < asked.seeds], read))
     return 0

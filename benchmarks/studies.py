@@ -8,7 +8,7 @@ from torch import nn
 
 from suture_local import digits, heart
 from suture_local.study.data import PartySamples, Study
-from suture_local.study.reading import image_files, table_files
+from suture_local.study.reading import TableColumns, image_files, table_files
 from suture_local.training import untrained
 
 LABORATORIES = {"tecom": "wbc_tecom", "cellavision": "wbc_cellavision"}
@@ -32,10 +32,9 @@ def heart_study() -> Study:
     return table_files(
         "heart",
         {party: heart.table(party) for party in heart.PARTIES},
-        label="disease",
-        categories=("cp", "restecg", "slope", "thal"),
-        ignored=("num",),
-        zero_is_missing=("chol",),
+        TableColumns(
+            "disease", categories=("cp", "restecg", "slope", "thal"), ignored=("num",), zero_is_missing=("chol",)
+        ),
     )
 
 

@@ -1,4 +1,4 @@
-"""Commands for one machine: demo and up."""
+"""Commands for one machine: demo, up and simulate."""
 
 from __future__ import annotations
 
@@ -58,3 +58,70 @@ def up(
     from suture_local.up import run
 
     run(root, data, Console(highlight=False))
+
+
+def simulate(
+    parties: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[NAME=]PATH...",
+            help="a party's data, twice or more: a folder of images by class, a .csv or a .npz",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="folder for the page, the reports and what is done so far")] = Path(
+        "simulation"
+    ),
+    label: Annotated[str | None, typer.Option(metavar="COLUMN", help="the tables' column of labels")] = None,
+    category: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN", help="numbers there stand for categories; repeatable. Text does anyway"),
+    ] = None,
+    ignore: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN", help="a column that is left out; repeatable")
+    ] = None,
+    zero_is_missing: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN", help="0 stands for an empty cell there; repeatable")
+    ] = None,
+    task: Annotated[
+        Literal["classification", "segmentation"], typer.Option(help="what the networks learn; masks come in .npz")
+    ] = "classification",
+    seeds: Annotated[int, typer.Option(min=1, help="divisions of the data, each with trainings and fits")] = 3,
+    first_seed: Annotated[int, typer.Option(min=0, help="where they begin")] = 0,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="of each training, by default those that such data mostly need")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="steps of refinement per candidate")] = None,
+    refine: Annotated[bool, typer.Option(help="train the stitches of the best candidates on the task")] = True,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1")] = "cpu",
+) -> None:
+    """Play several parties on this machine: what would stitching bring?
+
+    Each party gets a network of a design of its own, trained on its own part of the data. Then each asks in turn, and
+    everything is measured beside the alternatives: own models, the plain ensemble, distillation, federated averaging,
+    training on all data together. Nothing is sent anywhere.
+
+    The --out folder gets simulation.html for people, simulation.json for programs, and for each party the report that
+    it would read. Stopped, the same command goes on where it was.
+
+    A .npz file has images, and labels or masks; a column or array called group keeps a patient's samples together.
+
+    \b
+    Examples:
+      suture simulate north.csv south.csv --label outcome
+      suture simulate north=scans/north south=scans/south --seeds 1 --epochs 5 --no-refine
+    """
+    import torch
+
+    from suture_contract.fit_options import FitOptions
+    from suture_local.simulate import named, simulate
+    from suture_local.study.reading import TableColumns, parties_study
+    from suture_local.study.run import Setup
+
+    paths = named(parties)
+    columns = None
+    if label is not None:
+        columns = TableColumns(label, tuple(category or ()), tuple(ignore or ()), tuple(zero_is_missing or ()))
+    study = parties_study("simulation", paths, task, columns)
+    options = FitOptions.read({"refine": refine, **({"refine_steps": steps} if steps else {})})
+    setup = Setup(torch.device(device), epochs, options)
+    simulate(study, setup, range(first_seed, first_seed + seeds), out, Console(highlight=False))

@@ -1,8 +1,7 @@
 """Results of finished seeds, kept beside the page, so that a study goes on from them.
 
 A seed's result is one safetensors file: the scores by method and party, and a JSON document among the metadata. Its
-name tells what was studied, how, and by which code: a seed is read only where all that is the same. What a run decides
-by the clock, the time that a seed had and the precision that was fastest, is told in its notes.
+name tells what was studied, how, and by which code: a seed is read only where all that is the same.
 """
 
 from __future__ import annotations
@@ -22,21 +21,21 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 import suture_stitching
+from suture_contract.documents import Report
 from suture_contract.errors import SutureError
 from suture_contract.files import replacing
 from suture_local import digits
 from suture_local.study.data import PartySamples, Study
 from suture_local.study.results import MethodScores, SeedResult, StitchedScores
+from suture_local.study.run import Setup
 from suture_local.study.scores import METRICS
-from suture_local.study.training import recipe_of
-from suture_stitching.fitting.fit import FitOptions
 from suture_stitching.running.checkpoint import digest_of
 
 FORMAT = "suture.study-seed/1"
 #: Stands for a method in the key of whose the test samples are.
 _PATIENTS = "patients"
 #: What only shows results.
-_PRESENTING = {"plots.py", "summary.py", "table.py"}
+_PRESENTING = {"page.py", "play.py", "plots.py", "summary.py", "table.py"}
 
 
 class _Document(BaseModel):
@@ -47,22 +46,28 @@ class _Document(BaseModel):
     study: dict[str, Any]
     besides: dict[str, dict[str, dict[str, float | None]]]
     stitched: dict[str, StitchedScores]
-    seconds: dict[str, float]
-    limit: float | None
+    reports: dict[str, Report]
     notes: list[str]
 
 
 class KeptSeeds:
     """The finished seeds of a study in a folder."""
 
-    def __init__(self, study: Study, device: torch.device, budget: float | None, folder: Path) -> None:
-        self._study, self._device, self._budget, self._folder = study, device, budget, folder
+    def __init__(self, study: Study, setup: Setup, folder: Path) -> None:
+        self._study, self._setup, self._folder = study, setup, folder
         self._code = code()  # of what runs, not of what the files hold when a seed ends
 
     def path(self, seed: int) -> Path:
         """Return where the result of a seed is kept."""
+        return self._folder / f"{self._stem(seed)}.safetensors"
+
+    def working(self, seed: int) -> Path:
+        """Return the folder in which a seed is worked on until its result is kept."""
+        return self._folder / f"{self._stem(seed)}.unfinished"
+
+    def _stem(self, seed: int) -> str:
         identity = hashlib.sha256(json.dumps(self._identity(seed), sort_keys=True).encode()).hexdigest()
-        return self._folder / f"{self._study.name}-seed-{seed}-{identity[:12]}.safetensors"
+        return f"{self._study.name}-seed-{seed}-{identity[:12]}"
 
     def save(self, result: SeedResult) -> None:
         """Keep a result in place of an older one of the same seed."""
@@ -77,11 +82,10 @@ class KeptSeeds:
                 method: {party: own.besides for party, own in at.items()} for method, at in result.methods.items()
             },
             stitched=result.stitched,
-            seconds=result.seconds,
-            limit=result.limit,
+            reports=result.reports,
             notes=result.notes,
         )
-        text = json.dumps(document.model_dump(mode="json"))
+        text = json.dumps(document.model_dump(mode="json", by_alias=True))
         metadata = {"format": FORMAT, "document": text, "sha256": digest_of(text, scores)}
         with replacing(self.path(result.seed)) as temporary:
             save_file(scores, temporary, metadata)
@@ -122,13 +126,14 @@ class KeptSeeds:
                 where=str(path),
                 hint="delete the file, and the seed is run again",
             ) from error
-        notes, limit = list(document.notes), document.limit
-        return SeedResult(seed, methods, dict(document.stitched), dict(document.seconds), notes, limit, patients)
+        return SeedResult(
+            seed, methods, dict(document.stitched), dict(document.reports), list(document.notes), patients
+        )
 
     def _identity(self, seed: int) -> dict[str, Any]:
         """Return all that was given to a run."""
         study, data = self._study, self._study.divide(seed)
-        spatial = next(iter(data.values())).inputs.ndim - 2
+        input_shape = next(iter(data.values())).inputs.shape[1:]
         return {
             "study": study.name,
             "task": study.task,
@@ -136,10 +141,9 @@ class KeptSeeds:
             "parties": list(study.parties),
             "seed": seed,
             "data": {party: _digest(study, data[party]) for party in study.parties},
-            "training": asdict(recipe_of(study.task, spatial, study.augment)),
-            "fit": FitOptions().model_dump(mode="json"),
-            "device": self._device.type,
-            "budget": self._budget,
+            "training": asdict(self._setup.recipe(study, input_shape)),
+            "fit": self._setup.options.model_dump(mode="json"),
+            "device": self._setup.device.type,
             "code": self._code,
             "versions": {"suture": version("suture"), "torch": str(torch.__version__), "numpy": np.__version__},
         }

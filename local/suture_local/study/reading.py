@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,40 +18,65 @@ from suture_contract.errors import SutureError
 from suture_contract.model.metadata import Task
 from suture_local.study.data import IMAGE_SHARES, Study, UndividedSamples, divided, tables_study
 from suture_local.study.nets import LARGE, UNet
+from suture_stitching.data import SPLITS, DatasetSpec, open_dataset
 
 #: Larger images are made smaller.
 LARGEST = 256
 
 
-def files_study(task: Task, files: Mapping[str, Path], label: str | None) -> Study:
-    """Return a study of the parties' own files, all `.npz` or all `.csv`."""
-    kinds = {path.suffix.lower() for path in files.values()}
-    if kinds == {".csv"}:
-        if task != "classification" or label is None:
-            raise SutureError("study.task", "tables are for classification, with --label COLUMN", where="--party")
-        return table_files("tables", files, label=label)
+@dataclass(frozen=True)
+class TableColumns:
+    """What a table's columns are: labels, categories, what is left out, and where 0 is a gap.
+
+    Columns with text are categories anyway.
+    """
+
+    label: str
+    categories: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    zero_is_missing: tuple[str, ...] = ()
+
+
+def parties_study(name: str, paths: Mapping[str, Path], task: Task, columns: TableColumns | None) -> Study:
+    """Return a study of the parties' own data: all folders of images by class, all `.npz`, or all `.csv`.
+
+    Raises `SutureError` (`study.*`, `dataset.*`).
+    """
+    kinds = {"folder" if path.is_dir() else path.suffix.lower() for path in paths.values()}
+    for path in paths.values():
+        if not path.exists():
+            raise SutureError("study.files", "there is no such file or folder", where=str(path))
     if kinds == {".npz"}:
-        return image_files(task, task, files)
-    raise SutureError("study.files", "the parties' files must all be .npz or all .csv", where="--party")
+        return image_files(name, task, paths)
+    if task != "classification":
+        raise SutureError("study.task", "masks are read from .npz files", hint="give every party's data as .npz")
+    if kinds == {"folder"}:
+        return image_folders(name, paths)
+    if kinds == {".csv"}:
+        if columns is None:
+            raise SutureError("study.label", "which column has the labels is not named", hint="name it: --label COLUMN")
+        return table_files(name, paths, columns)
+    raise SutureError(
+        "study.files",
+        f"the parties' data are of several kinds, or of none that is read: {', '.join(sorted(kinds))}",
+        hint="give a folder of images by class for each party, or a .csv file, or a .npz file",
+    )
 
 
 def table_files(
     name: str,
     files: Mapping[str, Path],
-    *,
-    label: str,
-    categories: Sequence[str] = (),
-    ignored: Sequence[str] = (),
-    zero_is_missing: Sequence[str] = (),
+    means: TableColumns,
 ) -> Study:
     """Return a study of tables with a header; columns with text are categories, `group` keeps rows together."""
+    label, categories = means.label, means.categories
     rows = {party: _rows(path) for party, path in files.items()}
     for party, own in rows.items():
         if not own or label not in own[0]:
             raise SutureError("study.label", f"there is no column '{label}', or no row", where=str(files[party]))
         rows[party] = [row for row in own if row[label] != ""]
     shared = [column for column in next(iter(rows.values()))[0] if all(column in own[0] for own in rows.values())]
-    columns = [column for column in shared if column not in (label, "group", *ignored)]
+    columns = [column for column in shared if column not in (label, "group", *means.ignored)]
     notes = []
     if left := sorted({column for own in rows.values() for column in own[0]} - set(shared)):
         notes.append(f"Columns that not every party has were left out: {', '.join(left)}.")
@@ -70,7 +96,7 @@ def table_files(
             if as_category:
                 features[party].append(_one_hot(cells, seen))
             else:
-                features[party].append(_numbers(cells, column in zero_is_missing)[:, None])
+                features[party].append(_numbers(cells, column in means.zero_is_missing)[:, None])
     labels = sorted({row[label] for own in rows.values() for row in own}, key=_by_number)
     tables = {
         party: (
@@ -120,6 +146,50 @@ def image_files(
         raise SutureError("study.one_class", "there is a single class in all parties' data", where=name)
     table = {value: index for index, value in enumerate(values)}
     targets = {party: _looked_up(truth, table) for party, truth in truths.items()}
+    named = labels or ([f"label {value}" for value in values] if task == "classification" else _mask_labels(values))
+    groups = {party: own[2] for party, own in arrays.items()}
+    return _images_study(name, task, images, targets, groups, named, notes)
+
+
+def image_folders(name: str, folders: Mapping[str, Path]) -> Study:
+    """Return a study of images in folders, one folder within for each class, as a site reads them."""
+    notes: list[str] = []
+    classes = {
+        party: sorted(path.name for path in folder.iterdir() if path.is_dir()) for party, folder in folders.items()
+    }
+    labels = sorted({label for own in classes.values() for label in own}, key=_by_number)
+    if len(labels) < 2:
+        raise SutureError(
+            "study.one_class", "the folders hold fewer than two classes", hint="put images into a folder per class"
+        )
+    images: dict[str, NDArray[Any]] = {}
+    targets: dict[str, NDArray[Any]] = {}
+    for party, folder in folders.items():
+        own = classes[party] if len(classes[party]) > 1 else labels
+        images[party], indices = _folder_arrays(folder, own)
+        targets[party] = np.array([labels.index(own[index]) for index in indices], dtype=np.int64)
+    images = _same_channels(images, notes)
+    return _images_study(name, "classification", images, targets, dict.fromkeys(folders), labels, notes)
+
+
+def _folder_arrays(folder: Path, labels: Sequence[str]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return images `(N, C, H, W)` in 0..1 and label indices `(N,)`."""
+    spec = DatasetSpec(path=folder, format="image_folder", labels=tuple(labels), one_class=True)
+    dataset = open_dataset(spec)
+    batches = [batch for split in SPLITS if dataset.n(split) for batch in dataset.batches(split, 64)]
+    return torch.cat([x for x, _ in batches]).numpy(), torch.cat([y for _, y in batches]).numpy()
+
+
+def _images_study(
+    name: str,
+    task: Task,
+    images: Mapping[str, NDArray[Any]],
+    targets: Mapping[str, NDArray[Any]],
+    groups: Mapping[str, NDArray[Any] | None],
+    labels: Sequence[str],
+    notes: list[str],
+) -> Study:
+    """Return a study of images with alike channels, all brought to the first party's size."""
     size = _size(next(iter(images.values())).shape[2:], task)
     samples = {}
     for party, own in images.items():
@@ -129,14 +199,12 @@ def image_files(
         target = targets[party]
         if task == "segmentation" and target.shape[1:] != size:
             target = _resized_masks(target, size)
-        samples[party] = UndividedSamples(own, target, arrays[party][2])
-    named = labels or ([f"label {value}" for value in values] if task == "classification" else _mask_labels(values))
-
+        samples[party] = UndividedSamples(own, target, groups[party])
     return Study(
         name,
         task,
-        tuple(named),
-        tuple(files),
+        tuple(labels),
+        tuple(images),
         lambda seed: divided(samples, seed, IMAGE_SHARES),
         augment=min(size) >= LARGE // 2,
         notes=notes,

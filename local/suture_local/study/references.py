@@ -52,7 +52,6 @@ def federated(
     recipe: Recipe,
     machine: Machine,
     *,
-    seconds: float,
     seed: int,
     progress: OnShare,
 ) -> nn.Module:
@@ -79,7 +78,7 @@ def federated(
         result.load_state_dict(state)
 
     rounds = max(1, recipe.epochs // LOCAL_EPOCHS)
-    return run(result, round_of, validation, recipe, machine, steps=rounds, seconds=seconds, progress=progress)
+    return run(result, round_of, validation, recipe, machine, steps=rounds, seed=seed, progress=progress)
 
 
 def _mean(states: Sequence[dict[str, Any]], weights: Sequence[float]) -> dict[str, Any]:

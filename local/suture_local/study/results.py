@@ -10,7 +10,7 @@ import moocore
 import numpy as np
 from numpy.typing import NDArray
 
-from suture_contract.documents import CandidateKind, Evaluation
+from suture_contract.documents import CandidateKind, Evaluation, Report
 from suture_local.study.scores import Floats
 from suture_stitching.fitting.fit import FitOptions, FitResult
 
@@ -38,7 +38,6 @@ class StitchedScores:
     hypervolume: float
     #: The same of the members alone and their plain ensemble.
     plain_hypervolume: float
-    seconds: float
     options: dict[str, Any]
 
 
@@ -49,16 +48,15 @@ class SeedResult:
     seed: int
     methods: dict[str, dict[str, MethodScores]] = field(default_factory=dict)
     stitched: dict[str, StitchedScores] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
+    #: By requester, what all parties would read of its job.
+    reports: dict[str, Report] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    #: Seconds that all of it was given, where its time was bounded.
-    limit: float | None = None
     #: By party, whose each test sample is, where that is known.
     patients: dict[str, NDArray[np.int64]] = field(default_factory=dict)
 
 
 def stitched(
-    fitted: FitResult, evaluations: Mapping[str, Evaluation], chosen: str, seconds: float, options: FitOptions
+    fitted: FitResult, evaluations: Mapping[str, Evaluation], chosen: str, options: FitOptions
 ) -> StitchedScores:
     """Return what a requester's fit, as all parties evaluated it, gave."""
     ids = [candidate.id for candidate in fitted.candidates.candidates]
@@ -86,7 +84,6 @@ def stitched(
         front=tuple(id for id, keep in zip(ids, kept, strict=True) if keep),
         hypervolume=hypervolume(values["test"][kept]),
         plain_hypervolume=hypervolume(values["test"][plain]),
-        seconds=seconds,
         options=options.model_dump(mode="json"),
     )
 

@@ -48,6 +48,8 @@ class RequesterSummary:
     """What stitching did for one requester: share of the gap to union training that it closes, and the targets."""
 
     requester: str
+    #: Chosen model less own model on the requester's data, paired.
+    over_own: Interval
     gap_here: float | None
     gap_there: float | None
     gap_all: float | None
@@ -165,6 +167,7 @@ class _Summaries:
         )
         return RequesterSummary(
             requester,
+            own.interval,
             gap([requester]),
             gap(others),
             gap(self._parties),

@@ -27,31 +27,35 @@ def markdown(
         f"{metric} on test data, mean over {seeds} seed{'s' if seeds > 1 else ''} with its 95 % interval; "
         "hypervolume in per cent of union training's.",
         "",
-        *_markdown_table(*methods(parties, summary)),
-        "",
     ]
-    for measure in _besides(summary):
-        lines += [f"{measure} of the same models:", "", *_markdown_table(*besides(measure, parties, summary)), ""]
-    lines += ["What stitching did for each requester:", "", *_markdown_table(*gaps(summary)), ""]
-    lines += ["Targets:", "", *_markdown_table(*targets(summary)), ""]
+    for index, (title, head, rows) in enumerate([*tables(metric, parties, summary), ("targets", *targets(summary))]):
+        lines += [f"{title[0].upper()}{title[1:]}:", ""] if index else []
+        lines += [*_markdown_table(head, rows), ""]
     lines += [line for plot in plots for line in (f"![Methods and candidates]({plot})", "")]
     lines += [f"- {note}" for note in notes]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def show(console: Console, name: str, metric: str, parties: Sequence[str], summary: Summary) -> None:
-    """Print the tables."""
-    for title, (head, rows) in (
-        (f"{name}: {metric}", methods(parties, summary)),
-        *((f"{name}: {measure}", besides(measure, parties, summary)) for measure in _besides(summary)),
-        (f"{name}: stitching", gaps(summary)),
-        (f"{name}: targets", targets(summary)),
-    ):
-        table = Table(*head, title=title, title_justify="left")
+Titled = tuple[str, list[str], Cells]
+
+
+def show(console: Console, name: str, titled: Sequence[Titled]) -> None:
+    """Print tables."""
+    for title, head, rows in titled:
+        table = Table(*head, title=f"{name}: {title}", title_justify="left")
         for row in rows:
             style = "red" if row[-1].startswith("missed") else "bold" if row[0].startswith("stitched") else None
             table.add_row(*row, style=style)
         console.print(table)
+
+
+def tables(metric: str, parties: Sequence[str], summary: Summary) -> list[Titled]:
+    """Return all tables but that of the targets, each with its title and head."""
+    return [
+        (metric, *methods(parties, summary)),
+        *((measure, *besides(measure, parties, summary)) for measure in _besides(summary)),
+        ("what stitching did for each requester", *gaps(summary)),
+    ]
 
 
 def document(
@@ -73,8 +77,6 @@ def document(
         "seeds": [
             {
                 "seed": result.seed,
-                "limit_seconds": None if result.limit is None else round(result.limit, 1),
-                "seconds": {stage: round(seconds, 1) for stage, seconds in result.seconds.items()},
                 "methods": {
                     method: {party: float(own.scores.mean()) for party, own in at.items()}
                     for method, at in result.methods.items()

@@ -1,4 +1,4 @@
-"""Training within a given time: the learning rate falls as a cosine over the time or the epochs, whichever end first.
+"""Training for a number of epochs, over which the learning rate falls as a cosine.
 
 The state with the best validation metric is kept. Nothing here is particular to stitching.
 """
@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,9 +18,6 @@ from torch import Tensor, nn
 from suture_contract.model.metadata import Task
 from suture_local.study.data import Part
 from suture_local.study.scores import sample_scores
-
-#: Part of a bounded training's time that looks at the validation split may take.
-LOOKING = 0.15
 
 #: Called with the part of a training that is done.
 OnShare = Callable[[float], None]
@@ -47,8 +43,13 @@ class Recipe:
         return self.epochs * max(self.fewest, samples // self.batch)
 
 
-def recipe_of(task: Task, spatial: int, augment: bool) -> Recipe:
-    """Return the recipe for inputs with `spatial` axes."""
+def recipe_of(task: Task, spatial: int, augment: bool, epochs: int | None = None) -> Recipe:
+    """Return the recipe for inputs with `spatial` axes; `epochs` take the place of its own."""
+    recipe = _recipe_of(task, spatial, augment)
+    return recipe if epochs is None else replace(recipe, epochs=epochs)
+
+
+def _recipe_of(task: Task, spatial: int, augment: bool) -> Recipe:
     if task == "segmentation":
         return Recipe(task, 3e-3, 1e-2, batch=8, epochs=120, looks=24, augment=augment, fewest=20)
     if spatial:
@@ -60,7 +61,7 @@ def recipe_of(task: Task, spatial: int, augment: bool) -> Recipe:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where to compute, and whether in bfloat16 with the channels last, which is faster where it is supported."""
+    """Where to compute, and whether in bfloat16 with the channels last."""
 
     device: torch.device
     half: bool
@@ -73,20 +74,10 @@ class Machine:
             return module(x.contiguous(memory_format=torch.channels_last)).float()  # type: ignore[no-any-return]
 
 
-def machine_for(module: nn.Module, part: Part, device: torch.device, batch: int) -> tuple[Machine, float]:
-    """Return the faster way to train `module` here, and the seconds that a step takes.
-
-    The quickest of a few steps counts: other work on the machine and the first step's preparations only add to it.
-    """
-    ways = [Machine(device, False)]
-    if part.x.dim() == 4 and min(part.x.shape[2:]) >= 32:
-        ways.append(Machine(device, True))
-    seconds = []
-    for way in ways:
-        trial = Training(copy.deepcopy(module), Recipe("classification", 1e-3, 0.0, batch, 1, 1), way, seed=0)
-        seconds.append(min(_seconds(lambda trial=trial: trial.time_step(part), device) for _ in range(5)))  # type: ignore[misc]
-    best = min(range(len(ways)), key=seconds.__getitem__)
-    return ways[best], seconds[best]
+def machine_of(device: torch.device, input_shape: Sequence[int]) -> Machine:
+    """Return how to compute on `device`: a rule and no trial, so that the same data give the same figures."""
+    large = len(input_shape) == 3 and min(input_shape[1:]) >= 32
+    return Machine(device, half=device.type == "cuda" and large and torch.cuda.is_bf16_supported())
 
 
 class Training:
@@ -116,11 +107,6 @@ class Training:
             value = 0.5 * value + 0.5 * soft_loss(self.recipe.task, output, soft)
         self._update(value)
 
-    def time_step(self, part: Part) -> None:
-        """Take a step as costly as a real one, for its time alone."""
-        index = torch.arange(self.recipe.batch) % len(part)
-        self._update(self.machine.run(self.module, part.inputs(index)).square().mean())
-
     def _update(self, value: Tensor) -> None:
         self._optimizer.zero_grad()
         value.backward()  # type: ignore[no-untyped-call]
@@ -147,7 +133,6 @@ def train(
     recipe: Recipe,
     machine: Machine,
     *,
-    seconds: float,
     seed: int,
     progress: OnShare = lambda done: None,
 ) -> nn.Module:
@@ -164,7 +149,7 @@ def train(
         recipe,
         machine,
         steps=steps,
-        seconds=seconds,
+        seed=seed,
         progress=progress,
     )
 
@@ -177,30 +162,26 @@ def run(
     machine: Machine,
     *,
     steps: int,
-    seconds: float,
+    seed: int,
     progress: OnShare,
 ) -> nn.Module:
-    """Call `step` until `steps` are done or `seconds` have passed; leave `module` in its best state on validation."""
-    started, taken, looks = time.perf_counter(), 0, 0
-    looking = 0.0
+    """Call `step` so many times; leave `module` in its best state on validation. `seed` decides what is dropped out."""
+    looks = 0
     best: tuple[float, float] | None = None
     kept: dict[str, Any] = {}
-    done = 0.0
-    while done < 1:
-        step(done)
-        taken += 1
-        elapsed = time.perf_counter() - started
-        done = min(1.0, max(taken / steps, elapsed / max(seconds, 1e-9)))
-        # The first states are never the best ones; looking at them costs time, of which little is spent on looks.
-        due = done * recipe.looks >= looks + 1 and done > 0.25
-        if done >= 1 or (due and (math.isinf(seconds) or looking <= LOOKING * elapsed)):
-            looks = int(done * recipe.looks)
-            before = time.perf_counter()
-            now = validated(module, validation, recipe.task, machine)
-            looking += time.perf_counter() - before
-            if best is None or now > best:
-                best, kept = now, copy.deepcopy(module.state_dict())
-        progress(done)
+    devices = [machine.device] if machine.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        for taken in range(1, steps + 1):
+            step((taken - 1) / steps)
+            done = taken / steps
+            # The first states are never the best ones.
+            if taken == steps or (done * recipe.looks >= looks + 1 and done > 0.25):
+                looks = int(done * recipe.looks)
+                now = validated(module, validation, recipe.task, machine)
+                if best is None or now > best:
+                    best, kept = now, copy.deepcopy(module.state_dict())
+            progress(done)
     module.load_state_dict(kept)
     return module.eval()
 
@@ -273,16 +254,3 @@ def augmented(
     gain, contrast = uniform(0.85, 1.15, n, x.shape[1], 1, 1), uniform(0.8, 1.2, n, 1, 1, 1)
     mean = x.mean((1, 2, 3), keepdim=True)
     return ((x - mean) * contrast + mean * gain).clamp(0, 1), y, soft
-
-
-def _seconds(work: Callable[[], None], device: torch.device) -> float:
-    _wait(device)
-    started = time.perf_counter()
-    work()
-    _wait(device)
-    return time.perf_counter() - started
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

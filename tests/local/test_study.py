@@ -1,8 +1,10 @@
-"""The study on parties' own files: both tasks, files as people have them, and a table that is complete."""
+"""Parties are played on their own data: tables, folders, arrays as people have them; a result that is complete."""
 
 from __future__ import annotations
 
+import io
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,14 +13,28 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from rich.console import Console
+from typer.testing import CliRunner
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
+from suture.cli.app import app
+from suture_contract.errors import SutureError
+from suture_local import heart
+from suture_local.simulate import named, simulate
+from suture_local.study import data, scores, training
+from suture_local.study.reading import TableColumns, parties_study
+from suture_local.study.run import Setup
+from suture_stitching.fitting.fit import FitOptions
 
-import study  # noqa: E402
+ROOT = Path(__file__).parents[2]
+ILL = TableColumns("ill")
 
-from suture_contract.errors import SutureError  # noqa: E402
-from suture_local.study import data, reading, scores, training  # noqa: E402
+
+@pytest.fixture(autouse=True)
+def _threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 def _blobs(n: int, size: int, seed: int, *, brightness: int) -> tuple[np.ndarray, np.ndarray]:
@@ -31,31 +47,131 @@ def _blobs(n: int, size: int, seed: int, *, brightness: int) -> tuple[np.ndarray
     return images.astype(np.uint8), masks
 
 
-def _run(arguments: list[str], out: Path) -> dict[str, Any]:
-    assert study.main([*arguments, "--seeds", "1", "--device", "cpu", "--out", str(out)]) == 0
-    (written,) = out.glob("*.json")
-    document: dict[str, Any] = json.loads(written.read_text())
+def _paths(folder: Path, ending: str) -> dict[str, Path]:
+    return {party: folder / f"{party}{ending}" for party in ("a", "b")}
+
+
+def _play(study: data.Study, out: Path) -> dict[str, Any]:
+    setup = Setup(torch.device("cpu"), 1, FitOptions(refine=False, max_matches=1, alphas=(0.5,)))
+    simulate(study, setup, range(1), out, Console(file=io.StringIO()))
+    document: dict[str, Any] = json.loads((out / "simulation.json").read_text())
     return document
 
 
 def _check(document: dict[str, Any], out: Path, parties: list[str], asking: list[str]) -> None:
-    """Every method is there for every party, every requester has its targets and its plot."""
-    found = document["results"]
+    """Every method is there for every party, every requester has its plot and its report."""
+    results = document["results"]
     wanted = {
         *(f"{kind}: {party}" for kind in ("alone", "distilled") for party in parties),
         *("plain ensemble", "plain ensemble (logits)", "weight averaging", "federated averaging", "union training"),
         *(f"stitched: {party}" for party in asking),
     }
-    assert {row["method"] for row in found["methods"]} == wanted
-    for row in found["methods"]:
+    assert {row["method"] for row in results["methods"]} >= wanted
+    for row in results["methods"]:
         assert set(row["parties"]) == set(parties)
         assert all(0 <= own["low"] <= own["value"] <= own["high"] <= 1 for own in row["parties"].values())
-    assert [asked["requester"] for asked in found["asked"]] == asking
-    assert all(len(asked["targets"]) == 4 for asked in found["asked"])
-    (page,) = out.glob("*.md")
-    assert all(f"{method} |" in page.read_text().replace("**", "") for method in wanted)
-    assert len(list(out.glob("*.svg"))) == len(asking)
-    assert document["machine"]["torch"] == torch.__version__
+    assert [asked["requester"] for asked in results["asked"]] == asking
+    page = (out / "simulation.html").read_text()
+    assert all(f">{method}</th>" in page for method in wanted)
+    assert page.count("<svg") == len(asking)
+    assert "<script" not in page
+    assert {path.name for path in out.glob("report-*.html")} == {f"report-{party}.html" for party in asking}
+    assert document["versions"]["torch"] == torch.__version__
+
+
+def _documented() -> list[str]:
+    """Return the arguments of the command that docs/guide/simulate.md gives for the hospitals' tables."""
+    text = (ROOT / "docs/guide/simulate.md").read_text().replace("\\\n", " ")
+    (line,) = (line for line in text.splitlines() if line.strip().startswith("suture simulate cleveland="))
+    arguments = shlex.split(line)[1:]
+    return [
+        part.partition("=")[0] + f"={heart.table(part.partition('=')[0])}" if part.endswith(".csv") else part
+        for part in arguments
+    ]
+
+
+def test_the_documented_command_is_the_heart_table_of_the_study(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    budget = ["--epochs", "1", "--no-refine", "--seeds", "1", "--out", str(out)]
+    result = CliRunner().invoke(app, [*_documented(), *budget])
+    assert result.exit_code == 0, result.output
+    _check(json.loads((out / "simulation.json").read_text()), out, [*heart.PARTIES], [*heart.PARTIES])
+    assert "what it would use reaches" in result.output
+    assert len(list(out.glob("*.safetensors"))) == 1
+    assert not list(out.glob("*.unfinished"))
+    # The same samples, columns and divisions as those of the published table.
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    import studies
+
+    paths = named([part for part in _documented()[1:] if ".csv" in part])
+    columns = TableColumns("disease", ("cp", "restecg", "slope", "thal"), ("num",), ("chol",))
+    played, published = parties_study("simulation", paths, "classification", columns), studies.heart_study()
+    assert played.channels == published.channels
+    for party in heart.PARTIES:
+        mine, theirs = played.divide(3)[party], published.divide(3)[party]
+        assert np.array_equal(mine.inputs, theirs.inputs)
+        assert np.array_equal(mine.split, theirs.split)
+        assert np.array_equal(mine.targets, theirs.targets)
+
+
+def test_folders_of_images_by_class_where_a_party_lacks_one(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for party, classes in (("a", ("normal", "polyp", "ulcer")), ("b", ("normal", "ulcer"))):
+        for label in classes:
+            (tmp_path / party / label).mkdir(parents=True)
+            for number in range(12):
+                values = rng.integers(0, 90, (16, 16)) + 60 * ["normal", "polyp", "ulcer"].index(label)
+                Image.fromarray(values.astype(np.uint8)).save(tmp_path / party / label / f"{number}.png")
+    study = parties_study("scans", {party: tmp_path / party for party in ("a", "b")}, "classification", None)
+    assert study.labels == ("normal", "polyp", "ulcer")
+    divided = study.divide(0)
+    assert np.bincount(divided["b"].targets, minlength=3).tolist() == [12, 0, 12]
+    assert divided["a"].inputs.shape == (36, 1, 16, 16)
+    assert divided["b"].inputs[divided["b"].targets == 2].mean() > 0.5 > divided["b"].inputs[:3].mean()
+    out = tmp_path / "out"
+    _check(_play(study, out), out, ["a", "b"], ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("texts", "code"),
+    [
+        (["a.csv"], "study.party"),
+        (["a.csv", "x/a.csv"], "study.party"),
+        (["a.csv", "b c=b.csv"], "study.party"),
+        (["a.csv", "b.npz"], "study.files"),
+        (["a.csv", "nowhere.csv"], "study.files"),
+        (["a.csv", "b.csv"], "study.label"),
+        (["a.npz", "b.csv"], "study.files"),
+        (["empty", "empty2"], "study.one_class"),
+    ],
+)
+def test_what_cannot_be_played_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, texts: list[str], code: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.csv", "b.csv"):
+        Path(name).write_text("x,ill\n1,0\n2,1\n3,0\n", encoding="utf-8")
+    for name in ("a.npz", "b.npz"):
+        np.savez(name, images=np.zeros((3, 8, 8)), labels=np.arange(3))
+    for name in ("empty", "empty2"):
+        Path(name).mkdir()
+    with pytest.raises(SutureError) as raised:
+        parties_study("scans", named(texts), "classification", None)
+    assert raised.value.code == code
+
+
+def test_names_and_notes_are_escaped_on_the_page(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for party in ("a", "b"):
+        rows = [f"{rng.normal(label):.3f},t,<b>{label}" for label in rng.integers(0, 2, 40)]
+        extra = "<script>1" if party == "a" else "y"
+        (tmp_path / f"{party}.csv").write_text("\n".join([f"x,{extra},ill", *rows]) + "\n")
+    out = tmp_path / "out"
+    _play(parties_study("tables", _paths(tmp_path, ".csv"), "classification", ILL), out)
+    page = (out / "simulation.html").read_text()
+    assert "&lt;script&gt;1" in page
+    assert "<script>" not in page
+    assert "<b>0" not in page
 
 
 def test_segmentation_of_files_as_people_have_them(tmp_path: Path) -> None:
@@ -64,8 +180,7 @@ def test_segmentation_of_files_as_people_have_them(tmp_path: Path) -> None:
     grey, other = _blobs(14, 48, 1, brightness=80)
     np.savez(tmp_path / "b.npz", images=grey, masks=(255 * other).astype(np.uint8), group=np.arange(14) // 2)
     out = tmp_path / "out"
-    arguments = ["--task", "segmentation", "--budget", "0.12"]
-    document = _run([*arguments, "--party", f"a={tmp_path / 'a.npz'}", "--party", f"b={tmp_path / 'b.npz'}"], out)
+    document = _play(parties_study("lesions", _paths(tmp_path, ".npz"), "segmentation", None), out)
     _check(document, out, ["a", "b"], ["a", "b"])
     notes = "\n".join(document["results"]["notes"])
     assert "b: grey images were repeated in three channels" in notes
@@ -80,8 +195,7 @@ def test_classification_where_a_party_lacks_a_class(tmp_path: Path) -> None:
         images = rng.uniform(0, 0.4, (45, 12, 12)) + 0.3 * labels[:, None, None]
         np.savez(tmp_path / f"{party}.npz", images=images.clip(0, 1).astype(np.float32), labels=labels)
     out = tmp_path / "out"
-    arguments = ["--task", "classification", "--budget", "0.1"]
-    document = _run([*arguments, "--party", f"a={tmp_path / 'a.npz'}", "--party", f"b={tmp_path / 'b.npz'}"], out)
+    document = _play(parties_study("scans", _paths(tmp_path, ".npz"), "classification", None), out)
     _check(document, out, ["a", "b"], ["a", "b"])
 
 
@@ -91,8 +205,7 @@ def test_a_party_with_one_class_cannot_ask_but_the_other_can(tmp_path: Path) -> 
         rows = [f"{rng.normal(label):.3f},{rng.normal():.3f},{label}" for label in rng.integers(0, classes, 40)]
         (tmp_path / f"{party}.csv").write_text("\n".join(["x,y,ill", *rows]) + "\n")
     out = tmp_path / "out"
-    files = [part for p in ("a", "b") for part in ("--party", f"{p}={tmp_path / p}.csv")]
-    document = _run(["--task", "classification", "--label", "ill", "--budget", "0.05", *files], out)
+    document = _play(parties_study("tables", _paths(tmp_path, ".csv"), "classification", ILL), out)
     _check(document, out, ["a", "b"], ["a"])
     assert any("b cannot ask for a stitched ensemble" in note for note in document["results"]["notes"])
 
@@ -106,17 +219,13 @@ def test_tables_with_empty_cells_and_text(tmp_path: Path) -> None:
             marker = "" if rng.uniform() < 0.2 else f"{rng.normal(2 * ill):.2f}"
             rows.append(f"{rng.integers(20, 80)},{rng.choice(['f', 'm'])},{marker},{ill}")
         (tmp_path / f"{party}.csv").write_text("\n".join(rows) + "\n")
-    made = reading.files_study("classification", {p: tmp_path / f"{p}.csv" for p in ("a", "b")}, "ill")
+    made = parties_study("tables", _paths(tmp_path, ".csv"), "classification", ILL)
     assert made.channels == ("age", "sex=f", "sex=m", "marker", "marker missing")
     divided = made.divide(0)["a"]
     train = divided.inputs[divided.split == "train"]
     assert np.isfinite(divided.inputs).all()
     assert train[:, 0].mean() == pytest.approx(0, abs=1e-5)
     assert train[:, 0].std() == pytest.approx(1, abs=1e-5)
-    out = tmp_path / "out"
-    files = [part for p in ("a", "b") for part in ("--party", f"{p}={tmp_path / p}.csv")]
-    document = _run(["--task", "classification", "--label", "ill", "--budget", "0.1", *files], out)
-    _check(document, out, ["a", "b"], ["a", "b"])
 
 
 @pytest.mark.parametrize(
@@ -133,7 +242,7 @@ def test_masks_as_people_have_them(tmp_path: Path, masks: Callable[[np.ndarray],
     truth = discs.astype(np.uint8)
     np.savez(tmp_path / "a.npz", images=images, masks=truth)
     np.savez(tmp_path / "b.npz", images=images, masks=masks(truth))
-    made = reading.files_study("segmentation", {p: tmp_path / f"{p}.npz" for p in ("a", "b")}, None)
+    made = parties_study("masks", _paths(tmp_path, ".npz"), "segmentation", None)
     assert made.labels == ("background", "foreground")
     assert np.array_equal(made.divide(0)["b"].targets, truth)
 
@@ -155,7 +264,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path, change: dict[str, n
     np.savez(tmp_path / "a.npz", **good)
     np.savez(tmp_path / "b.npz", **{**good, **change})
     with pytest.raises(SutureError, match=message):
-        reading.files_study("segmentation", {p: tmp_path / f"{p}.npz" for p in ("a", "b")}, None)
+        parties_study("masks", _paths(tmp_path, ".npz"), "segmentation", None)
 
 
 def test_groups_stay_together_and_every_split_has_samples() -> None:

@@ -1,0 +1,70 @@
+"""Parties are played on one machine, on their own data: `suture simulate`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from suture_contract.errors import Cancelled, SutureError
+from suture_contract.files import write_text
+from suture_contract.model.metadata import check_name
+from suture_contract.report.html import to_html as report_page
+from suture_local.study import page, table
+from suture_local.study.data import Study
+from suture_local.study.play import notes_on, play
+from suture_local.study.results import SeedResult
+from suture_local.study.run import Setup
+from suture_local.study.scores import METRICS
+from suture_local.study.summary import Summary, summarise
+
+PAGE, RESULT = "simulation.html", "simulation.json"
+
+
+def named(texts: Sequence[str]) -> dict[str, Path]:
+    """Return the parties' paths by name, from `NAME=PATH` or `PATH`, which is named after its file or folder."""
+    parties: dict[str, Path] = {}
+    for text in texts:
+        name, equals, path = text.partition("=")
+        if not equals:
+            name, path = Path(text).stem, text
+        try:
+            check_name(name)
+        except ValueError as error:
+            raise SutureError("study.party", str(error), where=text, hint="name the party: NAME=PATH") from None
+        if name in parties:
+            raise SutureError("study.party", f"two parties are called {name}", where=text, hint="name them: NAME=PATH")
+        parties[name] = Path(path)
+    if len(parties) < 2:
+        raise SutureError("study.party", "a simulation needs two parties", hint="give a folder or a table for each")
+    return parties
+
+
+def simulate(study: Study, setup: Setup, seeds: Sequence[int], out: Path, console: Console) -> Summary:
+    """Play `study` and write page, party reports and JSON to the folder `out` after every seed; return the summary.
+
+    The same call goes on where an earlier one was stopped. Raises `SutureError`, `Cancelled` where a person stops it.
+    """
+    try:
+        for results in play(study, setup, seeds, out, console):
+            summary = write(study, setup, results, out)
+    except KeyboardInterrupt:
+        raise Cancelled(f"stopped; what is done is in {out}, and the same command goes on from there") from None
+    table.show(console, study.name, table.tables(METRICS[study.task], study.parties, summary))
+    for line in [*page.sentences(study, summary), *notes_on(study, results)]:
+        console.print(f"- {line}", soft_wrap=True, markup=False)
+    console.print(f"Look at {out / PAGE}", soft_wrap=True)
+    return summary
+
+
+def write(study: Study, setup: Setup, results: Sequence[SeedResult], out: Path) -> Summary:
+    """Write what the seeds gave, and the party reports of the first one."""
+    summary, reports = summarise(study.parties, results), results[0].reports
+    for party, report in reports.items():
+        write_text(out / f"report-{party}.html", report_page(report))
+    write_text(out / PAGE, page.to_html(study, results, summary, list(reports)))
+    document: Mapping[str, object] = page.to_document(study, setup, results, summary)
+    write_text(out / RESULT, json.dumps(document, indent=2) + "\n")
+    return summary
