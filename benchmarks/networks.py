@@ -123,12 +123,11 @@ class UNet(nn.Module):
 
 def digits(size: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Return scikit-learn's 1797 scanned digits as images `(N, 1, size, size)` in 0..1, and their labels."""
-    from sklearn.datasets import load_digits
+    from suture_local.digits import every
 
-    loaded = load_digits()
-    images = torch.from_numpy((loaded.images / 16).astype(np.float32))[:, None]
-    large: Tensor = F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
-    return large.numpy(), loaded.target.astype(np.int64)
+    images, labels = every()
+    large: Tensor = F.interpolate(torch.from_numpy(images), size=(size, size), mode="bilinear", align_corners=False)
+    return large.numpy(), labels
 
 
 def lesions(n: int, size: int, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

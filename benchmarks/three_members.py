@@ -45,10 +45,7 @@ PAIRS = 2
 
 
 def parties(seed: int) -> list[ArrayDataset]:
-    from sklearn.datasets import load_digits
-
-    loaded = load_digits()
-    images, labels = (loaded.images / 16.0).astype(np.float32)[:, None], loaded.target.astype(np.int64)
+    images, labels = digits.every()
     rng = np.random.default_rng(seed)
     rows: list[list[int]] = [[], [], []]
     for digit, owner in enumerate(OWNERS):

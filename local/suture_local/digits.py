@@ -17,6 +17,7 @@ Needs scikit-learn, which the extra `demo` brings; nothing is downloaded.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -41,16 +42,24 @@ SPLITS = {"train": 0.5, "validation": 0.2, "test": 0.3}
 OWN_SHARE = 0.85
 
 
+def every() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return all digits `(1797, 1, 8, 8)` in [0, 1], and their labels.
+
+    The file is read where scikit-learn carries it. To import the package for that takes as long as to import torch.
+    """
+    package = find_spec("sklearn")
+    if package is None or package.origin is None:
+        raise ModuleNotFoundError("No module named 'sklearn'", name="sklearn")
+    table = np.loadtxt(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+    return (table[:, :-1].reshape(-1, 1, 8, 8) / 16).astype(np.float32), table[:, -1].astype(np.int64)
+
+
 def parties(seed: int = 0) -> dict[str, PartyData]:
     """Divide the 1797 digits among the parties, class by class; the same seed gives the same division.
 
     No image is at both parties, and none is in two splits.
     """
-    from sklearn.datasets import load_digits
-
-    loaded = load_digits()
-    images = (loaded.images / 16.0).astype(np.float32)[:, None]
-    labels = loaded.target.astype(np.int64)
+    images, labels = every()
     rng = np.random.default_rng(seed)
     rows: dict[str, list[NDArray[np.int64]]] = {party: [] for party in PARTIES}
     splits: dict[str, list[str]] = {party: [] for party in PARTIES}

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -15,6 +18,17 @@ from suture_local import digits
 from suture_local.demo import _clean, _meets_targets
 from suture_local.installation import Installation
 from suture_local.story import Judged
+
+
+def test_the_digits_are_read_without_scikit_learn_and_are_those_that_it_loads() -> None:
+    code = "import sys; from suture_local import digits; digits.parties(0); assert 'sklearn' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=250)
+    from sklearn.datasets import load_digits  # not at the top: it takes a second in each process that collects tests
+
+    images, labels = digits.every()
+    loaded = load_digits()
+    np.testing.assert_array_equal(images[:, 0], (loaded.images / 16).astype(np.float32))
+    np.testing.assert_array_equal(labels, loaded.target)
 
 
 def report(own: float, ensemble: float, stitched: float, peer_ensemble: float, peer_stitched: float) -> Report:
