@@ -36,6 +36,7 @@ USED_BY = {
     "onnxscript": "torch.onnx",
     "openpyxl": "pandas, for .xlsx",
     "python-gdcm": "pydicom, for compressed images",
+    "scikit-learn": "suture_local.digits, for the images in it",
     "pydantic-core": "pydantic, which pins it",
 }
 _DISTRIBUTIONS = packages_distributions()
