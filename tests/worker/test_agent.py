@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from contextlib import contextmanager
@@ -9,7 +10,9 @@ from contextlib import contextmanager
 import pytest
 
 from suture.errors import AuthError, Refused
+from suture_contract.files import telling
 from suture_worker.agent.agent import Agent
+from suture_worker.agent.fetching import Fetching
 from suture_worker.agent.hub import HubClient
 from suture_worker.agent.retry import back_off
 from suture_worker.capacity import offering
@@ -129,6 +132,24 @@ def test_a_task_is_fetched_verified_and_kept_for_the_worker(live_hub, party, sit
         assert folder.assignment.task.job.requester == party
         modes = {path.stat().st_mode & 0o077 for path in folder.path.rglob("*")}
         assert modes == {0}
+
+
+def test_a_disk_that_fills_while_models_are_fetched(live_hub, party, site_of, monkeypatch):
+    """The task is given out again, and done when there is room."""
+    fetch, full = Fetching.fetch, iter([True])
+
+    def fetched(self, task, folder, heartbeat):
+        if next(full, False):
+            with telling(folder.path):
+                raise OSError(errno.ENOSPC, "no space is left")
+        fetch(self, task, folder, heartbeat)
+
+    monkeypatch.setattr(Fetching, "fetch", fetched)
+    job = live_hub.client(party).stitch(MODELS, "patches")
+    with agent(site_of(party)) as running:
+        taken(running)
+        (task,) = job.refresh().tasks
+        assert (task.state, task.attempt, task.reason) == ("leased", 2, "site.disk_full")
 
 
 def test_as_many_tasks_are_leased_as_there_are_devices(live_hub, party, site_of):
