@@ -84,5 +84,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@echo "  1/2  PyTorch"
 	@$(PIP) --quiet $(TORCH_INDEX) "$$(sed -n '/^torch==/p' constraints.txt)"
 	@echo "  2/2  Suture and what else it uses"
-	@$(PIP) --quiet --constraint constraints.txt --editable '.[service,worker,onnx,demo,dev]'
+	@$(PIP) --quiet --constraint constraints.txt --editable '.[service,worker,onnx,mlflow,demo,dev]'
 	@touch $@

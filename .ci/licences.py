@@ -12,7 +12,7 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution
 
 from packaging.requirements import Requirement
 
-EXTRAS = {"torch", "service", "worker", "imaging", "onnx", "signing", "demo"}
+EXTRAS = {"torch", "service", "worker", "imaging", "onnx", "mlflow", "signing", "demo"}
 #: All go with Apache-2.0. MPL-2.0 asks for the source of changes to its own files, and we make none.
 FIT = r"apache|\bmit\b|bsd|\bisc\b|python software|\bpsf|mpl|mozilla|unlicense|zlib|hpnd|0bsd|cc0"
 #: See CONTRIBUTING.md.

@@ -22,7 +22,7 @@ BASE = [Requirement(text) for text in PROJECT["dependencies"]]
 PACKAGES = {
     "contract/suture_contract": ((), ("signing",)),
     "client/suture": ((), ("torch",)),
-    "stitching/suture_stitching": (("torch",), ("imaging", "tables", "onnx")),
+    "stitching/suture_stitching": (("torch",), ("imaging", "tables", "onnx", "mlflow")),
     "service/suture_service": (("service",), ()),
     "worker/suture_worker": (("worker",), ("demo",)),
     "local/suture_local": (("service", "worker", "demo"), ()),
@@ -39,6 +39,7 @@ USED_BY = {
     "scikit-learn": "suture_local.digits, for the images in it",
     "pydantic-core": "pydantic, which pins it",
 }
+CALLED = {"mlflow": "mlflow-skinny"}
 _DISTRIBUTIONS = packages_distributions()
 OWN = {path.split("/")[1] for path in PACKAGES}
 
@@ -64,8 +65,8 @@ def imports(path: Path) -> set[tuple[str, bool]]:
 
 def distributions(module: str) -> set[str]:
     top = module.partition(".")[0]
-    # One that is not installed here, as an extra may be, is called as what is imported.
-    return {canonicalize_name(name) for name in _DISTRIBUTIONS.get(top, [top])}
+    # One that is not installed here, as an extra may be, is mostly called as what is imported.
+    return {canonicalize_name(name) for name in _DISTRIBUTIONS.get(top, [CALLED.get(top, top)])}
 
 
 def names(requirements: list[Requirement]) -> set[str]:

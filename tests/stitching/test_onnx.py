@@ -22,8 +22,8 @@ from suture_contract.errors import SutureError
 from suture_contract.exit_codes import ExitCode
 from suture_stitching.ensemble.compose import compose, input_spec, output_spec
 from suture_stitching.fitting.fit import FitOptions, fit
+from suture_stitching.formats.onnx import OnnxExported, export_onnx
 from suture_stitching.portable.export import export
-from suture_stitching.portable.onnx import OnnxExported, export_onnx
 from suture_stitching.portable.runtime import PortableModel, load
 
 

@@ -18,7 +18,7 @@ from suture_stitching.ensemble.fitted import FitResult
 from suture_stitching.ensemble.members import Member
 from suture_stitching.evaluation.evaluate import evaluate
 from suture_stitching.fitting.fit import FitOptions, fit
-from suture_stitching.portable.onnx import export_onnx
+from suture_stitching.formats.onnx import export_onnx
 from suture_stitching.prior import LEAST_SHARE, AtPrior
 
 PRIORS = ((0.5, 0.3, 0.2), (0.1, 0.1, 0.8))

@@ -92,7 +92,13 @@ app = group(
         "login": Lazy("suture.cli.login:login", "Keep a hub's address and your token."),
         "hubs": Lazy("suture.cli.login:hubs", "List the hubs that you are signed in at, and which one is used."),
         "export": Lazy("suture.cli.export:export", "Turn a PyTorch model into a portable model."),
-        "export-onnx": Lazy("suture.cli.onnx:export_onnx", "Write a portable model, stitched or not, as ONNX."),
+        "export-onnx": Lazy("suture.cli.formats:export_onnx", "Write a portable model, stitched or not, as ONNX."),
+        "export-mlflow": Lazy(
+            "suture.cli.formats:export_mlflow", "Write a portable model, stitched or not, as an MLflow model."
+        ),
+        "export-bundle": Lazy(
+            "suture.cli.formats:export_bundle", "Write a portable model, stitched or not, as a MONAI bundle."
+        ),
         "inspect": Lazy("suture.cli.inspect:inspect", "Show what a portable model is."),
         "publish": Lazy("suture.cli.models:publish", "Publish a portable model."),
         "models": Lazy("suture.cli.models:models", "List the models you may read."),

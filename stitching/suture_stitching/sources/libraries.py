@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from suture_contract.errors import SutureError
+from suture_contract.naming import folded
 from suture_stitching.sources.source import NetworkSource
 
 
@@ -51,8 +52,12 @@ def of_weights(weights: object) -> NetworkSource | None:
 
 
 def _different(labels: Sequence[str]) -> list[str]:
-    """Return labels in which no two are alike: ImageNet has two cranes."""
-    return [label if labels.count(label) == 1 else f"{label} {index}" for index, label in enumerate(labels)]
+    """Return labels in which no two are alike: ImageNet has two cranes, a cardigan and a Cardigan."""
+    folds = [folded(label) for label in labels]
+    return [
+        label if folds.count(fold) == 1 else f"{label} {index}"
+        for index, (label, fold) in enumerate(zip(labels, folds, strict=True))
+    ]
 
 
 def _timm(module: nn.Module) -> NetworkSource:

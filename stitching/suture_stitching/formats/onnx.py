@@ -30,12 +30,11 @@ from suture_contract.extras import how_to_install
 from suture_contract.files import replacing
 from suture_contract.model.graph import Graph, Input, Node
 from suture_contract.model.metadata import ModelMetadata
+from suture_stitching.formats.trials import trial_batches
 from suture_stitching.portable.export import relative_difference
-from suture_stitching.portable.runtime import PortableModel, check_inputs
-from suture_stitching.portable.schemas import TORCH_DTYPES, bind
+from suture_stitching.portable.runtime import PortableModel
+from suture_stitching.portable.schemas import bind
 
-#: For free sizes: one to record with and another to check with, the first pair that the model reads.
-_SIZES = ((16, 24), (32, 48), (64, 96), (128, 160), (224, 256), (8, 12))
 #: A protocol buffer holds at most 2 GiB.
 _MAX_BYTES = 2**31 - 2**24
 
@@ -75,7 +74,7 @@ def export_onnx(
     _refuse_what_onnx_lacks(model)
     # The file is made and checked where onnxruntime always runs.
     model = PortableModel(model.program, {name: tensor.cpu() for name, tensor in model.tensors.items()})
-    batches = _batches(model, example)
+    batches = trial_batches(model, example)
     with _quietly():
         proto = _convert(model, _record(model, next(batches)), metadata)
     with replacing(path) as temporary:
@@ -129,49 +128,6 @@ def _no_form(index: int, node: Node, what: str) -> SutureError:
         where=f"n{index} {node.op}{module}",
         hint="use the portable model itself, or replace that layer and train again",
     )
-
-
-def _batches(model: PortableModel, example: Tensor | Sequence[Tensor] | None) -> Iterator[tuple[Tensor, ...]]:
-    """Yield inputs: those to record with (two samples, sizes that stay free), then those to compare on."""
-    specs = model.graph.inputs
-    if example is not None:
-        examples = (example,) if isinstance(example, Tensor) else tuple(example)
-        examples = tuple(x.detach().cpu() for x in examples)
-        check_inputs(specs, examples)
-        yield tuple(torch.cat([x, x])[:2] for x in examples)
-        yield from (tuple(x[:1] for x in examples), tuple(torch.cat([x, x])[:3] for x in examples), examples)
-        return
-    size, other = _free_sizes(model)
-    for batch, spatial in ((2, size), (1, size), (3, other)):
-        yield _random(specs, batch, spatial)
-
-
-def _free_sizes(model: PortableModel) -> tuple[int, int]:
-    failure: SutureError | None = None
-    for sizes in _SIZES:
-        try:
-            with torch.no_grad():
-                for size in sizes:
-                    model(*_random(model.graph.inputs, 2, size))
-        except SutureError as error:
-            failure = error
-            continue
-        return sizes
-    assert failure is not None
-    raise failure
-
-
-def _random(specs: Sequence[Input], batch: int, size: int) -> tuple[Tensor, ...]:
-    generator = torch.Generator().manual_seed(0)
-    inputs = []
-    for spec in specs:
-        shape = [known if known is not None else batch if axis == 0 else size for axis, known in enumerate(spec.shape)]
-        dtype = TORCH_DTYPES[spec.dtype]
-        if dtype.is_floating_point:
-            inputs.append(torch.randn(shape, generator=generator).to(dtype))
-        else:  # codes that any table of embeddings has
-            inputs.append(torch.randint(0, 2, shape, generator=generator).to(dtype))
-    return tuple(inputs)
 
 
 def _record(model: PortableModel, inputs: tuple[Tensor, ...]) -> ExportedProgram:

@@ -1,0 +1,1 @@
+"""Portable models, stitched ensembles included, as other tools keep models: ONNX, MLflow, MONAI bundles."""
