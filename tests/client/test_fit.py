@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +64,15 @@ def parties(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def models(parties: Path) -> list[Path]:
     return [parties / "north.safetensors", parties / "south.safetensors"]
+
+
+def test_a_fit_needs_no_compiler(parties: Path, tmp_path: Path) -> None:
+    """Torch's takes half as long to import as torch itself; neither dry runs nor refinement need it."""
+    arguments = [*models(parties), "--data", parties / "north.toml", "--out", tmp_path / "joint", "--steps", "4"]
+    code = "import contextlib, sys\nfrom suture.cli import main\n"
+    code += "with contextlib.suppress(SystemExit):\n    main()\nassert 'torch._dynamo' not in sys.modules\n"
+    subprocess.run([sys.executable, "-c", code, "fit", *map(str, arguments)], check=True, timeout=250)
+    assert (tmp_path / "joint" / "model.safetensors").is_file()
 
 
 def test_the_whole_way_on_the_command_line(parties: Path, tmp_path: Path) -> None:

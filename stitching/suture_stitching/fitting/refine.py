@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.optim.adam import adam
 
 from suture_contract.model.graph import INPUT, TENSOR, Ref, references
 from suture_stitching.data import Dataset, Split
@@ -111,8 +112,7 @@ def refine(
     reader = _TrainingReader(trainer, passes, training)
     masks = passes.dataset.task == "segmentation"
     steps, rounds, seed = training.steps, training.rounds, passes.seed or 0
-    optimizer = torch.optim.Adam(trainer.parameters, lr=LEARNING_RATE_OF_MASKS if masks else LEARNING_RATE)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    descent = _Descent(trainer.parameters, LEARNING_RATE_OF_MASKS if masks else LEARNING_RATE, steps)
     noise = torch.Generator().manual_seed(seed)
     endless = reader.endless()
     best, best_round, kept = math.inf, 0, trainer.state()
@@ -124,13 +124,45 @@ def refine(
         if number == rounds or number - best_round >= PATIENCE or not math.isfinite(loss):
             break
         for _ in range(training.steps_of(number)):
-            optimizer.zero_grad()
             batch = trainer.with_noise(next(endless), noise)
-            (trainer.loss(batch) + trainer.anchor()).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
+            descent.step(trainer.loss(batch) + trainer.anchor())
             progress(number + 1)  # a round may take minutes, and whoever cancels does not wait for its end
     return kept
+
+
+class _Descent:
+    """Adam (Kingma and Ba, 2015) at a rate that falls from `rate` to 0 as half a cosine does over `steps` steps.
+
+    By torch's function of it: its class imports torch's compiler, of which there is no need here.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], rate: float, steps: int) -> None:
+        self._parameters, self._rate, self._steps = list(parameters), rate, steps
+        self._done = 0
+        self._means = [torch.zeros_like(parameter) for parameter in parameters]
+        self._squares = [torch.zeros_like(parameter) for parameter in parameters]
+        self._counts = [torch.tensor(0.0) for _ in parameters]
+
+    def step(self, loss: Tensor) -> None:
+        """Move the parameters, in place, to where the loss is lower."""
+        gradients = torch.autograd.grad(loss, self._parameters)
+        with torch.no_grad():
+            adam(
+                self._parameters,
+                list(gradients),
+                self._means,
+                self._squares,
+                [],
+                self._counts,
+                lr=self._rate * (1 + math.cos(math.pi * self._done / self._steps)) / 2,
+                beta1=0.9,
+                beta2=0.999,
+                eps=1e-8,
+                weight_decay=0.0,
+                amsgrad=False,
+                maximize=False,
+            )
+        self._done += 1
 
 
 @dataclass(frozen=True)

@@ -185,21 +185,23 @@ def _import() -> None:
 
     os.environ.pop("OPENBLAS_NUM_THREADS", None)
     import torch
-    from torch.nn.functional import batch_norm, conv2d
+    from torch.nn.functional import conv2d
 
     from suture_stitching import data  # noqa: F401
     from suture_stitching.ensemble import compose  # noqa: F401
     from suture_stitching.evaluation import evaluate, select  # noqa: F401
     from suture_stitching.fitting import fit  # noqa: F401
     from suture_stitching.portable import dry_run, runtime  # noqa: F401
+    from suture_stitching.portable.shape_kernels import without_compiler
     from suture_worker.compute import child  # noqa: F401
     from suture_worker.leased_task import import_sides
 
     import_sides()
 
-    # The first models that run on shapes alone have torch import SymPy and its compiler.
-    channel, images = torch.empty(1, device="meta"), torch.empty(1, 1, 1, 1, device="meta")
-    batch_norm(conv2d(images, images), channel, channel)
+    # The first convolution that runs on shapes alone has torch import SymPy.
+    without_compiler()
+    images = torch.empty(1, 1, 1, 1, device="meta")
+    conv2d(images, images)
     gc.collect()
     gc.freeze()  # a collection in a child does not touch, and so copy, what it shares with the server
 
