@@ -12,9 +12,11 @@ import pytest
 from typer.testing import CliRunner
 
 from suture.cli.app import app
+from suture.cli.jobs import _key_value
 from suture.hub import Hub
 from suture_contract.errors import SutureError
 from suture_contract.fit_options import PAGE, FitOptions
+from suture_contract.measures import ClinicalMetric
 
 ROOT = Path(__file__).parents[1]
 #: Options that are wrong, where, and what the message names besides the page.
@@ -53,7 +55,12 @@ def test_the_sdk_refuses_them_before_it_asks_anyone(given, where):
     assert (caught.value.code, caught.value.where) == ("job.options", where)
 
 
-@pytest.mark.parametrize("text", ["refine_step=3", "seed=many", "alphas=0.5,1.5", "refine=perhaps"])
+@pytest.mark.parametrize(("text", "value"), [("metrics=auroc,f1", ["auroc", "f1"]), ("metrics=auroc", ["auroc"])])
+def test_the_command_line_reads_names(text, value):
+    assert _key_value(text) == ("metrics", value)
+
+
+@pytest.mark.parametrize("text", ["metrics=auroc,beauty", "refine_step=3", "seed=many", "alphas=0.5,1.5"])
 def test_the_command_line_refuses_them_before_it_asks_anyone(text, monkeypatch):
     monkeypatch.setenv("SUTURE_HUB", "http://192.0.2.1:9")
     ended = CliRunner().invoke(app, ["stitch", "north/a", "south/a", "--dataset", "digits", "--option", text])
@@ -69,12 +76,16 @@ def test_what_was_asked_for_travels_without_defaults():
     assert FitOptions.read({}) == FitOptions()
 
 
+#: What is a tuple once it was read.
+LISTS = {"alphas": Sequence[float], "metrics": Sequence[ClinicalMetric]}
+
+
 def test_the_sdk_has_each_option_as_a_typed_keyword():
     parameters = inspect.signature(Hub.stitch).parameters
     hints = typing.get_type_hints(Hub.stitch)
     for name, field in FitOptions.model_fields.items():
         assert parameters[name].kind is inspect.Parameter.KEYWORD_ONLY, name
-        kind = Sequence[float] if name == "alphas" else field.annotation
+        kind = LISTS.get(name, field.annotation)
         assert hints[name] == kind | None, name
 
 
@@ -82,7 +93,8 @@ def row(name, schema):
     kind = schema["type"]
     one = schema["items"] if kind == "array" else schema
     if kind == "array":
-        kind = f"list of {schema['minItems']} to {schema['maxItems']} numbers"
+        numbers = f"list of {schema.get('minItems')} to {schema['maxItems']} numbers"
+        kind = "list of names" if one["type"] == "string" else numbers
     bounds = [str(one.get(bound, "")) for bound in ("minimum", "maximum")]
     cells = [f"`{name}`", kind, f"`{json.dumps(schema['default'])}`", *bounds, schema["description"]]
     return "".join(f"| {cell} " if cell else "| " for cell in cells) + "|"

@@ -45,6 +45,7 @@ from suture_contract.errors import SutureError
 from suture_contract.extras import needs
 from suture_contract.files import read_text
 from suture_contract.fit_options import FitOptions
+from suture_contract.measures import ClinicalMetric
 from suture_contract.model.format import METADATA, check_against, check_file, find_model
 from suture_contract.model.metadata import MemberRef, ModelMetadata
 from suture_contract.model.signature import SIGNATURE, Signed, sign
@@ -446,6 +447,7 @@ class Hub:
         refine: bool | None = None,
         refine_steps: int | None = None,
         refine_candidates: int | None = None,
+        metrics: Sequence[ClinicalMetric] | None = None,
         **unknown: Never,
     ) -> Job:
         """Ask for a stitched ensemble of `models` (`party/name` or `party/name@revision`), fitted on `dataset`.
@@ -464,6 +466,7 @@ class Hub:
             "refine": refine,
             "refine_steps": refine_steps,
             "refine_candidates": refine_candidates,
+            "metrics": metrics,
             **unknown,
         }
         options = FitOptions.read({name: value for name, value in stated.items() if value is not None})

@@ -10,6 +10,11 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from suture_contract.measures import CalibrationBin as CalibrationBin
+from suture_contract.measures import ClinicalMetric as ClinicalMetric
+from suture_contract.measures import Count as Count
+from suture_contract.measures import Finite, Fraction
+from suture_contract.measures import Interval as Interval
 from suture_contract.model.metadata import Label, MemberRef, Name, Task, Trusted
 from suture_contract.privacy import Delta, Epsilon, Privacy
 
@@ -39,21 +44,10 @@ Row = Annotated[
         pattern=r"^(chosen|own|ensemble|corrected|routed|stitched|peer:[A-Za-z0-9_.-]{1,96}/[A-Za-z0-9_.-]{1,96})$"
     ),
 ]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=0)]
 
 
 class _Closed(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
-
-class Interval(_Closed):
-    """A value with its 95 % interval, from how much it differs between patients."""
-
-    value: Finite
-    low: Finite
-    high: Finite
 
 
 class Stitch(_Closed):
@@ -223,7 +217,7 @@ class Score(Interval):
     """
 
     difference: Interval | None = None
-    against: dict[CandidateId, Interval] = {}
+    against: dict[CandidateId, Interval] = Field(default_factory=dict)
     calibration: Calibration | None = None
 
 
@@ -252,10 +246,23 @@ class TrainScore(Interval):
 Training = Literal["matches", "differs", "no_digest", "all", "undeclared"]
 
 
+class Subgroup(_Closed):
+    """The samples of a split that have a `value` in a `column`, both as the site names them."""
+
+    column: Label
+    value: Label
+    n: Count
+    patients: Count | None = None
+    scores: dict[CandidateId, Interval]
+    metrics: dict[ClinicalMetric, dict[CandidateId, Interval]] = {}
+
+
 class SplitScores(_Closed):
     """All candidates on one split of one party's dataset.
 
-    `classes` has the labels that may be told of; it is empty where none may, and for tasks without labels.
+    `classes` has the labels that may be told of; it is empty where none may, and for tasks without labels. `metrics`
+    are those that the job asked for beside the task's own, of the test split; `curves` are the calibration curves, and
+    `subgroups` those that the site names.
     """
 
     n: Count
@@ -263,19 +270,24 @@ class SplitScores(_Closed):
     patients: Count | None = None
     scores: dict[CandidateId, Score]
     classes: dict[LabelIndex, ClassScores] = {}
+    metrics: dict[ClinicalMetric, dict[CandidateId, Interval]] = {}
+    curves: dict[CandidateId, tuple[CalibrationBin, ...]] = {}
+    subgroups: tuple[Subgroup, ...] = ()
 
     @model_validator(mode="after")
     def _classes_are_parts(self) -> SplitScores:
-        if any(class_scores.n > self.n for class_scores in self.classes.values()):
+        parts: list[ClassScores | Subgroup] = [*self.classes.values(), *self.subgroups]
+        if any(part.n > self.n for part in parts):
             raise ValueError("classes: one has more samples than the split")
-        counted = [
-            (self.patients, self.n),
-            *((class_scores.patients, class_scores.n) for class_scores in self.classes.values()),
-        ]
+        counted = [(self.patients, self.n), *((part.patients, part.n) for part in parts)]
         if any((patients or 0) > n for patients, n in counted):
             raise ValueError("patients: there are more of them than samples")
-        if any(class_scores.scores.keys() != self.scores.keys() for class_scores in self.classes.values()):
+        if any(part.scores.keys() != self.scores.keys() for part in parts):
             raise ValueError("classes: each is measured with every candidate")
+        every = [self.metrics, *(subgroup.metrics for subgroup in self.subgroups)]
+        further = {*self.curves, *(id for metrics in every for values in metrics.values() for id in values)}
+        if not further <= self.scores.keys():
+            raise ValueError("metrics: they are of the candidates alone")
         return self
 
 
@@ -306,6 +318,17 @@ class ClassReport(_Closed):
     rows: dict[Row, Fraction]
 
 
+class SubgroupReport(_Closed):
+    """A subgroup of a party's test data: how well each row's model does there."""
+
+    column: Label
+    value: Label
+    n: Count
+    patients: Count | None = None
+    rows: dict[Row, Interval]
+    metrics: dict[ClinicalMetric, dict[Row, Interval]] = {}
+
+
 class PartyReport(_Closed):
     """One party's rows, measured on its test data: `chosen`, `own`, `peer:<repo>`, `ensemble`, `routed`, `stitched`.
 
@@ -331,6 +354,11 @@ class PartyReport(_Closed):
     train: TrainScore | None = None
     #: Labels with enough samples there, as that party's policy has it.
     classes: tuple[ClassReport, ...] = ()
+    #: Metrics beside the task's own that the job asked for, and the calibration curves, by row.
+    metrics: dict[ClinicalMetric, dict[Row, Interval]] = {}
+    curves: dict[Row, tuple[CalibrationBin, ...]] = {}
+    #: Parts of the test data that the party names, with enough patients.
+    subgroups: tuple[SubgroupReport, ...] = ()
     #: What noise on the party's numbers promises for one patient; without noise, whose models its site trusts.
     privacy: Privacy | None = None
     trusted: tuple[Trusted, ...] | None = None

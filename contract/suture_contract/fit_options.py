@@ -1,13 +1,14 @@
-"""What a job may ask of a fit: the options that SDK, command line, hub, site and engine know (torch-free)."""
+"""What a job may ask of its fit and evaluations: options that SDK, hub, site and engine know (torch-free)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from suture_contract.errors import SutureError
+from suture_contract.measures import ClinicalMetric
 from suture_contract.naming import did_you_mean, problems_of
 
 PAGE = "docs/fit-options.md"
@@ -38,6 +39,11 @@ class FitOptions(BaseModel):
     )
     refine_steps: int = Field(default=300, ge=1, le=100_000, description="Steps of training for each candidate.")
     refine_candidates: int = Field(default=4, ge=1, le=64, description="How many candidates are trained.")
+    metrics: Annotated[tuple[ClinicalMetric, ...], Field(strict=False)] = Field(
+        default=(),
+        max_length=len(get_args(ClinicalMetric)),
+        description="What every party measures on its test data beside the metric of the task.",
+    )
 
     @classmethod
     def read(cls, document: Mapping[str, Any]) -> FitOptions:

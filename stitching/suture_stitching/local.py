@@ -110,6 +110,7 @@ def stitch(
                 own=names.index(party) if party in names else None,
                 device=device,
                 checkpoint=checkpoint / "evaluate" / party,
+                metrics=options.metrics if options is not None else (),
                 progress=lambda at, party=party: progress(replace(at, step=f"{at.step} {party}")),  # type: ignore[misc]
             )
             for party, data in opened.items()

@@ -17,9 +17,9 @@ from suture_worker.egress.release_check import ReleaseCheck
 from suture_worker.folder import Terms
 from suture_worker.leased_task import LeasedTask
 
-GATE = ReleaseCheck(min_samples=11, min_per_class=11, decimals=4)
-#: Keys that name no field: candidates, splits, and members or labels by their index.
-FREE = re.compile(r"c[0-9]{2}|train|validation|test|[0-9]+", re.ASCII)
+GATE = ReleaseCheck(min_samples=11, min_per_class=11, decimals=4, subgroups={"patches": {"sex": ("f", "m")}})
+#: Keys that name no field: candidates, splits, metrics, and members or labels by their index.
+FREE = re.compile(r"c[0-9]{2}|train|validation|test|auroc|[0-9]+", re.ASCII)
 #: Said by a site that trusts or adds noise, never both.
 EITHER = {"privacy", "trusted"}
 
@@ -83,7 +83,7 @@ def agree(screen, bytes_left, *, all_of=()):
 
 def test_every_field_of_an_evaluation_is_shown_and_all_that_is_shown_may_leave(site, assign, make, write_json):
     files = {CANDIDATES: json.dumps(make.candidates(make.leased("fit"))).encode()}
-    folder = assign("evaluate", files=files)
+    folder = assign("evaluate", files=files, metrics=["auroc", "calibration_curve"])
     document = make.evaluation()
     value = {"value": 0.5, "low": 0.4, "high": 0.6}
     document |= {"training": "matches", "train": {**value, "n": 50, "patients": 25}}
@@ -94,6 +94,13 @@ def test_every_field_of_an_evaluation_is_shown_and_all_that_is_shown_may_leave(s
         split["patients"] = split["n"]
         each = {"n": 20, "patients": 20, "scores": dict.fromkeys(split["scores"], 0.5)}
         split["classes"] = dict.fromkeys("01", each)
+    test, values = document["splits"]["test"], dict.fromkeys(split["scores"], value)
+    part = {"n": 20, "patients": 20}
+    bins = [{**part, "upto": upto, "predicted": upto, "events": 2} for upto in (0.5, 1.0)]
+    test |= {"metrics": {"auroc": values}, "curves": dict.fromkeys(split["scores"], bins)}
+    test["subgroups"] = [
+        {**part, "column": "sex", "value": sex, "scores": values, "metrics": {"auroc": values}} for sex in "fm"
+    ]
     known = json.loads(files[CANDIDATES])
     known["members"] = make.refs(
         {"spec": {"members": [one.model_dump() for one in folder.assignment.task.spec.members]}}

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from suture.http import check_url
-from suture_contract.documents import Metric
+from suture_contract.documents import ClinicalMetric, Metric
 from suture_contract.errors import SutureError
 from suture_contract.files import can_lock, decoded, telling, trouble
 from suture_contract.model.metadata import Name
@@ -119,7 +119,7 @@ class Rule(_Closed):
     parties: Annotated[tuple[Name, ...], Field(min_length=1)]
     actions: Annotated[tuple[Literal["fit", "evaluate", "contribute"], ...], Field(min_length=1)]
     datasets: Annotated[tuple[str, ...], Field(min_length=1)]
-    metrics: Annotated[tuple[Metric, ...], Field(min_length=1)] | None = None
+    metrics: Annotated[tuple[Metric | ClinicalMetric, ...], Field(min_length=1)] | None = None
     #: Parties whose models may be run.
     members_from: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
     #: Keys of `[keys]`, by one of which each model must be signed.

@@ -84,6 +84,8 @@ class Run(_Closed):
     memory_bytes: int
     cpu_seconds: int
     min_samples: int
+    #: Fewest patients with each label of a subgroup about whose labels something is measured.
+    min_per_class: int = 1
     dataset: DatasetSpec | None
     #: Seconds of work from which on the child leaves it to be divided; None if there is nobody to share it with.
     divide_from: float | None = None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, StringConstraints, ValidationError, model_validator
 
 from suture_contract.contributions import ContributionDocument, Norm, Places
-from suture_contract.documents import Evaluation, Missing, Revised
+from suture_contract.documents import ClinicalMetric, Evaluation, Missing, Revised
 from suture_contract.errors import SutureError
 from suture_contract.fit_options import FitOptions
 from suture_contract.kinds import CANDIDATES, FILES, STITCHES, Kind
@@ -134,6 +134,8 @@ class EvaluateSpec(TaskSpec):
 
     own: Annotated[int, Field(ge=0)] | None = None
     candidates: CandidateFiles
+    #: What the job asks for beside the metric of the task.
+    metrics: tuple[ClinicalMetric, ...] = ()
 
     @model_validator(mode="after")
     def _own_is_a_member(self) -> EvaluateSpec:

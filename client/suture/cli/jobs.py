@@ -234,6 +234,8 @@ def _key_value(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise typer.BadParameter("write it as KEY=VALUE", param_hint="--option")
+    if key == "metrics":  # names, which are no JSON
+        return key, value.split(",")
     for text in (value, f"[{value}]") if "," in value else (value,):
         with contextlib.suppress(ValueError):
             return key, json.loads(text)

@@ -10,6 +10,7 @@ from suture_contract.documents import (
     CandidateReport,
     CandidateSet,
     ClassReport,
+    ClinicalMetric,
     Evaluation,
     Interval,
     Match,
@@ -19,6 +20,7 @@ from suture_contract.documents import (
     ReportLineage,
     Revised,
     Score,
+    SubgroupReport,
     Verdict,
 )
 from suture_contract.errors import SutureError
@@ -240,16 +242,13 @@ def _party_report(
     if ensemble is not None:
         ids["ensemble"] = ensemble
     ids |= shown
-    rows, test, labels = (
-        {row: scores[id] for row, id in ids.items()},
-        evaluation.splits["test"],
-        candidates.labels or (),
-    )
+    test, labels = evaluation.splits["test"], candidates.labels or ()
+    rows = {row: scores[id] for row, id in ids.items()}
     return PartyReport(
         metric=evaluation.metric,
         n=test.n,
         patients=test.patients,
-        rows={row: Interval(value=score.value, low=score.low, high=score.high) for row, score in rows.items()},
+        rows=_intervals(scores, ids),
         verdict=choice.verdicts[party],
         differences={row: score.difference for row, score in rows.items() if score.difference and row != "own"},
         gains=_gains(scores[choice.chosen], {row: id for row, id in ids.items() if id != choice.chosen}),
@@ -268,7 +267,32 @@ def _party_report(
             for label, class_scores in sorted(test.classes.items(), key=lambda item: int(item[0]))
             if int(label) < len(labels)
         ),
+        metrics=_by_row(test.metrics, ids),
+        curves={row: test.curves[id] for row, id in ids.items() if id in test.curves},
+        subgroups=tuple(
+            SubgroupReport(
+                column=subgroup.column,
+                value=subgroup.value,
+                n=subgroup.n,
+                patients=subgroup.patients,
+                rows=_intervals(subgroup.scores, ids),
+                metrics=_by_row(subgroup.metrics, ids),
+            )
+            for subgroup in test.subgroups
+        ),
     )
+
+
+def _intervals(scores: Mapping[str, Interval], ids: Mapping[str, str]) -> dict[str, Interval]:
+    """Return by row its candidate's value and interval, as far as there is one, without what else a score says."""
+    by_row = {row: scores[id] for row, id in ids.items() if id in scores}
+    return {row: Interval(value=score.value, low=score.low, high=score.high) for row, score in by_row.items()}
+
+
+def _by_row(
+    metrics: Mapping[ClinicalMetric, Mapping[str, Interval]], ids: Mapping[str, str]
+) -> dict[ClinicalMetric, dict[str, Interval]]:
+    return {metric: _intervals(values, ids) for metric, values in metrics.items()}
 
 
 def _gains(chosen: Score, ids: Mapping[str, str]) -> dict[str, Interval]:

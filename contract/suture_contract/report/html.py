@@ -13,6 +13,7 @@ from markupsafe import Markup
 from suture_contract.documents import CARE, CandidateReport, PartyReport, Report
 from suture_contract.report import plot
 from suture_contract.report.assumed import assumed
+from suture_contract.report.clinical import PartTable, clinical_tables
 from suture_contract.report.gains import advice, decision, headline, remarks, sentence
 from suture_contract.report.rows import chosen_of, complete, name_of, rows_of
 from suture_contract.report.trust import training_words, warnings
@@ -78,6 +79,8 @@ class PartySection:
     axis: tuple[plot.Tick, ...]
     calibrated: bool
     classes: ClassTable | None
+    #: Metrics for clinicians, the calibration curve, subgroups.
+    tables: tuple[PartTable, ...]
 
 
 @dataclass(frozen=True)
@@ -260,6 +263,7 @@ def _section(report: Report, party: str, chosen: CandidateReport) -> PartySectio
         axis=axis,
         calibrated=bool(party_report.calibration),
         classes=_class_table(party_report, names, scale),
+        tables=clinical_tables(party_report, names, scale),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 from sqlalchemy.orm import Session
 
 from suture_contract.compatibility import incompatibilities
+from suture_contract.measures import check_fits
 from suture_contract.model.metadata import ModelMetadata
 from suture_contract.naming import did_you_mean
 from suture_service.access.repository import unusable_by
@@ -88,6 +89,7 @@ def check(hub: HubContext, session: Session, caller: Caller, asked: JobIn) -> tu
     _check_readable(session, revisions, parties, hub.now())
     _check_quota(hub, session, caller)
     _check_compatible(revisions)
+    check_fits(asked.options.metrics, ModelMetadata.model_validate(revisions[0].content).task)
     return requester, revisions
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
-from suture_contract.documents import Evaluation
+from suture_contract.documents import ClinicalMetric, Evaluation
 from suture_contract.kinds import CANDIDATES
 from suture_service.errors import HubError
 from suture_service.kinds.checks import parse, same
@@ -20,12 +20,16 @@ from suture_service.tables import Job, Json, Task, TaskFile
 
 
 class EvaluateSpec(BaseModel):
-    """Evaluate all candidates; `dataset` is null where the site chooses, `own` the index of the party's own member."""
+    """Evaluate all candidates; `dataset` is null where the site chooses, `own` the index of the party's own member.
+
+    `metrics` are those that the job asks for beside the metric of the task.
+    """
 
     members: list[SpecMember]
     dataset: str | None
     own: int | None
     candidates: dict[str, SpecFile]
+    metrics: tuple[ClinicalMetric, ...] = ()
 
 
 class Evaluate(TaskKind):
@@ -51,6 +55,7 @@ class Evaluate(TaskKind):
             dataset=work.task.dataset,
             own=_own(work.job, work.task),
             candidates=candidates_of(start),
+            metrics=work.job.options.get("metrics", ()),
         )
 
     def check(self, work: TaskContext, result: TaskResult) -> Accepted:
@@ -60,7 +65,14 @@ class Evaluate(TaskKind):
         expected = {candidate.id for candidate in read_candidates(result.start[CANDIDATES]).candidates}
         if "test" not in evaluation.splits:
             raise HubError("evaluation.invalid", "the test split is missing", where="document.splits")
+        asked = set(work.job.options.get("metrics", ()))
         for name, split in evaluation.splits.items():
+            if not_asked := {*split.metrics, *(["calibration_curve"] if split.curves else [])} - asked:
+                raise HubError(
+                    "evaluation.mismatch",
+                    f"the job did not ask for {min(not_asked)}",
+                    where=f"document.splits.{name}.metrics",
+                )
             compared = {id for score in split.scores.values() for id in score.against}
             if odd := (split.scores.keys() ^ expected) | (compared - expected):
                 wrong = min(odd)

@@ -28,8 +28,10 @@ from suture_contract.extras import how_to_install
 from suture_contract.naming import folded
 from suture_stitching.data.arrays import ArrayDataset, chunks, masks_of, targets_of
 from suture_stitching.data.axes import channels_first
+from suture_stitching.data.dataset import NamedSubgroup
 from suture_stitching.data.spec import DatasetSpec
 from suture_stitching.data.spool import Spool
+from suture_stitching.data.subgroups import as_numbers, read_subgroups
 from suture_stitching.data.words import names_patient, split_of
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
@@ -55,6 +57,7 @@ def open_arrays(spec: DatasetSpec) -> ArrayDataset:
         label_kind = "masks" if spec.task == "segmentation" else "labels"
         splits: NDArray[Any] | None = None
         groups: NDArray[Any] | None = None
+        subgroups: tuple[NamedSubgroup, ...] = ()
         if parts and columns.images == "images" and columns.label is None:
             label_name = label_kind
             images = _joined([file.read(_required(names, "images", path)) for names in parts.values()], path)
@@ -77,6 +80,7 @@ def open_arrays(spec: DatasetSpec) -> ArrayDataset:
             images, labels = file.read(image_name), file.read(label_name)
             splits = file.read(split_name) if split_name else None
             groups = file.read(group_name) if group_name else None
+            subgroups = read_subgroups(spec, lambda name, numbers: _column(file, name, len(images), path, numbers))
             notes = [f"read as images: the array '{image_name}'"] if image_name != "images" else []
     where = f"{path}: {label_name}"
     if groups is not None:
@@ -100,8 +104,20 @@ def open_arrays(spec: DatasetSpec) -> ArrayDataset:
         one_class=spec.one_class,
         where=str(path),
     )
-    dataset.notes = (*notes, *axis_notes)
+    dataset.notes, dataset.subgroups = (*notes, *axis_notes), subgroups
     return dataset
+
+
+def _column(file: Any, name: str, samples: int, path: Path, numbers: bool) -> NDArray[Any]:
+    """Return an array with a value per sample, as numbers or as texts."""
+    if name not in file.names:
+        raise _missing(name, file.names, path)
+    values = np.asarray(file.read(name)).reshape(-1)
+    if len(values) != samples:
+        raise SutureError(
+            "dataset.subgroups", f"{samples} samples need as many values of '{name}'", where=f"{path}: {name}"
+        )
+    return as_numbers(values, name, str(path)) if numbers else values.astype(str)
 
 
 def label_values(path: Path, kind: str, name: str | None = None) -> list[str] | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,15 @@ from suture_stitching.data.splits import Indices, Splits
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+@dataclass(frozen=True)
+class NamedSubgroup:
+    """The samples `(N,)` that have a `value` in a `column`, both as the site names them."""
+
+    column: str
+    value: str
+    samples: NDArray[np.bool_]
 
 
 class Dataset(ABC):
@@ -54,6 +64,8 @@ class Dataset(ABC):
     _targets: NDArray[Any]
     #: Whose each sample is `(N,)`, any distinct number per patient; None where every sample is a patient of its own.
     _patients: NDArray[np.int64] | None = None
+    #: Those that the site names; each is measured on its own.
+    subgroups: tuple[NamedSubgroup, ...] = ()
     #: Whether all training samples may have one label: then nothing is trained on labels.
     one_class: bool = False
     #: Whether empty cells were filled with the mean of the others' values.
@@ -136,11 +148,19 @@ class Dataset(ABC):
             return {}
         return dict(zip(self.labels, self._label_counts(self._splits[split]).tolist(), strict=True))
 
+    def targets(self, split: Split) -> NDArray[Any]:
+        """Return label indices `(N,)`, 0 or 1 per label `(N, L)`, or values `(N, K)`, in the order of `batches`."""
+        return self._targets[self._splits[split]]
+
+    def has(self, split: Split, subgroup: NamedSubgroup) -> NDArray[np.bool_]:
+        """Return which samples `(N,)` of `split` are of a subgroup, in the order of `batches`."""
+        return subgroup.samples[self._splits[split]]
+
     def label_shares(self) -> dict[str, float]:
         """Return the share of each label in the train split; empty where labels do not exclude each other."""
         if self.task != "classification" or not self.n("train"):
             return {}
-        return shares_of(self._targets[self._splits["train"]], self.labels)
+        return shares_of(self.targets("train"), self.labels)
 
     def batches(
         self, split: Split, batch_size: int, *, seed: int | None = None, only: range | None = None
@@ -259,4 +279,4 @@ def shares_of(targets: NDArray[Any], labels: Sequence[str]) -> dict[str, float]:
     return dict(zip(labels, (counts / counts.sum()).tolist(), strict=True))
 
 
-__all__ = ["Dataset", "shares_of"]
+__all__ = ["Dataset", "NamedSubgroup", "shares_of"]

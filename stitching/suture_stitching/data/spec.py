@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
@@ -36,6 +37,13 @@ ARRAYS: tuple[Format, ...] = ("npz", "hdf5")
 
 #: Height and width in pixels.
 Size: TypeAlias = Annotated[tuple[Annotated[int, Field(ge=1, le=8192)], ...], Field(min_length=2, max_length=2)]
+
+
+#: What a subgroup's samples have in a column; or where a column of numbers is divided.
+Texts: TypeAlias = Annotated[tuple[Label, ...], Field(min_length=1, max_length=20)]
+Bounds: TypeAlias = Annotated[
+    tuple[Annotated[float, Field(allow_inf_nan=False)], ...], Field(min_length=1, max_length=19)
+]
 
 
 class _Closed(BaseModel):
@@ -93,7 +101,8 @@ class DatasetSpec(_Closed):
     height and width, or, one number, the shorter side to that), then `pad` and `crop` around their middle; `page` is
     the one to read of files with several. `categories` are a column's texts in the order of their numbers. Of
     `multilabel` data, `uncertain` says what -1 stands for, and `blank` what an empty cell does. A `list` or `datalist`
-    names files below `root`, by default its own folder. `sheet` is that of an Excel file with several. `one_class` says
+    names files below `root`, by default its own folder. `sheet` is that of an Excel file with several. `subgroups` of a
+    table or arrays are measured on their own: a column's texts, or numbers to divide it at. `one_class` says
     that all training samples of a `classification` may have one label: without it that is taken for a mistake.
 
     For volumes (`nifti`, or files of a list with a `window`): they are resampled to `spacing` in mm (default: as
@@ -115,6 +124,7 @@ class DatasetSpec(_Closed):
     uncertain: Literal["error", "negative", "positive"] = "error"
     blank: Literal["error", "negative"] = "error"
     sheet: Label | None = None
+    subgroups: dict[Label, Texts | Bounds] = {}
     one_class: bool = False
     input: InputSpec | None = None
     axes: Annotated[str, Field(pattern=r"^N?[CDHWT]{1,4}$")] | None = None
@@ -157,6 +167,11 @@ class DatasetSpec(_Closed):
         return "signals" if self.format in LISTS and signals else "images"
 
     @property
+    def subgroup_values(self) -> dict[str, tuple[str, ...]]:
+        """What the subgroups of each column are called: the texts that are named, or the numbers they lie between."""
+        return {column: _called(listed) for column, listed in self.subgroups.items()}
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The labels as models call them."""
         return tuple(self.aliases.get(label, label) for label in self.labels)
@@ -197,6 +212,7 @@ class DatasetSpec(_Closed):
             "axes": (self.holds in ("arrays", "signals"), "arrays and signals"),
             "categories": (self.holds == "table", "tables"),
             "sheet": (self.format in ("excel", "list"), "Excel files"),
+            "subgroups": (self.format in (*TABLES, *ARRAYS), "tables and arrays"),
             "root": (self.format in LISTS, "lists of files"),
             "uncertain": (self.task == "multilabel", "multilabel data"),
             "blank": (self.task == "multilabel", "multilabel data"),
@@ -205,6 +221,12 @@ class DatasetSpec(_Closed):
         for name, (fits, kind) in allowed.items():
             if not fits and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name}: only for {kind}")
+        for column, listed in self.subgroups.items():
+            if len(set(listed)) != len(listed):
+                raise ValueError(f"subgroups: '{column}' names a value twice")
+            numbers = [value for value in listed if not isinstance(value, str)]
+            if numbers != sorted(numbers):
+                raise ValueError(f"subgroups: the numbers of '{column}' must rise")
         if self.missing == "mean" and self.holds != "table":
             raise ValueError('missing: "mean" is for tables')
         if self.missing == "lowest" and self.holds != "volumes":
@@ -223,3 +245,11 @@ class DatasetSpec(_Closed):
             if pattern.groups != 1:
                 raise ValueError("group: the expression needs one group in parentheses, the one that names the patient")
         return self
+
+
+def _called(listed: tuple[str, ...] | tuple[float, ...]) -> tuple[str, ...]:
+    if isinstance(listed[0], str):
+        return tuple(map(str, listed))
+    bounds = [f"{bound:g}" for bound in listed]
+    between = [f"{low} to below {high}" for low, high in pairwise(bounds)]
+    return (f"below {bounds[0]}", *between, f"{bounds[-1]} or more")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from suture_stitching.data.arrays import ArrayDataset, chunks, label_places, mar
 from suture_stitching.data.spec import DatasetSpec
 from suture_stitching.data.splits import Indices, digests, split_samples
 from suture_stitching.data.spool import Spool
+from suture_stitching.data.subgroups import as_numbers, read_subgroups
 from suture_stitching.data.table_files import TableFile, open_table_file, rows_held
 from suture_stitching.data.words import is_row_number, names_patient
 
@@ -73,6 +75,7 @@ def open_table(spec: DatasetSpec) -> ArrayDataset:
         where=where,
     )
     dataset.filled, dataset.ordered = content.filled, chosen.ordered
+    dataset.subgroups = read_subgroups(spec, partial(_subgroup_column, file, where))
     dataset.notes = tuple(_notes(file, chosen, spec))
     return dataset
 
@@ -131,6 +134,24 @@ def _read(file: TableFile, chosen: _Chosen, spec: DatasetSpec) -> _Content:
     return _Content(inputs, np.concatenate(numbers, axis=-1).T, codes, np.concatenate(keys), filled)
 
 
+def _subgroup_column(file: TableFile, where: str, name: str, numbers: bool) -> NDArray[Any]:
+    """Return a column's values `(N,)`, as numbers or as texts."""
+    if name not in file.names:
+        raise SutureError(
+            "dataset.missing_column",
+            f"there is no column '{name}'; the table has {', '.join(file.names)}",
+            where=where,
+            hint="correct the dataset's subgroups",
+        )
+    batches = file.batches([name], [name] if numbers and file.is_number(name) else [])
+    values = np.concatenate([np.array(batch.column(name).to_pylist(), dtype=object) for batch in batches])
+    if numbers:
+        return as_numbers(values, name, where)
+    return np.array(
+        ["" if value is None else f"{value:g}" if isinstance(value, float) else str(value) for value in values]
+    )
+
+
 def _notes(file: TableFile, chosen: _Chosen, spec: DatasetSpec) -> list[str]:
     notes = [file.note] if file.note else []
     if chosen.group and spec.columns.group is None:
@@ -182,6 +203,8 @@ def _choose(file: TableFile, spec: DatasetSpec) -> _Chosen:
     patients = [name for name in names if names_patient(name) and name not in {*taken, split}]
     group = columns.group or (patients[0] if len(patients) == 1 else None)
     reserved = {*targets, *patients, *filter(None, (split, group))}
+    # A column of texts that only says which subgroup a row is of is no feature.
+    reserved |= {name for name in spec.subgroups if name in names and not file.is_number(name)}
     features = stated or wanted or tuple(name for name in names if name not in reserved and not is_row_number(name))
     for name in (*targets, *features, *filter(None, (split, group))):
         if name not in names:

@@ -54,6 +54,11 @@ def intervals(
     return results
 
 
+def student(patients: int) -> float:
+    """Return by how many deviations a 95 % interval of fewer than `RESAMPLED_FROM` patients reaches to each side."""
+    return _STUDENT[max(patients, 2) - 2]
+
+
 def _by_patient(scores: Floats, patients: NDArray[np.int64] | None) -> tuple[Floats, Floats]:
     """Return sums of scores `(candidates, P)` and numbers of samples `(P,)` by patient, first seen first."""
     if patients is None:
@@ -90,7 +95,7 @@ def _by_student(
     """Return the same for few patients, from how far each one's sum is from what the mean would give."""
     patients, samples = len(sizes), sizes.sum()
     apart = sums - values[:, None] * sizes
-    quantile = _STUDENT[max(patients, 2) - 2]
+    quantile = student(patients)
     #: How much a single patient's value differs from others' is not known: by all that scores may.
     unknown = most if math.isfinite(most) else float(np.abs(sums).max() / samples)
 

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
-from typing import Any, TypeAlias
+from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from suture_contract.compatibility import site_prior
 from suture_contract.documents import (
-    PLAIN,
     Candidate,
-    ClassScores,
+    ClinicalMetric,
     Evaluation,
-    Score,
     SplitName,
     SplitScores,
     Training,
     TrainScore,
 )
 from suture_contract.errors import SutureError
+from suture_contract.measures import check_fits
 from suture_contract.privacy import Privacy
 from suture_stitching.data import Dataset
 from suture_stitching.data.windows import outputs_at_once, predict
@@ -34,8 +31,10 @@ from suture_stitching.ensemble.fitted import FitResult
 from suture_stitching.ensemble.members import Member, check_inputs
 from suture_stitching.ensemble.merge import Merge
 from suture_stitching.evaluation.bootstrap import intervals
+from suture_stitching.evaluation.further import further_metrics, subgroups_of
 from suture_stitching.evaluation.patients import counted, whose
 from suture_stitching.evaluation.private_scores import private_scores
+from suture_stitching.evaluation.scores import Scored, Scores, largest_score
 from suture_stitching.objectives import Objective, objective_of
 from suture_stitching.objectives.classification import Classification
 from suture_stitching.running.checkpoint import Checkpoint, Folder, digest_of, fingerprint
@@ -62,6 +61,8 @@ def evaluate(
     checkpoint: Folder | None = None,
     privacy: Privacy | None = None,
     privacy_share: float = 1.0,
+    metrics: Sequence[ClinicalMetric] = (),
+    fewest: int = 1,
 ) -> Evaluation:
     """Return every candidate's metric on `splits` of `dataset`, and its difference from the own member `own`.
 
@@ -72,6 +73,10 @@ def evaluate(
 
     With `privacy` the metrics have noise, and nothing else is told: they are private for each patient, at most
     `privacy_share` of the account spent. Raises `SutureError` `privacy.metric` where a metric has no bounds.
+
+    Without noise there are, for the test split, the `metrics` beside the task's own that its samples define, and all
+    metrics for each subgroup that the dataset names; those about labels where each label has `fewest` patients. Raises
+    `SutureError` `job.options` for one of another task.
     """
     work = _Evaluation(
         members,
@@ -85,6 +90,8 @@ def evaluate(
         own=own,
         privacy=privacy,
         privacy_share=privacy_share,
+        metrics=metrics,
+        fewest=fewest,
     )
     return work.run()
 
@@ -100,18 +107,16 @@ def evaluate_share(
     precision: Precision = "auto",
     progress: OnProgress = ignore,
     splits: Sequence[SplitName] = ("validation", "test"),
+    metrics: Sequence[ClinicalMetric] = (),
 ) -> None:
     """Score a share of the samples, and leave it in the folder `checkpoint`.
 
     `evaluate` with the same arguments finds it there. Processes with different shares may use the folder at the same
     time. Raises what `evaluate` raises.
     """
-    work = _Evaluation(members, fitted, dataset, splits, Runner(device, precision), progress, checkpoint, shared=True)
+    runner = Runner(device, precision)
+    work = _Evaluation(members, fitted, dataset, splits, runner, progress, checkpoint, shared=True, metrics=metrics)
     work.run_share(share)
-
-
-#: Of a part of a batch: scores `(candidates, N)`, tallies `(candidates, K)`, and which candidates' outputs are finite.
-_Scored: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
 
 class _Evaluation:
@@ -129,8 +134,10 @@ class _Evaluation:
         own: int | None = None,
         privacy: Privacy | None = None,
         privacy_share: float = 1.0,
+        metrics: Sequence[ClinicalMetric] = (),
+        fewest: int = 1,
     ) -> None:
-        self._own, self._privacy, self._privacy_share = own, privacy, privacy_share
+        self._own, self._privacy, self._privacy_share, self._fewest = own, privacy, privacy_share, fewest
         check_inputs(members, dataset)
         self._members, self._fitted, self._dataset = members, fitted, dataset
         self._objective = objective_of([member.metadata for member in members], dataset.labels, where=dataset.where)
@@ -143,10 +150,12 @@ class _Evaluation:
                 where=dataset.where,
                 hint="evaluate regressions for parties you trust only",
             )
-        settings = _settings(fitted, runner)
+        check_fits(metrics, members[0].metadata.task)
+        self._metrics: tuple[ClinicalMetric, ...] = () if privacy is not None else tuple(metrics)
+        settings = {**_settings(fitted, runner), "metrics": self._metrics}
         if privacy is not None:
             settings |= {"privacy": privacy.model_dump(mode="json"), "share": privacy_share}
-        key = "" if checkpoint is None else fingerprint("evaluate/2", members, dataset, settings)
+        key = "" if checkpoint is None else fingerprint("evaluate/3", members, dataset, settings)
         self._checkpoint = Checkpoint(checkpoint, key, shared=shared)
         self._tracker = Tracker(progress)
         whole = dataset.window is not None
@@ -154,13 +163,15 @@ class _Evaluation:
         _check_window(self._passes)
         self._blocks = self._passes.blocks(splits, fewest=1)
         self._score = self._scorer(fitted.candidates.candidates)
+        # What further metrics are computed from is needed of the test split alone.
+        self._score_further = partial(self._score, metrics=self._metrics)
 
     def run(self) -> Evaluation:
         tracker, own = self._tracker, self._own
         tracker.expect(
             "evaluate", [UnitCost()] * sum(len(block) for blocks in self._blocks.values() for block in blocks)
         )
-        scores = _Scores(self._members, self._objective, self._fitted, self._checkpoint, "scores", self._privacy)
+        scores = Scores(self._members, self._objective, self._fitted, self._checkpoint, "scores", self._privacy)
         for split, every in self._blocks.items():
             tracker.skip("evaluate", scores.batches.get(split, 0))
             for index, block in enumerate(every):
@@ -180,6 +191,8 @@ class _Evaluation:
             for split in self._blocks:
                 patients = whose(self._dataset, split, scores.of(split).shape[1])
                 splits[split] = counted(scores.summary(split, own, patients), self._dataset, split, labels)
+            if "test" in splits:
+                splits["test"] = self._with_further(splits["test"], scores)
         else:
             splits = private_scores(
                 {split: scores.of(split) for split in self._blocks},
@@ -201,6 +214,15 @@ class _Evaluation:
             privacy=self._privacy,
         )
 
+    def _with_further(self, test: SplitScores, scores: Scores) -> SplitScores:
+        """Return the test split's scores with further metrics, and those of subgroups."""
+        ids = [candidate.id for candidate in self._fitted.candidates.candidates]
+        asked = (self._objective, self._dataset, ids, self._metrics)
+        answers, seed = scores.answers("test"), self._fitted.candidates.seed
+        further = further_metrics(*asked, answers)
+        subgroups = subgroups_of(*asked, scores.of("test"), answers, seed=seed, fewest=self._fewest)
+        return test.model_copy(update={"metrics": further.metrics, "curves": further.curves, "subgroups": subgroups})
+
     def _on_train(self, own: int) -> TrainScore | None:
         """Return how well the own member does on samples of the train split; None where there are none, or volumes."""
         if self._passes.whole or not self._dataset.n("train"):
@@ -209,7 +231,7 @@ class _Evaluation:
         score = self._scorer([candidates[own]])
         measured: list[Tensor] = []
         for x, y in self._passes.shuffled("train", 0):
-            for scores, _, finite in self._passes.runner.parts(score, x, y):
+            for scores, _, finite, _ in self._passes.runner.parts(score, x, y):
                 if not bool(finite.all()):
                     return None
                 measured.append(scores[0].cpu())
@@ -218,11 +240,11 @@ class _Evaluation:
         values = torch.cat(measured).double().numpy()[None]
         n = values.shape[1]
         patients = self._dataset.patient_of("train", seed=0)[:n]
-        seed, most = self._fitted.candidates.seed, _most(self._objective)
+        seed, most = self._fitted.candidates.seed, largest_score(self._objective)
         ((interval, _),) = intervals(values, seed=seed, patients=patients, most=most)
         return TrainScore(**interval.model_dump(), n=n, patients=len(np.unique(patients)))
 
-    def _scorer(self, candidates: Sequence[Candidate]) -> Callable[[Tensor, Tensor], _Scored]:
+    def _scorer(self, candidates: Sequence[Candidate]) -> Callable[..., Scored]:
         corrected = any(candidate.site_prior is not None for candidate in candidates)
         prior = self._site_prior if corrected else None
         return _scorer(self._passes, self._objective, self._fitted, candidates, prior)
@@ -248,20 +270,21 @@ class _Evaluation:
         tracker = self._tracker
         tracker.expect("evaluate", [UnitCost()] * sum(len(block) for _, _, block in mine))
         for split, index, block in mine:
-            scores = _Scores(self._members, self._objective, self._fitted, self._checkpoint, _part(split, index))
+            scores = Scores(self._members, self._objective, self._fitted, self._checkpoint, _part(split, index))
             done = scores.batches.get(split, 0)
             tracker.skip("evaluate", done)
             self._add(scores, split, range(block.start + done, block.stop))
             scores.keep()
         tracker.end("evaluate")
 
-    def _add(self, scores: _Scores, split: SplitName, only: range) -> None:
+    def _add(self, scores: Scores, split: SplitName, only: range) -> None:
         """Add the scores of the batches `only`."""
         for x, y in self._passes.batches(split, only):
             self._tracker.tick("evaluate")
             # One sample at a time where one must not show: a network may mix those that it is given together.
             pieces = [(x, y)] if self._privacy is None else zip(torch.split(x, 1), torch.split(y, 1), strict=True)
-            scores.add(split, [part for piece in pieces for part in self._passes.runner.parts(self._score, *piece)])
+            score = self._score_further if split == "test" else self._score
+            scores.add(split, [part for piece in pieces for part in self._passes.runner.parts(score, *piece)])
             if self._checkpoint.due:
                 scores.keep()
 
@@ -294,8 +317,8 @@ def _scorer(
     fitted: FitResult,
     candidates: Sequence[Candidate],
     prior: Sequence[float] | None,
-) -> Callable[[Tensor, Tensor], _Scored]:
-    """Return what scores a part of a batch with `candidates`; `prior` is the site's."""
+) -> Callable[..., Scored]:
+    """Return what scores a part of a batch with `candidates`, and keeps what `metrics` need; `prior` is the site's."""
     merge = Merge(passes.members, objective, fitted.stitches, prior)
     runner, window = passes.runner, passes.dataset.window
     outputs = outputs_of(merge, fitted, candidates)
@@ -319,128 +342,15 @@ def _scorer(
 
             yield from zip(some, predict(values_of, x, window), strict=True)
 
-    def score(x: Tensor, y: Tensor) -> _Scored:
-        measured = {node: (*objective.measure(output, y), torch.isfinite(output.sum())) for node, output in each(x)}
-        scores, tallies, finite = zip(*(measured[output.node] for output in outputs), strict=True)
-        return torch.stack(scores), torch.stack(tallies), torch.stack(finite)
+    def score(x: Tensor, y: Tensor, *, metrics: Sequence[ClinicalMetric] = ()) -> Scored:
+        def measured(output: Tensor) -> Scored:
+            return (*objective.measure(output, y), torch.isfinite(output.sum()), objective.answers(output, y, metrics))
+
+        by_node = {node: measured(output) for node, output in each(x)}
+        scores, tallies, finite, answers = zip(*(by_node[output.node] for output in outputs), strict=True)
+        return torch.stack(scores), torch.stack(tallies), torch.stack(finite), torch.stack(answers)
 
     return score
-
-
-class _Scores:
-    """By split the scores so far, `(candidates, N)`, the tallies, and how many `batches` went in; kept as `name`."""
-
-    def __init__(
-        self,
-        members: Sequence[Member],
-        objective: Objective,
-        fitted: FitResult,
-        checkpoint: Checkpoint,
-        name: str,
-        privacy: Privacy | None = None,
-    ) -> None:
-        self._private = privacy is not None
-        self._members, self._candidates, self._seed = members, fitted.candidates.candidates, fitted.candidates.seed
-        self._objective, self._checkpoint, self._name = objective, checkpoint, name
-        part = checkpoint.load(name)
-        self.batches: dict[str, int] = {} if part is None else dict(part.document)
-        tensors = {} if part is None else part.tensors
-        self._parts = {split: [tensors[split]] for split in self.batches}
-        self._tallies = {split: tensors[_tally(split)] for split in self.batches}
-        self._finite: list[Tensor] = []
-
-    def add(self, split: SplitName, parts: Sequence[_Scored]) -> None:
-        """Add a batch."""
-        for scores, tallies, finite in parts:
-            self._put(split, scores, tallies)
-            self._finite.append(finite)
-        self.batches[split] = self.batches.get(split, 0) + 1
-
-    def take(self, split: SplitName, part: str) -> int:
-        """Add the batches that another process kept as `part`; return how many they are."""
-        kept = self._checkpoint.load(part)
-        if kept is None or split not in kept.tensors:
-            return 0
-        self._put(split, kept.tensors[split], kept.tensors[_tally(split)])
-        count = int(kept.document[split])
-        self.batches[split] = self.batches.get(split, 0) + count
-        return count
-
-    def keep(self) -> None:
-        """Raise if a candidate gave NaN or infinity, else write what there is."""
-        if self._finite and not self._private:  # an error would tell that there is a sample for which it is so
-            fine = torch.stack(self._finite).all(0).tolist()
-            for candidate, good in zip(self._candidates, fine, strict=True):
-                if not good:
-                    raise self._not_finite(candidate)
-            self._finite = []
-        self._parts = {split: [torch.cat([part.cpu() for part in parts], 1)] for split, parts in self._parts.items()}
-        self._tallies = {split: tallies.cpu() for split, tallies in self._tallies.items()}
-        tensors = {split: scores for split, (scores,) in self._parts.items()}
-        tensors |= {_tally(split): tallies for split, tallies in self._tallies.items()}
-        self._checkpoint.save(self._name, self.batches, tensors)
-
-    def of(self, split: SplitName) -> Tensor:
-        """Return the scores `(candidates, N)`, after `keep`."""
-        (scores,) = self._parts[split]
-        return scores
-
-    def summary(self, split: SplitName, own: int | None, patients: NDArray[np.int64]) -> SplitScores:
-        """Return each candidate's metric with its interval and those of differences from simpler ones, and classes.
-
-        `patients` `(N,)` says whose each sample is.
-        """
-        (scores,), tallies = self._parts[split], self._tallies[split]
-        n, ids = scores.shape[1], [candidate.id for candidate in self._candidates]
-        plain = [index for index, candidate in enumerate(self._candidates) if candidate.kind in PLAIN]
-        values = intervals(
-            scores.numpy(),
-            [*plain, *([] if own is None else [own])],
-            seed=self._seed,
-            patients=patients,
-            most=_most(self._objective),
-        )
-        shares = [self._objective.classes(tally) for tally in tallies]
-        return SplitScores(
-            n=n,
-            scores={
-                id: Score(
-                    **value.model_dump(),
-                    difference=None if own is None else differences[own],
-                    against={ids[index]: differences[index] for index in plain if ids[index] != id},
-                    calibration=self._objective.calibration(tally, n),
-                )
-                for id, (value, differences), tally in zip(ids, values, tallies, strict=True)
-            },
-            classes={
-                str(label): ClassScores(
-                    n=count, scores={id: own[label][1] for id, own in zip(ids, shares, strict=True)}
-                )
-                for label, (count, _) in shares[0].items()
-            },
-        )
-
-    def _put(self, split: SplitName, scores: Tensor, tallies: Tensor) -> None:
-        self._parts.setdefault(split, []).append(scores)
-        before = self._tallies.get(split)
-        self._tallies[split] = tallies if before is None else before.to(tallies.device) + tallies
-
-    def _not_finite(self, candidate: Candidate) -> SutureError:
-        return SutureError(
-            "output.not_finite",
-            f"candidate {candidate.id} gives NaN or infinity on this data",
-            where=self._members[candidate.members[0]].ref.repo if candidate.kind == "single" else None,
-            hint="check that the data are in the value range that the models' suture.json names",
-        )
-
-
-def _most(objective: Objective) -> float:
-    """Return the largest value of a score."""
-    return math.inf if objective.metric == "mae" else 1.0
-
-
-def _tally(split: str) -> str:
-    return f"tally/{split}"
 
 
 def _part(split: SplitName, index: int) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from suture_contract.documents import Metric
+from suture_contract.documents import ClinicalMetric, Metric
 from suture_stitching.objectives.classification import SMALLEST, Labelled
 
 #: A label counts as found from this probability on.
@@ -36,6 +38,10 @@ class Multilabel(Labelled):
         tally = size.new_zeros(2, len(self.space.labels))
         tally[:, self._indices.to(tally.device)] = torch.stack([right.sum(0), truth.sum(0)]).double()
         return torch.where(size > 0, f1, 1.0), tally.flatten()
+
+    def answers(self, combined: Tensor, targets: Tensor, metrics: Sequence[ClinicalMetric]) -> Tensor:
+        """Return the probabilities of the labels that the dataset has."""
+        return super().answers(self._known(combined), targets, metrics)
 
     def classes(self, tally: Tensor) -> dict[int, tuple[int, float]]:
         """Return the labels that samples have, with the share of those samples where it was found."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from suture_contract.documents import Calibration, Metric
+from suture_contract.documents import Calibration, ClinicalMetric, Metric
 
 
 class Objective(ABC):
@@ -34,6 +34,10 @@ class Objective(ABC):
 
         The tally is what there is to add up over samples beside their scores; its sums do not depend on their order.
         """
+
+    def answers(self, combined: Tensor, targets: Tensor, metrics: Sequence[ClinicalMetric]) -> Tensor:
+        """Return per sample what further `metrics` are computed from, `(N, F)`: the outputs; nothing without any."""
+        return (combined if metrics else combined[:, :0]).flatten(1).float()
 
     def scores(self, combined: Tensor, targets: Tensor) -> Tensor:
         """Return each sample's score `(N,)` float64."""

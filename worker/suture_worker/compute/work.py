@@ -142,6 +142,7 @@ def _attempt(config: SiteConfig, folder: TaskFolder, *, may_divide: bool) -> Out
         memory_bytes=memory_bytes(config.limits.memory_gib),
         cpu_seconds=config.limits.seconds * processors(),
         min_samples=config.policy.min_samples,
+        min_per_class=config.policy.min_per_class,
         dataset=config.datasets[name] if name is not None else None,
         divide_from=config.limits.divide_seconds if may_divide and _free_places(config, folder) > 1 else None,
     )

@@ -81,7 +81,10 @@ class Outbox:
         policy = config.policy
         self._disclose_refusals = policy.disclose_refusals
         self._gate = ReleaseCheck(
-            min_samples=policy.min_samples, min_per_class=policy.min_per_class, decimals=policy.decimals
+            min_samples=policy.min_samples,
+            min_per_class=policy.min_per_class,
+            decimals=policy.decimals,
+            subgroups={name: dataset.subgroup_values for name, dataset in config.datasets.items()},
         )
         self._log.rules = config.version.sha256 if config.version is not None else None
 

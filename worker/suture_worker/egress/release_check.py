@@ -12,9 +12,10 @@ import json
 import math
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -28,13 +29,14 @@ from suture_contract.contributions import (
     Described,
     Matched,
 )
-from suture_contract.documents import PLAIN, CandidateId, CandidateSet, Evaluation, FitDocument, Report
+from suture_contract.documents import PLAIN, CandidateId, CandidateSet, Evaluation, FitDocument, Interval, Report
 from suture_contract.errors import SutureError
 from suture_contract.kinds import CANDIDATES, CARD, FILES, METADATA, MODEL, MOMENTS, REPORT, STITCHES
 from suture_contract.report.build import build
 from suture_stitching.evaluation.select import choose
+from suture_worker.egress.further import check_further, expect
 from suture_worker.egress.moments import check_moments
-from suture_worker.egress.suppression import people, without_small_classes
+from suture_worker.egress.suppression import people, suppressed
 from suture_worker.egress.tensors import check_stitches
 from suture_worker.files import sha256_of
 from suture_worker.folder import DOCUMENT, TaskFolder
@@ -95,10 +97,20 @@ _Document = TypeVar("_Document", bound=BaseModel)
 
 
 class ReleaseCheck:
-    """The site's limits: patients of a split and of a part of one (a class, say), decimals of measured numbers."""
+    """The site's limits: patients of a split and of a part of one (a class, say), decimals of measured numbers.
 
-    def __init__(self, *, min_samples: int, min_per_class: int, decimals: int) -> None:
-        self._min_samples = min_samples
+    `subgroups` are what the site names of each dataset: columns, and what the subgroups of each are called.
+    """
+
+    def __init__(
+        self,
+        *,
+        min_samples: int,
+        min_per_class: int,
+        decimals: int,
+        subgroups: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType({}),
+    ) -> None:
+        self._min_samples, self._subgroups = min_samples, subgroups
         self._min_per_class = min_per_class
         self._decimals = decimals
 
@@ -108,7 +120,7 @@ class ReleaseCheck:
         Raises `SutureError` `outbox.refused` for anything that is not in order, and `policy.too_few_samples`.
         """
         named, document = task.side.released(self, task, task.spec, folder)
-        _expect(named.keys() == set(FILES[task.kind]), "results", "are not the files of such a task")
+        expect(named.keys() == set(FILES[task.kind]), "results", "are not the files of such a task")
         self._enough(document)
         drafts = [Draft.of("file", name, content) for name, content in named.items()]
         return [*drafts, Draft.of("result", None, to_json({"fence": task.fence, "document": document}))]
@@ -117,21 +129,21 @@ class ReleaseCheck:
         """Return where members can be joined."""
         matched = read_document(Matched, folder.results / DOCUMENT)
         self._enough({"n": matched.n, "patients": matched.patients})
-        _expect(len(matched.norms) == len(matched.placements), "norms", "are not one for each placement")
+        expect(len(matched.norms) == len(matched.placements), "norms", "are not one for each placement")
         for place in matched.placements:
-            _expect(all(int(index) < len(spec.members) for index in place), "placements", "name no such member")
+            expect(all(int(index) < len(spec.members) for index in place), "placements", "name no such member")
         norms = [float(f"{norm:.{_NORM_DIGITS}g}") for norm in matched.norms]
         return {}, {**matched.model_dump(mode="json"), "norms": norms}
 
     def contribution(self, spec: ContributeSpec, folder: TaskFolder) -> Released:
         """Return moments, and what they were made of."""
         document, terms = read_document(ContributionDocument, folder.results / DOCUMENT), folder.terms
-        _expect(document.n.keys() == set(SPLITS), "n", "does not name both splits")
-        _expect(document.patients is None or document.patients.keys() == set(SPLITS), "patients", "are not those of n")
+        expect(document.n.keys() == set(SPLITS), "n", "does not name both splits")
+        expect(document.patients is None or document.patients.keys() == set(SPLITS), "patients", "are not those of n")
         if min((document.patients or document.n).values()) < max(terms.min_samples, self._min_samples):
             raise SutureError(TOO_FEW, "the moments come from too few samples to leave this site", where="outbox")
         noise = (document.epsilon, document.delta)
-        _expect(noise == (terms.epsilon, terms.delta), "epsilon", "is not what the site's rule asks for")
+        expect(noise == (terms.epsilon, terms.delta), "epsilon", "is not what the site's rule asks for")
         privacy = None
         if terms.epsilon is not None and terms.delta is not None:
             privacy = ClippedPrivacy(epsilon=terms.epsilon, delta=terms.delta, clips=spec.norms)
@@ -149,27 +161,27 @@ class ReleaseCheck:
         """Return candidates and stitches."""
         document = read_document(FitDocument, folder.results / DOCUMENT)
         candidates = read_document(CandidateSet, folder.results / CANDIDATES)
-        _expect(document.n == candidates.n, "candidates.n", "is not the number of samples in the document")
+        expect(document.n == candidates.n, "candidates.n", "is not the number of samples in the document")
         self._enough({"n": candidates.n, "patients": candidates.patients})
         _members_match(task, candidates)
         terms = folder.terms
-        _expect(candidates.privacy == terms.privacy, "candidates.privacy", "is not what the site's rule asks for")
-        _expect(candidates.trusted is None, "candidates.trusted", "is for the site itself to say")
-        _expect(terms.privacy is None or not candidates.contributions, "candidates.contributions", "have no noise")
+        expect(candidates.privacy == terms.privacy, "candidates.privacy", "is not what the site's rule asks for")
+        expect(candidates.trusted is None, "candidates.trusted", "is for the site itself to say")
+        expect(terms.privacy is None or not candidates.contributions, "candidates.contributions", "have no noise")
         candidates = candidates.model_copy(update={"trusted": terms.trusted})
-        _expect(candidates.labels in (_labels(task), None), "candidates.labels", "are not those of the members")
-        _expect(candidates.seed == spec.options.get("seed", 0), "candidates.seed", "is not the seed of the job")
+        expect(candidates.labels in (_labels(task), None), "candidates.labels", "are not those of the members")
+        expect(candidates.seed == spec.options.get("seed", 0), "candidates.seed", "is not the seed of the job")
         own = next((index for index, member in enumerate(spec.members) if member.party == task.job.requester), None)
         declared = site_prior([member.metadata for member in spec.members], own)
         agree = all(candidate.site_prior in (None, declared) for candidate in candidates.candidates)
-        _expect(agree, "candidates.site_prior", "is not what the requester's model declares")
+        expect(agree, "candidates.site_prior", "is not what the requester's model declares")
         parties = [contribution.party for contribution in candidates.contributions or ()]
-        _expect(len(set(parties)) == len(parties), "candidates.contributions", "names a party twice")
+        expect(len(set(parties)) == len(parties), "candidates.contributions", "names a party twice")
         for contribution in candidates.contributions or ():
             announced = spec.contributions.get(contribution.party)
             numbers = (contribution.n, contribution.epsilon, contribution.delta)
             agrees = announced is not None and numbers == (announced.n, announced.epsilon, announced.delta)
-            _expect(agrees, "candidates.contributions", "are not those of the task")
+            expect(agrees, "candidates.contributions", "are not those of the task")
         check_stitches(_regular(folder.results / STITCHES), candidates)
         fitted: dict[str, bytes | Path] = {
             CANDIDATES: to_json(self._rounded(_dump(candidates))),
@@ -180,10 +192,10 @@ class ReleaseCheck:
     def evaluation(self, spec: EvaluateSpec, folder: TaskFolder) -> Released:
         """Return what was measured."""
         evaluation = read_document(Evaluation, folder.results / DOCUMENT)
-        _expect(bool(evaluation.splits), "evaluation.splits", "is empty")
+        expect(bool(evaluation.splits), "evaluation.splits", "is empty")
         terms = folder.terms
-        _expect(evaluation.privacy == terms.privacy, "evaluation.privacy", "is not what the site's rule asks for")
-        _expect(evaluation.trusted is None, "evaluation.trusted", "is for the site itself to say")
+        expect(evaluation.privacy == terms.privacy, "evaluation.privacy", "is not what the site's rule asks for")
+        expect(evaluation.trusted is None, "evaluation.trusted", "is for the site itself to say")
         if terms.privacy is not None:
             exact: list[object] = [
                 evaluation.training,
@@ -191,34 +203,39 @@ class ReleaseCheck:
                 *(scores.classes for scores in evaluation.splits.values()),
             ]
             exact += [score.calibration for scores in evaluation.splits.values() for score in scores.scores.values()]
-            _expect(not any(exact), "evaluation", "holds what has no noise")
-        _expect(evaluation.own == spec.own, "evaluation.own", "is not the member the task named")
+            exact += [(*scores.metrics, *scores.curves, *scores.subgroups) for scores in evaluation.splits.values()]
+            expect(not any(exact), "evaluation", "holds what has no noise")
+        expect(evaluation.own == spec.own, "evaluation.own", "is not the member the task named")
         known = read_document(CandidateSet, folder.candidates / CANDIDATES)
-        _expect(evaluation.metric == METRICS[known.task], "evaluation.metric", "is not that of the task")
-        _expect(evaluation.higher_is_better == (evaluation.metric != "mae"), "evaluation", "turns its metric around")
+        expect(evaluation.metric == METRICS[known.task], "evaluation.metric", "is not that of the task")
+        expect(evaluation.higher_is_better == (evaluation.metric != "mae"), "evaluation", "turns its metric around")
         ids = {candidate.id for candidate in known.candidates}
         plain = {candidate.id for candidate in known.candidates if candidate.kind in PLAIN}
         for split, scores in evaluation.splits.items():
             where = f"evaluation.splits.{split}"
-            _expect(scores.scores.keys() == ids, where, "does not measure every candidate")
-            _expect(
+            expect(scores.scores.keys() == ids, where, "does not measure every candidate")
+            named = self._subgroups.get(folder.assignment.dataset or "", {})
+            check_further(scores, spec.metrics if split == "test" else (), named if split == "test" else {}, where)
+            expect(
                 not scores.classes or (known.task != "regression" and _are_labels(scores.classes, known.labels)),
                 f"{where}.classes",
                 "are not labels of the job",
             )
+            low = 0 if evaluation.metric in _SHARES | {"mae"} else -math.inf
+            high = 1 if evaluation.metric in _SHARES else math.inf
             for id, score in scores.scores.items():
-                _expect(score.against.keys() <= plain - {id}, where, "compares with others than the plain candidates")
-                _expect(score.calibration is None or known.task == "classification", where, "has calibration")
-                low = 0 if evaluation.metric in _SHARES | {"mae"} else -math.inf
-                high = 1 if evaluation.metric in _SHARES else math.inf
-                values = (score.value, score.low, score.high)
-                _expect(all(low <= value <= high for value in values), where, "has a value that no metric has")
+                expect(score.against.keys() <= plain - {id}, where, "compares with others than the plain candidates")
+                expect(score.calibration is None or known.task == "classification", where, "has calibration")
+            intervals: list[Interval] = [*scores.scores.values()]
+            intervals += [interval for subgroup in scores.subgroups for interval in subgroup.scores.values()]
+            for measured in intervals:
+                values = (measured.value, measured.low, measured.high)
+                expect(all(low <= value <= high for value in values), where, "has a value that no metric has")
         shown = {
-            split: without_small_classes(scores, self._min_per_class, exclusive=known.task == "classification")
-            for split, scores in evaluation.splits.items()
+            split: suppressed(scores, self._min_per_class, known.task) for split, scores in evaluation.splits.items()
         }
         of_own = evaluation.own is not None
-        _expect(of_own or (evaluation.training is None and evaluation.train is None), "evaluation", "has no own member")
+        expect(of_own or (evaluation.training is None and evaluation.train is None), "evaluation", "has no own member")
         enough = evaluation.train is not None and people(evaluation.train) >= self._min_samples
         train = evaluation.train if enough else None
         content = _dump(evaluation.model_copy(update={"splits": shown, "train": train, "trusted": terms.trusted}))
@@ -232,7 +249,7 @@ class ReleaseCheck:
         candidates = read_document(CandidateSet, folder.candidates / CANDIDATES)
         _members_match(task, candidates)
         choice = choose(candidates, spec.evaluations, requester=task.job.requester)
-        _expect(document.chosen == choice.chosen, "document.chosen", "is not the candidate to choose")
+        expect(document.chosen == choice.chosen, "document.chosen", "is not the candidate to choose")
         made = build(
             candidates,
             spec.evaluations,
@@ -260,7 +277,7 @@ class ReleaseCheck:
 
         It has no noise, and does not leave where the rule asks for some.
         """
-        _expect(folder.terms.privacy is None, DOCUMENT, "holds what has no noise")
+        expect(folder.terms.privacy is None, DOCUMENT, "holds what has no noise")
         return {}, self._rounded(_dump(read_document(schema, folder.results / DOCUMENT)))
 
     def _enough(self, content: Any) -> None:
@@ -274,10 +291,10 @@ class ReleaseCheck:
         """Round every measured number: the last digits of a metric tell single samples apart."""
         if isinstance(content, float):
             short = key not in _DISTANCES or content == float(f"{content:.{_SIGNIFICANT_DIGITS}g}")
-            _expect(short, key, f"has more than {_SIGNIFICANT_DIGITS} digits")
+            expect(short, key, f"has more than {_SIGNIFICANT_DIGITS} digits")
             return content if key in _EXACT else bounded(content, self._decimals)
         if isinstance(content, int) and not isinstance(content, bool):
-            _expect(abs(content) <= _LARGEST, key or "document", "is larger than any count")
+            expect(abs(content) <= _LARGEST, key or "document", "is larger than any count")
         if isinstance(content, dict):
             return {name: self._rounded(value, key=name) for name, value in content.items()}
         if isinstance(content, list):
@@ -287,7 +304,7 @@ class ReleaseCheck:
 
 def bounded(number: float, decimals: int) -> float:
     """Return `number` with at most so many decimals, and with six significant digits if it is large."""
-    _expect(abs(number) <= _LARGEST, "document", "holds a number that is larger than any metric")
+    expect(abs(number) <= _LARGEST, "document", "holds a number that is larger than any metric")
     digits = decimals if number == 0 else min(decimals, _SIGNIFICANT_DIGITS - 1 - math.floor(math.log10(abs(number))))
     # Adding zero: no sign is left on a zero.
     return round(number, digits) + 0.0
@@ -330,13 +347,8 @@ def _are_labels(indices: Iterable[str], labels: Sequence[str] | None) -> bool:
 
 def _members_match(task: LeasedTask, candidates: CandidateSet) -> None:
     refs = tuple(member.ref for member in task.spec.members)
-    _expect(candidates.members == refs, "candidates.members", "are not the members of the task")
-    _expect(candidates.task == task.spec.members[0].metadata.task, "candidates.task", "is not that of the members")
-
-
-def _expect(condition: bool, where: str, problem: str) -> None:
-    if not condition:
-        raise SutureError("outbox.refused", problem, where=where, hint="report this: a child wrote what it may not")
+    expect(candidates.members == refs, "candidates.members", "are not the members of the task")
+    expect(candidates.task == task.spec.members[0].metadata.task, "candidates.task", "is not that of the members")
 
 
 def read_document(schema: type[_Document], path: Path) -> _Document:
@@ -358,14 +370,14 @@ def _regular(path: Path) -> Path:
         plain = stat.S_ISREG(path.lstat().st_mode)
     except OSError:
         plain = False
-    _expect(plain, path.name, "is missing")
+    expect(plain, path.name, "is missing")
     return path
 
 
 def _content(path: Path) -> bytes:
     with os.fdopen(os.open(_regular(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
         content = file.read(MAX_DOCUMENT + 1)
-    _expect(len(content) <= MAX_DOCUMENT, path.name, "is too large")
+    expect(len(content) <= MAX_DOCUMENT, path.name, "is too large")
     return content
 
 

@@ -23,10 +23,12 @@ from suture_contract.documents import (
     Score,
     SplitScores,
     Stitch,
+    Subgroup,
 )
 from suture_contract.kinds import CANDIDATES, MOMENTS, STITCHES
 from suture_contract.report.assumed import spent, trusts
 from suture_contract.report.build import in_words_of, member_names
+from suture_contract.report.clinical import NAMES as CLINICAL_NAMES
 from suture_contract.report.trust import declared
 from suture_contract.report.words import UNSTITCHED, Scale, contributed, scale_of
 from suture_worker.config import SiteConfig
@@ -167,12 +169,42 @@ def evaluation(held: HeldResult) -> Iterator[Section]:
         if labels:
             title = f"{split} split by label, for each of the {len(rows)} candidates"
             yield Section(title, ("label", "samples", "patients", "from", "to"), labels, prose=("label",))
+        yield from _further(split, scores)
     if document.own is not None and document.training is not None:
         lines = [declared(document.training, held.task.spec.members[document.own].party)]
         if document.train is not None:
             value = f"{scale.text(document.train.value, digits)} ({_interval(document.train, scale, digits)})"
             lines.append(f"On {_of(document.train.n, document.train.patients)} of the train split it reaches {value}.")
         yield Section("the own model's training", notes=lines)
+
+
+def _further(split: str, scores: SplitScores) -> Iterator[Section]:
+    """Yield what is told beside the task's own metric, of the split and of its subgroups."""
+    parts: list[tuple[str, SplitScores | Subgroup]] = [
+        ("all", scores),
+        *((f"{part.column}: {part.value}", part) for part in scores.subgroups),
+    ]
+    rows = [
+        (name, _of(part.n, part.patients), CLINICAL_NAMES[metric], *_ends([value.value for value in values.values()]))
+        for name, part in parts
+        for metric, values in part.metrics.items()
+    ]
+    rows += [
+        (name, _of(part.n, part.patients), "as above", *_ends([score.value for score in part.scores.values()]))
+        for name, part in parts[1:]
+    ]
+    if rows:
+        title = f"{split} split, further metrics and subgroups, for each of the {len(scores.scores)} candidates"
+        yield Section(title, ("part", "samples", "metric", "from", "to"), rows, prose=("part", "metric"))
+    if scores.curves:
+        curve = next(iter(scores.curves.values()))
+        bins = [(f"{part.upto:g}", f"{part.n:,}", f"{part.predicted:.3f}", f"{part.events:,}") for part in curve]
+        title = f"{split} split, calibration curves of {len(scores.curves)} candidates; the first one's"
+        yield Section(title, ("up to", "samples", "mean probability", "events"), bins)
+
+
+def _ends(values: Sequence[float]) -> tuple[str, str]:
+    return f"{min(values):.4g}", f"{max(values):.4g}"
 
 
 def contribution(held: HeldResult) -> Iterator[Section]:
@@ -225,6 +257,7 @@ def withheld(held: HeldResult) -> list[str]:
                     f"{split} split, labels {named}: fewer than {held.min_per_class} patients, or others that would "
                     "give these away by subtraction"
                 )
+            omissions += _omitted(split, measured.splits[split], scores, held.min_per_class)
         if measured.train is not None and remaining.train is None:
             omissions.append(f"the own model on training samples: fewer than {held.min_patients} patients")
         if noise:
@@ -276,6 +309,17 @@ def _place(points: Mapping[str, str], names: Sequence[str]) -> str:
 
 def _interval(score: Interval, scale: Scale, digits: int) -> str:
     return f"{scale.number(score.low, digits)} to {scale.number(score.high, digits)}"
+
+
+def _omitted(split: str, measured: SplitScores, remaining: SplitScores, minimum: int) -> Iterator[str]:
+    """Say which further metrics and subgroups do not leave."""
+    curve = {"calibration_curve"} if measured.curves and not remaining.curves else set()
+    if metrics := (measured.metrics.keys() - remaining.metrics.keys()) | curve:
+        yield f"{split} split, {', '.join(sorted(metrics))}: a label has fewer than {minimum} patients"
+    kept = {(part.column, part.value) for part in remaining.subgroups}
+    if hidden := [part for part in measured.subgroups if (part.column, part.value) not in kept]:
+        named = ", ".join(f"{part.column} {part.value}" for part in hidden)
+        yield f"{split} split, subgroups {named}: fewer than {minimum} patients, or others that would give these away"
 
 
 def _difference(value: Interval | None, scale: Scale, digits: int) -> str:

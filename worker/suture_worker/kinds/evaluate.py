@@ -60,6 +60,7 @@ class Evaluate(TaskKind):
                 device=work.run.device,
                 progress=work.report,
                 checkpoint=folder.checkpoint,
+                metrics=spec.metrics,
             )
             return
         evaluation = evaluate(
@@ -72,6 +73,8 @@ class Evaluate(TaskKind):
             checkpoint=folder.checkpoint,
             privacy=terms.privacy,
             privacy_share=terms.share,
+            metrics=spec.metrics,
+            fewest=work.run.min_per_class,
         )
         files.write(folder.results / DOCUMENT, evaluation.model_dump_json(by_alias=True))
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from suture_contract.compatibility import WRITTEN
-from suture_contract.documents import Metric
+from suture_contract.documents import ClinicalMetric, Metric
 from suture_contract.naming import alike, spelt
 from suture_stitching.data.spec import DatasetSpec
 from suture_worker.config import Rule, SiteConfig
@@ -77,6 +77,8 @@ class Asked:
     action: Action
     models: tuple[Model, ...] = ()
     used: Callable[[str, str], int] = lambda _party, _dataset: 0
+    #: Beside the metric of the task.
+    metrics: tuple[ClinicalMetric, ...] = ()
 
 
 def decide(
@@ -138,7 +140,7 @@ def asked_by(
         )
         for index, member in enumerate(task.spec.members)
     )
-    return Asked(task.job.requester, task.action, models, used)
+    return Asked(task.job.requester, task.action, models, used, getattr(task.spec, "metrics", ()))
 
 
 def judge(asked: Asked, dataset: str | None, config: SiteConfig) -> Allow | Decline:
@@ -185,9 +187,10 @@ def objections(asked: Asked, dataset: str | None, rule: Rule, config: SiteConfig
             yield f"model {number} is not signed by {' or '.join(rule.signed_by)}"
     if dataset is None:
         return
-    metric = METRICS[config.datasets[dataset].task]
-    if asked.action == "evaluate" and rule.metrics is not None and metric not in rule.metrics:
-        yield f"its metric would be {metric}"
+    if asked.action == "evaluate" and rule.metrics is not None:
+        measured = (METRICS[config.datasets[dataset].task], *asked.metrics)
+        if others := [metric for metric in measured if metric not in rule.metrics]:
+            yield f"it would measure {', '.join(others)}"
     budget = budget_of(rule, asked.action)
     if budget is not None and (used := asked.used(asked.party, dataset)) >= budget:
         yield f"{used} of {budget} {SPENT[asked.action]} of this month are used"
