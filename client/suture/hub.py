@@ -44,7 +44,7 @@ from suture_contract.documents import Report
 from suture_contract.errors import SutureError
 from suture_contract.extras import needs
 from suture_contract.files import read_text
-from suture_contract.fit_options import FitOptions
+from suture_contract.fit_options import FitOptions, Recipe
 from suture_contract.measures import ClinicalMetric
 from suture_contract.model.format import METADATA, check_against, check_file, find_model
 from suture_contract.model.metadata import MemberRef, ModelMetadata
@@ -442,6 +442,7 @@ class Hub:
         publish_as: str | None = None,
         evaluate_within: int = 86400,
         seed: int | None = None,
+        recipe: Recipe | None = None,
         alphas: Sequence[float] | None = None,
         max_matches: int | None = None,
         refine: bool | None = None,
@@ -461,6 +462,7 @@ class Hub:
         """
         stated = {
             "seed": seed,
+            "recipe": recipe,
             "alphas": alphas,
             "max_matches": max_matches,
             "refine": refine,

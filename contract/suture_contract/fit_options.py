@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from suture_contract.errors import SutureError
 from suture_contract.measures import ClinicalMetric
@@ -16,6 +16,9 @@ PAGE = "docs/fit-options.md"
 Alpha = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
+Recipe = Literal["full", "paper"]
+
+
 class FitOptions(BaseModel):
     """The options of a fit, each with its default and bounds. Nothing else is accepted, and nothing is converted."""
 
@@ -23,6 +26,11 @@ class FitOptions(BaseModel):
 
     seed: int = Field(
         default=0, ge=0, le=2**31 - 1, description="Seed of all random choices; the same seed gives the same result."
+    )
+    recipe: Recipe = Field(
+        default="full",
+        description='"paper" offers what the published method does: stitches in closed form at one pair of layers, or '
+        "at two, double-batched; no gates, no training, no shares of labels.",
     )
     # A list of JSON is a tuple here, also after it was parsed.
     alphas: Annotated[tuple[Alpha, ...], Field(strict=False)] = Field(
@@ -44,6 +52,15 @@ class FitOptions(BaseModel):
         max_length=len(get_args(ClinicalMetric)),
         description="What every party measures on its test data beside the metric of the task.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _paper_trains_nothing(cls, document: Any) -> Any:
+        if isinstance(document, Mapping) and document.get("recipe") == "paper":
+            if document.get("refine"):
+                raise ValueError('refine: recipe "paper" trains no stitches')
+            return {**document, "refine": False}
+        return document
 
     @classmethod
     def read(cls, document: Mapping[str, Any]) -> FitOptions:

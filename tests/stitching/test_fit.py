@@ -407,3 +407,20 @@ def test_damaged_files_are_refused(fitted: FitResult, tmp_path: Path, file: str)
     with pytest.raises(SutureError) as caught:
         FitResult.load(tmp_path)
     assert caught.value.code in ("candidates.invalid", "candidates.tensors")
+
+
+def test_the_recipe_of_the_paper_has_one_pair_or_two_and_nothing_else(pair, fitted):
+    options = FitOptions.read({"recipe": "paper"})
+    paper = fit(pair, dataset(), own=0, options=options)
+    stitched = [one for one in paper.candidates.candidates if one.kind == "stitched"]
+    assert {len(one.matches) for one in stitched} == {1, 2}
+    assert [one.kind for one in paper.candidates.candidates if one not in stitched] == ["single", "single", "ensemble"]
+    assert not any(one.gate or one.refined or one.site_prior for one in stitched)
+    closed = [one.matches for one in fitted.candidates.candidates if one.kind == "stitched"]
+    assert any(one.matches in closed for one in stitched), "the closed forms are the same"
+
+
+def test_the_recipe_of_the_paper_trains_nothing():
+    assert not FitOptions.read({"recipe": "paper"}).refine
+    with pytest.raises(SutureError, match="trains no stitches"):
+        FitOptions.read({"recipe": "paper", "refine": True})

@@ -202,7 +202,7 @@ class _Fit:
         if terms.privacy is not None:
             dataset.check_separate()
         # How many candidates are refined is no part of it: those that were refined before are taken as they are.
-        asked = options.model_dump(mode="json", exclude={"refine", "refine_candidates"})
+        asked = options.model_dump(mode="json", exclude={"recipe", "refine", "refine_candidates", "metrics"})
         settings = {
             **asked,
             "device": runner.device.type,
@@ -232,7 +232,7 @@ class _Fit:
             return self._run_privately(self._terms.privacy)
         matches, known = self._matches()
         if not matches:
-            return self._result(self._with_site_prior(()))
+            return self._result(() if self._options.recipe == "paper" else self._with_site_prior(()))
         self._effort.matched(matches, len(known), contributions=bool(contributions))
         reading = self._reader(matches, known).read()
         known = ()
@@ -240,16 +240,23 @@ class _Fit:
         weighed_plans = self._weighed(matches, reading, contributions)
         self._tracker.end("stitch")
         plans = self._closed(fitted, reading)
+        plans = self._affordable(
+            plans[::-1] if self._options.recipe == "paper" else self._elaborated(plans, matches, reading)
+        )
+        plans += self._affordable(weighed_plans) if weighed_plans else ()
+        self._tracker.end("compare")
+        return self._result(plans)
+
+    def _elaborated(
+        self, plans: list[CandidatePlan], matches: Sequence[Points], reading: Reading
+    ) -> list[CandidatePlan]:
+        """Return `plans`, and with training, gates and shares of labels what else is made of them."""
         gates, tensors = gates_of(matches, reading, self._terms.own)
         self._tensors |= tensors
         plans += [self._refined(number, plan, number) for number, plan in enumerate(self._to_refine(plans))]
         self._tracker.tick("compare")
         home = best_at_home(self._passes, self._merge, self._objective)
-        plans = by_promise(plans, self._options.alphas, gates, home)
-        plans = self._affordable(self._with_site_prior(plans))
-        plans += self._affordable(weighed_plans) if weighed_plans else ()
-        self._tracker.end("compare")
-        return self._result(plans)
+        return self._with_site_prior(by_promise(plans, self._options.alphas, gates, home))
 
     def _run_privately(self, privacy: Privacy) -> FitResult:
         if not self._can_match:

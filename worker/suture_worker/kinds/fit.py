@@ -39,7 +39,7 @@ class Fit(TaskKind):
 
     def steps(self, spec: FitSpec) -> tuple[str, ...]:
         """Reading features, and refining."""
-        return ("capture", "refine") if spec.options.get("refine", True) else ("capture",)
+        return ("capture", "refine") if FitOptions.read(spec.options).refine else ("capture",)
 
     def do(self, work: TaskWork, spec: FitSpec) -> None:
         """Fit, or do a share of it."""
