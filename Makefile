@@ -14,7 +14,7 @@ CAN_OPEN = import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeo
 TORCH_INDEX = $(shell test "$$(uname -s)" = Linux && ! nvidia-smi -L >/dev/null 2>&1 && \
 	$(PYTHON) -c '$(CAN_OPEN)' $(CPU_WHEELS)/torch/ 2>/dev/null && echo --index-url $(CPU_WHEELS))
 
-.PHONY: help demo up test test-quick images lock kernels faults lint reference licences format clean
+.PHONY: help demo up test test-quick images lock kernels faults lint reference docs licences format clean
 .DEFAULT_GOAL := help
 
 help:  ## show this
@@ -65,6 +65,9 @@ lint: $(INSTALLED)  ## check style and types
 reference: $(INSTALLED)  ## write the pages that are made from the code: error codes, Python API
 	@$(BIN)/python .ci/reference.py
 	@$(BIN)/python -m tests.cli_json
+
+docs: $(INSTALLED)  ## build the documentation as a site that needs no network
+	@$(BIN)/python .ci/site.py
 
 licences: $(INSTALLED)  ## list the licences of all that an installed Suture needs, and check that they fit
 	@$(BIN)/python .ci/licences.py

@@ -20,6 +20,9 @@ _CODE = re.compile(r"[a-z]+(?:_[a-z]+)*\.[a-z0-9_]+")
 PUBLIC = (
     "client/suture/hub.py",
     "client/suture/job.py",
+    "client/suture/listing.py",
+    "client/suture/tokens.py",
+    "client/suture/keys.py",
     "client/suture/responses.py",
     "client/suture/errors.py",
     "contract/suture_contract/errors.py",
@@ -28,6 +31,7 @@ PUBLIC = (
     "contract/suture_contract/model/metadata.py",
     "stitching/suture_stitching/local.py",
     "stitching/suture_stitching/inspect.py",
+    "stitching/suture_stitching/predict.py",
     "stitching/suture_stitching/data/__init__.py",
     "stitching/suture_stitching/data/spec.py",
     "stitching/suture_stitching/data/dataset.py",

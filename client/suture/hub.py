@@ -34,8 +34,19 @@ from suture.errors import NotFound
 from suture.http import Connection, model_path, segment
 from suture.job import Job
 from suture.keys import Keys
+from suture.listing import Listing
 from suture.publishing import Visibility, send
-from suture.responses import AccessRequest, JobStatus, Model, Purged, Revision, read_report
+from suture.responses import (
+    AccessRequest,
+    Compared,
+    JobStatus,
+    Model,
+    PartyInfo,
+    Purged,
+    Revision,
+    SiteDataset,
+    read_report,
+)
 from suture.seen import Seen
 from suture.signing import Read, Trust, check_flags, signature_of
 from suture.tokens import Tokens
@@ -54,6 +65,8 @@ from suture_contract.windows import check_path
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
+
+    from suture_stitching.predict import LoadedModel
 
 
 class Hub:
@@ -107,6 +120,17 @@ class Hub:
         """Return whose token this is: `party`, `kind`, `roles`."""
         answer: dict[str, Any] = self.connection.get("/v1/whoami")
         return answer
+
+    def parties(self) -> Listing[PartyInfo]:
+        """Return all parties at the hub by name, with their sites, and whether these asked for work lately."""
+        return Listing(PartyInfo.of(item, "/v1/parties") for item in self.connection.pages("/v1/parties"))
+
+    def datasets(self) -> Listing[SiteDataset]:
+        """Return the datasets that your party's own sites have told of: what `stitch` may name as `dataset`.
+
+        A site that tells none has none here; its operator knows them (`suture site check`).
+        """
+        return Listing(SiteDataset.of(item, "/v1/datasets") for item in self.connection.pages("/v1/datasets"))
 
     # Models
 
@@ -247,7 +271,7 @@ class Hub:
         min_n: int | None = None,
         sort: Literal["name", "newest", "updated"] = "name",
         limit: int | None = None,
-    ) -> list[Model]:
+    ) -> Listing[Model]:
         """Return the models this token may read that have all that is asked for, at most `limit`.
 
         `search` is part of a name or description; `labels` must all be among a model's. `format`, `num_channels` and
@@ -268,7 +292,13 @@ class Hub:
             sort=sort,
             limit=limit,
         )
-        return [Model.of(item, "/v1/models") for item in pages]
+        return Listing(Model.of(item, "/v1/models") for item in pages)
+
+    def revisions(self, repo: str, *, limit: int | None = None) -> Listing[Revision]:
+        """Return a model's revisions, newest first, at most `limit`."""
+        checked_repo(repo)
+        path = f"{model_path(repo)}/revisions"
+        return Listing(Revision.of(item, path) for item in self.connection.pages(path, limit=limit))
 
     def revision(self, repo: str, revision: str | None = None) -> Revision:
         """Return what is known of a revision: its metadata and files; by default the newest.
@@ -292,8 +322,10 @@ class Hub:
         allow_flagged: bool = False,
         memory_gib: float | None = None,
         label_prior: Mapping[str, float] | None = None,
-    ) -> Module:
+    ) -> LoadedModel:
         """Return the model as a `torch.nn.Module`, in evaluation mode, from the cache where it is there already.
+
+        It knows its `labels` and what it reads (`input`), and `predict` names what is in files, arrays or tables.
 
         Signature, digests and lineage are verified; nothing in the file is executed but the graph's allowed operators.
         What was withdrawn, or made of it, is refused unless `allow_flagged`. A pass that would take much more memory
@@ -305,13 +337,15 @@ class Hub:
         with needs("torch"):
             from suture_stitching.portable.dry_run import stranger
             from suture_stitching.portable.runtime import load
+            from suture_stitching.predict import LoadedModel
             from suture_stitching.prior import AtPrior
 
         resolved = self._usable(repo, revision, allow_flagged=allow_flagged)
         path = cached(self.connection, resolved, resolved.model_file)
         check_against(check_file(path), resolved.metadata, where=f"{repo} at {resolved.id}")
-        model: Module = load(path, device=device, budget=stranger(path.stat().st_size, memory_gib))
-        return model if label_prior is None else AtPrior(model, resolved.metadata, label_prior).to(device)
+        model = load(path, device=device, budget=stranger(path.stat().st_size, memory_gib))
+        used = model if label_prior is None else AtPrior(model, resolved.metadata, label_prior).to(device)
+        return LoadedModel(used, model, resolved.metadata).eval()
 
     def pull(
         self,
@@ -345,6 +379,17 @@ class Hub:
                 where=f"{repo} at {resolved.id}",
             )
         return read_report(cached(self.connection, resolved, file).read_bytes(), where=f"{repo} at {resolved.id}")
+
+    def compare(self, repos: Sequence[str]) -> Listing[Compared]:
+        """Return the reports of several stitched ensembles side by side: a line for each ensemble and party.
+
+        Test samples and divisions are compared only if both jobs used the same; `n` tells where they did not.
+        """
+        return Listing(
+            Compared(repo=repo, party=name, verdict=party.verdict, metric=party.metric, n=party.n, rows=party.rows)
+            for repo in listed(repos, "repos")
+            for name, party in self.report(repo).parties.items()
+        )
 
     def _usable(self, repo: str, revision: str | None, *, allow_flagged: bool) -> Revision:
         """Return a revision once nothing speaks against using it."""
@@ -430,6 +475,12 @@ class Hub:
             body["visibility"] = "private" if stop else "all"
         return Model.of(self.connection.request("PATCH", path, body=body), path)
 
+    def set_visibility(self, repo: str, visibility: Visibility) -> Model:
+        """Let every party read an own model (`all`), or only yours and whom it is shared with (`private`)."""
+        one_of(visibility, get_args(Visibility), "visibility")
+        path = model_path(repo)
+        return Model.of(self.connection.request("PATCH", path, body={"visibility": visibility}), path)
+
     # Jobs
 
     def stitch(
@@ -501,9 +552,10 @@ class Hub:
         path = f"/v1/jobs/{segment(job)}"
         return Job(self.connection, JobStatus.of(self.connection.get(path), path))
 
-    def jobs(self, state: str | None = None, *, limit: int = 50) -> list[JobStatus]:
+    def jobs(self, state: str | None = None, *, limit: int = 50) -> Listing[JobStatus]:
         """Return your party's newest jobs."""
-        return [JobStatus.of(item, "/v1/jobs") for item in self.connection.pages("/v1/jobs", state=state, limit=limit)]
+        pages = self.connection.pages("/v1/jobs", state=state, limit=limit)
+        return Listing(JobStatus.of(item, "/v1/jobs") for item in pages)
 
     def _model_at(self, name: str) -> dict[str, str]:
         """Return `party/name` or `party/name@revision` as a job names it, the revision in full.

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Generator, Iterator
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
 
 from suture.errors import Unavailable
 from suture.http import Connection, pause, segment
+from suture.listing import html_table
 from suture.responses import Event, JobStatus, TaskStatus, read_report
 from suture_contract.documents import Report
 from suture_contract.errors import Cancelled, SutureError
@@ -42,13 +46,38 @@ class Job:
     def __repr__(self) -> str:
         return f"Job({self.id!r}, {self.status.state})"
 
+    def _repr_html_(self) -> str:
+        status = self.status
+        rows = [
+            {
+                "task": task.kind,
+                "at": task.party,
+                "state": task.state,
+                "progress": _note(task) if not status.ended else "",
+                "reason": task.reason,
+            }
+            for task in status.tasks
+        ]
+        head = Markup("<p>job {} of {}: <strong>{}</strong></p>").format(status.id, status.requester, status.state)
+        return str(head) + html_table(rows)
+
     def refresh(self) -> JobStatus:
         """Ask the hub how the job is now."""
         self.status = JobStatus.of(self._connection.get(self._path), self._path)
         return self.status
 
-    def wait(self, timeout: float | None = None, *, progress: bool = True, console: Console | None = None) -> JobStatus:
+    def wait(
+        self,
+        timeout: float | None = None,
+        *,
+        progress: bool = True,
+        console: Console | None = None,
+        callback: Callable[[JobStatus], object] | None = None,
+    ) -> JobStatus:
         """Wait until the job has ended, with a bar for each task, and return its final status.
+
+        `callback` is called with every status on the way; what it raises ends the waiting, not the job. In a notebook
+        or a service, `await job` waits without blocking others.
 
         Raises `JobFailed` if it failed, `Cancelled` if it was cancelled, and `SutureError` `job.timeout` after
         `timeout` seconds (None: as long as its parties may take to answer). The job itself goes on then.
@@ -58,10 +87,28 @@ class Job:
 
             bars = _Bars(console or RichConsole(stderr=True))
             with bars.progress:
-                self._follow(timeout, bars)
+                self._follow(timeout, bars, callback)
         else:
-            self._follow(timeout, None)
+            self._follow(timeout, None, callback)
         return self._outcome()
+
+    def __await__(self) -> Generator[Any, None, JobStatus]:
+        """Wait in a thread, without bars; when the awaiting task is cancelled, the job goes on."""
+        import asyncio  # slow to import, and for this alone
+
+        stopped = threading.Event()
+
+        def check(_: JobStatus) -> None:
+            if stopped.is_set():
+                raise Cancelled("nobody waits any more")
+
+        async def waited() -> JobStatus:
+            try:
+                return await asyncio.to_thread(self.wait, progress=False, callback=check)
+            finally:
+                stopped.set()
+
+        return waited().__await__()
 
     def events(self, after: int = 0) -> Iterator[Event]:
         """Yield what happened since event `after`, then what happens, until the job has ended."""
@@ -91,7 +138,9 @@ class Job:
         path = f"{self._path}/report"
         return read_report(json.dumps(self._connection.get(path)), where=path)
 
-    def _follow(self, timeout: float | None, bars: _Bars | None) -> None:
+    def _follow(
+        self, timeout: float | None, bars: _Bars | None, callback: Callable[[JobStatus], object] | None = None
+    ) -> None:
         deadline = time.monotonic() + (math.inf if timeout is None else timeout)
         after, failures, answered = 0, 0, time.monotonic()
         while True:
@@ -100,6 +149,8 @@ class Job:
                 status = self.refresh()
                 if bars is not None:
                     bars.show(status)
+                if callback is not None:
+                    callback(status)
                 if status.ended:
                     return
                 if left <= 0:

@@ -6,14 +6,14 @@ import hashlib
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from suture.errors import HubError
-from suture_contract.documents import Report
+from suture_contract.documents import Interval, Report
 from suture_contract.errors import SutureError
 from suture_contract.files import decoded
 from suture_contract.kinds import Kind
-from suture_contract.model.metadata import MemberRef, ModelMetadata, Name, Repo, Sha256
+from suture_contract.model.metadata import InputSpec, MemberRef, ModelMetadata, Name, Repo, Sha256
 from suture_contract.model.metadata import Revision as RevisionId
 from suture_contract.report.rows import complete
 
@@ -60,6 +60,10 @@ class _Answer(BaseModel):
                 where=where,
                 hint="compare the versions of the hub and of this client",
             ) from None
+
+    def row(self) -> dict[str, Any]:
+        """Return its cells by column, for a table."""
+        return {name: getattr(self, name) for name in type(self).model_fields}
 
 
 class AccessRequest(_Answer):
@@ -123,6 +127,18 @@ class Revision(_Answer):
         """Return the entry of one file, or None when the revision does not have it."""
         return next((file for file in self.files if file.name == name), None)
 
+    def row(self) -> dict[str, Any]:
+        """Return its cells by column, for a table."""
+        return {
+            "repo": self.repo,
+            "revision": self.id,
+            "created_at": self.created_at,
+            "bytes": sum(file.size for file in self.files),
+            "job": self.job,
+            "signed_by": self.signed_by,
+            "flags": "; ".join(map(str, self.flags)),
+        }
+
     @property
     def model_file(self) -> File:
         """The entry of `model.safetensors`."""
@@ -140,6 +156,47 @@ class TokenInfo(_Answer):
     expires_at: datetime | None = None
     last_used_at: datetime | None = None
     revoked_at: datetime | None = None
+
+
+class NewToken(_Answer):
+    """A token that was made: the secret is told this once. Printed, it is not shown."""
+
+    id: str
+    token: str = Field(repr=False)
+
+
+class SiteOf(_Answer):
+    """A site of a party, and whether it has asked for work lately."""
+
+    name: Name
+    online: bool
+    suspended: bool = False
+
+
+class PartyInfo(_Answer):
+    """An organisation at the hub, with its sites."""
+
+    name: Name
+    created_at: datetime
+    suspended: bool = False
+    sites: tuple[SiteOf, ...] = ()
+
+    def row(self) -> dict[str, Any]:
+        """Return its cells by column, for a table."""
+        return {
+            "party": self.name,
+            "sites": ", ".join(site.name for site in self.sites),
+            "online": ", ".join(site.name for site in self.sites if site.online),
+            "suspended": self.suspended,
+            "created_at": self.created_at,
+        }
+
+
+class SiteDataset(_Answer):
+    """A dataset that one of your sites has told the hub of: what `Hub.stitch` may name."""
+
+    site: Name
+    name: Name
 
 
 class RevisionName(_Answer):
@@ -176,6 +233,22 @@ class Model(_Answer):
     flags: tuple[Flag, ...] = ()
     created_at: datetime
     updated_at: datetime
+
+    def row(self) -> dict[str, Any]:
+        """Return its cells by column, for a table."""
+        metadata = self.metadata
+        return {
+            "model": self.id,
+            "task": metadata.task,
+            "labels": ", ".join(metadata.labels or ()),
+            "input": "; ".join(_input_words(spec) for spec in metadata.inputs.values()),
+            "license": metadata.license,
+            "visibility": self.visibility,
+            "shared_with": ", ".join(self.shared_with),
+            "revision": self.revision,
+            "updated_at": self.updated_at,
+            "flags": "; ".join(map(str, self.flags)),
+        }
 
 
 class Key(_Answer):
@@ -236,6 +309,33 @@ class Result(_Answer):
     version: int = 1
 
 
+class Compared(_Answer):
+    """What one report says of its chosen model at one party, to be put beside others."""
+
+    repo: Repo
+    party: Name
+    verdict: str
+    metric: str
+    n: int
+    rows: dict[str, Interval]
+
+    def row(self) -> dict[str, Any]:
+        """Return its cells by column, for a table."""
+        chosen, own, plain = (self.rows.get(name) for name in ("chosen", "own", "ensemble"))
+        return {
+            "model": self.repo,
+            "party": self.party,
+            "metric": self.metric,
+            "chosen": None if chosen is None else chosen.value,
+            "low": None if chosen is None else chosen.low,
+            "high": None if chosen is None else chosen.high,
+            "own": None if own is None else own.value,
+            "ensemble": None if plain is None else plain.value,
+            "n": self.n,
+            "verdict": self.verdict,
+        }
+
+
 class MissingParty(_Answer):
     """A party that was asked and is not in the report."""
 
@@ -280,6 +380,19 @@ class JobStatus(_Answer):
             return ()
         return self.evaluate_at
 
+    def row(self) -> dict[str, Any]:
+        """Return its cells by column, for a table."""
+        return {
+            "job": self.id,
+            "state": self.state,
+            "requester": self.requester,
+            "models": ", ".join(member.repo for member in self.models),
+            "dataset": self.dataset,
+            "result": None if self.result is None else self.result.repo,
+            "created_at": self.created_at,
+            "finished_at": self.finished_at,
+        }
+
     @property
     def ended(self) -> bool:
         """Whether the job will not change any more."""
@@ -294,6 +407,12 @@ class Event(_Answer):
     task: str | None = None
     kind: str
     data: dict[str, Any] = {}
+
+
+def _input_words(spec: InputSpec) -> str:
+    """Return what an input is, such as `image 3 x 224 x 224`."""
+    sizes = [spec.num_channels, *("any" if size is None else size for size in spec.spatial_shape)]
+    return f"{spec.format} {' x '.join(map(str, sizes))}"
 
 
 def revision_id(digests: dict[str, str]) -> str:

@@ -6,7 +6,7 @@ Numbers are finite; there is no free text beside names the hub already knows.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
@@ -17,6 +17,9 @@ from suture_contract.measures import Finite, Fraction
 from suture_contract.measures import Interval as Interval
 from suture_contract.model.metadata import Label, MemberRef, Name, Task, Trusted
 from suture_contract.privacy import Delta, Epsilon, Privacy
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 Metric = Literal["accuracy", "balanced_accuracy", "auroc", "f1", "dice", "r2", "mae"]
 SplitName = Literal["validation", "test"]
@@ -419,6 +422,17 @@ class Report(_Closed):
     trusted: tuple[Trusted, ...] | None = None
     #: Hypervolume of the front over the parties' metrics, reference point 0.
     hypervolume: Finite | None = None
+
+    def to_dataframe(self) -> DataFrame:
+        """Return a `pandas.DataFrame` with a line for each party and model; needs pandas (the extra `tables`)."""
+        from suture_contract.report.notebook import frame
+
+        return frame(self)
+
+    def _repr_html_(self) -> str:
+        from suture_contract.report.notebook import framed
+
+        return framed(self)
 
     @model_validator(mode="after")
     def _chosen_is_a_candidate(self) -> Report:

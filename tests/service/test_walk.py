@@ -103,6 +103,7 @@ CALLS: dict[str, Call] = {
     "GET /v1/jobs": LIST,
     "GET /v1/access": LIST,
     "GET /v1/audit": LIST,
+    "GET /v1/datasets": LIST,
     "PUT /v1/site/datasets": Call(by="site", body={"datasets": None}, absent=NOTHING),
     "POST /v1/tasks/lease": Call(by="site", body={"wait": 0}, absent=NOTHING),
     "GET /v1/parties/{party}": Call(absent=("party",), shown=True),

@@ -47,6 +47,12 @@ def datasets_told(session: Session, party_id: int) -> list[str] | None:
     return None if not by_site or None in by_site else sorted({name for names in by_site for name in names or ()})
 
 
+def told_by_site(session: Session, party_id: int) -> list[tuple[str, list[str]]]:
+    """Return the datasets that each of a party's sites has told of, by the site's name."""
+    there = Site.party_id == party_id, Site.removed_at.is_(None), Site.datasets.is_not(None)
+    return [(name, names or []) for name, names in session.execute(select(Site.name, Site.datasets).where(*there))]
+
+
 def tell_datasets(session: Session, site_id: int, datasets: list[str] | None) -> None:
     """Write down what a site tells of its datasets."""
     session.execute(update(Site).where(Site.id == site_id).values(datasets=datasets))

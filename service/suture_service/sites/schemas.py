@@ -22,6 +22,13 @@ class DatasetsIn(RequestBody):
     )
 
 
+class DatasetOut(BaseModel):
+    """A dataset that a site of one's own party has told of."""
+
+    name: str = Field(examples=["digits"])
+    site: str = Field(examples=["north-gpu"])
+
+
 class SiteMade(BaseModel):
     """The only answer that ever holds the site's token."""
 

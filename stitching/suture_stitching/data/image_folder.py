@@ -78,23 +78,7 @@ class ImageFolder(FolderDataset[_Header]):
 
     def _stored(self, file: str) -> tuple[NDArray[np.float32], tuple[float, float] | None]:
         """Return the values `(C, H, W)` as stored, and the range that is to be scaled; None if they are to stay."""
-        path, channels = self._root / file, self.input_shape[0]
-        if _is_dicom(path):
-            header = dicom.read_header(path, file)
-            frames = dicom.read_pixels(path, file)
-            values = frames[self._page(len(frames), file)]
-            stored: tuple[float, float] | None = header.stored
-        else:
-            with _opened(path, file, self._spec.page) as image:
-                stored = _range_of(image.mode)
-                if stored is not None and image.mode not in _DEEP_MODES:
-                    image = image.convert("L" if channels == 1 else "RGB")
-                values = np.asarray(image).astype(np.float32)
-            values = values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
-        if len(values) == 1 and channels == 3:
-            values = np.repeat(values, 3, axis=0)
-        elif len(values) == 3 and channels == 1:
-            values = np.tensordot(np.array(LUMA, np.float32), values, 1)[None]
+        values, stored = read_image(self._root / file, file, self.input_shape[0], page=self._spec.page)
         return values, self._spec.intensity or stored
 
     def _checked(self, values: NDArray[np.float32], file: str) -> NDArray[np.float32]:
@@ -112,14 +96,6 @@ class ImageFolder(FolderDataset[_Header]):
                 hint="say which stored values become the ends of that range, intensity = [0, 4095] for example",
             )
         return values
-
-    def _page(self, pages: int, file: str) -> int:
-        if pages > 1 and self._spec.page is None:
-            raise _pages(file, pages)
-        page = self._spec.page or 0
-        if page >= pages:
-            raise unreadable(file, f"it has {pages} page(s), and page {page} (counted from 0) is wanted")
-        return page
 
     def _sized(self, values: NDArray[np.float32], file: str, how: Image.Resampling) -> NDArray[np.float32]:
         """Return values `(C, H, W)` in the dataset's size."""
@@ -155,7 +131,7 @@ class ImageFolder(FolderDataset[_Header]):
         path = self._root / sample.file
         if _is_dicom(path):
             dicom_header = dicom.read_header(path, sample.file)
-            self._page(dicom_header.frames, sample.file)
+            _page_of(dicom_header.frames, sample.file, self._spec.page)
             if dicom_header.rescaled and self._spec.intensity is None:
                 raise SutureError(
                     "dataset.intensity",
@@ -231,6 +207,42 @@ class ImageFolder(FolderDataset[_Header]):
         values, stored = self._stored(file)
         if stored is None:
             self._checked(values, file)
+
+
+def read_image(
+    path: Path, file: str, channels: int, *, page: int | None = None
+) -> tuple[NDArray[np.float32], tuple[float, float] | None]:
+    """Return an image `(C, H, W)` with so many channels, 1 or 3, as stored, and the range that is to be scaled.
+
+    The range is None for numbers that are to stay as they are. `file` is what errors call it; `page` is the one to read
+    of several. Raises `SutureError` (`dataset.unreadable`, `dataset.pages`).
+    """
+    if _is_dicom(path):
+        header = dicom.read_header(path, file)
+        frames = dicom.read_pixels(path, file)
+        values = frames[_page_of(len(frames), file, page)]
+        stored: tuple[float, float] | None = header.stored
+    else:
+        with _opened(path, file, page) as image:
+            stored = _range_of(image.mode)
+            if stored is not None and image.mode not in _DEEP_MODES:
+                image = image.convert("L" if channels == 1 else "RGB")
+            values = np.asarray(image).astype(np.float32)
+        values = values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
+    if len(values) == 1 and channels == 3:
+        values = np.repeat(values, 3, axis=0)
+    elif len(values) == 3 and channels == 1:
+        values = np.tensordot(np.array(LUMA, np.float32), values, 1)[None]
+    return values, stored
+
+
+def _page_of(pages: int, file: str, wanted: int | None) -> int:
+    if pages > 1 and wanted is None:
+        raise _pages(file, pages)
+    page = wanted or 0
+    if page >= pages:
+        raise unreadable(file, f"it has {pages} page(s), and page {page} (counted from 0) is wanted")
+    return page
 
 
 def _is_dicom(path: Path) -> bool:

@@ -1,0 +1,222 @@
+"""A model as people use it: it names what it sees, in images as they lie in files or arrays, or in rows of a table."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import torch
+from markupsafe import Markup
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from suture_contract.errors import SutureError
+from suture_contract.extras import needs
+from suture_contract.model.metadata import InputSpec, ModelMetadata
+from suture_stitching.data.arrays import to_range
+from suture_stitching.data.image_folder import read_image
+from suture_stitching.portable.runtime import PortableModel
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from suture_stitching.formats.onnx import OnnxExported
+
+#: Files, an array `(N, C, *spatial)` or one sample of it, or a table with the model's columns.
+Samples: TypeAlias = "str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | NDArray[Any] | Tensor | DataFrame"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one sample: the most probable label, or every label's probability where several hold."""
+
+    label: str
+    probability: float
+    #: By label; of a multilabel model each for itself.
+    probabilities: Mapping[str, float]
+    #: The file it was read from.
+    file: str | None = None
+
+    def row(self) -> dict[str, Any]:
+        """Return its cells by column, for a table."""
+        return {"file": self.file, "label": self.label, "probability": self.probability, **self.probabilities}
+
+
+class LoadedModel(nn.Module):
+    """A model with what is known of it: call it with what its network reads, or let `predict` prepare samples.
+
+    `model` gives the outputs that `metadata` describes; `portable` is the file's own network.
+    """
+
+    def __init__(self, model: nn.Module, portable: PortableModel, metadata: ModelMetadata) -> None:
+        super().__init__()
+        self.model, self.metadata = model, metadata
+        self._portable = (portable,)  # not a second child: its tensors are counted once
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """Return the network's outputs, such as `(N, labels)`."""
+        return self.model(*inputs)
+
+    @property
+    def portable(self) -> PortableModel:
+        """The network as it lies in the file."""
+        return self._portable[0]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What the outputs stand for, in order; none of a regression."""
+        return self.metadata.labels or ()
+
+    @property
+    def input(self) -> InputSpec:
+        """What the network reads; raises `SutureError` `predict.inputs` where it has several inputs."""
+        if len(self.metadata.inputs) > 1:
+            raise SutureError("predict.inputs", "the model has several inputs", hint="call it with a tensor for each")
+        return next(iter(self.metadata.inputs.values()))
+
+    def predict(self, samples: Samples, *, batch_size: int = 32) -> list[Prediction]:
+        """Return what the model says of each sample, as a classifier.
+
+        `samples` are images in files (one path or several), an array or tensor `(N, C, *spatial)` or `(C, *spatial)`,
+        a list of such samples, rows `(N, F)` of a table, or a `pandas.DataFrame` with the model's columns. Whole
+        numbers of 8 or 16 bits are scaled onto the model's `value_range`; other values must lie within it. Sizes and
+        channels must be those that the model reads: nothing is cut or stretched unseen.
+
+        Raises `SutureError`: `predict.task` where the model is no classifier, `predict.shape`, `predict.range`,
+        `predict.columns`, `dataset.unreadable_image`.
+        """
+        if self.metadata.task not in ("classification", "multilabel"):
+            raise SutureError("predict.task", f"the model does {self.metadata.task}", hint="call it with tensors")
+        files = _files(samples)
+        prepared = (self._image(file) for file in files) if files is not None else iter(self._array(samples))
+        predictions: list[Prediction] = []
+        for batch in _batches(prepared, batch_size):
+            names = files[len(predictions) :] if files is not None else [None] * len(batch)
+            for probabilities, name in zip(self._probabilities(batch).tolist(), names, strict=False):
+                best = int(np.argmax(probabilities))
+                by_label = dict(zip(self.labels, probabilities, strict=True))
+                predictions.append(Prediction(self.labels[best], probabilities[best], by_label, name))
+        return predictions
+
+    def to_onnx(self, path: str | os.PathLike[str], *, tolerance: float = 1e-4) -> OnnxExported:
+        """Write the network as ONNX, checked beside this one; needs the extra `onnx`. See `export_onnx`."""
+        with needs("torch,onnx"):
+            from suture_stitching.formats.onnx import export_onnx
+
+        return export_onnx(self.portable, path, metadata=self.metadata, tolerance=tolerance)
+
+    def _probabilities(self, x: Tensor) -> Tensor:
+        """Return probabilities `(N, labels)`."""
+        output = next(iter(self.metadata.outputs.values()))
+        with torch.inference_mode():
+            values: Tensor = self(x.to(self._device)).double().cpu()
+        if self.metadata.task == "multilabel":
+            return values.sigmoid() if output.format == "logits" else values
+        if output.num_channels < len(self.labels):  # one channel for two labels: the second one's
+            second = values.sigmoid() if output.format == "logits" else values
+            return torch.cat([1 - second, second], 1)
+        return values.softmax(1) if output.format == "logits" else values
+
+    @property
+    def _device(self) -> torch.device:
+        return next((tensor.device for tensor in self.state_dict().values()), torch.device("cpu"))
+
+    def _image(self, file: str) -> Tensor:
+        spec = self.input
+        if spec.format != "image" or len(spec.spatial_shape) != 2:
+            raise SutureError("predict.shape", f"the model reads {spec.format}, no images in files", where=file)
+        values, stored = read_image(Path(file), file, spec.num_channels)
+        if stored is not None:
+            values = to_range(values, stored, spec.value_range or (0.0, 1.0), clip=False)
+        return self._checked(torch.from_numpy(np.ascontiguousarray(values))[None], file)[0]
+
+    def _array(self, samples: Any) -> Tensor:
+        """Return samples `(N, C, *spatial)` as the network reads them."""
+        spec = self.input
+        if hasattr(samples, "columns"):
+            samples = self._columns(samples)
+        if isinstance(samples, list | tuple):
+            samples = np.stack([np.asarray(sample) for sample in samples])
+        values = torch.as_tensor(samples)
+        if values.dim() == 1 + len(spec.spatial_shape):  # a single sample
+            values = values[None]
+        kinds = {torch.uint8: 255.0, torch.uint16: 65535.0}
+        if values.dtype in kinds and spec.value_range is not None:
+            low, high = spec.value_range
+            values = low + values.float() / kinds[values.dtype] * (high - low)
+        return self._checked(values.float(), None)
+
+    def _columns(self, table: DataFrame) -> NDArray[Any]:
+        names = self.input.channels
+        if names is None or not set(names) <= set(map(str, table.columns)):
+            missing = "" if names is None else ", ".join(sorted(set(names) - set(map(str, table.columns))))
+            raise SutureError(
+                "predict.columns",
+                f"the table lacks columns: {missing}" if missing else "the model does not name its columns",
+                hint="give an array with the columns in the model's order",
+            )
+        return np.asarray(table[list(names)], dtype=np.float32)
+
+    def _checked(self, x: Tensor, file: str | None) -> Tensor:
+        spec = self.input
+        wanted = (spec.num_channels, *spec.spatial_shape)
+        fits = x.dim() == len(wanted) + 1 and all(
+            size is None or size == have for size, have in zip(wanted, x.shape[1:], strict=True)
+        )
+        if not fits:
+            words = " x ".join("any" if size is None else str(size) for size in wanted)
+            shape = " x ".join(map(str, x.shape[1:]))
+            raise SutureError("predict.shape", f"the model reads {words}, a sample is {shape}", where=file)
+        if spec.value_range is not None and x.numel():
+            low, high = spec.value_range
+            least, most, slack = float(x.min()), float(x.max()), 1e-5 * (high - low)
+            if not (least >= low - slack and most <= high + slack):
+                raise SutureError(
+                    "predict.range",
+                    f"the model reads values from {low:g} to {high:g}, these are {least:g} to {most:g}",
+                    where=file,
+                    hint="scale them as the model's card says",
+                )
+        return x
+
+    def _repr_html_(self) -> str:
+        spec, metadata = self.input, self.metadata
+        sizes = " x ".join("any" if size is None else str(size) for size in (spec.num_channels, *spec.spatial_shape))
+        lines = {
+            "task": metadata.task,
+            "labels": ", ".join(self.labels),
+            "reads": f"{spec.format} {sizes}" + (f", values {spec.value_range}" if spec.value_range else ""),
+            "license": metadata.license,
+            "description": metadata.description or "",
+        }
+        rows = Markup("").join(Markup("<tr><th>{}</th><td>{}</td></tr>").format(*line) for line in lines.items())
+        return str(Markup("<table>{}</table>").format(rows))
+
+
+def _files(samples: Any) -> list[str] | None:
+    """Return the paths of samples that lie in files."""
+    if isinstance(samples, str | os.PathLike):
+        return [os.fspath(samples)]
+    if (
+        isinstance(samples, list | tuple)
+        and samples
+        and all(isinstance(sample, str | os.PathLike) for sample in samples)
+    ):
+        return [os.fspath(sample) for sample in samples]
+    return None
+
+
+def _batches(samples: Iterator[Tensor], size: int) -> Iterator[Tensor]:
+    """Yield batches; a sample of another size than the one before begins another."""
+    batch: list[Tensor] = []
+    for sample in samples:
+        if batch and (len(batch) == size or sample.shape != batch[0].shape):
+            yield torch.stack(batch)
+            batch = []
+        batch.append(sample)
+    if batch:
+        yield torch.stack(batch)

@@ -1,0 +1,276 @@
+"""What scientists see and use in a notebook: listings, tables of pandas, jobs, and models that name what they see."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import httpx
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from tests.client.test_job import TASK, job, job_as
+from tests.stitching.test_report import report as made_report
+from torch import nn
+
+from suture.bundle import export_model
+from suture.hub import Hub
+from suture.job import Job, JobFailed
+from suture.listing import Listing
+from suture.responses import JobStatus
+from suture_contract.errors import SutureError
+from suture_service import operate
+from suture_stitching.predict import LoadedModel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.client.conftest import LiveHub
+
+__all__ = ["job"]  # a fixture
+EVIL = "<script>alert(1)</script>"
+
+
+class Bright(nn.Module):
+    """Says `bright` where the mean of an image is above a half."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([[-20.0], [20.0]]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x.mean((1, 2, 3)) - 0.5).unsqueeze(1) @ self.weight.T
+
+
+@pytest.fixture(scope="module")
+def shown(live_hub: LiveHub) -> tuple[Hub, str]:
+    """North, and a model of its own with two revisions."""
+    hub, repo = live_hub.client("north"), f"north/n{uuid4().hex[:8]}"
+    for number in range(2):
+        hub.publish(
+            Bright(),
+            torch.rand(2, 1, 8, 8),
+            repo,
+            labels=["dark", "bright"],
+            license="CC-BY-4.0",
+            value_range=(0.0, 1.0),
+            description=f"{EVIL} {number}",
+            show=lambda _: None,
+        )
+    return hub, repo
+
+
+def test_models_and_revisions_are_tables(shown: tuple[Hub, str]) -> None:
+    hub, repo = shown
+    models = hub.models(party="north", search=repo.partition("/")[2])
+    frame = models.to_dataframe()
+    assert frame["model"].tolist() == [repo]
+    assert frame.loc[0, ["task", "labels", "input", "visibility"]].tolist() == [
+        "classification",
+        "dark, bright",
+        "image 1 x 8 x 8",
+        "private",
+    ]
+    revisions = hub.revisions(repo)
+    assert len(revisions) == 2
+    assert [revision.id for revision in revisions] == revisions.to_dataframe()["revision"].tolist()
+    assert revisions[0].id == hub.revision(repo).id
+    assert hub.revisions(repo, limit=1) == revisions[:1]
+    assert repo in models._repr_html_()
+    assert Listing([])._repr_html_() == "<p>nothing</p>"
+
+
+def test_what_a_hub_says_is_escaped_in_a_notebook() -> None:
+    class Line:
+        def row(self) -> dict[str, Any]:
+            return {EVIL: EVIL, "several": [EVIL, None, 0.123456]}
+
+    text = Listing([Line()] * 130)._repr_html_()
+    assert "<script" not in text
+    assert "&lt;script&gt;" in text
+    assert "0.1235" in text
+    assert text.count("<tr>") == 101
+    assert "and 30 more" in text
+
+
+def test_tables_without_pandas_say_what_to_install(shown: tuple[Hub, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    for table in (shown[0].parties(), made_report()):
+        with pytest.raises(SutureError, match="pandas is not installed") as raised:
+            table.to_dataframe()
+        assert "[tables]" in (raised.value.hint or "")
+
+
+def test_parties_and_own_datasets(live_hub: LiveHub) -> None:
+    north, south = live_hub.client("north"), live_hub.client("south")
+    parties = {party.name: party for party in north.parties()}
+    assert {"north", "south", "east"} <= set(parties)
+    assert [site.name for site in parties["north"].sites] == ["main"]
+    assert parties["east"].sites == ()
+    secret = operate.add_site(live_hub.settings, "south", f"s{uuid4().hex[:6]}")
+    assert south.datasets() == []
+    address = f"{live_hub.url}/v1/site/datasets"
+    told = {"datasets": [f"d{number:03}" for number in range(120)]}
+    headers = {"Authorization": f"Bearer {secret}"}
+    assert httpx.put(address, json=told, headers=headers, timeout=30).status_code == 204
+    assert [dataset.name for dataset in south.datasets()] == told["datasets"]
+    assert north.datasets() == []
+    # Others ask here on behalf of south: its sites tell nothing to them.
+    assert httpx.put(address, json={"datasets": None}, headers=headers, timeout=30).status_code == 204
+    assert south.datasets() == []
+
+
+def test_who_may_read_is_set_and_shown(live_hub: LiveHub, shown: tuple[Hub, str]) -> None:
+    hub, repo = shown
+    east = live_hub.client("east")
+    assert hub.set_visibility(repo, "all").visibility == "all"
+    assert east.revision(repo).repo == repo
+    assert hub.set_visibility(repo, "private").visibility == "private"
+    with pytest.raises(SutureError):
+        east.revision(repo)
+    with pytest.raises(SutureError, match="visibility"):
+        hub.set_visibility(repo, "everyone")  # type: ignore[arg-type]
+
+
+def test_tokens_are_made_used_listed_and_ended(live_hub: LiveHub) -> None:
+    admin = live_hub.client("north", "admin", "publisher", "requester", "reader")
+    made = admin.tokens.create(["reader"], name=f"notebook-{uuid4().hex[:6]}", days=3)
+    assert made.token not in repr(made)
+    with Hub(live_hub.url, made.token) as reader:
+        assert reader.whoami()["roles"] == ["reader"]
+        listed = {token.id: token for token in admin.tokens.list()}
+        assert listed[made.id].expires_at is not None
+        assert made.id in admin.tokens.list().to_dataframe()["id"].tolist()
+        admin.tokens.revoke(made.id)
+        with pytest.raises(SutureError):
+            reader.whoami()
+
+
+def test_a_report_is_a_table_and_a_page() -> None:
+    report = made_report()
+    frame = report.to_dataframe()
+    assert set(frame["party"]) == set(report.parties)
+    north = frame[(frame["party"] == "north") & (frame["model"] == "chosen")].iloc[0]
+    assert north["value"] == report.parties["north"].rows["chosen"].value
+    text = report._repr_html_()
+    assert text.startswith("<iframe")
+    assert "sandbox" in text
+    assert "<script" not in text
+    assert text.count("<") == 2  # all of the page is escaped within the frame
+
+
+def test_a_job_calls_back_and_shows_itself(job: Callable[..., Job]) -> None:
+    states: list[str] = []
+    busy = {**TASK, "state": "running", "progress": {"step": EVIL, "done": 1, "total": 4}}
+    waiting = job(job_as("fitting", tasks=[busy]), job_as("complete", tasks=[{**TASK, "state": "done"}]))
+    waiting.wait(60, progress=False, callback=lambda status: states.append(status.state))
+    assert states == ["fitting", "complete"]
+    assert "complete" in waiting._repr_html_()
+
+    def stop(_: JobStatus) -> None:
+        raise KeyError("enough")
+
+    with pytest.raises(KeyError):
+        job(job_as("fitting", tasks=[busy])).wait(60, progress=False, callback=stop)
+    shown = Job(waiting._connection, JobStatus.of(job_as("fitting", tasks=[busy]), "test"))._repr_html_()
+    assert "&lt;script&gt;" in shown
+    assert "<script" not in shown
+
+
+def test_a_job_can_be_awaited_beside_other_work(job: Callable[..., Job]) -> None:
+    async def both() -> tuple[JobStatus, int]:
+        ticks = 0
+        waited = asyncio.ensure_future(_awaited(job(*[job_as("fitting")] * 3, job_as("complete"))))
+        while not waited.done():
+            ticks += 1
+            await asyncio.sleep(0.01)
+        return waited.result(), ticks
+
+    status, ticks = asyncio.run(both())
+    assert status.state == "complete"
+    assert ticks > 1
+
+    async def failed() -> None:
+        await job(job_as("failed"))
+
+    with pytest.raises(JobFailed):
+        asyncio.run(failed())
+
+
+async def _awaited(job: Job) -> JobStatus:
+    return await job
+
+
+def test_a_loaded_model_names_what_is_in_files_and_arrays(shown: tuple[Hub, str], tmp_path: Path) -> None:
+    hub, repo = shown
+    model = hub.load(repo)
+    assert model.labels == ("dark", "bright")
+    assert model.input.spatial_shape == (8, 8)
+    for name, value in (("a", 30), ("b", 230)):
+        Image.fromarray(np.full((8, 8), value, np.uint8)).save(tmp_path / f"{name}.png")
+    Image.fromarray(np.full((8, 8, 3), 230, np.uint8)).save(tmp_path / "c.png")
+    paths = [tmp_path / f"{name}.png" for name in "abc"]
+    named = model.predict(paths, batch_size=2)
+    assert [prediction.label for prediction in named] == ["dark", "bright", "bright"]
+    assert [prediction.file for prediction in named] == [str(path) for path in paths]
+    assert named[0].probabilities["dark"] == named[0].probability > 0.9
+    assert model.predict(str(paths[1]))[0] == named[1]
+    # The same values as an array of 8 bits, as numbers in the range, and as what the network itself reads.
+    stored = np.full((1, 1, 8, 8), 230, np.uint8)
+    scaled = (stored / 255).astype(np.float32)
+    expected = model(torch.from_numpy(scaled)).softmax(1)[0, 1].item()
+    for samples in (stored, scaled, torch.from_numpy(scaled), stored[0], [stored[0]]):
+        (prediction,) = model.predict(samples)
+        assert prediction.probability == pytest.approx(expected, abs=1e-6)
+    assert EVIL not in model._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("samples", "code"),
+    [
+        (np.zeros((1, 1, 9, 8), np.float32), "predict.shape"),
+        (np.zeros((1, 3, 8, 8), np.float32), "predict.shape"),
+        (np.full((1, 1, 8, 8), 7.0, np.float32), "predict.range"),
+        (np.full((1, 1, 8, 8), np.nan, np.float32), "predict.range"),
+        ("large.png", "predict.shape"),
+        ("nothing.png", "dataset.unreadable_image"),
+        ("text.png", "dataset.unreadable_image"),
+    ],
+)
+def test_what_a_model_does_not_read_is_refused(
+    shown: tuple[Hub, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, samples: Any, code: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(np.zeros((16, 8), np.uint8)).save("large.png")
+    Path("text.png").write_text("no image", encoding="utf-8")
+    model = shown[0].load(shown[1])
+    with pytest.raises(SutureError) as raised:
+        model.predict(samples)
+    assert raised.value.code == code
+
+
+def test_tables_are_read_by_the_names_of_columns(tmp_path: Path) -> None:
+    network = nn.Linear(2, 2)
+    with torch.no_grad():
+        network.weight.copy_(torch.tensor([[0.0, 0.0], [1.0, 0.0]]))
+        network.bias.zero_()
+    path = tmp_path / "model.safetensors"
+    metadata = export_model(
+        network, torch.rand(2, 2), path, labels=["well", "ill"], license="CC-BY-4.0", channels=["marker", "age"]
+    )
+    from suture_stitching.portable.runtime import load
+
+    portable = load(path)
+    model = LoadedModel(portable, portable, metadata)
+    table = pd.DataFrame({"age": [50, 60], "marker": [-3.0, 3.0], "other": ["x", "y"]})
+    assert [prediction.label for prediction in model.predict(table)] == ["well", "ill"]
+    with pytest.raises(SutureError, match="lacks columns: marker"):
+        model.predict(table.drop(columns="marker"))
+    written = model.to_onnx(tmp_path / "model.onnx")
+    assert (tmp_path / "model.onnx").stat().st_size > 100
+    assert written.difference < 1e-4
