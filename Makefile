@@ -23,7 +23,7 @@ help:  ## show this
 demo: $(INSTALLED)  ## play the whole story on this machine: two parties, two sites, one stitched ensemble
 	@$(BIN)/suture demo
 
-up: $(INSTALLED)  ## keep a hub and a site running on this machine
+up: $(INSTALLED)  ## keep a hub and two sites running on this machine, and print an address to open
 	@$(BIN)/suture up
 
 # Three at once on two cores: much of the time a test waits for processes that it started.

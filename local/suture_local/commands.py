@@ -38,17 +38,17 @@ def demo(
 
 
 def up(
-    root: Annotated[Path, typer.Option(help="folder of the database, the models and the site")] = Path(".suture/up"),
+    root: Annotated[Path, typer.Option(help="folder of the database, the models and the sites")] = Path(".suture/up"),
     data: Annotated[
         Path | None, typer.Option(help="a dataset of yours: a folder of images by class, .npz, .csv or .parquet")
     ] = None,
 ) -> None:
-    """Keep a hub and a site running on this machine.
+    """Keep a hub and sites running on this machine.
 
-    Prints the commands to type next, and runs until Ctrl-C.
+    Prints an address to open in a browser, which leads on, and runs until Ctrl-C.
 
-    Without --data the dataset is scikit-learn's digits, and two example models lie ready to be published. Started
-    again on the same folder it goes on with what is there.
+    Without --data there are two parties, north and south, with scikit-learn's digits, and a model of each lies ready to
+    be published; with it there is one party, local. Started again on the same folder it goes on with what is there.
 
     \b
     Examples:

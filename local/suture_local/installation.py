@@ -78,7 +78,7 @@ class Installation:
     def start_hub(self) -> str:
         """Migrate the database, start the hub and return its URL; `wait_until_ready` before the first request."""
         operate.migrate(self.settings)
-        port = _free_port(self._preferred)
+        port = free_port(self._preferred)
         self.processes.start(
             "hub",
             _suture("hub", "serve", "--port", str(port)),
@@ -145,11 +145,13 @@ class Installation:
         *,
         allow: Mapping[str, Sequence[str]],
         limits: Mapping[str, Any] | None = None,
+        ask: bool = False,
     ) -> Path:
         """Write the party's site.toml, keeping one that is there but for the hub's URL; returns its path.
 
-        `allow` is party -> actions; every rule is for all `datasets`, and trusts the models of the parties that are
-        here by now: the own party's as they are, others' where they are signed. Paths in `datasets` should be absolute.
+        `allow` is party -> actions; with `ask`, what other parties want waits for a person. Every rule is for all
+        `datasets`, and trusts the models of the parties that are here by now: the own party's as they are, others'
+        where they are signed. Paths in `datasets` should be absolute.
         """
         path = self.site_file(party)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -162,7 +164,7 @@ class Installation:
             write_text(path, _with_url(read_text(path), self.url))
         else:
             keys = {key.parent.name: key for key in sorted(self.root.glob("*/key.pub")) if key.parent.name != party}
-            write_text(path, _site_toml(self.url, party, datasets, allow, limits or {}, keys))
+            write_text(path, _site_toml(self.url, party, datasets, allow, limits or {}, keys, ask=ask))
         return path
 
     def start_site(self, party: str) -> None:
@@ -170,15 +172,14 @@ class Installation:
         path = self.site_file(party)
         self.processes.start(f"{party}'s site", _suture("site", "run", str(path)), log=self.root / f"{party}.log")
 
-    def start_console(self, party: str) -> str:
-        """Start the console of the party's site, and return the link that opens it once."""
+    def start_console(self, party: str, port: int) -> Path:
+        """Start the console of the party's site at the preferred port; return the file with the link to it."""
         link = load_site(self.site_file(party)).state / LINK
         link.unlink(missing_ok=True)
-        port = _free_port(CONSOLE_PORT)
-        command = _suture("site", "console", str(self.site_file(party)), "--port", str(port))
+        command = _suture("site", "console", str(self.site_file(party)), "--port", str(free_port(port)))
         self.processes.start(f"{party}'s console", command, log=self.root / f"{party}-console.log")
         self.processes.wait_until(link.exists, "until the console has a link", seconds=_START_SECONDS)
-        return read_text(link).strip()
+        return link
 
     def stop_site(self, party: str) -> None:
         """Stop the party's site."""
@@ -223,7 +224,8 @@ def _answers(hub: Connection, path: str) -> bool:
     return True
 
 
-def _free_port(preferred: int | None) -> int:
+def free_port(preferred: int | None) -> int:
+    """Return the preferred port of 127.0.0.1, or any free one where it is None or taken."""
     for port in (preferred, 0):
         if port is None:
             continue
@@ -244,6 +246,8 @@ def _site_toml(
     allow: Mapping[str, Sequence[str]],
     limits: Mapping[str, Any],
     keys: Mapping[str, Path],
+    *,
+    ask: bool = False,
 ) -> str:
     lines = ["[hub]", f"url = {_toml(url)}", 'token_file = "token"', "", "[site]", 'state = "state"', 'device = "auto"']
     lines += ["# Models of this party need no signature.", f"party = {_toml(party)}"]
@@ -259,6 +263,8 @@ def _site_toml(
         lines += [f"parties = {_toml([asking])}", f"actions = {_toml(actions)}", f"datasets = {_toml(list(datasets))}"]
         lines += [f"members_from = {_toml([party, *keys])}"]
         lines += [f"signed_by = {_toml(list(keys))}"] if keys else []
+        if ask and asking != party:
+            lines.append('approval = "ask"')
         if "evaluate" in actions:  # on one machine nobody asks but its own user
             lines.append("evaluations_per_month = 1000")
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""A hub and one site for real use on one machine: `suture up`."""
+"""A hub and sites for real use on one machine: `suture up`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import os
 import shlex
 import shutil
 import sys
+import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,37 +17,61 @@ from rich.console import Console
 
 from suture_contract.errors import SutureError
 from suture_contract.files import write_text
-from suture_local.installation import PORT, Installation
+from suture_local.guide import GUIDE, MODEL, Place
+from suture_local.installation import CONSOLE_PORT, PORT, Installation, free_port
 from suture_worker import load_site
+from suture_worker.console.app import served
 
-PARTY = "local"
-EXAMPLES = ("first", "second")
+#: Of a dataset of one's own, and of the example: the first asks, what it asks of the others waits for a person.
+PARTY, PARTIES = "local", ("north", "south")
+GUIDE_PORT = 8400
 _FORMATS = {".npz": "npz", ".csv": "csv", ".parquet": "parquet"}
 
 
 def run(root: Path, data: Path | None, console: Console) -> None:
-    """Start hub and site in `root`, print what to type next, and keep both running until told to stop."""
+    """Start hub and sites in `root`, print where to go on, and keep all running until told to stop."""
+    parties = PARTIES if data is None else (PARTY,)
     with Installation(root, port=PORT) as here:
-        name, dataset = _own_dataset(data) if data is not None else ("digits", _example_dataset(root))
-        if here.site_file(PARTY).exists() and name not in load_site(here.site_file(PARTY)).datasets:
-            raise SutureError(
-                "up.dataset",
-                f"this installation has no dataset {name} yet",
-                where=str(here.site_file(PARTY)),
-                hint=f"add [datasets.{name}] and a rule for it there, or choose another --root",
-            )
+        name, datasets = (MODEL, _example_datasets(root)) if data is None else _own_datasets(here, data)
         here.start_hub()
-        created = here.add_party(PARTY)
-        here.add_site(PARTY, {name: dataset}, allow={PARTY: ["fit", "evaluate"]})
-        here.start_site(PARTY)
-        if data is None:
-            _example_models(root, console)
+        for party in parties:
+            here.add_party(party)
+        asking = {party: ["evaluate"] for party in parties[:1]}
+        for party in parties:
+            allow = {**asking, party: ["fit", "evaluate"]}
+            here.add_site(party, {name: datasets[party]}, allow=allow, ask=True)
+            here.start_site(party)
+        folders = _example_models(root, console) if data is None else {}
         here.wait_until_ready()
-        here.wait_until_online(PARTY)
-        _tell(here, name, data is None, created, here.start_console(PARTY), console)
-        while True:
-            here.processes.check()
-            time.sleep(1)
+        here.wait_until_online(*parties)
+        consoles = {party: here.start_console(party, CONSOLE_PORT + at) for at, party in enumerate(parties)}
+        place = Place(
+            url=here.url,
+            parties=parties,
+            tokens={party: here.token(party) for party in parties},
+            folders=folders,
+            keys={party: partial(here.signing_key, party) for party in parties},
+            consoles=consoles,
+        )
+        with served(GUIDE, lambda: place, here.root, free_port(GUIDE_PORT)) as (link, serve):
+            threading.Thread(target=serve, daemon=True).start()
+            _tell(here, place, name, link, console)
+            while True:
+                here.processes.check()
+                time.sleep(1)
+
+
+def _own_datasets(here: Installation, data: Path) -> tuple[str, dict[str, dict[str, Any]]]:
+    name, dataset = _own_dataset(data)
+    site = here.site_file(PARTY)
+    if site.exists() and name not in load_site(site).datasets:
+        raise SutureError(
+            "up.dataset",
+            f"this installation has no dataset {name} yet",
+            where=str(site),
+            hint=f"add [datasets.{name}] and a rule for it there, or choose another --root",
+        )
+    return name, {PARTY: dataset}
 
 
 def _own_dataset(path: Path) -> tuple[str, dict[str, Any]]:
@@ -90,22 +116,24 @@ def _labels_in(path: Path, form: str) -> list[str]:
     return [str(value) for value in np.unique(column)]
 
 
-def _example_dataset(root: Path) -> dict[str, Any]:
+def _example_datasets(root: Path) -> dict[str, dict[str, Any]]:
     from suture_local import digits
 
-    path = root.absolute() / "example" / "digits.npz"
-    if not path.exists():
-        partial = path.with_name(".digits.npz")
-        digits.save(partial, digits.parties(0)["north"])
-        partial.replace(path)
-    return digits.described(path)
+    described = {}
+    for party, images in digits.parties(0).items():
+        path = root.absolute() / "example" / party / "digits.npz"
+        if not path.exists():
+            digits.save(path.with_name(".digits.npz"), images)
+            path.with_name(".digits.npz").replace(path)
+        described[party] = digits.described(path)
+    return described
 
 
-def _example_models(root: Path, console: Console) -> None:
-    """Train and export a network for each of two parties, as something to publish."""
-    folders = [root / "example" / name for name in EXAMPLES]
-    if all((folder / "suture.json").exists() for folder in folders):
-        return
+def _example_models(root: Path, console: Console) -> dict[str, Path]:
+    """Train and export a network of each party, as something to publish; return the folders."""
+    folders = {party: root.absolute() / "example" / party / "model" for party in PARTIES}
+    if all((folder / "suture.json").exists() for folder in folders.values()):
+        return folders
     import torch
 
     from suture.bundle import export_model
@@ -113,52 +141,42 @@ def _example_models(root: Path, console: Console) -> None:
 
     console.print("training two small example networks, once")
     torch.set_num_threads(1)
-    for folder, (party, data) in zip(folders, digits.parties(0).items(), strict=True):
-        module = training.train(digits.network(party), *data.of("train"))
+    for party, images in digits.parties(0).items():
+        folder = folders[party]
+        module = training.train(digits.network(party), *images.of("train"))
         folder.mkdir(parents=True, exist_ok=True)
-        metadata = export_model(
-            module,
-            torch.from_numpy(data.inputs[:2]),
-            folder / "model.safetensors",
-            labels=digits.LABELS,
-            license="CC-BY-4.0",
-            value_range=(0.0, 1.0),
-            description="An example: handwritten digits.",
-        )
+        example = torch.from_numpy(images.inputs[:2])
+        metadata = export_model(module, example, folder / "model.safetensors", **digits.STORY.describe(party, images))
         write_text(folder / "suture.json", metadata.to_json())
+    return folders
 
 
-def _tell(here: Installation, dataset: str, example: bool, created: bool, link: str, console: Console) -> None:
+def _tell(here: Installation, place: Place, dataset: str, link: str, console: Console) -> None:
     def line(text: str = "") -> None:
         console.print(text, markup=False, soft_wrap=True)
 
-    token_file = _short(here.token_file(PARTY))
-    suture = _command()
+    party, suture = place.asking, _command()
     line()
-    line(f"hub    {here.url}   (in a browser, with the token below; API: {here.url}/docs)")
-    if created:
-        line(f"token  {here.token(PARTY)}")
-        line(f"       of party {PARTY}, shown this once; kept in {token_file}, readable by you alone")
-    else:
-        line(f"token  of party {PARTY}, made before, in {token_file}")
-    line(f"site   {_short(here.site_file(PARTY))}: datasets, and who may do what with them")
-    line(f"       console: {link}   (opens once, in a browser on this machine)")
-    line(f"logs   {_short(here.root / 'hub.log')}, {_short(here.root / (PARTY + '.log'))}")
+    line("Open in a browser on this machine:")
     line()
-    line("In another terminal:")
+    line(f"  {link}")
     line()
-    line(f"  {suture} login --hub {here.url} --token-file {token_file}")
-    models = [f"{PARTY}/{name}" for name in EXAMPLES]
-    if example:
-        published = [
-            f"{suture} publish {_short(here.root / 'example' / name)} {PARTY}/{name} --yes" for name in EXAMPLES
-        ]
+    line("The address opens once. It leads through the first steps, and to the hub and to the sites' consoles.")
+    line(f"logs   {_short(here.root)}/*.log; a site's datasets and rules: {_short(here.site_file(party))}")
+    line()
+    line("Or in another terminal:")
+    line()
+    line(f"  {suture} login --hub {here.url} --token-file {_short(here.token_file(party))}")
+    models = [f"{party}/{name}" for name in ("first", "second")]
+    if place.folders:
+        folders = [_short(folder) for folder in place.folders.values()]
+        published = [f"{suture} publish {at} {repo} --yes" for at, repo in zip(folders, models, strict=True)]
         line(f"  {' && '.join(published)}")
     else:
         line(f"  {suture} publish FOLDER {models[0]}     (a FOLDER is what `{suture} export` writes; publish two)")
     line(f"  {suture} stitch {' '.join(models)} --dataset {dataset} --publish-as stitched")
     line()
-    line("Ctrl-C stops hub and site; `suture up` goes on with what is there.")
+    line("Ctrl-C stops hub and sites; `suture up` goes on with what is there.")
 
 
 def _command() -> str:

@@ -11,9 +11,13 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
+from tests.browser import launched
+from tests.flow.conftest import LONGEST
+from tests.flow.first_run import walk
 
 from suture.hub import Hub
 from suture_contract.documents import Report
@@ -119,21 +123,44 @@ def test_an_interrupted_demo_leaves_no_process(suture: type[Command], tmp_path: 
     assert command.left_running() == []
 
 
-def test_what_up_tells_to_type_works_and_a_second_up_goes_on(suture: type[Command], tmp_path: Path) -> None:
-    root = tmp_path / "root"
-    command = suture("up", "--root", str(root), home=tmp_path)
-    told = command.wait_for("Ctrl-C stops")
-    token = (root / "local" / "token").read_text().strip()
-    assert token in told
+@pytest.fixture(scope="module")
+def up(suture: type[Command], tmp_path_factory: pytest.TempPathFactory) -> tuple[Command, Path, str]:
+    """`suture up`, its root, and what it printed; the last test interrupts it."""
+    home = tmp_path_factory.mktemp("up")
+    command = suture("up", "--root", str(home / "root"), home=home)
+    return command, home / "root", command.wait_for("Ctrl-C stops")
+
+
+def test_a_stranger_comes_from_the_address_to_the_report(up: tuple[Command, Path, str]) -> None:
+    (address,) = re.findall(r"^  (http://127\.0\.0\.1:\d+/#\S+)$", up[2], re.MULTILINE)
+    with launched() as browser:
+        context = browser.new_context(viewport={"width": 1280, "height": 800}, color_scheme="light")
+        context.set_default_timeout(1000 * LONGEST)
+        hosts: set[str] = set()
+        context.on("request", lambda sent: hosts.add(str(urlsplit(sent.url).hostname)))
+        walk(context, address)
+        assert hosts == {"127.0.0.1"}
+        # The link is used up.
+        other = browser.new_context().new_page()
+        other.goto(address)
+        other.get_by_role("alert").wait_for()
+
+
+def test_what_up_tells_to_type_works_and_a_second_up_goes_on(
+    suture: type[Command], up: tuple[Command, Path, str], tmp_path: Path
+) -> None:
+    command, root, told = up
+    token = (root / "north" / "token").read_text().strip()
+    assert token not in told
     typed = re.findall(r"^  (\S.*suture.*)$", told.partition("In another terminal")[2], re.MULTILINE)
     assert len(typed) == 3
     for line in typed:
         quick = "".join(f" --option {name}={value}" for name, value in QUICK.items()) * (" stitch " in line)
         ended = run(line + quick, tmp_path)
         assert ended.returncode == 0, f"{line}\n{ended.stdout}{ended.stderr}"
-    report = json.loads(run("suture report local/stitched --format json", tmp_path).stdout)
-    assert report["requester"] == "local"
-    job = hub_of(told, token).stitch(["local/first", "local/second"], "digits", publish_as="again", **QUICK)
+    report = json.loads(run("suture report north/stitched --format json", tmp_path).stdout)
+    assert report["requester"] == "north"
+    job = hub_of(told, token).stitch(["north/first", "north/second"], "digits", publish_as="again", **QUICK)
     command.wait_until(lambda: at_work(command))
     command.process.send_signal(signal.SIGINT)
     assert command.wait() == 130
@@ -145,15 +172,15 @@ def test_what_up_tells_to_type_works_and_a_second_up_goes_on(suture: type[Comman
     assert run(re.findall(r"^  (.*login.*)$", told, re.MULTILINE)[0], tmp_path).returncode == 0
     assert hub_of(told, token).job(job.id).wait(240, progress=False).state == "complete"
     models = json.loads(run("suture models --format json", tmp_path).stdout)
-    assert {model["id"] for model in models} == {f"local/{name}" for name in ("first", "second", "stitched", "again")}
+    assert {model["id"] for model in models} >= {f"north/{name}" for name in ("first", "second", "stitched", "again")}
     again.process.send_signal(signal.SIGTERM)
     assert again.wait() == 143
     assert again.left_running() == []
 
 
 def hub_of(told: str, token: str) -> Hub:
-    """Return the hub whose address `suture up` told."""
-    address = re.search(r"^hub +(http://\S+)", told, re.MULTILINE)
+    """Return the hub that `suture up` says to sign in at."""
+    address = re.search(r"--hub (http://\S+)", told)
     assert address is not None
     return Hub(address[1], token)
 

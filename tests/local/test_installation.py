@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from suture_contract.errors import SutureError
-from suture_local.installation import Installation, _free_port, _site_toml, _with_url
+from suture_local.installation import Installation, _site_toml, _with_url, free_port
 from suture_local.up import _own_dataset
 from suture_service import operate
 from suture_worker import load_site
@@ -88,8 +88,8 @@ def test_a_taken_port_is_left_alone() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert _free_port(port) not in (port, 0)
-    assert _free_port(port) == port
+        assert free_port(port) not in (port, 0)
+    assert free_port(port) == port
 
 
 # A dataset of one's own

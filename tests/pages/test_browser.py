@@ -39,6 +39,7 @@ PAGES = {
     "queued": "/-/jobs/{queued}",
     "done": "/-/jobs/{done}",
     "report": "/-/jobs/{done}/report",
+    "compare": "/-/compare?of=north/both&of=north/digits&of=south/digits&of={done}&of=nobody/x",
     "account": "/-/account",
     "admin": "/-/admin/north",
     "access": "/-/access",

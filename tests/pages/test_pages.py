@@ -140,7 +140,9 @@ def inert(page):
             styled = name == "href" and tag == "link" and not value.startswith("/-/static/")
             if name.startswith("on") or name == "style" or elsewhere or runs or styled:
                 wrong.append(f"{tag} {name}={value}")
-        if tag == "script" and not attributes.get("src", "").startswith("/-/static/htmx.min.js"):
+        if tag == "script" and not attributes.get("src", "").startswith(
+            ("/-/static/htmx.min.js?", "/-/static/token.js?")
+        ):
             wrong.append("script")
         if tag == "meta" and "http-equiv" in attributes:
             wrong.append("meta http-equiv")
@@ -159,7 +161,9 @@ def test_the_first_pages_are_small(hub, north):
 
 
 def test_what_pages_load_is_named_by_its_content(hub):
-    assert {"site.css", "report.css", "htmx.min.js", "icon.svg"} == set(static_files("suture_service.pages"))
+    assert {"site.css", "report.css", "htmx.min.js", "token.js", "icon.svg"} == set(
+        static_files("suture_service.pages")
+    )
     answer = hub.client.get("/-/static/site.css")
     assert "immutable" in answer.headers["cache-control"]
     assert hub.client.get("/-/static/htmx.LICENSE").status_code == 404
@@ -396,6 +400,24 @@ def test_lineage_leads_both_ways_as_far_as_one_may_read(start):
     hidden = world.north.get(path.format("north/both")).json()
     assert {one["repo"] for one in hidden["models"]} == {"north/both", "north/digits", None}
     assert world.east.get(path.format("south/digits")).status_code == 404
+
+
+def test_models_and_jobs_are_compared_at_each_party(hub, north):
+    page = north.page(f"/-/compare?of=north/both&of=north/digits%0Asouth/digits&of={hub.done}&of=south/none")
+    (textarea,) = re.findall(r"north/both\s+north/digits\s+south/digits\s+job_\w+\s+south/none", page.text)
+    shown = re.sub(r"\s+", " ", page.text.replace(textarea, ""))
+    at_north, at_south = shown.partition("test samples that are classified correctly")[2].split(" south Accuracy")
+    # As tests/stitching/test_report.py has them: what was chosen, north's own model, the peer.
+    assert "north/both90.0 %88.0 to 91.01,234" in at_north
+    assert "north/digits98.0 %" in at_north
+    assert "south/digits49.0 %" in at_north
+    assert "south/digits96.0 %94.0 to 97.0200" in at_south
+    assert "south/none: none of the newest reports that you may read has numbers of it." in shown
+    assert f"/-/jobs/{hub.done}/report" in page.links
+    # Another party's report is none of the reader's business.
+    east = Browser(hub.client, hub.people["operator"].token).page(f"/-/compare?of={hub.done}&of=north/both")
+    assert "90.0 %" not in east.text
+    assert "Compare" in north.page("/-/compare").text
 
 
 # What is away

@@ -7,6 +7,7 @@ import re
 import socket
 import threading
 from datetime import UTC, datetime
+from functools import partial
 
 import pytest
 import uvicorn
@@ -14,8 +15,9 @@ from starlette.testclient import TestClient
 from tests.browser import barriers, launched, opened, picture
 
 from suture_contract.kinds import CANDIDATES
+from suture_worker.config import load_site
 from suture_worker.console import views
-from suture_worker.console.app import Console
+from suture_worker.console.app import CONSOLE, Console
 from suture_worker.console.session import LASTS, LINK, Door
 from suture_worker.decisions import operator
 from suture_worker.egress.outbox import Outbox
@@ -30,7 +32,9 @@ HOSTILE = "<script>alert(1)</script>"
 class Browser:
     def __init__(self, site):
         self.site, self.door = site, Door(site.state, HERE)
-        self.client = TestClient(Console(site.path, self.door, 8430).app, base_url=HERE, follow_redirects=False)
+        self.client = TestClient(
+            Console(CONSOLE, partial(load_site, site.path), self.door, 8430).app, base_url=HERE, follow_redirects=False
+        )
 
     def enter(self, secret=None):
         secret = self.door.link.partition("#")[2] if secret is None else secret
@@ -251,7 +255,7 @@ def served(site):
         listening.bind(("127.0.0.1", 0))
         port = listening.getsockname()[1]
         door = Door(site.state, f"http://127.0.0.1:{port}")
-        app = Console(site.path, door, port).app
+        app = Console(CONSOLE, partial(load_site, site.path), door, port).app
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()

@@ -10,7 +10,7 @@ from importlib.resources import files
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from suture_contract.report.html import STYLE
@@ -34,19 +34,20 @@ _FOR_GOOD = "public, max-age=31536000, immutable"
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
 
-def environment(package: str, root: str = "/static/") -> Environment:
+def environment(package: str, root: str = "/static/", beside: str | None = None) -> Environment:
     """Return the templates in a package's folder `templates`; every value that they show is escaped.
 
-    `root` is where the files lie that they load.
+    `root` is where the files lie that they load. Templates that are not there are those of the package `beside` it,
+    whose files all of them load.
     """
     made = Environment(
-        loader=PackageLoader(package),
+        loader=ChoiceLoader([PackageLoader(name) for name in dict.fromkeys((package, beside or package))]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.globals.update(static=partial(_address, package, root), url=url, with_query=with_query)
+    made.globals.update(static=partial(_address, beside or package, root), url=url, with_query=with_query)
     made.filters.update(
         when=_when,
         size=_size,

@@ -10,7 +10,7 @@ from importlib.resources import files
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from suture_contract.documents import CARE, CandidateReport, PartyReport, Report
+from suture_contract.documents import CARE, CandidateReport, Interval, PartyReport, Report
 from suture_contract.report import plot
 from suture_contract.report.assumed import assumed
 from suture_contract.report.clinical import PartTable, clinical_tables
@@ -225,7 +225,7 @@ def _figures(report: Report) -> list[Figure]:
 def _section(report: Report, party: str, chosen: CandidateReport) -> PartySection:
     party_report = report.parties[party]
     scale = scale_of(party_report.metric)
-    at, axis = _axis(party_report, scale)
+    at, axis = axis_of(list(party_report.rows.values()), scale)
     names = {row: name_of(row, report) for row in rows_of(report, [party])}
     rows = []
     for row in names:
@@ -312,9 +312,9 @@ def _matrix(report: Report, parties: Sequence[str], chosen: CandidateReport) -> 
     return rows + [MatrixRow(missing.party, SHORT_REASONS[missing.reason], ()) for missing in report.missing]
 
 
-def _axis(party_report: PartyReport, scale: Scale) -> tuple[Callable[[float], float], tuple[plot.Tick, ...]]:
-    low = min(interval.low for interval in party_report.rows.values())
-    high = max(interval.high for interval in party_report.rows.values())
+def axis_of(intervals: Sequence[Interval], scale: Scale) -> tuple[Callable[[float], float], tuple[plot.Tick, ...]]:
+    """Return the map from a value to its place, in per cent, on an axis that has room for all; and the ticks."""
+    low, high = min(interval.low for interval in intervals), max(interval.high for interval in intervals)
     margin = 0.06 * (high - low) or 0.05
     low, high = low - margin, high + margin
 

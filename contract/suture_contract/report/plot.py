@@ -94,7 +94,7 @@ class Plot:
     y_own: float | None
     #: What is better than both own models: x, y, width, height.
     better: Box | None
-    #: What lies outside of a closer look.
+    #: What has a name and lies outside of a closer look.
     outside: tuple[str, ...] = ()
 
 
@@ -104,7 +104,7 @@ def plots(report: Report, frame: Frame = WIDE) -> list[Plot]:
 
 
 def closer(report: Report, frame: Frame = WIDE) -> list[Plot | None]:
-    """Return for each of `plots` a closer look at what was made of several models; None where that shows no more."""
+    """Return for each of `plots` a closer look at the better half; None where that shows no more."""
     return [_closer(report, pair, frame) for pair in _pairs(report)]
 
 
@@ -119,21 +119,30 @@ def _measured(report: Report, pair: tuple[str, str]) -> list[CandidateReport]:
 
 
 def _closer(report: Report, pair: tuple[str, str], frame: Frame) -> Plot | None:
+    """Look at the chosen one, and at the half of what was made of several models that is better at each party."""
     candidates = _measured(report, pair)
-    crowd = [candidate for candidate in candidates if candidate.kind != "single" or candidate.id == report.chosen]
-    bounds = {party: _bounds([c.metrics[party] for c in crowd]) for party in pair} if crowd else {}
-    if not any(_is_crowded(bounds[party], _bounds([c.metrics[party] for c in candidates])) for party in bounds):
+    made = [candidate for candidate in candidates if candidate.kind != "single"]
+    if not made:
         return None
+    bounds = {}
+    for party in pair:
+        sign = 1 if scale_of(report.parties[party].metric).higher_is_better else -1
+        values = sorted((candidate.metrics[party] for candidate in made), key=lambda value: -sign * value)
+        chosen = [candidate.metrics[party] for candidate in candidates if candidate.id == report.chosen]
+        bounds[party] = _bounds([*values[: (len(values) + 1) // 2], *chosen])
     inside = [c for c in candidates if all(low <= c.metrics[p] <= high for p, (low, high) in bounds.items())]
-    return _plot(report, pair, frame, inside) if len(inside) > 1 else None
-
-
-def _is_crowded(part: tuple[float, float], whole: tuple[float, float]) -> bool:
-    return part[1] - part[0] < _CROWDED * (whole[1] - whole[0])
+    shown = {party: _bounds([c.metrics[party] for c in inside]) for party in pair} if len(inside) > 1 else {}
+    if not any(_is_crowded(shown[party], _bounds([c.metrics[party] for c in candidates])) for party in shown):
+        return None
+    return _plot(report, pair, frame, inside)
 
 
 def _bounds(values: Sequence[float]) -> tuple[float, float]:
     return min(values), max(values)
+
+
+def _is_crowded(part: tuple[float, float], whole: tuple[float, float]) -> bool:
+    return part[1] - part[0] < _CROWDED * (whole[1] - whole[0])
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
@@ -178,7 +187,9 @@ def _plot(report: Report, pair: tuple[str, str], frame: Frame, shown: Sequence[C
         x_own=x_own if x_own is not None and frame.left <= x_own <= frame.right else None,
         y_own=y_own if y_own is not None and frame.top <= y_own <= frame.bottom else None,
         better=_better(frame, x_own, y_own),
-        outside=tuple(words_of(candidate) for candidate in _measured(report, pair) if candidate not in shown),
+        outside=tuple(
+            mark.tooltip for mark in map(mark_of, _measured(report, pair)) if mark.name and mark not in marks
+        ),
     )
 
 

@@ -13,6 +13,7 @@ from suture_contract.errors import SutureError
 from suture_contract.failures import meaning
 from suture_contract.pages import with_query
 from suture_contract.report.html import to_body
+from suture_contract.report.rows import complete
 from suture_service.auth import Caller
 from suture_service.errors import HubError
 from suture_service.hub import HubContext, HubDep
@@ -35,8 +36,8 @@ MAX_ASKED = 200
 _WAITS = {
     "site_offline": "its site is away",
     "queued": "its site is at work on something else",
-    "approval": "a person there has to approve it: suture site inbox list",
-    "release": "a person there has to release the result: suture site outbox list",
+    "approval": "a person there has to approve it, in the site's console or with suture site inbox",
+    "release": "a person there has to release the result, in the site's console or with suture site outbox",
 }
 _KINDS = {
     "fit": "fit stitches",
@@ -63,9 +64,12 @@ def ask(
     request: Request,
     caller: PageCaller,
     model: Annotated[list[str] | None, Query(max_length=16)] = None,
+    dataset: Annotated[str, Query(max_length=200)] = "",
+    evaluate_at: Annotated[list[str] | None, Query(max_length=MAX_ASKED)] = None,
 ) -> Response:
-    """Show the form for a new job, with these models in it."""
-    return _form(hub, request, caller, {"models": "\n".join(model or ())}, None)
+    """Show the form for a new job, with these models, this dataset and these parties in it."""
+    values = {"models": "\n".join(model or ()), "dataset": dataset, "evaluate_at": evaluate_at or []}
+    return _form(hub, request, caller, values, None)
 
 
 class _JobForm:
@@ -158,16 +162,30 @@ def retry(hub: HubDep, caller: PageCaller, job_id: str) -> Response:
 @router.get("/-/jobs/{job_id}/report")
 def show_report(hub: HubDep, request: Request, caller: PageCaller, job_id: str) -> Response:
     """Show the newest party report of a job."""
+    job = jobs.get_job(hub, caller, job_id)
+    report = read_report(hub, caller, job_id)
+    try:
+        body = to_body(report)
+    except (ValueError, LookupError, ArithmeticError, StopIteration):
+        raise _no_drawing(job_id) from None
+    return render(request, "report.html.jinja", job=job, body=body)
+
+
+def read_report(hub: HubContext, caller: Caller, job_id: str) -> Report:
+    """Return the newest party report of a job; raises `HubError` `report.unreadable`."""
     with hub.database.reading() as session:
         file = service.get_report(session, caller, job_id)
     content = hub.store.read(file.sha256, 0, file.size, file.size)
     try:
-        body = to_body(Report.model_validate_json(content))
-    except (ValueError, LookupError, ArithmeticError, StopIteration):
-        # What a site sent fits its form, and need not make sense: numbers may be missing that a drawing needs.
-        hint = f"suture report {job_id} writes what it says"
-        raise HubError("report.unreadable", "this report cannot be drawn", where=job_id, hint=hint) from None
-    return render(request, "report.html.jinja", job_id=job_id, body=body)
+        return complete(Report.model_validate_json(content))
+    except (ValueError, LookupError, StopIteration):
+        raise _no_drawing(job_id) from None
+
+
+def _no_drawing(job_id: str) -> HubError:
+    # What a site sent fits its form, and need not make sense: numbers may be missing that a drawing needs.
+    hint = f"suture report {job_id} writes what it says"
+    return HubError("report.unreadable", "this report cannot be drawn", where=job_id, hint=hint)
 
 
 def _form(

@@ -1,12 +1,14 @@
-"""The console as an application, and the server that runs it on the loopback address."""
+"""Pages on the loopback address for whoever has their link: the application, its server, and the site's console."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeAlias, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 import structlog
@@ -21,22 +23,55 @@ from suture_contract.errors import SutureError
 from suture_contract.pages import HEADERS, environment, static_answer
 from suture_worker.config import load_site
 from suture_worker.console import views
+from suture_worker.console.answers import Answer, Rendered
 from suture_worker.console.session import LASTS, Door, form_word
-from suture_worker.console.views import Answer, Rendered, View
 
 log = structlog.get_logger(__name__)
 
 HOST = "127.0.0.1"
 #: No form holds more.
 _MAX_FORM = 64 * 1024
-_PAGES = environment(__package__)
+Subject = TypeVar("Subject")
+#: What pages are about, the parts of the path, and what the query or the form says.
+View: TypeAlias = Callable[[Subject, Mapping[str, Any], Mapping[str, str]], Answer]
 
 
-class Console:
-    """Answers requests of one site: `site` is the path of its site.toml, read anew for each."""
+@dataclass(frozen=True)
+class Pages(Generic[Subject]):
+    """What there is to see and to do: `package` has the templates, those here are used beside them."""
 
-    def __init__(self, site: Path, door: Door, port: int) -> None:
-        self._site, self._door, self._port = site, door, port
+    package: str
+    name: str
+    note: str
+    menu: tuple[tuple[str, str], ...]
+    shown: Mapping[str, View[Subject]]
+    acts: Mapping[str, View[Subject]]
+
+
+CONSOLE = Pages(
+    package=__package__,
+    name="Suture site",
+    note="This console is on this machine alone. What is decided here is written down with your name at this machine, "
+    "as the commands do it.",
+    menu=(
+        ("Inbox and outbox", "/"),
+        ("What left", "/egress"),
+        ("Ledger", "/ledger"),
+        ("Data sets", "/datasets"),
+        ("Health", "/health"),
+    ),
+    shown=views.PAGES,
+    acts=views.ACTS,
+)
+
+
+class Console(Generic[Subject]):
+    """Answers requests for pages; `load` returns what they are about, anew for each, as `load_site` does."""
+
+    def __init__(self, pages: Pages[Subject], load: Callable[[], Subject], door: Door, port: int) -> None:
+        self._load, self._door, self._port = load, door, port
+        self._templates = environment(pages.package, beside=__package__)
+        self._templates.globals.update(brand=pages.name, menu=pages.menu, note=pages.note)
         #: Nobody else's name leads here: a page elsewhere cannot have its own name resolved to this machine.
         self._hosts = {f"{name}:{port}" for name in (HOST, "localhost")}
         self.app = Starlette(
@@ -44,8 +79,8 @@ class Console:
                 Route("/static/{name}", self._static),
                 Route("/enter", self._enter, methods=["POST"]),
                 Route("/leave", self._leave, methods=["POST"]),
-                *(Route(path, partial(self._show, view)) for path, view in views.PAGES.items()),
-                *(Route(path, partial(self._do, act), methods=["POST"]) for path, act in views.ACTS.items()),
+                *(Route(path, partial(self._show, view)) for path, view in pages.shown.items()),
+                *(Route(path, partial(self._do, act), methods=["POST"]) for path, act in pages.acts.items()),
             ]
         )
 
@@ -73,23 +108,23 @@ class Console:
             self._door.leave(session)
         return RedirectResponse("/", status_code=303, headers=HEADERS)
 
-    async def _show(self, view: View, request: Request) -> Response:
+    async def _show(self, view: View[Subject], request: Request) -> Response:
         session = self._session(request)
         if session is None:
             return self._page("enter.html.jinja", 401, wrong=False)
         return await run_in_threadpool(self._answer, view, request, session, dict(request.query_params))
 
-    async def _do(self, act: View, request: Request) -> Response:
+    async def _do(self, act: View[Subject], request: Request) -> Response:
         session = self._session(request)
         fields = None if session is None else await self._form(request, session)
         if session is None or fields is None:
             return self._page("enter.html.jinja", 403, wrong=False)
         return await run_in_threadpool(self._answer, act, request, session, fields)
 
-    def _answer(self, view: View, request: Request, session: str, fields: Mapping[str, str]) -> Response:
+    def _answer(self, view: View[Subject], request: Request, session: str, fields: Mapping[str, str]) -> Response:
         csrf = form_word(session)
         try:
-            result: Answer = view(load_site(self._site), request.path_params, fields)
+            result: Answer = view(self._load(), request.path_params, fields)
         except SutureError as error:
             return self._page("problem.html.jinja", 422, problem=error, csrf=csrf)
         if isinstance(result, str):
@@ -116,13 +151,18 @@ class Console:
         return fields if session is None or fields.get("csrf") == form_word(session) else None
 
     def _page(self, template: str, status: int = 200, /, **values: Any) -> Response:
-        text = _PAGES.get_template(template).render(**{"csrf": "", **values})
+        text = self._templates.get_template(template).render(**{"csrf": "", **values})
         return HTMLResponse(text, status_code=status, headers=HEADERS)
 
 
-def run_console(site: Path, port: int, on_start: Callable[[str], None]) -> None:
-    """Serve the console until SIGTERM or SIGINT; `on_start` is given the link. Raises `SutureError` `console.port`."""
-    state = load_site(site).state
+@contextmanager
+def served(
+    pages: Pages[Subject], load: Callable[[], Subject], state: Path, port: int
+) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Hold a port and a link in `state`; yield the link and what serves the pages until SIGTERM or SIGINT.
+
+    Raises `SutureError` `console.port`.
+    """
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -132,12 +172,19 @@ def run_console(site: Path, port: int, on_start: Callable[[str], None]) -> None:
             raise SutureError("console.port", "this port is taken", where=str(port), hint=hint) from None
         bound = listening.getsockname()[1]
         door = Door(state, f"http://{HOST}:{bound}")
-        config = uvicorn.Config(
-            Console(site, door, bound).app, log_config=None, access_log=False, server_header=False, lifespan="off"
+        app = Console(pages, load, door, bound).app
+        server = uvicorn.Server(
+            uvicorn.Config(app, log_config=None, access_log=False, server_header=False, lifespan="off")
         )
-        server = uvicorn.Server(config)
         try:
-            on_start(door.link)
-            server.run(sockets=[listening])
+            yield door.link, lambda: server.run(sockets=[listening])
         finally:
             door.close()
+
+
+def run_console(site: Path, port: int, on_start: Callable[[str], None]) -> None:
+    """Serve the console until SIGTERM or SIGINT; `on_start` is given the link. Raises `SutureError` `console.port`."""
+    state = load_site(site).state
+    with served(CONSOLE, partial(load_site, site), state, port) as (link, serve):
+        on_start(link)
+        serve()

@@ -5,38 +5,29 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeAlias, TypedDict, cast, get_args
 
 from suture_contract.errors import SutureError
 from suture_worker.check import check_dataset, check_site
 from suture_worker.config import SiteConfig
+from suture_worker.console.answers import Answer, Download, Rendered
 from suture_worker.egress.held import Held, Manifest
 from suture_worker.egress.log import EgressEntry, verify
 from suture_worker.egress.shown import assumed, held_result, withheld
+from suture_worker.leased_task import Action
 from suture_worker.rules.inbox import MAX_REMEMBERED_DAYS, Inbox, Reply, Request
 from suture_worker.rules.ledger import Ledger
 
 #: Records on one page; messages that only say how far a task is are left out unless they are asked for.
 PAGE = 100
 _SIGNS = ("progress", "wait")
-
-
-@dataclass(frozen=True)
-class Rendered:
-    """A template and what it shows."""
-
-    template: str
-    values: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Download:
-    """Bytes to be kept as a file."""
-
-    name: str
-    content: bytes
+#: What would leave for an action, in a sentence; a request has every field of it.
+_LEAVING: dict[Action, str] = {
+    "fit": "The fitted stitches and the list of candidates; later the chosen ensemble and its report.",
+    "contribute": "Means and second moments of the models' features, summed over samples.",
+    "evaluate": "Of every candidate its metrics, with intervals and numbers of samples.",
+}
 
 
 class _Why(TypedDict):
@@ -46,8 +37,6 @@ class _Why(TypedDict):
     reply: Reply | None
 
 
-#: A page, a file, or the path to go on to.
-Answer: TypeAlias = Rendered | Download | str
 #: The site, the parts of the path, and what the query or the form says.
 View: TypeAlias = Callable[[SiteConfig, Mapping[str, Any], Mapping[str, str]], Answer]
 
@@ -70,8 +59,15 @@ def show_request(site: SiteConfig, parts: Mapping[str, Any], _fields: Mapping[st
     """One request."""
     inbox = _inbox(site)
     request = inbox.request(parts["task"])
-    values = {"request": request, "decided": inbox.decided(request), "reasons": get_args(Reply), "seen": _seen(request)}
-    return Rendered("request.html.jinja", {**values, "options": json.dumps(request.options) if request.options else ""})
+    values = {
+        "request": request,
+        "decided": inbox.decided(request),
+        "reasons": get_args(Reply),
+        "seen": _seen(request),
+        "options": json.dumps(request.options) if request.options else "",
+        "leaving": _LEAVING[request.action],
+    }
+    return Rendered("request.html.jinja", values)
 
 
 def decide_request(site: SiteConfig, parts: Mapping[str, Any], fields: Mapping[str, str]) -> Answer:
