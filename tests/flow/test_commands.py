@@ -152,7 +152,7 @@ def test_what_up_tells_to_type_works_and_a_second_up_goes_on(
     command, root, told = up
     token = (root / "north" / "token").read_text().strip()
     assert token not in told
-    typed = re.findall(r"^  (\S.*suture.*)$", told.partition("In another terminal")[2], re.MULTILINE)
+    typed = re.findall(r"^  (\S.*suture.*)$", told.partition("in another terminal")[2], re.MULTILINE)
     assert len(typed) == 3
     for line in typed:
         quick = "".join(f" --option {name}={value}" for name, value in QUICK.items()) * (" stitch " in line)
