@@ -381,6 +381,20 @@ def test_withdrawn_ancestors_are_seen_at_once(start):
     assert job["id"] not in east.page("/-/jobs").text
 
 
+def test_a_model_shows_its_network_to_whom_its_files_are_given(hub, north):
+    (picture,) = (one["src"] for one in north.page("/north/digits").all("img") if "/network/" in one["src"])
+    answer = north.get(picture)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/svg+xml")
+    assert answer.headers["content-security-policy"] == "default-src 'none'; style-src 'unsafe-inline'"
+    page = Page(answer.text)
+    assert "north/digits" in page.text
+    assert len([one for one in page.all("rect") if one["class"].startswith("block")]) >= 2
+    assert page.all("script") == []
+    closed = Browser(hub.client, hub.people["operator"].token)
+    assert closed.get("/south/digits/network/main").status_code == 403
+    assert "/network/" not in closed.get("/south/digits").text
+
+
 def test_lineage_leads_both_ways_as_far_as_one_may_read(start):
     world = start()
     world.ask(publish_as="both")

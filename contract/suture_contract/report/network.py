@@ -17,11 +17,17 @@ MOST_BLOCKS = 48
 _WIDTH, _ROW, _HEIGHT, _TOP = 300, 46, 30, 56
 _LANE, _LETTER = 13, 7.2
 _STYLE = """
+.ground { fill: #fff; }
 text { font: 13px system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif; fill: #1b2733; }
 .soft { fill: #536270; font-size: 11.5px; } .title { font-size: 16px; font-weight: 650; }
 .block { fill: #fff; stroke: #d9dfe4; stroke-width: 1.5; } .end { fill: #f4f6f7; }
 .flow { fill: none; stroke: #536270; stroke-width: 1.5; } .skip { fill: none; stroke: #8a5a00; stroke-width: 1.5; }
 .clean { fill: #0a6c74; } .bypassed { fill: #fff; stroke: #0a6c74; stroke-width: 2; }
+@media screen and (prefers-color-scheme: dark) {
+  text { fill: #e4eaee; } .soft { fill: #a7b4be; } .block { fill: #1a2229; stroke: #33414b; } .end { fill: #12181d; }
+  .flow { stroke: #a7b4be; } .skip { stroke: #e2b25e; } .clean { fill: #6cc7ce; } .ground { fill: #1a2229; }
+  .bypassed { fill: #1a2229; stroke: #6cc7ce; }
+}
 """
 
 
@@ -87,11 +93,12 @@ def draw(graph: Graph, points: Sequence[Point], *, title: str) -> str:
     marks = {
         row: [p for p in points if int(p.name[1:].partition(".")[0]) in set(b.nodes)] for row, b in enumerate(rows)
     }
-    height = _TOP + _ROW * len(rows) + 50
-    width = left + _WIDTH + 360
+    height = _TOP + _ROW * len(rows) + (50 if points else 0)
+    width = left + _WIDTH + (360 if points else 40)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">',
         f"<style>{_STYLE}</style>",
+        '<rect class="ground" width="100%" height="100%"/>',
         f'<text class="title" x="{left}" y="28">{escape(title)}</text>',
     ]
     for row, block in enumerate(rows):
@@ -104,11 +111,8 @@ def draw(graph: Graph, points: Sequence[Point], *, title: str) -> str:
         count = f"{len(block.nodes)} operations" if not end else ""
         parts.append(f'<text class="soft" x="{left + _WIDTH - 8}" y="{y + 20}" text-anchor="end">{count}</text>')
         parts += _marks(marks[row], left + _WIDTH, y)
-    legend = height - 22
-    parts.append(f'<circle class="clean" cx="{left + 6}" cy="{legend - 4}" r="5"/>')
-    parts.append(f'<text class="soft" x="{left + 18}" y="{legend}">stitch point, clean cut</text>')
-    parts.append(f'<circle class="bypassed" cx="{left + 166}" cy="{legend - 4}" r="5"/>')
-    parts.append(f'<text class="soft" x="{left + 178}" y="{legend}">stitch point with skips around it</text>')
+    if points:
+        parts += _legend(left, height - 22)
     return "\n".join([*parts, "</svg>\n"])
 
 
@@ -116,6 +120,15 @@ def page(svg: str, *, title: str) -> str:
     """Return an HTML page that shows `svg`; it needs no script and loads nothing."""
     head = f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
     return f"{head}</head>\n<body>\n{svg}</body></html>\n"
+
+
+def _legend(left: int, y: int) -> list[str]:
+    return [
+        f'<circle class="clean" cx="{left + 6}" cy="{y - 4}" r="5"/>',
+        f'<text class="soft" x="{left + 18}" y="{y}">stitch point, clean cut</text>',
+        f'<circle class="bypassed" cx="{left + 166}" cy="{y - 4}" r="5"/>',
+        f'<text class="soft" x="{left + 178}" y="{y}">stitch point with skips around it</text>',
+    ]
 
 
 def _edge(source: int, row: int, left: int) -> str:

@@ -6,14 +6,18 @@ from dataclasses import dataclass
 
 from suture_contract.card.yaml_block import split_card
 from suture_contract.errors import SutureError
+from suture_contract.model.format import MODEL, read_header
+from suture_contract.report import network
 from suture_service.auth import Caller
-from suture_service.errors import Unavailable
+from suture_service.errors import HubError, Unavailable
 from suture_service.hf import service
 from suture_service.hf.routing import RoutePlace
 from suture_service.hub import HubContext
 
 #: In bytes: a larger file is offered for download alone.
 MAX_SHOWN = 256 * 1024
+#: In bytes: of a network, what describes it without its weights.
+MAX_HEADER = 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,21 @@ def read_file(hub: HubContext, caller: Caller, place: RoutePlace, path: str) -> 
             problem = error if isinstance(error, SutureError) else None
             problem = problem or Unavailable("store.missing", "the hub's store does not answer")
     return ReadableFile(oid, name, size, sha256, text, problem)
+
+
+def draw_network(hub: HubContext, caller: Caller, place: RoutePlace) -> str:
+    """Return the drawing of a portable model's network, an SVG document; raises `SutureError` where it has none."""
+    with hub.database.reading() as session:
+        file = service.get_file(session, caller, service.get_at(session, caller, place), MODEL)
+        sha256, size = file.sha256, file.size
+
+    def read(offset: int, length: int) -> bytes:
+        if length > MAX_HEADER:
+            hint = "`suture inspect --plot` draws it"
+            raise HubError("model.too_large", "this network is too large to be drawn here", where=MODEL, hint=hint)
+        return hub.store.read(sha256, offset, length, size)
+
+    return network.draw(read_header(read, size).graph, (), title=f"{place.namespace}/{place.name}")
 
 
 def without_block(card: str) -> str:

@@ -11,7 +11,7 @@ from fastapi import Depends, Form, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
 from suture_contract.card.body import use
-from suture_contract.pages import url
+from suture_contract.pages import HEADERS, url
 from suture_service.access import endpoints as access
 from suture_service.access.schemas import AccessIn, AccessOut
 from suture_service.auth import Caller
@@ -27,7 +27,7 @@ from suture_service.models.repository import MAIN
 from suture_service.models.schemas import ModelOut, RevisionOut
 from suture_service.models.service import CARD
 from suture_service.pages import markdown
-from suture_service.pages.content import ReadableFile, read_file, without_block
+from suture_service.pages.content import ReadableFile, draw_network, read_file, without_block
 from suture_service.pages.drawing import draw
 from suture_service.pages.frame import render
 from suture_service.pages.route import PageCaller, own_form, pages
@@ -125,6 +125,15 @@ def show_file(hub: HubDep, request: Request, caller: PageCaller, place: PlaceDep
         open=_may_download(hub, caller, place.namespace, place.name),
         marked=markdown.to_html(text, base) if marked else None,
     )
+
+
+@router.get(_REPO + "/network/{revision}")
+def show_network(hub: HubDep, caller: PageCaller, place: PlaceDep) -> Response:
+    """Draw the network of a portable model, as a picture for the model's page."""
+    drawn = draw_network(hub, caller, place)
+    # The drawing has its own style in it; it holds no script, and as a picture none would run.
+    headers = {**HEADERS, "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
+    return Response(drawn, media_type="image/svg+xml", headers=headers)
 
 
 @router.get(_REPO + "/download/{revision}/{path:path}")
