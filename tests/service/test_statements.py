@@ -167,6 +167,19 @@ def scanned(world, statement, parameters):
         return [(step, statement) for step in whole]
 
 
+def test_the_newest_jobs_are_looked_up(grown):
+    """Not one by one among all there are: a page of jobs is asked for with every first page."""
+    world, _ = grown
+    with statements(world) as sent:
+        assert world.north.get("/v1/jobs?limit=1").status_code == 200
+    if world.hub.database.engine.dialect.name == "sqlite":
+        with world.hub.database.engine.connect() as connection:
+            for statement, parameters in sent:
+                if statement.lstrip().startswith("SELECT"):
+                    plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+                    assert not [row.detail for row in plan if row.detail.startswith("SCAN jobs")], statement
+
+
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/models?sort=newest", "/api/models"])
 def test_a_rare_word_is_looked_up(grown, path):
     """PostgreSQL goes by an index to the models that have it; SQLite reads on until the page is full."""

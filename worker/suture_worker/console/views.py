@@ -23,7 +23,7 @@ from suture_worker.rules.ledger import Ledger
 PAGE = 100
 _SIGNS = ("progress", "wait")
 #: What would leave for an action, in a sentence; a request has every field of it.
-_LEAVING: dict[Action, str] = {
+_EGRESS_WORDS: dict[Action, str] = {
     "fit": "The fitted stitches and the list of candidates; later the chosen ensemble and its report.",
     "contribute": "Means and second moments of the models' features, summed over samples.",
     "evaluate": "Of every candidate its metrics, with intervals and numbers of samples.",
@@ -65,7 +65,7 @@ def show_request(site: SiteConfig, parts: Mapping[str, Any], _fields: Mapping[st
         "reasons": get_args(Reply),
         "seen": _seen(request),
         "options": json.dumps(request.options) if request.options else "",
-        "leaving": _LEAVING[request.action],
+        "leaving": _EGRESS_WORDS[request.action],
     }
     return Rendered("request.html.jinja", values)
 
