@@ -22,7 +22,7 @@ MODEL = "digits"
 
 
 @dataclass(frozen=True)
-class Place:
+class FirstRun:
     """What is on this machine: the first of `parties` asks; `folders` hold models to publish, `consoles` links."""
 
     url: str
@@ -43,39 +43,39 @@ class Place:
         return {party: f"{party}/{MODEL}" for party in self.folders}
 
 
-def show(place: Place, _parts: Mapping[str, Any], _fields: Mapping[str, str]) -> Answer:
+def show(run: FirstRun, _parts: Mapping[str, Any], _fields: Mapping[str, str]) -> Answer:
     """The steps, and how far one is."""
-    with Connection(place.url, place.tokens[place.asking]) as hub:
-        published = {party: _is_there(hub, repo) for party, repo in place.repos.items()}
+    with Connection(run.url, run.tokens[run.asking]) as hub:
+        published = {party: _is_there(hub, repo) for party, repo in run.repos.items()}
         newest = hub.get("/v1/jobs", limit=1)["items"]
         job = hub.get(f"/v1/jobs/{newest[0]['id']}") if newest else None
-    others = [party for party in place.parties if party != place.asking]
-    ask = with_query("/-/jobs/new", model=list(place.repos.values()), dataset=MODEL, evaluate_at=others)
-    sign_in = with_query(f"{place.url}/-/sign-in", next=ask if all(published.values()) and job is None else None)
+    others = [party for party in run.parties if party != run.asking]
+    ask = with_query("/-/jobs/new", model=list(run.repos.values()), dataset=MODEL, evaluate_at=others)
+    sign_in = with_query(f"{run.url}/-/sign-in", next=ask if all(published.values()) and job is None else None)
     values = {
-        "asking": place.asking,
+        "asking": run.asking,
         "others": others,
-        "hub": place.url,
-        "sign_in": f"{sign_in}#{place.tokens[place.asking]}",
-        "repos": place.repos,
+        "hub": run.url,
+        "sign_in": f"{sign_in}#{run.tokens[run.asking]}",
+        "repos": run.repos,
         "published": published,
-        "ask": place.url + ask,
+        "ask": run.url + ask,
         "job": job,
         "waiting": {task["party"] for task in (job or {"tasks": ()})["tasks"] if _waits_for_a_person(task)},
-        "consoles": {party: read_text(link).strip() for party, link in place.consoles.items() if link.exists()},
+        "consoles": {party: read_text(link).strip() for party, link in run.consoles.items() if link.exists()},
     }
     return Rendered("guide.html.jinja", values)
 
 
-def publish(place: Place, parts: Mapping[str, Any], _fields: Mapping[str, str]) -> Answer:
+def publish(run: FirstRun, parts: Mapping[str, Any], _fields: Mapping[str, str]) -> Answer:
     """Publish a party's example model, signed with its key, for every party of this hub."""
     party = parts["party"]
-    if party not in place.folders:
-        raise SutureError("up.unknown", "there is no such example", where=party, hint=", ".join(place.folders))
-    hub = Hub(place.url, place.tokens[party])
+    if party not in run.folders:
+        raise SutureError("up.unknown", "there is no such example", where=party, hint=", ".join(run.folders))
+    hub = Hub(run.url, run.tokens[party])
     try:
-        key = place.keys[party]()
-        hub.publish_file(place.folders[party], place.repos[party], key=key, visibility="all", show=_nothing)
+        key = run.keys[party]()
+        hub.publish_file(run.folders[party], run.repos[party], key=key, visibility="all", show=_nothing)
     finally:
         hub.connection.close()
     return "/"
@@ -99,7 +99,7 @@ def _waits_for_a_person(task: Mapping[str, Any]) -> bool:
     return (task.get("waits") or {}).get("why") in ("approval", "release")
 
 
-GUIDE: Pages[Place] = Pages(
+GUIDE: Pages[FirstRun] = Pages(
     package="suture_local",
     name="Suture on this machine",
     note="Hub and sites run on this machine alone, until suture up is stopped with Ctrl-C.",

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from suture_contract.errors import SutureError
 from suture_contract.files import write_text
-from suture_local.guide import GUIDE, MODEL, Place
+from suture_local.guide import GUIDE, MODEL, FirstRun
 from suture_local.installation import CONSOLE_PORT, PORT, Installation, free_port
 from suture_worker import load_site
 from suture_worker.console.app import served
@@ -45,7 +45,7 @@ def run(root: Path, data: Path | None, console: Console) -> None:
         here.wait_until_ready()
         here.wait_until_online(*parties)
         consoles = {party: here.start_console(party, CONSOLE_PORT + at) for at, party in enumerate(parties)}
-        place = Place(
+        place = FirstRun(
             url=here.url,
             parties=parties,
             tokens={party: here.token(party) for party in parties},
@@ -151,7 +151,7 @@ def _example_models(root: Path, console: Console) -> dict[str, Path]:
     return folders
 
 
-def _tell(here: Installation, place: Place, dataset: str, link: str, console: Console) -> None:
+def _tell(here: Installation, place: FirstRun, dataset: str, link: str, console: Console) -> None:
     def line(text: str = "") -> None:
         console.print(text, markup=False, soft_wrap=True)
 

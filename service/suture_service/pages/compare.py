@@ -44,7 +44,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Line:
+class ComparedLine:
     """A subject at a party; `low`, `at` and `high` are positions on the drawn axis, in per cent."""
 
     subject: Subject
@@ -57,13 +57,13 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Table:
+class ComparedTable:
     """What was measured by one metric at one party."""
 
     party: str
     metric: str
     meaning: str
-    lines: tuple[Line, ...]
+    lines: tuple[ComparedLine, ...]
     axis: tuple[Tick, ...]
 
 
@@ -106,7 +106,7 @@ def _newest_with(repo: str, listed: list[JobOut]) -> JobOut | None:
     return next(made, None) or next(measured, None)
 
 
-def _tables(subjects: list[Subject]) -> list[Table]:
+def _tables(subjects: list[Subject]) -> list[ComparedTable]:
     """Return a table for each party and metric; the requester of the first report comes first."""
     rows: dict[tuple[str, str], list[tuple[Subject, PartyReport, Interval]]] = {}
     for subject in subjects:
@@ -126,12 +126,12 @@ def _interval(subject: Subject, measured: PartyReport) -> Interval | None:
     return peer if peer is not None else measured.rows.get("own")
 
 
-def _table(party: str, among: list[tuple[Subject, PartyReport, Interval]]) -> Table:
+def _table(party: str, among: list[tuple[Subject, PartyReport, Interval]]) -> ComparedTable:
     metric = among[0][1].metric
     scale = scale_of(metric)
     at, axis = axis_of([interval for _, _, interval in among], scale)
     lines = [
-        Line(
+        ComparedLine(
             subject=subject,
             value=scale.text(interval.value),
             interval=f"{scale.number(interval.low)} to {scale.number(interval.high)}",
@@ -142,4 +142,4 @@ def _table(party: str, among: list[tuple[Subject, PartyReport, Interval]]) -> Ta
         )
         for subject, measured, interval in among
     ]
-    return Table(party, scale.name, METRIC_MEANINGS[metric], tuple(lines), axis)
+    return ComparedTable(party, scale.name, METRIC_MEANINGS[metric], tuple(lines), axis)
