@@ -51,17 +51,18 @@ def launched() -> Iterator[Any]:
 
 
 @contextmanager
-def opened(browser: Any, address: str, **options: Any) -> Iterator[Any]:
+def opened(browser: Any, address: str, *, beside: str = "", **options: Any) -> Iterator[Any]:
     """Open a page whose paths are those of the server at `address`.
 
-    At the end nothing may have come from elsewhere, and nothing may have been refused by the content security policy.
+    At the end nothing may have come from elsewhere but another server `beside` it, and nothing may have been refused by
+    the content security policy.
     """
     context = browser.new_context(base_url=address, **options)
     context.set_default_timeout(60_000)
     page = context.new_page()
     wrong: list[str] = []
-    own = urlsplit(address).netloc
-    context.on("request", lambda sent: urlsplit(sent.url).netloc == own or wrong.append(f"loaded {sent.url}"))
+    own = {urlsplit(address).netloc, urlsplit(beside).netloc}
+    context.on("request", lambda sent: urlsplit(sent.url).netloc in own or wrong.append(f"loaded {sent.url}"))
     page.on("console", lambda said: "Content Security" not in said.text or wrong.append(said.text))
     page.on("pageerror", lambda error: wrong.append(f"script failed: {error}"))
     page.on("dialog", lambda dialog: (wrong.append(f"dialog: {dialog.message}"), dialog.dismiss()))

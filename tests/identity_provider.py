@@ -3,6 +3,8 @@ keys. Unlike a real one it also signs whatever a test wants it to say."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import threading
 import time
@@ -10,7 +12,7 @@ import uuid
 from collections import deque
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -31,6 +33,7 @@ class Provider:
         self.down = False
         self.device: dict[str, Any] = {"user_code": "WDJB-MJHT", "expires_in": 600, "interval": 0}
         self.polls: deque[str] = deque()
+        self.codes: dict[str, dict[str, str]] = {}
         self.claims: dict[str, Any] = {"sub": "user-1"}
         self.changes: dict[str, Any] = {}
 
@@ -85,8 +88,29 @@ class Provider:
             found.append({**kind.to_jwk(key.public_key(), as_dict=True), "kid": kid, "use": "sig"})
         return {"keys": found}
 
+    def _authorize(self, request: BaseHTTPRequestHandler, query: dict[str, str]) -> None:
+        """Send a browser back at once, as a provider does at which somebody is signed in."""
+        self.codes[code := uuid.uuid4().hex] = query
+        back = urlencode({"code": code, "state": query["state"]})
+        request.send_response(302)
+        request.send_header("Location", f"{query['redirect_uri']}?{back}")
+        request.send_header("Content-Length", "0")
+        request.end_headers()
+
+    def _token_of(self, form: dict[str, str]) -> tuple[int, dict[str, Any]]:
+        query = self.codes.pop(form.get("code", ""), None)
+        digest = hashlib.sha256(form.get("code_verifier", "").encode()).digest()
+        proof = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+        same = query is not None and all(form.get(name) == query[name] for name in ("client_id", "redirect_uri"))
+        if query is None or not same or query["code_challenge"] != proof:
+            return 400, {"error": "invalid_grant"}
+        return 200, {"id_token": self.sign(nonce=query["nonce"], **self.claims), "token_type": "Bearer"}
+
     def _answer(self, request: BaseHTTPRequestHandler, form: dict[str, str]) -> None:
         self.asked.append(request.path)
+        if request.path.startswith("/authorize?") and not self.down:
+            self._authorize(request, dict(parse_qsl(urlsplit(request.path).query)))
+            return
         status, body = (500, {"error": "server_error"}) if self.down else self._route(request.path, form)
         content = json.dumps(body).encode()
         request.send_response(status)
@@ -99,11 +123,14 @@ class Provider:
         if path == "/.well-known/openid-configuration":
             told = {"issuer": self.url, "jwks_uri": f"{self.url}/jwks", "token_endpoint": f"{self.url}/token"}
             told["device_authorization_endpoint"] = f"{self.url}/device"
+            told["authorization_endpoint"] = f"{self.url}/authorize"
             return 200, {**told, **self.changes}
         if path == "/jwks":
             return 200, self.public()
         if path == "/device" and form.get("client_id") == self.CLIENT and "openid" in form.get("scope", "").split():
             return 200, {"device_code": "secret-device", "verification_uri": f"{self.url}/activate", **self.device}
+        if path == "/token" and form.get("grant_type") == "authorization_code":
+            return self._token_of(form)
         if path == "/token" and form.get("grant_type") == DEVICE_GRANT and form.get("device_code") == "secret-device":
             if self.polls:
                 return 400, {"error": self.polls.popleft()}

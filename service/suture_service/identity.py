@@ -88,6 +88,53 @@ class Issuer:
             hashlib.sha256(signed.encode()).hexdigest(),
         )
 
+    def authorization(self, back: str, state: str, nonce: str, challenge: str) -> str:
+        """Return the provider's address at which a browser signs in and comes `back`, with PKCE (RFC 7636).
+
+        Raises `Unavailable` (`login.unavailable`).
+        """
+        wanted = {
+            "response_type": "code",
+            "client_id": self.client_id,
+            "redirect_uri": back,
+            "scope": "openid email",
+            "state": state,
+            "nonce": nonce,
+            "code_challenge": challenge,
+            "code_challenge_method": "S256",
+        }
+        return str(httpx.URL(self._endpoint("authorization_endpoint")).copy_merge_params(wanted))
+
+    def exchange(self, code: str, back: str, verifier: str) -> str:
+        """Return the ID token for the code that a browser brought `back`, not yet verified.
+
+        Raises `Forbidden` (`login.refused`) or `Unavailable` (`login.unavailable`).
+        """
+        form = {"grant_type": "authorization_code", "code": code, "redirect_uri": back}
+        form |= {"client_id": self.client_id, "code_verifier": verifier}
+        try:
+            answer = httpx.post(self._endpoint("token_endpoint"), data=form, timeout=TIMEOUT)
+            document = answer.json() if answer.status_code < 500 else None
+        except _UNANSWERED as error:
+            log.warning("the identity provider gives no token", error=type(error).__name__)
+            raise _unavailable() from None
+        if document is None:
+            raise _unavailable()
+        id_token = document.get("id_token") if answer.is_success and isinstance(document, dict) else None
+        if not isinstance(id_token, str):
+            raise _refused()
+        return id_token
+
+    def _endpoint(self, name: str) -> str:
+        try:
+            address = self._described()[name]
+            if not isinstance(address, str) or not is_protected(address):
+                raise _NotTheProvider
+        except (*_UNANSWERED, KeyError) as error:
+            log.warning("the identity provider cannot be asked", endpoint=name, error=type(error).__name__)
+            raise _unavailable() from None
+        return address
+
     def _check(self, claims: dict[str, Any], nonce: str | None) -> None:
         subject, issued, audience = claims["sub"], claims["iat"], claims["aud"]
         named = claims.get("azp", self.client_id if audience in (self.client_id, [self.client_id]) else None)
@@ -130,15 +177,21 @@ class Issuer:
         return fitting[0]
 
     def _discover(self) -> jwt.PyJWKClient:
+        address = self._described().get("jwks_uri")
+        if not isinstance(address, str) or not is_protected(address):
+            raise _NotTheProvider
+        return jwt.PyJWKClient(address, lifespan=KEYS_LAST, timeout=TIMEOUT, cooldown_duration=PAUSE)
+
+    def _described(self) -> dict[str, Any]:
         answer = httpx.get(f"{self.url.rstrip('/')}/.well-known/openid-configuration", timeout=TIMEOUT)
         try:
             document = answer.raise_for_status().json()
-            issuer, address = document["issuer"], document["jwks_uri"]
-        except (ValueError, KeyError, TypeError):
+            described = isinstance(document, dict) and document["issuer"] == self.url
+        except (ValueError, KeyError):
             raise _NotTheProvider from None
-        if issuer != self.url or not isinstance(address, str) or not is_protected(address):
+        if not described:
             raise _NotTheProvider
-        return jwt.PyJWKClient(address, lifespan=KEYS_LAST, timeout=TIMEOUT, cooldown_duration=PAUSE)
+        return dict(document)
 
 
 #: The environment, too, may keep httpx from asking: with a proxy that it does not know, say.

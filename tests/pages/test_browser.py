@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -11,6 +12,7 @@ import pytest
 import uvicorn
 from huggingface_hub import HfApi
 from tests.browser import barriers, launched, opened, picture
+from tests.identity_provider import Provider
 from tests.pages.test_hostile import MARKDOWN, TEXTS
 from tests.service.conftest import Actor
 from tests.stitching.test_report import crowded
@@ -55,18 +57,24 @@ def browser():
         yield running
 
 
-@pytest.fixture(scope="module")
-def live(hub):
-    """The filled hub on a real socket."""
-    server = uvicorn.Server(uvicorn.Config(hub.app, port=0, log_config=None, access_log=False, lifespan="off"))
+@contextmanager
+def served(app):
+    """An application on a real socket; yields its address."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False, lifespan="off"))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started and thread.is_alive():
         time.sleep(0.02)
-    hub.address = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    yield hub
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     server.should_exit = True
     thread.join(60)
+
+
+@pytest.fixture(scope="module")
+def live(hub):
+    """The filled hub on a real socket."""
+    with served(hub.app) as hub.address:
+        yield hub
 
 
 @pytest.fixture(scope="module")
@@ -252,6 +260,32 @@ def test_who_signs_out_is_out(browser, live):
         page.go_back()
         page.reload()
         assert page.title() == "Sign in · Suture"
+
+
+def test_people_sign_in_at_the_identity_provider(browser, start):
+    with Provider() as provider:
+        world = start(oidc_issuer=provider.url, oidc_client_id=Provider.CLIENT)
+        person = {"name": "ada", "subject": "user-1", "roles": ["requester"]}
+        assert world.actor("north", "admin").post("/v1/parties/north/people", person).status_code == 201
+        with served(world.client.app) as address, opened(browser, address, beside=provider.url) as page:
+            page.goto("/-/jobs?state=failed")
+            picture(page, "sign-in-provider")
+            assert barriers(page) == []
+            page.get_by_role("link", name="Sign in at 127.0.0.1").click()
+            page.wait_for_url("**/-/jobs?state=failed")
+            page.get_by_role("banner").get_by_role("link", name="north").click()
+            assert "reader, requester" in page.inner_text("main")
+            (cookie,) = page.context.cookies()
+            assert (cookie["name"], cookie["sameSite"]) == ("suture", "Strict")
+            page.get_by_role("main").get_by_role("button", name="Sign out").click()
+            page.wait_for_url("**/-/sign-in")
+            # Somebody whom no party knows, and a provider that is away.
+            provider.claims = {"sub": "user-2"}
+            page.get_by_role("link", name="Sign in at 127.0.0.1").click()
+            page.get_by_text("no party here knows you").wait_for()
+            provider.down = True
+            page.goto("/-/sign-in/provider")
+            page.get_by_text("identity provider does not answer").wait_for()
 
 
 def _asked(name):

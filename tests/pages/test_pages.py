@@ -6,11 +6,13 @@ import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
+import httpx
 import pytest
 from fastapi.routing import iter_route_contexts
 from starlette.testclient import TestClient
+from tests.identity_provider import Provider
 from tests.service.conftest import World
 
 from suture_contract.pages import POLICY, static_files
@@ -242,6 +244,51 @@ def test_a_sites_token_signs_nobody_in(start):
     answer = Browser(world.client).post("/-/sign-in", token=world.sites["north"].token)
     assert answer.status_code == 403
     assert "token of a site" in answer.text
+
+
+def test_only_who_was_sent_to_the_provider_comes_back(hub, start):
+    with Provider() as provider:
+        world = start(oidc_issuer=provider.url, oidc_client_id=Provider.CLIENT)
+        person = {"name": "ada", "subject": "user-1", "roles": ["requester"]}
+        assert world.actor("north", "admin").post("/v1/parties/north/people", person).status_code == 201
+        browser = Browser(world.client)
+        sent = browser.get("/-/sign-in/provider?next=//evil.example")
+        query = parse_qs(urlsplit(sent.headers["location"]).query)
+        assert sent.headers["location"].startswith(f"{provider.url}/authorize?")
+        assert (query["response_type"], query["code_challenge_method"]) == (["code"], ["S256"])
+        away = sent.headers["set-cookie"]
+        assert {"HttpOnly", "SameSite=lax", "Max-Age=600"} <= set(away.split("; "))
+        back = httpx.get(sent.headers["location"]).headers["location"]
+        path = back.removeprefix("http://testserver")
+        # Another browser, another state, no code: nothing begins.
+        kept = away.partition(";")[0]
+        wrong = [
+            ("", path),
+            (kept, path.replace("state=", "state=x")),
+            (kept, "/-/sign-in/back"),
+            ("suture-away=x", path),
+        ]
+        for cookie, address in wrong:
+            browser.cookie = cookie
+            answer = browser.get(address)
+            assert answer.status_code == 403, address
+            assert "does not belong to a sign-in that was begun here" in answer.text
+            assert "suture=" not in answer.headers.get("set-cookie", "")
+        browser.cookie = kept
+        answer = browser.get(path)
+        assert (answer.status_code, answer.headers["refresh"]) == (200, "0;url=/")
+        cookies = answer.headers.get_list("set-cookie")
+        assert cookies[0].startswith("suture=")
+        assert "SameSite=strict" in cookies[0]
+        assert cookies[1].startswith('suture-away=""; HttpOnly; Max-Age=0')
+        # A code is taken once.
+        assert browser.get(path).status_code == 403
+        browser.cookie = cookies[0].partition(";")[0]
+        assert "requester" in browser.page("/-/account").text
+        (token,) = world.actor("north", "admin").get("/v1/parties/north/people").json()["items"]
+        assert token["name"] == "ada"
+    # A hub without a provider.
+    assert Browser(hub.client).get("/-/sign-in/provider").status_code == 404
 
 
 # Forms

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from functools import cache
 from typing import Any
+from urllib.parse import urlsplit
 
 from fastapi import Request, Response
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment
 
 from suture_contract import pages
+from suture_service.hub import HubContext
 from suture_service.keys.schemas import FLAGGED
 
 #: Pages and their files lie below `/-/`: no party is called so.
@@ -20,6 +22,11 @@ def static_answer(name: str) -> Response | None:
     """Return a file that pages load; None where there is none of this name."""
     answer = pages.static_answer(name, __package__)
     return None if answer is None else Response(answer[0], headers=answer[1])
+
+
+def provider_of(hub: HubContext) -> str | None:
+    """Return the name of the identity provider at which people sign in, if there is one."""
+    return urlsplit(hub.settings.oidc_issuer).hostname
 
 
 def render(request: Request, template: str, status: int = 200, /, **values: Any) -> HTMLResponse:

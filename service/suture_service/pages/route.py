@@ -21,7 +21,7 @@ from suture_service.auth import Caller, admit, authenticate, bearer
 from suture_service.errors import DATABASE_ERRORS, Forbidden, HubError, Unauthorized, headers_of, of_database
 from suture_service.hub import HubDep, hub_of
 from suture_service.observe import allow_body
-from suture_service.pages.frame import render
+from suture_service.pages.frame import provider_of, render
 from suture_service.parameters import known_parameters, problem_of
 from suture_service.parties.service import RESERVED
 from suture_service.route import Route, needs
@@ -139,7 +139,12 @@ def problem_page(request: Request, error: Exception) -> Response:
         headers.pop("WWW-Authenticate", None)  # browsers would ask for a password
         here = request.url.path + (f"?{request.url.query}" if request.url.query else "")
         answer: Response = render(
-            request, "sign_in.html.jinja", 401, problem=None, next=here if request.method == "GET" else "/"
+            request,
+            "sign_in.html.jinja",
+            401,
+            problem=None,
+            next=here if request.method == "GET" else "/",
+            provider=provider_of(hub_of(request)),
         )
         if request.headers.get("hx-request"):
             answer.headers["HX-Refresh"] = "true"

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import base64
+import hashlib
+import hmac
+import json
+import secrets
+from typing import Annotated, Literal
 
-from fastapi import Depends, Form, Request, Response
+from fastapi import Depends, Form, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
 from suture_contract.errors import SutureError
 from suture_service.auth import digest, note_wrong_token
-from suture_service.errors import HubError, NotFound
+from suture_service.errors import Forbidden, HubError, NotFound
 from suture_service.hub import HubContext, HubDep
 from suture_service.origin import Origin, origin
-from suture_service.pages.frame import render, static_answer
+from suture_service.pages.forms import read_form, status_of
+from suture_service.pages.frame import provider_of, render, static_answer
 from suture_service.pages.route import PageCaller, cookie_name, own_form, pages
+from suture_service.people import endpoints as people
+from suture_service.people.schemas import LoginIn
 from suture_service.sessions import service
 from suture_service.tokens import find_token
 
 router = pages()
 Next = Annotated[str, Form(max_length=2000)]
+ShortQuery = Annotated[str, Query(max_length=4096)]
+#: In seconds: for signing in at the identity provider.
+_AWAY = 600
 
 
 @router.get("/-/static/{file}")
@@ -31,9 +42,9 @@ def static_file(file: str, v: str = "") -> Response:
 
 
 @router.get("/-/sign-in")
-def ask_for_token(request: Request, next: str = "/") -> Response:
+def ask_for_token(hub: HubDep, request: Request, next: str = "/") -> Response:
     """Show the form."""
-    return render(request, "sign_in.html.jinja", problem=None, next=_own_path(next))
+    return _form(hub, request, 200, None, _own_path(next))
 
 
 @router.post("/-/sign-in", dependencies=[Depends(own_form)])
@@ -44,12 +55,49 @@ def sign_in(
     try:
         secret = _begin(hub, token.strip())
     except SutureError as error:
-        status = error.status if isinstance(error, HubError) else 422
-        answer: Response = render(request, "sign_in.html.jinja", status, problem=error, next=_own_path(next))
+        answer: Response = _form(hub, request, status_of(error), error, _own_path(next))
         answer.headers.update(getattr(error, "headers", {}))
         return answer
     answer = RedirectResponse(_own_path(next), status_code=303)
     _set_cookie(request, answer, secret, int(service.LASTS.total_seconds()))
+    return answer
+
+
+@router.get("/-/sign-in/provider")
+def go_to_provider(hub: HubDep, request: Request, next: str = "/", party: str = "") -> Response:
+    """Send the browser to the identity provider; a cookie of ten minutes holds what must come back with it."""
+    if not hub.settings.oidc_issuer:
+        raise NotFound("nobody signs in at an identity provider here", where="/-/sign-in/provider")
+    state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
+    challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
+    answer = RedirectResponse(hub.issuer.authorization(_back(request), state, nonce, challenge), status_code=303)
+    kept = json.dumps([state, nonce, verifier, _own_path(next), party[:96]])
+    # Not `Strict`: the browser comes back from another site.
+    _set_cookie(request, answer, base64.urlsafe_b64encode(kept.encode()).decode(), _AWAY, _away(request), "lax")
+    return answer
+
+
+@router.get("/-/sign-in/back")
+def come_back(hub: HubDep, request: Request, code: ShortQuery = "", state: ShortQuery = "") -> Response:
+    """Begin a session for whom the provider names, if this browser was sent there from here."""
+    if not hub.settings.oidc_issuer:
+        raise NotFound("nobody signs in at an identity provider here", where="/-/sign-in/back")
+    next = "/"
+    try:
+        expected, nonce, verifier, next, party = _kept(request)
+        if not code or not hmac.compare_digest(state.encode(), expected.encode()):
+            raise _no_sign_in()
+        wanted = read_form(LoginIn, id_token=hub.issuer.exchange(code, _back(request), verifier), nonce=nonce)
+        logged_in = people.login(hub, wanted.model_copy(update={"party": party or None}), Response())
+        secret = _begin(hub, logged_in.token)
+    except SutureError as error:
+        answer: Response = _form(hub, request, status_of(error), error, _own_path(next))
+    else:
+        # From another site's redirect the new cookie would not be sent on: the page itself goes on.
+        answer = render(request, "signed_in.html.jinja", next=_own_path(next))
+        answer.headers["Refresh"] = f"0;url={_own_path(next)}"
+        _set_cookie(request, answer, secret, int(service.LASTS.total_seconds()))
+    _set_cookie(request, answer, "", 0, _away(request), "lax")
     return answer
 
 
@@ -63,6 +111,33 @@ def sign_out(hub: HubDep, request: Request, caller: PageCaller) -> Response:
     answer = RedirectResponse("/-/sign-in", status_code=303)
     _set_cookie(request, answer, "", 0)
     return answer
+
+
+def _form(hub: HubContext, request: Request, status: int, problem: SutureError | None, next: str) -> Response:
+    return render(request, "sign_in.html.jinja", status, problem=problem, next=next, provider=provider_of(hub))
+
+
+def _back(request: Request) -> str:
+    return f"{str(request.base_url).rstrip('/')}/-/sign-in/back"
+
+
+def _away(request: Request) -> str:
+    return f"{cookie_name(request)}-away"
+
+
+def _kept(request: Request) -> list[str]:
+    try:
+        kept = json.loads(base64.urlsafe_b64decode(request.cookies.get(_away(request), "")))
+    except ValueError:
+        raise _no_sign_in() from None
+    if not isinstance(kept, list) or len(kept) != 5 or not all(isinstance(part, str) for part in kept):
+        raise _no_sign_in()
+    return kept
+
+
+def _no_sign_in() -> Forbidden:
+    hint = "sign in again; it has to be done within ten minutes, in one browser"
+    return Forbidden("login.state", "this does not belong to a sign-in that was begun here", where="state", hint=hint)
 
 
 def _begin(hub: HubContext, token: str) -> str:
@@ -92,13 +167,20 @@ def _own_path(path: str) -> str:
     return path if plain else "/"
 
 
-def _set_cookie(request: Request, answer: Response, value: str, seconds: int) -> None:
+def _set_cookie(
+    request: Request,
+    answer: Response,
+    value: str,
+    seconds: int,
+    name: str | None = None,
+    samesite: Literal["lax", "strict"] = "strict",
+) -> None:
     answer.set_cookie(
-        cookie_name(request),
+        name or cookie_name(request),
         value,
         max_age=seconds,
         path="/",
         secure=request.url.scheme == "https",
         httponly=True,
-        samesite="strict",
+        samesite=samesite,
     )
