@@ -9,6 +9,7 @@ import pytest
 from suture.responses import read_report
 from suture_contract.documents import (
     Calibration,
+    CalibrationBin,
     Candidate,
     CandidateSet,
     ClassScores,
@@ -27,7 +28,7 @@ from suture_contract.documents import (
 from suture_contract.errors import SutureError
 from suture_contract.model.metadata import MemberRef, Trusted
 from suture_contract.privacy import Privacy
-from suture_contract.report import build, plot
+from suture_contract.report import build, curves, plot
 from suture_contract.report.assumed import REPEATED, assumed
 from suture_contract.report.build import describe, in_words
 from suture_contract.report.gains import advice, decision, headline, remarks, sentence
@@ -329,6 +330,21 @@ def test_no_name_covers_another_or_a_named_mark(frame, draw):
             for left, top, wide, high in covered[:index]:
                 apart = x >= left + wide or left >= x + width or y >= top + high or top >= y + height
                 assert apart, (seed, covered[index])
+
+
+def test_calibration_curves_are_drawn_where_they_were_measured():
+    found = report()
+    bins = tuple(CalibrationBin(upto=(i + 1) / 5, n=40, predicted=i / 5 + 0.1, events=8 * i) for i in range(5))
+    north = found.parties["north"].model_copy(update={"curves": {"chosen": bins, "own": bins[:3]}})
+    drawn = curves.curves(north, {"chosen": "the chosen one", "own": "own model"})
+    assert [(curve.role, len(curve.points)) for curve in drawn] == [("single", 3), ("chosen", 5)]
+    assert all(curves.LEFT < point.x < curves.RIGHT for curve in drawn for point in curve.points)
+    first, *_, last = drawn[1].points
+    assert (first.y, last.y) == (curves.BOTTOM, curves.BOTTOM - 0.8 * (curves.BOTTOM - curves.TOP))
+    page = Page(to_html(found.model_copy(update={"parties": {**found.parties, "north": north}})))
+    assert len([one for _, one in page.elements if "curve" in one.get("class", "").split()]) == 1
+    assert "0.90 was given, 0.80 came true, n 40" in page.text
+    assert "came true" not in Page(to_html(found)).text
 
 
 def test_a_closer_look_leaves_out_what_is_far_away_and_names_it():

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from suture_contract.documents import CalibrationBin, ClinicalMetric, Interval, PartyReport, SubgroupReport
+from suture_contract.report.curves import Curve, curves
 from suture_contract.report.words import Scale
 
 NAMES: Mapping[ClinicalMetric, str] = {
@@ -37,12 +38,13 @@ _SUBGROUPS = (
 
 @dataclass(frozen=True)
 class PartTable:
-    """A table that is opened by its `title`."""
+    """A table that is opened by its `title`, below `curves` where there are some."""
 
     title: str
     caption: str
     heads: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    curves: tuple[Curve, ...] = ()
 
 
 def clinical_tables(party_report: PartyReport, names: Mapping[str, str], scale: Scale) -> tuple[PartTable, ...]:
@@ -54,7 +56,8 @@ def clinical_tables(party_report: PartyReport, names: Mapping[str, str], scale: 
         tables.append(PartTable("Metrics for clinicians", _METRICS, ("Metric", *names.values()), rows))
     if curve := party_report.curves.get("chosen"):
         bins = ("Probability", "n", "Mean probability", "Events", "Share of events")
-        tables.append(PartTable("Calibration curve", _CURVE, bins, tuple(_bins(curve))))
+        drawn = curves(party_report, names)
+        tables.append(PartTable("Calibration curve", _CURVE, bins, tuple(_bins(curve)), drawn))
     if party_report.subgroups:
         metrics = tuple(dict.fromkeys(metric for part in party_report.subgroups for metric in part.metrics))
         caption = _SUBGROUPS.format(metric=scale.name.capitalize())

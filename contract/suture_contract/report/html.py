@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from suture_contract.documents import CARE, CandidateReport, Interval, PartyReport, Report
-from suture_contract.report import plot
+from suture_contract.report import curves, plot
 from suture_contract.report.assumed import assumed
 from suture_contract.report.clinical import PartTable, clinical_tables
 from suture_contract.report.gains import advice, decision, headline, remarks, sentence
@@ -140,6 +140,7 @@ def to_body(report: Report) -> Markup:
         headline=headline(report),
         sections=[_section(report, party, chosen) for party in parties],
         figures=_figures(report),
+        curve_frame=curves,
         missing=[(missing.party, REASONS[missing.reason]) for missing in report.missing],
         assumed=assumed(report),
         contributors=[(contribution.party, contributed(contribution)) for contribution in report.contributions or ()],
