@@ -17,88 +17,38 @@ from torch import Tensor
 
 from suture_stitching.portable.schemas import recurrent_output
 
-
-@torch.library.custom_op("suture::lstm", mutates_args=())
-def lstm(
-    input: Tensor,
-    hx: Sequence[Tensor],
-    params: Sequence[Tensor],
-    has_biases: bool,
-    num_layers: int,
-    dropout: float,
-    train: bool,
-    bidirectional: bool,
-    batch_first: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Run `aten.lstm.input`."""
-    return torch.ops.aten.lstm.input(  # type: ignore[no-any-return]
-        input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first
-    )
+#: How all recurrent layers run, beside their inputs, states and weights.
+_HOW = "bool has_biases, int num_layers, float dropout, bool train, bool bidirectional, bool batch_first"
 
 
-@lstm.register_fake
-def _(
-    input: Tensor, hx: Sequence[Tensor], params: Sequence[Tensor], has_biases: bool, num_layers: int, *how: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    return recurrent_output(input, hx[0], *how[-2:]), torch.empty_like(hx[0]), torch.empty_like(hx[1])
-
-
-def _with_one_state(name: str) -> Any:
-    """Return the twin of `aten.<name>.input`, a recurrent layer whose cells have one state."""
+def _recurrent(name: str, states: int) -> Any:
+    """Return the twin of `aten.<name>.input`, a recurrent layer whose cells have one state or two."""
     operator = getattr(torch.ops.aten, name).input
+    reads, gives = "Tensor" if states == 1 else "Tensor[]", ", ".join(["Tensor"] * (1 + states))
+    schema = f"(Tensor input, {reads} hx, Tensor[] params, {_HOW}) -> ({gives})"
+    twin = torch.library.custom_op(f"suture::{name}", operator, mutates_args=(), schema=schema)
 
-    def run(
-        input: Tensor,
-        hx: Tensor,
-        params: Sequence[Tensor],
-        has_biases: bool,
-        num_layers: int,
-        dropout: float,
-        train: bool,
-        bidirectional: bool,
-        batch_first: bool,
-    ) -> tuple[Tensor, Tensor]:
-        return operator(  # type: ignore[no-any-return]
-            input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first
-        )
+    def sized(input: Tensor, hx: Any, params: Sequence[Tensor], has_biases: bool, num_layers: int, *how: Any) -> Any:
+        first, *more = (hx,) if states == 1 else hx
+        return recurrent_output(input, first, *how[-2:]), *(torch.empty_like(state) for state in (first, *more))
 
-    twin = torch.library.custom_op(f"suture::{name}", run, mutates_args=())
-
-    @twin.register_fake
-    def _(
-        input: Tensor, hx: Tensor, params: Sequence[Tensor], has_biases: bool, num_layers: int, *how: Any
-    ) -> tuple[Tensor, Tensor]:
-        return recurrent_output(input, hx, *how[-2:]), torch.empty_like(hx)
-
+    twin.register_fake(sized)
     return twin
 
 
-@torch.library.custom_op("suture::batch_norm", mutates_args=())
-def batch_norm(
-    input: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    training: bool,
-    momentum: float,
-    eps: float,
-    cudnn_enabled: bool,
-) -> Tensor:
-    """Run `aten.batch_norm` in evaluation."""
-    normalised: Tensor = torch.batch_norm(
-        input, weight, bias, running_mean, running_var, training, momentum, eps, cudnn_enabled
-    )
-    return normalised
-
-
-@batch_norm.register_fake
-def _(input: Tensor, *_: Any) -> Tensor:
-    return torch.empty_like(input)
-
+#: Normalisation in evaluation.
+_NORM: Any = torch.library.custom_op(
+    "suture::batch_norm",
+    torch.ops.aten.batch_norm.default,
+    mutates_args=(),
+    schema="(Tensor input, Tensor? weight, Tensor? bias, Tensor? running_mean, Tensor? running_var, bool training, "
+    "float momentum, float eps, bool cudnn_enabled) -> Tensor",
+)
+_NORM.register_fake(lambda input, *_: torch.empty_like(input))
 
 #: By what modules call, the twins of layers whose cells have one state.
-_ONE_STATE = {getattr(torch, name): _with_one_state(name) for name in ("gru", "rnn_tanh", "rnn_relu")}
+_ONE_STATE = {getattr(torch, name): _recurrent(name, 1) for name in ("gru", "rnn_tanh", "rnn_relu")}
+_LSTM = _recurrent("lstm", 2)
 #: The operators of a portable model that the twins become.
 STANDS_FOR: dict[Any, str] = {
     torch.ops.suture.batch_norm.default: "aten.batch_norm.default",
@@ -116,7 +66,7 @@ def twin_of(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], *, free: 
     if func in _DROPOUTS and not _argument(args, kwargs, 2, "training", True):
         return lambda: _argument(args, kwargs, 0, "input", None)
     if func is torch.lstm and len(args) == 9 and isinstance(args[1], list | tuple):
-        return lambda: lstm(*args)
+        return lambda: _LSTM(*args)
     if func in _ONE_STATE and len(args) == 9 and isinstance(args[2], list | tuple):
         return lambda: _ONE_STATE[func](*args)
     if free and func in (F.max_pool1d, torch.max_pool1d) and not kwargs.get("return_indices"):
@@ -165,7 +115,7 @@ def _batch_norm(
 ) -> Tensor:
     cudnn = torch.backends.cudnn.enabled
     args = (input, weight, bias, running_mean, running_var, training, momentum or 0.0, eps, cudnn)
-    normalised: Tensor = batch_norm(*args)
+    normalised: Tensor = _NORM(*args)
     return normalised
 
 
