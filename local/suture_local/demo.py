@@ -25,7 +25,8 @@ from suture_contract.documents import Report
 from suture_contract.errors import SutureError
 from suture_contract.model.metadata import ModelMetadata
 from suture_local import digits, heart, shipped
-from suture_local.installation import Installation, lock
+from suture_local.folder_lock import lock
+from suture_local.installation import Installation
 from suture_local.story import Judged, PartyData, Story
 
 if TYPE_CHECKING:

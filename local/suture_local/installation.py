@@ -12,7 +12,6 @@ Folder: `hub/` (database, models), `<party>/token` and `<party>/site/` (configur
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import socket
@@ -30,6 +29,7 @@ from suture.processes import Processes
 from suture_contract.errors import SutureError
 from suture_contract.files import read_text, write_text
 from suture_contract.model.signature import create_key
+from suture_local.folder_lock import lock
 from suture_service import operate
 from suture_service.settings import Settings
 from suture_worker import load_site
@@ -197,19 +197,6 @@ class Installation:
                 return {item["name"] for item in known if any(site["online"] for site in item["sites"])} >= set(parties)
 
             self.processes.wait_until(all_online, f"until {', '.join(parties)} ask for work", seconds=_START_SECONDS)
-
-
-def lock(root: Path) -> IO[bytes]:
-    """Take the folder for this process until the returned file is closed; raises `SutureError` `root.in_use`."""
-    file = (root / "lock").open("ab")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise SutureError(
-            "root.in_use", "another process runs an installation here", where=str(root), hint="stop it first (Ctrl-C)"
-        ) from None
-    return file
 
 
 def _suture(*arguments: str) -> list[str]:

@@ -29,6 +29,13 @@ from suture_stitching.fitting.fit import FitOptions
 
 SETUP = Setup(torch.device("cpu"), 2, FitOptions(refine=False))
 PARTIES = ("a", "b")
+#: The command where neither a hub nor a site is installed.
+ALONE = """
+import sys
+sys.modules.update(dict.fromkeys(("sqlalchemy", "fastapi", "celery", "sklearn")))
+from suture.cli import main
+main()
+"""
 
 
 def _tables(folder: Path, *, seed: int = 0) -> dict[str, Path]:
@@ -110,17 +117,24 @@ def test_what_is_kept_gives_the_same_summary(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*"))  # nothing temporary is left
 
 
-@pytest.fixture
-def whole(tmp_path: Path) -> dict[str, bytes]:
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What is written where nothing disturbs."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    _tables(folder)
+    _simulate(folder, "out", range(2))
+    return _written(folder / "out")
+
+
+@pytest.fixture
+def whole(tmp_path: Path, undisturbed: dict[str, bytes]) -> dict[str, bytes]:
     _tables(tmp_path)
-    _simulate(tmp_path, "whole", range(2))
-    return _written(tmp_path / "whole")
+    return undisturbed
 
 
 def test_a_simulation_that_was_killed_goes_on_with_the_same_bytes(tmp_path: Path, whole: dict[str, bytes]) -> None:
     out, files = tmp_path / "out", [f"{party}={path}" for party, path in _files(tmp_path).items()]
-    command = [sys.executable, "-m", "suture", "simulate", *files, "--label", "ill", "--out", str(out)]
+    command = [sys.executable, "-c", ALONE, "simulate", *files, "--label", "ill", "--out", str(out)]
     command += ["--epochs", "2", "--no-refine", "--seeds", "2"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

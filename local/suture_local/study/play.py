@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from suture_local.installation import lock
+from suture_local.folder_lock import lock
 from suture_local.study import table
 from suture_local.study.data import Study
 from suture_local.study.kept import KeptSeeds
