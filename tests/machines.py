@@ -81,6 +81,22 @@ def without_locks(command: Sequence[str]) -> list[str]:
     return [sys.executable, str(Path(__file__)), *command]
 
 
+def machine(host: str, mounts: Mapping[str, tuple[Path, bool]], hidden: Path, command: Sequence[str]) -> list[str]:
+    """Return the command that runs `command` as on another machine; skips where this kernel cannot make one.
+
+    It has a host name, processes and a network of its own, which leads nowhere. Of the folder `hidden` it sees nothing
+    but what is mounted: from where, and whether it may be written to, by its place below /mnt.
+    """
+    _need_namespaces("--net", "--uts", "--pid", "--fork", "--mount-proc")
+    lines = [f"hostname {host}", "ip link set lo up", "mount -t tmpfs none /mnt"]
+    for place, (source, writable) in mounts.items():
+        lines += [f"mkdir -p /mnt/{place}", f"mount --bind '{source}' /mnt/{place}"]
+        lines += [] if writable else [f"mount -o remount,bind,ro /mnt/{place}"]
+    lines += [f"mount -t tmpfs none '{hidden}'", 'exec "$@"']
+    own = ["--user", "--map-root-user", "--mount", "--net", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    return ["unshare", *own, "sh", "-c", " && ".join(lines), "sh", *command]
+
+
 def with_calls(names: Iterable[str], command: Sequence[str]) -> list[str]:
     """Return the command that runs `command` with these system calls alone; others answer EPERM. Skips elsewhere."""
     if sys.platform != "linux" or platform.machine() != "x86_64" or not _NUMBERS.exists():
@@ -91,9 +107,9 @@ def with_calls(names: Iterable[str], command: Sequence[str]) -> list[str]:
 
 
 @cache
-def _need_namespaces() -> None:
+def _need_namespaces(*further: str) -> None:
     made = shutil.which("unshare") and subprocess.run(
-        ["unshare", "--user", "--map-root-user", "--mount", "true"], capture_output=True, check=False
+        ["unshare", "--user", "--map-root-user", "--mount", *further, "true"], capture_output=True, check=False
     )
     if not made or made.returncode != 0:
         pytest.skip("needs user namespaces")

@@ -76,12 +76,16 @@ class StateConfig(_Closed):
     """`[site]`: where the site keeps its state, what it computes on, and whose site it is.
 
     `party`: the site's own party. Its models need no signature: the hub's word is taken for which models are its.
+    `inspect`: whether Celery's own tools may ask the workers and hear of their tasks: `celery inspect`, Flower.
+    `metrics_port`: where on the loopback address the agent answers Prometheus.
     """
 
     state: Path = Path("state")
     device: Annotated[str, AfterValidator(_check_device)] = "auto"
     name: Name | None = None
     party: Name | None = None
+    inspect: bool = False
+    metrics_port: Annotated[int, Field(ge=1, le=65535)] | None = None
 
 
 class BrokerConfig(_Closed):

@@ -53,15 +53,17 @@ def run_agent(config: SiteConfig) -> None:
     """Run the agent until SIGTERM or SIGINT: the one part that needs the token and the network."""
     from suture_worker.agent.agent import Agent
     from suture_worker.agent.hub import HubClient
+    from suture_worker.agent.metrics import serving
     from suture_worker.compute.celery_app import make_app
     from suture_worker.egress.outbox import Outbox
+    from suture_worker.status import AGENT_LOCK, CONTACT
 
     _set_up_logging()
     confine.hide_memory()
     token = read_token(config)
     state = prepare_state(config)
-    with _alone(state / "agent.lock"), told_to_stop() as stop:
-        hub = HubClient(config.hub.url, token, sleep=stop.wait)
+    with _alone(state / AGENT_LOCK), told_to_stop() as stop, serving(config):
+        hub = HubClient(config.hub.url, token, sleep=stop.wait, heard=(state / CONTACT).touch)
         policy = config.policy
         outbox = Outbox(
             state / "outbox",

@@ -27,7 +27,10 @@ class Answer:
 class HubClient:
     """The hub as this site's agent sees it; `sleep` ends early when the agent stops."""
 
-    def __init__(self, url: str, token: str, *, sleep: Callable[[float], object]) -> None:
+    def __init__(
+        self, url: str, token: str, *, sleep: Callable[[float], object], heard: Callable[[], object] = lambda: None
+    ) -> None:
+        self._heard = heard
         self._connection = Connection(url, token, sleep=sleep)
         # A sign of life that comes late is worth nothing: give up soon, the next one follows.
         self._signs = Connection(url, token, sleep=sleep, attempts=2, timeout=10)
@@ -43,11 +46,15 @@ class HubClient:
 
     def lease(self, wait: float) -> Any | None:
         """Wait for a task and lease it; the answer is not yet checked. None when there is none."""
-        return self._connection.post("/v1/tasks/lease", {"wait": wait}, wait=wait)
+        leased = self._connection.post("/v1/tasks/lease", {"wait": wait}, wait=wait)
+        self._heard()
+        return leased
 
     def heartbeat(self, claim: Claim) -> Answer:
         """Keep the lease; raises `suture.errors.Fenced` when it is lost."""
-        return _answer(self._signs.post(f"{_path(claim.task)}/heartbeat", {"fence": claim.fence}, idempotent=True))
+        answer = self._signs.post(f"{_path(claim.task)}/heartbeat", {"fence": claim.fence}, idempotent=True)
+        self._heard()
+        return _answer(answer)
 
     def send(self, message: Cleared) -> Answer | None:
         """Send what the outbox cleared; harmless to repeat. Raises `suture.errors.Fenced` when the lease is lost."""

@@ -20,6 +20,7 @@ app = group(
         "worker": Lazy(f"{_HERE}.site:worker", "Run only the Celery worker, which computes."),
         "console": Lazy(f"{_HERE}.site:console", "Decide and look up in a browser on this machine."),
         "check": Lazy(f"{_HERE}.site:check", "Check that the site can work."),
+        "status": Lazy(f"{_HERE}.status:status", "Show what the site does just now."),
         "failure": Lazy(f"{_HERE}.site:failure", "Show what went wrong at this site, in full."),
         "policy": group(
             "See what the rules in site.toml mean, before anybody asks.\n\n"

@@ -22,7 +22,7 @@ from suture_worker.capacity import offering
 from suture_worker.compute import confine
 from suture_worker.compute.shards import ShareFolder
 from suture_worker.config import SiteConfig
-from suture_worker.device import shares
+from suture_worker.device import resolve_device, shares
 
 TASK, SHARE = "suture.work", "suture.share"
 #: Celery's own limits only matter if the worker's watch over the child fails.
@@ -46,8 +46,8 @@ def make_app(config: SiteConfig) -> Celery:
         # same, but for one whose task ends while Redis is away: it never is, and the worker would wait for ever.
         worker_prefetch_multiplier=0,
         worker_disable_prefetch=True,
-        worker_enable_remote_control=False,
-        worker_send_task_events=False,
+        worker_enable_remote_control=config.site.inspect,
+        worker_send_task_events=config.site.inspect,
         worker_redirect_stdouts=False,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         broker_connection_retry_on_startup=True,
@@ -115,11 +115,18 @@ def serve(config: SiteConfig, drain: float = 0.0) -> None:
     worker_process_init.connect(take_device, weak=False)
     worker_process_init.connect(get_ready, weak=False)
     options = ["--pool=prefork", f"--concurrency={len(devices)}", f"--queues={QUEUE}"]
-    options += ["--hostname=suture@%h", "--loglevel=INFO"]
-    with offering(config.state, len(devices)) as withdraw:
+    options += [f"--hostname=suture-{os.getpid()}@%h", "--loglevel=INFO", "--without-gossip", "--without-mingle"]
+    if not config.site.inspect:
+        options.append("--without-heartbeat")
+    with offering(config.state, len(devices), [_device(config, device) for device in devices]) as withdraw:
         stopping = _stopping(drain, withdraw)
         worker_shutting_down.connect(stopping, weak=False)
-        app.worker_main(["worker", *options, "--without-gossip", "--without-mingle", "--without-heartbeat"])
+        app.worker_main(["worker", *options])
+
+
+def _device(config: SiteConfig, visible: str | None) -> str:
+    """Return what people call the device of a process which sees that of CUDA's devices."""
+    return f"cuda:{visible}" if visible is not None else resolve_device(config.site.device)
 
 
 def _stopping(drain: float, withdraw: Callable[[], None]) -> Callable[..., None]:
