@@ -172,6 +172,14 @@ def test_what_pages_load_is_named_by_its_content(hub):
     assert "http" not in static_files("suture_service.pages")["site.css"].decode()
 
 
+def test_the_description_of_the_api_is_for_all_and_signs_nobody_out(hub, north):
+    for browser, shown in ((Browser(hub.client), "Sign in"), (north, "Sign out")):
+        page = browser.page("/docs")
+        assert shown in page.text
+        assert "`" not in page.text
+    assert Browser(hub.client).get("/docs", Cookie="suture=ended").status_code == 200
+
+
 # Signing in
 
 
@@ -465,14 +473,15 @@ def test_lineage_leads_both_ways_as_far_as_one_may_read(start):
 
 def test_models_and_jobs_are_compared_at_each_party(hub, north):
     page = north.page(f"/-/compare?of=north/both&of=north/digits%0Asouth/digits&of={hub.done}&of=south/none")
+    assert f"north/both, {hub.done}" in page.text
     (textarea,) = re.findall(r"north/both\s+north/digits\s+south/digits\s+job_\w+\s+south/none", page.text)
     shown = re.sub(r"\s+", " ", page.text.replace(textarea, ""))
     at_north, at_south = shown.partition("test samples that are classified correctly")[2].split(" south Accuracy")
     # As tests/stitching/test_report.py has them: what was chosen, north's own model, the peer.
-    assert "north/both90.0 %88.0 to 91.01,234" in at_north
+    assert "north/both90.0 %88.0 to 91.01,234 samples" in at_north
     assert "north/digits98.0 %" in at_north
     assert "south/digits49.0 %" in at_north
-    assert "south/digits96.0 %94.0 to 97.0200" in at_south
+    assert "south/digits96.0 %94.0 to 97.0200 samples" in at_south
     assert "south/none: none of the newest reports that you may read has numbers of it." in shown
     assert f"/-/jobs/{hub.done}/report" in page.links
     # Another party's report is none of the reader's business.

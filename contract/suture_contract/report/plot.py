@@ -41,7 +41,7 @@ class Frame:
 
 WIDE = Frame("wide", 680, 460, 74, 664, 20, 396)
 #: For telephones: the page shows the one or the other.
-NARROW = Frame("narrow", 350, 390, 58, 342, 14, 334)
+NARROW = Frame("narrow", 350, 390, 72, 342, 14, 334)
 
 
 @dataclass(frozen=True)

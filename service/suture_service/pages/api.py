@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from fastapi import Request, Response
+from markupsafe import Markup, escape
 
+from suture_service.errors import HubError
+from suture_service.hub import HubDep
 from suture_service.pages.frame import render
-from suture_service.pages.route import pages
+from suture_service.pages.route import page_caller, pages
 
 router = pages()
 _METHODS = ("get", "post", "put", "patch", "delete")
@@ -16,8 +20,10 @@ _SCHEMA = "#/components/schemas/"
 
 
 @router.get("/docs")
-def show_api(request: Request) -> Response:
-    """Show every call of the API, with what it takes and gives."""
+def show_api(hub: HubDep, request: Request) -> Response:
+    """Show every call of the API, with what it takes and gives; who is signed in is still so here."""
+    with suppress(HubError):
+        page_caller(request, hub, None)
     described = request.app.openapi()
     calls = list(_calls(described["paths"]))
     rooms = [
@@ -26,7 +32,15 @@ def show_api(request: Request) -> Response:
     ]
     schemas = {name: _fields(schema) for name, schema in sorted(described["components"]["schemas"].items())}
     about, version = described["info"]["description"], described["info"]["version"]
-    return render(request, "api.html.jinja", about=about, version=version, rooms=rooms, schemas=schemas)
+    return render(
+        request, "api.html.jinja", about=about, code=_with_code, version=version, rooms=rooms, schemas=schemas
+    )
+
+
+def _with_code(text: str) -> Markup:
+    """Return a description whose parts between backticks are code."""
+    parts = enumerate(text.split("`"))
+    return Markup("").join(Markup("<code>{}</code>").format(part) if odd % 2 else escape(part) for odd, part in parts)
 
 
 def _calls(paths: dict[str, Any]) -> Iterator[dict[str, Any]]:

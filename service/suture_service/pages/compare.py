@@ -36,6 +36,7 @@ class Subject:
     job: JobOut | None = None
     report: Report | None = None
     problem: str = ""
+    of_job: bool = False
 
     @property
     def made_at(self) -> datetime | None:
@@ -96,7 +97,9 @@ def _subject(hub: HubContext, caller: Caller, name: str, listed: list[JobOut], r
             reports[job.id] = read_report(hub, caller, job.id)
     except SutureError as error:
         return Subject(name, problem=error.message)
-    return Subject(job.publish_as if name == job.id else name, job, reports[job.id])
+    return Subject(
+        f"{job.publish_as}, {job.id}" if name == job.id else name, job, reports[job.id], of_job=name == job.id
+    )
 
 
 def _newest_with(repo: str, listed: list[JobOut]) -> JobOut | None:
@@ -120,7 +123,8 @@ def _tables(subjects: list[Subject]) -> list[ComparedTable]:
 
 def _interval(subject: Subject, measured: PartyReport) -> Interval | None:
     """Return what a party measured of a subject: a job's result is what was chosen, a member is the own or a peer."""
-    if subject.job is None or subject.name in {subject.job.publish_as, *(r.repo for r in subject.job.results)}:
+    made = {result.repo for result in subject.job.results} if subject.job is not None else ()
+    if subject.of_job or subject.name in made:
         return measured.rows.get("chosen")
     peer = measured.rows.get(f"peer:{subject.name}")
     return peer if peer is not None else measured.rows.get("own")
@@ -135,7 +139,7 @@ def _table(party: str, among: list[tuple[Subject, PartyReport, Interval]]) -> Co
             subject=subject,
             value=scale.text(interval.value),
             interval=f"{scale.number(interval.low)} to {scale.number(interval.high)}",
-            n=samples(measured),
+            n=samples(measured, " samples"),
             low=at(interval.low),
             at=at(interval.value),
             high=at(interval.high),
