@@ -74,7 +74,7 @@ def measured(study: Study, seed: int, *, declared: bool) -> Seed:
 
     Members that have not `declared` their shares of labels are corrected nowhere.
     """
-    datasets = {party: study.dataset(party, own, to_fit=True) for party, own in study.divide(seed).items()}
+    datasets = {party: study.dataset(party, own) for party, own in study.divide(seed).items()}
     found = []
     with tempfile.TemporaryDirectory() as folder:
         members = trained(study, seed, Path(folder))

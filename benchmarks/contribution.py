@@ -61,7 +61,7 @@ def measured(study: Study, seed: int) -> dict[str, dict[str, dict[str, float]]]:
     """Return by requester and way of fitting the chosen candidate's metric at each party, and whether it is weighed."""
     data = study.divide(seed)
     results: dict[str, dict[str, dict[str, float]]] = {}
-    datasets = {party: study.dataset(party, own, to_fit=True) for party, own in data.items()}
+    datasets = {party: study.dataset(party, own) for party, own in data.items()}
     with tempfile.TemporaryDirectory() as folder:
         members = trained(study, seed, Path(folder))
         for requester in study.parties:

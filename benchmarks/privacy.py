@@ -81,7 +81,7 @@ def measured(study: Study, seed: int, epochs: int | None, known: Sequence[Row]) 
     if not wanted:
         return
     data = study.divide(seed)
-    datasets = {party: study.dataset(party, own, to_fit=True) for party, own in data.items()}
+    datasets = {party: study.dataset(party, own) for party, own in data.items()}
     with tempfile.TemporaryDirectory() as folder:
         members = trained(study, seed, Path(folder), epochs)
         for party, epsilon in wanted:

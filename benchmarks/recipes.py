@@ -36,7 +36,7 @@ RECIPES = ("paper", "full")
 
 def measured(study: Study, seed: int) -> Cells:
     """Return what each requester gets."""
-    datasets = {party: study.dataset(party, own, to_fit=True) for party, own in study.divide(seed).items()}
+    datasets = {party: study.dataset(party, own) for party, own in study.divide(seed).items()}
     cells: Cells = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
         members = trained(study, seed, Path(folder))

@@ -62,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=5, help="at most so many (default 5)")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, help="of each training, by default those of the kind of data")
+    parser.add_argument("--leave-out", action="store_true", help="leave each party out in turn, where there are three")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--out", type=Path, default=Path("study-results"), help="folder for results")
     parser.add_argument("--check", action="store_true", help="exit with 1 where a target is missed")
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("cells need --data FOLDER")
     name = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     seeds = range(options.first_seed, options.first_seed + options.seeds)
-    setup, missed = Setup(torch.device(name), options.epochs), 0
+    setup, missed = Setup(torch.device(name), options.epochs, leave_out=options.leave_out), 0
     console = Console(width=160 if not sys.stdout.isatty() else None)
     makers = {"digits": digits_study, "heart": heart_study, "cells": lambda: cells_study(options.data)}
     try:

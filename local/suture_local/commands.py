@@ -92,6 +92,9 @@ def simulate(
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="steps of refinement per candidate")] = None,
     refine: Annotated[bool, typer.Option(help="train the stitches of the best candidates on the task")] = True,
+    leave_out: Annotated[
+        bool, typer.Option("--leave-out", help="of three or more, leave each party out in turn, and measure there, too")
+    ] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1")] = "cpu",
 ) -> None:
     """Play several parties on this machine: what would stitching bring?
@@ -123,5 +126,5 @@ def simulate(
         columns = TableColumns(label, tuple(category or ()), tuple(ignore or ()), tuple(zero_is_missing or ()))
     study = parties_study("simulation", paths, task, columns)
     options = FitOptions.read({"refine": refine, **({"refine_steps": steps} if steps else {})})
-    setup = Setup(torch.device(device), epochs, options)
+    setup = Setup(torch.device(device), epochs, options, leave_out)
     simulate(study, setup, range(first_seed, first_seed + seeds), out, Console(highlight=False))

@@ -19,12 +19,13 @@ from rich.console import Console
 
 from suture_contract.errors import Cancelled, SutureError
 from suture_local.simulate import simulate
-from suture_local.study import kept, play, run, training
+from suture_local.study import data, kept, play, run, training
 from suture_local.study.data import Study
 from suture_local.study.reading import TableColumns, parties_study
 from suture_local.study.results import MethodScores, SeedResult, StitchedScores
 from suture_local.study.run import Setup
 from suture_local.study.summary import summarise
+from suture_stitching.evaluation.evaluate import evaluate as engine_evaluate
 from suture_stitching.fitting.fit import FitOptions
 
 SETUP = Setup(torch.device("cpu"), 2, FitOptions(refine=False))
@@ -226,3 +227,51 @@ def _stopped_at(seed: int, run_seed: Callable[..., SeedResult]) -> Callable[...,
         return run_seed(study, setup, now, *arguments)
 
     return stopped
+
+
+def test_what_is_measured_at_a_party_left_out_was_made_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[set[str], str]] = []
+    real = engine_evaluate
+
+    def evaluate(members: Any, fitted: Any, dataset: Any, **options: Any) -> Any:
+        seen.append(({member.ref.repo.partition("/")[0] for member in members}, dataset.where))
+        return real(members, fitted, dataset, **options)
+
+    monkeypatch.setattr("suture_local.study.run.evaluate", evaluate)
+    rng = np.random.default_rng(0)
+    parties = {}
+    for name in ("a", "b", "c"):
+        labels = rng.integers(0, 2, 60)
+        inputs = np.stack([rng.normal(labels), rng.normal(size=60)], 1).astype(np.float32)
+        parties[name] = data.PartySamples(inputs, labels, np.array(["train", "validation", "test"])[np.arange(60) % 3])
+    study = Study("s", "classification", ("0", "1"), ("a", "b", "c"), lambda seed: parties, channels=("x", "y"))
+    setup = Setup(torch.device("cpu"), 1, FitOptions(recipe="paper", max_matches=1, alphas=(0.5,)), leave_out=True)
+    result = run.run_seed(study, setup, 0, lambda name: lambda done: None, tmp_path / "work")
+    without = [(members, where) for members, where in seen if len(members) == 2]
+    assert len(without) == 3 * 2 * 2, "each left out, two requesters, two that evaluate"
+    assert all(where in members for members, where in without)
+    for method in run.LEFT_OUT:
+        assert set(result.methods[method]) == {"a", "b", "c"}
+        assert all(len(own.scores) == 20 for own in result.methods[method].values())
+
+
+def test_a_training_says_where_it_was_best_and_what_it_still_gained() -> None:
+    study = Study("s", "classification", ("0", "1"), PARTIES, lambda seed: {})
+    part = data.Part(torch.randn(64, 2), torch.randint(0, 2, (64,)))
+    ends: list[training.TrainingEnd] = []
+    recipe = training.recipe_of("classification", 0, False, 3)
+    training.train(
+        study.untrained(0, (2,), 0),
+        part,
+        [part],
+        recipe,
+        training.machine_of(torch.device("cpu"), (2,)),
+        seed=0,
+        ended=ends.append,
+    )
+    (end,) = ends
+    assert 0.25 < end.best <= 1
+    assert training.TrainingEnd(1.0, 0.03).converged is False
+    assert training.TrainingEnd(1.0, 0.01).converged

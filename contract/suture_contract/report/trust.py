@@ -22,9 +22,12 @@ _SHARES = frozenset({"accuracy", "balanced_accuracy", "auroc", "f1", "dice"})
 
 
 def training_words(party_report: PartyReport, party: str) -> str:
-    """Say what is declared of the training of a party's own model; nothing where it has none."""
+    """Say what is declared of the training of a party's own model, or what it means that it has none."""
     if "own" not in party_report.rows:
-        return ""
+        return (
+            f"None of the models is {party}'s: it had a say in the choice alone, and these numbers show how they do at "
+            "a hospital that trained none of them."
+        )
     return declared(party_report.training, party)
 
 

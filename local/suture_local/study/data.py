@@ -91,18 +91,20 @@ class Study:
             return self.networks(design, seed)
         return network(self.task, design, input_shape, len(self.labels), seed=seed)
 
-    def dataset(self, party: str, data: PartySamples, *, to_fit: bool) -> ArrayDataset:
-        """Return a party's data as the engine reads them, without training samples unless they are `to_fit` on."""
+    def dataset(self, party: str, data: PartySamples) -> ArrayDataset:
+        """Return a party's data as the engine reads them."""
+        one_class = self.task == "classification" and len(np.unique(data.targets[data.split == "train"])) < 2
         scaled = data.inputs.dtype == np.uint8 or data.inputs.ndim > 2
         return ArrayDataset(
             data.inputs,
             data.targets,
             self.labels,
             task=self.task,
-            split=by_split(data.split if to_fit else np.where(data.split == "train", "", data.split)),
+            split=by_split(data.split),
             groups=data.group,
             value_range=(0.0, 1.0) if scaled else None,
             channels=self.channels,
+            one_class=one_class,
             where=party,
         )
 

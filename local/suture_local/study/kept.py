@@ -142,6 +142,7 @@ class KeptSeeds:
             "seed": seed,
             "data": {party: _digest(study, data[party]) for party in study.parties},
             "training": asdict(self._setup.recipe(study, input_shape)),
+            "leave_out": self._setup.leave_out,
             "fit": self._setup.options.model_dump(mode="json"),
             "device": self._setup.device.type,
             "code": self._code,

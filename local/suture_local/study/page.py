@@ -70,6 +70,7 @@ def to_document(study: Study, setup: Setup, results: Sequence[SeedResult], summa
         "settings": {
             "seeds": [result.seed for result in results],
             "epochs": setup.epochs,
+            "leave_out": setup.leave_out,
             "fit": setup.options.stated(),
             "device": setup.device.type,
         },

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from suture_local.study.data import Part
-from suture_local.study.training import Machine, OnShare, Recipe, Training, logits, run
+from suture_local.study.training import Machine, OnEnd, OnShare, Recipe, Training, logits, run
 
 #: A method at work: the probabilities `(N, L, *spatial)` of a party's samples.
 Predictor = Callable[[Part], Tensor]
@@ -54,6 +54,7 @@ def federated(
     *,
     seed: int,
     progress: OnShare,
+    ended: OnEnd,
 ) -> nn.Module:
     """Return a network trained by synchronous federated averaging (McMahan et al., 2017) from `start`.
 
@@ -78,7 +79,7 @@ def federated(
         result.load_state_dict(state)
 
     rounds = max(1, recipe.epochs // LOCAL_EPOCHS)
-    return run(result, round_of, validation, recipe, machine, steps=rounds, seed=seed, progress=progress)
+    return run(result, round_of, validation, recipe, machine, steps=rounds, seed=seed, progress=progress, ended=ended)
 
 
 def _mean(states: Sequence[dict[str, Any]], weights: Sequence[float]) -> dict[str, Any]:

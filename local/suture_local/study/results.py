@@ -14,6 +14,9 @@ from suture_contract.documents import CandidateKind, Evaluation, Report
 from suture_local.study.scores import Floats
 from suture_stitching.fitting.fit import FitOptions, FitResult
 
+#: Before the name of a method that has, at each party, what is made without it.
+LEFT_OUT_PREFIX = "left out: "
+
 
 @dataclass(frozen=True)
 class MethodScores:

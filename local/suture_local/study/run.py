@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +12,16 @@ import torch
 from torch import nn
 
 from suture_contract.compatibility import describe_ensemble
-from suture_contract.documents import Evaluation
+from suture_contract.documents import Evaluation, Report
 from suture_contract.errors import SutureError
 from suture_contract.model.metadata import MemberRef, ModelMetadata
 from suture_contract.report import build
 from suture_local.study import references
 from suture_local.study.data import Part, PartySamples, Study, joined
 from suture_local.study.references import Predictor
-from suture_local.study.results import MethodScores, SeedResult, stitched
+from suture_local.study.results import LEFT_OUT_PREFIX, MethodScores, SeedResult, stitched
 from suture_local.study.scores import Floats, auroc, balanced_accuracy, sample_scores
-from suture_local.study.training import OnShare, Recipe, machine_of, recipe_of, train
-from suture_stitching.data import Dataset
+from suture_local.study.training import OnEnd, OnShare, Recipe, TrainingEnd, machine_of, recipe_of, train
 from suture_stitching.data.dataset import shares_of
 from suture_stitching.ensemble.compose import compose
 from suture_stitching.evaluation.evaluate import evaluate
@@ -36,6 +35,11 @@ from suture_stitching.running.progress import Progress
 
 #: What stands for the hub's job in reports.
 JOB = "simulation"
+#: What is measured at a party that is left out.
+LEFT_OUT = tuple(
+    LEFT_OUT_PREFIX + method
+    for method in ("one of the others' models", "plain ensemble", "stitched", "stitched, own shares of labels")
+)
 #: Opens a stage of the work by its name and returns where to report how much of it is done.
 OnStage = Callable[[str], OnShare]
 
@@ -47,6 +51,8 @@ class Setup:
     device: torch.device
     epochs: int | None = None
     options: FitOptions = field(default_factory=FitOptions)
+    #: Whether each party is left out in turn, where there are three or more.
+    leave_out: bool = False
 
     def recipe(self, study: Study, input_shape: Sequence[int]) -> Recipe:
         """Return how networks of `study` are trained."""
@@ -62,6 +68,7 @@ class _Seed:
     def __init__(self, study: Study, setup: Setup, seed: int, stage: OnStage, folder: Path) -> None:
         self._study, self._seed, self._stage, self._folder = study, seed, stage, folder
         self._options = setup.options.model_copy(update={"seed": seed})
+        self._leave_out = setup.leave_out and len(study.parties) > 2
         self._data: dict[str, PartySamples] = study.divide(seed)
         self._shape = next(iter(self._data.values())).inputs.shape[1:]
         if len(self._shape) == 1:
@@ -81,6 +88,7 @@ class _Seed:
         half = "bfloat16, channels last" if self._machine.half else "float32"
         note = f"Trained in {half} on {setup.device.type}, epochs: {self._recipe.epochs}."
         self._result = SeedResult(seed, notes=[note], patients=patients)
+        self._epochs: dict[str, int] = {}
 
     def run(self) -> SeedResult:
         names = self._study.parties
@@ -104,6 +112,8 @@ class _Seed:
         self._measure("weight averaging", references.of_network(references.averaged(common, sizes), self._machine))
         self._measure("federated averaging", references.of_network(self._federated(), self._machine))
         self._union()
+        best = ", ".join(f"{name} {epoch}" for name, epoch in self._epochs.items())
+        self._result.notes.append(f"Best on validation data after so many epochs of {self._recipe.epochs}: {best}.")
         self._stitch(members)
         return self._result
 
@@ -126,27 +136,50 @@ class _Seed:
         own, validation = data
         progress = self._stage(name)
 
-        def work() -> nn.Module:
+        def work(ended: OnEnd) -> nn.Module:
             module, samples = self._untrained(design, start), part or own
-            return train(module, samples, validation, self._recipe, self._machine, seed=self._seed, progress=progress)
+            return train(
+                module,
+                samples,
+                validation,
+                self._recipe,
+                self._machine,
+                seed=self._seed,
+                progress=progress,
+                ended=ended,
+            )
 
         return self._kept(name, self._untrained(design, start), work)
 
-    def _kept(self, name: str, module: nn.Module, work: Callable[[], nn.Module]) -> nn.Module:
+    def _kept(self, name: str, module: nn.Module, work: Callable[[OnEnd], nn.Module]) -> nn.Module:
         """Return `module` with the weights that an earlier run has kept under this name, or what `work` gives."""
         file = re.sub(r"[^\w.-]+", "-", name)
+        ends: list[TrainingEnd] = []
         if (part := self._trainings.load(file)) is not None:
+            self._note_end(name, TrainingEnd(**part.document))
             module.load_state_dict(part.tensors)
             memory = torch.channels_last if self._machine.half else torch.contiguous_format
             return module.to(self._machine.device).to(memory_format=memory).eval()  # type: ignore[call-overload,no-any-return]
-        trained = work()
-        self._trainings.save(file, {}, trained.state_dict())
+        trained = work(ends.append)
+        (end,) = ends
+        self._trainings.save(file, asdict(end), trained.state_dict())
+        self._note_end(name, end)
         return trained
+
+    def _note_end(self, name: str, end: TrainingEnd) -> None:
+        """Say at which epoch a network was best, and warn of one that was still getting better."""
+        epochs = self._recipe.epochs
+        self._epochs[name] = round(end.best * epochs)
+        if not end.converged:
+            self._result.notes.append(
+                f"{name}: may not have converged. The last quarter of {epochs} epochs added {100 * end.late_gain:.1f} "
+                "points of the validation metric; try more epochs."
+            )
 
     def _federated(self) -> nn.Module:
         progress = self._stage("federated averaging")
 
-        def work() -> nn.Module:
+        def work(ended: OnEnd) -> nn.Module:
             return references.federated(
                 self._untrained(0),
                 self._parts["train"],
@@ -155,6 +188,7 @@ class _Seed:
                 self._machine,
                 seed=self._seed,
                 progress=progress,
+                ended=ended,
             )
 
         return self._kept("federated averaging", self._untrained(0), work)
@@ -193,59 +227,95 @@ class _Seed:
         self._result.methods[method] = at
 
     def _stitch(self, modules: Sequence[nn.Module]) -> None:
-        members = [self._member(index, module) for index, module in enumerate(modules)]
-        datasets = {party: self._study.dataset(party, self._data[party], to_fit=False) for party in self._study.parties}
+        members = {
+            party: self._member(index, module)
+            for index, (party, module) in enumerate(zip(self._study.parties, modules, strict=True))
+        }
         for party in self._study.parties:
             try:
-                fitted, evaluations = self._asked(party, members, datasets)
+                fitted, evaluations = self._asked(party, members)
             except SutureError as error:  # too little to learn from, say: others may still ask
                 self._result.notes.append(f"{party} cannot ask for a stitched ensemble: {error}")
                 continue
             choice = choose(fitted.candidates, evaluations, requester=party)
             self._result.stitched[party] = stitched(fitted, evaluations, choice.chosen, self._options)
-            report = build(
-                fitted.candidates, evaluations, choice, requester=party, parties_of_members=self._study.parties, job=JOB
-            )
+            report, model, metadata = self._composed(party, members, fitted, evaluations)
             self._result.reports[party] = report
-            metadata = describe_ensemble([member.metadata for member in members], fitted.candidates, report)
             self._measure_each(
-                f"stitched: {party}", self._used(compose(members, fitted, choice.chosen), metadata, members)
+                f"stitched: {party}", {other: self._used(model, metadata, other) for other in self._study.parties}
             )
+        if self._leave_out:
+            self._leave_each_out(dict(zip(self._study.parties, modules, strict=True)), members)
 
-    def _used(self, model: nn.Module, metadata: ModelMetadata, members: Sequence[Member]) -> dict[str, Predictor]:
-        """Return the chosen model as each party uses it: with its own shares of labels where the model assumes any."""
+    def _leave_each_out(self, modules: Mapping[str, nn.Module], members: Mapping[str, Member]) -> None:
+        """Measure at each party what the others make without it: its data neither train nor fit nor choose.
 
-        def predictor(own: Member) -> Predictor:
-            shares = own.metadata.label_prior
-            alike = metadata.label_prior is None or shares is None
-            used = (model if alike else AtPrior(model, metadata, shares)).to(self._machine.device)  # type: ignore[arg-type]
-            return lambda part: _outputs(used, part)
+        Of several models, such as those chosen for each requester, a sample's score is the mean of theirs.
+        """
+        rows: dict[str, dict[str, MethodScores]] = {name: {} for name in LEFT_OUT}
+        for party, part in zip(self._study.parties, self._parts["test"], strict=True):
+            others = {name: member for name, member in members.items() if name != party}
+            chosen, corrected = [], []
+            for requester in others:
+                try:
+                    fitted, evaluations = self._asked(requester, others, without=party)
+                except SutureError:  # noted where it asked before
+                    continue
+                _, model, metadata = self._composed(requester, others, fitted, evaluations)
+                chosen.append(self._scores(lambda own, model=model: _outputs(model, own), part))  # type: ignore[misc]
+                corrected.append(self._scores(self._used(model, metadata, party), part))
+            alone = [self._scores(references.of_network(modules[name], self._machine), part) for name in others]
+            plain = references.mean_of_probabilities([modules[name] for name in others], self._machine)
+            for name, scores in zip(LEFT_OUT, (alone, [self._scores(plain, part)], chosen, corrected), strict=True):
+                rows[name][party] = MethodScores(np.mean(scores, axis=0), {})
+        self._result.methods |= rows
 
-        return {party: predictor(own) for party, own in zip(self._study.parties, members, strict=True)}
+    def _composed(
+        self, party: str, members: Mapping[str, Member], fitted: FitResult, evaluations: Mapping[str, Evaluation]
+    ) -> tuple[Report, nn.Module, ModelMetadata]:
+        """Return the report for a requester, and the chosen model with what its `suture.json` says."""
+        choice, every = choose(fitted.candidates, evaluations, requester=party), list(members.values())
+        report = build(
+            fitted.candidates, evaluations, choice, requester=party, parties_of_members=tuple(members), job=JOB
+        )
+        metadata = describe_ensemble([member.metadata for member in every], fitted.candidates, report)
+        return report, compose(every, fitted, choice.chosen).to(self._machine.device), metadata
+
+    def _used(self, model: nn.Module, metadata: ModelMetadata, party: str) -> Predictor:
+        """Return the chosen model as a party uses it: with its own shares of labels where the model assumes any."""
+        own = self._data[party]
+        used = model
+        if metadata.label_prior is not None:
+            shares = shares_of(own.targets[own.split == "train"], self._study.labels)
+            used = AtPrior(model, metadata, shares).to(self._machine.device)
+        return lambda part: _outputs(used, part)
 
     def _asked(
-        self, party: str, members: Sequence[Member], datasets: Mapping[str, Dataset]
+        self, party: str, members: Mapping[str, Member], without: str | None = None
     ) -> tuple[FitResult, dict[str, Evaluation]]:
-        """Return a requester's fit and all parties' evaluations."""
-        own, device = self._study.dataset(party, self._data[party], to_fit=True), self._machine.device
+        """Return a requester's fit and all parties' evaluations, `without` one that is left out."""
+        device, names, every = self._machine.device, list(members), list(members.values())
+        datasets = {name: self._study.dataset(name, self._data[name]) for name in names}
+        stage, place = f"{party} asks", f"{party}-without-{without}" if without else party
+        stage += f", without {without}" if without else ""
         fitted = fit(
-            members,
-            own,
-            own=self._study.parties.index(party),
+            every,
+            datasets[party],
+            own=names.index(party),
             options=self._options,
             device=device,
-            progress=self._reporter(f"{party} asks: fit"),
-            checkpoint=self._folder / f"fit-{party}",
+            progress=self._reporter(f"{stage}: fit"),
+            checkpoint=self._folder / f"fit-{place}",
         )
         evaluations = {
             other: evaluate(
-                members,
+                every,
                 fitted,
                 dataset,
-                own=self._study.parties.index(other),
+                own=names.index(other),
                 device=device,
-                progress=self._reporter(f"{party} asks: evaluation at {other}"),
-                checkpoint=self._folder / f"evaluate-{party}" / other,
+                progress=self._reporter(f"{stage}: evaluation at {other}"),
+                checkpoint=self._folder / f"evaluate-{place}" / other,
             )
             for other, dataset in datasets.items()
         }

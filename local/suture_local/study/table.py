@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from suture_contract.documents import Interval
-from suture_local.study.results import SeedResult
+from suture_local.study.results import LEFT_OUT_PREFIX, SeedResult
 from suture_local.study.summary import UNION, MethodRow, RequesterSummary, Summary
 
 Cells = list[list[str]]
@@ -51,8 +51,10 @@ def show(console: Console, name: str, titled: Sequence[Titled]) -> None:
 
 def tables(metric: str, parties: Sequence[str], summary: Summary) -> list[Titled]:
     """Return all tables but that of the targets, each with its title and head."""
+    left_out = [row for row in summary.rows if _is_left_out(row)]
     return [
         (metric, *methods(parties, summary)),
+        *([(f"{metric} at a party that took no part", *_left_out(parties, left_out))] if left_out else []),
         *((measure, *besides(measure, parties, summary)) for measure in _besides(summary)),
         ("what stitching did for each requester", *gaps(summary)),
     ]
@@ -106,13 +108,32 @@ def methods(parties: Sequence[str], summary: Summary) -> tuple[list[str], Cells]
     return head, [
         [row.method, *(_interval(row.parties[party]) for party in parties), f"{row.mean.value:.3f}", _share(row, union)]
         for row in summary.rows
+        if not _is_left_out(row)
+    ]
+
+
+def _is_left_out(row: MethodRow) -> bool:
+    return row.method.startswith(LEFT_OUT_PREFIX)
+
+
+def _left_out(parties: Sequence[str], rows: Sequence[MethodRow]) -> tuple[list[str], Cells]:
+    """Return head and rows of what the others' models are worth at each party when it takes no part."""
+    return ["without the party's model and data", *parties, "mean"], [
+        [
+            row.method.removeprefix(LEFT_OUT_PREFIX),
+            *(_interval(row.parties[party]) for party in parties),
+            f"{row.mean.value:.3f}",
+        ]
+        for row in rows
     ]
 
 
 def besides(measure: str, parties: Sequence[str], summary: Summary) -> tuple[list[str], Cells]:
     """Return head and rows of another metric."""
     return ["method", *parties], [
-        [row.method, *(_number(row.besides[measure].get(party)) for party in parties)] for row in summary.rows
+        [row.method, *(_number(row.besides[measure].get(party)) for party in parties)]
+        for row in summary.rows
+        if measure in row.besides
     ]
 
 

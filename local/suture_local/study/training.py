@@ -21,6 +21,25 @@ from suture_local.study.scores import sample_scores
 
 #: Called with the part of a training that is done.
 OnShare = Callable[[float], None]
+#: A validation metric that rose by more than this in the last quarter of a training was still rising.
+STILL_RISING = 0.02
+
+
+@dataclass(frozen=True)
+class TrainingEnd:
+    """How a training ended: the part after which the kept state was, and what the last quarter added to the metric."""
+
+    best: float
+    late_gain: float
+
+    @property
+    def converged(self) -> bool:
+        """Whether more epochs would hardly have helped."""
+        return self.late_gain <= STILL_RISING
+
+
+#: Called when a training has ended.
+OnEnd = Callable[[TrainingEnd], None]
 
 
 @dataclass(frozen=True)
@@ -135,6 +154,7 @@ def train(
     *,
     seed: int,
     progress: OnShare = lambda done: None,
+    ended: OnEnd = lambda end: None,
 ) -> nn.Module:
     """Train `module` in place on `part`; return it, in evaluation mode, as it was best on `validation`.
 
@@ -151,6 +171,7 @@ def train(
         steps=steps,
         seed=seed,
         progress=progress,
+        ended=ended,
     )
 
 
@@ -164,9 +185,10 @@ def run(
     steps: int,
     seed: int,
     progress: OnShare,
+    ended: OnEnd = lambda end: None,
 ) -> nn.Module:
     """Call `step` so many times; leave `module` in its best state on validation. `seed` decides what is dropped out."""
-    looks = 0
+    looks, at, early = 0, 0.0, 0.0
     best: tuple[float, float] | None = None
     kept: dict[str, Any] = {}
     devices = [machine.device] if machine.device.type == "cuda" else []
@@ -180,9 +202,12 @@ def run(
                 looks = int(done * recipe.looks)
                 now = validated(module, validation, recipe.task, machine)
                 if best is None or now > best:
-                    best, kept = now, copy.deepcopy(module.state_dict())
+                    best, kept, at = now, copy.deepcopy(module.state_dict()), done
+                early = best[0] if done <= 0.75 else early
             progress(done)
     module.load_state_dict(kept)
+    assert best is not None  # the last step is looked at
+    ended(TrainingEnd(at, best[0] - early))
     return module.eval()
 
 
