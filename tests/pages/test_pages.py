@@ -552,3 +552,13 @@ def test_a_report_that_makes_no_sense_is_refused_in_words(start):
     answer = Browser(world.client, world.north.token).get(f"/-/jobs/{job['id']}/report")
     assert answer.status_code == 422
     assert "cannot be drawn" in answer.text
+    browser = Browser(world.client, world.north.token)
+    # Without its store, the hub says so in place of each.
+    shutil.rmtree(Path(world.settings.store) / "sha256")
+    for path in (f"/-/jobs/{job['id']}/report", "/north/digits/network/main"):
+        answer = browser.get(path)
+        assert answer.status_code == 503, path
+        assert "does not work right now" in answer.text
+    shown = browser.page(f"/-/compare?of={job['id']}").text
+    assert "store" in shown
+    assert "Measured on" not in shown

@@ -24,7 +24,7 @@ from suture_service.pages.route import PageCaller, pages
 
 router = pages()
 #: So many are compared; among so many jobs, the newest, a report is looked for.
-MOST, AMONG = 8, 100
+MOST, AMONG = 8, 60
 _JOB = "job_"
 
 

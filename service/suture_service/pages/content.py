@@ -41,11 +41,18 @@ def read_file(hub: HubContext, caller: Caller, place: RoutePlace, path: str) -> 
     text, problem = None, None
     if size <= MAX_SHOWN:
         try:
-            text = _as_text(hub.store.read(sha256, 0, size, size))
-        except (SutureError, OSError) as error:
-            problem = error if isinstance(error, SutureError) else None
-            problem = problem or Unavailable("store.missing", "the hub's store does not answer")
+            text = _as_text(read_stored(hub, sha256, 0, size, size))
+        except SutureError as error:
+            problem = error
     return ReadableFile(oid, name, size, sha256, text, problem)
+
+
+def read_stored(hub: HubContext, sha256: str, offset: int, length: int, size: int) -> bytes:
+    """Return a part of a stored file; raises `Unavailable` (`store.missing`) where the store does not answer."""
+    try:
+        return hub.store.read(sha256, offset, length, size)
+    except OSError:
+        raise Unavailable("store.missing", "the hub's store does not answer") from None
 
 
 def draw_network(hub: HubContext, caller: Caller, place: RoutePlace) -> str:
@@ -58,7 +65,7 @@ def draw_network(hub: HubContext, caller: Caller, place: RoutePlace) -> str:
         if length > MAX_HEADER:
             hint = "`suture inspect --plot` draws it"
             raise HubError("model.too_large", "this network is too large to be drawn here", where=MODEL, hint=hint)
-        return hub.store.read(sha256, offset, length, size)
+        return read_stored(hub, sha256, offset, length, size)
 
     return network.draw(read_header(read, size).graph, (), title=f"{place.namespace}/{place.name}")
 

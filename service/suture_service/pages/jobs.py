@@ -20,6 +20,7 @@ from suture_service.hub import HubContext, HubDep
 from suture_service.jobs import endpoints as jobs
 from suture_service.jobs import service
 from suture_service.jobs.schemas import JobIn, JobOut, TaskOut
+from suture_service.pages.content import read_stored
 from suture_service.pages.forms import read_form, status_of
 from suture_service.pages.frame import render
 from suture_service.pages.route import PageCaller, own_form, pages
@@ -175,7 +176,7 @@ def read_report(hub: HubContext, caller: Caller, job_id: str) -> Report:
     """Return the newest party report of a job; raises `HubError` `report.unreadable`."""
     with hub.database.reading() as session:
         file = service.get_report(session, caller, job_id)
-    content = hub.store.read(file.sha256, 0, file.size, file.size)
+    content = read_stored(hub, file.sha256, 0, file.size, file.size)
     try:
         return complete(Report.model_validate_json(content))
     except (ValueError, LookupError, StopIteration):
