@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from contextlib import contextmanager
@@ -324,3 +325,22 @@ def test_screenshots_are_written_for_people(tmp_path, monkeypatch, browser, live
         page.goto("/-/sign-in")
         picture(page, "sign-in")
     assert [path.name for path in Path(tmp_path).iterdir()] == ["sign-in.png"]
+
+
+def test_a_flagged_ancestor_is_seen_at_once(browser, live, signed_in):
+    """The last test: it withdraws a model that others look at."""
+    with httpx.Client(base_url=live.address, timeout=60) as client:
+        reason = {"reason": "trained on wrong labels"}
+        path = "/v1/models/south/digits/revisions/latest/withdraw"
+        assert Actor(client, live.people["south"].token).post(path, reason).status_code == 200
+    for size, scheme in (({"width": 390, "height": 700}, "light"), ({"width": 1280, "height": 700}, "dark")):
+        with opened(browser, live.address, viewport=size, color_scheme=scheme, storage_state=signed_in) as page:
+            page.goto("/north/both")
+            alert = page.get_by_role("alert")
+            assert re.search(
+                r"south/digits [0-9a-f]{10}, from which this one was made, was withdrawn", alert.inner_text()
+            )
+            assert alert.bounding_box()["y"] < size["height"] / 2
+            assert page.locator(".lineage .bad").count() == 1
+            assert barriers(page) == []
+            picture(page, f"flagged-{size['width']}-{scheme}")
