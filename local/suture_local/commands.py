@@ -85,6 +85,10 @@ def simulate(
     task: Annotated[
         Literal["classification", "segmentation"], typer.Option(help="what the networks learn; masks come in .npz")
     ] = "classification",
+    network: Annotated[
+        str | None,
+        typer.Option(metavar="MODULE:NAME", help="your function (party, input_shape, labels) that makes a network"),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="divisions of the data, each with trainings and fits")] = 3,
     first_seed: Annotated[int, typer.Option(min=0, help="where they begin")] = 0,
     epochs: Annotated[
@@ -116,7 +120,7 @@ def simulate(
     import torch
 
     from suture_contract.fit_options import FitOptions
-    from suture_local.simulate import named, simulate
+    from suture_local.simulate import named, simulate, with_networks
     from suture_local.study.reading import TableColumns, parties_study
     from suture_local.study.run import Setup
 
@@ -125,6 +129,10 @@ def simulate(
     if label is not None:
         columns = TableColumns(label, tuple(category or ()), tuple(ignore or ()), tuple(zero_is_missing or ()))
     study = parties_study("simulation", paths, task, columns)
+    if network is not None:
+        from suture.cli.export import imported
+
+        study = with_networks(study, imported(network, *network.partition(":")[::2]))
     options = FitOptions.read({"refine": refine, **({"refine_steps": steps} if steps else {})})
     setup = Setup(torch.device(device), epochs, options, leave_out)
     simulate(study, setup, range(first_seed, first_seed + seeds), out, Console(highlight=False))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
+from torch import nn
 
 from suture_contract.errors import Cancelled, SutureError
 from suture_contract.files import write_text
@@ -19,6 +21,7 @@ from suture_local.study.results import SeedResult
 from suture_local.study.run import Setup
 from suture_local.study.scores import METRICS
 from suture_local.study.summary import Summary, summarise
+from suture_local.training import untrained
 
 PAGE, RESULT = "simulation.html", "simulation.json"
 
@@ -40,6 +43,25 @@ def named(texts: Sequence[str]) -> dict[str, Path]:
     if len(parties) < 2:
         raise SutureError("study.party", "a simulation needs two parties", hint="give a folder or a table for each")
     return parties
+
+
+def with_networks(study: Study, build: Callable[[str, tuple[int, ...], int], nn.Module]) -> Study:
+    """Return the study with networks that `build(party, input_shape, labels)` makes, untrained.
+
+    `input_shape` is that of one sample, `(C, *spatial)`, and `labels` their number. The same seed gives the same
+    weights. Weight and federated averaging use the first party's design. Raises `SutureError`
+    `study.network` when asked for a network where `build` gives none.
+    """
+    input_shape = next(iter(study.divide(0).values())).inputs.shape[1:]
+
+    def networks(design: int, seed: int) -> nn.Module:
+        party = study.parties[design]
+        module: object = untrained(lambda: build(party, input_shape, len(study.labels)), seed)
+        if not isinstance(module, nn.Module):
+            raise SutureError("study.network", f"for {party} it gave a {type(module).__name__}, no torch.nn.Module")
+        return module
+
+    return replace(study, networks=networks)
 
 
 def simulate(study: Study, setup: Setup, seeds: Sequence[int], out: Path, console: Console) -> Summary:

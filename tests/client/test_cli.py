@@ -128,7 +128,7 @@ def test_the_commands_of_other_packages_are_named_in_the_metadata() -> None:
     points = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"][tree.ENTRY_POINTS]
     root = get_command(app)
     joined = {name for name, entry in root.table.items() if isinstance(entry, tree.Joined)}  # type: ignore[attr-defined]
-    assert joined == set(points) == {"hub", "site", "demo", "up"}
+    assert joined == set(points) == {"hub", "site", "demo", "up", "simulate"}
     installed = {point.name: point.value for point in entry_points(group=tree.ENTRY_POINTS)}
     assert installed == points, (
         "pip install -e . again: the metadata of this checkout are older than its pyproject.toml"

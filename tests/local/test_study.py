@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shlex
 import sys
 from collections.abc import Callable
@@ -20,8 +21,8 @@ from typer.testing import CliRunner
 from suture.cli.app import app
 from suture_contract.errors import SutureError
 from suture_local import heart
-from suture_local.simulate import named, simulate
-from suture_local.study import data, scores, training
+from suture_local.simulate import named, simulate, with_networks
+from suture_local.study import data, kept, scores, training
 from suture_local.study.reading import TableColumns, parties_study
 from suture_local.study.run import Setup
 from suture_stitching.fitting.fit import FitOptions
@@ -112,6 +113,33 @@ def test_the_documented_command_is_the_heart_table_of_the_study(tmp_path: Path) 
         assert np.array_equal(mine.inputs, theirs.inputs)
         assert np.array_equal(mine.split, theirs.split)
         assert np.array_equal(mine.targets, theirs.targets)
+
+
+def test_networks_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    for party in ("a", "b"):
+        rows = [f"{rng.normal(label):.3f},{rng.normal():.3f},{label}" for label in rng.integers(0, 2, 40)]
+        (tmp_path / f"{party}.csv").write_text("\n".join(["x,y,ill", *rows]) + "\n")
+    monkeypatch.chdir(tmp_path)
+    name = f"nets{tmp_path.name.replace('-', '_')}"
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/guide/simulate.md").read_text(), re.DOTALL)
+    Path(f"{name}.py").write_text(f"import torch\n\n\n{block}\n\ndef none(*_):\n    return 3\n", encoding="utf-8")
+    command = ["simulate", "a.csv", "b.csv", "--label", "ill", "--seeds", "1", "--epochs", "1", "--no-refine"]
+    result = CliRunner().invoke(app, [*command, "--network", f"{name}:build"])
+    assert result.exit_code == 0, result.output
+    document = json.loads(Path("simulation/simulation.json").read_text(encoding="utf-8"))
+    _check(document, Path("simulation"), ["a", "b"], ["a", "b"])
+    # Other networks make another study.
+    study = parties_study("simulation", named(["a.csv", "b.csv"]), "classification", ILL)
+    setup = Setup(torch.device("cpu"), 1, FitOptions(refine=False))
+    build = sys.modules[name].build
+    mine = kept.KeptSeeds(with_networks(study, build), setup, tmp_path).path(0)
+    assert (tmp_path / "simulation" / mine.name).is_file()
+    wider = with_networks(study, lambda party, shape, labels: torch.nn.Sequential(build(party, shape, labels)))
+    assert kept.KeptSeeds(wider, setup, tmp_path).path(0) != mine
+    refused = CliRunner().invoke(app, [*command, "--out", "other", "--network", f"{name}:none"])
+    assert refused.exit_code == 5
+    assert "no torch.nn.Module" in refused.output
 
 
 def test_folders_of_images_by_class_where_a_party_lacks_one(tmp_path: Path) -> None:

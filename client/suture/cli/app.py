@@ -87,7 +87,7 @@ app = group(
     "  suture fit north.safetensors south.safetensors --data scans/ --out joint      without a hub\n\n" + EXIT_CODES,
     {
         "demo": Joined("Play the whole story on this machine.", extra="service,worker,demo"),
-        "up": Joined("Keep a hub and a site running on this machine.", extra="service,worker,demo"),
+        "up": Joined("Keep a hub and sites running on this machine.", extra="service,worker,demo"),
         "simulate": Joined("Play several parties on this machine: what would stitching bring?", extra="torch"),
         "login": Lazy("suture.cli.login:login", "Keep a hub's address and your token."),
         "hubs": Lazy("suture.cli.login:hubs", "List the hubs that you are signed in at, and which one is used."),

@@ -187,11 +187,11 @@ def _opened(source: str, sizes: list[int] | None) -> NetworkSource:
     module_name, colon, name = source.partition(":")
     if Path(source).exists() or not colon or os.sep in source:
         return open_source(source, sizes)
-    made = _imported(source, module_name, name)
+    made = imported(source, module_name, name)
     return of_weights(made) or of_module(made() if callable(made) and not hasattr(made, "state_dict") else made)
 
 
-def _imported(source: str, module_name: str, name: str) -> Any:
+def imported(source: str, module_name: str, name: str) -> Any:
     """Return what `module:name` names. It is the user's own code, named on the command line."""
     sys.path.insert(0, os.getcwd())  # noqa: PTH109  # what `python -m` does
     try:

@@ -7,7 +7,9 @@ name tells what was studied, how, and by which code: a seed is read only where a
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cache
 from importlib.metadata import version
@@ -141,6 +143,7 @@ class KeptSeeds:
             "parties": list(study.parties),
             "seed": seed,
             "data": {party: _digest(study, data[party]) for party in study.parties},
+            "networks": self._networks(input_shape),
             "training": asdict(self._setup.recipe(study, input_shape)),
             "leave_out": self._setup.leave_out,
             "fit": self._setup.options.model_dump(mode="json"),
@@ -148,6 +151,17 @@ class KeptSeeds:
             "code": self._code,
             "versions": {"suture": version("suture"), "torch": str(torch.__version__), "numpy": np.__version__},
         }
+
+    def _networks(self, input_shape: Sequence[int]) -> list[str] | None:
+        """Return digests of the networks, of their weights and their code, where they are not this package's."""
+        if self._study.networks is None:
+            return None
+        modules = [self._study.untrained(design, input_shape, 0) for design in range(len(self._study.parties))]
+        files = [Path(inspect.getfile(type(module))).read_bytes() for module in modules]
+        return [
+            digest_of(f"{module} {hashlib.sha256(file).hexdigest()}", module.state_dict())
+            for module, file in zip(modules, files, strict=True)
+        ]
 
 
 @cache
