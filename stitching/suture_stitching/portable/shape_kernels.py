@@ -16,7 +16,7 @@ from typing import Any
 
 #: The modules with torch's functions for the meta device.
 _MODULES = ("torch._refs.", "torch._decomp.", "torch._prims.", "torch._prims_common.", "torch._meta_registrations.")
-#: Under this name torch keeps the marked version of a function, on the function; in 2.11 to 2.13 alike.
+#: Under this name torch keeps the marked version of a function, on the function; in 2.11 to 2.14 alike.
 _MARK = "__dynamo_disable"
 
 
