@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import Engine
+from sqlalchemy import Engine, Table, select
 from sqlalchemy.orm import Session
 from starlette.routing import BaseRoute
 from starlette.testclient import TestClient
@@ -20,13 +20,14 @@ from starlette.testclient import TestClient
 from suture_contract.model.format import graph_to_json
 from suture_contract.model.graph import Graph, Input, Node, Ref
 from suture_service import database, operate
-from suture_service.database import open_engine
+from suture_service.database import Base, open_engine
 from suture_service.hub import HubContext
 from suture_service.jobs.lifecycle import sweep_once
 from suture_service.main import create_app
 from suture_service.parties import service as parties
 from suture_service.settings import Settings
 from suture_service.sites import service as sites
+from suture_service.tables import Party
 
 SIDE = 4
 
@@ -272,6 +273,12 @@ class Actor:
         return self.post(f"/v1/tasks/{task['id']}/{what}", {"fence": task["fence"], **body})
 
 
+PARTIES = ("north", "south", "east")
+#: What a hub with these parties has in its tables, and the tokens by whose they are: see `World`.
+_ROWS: dict[Table, list[dict[str, Any]]] = {}
+_TOKENS: dict[str, str] = {}
+
+
 class World:
     """A hub, a clock that tests can turn on, parties `north`, `south` and `east`, each with a site."""
 
@@ -287,22 +294,39 @@ class World:
         self._offset = timedelta(0)
         self._published: set[str] = set()
         hub.now = self.now
-        self.sites: dict[str, Actor] = {}
-        with hub.database.writing() as session:
-            self.operator = self._party(session, "operators", ["operator"], site=False)
-            self.north, self.south, self.east = (
-                self._party(session, name, ["publisher", "requester"]) for name in ("north", "south", "east")
-            )
+        self._fill()
+        self.sites = {name: Actor(client, _TOKENS[f"{name}-site"]) for name in PARTIES}
+        self.operator, self.north, self.south, self.east = (
+            Actor(client, _TOKENS[name]) for name in ("operators", *PARTIES)
+        )
 
     def now(self) -> datetime:
         return datetime.now(UTC) + self._offset
 
-    def _party(self, session: Session, name: str, roles: Any, *, site: bool = True) -> Actor:
+    def _fill(self) -> None:
+        """Add the parties, sites and tokens: the hub's own way for the first hub, and the same rows for the others."""
+        if not _ROWS:
+            with self.hub.database.writing() as session:
+                self._add(session, "operators", "operator")
+                for name in PARTIES:
+                    party = self._add(session, name, "publisher", "requester")
+                    site = sites.add_site(session, party, f"{name}-site", self.now())
+                    _TOKENS[f"{name}-site"] = parties.add_site_token(session, site, self.now())[1]
+            with self.hub.database.reading() as session:
+                for table in map(Base.metadata.tables.__getitem__, ("parties", "sites", "tokens", "audit")):
+                    # Numbers that the database counts are left to it, which counts in the same order.
+                    columns = [column for column in table.columns if column is not table.autoincrement_column]
+                    rows = session.execute(select(*columns).order_by(*table.primary_key)).mappings()
+                    _ROWS[table] = list(map(dict, rows))
+            return
+        with self.hub.database.writing() as session:
+            for table, rows in _ROWS.items():
+                session.execute(table.insert(), rows)
+
+    def _add(self, session: Session, name: str, *roles: Any) -> Party:
         party = parties.add_party(session, name, self.now())
-        if site:
-            added = sites.add_site(session, party, f"{name}-site", self.now())
-            self.sites[name] = Actor(self.client, parties.add_site_token(session, added, self.now())[1])
-        return Actor(self.client, parties.add_token(session, party, roles, self.now())[1])
+        _TOKENS[name] = parties.add_token(session, party, roles, self.now())[1]
+        return party
 
     def actor(self, party: str, *roles: Any) -> Actor:
         with self.hub.database.writing() as session:
