@@ -1,16 +1,17 @@
 """Networks of the libraries that hospitals take theirs from, in their own sizes, with random weights.
 
-    entry = FAMILIES["timm"].networks["timm:resnet50"]
+    entry = family("timm").networks["timm:resnet50"]
 
-Which of them are there depends on what is installed: `FAMILIES[name].missing` says what is not.
+Which of them are there depends on what is installed: `family(name).missing` says what is not.
 """
 
 from __future__ import annotations
 
+import fnmatch
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -39,11 +40,6 @@ def _missing(package: str) -> str | None:
     return None
 
 
-def _of(package: str, networks: Callable[[], dict[str, Entry]]) -> Family:
-    missing = _missing(package)
-    return Family({} if missing else networks(), missing)
-
-
 _TIMM = """
 botnet26t_256 cait_xxs24_224 coat_lite_tiny coatnet_nano_rw_224
 convnext_atto convnextv2_atto davit_tiny deit_tiny_distilled_patch16_224
@@ -66,7 +62,7 @@ def timm_networks() -> dict[str, Entry]:
     def shape(name: str) -> tuple[int, ...]:
         config = timm.get_pretrained_cfg(name)
         fixed = config is None or config.fixed_input_size
-        return (3, *([224, 224] if config is None else config.input_size[1:] if fixed else [128, 128]))
+        return (3, *([224, 224] if config is None else config.input_size[1:] if fixed else [96, 96]))
 
     known = set(timm.list_models())
     return {
@@ -138,7 +134,10 @@ def transformers_networks() -> dict[str, Entry]:
         "ConvNext": ("ConvNextForImageClassification", {"hidden_sizes": [24, 48, 96, 192], "depths": [1, 1, 2, 1]}),
         "ConvNextV2": ("ConvNextV2ForImageClassification", {"hidden_sizes": [24, 48, 96, 192], "depths": [1, 1, 2, 1]}),
         "ResNet": ("ResNetForImageClassification", {"hidden_sizes": [32, 64, 96, 128], "depths": [1, 1, 1, 1]}),
-        "Swin": ("SwinForImageClassification", {"image_size": 96, "embed_dim": 24, "depths": [1, 1, 2, 1]}),
+        "Swin": (
+            "SwinForImageClassification",
+            {"image_size": 96, "window_size": 3, "embed_dim": 24, "depths": [1, 1, 2, 1]},
+        ),
         "Swinv2": ("Swinv2ForImageClassification", {"image_size": 128, "embed_dim": 24, "depths": [1, 1, 2, 1]}),
         "Segformer": ("SegformerForSemanticSegmentation", {}),
     }
@@ -266,18 +265,34 @@ def monai_networks() -> dict[str, Entry]:
     return {f"monai:{name}": entry for name, entry in entries.items()}
 
 
-FAMILIES: dict[str, Family] = {
-    "plain": Family(dict(ZOO)),
-    "monai": Family(monai_networks()),
-    "nnunet": _of("dynamic_network_architectures", nnunet_networks),
-    "timm": _of("timm", timm_networks),
-    "torchvision": _of("torchvision", torchvision_networks),
-    "smp": _of("segmentation_models_pytorch", smp_networks),
-    "torchxrayvision": _of("torchxrayvision", xrv_networks),
-    "transformers": _of("transformers", transformers_networks),
+#: The library of each family, and what makes its networks.
+FAMILIES: dict[str, tuple[str, Callable[[], dict[str, Entry]]]] = {
+    "plain": ("torch", lambda: dict(ZOO)),
+    "monai": ("monai", monai_networks),
+    "nnunet": ("dynamic_network_architectures", nnunet_networks),
+    "timm": ("timm", timm_networks),
+    "torchvision": ("torchvision", torchvision_networks),
+    "smp": ("segmentation_models_pytorch", smp_networks),
+    "torchxrayvision": ("torchxrayvision", xrv_networks),
+    "transformers": ("transformers", transformers_networks),
 }
 
 
-def networks(families: Sequence[str] = ()) -> dict[str, Entry]:
-    """Return all networks of these families by name; of all by default."""
-    return {name: entry for family in families or FAMILIES for name, entry in FAMILIES[family].networks.items()}
+@cache
+def family(name: str) -> Family:
+    """Return the networks of a family, which imports its library."""
+    package, networks = FAMILIES[name]
+    missing = _missing(package)
+    return Family({} if missing else networks(), missing)
+
+
+def matching(patterns: Sequence[str]) -> dict[str, Entry]:
+    """Return the networks whose names match one of the patterns; only libraries that may have such are imported."""
+    beginnings = [pattern.partition(":")[0] if ":" in pattern else "plain" for pattern in patterns if pattern != "*"]
+    named = [name for name in FAMILIES if "*" in patterns or any(fnmatch.fnmatch(name, own) for own in beginnings)]
+    return {
+        name: entry
+        for own in named
+        for name, entry in family(own).networks.items()
+        if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
+    }

@@ -10,7 +10,6 @@ if an output differs by more than 1e-5 of its size or the median run time is abo
 from __future__ import annotations
 
 import argparse
-import fnmatch
 import signal
 import statistics
 import sys
@@ -25,8 +24,9 @@ from typing import Any
 
 import torch
 from common import interleaved, machine, median_ratio, write_json
-from families import FAMILIES, networks
+from families import FAMILIES, family, matching
 from torch import Tensor
+from zoo import Entry
 
 from suture_contract.errors import SutureError
 from suture_contract.model.format import check_file
@@ -64,12 +64,11 @@ class Refusal:
     hint: str
 
 
-def measure(name: str, folder: Path, *, rounds: int, seconds: float, small: bool) -> Row:
+def measure(name: str, entry: Entry, folder: Path, *, rounds: int, seconds: float, small: bool) -> Row:
     """Return one network's row; it runs `rounds` times, or more often while that takes less than `seconds`.
 
     Of several outputs the one that is plainly meant counts, where there is such a one; otherwise all.
     """
-    entry = networks()[name]
     module, example = entry.build(small=small), entry.batch(2, small=small)
     started = time.perf_counter()
     path = folder / "model.safetensors"
@@ -170,22 +169,20 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(f"{machine()['cpu']}, {options.threads} thread(s), torch {torch.__version__}")
-    for family, content in FAMILIES.items():
-        if content.missing:
-            print(f"{family}: left out, for {content.missing}")
-    known = networks()
-    patterns = options.networks or ["*"]
-    names = [name for name in known if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
+    entries = matching(options.networks or ["*"])
+    for name in [] if options.networks else FAMILIES:
+        if missing := family(name).missing:
+            print(f"{name}: left out, for {missing}")
     print("  ".join(HEADINGS))
     rows: list[Row] = []
     refused: list[Refusal] = []
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch about the networks themselves
-        for name in names:
+        for name, entry in entries.items():
             try:
                 with within(options.limit):
                     row = measure(
-                        name, Path(folder), rounds=options.rounds, seconds=options.seconds, small=options.quick
+                        name, entry, Path(folder), rounds=options.rounds, seconds=options.seconds, small=options.quick
                     )
             except Exception as error:  # a library's own error is a row, too
                 refused.append(refusal(name, error))

@@ -126,7 +126,7 @@ def test_a_bundle_becomes_a_portable_model(tmp_path: Path) -> None:
     image = written.inputs["image"]
     assert (written.task, written.labels) == ("segmentation", ("background", "spleen"))
     assert (image.modality, image.value_range, image.spacing) == ("CT", (0.0, 1.0), (1.5, 1.5, 2.0))
-    assert (image.spatial_shape, image.channels) == ((16, 16, 16), ("image",))
+    assert (image.spatial_shape, image.channels) == ((16, 16, 16), None)
     assert written.outputs["prediction"].format == "logits"
     assert written.eval_metrics == {"mean_dice": 0.96}
     assert (written.authors, written.intended_use) == (("A. Hospital",), "Research")

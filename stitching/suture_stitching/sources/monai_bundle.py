@@ -110,7 +110,8 @@ def _described(metadata: Mapping[str, Any], reads: Mapping[str, Any], gives: Map
         "labels": labels,
         "value_range": tuple(value_range) if plain and value_range is not None else None,
         "modality": reads.get("modality") or None,
-        "channels": channels if channels is not None and len(channels) == reads.get("num_channels") else None,
+        # The only channel is mostly called "image": no name to find it by.
+        "channels": channels if channels is not None and 1 < len(channels) == reads.get("num_channels") else None,
         "description": metadata.get("description"),
         "intended_use": metadata.get("intended_use"),
         "training_data": metadata.get("data_source"),

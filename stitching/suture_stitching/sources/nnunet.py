@@ -44,7 +44,8 @@ def open_results(results: Path, path: Path, shape: tuple[int, ...] | None) -> Ne
     except (KeyError, TypeError, ValueError) as error:
         raise _unknown_plans(str(error), str(results)) from None
     fill(network, weights_of(checkpoint), str(file))
-    described |= {"task": "segmentation", "labels": labels, "channels": channels, "spacing": spacing}
+    described |= {"task": "segmentation", "labels": labels, "spacing": spacing}
+    described |= {"channels": channels} if len(channels) > 1 else {}
     return NetworkSource(network, shape or sizes, described, notes, unsaid)
 
 
