@@ -61,7 +61,8 @@ def timm_networks() -> dict[str, Entry]:
 
     def shape(name: str) -> tuple[int, ...]:
         config = timm.get_pretrained_cfg(name)
-        fixed = config is None or config.fixed_input_size
+        # Attention over blocks of a map needs maps that blocks fill.
+        fixed = config is None or config.fixed_input_size or name in ("halonet26t", "botnet26t_256")
         return (3, *([224, 224] if config is None else config.input_size[1:] if fixed else [96, 96]))
 
     known = set(timm.list_models())

@@ -496,3 +496,15 @@ def test_an_example_of_the_wrong_shape_is_refused(tmp_path):
         export(nn.Linear(3, 3), torch.randn(2, 5), tmp_path / "m.safetensors")
     assert refused.value.code == "export.example"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_without_words_is_named(tmp_path: Path) -> None:
+    class Picky(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            if x.shape[-1] != 7:
+                raise ValueError
+            return x
+
+    with pytest.raises(SutureError, match="ValueError") as refused:
+        export(Picky(), torch.rand(2, 3), tmp_path / "m.safetensors")
+    assert refused.value.code == "export.example"

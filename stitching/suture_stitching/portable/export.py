@@ -123,7 +123,7 @@ def _outputs(module: torch.nn.Module, inputs: Sequence[Tensor]) -> Any:
             return None  # some modules need two samples; then one sample proves nothing
         raise SutureError(
             "export.example",
-            f"the module fails on a batch of {inputs[0].shape[0]} samples: {str(error)[:400]}",
+            f"the module fails on a batch of {inputs[0].shape[0]} samples: {str(error)[:400] or type(error).__name__}",
             where="example",
             hint="give an example of the shape (N, C, *spatial) that the module reads",
         ) from error
