@@ -51,7 +51,8 @@ def show(run: FirstRun, _parts: Mapping[str, Any], _fields: Mapping[str, str]) -
         job = hub.get(f"/v1/jobs/{newest[0]['id']}") if newest else None
     others = [party for party in run.parties if party != run.asking]
     ask = with_query("/-/jobs/new", model=list(run.repos.values()), dataset=MODEL, evaluate_at=others)
-    sign_in = with_query(f"{run.url}/-/sign-in", next=ask if all(published.values()) and job is None else None)
+    ready = bool(published) and all(published.values())
+    sign_in = with_query(f"{run.url}/-/sign-in", next=ask if ready and job is None else None)
     values = {
         "asking": run.asking,
         "others": others,
@@ -59,6 +60,7 @@ def show(run: FirstRun, _parts: Mapping[str, Any], _fields: Mapping[str, str]) -
         "sign_in": f"{sign_in}#{run.tokens[run.asking]}",
         "repos": run.repos,
         "published": published,
+        "ready": ready,
         "ask": run.url + ask,
         "job": job,
         "waiting": {task["party"] for task in (job or {"tasks": ()})["tasks"] if _waits_for_a_person(task)},
