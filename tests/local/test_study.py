@@ -65,6 +65,7 @@ def _check(document: dict[str, Any], out: Path, parties: list[str], asking: list
     wanted = {
         *(f"{kind}: {party}" for kind in ("alone", "distilled") for party in parties),
         *("plain ensemble", "plain ensemble (logits)", "weight averaging", "federated averaging", "union training"),
+        *("FedProx", "aggregated outputs (FENS)"),
         *(f"stitched: {party}" for party in asking),
     }
     assert {row["method"] for row in results["methods"]} >= wanted

@@ -32,7 +32,9 @@ MEANINGS = (
     ("plain ensemble", "the mean of all models' probabilities, or of their logits"),
     ("distilled", "the party's own design, taught by its own labels and by the plain ensemble"),
     ("weight averaging", "networks of one design, their weights averaged once"),
-    ("federated averaging", "a network of one design that all parties train together, averaged after every epoch"),
+    ("federated averaging", "a network of one design that all parties train together, averaged again and again"),
+    ("FedProx", "the same, each party held close to the common network"),
+    ("aggregated outputs (FENS)", "a small network on all models' outputs, trained like that"),
     ("union training", "one network trained on all data in one place: what cannot be had"),
     ("stitched", "what Suture chooses when this party asks"),
 )

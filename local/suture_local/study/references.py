@@ -14,8 +14,11 @@ from suture_local.study.training import Machine, OnEnd, OnShare, Recipe, Trainin
 
 #: A method at work: the probabilities `(N, L, *spatial)` of a party's samples.
 Predictor = Callable[[Part], Tensor]
-#: Passes over a party's data between two averagings.
-LOCAL_EPOCHS = 1
+#: Passes over a party's data between two averagings, and what a step away from the common weights costs (Li et al.,
+#: "Federated optimization in heterogeneous networks", 2020): what is tried, the best on validation data is taken.
+LOCAL_EPOCHS, PROXIMAL = (1, 4), (0.01, 0.1)
+#: Units of the network that weighs the members' outputs.
+AGGREGATOR = 32
 
 
 def of_network(module: nn.Module, machine: Machine) -> Predictor:
@@ -55,11 +58,14 @@ def federated(
     seed: int,
     progress: OnShare,
     ended: OnEnd,
+    local_epochs: int = 1,
+    proximal: float = 0.0,
 ) -> nn.Module:
     """Return a network trained by synchronous federated averaging (McMahan et al., 2017) from `start`.
 
-    In each round every party trains the common network on its own data, and the results are averaged by numbers of
-    samples. Each party keeps its optimizer's state from round to round.
+    In each round every party trains the common network on its own data, for `local_epochs`, and the results are
+    averaged by numbers of samples. Each party keeps its optimizer's state from round to round. With `proximal` it is
+    FedProx: weights are held to those of the round's beginning.
     """
     trainings = [Training(copy.deepcopy(start), recipe, machine, seed=seed + index) for index in range(len(parts))]
     common = trainings[0].module
@@ -72,14 +78,43 @@ def federated(
         states = []
         for training, part in zip(trainings, parts, strict=True):
             training.module.load_state_dict(state)
-            for _ in range(LOCAL_EPOCHS * max(1, len(part) // recipe.batch)):
+            if proximal:
+                training.anchor = [weights.detach().clone() for weights in training.module.parameters()]
+                training.proximal = proximal
+            for _ in range(local_epochs * max(1, len(part) // recipe.batch)):
                 training.step(part, done)
             states.append(copy.deepcopy(training.module.state_dict()))
         state = _mean(states, weights)
         result.load_state_dict(state)
 
-    rounds = max(1, recipe.epochs // LOCAL_EPOCHS)
+    rounds = max(1, recipe.epochs // local_epochs)
     return run(result, round_of, validation, recipe, machine, steps=rounds, seed=seed, progress=progress, ended=ended)
+
+
+class Aggregated(nn.Module):
+    """A small network on the members' probabilities side by side: `(N, K * L, *spatial)` to logits `(N, L, *spatial)`.
+
+    Trained by federated averaging it is the aggregator of FENS (Allouah et al., "Revisiting ensembling in one-shot
+    federated learning", 2024).
+    """
+
+    def __init__(self, members: int, labels: int, *, spatial: bool, seed: int) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            layer: Any = (lambda a, b: nn.Conv2d(a, b, 1)) if spatial else nn.Linear
+            self.layers = nn.Sequential(layer(members * labels, AGGREGATOR), nn.ReLU(), layer(AGGREGATOR, labels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits."""
+        logits: Tensor = self.layers(x)
+        return logits
+
+
+def side_by_side(modules: Sequence[nn.Module], part: Part, machine: Machine) -> Part:
+    """Return the samples as an aggregator reads them: the members' probabilities."""
+    outputs = [logits(module, part, machine).softmax(1) for module in modules]
+    return Part(torch.cat(outputs, 1).clone(), part.y)
 
 
 def _mean(states: Sequence[dict[str, Any]], weights: Sequence[float]) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from suture_local.study.data import Part, PartySamples, Study, joined
 from suture_local.study.references import Predictor
 from suture_local.study.results import LEFT_OUT_PREFIX, MethodScores, SeedResult, stitched
 from suture_local.study.scores import Floats, auroc, balanced_accuracy, sample_scores
-from suture_local.study.training import OnEnd, OnShare, Recipe, TrainingEnd, machine_of, recipe_of, train
+from suture_local.study.training import Machine, OnEnd, OnShare, Recipe, TrainingEnd, machine_of, recipe_of, train
 from suture_stitching.data.dataset import shares_of
 from suture_stitching.ensemble.compose import compose
 from suture_stitching.evaluation.evaluate import evaluate
@@ -110,7 +111,8 @@ class _Seed:
         ]
         sizes = [float(len(part)) for part in self._parts["train"]]
         self._measure("weight averaging", references.of_network(references.averaged(common, sizes), self._machine))
-        self._measure("federated averaging", references.of_network(self._federated(), self._machine))
+        self._federated()
+        self._aggregated(members)
         self._union()
         best = ", ".join(f"{name} {epoch}" for name, epoch in self._epochs.items())
         self._result.notes.append(f"Best on validation data after so many epochs of {self._recipe.epochs}: {best}.")
@@ -176,12 +178,23 @@ class _Seed:
                 "points of the validation metric; try more epochs."
             )
 
-    def _federated(self) -> nn.Module:
-        progress = self._stage("federated averaging")
+    def _federated(self) -> None:
+        """Measure federated averaging and FedProx, each with what was best on the parties' validation data."""
+        for method, every in (("federated averaging", (0.0,)), ("FedProx", references.PROXIMAL)):
+            tried = [
+                self._together(f"{method}, {epochs} epochs a round, {proximal:g}", self._untrained(0), epochs, proximal)
+                for epochs in references.LOCAL_EPOCHS
+                for proximal in every
+            ]
+            best = max(tried, key=self._on_validation)
+            self._measure(method, references.of_network(best, self._machine))
+
+    def _together(self, name: str, start: nn.Module, local_epochs: int, proximal: float) -> nn.Module:
+        progress = self._stage(name)
 
         def work(ended: OnEnd) -> nn.Module:
             return references.federated(
-                self._untrained(0),
+                start,
                 self._parts["train"],
                 self._parts["validation"],
                 self._recipe,
@@ -189,9 +202,36 @@ class _Seed:
                 seed=self._seed,
                 progress=progress,
                 ended=ended,
+                local_epochs=local_epochs,
+                proximal=proximal,
             )
 
-        return self._kept("federated averaging", self._untrained(0), work)
+        return self._kept(name, copy.deepcopy(start), work)
+
+    def _aggregated(self, members: Sequence[nn.Module]) -> None:
+        """Measure a network on the members' outputs that the parties train together."""
+        name, spatial = "aggregated outputs (FENS)", self._study.task == "segmentation"
+        progress, labels = self._stage(name), len(self._study.labels)
+        start = references.Aggregated(len(members), labels, spatial=spatial, seed=self._seed)
+        machine, recipe = Machine(self._machine.device, half=False), replace(self._recipe, augment=False)
+
+        def read(part: Part) -> Part:
+            return references.side_by_side(members, part, self._machine)
+
+        def work(ended: OnEnd) -> nn.Module:
+            return references.federated(
+                start,
+                [read(part) for part in self._parts["train"]],
+                [read(part) for part in self._parts["validation"]],
+                recipe,
+                machine,
+                seed=self._seed,
+                progress=progress,
+                ended=ended,
+            )
+
+        network = self._kept(name, copy.deepcopy(start), work)
+        self._measure(name, lambda part: references.of_network(network, machine)(read(part)))
 
     def _union(self) -> None:
         """Train every design on all data, and keep the one that is best on the parties' validation data."""
@@ -201,12 +241,12 @@ class _Seed:
             for design in range(len(self._study.parties))
         ]
 
-        def on_validation(module: nn.Module) -> float:
-            predict = references.of_network(module, self._machine)
-            return float(np.mean([self._scores(predict, part).mean() for part in self._parts["validation"]]))
-
-        best = max(trained, key=on_validation)
+        best = max(trained, key=self._on_validation)
         self._measure("union training", references.of_network(best, self._machine))
+
+    def _on_validation(self, module: nn.Module) -> float:
+        predict = references.of_network(module, self._machine)
+        return float(np.mean([self._scores(predict, part).mean() for part in self._parts["validation"]]))
 
     def _scores(self, predict: Predictor, part: Part) -> Floats:
         return sample_scores(self._study.task, predict(part), part.y.long()).cpu().numpy()

@@ -111,6 +111,9 @@ class Training:
         self._optimizer = torch.optim.AdamW(
             module.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
+        #: Weights to stay close to, and how much a squared distance from them costs.
+        self.anchor: Sequence[Tensor] = ()
+        self.proximal = 0.0
         self._generator = torch.Generator().manual_seed(seed)
         self._order = torch.empty(0, dtype=torch.long)
 
@@ -124,6 +127,8 @@ class Training:
         value = loss(self.recipe.task, output, y)
         if soft is not None:
             value = 0.5 * value + 0.5 * soft_loss(self.recipe.task, output, soft)
+        for own, common in zip(self.module.parameters(), self.anchor, strict=False):
+            value = value + self.proximal / 2 * (own - common).square().sum()
         self._update(value)
 
     def _update(self, value: Tensor) -> None:
