@@ -593,3 +593,28 @@ def test_only_a_site_tells_datasets_and_nobody_else_sees_them(world):
     tell(world, "north", ["secret_study"])
     for actor in (world.south, world.sites["south"], world.operator):
         assert "secret_study" not in actor.get("/v1/parties").text
+
+
+def test_sites_are_told_which_metrics_a_job_asks_for_and_tell_no_others(world):
+    answer = world.ask(options={"metrics": ["auroc", "brier"]})
+    assert answer.status_code == 201, answer.text
+    world.fit()
+    task = world.sites["north"].lease()
+    assert task["spec"]["metrics"] == ["auroc", "brier"]
+    document = world.evaluation_of(task)
+    value = {"value": 0.9, "low": 0.8, "high": 0.95}
+
+    def with_metric(name, ids=("c00", "c01", "c02", "c03")):
+        test = {**document["splits"]["test"], "metrics": {name: dict.fromkeys(ids, value)}}
+        return {**document, "splits": {**document["splits"], "test": test}}
+
+    site = world.sites["north"]
+    assert refusal(site.tell(task, "result", document=with_metric("f1")), 422)["code"] == "evaluation.mismatch"
+    assert refusal(site.tell(task, "result", document=with_metric("auroc", ["c09"])), 422)["code"]
+    assert site.tell(task, "result", document=with_metric("auroc")).status_code == 200
+
+
+def test_a_metric_of_another_task_is_refused_when_the_job_is_posted(world):
+    error = refusal(world.ask(options={"metrics": ["hd95"]}), 422)
+    assert (error["code"], error["where"]) == ("job.options", "options.metrics")
+    assert "auroc" in error["hint"]
