@@ -163,7 +163,7 @@ def limited(task, **limits):
 @pytest.mark.parametrize(
     ("limits", "reason"),
     [
-        ({"metrics": ("dice",)}, "its metric would be accuracy"),
+        ({"metrics": ("dice",)}, "it would measure accuracy"),
         ({"members_from": ("north",)}, "models of south may not be run"),
         ({"max_model_mib": 50 / 2**20}, "MiB"),
         ({"operators": frozenset({"aten.mm.default"})}, "model 0 uses aten.relu.default"),
@@ -215,6 +215,15 @@ def test_a_fit_with_noise_is_not_matched_for_contributors(make):
     assert "uses no contributions" in text
     assert advice.startswith("ask again without contributions")
     assert isinstance(limited(make.leased("fit", dataset="patches"), **noise), Allow)
+
+
+def test_what_a_job_asks_to_measure_must_be_in_the_rule(make):
+    task = make.leased("evaluate", metrics=["auroc", "brier"])
+    declined = limited(task, metrics=("accuracy", "auroc"))
+    assert isinstance(declined, Decline)
+    assert "it would measure brier" in declined.reason
+    assert isinstance(limited(task, metrics=("accuracy", "auroc", "brier")), Allow)
+    assert isinstance(limited(task), Allow), "a rule that names no metrics allows all"
 
 
 def test_a_fit_spends_no_evaluation(make):

@@ -94,15 +94,19 @@ def test_what_a_fit_wrote_may_leave(fitted, tmp_path):
 
 
 def test_an_evaluation(site, data, assign, candidate_files, tmp_path):
-    folder = assign("evaluate", files=candidate_files, own=1)
+    folder = assign("evaluate", files=candidate_files, own=1, metrics=["auroc", "calibration_curve"])
     assert work(site, folder.id) == "done", folder.log.read_text()
     evaluation = Evaluation.model_validate_json((folder.results / "document.json").read_bytes())
     assert evaluation.own == 1
     assert evaluation.splits["test"].n == 36
     assert evaluation.splits["test"].scores["c01"].difference.value == 0
+    assert 0 <= evaluation.splits["test"].metrics["auroc"]["c01"].value <= 1
     outbox = Outbox(tmp_path, min_samples=11)
-    assert len(outbox.result(folder.assignment.task, folder)) == 1
+    (message,) = outbox.result(folder.assignment.task, folder)
     outbox.close()
+    left = Evaluation.model_validate(json.loads(message.content)["document"]).splits["test"]
+    assert left.metrics["auroc"].keys() == left.scores.keys()
+    assert all(part.n >= 11 for curve in left.curves.values() for part in curve)
 
 
 def test_a_composition_computes_what_was_evaluated(site, assign, candidate_files, make, tmp_path):
