@@ -144,6 +144,74 @@ def test_auto_is_float32_on_a_cpu() -> None:
     assert Runner("cpu", "bfloat16").precision == "bfloat16"
 
 
+class SecondDevice:
+    """A CUDA device with so much memory, as far as torch is asked: what is put there stays on the processor."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, free: int) -> None:
+        self.asked: list[object] = []
+        self.moved: list[object] = []
+        self.emptied = 0
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (self.asked.append(device), (free, 2 * free))[1])
+        monkeypatch.setattr(torch.cuda, "empty_cache", self._empty)
+        monkeypatch.setattr(PortableModel, "to", lambda model, device: (self.moved.append(device), model)[1])
+
+    def _empty(self) -> None:
+        self.emptied += 1
+
+
+def test_a_device_takes_what_half_of_its_free_memory_holds_and_less_once_it_ran_out(
+    pair: list[Member], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, shape = pair[0].model, (2, 8, 8)
+    device = SecondDevice(monkeypatch, free=2 * 3 * bytes_per_sample(model, shape))
+    runner = Runner("cuda:1")
+    assert runner.precision == "bfloat16"
+    assert runner.model(model.graph, model.tensors, shape) is not None
+    assert device.asked == device.moved == [torch.device("cuda:1")]
+    assert runner.parts(len, torch.zeros(8, *shape)) == [3, 3, 2]
+    # Another model that needs no more does not let more run at once.
+    runner.model(model.graph, model.tensors, shape)
+    assert runner.parts(len, torch.zeros(4, *shape)) == [3, 1]
+
+    def work(x: torch.Tensor) -> int:
+        if len(x) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return len(x)
+
+    assert runner.parts(work, torch.zeros(3, *shape)) == [1, 1, 1]
+    assert device.emptied == 1, "what the failed attempt held is given back first"
+    assert runner.parts(len, torch.zeros(2, *shape)) == [1, 1], "and it is not tried again"
+
+
+def test_a_model_too_large_for_half_of_the_memory_still_runs_one_sample_at_a_time(
+    pair: list[Member], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = pair[0].model
+    SecondDevice(monkeypatch, free=1)
+    runner = Runner("cuda")
+    runner.model(model.graph, model.tensors, (2, 8, 8))
+    assert runner.parts(len, torch.zeros(2, 2, 8, 8)) == [1, 1]
+
+
+def test_batches_come_from_pinned_memory_once_a_cuda_device_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, pinned = dataset(), []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: (pinned.append(tensor), tensor)[1])
+    next(iter(data.batches("train", 4)))
+    assert pinned == []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    x, y = next(iter(data.batches("train", 4)))
+    assert any(tensor is x for tensor in pinned)
+    assert any(tensor is y for tensor in pinned)
+
+
+def test_every_tensor_that_a_model_makes_is_where_its_input_is(pair: list[Member]) -> None:
+    """On `meta`, a device of shapes alone, which refuses to work with tensors that lie elsewhere."""
+    for member_ in pair:
+        model = PortableModel(member_.model.graph, member_.model.tensors).to("meta")
+        assert model(torch.empty(5, 2, 8, 8, device="meta")).device.type == "meta"
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_says_nearly_the_same(pair: list[Member], fitted: FitResult) -> None:
     on_device = [Member(m.model.to("cuda"), m.metadata, m.ref) for m in pair]

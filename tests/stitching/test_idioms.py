@@ -26,6 +26,8 @@ def test_the_file_computes_what_the_line_does(tmp_path: Path, name: str) -> None
     model, x = load(exported.path), example(4, 1)
     with torch.no_grad():
         torch.testing.assert_close(model(x), module(x), rtol=1e-5, atol=1e-6)
+    # Whatever the line makes lies where its input does: a device of shapes alone works with nothing from elsewhere.
+    assert model.to("meta")(x.to("meta")).device.type == "meta"
 
 
 @pytest.mark.filterwarnings("ignore")
