@@ -260,7 +260,9 @@ def confined(bench: Bench) -> Found:
                 state = work(config, folder.id)
                 seconds.append(time.perf_counter() - began)
                 if state != "done":
-                    raise Failed(f"the confined child ended with {folder.outcome}: {folder.log.read_text()[-2000:]}")
+                    raise Failed(
+                        f"the confined child ended with {folder.outcome}: {folder.log.read_text(encoding='utf-8', errors='replace')[-2000:]}"
+                    )
                 if folder.run.device != device:
                     raise Failed(f"it ran on {folder.run.device}")
                 stitches.append(load_file(folder.results / STITCHES))
@@ -294,7 +296,9 @@ def devices(bench: Bench) -> Found:
     for visible in offered:
         environment = {**os.environ, **({"CUDA_VISIBLE_DEVICES": visible} if visible is not None else {})}
         running.append(
-            subprocess.Popen([sys.executable, "-c", ALONE, where], env=environment, stdout=subprocess.PIPE, text=True)
+            subprocess.Popen(
+                [sys.executable, "-c", ALONE, where], env=environment, stdout=subprocess.PIPE, encoding="utf-8"
+            )
         )
     lines = [process.communicate(timeout=300)[0].split() for process in running]
     if any(process.returncode for process in running):
