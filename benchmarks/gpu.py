@@ -260,9 +260,8 @@ def confined(bench: Bench) -> Found:
                 state = work(config, folder.id)
                 seconds.append(time.perf_counter() - began)
                 if state != "done":
-                    raise Failed(
-                        f"the confined child ended with {folder.outcome}: {folder.log.read_text(encoding='utf-8', errors='replace')[-2000:]}"
-                    )
+                    last = folder.log.read_text(encoding="utf-8", errors="replace")[-2000:]
+                    raise Failed(f"the confined child ended with {folder.outcome}: {last}")
                 if folder.run.device != device:
                     raise Failed(f"it ran on {folder.run.device}")
                 stitches.append(load_file(folder.results / STITCHES))
