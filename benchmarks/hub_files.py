@@ -17,18 +17,16 @@ import os
 import random
 import shutil
 import statistics
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.hub_transfer import free_port, running, seconds
+from benchmarks.hub_transfer import free_port, hub_settings, new_hub, running, seconds
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from suture_service import operate
 from suture_service.maintenance.backup import back_up, restore
 from suture_service.settings import Settings
 
@@ -99,16 +97,7 @@ def measure(work: Path, count: int, rounds: int) -> dict[str, list[float]]:
 
     source = work / "source"
     write_files(source, count)
-    settings = Settings(database_url=f"sqlite:///{work / 'hub.db'}", store=str(work / "store"))
-    operate.migrate(settings)
-    operate.add_party(settings, "north")
-    token = operate.create_token(settings, "north", ["publisher"])[1]
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    env = {"SUTURE_HUB_DATABASE_URL": settings.database_url, "SUTURE_HUB_STORE": settings.store}
-    command = [sys.executable, "-m", "suture", "hub", "serve", "--port", str(port)]
     found: dict[str, list[float]] = {}
-    api = HfApi(url, token=token)
 
     def time_of(what: str, work: Callable[[], object]) -> None:
         found.setdefault(what, []).append(seconds(work))
@@ -117,7 +106,9 @@ def measure(work: Path, count: int, rounds: int) -> dict[str, list[float]]:
         snapshot_download(_REPO, endpoint=endpoint, token=token, cache_dir=folder)
         shutil.rmtree(folder)
 
-    with running(command, f"{url}/healthz", work / "hub.log", env):
+    with new_hub(work) as (_, url, token):
+        settings = hub_settings(work)
+        api = HfApi(url, token=token)
         for index in range(rounds):
             time_of("copy + sha256 + fsync", lambda: copy(source, work / "copy"))
             name = _REPO if index == 0 else f"{_REPO}{index}"

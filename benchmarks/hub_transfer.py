@@ -206,9 +206,15 @@ def upload_folder(hub: Hub, name: str, folder: Path, size: int, seed: int) -> fl
     return seconds(partial(api.upload_folder, repo_id=f"north/{name}", folder_path=folder))
 
 
-def measure_hub(work: Path, path: Path, metadata: dict[str, object], options: argparse.Namespace) -> dict[str, object]:
-    """Return seconds of plain copies, uploads and downloads in turns, and by how much the hub's process grew."""
-    settings = Settings(database_url=f"sqlite:///{work / 'hub.db'}", store=str(work / "store"))
+def hub_settings(work: Path) -> Settings:
+    """Return the settings of a hub with its state in a folder."""
+    return Settings(database_url=f"sqlite:///{work / 'hub.db'}", store=str(work / "store"))
+
+
+@contextlib.contextmanager
+def new_hub(work: Path) -> Iterator[tuple[psutil.Process, str, str]]:
+    """Run a hub with one party, north, and its state in a folder; give its process, address and a token."""
+    settings = hub_settings(work)
     operate.migrate(settings)
     operate.add_party(settings, "north")
     token = operate.create_token(settings, "north", ["publisher"])[1]
@@ -216,9 +222,15 @@ def measure_hub(work: Path, path: Path, metadata: dict[str, object], options: ar
     url = f"http://127.0.0.1:{port}"
     env = {"SUTURE_HUB_DATABASE_URL": settings.database_url, "SUTURE_HUB_STORE": settings.store}
     command = [sys.executable, "-m", "suture", "hub", "serve", "--port", str(port)]
+    with running(command, f"{url}/healthz", work / "hub.log", env) as process:
+        yield process, url, token
+
+
+def measure_hub(work: Path, path: Path, metadata: dict[str, object], options: argparse.Namespace) -> dict[str, object]:
+    """Return seconds of plain copies, uploads and downloads in turns, and by how much the hub's process grew."""
     found: dict[str, list[float]] = {name: [] for name in (*_ROWS, "nginx")}
     with (
-        running(command, f"{url}/healthz", work / "hub.log", env) as process,
+        new_hub(work) as (process, url, token),
         Hub(url, token) as sdk,
         nginx(work, path.parent) as server,
     ):

@@ -209,6 +209,7 @@ class RevisionName(_Answer):
 class Purged(_Answer):
     """What was taken away for good, or would be: `done` says whether the hub's store no longer holds it.
 
+    With `versions_kept`, the hub's operator has old versions to remove besides.
     `descendants` were made of these revisions, and are flagged; `jobs` needed them, and end.
     """
 
@@ -220,6 +221,7 @@ class Purged(_Answer):
     bytes: int
     descendants: tuple[RevisionName, ...] = ()
     jobs: tuple[str, ...] = ()
+    versions_kept: bool = False
 
 
 class Model(_Answer):

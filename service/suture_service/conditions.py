@@ -16,6 +16,11 @@ def may_read(party_id: int) -> ColumnElement[bool]:
     return and_(Model.deleted_at.is_(None), visible)
 
 
+def deleted_as(name: str) -> ColumnElement[bool]:
+    """The condition under which a model was deleted while it had this name."""
+    return and_(Model.deleted_at.is_not(None), Model.name.startswith(f"{name}~", autoescape=True))
+
+
 def may_go_on() -> ColumnElement[bool]:
     """The condition under which a job may still need its models and what its tasks left.
 

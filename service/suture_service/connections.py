@@ -166,6 +166,12 @@ class Guarded(HttpToolsProtocol):
         self._all.waits(self, waits=False)
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        """Take in what came of a body: as it is where nothing waits, for two copies of a large one cost a lot."""
+        if not self.cycle.body:
+            self.cycle.body, body = body, b""  # type: ignore[assignment]  # whoever takes it wants bytes
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         """Note that its body has ended, too."""
         self._in_body = False

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from sqlalchemy import DateTime, Dialect, Engine, MetaData, create_engine, event, func, make_url, select
 from sqlalchemy.engine import Connection
@@ -25,6 +25,7 @@ from suture_contract.files import telling
 
 #: For work that takes a lock all writers wait for: done last, it is held shortly, and nobody who holds it waits.
 LAST = "last"
+T = TypeVar("T")
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -133,6 +134,12 @@ def open_engine(url: str) -> Engine:
         where="database_url",
         hint="use sqlite:///path or postgresql://user@host/name",
     )
+
+
+def portions(values: Sequence[T], size: int = 500) -> Iterator[Sequence[T]]:
+    """Yield values in portions, by default of as many as one statement may name in every database."""
+    for start in range(0, len(values), size):
+        yield values[start : start + size]
 
 
 @contextmanager

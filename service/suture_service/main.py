@@ -19,6 +19,7 @@ from fastapi import APIRouter, Depends, FastAPI, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy.exc import DBAPIError
 
+from suture_contract.console.logs import configure_logging
 from suture_contract.errors import SutureError
 from suture_service import errors
 from suture_service.access import endpoints as access
@@ -38,7 +39,7 @@ from suture_service.keys import endpoints as keys
 from suture_service.membership import endpoints as membership
 from suture_service.models import endpoints as models
 from suture_service.models.references import refuse_lost_references
-from suture_service.observe import Metrics, Observe, configure_logging
+from suture_service.observe import Metrics, Observe
 from suture_service.operate import check_migrated
 from suture_service.pages.router import router as pages
 from suture_service.parameters import known_parameters
@@ -241,7 +242,7 @@ def serve(settings: Settings, host: str = "127.0.0.1", port: int = 8420, tls: Tl
     Raises `SutureError` before it listens: for settings that are unsafe here (`hub.settings`), a certificate
     (`hub.tls`), a database that does not answer (`hub.database`) or is not migrated (`hub.not_migrated`).
     """
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, "suture_service", "uvicorn")
     check_exposed(settings, host, tls=tls is not None)
     if tls is not None:
         tls.check()

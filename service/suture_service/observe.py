@@ -6,13 +6,11 @@ the token itself, a header, a query string or a body.
 
 from __future__ import annotations
 
+import asyncio
 import json
-import logging
 import re
 import secrets
-import sys
 import time
-from typing import Any
 
 import anyio
 import structlog
@@ -58,50 +56,6 @@ class Metrics:
         self.wrong_tokens = Counter("suture_hub_wrong_tokens", "Requests with no such token", registry=self.registry)
         self.lockouts = Counter("suture_hub_lockouts", "Addresses locked out for wrong tokens", registry=self.registry)
         self.lapsed = Counter("suture_hub_leases_lapsed", "Leases lapsed", registry=self.registry)
-
-
-def configure_logging(level: str) -> None:
-    """Write one JSON object per line to standard error, the server's own messages included."""
-    shared: list[Any] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _without_values,
-    ]
-    structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        cache_logger_on_first_use=False,
-    )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.JSONRenderer(),
-            ],
-        )
-    )
-    # Libraries stay at warnings: at lower levels some log what they are given, such as a statement with its values.
-    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
-    for name in ("suture_service", "uvicorn"):
-        logging.getLogger(name).setLevel(level.upper())
-
-
-def _without_values(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Replace an exception by its frames: the text of an exception may quote what a caller sent."""
-    info = event.pop("exc_info", None)
-    error = sys.exc_info()[1] if info is True else info[1] if isinstance(info, tuple) else info
-    if isinstance(error, BaseException):
-        event["error"] = type(error).__name__
-        frames, traceback = [], error.__traceback__
-        while traceback is not None:
-            code = traceback.tb_frame.f_code
-            frames.append(f"{code.co_filename}:{traceback.tb_lineno} {code.co_name}")
-            traceback = traceback.tb_next
-        event["frames"] = frames[-12:]
-    return event
 
 
 def allow_body(request: Request, limit: int) -> None:
@@ -187,7 +141,7 @@ class _Exchange:
 
     async def _next_of_body(self) -> Message:
         try:
-            with anyio.fail_after(BODY_SECONDS):
+            async with asyncio.timeout(BODY_SECONDS):
                 return await self._receive()
         except TimeoutError:
             self._body_ended = True  # nobody waits for the rest

@@ -82,8 +82,8 @@ def test_an_unexpected_error_tells_nothing_but_its_request_id(world, monkeypatch
 def test_the_log_of_an_error_names_frames_without_its_text():
     code = """
 import structlog
-from suture_service.observe import configure_logging
-configure_logging("info")
+from suture_contract.console.logs import configure_logging
+configure_logging("info", "suture_service", "uvicorn")
 import logging
 try:
     raise ValueError("patient 7")

@@ -5,17 +5,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import json
 import os
+import re
+import subprocess
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
+from pathlib import Path
 
+import boto3
 import httpx
+import jmespath
 import pytest
 from fastapi import FastAPI, Request
 from starlette.testclient import TestClient
+from typer.testing import CliRunner
 
+from suture.cli.app import app as commands
+from suture_service import operate
 from suture_service.errors import Unavailable
 from suture_service.main import create_app
 from suture_service.maintenance.backup import back_up, restore
@@ -146,6 +156,98 @@ def test_a_hub_with_a_bucket(start, hub_settings, tmp_path):
     restore(other, tmp_path / "backup")
     with TestClient(create_app(other)) as client:
         assert client.get(path, headers=world.south.headers).content == content
+
+
+def hub_command(settings, *arguments):
+    env = {
+        "SUTURE_HUB_DATABASE_URL": settings.database_url,
+        "SUTURE_HUB_STORE": settings.store,
+        "SUTURE_HUB_S3_ENDPOINT": settings.s3_endpoint,
+    }
+    return CliRunner().invoke(commands, ["hub", *arguments], env=env)
+
+
+def remove_old_versions(api, bucket_name):
+    """Do what docs/hub-operator.md says, with its own query; return what was removed."""
+    text = (Path(__file__).parents[2] / "docs" / "hub-operator.md").read_text(encoding="utf-8")
+    query = jmespath.compile(re.search(r"--query '(\{Objects:.*?\})' >", text)[1])
+    removed = query.search(api.list_object_versions(Bucket=bucket_name, Prefix="hub/"))
+    if removed["Objects"]:
+        api.delete_objects(Bucket=bucket_name, Delete=removed)
+    return removed["Objects"]
+
+
+@pytest.mark.parametrize("versioning", ["Enabled", "Suspended", None])
+def test_a_purge_says_that_a_bucket_keeps_old_versions(start, hub_settings, versioning):
+    bucket_name = hub_settings.store.split("/")[2]
+    api = boto3.client("s3", endpoint_url=hub_settings.s3_endpoint)
+    if versioning is not None:
+        api.put_bucket_versioning(Bucket=bucket_name, VersioningConfiguration={"Status": "Enabled"})
+    world = start(store=hub_settings.store, s3_endpoint=hub_settings.s3_endpoint)
+    content, other = world.model(seed=1), world.model(seed=2)
+    assert world.north.publish("north/digits", model=content).status_code == 201
+    assert world.north.publish("north/others", model=other).status_code == 201
+    if versioning == "Suspended":
+        api.put_bucket_versioning(Bucket=bucket_name, VersioningConfiguration={"Status": "Suspended"})
+    purging = ("purge", "north/digits", "--path", "model.safetensors", "--reason", "rows of patients", "--yes")
+    done = hub_command(world.settings, *purging)
+    assert done.exit_code == 0, done.output
+    sha256 = hashlib.sha256(content).hexdigest()
+    assert ("old versions" in done.stderr) == (versioning is not None)
+    assert (f"  sha256/{sha256[:2]}/{sha256}\n" in done.stderr) == (versioning is not None)
+
+    def versions_with(wanted):
+        listed = api.list_object_versions(Bucket=bucket_name).get("Versions", ())
+        read = {
+            (entry["Key"], entry["VersionId"]): api.get_object(
+                Bucket=bucket_name, Key=entry["Key"], VersionId=entry["VersionId"]
+            )["Body"].read()
+            for entry in listed
+        }
+        return [place for place, body in read.items() if body == wanted]
+
+    if versioning == "Suspended":  # in which state this server cannot remove versions
+        api.put_bucket_versioning(Bucket=bucket_name, VersioningConfiguration={"Status": "Enabled"})
+    if versioning is not None:
+        assert versions_with(content), "this bucket keeps what is removed"
+        assert remove_old_versions(api, bucket_name)
+        assert remove_old_versions(api, bucket_name) == []
+    assert versions_with(content) == []
+    assert len(versions_with(other)) == 1
+    assert reconcile(world.settings, deep=True).sound
+    path = "/v1/models/north/others/revisions/latest/files/model.safetensors"
+    assert world.north.get(path).content == other
+
+
+def test_the_api_says_so_too(start, hub_settings):
+    world = start(store=hub_settings.store, s3_endpoint=hub_settings.s3_endpoint)
+    api = boto3.client("s3", endpoint_url=hub_settings.s3_endpoint)
+    body = {"path": "model.safetensors", "reason": "rows of patients"}
+    for name, kept_there in (("first", False), ("second", True)):
+        assert world.north.publish(f"north/{name}", model=world.model(seed=len(name))).status_code == 201
+        if kept_there:
+            bucket_name = hub_settings.store.split("/")[2]
+            api.put_bucket_versioning(Bucket=bucket_name, VersioningConfiguration={"Status": "Enabled"})
+        assert world.north.post(f"/v1/models/north/{name}/purge", body).json()["versions_kept"] is kept_there
+
+
+def test_a_command_keeps_its_standard_output_for_its_result(hub_settings):
+    """What goes wrong in the store is logged beside it, on standard error."""
+    settings = hub_settings.model_copy(update={"store": "s3://no-such-bucket/hub"})
+    operate.migrate(settings)
+    env = {
+        **os.environ,
+        "SUTURE_HUB_DATABASE_URL": settings.database_url,
+        "SUTURE_HUB_STORE": settings.store,
+        "SUTURE_HUB_S3_ENDPOINT": settings.s3_endpoint,
+    }
+    command = [sys.executable, "-m", "suture", "hub", "gc", "--format", "json"]
+    done = subprocess.run(command, capture_output=True, env=env, timeout=300)
+    assert done.returncode == 5
+    assert done.stdout == b""
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert lines[0]["event"] == "store"
+    assert lines[-1]["error"]["code"].startswith("store.")
 
 
 def test_signed_addresses(store, server):

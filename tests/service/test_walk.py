@@ -20,10 +20,10 @@ import structlog
 from fastapi.routing import iter_route_contexts
 from sqlalchemy import select
 
+from suture_contract.console.logs import configure_logging
 from suture_service.auth import digest
 from suture_service.database import Base
 from suture_service.hf import missing
-from suture_service.observe import configure_logging
 from suture_service.tables import Token
 
 #: Words that are sent in the walk and must not come back to strangers, nor be in the log.
@@ -403,7 +403,7 @@ def log(monkeypatch):
     monkeypatch.setattr(root, "handlers", [])
     monkeypatch.setattr(sys, "stderr", written)
     level = root.level
-    configure_logging("debug")
+    configure_logging("debug", "suture_service", "uvicorn")
     yield written
     root.setLevel(level)
     structlog.reset_defaults()

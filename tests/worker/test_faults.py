@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.security.test_logs import ACTING
 from typer.testing import CliRunner
 
 from suture.cli.app import app
@@ -37,3 +38,14 @@ def test_an_id_of_elsewhere_is_not_found(site: Path) -> None:
     assert found.exit_code == ExitCode.REFUSED
     assert "site.no_failure" in found.stderr
     assert "suture jobs show" in found.stderr
+
+
+@pytest.mark.parametrize("text", ACTING)
+def test_what_a_strangers_file_says_acts_on_no_terminal(site: Path, text: str) -> None:
+    faults.note(site.parent / "state", task="task_3", code="model.operator", correlation_id="a" * 16, text=text)
+    kept = (site.parent / "state" / "logs" / "failures.log").read_bytes()
+    assert kept.isascii()
+    assert kept.count(b"\n") == 3
+    shown = CliRunner().invoke(app, ["site", "failure", "a" * 16, "--config", str(site)])
+    assert shown.exit_code == 0, shown.output
+    assert all(line.replace("\t", "").isprintable() for line in shown.stdout.split("\n"))

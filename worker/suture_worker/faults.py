@@ -64,7 +64,7 @@ def note(state: Path, *, task: str, code: str, correlation_id: str, text: str) -
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.write(descriptor, json.dumps(entry, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
+            os.write(descriptor, json.dumps(entry).encode() + b"\n")
         finally:
             os.close(descriptor)
     except OSError as error:  # a full disk, say: the task is told of all the same

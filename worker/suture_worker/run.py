@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import NoReturn
 import structlog
 
 from suture.errors import AuthError
+from suture_contract.console.logs import configure_logging
 from suture_contract.errors import SutureError
 from suture_contract.files import trouble
 from suture_worker import broker
@@ -148,15 +148,4 @@ def _alone(path: Path) -> Iterator[None]:
 
 def _set_up_logging() -> None:
     os.umask(0o077)
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    for noisy in ("httpx", "httpcore"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
-    )
+    configure_logging("info", "suture_worker", "suture_stitching", "celery")

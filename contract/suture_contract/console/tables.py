@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from rich.cells import cell_len
 
+from suture_contract.console.plain import one_line
+
 _GAP = "  "
 _PROSE = 24  # columns below which wrapped prose is no longer readable
 
@@ -40,7 +42,7 @@ def layout(
 
     Headings may be wrapped at spaces, and so may columns in `prose`. Those in `spare` may be left out, in this order.
     """
-    cells = [[_printable(str(cell)) for cell in row] for row in rows]
+    cells = [[one_line(str(cell)) for cell in row] for row in rows]
     for count in range(len(spare) + 1):
         kept = [index for index, name in enumerate(columns) if name not in spare[:count]]
         names = [columns[index] for index in kept]
@@ -121,8 +123,3 @@ def _blocks(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[tuple
             if text
         ]
     return lines
-
-
-def _printable(text: str) -> str:
-    """Return it on one line, without what would move a terminal's cursor."""
-    return "".join(character if character.isprintable() else " " for character in text)

@@ -46,6 +46,8 @@ class Commands(TyperGroup):
     """A group of commands that ends with a message and the right exit code when one of them fails."""
 
     table: Mapping[str, Entry] = {}
+    #: The package whose logs its commands show on standard error; None where there are none.
+    logs: str | None = None
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
@@ -75,6 +77,10 @@ class Commands(TyperGroup):
         """Run the command."""
         try:
             with self._what_is_missing_named(ctx):
+                if self.logs is not None:
+                    from suture_contract.console.logs import configure_logging
+
+                    configure_logging("warning", self.logs)
                 return super().invoke(ctx)
         except SutureError as error:
             raise _exit_for(error, ctx) from None
@@ -111,11 +117,17 @@ def _exit_for(error: SutureError, context: Any) -> typer.Exit:
     return typer.Exit(error.exit_code)
 
 
-def group(text: str, commands: Mapping[str, Entry] | None = None, *, completion: bool = False) -> typer.Typer:
-    """Return a group of `commands` with the help `text`; with `completion` it can be installed for the shell."""
+def group(
+    text: str, commands: Mapping[str, Entry] | None = None, *, completion: bool = False, shows: str | None = None
+) -> typer.Typer:
+    """Return a group of `commands` with the help `text`; with `completion` it can be installed for the shell.
+
+    What the package `shows` logs as a warning is shown on standard error.
+    """
 
     class CommandGroup(Commands):
         table = commands or {}
+        logs = shows
 
     return typer.Typer(
         cls=CommandGroup,

@@ -88,7 +88,7 @@ def url(*parts: str) -> str:
     return "/" + "/".join([*(quote(part, safe="") for part in parts[:-1]), quote(parts[-1], safe="/")])
 
 
-def with_query(path: str, **query: Any) -> str:
+def with_query(path: str, /, **query: Any) -> str:
     """Return a path with a query; what is None or empty is left out."""
     kept = {name: value for name, value in query.items() if value not in (None, "", [])}
     return f"{path}?{urlencode(kept, doseq=True)}" if kept else path

@@ -12,9 +12,10 @@ from suture_service.audit.chain import record
 from suture_service.auth import Caller
 from suture_service.errors import Conflict, Forbidden, NotFound
 from suture_service.models.service import CARD, METADATA, get_model, get_revision, no_model
+from suture_service.models.trees import NamedFile, find_file
 from suture_service.parties.repository import find_party
 from suture_service.parties.service import no_party
-from suture_service.tables import AccessRequest, Model, TreeFile
+from suture_service.tables import AccessRequest, Model
 
 
 def ask(session: Session, caller: Caller, repo: str, reason: str, now: datetime) -> AccessRequest:
@@ -118,7 +119,7 @@ def is_steward(caller: Caller) -> bool:
     return not caller.roles.isdisjoint({"admin", "steward"})
 
 
-def get_file(session: Session, caller: Caller, repo: str, revision: str, name: str, now: datetime) -> TreeFile:
+def get_file(session: Session, caller: Caller, repo: str, revision: str, name: str, now: datetime) -> NamedFile:
     """Return a file of a revision, if the caller may read the model and gets its files; its documents need no asking.
 
     Raises `NotFound` or `Forbidden` (`access.required`).
@@ -126,10 +127,10 @@ def get_file(session: Session, caller: Caller, repo: str, revision: str, name: s
     resolved = get_revision(session, caller, repo, revision)
     if name not in (METADATA, CARD):
         check_usable(session, resolved.model, caller, now)
-    for file in resolved.files:
-        if file.name == name:
-            return file
-    raise no_model()
+    file = find_file(session, resolved.id, name)
+    if file is None:
+        raise no_model()
+    return file
 
 
 def check_usable(session: Session, model: Model, caller: Caller, now: datetime) -> None:

@@ -90,4 +90,5 @@ app = group(
         "backup": Lazy(f"{_HERE}.store:backup", "Back up database and store into a folder."),
         "restore": Lazy(f"{_HERE}.store:restore", "Fill a new, empty hub with a backup."),
     },
+    shows="suture_service",
 )

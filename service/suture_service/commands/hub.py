@@ -18,13 +18,11 @@ from suture_service.commands.documents import (
     ListedToken,
     PartySite,
 )
+from suture_service.commands.options import PartyArgument, RoleOption
 from suture_service.settings import read_settings
 
 if TYPE_CHECKING:
     from suture_service.operate import PartyRow, TokenRow
-
-
-PartyArgument = Annotated[str, typer.Argument(metavar="PARTY", help="the party's name")]
 
 
 def serve(
@@ -130,10 +128,7 @@ def _presence(row: PartyRow, site: str) -> str:
 @prints(CreatedToken)
 def create_token(
     party: PartyArgument,
-    role: Annotated[
-        list[str] | None,
-        typer.Option(help="publisher, requester, steward, auditor, admin or operator; repeatable; reading needs none"),
-    ] = None,
+    role: RoleOption = None,
     name: Annotated[str | None, typer.Option(help="a name to recognise it by")] = None,
     days: Annotated[int | None, typer.Option(min=1, max=3660, help="how long it is valid; without: for good")] = None,
     format: FormatOption = Format.text,

@@ -18,6 +18,7 @@ from suture_contract.console.terminal import (
     prints,
 )
 from suture_contract.errors import SutureError
+from suture_service.commands.options import PartyArgument, YesOption
 from suture_service.membership.schemas import Affected, QuotaIn, QuotaOut
 from suture_service.settings import read_settings
 
@@ -27,10 +28,8 @@ if TYPE_CHECKING:
     from suture_service.hub import HubContext
     from suture_service.membership.service import Change
 
-PartyArgument = Annotated[str, typer.Argument(metavar="PARTY", help="the party's name")]
 SiteArgument = Annotated[str, typer.Argument(metavar="SITE", help="the site's name within the party")]
 NewArgument = Annotated[str, typer.Argument(metavar="NEW", help="the new name")]
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="do not ask; scripts need it")]
 
 
 @prints(Affected)

@@ -19,18 +19,14 @@ from suture_contract.console.terminal import (
 )
 from suture_contract.errors import SutureError
 from suture_contract.naming import problems_of
-from suture_service.people.schemas import PersonData, PersonOut
+from suture_service.commands.options import PartyArgument, RoleOption, YesOption
+from suture_service.people.schemas import PersonData, PersonIn, PersonOut
 from suture_service.settings import read_settings
 
 if TYPE_CHECKING:
     from suture_service.auth import Role
 
-PartyArgument = Annotated[str, typer.Argument(metavar="PARTY", help="the party's name")]
 PersonArgument = Annotated[str, typer.Argument(metavar="NAME", help="how tokens and the audit log call this person")]
-RoleOption = Annotated[
-    list[str] | None,
-    typer.Option(help="publisher, requester, steward, auditor, admin or operator; repeatable; reading needs none"),
-]
 
 
 def add(
@@ -56,7 +52,6 @@ def add(
     from suture_service.operate import writing
     from suture_service.parties.service import get_party
     from suture_service.people import service
-    from suture_service.people.schemas import PersonIn
 
     if not settings.oidc_issuer:
         raise SutureError(
@@ -182,7 +177,7 @@ def show(party: PartyArgument, name: PersonArgument, format: FormatOption = Form
 def erase(
     party: PartyArgument,
     name: PersonArgument,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask; scripts need it")] = False,
+    yes: YesOption = False,
     format: FormatOption = Format.text,
 ) -> None:
     """Delete what the hub's data hold about a person, as `show` shows it, and print what that was.

@@ -19,6 +19,7 @@ from suture_contract.console.terminal import (
     prints,
 )
 from suture_contract.errors import SutureError
+from suture_service.commands.options import YesOption
 from suture_service.purges.schemas import KeptPurge, PurgeOut
 from suture_service.settings import read_settings
 
@@ -33,7 +34,7 @@ def purge(
     revision: Annotated[
         str | None, typer.Option(metavar="ID", help="or a revision or commit, and what no other one holds")
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask; scripts need it")] = False,
+    yes: YesOption = False,
     format: FormatOption = Format.text,
 ) -> None:
     """Take content away for good, wherever this hub has it, with every revision that holds it, of any party.
@@ -67,6 +68,15 @@ def purge(
         print_json(done)
         return
     console.print(f"purged {len(done.digests)} files and {len(done.revisions)} revisions: {done.id}")
+    if done.versions_kept:
+        notes.print(
+            "next:  the bucket keeps old versions of it: remove them, or wait until its own rules do. They are of"
+        )
+        for digest in done.digests[:_SHOWN]:
+            notes.print(f"  sha256/{digest[:2]}/{digest}")
+        if len(done.digests) > _SHOWN:
+            notes.print(f"  and {len(done.digests) - _SHOWN} more: --format json lists all")
+        notes.print("  and of objects below tmp/ and pieces/, through which they came")
     notes.print("next:  for each backup that you keep,  suture hub purges --backup FOLDER")
     notes.print("copies that others have downloaded are theirs: tell those who read it (suture hub audit list)")
 

@@ -11,7 +11,7 @@ from suture_service.access import service as access
 from suture_service.auth import CallerDep
 from suture_service.hf import service
 from suture_service.hf.errors import BadRequest
-from suture_service.hf.routing import Namespace, RepoName, hub_router
+from suture_service.hf.routing import RepoDep, hub_router
 from suture_service.hf.schemas import AccessGrant, AccessHandled, AccessListed, AccessUser, HubAccessState
 from suture_service.hub import HubDep
 from suture_service.tables import AccessRequest
@@ -26,44 +26,36 @@ NO_REASON = "(no reason given)"
 
 
 @router.get(_ACCESS + "/{status}")
-def list_access(
-    hub: HubDep, caller: CallerDep, namespace: Namespace, name: RepoName, status: HubAccessState
-) -> list[AccessListed]:
+def list_access(hub: HubDep, caller: CallerDep, repo: RepoDep, status: HubAccessState) -> list[AccessListed]:
     """List who asked for the files of an own repository (role `steward` or `admin`)."""
     with hub.database.reading() as session:
-        model = access.own_gate(caller, service.get_repo(session, caller, namespace, name))
+        model = access.own_gate(caller, service.get_repo(session, caller, repo))
         rows = requests.requests_of(session, model.id, _STATES[status], hub.now())
         return [_show(row) for row in rows]
 
 
 @router.post(_ACCESS + "/handle")
-def handle_access(
-    hub: HubDep, caller: CallerDep, namespace: Namespace, name: RepoName, body: AccessHandled
-) -> dict[str, Any]:
+def handle_access(hub: HubDep, caller: CallerDep, repo: RepoDep, body: AccessHandled) -> dict[str, Any]:
     """Accept or reject a request, or let it wait again; by party, or by the request's id."""
     party = body.user or _party_of(body.request_id)
     with hub.database.writing() as session:
-        model = access.own_gate(caller, service.get_repo(session, caller, namespace, name))
+        model = access.own_gate(caller, service.get_repo(session, caller, repo))
         words = body.rejection_reason or ""
         access.settle(session, caller, model, party, _STATES[body.status], hub.now(), answer=words)
     return {}
 
 
 @router.post(_ACCESS + "/grant")
-def grant_access(
-    hub: HubDep, caller: CallerDep, namespace: Namespace, name: RepoName, body: AccessGrant
-) -> dict[str, Any]:
+def grant_access(hub: HubDep, caller: CallerDep, repo: RepoDep, body: AccessGrant) -> dict[str, Any]:
     """Give a party the files of an own repository, whether it asked or not."""
     with hub.database.writing() as session:
-        model = access.own_gate(caller, service.get_repo(session, caller, namespace, name))
+        model = access.own_gate(caller, service.get_repo(session, caller, repo))
         access.grant(session, caller, model, body.user, hub.now())
     return {}
 
 
 @router.post("/{namespace}/{name}/ask-access")
-async def ask_access(
-    hub: HubDep, caller: CallerDep, request: Request, namespace: Namespace, name: RepoName
-) -> dict[str, Any]:
+async def ask_access(hub: HubDep, caller: CallerDep, request: Request, repo: RepoDep) -> dict[str, Any]:
     """Ask for the files of a gated repository, for the caller's party; a form's `reason` is what its owner reads."""
     async with request.form(max_files=0, max_fields=20) as form:
         reason = " ".join(str(form.get("reason", "")).split()) or NO_REASON
@@ -71,7 +63,7 @@ async def ask_access(
         raise BadRequest("access.reason", "longer than 1000 characters", where="reason")
 
     def ask(session: Any) -> str:
-        model = service.get_repo(session, caller, namespace, name)
+        model = service.get_repo(session, caller, repo)
         return _CALLED[access.ask_for(session, caller, model, reason, hub.now()).state]
 
     return {"status": await hub.write(ask)}

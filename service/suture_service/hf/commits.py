@@ -142,7 +142,7 @@ class _Kept:
 
 def _head(session: Session, caller: Caller, place: RoutePlace) -> tuple[Model, Commit]:
     """Return an own repository, and where its branch is."""
-    model = service.own_repo(session, caller, place.namespace, place.name)
+    model = service.own_repo(session, caller, place)
     ref = repository.ref(session, model.id, "branch", place.revision.removeprefix(_BRANCH))
     if ref is None:
         raise RevisionNotFound(place.revision)

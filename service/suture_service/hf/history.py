@@ -10,7 +10,7 @@ from suture_service.auth import CallerDep
 from suture_service.errors import NotFound
 from suture_service.hf import repository, service
 from suture_service.hf.errors import BadRequest
-from suture_service.hf.routing import Namespace, RepoName, Rev, hub_router, link_next
+from suture_service.hf.routing import RepoDep, Rev, hub_router, link_next
 from suture_service.hf.schemas import LfsDeletion, LfsFileOut, SquashIn
 from suture_service.hub import HubDep
 from suture_service.paging import decode, encode
@@ -23,12 +23,10 @@ _MODEL = "/api/models/{namespace}/{name}"
 
 
 @router.post(_MODEL + "/super-squash/{branch}")
-def super_squash(
-    hub: HubDep, caller: CallerDep, namespace: Namespace, name: RepoName, branch: Rev, body: SquashIn
-) -> dict[str, Any]:
+def super_squash(hub: HubDep, caller: CallerDep, repo: RepoDep, branch: Rev, body: SquashIn) -> dict[str, Any]:
     """Put one commit in place of a branch's history. What no other branch or tag leads to is gone for good."""
     with hub.database.writing() as session:
-        model = service.own_repo(session, caller, namespace, name)
+        model = service.own_repo(session, caller, repo)
         service.squash(session, caller, model, branch, body.message, hub.now())
     return {}
 
@@ -39,14 +37,13 @@ def list_lfs_files(
     caller: CallerDep,
     request: Request,
     response: Response,
-    namespace: Namespace,
-    name: RepoName,
+    repo: RepoDep,
     cursor: Annotated[str | None, Query(max_length=500)] = None,
 ) -> list[LfsFileOut]:
     """List the large files of an own repository, of all its revisions, by digest."""
     after = decode(cursor, str)
     with hub.database.reading() as session:
-        model = service.own_repo(session, caller, namespace, name)
+        model = service.own_repo(session, caller, repo)
         rows = repository.lfs_files(session, model.id, str(after[0]) if after else None, PAGE + 1)
     if len(rows) > PAGE:
         link_next(request, response, encode(rows[PAGE - 1].sha256))
@@ -57,17 +54,14 @@ def list_lfs_files(
 
 
 @router.post(_MODEL + "/lfs-files/batch")
-def delete_lfs_files(
-    hub: HubDep, caller: CallerDep, namespace: Namespace, name: RepoName, body: LfsDeletion
-) -> dict[str, Any]:
+def delete_lfs_files(hub: HubDep, caller: CallerDep, repo: RepoDep, body: LfsDeletion) -> dict[str, Any]:
     """Take large files out of an own repository for good, with every revision that holds one of them."""
     with hub.database.reading() as session:
-        model = service.own_repo(session, caller, namespace, name)
-        repo = model.repo
+        model = service.own_repo(session, caller, repo)
+        target = PurgeTarget(model.repo, digests=tuple(body.deletions.sha))
     if not body.deletions.rewrite_history:
         hint = "leave rewrite_history as it is, or delete the files in a commit: older ones keep them then"
         raise BadRequest("lfs.history", "revisions never change here: they go with the file", hint=hint)
-    target = PurgeTarget(repo, digests=tuple(body.deletions.sha))
     try:
         purge(hub, target, "model", by=caller.name, reason=REASON, reader=caller.party_id)
     except NotFound:

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from suture_service.auth import CallerDep
 from suture_service.hf import service
 from suture_service.hf.errors import BadRequest
-from suture_service.hf.routing import Namespace, RepoName, base_url, hub_router
+from suture_service.hf.routing import RepoDep, base_url, hub_router
 from suture_service.hf.schemas import LfsBatchIn
 from suture_service.hf.signing import seal, unseal
 from suture_service.hub import HubDep
@@ -24,9 +24,7 @@ _PURPOSE = "lfs"
 
 
 @router.post("/{namespace}/{name}.git/info/lfs/objects/batch")
-def lfs_batch(
-    hub: HubDep, caller: CallerDep, request: Request, namespace: Namespace, name: RepoName, body: LfsBatchIn
-) -> dict[str, Any]:
+def lfs_batch(hub: HubDep, caller: CallerDep, request: Request, repo: RepoDep, body: LfsBatchIn) -> dict[str, Any]:
     """Say for each file where to send it, or that it is there already.
 
     There is only what the caller could download: otherwise who knows a digest could have a foreign private file.
@@ -34,7 +32,7 @@ def lfs_batch(
     if body.operation != "upload" or body.hash_algo != "sha256":
         raise BadRequest("lfs.operation", "uploads with sha256 only", hint="downloads need no LFS here")
     with hub.database.reading() as session:
-        model = service.own_repo(session, caller, namespace, name)
+        model = service.own_repo(session, caller, repo)
         there = service.known_sizes(session, caller, model, [file.oid for file in body.objects])
         announced = {file.oid: file.size for file in body.objects if there.get(file.oid) != file.size}
         refused = quota.refused(session, caller.party_id, announced, hub.settings.max_party_bytes)

@@ -14,7 +14,7 @@ from suture_service.hf import repository, service
 from suture_service.hf.errors import BadRequest
 from suture_service.hf.listing import show_refs, show_repo
 from suture_service.hf.missing import no_such_type
-from suture_service.hf.routing import Namespace, PlaceDep, RepoName, Rev, RoutePlace, base_url, hub_router, link_next
+from suture_service.hf.routing import PlaceDep, RepoDep, Rev, RoutePlace, RouteRepo, base_url, hub_router, link_next
 from suture_service.hf.schemas import BranchIn, MoveIn, RefsOut, RepoIn, RepoOut, SettingsIn, TagIn
 from suture_service.hub import HubDep
 from suture_service.keys.flags import flags_of
@@ -48,7 +48,7 @@ def delete_repo(hub: HubDep, caller: CallerDep, body: RepoIn) -> dict[str, Any]:
     """Delete an own repository."""
     _only_models(body.type)
     with hub.database.writing() as session:
-        service.delete_repo(session, caller, body.organization or caller.party, body.name, hub.now())
+        service.delete_repo(session, caller, RouteRepo(body.organization or caller.party, body.name), hub.now())
     return {}
 
 
@@ -62,12 +62,10 @@ def move_repo(hub: HubDep, caller: CallerDep, body: MoveIn) -> dict[str, Any]:
 
 
 @router.put(_MODEL + "/settings")
-def change_settings(
-    hub: HubDep, caller: CallerDep, namespace: Namespace, name: RepoName, body: SettingsIn
-) -> dict[str, Any]:
+def change_settings(hub: HubDep, caller: CallerDep, repo: RepoDep, body: SettingsIn) -> dict[str, Any]:
     """Change who may see an own repository, and whether its files are given to whoever does."""
     with hub.database.writing() as session:
-        model = service.own_repo(session, caller, namespace, name)
+        model = service.own_repo(session, caller, repo)
         model.visibility = _visibility(body.private, body.visibility) or model.visibility
         if body.gated is not None:
             model.gated = body.gated or ""
@@ -128,9 +126,9 @@ def list_models(
 
 
 @router.get(_MODEL, response_model_exclude_none=True)
-def model_info(hub: HubDep, caller: CallerDep, namespace: Namespace, name: RepoName, blobs: bool = False) -> RepoOut:
+def model_info(hub: HubDep, caller: CallerDep, repo: RepoDep, blobs: bool = False) -> RepoOut:
     """Describe a repository at its branch `main`."""
-    return _info(hub, caller, RoutePlace(namespace, name, MAIN), blobs=blobs)
+    return _info(hub, caller, RoutePlace(repo.namespace, repo.name, MAIN), blobs=blobs)
 
 
 @router.get(_MODEL + "/revision/{revision}", response_model_exclude_none=True)
@@ -149,75 +147,69 @@ def _info(hub: HubDep, caller: Caller, place: RoutePlace, *, blobs: bool) -> Rep
 
 
 @router.get(_MODEL + "/auth-check")
-def auth_check(hub: HubDep, caller: CallerDep, namespace: Namespace, name: RepoName) -> dict[str, Any]:
+def auth_check(hub: HubDep, caller: CallerDep, repo: RepoDep) -> dict[str, Any]:
     """Say that the caller may have the files of a repository, or refuse as a download would."""
     with hub.database.reading() as session:
-        service.check_download(session, caller, service.get_repo(session, caller, namespace, name))
+        service.check_download(session, caller, service.get_repo(session, caller, repo))
     return {}
 
 
 @router.get(_MODEL + "/auth-check/write")
-def auth_check_write(hub: HubDep, caller: CallerDep, namespace: Namespace, name: RepoName) -> dict[str, Any]:
+def auth_check_write(hub: HubDep, caller: CallerDep, repo: RepoDep) -> dict[str, Any]:
     """Say that the caller may write to a repository, or refuse as a commit would."""
     with hub.database.reading() as session:
-        service.own_repo(session, caller, namespace, name)
+        service.own_repo(session, caller, repo)
     return {}
 
 
 @router.get(_MODEL + "/refs", response_model_exclude_none=True)
-def list_refs(
-    hub: HubDep, caller: CallerDep, namespace: Namespace, name: RepoName, include_prs: bool = False
-) -> RefsOut:
+def list_refs(hub: HubDep, caller: CallerDep, repo: RepoDep, include_prs: bool = False) -> RefsOut:
     """List branches and tags."""
     with hub.database.reading() as session:
-        model = service.get_repo(session, caller, namespace, name)
+        model = service.get_repo(session, caller, repo)
         return show_refs(repository.refs(session, model.id), with_pull_requests=include_prs)
 
 
 @router.post(_MODEL + "/branch/{branch}")
 def create_branch(
-    hub: HubDep, caller: CallerDep, namespace: Namespace, name: RepoName, branch: Rev, body: BranchIn | None = None
+    hub: HubDep, caller: CallerDep, repo: RepoDep, branch: Rev, body: BranchIn | None = None
 ) -> dict[str, Any]:
     """Add a branch."""
     start = (body.starting_point if body else None) or MAIN
-    _make_ref(hub, caller, namespace, name, "branch", branch, start)
+    _make_ref(hub, caller, repo, "branch", branch, start)
     return {}
 
 
 @router.delete(_MODEL + "/branch/{branch}")
-def delete_branch(hub: HubDep, caller: CallerDep, namespace: Namespace, name: RepoName, branch: Rev) -> dict[str, Any]:
+def delete_branch(hub: HubDep, caller: CallerDep, repo: RepoDep, branch: Rev) -> dict[str, Any]:
     """Remove a branch; its commits stay."""
-    _delete_ref(hub, caller, namespace, name, "branch", branch)
+    _delete_ref(hub, caller, repo, "branch", branch)
     return {}
 
 
 @router.post(_MODEL + "/tag/{revision}")
-def create_tag(
-    hub: HubDep, caller: CallerDep, namespace: Namespace, name: RepoName, revision: Rev, body: TagIn
-) -> dict[str, Any]:
+def create_tag(hub: HubDep, caller: CallerDep, repo: RepoDep, revision: Rev, body: TagIn) -> dict[str, Any]:
     """Name a commit."""
-    _make_ref(hub, caller, namespace, name, "tag", body.tag, revision)
+    _make_ref(hub, caller, repo, "tag", body.tag, revision)
     return {}
 
 
 @router.delete(_MODEL + "/tag/{tag}")
-def delete_tag(hub: HubDep, caller: CallerDep, namespace: Namespace, name: RepoName, tag: Rev) -> dict[str, Any]:
+def delete_tag(hub: HubDep, caller: CallerDep, repo: RepoDep, tag: Rev) -> dict[str, Any]:
     """Remove a tag."""
-    _delete_ref(hub, caller, namespace, name, "tag", tag)
+    _delete_ref(hub, caller, repo, "tag", tag)
     return {}
 
 
-def _make_ref(
-    hub: HubDep, caller: Caller, namespace: str, name: str, kind: repository.RefKind, ref: str, start: str
-) -> None:
+def _make_ref(hub: HubDep, caller: Caller, repo: RouteRepo, kind: repository.RefKind, ref: str, start: str) -> None:
     with hub.database.writing() as session:
-        model = service.own_repo(session, caller, namespace, name)
+        model = service.own_repo(session, caller, repo)
         service.make_ref(session, model, kind, ref, start)
 
 
-def _delete_ref(hub: HubDep, caller: Caller, namespace: str, name: str, kind: repository.RefKind, ref: str) -> None:
+def _delete_ref(hub: HubDep, caller: Caller, repo: RouteRepo, kind: repository.RefKind, ref: str) -> None:
     with hub.database.writing() as session:
-        model = service.own_repo(session, caller, namespace, name)
+        model = service.own_repo(session, caller, repo)
         service.delete_ref(session, model, kind, ref)
 
 
@@ -234,9 +226,9 @@ def _visibility(private: bool | None, visibility: str | None) -> Visibility | No
     return None
 
 
-def _parts(repo: str, caller: Caller) -> tuple[str, str]:
+def _parts(repo: str, caller: Caller) -> RouteRepo:
     namespace, slash, name = repo.partition("/")
-    return (namespace, name) if slash else (caller.party, repo)
+    return RouteRepo(namespace, name) if slash else RouteRepo(caller.party, repo)
 
 
 def _moment(cursor: str | None) -> tuple[datetime, int] | None:

@@ -25,7 +25,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session, aliased, contains_eag
 
 from suture_service.access.repository import may_use
 from suture_service.conditions import may_read
-from suture_service.database import UtcDateTime
+from suture_service.database import UtcDateTime, portions
 from suture_service.hub import utc_now
 from suture_service.models import trees
 from suture_service.models.repository import main_commit_oid, main_revision_id
@@ -254,8 +254,8 @@ def drop_commits(session: Session, model_id: int, commit_ids: Sequence[int]) -> 
 
     A revision stays that a job, or another revision's lineage, names, or that was purged.
     """
-    for start in range(0, len(commit_ids), 500):
-        session.execute(delete(Commit).where(Commit.id.in_(commit_ids[start : start + 500])))
+    for portion in portions(commit_ids):
+        session.execute(delete(Commit).where(Commit.id.in_(portion)))
     named = or_(
         exists().where(Commit.revision_id == Revision.id),
         exists().where(JobMember.revision_id == Revision.id),
@@ -264,8 +264,7 @@ def drop_commits(session: Session, model_id: int, commit_ids: Sequence[int]) -> 
         Revision.purge_id.is_not(None),
     )
     bare = session.scalars(select(Revision.id).where(Revision.model_id == model_id, not_(named))).all()
-    for start in range(0, len(bare), 500):
-        portion = bare[start : start + 500]
+    for portion in portions(bare):
         trees.drop(session, portion)
         session.execute(delete(RevisionMember).where(RevisionMember.revision_id.in_(portion)))
         session.execute(delete(Revision).where(Revision.id.in_(portion)))
@@ -275,6 +274,6 @@ def _sizes(
     session: Session, statement: Select[str, int], column: InstrumentedAttribute[str], digests: Sequence[str]
 ) -> dict[str, int]:
     sizes: dict[str, int] = {}
-    for start in range(0, len(digests), 500):
-        sizes |= dict(iter(session.execute(statement.where(column.in_(digests[start : start + 500])))))
+    for portion in portions(digests):
+        sizes |= dict(iter(session.execute(statement.where(column.in_(portion)))))
     return sizes

@@ -37,14 +37,21 @@ FilePath = Annotated[str, Path(max_length=4000), AfterValidator(decoded)]
 
 
 @dataclass(frozen=True)
-class RoutePlace:
-    """A repository at a branch, tag or commit, as a path names it."""
+class RouteRepo:
+    """A repository, as a path names it."""
 
     namespace: Namespace
     name: RepoName
+
+
+@dataclass(frozen=True)
+class RoutePlace(RouteRepo):
+    """A repository at a branch, tag or commit, as a path names it."""
+
     revision: Rev
 
 
+RepoDep = Annotated[RouteRepo, Depends()]
 PlaceDep = Annotated[RoutePlace, Depends()]
 
 

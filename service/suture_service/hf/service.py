@@ -24,7 +24,7 @@ from suture_service.hf.errors import (
     RevisionPurged,
     WrongAddress,
 )
-from suture_service.hf.routing import RoutePlace
+from suture_service.hf.routing import RoutePlace, RouteRepo
 from suture_service.hub import utc_now
 from suture_service.models.repository import MAIN, note_deleted
 from suture_service.models.schemas import Visibility
@@ -55,24 +55,24 @@ class At:
         return tree if self.asked == tree else self.commit.oid
 
 
-def get_repo(session: Session, caller: Caller, namespace: str, name: str) -> Model:
+def get_repo(session: Session, caller: Caller, repo: RouteRepo) -> Model:
     """Return a repository that the caller may read; raises `RepoNotFound`."""
-    model = repository.find_repo(session, caller.party_id, namespace, name)
+    model = repository.find_repo(session, caller.party_id, repo.namespace, repo.name)
     if model is None:
         raise RepoNotFound
     return model
 
 
-def own_repo(session: Session, caller: Caller, namespace: str, name: str) -> Model:
+def own_repo(session: Session, caller: Caller, repo: RouteRepo) -> Model:
     """Return a repository that the caller may write to; raises `RepoNotFound` or `Forbidden`."""
-    model = get_repo(session, caller, namespace, name)
-    caller.require_own(namespace, "publisher")
+    model = get_repo(session, caller, repo)
+    caller.require_own(repo.namespace, "publisher")
     return model
 
 
 def get_at(session: Session, caller: Caller, place: RoutePlace) -> At:
     """Return a readable repository at a branch, tag or commit; raises `RepoNotFound` or `RevisionNotFound`."""
-    model = get_repo(session, caller, place.namespace, place.name)
+    model = get_repo(session, caller, place)
     return At(model, find_commit(session, model, place.revision), place.revision)
 
 
@@ -138,26 +138,27 @@ def create_repo(session: Session, caller: Caller, name: str, visibility: Visibil
     return repo, True
 
 
-def delete_repo(session: Session, caller: Caller, namespace: str, name: str, now: datetime) -> None:
+def delete_repo(session: Session, caller: Caller, repo: RouteRepo, now: datetime) -> None:
     """Delete a repository. Its rows stay, as lineage and running jobs name them; its name is free again."""
     lock_party(session, caller.party_id)
-    model = own_repo(session, caller, namespace, name)
+    model = own_repo(session, caller, repo)
     delete_model(session, model, now, by=caller.name)
 
 
-def move_repo(session: Session, caller: Caller, source: tuple[str, str], target: tuple[str, str]) -> None:
+def move_repo(session: Session, caller: Caller, source: RouteRepo, target: RouteRepo) -> None:
     """Rename a repository within its namespace, unless a running job's members name it."""
     lock_party(session, caller.party_id)
-    model = own_repo(session, caller, *source)
-    caller.require_own(target[0], "publisher")
-    checked_name(target[1], "toRepo")
-    if repository.own_name_taken(session, caller.party_id, target[1]):
-        raise Conflict("model.exists", "there is a repository of this name already", where="/".join(target))
+    model = own_repo(session, caller, source)
+    caller.require_own(target.namespace, "publisher")
+    checked_name(target.name, "toRepo")
+    new = f"{target.namespace}/{target.name}"
+    if repository.own_name_taken(session, caller.party_id, target.name):
+        raise Conflict("model.exists", "there is a repository of this name already", where=new)
     if repository.in_running_job(session, model.id):
         hint = "wait until it has ended, or cancel it"
         raise Conflict("model.in_use", "a running job has it as a member", where=model.repo, hint=hint)
-    record(session, caller.name, "model.move", model.repo, owner=model.party.name, to="/".join(target))
-    model.name = target[1]
+    record(session, caller.name, "model.move", model.repo, owner=model.party.name, to=new)
+    model.name = target.name
     model.search_text = search_text(model.repo, model.description)
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from sqlalchemy import and_, or_, select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session, joinedload
 
 from suture_contract.model.metadata import MemberRef, ModelMetadata
-from suture_service.conditions import may_read
+from suture_service.conditions import deleted_as, may_read
 from suture_service.keys.schemas import FlagOut
 from suture_service.tables import Model, Party, PartyKey, Revision, RevisionMember
 
@@ -23,12 +23,11 @@ def link_members(session: Session, revision: Revision, metadata: ModelMetadata) 
 
 def _member(session: Session, member: MemberRef) -> int | None:
     party, _, name = member.repo.partition("/")
-    deleted = and_(Model.deleted_at.is_not(None), Model.name.startswith(f"{name}~", autoescape=True))
     statement = (
         select(Revision.id)
         .join(Revision.model)
         .join(Model.party)
-        .where(Party.name == party, or_(Model.name == name, deleted), Revision.revision == member.revision)
+        .where(Party.name == party, or_(Model.name == name, deleted_as(name)), Revision.revision == member.revision)
         .order_by(Model.deleted_at.is_not(None), Revision.id.desc())
     )
     return session.scalars(statement.limit(1)).one_or_none()

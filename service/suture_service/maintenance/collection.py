@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import delete, func, select
 
 from suture_service import operate
-from suture_service.database import Database, telling_of_database
+from suture_service.database import Database, portions, telling_of_database
 from suture_service.hf.xet import service as xet
 from suture_service.hub import utc_now
 from suture_service.jobs.repository import kept_long_enough
@@ -70,9 +71,8 @@ def collect(
         doomed = sorted(old.keys() - left.keys())
         if not dry_run:
             removed: list[str] = []
-            for start in range(0, len(doomed), _PORTION):
-                on_progress("blobs", start, len(doomed))
-                portion = doomed[start : start + _PORTION]
+            for done, portion in enumerate(portions(doomed, _PORTION)):
+                on_progress("blobs", done * _PORTION, len(doomed))
                 with database.writing() as session:
                     lock_out_commits(session)
                     garbage = _still_doomed(portion, referenced(session, portion), store, horizon)
@@ -87,6 +87,6 @@ def collect(
         database.close()
 
 
-def _still_doomed(portion: list[str], wanted: dict[str, int], store: BlobStore, horizon: datetime) -> list[str]:
+def _still_doomed(portion: Sequence[str], wanted: dict[str, int], store: BlobStore, horizon: datetime) -> list[str]:
     left = [digest for digest in portion if digest not in wanted]
     return [digest for digest, blob in store.find(left).items() if blob is not None and blob.modified < horizon]

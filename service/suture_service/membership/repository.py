@@ -23,13 +23,14 @@ from suture_service.tables import (
     Task,
     Token,
 )
+from suture_service.tokens import is_live
 
 _WAITING = (*sorted(ACTIVE_TASKS), TaskState.LATE)
 
 
 def counts(session: Session, party_id: int, now: datetime, site_id: int | None) -> dict[str, int]:
     """Return how many models, jobs, tasks, sites, tokens, people and keys a party has; of a site, its own."""
-    live = and_(Token.revoked_at.is_(None), or_(Token.expires_at.is_(None), Token.expires_at > now))
+    live = is_live(now)
     if site_id is not None:
         wanted: dict[str, ColumnElement[bool]] = {
             "tasks": and_(Task.site_id == site_id, Task.state == TaskState.LEASED),
@@ -102,11 +103,7 @@ def end_leases(session: Session, now: datetime, *, party_id: int | None = None, 
 
 def live_tokens(session: Session, now: datetime, *, party_id: int, site_id: int | None = None) -> Sequence[Token]:
     """Return the tokens of a party, or of one of its sites, that still open something."""
-    statement = select(Token).where(
-        Token.party_id == party_id,
-        Token.revoked_at.is_(None),
-        or_(Token.expires_at.is_(None), Token.expires_at > now),
-    )
+    statement = select(Token).where(Token.party_id == party_id, is_live(now))
     if site_id is not None:
         statement = statement.where(Token.site_id == site_id)
     return session.scalars(statement).all()

@@ -10,7 +10,7 @@ that was kept and is not referred to yet is protected by its age: keeping it aga
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -18,7 +18,7 @@ from sqlalchemy import Column, ColumnElement, Connection, Table, not_, select, t
 from sqlalchemy import inspect as mapping
 from sqlalchemy.orm import Mapper, Session
 
-from suture_service.database import Base, Database
+from suture_service.database import Base, Database, portions
 from suture_service.errors import Unavailable
 from suture_service.models.repository import keeps_files
 from suture_service.models.trees import parts_of_models
@@ -27,8 +27,6 @@ from suture_service.tables import BlobDigest, TreeFile
 
 #: Any number that no other lock of the hub has.
 _LOCK = 0x53757475
-#: How many digests one statement asks for.
-_AT_ONCE = 500
 
 
 def blob_columns() -> list[Column[str]]:
@@ -102,10 +100,8 @@ def _blob_attributes(mapper: Mapper[Any]) -> tuple[str, ...]:
     )
 
 
-def _parts(digests: Collection[str] | None) -> Iterator[list[str] | None]:
+def _parts(digests: Collection[str] | None) -> Iterator[Sequence[str] | None]:
     if digests is None:
         yield None
         return
-    wanted = list(digests)
-    for start in range(0, len(wanted), _AT_ONCE):
-        yield wanted[start : start + _AT_ONCE]
+    yield from portions(list(digests))

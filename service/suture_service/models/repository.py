@@ -22,7 +22,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session, contains_eager, joinedload, selectinload
 
-from suture_service.conditions import may_go_on, may_read
+from suture_service.conditions import deleted_as, may_go_on, may_read
+from suture_service.database import portions
 from suture_service.hub import utc_now
 from suture_service.models.trees import parts_of_models
 from suture_service.states import ACTIVE_JOBS, TaskState
@@ -122,8 +123,7 @@ def _deleted_member(party_id: int, repo: str, revision: str) -> Select[Revision]
         # A partial job wants late answers.
         or_(Job.state.in_(ACTIVE_JOBS), Task.state == TaskState.LEASED),
     )
-    deleted = and_(Model.deleted_at.is_not(None), Model.name.startswith(f"{name}~", autoescape=True))
-    there = and_(deleted, Revision.purge_id.is_(None))
+    there = and_(deleted_as(name), Revision.purge_id.is_(None))
     statement = _revisions().where(Party.name == party, there, Revision.revision == revision, at_work)
     return statement.order_by(Revision.id.desc()).limit(1)
 
@@ -135,7 +135,6 @@ def _revisions() -> Select[Revision]:
         .join(Model.party)
         .options(
             contains_eager(Revision.model).contains_eager(Model.party),
-            selectinload(Revision.files),
             joinedload(Revision.key),
         )
     )
@@ -175,8 +174,9 @@ def repos_like(session: Session, party_id: int, repo: str) -> list[str]:
 
 
 def list_revisions(session: Session, party_id: int, repo: str, before: int | None, limit: int) -> Sequence[Revision]:
-    """Return a readable model's revisions, newest first; one more than `limit`."""
+    """Return a readable model's revisions with their files, newest first; one more than `limit`."""
     statement = _readable_revisions(party_id, repo).order_by(Revision.id.desc()).limit(limit + 1)
+    statement = statement.options(selectinload(Revision.files))
     if before is not None:
         statement = statement.where(Revision.id < before)
     return session.scalars(statement).all()
@@ -251,8 +251,7 @@ def bytes_of_all(session: Session) -> int:
 def held(session: Session, party_id: int, digests: Sequence[str]) -> set[str]:
     """Return those of the digests whose content a party has already."""
     present: set[str] = set()
-    for start in range(0, len(digests), 500):
-        portion = digests[start : start + 500]
+    for portion in portions(digests):
         for contents in _contents_of(party_id):
             present.update(session.scalars(contents.where(contents.selected_columns[0].in_(portion))))
     return present

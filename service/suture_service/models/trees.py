@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Delete, Row, Select, delete, insert, select
 from sqlalchemy.orm import Session
 
+from suture_service.database import portions
 from suture_service.tables import Model, Revision, RevisionPart, TreeFile, TreePart
 
-T = TypeVar("T")
 #: Of so many names one ends a part; and no part has more files than that.
 _AVERAGE, _MOST = 32, 128
-#: How many ids one statement asks for.
-_AT_ONCE = 500
 
 
 class StoredFile(NamedTuple):
@@ -44,7 +42,7 @@ def set_files(session: Session, revision: Revision, files: Mapping[str, StoredFi
     """Give a new revision its files; its party must be locked."""
     runs = {_digest(run): run for run in _runs(files)}
     known: dict[str, TreePart] = {}
-    for some in _portions(list(runs)):
+    for some in portions(list(runs)):
         statement = select(TreePart).where(TreePart.model_id == revision.model.id, TreePart.digest.in_(some))
         known |= {part.digest: part for part in session.scalars(statement)}
     for digest, run in runs.items():
@@ -70,7 +68,7 @@ def files_of(session: Session, revision_id: int, folder: str = "", after: str = 
 def files_of_all(session: Session, revision_ids: Collection[int]) -> dict[int, list[NamedFile]]:
     """Return the files of several revisions by name."""
     files: dict[int, list[NamedFile]] = {revision_id: [] for revision_id in revision_ids}
-    for some in _portions(list(files)):
+    for some in portions(list(files)):
         statement = _files().add_columns(RevisionPart.revision_id).where(RevisionPart.revision_id.in_(some))
         for *file, revision_id in session.execute(statement.order_by(RevisionPart.last, TreeFile.name)):
             files[revision_id].append(NamedFile(*file))
@@ -80,7 +78,7 @@ def files_of_all(session: Session, revision_ids: Collection[int]) -> dict[int, l
 def files_at(session: Session, revision_id: int, names: Collection[str]) -> list[NamedFile]:
     """Return those files of a revision that have one of these names."""
     files = list[NamedFile]()
-    for some in _portions(sorted(names)):
+    for some in portions(sorted(names)):
         within = RevisionPart.revision_id == revision_id, RevisionPart.last >= some[0], TreeFile.name.in_(some)
         files += [NamedFile(*row) for row in session.execute(_files().where(*within))]
     return files
@@ -103,7 +101,7 @@ def part_with(revision_id: Any, name: Any) -> Select[int]:
 def parts_of(session: Session, revision_ids: Collection[int]) -> dict[int, set[int]]:
     """Return the parts of each revision."""
     parts: dict[int, set[int]] = {revision_id: set() for revision_id in revision_ids}
-    for some in _portions(list(parts)):
+    for some in portions(list(parts)):
         columns = select(RevisionPart.revision_id, RevisionPart.part_id)
         for revision_id, part in session.execute(columns.where(RevisionPart.revision_id.in_(some))):
             parts[revision_id].add(part)
@@ -114,7 +112,7 @@ def digests_in(session: Session, parts: Collection[int], names: Collection[str])
     """Return the digests of the files in parts, by part and name, as far as their names lie among these."""
     digests: dict[int, dict[str, str]] = {part: {} for part in parts}
     between = TreeFile.name.between(min(names), max(names))
-    for some in _portions(list(digests)):
+    for some in portions(list(digests)):
         columns = select(TreeFile.part_id, TreeFile.name, TreeFile.sha256)
         for part, name, sha256 in session.execute(columns.where(TreeFile.part_id.in_(some), between)):
             digests[part][name] = sha256
@@ -132,11 +130,11 @@ def parts_of_models(*conditions: ColumnElement[bool]) -> Select[int]:
 
 def drop(session: Session, revision_ids: Collection[int]) -> None:
     """Take all files from the trees of revisions; what others share with them stays."""
-    for some in _portions(sorted(revision_ids)):
+    for some in portions(sorted(revision_ids)):
         of_them = RevisionPart.revision_id.in_(some)
         parts = session.scalars(select(RevisionPart.part_id).where(of_them).distinct()).all()
         _without_objects(session, delete(RevisionPart).where(of_them))
-        for portion in _portions(parts):
+        for portion in portions(parts):
             shared = set(session.scalars(select(RevisionPart.part_id).where(RevisionPart.part_id.in_(portion))))
             alone = set(portion) - shared
             _without_objects(session, delete(TreeFile).where(TreeFile.part_id.in_(alone)))
@@ -149,7 +147,7 @@ def empty(session: Session, revision_ids: Collection[int], keep: str) -> None:
     An entry that stays lies in a part of its own, which no revision comes to share: the content behind it may go.
     """
     entries: list[Row[int, int, int, str, str | None]] = []
-    for some in _portions(sorted(revision_ids)):
+    for some in portions(sorted(revision_ids)):
         entries += session.execute(
             select(RevisionPart.revision_id, TreePart.model_id, TreeFile.size, TreeFile.sha256, TreeFile.git_oid)
             .join(TreePart, TreePart.id == RevisionPart.part_id)
@@ -191,8 +189,3 @@ def _runs(files: Mapping[str, StoredFile]) -> Iterable[list[tuple[str, StoredFil
 def _digest(run: Sequence[tuple[str, StoredFile]]) -> str:
     lines = "".join(f"{name}\0{file.sha256}\0{file.size}\0{file.git_oid or ''}\n" for name, file in run)
     return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def _portions(items: Sequence[T]) -> Iterable[Sequence[T]]:
-    for start in range(0, len(items), _AT_ONCE):
-        yield items[start : start + _AT_ONCE]

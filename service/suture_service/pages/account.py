@@ -8,7 +8,6 @@ from fastapi import Depends, Form, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
 from suture_contract.errors import SutureError
-from suture_contract.pages import with_query
 from suture_service.access import endpoints as access
 from suture_service.access.schemas import AccessState, Decision
 from suture_service.audit import endpoints as audit
@@ -17,7 +16,7 @@ from suture_service.hub import HubContext, HubDep
 from suture_service.keys import endpoints as keys
 from suture_service.keys.schemas import TakenBack
 from suture_service.pages.forms import read_form, status_of
-from suture_service.pages.frame import render
+from suture_service.pages.frame import next_of, render
 from suture_service.pages.route import PageCaller, own_form, pages
 from suture_service.paging import Cursor
 from suture_service.parties import endpoints as parties
@@ -139,7 +138,7 @@ def list_access(
 ) -> Response:
     """List who asked for the files of the party's gated models."""
     results = access.list_requests(hub, caller, state, PAGE, cursor)
-    more = with_query("/-/access", state=state, cursor=results.next) if results.next else None
+    more = next_of("/-/access", results, state=state)
     states = get_args(AccessState)
     return render(request, "access.html.jinja", requests=results.items, more=more, state=state, states=states)
 
@@ -170,7 +169,7 @@ def list_audit(
 ) -> Response:
     """List what the party did, and what was done to what is its own."""
     results = audit.list_audit(hub, caller, action, PAGE, cursor)
-    more = with_query("/-/audit", action=action, cursor=results.next) if results.next else None
+    more = next_of("/-/audit", results, action=action)
     return render(request, "audit.html.jinja", entries=results.items, more=more, action=action)
 
 

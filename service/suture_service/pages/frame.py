@@ -13,6 +13,7 @@ from jinja2 import Environment
 from suture_contract import pages
 from suture_service.hub import HubContext
 from suture_service.keys.schemas import FLAGGED
+from suture_service.paging import Page
 
 #: Pages and their files lie below `/-/`: no party is called so.
 _ROOT = "/-/static/"
@@ -38,6 +39,11 @@ def render(request: Request, template: str, status: int = 200, /, **values: Any)
     }
     text = _environment().get_template(template).render(**always, **values)
     return HTMLResponse(text, status_code=status, headers=pages.HEADERS)
+
+
+def next_of(path: str, listed: Page[Any], /, **query: Any) -> str | None:
+    """Return the address of the page of a list that comes after this one; None on the last one."""
+    return pages.with_query(path, **query, cursor=listed.next) if listed.next else None
 
 
 @cache

@@ -11,7 +11,6 @@ from fastapi.responses import RedirectResponse
 from suture_contract.documents import Report
 from suture_contract.errors import SutureError
 from suture_contract.failures import meaning
-from suture_contract.pages import with_query
 from suture_contract.report.html import to_body
 from suture_contract.report.rows import complete
 from suture_service.auth import Caller
@@ -22,7 +21,7 @@ from suture_service.jobs import service
 from suture_service.jobs.schemas import JobIn, JobOut, TaskOut
 from suture_service.pages.content import read_stored
 from suture_service.pages.forms import read_form, status_of
-from suture_service.pages.frame import render
+from suture_service.pages.frame import next_of, render
 from suture_service.pages.route import PageCaller, own_form, pages
 from suture_service.paging import Cursor
 from suture_service.parties import endpoints as parties
@@ -55,7 +54,7 @@ def list_jobs(
 ) -> Response:
     """List the party's jobs and those it takes part in, newest first."""
     results = jobs.list_jobs(hub, caller, state, PAGE, cursor)
-    more = with_query("/-/jobs", state=state, cursor=results.next) if results.next else None
+    more = next_of("/-/jobs", results, state=state)
     return render(request, "jobs.html.jinja", jobs=results.items, more=more, state=state, states=list(JobState))
 
 

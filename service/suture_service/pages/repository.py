@@ -44,7 +44,7 @@ _NEWEST = 5
 def show_model(hub: HubDep, request: Request, caller: PageCaller, namespace: Namespace, name: RepoName) -> Response:
     """Show a repository at its branch `main`."""
     place = RoutePlace(namespace, name, MAIN)
-    repo = repos.model_info(hub, caller, namespace, name, blobs=True)
+    repo = repos.model_info(hub, caller, place, blobs=True)
     model, revision = _portable(hub, caller, namespace, name)
     card, base = _card(hub, caller, place, [file.rfilename for file in repo.siblings or ()]), url(namespace, name)
     lineage = get_lineage(hub, caller, namespace, name, _LATEST) if revision is not None else None
@@ -58,12 +58,12 @@ def show_model(hub: HubDep, request: Request, caller: PageCaller, namespace: Nam
         facts=_facts(revision.metadata) if revision is not None else [],
         card=card,
         text=markdown.to_html(without_block(card.text), f"{base}/blob/{MAIN}", repo.id) if card and card.text else None,
-        refs=repos.list_refs(hub, caller, namespace, name),
+        refs=repos.list_refs(hub, caller, place),
         history=commits.list_commits(hub, caller, request, Response(), place, None)[:_NEWEST],
         lineage=lineage,
         drawing=draw(lineage) if lineage is not None else None,
         access=_access(hub, caller, namespace, name) if repo.gated and namespace != caller.party else None,
-        open=_may_download(hub, caller, namespace, name),
+        open=_may_download(hub, caller, place),
         how=_python(use(repo.id)),
     )
 
@@ -122,7 +122,7 @@ def show_file(hub: HubDep, request: Request, caller: PageCaller, place: PlaceDep
         "blob.html.jinja",
         **_place(hub, caller, place, path),
         file=file,
-        open=_may_download(hub, caller, place.namespace, place.name),
+        open=_may_download(hub, caller, place),
         marked=markdown.to_html(text, base) if marked else None,
     )
 
@@ -185,9 +185,9 @@ def _access(hub: HubContext, caller: Caller, namespace: str, name: str) -> Acces
         return None
 
 
-def _may_download(hub: HubContext, caller: Caller, namespace: str, name: str) -> bool:
+def _may_download(hub: HubContext, caller: Caller, place: RoutePlace) -> bool:
     try:
-        repos.auth_check(hub, caller, namespace, name)
+        repos.auth_check(hub, caller, place)
     except GatedRepo:
         return False
     return True
@@ -206,7 +206,7 @@ def _place(hub: HubContext, caller: Caller, place: RoutePlace, path: str = "") -
         "repo_id": f"{place.namespace}/{place.name}",
         "base": base,
         "path_links": [root, *zip(steps, [*folders, None], strict=False)],
-        "refs": repos.list_refs(hub, caller, place.namespace, place.name),
+        "refs": repos.list_refs(hub, caller, place),
     }
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Any, get_args
+from typing import Annotated, get_args
 
 from fastapi import Depends, Request, Response
 
 from suture_contract.model.metadata import InputFormat, Task
-from suture_contract.pages import with_query
 from suture_service.access import endpoints as access
 from suture_service.access.service import is_steward
 from suture_service.hf.routing import Namespace
@@ -18,7 +17,7 @@ from suture_service.keys import endpoints as keys
 from suture_service.models import endpoints as models
 from suture_service.models.search import ModelQuery, Sort
 from suture_service.models.search import wanted as wanted_models
-from suture_service.pages.frame import render
+from suture_service.pages.frame import next_of, render
 from suture_service.pages.route import PageCaller, pages
 from suture_service.paging import Cursor
 from suture_service.parties import endpoints as parties
@@ -53,7 +52,7 @@ def start(hub: HubDep, request: Request, caller: PageCaller, wanted: Wanted, cur
         models=results.items,
         query=query,
         narrowed={name for name in query if name not in ("search", "sort")},
-        more=with_query("/", **{**query, "cursor": results.next}) if results.next else None,
+        more=next_of("/", results, **query),
         choices=_CHOICES,
         word_fields=_WORDS,
         sorts=get_args(Sort),
@@ -67,8 +66,7 @@ def start(hub: HubDep, request: Request, caller: PageCaller, wanted: Wanted, cur
 def list_parties(hub: HubDep, request: Request, caller: PageCaller, cursor: Cursor = None) -> Response:
     """List the parties, with which of their sites are online."""
     results = parties.list_parties(hub, caller, 50, cursor)
-    more = with_query("/-/parties", cursor=results.next) if results.next else None
-    return render(request, "parties.html.jinja", parties=results.items, more=more)
+    return render(request, "parties.html.jinja", parties=results.items, more=next_of("/-/parties", results))
 
 
 @router.get("/{namespace}")
@@ -79,12 +77,11 @@ def show_party(
     party = parties.read_party(hub, caller, namespace)
     wanted = ModelQuery(None, party.name, None, None, (), "name")
     results = models.list_models(hub, caller, wanted, PAGE, cursor)
-    more: dict[str, Any] = {"cursor": results.next}
     return render(
         request,
         "party.html.jinja",
         party=party,
         models=results.items,
-        more=with_query(f"/{party.name}", **more) if results.next else None,
+        more=next_of(f"/{party.name}", results),
         keys=keys.list_keys(hub, caller, party.name, 50, None).items,
     )

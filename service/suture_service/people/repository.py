@@ -8,8 +8,10 @@ from datetime import datetime
 from sqlalchemy import and_, or_, select, update
 from sqlalchemy.orm import Session, joinedload
 
+from suture_service.database import portions
 from suture_service.identity import Identity
 from suture_service.tables import AuditEntry, Person, Token
+from suture_service.tokens import is_live
 
 
 def find_person(session: Session, party_id: int, name: str) -> Person | None:
@@ -50,11 +52,7 @@ def is_used(session: Session, proof: str) -> bool:
 
 def list_live_tokens(session: Session, person_id: int, now: datetime) -> Sequence[Token]:
     """Return a person's tokens that still open something."""
-    statement = (
-        select(Token)
-        .where(Token.person_id == person_id, Token.revoked_at.is_(None), Token.expires_at > now)
-        .options(joinedload(Token.party))
-    )
+    statement = select(Token).where(Token.person_id == person_id, is_live(now)).options(joinedload(Token.party))
     return session.scalars(statement).all()
 
 
@@ -79,8 +77,8 @@ def entries_by_id(session: Session, ids: Iterable[str]) -> Sequence[AuditEntry]:
     """Return entries of the audit log by their numbers."""
     wanted = sorted(int(number) for number in ids)
     rows: list[AuditEntry] = []
-    for start in range(0, len(wanted), 500):
-        rows += session.scalars(select(AuditEntry).where(AuditEntry.id.in_(wanted[start : start + 500])))
+    for portion in portions(wanted):
+        rows += session.scalars(select(AuditEntry).where(AuditEntry.id.in_(portion)))
     return rows
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Collection, Sequence
 
-from sqlalchemy import ColumnElement, Select, and_, delete, exists, or_, select, true, update
+from sqlalchemy import ColumnElement, Select, delete, exists, or_, select, true, update
 from sqlalchemy.orm import Session, joinedload
 
-from suture_service.conditions import may_read
+from suture_service.conditions import deleted_as, may_read
+from suture_service.database import portions
 from suture_service.models import trees
 from suture_service.models.service import MODEL
 from suture_service.models.trees import parts_of_models
@@ -34,9 +34,6 @@ from suture_service.tables import (
     XetXorb,
 )
 
-T = TypeVar("T")
-#: How many values one statement names.
-_AT_ONCE = 500
 #: What the history says in place of what a purged commit said.
 SCRUBBED = "purged"
 
@@ -44,8 +41,8 @@ SCRUBBED = "purged"
 def models_named(session: Session, repo: str) -> Sequence[Model]:
     """Return the model `party/name` and those that were deleted under this name, the present one first."""
     party, _, name = repo.partition("/")
-    deleted = and_(Model.deleted_at.is_not(None), Model.name.startswith(f"{name}~", autoescape=True))
-    statement = select(Model).join(Model.party).where(Party.name == party, or_(Model.name == name, deleted))
+    named = or_(Model.name == name, deleted_as(name))
+    statement = select(Model).join(Model.party).where(Party.name == party, named)
     return session.scalars(statement.options(joinedload(Model.party)).order_by(Model.deleted_at.is_not(None))).all()
 
 
@@ -80,7 +77,7 @@ def beginning(session: Session, model_ids: Collection[int], digits: str, *, purg
 def holding(session: Session, digests: Collection[str], where: ColumnElement[bool]) -> set[int]:
     """Return the revisions that hold one of these contents, in models of which `where` is true."""
     holders: set[int] = set()
-    for portion in _portions(sorted(digests)):
+    for portion in portions(sorted(digests)):
         statement = (
             select(RevisionPart.revision_id)
             .join(TreeFile, TreeFile.part_id == RevisionPart.part_id)
@@ -95,7 +92,7 @@ def holding(session: Session, digests: Collection[str], where: ColumnElement[boo
 def sizes_of(session: Session, revision_ids: Collection[int]) -> dict[str, int]:
     """Return size in bytes by sha256 of all that revisions hold."""
     sizes: dict[str, int] = {}
-    for portion in _portions(sorted(revision_ids)):
+    for portion in portions(sorted(revision_ids)):
         parts = select(RevisionPart.part_id).where(RevisionPart.revision_id.in_(portion))
         statement = select(TreeFile.sha256, TreeFile.size).where(TreeFile.part_id.in_(parts)).distinct()
         sizes.update((sha256, size) for sha256, size in session.execute(statement))
@@ -107,7 +104,7 @@ def held_by_others(
 ) -> set[str]:
     """Return those of the contents that another revision holds, too, in models of which `where` is true."""
     shared: set[str] = set()
-    for portion in _portions(sorted(digests)):
+    for portion in portions(sorted(digests)):
         statement = (
             select(TreeFile.sha256)
             .where(TreeFile.part_id.in_(parts_of_models(where, Revision.id != revision_id)))
@@ -121,7 +118,7 @@ def held_by_others(
 def revisions(session: Session, revision_ids: Collection[int]) -> list[Revision]:
     """Return revisions with their models, oldest first."""
     rows: list[Revision] = []
-    for portion in _portions(sorted(revision_ids)):
+    for portion in portions(sorted(revision_ids)):
         statement = select(Revision).where(Revision.id.in_(portion)).order_by(Revision.id)
         rows += session.scalars(statement.options(joinedload(Revision.model).joinedload(Model.party)))
     return rows
@@ -132,14 +129,14 @@ def descendants(session: Session, revision_ids: Collection[int], party_id: int |
     seen, newest = set(revision_ids), set(revision_ids)
     while newest:
         made: set[int] = set()
-        for portion in _portions(sorted(newest)):
+        for portion in portions(sorted(newest)):
             made.update(
                 session.scalars(select(RevisionMember.revision_id).where(RevisionMember.member_id.in_(portion)))
             )
         newest = made - seen
         seen |= newest
     rows: list[Revision] = []
-    for portion in _portions(sorted(seen - set(revision_ids))):
+    for portion in portions(sorted(seen - set(revision_ids))):
         statement = select(Revision).join(Revision.model).where(Revision.id.in_(portion)).order_by(Revision.id)
         if party_id is not None:
             statement = statement.where(may_read(party_id))
@@ -169,7 +166,7 @@ def jobs_with(session: Session, where: ColumnElement[bool], party_id: int | None
 def refs_to(session: Session, revision_ids: Collection[int]) -> list[Ref]:
     """Return the branches and tags that are at revisions, of models that are there."""
     refs: list[Ref] = []
-    for portion in _portions(sorted(revision_ids)):
+    for portion in portions(sorted(revision_ids)):
         statement = (
             select(Ref)
             .join(Commit, Commit.id == Ref.commit_id)
@@ -191,7 +188,7 @@ def parents(session: Session, model_id: int) -> dict[int, tuple[int | None, int]
 def empty(session: Session, revision_ids: Collection[int], purge_id: str) -> None:
     """Take from revisions all that they say and hold, but the entry of the model file."""
     nothing = {"content": None, "card": None, "safetensors": None, "key_id": None, "signed_at": None}
-    for portion in _portions(sorted(revision_ids)):
+    for portion in portions(sorted(revision_ids)):
         session.execute(
             update(Revision).where(Revision.id.in_(portion)).values(purge_id=purge_id, **nothing),
             execution_options={"synchronize_session": False},
@@ -264,14 +261,9 @@ def purged_revisions(session: Session, purge_id: str) -> list[Revision]:
 def known_revisions(session: Session, identities: Collection[str], model_id: int) -> set[int]:
     """Return the revisions of a model, not purged, that have one of these ids."""
     known: set[int] = set()
-    for portion in _portions(sorted(identities)):
+    for portion in portions(sorted(identities)):
         statement = select(Revision.id).where(
             Revision.model_id == model_id, Revision.purge_id.is_(None), Revision.revision.in_(portion)
         )
         known.update(session.scalars(statement))
     return known
-
-
-def _portions(values: Sequence[T]) -> Iterator[Sequence[T]]:
-    for start in range(0, len(values), _AT_ONCE):
-        yield values[start : start + _AT_ONCE]

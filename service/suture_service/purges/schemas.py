@@ -50,6 +50,10 @@ class PurgeOut(BaseModel):
     id: str | None = Field(description="Null where nothing was purged: after a dry run.", examples=["purge_5f0c2a9b"])
     repo: str = Field(examples=["north/digits"])
     done: bool = Field(description="Whether the store no longer holds it.")
+    versions_kept: bool = Field(
+        default=False,
+        description="Whether the store, a bucket, keeps it as an old version; only the hub's operator can remove that.",
+    )
     revisions: list[RevisionAt] = Field(description="Revisions that held it; none of their files can be had.")
     digests: list[str] = Field(description="The sha256 of each content.", examples=[[DIGEST]])
     bytes: int = Field(description="How much that was.")

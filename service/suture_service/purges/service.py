@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 from suture_contract.model.metadata import ModelMetadata
 from suture_contract.model.signature import SIGNATURE
 from suture_service.audit.chain import record
+from suture_service.database import portions
 from suture_service.errors import HubError
 from suture_service.hub import HubContext
 from suture_service.jobs.lifecycle import Lifecycle
@@ -77,6 +78,7 @@ def purge(
             waiting.append(shown.id)
         else:
             shown = _shown_before(session, models, target, reader)
+    shown.versions_kept = hub.store.keeps_versions(shown.digests)
     for purge_id in waiting:
         finish(hub, purge_id)
     shown.done = True
@@ -320,8 +322,7 @@ def _empty_store(hub: HubContext, purge_id: str) -> None:
         purge = session.get_one(Purge, purge_id)
         scope: Scope = purge.scope  # type: ignore[assignment]  # checked before it was written
         pieces, digests = repository.pieces_of(session, purge_id), purge.digests
-    for start in range(0, len(digests), _PORTION):
-        portion = digests[start : start + _PORTION]
+    for portion in portions(digests, _PORTION):
         with hub.database.writing() as session:
             lock_out_commits(session)
             model = session.get(Model, purge.model_id) if purge.model_id is not None else None

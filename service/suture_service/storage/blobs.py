@@ -142,6 +142,10 @@ class BlobStore:
         """Return an address from which anyone may read the file for `seconds`; None where the store has none."""
         return self._place.sign(_path(sha256), seconds)
 
+    def keeps_versions(self, digests: Iterable[str]) -> bool:
+        """Whether what is removed, such as these files, stays behind as old versions for the store's operator."""
+        return self._place.keeps_versions([_path(sha256) for sha256 in digests])
+
     def room(self) -> Room | None:
         """Return how much room the store has; None where nobody can say."""
         return self._place.room()

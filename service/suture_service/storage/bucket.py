@@ -164,7 +164,7 @@ class Bucket:
                 head = obstore.head(self.store, name)
             except FileNotFoundError:
                 return None
-            return Stored(name, head["size"], head["last_modified"])
+            return Stored(name, head["size"], head["last_modified"], head["version"] is not None)
 
     def list(self, prefix: str) -> Iterator[Stored]:
         """Yield every object below `prefix`."""
@@ -180,16 +180,28 @@ class Bucket:
             with _answered(TEMPORARY), suppress(FileNotFoundError):
                 obstore.delete(self.store, doomed[start : start + _DELETED_AT_ONCE])
 
+    def keeps_versions(self, names: Sequence[str]) -> bool:
+        """Whether what is removed, such as these objects, stays behind as an old version.
+
+        The server names the version of what is written now, or was while the bucket kept versions.
+        """
+        return self._probe() is not None or any(stored and stored.versioned for stored in self.find(names))
+
     def room(self) -> Room | None:
         """Return None: a bucket tells nobody."""
         return None
 
     def check(self) -> None:
         """Raise unless the bucket can be written to."""
+        self._probe()
+
+    def _probe(self) -> str | None:
+        """Write and remove an object; return its version, None where the bucket keeps none."""
         name = f"{TEMPORARY}/ready-{secrets.token_hex(8)}"
         with _answered(name):
-            obstore.put(self.store, name, b"ready")
+            version = obstore.put(self.store, name, b"ready")["version"]
             obstore.delete(self.store, name)
+        return version
 
     def sweep(self) -> int:
         """Remove temporary objects that are older than any upload; return how many."""

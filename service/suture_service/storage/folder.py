@@ -170,6 +170,10 @@ class Folder:
         for name in names:
             (self._path / name).unlink(missing_ok=True)
 
+    def keeps_versions(self, names: Sequence[str]) -> bool:
+        """Return False: a file that is removed is gone."""
+        return False
+
     def room(self) -> Room | None:
         """Return how much room the disk has."""
         usage = shutil.disk_usage(self._path)

@@ -14,11 +14,12 @@ TEMPORARY = "tmp"
 
 @dataclass(frozen=True)
 class Stored:
-    """A file in the store: its size in bytes and when it was last given its name."""
+    """A file in the store: its size in bytes, when it was last given its name, and whether it is a version of many."""
 
     name: str
     size: int
     modified: datetime
+    versioned: bool = False
 
 
 class Room(NamedTuple):
@@ -73,6 +74,9 @@ class Place(Protocol):
 
     def delete(self, names: Iterable[str]) -> None:
         """Remove files; one that is not there is no error."""
+
+    def keeps_versions(self, names: Sequence[str]) -> bool:
+        """Whether what is removed, such as these files, stays behind as old versions for the store's operator."""
 
     def room(self) -> Room | None:
         """Return how much room there is; None where nobody can say."""

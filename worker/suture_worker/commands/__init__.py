@@ -60,4 +60,5 @@ app = group(
             },
         ),
     },
+    shows="suture_worker",
 )

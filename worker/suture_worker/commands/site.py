@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from suture_contract.console.plain import inert
 from suture_contract.console.terminal import Format, FormatOption, notes, print_json, print_table, prints
 from suture_contract.console.terminal import console as terminal
 from suture_contract.errors import SutureError
@@ -215,4 +216,4 @@ def failure(
         )
     for entry in failures:
         terminal.print(f"{entry.time}  {entry.code}  task {entry.task}  id {entry.correlation_id}")
-        terminal.print(entry.text, markup=False)
+        terminal.print(inert(entry.text), markup=False)

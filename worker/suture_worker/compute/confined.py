@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO
 
+from suture_contract.console.plain import InertStream
 from suture_worker.compute import confine
 
 #: All that such a process gets of its parent's environment.
@@ -49,6 +50,8 @@ def give_up(
     Raises RuntimeError when there is a second thread: what got the better of this one could have that do its work.
     """
     confine.need_one_thread()
+    # What goes wrong from here on may be told in words of a file that somebody else wrote.
+    sys.stderr = InertStream(sys.stderr.fileno())
     interpreter = {Path(place) for place in (*sys.path, sys.prefix, sys.base_prefix, sys.executable) if place}
     libraries = [Path(place) for place in os.environ.get("LD_LIBRARY_PATH", "").split(":") if place]
     system = [*map(Path, _SYSTEM), *(Path("/etc") / name for name in _ETC), *libraries]

@@ -17,7 +17,7 @@ from sqlalchemy.exc import OperationalError
 from suture_contract.errors import SutureError
 from suture_service.auth import CallerDep
 from suture_service.errors import Unauthorized, Unavailable
-from suture_service.hf.routing import Namespace, RepoName, base_url, hub_router
+from suture_service.hf.routing import RepoDep, base_url, hub_router
 from suture_service.hf.service import own_repo
 from suture_service.hf.xet import service
 from suture_service.hf.xet.format import MAX_XORB, XORB_LIMIT, XetFile
@@ -35,12 +35,10 @@ _bearer = HTTPBearer(auto_error=False)
 
 
 @router.get("/api/models/{namespace}/{name}/xet-write-token/{revision}")
-def write_token(
-    hub: HubDep, caller: CallerDep, request: Request, response: Response, namespace: Namespace, name: RepoName
-) -> dict[str, Any]:
+def write_token(hub: HubDep, caller: CallerDep, request: Request, response: Response, repo: RepoDep) -> dict[str, Any]:
     """Return where to send large files for a repository, and a token for it."""
     with hub.database.writing() as session:
-        permit = service.permit(hub, session, caller, own_repo(session, caller, namespace, name))
+        permit = service.permit(hub, session, caller, own_repo(session, caller, repo))
     address, until = f"{base_url(request)}/xet/{permit.epoch_id}", int(permit.until.timestamp())
     response.headers["X-Xet-Cas-Url"] = address
     response.headers["X-Xet-Access-Token"] = permit.token

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from datetime import date, datetime
 
-from sqlalchemy import delete, or_, select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session, contains_eager
 
 from suture_service.hf.xet.format import Layout
 from suture_service.hf.xet.rebuild import Xorb
 from suture_service.tables import Model, Party, Token, XetEpoch, XetXorb
+from suture_service.tokens import is_live
 
 
 def lock_model(session: Session, model_id: int) -> None:
@@ -36,8 +37,7 @@ def open_epoch(session: Session, epoch_id: str, since: date, now: datetime) -> X
             Party.suspended_at.is_(None),
             XetEpoch.id == epoch_id,
             XetEpoch.day >= since,
-            Token.revoked_at.is_(None),
-            or_(Token.expires_at.is_(None), Token.expires_at > now),
+            is_live(now),
             Model.deleted_at.is_(None),
         )
         .options(contains_eager(XetEpoch.model))
