@@ -28,27 +28,32 @@ BODY_SECONDS, READ_SECONDS = 60.0, 300.0
 HEADER_BYTES = 64 * 1024
 #: How often it is logged that connections are refused or closed for others.
 _LOG_SECONDS = 60.0
-#: Descriptors that database, store and log need for themselves: a share of all, and at least so many.
-_KEPT, _KEPT_SHARE = 32, 4
+#: Descriptors that the database's connections, the log and the like need; and that a caller's connection does, with a
+#: file of the store that is sent over it.
+_KEPT, _FOR_EACH = 100, 2
+#: How many connections an address has, whatever there are: fewer than a browser opens would do no good.
+_FEWEST = 8
 
 
-def most_connections(wanted: int) -> int:
-    """Return how many connections this process may hold: `wanted`, or what its limit of descriptors leaves.
+def most_connections(wanted: int, each: int) -> tuple[int, int]:
+    """Return how many connections this process may hold, and how many of one address.
 
-    The limit is raised as far as the system lets the process do that.
+    That is `wanted` and `each`, or the same shares of what its limit of descriptors leaves. The limit is raised as far
+    as the system lets the process do that.
     """
     try:
         import resource
     except ImportError:  # Windows, which has no such limit
-        return wanted
+        return wanted, each
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = wanted + max(_KEPT, wanted // (_KEPT_SHARE - 1) + 1)
+    needed = _KEPT + _FOR_EACH * wanted
     if soft != resource.RLIM_INFINITY and soft < needed:
         soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    if soft == resource.RLIM_INFINITY:
-        return wanted
-    return min(wanted, max(soft - max(_KEPT, soft // _KEPT_SHARE), 1))
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return wanted, each
+    most = max((soft - _KEPT) // _FOR_EACH, 1)
+    return most, min(each, max(each * most // wanted, _FEWEST))
 
 
 class Connections:

@@ -215,9 +215,8 @@ class Tls:
 def server(settings: Settings, *, host: str = "127.0.0.1", port: int = 8420, tls: Tls | None = None) -> _Server:
     """Return a server that is not yet running: `.run()` runs it, `.should_exit = True` stops it."""
     app = create_app(settings)
-    connections = Connections(
-        most_connections(settings.max_connections), settings.max_connections_per_address, networks(settings.proxies)
-    )
+    most, each = most_connections(settings.max_connections, settings.max_connections_per_address)
+    connections = Connections(most, each, networks(settings.proxies))
     config = uvicorn.Config(
         app,
         http=guarded(connections),  # type: ignore[arg-type]  # called as a class would be

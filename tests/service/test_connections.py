@@ -170,10 +170,11 @@ def test_connections_leave_descriptors_for_the_rest(monkeypatch):
     limits = [(256, 256)]
     monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
     monkeypatch.setattr(resource, "setrlimit", lambda _, pair: limits.append(pair))
-    assert most_connections(1000) == 192
-    assert most_connections(100) == 100
+    assert most_connections(1000, 100) == (78, 8)
+    assert most_connections(1000, 1000) == (78, 78)
+    assert most_connections(50, 20) == (50, 20)
     limits.append((256, 4096))
-    assert most_connections(1000) == 1000
-    assert limits[-1] == (1334, 4096)
+    assert most_connections(1000, 100) == (1000, 100)
+    assert limits[-1] == (2100, 4096)
     limits.append((20, 20))
-    assert most_connections(1000) == 1
+    assert most_connections(1000, 100) == (1, 8)

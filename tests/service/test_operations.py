@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from alembic.script import ScriptDirectory
 from cryptography import x509
@@ -196,29 +197,39 @@ def test_metrics_tell_routes_and_never_names(world):
 
 _SERVE = """
 import json, sys
+from importlib import import_module
 from pathlib import Path
 from suture_service import main
 from suture_service.settings import Settings
 
 given = json.loads(sys.argv[1])
-main.GRACE_SECONDS = given["grace"]
+for name, value in given["constants"].items():
+    module, _, constant = name.rpartition(".")
+    assert hasattr(import_module(module), constant)
+    setattr(import_module(module), constant, value)
 tls = main.Tls(Path(given["cert"]), Path(given["key"])) if "cert" in given else None
 main.serve(Settings(database_url=given["database"], store=given["store"]), port=given["port"], tls=tls)
 """
 
 
 class Process:
-    """A hub in a process of its own."""
+    """A hub in a process of its own; with `constants` such as `suture_service.main.GRACE_SECONDS` of other values.
 
-    def __init__(self, settings, *, grace=20, **tls):
+    `descriptors` are all that it may have.
+    """
+
+    def __init__(self, settings, *, constants=None, descriptors=None, **tls):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        given = {"database": settings.database_url, "store": settings.store, "port": self.port, "grace": grace, **tls}
+        given = {"database": settings.database_url, "store": settings.store, "port": self.port}
+        given |= {"constants": constants or {}, **tls}
         self.url = f"{'https' if tls else 'http'}://localhost:{self.port}"
         self.trust = ssl.create_default_context(cafile=tls["cert"]) if tls else True
         command = [sys.executable, "-c", _SERVE, json.dumps(given)]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ})
+        if descriptors is not None:
+            psutil.Process(self.process.pid).rlimit(psutil.RLIMIT_NOFILE, (descriptors, descriptors))
         self.lines = []
         self._reader = threading.Thread(target=lambda: self.lines.extend(self.process.stderr))
         self._reader.start()
@@ -294,7 +305,7 @@ def files(settings):
 def test_stopping_lets_an_upload_finish_and_one_that_stalls_vanish(running, handmade):
     settings, token = running
     headers = {"Authorization": f"Bearer {token}"}
-    with Process(settings, grace=4) as hub:
+    with Process(settings, constants={"suture_service.main.GRACE_SECONDS": 4}) as hub:
         finishing, stalling = Upload(hub, token, handmade, "whole"), Upload(hub, token, handmade, "half")
         until(lambda: sum(path.stat().st_size > MB for path in files(settings)) == 2)
         hub.stop()
