@@ -19,7 +19,7 @@ from fastapi import APIRouter, Depends, FastAPI, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy.exc import DBAPIError
 
-from suture_contract.console.logs import configure_logging
+from suture_contract.console.logs import configure_logging, log_uncaught
 from suture_contract.errors import SutureError
 from suture_service import errors
 from suture_service.access import endpoints as access
@@ -242,6 +242,7 @@ def serve(settings: Settings, host: str = "127.0.0.1", port: int = 8420, tls: Tl
     (`hub.tls`), a database that does not answer (`hub.database`) or is not migrated (`hub.not_migrated`).
     """
     configure_logging(settings.log_level, "suture_service", "uvicorn")
+    log_uncaught()
     check_exposed(settings, host, tls=tls is not None)
     if tls is not None:
         tls.check()

@@ -30,6 +30,9 @@ from tests.service.test_connections import HALF
 from tests.service.test_hostile_bodies import HEADERS, file_of
 from tests.service.test_operations import Process
 
+from suture_contract.model.format import graph_to_json
+from suture_contract.model.graph import Graph, Input, Node, Ref
+from suture_contract.model.graph_json import MAX_NODES
 from suture_service import operate
 from suture_service.settings import Settings
 
@@ -45,6 +48,8 @@ SECONDS = {"suture_service.connections.HEADER_SECONDS": 3.0, "suture_service.obs
 DESCRIPTORS = 256
 #: So many connections whoever is slow begins at once: more than there may be.
 HELD = 110
+#: So many uploads of one attacker are checked at once, if they are.
+AT_ONCE = 12
 METADATA = json.dumps(metadata_of()).encode()
 
 CARDS = (
@@ -106,6 +111,24 @@ def brackets(attacker: Attacker) -> Iterator[int]:
     """Headers that are small to send and large to parse."""
     for name in cycle(HEADERS):
         yield attacker.publish("brackets", file_of(HEADERS[name][: 16 * MIB]))
+
+
+def largest_graph() -> bytes:
+    """A file with as many nodes as are read: below 2 MB, and most of a second of a processor's time to check."""
+    nodes = (Node("input", (0,)), *(Node("aten.add.Tensor", (Ref(at), Ref(at))) for at in range(MAX_NODES - 1)))
+    values = (Input((None, 4), "float32"),)
+    graph = Graph(inputs=values, nodes=nodes, output=Ref(MAX_NODES - 1), outputs=values)
+    told = {"format": "suture.portable", "version": "1", "graph": graph_to_json(graph), "torch": "2.13"}
+    header = json.dumps({"__metadata__": told}).encode()
+    return file_of(header + b" " * (-len(header) % 8))
+
+
+def graphs(attacker: Attacker) -> Iterator[int]:
+    """Many of the files at once that take the longest to check."""
+    content = largest_graph()
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        while True:
+            yield from pool.map(lambda number: attacker.publish(f"graph{number}", content), range(AT_ONCE))
 
 
 def bombs(attacker: Attacker) -> Iterator[int]:
@@ -179,7 +202,7 @@ def half_bodies(attacker: Attacker) -> Iterator[int]:
     return hold(attacker, slow, [attacker.address])
 
 
-ATTACKS = (patterns, brackets, bombs, oversized, words, guesses, half_headers, half_bodies)
+ATTACKS = (patterns, brackets, graphs, bombs, oversized, words, guesses, half_headers, half_bodies)
 
 
 class Honest:

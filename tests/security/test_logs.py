@@ -30,9 +30,10 @@ HOSTILE = (*ACTING, *TEXTS)
 _EACH_KIND = """
 import json, logging, sys, threading, warnings
 import structlog
-from suture_contract.console.logs import configure_logging
+from suture_contract.console.logs import configure_logging, log_uncaught
 
 configure_logging("info", "suture_service", "uvicorn", "celery")
+log_uncaught()
 ours, theirs = structlog.get_logger("suture_service.x"), logging.getLogger("celery.worker")
 for text in json.load(sys.stdin):
     for level in ("info", "warning", "error"):

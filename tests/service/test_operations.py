@@ -127,6 +127,7 @@ def test_a_certificate_that_does_not_fit_is_refused(certificate, cert, key, wher
 def quiet(monkeypatch):
     """`serve` says how to log; this test's process goes on as before."""
     monkeypatch.setattr("suture_service.main.configure_logging", lambda level, *loggers: None)
+    monkeypatch.setattr("suture_service.main.log_uncaught", lambda: None)
 
 
 def test_a_database_without_tables_is_told_at_once(quiet, empty_database, tmp_path):

@@ -60,7 +60,9 @@ def note(state: Path, *, task: str, code: str, correlation_id: str, text: str) -
     if path.exists() and path.stat().st_size > MAX_LOG:
         path.replace(path.with_name("failures.log.1"))
     time = datetime.now(UTC).isoformat(timespec="seconds")
-    entry = {"time": time, "correlation_id": correlation_id, "task": task, "code": code, "text": text[-MAX_TEXT:]}
+    # Half of a character would be no JSON.
+    text = text[-MAX_TEXT:].encode("utf-8", "replace").decode()
+    entry = {"time": time, "correlation_id": correlation_id, "task": task, "code": code, "text": text}
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:

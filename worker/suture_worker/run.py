@@ -13,7 +13,7 @@ from typing import NoReturn
 import structlog
 
 from suture.errors import AuthError
-from suture_contract.console.logs import configure_logging
+from suture_contract.console.logs import configure_logging, log_uncaught
 from suture_contract.errors import SutureError
 from suture_contract.files import trouble
 from suture_worker import broker
@@ -149,3 +149,4 @@ def _alone(path: Path) -> Iterator[None]:
 def _set_up_logging() -> None:
     os.umask(0o077)
     configure_logging("info", "suture_worker", "suture_stitching", "celery")
+    log_uncaught()

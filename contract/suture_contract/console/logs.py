@@ -32,7 +32,7 @@ def configure_logging(level: str, *loggers: str) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _StandardError()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -46,8 +46,23 @@ def configure_logging(level: str, *loggers: str) -> None:
     logging.captureWarnings(True)
     for name in loggers:
         logging.getLogger(name).setLevel(level.upper())
+
+
+def log_uncaught() -> None:
+    """Log what nobody catches in any thread from now on, for a program that runs for long."""
     sys.excepthook = _log_uncaught
     threading.excepthook = lambda ended: _log_uncaught(ended.exc_type, ended.exc_value, ended.exc_traceback)
+
+
+class _StandardError(logging.Handler):
+    """Writes to whatever standard error is at the moment: a command may run within another program."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            sys.stderr.write(f"{self.format(record)}\n")
+            sys.stderr.flush()
+        except Exception:
+            self.handleError(record)
 
 
 def _without_values(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
