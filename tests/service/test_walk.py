@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-import sys
 from dataclasses import dataclass, field
 from string import Template
 from typing import Any, Literal
@@ -401,9 +400,12 @@ def log(monkeypatch):
     """What the hub logs at the level `debug`."""
     root, written = logging.getLogger(), io.StringIO()
     monkeypatch.setattr(root, "handlers", [])
-    monkeypatch.setattr(sys, "stderr", written)
     level = root.level
     configure_logging("debug", "suture_service", "uvicorn")
+    # Standard error is another for each phase of a test.
+    kept = logging.StreamHandler(written)
+    kept.setFormatter(root.handlers[0].formatter)
+    root.handlers = [kept]
     yield written
     root.setLevel(level)
     structlog.reset_defaults()
