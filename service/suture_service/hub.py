@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, TypeVar
 
-from anyio import CapacityLimiter
+from anyio import CapacityLimiter, Lock, to_thread
 from fastapi import Depends, Request
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
@@ -35,6 +35,22 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+class Checks:
+    """Checks of models, a few at a time, as each takes memory many times its file's header, and keeps Python busy.
+
+    Those of a party go one after another: however many it sends, nobody else waits for more than one of them.
+    """
+
+    def __init__(self) -> None:
+        self._all = CapacityLimiter(CHECKS)
+        self._turns: dict[int, Lock] = {}
+
+    async def run(self, party_id: int, check: Callable[[], T]) -> T:
+        """Return what `check` does, in a thread, when it is its turn."""
+        async with self._turns.setdefault(party_id, Lock()):
+            return await to_thread.run_sync(check, limiter=self._all)
+
+
 @dataclass
 class HubContext:
     """Settings, database, store and clock of one process; `closing` is set when it has been told to stop.
@@ -50,8 +66,7 @@ class HubContext:
     key: str = ""
     ahead: timedelta = timedelta(0)
     closing: asyncio.Event = field(default_factory=asyncio.Event)
-    #: Checks of models and results: each takes memory many times its file's header, and keeps Python busy.
-    checks: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(CHECKS))
+    checks: Checks = field(default_factory=Checks)
     _listeners: dict[str, set[tuple[asyncio.AbstractEventLoop, asyncio.Event]]] = field(default_factory=dict)
     _turn: threading.Lock = field(default_factory=threading.Lock)
 

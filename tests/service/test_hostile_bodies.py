@@ -72,13 +72,14 @@ def test_the_most_that_a_model_of_our_own_can_hold_is_read(handmade, monkeypatch
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_the_hub_answers_while_it_checks_and_checks_a_few_at_a_time(world, monkeypatch):
-    """Twelve uploads at once: no more than two are checked at a time, and whoever asks meanwhile is answered."""
+    """A party sends much at once: it is checked one after another, another party's meanwhile, and all are answered."""
     busy, most = [0], [0]
-    full, go = threading.Event(), threading.Event()
+    first, full, go = threading.Event(), threading.Event(), threading.Event()
 
     def read(*args, **options):
         busy[0] += 1
         most[0] = max(most[0], busy[0])
+        first.set()
         if busy[0] >= CHECKS:
             full.set()
         go.wait(30)
@@ -88,15 +89,24 @@ def test_the_hub_answers_while_it_checks_and_checks_a_few_at_a_time(world, monke
             busy[0] -= 1
 
     monkeypatch.setattr(publishing, "read_header", read)
+    hostile, commit = file_of(lists(MIB)), "/api/models/north/repo/commit/main"
+    assert world.north.post("/api/repos/create", {"name": "repo"}).status_code == 200
+    lines = [{"key": "header", "value": {"summary": "x"}}]
+    for path, content in (("model.safetensors", hostile), ("suture.json", json.dumps(world.metadata()).encode())):
+        value = {"path": path, "content": base64.b64encode(content).decode(), "encoding": "base64"}
+        lines.append({"key": "file", "value": value})
     with ThreadPoolExecutor(12) as pool:
-        sent = [pool.submit(world.north.publish, f"north/m{index}", model=file_of(lists(MIB))) for index in range(11)]
-        sent.append(pool.submit(world.north.publish, "north/honest"))
+        sent = [pool.submit(world.north, "POST", commit, content="\n".join(map(json.dumps, lines)).encode())]
+        sent += [pool.submit(world.north.publish, f"north/m{index}", model=hostile) for index in range(8)]
+        assert first.wait(30)
+        assert most[0] == 1
+        sent.append(pool.submit(world.south.publish, "south/honest"))
         assert full.wait(30)
         answers = [world.client.get("/healthz"), world.north.get("/v1/models")]
         go.set()
         statuses = sorted(future.result().status_code for future in sent)
     assert [answer.status_code for answer in answers] == [200, 200]
-    assert statuses == [201, *[422] * 11]
+    assert statuses == [201, 400, *[422] * 8]
     assert most[0] == CHECKS
 
 

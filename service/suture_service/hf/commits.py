@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Literal
 
-from anyio import to_thread
 from fastapi import Query, Request, Response
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
@@ -90,9 +89,8 @@ async def make_commit(
         oid = draft.head_oid
         if revision_id(draft.files) != draft.head_tree:
             contents = {path: _Kept(hub.store, file.sha256, file.size) for path, file in draft.files.items()}
-            checked = await to_thread.run_sync(
-                check_repository, contents, hub.settings.max_card_bytes, limiter=hub.checks
-            )
+            check = partial(check_repository, contents, hub.settings.max_card_bytes)
+            checked = await hub.checks.run(caller.party_id, check)
             portable = checked.metadata is not None
             signature = await run_in_threadpool(read_signature, contents) if portable else None
             made = _Made(caller, place, changes, draft, checked, signature)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Annotated, Any
 
 from fastapi import Depends, Path, Query, Request, Response
@@ -15,7 +14,6 @@ from suture_service.keys.flags import flags_of
 from suture_service.keys.schemas import FlagOut
 from suture_service.models import repository, search, service
 from suture_service.models.publishing import check_and_keep, receive_parts
-from suture_service.models.quota import take_room
 from suture_service.models.schemas import FileOut, ModelChange, ModelOut, RevisionOut, Visibility
 from suture_service.paging import Cursor, Limit, Page, decode, page
 from suture_service.parties.service import checked_name
@@ -127,7 +125,7 @@ async def publish(
     checked_name(name, "name")
     content_type = request.headers.get("content-type")
     async with receive_parts(hub.store, hub.settings, request.stream(), content_type) as uploads:
-        checked = await check_and_keep(uploads, partial(take_room, hub, caller.party_id), hub.checks)
+        checked = await check_and_keep(hub, caller.party_id, uploads)
 
     def commit(session: Session) -> tuple[RevisionOut, bool]:
         revision, new = service.publish(

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeAlias
 
-from anyio import CapacityLimiter, to_thread
 from starlette.concurrency import run_in_threadpool
 
 from suture_contract.card.yaml_block import split_card
@@ -20,7 +20,9 @@ from suture_contract.model.metadata import MAX_BYTES, ModelMetadata
 from suture_contract.model.operators import DTYPES
 from suture_contract.model.signature import MAX_SIGNATURE, SIGNATURE
 from suture_service.errors import HubError
+from suture_service.hub import HubContext
 from suture_service.keys.signatures import read_signature
+from suture_service.models.quota import take_room
 from suture_service.models.service import CARD, METADATA, MODEL, Checked
 from suture_service.models.trees import StoredFile
 from suture_service.settings import Settings
@@ -75,11 +77,11 @@ async def receive_parts(
         yield uploads
 
 
-async def check_and_keep(uploads: dict[str, Upload], take_room: TakeRoom, checks: CapacityLimiter) -> CheckedUpload:
+async def check_and_keep(hub: HubContext, party_id: int, uploads: dict[str, Upload]) -> CheckedUpload:
     """Check model, metadata and card against each other, then give all files their final names, if there is room."""
-    says = await to_thread.run_sync(_check, uploads, limiter=checks)
+    says = await hub.checks.run(party_id, partial(_check, uploads))
     signature = await run_in_threadpool(read_signature, uploads)
-    await take_room({upload.sha256: upload.size for upload in uploads.values()})
+    await take_room(hub, party_id, {upload.sha256: upload.size for upload in uploads.values()})
     for upload in uploads.values():
         await upload.keep()
     files = {name: StoredFile(upload.sha256, upload.size) for name, upload in uploads.items()}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
-from anyio import to_thread
 from fastapi import Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
@@ -116,7 +116,8 @@ async def result(hub: HubDep, site: SiteDep, task_id: TaskId, body: ResultIn) ->
     the same transaction. `match`: `{"n", "placements", "norms"}`. `contribute`: `{"n": {"train", "validation"}}`, with
     `epsilon` and `delta` where there is noise. Repeating the same result with the same fence is harmless.
     """
-    state = await to_thread.run_sync(service.finish, hub, site, task_id, body.fence, body.document, limiter=hub.checks)
+    finish = partial(service.finish, hub, site, task_id, body.fence, body.document)
+    state = await hub.checks.run(site.party_id, finish)
     return TaskEnded(id=task_id, state=state)
 
 
