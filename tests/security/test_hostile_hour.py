@@ -38,7 +38,7 @@ from suture_service.settings import Settings
 
 MIB = 2**20
 #: How often each honest request is made, undisturbed and meanwhile.
-ROUNDS = 9
+ROUNDS = 6
 #: Seconds of an honest answer on a quiet machine, where the same request takes `USUAL` undisturbed.
 LIMIT, USUAL = 2.0, 0.04
 #: What a hostile request may be answered with: taken for what it is or refused, but never a failure of the hub.
