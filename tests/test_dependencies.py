@@ -20,7 +20,7 @@ EXTRAS = {name: [Requirement(text) for text in texts] for name, texts in PROJECT
 BASE = [Requirement(text) for text in PROJECT["dependencies"]]
 #: Package -> the extras it may count on, and those of which single functions make use where they are installed.
 PACKAGES = {
-    "contract/suture_contract": ((), ("signing", "tables")),
+    "contract/suture_contract": ((), ("signing", "tables", "service")),
     "client/suture": ((), ("torch", "tables")),
     "stitching/suture_stitching": (("torch",), ("imaging", "tables", "onnx", "mlflow")),
     "service/suture_service": (("service",), ()),

@@ -9,10 +9,9 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+from collections.abc import MutableMapping
 from types import TracebackType
 from typing import Any
-
-import structlog
 
 
 def configure_logging(level: str, *loggers: str) -> None:
@@ -20,6 +19,8 @@ def configure_logging(level: str, *loggers: str) -> None:
 
     Libraries stay at warnings: at lower levels some log what they are given, such as a statement with its values.
     """
+    import structlog
+
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -65,7 +66,7 @@ class _StandardError(logging.Handler):
             self.handleError(record)
 
 
-def _without_values(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+def _without_values(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Replace an exception by its frames: the text of an exception may quote what a caller sent."""
     info = event.pop("exc_info", None)
     error = sys.exc_info()[1] if info is True else info[1] if isinstance(info, tuple) else info
@@ -84,4 +85,6 @@ def _log_uncaught(kind: type[BaseException], error: BaseException | None, traceb
     if issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, error or kind(), traceback)
         return
+    import structlog
+
     structlog.get_logger(__name__).error("uncaught", exc_info=error or kind())
