@@ -365,7 +365,7 @@ def main() -> None:
         }
     show(results, options.size)
     if options.out is not None:
-        from common import write_json  # needs torch, the transfers do not
+        from benchmarks.common import write_json  # needs torch, the transfers do not
 
         write_json(options.out, "hub_transfer", results, size_mib=options.size, rounds=options.rounds)
 

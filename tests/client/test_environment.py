@@ -179,6 +179,8 @@ def test_all_files_of_a_pull_and_an_export_follow_the_umask(
     command = under_027(suture("pull", "north/vessels", "pulled"))
     ended = machines.run(command, environment={**of(home), **published}, folder=home.parent)
     assert ended.returncode == 0, ended.stderr.decode()
+    # Where no bar can be drawn, nothing is left of it, not even an empty line.
+    assert all(ended.stderr.splitlines()), ended.stderr
     for folder in (home.parent / "pulled", exported):
         files = list(folder.iterdir())
         assert {path.stat().st_mode & 0o777 for path in files} == {0o640}, folder

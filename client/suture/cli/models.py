@@ -312,4 +312,4 @@ def report(
 
 def _byte_bar() -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    return Progress(*columns, console=notes, transient=True)
+    return Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal)

@@ -82,7 +82,7 @@ class Stages:
 def stages(console: Console, title: str) -> Iterator[Stages]:
     """Show a bar while the stages of a seed are worked on."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         stage = Stages(bar, title)
         yield stage
         stage.end()

@@ -187,7 +187,8 @@ def _list(what: str, digests: list[str]) -> None:
 @contextmanager
 def _progress(format: Format) -> Iterator[OnProgress]:
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=notes, transient=True, disable=format is Format.json) as shown:
+    quiet = format is Format.json or not notes.is_terminal
+    with Progress(*columns, console=notes, transient=True, disable=quiet) as shown:
         bars: dict[str, TaskID] = {}
 
         def tell(what: str, done: int, total: int) -> None:
