@@ -114,7 +114,7 @@ def test_the_table_shows_every_row_party_interval_and_verdict() -> None:
         "peer north/digits",
         "plain ensemble",
         "Chosen for north: the models joined inside",
-        "96.0 % (accuracy) on north's test data: 3.0 points worse than its own model",
+        "96.0 % (accuracy) on north's test data, 3.0 points worse than its own model",
         "0.960 [0.940, 0.980]",
         "1,270",
         "adopt, but no gain is shown",

@@ -107,7 +107,7 @@ def test_pages_fit_and_can_be_read(browser, live, signed_in, width, scheme):
         for name, path in PAGES.items():
             page.goto(path.format(**{key: getattr(live, key) for key in ("at_work", "queued", "done")}))
             page.evaluate("document.querySelectorAll('img').forEach((picture) => (picture.loading = 'eager'))")
-            page.wait_for_function("[...document.images].every((picture) => picture.complete && picture.naturalWidth)")
+            page.evaluate("Promise.all([...document.images].map((picture) => picture.decode()))")
             problems = barriers(page)
             over = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
             picture(page, f"{name}-{width}-{scheme}")

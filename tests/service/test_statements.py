@@ -75,7 +75,7 @@ def grow(world, count, *, start=0):
         assert owner.publish("north/m000", metadata=changed).is_success
         assert owner.post(f"{HF}/branch/b{index}").is_success
         with world.hub.database.writing() as session:
-            world._party(session, f"party{index}", ["requester"])
+            world._add(session, f"party{index}", "requester")
         assert world.actor("north", "reader").get("/v1/whoami").is_success
         models = [{"repo": f"{party}/digits"} for party in ("north", "south")]
         answer = owner.post("/v1/jobs", {"models": models, "dataset": "d", "evaluate_at": ["south"]})

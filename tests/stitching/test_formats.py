@@ -74,7 +74,8 @@ def test_mlflow_takes_a_table_by_the_names_of_its_columns_where_suture_is_not(tm
     folder = written(tmp_path / "ill", network, (3,), labels=["no", "yes"], channels=["age", "bp", "hr"], **scale)
     assert run("export-mlflow", folder, tmp_path / "served").exit_code == 0
     script = (
-        "import sys, json; sys.path = [place for place in sys.path if 'suture' not in place.lower()]\n"
+        "import sys, json, os\n"
+        "sys.path = [place for place in sys.path if not os.path.isdir(os.path.join(place, 'suture_stitching'))]\n"
         "sys.meta_path = [finder for finder in sys.meta_path if 'editable' not in str(finder).lower()]\n"
         "import mlflow.pyfunc, pandas\n"
         "frame = pandas.DataFrame({'hr': [7.0, 1.0], 'more': [0, 0], 'age': [3.0, 5.0], 'bp': [4.0, 0.0]})\n"

@@ -128,7 +128,10 @@ print(json.dumps(said))
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
-    assert json.loads(ended.stdout) == ["-NOAUTH A"] * 5 + ["refused"] * 2
+    answers = json.loads(ended.stdout)
+    # Redis 7 and Valkey refuse code to everybody, before they ask who it is.
+    assert answers.pop(2) in ("-NOAUTH A", "-ERR MODU")
+    assert answers == ["-NOAUTH A"] * 4 + ["refused"] * 2
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ from suture_contract.extras import needs, not_installed
 from suture_contract.files import trouble
 
 ENTRY_POINTS = "suture.commands"
+#: Under which name a command's context has the package whose logs are shown.
+_LOGS = "suture.logs"
 
 
 class Lazy(NamedTuple):
@@ -40,6 +42,18 @@ class Joined(NamedTuple):
 
 
 Entry = Lazy | Joined | typer.Typer
+
+
+class Command(TyperCommand):
+    """A command that shows the logs of what it operates."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; help needs no logs, and so nothing that makes them is imported for it."""
+        if logs := ctx.meta.get(_LOGS):
+            from suture_contract.console.logs import configure_logging
+
+            configure_logging("warning", logs)
+        return super().invoke(ctx)
 
 
 class Commands(TyperGroup):
@@ -78,9 +92,7 @@ class Commands(TyperGroup):
         try:
             with self._what_is_missing_named(ctx):
                 if self.logs is not None:
-                    from suture_contract.console.logs import configure_logging
-
-                    configure_logging("warning", self.logs)
+                    ctx.meta[_LOGS] = self.logs
                 return super().invoke(ctx)
         except SutureError as error:
             raise _exit_for(error, ctx) from None
@@ -168,5 +180,5 @@ def _made(name: str, target: Any) -> Any:
     if isinstance(target, typer.Typer):
         around.add_typer(target, name=name)
     else:
-        around.command(name)(target)
+        around.command(name, cls=Command)(target)
     return get_group(around).commands[name]
