@@ -259,8 +259,10 @@ def too_slow(
     for name, seconds in meanwhile.items():
         undisturbed = max(statistics.median(before[name]), statistics.median(after[name]))
         allowed = LIMIT * max(1.0, slower, undisturbed / USUAL)
-        if max(seconds) > allowed:
-            late[name] = f"{max(seconds):.2f} s, of {allowed:.2f} s; undisturbed {undisturbed:.3f} s"
+        # Others work on this machine in bursts, which one answer may meet. What an attack holds up, it holds up each time.
+        usual, longest = statistics.median(seconds), max(seconds)
+        if usual > allowed or longest > 10 * allowed:
+            late[name] = f"{usual:.2f} s, at most {longest:.2f} s, of {allowed:.2f} s; undisturbed {undisturbed:.3f} s"
     return late
 
 
@@ -345,4 +347,6 @@ def test_the_judge_goes_by_what_the_machine_does_undisturbed(
     undisturbed: float, slower: float, slowest: float, fails: bool
 ) -> None:
     times = {"who": [undisturbed, undisturbed, 9 * undisturbed]}
-    assert bool(too_slow(times, {"who": [undisturbed, slowest]}, times, slower)) is fails
+    assert bool(too_slow(times, {"who": [undisturbed, slowest, slowest]}, times, slower)) is fails
+    assert not too_slow(times, {"who": [undisturbed, undisturbed, slowest]}, times, slower)
+    assert too_slow(times, {"who": [undisturbed, undisturbed, 10 * slowest + 20]}, times, slower) or not fails
