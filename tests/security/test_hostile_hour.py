@@ -1,8 +1,8 @@
 """All that is known to be hostile, at once, against one hub that goes on answering honest callers.
 
 How fast an honest answer is depends on the machine. So each kind of request is timed before and after the attack, too,
-and so is how long this process waits for a processor. What a quiet machine answers within `LIMIT` seconds may take longer
-by as much.
+and so is how long this process waits for a processor. What a quiet machine answers within `LIMIT` seconds may take
+longer by as much.
 """
 
 from __future__ import annotations
