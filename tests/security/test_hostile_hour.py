@@ -1,8 +1,8 @@
 """All that is known to be hostile, at once, against one hub that goes on answering honest callers.
 
 How fast an honest answer is depends on the machine. So each kind of request is timed before and after the attack, too,
-and so is how long this process waits for a processor. What a quiet machine answers within `LIMIT` seconds may take
-longer by as much.
+and so is how long this process waits for a processor. What a quiet machine answers within two seconds may take longer
+by as much.
 """
 
 from __future__ import annotations
@@ -39,9 +39,8 @@ from suture_service.settings import Settings
 MIB = 2**20
 #: How often each honest request is made, undisturbed and meanwhile.
 ROUNDS = 6
-#: Seconds of an honest answer on a quiet machine, where the same request takes `USUAL` undisturbed. Two are wanted; a
-#: `publish` that waits for the costliest checks of others took 6.3 on two quiet cores, the longest 9.8.
-LIMIT, USUAL = 12.0, 0.04
+#: Seconds of an honest answer on a quiet machine, where the same request takes `USUAL` undisturbed.
+LIMIT, USUAL = 2.0, 0.04
 #: What a hostile request may be answered with: taken for what it is or refused, but never a failure of the hub.
 REFUSED = {400, 401, 404, 408, 409, 412, 413, 422, 429}
 #: And what it has to be answered with, where there is one answer alone; a guess is locked out in the end.
@@ -260,10 +259,8 @@ def too_slow(
     for name, seconds in meanwhile.items():
         undisturbed = max(statistics.median(before[name]), statistics.median(after[name]))
         allowed = LIMIT * max(1.0, slower, undisturbed / USUAL)
-        # Others work on this machine in bursts, which one answer may meet; what an attack holds up, it holds up again.
-        usual, longest = statistics.median(seconds), max(seconds)
-        if usual > allowed or longest > 10 * allowed:
-            late[name] = f"{usual:.2f} s, at most {longest:.2f} s, of {allowed:.2f} s; undisturbed {undisturbed:.3f} s"
+        if max(seconds) > allowed:
+            late[name] = f"{max(seconds):.2f} s, of {allowed:.2f} s; undisturbed {undisturbed:.3f} s"
     return late
 
 
@@ -336,18 +333,16 @@ def test_honest_callers_are_answered_while_all_attack_at_once(
 @pytest.mark.parametrize(
     ("undisturbed", "slower", "slowest", "fails"),
     [
-        (0.01, 1.0, 0.95, False),
-        (0.01, 1.0, 1.05, True),
-        (0.4, 1.0, 9.5, False),
-        (0.4, 1.0, 10.5, True),
-        (0.01, 6.0, 5.5, False),
-        (0.01, 6.0, 6.5, True),
+        (0.01, 1.0, 1.9, False),
+        (0.01, 1.0, 2.1, True),
+        (0.4, 1.0, 19.0, False),
+        (0.4, 1.0, 21.0, True),
+        (0.01, 6.0, 11.0, False),
+        (0.01, 6.0, 13.0, True),
     ],
 )
 def test_the_judge_goes_by_what_the_machine_does_undisturbed(
     undisturbed: float, slower: float, slowest: float, fails: bool
 ) -> None:
-    times, slowest = {"who": [undisturbed, undisturbed, 9 * undisturbed]}, slowest * LIMIT
-    assert bool(too_slow(times, {"who": [undisturbed, slowest, slowest]}, times, slower)) is fails
-    assert not too_slow(times, {"who": [undisturbed, undisturbed, slowest]}, times, slower)
-    assert too_slow(times, {"who": [undisturbed, undisturbed, 11 * slowest]}, times, slower) or not fails
+    times = {"who": [undisturbed, undisturbed, 9 * undisturbed]}
+    assert bool(too_slow(times, {"who": [undisturbed, slowest]}, times, slower)) is fails
