@@ -39,6 +39,17 @@ class Site:
         self.app = make_app(config)
         self.processes = {}
 
+    def __enter__(self):
+        self.start("redis")
+        until(self.answers)
+        return self
+
+    def __exit__(self, *_):
+        for process in reversed(self.processes.values()):
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
     def start(self, name):
         command = [sys.executable, "-m", "suture_worker", name, str(self.config.path), str(os.getpid())]
         with (self.config.state / "logs" / f"{name}.log").open("ab") as output:
@@ -100,14 +111,8 @@ def _no_task_is_left(site):
 @pytest.fixture(scope="module")
 def running(site):
     """The site's Redis, and its worker once a test has started it: it serves the next ones, too."""
-    here = Site(site)
-    here.start("redis")
-    until(here.answers)
-    yield here
-    for process in reversed(here.processes.values()):
-        if process.poll() is None:
-            process.kill()
-        process.wait()
+    with Site(site) as here:
+        yield here
 
 
 def gone(process):

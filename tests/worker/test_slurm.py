@@ -58,14 +58,8 @@ def site(make, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def jobs(site):
-    here = Jobs(site)
-    here.start("redis")
-    until(here.answers)
-    yield here
-    for process in reversed(here.processes.values()):
-        if process.poll() is None:
-            process.kill()
-        process.wait()
+    with Jobs(site) as here:
+        yield here
 
 
 def test_slurm_stops_it_earlier_than_it_needs_to_drain():

@@ -40,15 +40,9 @@ def site(make, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def running(site):
-    here = Site(site)
-    here.start("redis")
-    until(here.answers)
-    here.start_worker()
-    yield here
-    for process in reversed(here.processes.values()):
-        if process.poll() is None:
-            process.kill()
-        process.wait()
+    with Site(site) as here:
+        here.start_worker()
+        yield here
 
 
 def shown(site, *arguments):

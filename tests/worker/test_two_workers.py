@@ -28,19 +28,13 @@ def site(make, tmp_path_factory):
 @pytest.fixture(scope="module")
 def two(site):
     """A site with two workers, as on two machines with one state folder."""
-    here = Site(site)
-    here.start("redis")
-    until(here.answers)
-    for name in ("first", "second"):
-        part = Site(site)
-        part.start_worker()
-        here.processes[name] = part.processes["worker"]
-    until(lambda: places(site.state) == 2)
-    yield here
-    for process in reversed(here.processes.values()):
-        if process.poll() is None:
-            process.kill()
-        process.wait()
+    with Site(site) as here:
+        for name in ("first", "second"):
+            part = Site(site)
+            part.start_worker()
+            here.processes[name] = part.processes["worker"]
+        until(lambda: places(site.state) == 2)
+        yield here
 
 
 def test_two_workers_give_what_one_gives(two, site, assign):
