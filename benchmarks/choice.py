@@ -25,7 +25,7 @@ from contribution import trained
 from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
-from studies import digits_study, heart_study
+from studies import CARRIED
 
 from suture_contract.documents import CandidateSet, Evaluation
 from suture_contract.errors import SutureError
@@ -135,7 +135,7 @@ def worth(asked: Asked, chosen: str) -> Worth:
 def main() -> int:
     """Run the benchmark and print its table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("studies", nargs="+", choices=("digits", "heart"))
+    parser.add_argument("studies", nargs="+", choices=CARRIED)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first", type=int, default=0, help="the first of the seeds")
     parser.add_argument("--undeclared", action="store_true", help="no member declares its shares of labels")
@@ -148,7 +148,7 @@ def main() -> int:
         *("at home, over the own model", "elsewhere, over it", "surely lost at home"),
     )
     for name in asked.studies:
-        study = digits_study() if name == "digits" else heart_study()
+        study = CARRIED[name]()
         found: dict[str, list[Worth]] = {}
         for seed in range(asked.first, asked.first + asked.seeds):
             for one in kept(study, seed, asked.kept, declared=not asked.undeclared).asked:

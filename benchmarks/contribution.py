@@ -19,7 +19,7 @@ import torch
 from common import write_json
 from rich.console import Console
 from rich.table import Table
-from studies import digits_study, heart_study
+from studies import CARRIED
 
 from suture_contract.documents import Evaluation
 from suture_contract.errors import SutureError
@@ -147,13 +147,13 @@ def summary(study: Study, runs: Sequence[dict[str, dict[str, dict[str, float]]]]
 def main() -> int:
     """Run the benchmark and print its tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("studies", nargs="+", choices=("digits", "heart"))
+    parser.add_argument("studies", nargs="+", choices=CARRIED)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="also write the results here")
     asked = parser.parse_args()
     console, every = Console(width=120), {}
     for name in asked.studies:
-        study = digits_study() if name == "digits" else heart_study()
+        study = CARRIED[name]()
         runs = []
         for seed in range(asked.seeds):
             runs.append(measured(study, seed))

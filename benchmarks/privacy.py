@@ -30,7 +30,7 @@ import torch
 from common import write_json
 from rich.console import Console
 from rich.table import Table
-from studies import cells_study, digits_study, heart_study
+from studies import CARRIED, cells_study
 
 from suture_contract.errors import SutureError
 from suture_contract.privacy import Privacy
@@ -168,7 +168,7 @@ def main() -> int:
     every: dict[str, list[Row]] = {name: list(kept.get(name, ())) for name in (*kept, *asked.studies)}
     read = reading_errors()
     for name in asked.studies:
-        study = cells_study(asked.data) if name == "cells" else {"digits": digits_study, "heart": heart_study}[name]()
+        study = cells_study(asked.data) if name == "cells" else CARRIED[name]()
         for seed in range(asked.seeds):
             for row in measured(study, seed, asked.epochs, every[name]):
                 every[name].append(row)

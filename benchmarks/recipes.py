@@ -20,7 +20,7 @@ from common import write_json
 from contribution import trained
 from rich.console import Console
 from rich.table import Table
-from studies import digits_study, heart_study
+from studies import CARRIED
 
 from suture_contract.documents import Evaluation
 from suture_contract.fit_options import FitOptions
@@ -76,14 +76,14 @@ def _value(evaluation: Evaluation, id: str) -> float:
 def main() -> int:
     """Run the benchmark and print its table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("studies", nargs="+", choices=("digits", "heart"))
+    parser.add_argument("studies", nargs="+", choices=CARRIED)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="also write the results here")
     asked = parser.parse_args()
     console, every = Console(width=100), {}
     table = Table("study", "model", "at home", "elsewhere", "mean", "surely lost at home")
     for name in asked.studies:
-        study = digits_study() if name == "digits" else heart_study()
+        study = CARRIED[name]()
         cells: Cells = defaultdict(list)
         for seed in range(asked.seeds):
             for row, values in measured(study, seed).items():

@@ -42,3 +42,7 @@ def cells_study(folder: Path) -> Study:
     """Return white blood cells (background, cytoplasm, nucleus) at two laboratories."""
     files = {party: folder / f"{file}.npz" for party, file in LABORATORIES.items()}
     return image_files("cells", "segmentation", files, masks="masks3", labels=("background", "cytoplasm", "nucleus"))
+
+
+#: The studies whose data the packages carry, by name.
+CARRIED = {"digits": digits_study, "heart": heart_study}

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from common import write_json
 from rich.console import Console
-from studies import cells_study, digits_study, heart_study
+from studies import CARRIED, cells_study
 
 from suture_contract.errors import SutureError
 from suture_contract.files import write_text
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     setup, missed = Setup(torch.device(name), options.epochs, leave_out=options.leave_out), 0
     console = Console(width=160 if not sys.stdout.isatty() else None)
-    makers = {"digits": digits_study, "heart": heart_study, "cells": lambda: cells_study(options.data)}
+    makers = {**CARRIED, "cells": lambda: cells_study(options.data)}
     try:
         for study in (makers[name]() for name in options.studies):
             for results in play(study, setup, seeds, options.out, console):
