@@ -291,7 +291,7 @@ class World:
 
     def __init__(self, settings: Settings, client: TestClient, hub: HubContext) -> None:
         self.settings, self.client, self.hub = settings, client, hub
-        self._offset = timedelta(0)
+        self._moment = datetime.now(UTC)
         self._published: set[str] = set()
         hub.now = self.now
         self._fill()
@@ -301,7 +301,9 @@ class World:
         )
 
     def now(self) -> datetime:
-        return datetime.now(UTC) + self._offset
+        """The moment that tests have come to: what a machine takes meanwhile does not count. No two are the same."""
+        self._moment += timedelta(microseconds=1)
+        return self._moment
 
     def _fill(self) -> None:
         """Add the parties, sites and tokens: the hub's own way for the first hub, and the same rows for the others."""
@@ -336,7 +338,7 @@ class World:
 
     def later(self, seconds: float) -> None:
         """Let time pass, and let the hub notice."""
-        self._offset += timedelta(seconds=seconds)
+        self._moment += timedelta(seconds=seconds)
         sweep_once(self.hub)
 
     def ask(self, *, models: Any = ("north/digits", "south/digits"), **changes: Any) -> Any:

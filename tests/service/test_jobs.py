@@ -109,17 +109,17 @@ def test_a_party_that_declines_is_missing(world, code, reason):
 
 @pytest.mark.parametrize("working", [False, True])
 def test_a_party_that_never_answers_is_missing(world, working):
-    job = world.ask(evaluate_at=["south", "east"], evaluate_within=900).json()
+    job = world.ask(evaluate_at=["south", "east"], evaluate_within=300).json()
     world.fit()
     world.evaluate("north")
     world.evaluate("east")
     task = world.sites["south"].lease() if working else None
-    for _ in range(6):  # half of a lease each: what the machine takes meanwhile counts, too
-        world.later(30)
+    for _ in range(6):
+        world.later(49)
         if working:
             assert world.sites["south"].tell(task, "heartbeat").status_code == 200
     assert world.job(job)["state"] == "evaluating"
-    world.later(900)
+    world.later(120)
     if working:
         assert refusal(world.sites["south"].tell(task, "heartbeat"), 409)["code"] == "task.fenced"
         late = world.sites["south"].tell(task, "result", document=world.evaluation_of(task))
