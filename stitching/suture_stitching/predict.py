@@ -19,6 +19,7 @@ from suture_contract.extras import needs
 from suture_contract.model.metadata import InputSpec, ModelMetadata
 from suture_stitching.data.arrays import to_range
 from suture_stitching.data.image_folder import read_image
+from suture_stitching.normalisation import normalised
 from suture_stitching.portable.runtime import PortableModel
 
 if TYPE_CHECKING:
@@ -83,8 +84,9 @@ class LoadedModel(nn.Module):
 
         `samples` are images in files (one path or several), an array or tensor `(N, C, *spatial)` or `(C, *spatial)`,
         a list of such samples, rows `(N, F)` of a table, or a `pandas.DataFrame` with the model's columns. Whole
-        numbers of 8 or 16 bits are scaled onto the model's `value_range`; other values must lie within it. Sizes and
-        channels must be those that the model reads: nothing is cut or stretched unseen.
+        numbers of 8 or 16 bits are scaled onto the model's `value_range`; other values must lie within it. Then comes
+        the model's `preprocessing`. Sizes and channels must be those that the model reads: nothing is cut or stretched
+        unseen.
 
         Raises `SutureError`: `predict.task` where the model is no classifier, `predict.shape`, `predict.range`,
         `predict.columns`, `dataset.unreadable_image`.
@@ -103,7 +105,17 @@ class LoadedModel(nn.Module):
         return predictions
 
     def to_onnx(self, path: str | os.PathLike[str], *, tolerance: float = 1e-4) -> OnnxExported:
-        """Write the network as ONNX, checked beside this one; needs the extra `onnx`. See `export_onnx`."""
+        """Write the network as ONNX, checked beside this one; needs the extra `onnx`. See `export_onnx`.
+
+        Raises `SutureError`, `predict.prior` where the model was loaded with a `label_prior`: the file has none.
+        """
+        if self.model is not self.portable:
+            raise SutureError(
+                "predict.prior",
+                "shares of labels are not written as ONNX: the file would give other probabilities",
+                where="label_prior",
+                hint="load the model without label_prior, and correct its probabilities where they are used",
+            )
         with needs("torch,onnx"):
             from suture_stitching.formats.onnx import export_onnx
 
@@ -112,6 +124,8 @@ class LoadedModel(nn.Module):
     def _probabilities(self, x: Tensor) -> Tensor:
         """Return probabilities `(N, labels)`."""
         output = next(iter(self.metadata.outputs.values()))
+        if (scale := self.input.preprocessing) is not None:
+            x = normalised(x, scale.mean, scale.std)
         with torch.inference_mode():
             values: Tensor = self(x.to(self._device)).double().cpu()
         if self.metadata.task == "multilabel":
@@ -139,9 +153,16 @@ class LoadedModel(nn.Module):
         spec = self.input
         if hasattr(samples, "columns"):
             samples = self._columns(samples)
-        if isinstance(samples, list | tuple):
-            samples = np.stack([np.asarray(sample) for sample in samples])
-        values = torch.as_tensor(samples)
+        try:
+            if isinstance(samples, list | tuple):
+                samples = np.stack([np.asarray(sample) for sample in samples])
+            values = torch.as_tensor(samples)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise SutureError(
+                "predict.shape",
+                f"these are no samples of one size: {error}",
+                hint="give paths, an array (N, C, *spatial), or a list of arrays that are as large as each other",
+            ) from None
         if values.dim() == 1 + len(spec.spatial_shape):  # a single sample
             values = values[None]
         kinds = {torch.uint8: 255.0, torch.uint16: 65535.0}
@@ -159,7 +180,12 @@ class LoadedModel(nn.Module):
                 f"the table lacks columns: {missing}" if missing else "the model does not name its columns",
                 hint="give an array with the columns in the model's order",
             )
-        return np.asarray(table[list(names)], dtype=np.float32)
+        try:
+            return np.asarray(table[list(names)], dtype=np.float32)
+        except (TypeError, ValueError) as error:
+            raise SutureError(
+                "predict.columns", f"the columns hold more than numbers: {error}", hint="code texts as in training"
+            ) from None
 
     def _checked(self, x: Tensor, file: str | None) -> Tensor:
         spec = self.input
@@ -171,6 +197,13 @@ class LoadedModel(nn.Module):
             words = " x ".join("any" if size is None else str(size) for size in wanted)
             shape = " x ".join(map(str, x.shape[1:]))
             raise SutureError("predict.shape", f"the model reads {words}, a sample is {shape}", where=file)
+        if not bool(x.isfinite().all()):
+            raise SutureError(
+                "predict.range",
+                "samples hold values that are missing or infinite",
+                where=file,
+                hint="fill them as for training",
+            )
         if spec.value_range is not None and x.numel():
             low, high = spec.value_range
             least, most, slack = float(x.min()), float(x.max()), 1e-5 * (high - low)

@@ -271,6 +271,42 @@ def test_tables_are_read_by_the_names_of_columns(tmp_path: Path) -> None:
     assert [prediction.label for prediction in model.predict(table)] == ["well", "ill"]
     with pytest.raises(SutureError, match="lacks columns: marker"):
         model.predict(table.drop(columns="marker"))
+    with pytest.raises(SutureError, match="missing or infinite"):
+        model.predict(table.assign(age=[50, None]))
+    with pytest.raises(SutureError, match="more than numbers"):
+        model.predict(table.assign(age=["fifty", "sixty"]))
+    for ragged in ([np.zeros(2), np.zeros(3)], [], [["a", "b"]]):
+        with pytest.raises(SutureError) as raised:
+            model.predict(ragged)
+        assert raised.value.code == "predict.shape"
     written = model.to_onnx(tmp_path / "model.onnx")
     assert (tmp_path / "model.onnx").stat().st_size > 100
     assert written.difference < 1e-4
+
+
+def test_samples_are_normalised_as_the_model_says(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 4, 2)).eval()
+    path, mean, std = tmp_path / "model.safetensors", [0.5, 0.4, 0.3], [0.1, 0.2, 0.3]
+    declared = {"labels": ["well", "ill"], "license": "CC-BY-4.0", "label_prior": [0.5, 0.5]}
+    metadata = export_model(
+        network, torch.rand(2, 3, 4, 4), path, mean=mean, std=std, value_range=(0.0, 1.0), **declared
+    )
+    from suture_stitching.portable.runtime import load
+    from suture_stitching.prior import AtPrior
+
+    portable = load(path)
+    image = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    Image.fromarray(image).save(tmp_path / "image.png")
+    x = torch.from_numpy(image).permute(2, 0, 1)[None] / 255
+    with torch.no_grad():
+        want = network((x - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)).softmax(1)[0]
+    model = LoadedModel(portable, portable, metadata)
+    for samples in (tmp_path / "image.png", x):
+        (prediction,) = model.predict(samples)
+        assert list(prediction.probabilities.values()) == pytest.approx(want.tolist(), abs=1e-6)
+    at_prior = LoadedModel(AtPrior(portable, metadata, {"well": 0.9, "ill": 0.1}), portable, metadata)
+    with pytest.raises(SutureError) as raised:
+        at_prior.to_onnx(tmp_path / "model.onnx")
+    assert raised.value.code == "predict.prior"
+    assert not (tmp_path / "model.onnx").exists()

@@ -32,6 +32,7 @@ from suture_contract.model.format import METADATA, MODEL, check_against, check_f
 from suture_contract.model.metadata import ModelMetadata
 from suture_stitching.formats.folder import making
 from suture_stitching.formats.trials import trial_batches
+from suture_stitching.normalisation import normalised
 from suture_stitching.objectives import objective_of
 from suture_stitching.portable.export import relative_difference
 from suture_stitching.portable.runtime import PortableModel, load
@@ -102,8 +103,7 @@ class Predictor:
         x = torch.as_tensor(np.array(data[list(self.input.channels or ())] if hasattr(data, "columns") else data))
         x = x.to(TORCH_DTYPES[self.input.dtype])
         if (scale := self.input.preprocessing) is not None:
-            shape = (1, -1, *[1] * (x.dim() - 2))
-            x = (x - torch.tensor(scale.mean).reshape(shape).to(x)) / torch.tensor(scale.std).reshape(shape).to(x)
+            x = normalised(x, scale.mean, scale.std)
         with torch.inference_mode():
             return self._objective.combine([self.model(x)], [0]).float().numpy()
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from suture_contract.errors import SutureError
+from suture_stitching.normalisation import normalised
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,7 @@ class NetworkSource:
         low, high = self.description.get("value_range") or (0.0, 1.0)
         values = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)) * (high - low) + low
         mean, std = self.description.get("mean"), self.description.get("std")
-        if mean is None or std is None:
-            return values
-        axes = (-1, *[1] * (len(shape) - 1))
-        return (values - torch.tensor(mean).reshape(axes)) / torch.tensor(std).reshape(axes)
+        return values if mean is None or std is None else normalised(values, mean, std)
 
     def described(self, **stated: Any) -> dict[str, Any]:
         """Return all fields of `suture.json` that are known: what is `stated` stands above what was read.
