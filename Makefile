@@ -3,7 +3,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
-PIP := $(BIN)/python -m pip --disable-pip-version-check install
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --no-compile
 # The first interpreter that Suture runs on.
 PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
 	$$name -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$name && break; done)
@@ -32,8 +32,8 @@ test: $(INSTALLED)  ## run all tests
 
 # What is soon done and starts no server: formats, rules, commands, and the hub's logic on SQLite.
 QUICK := tests/test_*.py tests/client \
-	$(foreach name,access audit jobs keys models parties publishing quota search states storage tasks waiting,tests/service/test_$(name).py) \
-	$(foreach name,bootstrap card data_splits data_table familiarity format layout matching metadata moments points report select solve,tests/stitching/test_$(name).py) \
+	$(foreach name,access audit jobs jobs_again jobs_refused keys models parties publishing quota search states storage tasks waiting,tests/service/test_$(name).py) \
+	$(foreach name,bootstrap card data_splits data_table familiarity format layout matching metadata moments points report report_page report_plots report_words select solve,tests/stitching/test_$(name).py) \
 	$(foreach name,config data folder inbox ledger outbox policy signed suppression waiting,tests/worker/test_$(name).py)
 NOT_QUICK := $(foreach name,client/test_environment client/test_network client/test_login_oidc client/test_processes test_leftovers,--ignore tests/$(name).py)
 
@@ -79,13 +79,16 @@ format: $(INSTALLED)  ## put the code into its agreed form
 clean:  ## remove what was installed and what the demo left
 	rm -rf $(VENV) .suture .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-# torch comes first and by itself, see constraints.txt.
+# torch comes first and by itself, see constraints.txt. All cores compile what was installed; pip would use one, and some
+# packages carry files that no Python compiles.
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Suture needs Python 3.11, 3.12 or 3.13 on the PATH"; exit 1; }
 	@echo "Installing Suture into $(VENV), once; this takes a few minutes."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "  1/2  PyTorch"
+	@echo "  1/3  PyTorch"
 	@$(PIP) --quiet $(TORCH_INDEX) "$$(sed -n '/^torch==/p' constraints.txt)"
-	@echo "  2/2  Suture and what else it uses"
+	@echo "  2/3  Suture and what else it uses"
 	@$(PIP) --quiet --constraint constraints.txt --editable '.[service,worker,onnx,mlflow,demo,dev]'
+	@echo "  3/3  bytecode"
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	@touch $@

@@ -228,7 +228,7 @@ class Composed:
 
     def start_site(self) -> None:
         """Start broker, agent and worker as docker-compose does, and wait until the hub hears from the site."""
-        page = (ROOT / "docs/site-operator.md").read_text(encoding="utf-8").partition("## With docker-compose")[2]
+        page = (ROOT / "docs/docker-compose.md").read_text(encoding="utf-8")
         config = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)[0]
         config = config.replace("https://hub.example", f"http://127.0.0.1:{self.port}")
         config = config.replace("[hub]", '[hub]\ntoken_file = "token"', 1) if "token_file" not in config else config

@@ -7,14 +7,14 @@ validation data, and test data tell what the choice was worth. Both are means ov
 - regret of those that keep up: the same, over those that lose at most 2 % there of the requester's own model's value;
 - optimism: the chosen one's value on validation data less that on test data.
 
-Evaluations are kept in FOLDER, so that another rule is tried on the same ones in a second. Trains as `study.py` does.
+What is done is kept in FOLDER: the same command goes on after it was stopped, and another rule is tried on the same
+evaluations in a second. Trains as `study.py` does.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from contribution import trained
 from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
-from studies import CARRIED
+from studies import CARRIED, cells_study
 
 from suture_contract.documents import CandidateSet, Evaluation
 from suture_contract.errors import SutureError
@@ -34,7 +34,7 @@ from suture_local.study.data import Study
 from suture_stitching.evaluation.evaluate import evaluate
 from suture_stitching.evaluation.rule import Evidence, signed
 from suture_stitching.evaluation.select import choose
-from suture_stitching.fitting.fit import FitOptions, fit
+from suture_stitching.fitting.fit import FitOptions, Member, fit
 
 #: Who loses at most this part of its own model's value keeps up.
 KEPT = 0.02
@@ -69,43 +69,56 @@ class Worth:
     lost: float
 
 
-def measured(study: Study, seed: int, *, declared: bool) -> Seed:
-    """Return what all parties measured for `seed`, with each as the requester; those with one class cannot ask.
+def measured(study: Study, seed: int, folder: Path, *, declared: bool, epochs: int | None = None) -> Seed:
+    """Return what all parties measured for `seed`, with each as the requester.
 
-    Members that have not `declared` their shares of labels are corrected nowhere.
+    Members that have not `declared` their shares of labels are corrected nowhere. What is done is kept in `folder`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    members = trained(study, seed, folder, epochs)
+    if not declared:
+        members = [
+            replace(member, metadata=member.metadata.model_copy(update={"label_prior": None})) for member in members
+        ]
+    return measured_of(study, seed, members, folder)
+
+
+def measured_of(study: Study, seed: int, members: Sequence[Member], folder: Path) -> Seed:
+    """Return what all parties measured of the fits of these `members`, one of each party, with each as the requester.
+
+    Those with one class cannot ask. What is done is kept in `folder`: a measurement that was stopped goes on.
     """
     datasets = {party: study.dataset(party, own) for party, own in study.divide(seed).items()}
     found = []
-    with tempfile.TemporaryDirectory() as folder:
-        members = trained(study, seed, Path(folder))
-        if not declared:
-            members = [
-                replace(member, metadata=member.metadata.model_copy(update={"label_prior": None})) for member in members
-            ]
-        for index, requester in enumerate(study.parties):
-            try:
-                fitted = fit(members, datasets[requester], own=index, options=FitOptions(seed=seed))
-            except SutureError as error:
-                if error.code != "dataset.one_class":
-                    raise
-                continue
-            evaluations = {
-                party: evaluate(members, fitted, own, own=number)
-                for number, (party, own) in enumerate(datasets.items())
-            }
-            found.append(Asked(requester=requester, candidates=fitted.candidates, evaluations=evaluations))
+    for index, requester in enumerate(study.parties):
+        at, options = folder / requester, FitOptions(seed=seed)
+        try:
+            fitted = fit(members, datasets[requester], own=index, options=options, checkpoint=at / "fit")
+        except SutureError as error:
+            if error.code != "dataset.one_class":
+                raise
+            continue
+        evaluations = {
+            party: evaluate(members, fitted, own, own=number, checkpoint=at / party)
+            for number, (party, own) in enumerate(datasets.items())
+        }
+        found.append(Asked(requester=requester, candidates=fitted.candidates, evaluations=evaluations))
     return Seed(asked=found)
 
 
-def kept(study: Study, seed: int, folder: Path, *, declared: bool) -> Seed:
+def kept(study: Study, seed: int, folder: Path, *, declared: bool, epochs: int | None = None) -> Seed:
     """Return what was measured for `seed`, from the folder where it is there."""
-    path = folder / f"{study.name}-{seed}{'' if declared else '-undeclared'}.json"
+    path = kept_at(study, seed, folder, declared=declared)
     if path.is_file():
         return Seed.model_validate_json(read_text(path))
-    found = measured(study, seed, declared=declared)
-    folder.mkdir(parents=True, exist_ok=True)
+    found = measured(study, seed, path.with_suffix(""), declared=declared, epochs=epochs)
     write_text(path, found.model_dump_json(by_alias=True))
     return found
+
+
+def kept_at(study: Study, seed: int, folder: Path, *, declared: bool = True) -> Path:
+    """Return the file of what was measured; the folder beside it, of the same name, holds what it came from."""
+    return folder / f"{study.name}-{seed}{'' if declared else '-undeclared'}.json"
 
 
 def worth(asked: Asked, chosen: str) -> Worth:
@@ -135,23 +148,27 @@ def worth(asked: Asked, chosen: str) -> Worth:
 def main() -> int:
     """Run the benchmark and print its table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("studies", nargs="+", choices=CARRIED)
+    parser.add_argument("studies", nargs="+", choices=[*CARRIED, "cells"])
+    parser.add_argument("--data", type=Path, help="folder with the cells' images")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first", type=int, default=0, help="the first of the seeds")
+    parser.add_argument("--epochs", type=int, help="of each training, by default those of the kind of data")
     parser.add_argument("--undeclared", action="store_true", help="no member declares its shares of labels")
     parser.add_argument("--kept", type=Path, required=True, help="evaluations are kept in this folder")
     parser.add_argument("--json", type=Path, help="also write the results here")
     asked = parser.parse_args()
+    if asked.data is None and "cells" in asked.studies:
+        parser.error("cells need --data FOLDER")
     console, every = Console(width=120), {}
     table = Table(
         *("study", "who asks", "regret", "of those that keep up", "optimism"),
         *("at home, over the own model", "elsewhere, over it", "surely lost at home"),
     )
     for name in asked.studies:
-        study = CARRIED[name]()
+        study = cells_study(asked.data) if name == "cells" else CARRIED[name]()
         found: dict[str, list[Worth]] = {}
         for seed in range(asked.first, asked.first + asked.seeds):
-            for one in kept(study, seed, asked.kept, declared=not asked.undeclared).asked:
+            for one in kept(study, seed, asked.kept, declared=not asked.undeclared, epochs=asked.epochs).asked:
                 chosen = choose(one.candidates, one.evaluations, requester=one.requester).chosen
                 found.setdefault(one.requester, []).append(worth(one, chosen))
             console.print(f"{name}, seed {seed} done", style="dim")

@@ -19,10 +19,12 @@ import torch
 from common import write_json
 from rich.console import Console
 from rich.table import Table
+from safetensors.torch import load_file, save_file
 from studies import CARRIED
 
 from suture_contract.documents import Evaluation
 from suture_contract.errors import SutureError
+from suture_contract.files import replacing
 from suture_local.study.data import Study
 from suture_local.study.run import member_of
 from suture_local.study.training import machine_of, recipe_of, train
@@ -39,21 +41,21 @@ CHOSEN, JOINT = "chosen", "best for all"
 CPU = torch.device("cpu")
 
 
-def trained(study: Study, seed: int, folder: Path) -> list[Member]:
-    """Return each party's model."""
+def trained(study: Study, seed: int, folder: Path, epochs: int | None = None) -> list[Member]:
+    """Return each party's model; those that were trained into this folder before are not trained again."""
     members = []
     for design, own in enumerate(study.divide(seed).values()):
-        part, shape = own.part("train", CPU), own.inputs.shape[1:]
-        recipe = recipe_of(study.task, len(shape) - 1, study.augment)
-        module = train(
-            study.untrained(design, shape, seed),
-            part,
-            [own.part("validation", CPU)],
-            recipe,
-            machine_of(CPU, shape),
-            seed=seed,
-        )
-        members.append(member_of(study, design, module, part, folder / f"{design}.safetensors"))
+        part, shape, at = own.part("train", CPU), own.inputs.shape[1:], folder / f"{design}-trained.safetensors"
+        module = study.untrained(design, shape, seed)
+        if at.is_file():
+            module.load_state_dict(load_file(at))
+        else:
+            recipe = recipe_of(study.task, len(shape) - 1, study.augment, epochs)
+            validation, machine = [own.part("validation", CPU)], machine_of(CPU, shape)
+            module = train(module, part, validation, recipe, machine, seed=seed)
+            with replacing(at) as temporary:
+                save_file({name: value.contiguous() for name, value in module.state_dict().items()}, temporary)
+        members.append(member_of(study, design, module.eval(), part, folder / f"{design}.safetensors"))
     return members
 
 

@@ -260,7 +260,7 @@ def monai_networks() -> dict[str, Entry]:
         "milmodel-att-trans": _entry(mil("att_trans"), 4, 3, 64, 64),
         "resunet-attention": _entry(partial(nets.AttentionUnet, 3, 1, 2, (8, 16, 32), (2, 2)), 1, 32, 32, 32),
         "voxelmorph": _entry(partial(nets.VoxelMorphUNet, 3, 2, 16, [16, 32, 32, 32, 32, 32], (16, 16)), 2, 32, 32, 32),
-        "localnet": _entry(partial(nets.LocalNet, 3, 2, 8, 3, extract_levels=(0, 3)), 2, 32, 32, 32),
+        "localnet": _entry(partial(nets.LocalNet, 3, 2, 8, (0, 3)), 2, 32, 32, 32),
         "generator": _entry(partial(nets.Generator, (17,), (8, 4, 4), (8, 1), (2, 2)), 17),
     }  # fmt: skip
     return {f"monai:{name}": entry for name, entry in entries.items()}

@@ -2,13 +2,15 @@
 
     capture     members run and stitches are solved, beside what the device can do at most: a roofline of its own
     precision   bfloat16 against float32: explained variances and scores of the same fit
+    refine      stitches are trained, twice: what a step takes, and whether both have the same bytes
     copies      batches from pinned memory against others
     memory      a fit that may use a fraction of the device's memory: smaller parts, the same stitches
     confined    a fit by a site's worker in a confined child, twice: on that device, with the same bytes
     devices     one process for each device, at once
 
-Each prints what it found, and the command ends with an error where a check fails. After `--seconds`, no further part is
-begun. `--device cpu` runs whatever needs no GPU and says so: such figures say nothing about one.
+Each prints what it found, and the command ends with an error where a check fails; a part that breaks off does not keep
+the others from being tried. After `--seconds`, no further part is begun. `--device cpu` runs whatever needs no GPU and
+says so: such figures say nothing about one.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -44,6 +47,9 @@ SCORE, VARIANCE = 0.02, 0.05
 #: The part of a device's memory that the fit with little memory may use.
 FRACTION = 0.05
 OPTIONS = FitOptions(refine=False)
+TRAINED = FitOptions(refine_steps=120, refine_candidates=2)
+#: Two trainings on one device may differ by so much: backward passes add up in no fixed order on some devices.
+TRAINING = 0.05
 Found: TypeAlias = dict[str, Any]
 
 
@@ -181,6 +187,30 @@ def explained(result: FitResult) -> dict[str, float]:
     return {s.weight: s.r2 for match in matches for s in match.stitches if s.r2 is not None}
 
 
+def refine(bench: Bench) -> Found:
+    """Train the two most promising candidates, from the same start, twice."""
+    found: list[tuple[FitResult, float]] = []
+    for _ in range(2):
+        began = time.perf_counter()
+        phases = Phases()
+        result = fit(bench.here, bench.dataset, own=0, options=TRAINED, device=bench.device, progress=phases)
+        found.append((result, phases.seconds.get("refine", time.perf_counter() - began)))
+    (one, _), (other, seconds) = found
+    trained = [name for name in one.stitches if name.startswith("r")]
+    if not trained:
+        raise Failed("no stitch was trained")
+    if not all(bool(torch.isfinite(one.stitches[name]).all()) for name in trained):
+        raise Failed("a trained stitch is not finite")
+    apart = same(one, other.stitches, TRAINING)
+    return {
+        "refine_seconds": seconds,
+        "seconds_of_a_step_at_most": seconds / (TRAINED.refine_steps * TRAINED.refine_candidates),
+        "trained_stitches": len(trained),
+        "difference_of_two_runs": apart,
+        "same_bytes": all(torch.equal(tensor, other.stitches[name]) for name, tensor in one.stitches.items()),
+    }
+
+
 def copies(bench: Bench) -> Found:
     block = torch.empty(2**26)  # 256 MiB
     found: Found = {
@@ -310,6 +340,7 @@ def devices(bench: Bench) -> Found:
 PARTS: dict[str, Callable[[Bench], Found]] = {
     "capture": capture,
     "precision": precision,
+    "refine": refine,
     "copies": copies,
     "memory": memory,
     "confined": confined,
@@ -350,6 +381,10 @@ def main() -> None:
             results[name] = PARTS[name](bench)
         except Failed as error:
             failed.append(f"{name}: {error}")
+            continue
+        except Exception as error:  # the device is lent for minutes: the other parts are tried all the same
+            traceback.print_exc()
+            failed.append(f"{name}: {type(error).__name__}: {str(error).partition(chr(10))[0]}")
             continue
         print(f"{name}, {time.perf_counter() - started:.0f} s", flush=True)
         for key, value in results[name].items():

@@ -8,7 +8,8 @@ from torch import nn
 
 from suture_local import digits, heart
 from suture_local.study.data import PartySamples, Study
-from suture_local.study.reading import TableColumns, image_files, table_files
+from suture_local.study.reading import image_files
+from suture_local.study.tables import TableColumns, table_files
 from suture_local.training import untrained
 
 LABORATORIES = {"tecom": "wbc_tecom", "cellavision": "wbc_cellavision"}

@@ -81,11 +81,20 @@ def picture(page: Any, name: str) -> None:
         page.screenshot(path=folder / f"{name}.png", full_page=True)
 
 
-def barriers(page: Any) -> list[str]:
-    """Return what keeps somebody from using a page, as far as axe sees it: WCAG 2.2, levels A and AA."""
-    from axe_playwright_python.sync_playwright import Axe
+_LEVELS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+_VIOLATIONS = """(options) => axe.run(options).then((results) =>
+  results.violations.flatMap((one) => one.nodes.map((node) => `${one.id}: ${node.html.slice(0, 120)}`)))"""
 
-    levels = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
-    options = {"runOnly": {"type": "tag", "values": levels}, "resultTypes": ["violations"]}
-    found = Axe().run(page, options=options).response["violations"]
-    return [f"{one['id']}: {node['html'][:120]}" for one in found for node in one["nodes"]]
+
+def barriers(page: Any, *, colours: bool = False) -> list[str]:
+    """Return what keeps somebody from using a page, as far as axe sees it: WCAG 2.2, levels A and AA.
+
+    With `colours`, whether its texts stand out is looked at alone: the rest does not change with the colours.
+    """
+    from axe_playwright_python.base import AXE_SCRIPT
+
+    only = {"type": "rule", "values": ["color-contrast"]} if colours else {"type": "tag", "values": _LEVELS}
+    if not page.evaluate("'axe' in window"):  # once for a page, however often it is looked at
+        page.evaluate(AXE_SCRIPT)
+    violations: list[str] = page.evaluate(_VIOLATIONS, {"runOnly": only, "resultTypes": ["violations"]})
+    return violations

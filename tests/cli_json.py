@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,14 @@ Every field is always there; it is `null` where there is nothing to say. Times a
 """
 
 
-def commands_that_print() -> Iterator[tuple[str, Any]]:
-    """Yield each command that has `--format`, and what it says it prints."""
-    for path, _, command in walk(get_command(app)):
-        if any("--format" in parameter.opts for parameter in command.params):
-            yield " ".join(("suture", *path)), printed_by(command)
+@cache
+def printed() -> Sequence[tuple[str, Any]]:
+    """Return each command that has `--format`, and what it says it prints. Imports all commands."""
+    return [
+        (" ".join(("suture", *path)), printed_by(command))
+        for path, _, command in walk(get_command(app))
+        if any("--format" in parameter.opts for parameter in command.params)
+    ]
 
 
 def printed_by(command: Any) -> Any:
@@ -47,7 +51,7 @@ def printed_by(command: Any) -> Any:
 
 def checked(arguments: Sequence[str], text: str) -> Any:
     """Return what a command printed, once it is exactly what the page says: no field is missing, and none is more."""
-    name, kind = next(found for found in PRINTED if _is(arguments, found[0]))
+    name, kind = next(found for found in printed() if _is(arguments, found[0]))
     adapter = TypeAdapter(kind)
     assert adapter.dump_python(adapter.validate_json(text), mode="json", by_alias=True) == json.loads(text), name
     return json.loads(text)
@@ -55,7 +59,7 @@ def checked(arguments: Sequence[str], text: str) -> Any:
 
 def prints_json(arguments: Sequence[str]) -> bool:
     """Whether the command in these arguments has `--format`."""
-    return any(_is(arguments, name) for name, _ in PRINTED)
+    return any(_is(arguments, name) for name, _ in printed())
 
 
 def _is(arguments: Sequence[str], name: str) -> bool:
@@ -64,11 +68,13 @@ def _is(arguments: Sequence[str], name: str) -> bool:
 
 
 def page() -> str:
-    adapters = [(name, "serialization", TypeAdapter(kind)) for name, kind in PRINTED]
+    adapters = [(name, "serialization", TypeAdapter(kind)) for name, kind in printed()]
     schemas, shared = TypeAdapter.json_schemas(adapters, by_alias=True, ref_template="{model}")
     definitions = {name: schema for name, schema in shared.get("$defs", {}).items() if "properties" in schema}
     lines = [_INTRODUCTION, "## Commands", "", "| command | prints |", "|---|---|"]
-    lines += [f"| `{name}` | {_kind(schemas[name, 'serialization'], shared.get('$defs', {}))} |" for name, _ in PRINTED]
+    lines += [
+        f"| `{name}` | {_kind(schemas[name, 'serialization'], shared.get('$defs', {}))} |" for name, _ in printed()
+    ]
     lines += ["", "## Types"]
     for name in sorted(definitions, key=_title):
         lines += ["", f"### {_title(name)}", "", *_described(definitions[name], shared["$defs"])]
@@ -119,8 +125,6 @@ def _title(name: str) -> str:
     *modules, last = name.split("__")
     return f"{last} of {modules[-1].replace('_', ' ')}" if modules else last
 
-
-PRINTED = list(commands_that_print())
 
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")

@@ -57,8 +57,12 @@ def pytest_configure(config: pytest.Config) -> None:
 _SERVERS = {"postgres", "s3_server", "live_hub"}
 
 
-#: Files with few tests that take long.
-_LONG = ("flow/test_*.py", "fault/test_*.py", "security/test_[cim]*.py", "local/test_*.py", "stitching/test_digits.py")
+#: Files that take long, of all that there are: whichever began last would end last, with nobody beside it.
+_LONG = (
+    *("flow/test_*.py", "fault/test_*.py", "security/test_[chim]*.py", "security/attacks/*.py", "local/test_*.py"),
+    *("pages/test_browser.py", "worker/test_two_machines.py", "worker/test_s*.py", "examples/test_*.py"),
+    *("contract/test_clients.py", "client/test_environment.py", "stitching/test_[dpz]*.py", "test_leftovers.py"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -200,6 +204,7 @@ def _copy(package: Path, folder: Path) -> Path:
 def s3_server() -> Iterator[str]:
     """The address of a server that speaks S3, moto's; `PUT` on a name there makes a bucket."""
     import httpx
+    from tests.web import web
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -210,7 +215,7 @@ def s3_server() -> Iterator[str]:
     try:
         for _ in range(1200):
             try:
-                httpx.get(url, timeout=5)
+                web.get(url, timeout=5)
                 break
             except httpx.TransportError:
                 assert process.poll() is None

@@ -38,6 +38,8 @@ def run(
     """Run a command in an environment of its own, where no file may become larger than so many bytes."""
     limit: Callable[[], None] | None = None
     if largest_file is not None:
+        # Python keeps a compiled module that was cut off by the limit, and every later process fails at it.
+        environment = {"PYTHONDONTWRITEBYTECODE": "1", **(environment or {})}
         limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))  # noqa: E731
     kept = {name: os.environ[name] for name in ("PATH", "TMPDIR", "OMP_NUM_THREADS") if name in os.environ}
     return subprocess.run(

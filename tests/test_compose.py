@@ -149,7 +149,7 @@ def test_the_broker_answers_those_alone_who_have_the_password_and_does_what_a_qu
     assert [name for name in NAMES if "broker.acl" in str(SERVICES[name].get("volumes"))] == ["redis"]
     rules = (ROOT / "broker.acl").read_text().splitlines()
     assert rules == ["user default off", f"user {broker.USER} on #DIGEST {broker.RULES}"]
-    page = (ROOT / "docs/site-operator.md").read_text()
+    page = (ROOT / "docs/docker-compose.md").read_text()
     assert f"redis+socket://{broker.USER}:PASSWORD@/run/broker/redis.sock" in page
     assert "broker.acl > site/broker.acl" in page
 

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -40,7 +41,6 @@ USED_BY = {
     "pydantic-core": "pydantic, which pins it",
 }
 CALLED = {"mlflow": "mlflow-skinny"}
-_DISTRIBUTIONS = packages_distributions()
 OWN = {path.split("/")[1] for path in PACKAGES}
 
 
@@ -63,10 +63,14 @@ def imports(path: Path) -> set[tuple[str, bool]]:
     return {(name, later) for name, later in found if name.partition(".")[0] not in sys.stdlib_module_names | OWN}
 
 
+#: It reads a list of all files that are installed, and so not in each process that collects tests.
+installed = cache(packages_distributions)
+
+
 def distributions(module: str) -> set[str]:
     top = module.partition(".")[0]
     # One that is not installed here, as an extra may be, is mostly called as what is imported.
-    return {canonicalize_name(name) for name in _DISTRIBUTIONS.get(top, [CALLED.get(top, top)])}
+    return {canonicalize_name(name) for name in installed().get(top, [CALLED.get(top, top)])}
 
 
 def names(requirements: list[Requirement]) -> set[str]:

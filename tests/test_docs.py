@@ -187,3 +187,10 @@ def test_pages_and_commands_that_messages_name_exist():
                 break
             assert word in command.commands, f"suture {words}"
             command = command.load(word)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("page", "parts"), [("docker-compose", 1), ("kubernetes", 2), ("slurm", 1), ("systemd", 1)])
+def test_an_installation_is_told_from_copy_to_remove(page, parts):
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    for step in ("Copy", "Start", "Check", "Upgrade", "Back up", "Remove"):
+        assert len(re.findall(rf"^(?:## {step}$|\*\*{step}\b)", text, re.MULTILINE)) >= parts, step

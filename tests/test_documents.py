@@ -38,6 +38,8 @@ scores = st.builds(
     difference=st.none() | intervals,
     against=st.dictionaries(ids, intervals, max_size=2),
 )
+#: What may be said to others: see `suture_contract.unseen`.
+seen = st.text(st.characters(exclude_categories=["Cc", "Cf", "Cs", "Co", "Zl", "Zp"]), max_size=20)
 members = st.builds(
     MemberRef,
     repo=st.sampled_from(["north/digits", "south/Scans_2.1"]),
@@ -110,10 +112,10 @@ documents = st.one_of(
                 CandidateReport,
                 id=ids,
                 kind=st.just("stitched"),
-                label=st.text(max_size=20),
+                label=seen,
                 metrics=st.dictionaries(st.just("north"), finite),
                 front=st.booleans(),
-                words=st.none() | st.text(max_size=20),
+                words=st.none() | seen,
             ),
             max_size=3,
         ).map(lambda found: (CHOSEN, *found)),

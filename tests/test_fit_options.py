@@ -32,6 +32,10 @@ WRONG = [
     ({"refine_steps": 0}, "options.refine_steps", ("0", "1")),
     ({"alphas": 0.5}, "options.alphas", ("0.5", "a list is wanted")),
     ({"alphas": [0.5, 1.5]}, "options.alphas.1", ("1.5", "1")),
+    ({"recipe": "papers"}, "options.recipe", ("'papers'", "did you mean 'paper'?")),
+    ({"recipe": "cooked"}, "options.recipe", ("'cooked'", "paper")),
+    ({"metrics": ["aurocc"]}, "options.metrics.0", ("'aurocc'", "did you mean 'auroc'")),
+    ({"metrics": ["zebra"]}, "options.metrics.0", ("'zebra'", "auroc")),
     ({"alphas": []}, "options.alphas", ("at least 1",)),
 ]
 

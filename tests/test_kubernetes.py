@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import subprocess
 from itertools import chain
 from pathlib import Path
@@ -57,6 +58,8 @@ def test_kustomize_builds_what_the_files_hold(folder):
 def test_the_api_accepts_every_object_and_no_misspelt_one(version):
     for made in ALL:
         kubernetes_validate.validate(made, version, strict=True)
+    for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL):
+        kubernetes_validate.validate(yaml.safe_load(block), version, strict=True)
     wrong = copy.deepcopy(WORKLOADS["suture-worker"])
     wrong["spec"]["template"]["spec"]["containers"][0]["securityContext"]["readOnlyRootFileSystem"] = True
     with pytest.raises(kubernetes_validate.ValidationError):

@@ -18,8 +18,12 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are f
 
 # What the run starts: a server that is shared by all workers, and a child that Ctrl-C and SIGTERM do not end.
 RUN = """
-import os, signal, subprocess, sys, time
+import os, signal, subprocess, sys, time, types
 from pathlib import Path
+# What is in the server does not matter here: to import the hub and to migrate takes longer than all the rest.
+operate = types.SimpleNamespace(migrate=lambda settings: None)
+sys.modules["suture_service"] = types.SimpleNamespace(operate=operate)
+sys.modules["suture_service.settings"] = types.SimpleNamespace(Settings=dict)
 NOTE = Path(__file__).with_name("started")
 IGNORING = "[signal.signal(number, signal.SIG_IGN) for number in (2, 15)]"
 STUBBORN = f"import signal, time; {IGNORING}; print(flush=True); time.sleep(600)"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Required, TypedDict, Unpack, cast
 
@@ -34,9 +36,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Bundle:
-    """The files of a revision, ready to be sent. `model` is a path; metadata and card are texts."""
+    """The files of a revision, ready to be sent. `model` is a path; metadata and card are texts.
+
+    `checked` is when the file had been written to (nanoseconds), and its size, before it was checked; `hashed` its
+    sha256 (hex), where it is known already.
+    """
 
     model: Path
+    checked: tuple[int, int]
     metadata: ModelMetadata
     card: str
     size: int
@@ -44,6 +51,19 @@ class Bundle:
     parameters: int
     nodes: int
     signature: bytes | None = None
+    hashed: str | None = None
+
+    @cached_property
+    def sha256(self) -> str:
+        """The SHA-256 (hex) of the model, which is read for it unless it is known."""
+        return self.hashed or sha256_of(self.model)
+
+    def was_changed(self) -> bool:
+        """Whether the file was written to since it was checked."""
+        try:
+            return _written(self.model) != self.checked
+        except FileNotFoundError:
+            return True
 
     def sizes(self) -> dict[str, int]:
         """Return the size of each file in bytes."""
@@ -55,9 +75,9 @@ class Bundle:
         return sizes if self.signature is None else {**sizes, SIGNATURE: len(self.signature)}
 
     def digests(self) -> dict[str, str]:
-        """Return the SHA-256 of each file, as the hub should report them; reads the model."""
+        """Return the SHA-256 of each file, as the hub should report them."""
         digests = {
-            "model.safetensors": sha256_of(self.model),
+            "model.safetensors": self.sha256,
             "suture.json": _sha256(self.metadata.to_json().encode()),
             "README.md": _sha256(self.card.encode()),
         }
@@ -65,8 +85,8 @@ class Bundle:
 
     def signed(self, key: str | Path, password: str | None, *, repo: str) -> Bundle:
         """Return it with the signature of a private key over all files, as `repo`; raises `SutureError` (`key.*`)."""
-        unsigned = replace(self, signature=None)
-        return replace(self, signature=sign(unsigned.digests(), repo, key, password=password))
+        digests = {name: digest for name, digest in self.digests().items() if name != SIGNATURE}
+        return replace(self, signature=sign(digests, repo, key, password=password), hashed=self.sha256)
 
     def lines(self) -> list[tuple[str, str]]:
         """Return what leaves this machine, as (what, how much) for people."""
@@ -86,24 +106,29 @@ class Bundle:
         return rows
 
 
-def pack(path: Path, metadata: ModelMetadata, *, repo: str, card: str | None = None) -> Bundle:
+def pack(path: Path, metadata: ModelMetadata, *, repo: str, card: str | None = None, hashed: bool = False) -> Bundle:
     """Check an exported file against its metadata and return both with a card.
 
-    A `card` of one's own keeps its words; its YAML is brought in line with `metadata`. Raises `SutureError` (`model.*`,
-    `card.yaml`).
+    A `card` of one's own keeps its words; its YAML is brought in line with `metadata`. What will be signed is `hashed`
+    at once; else that is left for later. Raises `SutureError` (`model.*`, `card.yaml`).
     """
     check_labels(metadata.labels or ())
+    checked = _written(path)
     header = check_file(path)
     check_against(header, metadata, where="suture.json")
-    check_finite_file(path, header)
+    with ThreadPoolExecutor(1) as pool:  # hashing takes longer than the check, and neither needs the other
+        digest = pool.submit(sha256_of, path) if hashed else None
+        check_finite_file(path, header)
     return Bundle(
         model=path,
+        checked=checked,
         metadata=metadata,
         card=write_card(repo, metadata) if card is None else merge_card(card, repo, metadata),
         size=header.size,
         tensors=len(header.tensors),
         parameters=sum(math.prod(tensor.shape) for tensor in header.tensors.values()),
         nodes=len(header.graph.nodes),
+        hashed=digest.result() if digest is not None else None,
     )
 
 
@@ -266,6 +291,11 @@ def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _written(path: Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_mtime_ns, stat.st_size
 
 
 def _sha256(content: bytes) -> str:

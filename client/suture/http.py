@@ -14,7 +14,8 @@ import re
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,7 +25,7 @@ import httpx
 
 from suture.errors import Barred, HubError, Unavailable, error_of, skew_of, unreachable
 from suture.network import client, proxy_of
-from suture.transfers import Incoming, OnBytes, Outgoing, landing
+from suture.transfers import Form, Incoming, OnBytes, Outgoing, landing
 from suture_contract.errors import SutureError
 from suture_contract.naming import shown
 
@@ -35,6 +36,12 @@ _PROGRESS = 2**20
 _LONGEST_PAUSE = 20.0
 _LONGEST_RETRY_AFTER = 120.0
 _IDEMPOTENT = {"GET", "HEAD", "PUT", "DELETE"}
+
+
+@cache
+def _agent() -> str:
+    """Return how this program calls itself: a hub keeps the version of a site."""
+    return f"suture/{version('suture')}"
 
 
 class Connection:
@@ -57,7 +64,7 @@ class Connection:
         self._attempts = attempts
         self._timeout = timeout
         self._sleep = sleep
-        headers = {"User-Agent": "suture/1", "Accept": "application/json"}
+        headers = {"User-Agent": _agent(), "Accept": "application/json"}
         if self.token is not None:
             headers["Authorization"] = f"Bearer {self.token}"
         #: How far the hub's clock is ahead of this machine's, in seconds, as its last answer said; None before.
@@ -207,44 +214,33 @@ class Connection:
         on_bytes: OnBytes | None = None,
     ) -> Any:
         """PUT one file, or bytes, as the raw body, streamed; return the answer."""
-
-        def attempt() -> Any:
-            with ExitStack() as stack:
-                content: Any = source
-                if isinstance(source, Path):
-                    content = stack.enter_context(Outgoing(source, on_bytes))
-                return self._document(
-                    "PUT",
-                    path,
-                    params=_without_none(params),
-                    content=content,
-                    headers={"Content-Type": "application/octet-stream"},
-                    timeout=self._limits(300),
-                )
-
-        return self._retried(True, attempt)
+        content = Outgoing(source, on_bytes) if isinstance(source, Path) else source
+        return self._put(path, content, "application/octet-stream", params)
 
     def upload_parts(
         self,
         path: str,
-        parts: Mapping[str, tuple[str, Path | bytes]],
+        parts: Mapping[str, tuple[str, Path | Outgoing | bytes]],
         *,
         params: Mapping[str, Any] | None = None,
         on_bytes: OnBytes | None = None,
     ) -> Any:
         """PUT several files as one streamed multipart form; `parts` is field -> (file name, content)."""
+        form = Form(
+            {
+                field: (name, Outgoing(source, on_bytes) if isinstance(source, Path) else source)
+                for field, (name, source) in parts.items()
+            }
+        )
+        return self._put(path, form, form.content_type, params)
 
+    def _put(self, path: str, content: Outgoing | Form | bytes, kind: str, params: Mapping[str, Any] | None) -> Any:
         def attempt() -> Any:
-            with ExitStack() as stack:
-                files = {
-                    field: (
-                        name,
-                        stack.enter_context(Outgoing(source, on_bytes)) if isinstance(source, Path) else source,
-                        "application/octet-stream",
-                    )
-                    for field, (name, source) in parts.items()
-                }
-                return self._document("PUT", path, params=_without_none(params), files=files, timeout=self._limits(300))
+            headers = {"Content-Type": kind, "Content-Length": str(len(content))}
+            limits = self._limits(300)
+            return self._document(
+                "PUT", path, params=_without_none(params), content=content, headers=headers, timeout=limits
+            )
 
         return self._retried(True, attempt)
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Never, Self, Unpack, get_args
@@ -27,10 +26,10 @@ from suture.arguments import (
     listed,
     one_of,
 )
+from suture.asking import ask, model_at
 from suture.bundle import Bundle, Description, export_model, pack
 from suture.content import cached, place
 from suture.credentials import resolve
-from suture.errors import NotFound
 from suture.http import Connection, model_path, segment
 from suture.job import Job
 from suture.keys import Keys
@@ -47,15 +46,17 @@ from suture.responses import (
     SiteDataset,
     read_report,
 )
+from suture.revisions import check_signature, find, reading, unseen_members, usable
 from suture.seen import Seen
-from suture.signing import Read, Trust, check_flags, signature_of
+from suture.signing import Trust, check_flags, signature_of
 from suture.tokens import Tokens
 from suture.transfers import OnBytes
 from suture_contract.documents import Report
 from suture_contract.errors import SutureError
 from suture_contract.extras import needs
-from suture_contract.files import read_text
+from suture_contract.files import check_inside, read_text
 from suture_contract.fit_options import FitOptions, Recipe
+from suture_contract.kinds import CARD
 from suture_contract.measures import ClinicalMetric
 from suture_contract.model.format import METADATA, check_against, check_file, find_model
 from suture_contract.model.metadata import MemberRef, ModelMetadata
@@ -163,7 +164,7 @@ class Hub:
         with tempfile.TemporaryDirectory(prefix="suture-") as folder:
             path = Path(folder) / "model.safetensors"
             metadata = export_model(model, example, path, output_name=output_name, **description)
-            bundle = pack(path, metadata, repo=repo, card=card)
+            bundle = pack(path, metadata, repo=repo, card=card, hashed=key is not None)
             if key is not None:
                 bundle = bundle.signed(key, password, repo=repo)
             return send(self.connection, repo, bundle, visibility, show)
@@ -201,16 +202,24 @@ class Hub:
     ) -> Bundle:
         """Return what `publish_file` would send, checked here and, with `key`, signed; the hub is not asked.
 
-        `metadata` is a `suture.json`, by default the one beside the model; a `README.md` beside it is the card. `key`
-        and `password` as in `publish`.
+        `metadata` is a `suture.json`, by default the one beside the model; a `README.md` beside it is the card. What
+        is not named itself must not be a link out of the folder (`file.outside`). `key` and `password` as in `publish`.
         """
         checked_repo(repo)
-        path = find_model(checked_path(path))
+        named = Path(checked_path(path))
+        path = find_model(named)
+        if path != named:
+            check_inside(path, named)
+        if metadata is None:
+            metadata = path.with_name(METADATA)
+            check_inside(metadata, path.parent)
         if not isinstance(metadata, ModelMetadata):
-            metadata = ModelMetadata.read(metadata or path.with_name(METADATA))
-        if card is None and (path.parent / "README.md").is_file():
-            card = read_text(path.parent / "README.md")
-        bundle = pack(path, metadata, repo=repo, card=card)
+            metadata = ModelMetadata.read(metadata)
+        beside = path.with_name(CARD)
+        if card is None and (beside.is_file() or beside.is_symlink()):
+            check_inside(beside, path.parent)
+            card = read_text(beside)
+        bundle = pack(path, metadata, repo=repo, card=card, hashed=key is not None)
         if key is not None:
             bundle = bundle.signed(key, password, repo=repo)
         return bundle
@@ -222,7 +231,7 @@ class Hub:
         """
         resolved = self.revision(repo, revision)
         check_flags(resolved)
-        self._check_signature(resolved, newest=checked_revision(revision) is None)
+        check_signature(self.connection, self.trust, resolved, newest=checked_revision(revision) is None)
         self.verify_lineage(resolved)
         files = {file.name: cached(self.connection, resolved, file) for file in resolved.files}
         check_against(check_file(files[resolved.model_file.name]), resolved.metadata, where=f"{repo} at {resolved.id}")
@@ -305,13 +314,7 @@ class Hub:
 
         `revision` is its id, or the first digits of it, 7 at least, where no other one begins so.
         """
-        checked_repo(repo)
-        revision = checked_revision(revision)
-        path = f"{model_path(repo)}/revisions/{segment(revision or 'latest')}"
-        resolved = Revision.of(self.connection.get(path), path)
-        if resolved.repo != repo or not resolved.id.startswith(revision or ""):
-            raise SutureError("hub.answer", f"the hub answered with {resolved.repo} at {resolved.id}", where=path)
-        return resolved
+        return find(self.connection, repo, revision)
 
     def load(
         self,
@@ -339,12 +342,14 @@ class Hub:
             from suture_stitching.portable.runtime import load
             from suture_stitching.predict import LoadedModel
             from suture_stitching.prior import AtPrior
+            from suture_stitching.running.device import usable as usable_device
 
-        resolved = self._usable(repo, revision, allow_flagged=allow_flagged)
+        where = usable_device(device)
+        resolved = usable(self.connection, self.trust, repo, revision, allow_flagged=allow_flagged)
         path = cached(self.connection, resolved, resolved.model_file)
         check_against(check_file(path), resolved.metadata, where=f"{repo} at {resolved.id}")
-        model = load(path, device=device, budget=stranger(path.stat().st_size, memory_gib))
-        used = model if label_prior is None else AtPrior(model, resolved.metadata, label_prior).to(device)
+        model = load(path, device=where, budget=stranger(path.stat().st_size, memory_gib))
+        used = model if label_prior is None else AtPrior(model, resolved.metadata, label_prior).to(where)
         return LoadedModel(used, model, resolved.metadata).eval()
 
     def pull(
@@ -362,7 +367,7 @@ class Hub:
         cache as far as it holds them, and are not added to it. What was withdrawn, or made of it, is refused unless
         `allow_flagged`. `on_bytes` is told how much more has come.
         """
-        resolved = self._usable(repo, revision, allow_flagged=allow_flagged)
+        resolved = usable(self.connection, self.trust, repo, revision, allow_flagged=allow_flagged)
         for file in resolved.files:
             place(self.connection, resolved, file, Path(folder) / check_path(file.name), on_bytes=on_bytes)
         return resolved
@@ -370,7 +375,7 @@ class Hub:
     def report(self, repo: str, revision: str | None = None) -> Report:
         """Return the party report of a stitched ensemble; what a trusted key has signed must be as it was signed."""
         resolved = self.revision(repo, revision)
-        self._check_signature(resolved, newest=checked_revision(revision) is None)
+        check_signature(self.connection, self.trust, resolved, newest=checked_revision(revision) is None)
         file = resolved.file("report.json")
         if file is None:
             raise SutureError(
@@ -391,33 +396,18 @@ class Hub:
             for name, party in self.report(repo).parties.items()
         )
 
-    def _usable(self, repo: str, revision: str | None, *, allow_flagged: bool) -> Revision:
-        """Return a revision once nothing speaks against using it."""
-        resolved = self.revision(repo, revision)
-        if not allow_flagged:
-            check_flags(resolved)
-        self.trust.check(resolved, self._reading(resolved), newest=checked_revision(revision) is None)
-        self.verify_lineage(resolved)
-        return resolved
-
     def signature(self, revision: Revision) -> Signed | None:
         """Return what the signature of a revision by a trusted key says: whose, for which name, and when.
 
         None if none of the trusted keys made it. Raises `SutureError` (`signature.*`) where it does not hold.
         """
-        return signature_of(revision, self._reading(revision), self.trust.keys) if self.trust.keys else None
+        keys = self.trust.keys
+        return signature_of(revision, reading(self.connection, revision), keys) if keys else None
 
     def older(self, revision: Revision) -> str | None:
         """Say how a revision is older than the newest signed one of the model that was seen here; None if it is not."""
         signed = self.signature(revision)
         return None if signed is None else Seen.stored().older(revision.repo, signed, self.trust.keys)
-
-    def _check_signature(self, revision: Revision, *, newest: bool) -> None:
-        """Check what a trusted key has signed; what is not signed is let pass."""
-        replace(self.trust, unsigned=True).check(revision, self._reading(revision), newest=newest)
-
-    def _reading(self, revision: Revision) -> Read:
-        return lambda file: cached(self.connection, revision, file).read_bytes()
 
     def verify_lineage(self, revision: Revision) -> list[MemberRef]:
         """Check that the members a model says it is made of are what the hub holds under those names.
@@ -425,22 +415,7 @@ class Hub:
         Returns the members that this token cannot see and that are therefore unverified. Raises `SutureError`
         `lineage.contradiction` when one is visible and differs.
         """
-        lineage = revision.metadata.lineage
-        unseen: list[MemberRef] = []
-        for member in lineage.members if lineage is not None else ():
-            try:
-                held = self.revision(member.repo, member.revision)
-            except NotFound:
-                unseen.append(member)
-                continue
-            if held.model_file.sha256 != member.sha256:
-                raise SutureError(
-                    "lineage.contradiction",
-                    f"it names {member.repo} at {member.revision} with another digest than the hub has",
-                    where=f"{revision.repo} at {revision.id}",
-                    hint="do not use it; tell the hub's operator",
-                )
-        return unseen
+        return unseen_members(self.connection, revision)
 
     # Gated models
 
@@ -523,9 +498,8 @@ class Hub:
             **unknown,
         }
         options = FitOptions.read({name: value for name, value in stated.items() if value is not None})
-        named = [self._model_at(name) for name in listed(models, "models")]
+        named = [model_at(self.connection, self.trust, name) for name in listed(models, "models")]
         body = {
-            "models": named,
             "dataset": dataset,
             "evaluate_at": listed(evaluate_at, "evaluate_at"),
             "contribute_from": listed(contribute_from, "contribute_from") or None,
@@ -533,19 +507,7 @@ class Hub:
             "evaluate_within": evaluate_within,
             "options": options.stated(),
         }
-        answer = self.connection.post("/v1/jobs", {key: value for key, value in body.items() if value is not None})
-        status = JobStatus.of(answer, "/v1/jobs")
-        made = {(member.repo, member.revision) for member in status.models}
-        if other := [
-            asked for asked in named if "revision" in asked and (asked["repo"], asked["revision"]) not in made
-        ]:
-            raise SutureError(
-                "job.altered",
-                f"the hub made a job without {other[0]['repo']} at {other[0]['revision']}, which was asked for",
-                where=status.id,
-                hint=f"cancel it, and tell the hub's operator: suture jobs cancel {status.id}",
-            )
-        return Job(self.connection, status)
+        return Job(self.connection, ask(self.connection, named, body))
 
     def job(self, job: str) -> Job:
         """Return a job by its id."""
@@ -556,19 +518,3 @@ class Hub:
         """Return your party's newest jobs."""
         pages = self.connection.pages("/v1/jobs", state=state, limit=limit)
         return Listing(JobStatus.of(item, "/v1/jobs") for item in pages)
-
-    def _model_at(self, name: str) -> dict[str, str]:
-        """Return `party/name` or `party/name@revision` as a job names it, the revision in full.
-
-        Who trusts keys names the newest, too, by its id, once it is checked: the hub shall not take an older one.
-        """
-        repo, _, asked = name.partition("@") if isinstance(name, str) else (name, "", "")
-        checked_repo(repo, "models")
-        revision = checked_revision(asked) if asked else None
-        if self.trust.keys:
-            resolved = self.revision(repo, revision)
-            self._check_signature(resolved, newest=revision is None)
-            revision = resolved.id
-        elif revision is not None and len(revision) < 40:
-            revision = self.revision(repo, revision).id
-        return {"repo": repo, **({"revision": revision} if revision is not None else {})}

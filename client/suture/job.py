@@ -184,7 +184,7 @@ class Job:
         if status.state == "failed":
             code = status.error.code if status.error is not None else "job.failed"
             reference = status.error.correlation_id if status.error is not None else None
-            text, hint = meaning(code, reference, self.id)
+            text, hint = meaning(code, reference, self.id, [member.repo for member in status.models])
             ended = ("failed", "declined", "expired")
             reasons = [f"{task.kind} at {task.party}: {task.reason}" for task in status.tasks if task.state in ended]
             raise JobFailed(code, f"{'; '.join(reasons) or 'the job failed'}: {text}", where=self.id, hint=hint)

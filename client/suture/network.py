@@ -38,12 +38,13 @@ def client(url: str, **options: Any) -> httpx.Client:
     """
     proxy = proxy_of(url)
     named = tuple(os.environ.get(name, "") for name in _AUTHORITIES)
-    trusted = _trusted(named) if url.startswith("https:") or (proxy or "").startswith("https:") else True
+    asked = url.startswith("https:"), (proxy or "").startswith("https:")
+    trusted = _trusted(named) if any(asked) else _nobody()
     try:
         return httpx.Client(
             trust_env=False,
-            verify=trusted if url.startswith("https:") else True,
-            proxy=None if proxy is None else httpx.Proxy(proxy, ssl_context=_of_proxy(proxy, trusted)),
+            verify=trusted if asked[0] else _nobody(),
+            proxy=None if proxy is None else httpx.Proxy(proxy, ssl_context=trusted if asked[1] else None),
             **options,
         )
     except ImportError:
@@ -113,8 +114,10 @@ def _is_apart(host: str, port: int | None, named: str) -> bool:
     return False
 
 
-def _of_proxy(proxy: str, trusted: ssl.SSLContext | bool) -> ssl.SSLContext | None:
-    return trusted if proxy.startswith("https:") and isinstance(trusted, ssl.SSLContext) else None
+@lru_cache(maxsize=1)
+def _nobody() -> ssl.SSLContext:
+    """Return what refuses every certificate: where none is asked for, reading those of all authorities takes long."""
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 @lru_cache(maxsize=4)

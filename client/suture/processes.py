@@ -45,10 +45,13 @@ class Processes:
 
     def __init__(self) -> None:
         self._children: list[Child] = []
-        self._previous: Any = None
+        self._previous: dict[signal.Signals, Any] = {}
+        self._signalled: int | None = None
 
     def __enter__(self) -> Self:
-        self._previous = signal.signal(signal.SIGTERM, _terminate)
+        for number in _STOPPING:
+            if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:  # as in the background
+                self._previous[number] = signal.signal(number, self._on_signal)
         return self
 
     def __exit__(
@@ -56,12 +59,31 @@ class Processes:
     ) -> None:
         with _held_back_signals():
             self.stop()
-        signal.signal(signal.SIGTERM, self._previous)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        if kind is None:
+            self._heed()
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        self._signalled = number
+        self._heed()
+
+    def _heed(self) -> None:
+        """Raise what the last signal asks for.
+
+        Python drops an exception where nobody could catch it, as in the callback at the end of every import: then it is
+        raised again at our next step.
+        """
+        if self._signalled == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self._signalled is not None:
+            raise SystemExit(128 + self._signalled)
 
     def start(
         self, name: str, command: Sequence[str], *, log: Path, environment: Mapping[str, str] | None = None
     ) -> Child:
         """Start a process with the output in `log`. It gets no input and none of this process's SUTURE_ variables."""
+        self._heed()
         log.parent.mkdir(parents=True, exist_ok=True)
         with _held_back_signals(), log.open("ab") as output:
             process = subprocess.Popen(  # noqa: S603 - the callers name our own programs
@@ -93,6 +115,7 @@ class Processes:
 
     def check(self) -> None:
         """Raise `SutureError` `process.ended`, with the last lines of its log, if one has ended by itself."""
+        self._heed()
         for child in self._children:
             status = child.process.poll()
             if status is not None:
@@ -107,6 +130,7 @@ class Processes:
         """Ask `ready` until it says yes; raises `SutureError` when a process ends meanwhile, or after `seconds`."""
         deadline = time.monotonic() + seconds
         between = 0.05
+        self._heed()
         while not ready():
             self.check()
             if time.monotonic() > deadline:
@@ -125,10 +149,6 @@ def end_with_parent() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, int(signal.SIGTERM), 0, 0, 0)
     if os.getppid() != int(parent):  # it was gone before we asked
         os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _terminate(_number: int, _frame: FrameType | None) -> None:
-    raise SystemExit(128 + signal.SIGTERM)
 
 
 @contextlib.contextmanager

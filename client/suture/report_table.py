@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from rich.cells import cell_len
@@ -12,10 +13,11 @@ from rich.text import Text
 from suture_contract.console.tables import layout
 from suture_contract.documents import Interval, Report
 from suture_contract.report.assumed import assumed
+from suture_contract.report.clinical import clinical_words
 from suture_contract.report.gains import advice, decision, headline, remarks, sentence
 from suture_contract.report.rows import complete, name_of, rows_of
 from suture_contract.report.trust import training_words, warnings
-from suture_contract.report.words import contributed, samples
+from suture_contract.report.words import bracketed, contributed, samples
 
 _STYLES = {"adopt": "green", "care": "yellow", "reject": "red"}
 
@@ -40,8 +42,9 @@ def report_table(report: Report) -> Group:
     contributions = [
         Text(f"{contribution.party} {contributed(contribution)}") for contribution in report.contributions or ()
     ]
+    clinical = [Text(words) for party in parties for words in clinical_words(report.parties[party], party)]
     rests_on = [Text(words) for words in assumed(report)]
-    return Group(*lines[:2], _Table(report, parties), *missing, *contributions, *rests_on, *lines[2:])
+    return Group(*lines[:2], _Table(report, parties), *missing, *clinical, *contributions, *rests_on, *lines[2:])
 
 
 class _Table:
@@ -70,7 +73,7 @@ class _Table:
         }
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        table = layout(self._columns, self._rows, width=None)
+        table = layout(self._columns, self._rows, width=sys.maxsize)
         return Measurement(1, max(map(cell_len, [self._title, *table.heading, *table.lines])))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -92,7 +95,7 @@ def _heading(report: Report, party: str) -> str:
 
 
 def _value(row: Interval | None) -> str:
-    return "" if row is None else f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]"
+    return "" if row is None else bracketed(row)
 
 
 def _whole(line: str, style: str) -> Text:

@@ -171,6 +171,9 @@ class SiteOf(_Answer):
     name: Name
     online: bool
     suspended: bool = False
+    #: When it last asked for work, and of which version it is; None where the hub does not tell you, or does not know.
+    last_seen_at: datetime | None = None
+    version: str | None = None
 
 
 class PartyInfo(_Answer):
@@ -309,6 +312,7 @@ class Result(_Answer):
     repo: Repo
     revision: RevisionId
     version: int = 1
+    created_at: datetime | None = None
 
 
 class Compared(_Answer):

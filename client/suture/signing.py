@@ -146,7 +146,12 @@ def read_key_file(path: Path, name: str) -> PublicKey:
     try:
         return read_public_key(path.read_bytes(), name, where=str(path))
     except OSError as error:
-        raise SutureError("key.unreadable", error.strerror or "cannot be read", where=str(path)) from None
+        raise SutureError(
+            "key.unreadable",
+            error.strerror or "cannot be read",
+            where=str(path),
+            hint="save there, in PEM, the public key that its owner handed over: a file that ends in .pub",
+        ) from None
 
 
 def trust_file() -> Path:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Iterator
+import secrets
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,6 +21,8 @@ OnBytes = Callable[[int], None]
 #: Every change of hands costs as much as hashing some ten thousand bytes does: there should not be many.
 _BUFFER = 4 * 2**20
 _FIRST = 2**18
+#: What is read, and handed to the socket, at once.
+_SENT = 2**18
 
 
 @contextmanager
@@ -107,24 +111,86 @@ class Incoming:
             content = content[self._file.write(content) :]
 
 
-class Outgoing(io.FileIO):
-    """A file being uploaded that tells how much of it was read."""
+class Outgoing:
+    """A file being uploaded, piece by piece, that tells how much of it was read; anew from its beginning each time.
 
-    def __init__(self, path: Path, on_bytes: OnBytes | None) -> None:
-        super().__init__(path, "rb")
-        self._on_bytes = on_bytes
+    Where it is `hashed`, a thread hashes what is on its way. Raises `SutureError` `publish.changed` where it becomes
+    shorter or longer than was said.
+    """
 
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Return the next bytes."""
-        chunk = super().read(size if size is not None else -1)
-        if self._on_bytes is not None:
-            self._on_bytes(len(chunk))
-        return chunk
+    def __init__(self, path: Path, on_bytes: OnBytes | None, *, hashed: bool = False) -> None:
+        self._path = path
+        self._on_bytes = on_bytes or (lambda _count: None)
+        self._hashed = hashed
+        self._gone = 0
+        self._size = path.stat().st_size
+        #: Of a hashed one the sha256 (hex), once all of it was read.
+        self.sha256: str | None = None
 
-    def seek(self, offset: int, whence: int = 0, /) -> int:
-        """Go to another place in the file, as a repeated request does."""
-        position = self.tell()
-        target = super().seek(offset, whence)
-        if self._on_bytes is not None and target != position:
-            self._on_bytes(target - position)
-        return target
+    def __len__(self) -> int:
+        """Return its size in bytes."""
+        return self._size
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield its bytes."""
+        if self._gone:
+            self._on_bytes(-self._gone)
+            self._gone = 0
+        with self._path.open("rb", buffering=0) as file:
+            for chunk in self._hashing(file) if self._hashed else iter(partial(file.read, _SENT), b""):
+                self._gone += len(chunk)
+                if self._gone > self._size:
+                    break
+                self._on_bytes(len(chunk))
+                yield chunk
+        if self._gone != self._size:
+            raise SutureError(
+                "publish.changed",
+                "the file was changed while it was sent",
+                where=str(self._path),
+                hint="nothing was published: publish again once nothing writes to it",
+            )
+
+    def _hashing(self, file: io.FileIO) -> Iterator[bytes]:
+        digest, running = hashlib.sha256(), None
+        # One is read and sent while the other is hashed.
+        size = max(min(_BUFFER, len(self)), 1)
+        filling, other = memoryview(bytearray(size)), memoryview(bytearray(size))
+        with ThreadPoolExecutor(1, "suture-upload") as thread:
+            while length := file.readinto(filling):
+                if running is not None:
+                    running.result()
+                running = thread.submit(digest.update, filling[:length])
+                for start in range(0, length, _SENT):
+                    yield bytes(filling[start : min(start + _SENT, length)])
+                filling, other = other, filling
+        self.sha256 = digest.hexdigest()
+
+
+class Form:
+    """Several files on their way as one `multipart/form-data`; `parts` is field -> (file name, content)."""
+
+    def __init__(self, parts: Mapping[str, tuple[str, Outgoing | bytes]]) -> None:
+        # As long as one may be. A hub looks for it in all that comes: for a long one in larger steps.
+        boundary = secrets.token_hex(35)
+        self.content_type = f"multipart/form-data; boundary={boundary}"
+        self._parts: list[tuple[bytes, Outgoing | bytes]] = []
+        for field, (name, content) in parts.items():
+            head = f'--{boundary}\r\nContent-Disposition: form-data; name="{field}"; filename="{name}"\r\n'
+            self._parts.append((f"{head}Content-Type: application/octet-stream\r\n\r\n".encode(), content))
+        self._end = f"--{boundary}--\r\n".encode()
+
+    def __len__(self) -> int:
+        """Return the size of the whole in bytes."""
+        return sum(len(head) + len(content) + 2 for head, content in self._parts) + len(self._end)
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield the bytes of the whole."""
+        for head, content in self._parts:
+            yield head
+            if isinstance(content, bytes):
+                yield content
+            else:
+                yield from content
+            yield b"\r\n"
+        yield self._end

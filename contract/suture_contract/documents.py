@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from suture_contract.measures import CalibrationBin as CalibrationBin
 from suture_contract.measures import ClinicalMetric as ClinicalMetric
 from suture_contract.measures import Count as Count
 from suture_contract.measures import Finite, Fraction
 from suture_contract.measures import Interval as Interval
+from suture_contract.measures import MeasuredMetric as MeasuredMetric
 from suture_contract.model.metadata import Label, MemberRef, Name, Task, Trusted
 from suture_contract.privacy import Delta, Epsilon, Privacy
+from suture_contract.unseen import legible
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -257,7 +259,7 @@ class Subgroup(_Closed):
     n: Count
     patients: Count | None = None
     scores: dict[CandidateId, Interval]
-    metrics: dict[ClinicalMetric, dict[CandidateId, Interval]] = {}
+    metrics: dict[MeasuredMetric, dict[CandidateId, Interval]] = {}
 
 
 class SplitScores(_Closed):
@@ -273,7 +275,7 @@ class SplitScores(_Closed):
     patients: Count | None = None
     scores: dict[CandidateId, Score]
     classes: dict[LabelIndex, ClassScores] = {}
-    metrics: dict[ClinicalMetric, dict[CandidateId, Interval]] = {}
+    metrics: dict[MeasuredMetric, dict[CandidateId, Interval]] = {}
     curves: dict[CandidateId, tuple[CalibrationBin, ...]] = {}
     subgroups: tuple[Subgroup, ...] = ()
 
@@ -310,6 +312,8 @@ class Evaluation(_Closed):
     privacy: Privacy | None = None
     #: Of exact metrics: whose models the site trusts.
     trusted: tuple[Trusted, ...] | None = None
+    #: The metrics beside the task's own that the job asked for: those not told are withheld, or not defined here.
+    asked: tuple[ClinicalMetric, ...] = ()
 
 
 class ClassReport(_Closed):
@@ -329,7 +333,7 @@ class SubgroupReport(_Closed):
     n: Count
     patients: Count | None = None
     rows: dict[Row, Interval]
-    metrics: dict[ClinicalMetric, dict[Row, Interval]] = {}
+    metrics: dict[MeasuredMetric, dict[Row, Interval]] = {}
 
 
 class PartyReport(_Closed):
@@ -358,10 +362,12 @@ class PartyReport(_Closed):
     #: Labels with enough samples there, as that party's policy has it.
     classes: tuple[ClassReport, ...] = ()
     #: Metrics beside the task's own that the job asked for, and the calibration curves, by row.
-    metrics: dict[ClinicalMetric, dict[Row, Interval]] = {}
+    metrics: dict[MeasuredMetric, dict[Row, Interval]] = {}
     curves: dict[Row, tuple[CalibrationBin, ...]] = {}
     #: Parts of the test data that the party names, with enough patients.
     subgroups: tuple[SubgroupReport, ...] = ()
+    #: Metrics that the job asked for and that are not told: of too few patients, hidden by noise, or not defined.
+    withheld: tuple[ClinicalMetric, ...] = ()
     #: What noise on the party's numbers promises for one patient; without noise, whose models its site trusts.
     privacy: Privacy | None = None
     trusted: tuple[Trusted, ...] | None = None
@@ -375,16 +381,16 @@ class CandidateReport(_Closed):
 
     id: CandidateId
     kind: CandidateKind
-    label: Annotated[str, StringConstraints(max_length=200)]
+    label: Annotated[str, StringConstraints(max_length=200), AfterValidator(legible)]
     metrics: dict[Name, Finite]
     front: bool
-    words: Annotated[str, StringConstraints(max_length=600)] | None = None
+    words: Annotated[str, StringConstraints(max_length=600), AfterValidator(legible)] | None = None
 
 
 class ReportLineage(_Closed):
     """What the chosen model was made of."""
 
-    job: Annotated[str, StringConstraints(max_length=64)]
+    job: Annotated[str, StringConstraints(max_length=64), AfterValidator(legible)]
     members: tuple[MemberRef, ...]
 
 

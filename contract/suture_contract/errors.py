@@ -42,3 +42,9 @@ class Cancelled(SutureError):
 
     def __init__(self, message: str = "the work was cancelled") -> None:
         super().__init__("work.cancelled", message)
+
+
+class Interrupted(Cancelled):
+    """A person stopped the command; `message` says what is done and how it goes on."""
+
+    exit_code = ExitCode.INTERRUPTED

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 _AT_SITE = "its operator looks what it was"
 _RULES = "its operator sees which rule: suture site policy explain"
 #: By code, or by what stands before its dot: what happened, and what to do.
@@ -36,11 +38,19 @@ _MEANINGS: dict[str, tuple[str, str]] = {
     "task.lease_expired": ("the site gave no sign of life", "see whether it runs: suture site check"),
     "task.no_answer": ("the party did not answer in time", "ask it, then try again"),
 }
+#: What another try of the same job would meet again.
+_ANEW = ("dataset.unknown", "dataset.one_class", "policy.noise_without_contributions", "policy.older_revision")
 
 
-def meaning(code: str, id: str | None, job: str) -> tuple[str, str]:
-    """Return what the code of a failed job says in words, and what to do next; `id` leads to the site's details."""
+def meaning(code: str, id: str | None, job: str, models: Sequence[str] = ()) -> tuple[str, str]:
+    """Return what the code of a failed job says in words, and what to do next; `id` leads to the site's details.
+
+    What asking for the same once more cannot mend is asked anew, for the `models` of the job.
+    """
     known = _MEANINGS.get(code) or _MEANINGS.get(code.partition(".")[0])
     text, first = known or ("the task could not be done", _AT_SITE)
     details = f" (at the site: suture site failure {id})" if id is not None else ""
+    if code in _ANEW:
+        option = " --dataset NAME" if code.startswith("dataset.") else " …"
+        return text, f"{first}{details}: suture stitch {' '.join(models) or 'MODEL MODEL'}{option}"
     return text, f"{first}{details}; then suture jobs retry {job}"

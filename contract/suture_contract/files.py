@@ -120,6 +120,23 @@ def decoded(content: str | bytes, *, where: str, code: str = "file.encoding") ->
         ) from None
 
 
+def check_inside(path: Path, folder: Path) -> None:
+    """Raise `SutureError` `file.outside` where `path`, in `folder`, is or passes a link that leads out of it.
+
+    Who names a folder means what is in it: a link could send any file of this account's to others.
+    """
+    with telling(path):
+        target = path.resolve()
+        if target.is_relative_to(folder.resolve()):
+            return
+    raise SutureError(
+        "file.outside",
+        f"this link leads out of the folder, to {target}",
+        where=str(path),
+        hint="put a copy of what is meant in its place, or name that file itself",
+    )
+
+
 def is_there(path: Path) -> bool:
     """Whether there is something at `path`; raises `SutureError` where that cannot be known."""
     with telling(path):

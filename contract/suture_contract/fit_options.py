@@ -78,7 +78,10 @@ class FitOptions(BaseModel):
         except ValidationError as error:
             problem = problems_of(error.errors(include_url=False), cls, values=True)[0]
             raise SutureError(
-                "job.options", problem.message, where=f"options.{problem.field}", hint=f"see {PAGE}"
+                "job.options",
+                problem.message,
+                where=f"options.{problem.field}",
+                hint="; ".join(filter(None, (problem.hint, f"see {PAGE}"))),
             ) from None
 
     def stated(self) -> dict[str, Any]:

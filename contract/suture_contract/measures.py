@@ -30,6 +30,8 @@ ClinicalMetric = Literal[
     "surface_dice",
     "concordance",
 ]
+#: What they are called where they are told: a distance says its unit.
+MeasuredMetric = Literal[ClinicalMetric, "hd95_mm"]
 #: Which of them say something about a task.
 CLINICAL: Mapping[Task, tuple[ClinicalMetric, ...]] = {
     "classification": (
@@ -41,14 +43,15 @@ CLINICAL: Mapping[Task, tuple[ClinicalMetric, ...]] = {
     "regression": ("concordance",),
 }
 #: The smallest and the largest value of a metric.
-BOUNDS: Mapping[ClinicalMetric, tuple[float, float]] = {
+BOUNDS: Mapping[MeasuredMetric, tuple[float, float]] = {
     "brier": (0.0, 2.0),
     "calibration_slope": (-math.inf, math.inf),
     "hd95": (0.0, math.inf),
+    "hd95_mm": (0.0, math.inf),
     "concordance": (-1.0, 1.0),
 }
 #: They are about patients with one label against the others: where a label is hidden they would tell of it.
-OF_LABELS: frozenset[ClinicalMetric] = frozenset(
+OF_LABELS: frozenset[MeasuredMetric] = frozenset(
     {
         *("auroc", "auprc", "sensitivity", "specificity", "balanced_accuracy", "f1"),
         *("calibration_slope", "calibration_curve"),
@@ -102,6 +105,11 @@ def check_fits(metrics: Sequence[ClinicalMetric], task: Task) -> None:
             )
 
 
+def told_as(metric: ClinicalMetric, *, spacing_known: bool) -> MeasuredMetric:
+    """Return what a metric is called where it is told: with the unit, where positions have a known distance."""
+    return "hd95_mm" if metric == "hd95" and spacing_known else metric
+
+
 __all__ = [
     "BOUNDS",
     "CLINICAL",
@@ -113,5 +121,7 @@ __all__ = [
     "Finite",
     "Fraction",
     "Interval",
+    "MeasuredMetric",
     "check_fits",
+    "told_as",
 ]

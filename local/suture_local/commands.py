@@ -65,7 +65,7 @@ def simulate(
         list[str],
         typer.Argument(
             metavar="[NAME=]PATH...",
-            help="a party's data, twice or more: a folder of images by class, a .csv or a .npz",
+            help="a party's data, twice or more: a folder of images by class, a table or a .npz",
         ),
     ],
     out: Annotated[Path, typer.Option(help="folder for the page, the reports and what is done so far")] = Path(
@@ -110,19 +110,20 @@ def simulate(
     The --out folder gets simulation.html for people, simulation.json for programs, and for each party the report that
     it would read. Stopped, the same command goes on where it was.
 
-    A .npz file has images, and labels or masks; a column or array called group keeps a patient's samples together.
+    A table is CSV, Parquet, Excel or a statistics program's file. A .npz file has images, and labels or masks. A column
+    or array called group or patient_id keeps a patient's samples together.
 
     \b
     Examples:
       suture simulate north.csv south.csv --label outcome
       suture simulate north=scans/north south=scans/south --seeds 1 --epochs 5 --no-refine
     """
-    import torch
-
     from suture_contract.fit_options import FitOptions
     from suture_local.simulate import named, simulate, with_networks
-    from suture_local.study.reading import TableColumns, parties_study
+    from suture_local.study.reading import parties_study
     from suture_local.study.run import Setup
+    from suture_local.study.tables import TableColumns
+    from suture_stitching.running.device import usable
 
     paths = named(parties)
     columns = None
@@ -134,5 +135,5 @@ def simulate(
 
         study = with_networks(study, imported(network, *network.partition(":")[::2]))
     options = FitOptions.read({"refine": refine, **({"refine_steps": steps} if steps else {})})
-    setup = Setup(torch.device(device), epochs, options, leave_out)
+    setup = Setup(usable(device), epochs, options, leave_out)
     simulate(study, setup, range(first_seed, first_seed + seeds), out, Console(highlight=False))

@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from suture.report_table import report_table
 from suture_contract.documents import Report
 from suture_contract.errors import SutureError
 from suture_contract.model.metadata import ModelMetadata
+from suture_contract.rounding import fixed
 from suture_local import digits, heart, shipped
 from suture_local.folder_lock import lock
 from suture_local.installation import Installation
@@ -105,7 +107,7 @@ def _stitch(
     with _step(console, f"{story.asking} pulls {status.result.repo}; digests and lineage are verified"):
         hub.pull(status.result.repo, root / "ensemble", status.result.revision)
         report = hub.report(status.result.repo, status.result.revision)
-        _write_reports(root, report)
+        _write_reports(root, report, status.result.repo)
     return status.result.repo, report
 
 
@@ -166,11 +168,11 @@ def _publish(hub: Hub, story: Story, party: str, module: Module, data: PartyData
     )
 
 
-def _write_reports(root: Path, report: Report) -> None:
+def _write_reports(root: Path, report: Report, of: str) -> None:
     from suture_contract.files import write_text
     from suture_contract.report.html import to_html
 
-    write_text(root / "report.html", to_html(report))
+    write_text(root / "report.html", to_html(report, datetime.now(UTC), of))
     shutil.copyfile(root / "ensemble" / "report.json", root / "report.json")
 
 
@@ -190,9 +192,11 @@ def _predict(model: Module, repo: str, story: Story, data: PartyData, console: C
 def _meets_targets(story: Story, judged: Mapping[str, Judged], report: Report, console: Console) -> bool:
     """Say what the shipped file does and which targets it meets; return whether it meets them all."""
     for party, judgement in judged.items():
+        shares = (judgement.shipped, judgement.own, judgement.plain)
+        shipped, own, plain = (fixed(share, 1, percent=True) for share in shares)
         console.print(
-            f"[bold]the shipped file on {party}'s {judgement.n} test {story.sample}s[/]: {judgement.shipped:.1%} "
-            f"right, {party}'s own model {judgement.own:.1%}, the plain ensemble {judgement.plain:.1%}",
+            f"[bold]the shipped file on {party}'s {judgement.n} test {story.sample}s[/]: {shipped}% right, {party}'s "
+            f"own model {own}%, the plain ensemble {plain}%",
             soft_wrap=True,
         )
     reached = story.targets(judged, report)

@@ -52,12 +52,17 @@ def show(run: FirstRun, _parts: Mapping[str, Any], _fields: Mapping[str, str]) -
     others = [party for party in run.parties if party != run.asking]
     ask = with_query("/-/jobs/new", model=list(run.repos.values()), dataset=MODEL, evaluate_at=others)
     ready = bool(published) and all(published.values())
-    sign_in = with_query(f"{run.url}/-/sign-in", next=ask if ready and job is None else None)
+
+    def signed_in(path: str) -> str:
+        return f"{with_query(f'{run.url}/-/sign-in', next=path)}#{run.tokens[run.asking]}"
+
     values = {
         "asking": run.asking,
         "others": others,
         "hub": run.url,
-        "sign_in": f"{sign_in}#{run.tokens[run.asking]}",
+        # Who has asked for a job has signed in: from then on links lead to the pages themselves.
+        "sign_in": signed_in(ask if ready and job is None else "/"),
+        "look": {repo: run.url + f"/{repo}" if job else signed_in(f"/{repo}") for repo in run.repos.values()},
         "repos": run.repos,
         "published": published,
         "ready": ready,

@@ -149,7 +149,8 @@ class Installation:
     ) -> Path:
         """Write the party's site.toml, keeping one that is there but for the hub's URL; returns its path.
 
-        `allow` is party -> actions; with `ask`, what other parties want waits for a person. Every rule is for all
+        `allow` is party -> actions; with `ask`, what other parties want waits for a person, and the hub hears which
+        datasets the party's own people may fit on. Every rule is for all
         `datasets`, and trusts the models of the parties that are here by now: the own party's as they are, others'
         where they are signed. Paths in `datasets` should be absolute.
         """
@@ -157,7 +158,8 @@ class Installation:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         token = path.parent / "token"
         if not token.exists():
-            names = {name for row in operate.list_parties(self.settings) if row.name == party for name in row.sites}
+            rows = operate.list_parties(self.settings)
+            names = {site.name for row in rows if row.name == party for site in row.sites}
             name = next(name for name in (_SITE, *(f"{_SITE}{n}" for n in range(2, 1000))) if name not in names)
             write_private(token, operate.add_site(self.settings, party, name) + "\n")
         if path.exists():
@@ -236,7 +238,16 @@ def _site_toml(
     *,
     ask: bool = False,
 ) -> str:
-    lines = ["[hub]", f"url = {_toml(url)}", 'token_file = "token"', "", "[site]", 'state = "state"', 'device = "auto"']
+    lines = [
+        "[hub]",
+        f"url = {_toml(url)}",
+        'token_file = "token"',
+        *(["tell_datasets = true"] if ask else []),
+        "",
+        "[site]",
+        'state = "state"',
+        'device = "auto"',
+    ]
     lines += ["# Models of this party need no signature.", f"party = {_toml(party)}"]
     if limits:
         lines += ["", "[limits]", *(f"{key} = {_toml(value)}" for key, value in limits.items())]

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
-from suture_contract.errors import Cancelled, SutureError
+from suture_contract.errors import Interrupted, SutureError
 from suture_contract.files import write_text
 from suture_contract.model.metadata import check_name
+from suture_contract.own_code import own_line
 from suture_contract.report.html import to_html as report_page
 from suture_local.study import page, table
-from suture_local.study.data import Study
+from suture_local.study.data import Part, Study
 from suture_local.study.play import notes_on, play
 from suture_local.study.results import SeedResult
 from suture_local.study.run import Setup
@@ -49,31 +52,70 @@ def with_networks(study: Study, build: Callable[[str, tuple[int, ...], int], nn.
     """Return the study with networks that `build(party, input_shape, labels)` makes, untrained.
 
     `input_shape` is that of one sample, `(C, *spatial)`, and `labels` their number. The same seed gives the same
-    weights. Weight and federated averaging use the first party's design. Raises `SutureError`
-    `study.network` when asked for a network where `build` gives none.
+    weights. Weight and federated averaging use the first party's design. Each network is tried on two samples first.
+    Raises `SutureError` `study.network` for what is no network, fails, or gives no output for each label.
     """
-    input_shape = next(iter(study.divide(0).values())).inputs.shape[1:]
+    samples = next(iter(study.divide(0).values()))
+    input_shape, labels = samples.inputs.shape[1:], len(study.labels)
 
     def networks(design: int, seed: int) -> nn.Module:
         party = study.parties[design]
-        module: object = untrained(lambda: build(party, input_shape, len(study.labels)), seed)
+        with _as_network_error(f"building the network of {party}"):
+            module: object = untrained(lambda: build(party, input_shape, labels), seed)
         if not isinstance(module, nn.Module):
             raise SutureError("study.network", f"for {party} it gave a {type(module).__name__}, no torch.nn.Module")
         return module
 
+    few = Part(torch.from_numpy(samples.inputs[:2].copy()), torch.from_numpy(samples.targets[:2].copy()))
+    wanted = (len(few), labels, *(input_shape[1:] if study.task == "segmentation" else ()))
+    for design, party in enumerate(study.parties):
+        module = networks(design, 0).eval()
+        with _as_network_error(f"the network of {party}, given a tensor {(len(few), *input_shape)},"), torch.no_grad():
+            output: object = module(few.inputs(slice(None)))
+        if not isinstance(output, Tensor) or tuple(output.shape) != wanted:
+            what = f"a tensor {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+            raise SutureError(
+                "study.network",
+                f"the network of {party} gives {what}, not logits {wanted}",
+                where="--network",
+                hint=f"one output for each of the {labels} labels: {', '.join(study.labels[:6])}",
+            )
+        if (output >= 0).all() and torch.allclose(output.sum(1), torch.ones(()), atol=1e-4):
+            raise SutureError(
+                "study.network",
+                f"the network of {party} gives probabilities; it is trained on logits",
+                where="--network",
+                hint="leave its last softmax out",
+            )
     return replace(study, networks=networks)
+
+
+@contextmanager
+def _as_network_error(what: str) -> Iterator[None]:
+    """Tell what a person's own code raises; whatever it is, it stands where it was raised in their file."""
+    try:
+        yield
+    except SutureError:
+        raise
+    except Exception as error:
+        raise SutureError(
+            "study.network",
+            f"{what} fails: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}",
+            where=own_line(error),
+            hint="--network MODULE:NAME is a function (party, input_shape, labels) that makes a network for such input",
+        ) from error
 
 
 def simulate(study: Study, setup: Setup, seeds: Sequence[int], out: Path, console: Console) -> Summary:
     """Play `study` and write page, party reports and JSON to the folder `out` after every seed; return the summary.
 
-    The same call goes on where an earlier one was stopped. Raises `SutureError`, `Cancelled` where a person stops it.
+    The same call goes on where an earlier one was stopped. Raises `SutureError`, `Interrupted` where a person stops it.
     """
     try:
         for results in play(study, setup, seeds, out, console):
             summary = write(study, setup, results, out)
     except KeyboardInterrupt:
-        raise Cancelled(f"stopped; what is done is in {out}, and the same command goes on from there") from None
+        raise Interrupted(f"stopped; what is done is in {out}, and the same command goes on from there") from None
     table.show(console, study.name, table.tables(METRICS[study.task], study.parties, summary))
     for line in [*page.sentences(study, summary), *notes_on(study, results)]:
         console.print(f"- {line}", soft_wrap=True, markup=False)

@@ -13,6 +13,7 @@ from torch import nn
 
 from suture.bundle import Description
 from suture_contract.documents import Interval, Report
+from suture_contract.rounding import fixed
 
 #: What the shipped file may lose where it must be no worse: this part of the samples.
 MARGIN = 0.02
@@ -68,7 +69,9 @@ class Target:
 
     def __str__(self) -> str:
         interval = self.difference
-        value, low, high = (f"{100 * at:+.1f}" for at in (interval.value, interval.low, interval.high))
+        value, low, high = (
+            fixed(at, 1, percent=True, sign=True) for at in (interval.value, interval.low, interval.high)
+        )
         wanted = {
             "above": "wanted above zero",
             "reaches": f"wanted reaching zero, or at least {-100 * MARGIN:+g}",

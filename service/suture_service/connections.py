@@ -24,8 +24,15 @@ log = structlog.get_logger(__name__)
 HEADER_SECONDS, IDLE_SECONDS = 15.0, 30.0
 #: How long it may send nothing of a body, and read nothing of an answer.
 BODY_SECONDS, READ_SECONDS = 60.0, 300.0
+#: A body is handed on when so much of it has come, or it is whole, or after so long: each change of hands takes time.
+BODY_AT_ONCE, GATHERING_SECONDS = 128 * 1024, 0.001
 #: All header lines of a request together.
 HEADER_BYTES = 64 * 1024
+#: Each of these takes a while, however short it is, and a quarter of a MiB of them comes at once: lines of a header and
+#: of what follows a body, requests that wait for the answers before them, and pieces of a body: so many in any case,
+#: and then one for so many bytes.
+HEADER_LINES, WAITING_REQUESTS = 200, 40
+BODY_PIECES, PIECE_BYTES = 1000, 64
 #: How often it is logged that connections are refused or closed for others.
 _LOG_SECONDS = 60.0
 #: Descriptors that the database's connections, the log and the like need; and that a caller's connection does, with a
@@ -130,10 +137,14 @@ class Guarded(HttpToolsProtocol):
         self._all = connections
         self._timer: asyncio.TimerHandle | None = None
         self._read_timer: asyncio.TimerHandle | None = None
-        self._header_bytes = 0
+        # What came since a header, or a piece of a body, was whole: of the next one, or what is neither.
+        self._unfinished = 0
         self._in_request = False
         # A request that is refused early is answered before its body has ended: what comes of that is no header.
         self._in_body = False
+        self._lines = self._pieces = self._body_bytes = 0
+        # Wakes whoever waits for a body.
+        self._waking: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection in, or refuse it."""
@@ -147,39 +158,77 @@ class Guarded(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
         self._all.forget(self)
-        for timer in (self._timer, self._read_timer):
+        for timer in (self._timer, self._read_timer, self._waking):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Read on; the header of a request has a time and a size."""
+        """Read on; the header of a request has a time and a size, and so has all that is no body."""
         if self.transport.is_closing():
             return
-        if not self._in_request and not self._in_body:
-            if self._header_bytes == 0:
-                self._start(HEADER_SECONDS)
-            self._header_bytes += len(data)
+        if not self._in_request and not self._in_body and self._unfinished == 0:
+            self._start(HEADER_SECONDS)
+        self._unfinished += len(data)
         super().data_received(data)
-        if not self._in_request and self._header_bytes > HEADER_BYTES and not self.transport.is_closing():
+        if self._unfinished <= HEADER_BYTES or self.transport.is_closing():
+            return
+        if self._in_request or self._in_body:
+            # What stands beside the pieces of a body, or the next header of one who does not wait for an answer.
+            self.drop()
+        else:
             self._refuse(b"431 Request Header Fields Too Large", b"the header of a request has 64 KiB at most")
+
+    def on_message_begin(self) -> None:
+        """Begin to count what the request consists of."""
+        self._lines = self._pieces = self._body_bytes = 0
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take in a line of a header. Those that follow a body are none: no proxy has looked at them."""
+        self._lines += 1
+        if self._lines > HEADER_LINES:
+            raise ValueError("too many lines in the header")
+        if not self._in_body:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Note that there is a request."""
-        self._in_request, self._in_body, self._header_bytes = True, True, 0
+        if len(self.pipeline) >= WAITING_REQUESTS:
+            raise ValueError("too many requests before the first was answered")
+        self._in_request, self._in_body, self._unfinished = True, True, 0
         self._stop()
         self._all.waits(self, waits=False)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """Take in what came of a body: as it is where nothing waits, for two copies of a large one cost a lot."""
-        if not self.cycle.body:
-            self.cycle.body, body = body, b""  # type: ignore[assignment]  # whoever takes it wants bytes
-        super().on_body(body)
+        """Take in a piece of a body; whoever waits for it is woken for much at once, or after a moment."""
+        self._unfinished = 0
+        self._pieces += 1
+        self._body_bytes += len(body)
+        if self._pieces > BODY_PIECES and self._body_bytes < self._pieces * PIECE_BYTES:
+            raise ValueError("the body comes in too small pieces")
+        cycle = self.cycle
+        if cycle.response_complete:
+            return
+        if not cycle.body:
+            cycle.body = body  # type: ignore[assignment]  # whoever takes it wants bytes: a large piece is not copied
+        else:
+            if isinstance(cycle.body, bytes):
+                cycle.body = bytearray(cycle.body)
+            cycle.body += body
+        if len(cycle.body) >= BODY_AT_ONCE:
+            self.flow.pause_reading()
+            self._wake()
+        elif self._waking is None:
+            self._waking = self.loop.call_later(GATHERING_SECONDS, self._wake)
 
     def on_message_complete(self) -> None:
         """Note that its body has ended, too."""
-        self._in_body = False
+        self._in_body, self._unfinished = False, 0
+        if self._waking is not None:
+            self._waking.cancel()
+            self._waking = None
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -208,6 +257,12 @@ class Guarded(HttpToolsProtocol):
         """End the connection at once."""
         self.transport.abort()
 
+    def _wake(self) -> None:
+        if self._waking is not None:
+            self._waking.cancel()
+            self._waking = None
+        self.cycle.message_event.set()
+
     def _start(self, seconds: float) -> None:
         self._stop()
         self._timer = self.loop.call_later(seconds, self._late)
@@ -218,7 +273,7 @@ class Guarded(HttpToolsProtocol):
             self._timer = None
 
     def _late(self) -> None:
-        if self._header_bytes:
+        if self._unfinished:
             self._refuse(b"408 Request Timeout", b"the header of the request did not come in time")
         else:
             self.drop()

@@ -93,6 +93,12 @@ class RangeNotSatisfiable(HubError):
         self.size = size
 
 
+class PreconditionFailed(HubError):
+    """What the caller goes by is no longer so: a branch, or a file, is not what it was."""
+
+    status = 412
+
+
 class TooMany(HubError):
     """More requests than one may make; `retry_after` in seconds."""
 
@@ -150,6 +156,7 @@ _MEANING = {
     403: "The token lacks the role, or belongs to another party (`auth.forbidden`).",
     404: "Unknown, or not shared with you (`not_found`).",
     409: "It does not fit the present state; the code says why.",
+    412: "The file is not the one that `If-Match` names.",
     413: "More bytes than the hub takes.",
     416: "The requested range lies outside the file.",
     429: "More requests than one may make; `Retry-After` says when to come again.",

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, TypeVar
 
 from anyio import CapacityLimiter, Lock, to_thread
 from fastapi import Depends, Request
+from prometheus_client import Gauge
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
@@ -25,6 +27,9 @@ from suture_service.storage import BlobStore
 T = TypeVar("T")
 #: So many at a time; others wait, and hold no thread.
 CHECKS = 2
+REQUESTS, REBUILDS = 4, 2
+#: Who has used so many seconds of a processor within the last ten or twenty shares so many threads with all like it.
+MUCH, LATELY, SHARED = 1.0, 10.0, 2
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 #: In `session.info`: about what there is news once the transaction has committed.
 NEWS = "news"
@@ -35,20 +40,89 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+class Shared:
+    """Threads that those callers share who have lately used much of a processor, however many they are.
+
+    An answer passes between threads many times, and waits each time for Python's lock, about as long as there are
+    threads that keep it: so these are few. Who uses little, as most do, does not wait here.
+    """
+
+    def __init__(self) -> None:
+        self._threads = CapacityLimiter(SHARED)
+        self._counting = threading.Lock()
+        #: Seconds of the present span of time, and of the one before.
+        self._now, self._before = dict[int | str, float](), dict[int | str, float]()
+        self._since = time.monotonic()
+
+    @asynccontextmanager
+    async def of(self, who: int | str) -> AsyncIterator[None]:
+        """Wait until there is a thread for a party (its id), or for somebody unknown (the address)."""
+        async with self._threads if self._used(who) > MUCH else nullcontext():
+            yield
+
+    @contextmanager
+    def counted(self, who: int | str) -> Iterator[None]:
+        """Count what this thread takes of a processor as used by a caller."""
+        started = time.thread_time()
+        try:
+            yield
+        finally:
+            with self._counting:
+                self._turn_over()
+                self._now[who] = self._now.get(who, 0.0) + time.thread_time() - started
+
+    def _used(self, who: int | str) -> float:
+        with self._counting:
+            self._turn_over()
+            return self._before.get(who, 0.0) + self._now.get(who, 0.0)
+
+    def _turn_over(self) -> None:
+        since = time.monotonic() - self._since
+        if since > LATELY:
+            self._before = self._now if since < 2 * LATELY else {}
+            self._since, self._now = time.monotonic(), {}
+
+
 class Checks:
     """Checks of models, a few at a time, as each takes memory many times its file's header, and keeps Python busy.
 
     Those of a party go one after another: however many it sends, nobody else waits for more than one of them.
     """
 
-    def __init__(self) -> None:
-        self._all = CapacityLimiter(CHECKS)
+    def __init__(self, running: Gauge, shared: Shared) -> None:
+        self._all, self._running, self._shared = CapacityLimiter(CHECKS), running, shared
         self._turns: dict[int, Lock] = {}
 
     async def run(self, party_id: int, check: Callable[[], T]) -> T:
         """Return what `check` does, in a thread, when it is its turn."""
-        async with self._turns.setdefault(party_id, Lock()):
-            return await to_thread.run_sync(check, limiter=self._all)
+
+        def run() -> T:
+            with self._running.track_inprogress(), self._shared.counted(party_id):
+                return check()
+
+        async with self._turns.setdefault(party_id, Lock()), self._shared.of(party_id):
+            return await to_thread.run_sync(run, limiter=self._all)
+
+
+class Turns:
+    """Work that is done in threads: so much of one caller at a time; its other requests wait, and hold no thread.
+
+    However much of a processor each of them takes, there is a thread, and time, for everybody else.
+    """
+
+    def __init__(self, each: int, shared: Shared) -> None:
+        self._each, self._shared, self._limiters = each, shared, dict[int | str, CapacityLimiter]()
+
+    @asynccontextmanager
+    async def of(self, who: int | str) -> AsyncIterator[None]:
+        """Wait until it is the turn of a party (its id), or of somebody unknown (the address)."""
+        limiter = self._limiters.setdefault(who, CapacityLimiter(self._each))
+        try:
+            async with limiter, self._shared.of(who):
+                yield
+        finally:
+            if not limiter.borrowed_tokens and not limiter.statistics().tasks_waiting:
+                self._limiters.pop(who, None)
 
 
 @dataclass
@@ -66,15 +140,23 @@ class HubContext:
     key: str = ""
     ahead: timedelta = timedelta(0)
     closing: asyncio.Event = field(default_factory=asyncio.Event)
-    checks: Checks = field(default_factory=Checks)
+    shared: Shared = field(default_factory=Shared)
+    #: Held while the whole audit log is read.
+    audit_check: threading.Lock = field(default_factory=threading.Lock)
     _listeners: dict[str, set[tuple[asyncio.AbstractEventLoop, asyncio.Event]]] = field(default_factory=dict)
     _turn: threading.Lock = field(default_factory=threading.Lock)
 
+    checks: Checks = field(init=False)
+    turns: Turns = field(init=False)
+    #: A few MiB of Xet's bundles become files of several GiB.
+    rebuilding: Turns = field(init=False)
     limits: RateLimits = field(init=False)
     issuer: Issuer = field(init=False)
 
     def __post_init__(self) -> None:
         self.database.after_commit(self._committed)
+        self.checks = Checks(self.metrics.checks, self.shared)
+        self.turns, self.rebuilding = Turns(REQUESTS, self.shared), Turns(REBUILDS, self.shared)
         wanted = self.settings
         self.limits = RateLimits(wanted.requests_per_minute, wanted.wrong_tokens, wanted.wrong_tokens_seconds)
         self.issuer = Issuer(wanted.oidc_issuer, wanted.oidc_client_id)
@@ -89,6 +171,16 @@ class HubContext:
         moment = self.database.moment()
         if moment is not None:
             self.ahead = asked + (utc_now() - asked) / 2 - moment
+
+    async def in_turn(self, who: int | str, work: Callable[[], T]) -> T:
+        """Do `work` of a caller in a thread when it is its turn."""
+
+        def run() -> T:
+            with self.shared.counted(who):
+                return work()
+
+        async with self.turns.of(who):
+            return await run_in_threadpool(run)
 
     async def read(self, work: Callable[[Session], T]) -> T:
         """Do `work` in a thread, in a transaction that changes nothing."""

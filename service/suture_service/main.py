@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import math
 import ssl
 import sys
@@ -254,7 +255,17 @@ def serve(settings: Settings, host: str = "127.0.0.1", port: int = 8420, tls: Tl
     sys.setswitchinterval(_SWITCH_SECONDS)
     running = server(settings, host=host, port=port, tls=tls)
     check_database(running.hub)
+    _collect_seldom()
     running.run()
+
+
+def _collect_seldom() -> None:
+    """Have the collector of garbage leave alone what is there when a hub starts, and come for many new objects only.
+
+    While it looks through all that there is, nobody is answered.
+    """
+    gc.set_threshold(10_000, 20, 20)
+    gc.freeze()
 
 
 def _keep_freed_memory() -> None:

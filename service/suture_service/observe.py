@@ -49,6 +49,7 @@ class Metrics:
         self.received = Counter("suture_hub_received_bytes", "Bytes of request bodies", registry=self.registry)
         self.sent = Counter("suture_hub_sent_bytes", "Bytes of answers", registry=self.registry)
         self.waiting = Gauge("suture_hub_long_polls", "Long polls that wait right now", registry=self.registry)
+        self.checks = Gauge("suture_hub_checks", "Checks of models that run right now", registry=self.registry)
         self.published = Counter("suture_hub_revisions_published", "Revisions published", registry=self.registry)
         self.leased = Counter("suture_hub_tasks_leased", "Tasks leased", ("kind",), registry=self.registry)
         self.ended = Counter("suture_hub_tasks_ended", "Tasks ended", ("kind", "state"), registry=self.registry)

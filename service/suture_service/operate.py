@@ -14,13 +14,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import cast, get_args
+from typing import TYPE_CHECKING, cast, get_args
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Engine
+from sqlalchemy import Engine, inspect, text
 from sqlalchemy.orm import Session
 
 from suture_contract.errors import SutureError
@@ -37,21 +33,33 @@ from suture_service.sites.service import add_site as add_site_row
 from suture_service.storage import open_store
 from suture_service.tables import Party
 
+if TYPE_CHECKING:
+    from alembic.config import Config
+
 ROLES: tuple[Role, ...] = get_args(Role)
 _ALL = 100_000
 
 
 @dataclass(frozen=True)
+class SiteRow:
+    """A site: `online` where it asked for work recently, `suspended` where it is not let in for now."""
+
+    name: str
+    online: bool
+    suspended: bool
+    last_seen_at: datetime | None
+    #: As it last said; None where it said none.
+    version: str | None
+
+
+@dataclass(frozen=True)
 class PartyRow:
-    """A party and the names of its sites; `online` are those that asked for work recently."""
+    """A party with its sites; `suspended` where none of its tokens opens anything for now."""
 
     name: str
     created_at: datetime
-    sites: tuple[str, ...]
-    online: tuple[str, ...]
-    #: Sites that are not let in for now.
-    suspended: tuple[str, ...]
-    party_suspended: bool
+    suspended: bool
+    sites: tuple[SiteRow, ...]
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,8 @@ def migrations_folder() -> Path:
 
 def alembic_config(settings: Settings) -> Config:
     """Return the configuration that Alembic's own commands need."""
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(migrations_folder()))
     config.attributes["database_url"] = settings.database_url
@@ -88,6 +98,8 @@ def migrate(settings: Settings) -> None:
 
     All of it is one transaction: what fails changes nothing (`hub.migration`).
     """
+    from alembic import command  # a hub that serves has no need of it, and starts sooner
+
     with telling_of_database():
         engine = open_engine(settings.database_url)
         try:
@@ -127,13 +139,17 @@ def check_migrated(engine: Engine) -> None:
 
 @cache
 def _schemas() -> tuple[str, ...]:
-    """Return the schemas that this version knows, the latest first."""
-    return tuple(script.revision for script in ScriptDirectory(str(migrations_folder())).walk_revisions())
+    """Return the schemas that this version knows, the latest first: the file of a migration begins with its own."""
+    files = (migrations_folder() / "versions").glob("[0-9]*_*.py")
+    return tuple(sorted((path.name.partition("_")[0] for path in files), reverse=True))
 
 
 def _schema_of(engine: Engine) -> str | None:
     with engine.connect() as connection:
-        return MigrationContext.configure(connection).get_current_revision()
+        if not inspect(connection).has_table("alembic_version"):
+            return None
+        schema: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+        return schema
 
 
 def _refuse_newer(schema: str | None) -> None:
@@ -197,15 +213,18 @@ def list_parties(settings: Settings) -> list[PartyRow]:
 
 
 def _row(party: Party, now: datetime, online_seconds: float) -> PartyRow:
-    sites = [site for site in party.sites if site.removed_at is None]
-    return PartyRow(
-        party.name,
-        party.created_at,
-        tuple(site.name for site in sites),
-        tuple(site.name for site in sites if is_online(site, now, online_seconds)),
-        tuple(site.name for site in sites if site.suspended_at is not None),
-        party.suspended_at is not None,
+    sites = tuple(
+        SiteRow(
+            site.name,
+            is_online(site, now, online_seconds),
+            site.suspended_at is not None,
+            site.last_seen_at,
+            site.version,
+        )
+        for site in party.sites
+        if site.removed_at is None
     )
+    return PartyRow(party.name, party.created_at, party.suspended_at is not None, sites)
 
 
 def list_tokens(settings: Settings, party: str) -> list[TokenRow]:

@@ -45,7 +45,9 @@ def decode(cursor: str | None, *kinds: type) -> tuple[str | int, ...] | None:
 
 
 def _is_key(part: object) -> bool:
-    return not isinstance(part, int) or 0 <= part < 2**31
+    if isinstance(part, int):
+        return 0 <= part < 2**31
+    return isinstance(part, str) and part.isprintable()  # half a character, or a NUL, would not reach the database
 
 
 def page(

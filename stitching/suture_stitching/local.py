@@ -21,6 +21,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeAlias
 
@@ -42,6 +43,7 @@ from suture_stitching.evaluation.select import choose
 from suture_stitching.fitting.fit import FitOptions, FitResult, fit
 from suture_stitching.portable.dry_run import stranger
 from suture_stitching.portable.runtime import PortableModel, load, save
+from suture_stitching.running.device import usable
 from suture_stitching.running.progress import OnProgress, ignore
 
 PathLike: TypeAlias = str | os.PathLike[str]
@@ -141,8 +143,9 @@ def read_members(
     """Return the portable models in these files (or folders with a `model.safetensors`), each checked first.
 
     A model's `suture.json` is that of `metadata`, or lies beside it: as `NAME.json` beside `NAME.safetensors`, or as
-    `suture.json`. Raises `SutureError` (`model.*`, `metadata.*`).
+    `suture.json`. Raises `SutureError` (`model.*`, `metadata.*`, `device.unusable`).
     """
+    device = usable(device)
     described = read_metadata(models, metadata)
     members = []
     for name, (path, stated) in zip(_names([path for path, _ in described]), described, strict=True):
@@ -227,7 +230,7 @@ def _write(stitched: Stitched, folder: Path) -> None:
     texts = {
         METADATA: stitched.metadata.to_json(),
         REPORT: stitched.report.model_dump_json(by_alias=True, exclude_none=True, indent=2) + "\n",
-        PAGE: to_html(stitched.report),
+        PAGE: to_html(stitched.report, datetime.now(UTC)),
     }
     for name, text in texts.items():
         write_text(folder / name, text)

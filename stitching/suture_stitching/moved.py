@@ -32,6 +32,7 @@ _MOVED = {
     "portable.graph": "suture_contract.model.graph",
     "portable.graph_json": "suture_contract.model.graph_json",
     "portable.metadata": "suture_contract.model.metadata",
+    "portable.onnx": "suture_stitching.formats.onnx",
     "portable.operators": "suture_contract.model.operators",
     "portable.signature": "suture_contract.model.signature",
     "progress": "suture_stitching.running.progress",

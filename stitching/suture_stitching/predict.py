@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -16,15 +18,20 @@ from torch import Tensor, nn
 
 from suture_contract.errors import SutureError
 from suture_contract.extras import needs
+from suture_contract.files import telling, write_text
+from suture_contract.model.format import METADATA, MODEL
 from suture_contract.model.metadata import InputSpec, ModelMetadata
 from suture_stitching.data.arrays import to_range
 from suture_stitching.data.image_folder import read_image
+from suture_stitching.data.samples import UNREADABLE
 from suture_stitching.normalisation import normalised
-from suture_stitching.portable.runtime import PortableModel
+from suture_stitching.portable.runtime import PortableModel, write
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from suture_stitching.formats.mlflow import MlflowExported
+    from suture_stitching.formats.monai_bundle import BundleExported
     from suture_stitching.formats.onnx import OnnxExported
 
 #: Files, an array `(N, C, *spatial)` or one sample of it, or a table with the model's columns.
@@ -109,17 +116,55 @@ class LoadedModel(nn.Module):
 
         Raises `SutureError`, `predict.prior` where the model was loaded with a `label_prior`: the file has none.
         """
-        if self.model is not self.portable:
-            raise SutureError(
-                "predict.prior",
-                "shares of labels are not written as ONNX: the file would give other probabilities",
-                where="label_prior",
-                hint="load the model without label_prior, and correct its probabilities where they are used",
-            )
+        self._refuse_shares_of_labels("as ONNX")
         with needs("torch,onnx"):
             from suture_stitching.formats.onnx import export_onnx
 
         return export_onnx(self.portable, path, metadata=self.metadata, tolerance=tolerance)
+
+    def to_mlflow(self, folder: str | os.PathLike[str]) -> MlflowExported:
+        """Write the model for `mlflow.pyfunc` to `folder`, which must be new; needs the extra `mlflow`.
+
+        See `export_mlflow`. Raises `SutureError`, `predict.prior` as `to_onnx` does.
+        """
+        self._refuse_shares_of_labels("for MLflow")
+        with needs("torch,mlflow"):
+            from suture_stitching.formats.mlflow import export_mlflow
+
+        with self._as_files(folder) as files:
+            return export_mlflow(files, folder)
+
+    def to_bundle(self, folder: str | os.PathLike[str]) -> BundleExported:
+        """Write the model as a MONAI bundle to `folder`, which must be new; needs the extra `imaging`.
+
+        See `export_bundle`. Raises `SutureError`, `predict.prior` as `to_onnx` does.
+        """
+        self._refuse_shares_of_labels("as a MONAI bundle")
+        with needs("torch,imaging"):
+            from suture_stitching.formats.monai_bundle import export_bundle
+
+        with self._as_files(folder) as files:
+            return export_bundle(files, folder)
+
+    def _refuse_shares_of_labels(self, how: str) -> None:
+        if self.model is not self.portable:
+            raise SutureError(
+                "predict.prior",
+                f"shares of labels are not written {how}: it would give other probabilities",
+                where="label_prior",
+                hint="load the model without label_prior, and correct its probabilities where they are used",
+            )
+
+    @contextmanager
+    def _as_files(self, beside: str | os.PathLike[str]) -> Iterator[Path]:
+        """Give a folder with the model's two files, on the disk that has to hold them anyway."""
+        folder = Path(beside).absolute().parent
+        with telling(folder, code="file.unwritable"):
+            folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".suture-model-", dir=folder) as files:
+            write(self.portable.graph, self.portable.tensors, Path(files) / MODEL)
+            write_text(Path(files) / METADATA, self.metadata.to_json())
+            yield Path(files)
 
     def _probabilities(self, x: Tensor) -> Tensor:
         """Return probabilities `(N, labels)`."""
@@ -143,7 +188,19 @@ class LoadedModel(nn.Module):
         spec = self.input
         if spec.format != "image" or len(spec.spatial_shape) != 2:
             raise SutureError("predict.shape", f"the model reads {spec.format}, no images in files", where=file)
-        values, stored = read_image(Path(file), file, spec.num_channels)
+        if not Path(file).is_file():
+            raise SutureError(
+                UNREADABLE,
+                "there is no such file",
+                where=file,
+                hint=f"a path is absolute, or seen from {Path.cwd()}",
+            )
+        try:
+            values, stored = read_image(Path(file), file, spec.num_channels)
+        except SutureError as error:
+            if error.code != UNREADABLE:
+                raise
+            raise SutureError(UNREADABLE, error.message, where=file, hint="save it anew, as PNG say") from None
         if stored is not None:
             values = to_range(values, stored, spec.value_range or (0.0, 1.0), clip=False)
         return self._checked(torch.from_numpy(np.ascontiguousarray(values))[None], file)[0]
@@ -153,6 +210,8 @@ class LoadedModel(nn.Module):
         spec = self.input
         if hasattr(samples, "columns"):
             samples = self._columns(samples)
+        if isinstance(samples, list | tuple) and not samples:
+            raise SutureError("predict.shape", "there are no samples", where="samples", hint="give one at least")
         try:
             if isinstance(samples, list | tuple):
                 samples = np.stack([np.asarray(sample) for sample in samples])

@@ -22,7 +22,7 @@ from suture.errors import AuthError, NotFound, Refused, Unavailable
 from suture.job import JobFailed
 from suture_contract.console import tree
 from suture_contract.console.tree import walk
-from suture_contract.errors import Cancelled, SutureError
+from suture_contract.errors import Cancelled, Interrupted, SutureError
 from suture_contract.exit_codes import EXIT_CODES, ExitCode
 from suture_service import operate
 from suture_service.settings import Settings
@@ -97,6 +97,7 @@ def test_the_exit_codes_are_documented_and_kept() -> None:
         (Unavailable("a", "b"), 6),
         (JobFailed("a", "b"), 7),
         (Cancelled(), 7),
+        (Interrupted("stopped"), 130),
     ):
         assert error.exit_code == code
     assert suture("publish").exit_code == 2
@@ -195,7 +196,7 @@ def test_the_shell_completes_commands(shell: str, tmp_path: Path) -> None:
 
 
 def test_the_page_of_json_documents_is_what_the_commands_say() -> None:
-    assert all(kind is not None for _, kind in cli_json.PRINTED)
+    assert all(kind is not None for _, kind in cli_json.printed())
     again = "it is not what the code says: make reference"
     assert cli_json.PAGE.read_text(encoding="utf-8") == cli_json.page(), again
 
@@ -320,6 +321,12 @@ def test_at_a_terminal_it_is_asked(signed_in: str, folder: Path, answer: str, co
     assert "send it?" in ended.stderr
     pulled = suture("pull", f"north/asked-{answer}", "pulled").exit_code
     assert pulled == (ExitCode.OK if answer == "y" else ExitCode.NOT_FOUND)
+
+
+def test_a_report_that_is_no_file_is_missing(folder: Path) -> None:
+    ended = suture("report", folder / "report.json")
+    assert ended.exit_code == ExitCode.REFUSED
+    assert "no such file" in ended.stderr
 
 
 def test_a_published_model_has_no_report(signed_in: str, folder: Path) -> None:
@@ -472,7 +479,7 @@ def test_an_operator_sets_up_a_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert suture("hub", "token", "create", "west", "--role", "king").exit_code == ExitCode.REFUSED
     assert suture("hub", "site", "add", "west", "main").stdout.strip().startswith("suture_")
     assert json.loads(suture("hub", "site", "list", "--format", "json").stdout) == [
-        {"party": "west", "site": "main", "online": False, "suspended": False}
+        {"party": "west", "site": "main", "online": False, "suspended": False, "last_seen_at": None, "version": None}
     ]
     assert "main (offline)" in suture("hub", "party", "list").stdout
     assert json.loads(suture("hub", "party", "list", "--format", "json").stdout)[0]["name"] == "west"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,6 +104,9 @@ def test_given_splits_are_told_as_they_are(tmp_path: Path) -> None:
     ],
 )
 def test_a_dataset_that_is_not_named_is_asked_for(site: Path, arguments: tuple[str, ...], code: str, hint: str) -> None:
+    alone = CliRunner().invoke(app, ["data", "split", str(site)])
+    assert alone.exit_code == 0, alone.output  # with one there is nothing to ask
+    site.write_text(SITE + SITE.replace("heart", "lungs"), encoding="utf-8")
     found = CliRunner().invoke(app, ["data", "split", str(site), *arguments])
     assert found.exit_code == ExitCode.REFUSED
     assert code in found.stderr
@@ -137,3 +141,12 @@ def test_what_is_read_is_shown_and_what_is_suggested_can_be_checked(tmp_path: Pa
     assert 0.3 < told["mean"] < 0.7
     with Image.open(tmp_path / "s.png") as sheet:
         assert sheet.width > 200
+    shown = run("check", tmp_path / "site.toml", "--dataset", "mine")  # nothing is left out
+    assert shown.exit_code == 0, shown.output
+    for name, part in told["splits"].items():
+        assert re.search(rf"^ *{name} +{part['n']} ", shown.stdout, re.M), shown.stdout
+    assert "left out" not in shown.output
+    (tmp_path / "scans" / "ill" / "patient9_1.png").write_bytes(b"no picture")
+    (tmp_path / "site.toml").write_text(section + "intensity = [0, 4095]\non_unreadable = 'skip'\n", encoding="utf-8")
+    skipping = run("check", tmp_path / "site.toml", "--dataset", "mine")
+    assert "left out: ill/patient9_1.png and the like, 1" in skipping.output

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ import torch
 torch.manual_seed(0)
 def trained():
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2)).eval()
-def broken():
+def broken(*_, **__):
     raise ZeroDivisionError("suture_north_c2VjcmV0c2VjcmV0 is my token")
 """
 EXPORT = ("--shape", "1,4,4", "--labels", "nüchtern,gefüllt", "--license", "CC0-1.0", "--description", "Gefäße")
@@ -122,7 +123,7 @@ def test_a_report_where_none_can_be_written(home: Path, report: Path, read_only:
 
 @pytest.fixture
 def report(home: Path) -> Path:
-    from tests.stitching.test_report import report as made
+    from tests.stitching.reports import report as made
 
     path = home.parent / "report.json"
     path.write_text(made().model_dump_json(by_alias=True, exclude_none=True), encoding="utf-8")
@@ -294,7 +295,14 @@ def test_a_document_that_another_program_saved(model: Path, encoding: str) -> No
 
 
 def test_what_nobody_foresaw_is_told_in_a_line_and_kept_in_a_file(home: Path) -> None:
-    command = suture("export", "networks:broken", "out", *EXPORT)
+    # A part of the program is replaced by one that fails as nobody foresaw.
+    script = (
+        "import suture.bundle, networks\n"
+        "suture.bundle.export_model = networks.broken\n"
+        "from suture.cli import main\n"
+        "main()\n"
+    )
+    command = [sys.executable, "-c", script, *suture("export", "networks:trained", "out", *EXPORT)[3:]]
     said = refused(command, of(home), folder=home.parent, status=1)
     where = re.search(r"^where: (.+)$", said, re.MULTILINE)
     assert where is not None
@@ -306,6 +314,13 @@ def test_what_nobody_foresaw_is_told_in_a_line_and_kept_in_a_file(home: Path) ->
     assert "networks.py" in kept
     assert "c2VjcmV0" not in kept + said
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_a_persons_own_code_raises_is_told_without_tokens(home: Path) -> None:
+    said = refused(suture("export", "networks:broken", "out", *EXPORT), of(home), folder=home.parent)
+    assert "ZeroDivisionError" in said
+    assert "networks.py" in said
+    assert "c2VjcmV0" not in said
 
 
 def test_without_a_home_it_is_kept_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

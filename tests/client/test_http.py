@@ -15,7 +15,7 @@ import pytest
 from suture import transfers
 from suture.errors import AuthError, Conflict, Fenced, HubError, NotFound, Refused, Unavailable
 from suture.http import Connection, check_token, check_url, pause
-from suture.transfers import Incoming
+from suture.transfers import Incoming, Outgoing
 from suture_contract.errors import SutureError
 
 TOKEN = "suture_north_c2VjcmV0"
@@ -405,19 +405,45 @@ def test_a_file_goes_up_as_it_is(server: Scripted, hub: Connection, tmp_path: Pa
     counted: list[int] = []
     assert hub.upload("/file", tmp_path / "file", params={"fence": 3}, on_bytes=counted.append) == {"size": 1}
     assert [request.body for request in server.seen] == [CONTENT, CONTENT]
+    assert min(counted) == -len(CONTENT)
+    assert sum(counted) == len(CONTENT)
     assert server.seen[0].path == "/file?fence=3"
     hub.upload("/file", b"few bytes")
     assert server.seen[-1].body == b"few bytes"
+
+
+def test_a_file_is_hashed_as_it_goes_up(
+    server: Scripted, hub: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfers, "_BUFFER", 100_000)
+    monkeypatch.setattr(transfers, "_SENT", 7_000)
+    (tmp_path / "file").write_bytes(CONTENT)
+    (tmp_path / "empty").write_bytes(b"")
+    server.answer = in_turn(refusing(503), lambda request: request.reply(201, b"{}"))
+    counted: list[int] = []
+    files = [Outgoing(tmp_path / name, counted.append, hashed=True) for name in ("file", "empty")]
+    hub.upload_parts("/models", {"a": ("a", files[0]), "b": ("b", files[1])})
+    assert [file.sha256 for file in files] == [DIGEST, hashlib.sha256().hexdigest()]
+    assert sum(counted) == len(CONTENT)
+    assert [request.body.count(CONTENT) for request in server.seen] == [1, 1]
 
 
 def test_several_files_go_up_as_a_form(server: Scripted, hub: Connection, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(CONTENT)
     server.answer = in_turn(refusing(503), lambda request: request.reply(201, b"{}"))
     parts = {"model": ("model.safetensors", tmp_path / "file"), "metadata": ("suture.json", b'{"a": 1}')}
-    hub.upload_parts("/models", parts, params={"visibility": "all"})
+    counted: list[int] = []
+    hub.upload_parts("/models", parts, params={"visibility": "all"}, on_bytes=counted.append)
+    assert min(counted) == -len(CONTENT)
+    assert sum(counted) == len(CONTENT)
+    assert len(server.seen) == 2
     for request in server.seen:
         assert request.headers.get_content_type() == "multipart/form-data"
-        assert CONTENT in request.body
+        assert int(request.headers["Content-Length"]) == len(request.body)
+        boundary = b"--" + request.headers["Content-Type"].partition("boundary=")[2].encode()
+        sent = request.body.split(boundary)
+        assert [part.partition(b"\r\n\r\n")[2] for part in sent[1:-1]] == [CONTENT + b"\r\n", b'{"a": 1}\r\n']
+        assert (sent[0], sent[-1]) == (b"", b"--\r\n")
         assert b'name="model"; filename="model.safetensors"' in request.body
         assert b'name="metadata"; filename="suture.json"' in request.body
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -17,8 +19,10 @@ from torch import Tensor, nn
 from suture.bundle import Bundle, export_model
 from suture.errors import AuthError, Conflict, NotFound, Refused, Unavailable
 from suture.hub import Hub
+from suture.transfers import Outgoing
 from suture_contract.errors import Cancelled, SutureError
 from suture_contract.model.metadata import ModelMetadata
+from suture_contract.model.signature import create_key
 
 if TYPE_CHECKING:
     from tests.client.conftest import LiveHub
@@ -119,6 +123,36 @@ def test_nothing_leaves_when_the_showing_is_refused(north: Hub, exported: Path) 
         north.publish_file(exported, repo, show=refuse)
     with pytest.raises(NotFound):
         north.revision(repo)
+
+
+@pytest.mark.parametrize("name", ["README.md", "suture.json", "model.safetensors"])
+def test_a_link_that_leads_out_of_the_folder_is_refused(north: Hub, exported: Path, tmp_path: Path, name: str) -> None:
+    folder = shutil.copytree(exported, tmp_path / "out")
+    (folder / "README.md").write_text("# Own\n")
+    outside = (folder / name).rename(tmp_path / f"outside-{name}")
+    (folder / name).symlink_to(outside)
+    with pytest.raises(SutureError) as caught:
+        north.pack_file(folder, "north/digits")
+    assert (caught.value.code, caught.value.where) == ("file.outside", str(folder / name))
+    assert str(outside) in caught.value.message
+    if name != "model.safetensors":  # what lies beside it is not named either
+        with pytest.raises(SutureError, match=r"leads out of the folder"):
+            north.pack_file(folder / "model.safetensors", "north/digits")
+    outside.rename(folder / f"moved-{name}")
+    (folder / name).unlink()
+    (folder / name).symlink_to(f"moved-{name}")
+    (tmp_path / "link").symlink_to(folder)
+    assert north.pack_file(tmp_path / "link", "north/digits").size > 0
+
+
+def test_what_is_named_itself_may_be_a_link(north: Hub, exported: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").symlink_to(exported / "model.safetensors")
+    bundle = north.pack_file(tmp_path / "model.safetensors", "north/digits", metadata=exported / "suture.json")
+    assert bundle.size > 0
+    (tmp_path / "README.md").symlink_to(tmp_path / "gone")
+    with pytest.raises(SutureError) as caught:
+        north.pack_file(tmp_path / "model.safetensors", "north/digits", metadata=exported / "suture.json")
+    assert caught.value.code == "file.missing"
 
 
 def test_the_same_again_is_the_same_revision(north: Hub, exported: Path) -> None:
@@ -241,6 +275,46 @@ def test_an_upload_of_what_the_hub_will_not_have_is_refused_whole(live_hub: Live
         north.revision(repo)
 
 
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize(
+    "written", [lambda old: old[:-1] + bytes([old[-1] ^ 1]), lambda old: old[:-4], lambda old: old * 2]
+)
+def test_a_file_that_is_written_to_while_it_is_published_is_told(
+    north: Hub, exported: Path, tmp_path: Path, written: Callable[[bytes], bytes], signed: bool
+) -> None:
+    folder = Path(shutil.copytree(exported, tmp_path / "model"))
+    content = written((folder / "model.safetensors").read_bytes())
+
+    def meanwhile(_bundle: Bundle) -> None:
+        (folder / "model.safetensors").write_bytes(content)
+
+    (tmp_path / "key").write_bytes(create_key()[0])
+    with pytest.raises(SutureError) as caught:
+        north.publish_file(folder, new_name(), show=meanwhile, key=tmp_path / "key" if signed else None)
+    assert caught.value.code == "publish.changed"
+
+
+@pytest.mark.parametrize("size", [0, 2**20 - 1, 2**20 + 1, 3 * 2**20])
+@pytest.mark.parametrize("hashed", [False, True])
+def test_no_more_and_no_less_is_sent_than_was_said(tmp_path: Path, size: int, hashed: bool) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(2**20))
+    outgoing = Outgoing(path, None, hashed=hashed)
+    path.write_bytes(bytes(size))
+    sent: list[int] = []
+    with pytest.raises(SutureError) as caught:
+        sent.extend(map(len, outgoing))
+    assert caught.value.code == "publish.changed"
+    assert sum(sent) <= len(outgoing) == 2**20
+
+
+def test_what_is_no_file_is_not_waited_for(north: Hub, exported: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SutureError, match="no file") as caught:
+        north.publish_file(tmp_path / "pipe", new_name(), metadata=exported / "suture.json")
+    assert caught.value.code == "model.unreadable"
+
+
 # Cache, files, lineage
 
 
@@ -298,7 +372,7 @@ def _cache() -> Path:
 
 def test_a_card_of_ones_own_is_brought_in_line(north: Hub, exported: Path, tmp_path: Path) -> None:
     repo = new_name()
-    card = "---\nlicense: mit\nlanguage: en\n---\n# Mine\n"
+    card = "---\nlanguage: en\n---\n# Mine\n"
     metadata = ModelMetadata.read(exported / "suture.json").model_copy(update={"limitations": "adults only"})
     north.publish_file(exported, repo, metadata=metadata, card=card, visibility="all", show=quietly)
     north.pull(repo, tmp_path)

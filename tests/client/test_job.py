@@ -103,8 +103,11 @@ def test_a_failure_names_task_party_reason_and_where_to_look(job: Callable[..., 
     with pytest.raises(JobFailed, match=r"fit at north: dataset\.unknown: the site has no dataset of this") as caught:
         job(failed).wait(60, progress=False)
     assert caught.value.code == "dataset.unknown"
-    assert "suture site failure f00" in (caught.value.hint or "")
-    assert "suture jobs retry job_1" in (caught.value.hint or "")
+    hint = caught.value.hint or ""
+    assert "suture site failure f00" in hint
+    # Another try would ask for the same dataset.
+    assert "suture stitch north/a south/b --dataset NAME" in hint
+    assert "retry" not in hint
 
 
 def test_a_cancelled_job_and_a_timeout_are_told_apart(job: Callable[..., Job]) -> None:

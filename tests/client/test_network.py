@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from tests.client.nearby import PAGE, VARIABLES, Answers, Socks, answering, cert
 
 from suture.errors import Barred, HubError, Refused, Unavailable, error_of
 from suture.http import Connection
-from suture.network import is_reached_alike, proxy_of
+from suture.network import client, is_reached_alike, proxy_of
 from suture_contract.errors import SutureError
 
 HUB = "hub.hospital.example"
@@ -153,6 +154,18 @@ def test_an_unknown_authority_is_named_and_may_be_trusted(tmp_path: Path, monkey
                 only.setenv(name, str(path))
                 with Connection(url) as hub:
                     assert hub.get("/v1/whoami") == {"party": "north"}
+
+
+def test_authorities_are_read_where_certificates_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = certificate(tmp_path)
+    read: list[Any] = []
+    monkeypatch.setattr(ssl, "create_default_context", lambda **options: read.append(options))
+    monkeypatch.setenv("SSL_CERT_FILE", str(path))
+    refused = pytest.raises(httpx.ConnectError, match="certificate verify failed")
+    # Whoever asks for an unprotected hub trusts nobody.
+    with answering(certificate=path) as server, client(f"http://{HUB}") as plain, refused:
+        plain.get(f"https://localhost:{server.server_port}")
+    assert read == []
 
 
 @pytest.mark.parametrize("name", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"])

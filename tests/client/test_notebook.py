@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -15,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from tests.client.test_job import TASK, job, job_as
-from tests.stitching.test_report import report as made_report
+from tests.stitching.reports import report as made_report
 from torch import nn
 
 from suture.bundle import export_model
@@ -233,6 +234,8 @@ def test_a_loaded_model_names_what_is_in_files_and_arrays(shown: tuple[Hub, str]
 @pytest.mark.parametrize(
     ("samples", "code"),
     [
+        ([], "predict.shape"),
+        (["nothing.png"], "dataset.unreadable_image"),
         (np.zeros((1, 1, 9, 8), np.float32), "predict.shape"),
         (np.zeros((1, 3, 8, 8), np.float32), "predict.shape"),
         (np.full((1, 1, 8, 8), 7.0, np.float32), "predict.range"),
@@ -252,6 +255,9 @@ def test_what_a_model_does_not_read_is_refused(
     with pytest.raises(SutureError) as raised:
         model.predict(samples)
     assert raised.value.code == code
+    # Nothing of what a dataset's description or numpy say.
+    assert "on_unreadable" not in str(raised.value)
+    assert "stack" not in str(raised.value)
 
 
 def test_tables_are_read_by_the_names_of_columns(tmp_path: Path) -> None:
@@ -306,7 +312,37 @@ def test_samples_are_normalised_as_the_model_says(tmp_path: Path) -> None:
         (prediction,) = model.predict(samples)
         assert list(prediction.probabilities.values()) == pytest.approx(want.tolist(), abs=1e-6)
     at_prior = LoadedModel(AtPrior(portable, metadata, {"well": 0.9, "ill": 0.1}), portable, metadata)
+    for write in (at_prior.to_onnx, at_prior.to_mlflow, at_prior.to_bundle):
+        with pytest.raises(SutureError) as raised:
+            write(tmp_path / "elsewhere")
+        assert raised.value.code == "predict.prior"
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # what MONAI's bundles hold
+def test_a_loaded_model_is_written_for_other_tools(tmp_path: Path) -> None:
+    if missing := [name for name in ("mlflow", "monai") if find_spec(name) is None]:
+        pytest.skip(f"not installed: {missing}")
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    path = tmp_path / "model.safetensors"
+    metadata = export_model(network.eval(), torch.rand(2, 1, 8, 8), path, labels=["well", "ill"], license="CC-BY-4.0")
+    from suture_stitching.portable.runtime import load
+
+    portable = load(path)
+    model, x = LoadedModel(portable, portable, metadata), torch.rand(3, 1, 8, 8)
+    with torch.no_grad():
+        want = network(x).softmax(1).numpy()
+    assert model.to_mlflow(tmp_path / "mlflow").difference <= 1e-5
+    import mlflow.pyfunc
+
+    served = mlflow.pyfunc.load_model(str(tmp_path / "mlflow"))
+    assert np.allclose(served.predict(x.numpy()), want, atol=1e-6)
+    assert model.to_bundle(tmp_path / "bundle").difference <= 1e-5
+    recorded = torch.jit.load(str(tmp_path / "bundle" / "models" / "model.ts"))
+    with torch.no_grad():
+        assert np.allclose(recorded(x).numpy(), network(x).numpy(), atol=1e-6)
     with pytest.raises(SutureError) as raised:
-        at_prior.to_onnx(tmp_path / "model.onnx")
-    assert raised.value.code == "predict.prior"
-    assert not (tmp_path / "model.onnx").exists()
+        model.to_bundle(tmp_path / "bundle")
+    assert raised.value.code == "out.exists"
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["bundle", "mlflow", "model.safetensors"]

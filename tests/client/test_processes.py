@@ -105,6 +105,31 @@ def test_a_signal_ends_the_processes(tmp_path: Path, sent: signal.Signals, statu
         assert gone(pid)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(("sent", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+@pytest.mark.parametrize("by", ["check", "start", "the end"])
+def test_a_signal_is_heeded_though_it_came_where_python_drops_what_is_raised(
+    tmp_path: Path, sent: signal.Signals, raised: type[BaseException], by: str
+) -> None:
+    class Dropping:
+        def __del__(self) -> None:
+            signal.raise_signal(sent)
+
+    before, pid, went_on = signal.getsignal(sent), 0, False
+    with pytest.raises(raised), Processes() as processes:  # noqa: PT012
+        pid = processes.start("a", SLEEP, log=tmp_path / "a").process.pid
+        Dropping()
+        went_on = True
+        if by == "check":
+            processes.check()
+        elif by == "start":
+            processes.start("b", SLEEP, log=tmp_path / "b")
+    assert went_on
+    assert gone(pid)
+    assert not (tmp_path / "b").exists()
+    assert signal.getsignal(sent) == before
+
+
 def test_impatience_while_stopping_leaves_nothing(tmp_path: Path) -> None:
     with starter(tmp_path) as (process, pid):
         for _ in range(3):

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import pty
-import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
+from rich.console import Console
 from tests.local.test_demo import report
 from typer.testing import CliRunner
 
 from suture.cli.app import app
 from suture_contract.console.tables import layout
+from suture_local.study.table import show
 from suture_service import operate
 from suture_service.settings import Settings
 
@@ -91,6 +95,28 @@ def test_in_a_pipe_every_row_is_one_line(rows: list[tuple[str, str, str]]) -> No
         assert all(cell in line for cell in row)
 
 
+def test_in_a_pipe_no_row_is_filled_up_to_the_longest() -> None:
+    found, what = "of 700 columns " * 46, "install it"
+    rows = [("hub", "ok", "it answers", ""), ("policy", "ok", found, ""), ("redis", "warn", "old", what)]
+    table = layout(("check", "result", "found", "what to do"), rows, width=None, prose=("found", "what to do"))
+    assert table.heading == ["check   result  found  what to do"]
+    assert table.lines == [
+        "hub     ok      it answers",
+        f"policy  ok      {found}".rstrip(),
+        f"redis   warn    old  {what}",
+    ]
+    names = layout(("name", "since"), [(LONG, DATE), ("b", DATE)], width=None)
+    assert names.lines == [f"{LONG}  {DATE}", f"b  {DATE}"]
+
+
+def test_a_study_has_a_line_for_each_row_in_a_pipe() -> None:
+    row = ["a stitched ensemble of two models", "0.812 [0.789, 0.861]", "0.812 [0.789, 0.861]", "0.812 [0.789, 0.861]"]
+    pipe = io.StringIO()
+    show(Console(file=pipe, width=80), "digits", [("accuracy", ["model", "north", "south", "mean"], [row])])
+    (line,) = [line for line in pipe.getvalue().splitlines() if "stitched" in line]
+    assert all(cell in line for cell in row)
+
+
 def test_a_cell_cannot_make_a_line_or_move_the_cursor() -> None:
     found = layout(("why",), [("one\ntwo\x1b[2Jthree",)], width=None)
     assert found.lines == ["one two [2Jthree"]
@@ -131,29 +157,35 @@ def in_a_pipe(arguments: list[str]) -> str:
 def at_a_terminal(arguments: list[str]) -> str:
     """Return what the command prints at a terminal of 80 columns."""
     ours, theirs = pty.openpty()
-    with subprocess.Popen([sys.executable, "-m", "suture", *arguments], stdout=theirs, stderr=theirs) as process:
-        os.close(theirs)
-        read = b""
-        while True:
-            try:
-                more = os.read(ours, 65536)
-            except OSError:  # the other end is closed
-                break
-            if not more:
-                break
-            read += more
+    with ThreadPoolExecutor(1) as pool, pytest.MonkeyPatch.context() as patched:
+        reading = pool.submit(read_all, ours)
+        with os.fdopen(theirs, "w", encoding="utf-8") as terminal:
+            for stream in ("stdout", "stderr"):
+                patched.setattr(sys, stream, terminal)
+            with pytest.raises(SystemExit) as ended:
+                app(arguments, prog_name="suture")
     os.close(ours)
-    assert process.returncode == 0
-    return read.decode().replace("\r\n", "\n")
+    assert ended.value.code in (0, None)
+    return reading.result().decode().replace("\r\n", "\n")
+
+
+def read_all(terminal: int) -> bytes:
+    """Return what comes from a terminal until its other end is closed."""
+    read = b""
+    with contextlib.suppress(OSError):
+        while more := os.read(terminal, 65536):
+            read += more
+    return read
 
 
 @pytest.mark.parametrize("arguments", LISTS, ids=lambda words: " ".join(words)[:16])
 def test_long_names_ids_and_dates_stay_whole(hub: Settings, arguments: list[str]) -> None:
     (row,) = operate.list_parties(hub)
     tokens = operate.list_tokens(hub, LONG)
+    sites = [site.name for site in row.sites]
     words = {
-        "party": [row.name, *row.sites, f"{row.created_at:%Y-%m-%d %H:%M}"],
-        "site": [row.name, *row.sites],
+        "party": [row.name, *sites, f"{row.created_at:%Y-%m-%d %H:%M}"],
+        "site": [row.name, *sites],
         "token": [word for token in tokens for word in (token.id, token.name or LONG)],
         "audit": [row.name],
     }[arguments[1]]

@@ -5,6 +5,7 @@ No Windows is at hand here: its names and its missing modules are played, its fi
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -23,9 +24,9 @@ from suture_contract.errors import SutureError
 if TYPE_CHECKING:
     from tests.client.conftest import LiveHub
 
-#: Takes away what Windows does not have, and then runs the command line.
+#: Takes away what Windows does not have, and then runs one command line after another: each says with what it ended.
 WITHOUT_UNIX = """
-import os, signal, sys
+import json, os, signal, sys
 for name in ("fcntl", "grp", "pwd", "resource", "termios"):
     sys.modules[name] = None
 import subprocess
@@ -33,7 +34,12 @@ for name in ("fork", "killpg", "getpgid", "chown"):
     delattr(os, name)
 del signal.SIGKILL
 from suture.cli import main
-main()
+for words in json.loads(sys.argv[1]):
+    sys.argv[1:] = words
+    try:
+        main()
+    except SystemExit as ended:
+        print(f"\\nended with {ended.code or 0}", file=sys.stderr, flush=True)
 """
 EXPORT = ("--shape", "1,4,4", "--labels", "a,b", "--license", "CC0-1.0")
 MODULE = "import torch\ndef net():\n    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2))\n"
@@ -45,26 +51,27 @@ UNIX = re.compile(
 )
 
 
-def without_unix(*arguments: str) -> list[str]:
-    return [sys.executable, "-c", WITHOUT_UNIX, *arguments]
+def without_unix(folder: Path, *commands: tuple[str, ...], **environment: str) -> list[tuple[int, str]]:
+    """Run the commands in one process; return for each with what it ended, and what it said of it."""
+    command = [sys.executable, "-c", WITHOUT_UNIX, json.dumps(commands)]
+    ended = machines.run(command, environment={"HOME": str(folder), **environment}, folder=folder)
+    said = ended.stderr.decode()
+    parts = re.split(r"\nended with (\d+)\n", said)
+    assert len(parts) == 2 * len(commands) + 1, said
+    return [(int(status), text) for text, status in zip(parts[::2], parts[1::2], strict=False)]
 
 
 def test_all_that_a_party_does_needs_none_of_it(live_hub: LiveHub, tmp_path: Path) -> None:
     (tmp_path / "networks.py").write_text(MODULE, encoding="utf-8")
-    environment = {
-        "HOME": str(tmp_path),
-        "SUTURE_HUB": live_hub.url,
-        "SUTURE_TOKEN": live_hub.token("north"),
-    }
-    for command in (
+    commands = (
         ("export", "networks:net", "out", *EXPORT),
         ("inspect", "out"),
         ("publish", "out", "north/windows", "--yes"),
         ("models", "windows"),
         ("pull", "north/windows", "pulled"),
-    ):
-        ended = machines.run(without_unix(*command), environment=environment, folder=tmp_path)
-        assert ended.returncode == 0, ended.stderr.decode()
+    )
+    ended = without_unix(tmp_path, *commands, SUTURE_HUB=live_hub.url, SUTURE_TOKEN=live_hub.token("north"))
+    assert [status for status, _ in ended] == [0] * len(commands), ended
     assert (tmp_path / "pulled" / "suture.json").read_bytes() == (tmp_path / "out" / "suture.json").read_bytes()
 
 
@@ -79,10 +86,12 @@ def test_a_fit_needs_none_of_it_and_prints_what_a_windows_pipe_can_hold(tmp_path
         path.parent.mkdir()
         metadata = export_model(module, torch.from_numpy(inputs[:2]), path, labels=("a", "b"), license="CC0-1.0")
         path.with_name("suture.json").write_text(metadata.to_json(), encoding="utf-8")
-    command = without_unix("fit", "first", "second", "--data", "images.npz", "--out", "joint", "--steps", "1")
+    words = ("fit", "first", "second", "--data", "images.npz", "--out", "joint", "--steps", "1")
+    command = [sys.executable, "-c", WITHOUT_UNIX, json.dumps([words])]
     environment = {"HOME": str(tmp_path), "PYTHONIOENCODING": "cp1252"}
     ended = machines.run(command, environment=environment, folder=tmp_path)
-    assert ended.returncode == 0, ended.stderr.decode("cp1252")
+    said = ended.stderr.decode("cp1252")
+    assert said.endswith("\nended with 0\n"), said
     assert "Chosen for first" in ended.stdout.decode("cp1252")
     assert (tmp_path / "joint" / "report.html").exists()
 
@@ -95,17 +104,14 @@ def test_nothing_that_only_unix_has_is_used(folder: str) -> None:
     assert [(name, line) for name, line in lines if UNIX.search(line) and "hasattr" not in line] == []
 
 
-@pytest.mark.parametrize(
-    "command", [("site", "run"), ("hub", "migrate"), ("hub", "serve"), ("up",), ("demo",)], ids=" ".join
-)
-def test_what_does_not_run_there_says_so(tmp_path: Path, command: tuple[str, ...]) -> None:
-    ended = machines.run(without_unix(*command), environment={"HOME": str(tmp_path)}, folder=tmp_path)
-    said = ended.stderr.decode()
-    assert "Traceback" not in said
-    assert ended.returncode == 5, said
-    assert "system.unsupported" in said
-    assert "Linux" in said
-    assert "pip install" not in said
+def test_what_does_not_run_there_says_so(tmp_path: Path) -> None:
+    commands = (("site", "run"), ("hub", "migrate"), ("hub", "serve"), ("up",), ("demo",))
+    for command, (status, said) in zip(commands, without_unix(tmp_path, *commands), strict=True):
+        assert "Traceback" not in said, command
+        assert status == 5, (command, said)
+        assert "system.unsupported" in said
+        assert "Linux" in said
+        assert "pip install" not in said
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from suture_contract.files import write_text
 from suture_service import operate
 from suture_service.settings import Settings
 from suture_worker import broker
-from suture_worker.capacity import places
+from suture_worker.capacity import places, workers
 from suture_worker.compute.celery_app import make_app, ring
 from suture_worker.compute.forkserver import NAME
 from suture_worker.config import load_site
@@ -288,7 +288,7 @@ class Place:
         """Start the second worker unless it runs, and wait until the site has both."""
         if "second" not in self.processes or self.processes["second"].poll() is not None:
             self._start("second", [sys.executable, "-m", "suture", "site", "worker", str(self.config.path)])
-        until(lambda: places(self.state) == 2, "two workers", 180)
+        until(lambda: places(workers(self.state)) == 2, "two workers", 180)
 
     def stop(self, name: str, number: int = signal.SIGTERM) -> None:
         """End the hub or the whole site."""

@@ -6,8 +6,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,20 +14,17 @@ from pathlib import Path
 import httpx
 import pytest
 from sqlalchemy import inspect
-from tests.fault.migrating import migrate
+from tests.fault import forked
+from tests.fault.forked import migrate
 from tests.fault.postgres import killable
 from tests.service.conftest import metadata_of, model_bytes
+from tests.web import web
 
 from suture_service import operate
 from suture_service.audit import chain
 from suture_service.database import Base, open_engine
 from suture_service.maintenance.reconciling import reconcile
 from suture_service.settings import Settings
-
-_SERVE = (
-    "import sys; from suture_service.main import serve; from suture_service.settings import Settings; "
-    "serve(Settings(database_url=sys.argv[1], store=sys.argv[2], sweep_seconds=0.2), port=int(sys.argv[3]))"
-)
 
 
 def until(condition, seconds=120.0):
@@ -48,8 +43,7 @@ class Process:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
-        command = [sys.executable, "-c", _SERVE, settings.database_url, settings.store, str(port)]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        self.process = forked.hub(settings.model_copy(update={"sweep_seconds": 0.2}), port)
 
     def __enter__(self):
         until(self.ready, 90)
@@ -60,12 +54,12 @@ class Process:
 
     def kill(self):
         self.process.kill()
-        self.process.wait(120)
+        self.process.join(120)
 
     def ready(self):
-        assert self.process.poll() is None
+        assert self.process.is_alive()
         try:
-            return httpx.get(f"{self.url}/readyz", timeout=5).status_code == 200
+            return web.get(f"{self.url}/readyz", timeout=5).status_code == 200
         except httpx.TransportError:
             return False
 
@@ -75,7 +69,7 @@ class Process:
             "metadata": ("s", json.dumps(metadata_of(side=40, description=name)).encode()),
         }
         url = f"{self.url}/v1/models/north/{name}/revisions"
-        return httpx.put(url, files=files, headers=headers, params={"visibility": "all"}, timeout=60)
+        return web.put(url, files=files, headers=headers, params={"visibility": "all"}, timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +111,7 @@ class Publishing:
             try:
                 answer = hub.publish(self.headers, name)
             except httpx.TransportError:
-                if hub.process.poll() is not None:
+                if not hub.process.is_alive():
                     return
                 continue
             if answer.status_code == 201:
@@ -143,13 +137,13 @@ class Publishing:
         seen, cursor = set(), None
         while True:
             params = {"limit": 200} | ({"cursor": cursor} if cursor else {})
-            page = httpx.get(f"{hub.url}/v1/models", headers=self.headers, params=params, timeout=60).json()
+            page = web.get(f"{hub.url}/v1/models", headers=self.headers, params=params, timeout=60).json()
             for item in page["items"]:
                 base = f"{hub.url}/v1/models/{item['id']}/revisions/latest"
-                files = httpx.get(base, headers=self.headers, timeout=60).json()["files"]
+                files = web.get(base, headers=self.headers, timeout=60).json()["files"]
                 assert {file["name"] for file in files} == {"model.safetensors", "suture.json"}
                 for file in files:
-                    content = httpx.get(f"{base}/files/{file['name']}", headers=self.headers, timeout=60)
+                    content = web.get(f"{base}/files/{file['name']}", headers=self.headers, timeout=60)
                     assert (content.status_code, len(content.content)) == (200, file["size"])
                 seen.add(item["id"])
             if (cursor := page["next"]) is None:
@@ -229,9 +223,9 @@ def test_the_database_is_killed_while_many_commit(server, tmp_path):
         def restart():
             until(lambda: len(work.promised) >= 3)
             server.kill()
-            answer = httpx.get(f"{hub.url}/readyz", timeout=60)
+            answer = web.get(f"{hub.url}/readyz", timeout=60)
             assert (answer.status_code, answer.json()["error"]["where"]) == (503, "database")
-            assert httpx.get(f"{hub.url}/healthz", timeout=60).status_code == 200
+            assert web.get(f"{hub.url}/healthz", timeout=60).status_code == 200
             until(lambda: len(work.refused) >= 3)
             server.start()
             until(hub.ready)
@@ -241,6 +235,6 @@ def test_the_database_is_killed_while_many_commit(server, tmp_path):
         work.during(hub, restart)
         assert set(work.refused) == {503}
         work.check(hub)
-        assert hub.process.poll() is None
+        assert hub.process.is_alive()
     assert reconcile(settings, deep=True).sound
     assert entries(settings) >= len(work.promised)

@@ -18,9 +18,18 @@ def walk(context: Any, address: str) -> None:
         guide.get_by_role("button", name=f"Publish {repo}").click()
         guide.get_by_role("listitem").filter(has_text=repo).get_by_text("published").wait_for()
 
+    # Whoever is curious signs in on the way.
+    model = beside(context, guide, "Look at it")
+    assert "suture_party_" not in model.url
+    model.get_by_role("button", name="Sign in").click()
+    model.get_by_role("heading", name="north/digits").wait_for()
+    model.evaluate("document.querySelector('img.network').loading = 'eager'")
+    model.wait_for_function("document.querySelector('img.network').complete")
+    seen(model, "model")
+
     hub = beside(context, guide, "Sign in as north")
     assert "suture_party_" not in hub.url
-    hub.get_by_role("button", name="Sign in").click()
+    hub.get_by_role("link", name="Go on as north").click()
     hub.get_by_text("These can be stitched").wait_for()
     hub.get_by_label("Name of the result").fill("digits-stitched")
     seen(hub, "ask")
@@ -28,6 +37,7 @@ def walk(context: Any, address: str) -> None:
     hub.get_by_text("a person there has to approve it").wait_for()
     seen(hub, "waits")
 
+    guide.bring_to_front()
     guide.reload()
     guide.get_by_text("South has something to decide now").wait_for()
     console = beside(context, guide, "Console of south")
@@ -51,7 +61,7 @@ def walk(context: Any, address: str) -> None:
 def beside(context: Any, page: Any, link: str) -> Any:
     """Return the page that a link opens in another tab."""
     with context.expect_page() as opening:
-        page.get_by_role("link", name=link, exact=True).click()
+        page.get_by_role("link", name=link, exact=True).first.click()
     opening.value.wait_for_load_state()
     return opening.value
 

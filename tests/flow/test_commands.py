@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -18,7 +19,9 @@ import pytest
 from tests.browser import launched
 from tests.flow.conftest import LONGEST
 from tests.flow.first_run import walk
+from typer.testing import CliRunner
 
+from suture.cli.app import app
 from suture.hub import Hub
 from suture_contract.documents import Report
 from suture_contract.model.metadata import ModelMetadata
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from tests.flow.conftest import Command
 
 pytestmark = [pytest.mark.flow, pytest.mark.timeout(1800)]
+README = Path(__file__).parents[2] / "README.md"
 #: The fit is cut short: that its result is good is the demo's test.
 QUICK: dict[str, Any] = {"refine_steps": 20, "max_matches": 1}
 
@@ -60,6 +64,16 @@ def test_the_demo_reaches_its_targets_and_stops_everything(played: tuple[Command
     told = re.search(r"on north's 269 test images: ([0-9.]+)% right", output)
     assert told is not None
     assert float(told[1]) == pytest.approx(100 * pulled_accuracy(root), abs=0.05)
+    shown = re.search(r"This is the output of a `suture demo`.*?```\n(.*?)```", README.read_text(), re.DOTALL)
+    assert shown is not None
+    assert words(shown[1]) == words(output)
+
+
+def words(output: str) -> str:
+    """Return what a demo says, less figures, digests and paths, and less what is chosen: processors differ in that."""
+    text = re.sub(r"(?s)^Chosen for .*?(?=^party report)|^verdict .*?$", "", output, flags=re.MULTILINE)
+    text = re.sub(r"(?<![0-9a-z])[0-9a-f]{16}|(?<![/\w])\S+(?=/report\.html)|\d[\d,.:]*", "#", text)
+    return " ".join(text.split())
 
 
 def test_the_demo_leaves_a_model_that_works_and_a_page_that_needs_nothing(played: tuple[Command, Path]) -> None:
@@ -82,13 +96,15 @@ def test_the_demo_keeps_the_parties_data_apart(played: tuple[Command, Path]) -> 
     assert not list((root / "hub").rglob("*.npz"))
 
 
-def test_four_hospitals_play_with_tables_that_are_carried(suture: type[Command], tmp_path: Path) -> None:
+def test_four_hospitals_play_with_tables_that_are_carried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command runs in this process, which has imported torch: what it starts are processes as ever."""
     root = tmp_path / "root"
-    command = suture("demo", "--story", "heart", "--root", str(root), home=tmp_path)
-    command.wait()
-    output = command.output.read_text()
-    assert command.process.returncode == 0, output
-    assert command.left_running() == []
+    for name in ("CONFIG", "CACHE"):
+        monkeypatch.setenv(f"XDG_{name}_HOME", str(tmp_path / name))
+    ended = CliRunner().invoke(app, ["demo", "--story", "heart", "--root", str(root)])
+    output = ended.output
+    assert ended.exit_code == 0, output
+    assert psutil.wait_procs(list(named(root)), timeout=60)[1] == []
     assert "cleveland asks for a stitch" in output
     assert "hungarian, switzerland and va evaluate, too" in output
     assert len(re.findall(r"^met .*, wanted ", output, re.MULTILINE)) == 3
@@ -119,7 +135,7 @@ def test_an_interrupted_demo_leaves_no_process(suture: type[Command], tmp_path: 
     command.wait_for("a hub, and at each party a site")
     command.wait_until(lambda: len(command.family) >= 4)
     command.process.send_signal(signal.SIGINT)
-    assert command.wait() == 130
+    assert command.wait() == 130, command.output.read_text()
     assert command.left_running() == []
 
 
@@ -163,7 +179,7 @@ def test_what_up_tells_to_type_works_and_a_second_up_goes_on(
     job = hub_of(told, token).stitch(["north/first", "north/second"], "digits", publish_as="again", **QUICK)
     command.wait_until(lambda: at_work(command))
     command.process.send_signal(signal.SIGINT)
-    assert command.wait() == 130
+    assert command.wait() == 130, command.output.read_text()
     assert command.left_running() == []
 
     again = suture("up", "--root", str(root), home=tmp_path)
@@ -192,6 +208,14 @@ def at_work(command: Command) -> bool:
             if process.name() == NAME:
                 return True
     return False
+
+
+def named(folder: Path) -> Iterator[psutil.Process]:
+    """Yield the processes that were started with a file of the folder: sites, agents, workers and Redis."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if any(str(folder) in word for word in process.cmdline()):
+                yield process
 
 
 def others_files(configuration: str, folder: Path) -> set[str]:

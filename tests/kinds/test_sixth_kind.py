@@ -175,28 +175,31 @@ def done(config, actor, leased, place):
     return body["document"], actor.post(f"/v1/tasks/{task.id}/result", body).status_code
 
 
-def play(place, samples):
+def play(world, place, samples):
     place.mkdir()
+    job = world.ask().json()
+    world.fit()
+    leased = {task["kind"]: task for task in (world.sites["south"].lease(), world.sites["south"].lease())}
+    result, status = done(site(place, samples), world.sites["south"], leased["count"], place)
+    tasks = {task["kind"]: task["state"] for task in world.job(job)["tasks"] if task["party"] == "south"}
+    described = world.client.app.openapi()["components"]["schemas"]
+    state = world.job(job)["state"]
+    world.north.post(f"/v1/jobs/{job['id']}/cancel").raise_for_status()  # the next one's tasks are given out first
+    return {
+        "kinds": get_args(Kind), "result": result, "status": status, "tasks": tasks,
+        "state": state, "api": described["TaskOut"]["properties"]["kind"]["enum"],
+        "specs": [one["$ref"].rpartition("/")[2] for one in described["TaskLease"]["properties"]["spec"]["anyOf"]],
+    }
+
+
+if __name__ == "__main__":
+    place = Path(sys.argv[1])
     settings = Settings(database_url=f"sqlite:///{place / 'hub.db'}", store=str(place / "store"), sweep_seconds=3600)
     operate.migrate(settings)
     app = hub_app(settings)
     with TestClient(app) as client:
         world = World(settings, client, app.state.hub)
-        job = world.ask().json()
-        world.fit()
-        leased = {task["kind"]: task for task in (world.sites["south"].lease(), world.sites["south"].lease())}
-        result, status = done(site(place, samples), world.sites["south"], leased["count"], place)
-        tasks = {task["kind"]: task["state"] for task in world.job(job)["tasks"] if task["party"] == "south"}
-        described = client.app.openapi()["components"]["schemas"]
-        return {
-            "kinds": get_args(Kind), "result": result, "status": status, "tasks": tasks,
-            "state": world.job(job)["state"], "api": described["TaskOut"]["properties"]["kind"]["enum"],
-            "specs": [one["$ref"].rpartition("/")[2] for one in described["TaskLease"]["properties"]["spec"]["anyOf"]],
-        }
-
-
-if __name__ == "__main__":
-    played = {samples: play(Path(sys.argv[1]) / samples, int(samples)) for samples in sys.argv[2:]}
+        played = {samples: play(world, place / samples, int(samples)) for samples in sys.argv[2:]}
     server.stop()
     print(json.dumps(played))
 '''

@@ -48,6 +48,14 @@ def test_a_proximal_term_holds_parties_to_the_common_network():
     assert apart(federated(linear(), parts, proximal=0.0)) == pytest.approx(apart(free))
 
 
+def test_own_shares_of_labels_take_the_place_of_learnt_ones():
+    one = torch.tensor([[0.5, 0.5], [0.9, 0.1]])
+    corrected = references.with_shares(lambda part: one, {"a": 0.5, "b": 0.5}, {"a": 0.2, "b": 0.8})(part(0))
+    torch.testing.assert_close(corrected, torch.tensor([[0.2, 0.8], [0.18 / 0.26, 0.08 / 0.26]]))
+    with pytest.raises(ValueError, match="other labels"):
+        references.with_shares(lambda part: one, {"a": 1.0, "b": 0.0}, {"b": 0.5, "a": 0.5})
+
+
 def test_more_epochs_between_averagings_make_fewer_rounds(monkeypatch):
     rounds = []
     real = references._mean

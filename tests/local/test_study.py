@@ -8,6 +8,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ from suture_contract.errors import SutureError
 from suture_local import heart
 from suture_local.simulate import named, simulate, with_networks
 from suture_local.study import data, kept, scores, training
-from suture_local.study.reading import TableColumns, parties_study
+from suture_local.study.reading import parties_study
 from suture_local.study.run import Setup
+from suture_local.study.tables import TableColumns
 from suture_stitching.fitting.fit import FitOptions
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +38,13 @@ def _threads():
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An epoch over a few images has the steps that they are enough for; else it counts as many more."""
+    whole = training._recipe_of
+    monkeypatch.setattr(training, "_recipe_of", lambda *given: replace(whole(*given), fewest=1))
 
 
 def _blobs(n: int, size: int, seed: int, *, brightness: int) -> tuple[np.ndarray, np.ndarray]:
@@ -65,7 +74,7 @@ def _check(document: dict[str, Any], out: Path, parties: list[str], asking: list
     wanted = {
         *(f"{kind}: {party}" for kind in ("alone", "distilled") for party in parties),
         *("plain ensemble", "plain ensemble (logits)", "weight averaging", "federated averaging", "union training"),
-        *("FedProx", "aggregated outputs (FENS)"),
+        *("weight averaging, units aligned", "FedProx", "aggregated outputs (FENS)"),
         *(f"stitched: {party}" for party in asking),
     }
     assert {row["method"] for row in results["methods"]} >= wanted
@@ -171,7 +180,7 @@ def test_folders_of_images_by_class_where_a_party_lacks_one(tmp_path: Path) -> N
         (["a.csv", "nowhere.csv"], "study.files"),
         (["a.csv", "b.csv"], "study.label"),
         (["a.npz", "b.csv"], "study.files"),
-        (["empty", "empty2"], "study.one_class"),
+        (["empty", "empty2"], "dataset.empty"),
     ],
 )
 def test_what_cannot_be_played_is_refused(
@@ -204,10 +213,10 @@ def test_names_and_notes_are_escaped_on_the_page(tmp_path: Path) -> None:
 
 
 def test_segmentation_of_files_as_people_have_them(tmp_path: Path) -> None:
-    colour, discs = _blobs(40, 32, 0, brightness=150)
+    colour, discs = _blobs(16, 32, 0, brightness=150)
     np.savez(tmp_path / "a.npz", images=np.stack([colour] * 3, -1), masks=discs.astype(np.uint8))
-    grey, other = _blobs(14, 48, 1, brightness=80)
-    np.savez(tmp_path / "b.npz", images=grey, masks=(255 * other).astype(np.uint8), group=np.arange(14) // 2)
+    grey, other = _blobs(12, 48, 1, brightness=80)
+    np.savez(tmp_path / "b.npz", images=grey, masks=(255 * other).astype(np.uint8), group=np.arange(12) // 2)
     out = tmp_path / "out"
     document = _play(parties_study("lesions", _paths(tmp_path, ".npz"), "segmentation", None), out)
     _check(document, out, ["a", "b"], ["a", "b"])
@@ -269,7 +278,7 @@ def test_tables_with_empty_cells_and_text(tmp_path: Path) -> None:
 def test_masks_as_people_have_them(tmp_path: Path, masks: Callable[[np.ndarray], np.ndarray]) -> None:
     images, discs = _blobs(6, 32, 0, brightness=150)
     truth = discs.astype(np.uint8)
-    np.savez(tmp_path / "a.npz", images=images, masks=truth)
+    np.savez(tmp_path / "a.npz", images=images + np.uint8(1), masks=truth)
     np.savez(tmp_path / "b.npz", images=images, masks=masks(truth))
     made = parties_study("masks", _paths(tmp_path, ".npz"), "segmentation", None)
     assert made.labels == ("background", "foreground")
@@ -301,6 +310,13 @@ def test_groups_stay_together_and_every_split_has_samples() -> None:
     names = data.split_names(np.tile([0, 1, 1], 20), group, 0, (0.2, 0.3))
     assert all(len(set(names[group == one])) == 1 for one in range(20))
     assert {"train", "validation", "test"} == set(data.split_names(np.zeros(4, dtype=int), None, 0, (0.15, 0.25)))
+
+
+def test_an_epoch_over_a_few_images_counts_as_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    recipe = training.recipe_of("segmentation", 2, False, epochs=3)
+    assert [recipe.steps(samples) for samples in (9, 160, 800)] == [60, 60, 300]
+    assert training.recipe_of("classification", 2, False, epochs=3).steps(9) == 3
 
 
 def test_metrics() -> None:
@@ -338,3 +354,55 @@ def test_augmentation_moves_image_and_mask_alike() -> None:
     assert not torch.equal(moved, y)
     assert ((soft[:, 1] > 0.5) == (moved == 1)).float().mean() > 0.98
     assert (x.mean(1)[moved == 1].mean() - x.mean(1)[moved == 0].mean()) > 0.5
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("return nn.Linear(*shape, 1)", r"gives a tensor \(2, 1\), not logits \(2, 2\)"),
+        ("return nn.Sequential(nn.Linear(*shape, labels), nn.Softmax(1))", "gives probabilities"),
+        ("return nn.Conv2d(1, labels, 3)", r"given a tensor \(2, 2\), fails"),
+        ("return missing", "building the network of a fails: NameError"),
+    ],
+)
+def test_a_network_that_cannot_be_trained_is_refused_before_any_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, said: str
+) -> None:
+    rng = np.random.default_rng(0)
+    for party in ("a", "b"):
+        rows = [f"{rng.normal(label):.3f},{rng.normal():.3f},{label}" for label in (0, 1) * 20]
+        (tmp_path / f"{party}.csv").write_text("\n".join(["x,y,ill", *rows]) + "\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    name = f"nets{abs(hash(body))}"
+    code = f"from torch import nn\n\n\ndef build(party, shape, labels):\n    {body}\n"
+    Path(f"{name}.py").write_text(code, encoding="utf-8")
+    result = CliRunner().invoke(
+        app, ["simulate", "a.csv", "b.csv", "--label", "ill", "--network", f"{name}:build"], env={"COLUMNS": "1000"}
+    )
+    assert result.exit_code == 5, result.output
+    assert re.search(said, result.output), result.output
+    assert not Path("simulation").exists()
+
+
+def test_a_device_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for party in ("a", "b"):
+        Path(f"{party}.csv").write_text("x,ill\n1,0\n2,1\n3,0\n", encoding="utf-8")
+    command = ["simulate", "a.csv", "b.csv", "--label", "ill", "--device", "gpu"]
+    result = CliRunner().invoke(app, command, env={"COLUMNS": "1000"})
+    assert result.exit_code == 5, result.output
+    assert "gpu cannot be used" in result.output
+
+
+def test_images_of_several_sizes_are_brought_to_one(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for party in ("a", "b"):
+        for label in ("normal", "polyp"):
+            (tmp_path / party / label).mkdir(parents=True)
+            for number in range(6):
+                size = (16, 12) if party == "a" or number < 3 else (20, 20)
+                values = rng.integers(0, 256, size, dtype=np.uint8)
+                Image.fromarray(values).save(tmp_path / party / label / f"{number}.png")
+    study = parties_study("scans", {party: tmp_path / party for party in ("a", "b")}, "classification", None)
+    assert {own.inputs.shape for own in study.divide(0).values()} == {(12, 1, 16, 12)}
+    assert "b: images of several sizes were resized to 16 x 12." in study.notes

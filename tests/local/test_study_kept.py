@@ -17,14 +17,15 @@ import pytest
 import torch
 from rich.console import Console
 
-from suture_contract.errors import Cancelled, SutureError
+from suture_contract.errors import Interrupted, SutureError
 from suture_local.simulate import simulate
 from suture_local.study import data, kept, play, run, training
 from suture_local.study.data import Study
-from suture_local.study.reading import TableColumns, parties_study
+from suture_local.study.reading import parties_study
 from suture_local.study.results import MethodScores, SeedResult, StitchedScores
 from suture_local.study.run import Setup
 from suture_local.study.summary import summarise
+from suture_local.study.tables import TableColumns
 from suture_stitching.evaluation.evaluate import evaluate as engine_evaluate
 from suture_stitching.fitting.fit import FitOptions
 
@@ -171,7 +172,7 @@ def test_a_person_stops_it_and_it_goes_on(
 ) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(play, "run_seed", _stopped_at(1, run.run_seed))
-        with pytest.raises(Cancelled, match="the same command goes on"):
+        with pytest.raises(Interrupted, match="the same command goes on"):
             _simulate(tmp_path, "out", range(2))
     assert (tmp_path / "out" / "simulation.html").exists()  # of the first seed
     ran: list[int] = []

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
+from tests.pages.browsing import Browser
 from tests.pages.played import play
 from tests.service.conftest import Actor, World, hub_app
 
@@ -43,6 +44,12 @@ def hub(filled: tuple[Settings, dict], tmp_path_factory: pytest.TempPathFactory)
         people = {name: Actor(client, actor.token) for name, actor in played["people"].items()}
         shown = {**played, "people": people}
         yield SimpleNamespace(app=app, client=client, settings=own, context=app.state.hub, **shown)
+
+
+@pytest.fixture(scope="module")
+def north(hub: SimpleNamespace) -> Browser:
+    """A browser in which north is signed in."""
+    return Browser(hub.client, hub.people["north"].token)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from tests.service.conftest import World, metadata_of
-from tests.stitching.test_report import report
+from tests.stitching.reports import report
 
 CARD = """---
 license: apache-2.0

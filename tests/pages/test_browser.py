@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import threading
 import time
+import zlib
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 
 import httpx
@@ -16,14 +18,14 @@ from tests.browser import barriers, launched, opened, picture
 from tests.identity_provider import Provider
 from tests.pages.test_hostile import MARKDOWN, TEXTS
 from tests.service.conftest import Actor
-from tests.stitching.test_report import crowded
+from tests.stitching.reports import crowded, report
 
 from suture_contract.report.html import to_html
 
 pytestmark = pytest.mark.server
 
-#: Widths and colours that pages are looked at with.
-LOOKS = ((390, "light"), (768, "dark"), (1280, "light"), (1280, "dark"), (1920, "light"))
+#: Widths that pages are looked at with, light and dark.
+WIDTHS = (390, 768, 1280, 1920)
 PAGES = {
     "start": "/",
     "search": "/?search=digits&task=classification",
@@ -99,20 +101,34 @@ def signed_in(browser, live):
         return page.context.storage_state()
 
 
-@pytest.mark.parametrize(("width", "scheme"), LOOKS)
-def test_pages_fit_and_can_be_read(browser, live, signed_in, width, scheme):
-    size = {"width": width, "height": 900}
+#: What of a page's tables lies beyond their frames, to be found by scrolling alone; drawings and code may.
+_OUT_OF_SIGHT = """[...document.querySelectorAll(".scroll:has(table.stack)")]
+  .filter((frame) => frame.scrollWidth > frame.clientWidth).map((frame) => frame.ariaLabel)"""
+
+
+#: In light and in dark; at which widths barriers are looked for in each. What is dark differs in its colours alone.
+SCHEMES = {"light": (WIDTHS[0], WIDTHS[2]), "dark": (WIDTHS[2],)}
+
+
+def test_pages_fit_and_can_be_read(browser, live, signed_in):
     wrong = {}
-    with opened(browser, live.address, viewport=size, color_scheme=scheme, storage_state=signed_in) as page:
+    with opened(browser, live.address, storage_state=signed_in) as page:
         for name, path in PAGES.items():
             page.goto(path.format(**{key: getattr(live, key) for key in ("at_work", "queued", "done")}))
             page.evaluate("document.querySelectorAll('img').forEach((picture) => (picture.loading = 'eager'))")
             page.evaluate("Promise.all([...document.images].map((picture) => picture.decode()))")
-            problems = barriers(page)
-            over = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-            picture(page, f"{name}-{width}-{scheme}")
-            if problems or over > 0:
-                wrong[name] = (over, problems)
+            for part in page.locator("[hx-trigger=revealed]").all():
+                part.scroll_into_view_if_needed()
+                part.get_by_role("link", name="Beside others", exact=True).wait_for()
+            for scheme, width in product(SCHEMES, WIDTHS):
+                page.emulate_media(color_scheme=scheme)
+                page.set_viewport_size({"width": width, "height": 900})
+                problems = barriers(page, colours=scheme == "dark") if width in SCHEMES[scheme] else []
+                over = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+                hidden = page.evaluate(_OUT_OF_SIGHT)
+                picture(page, f"{name}-{width}-{scheme}")
+                if problems or over > 0 or hidden:
+                    wrong[name, width, scheme] = (over, problems, hidden)
     assert wrong == {}
 
 
@@ -136,6 +152,7 @@ def test_nobody_is_kept_out_by_a_barrier(browser, live, role):
         assert word in page.inner_text("main")
         for path in ("/", "/-/access", f"/-/admin/{party}", "/-/parties", "/south/digits"):
             page.goto(path)
+            page.evaluate("document.querySelectorAll('details').forEach((part) => (part.open = true))")
             assert barriers(page) == [], path
             picture(page, f"{role}{path.replace('/', '-')}")
 
@@ -165,12 +182,15 @@ def test_a_job_keeps_itself_up_to_date(browser, live, signed_in, north):
 def test_a_form_is_checked_while_one_types_and_asks(browser, live, signed_in, north):
     with opened(browser, live.address, storage_state=signed_in) as page:
         page.goto("/-/jobs/new?model=north/digits")
-        page.locator("#models").press("Control+End")
-        page.locator("#models").press_sequentially("\nsouth/digit")
         page.get_by_label("Dataset at your own site").fill("digits")
+        page.get_by_text("Type names").click()
+        page.get_by_label("More models, by name").press_sequentially("south/digit")
         page.get_by_text("did you mean").wait_for()
-        page.locator("#models").press("Control+End")
-        page.locator("#models").press_sequentially("s")
+        page.get_by_label("More models, by name").fill("")
+        page.get_by_label("Search for models to pick").press_sequentially("south")
+        page.get_by_role("heading", name="with “south”").wait_for()
+        page.get_by_role("list", name="Offered").get_by_label("south/digits").check()
+        page.get_by_role("list", name="Picked").get_by_label("south/digits").wait_for()
         page.get_by_text("These can be stitched").wait_for()
         page.get_by_role("group", name="Measure it at").get_by_label("south").check()
         page.get_by_label("Name of the result").fill("typed")
@@ -230,9 +250,47 @@ def test_a_report_is_read_on_telephones_and_on_paper(browser, width, scheme):
         assert visible == ["plot wide"] * 2
 
 
+def _last_line(document: bytes) -> float:
+    """Return how far down the last text of a document's first page stands, as a share of what can be printed on."""
+    (number,) = re.findall(rb"/Type /Page\n.*?/Contents (\d+) 0 R", document, re.DOTALL)[:1]
+    content = document[document.index(b"\n%b 0 obj" % number) :]
+    drawn = zlib.decompress(content[content.index(b"stream\n") + 7 :])
+    height, *_ = re.findall(rb"^187\.5 187\.5 \S+ (\S+) re", drawn, re.MULTILINE)
+    scale, *_ = re.findall(rb"^(\S+) 0 0 \S+ 187\.5 187\.5 cm", drawn, re.MULTILINE)
+    return max(float(y) for y in re.findall(rb"(\S+) Tm", drawn)) * float(scale) / float(height)
+
+
+@pytest.mark.parametrize("made", [report, crowded])
+def test_the_first_printed_page_is_full_and_nothing_stays_folded(browser, made):
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.set_content(to_html(made()))
+        assert _last_line(page.pdf(prefer_css_page_size=True)) > 0.85
+        page.emulate_media(media="print")
+        # What reaches the paper's edge loses its frame there.
+        right = "Math.max(...[...document.querySelectorAll('.card')].map((card) => card.getBoundingClientRect().right))"
+        assert page.evaluate(f"{right} < document.documentElement.clientWidth")
+        folded = page.locator("details:not([open])")
+        assert folded.count() > 0
+        for part in folded.all():
+            assert part.locator(":scope > :not(summary)").first.is_visible()
+
+
+def test_a_long_line_to_check_the_log_by_is_shown_whole(browser, live, signed_in):
+    with opened(browser, live.address, storage_state=signed_in) as page:
+        for width in (320, 1280):
+            page.set_viewport_size({"width": width, "height": 800})
+            for noted in (f"{'9' * 18}:{'d' * 64}", "W" * 900):
+                page.goto(f"/-/audit/verify?expect={noted}")
+                field = page.get_by_label("What an earlier check printed")
+                assert field.input_value() == noted
+                assert field.evaluate("field => field.scrollWidth - field.clientWidth") <= 0
+                assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") == 0
+
+
 def test_hostile_words_run_nothing(browser, live, signed_in, north):
-    card = "\n\n".join([*TEXTS, *MARKDOWN]).encode()
-    legible = [text for text in TEXTS if text.isprintable()][:4]
+    shown = [text for text in TEXTS if text.isprintable()]
+    card, legible = "\n\n".join([*shown, *MARKDOWN]).encode(), shown[:4]
     from tests.service.conftest import metadata_of, model_bytes
 
     content = metadata_of(len(legible), labels=legible, description="\n".join(legible))
@@ -312,6 +370,37 @@ def test_people_sign_in_at_the_identity_provider(browser, start):
             provider.down = True
             page.goto("/-/sign-in/provider")
             page.get_by_text("identity provider does not answer").wait_for()
+
+
+def test_who_belongs_to_several_parties_chooses_for_which_one_to_act(browser, start):
+    with Provider() as provider:
+        world = start(oidc_issuer=provider.url, oidc_client_id=Provider.CLIENT)
+        for party, roles in (("north", ["requester"]), ("south", ["steward"])):
+            person = {"name": "ada", "subject": "user-1", "roles": roles}
+            assert world.actor(party, "admin").post(f"/v1/parties/{party}/people", person).status_code == 201
+        with served(world.client.app) as address, opened(browser, address, beside=provider.url) as page:
+            page.goto("/-/jobs/new")
+            page.get_by_role("link", name="Sign in at 127.0.0.1").click()
+            page.get_by_role("heading", name="As which party do you act?").wait_for()
+            assert barriers(page) == []
+            picture(page, "choose-party")
+            page.get_by_role("link", name="Act as north").click()
+            page.wait_for_url("**/-/jobs/new")
+            assert page.get_by_text("You ask as north").is_visible()
+            page.get_by_role("link", name="as another party").click()
+            page.get_by_role("heading", name="Act as another party").wait_for()
+            assert barriers(page) == []
+            picture(page, "account-parties")
+            page.get_by_role("link", name="Act as south").click()
+            page.get_by_role("banner").get_by_role("link", name="south").wait_for()
+            page.goto("/-/account")
+            assert "reader, steward" in page.inner_text("main")
+            assert page.get_by_role("link", name="Act as north").is_visible()
+            # A party that is not let in is not offered.
+            operator = world.actor("operators", "operator")
+            assert operator.post("/v1/parties/north/suspend").status_code == 200
+            page.reload()
+            assert page.get_by_role("link", name="Act as").count() == 0
 
 
 def _asked(name):

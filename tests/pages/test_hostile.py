@@ -6,7 +6,7 @@ import base64
 import json
 
 import pytest
-from tests.pages.test_pages import HTML, Browser, Page, crawl, inert, is_page
+from tests.pages.browsing import HTML, Browser, Page, crawl, inert, is_page
 from tests.service.conftest import metadata_of
 
 from suture_service.pages.markdown import MAX_CHARACTERS, to_html
@@ -57,7 +57,7 @@ def hostile(hub):
     """The filled hub, with hostile texts wherever somebody else's text can come from."""
     world_client, south = hub.client, hub.people["south"]
     legible = [text for text in TEXTS if text.isprintable()]
-    card = "\n\n".join([*TEXTS, *MARKDOWN]).encode()
+    card, page = ("\n\n".join([*texts, *MARKDOWN]).encode() for texts in (legible, TEXTS))
     content = metadata_of(
         len(legible),
         labels=legible,
@@ -76,7 +76,7 @@ def hostile(hub):
     lines = [{"key": "header", "value": {"summary": "; ".join(legible)[:500], "description": "\n".join(legible)}}]
     for number, text in enumerate(legible):
         path = "/".join(part.replace("\\", "_") or "_" for part in text.split("/"))
-        suffix, inside = (("", text.encode()), (".md", card), (".svg", b"<svg onload=alert(1)>"))[number % 3]
+        suffix, inside = (("", text.encode()), (".md", page), (".svg", b"<svg onload=alert(1)>"))[number % 3]
         value = {"path": path + suffix, "content": base64.b64encode(inside).decode(), "encoding": "base64"}
         lines.append({"key": "file", "value": value})
     answer = south("POST", "/api/models/south/hostile/commit/main", content="\n".join(map(json.dumps, lines)).encode())
@@ -131,10 +131,11 @@ def test_files_are_given_as_downloads_alone(hostile):
 @pytest.mark.parametrize("text", TEXTS)
 def test_what_a_form_sends_comes_back_as_text(hub, text):
     browser = Browser(hub.client, hub.people["north"].token)
-    fields = {"models": text, "dataset": text, "publish_as": text, "evaluate_at": [text]}
+    fields = {"models": text, "dataset": text, "publish_as": text, "evaluate_at": [text], "model": [text]}
     for answer in (
         browser.send("/-/jobs/new", **fields),
         browser.send("/-/jobs/check", **fields),
+        browser.send("/-/jobs/models", search=text, **fields),
         browser.send("/-/admin/north/tokens", name=text, roles=[text]),
         browser.post("/-/sign-in", token=text, next=text),
         browser.client.get("/", params={"search": text, "label": text}, headers={**HTML, "Cookie": browser.cookie}),

@@ -13,6 +13,7 @@ import sqlite3
 import struct
 from contextlib import closing
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -345,13 +346,13 @@ def test_the_log_holds_exactly_what_was_sent(played: Played, party: str) -> None
 
 
 @pytest.mark.flow
-def test_a_site_says_nothing_of_itself(played: Played) -> None:
-    """The headers that the client sets, and no more."""
+def test_a_site_says_nothing_of_itself_but_its_version(played: Played) -> None:
+    """The headers that the client sets, and no more in them."""
     usual = {"host", "accept", "accept-encoding", "connection", "user-agent", "authorization", "content-type"}
     usual |= {"content-length", "transfer-encoding"}
     for recorder in played.recorders.values():
         assert {name for request in recorder.requests() for name in request.headers} <= usual
-        assert len({request.headers["user-agent"] for request in recorder.requests()}) == 1
+        assert {request.headers["user-agent"] for request in recorder.requests()} == {f"suture/{version('suture')}"}
 
 
 # That the search finds what it is for

@@ -1,15 +1,17 @@
 """All that is known to be hostile, at once, against one hub that goes on answering honest callers.
 
-How fast an honest answer is depends on the machine. So each kind of request is timed before and after the attack, too,
-and so is how long this process waits for a processor. What a quiet machine answers within two seconds may take longer
-by as much.
+How soon an honest answer comes depends on the processor, and on who else has work for it: attackers and other tests do.
+So both are measured meanwhile, by a piece of work that is always the same. What is judged is the median of each kind of
+request, as an answer alone may have met anything; and no answer takes so long that a client would give up.
 """
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
+import multiprocessing
+import os
+import re
 import socket
 import statistics
 import threading
@@ -17,8 +19,9 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import count, cycle
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import httpx
@@ -28,23 +31,30 @@ from tests.security.write_corpus import HOSTILE
 from tests.service.conftest import metadata_of, model_bytes
 from tests.service.test_connections import HALF
 from tests.service.test_hostile_bodies import HEADERS, file_of
-from tests.service.test_operations import Process
+from tests.service.test_operations import Process, until
+from tests.web import web
 
 from suture_contract.model.format import graph_to_json
 from suture_contract.model.graph import Graph, Input, Node, Ref
 from suture_contract.model.graph_json import MAX_NODES
 from suture_service import operate
+from suture_service.hub import CHECKS
 from suture_service.settings import Settings
 
 MIB = 2**20
-#: How often each honest request is made, undisturbed and meanwhile.
-ROUNDS = 6
-#: Seconds of an honest answer on a quiet machine, where the same request takes `USUAL` undisturbed.
-LIMIT, USUAL = 2.0, 0.04
+#: How often each honest request is made meanwhile.
+ROUNDS = 4
+#: Seconds until an honest answer, where `piece_of_work` takes `USUAL` seconds of a processor of its own. Most take a
+#: tenth of that. What this finds are holes: those that were mended took 6 to 20, and more.
+LIMIT, USUAL = 2.0, 0.025
+#: Seconds after which an honest client takes the hub for lost. Whoever is slow is held on to for much less.
+LOST = 90.0
+#: How a client sees that its connection made room for others between two requests.
+CLOSED = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
 #: What a hostile request may be answered with: taken for what it is or refused, but never a failure of the hub.
 REFUSED = {400, 401, 404, 408, 409, 412, 413, 422, 429}
 #: And what it has to be answered with, where there is one answer alone; a guess is locked out in the end.
-ANSWERS = {"brackets": {422}, "graphs": {422}, "oversized": {413}, "guesses": {401, 429}}
+ANSWERS = {"brackets": {422}, "graphs": {422}, "oversized": {413}, "guesses": {401, 429}, "endless": {431}}
 #: How long the hub waits for a header, and for more of a body, here; and how many descriptors it has.
 SECONDS = {"suture_service.connections.HEADER_SECONDS": 3.0, "suture_service.observe.BODY_SECONDS": 5.0}
 DESCRIPTORS = 256
@@ -52,6 +62,8 @@ DESCRIPTORS = 256
 HELD = 110
 #: So many uploads of one attacker are checked at once, if they are.
 AT_ONCE = 6
+#: What an address has of the connections that so few descriptors leave.
+EACH = 8
 METADATA = json.dumps(metadata_of()).encode()
 
 CARDS = (
@@ -78,14 +90,20 @@ DOCUMENTS: tuple[bytes, ...] = (
 class Attacker:
     """Somebody with a token of one party, or none, at an address of their own."""
 
-    def __init__(self, hub: Process, token: str, address: str) -> None:
-        self.port = hub.port
+    def __init__(self, port: int, token: str, address: str) -> None:
+        self.port = port
         self.address = address
         #: How many connections the hub has ended because nothing came.
         self.ended = 0
-        self.client = httpx.Client(
-            base_url=f"http://127.0.0.1:{hub.port}",
-            headers={"Authorization": f"Bearer {token}"},
+        self.token = token
+        self.client = self.at(address, token=token)
+
+    def at(self, address: str, *, token: str | None = "") -> httpx.Client:
+        """Return a client at an address; with the same token, or another, or none."""
+        token = self.token if token == "" else token
+        return httpx.Client(
+            base_url=f"http://127.0.0.1:{self.port}",
+            headers={"Authorization": f"Bearer {token}"} if token is not None else {},
             transport=httpx.HTTPTransport(local_address=address),
             timeout=300,
         )
@@ -95,8 +113,13 @@ class Attacker:
         return self.client.put(f"/v1/models/south/{name}/revisions", files=files).status_code
 
     def commit(self, path: str, content: bytes, summary: str = "x") -> int:
-        file = {"path": path, "content": base64.b64encode(content).decode(), "encoding": "base64"}
-        lines = ({"key": "header", "value": {"summary": summary}}, {"key": "file", "value": file})
+        return self.commit_files({path: content}, summary)
+
+    def commit_files(self, files: dict[str, bytes], summary: str = "x") -> int:
+        lines: list[dict[str, object]] = [{"key": "header", "value": {"summary": summary}}]
+        for path, content in files.items():
+            encoded = base64.b64encode(content).decode()
+            lines.append({"key": "file", "value": {"path": path, "content": encoded, "encoding": "base64"}})
         body = "\n".join(json.dumps(line) for line in lines)
         return self.client.post("/api/models/south/repo/commit/main", content=body).status_code
 
@@ -111,8 +134,8 @@ def patterns(attacker: Attacker) -> Iterator[int]:
 
 def brackets(attacker: Attacker) -> Iterator[int]:
     """Headers that are small to send and large to parse."""
-    for name in cycle(HEADERS):
-        yield attacker.publish("brackets", file_of(HEADERS[name][: 16 * MIB]))
+    for content in cycle([file_of(made()[: 16 * MIB]) for made in HEADERS.values()]):
+        yield attacker.publish("brackets", content)
 
 
 def largest_graph() -> bytes:
@@ -157,6 +180,49 @@ def words(attacker: Attacker) -> Iterator[int]:
         yield attacker.commit("plain.txt", b"%d" % number, SUMMARIES[number % len(SUMMARIES)])
         yield attacker.publish("words", model, DOCUMENTS[number % len(DOCUMENTS)])
         yield attacker.publish("words", model, card=card)
+
+
+def views(attacker: Attacker) -> Iterator[int]:
+    """Pages of what takes long to show, from as many connections as a few addresses have."""
+    names = [f"{number}.md" for number in range(5 * EACH)]
+    attacker.commit_files({name: b"[" * (60_000 + number) for number, name in enumerate(names)})
+    with ExitStack() as stack:
+        seen_from = [stack.enter_context(attacker.at(f"127.0.3.{number + 1}")) for number in range(5)]
+
+        def view(number: int) -> int:
+            page = f"/south/repo/blob/main/{names[number]}"
+            return seen_from[number // EACH].get(page, headers={"Accept": "text/html"}).status_code
+
+        pool = stack.enter_context(ThreadPoolExecutor(len(names)))
+        while True:
+            yield from pool.map(view, range(len(names)))
+
+
+def strangers(attacker: Attacker) -> Iterator[int]:
+    """Cards to check, for which nobody needs a token."""
+    card = "---\na: [" + "x," * 30_000 + "]\n---\n"
+    with attacker.at(attacker.address, token=None) as stranger, ThreadPoolExecutor(EACH) as pool:
+        while True:
+            yield from pool.map(
+                lambda _: stranger.post("/api/validate-yaml", json={"content": card}).status_code, range(EACH)
+            )
+
+
+def endless(attacker: Attacker) -> Iterator[int]:
+    """Lines after a body that never end, without a token: 431 stands for a connection that the hub has ended."""
+    first = b"POST /v1/telemetry HTTP/1.1\r\nHost: hub\r\nTransfer-Encoding: chunked\r\n\r\n"
+    for beside, more in cycle(
+        ((b"0\r\n", b"x: " + b"y" * 1000 + b"\r\n"), (b"0\r\nx: ", b"y" * 1000), (b"2;", b"y" * 1000))
+    ):
+        with socket.socket() as made:
+            made.bind((attacker.address, 0))
+            made.settimeout(60)
+            try:
+                made.connect(("127.0.0.1", attacker.port))
+                made.sendall(first + beside + more * 16_000)
+                yield 200
+            except OSError:
+                yield 431
 
 
 def guesses(attacker: Attacker) -> Iterator[int]:
@@ -204,7 +270,31 @@ def half_bodies(attacker: Attacker) -> Iterator[int]:
     return hold(attacker, slow, [attacker.address])
 
 
-ATTACKS = (patterns, brackets, graphs, bombs, oversized, words, guesses, half_headers, half_bodies)
+ATTACKS = (patterns, brackets, graphs, bombs, oversized, words, views, strangers, endless)
+ATTACKS = (*ATTACKS, guesses, half_headers, half_bodies)
+
+
+def attack_at_once(port: int, token: str, line: Connection) -> None:
+    """Attack in all ways until `line` says so: in a process of its own, as who is honest shares none with attackers.
+
+    Whenever asked, it answers how often each kind was answered with which status, and how many connections were ended.
+    """
+    answers, ended = {kind.__name__: Counter[int]() for kind in ATTACKS}, Counter[str]()
+
+    def attack(number: int, kind: Callable[[Attacker], Iterator[int]]) -> None:
+        attacker = Attacker(port, token, f"127.0.1.{number + 1}")
+        while True:
+            with suppress(*CLOSED):
+                for status in kind(attacker):
+                    answers[kind.__name__][status] += 1
+                    ended[kind.__name__] = attacker.ended
+
+    for number, kind in enumerate(ATTACKS):
+        threading.Thread(target=attack, args=(number, kind), daemon=True).start()
+    while line.recv():
+        line.send(({kind: statuses.copy() for kind, statuses in answers.items()}, ended.copy()))
+    # What is under way is not waited for.
+    os._exit(0)
 
 
 class Honest:
@@ -213,7 +303,7 @@ class Honest:
     def __init__(self, hub: Process, token: str) -> None:
         headers = {"Authorization": f"Bearer {token}"}
         self.url = f"http://127.0.0.1:{hub.port}"
-        self.client = httpx.Client(base_url=self.url, headers=headers, timeout=300)
+        self.client = httpx.Client(base_url=self.url, headers=headers, timeout=LOST)
         self._number = 0
 
     def round(self, seconds: dict[str, list[float]]) -> None:
@@ -231,37 +321,35 @@ class Honest:
             "commit": lambda: self.client.post("/api/models/north/repo/commit/main", content=body),
             "ready": lambda: self.client.get("/readyz"),
             # On a connection of its own: others may hold all that there can be.
-            "alive": lambda: httpx.get(f"{self.url}/healthz", timeout=300),
+            "alive": lambda: web.get(f"{self.url}/healthz", timeout=LOST),
         }
         for name, request in calls.items():
             started = time.perf_counter()
-            answer = request()
+            try:
+                answer = request()
+            except CLOSED:
+                # Between two requests its connection made room for others, as it may: who is honest asks again.
+                answer = request()
             seconds[name].append(time.perf_counter() - started)
             assert answer.status_code in (200, 201), (name, answer.status_code, answer.text)
 
 
-def slowdown() -> float:
-    """Return how many seconds a second of work takes, as others work on this machine, too."""
-    started, worked = time.perf_counter(), time.thread_time()
-    while time.thread_time() - worked < 0.3:
-        hashlib.sha256(bytes(2**16))
-    return (time.perf_counter() - started) / 0.3
+def piece_of_work() -> float:
+    """Return how many seconds this machine takes, now, for what is always the same."""
+    started = time.perf_counter()
+    for _ in range(4):
+        json.loads(json.dumps([{"number": number, "text": "x" * 20} for number in range(5000)]))
+    return time.perf_counter() - started
 
 
-def too_slow(
-    before: dict[str, list[float]], meanwhile: dict[str, list[float]], after: dict[str, list[float]], slower: float
-) -> dict[str, str]:
-    """Return which requests took too long, and how long, beside the slower of the two undisturbed times.
-
-    `slower` is by how much this machine, undisturbed, is slower than a quiet one.
-    """
-    late = {}
-    for name, seconds in meanwhile.items():
-        undisturbed = max(statistics.median(before[name]), statistics.median(after[name]))
-        allowed = LIMIT * max(1.0, slower, undisturbed / USUAL)
-        if max(seconds) > allowed:
-            late[name] = f"{max(seconds):.2f} s, of {allowed:.2f} s; undisturbed {undisturbed:.3f} s"
-    return late
+def too_slow(meanwhile: dict[str, list[float]], pace: float) -> dict[str, str]:
+    """Return which requests usually took too long, and how long, where a piece of work took `pace` seconds."""
+    allowed = LIMIT * max(1.0, pace / USUAL)
+    return {
+        name: f"{statistics.median(seconds):.2f} s, of {allowed:.2f} s"
+        for name, seconds in meanwhile.items()
+        if statistics.median(seconds) > allowed
+    }
 
 
 @pytest.fixture
@@ -286,63 +374,77 @@ def test_honest_callers_are_answered_while_all_attack_at_once(
     running, tokens = hub
     honest, watched = Honest(running, tokens["north"]), psutil.Process(running.process.pid)
     request.addfinalizer(honest.client.close)
-    before, meanwhile, after = (defaultdict[str, list[float]](list) for _ in range(3))
+    meanwhile, paces = defaultdict[str, list[float]](list), list[float]()
     honest.round(defaultdict(list))  # the first of each kind takes longer
-    for _ in range(ROUNDS // 3):
-        honest.round(before)
-    slower = slowdown()
-    over, answers, largest = threading.Event(), defaultdict[str, Counter[int]](Counter), 0
-    ended = Counter[str]()
+    over, largest = threading.Event(), 0
 
-    def attack(number: int, kind: Callable[[Attacker], Iterator[int]]) -> None:
-        attacker = Attacker(running, tokens["south"], f"127.0.1.{number + 1}")
-        with attacker.client:
-            for status in kind(attacker):
-                answers[kind.__name__][status] += 1
-                if over.is_set():
-                    break
-            ended[kind.__name__] += attacker.ended
+    def watch() -> int:
+        """Return how many checks ran at once."""
+        most = 0
+        with httpx.Client(base_url=running.url, timeout=300) as client:
+            while not over.wait(0.1):
+                with suppress(*CLOSED):
+                    (line,) = re.findall(r"^suture_hub_checks (.*)$", client.get("/metrics").text, re.MULTILINE)
+                    most = max(most, int(float(line)))
+        return most
 
-    with ThreadPoolExecutor(len(ATTACKS)) as pool:
-        attacks = [pool.submit(attack, number, kind) for number, kind in enumerate(ATTACKS)]
+    ours, theirs = multiprocessing.Pipe()
+    attackers = multiprocessing.get_context("spawn").Process(
+        target=attack_at_once, args=(running.port, tokens["south"], theirs)
+    )
+
+    def so_far() -> tuple[dict[str, Counter[int]], Counter[str]]:
+        ours.send(True)
+        return ours.recv()  # type: ignore[no-any-return]
+
+    def not_yet() -> list[str]:
+        """Return which attacks were not answered yet, or not held for so long, or guessed so often, that they end."""
+        answers, ended = so_far()
+        begun = {name for name, statuses in answers.items() if statuses}
+        done = begun - {"guesses", "half_headers", "half_bodies"} | {name for name in ended if ended[name]}
+        done |= {"guesses"} if answers["guesses"][429] else set()
+        return sorted(answers.keys() - done)
+
+    with ThreadPoolExecutor(1) as pool:
+        at_once = pool.submit(watch)
+        attackers.start()
         try:
+            until(lambda: so_far()[0]["guesses"])
             for _ in range(ROUNDS):
                 honest.round(meanwhile)
+                paces.append(piece_of_work())
                 largest = max(largest, watched.memory_info().rss)
+            with suppress(AssertionError):
+                until(lambda: not not_yet(), LOST)
+            assert not not_yet(), "attacks that never were answered, or never ended"
+            answers, _ended = so_far()
         finally:
             over.set()
-        for done in attacks:
-            done.result()
-    for _ in range(ROUNDS // 3):
-        honest.round(after)
-    late = too_slow(before, meanwhile, after, max(slower, slowdown()))
+            ours.send(False)
+            attackers.join(LOST)
+    late = too_slow(meanwhile, statistics.median(paces))
+    print({name: max(seconds) for name, seconds in meanwhile.items()}, "pace", paces)  # read it by `pytest -rP`
     assert not late, (late, dict(answers))
     for kind in ATTACKS:
         statuses = answers[kind.__name__]
-        assert statuses, f"{kind.__name__} was never answered"
-        taken = {200, 201} if kind in (patterns, bombs, words) else set[int]()
+        taken = (
+            {200, 201} if kind in (patterns, bombs, words) else {200, 503} if kind in (views, strangers) else set[int]()
+        )
         if kind in (half_headers, half_bodies):
-            assert ended[kind.__name__], f"{kind.__name__} were held for good"
             taken = {503}  # its address had its share
         assert set(statuses) <= ANSWERS.get(kind.__name__, REFUSED | taken), (kind.__name__, statuses)
-    assert answers["guesses"][429], "whoever guesses tokens goes on as before"
+    assert 0 < at_once.result() <= CHECKS, f"{at_once.result()} checks at once"
+    log = [json.loads(line) for line in running.lines]
+    assert {line["received"] for line in log if line["event"] == "request" and line["status"] == 401} == {0}, (
+        "bodies are read before tokens are looked at"
+    )
     assert largest < 1024 * MIB, f"the hub grew to {largest // MIB} MiB"
-    assert not [line for line in running.lines if '"event": "failed"' in line]
+    assert not [line for line in log if line["event"] == "failed"]
 
 
 @pytest.mark.parametrize(
-    ("undisturbed", "slower", "slowest", "fails"),
-    [
-        (0.01, 1.0, 1.9, False),
-        (0.01, 1.0, 2.1, True),
-        (0.4, 1.0, 19.0, False),
-        (0.4, 1.0, 21.0, True),
-        (0.01, 6.0, 11.0, False),
-        (0.01, 6.0, 13.0, True),
-    ],
+    ("pace", "usually", "fails"),
+    [(USUAL / 2, 1.9, False), (USUAL / 2, 2.1, True), (3 * USUAL, 5.9, False), (3 * USUAL, 6.1, True)],
 )
-def test_the_judge_goes_by_what_the_machine_does_undisturbed(
-    undisturbed: float, slower: float, slowest: float, fails: bool
-) -> None:
-    times = {"who": [undisturbed, undisturbed, 9 * undisturbed]}
-    assert bool(too_slow(times, {"who": [undisturbed, slowest]}, times, slower)) is fails
+def test_the_judge_goes_by_what_the_machine_does(pace: float, usually: float, fails: bool) -> None:
+    assert bool(too_slow({"who": [0.01, usually, 9 * usually]}, pace)) is fails

@@ -23,7 +23,7 @@ from tests.security.write_corpus import GOOD
 
 from suture_contract.model.operators import ATEN, OPERATORS
 
-#: `.ci/run` tries 5,000; a million with `SUTURE_MUTANTS=1000000`, after a change of the list of operators say.
+#: `.ci/run` tries 3,000; a million with `SUTURE_MUTANTS=1000000`, after a change of the list of operators say.
 COUNT = int(os.environ.get("SUTURE_MUTANTS", "1000"))
 #: To begin takes a process as long as some hundred mutants.
 PROCESSES = 1 if COUNT <= 1000 else 2

@@ -30,6 +30,8 @@ from suture_service.sites import service as sites
 from suture_service.tables import Party
 
 SIDE = 4
+#: What makes floats small, of their last bytes.
+_SMALL = bytes(byte & 0x3F for byte in range(256))
 
 
 def model_bytes(classes: int = 2, *, channels: int = 1, side: int = SIDE, seed: int = 0) -> bytes:
@@ -47,15 +49,15 @@ def model_bytes(classes: int = 2, *, channels: int = 1, side: int = SIDE, seed: 
         output=Ref(4),
         outputs=(Input((None, classes), "float32"),),
     )
-    weight = hashlib.shake_256(f"{seed}".encode()).digest(4 * classes * features)
-    weight = bytes(byte & 0x3F if index % 4 == 3 else byte for index, byte in enumerate(weight))  # small floats
+    weight = bytearray(hashlib.shake_256(f"{seed}".encode()).digest(4 * classes * features))
+    weight[3::4] = weight[3::4].translate(_SMALL)
     bias = bytes(4 * classes)
     header = {
         "__metadata__": {"format": "suture.portable", "version": "1", "graph": graph_to_json(graph), "torch": "2.13"},
         "b": {"dtype": "F32", "shape": [classes], "data_offsets": [0, len(bias)]},
         "w": {"dtype": "F32", "shape": [classes, features], "data_offsets": [len(bias), len(bias) + len(weight)]},
     }
-    return safetensors_bytes(header, bias + weight)
+    return safetensors_bytes(header, bias + bytes(weight))
 
 
 def safetensors_bytes(header: dict[str, Any], data: bytes) -> bytes:

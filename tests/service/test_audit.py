@@ -90,6 +90,12 @@ def test_a_log_that_was_cut_or_rewritten_differs_from_what_was_noted(world):
         verify(world, noted)
 
 
+def test_a_head_that_no_log_has_had_is_not_among_its_entries(world):
+    verify(world, chain.Head(0, "0" * 64))  # as an empty log has it
+    with pytest.raises(SutureError, match="no log begins"):
+        verify(world, chain.Head(0, "1" * 64))
+
+
 def test_writers_at_once_make_one_chain(world):
     def add(index):
         world.operator.post("/v1/parties", {"name": f"party-{index}"}).raise_for_status()

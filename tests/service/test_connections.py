@@ -146,6 +146,59 @@ def test_a_body_that_goes_on_after_its_refusal_is_no_header(live, monkeypatch):
     assert second.startswith(b"HTTP/1.1 200"), second
 
 
+def test_a_header_of_many_lines_is_refused(live):
+    """However short they are: each costs the hub more than it does the caller."""
+    lines = b"a:\r\n" * (connections.HEADER_LINES + 1)
+    with ExitStack() as stack:
+        assert answer(dial(stack, live, b"GET /healthz HTTP/1.1\r\n" + lines + b"\r\n")).startswith(b"HTTP/1.1 400")
+
+
+def test_a_body_may_come_in_small_pieces(live):
+    """As some programs write JSON; but a quarter of a MiB of single bytes kept the hub's loop busy for a while."""
+    body = b"".join(b"1\r\n%c\r\n" % byte for byte in b"[%s]" % (b" " * 900))
+    with ExitStack() as stack:
+        made = dial(stack, live, b"POST /v1/login HTTP/1.1\r\nHost: hub\r\nTransfer-Encoding: chunked\r\n")
+        made.sendall(b"Connection: close\r\n\r\n" + body + b"0\r\n\r\n")
+        assert answer(made).startswith(b"HTTP/1.1 404")
+
+
+CHUNKED = b"POST /v1/telemetry HTTP/1.1\r\nHost: hub\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("begun", "more"),
+    [
+        (CHUNKED + b"0\r\nX-First: ", b"x" * 1000 + b"\r\nX-More: "),
+        (CHUNKED + b"0\r\nX-First: ", b"x" * 1000),
+        (CHUNKED + b"2;first=", b"x" * 1000),
+        (b"GET /healthz HTTP/1.1\r\nHost: hub\r\n\r\n" + HALF, b"x" * 1000),
+        (CHUNKED, b"1\r\nx\r\n"),
+        (b"", b"GET /healthz HTTP/1.1\r\nHost: hub\r\n\r\n"),
+    ],
+    ids=["trailers", "one trailer", "extension of a chunk", "next header", "tiny pieces", "many requests"],
+)
+def test_what_costs_the_hub_more_than_the_caller_has_an_end(live, begun, more):
+    """Nobody needs a token for these, and the hub's memory would grow with them, or its loop stand still."""
+    with ExitStack() as stack:
+        made = dial(stack, live, begun)
+        # More than any system keeps of what nobody reads.
+        long = more * (1000 * connections.HEADER_BYTES // len(more))
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            made.sendall(long)
+        until(lambda: not live.server.server_state.connections)
+
+
+def test_what_follows_a_body_is_no_header(live, settings):
+    token = operate.create_token(settings, "north", ["publisher"])[1].encode()
+    head = b"POST /v1/models/north/m/purge HTTP/1.1\r\nHost: hub\r\nConnection: close\r\n"
+    head += b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n"
+    sent = b"Authorization: Bearer " + token + b"\r\n"
+    body = b"2\r\n{}\r\n0\r\n"
+    with ExitStack() as stack:
+        assert answer(dial(stack, live, head + b"\r\n" + body + sent + b"\r\n")).startswith(b"HTTP/1.1 401")
+        assert answer(dial(stack, live, head + sent + b"\r\n" + body + b"\r\n")).startswith(b"HTTP/1.1 422")
+
+
 def test_who_does_not_read_an_answer_is_left(live, monkeypatch):
     monkeypatch.setattr(connections, "READ_SECONDS", 0.3)
     with ExitStack() as stack:

@@ -7,7 +7,7 @@ import struct
 from typing import Any
 
 import pytest
-from tests.service.test_jobs import refusal
+from tests.service.jobs import refusal
 
 PLACES = [{"0": "n1", "1": "n2"}]
 MATCHED = {"n": 412, "placements": PLACES, "norms": [2.5]}

@@ -8,6 +8,8 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlencode
 
+import pytest
+
 from suture_service.hf import commits, missing
 from suture_service.hf.changes import MAX_ENTRIES, REGULAR_BYTES
 from suture_service.models.service import revision_id
@@ -141,11 +143,13 @@ UNREADABLE = [
     (b"[" * 100_000, 400),
     (b'{"key":"file","value":{}}', 400),
     (b'{"key":"header","value":{"summary":3}}', 400),
+    (b'{"key":"header","value":{"summary":"x","more":[' + b"[]," * 100 + b"[]]}}", 400),
     (b'{"key":"header","value":{"summary":"x"}}\n{"key":"other","value":{}}', 400),
     (b'{"key":"header","value":{"summary":"x"}}\n{"key":"file","value":{"path":"a","content":"***"}}', 400),
     (b'{"key":"header","value":{"summary":"x"}}\n{"key":"file","value":{"path":"a","content":"\\ud800"}}', 400),
     (b'{"key":"header","value":{"summary":"x"}}\n{"key":"lfsFile","value":{"path":"a","oid":"1"}}', 400),
     (b'{"key":"header","value":{"summary":"x"}}\n' + b"x" * (2 * REGULAR_BYTES), 413),
+    (b'{"key":"header","value":{"summary":"x"}}\n' + b"\n" * (2 * MAX_ENTRIES), 413),
 ]
 
 
@@ -159,7 +163,32 @@ def test_a_commit_that_cannot_be_read_changes_nothing(world):
     assert world.north.get(f"/api/models/{repo}").json()["sha"] == empty
 
 
-HARMFUL = ["", "/a", "a/", "../a", "a/../b", "a//b", "./a", ".git/config", "a\0b", "a\nb", "a\\b", "x" * 256, "\ud800"]
+ALIKE = [
+    ("A.txt", "a.txt"),
+    ("caf\u00e9", "cafe\u0301"),
+    ("Dir/x", "dir/X"),
+    ("STRASSE", "stra\u00dfe"),
+    ("\uac00", "\u1100\u1161"),
+]
+HARMFUL = [
+    ".git./x",
+    ".GIT /x",
+    "a/.git::$INDEX_ALLOCATION/x",
+    "GIT~1/config",
+    "",
+    "/a",
+    "a/",
+    "../a",
+    "a/../b",
+    "a//b",
+    "./a",
+    ".git/config",
+    "a\0b",
+    "a\nb",
+    "a\\b",
+    "x" * 256,
+    "\ud800",
+]
 
 
 def test_paths_that_could_do_harm_are_refused(world):
@@ -168,6 +197,27 @@ def test_paths_that_could_do_harm_are_refused(world):
         for line in (put(path), lfs(path)):
             assert commit(world.north, repo, line).status_code == 400, path
     assert files(world.north, repo) == []
+
+
+def test_paths_that_are_one_file_elsewhere_are_refused(world):
+    repo = make(world.north)
+    for first, second in ALIKE:
+        assert commit(world.north, repo, put(first)).status_code == 200
+        refused = commit(world.north, repo, put(second, b"y"))
+        assert refused.status_code == 400, second
+        assert "Windows and macOS" in refused.json()["error"]
+        assert commit(world.north, repo, put(first, b"z")).status_code == 200
+        assert commit(world.north, repo, ("deletedFile", {"path": first}), put(second)).status_code == 200
+        assert commit(world.north, repo, ("deletedFile", {"path": second}), put(first), put(second)).status_code == 400
+        assert commit(world.north, repo, ("deletedFile", {"path": second})).status_code == 200
+
+
+def test_a_cursor_of_half_a_character_is_none(world):
+    repo = make(world.north)
+    for key in ("\ud800", "\0"):
+        cursor = base64.urlsafe_b64encode(json.dumps([key]).encode()).decode()
+        for path in (f"/api/models/{repo}/tree/main", "/api/models", "/v1/models"):
+            assert world.north.get(f"{path}?cursor={cursor}").status_code in (400, 422), path
 
 
 def test_a_commit_is_all_or_nothing(world):
@@ -200,6 +250,9 @@ def test_raw_paths(world):
     assert head.status_code == 307
     assert head.headers["location"] == f"/north/repo/resolve/{sha}/%C3%A4%20b%23%3F%25.txt"
     assert world.north("HEAD", head.headers["location"]).headers["content-length"] == "1"
+    for tags, status in (('"a"', 412), (head.headers["etag"], 307), ("*", 307)):
+        asked = world.north("HEAD", path, headers={"If-Match": tags}, follow_redirects=False)
+        assert asked.status_code == status, tags
     for strange in ("%2e%2e/x", "..%2f..%2fx", "%00", "%ff", "a" * 5000, "%2F%2F"):
         assert world.north.get(f"/north/repo/resolve/main/{strange}").status_code in (400, 404)
         assert world.north.get(f"/north/repo/resolve/{strange}/a").status_code in (400, 404)
@@ -275,6 +328,39 @@ def test_going_back_is_a_commit_of_the_same_content(world):
         assert world.north.get(f"/{repo}/resolve/{named}/a.txt").content == b"1"
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_what_a_commit_leaves_as_it_was_is_not_read_again(world, monkeypatch):
+    card, described = b"---\ntags: [first]\n---\n# Digits", json.dumps(world.metadata()).encode()
+    repo, seen = "north/digits", []
+    assert world.north.publish(repo, metadata=described, card=card).status_code == 201
+    names = {hashlib.sha256(content).hexdigest(): name for name, content in (("model", world.model()), ("card", card))}
+    names[hashlib.sha256(described).hexdigest()] = "suture.json"
+    for kind in ("read", "read_into"):
+        read = getattr(world.hub.store, kind)
+        monkeypatch.setattr(
+            world.hub.store, kind, lambda sha256, *rest, read=read: seen.append(sha256) or read(sha256, *rest)
+        )
+
+    def reads(*lines, status=200):
+        seen.clear()
+        answer = commit(world.north, repo, *lines)
+        assert answer.status_code == status, answer.text
+        shown = world.north.get(f"/api/models/{repo}").json()
+        return {names.get(sha256, "new") for sha256 in seen}, shown["safetensors"]["total"], "first" in shown["tags"]
+
+    total = world.north.get(f"/api/models/{repo}").json()["safetensors"]["total"]
+    assert reads(put("notes.txt")) == (set(), total, True)
+    assert reads(put("README.md", b"# Digits")) == ({"new"}, total, False)
+    assert reads(put("suture.json", json.dumps(world.metadata(license="mit")).encode())) == (
+        {"new", "model"},
+        total,
+        False,
+    )
+    broken = world.model()[:-4] + b"\xff" * 4  # NaN
+    assert reads(put("model.safetensors", broken), status=400)[0] == {"new"}
+    assert reads(put("model.safetensors", world.model(seed=5)))[0] == {"new"}
+
+
 def test_a_portable_model_comes_and_goes(world):
     repo = make(world.north, private=False)
     model = [put("model.safetensors", world.model()), put("suture.json", json.dumps(world.metadata()).encode())]
@@ -339,15 +425,31 @@ def test_names_that_no_branch_or_tag_can_have(world):
 def test_cards_are_read_with_care(world):
     repo = make(world.north)
     bombs = ["a: &a [x]\nb: *a", "tags: 3", "- x", "a: [", "? [x]\n: y", "x: " + "[" * 5000]
-    for block in bombs:
-        card = f"---\n{block}\n---\n# Card".encode()
+    slips = [
+        "---\na: b\n# Card",
+        "--- \na: b\n---\n",
+        "---\na: b\n...\n",
+        "# Card\n\0",
+        "# \u202egpj.exe",
+        "---\na: b\na: c\n---\n",
+    ]
+    for text in [*(f"---\n{block}\n---\n# Card" for block in bombs), *slips]:
+        card = text.encode()
         answer = commit(world.north, repo, put("README.md", card))
-        assert answer.status_code == 400, block
+        assert answer.status_code == 400, text
         checked = world.client.post("/api/validate-yaml", json={"content": card.decode(), "repoType": "model"})
         assert (checked.status_code, len(checked.json()["errors"])) == (400, 1)
-    good = b'---\ndate: 2026-01-02\nvalue: .nan\ntags: [a, "\\0"]\n---\n# Card'
+    good = b"---\ndate: 2026-01-02\nvalue: .nan\ntags: [a, b]\nparts: !!set {y, x}\n---\n# Card"
     assert commit(world.north, repo, put("README.md", good)).status_code == 200
-    assert world.north.get(f"/api/models/{repo}").json()["cardData"]["date"] == "2026-01-02"
+    read = world.north.get(f"/api/models/{repo}").json()["cardData"]
+    assert (read["date"], read["parts"]) == ("2026-01-02", ["x", "y"])
+
+
+def test_messages_that_others_read_hold_nothing_that_is_not_shown(world):
+    repo = make(world.north)
+    for header in ({"summary": "\u202egpj.exe"}, {"description": "a\x1b[2J"}):
+        assert commit(world.north, repo, put("a.txt", b"x"), **header).status_code == 400, header
+    assert commit(world.north, repo, put("a.txt", b"x"), description="a\n\tb").status_code == 200
 
 
 def test_other_kinds_of_repositories_are_refused(world):
@@ -404,7 +506,7 @@ def test_more_paths_than_a_form_has_fields_are_described(world):
     answer = world.north("POST", path, content=urlencode(asked), headers=headers)
     assert [entry["path"] for entry in answer.json()] == ["a.txt", "b"]
     too_many = urlencode([("paths", "a.txt")] * (MAX_ENTRIES + 2))
-    for content in ("", "expand=true", f"paths={'x' * 5000}", too_many):
+    for content in ("", "expand=true", f"paths={'x' * 5000}", too_many, "&" * MAX_ENTRIES * 50, "a=" + "%41" * 2**20):
         assert world.north("POST", path, content=content, headers=headers).status_code == 400, content[:20]
 
 

@@ -180,8 +180,9 @@ def test_the_service_never_imports_torch():
 import sys
 sys.modules["torch"] = None  # an import of it would fail
 from suture_service.main import create_app
-from suture_service.operate import migrate
+from suture_service.operate import check_migrated, migrate
 import suture_service.jobs.lifecycle
+assert "alembic" not in sys.modules, "a hub that serves starts sooner without it"
 found = {name.split(".")[0] for name, module in sys.modules.items() if module is not None}
 assert not found & {"torch", "numpy", "celery", "suture"}, found & {"torch", "numpy", "celery", "suture"}
 """

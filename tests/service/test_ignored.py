@@ -72,8 +72,10 @@ def test_no_pattern_is_slow(rules, path):
     assert ignored._steps < 1_000_000
 
 
-def test_patterns_that_take_long_all_in_all_are_refused():
-    ignored = Ignored("\n".join(["?" * 100 + "*" + "a" * 120 + "b*"] * 1000))
+@pytest.mark.parametrize("rule", ["?" * 100 + "*" + "a" * 120 + "b*", "*a" * 100 + "b", "**/" * 60 + "b", "b/c"])
+def test_patterns_that_take_long_all_in_all_are_refused(rule):
+    """Each with each takes long, too, where the first look says that they do not fit."""
+    ignored = Ignored("\n".join([rule] * 300))
     paths = ["a" * 240 + str(index) for index in range(1000)]
     with pytest.raises(BadRequest, match="too many patterns"):
         list(map(ignored, paths))

@@ -4,7 +4,7 @@ change; and parties that let nobody know whether they will."""
 from __future__ import annotations
 
 import pytest
-from tests.service.test_jobs import refusal
+from tests.service.jobs import refusal
 
 MONTH = 30 * 86400
 

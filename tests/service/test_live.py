@@ -6,21 +6,30 @@ import json
 import os
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+from sqlalchemy import select
+from tests.web import NOBODY, web
 from typer.testing import CliRunner
 
 from suture.cli.app import app
+from suture_contract.card.yaml_block import split_card
 from suture_service import operate
+from suture_service.hub import MUCH, REQUESTS, SHARED
 from suture_service.main import server
+from suture_service.models import search
 from suture_service.settings import Settings
+from suture_service.tables import Party
+
+#: What comes of connections, the store or a command.
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 class Live:
@@ -49,7 +58,8 @@ class Live:
         assert not self._thread.is_alive()
 
     def client(self, token):
-        return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {token}"}, timeout=60)
+        headers = {"Authorization": f"Bearer {token}"}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=60, verify=NOBODY)
 
 
 def until(condition, seconds=120.0):
@@ -116,6 +126,7 @@ def ask(live, token, handmade):
         return answer.json()
 
 
+@on_sqlite
 def test_an_upload_that_is_cut_leaves_nothing(live, settings, token, handmade):
     start = (
         b"PUT /v1/models/north/digits/revisions HTTP/1.1\r\nHost: hub\r\n"
@@ -140,6 +151,7 @@ def test_an_upload_that_is_cut_leaves_nothing(live, settings, token, handmade):
         assert client.head(path).headers["content-length"] == str(len(content))
 
 
+@on_sqlite
 def test_a_refusal_reaches_a_caller_that_is_still_sending(live, token):
     body = {"model": ("m", bytes(20_000_000)), "metadata": ("s", b"{}")}
     with live.client("suture_party_wrong") as client:
@@ -154,6 +166,7 @@ def test_a_refusal_reaches_a_caller_that_is_still_sending(live, token):
             assert answer.json()["error"]["code"] == "upload.unknown_part"
 
 
+@on_sqlite
 def test_one_command_shares_a_model_and_takes_it_back(live, settings, token, site, handmade, monkeypatch):
     reader = operate.create_token(settings, "south", ["reader"])[1]
     with live.client(token) as client:
@@ -179,6 +192,7 @@ def test_one_command_shares_a_model_and_takes_it_back(live, settings, token, sit
     assert suture("north/mine")[0] != 0  # with whom?
 
 
+@on_sqlite
 def test_curl_publishes_as_documented(live, token, handmade, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(handmade.model())
     (tmp_path / "suture.json").write_text(json.dumps(handmade.metadata()))
@@ -256,6 +270,7 @@ def test_the_hub_itself_notices_a_lapsed_lease(lapsing, token, site, handmade):
         assert stale.json()["error"]["code"] == "task.fenced"
 
 
+@on_sqlite
 def test_shutdown_ends_long_polls_at_once(settings, site):
     with Live(settings) as live, live.client(site) as client, ThreadPoolExecutor(1) as pool:
         began = time.monotonic()
@@ -266,7 +281,7 @@ def test_shutdown_ends_long_polls_at_once(settings, site):
         assert time.monotonic() - began < 25, "it waited to the end"
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@on_sqlite
 def test_serve_stops_on_sigterm(settings, tmp_path):
     code = (
         "import sys; from suture_service.main import serve; from suture_service.settings import Settings; "
@@ -281,7 +296,7 @@ def test_serve_stops_on_sigterm(settings, tmp_path):
 
         def ready():
             try:
-                return httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=5).status_code == 200
+                return web.get(f"http://127.0.0.1:{port}/readyz", timeout=5).status_code == 200
             except httpx.TransportError:
                 assert process.poll() is None
                 return False
@@ -361,10 +376,83 @@ def test_many_writers_and_readers_at_once(live, settings):
     """More than there are threads and connections: nobody may wait for someone who waits for him."""
     admin = operate.create_token(settings, "north", ["admin"])[1]
     url = f"{live.url}/v1/parties/north/tokens"
-    # Made once: a context for every call would take longer than the calls.
-    options = {"headers": {"Authorization": f"Bearer {admin}"}, "timeout": 60, "verify": ssl.create_default_context()}
+    options = {"headers": {"Authorization": f"Bearer {admin}"}, "timeout": 60, "verify": NOBODY}
     with ThreadPoolExecutor(100) as pool:
         writes = [pool.submit(httpx.post, url, json={"roles": []}, **options) for _ in range(80)]
         reads = [pool.submit(httpx.get, f"{url}?limit=200", **options) for _ in range(80)]
         assert {write.result().status_code for write in writes} == {201}
         assert {read.result().status_code for read in reads} == {200}
+
+
+def test_however_much_one_asks_for_others_are_answered(live, settings, token, monkeypatch):
+    """One party, and somebody without a token, ask for more at once than there are threads, and each waits long."""
+    go, busy = threading.Event(), Counter()
+    other = operate.create_token(settings, "south", ["publisher"])[1]
+    find = search.list_models
+
+    def slow_list(session, party_id, *args, **options):
+        if party_id == south:
+            busy["list"] += 1
+            go.wait(60)
+        return find(session, party_id, *args, **options)
+
+    def slow_card(text, *args):
+        busy["card"] += 1
+        go.wait(60)
+        return split_card(text, *args)
+
+    with operate.reading(settings) as session:
+        south = session.scalar(select(Party.id).where(Party.name == "south"))
+    monkeypatch.setattr(search, "list_models", slow_list)
+    monkeypatch.setattr("suture_service.hf.account.split_card", slow_card)
+    with ThreadPoolExecutor(100) as pool, live.client(token) as honest:
+        try:
+            headers = {"Authorization": f"Bearer {other}"}
+            sent = [pool.submit(httpx.get, f"{live.url}/v1/models", headers=headers, timeout=90) for _ in range(45)]
+            asked, body = f"{live.url}/api/validate-yaml", {"content": "# Card"}
+            sent += [pool.submit(httpx.post, asked, json=body, timeout=90) for _ in range(45)]
+            until(lambda: busy == {"list": REQUESTS, "card": REQUESTS})
+            assert honest.get("/v1/models").status_code == 200
+            assert honest.get("/readyz").status_code == 200
+            assert busy == {"list": REQUESTS, "card": REQUESTS}
+        finally:
+            go.set()
+        assert {future.result().status_code for future in sent} == {200}
+    assert not live.server.hub.turns._limiters
+
+
+@on_sqlite
+def test_callers_that_used_much_of_a_processor_share_few_threads(live, settings, token, monkeypatch):
+    """However many they are; who used little is answered beside them."""
+    used, go, at_work, most = threading.local(), threading.Event(), [0], [0]
+    operate.add_party(settings, "east")
+    tokens = [operate.create_token(settings, party, ["publisher"])[1] for party in ("south", "east")]
+    find = search.list_models
+
+    def find_models(session, party_id, wanted, **options):
+        if wanted.search == "much":
+            used.seconds = getattr(used, "seconds", 0.0) + 2 * MUCH
+        elif wanted.search == "long":
+            at_work[0] += 1
+            most[0] = max(most[0], at_work[0])
+            go.wait(60)
+            at_work[0] -= 1
+        return find(session, party_id, wanted, **options)
+
+    monkeypatch.setattr(search, "list_models", find_models)
+    monkeypatch.setattr("time.thread_time", lambda: getattr(used, "seconds", 0.0))
+
+    def ask(token, search):
+        headers = {"Authorization": f"Bearer {token}"}
+        return httpx.get(f"{live.url}/v1/models", params={"search": search}, headers=headers, timeout=90).status_code
+
+    with ThreadPoolExecutor(20) as pool:
+        try:
+            assert {ask(token, "much") for token in tokens} == {200}
+            sent = [pool.submit(ask, token, "long") for token in tokens * REQUESTS]
+            until(lambda: at_work[0] == SHARED)
+            assert ask(token, "") == 200
+        finally:
+            go.set()
+        assert {future.result() for future in sent} == {200}
+    assert most[0] == SHARED

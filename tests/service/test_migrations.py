@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 from alembic import command
+from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 from starlette.testclient import TestClient
 
@@ -30,6 +31,11 @@ def tables(settings):
         return set(inspect(engine).get_table_names()) - {"alembic_version"}
     finally:
         engine.dispose()
+
+
+def test_the_schemas_are_those_of_the_migrations_latest_first():
+    scripts = ScriptDirectory(str(operate.migrations_folder()))
+    assert operate._schemas() == tuple(script.revision for script in scripts.walk_revisions())
 
 
 def test_up_down_up(empty):

@@ -165,6 +165,13 @@ def test_ranges_and_conditions(world):
     head = world.south("HEAD", path)
     assert (head.status_code, head.content) == (200, b"")
     assert (head.headers["content-length"], head.headers["etag"]) == (str(size), etag)
+    whole = world.south("HEAD", path, headers={"Range": "bytes=0-9"})
+    assert (whole.status_code, whole.headers["content-length"]) == (200, str(size))
+    for tags in (etag, f'"a", {etag}', "*"):
+        assert world.south.get(path, headers={"If-Match": tags}).status_code == 200
+    for tags in ('"a"', f"W/{etag}", ""):
+        other = world.south.get(path, headers={"If-Match": tags, "If-None-Match": etag})
+        assert refusal(other, 412)["code"] == "file.changed"
     assert refusal(world.south.get(f"{PATH}/revisions/latest/files/README.md"), 404)["code"] == "not_found"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import re
 import signal
 import socket
 import ssl
@@ -23,6 +24,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
+from tests.web import NOBODY
 
 from suture_contract.errors import SutureError
 from suture_service import operate
@@ -226,7 +228,7 @@ class Process:
         given = {"database": settings.database_url, "store": settings.store, "port": self.port}
         given |= {"constants": constants or {}, **tls}
         self.url = f"{'https' if tls else 'http'}://localhost:{self.port}"
-        self.trust = ssl.create_default_context(cafile=tls["cert"]) if tls else True
+        self.trust = ssl.create_default_context(cafile=tls["cert"]) if tls else NOBODY
         command = [sys.executable, "-c", _SERVE, json.dumps(given)]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ})
         if descriptors is not None:
@@ -274,6 +276,72 @@ def test_tls_without_a_proxy(running, certificate):
             assert client.post("/api/repos/create", json={"name": "digits"}).json()["url"].startswith("https://")
         with pytest.raises(httpx.TransportError):
             httpx.get(f"http://localhost:{hub.port}/healthz", timeout=60)
+
+
+_WITH_CLIENTS = """
+import sys
+from pathlib import Path
+from huggingface_hub import HfApi, snapshot_download
+from suture.hub import Hub
+
+url, token, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+with Hub(url, token) as hub:
+    published = hub.publish_file(folder / "model.safetensors", "north/digits", show=lambda bundle: None)
+    assert hub.pull("north/digits", folder / "pulled").id == published.id
+api = HfApi(url, token=token)
+api.create_repo("north/repo")
+(folder / "up").mkdir()
+(folder / "up" / "large.bin").write_bytes(bytes(range(256)) * 40_000)  # in parts: by Xet, by a program of its own
+(folder / "up" / "note.txt").write_text("x")
+commit = api.upload_folder(repo_id="north/repo", folder_path=folder / "up")
+assert commit.commit_url.startswith(url), commit.commit_url
+found = Path(snapshot_download("north/repo", endpoint=url, token=token, cache_dir=folder / "cache"))
+assert (found / "large.bin").read_bytes() == (folder / "up" / "large.bin").read_bytes()
+"""
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_the_documented_way_without_a_proxy(running, certificate, handmade, tmp_path):
+    """As docs/hub-operator.md says: the command listens to other machines, and both clients trust its authority."""
+    settings, token = running
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "model.safetensors").write_bytes(handmade.model())
+    (tmp_path / "files" / "suture.json").write_text(json.dumps(handmade.metadata()))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    text = (Path(__file__).parents[2] / "docs" / "hub-operator.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"^    suture (hub serve --host 0\.0\.0\.0 .*)$", text, re.MULTILINE)
+    here = {"443": str(port), "chain.pem": str(certificate / "hub.crt"), "key.pem": str(certificate / "hub.key")}
+    command = [sys.executable, "-m", "suture", *(here.get(word, word) for word in shown.split())]
+    environment = {**os.environ, "SUTURE_HUB_DATABASE_URL": settings.database_url, "SUTURE_HUB_STORE": settings.store}
+    trusting = {**os.environ, "SSL_CERT_FILE": str(certificate / "hub.crt"), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    trusting |= {"HF_HOME": str(tmp_path / "hf"), "XDG_CACHE_HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
+    url, log = f"https://localhost:{port}", tmp_path / "log"
+    trust = ssl.create_default_context(cafile=certificate / "hub.crt")
+    with log.open("wb") as out, subprocess.Popen(command, env=environment, stderr=out, stdout=out) as hub:
+
+        def ready():
+            assert hub.poll() is None, log.read_text()
+            try:
+                return httpx.get(f"{url}/readyz", timeout=5, verify=trust).status_code == 200
+            except httpx.TransportError:
+                return False
+
+        try:
+            until(ready, 90)
+            walk = [sys.executable, "-c", _WITH_CLIENTS, url, token, str(tmp_path / "files")]
+            done = subprocess.run(walk, env=trusting, capture_output=True, text=True, timeout=300)
+            assert done.returncode == 0, done.stderr
+            command = [sys.executable, "-m", "suture", "models"]
+            named = {**trusting, "SUTURE_HUB": url, "SUTURE_TOKEN": token}
+            for authority, trusted in (("hub.crt", True), ("other.crt", False)):
+                named["SSL_CERT_FILE"] = str(certificate / authority)
+                done = subprocess.run(command, env=named, capture_output=True, text=True, timeout=300)
+                assert (done.returncode == 0, "certificate" in done.stderr) == (trusted, not trusted), done.stderr
+        finally:
+            hub.terminate()
+            hub.wait(60)
 
 
 class Upload:

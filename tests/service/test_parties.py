@@ -118,11 +118,12 @@ def test_parties_are_listed_with_their_sites(world):
     world.sites["south"].lease()
     parties = {party["name"]: party for party in world.north.get("/v1/parties").json()["items"]}
     assert list(parties) == ["east", "north", "operators", "south"]
-    assert parties["south"]["sites"] == [{"name": "south-site", "online": True, "suspended": False}]
-    assert parties["north"]["sites"] == [{"name": "north-site", "online": False, "suspended": False}]
+    seen = {"name": "south-site", "online": True, "suspended": False, "last_seen_at": None, "version": None}
+    assert parties["south"]["sites"] == [seen]
+    assert parties["north"]["sites"] == [{**seen, "name": "north-site", "online": False}]
     world.later(91)
     parties = {party["name"]: party for party in world.north.get("/v1/parties").json()["items"]}
-    assert parties["south"]["sites"] == [{"name": "south-site", "online": False, "suspended": False}]
+    assert parties["south"]["sites"] == [{**seen, "online": False}]
     first = world.north.get("/v1/parties", params={"limit": 3}).json()
     rest = world.north.get("/v1/parties", params={"cursor": first["next"]}).json()
     assert [party["name"] for party in rest["items"]] == ["south"]
@@ -137,7 +138,7 @@ def test_operating_the_hub_without_a_server(world):
     operate.revoke_token(settings, token_id)
     assert world.client.get("/v1/whoami", headers={"Authorization": f"Bearer {secret}"}).status_code == 401
     (party,) = [row for row in operate.list_parties(settings) if row.name == "north"]
-    assert (party.sites, party.online) == (("north-site",), ())
+    assert [(site.name, site.online, site.last_seen_at) for site in party.sites] == [("north-site", False, None)]
     for code, call in {
         "not_found": lambda: operate.revoke_token(settings, "tok_x"),
         "party.exists": lambda: operate.add_party(settings, "north"),

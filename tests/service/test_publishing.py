@@ -92,12 +92,18 @@ def test_a_body_that_is_no_multipart(world, refused):
     refused(world.north("PUT", PATH, content=b"nothing of the kind", headers=kind), 400, "upload.malformed")
     start = b'--B\r\nContent-Disposition: form-data; name="model"\r\n\r\nabc'
     refused(world.north("PUT", PATH, content=start, headers=kind), 400, "upload.truncated")
+    refused(
+        world.north("PUT", PATH, content=start.replace(b"abc", b"\r\n") * 20, headers=kind), 400, "upload.malformed"
+    )
     long = {"Content-Type": f"multipart/form-data; boundary={'B' * 5000}"}
     refused(world.north("PUT", PATH, content=start, headers=long), 400, "upload.malformed")
 
 
 def test_a_card_that_is_no_text(world, refused):
     refused(world.north.publish("north/digits", card=b"\xff\xfe"), 422, "card.encoding", "README.md")
+    refused(world.north.publish("north/digits", card=b"# x\n\0"), 422, "card.characters", "README.md, line 2")
+    refused(world.north.publish("north/digits", card=b"---\na: b\n"), 422, "card.yaml", "README.md, line 1")
+    refused(world.north.publish("north/digits", card=b"---\na: [\n---\n"), 422, "card.yaml", "README.md, line 2")
 
 
 def test_limits_of_size(start):
@@ -112,7 +118,7 @@ def test_limits_of_size(start):
         assert answer.json()["error"]["code"] == "upload.too_large"
         assert answer.json()["error"]["where"] == where
         assert world.blobs() == []
-    assert world.north.publish("north/digits", card=bytes(1000)).status_code == 201
+    assert world.north.publish("north/digits", card=b"x" * 1000).status_code == 201
 
 
 def test_names_that_no_model_may_have(world, refused):

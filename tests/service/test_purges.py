@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,9 @@ ROWS = b"name,born\nsomebody,1950\n"
 DIGEST = hashlib.sha256(ROWS).hexdigest()
 REASON = "rows of patients"
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+across = pytest.mark.parametrize(
+    ("database_url", "into"), [("sqlite", "postgresql"), ("postgresql", "sqlite")], indirect=True
+)
 
 
 def head(actor, repo="north/repo"):
@@ -232,8 +236,18 @@ def test_broken_off_anywhere_it_is_finished(world, monkeypatch, name, how):
         chain.verify(session)
 
 
-def into(tmp_path, name):
-    return Settings(database_url=f"sqlite:///{tmp_path / name}.db", store=str(tmp_path / name))
+@pytest.fixture
+def into(request, tmp_path):
+    """Return hubs that nobody has used, on the database that is asked for; of a name always the same one."""
+
+    @cache
+    def hub(name):
+        url = f"sqlite:///{tmp_path / name}.db"
+        if request.param == "postgresql":
+            url = request.getfixturevalue("postgres").empty()
+        return Settings(database_url=url, store=str(tmp_path / name))
+
+    return hub
 
 
 def shows(settings):
@@ -250,7 +264,8 @@ def shows(settings):
     return bool(rows), any("somebody" in title for title in titles), there
 
 
-def test_a_restore_does_not_bring_it_back(world, tmp_path):
+@across
+def test_a_restore_does_not_bring_it_back(world, into, tmp_path):
     with_rows(world)
     told, untold = tmp_path / "told", tmp_path / "untold"
     for folder in (told, untold):
@@ -259,35 +274,35 @@ def test_a_restore_does_not_bring_it_back(world, tmp_path):
     commit(world.north, "north/repo", put("later.txt", b"later"))
     with operate.reading(world.settings) as session:
         known = service.kept(session)
-    restore(into(tmp_path, "silent"), untold)
-    assert shows(into(tmp_path, "silent")) == (True, True, True)  # nobody told anything
-    restore(into(tmp_path, "named"), untold, purged=known)
-    assert shows(into(tmp_path, "named")) == (False, False, False)
+    restore(into("silent"), untold)
+    assert shows(into("silent")) == (True, True, True)  # nobody told anything
+    restore(into("named"), untold, purged=known)
+    assert shows(into("named")) == (False, False, False)
     assert purge_backup(world.settings, told, known) == [known[0].id]
     assert purge_backup(world.settings, told, known) == []
     assert not [path for path in told.rglob("*") if path.is_file() and ROWS in path.read_bytes()]
     assert not [path for path in told.rglob("*") if path.is_file() and b"somebody's rows" in path.read_bytes()]
-    restore(into(tmp_path, "after"), told)
-    assert shows(into(tmp_path, "after")) == (False, False, False)
-    assert reconcile(into(tmp_path, "after"), deep=True).sound
+    restore(into("after"), told)
+    assert shows(into("after")) == (False, False, False)
+    assert reconcile(into("after"), deep=True).sound
     back_up(world.settings, untold)  # a later backup into the same folder has it no more
     assert not (untold / "sha256" / DIGEST[:2] / DIGEST).exists()
 
 
-@on_sqlite
-def test_what_came_after_a_purge_is_not_purged_by_a_restore(world, tmp_path):
+@pytest.mark.parametrize(("database_url", "into"), [("sqlite", "sqlite")], indirect=True)
+def test_what_came_after_a_purge_is_not_purged_by_a_restore(world, into, tmp_path):
     with_rows(world)
     by_operator(world, path="patients.csv")
     commit(world.north, "north/repo", put("rows.csv", ROWS))
     back_up(world.settings, tmp_path / "backup")
     with operate.reading(world.settings) as session:
         known = service.kept(session)
-    restore(into(tmp_path, "new"), tmp_path / "backup", purged=known)
-    assert shows(into(tmp_path, "new")) == (True, False, True)
+    restore(into("new"), tmp_path / "backup", purged=known)
+    assert shows(into("new")) == (True, False, True)
 
 
-@on_sqlite
-def test_the_commands_say_first_what_goes(world, tmp_path, monkeypatch, capsys):
+@across
+def test_the_commands_say_first_what_goes(world, into, tmp_path, monkeypatch, capsys):
     from suture_service.commands.purges import purge as command
     from suture_service.commands.purges import purges
     from suture_service.commands.store import restore as restore_command
@@ -311,11 +326,11 @@ def test_the_commands_say_first_what_goes(world, tmp_path, monkeypatch, capsys):
     assert json.loads(written.read_text())[0]["digests"] == [DIGEST]
     purges(backup=[tmp_path / "backup"])
     assert "1 purges were new to it" in capsys.readouterr().err
-    monkeypatch.setenv("SUTURE_HUB_DATABASE_URL", into(tmp_path, "new").database_url)
-    monkeypatch.setenv("SUTURE_HUB_STORE", into(tmp_path, "new").store)
+    monkeypatch.setenv("SUTURE_HUB_DATABASE_URL", into("new").database_url)
+    monkeypatch.setenv("SUTURE_HUB_STORE", into("new").store)
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(SutureError) as wrong:
         restore_command(tmp_path / "backup", purges=tmp_path / "other.json")
     assert wrong.value.code == "purges.unknown"
     restore_command(tmp_path / "backup", purges=written)
-    assert shows(into(tmp_path, "new")) == (False, False, False)
+    assert shows(into("new")) == (False, False, False)

@@ -36,6 +36,8 @@ from suture_service.storage.download import send_file
 
 MB = 2**20
 _NUMBERS = count()
+#: What comes of the bucket alone, or of what a command prints.
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +179,7 @@ def remove_old_versions(api, bucket_name):
     return removed["Objects"]
 
 
+@on_sqlite
 @pytest.mark.parametrize("versioning", ["Enabled", "Suspended", None])
 def test_a_purge_says_that_a_bucket_keeps_old_versions(start, hub_settings, versioning):
     bucket_name = hub_settings.store.split("/")[2]
@@ -219,6 +222,7 @@ def test_a_purge_says_that_a_bucket_keeps_old_versions(start, hub_settings, vers
     assert world.north.get(path).content == other
 
 
+@on_sqlite
 def test_the_api_says_so_too(start, hub_settings):
     world = start(store=hub_settings.store, s3_endpoint=hub_settings.s3_endpoint)
     api = boto3.client("s3", endpoint_url=hub_settings.s3_endpoint)
@@ -231,6 +235,7 @@ def test_the_api_says_so_too(start, hub_settings):
         assert world.north.post(f"/v1/models/north/{name}/purge", body).json()["versions_kept"] is kept_there
 
 
+@on_sqlite
 def test_a_command_keeps_its_standard_output_for_its_result(hub_settings):
     """What goes wrong in the store is logged beside it, on standard error."""
     settings = hub_settings.model_copy(update={"store": "s3://no-such-bucket/hub"})
@@ -388,6 +393,7 @@ def test_a_server_that_does_not_answer_in_time(between, url, monkeypatch):
     pytest.fail("it is given up for good")
 
 
+@on_sqlite
 def test_a_hub_whose_bucket_fails(start, between, url):
     """It refuses with 503, says that it is not ready, publishes nothing, and goes on once the bucket answers."""
     bucket_retries = dict(bucket._RETRIES)

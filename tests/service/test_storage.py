@@ -237,20 +237,38 @@ def test_other_stores_are_refused():
     assert (error.value.code, error.value.where) == ("hub.store", "store")
 
 
-@pytest.mark.parametrize("header", [None, "", "bytes", "bytes=", "bytes=-", "bytes=3-1", "bytes=1-2,4-5", "bytes= 1-2"])
+#: More digits than Python makes a number of by default.
+LONG = "0" * 5000
+
+
+@pytest.mark.parametrize(
+    "header",
+    [None, "", "bytes", "bytes=", "bytes=-", "bytes=3-1", "bytes=1-2,4-5", "bytes= 1-2", f"bytes=2{LONG}-1{LONG}"],
+)
 def test_no_range(header):
     assert parse_range(header, 10) is None
 
 
 @pytest.mark.parametrize(
     ("header", "size", "expected"),
-    [("bytes=0-0", 10, (0, 1)), ("bytes=3-", 10, (3, 10)), ("bytes=-4", 10, (6, 10)), ("bytes=-40", 10, (0, 10))],
+    [
+        ("bytes=0-0", 10, (0, 1)),
+        ("Bytes=3-", 10, (3, 10)),
+        ("bytes=-4", 10, (6, 10)),
+        ("bytes=-40", 10, (0, 10)),
+        (f"bytes=3-9{LONG}", 10, (3, 10)),
+        (f"bytes=-9{LONG}", 10, (0, 10)),
+        (f"bytes={LONG}3-{LONG}4", 10, (3, 5)),
+    ],
 )
 def test_a_range(header, size, expected):
     assert parse_range(header, size) == expected
 
 
-@pytest.mark.parametrize(("header", "size"), [("bytes=10-", 10), ("bytes=-0", 10), ("bytes=0-", 0)])
+@pytest.mark.parametrize(
+    ("header", "size"),
+    [("bytes=10-", 10), ("bytes=-0", 10), ("bytes=0-", 0), (f"bytes=1{LONG}-", 10), (f"bytes=1{LONG}-2{LONG}", 10)],
+)
 def test_a_range_outside(header, size):
     with pytest.raises(RangeNotSatisfiable):
         parse_range(header, size)

@@ -6,31 +6,44 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from datetime import timedelta
 
 import pytest
+from sqlalchemy import select
 
 from suture_service.settings import Settings
+from suture_service.tables import Task
 
 JOBS = 12
-LEASE = 6
-#: A hub that only sweeps; its machine's clock is wrong by so many hours.
+#: Seconds of a lease: less than the clocks are wrong by, and more than any machine takes for the test.
+LEASE = 3600
+#: So many rounds are long enough for a sweeper to do what it should not.
+ROUNDS = 10
+#: A hub that only sweeps, and writes a byte for each time that it did; its machine's clock is wrong by so many hours.
 SWEEPER = f"""
 import asyncio, sys
 from datetime import timedelta
 from pathlib import Path
 from suture_service import hub
 from suture_service.database import Database
-from suture_service.jobs.lifecycle import sweep_until_closing
+from suture_service.jobs import lifecycle
 from suture_service.observe import Metrics
 from suture_service.settings import Settings
 from suture_service.storage import BlobStore
 
-url, store, hours, up = sys.argv[1:]
+url, store, hours, rounds = sys.argv[1:]
+sweep_once = lifecycle.sweep_once
+
+def counted(hub):
+    sweep_once(hub)
+    with Path(rounds).open("ab") as file:
+        file.write(b".")
+
+lifecycle.sweep_once = counted
 right = hub.utc_now
 hub.utc_now = lambda: right() + timedelta(hours=float(hours))
 settings = Settings(database_url=url, store=store, sweep_seconds=0.02, lease_seconds={LEASE})
-Path(up).touch()
-asyncio.run(sweep_until_closing(hub.HubContext(settings, Database(url), BlobStore(store), Metrics())))
+asyncio.run(lifecycle.sweep_until_closing(hub.HubContext(settings, Database(url), BlobStore(store), Metrics())))
 """
 
 
@@ -39,16 +52,47 @@ def settings(postgres, tmp_path):
     return Settings(database_url=postgres.fresh(), store=str(tmp_path / "store"), lease_seconds=LEASE)
 
 
+class Sweeper:
+    """One of these hubs."""
+
+    def __init__(self, settings, rounds, hours):
+        self._rounds = rounds
+        rounds.touch()
+        command = [sys.executable, "-c", SWEEPER, settings.database_url, settings.store, str(hours), str(rounds)]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    @property
+    def rounds(self):
+        """How often it has swept."""
+        assert self.process.poll() is None
+        return self._rounds.stat().st_size
+
+
 @contextmanager
-def sweeping(settings, up, *, hours):
-    command = [sys.executable, "-c", SWEEPER, settings.database_url, settings.store, str(hours), str(up)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def sweeping(settings, folder):
+    """Three of them: one is ahead, one is behind, and one is right."""
+    sweepers = []
     try:
-        yield process
-        assert process.poll() is None
+        for hours in (2, -2, 0):
+            sweepers.append(Sweeper(settings, folder / f"{hours}", hours))
+        yield sweepers
     finally:
-        process.kill()
-        process.wait()
+        for sweeper in sweepers:
+            sweeper.process.kill()
+            sweeper.process.wait()
+
+
+def until(condition):
+    deadline = time.monotonic() + 250
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def let_sweep(sweepers):
+    """Wait until each has swept several times from now on."""
+    wanted = [sweeper.rounds + ROUNDS for sweeper in sweepers]
+    until(lambda: all(sweeper.rounds >= rounds for sweeper, rounds in zip(sweepers, wanted, strict=True)))
 
 
 @pytest.fixture
@@ -65,28 +109,16 @@ def database_url(settings):
 
 
 def test_lapsed_leases_are_opened_again_once(world, north, settings, tmp_path):
-    ups = [tmp_path / name for name in ("ahead", "behind", "right")]
     held = [north.lease() for _ in range(JOBS)]
     assert len({task["id"] for task in held}) == JOBS
-    with (
-        sweeping(settings, ups[0], hours=2) as ahead,
-        sweeping(settings, ups[1], hours=-2) as behind,
-        sweeping(settings, ups[2], hours=0) as right,
-    ):
-        all_sweep = None
-        while all_sweep is None or time.monotonic() < all_sweep + 2:
-            assert [process.poll() for process in (ahead, behind, right)] == [None] * 3
-            for task in held:
-                answer = north.tell(task, "heartbeat")
-                assert answer.status_code == 200, answer.text
-            if all_sweep is None and all(up.exists() for up in ups):
-                all_sweep = time.monotonic()
-            time.sleep(0.3)
-        until_open = time.monotonic() + 120
-        while any(task["state"] == "leased" for job in all_jobs(world) for task in job["tasks"]):
-            assert time.monotonic() < until_open
-            time.sleep(0.1)
-        time.sleep(0.5)  # long enough for any of them to do it again
+    with sweeping(settings, tmp_path) as sweepers:
+        let_sweep(sweepers)
+        assert states(world) == ["leased"] * JOBS
+        with world.hub.database.writing() as session:
+            for task in session.scalars(select(Task)):
+                task.lease_expires_at -= timedelta(seconds=1.5 * LEASE)
+        until(lambda: "leased" not in states(world))
+        let_sweep(sweepers)
     for job in all_jobs(world):
         (task,) = job["tasks"]
         assert (task["state"], task["attempt"], task["reason"]) == ("open", 2, "task.lease_expired")
@@ -94,6 +126,10 @@ def test_lapsed_leases_are_opened_again_once(world, north, settings, tmp_path):
         changes = [(event["data"]["from"], event["data"]["state"]) for event in events if event["kind"] == "task"]
         assert changes == [(None, "open"), ("open", "leased"), ("leased", "open")]
         assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+
+
+def states(world):
+    return [task["state"] for job in all_jobs(world) for task in job["tasks"]]
 
 
 def all_jobs(world):

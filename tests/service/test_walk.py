@@ -107,6 +107,7 @@ CALLS: dict[str, Call] = {
     "GET /v1/jobs": LIST,
     "GET /v1/access": LIST,
     "GET /v1/audit": LIST,
+    "GET /v1/audit/verify": LIST,
     "GET /v1/datasets": LIST,
     "PUT /v1/site/datasets": Call(by="site", body={"datasets": None}, absent=NOTHING),
     "POST /v1/tasks/lease": Call(by="site", body={"wait": 0}, absent=NOTHING),
@@ -140,6 +141,9 @@ CALLS: dict[str, Call] = {
     f"POST {HF}/user-access-request/grant": Call(body={"user": "south"}),
     "POST /{namespace}/{name}/ask-access": Call(content=b"reason=canary4711", kind="application/x-www-form-urlencoded"),
     **{f"GET {path}": page() for path in ("/", "/-/parties", "/-/account", "/-/access", "/-/audit", "/-/jobs")},
+    "GET /-/audit/export": page(),
+    "GET /-/audit/verify": page(),
+    "GET /-/measured/{namespace}/{name}": page("name"),
     "GET /-/jobs/new": page(),
     "GET /-/compare": Call(
         query={"of": "$party/$name $job_id"}, absent=("name", "job_id"), empty=True, accept="text/html"
@@ -182,8 +186,10 @@ CALLS: dict[str, Call] = {
     f"{ADMIN}/keys/{{fingerprint}}/revoke": form(reason=CANARY, absent=("fingerprint",)),
     # It says what is wrong, as a part of another page does: see `test_pages`.
     "POST /-/jobs/check": form(models="$party/$name south/digits", dataset="digits"),
+    "POST /-/jobs/models": form(model="$party/$name", search="$party"),
     "POST /-/jobs/new": form(models="$party/$name south/digits", dataset="digits", absent=("name",)),
     f"POST /-/request-access{REPO}": form(reason="why", absent=("name",)),
+    f"POST /-/sharing{REPO}": form(visibility="private", gated="open", absent=("name",)),
     "POST /-/access/{party}/{name}/{asker}": form(state="refused", answer=CANARY, absent=("name",)),
     "POST /v1/parties": Call(body={"name": "newcomer"}, absent=NOTHING),
     "POST /v1/parties/{party}/tokens": Call(body={"roles": ["reader"], "name": CANARY}, absent=("party",)),
@@ -237,6 +243,7 @@ CALLS: dict[str, Call] = {
     f"{ADMIN}/tokens/{{token_id}}/revoke": form(absent=("token_id",)),
     "DELETE /v1/tokens/{token_id}": Call(absent=("token_id",)),
     "PUT /v1/parties/{party}/quota": Call(body={"max_bytes": None, "max_jobs": None}, absent=("party",)),
+    f"{ADMIN}/quota": form(max_jobs="3", absent=("party",)),
     "POST /v1/parties/{party}/sites/{site}/suspend": SITE,
     "POST /v1/parties/{party}/sites/{site}/resume": SITE,
     "POST /v1/parties/{party}/sites/{site}/rename": Call(body={"name": "north-site-2"}, absent=("site",)),
@@ -467,6 +474,7 @@ def test_what_is_anothers_answers_as_what_is_not_there(walk):
     assert [name for name in before if before[name] != after[name]] == []
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_nobody_and_tokens_that_are_over_learn_nothing(walk):
     before, failed = rows(walk.world), {}
     for route, call in CALLS.items():

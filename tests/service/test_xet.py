@@ -8,6 +8,7 @@ import os
 import random
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -24,6 +25,8 @@ from tests.service import xorbs
 
 from suture_service.hf.xet import endpoints, service
 from suture_service.hf.xet.format import FILES_LIMIT, XORB_LIMIT, hash_text, parse_files
+from suture_service.hf.xet.rebuild import rebuild
+from suture_service.hub import REBUILDS
 from suture_service.maintenance.collection import collect
 from suture_service.models.service import new_model
 from suture_service.parties.repository import find_party
@@ -304,6 +307,27 @@ def test_the_same_xorb_and_shard_from_several_at_once(world, north):
         thread.join()
     assert codes == [200] * 12
     assert received(world) == {DIGEST: len(CONTENT)}
+
+
+def test_files_of_one_party_are_put_together_a_few_at_a_time(world, north, monkeypatch):
+    """A few MiB can become GiB, in the store and for its processors."""
+    north.xorb(XORB)
+    busy, most, too_many = [0], [0], threading.Event()
+
+    def counted(*args):
+        busy[0] += 1
+        most[0] = max(most[0], busy[0])
+        if busy[0] > REBUILDS:
+            too_many.set()
+        too_many.wait(0.3)
+        yield from rebuild(*args)
+        busy[0] -= 1
+
+    monkeypatch.setattr(service, "rebuild", counted)
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda _: north.shard(SHARD), range(6)))
+    assert [answer.status_code for answer in answers] == [200] * 6
+    assert most[0] == REBUILDS
 
 
 def test_hostile_uploads_are_refused_and_leave_nothing(world, north):

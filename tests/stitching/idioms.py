@@ -251,6 +251,14 @@ IDIOMS: dict[str, Step] = {
     "nn.TransformerEncoderLayer": Layer(
         nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), lambda t, f: t(_steps(f)).mean(1)
     ),
+    "nn.TransformerEncoder, causal": Layer(
+        nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), 2),
+        lambda t, f: t(_steps(f), mask=torch.triu(torch.ones(36, 36, dtype=torch.bool), 1))[:, -1],
+    ),
+    "nn.TransformerDecoder, causal": Layer(
+        nn.TransformerDecoder(nn.TransformerDecoderLayer(4, 2, 8, batch_first=True), 1),
+        lambda t, f: t(_steps(f), _steps(f), tgt_mask=nn.Transformer.generate_square_subsequent_mask(36))[:, 3],
+    ),
     "nn.Bilinear": Layer(nn.Bilinear(4, 4, 3), lambda b, f: b(f.mean((2, 3)), f.amax((2, 3)))),
     "nn.EmbeddingBag": Layer(nn.EmbeddingBag(3, 4), lambda e, f: e((f[:, 0].flatten(1) > 0).long())),
     "conv weights per sample": lambda f: F.conv2d(

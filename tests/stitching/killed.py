@@ -1,7 +1,7 @@
-"""Fits and evaluates in processes that are killed: `python -m tests.stitching.killed FOLDER`.
+"""Fits and evaluates in processes that are killed: `python -m tests.stitching.killed FOLDER EXPORTED`.
 
-Writes what uninterrupted work gives to FOLDER/whole and what killed and restarted work gives to FOLDER/resumed, and
-prints as JSON how often which of the two was killed.
+EXPORTED holds the networks (see `networks.keep_exported`). Writes what uninterrupted work gives to FOLDER/whole and
+what killed and restarted work gives to FOLDER/resumed, and prints as JSON how often which of the two was killed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from tests.stitching.networks import dataset, deep, member, plain
+from tests.stitching.networks import dataset, deep, member, plain, take_exported
 
 from suture_stitching.ensemble import members
 from suture_stitching.evaluation.evaluate import evaluate
@@ -39,10 +39,11 @@ POINTS = [
 RANDOM = 3
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, exported: Path) -> None:
     torch.set_num_threads(1)  # so that processes can be forked from this one
     members._LARGEST_BATCH = 16
     checkpoint.SECONDS, checkpoint._WRITING_SHARE = 0.0, float("inf")
+    take_exported(exported)
     pair = [member(plain(), folder, seed=1), member(deep(), folder, "south/net", seed=2)]
 
     def work(out: Path, kept: Path | None, progress: Callable[[Progress], None]) -> None:
@@ -101,4 +102,4 @@ def run(task: Callable[[], object], seconds: float | None) -> bool:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(*map(Path, sys.argv[1:]))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 from collections.abc import Sequence
+from itertools import pairwise
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +52,12 @@ def deep(outputs: int = 3) -> nn.Module:
         nn.ReLU(),
         nn.Linear(8, outputs),
     )
+
+
+def wide(width: int, layers: int = 2) -> nn.Module:
+    sizes = [prod(SHAPE), *[width] * layers]
+    hidden = [part for a, b in pairwise(sizes) for part in (nn.Linear(a, b), nn.ReLU())]
+    return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(width, len(LABELS)))
 
 
 class Tokens(nn.Module):
@@ -130,6 +139,15 @@ def member(
 
 #: What was exported in this process: tests ask for the same networks again and again.
 _EXPORTED: dict[tuple[object, ...], bytes] = {}
+
+
+def keep_exported(path: Path) -> None:
+    """Write down which plain sequences were exported, and to what, for a process that asks for the same ones."""
+    path.write_bytes(pickle.dumps({key: content for key, content in _EXPORTED.items() if key[0] is nn.Sequential}))
+
+
+def take_exported(path: Path) -> None:
+    _EXPORTED.update(pickle.loads(path.read_bytes()))
 
 
 def _exported(module: nn.Module, example: torch.Tensor, path: Path, spatial: bool) -> None:

@@ -6,12 +6,12 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from monai.networks import nets
 from torch import Tensor, nn
 
 from suture.bundle import export_model
@@ -24,12 +24,19 @@ LABELS = ("a", "b", "c")
 OPTIONS = FitOptions(refine_steps=10, refine_candidates=1, max_matches=2, alphas=(0.5,))
 
 
+def nets() -> Any:
+    """Return MONAI's networks. To import them takes seconds, in each process that collects tests."""
+    from monai.networks import nets
+
+    return nets
+
+
 class Swin(nn.Module):
     """MONAI's Swin transformer with the head of a classifier."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = nets.swin_unetr.SwinTransformer(1, 4, (2, 2), (2, 2), (1,) * 4, (1,) * 4, spatial_dims=2)
+        self.body = nets().swin_unetr.SwinTransformer(1, 4, (2, 2), (2, 2), (1,) * 4, (1,) * 4, spatial_dims=2)
         self.head = nn.Linear(64, 3)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -76,11 +83,11 @@ def cnn() -> nn.Module:
 
 def vit(dims: int, size: int, patch: int) -> nn.Module:
     sizes, patches = (size,) * dims, (patch,) * dims
-    return nets.ViT(1, sizes, patches, 12, 24, 2, 2, classification=True, num_classes=3, spatial_dims=dims)
+    return nets().ViT(1, sizes, patches, 12, 24, 2, 2, classification=True, num_classes=3, spatial_dims=dims)
 
 
 def resnet(dims: int) -> nn.Module:
-    return nets.ResNet(
+    return nets().ResNet(
         "basic", [1, 1, 1, 1], [4, 8, 8, 8], spatial_dims=dims, n_input_channels=1, conv1_t_size=3, conv1_t_stride=1,
         num_classes=3, no_max_pool=True,
     )  # fmt: skip
@@ -89,21 +96,21 @@ def resnet(dims: int) -> nn.Module:
 PAIRS = {
     "cnn-vit": Pair(cnn, lambda: vit(2, 16, 4), (1, 16, 16), outputs=(None, "0")),
     "densenet-resnet": Pair(
-        lambda: nets.DenseNet(2, 1, 3, init_features=4, growth_rate=4, block_config=(2, 2)),
+        lambda: nets().DenseNet(2, 1, 3, init_features=4, growth_rate=4, block_config=(2, 2)),
         lambda: resnet(2), (1, 16, 16),
     ),
     "efficientnet-swin": Pair(
-        lambda: nets.EfficientNet(["r1_k3_s11_e1_i32_o4_se0.25", "r2_k3_s22_e4_i4_o6_se0.25"], 2, 1, 3, image_size=32,
+        lambda: nets().EfficientNet(["r1_k3_s11_e1_i32_o4_se0.25", "r2_k3_s22_e4_i4_o6_se0.25"], 2, 1, 3, image_size=32,
                                   depth_divisor=2),
         Swin, (1, 32, 32),
     ),
     "unet-segresnet": Pair(
-        lambda: nets.UNet(2, 1, 2, (4, 8), (2,), num_res_units=1, norm="batch"),
-        lambda: nets.SegResNet(2, 8, 1, 2, blocks_down=(1, 1), blocks_up=(1,)),
+        lambda: nets().UNet(2, 1, 2, (4, 8), (2,), num_res_units=1, norm="batch"),
+        lambda: nets().SegResNet(2, 8, 1, 2, blocks_down=(1, 1), blocks_up=(1,)),
         (1, 16, 16), task="segmentation",
     ),
     "cnn-transformer-of-signals": Pair(lambda: resnet(1), lambda: vit(1, 32, 4), (1, 32), outputs=(None, "0")),
-    "mlp-tabnet": Pair(lambda: nets.FullyConnectedNet(6, 3, (12, 12)), lambda: TabNet(6), (6,)),
+    "mlp-tabnet": Pair(lambda: nets().FullyConnectedNet(6, 3, (12, 12)), lambda: TabNet(6), (6,)),
 }  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
+from pydantic import ValidationError
 from tests import strategies
 from tests.stitching.test_metadata import read
 
@@ -33,6 +34,7 @@ MEMBERS = [
     {"repo": f"{party}/digits", "revision": digit * 40, "sha256": digit * 64}
     for party, digit in (("north", "a"), ("south", "b"))
 ]
+RESULT = "{task: {type: a}, dataset: {type: b, name: c}, metrics: [{type: d, value: 1}]}"
 INTERVAL = {"value": 0.9123, "low": 0.85, "high": 0.95}
 
 
@@ -76,6 +78,22 @@ def shown(token: Token) -> str:
 def kinds_of(text: str) -> set[str]:
     tokens = renderer.parse(text)
     return {token.type for token in tokens} | {child.type for token in tokens for child in token.children or ()}
+
+
+def test_texts_of_a_report_hold_nothing_that_is_not_shown():
+    content = report_of().model_dump(mode="json", by_alias=True)
+    assert Report.model_validate(content) == report_of()
+    for strange in ("\0", "\u202e", "\u2066"):
+        for place, field in (
+            (content["candidates"][0], "label"),
+            (content["candidates"][0], "words"),
+            (content["lineage"], "job"),
+        ):
+            kept = place[field]
+            place[field] = f"a{strange}b"
+            with pytest.raises(ValidationError, match="not shown"):
+                Report.model_validate(content)
+            place[field] = kept
 
 
 # The YAML
@@ -219,7 +237,7 @@ def test_a_written_card_is_left_as_it_is(repo, metadata):
 @given(
     strategies.metadata,
     st.dictionaries(
-        st.sampled_from(["language", "datasets", "license", "tags", "thumbnail", "license_link", "doi"]),
+        st.sampled_from(["language", "datasets", "tags", "thumbnail", "license_link"]),
         strategies.labels,
     ),
     strategies.texts,
@@ -233,11 +251,154 @@ def test_a_card_of_ones_own_keeps_its_words_and_other_fields(metadata, fields, w
     split_card(merged)
     assert merged.endswith(f"\n---\n{words}")
     data = ModelCard(merged).data
-    for field in {"language", "datasets", "thumbnail"} & fields.keys():
+    for field in {"language", "datasets", "thumbnail", "license_link"} & fields.keys():
         assert data.get(field) == fields[field]
     assert {*fields.get("tags", ())} <= set(data.tags)  # type: ignore[attr-defined]
     name = data.license_name if data.license == "other" else data.license  # type: ignore[attr-defined]
     assert name.lower() == metadata.license.lower()
+
+
+OWN = """\
+# who wrote it
+language: no   # Norwegian
+version: 1.10
+ward: 01234
+since: 2020-01-02
+parts: !!set {b, a}
+about: |
+  Two lines,
+    one of them further in.
+
+quoted: 'it''s'
+"""
+OWN_TAGS = """\
+tags:
+  # mine
+  - 'x'   # first
+  - y
+"""
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+@pytest.mark.parametrize("words", ["# Words\n\n---\n\nmore\n", ""])
+def test_what_authors_write_stays_byte_for_byte(line_end, words):
+    own = f"---\n{OWN}{OWN_TAGS}---\n{words}".replace("\n", line_end)
+    merged = merge_card(own, "north/digits", read())
+    kept = [OWN, "tags:\n  # mine\n", "  - 'x'   # first\n  - y\n---\n" + words]
+    for part in kept:
+        assert part.replace("\n", line_end) in merged
+    assert line_end == "\n" or "\n" not in merged.replace("\r\n", "")
+    assert ModelCard(merged).data.tags == ["suture", "classification", "MR", "x", "y"]  # type: ignore[attr-defined]
+    added = [line for line in merged.split(line_end) if line not in own.split(line_end)]
+    assert not [line for line in added if line.partition(":")[0] in ("language", "version", "about")]
+    assert merge_card(merged, "north/digits", read()) == merged
+
+
+@pytest.mark.parametrize(
+    ("own", "kept"),
+    [
+        ("license: CC BY 4.0 # as agreed\nv: 1.10", "license: cc-by-4.0 # as agreed\nv: 1.10"),
+        ("pipeline_tag: |\n  x\n\n# next\nv: 1.10", "pipeline_tag: image-classification\n\n# next\nv: 1.10"),
+        ("tags: []  # none\nv: 1.10", "v: 1.10"),
+        ("tags:\nv: 1.10", "v: 1.10"),
+        ("tags: [ a, 'b' ]\nv: 1.10", "tags: [suture, classification, MR, a, 'b' ]\nv: 1.10"),
+        ("  v: 1.10\n  tags:\n  - a", "  v: 1.10\n  tags:\n  - suture\n  - classification\n  - MR\n  - a"),
+        ('{"v": 1.10, "license": "cc-by-4.0"}', '"v": 1.10, "license": "cc-by-4.0"}'),
+        ("{}", "{library_name: suture, "),
+        ("# a remark alone", "# a remark alone"),
+        ("library_name: suture\nabout: |\n  text", "library_name: suture\nabout: |\n  text"),
+        ("model-index:\n- name: old\n  results: []\n# last", "# last"),
+    ],
+)  # fmt: skip
+def test_what_suture_sets_is_put_where_it_stands(own, kept):
+    merged = merge_card(f"---\n{own}\n---\n# x\n", "north/digits", read())
+    assert f"{kept}" in merged
+    data = ModelCard(merged).data
+    assert (data.license, data.pipeline_tag, data.library_name) == ("cc-by-4.0", "image-classification", "suture")  # type: ignore[attr-defined]
+    assert data.tags[:3] == ["suture", "classification", "MR"]  # type: ignore[attr-defined]
+    assert data.model_name == "north/digits"  # type: ignore[attr-defined]
+    assert merge_card(merged, "north/digits", read()) == merged
+
+
+@pytest.mark.parametrize(
+    ("card", "line", "problem"),
+    [
+        ("---\na: b\n# x\n", 1, "no line `---` ends it"),
+        ("\n\n---\na: b\n", 3, "no line `---` ends it"),
+        ("---\na: b\n...\n# x\n", 3, "`...` stands where a line `---` is to end it"),
+        ("---\na: b\n...\n# x\n---\n", 3, "`...` stands"),
+        ("--- \na: b\n---\n", 1, "spaces stand after `---`"),
+        ("---\na: b\n---\t\n# x\n", 3, "spaces stand after `---`"),
+        ("---\r\na: b\r\n---  \r\n# x\r\n---\r\n", 3, "spaces stand after `---`"),
+        ("---\ra: b\r---\r# x\r", 3, "CR alone"),
+        ("---\n---\n# x\n", 1, "nothing stands in it"),
+    ],
+)
+def test_a_block_that_hubs_would_take_for_text_is_refused(card, line, problem):
+    with pytest.raises(SutureError, match=f"^README.md, line {line}: the YAML at its top: ") as caught:
+        merge_card(card, "north/digits", read())
+    assert caught.value.code == "card.yaml"
+    assert problem in caught.value.message
+    assert "`---`" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("text", ["# x\n\n---\n", "----\n# x\n", "--- a\n", "***\na: b\n---\n", "x\n...\n"])
+def test_rules_within_a_text_are_no_block(text):
+    assert split_card(text) == ({}, text)
+
+
+@pytest.mark.parametrize(
+    "character", ["\0", "\x1b", "\x85", "\ufeff", *map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A)))]
+)
+def test_characters_that_are_not_shown_are_refused_with_their_line(character):
+    for card, number in (
+        (f"# x\r\n\r\na{character}b", 3),
+        (f"---\na: {character}\n---\n", 2),
+        (f"{character}---\na: b\n---\n", 1),
+    ):
+        with pytest.raises(SutureError, match=f"^README.md, line {number}: ") as caught:
+            split_card(card)
+        assert caught.value.code == "card.characters"
+        assert f"U+{ord(character):04X}" in caught.value.message
+    assert split_card("\u06a9\u200c\u0627 \U0001f9d1\u200d\u2695 \u00a0\t\n")[0] == {}, "joiners are part of scripts"
+
+
+@pytest.mark.parametrize(
+    ("own", "metadata", "line", "both"),
+    [
+        ("language: en\nlicense: mit", {}, 3, ("license", "'mit'", "'CC-BY-4.0'")),
+        ("license: other\nlicense_name: x", {}, 3, ("license_name", "'x'", "'CC-BY-4.0'")),
+        ("license: other", {}, 2, ("license", "'other'", "'CC-BY-4.0'")),
+        ("license: mit", {"license": "Hospital licence 1"}, 2, ("license", "'mit'", "'Hospital licence 1'")),
+        ("doi: 10.5281/zenodo.1", {"doi": "10.5281/zenodo.2"}, 2, ("doi", "'10.5281/zenodo.1'", "'10.5281/zenodo.2'")),
+    ],
+)
+def test_a_card_that_contradicts_suture_json_is_refused(own, metadata, line, both):
+    with pytest.raises(SutureError, match=f"^README.md, line {line}: ") as caught:
+        merge_card(f"---\n{own}\n---\n# x\n", "north/digits", read(**metadata))
+    assert caught.value.code == "card.mismatch"
+    assert all(part in caught.value.message for part in both)
+    assert "write the right one into both" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("own", "metadata"),
+    [
+        ("license: CC BY 4.0", {}),
+        ("license:", {}),
+        ("license: other", {"license": "Hospital licence 1"}),
+        ("license: other\nlicense_name: hospital-licence-1", {"license": "Hospital licence 1"}),
+        ("license: Hospital licence 1", {"license": "Hospital licence 1"}),
+        ("doi: https://doi.org/10.5281/zenodo.2", {"doi": "10.5281/zenodo.2"}),
+        ("doi: 10.5281/zenodo.2", {"doi": None}),
+    ],
+)
+def test_what_a_card_states_in_another_spelling_is_no_contradiction(own, metadata):
+    merged = merge_card(f"---\n{own}\n---\n# x\n", "north/digits", read(**metadata))
+    data = ModelCard(merged).data
+    licence = read(**metadata).license
+    assert (data.license_name or data.license).lower() == licence.lower()  # type: ignore[attr-defined]
+    assert "doi" not in own or data.get("doi") == "10.5281/zenodo.2"
 
 
 def test_a_card_without_yaml_gets_some():
@@ -260,12 +421,35 @@ def test_a_card_that_was_written_before_the_model_had_a_name_learns_it():
         ("a: !!python/object/apply:os.system ['true']", "could not determine a constructor"),
         ("- a", "not a list of"),
         ("1: a", "not a list of"),
-        ("tags: x", "tags: "),
-        ("tags: [1]", "tags: "),
-        ("model-index: [{name: x}]", "model-index"),
-        ("self: x", "model-index"),
-        ("a: 2020-13-45", "not YAML"),
-        ("[" * 5000, "not YAML"),
+        ("tags: x", "line 2: the YAML at its top: tags: a list of words is needed, not 'x'"),
+        ("tags:\n- a\n- 1.10", "line 4: the YAML at its top: tags: item 2 of the list is 1.1, which is no text"),
+        ("license: no", "line 2: the YAML at its top: license: one word is needed, not False"),
+        ("model-index: [{name: x}]", "line 2: the YAML at its top: model-index[0].results is missing"),
+        (
+            f"model-index: [{{name: x, results: [{RESULT}, {RESULT.replace('value', 'worth')}]}}]",
+            "model-index[0].results[1].metrics[0].value is missing",
+        ),
+        ("model-index: 3", "model-index: a list is wanted, not 3"),
+        (
+            "model-index: [{name: x, results: [3]}]",
+            "model-index[0].results[0]: task and dataset and metrics are wanted",
+        ),
+        ("self: x", "multiple values for argument 'self'"),
+        ("a: 1\nb: 2\na: 3", "line 4: the YAML at its top: 'a' is there twice, first in line 2"),
+        ("a: {x: 1, 'x': 2}", "'x' is there twice"),
+        ("a: {1: x, '1': y}", "'1' is there twice"),
+        ("<<: {license: mit}", "line 2: the YAML at its top: `<<` is not accepted"),
+        ('a: "\\u202e"', "line 2: the YAML at its top: a value holds U+202E RIGHT-TO-LEFT OVERRIDE"),
+        ("? pipeline_tag\n: x", "cannot be put into it as it is written"),
+        ("!!map\na: b", "cannot be put into it as it is written"),
+        ("b: 1\na: 2020-13-45", "line 3: the YAML at its top: '2020-13-45' is no timestamp"),
+        ("[" * 5000, "nest"),
+        ("- " * 5000, "nested deeper"),
+        ("a: [" + "x," * 20_000 + "]", "more than 10000 values"),
+        (
+            "a: 1" + ":11" * 20_000 + ".5",
+            "line 2: the YAML at its top: '1:11:11:11:11:11:11:11:11:11:11:11:11:11' is no float",
+        ),
         ("a: " + "x" * 70_000, "longer than"),
     ],
 )
@@ -287,7 +471,7 @@ def test_any_text_is_a_card_or_is_refused(text):
         refused = None
         data: Any = ModelCard(merged).data
         assert data.license == "cc-by-4.0"
-    assert refused in (None, "card.yaml")
+    assert refused in (None, "card.yaml", "card.characters", "card.mismatch")
 
 
 @given(st.lists(st.sampled_from(["---", "\n", "\r", "\r\n", "a: b", " ", "-"]), max_size=14).map("".join))
@@ -299,6 +483,7 @@ def test_a_block_is_found_where_the_official_client_finds_it_at_any_length(text)
     found = _divide(text)
     short = _divide(text.replace("\n" * 500_000, "\n" * 3))
     official = re.match(r"\s*---[\r\n]+(.*?)[\r\n]+---(?:\r\n|\n|$)", text.replace("\n" * 500_000, "\n" * 3), re.DOTALL)
-    assert short[0] == (official and official.group(1))
-    assert found[0] == short[0]
-    assert official is None or short[1] == official.string[official.end() :]
+    assert (short and short[1]) == (official and official.group(1))
+    assert (found and found[1]) == (short and short[1])
+    assert short is None or "".join(short) == official.string
+    assert official is None or short[3] == official.string[official.end() :]

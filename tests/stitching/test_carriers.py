@@ -102,6 +102,8 @@ def test_numbers_have_the_digits_that_patients_give() -> None:
         told = rounded(exact, patients)
         assert (told - exact).abs().max() <= exact.abs().max() * 2.0**-digits
         assert len(torch.unique(told.abs().frexp().mantissa)) <= 2 ** (digits - 1) + 1
+        mantissa, exponent = exact.frexp()
+        assert torch.equal(told, torch.ldexp((mantissa * 2**digits).round() / 2**digits, exponent))
     assert rounded(torch.zeros(3), 10).tolist() == [0, 0, 0]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.stitching.killed import POINTS
-from tests.stitching.networks import dataset, deep, member, plain
+from tests.stitching.networks import dataset, deep, keep_exported, member, plain
 
 from suture_contract.errors import Cancelled
 from suture_stitching.ensemble import members
@@ -52,9 +52,11 @@ def _equal(one: FitResult, other: FitResult) -> bool:
     )
 
 
+@pytest.mark.usefixtures("pair")
 def test_killed_at_any_point_it_gives_the_same_bytes(tmp_path: Path) -> None:
+    keep_exported(tmp_path / "exported")
     done = subprocess.run(
-        [sys.executable, "-m", "tests.stitching.killed", str(tmp_path)],
+        [sys.executable, "-m", "tests.stitching.killed", str(tmp_path), str(tmp_path / "exported")],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -16,6 +16,8 @@ from suture_contract.fit_options import FitOptions
 from suture_contract.measures import CLINICAL, Interval
 from suture_contract.privacy import Privacy
 from suture_contract.report.build import build
+from suture_contract.report.clinical import clinical_words
+from suture_contract.report.html import to_html
 from suture_stitching.data import ArrayDataset
 from suture_stitching.data.dataset import NamedSubgroup
 from suture_stitching.ensemble.compose import compose
@@ -195,6 +197,38 @@ def test_an_evaluation_measures_every_candidate_and_the_report_its_rows(pair, da
     assert [set(part.metrics) for part in few] == [{"brier"}, {"brier"}]
 
 
+def test_what_was_asked_for_and_is_not_told_is_said(pair, data, fitted):
+    asked = ("auroc", "brier", "calibration_curve")
+    evaluation = evaluate(pair, fitted, data, own=0, metrics=asked)
+    # As a site leaves them out where a label has few patients.
+    test = evaluation.splits["test"]
+    hidden = test.model_copy(update={"metrics": {"brier": test.metrics["brier"]}, "curves": {}})
+    private = evaluate(pair, fitted, data, own=0, metrics=asked, privacy=Privacy(epsilon=8.0, delta=1e-5))
+    for told, withheld in (
+        (evaluation, ()),
+        (
+            evaluation.model_copy(update={"splits": {**evaluation.splits, "test": hidden}}),
+            ("auroc", "calibration_curve"),
+        ),
+        (private, asked),
+    ):
+        choice = choose(fitted.candidates, {"north": told}, requester="north")
+        report = build(
+            fitted.candidates,
+            {"north": told},
+            choice,
+            requester="north",
+            parties_of_members=["north", "south"],
+            job="job",
+        )
+        assert report.parties["north"].withheld == withheld
+        words = " ".join(clinical_words(report.parties["north"], "north"))
+        assert ("north does not tell" in words) == bool(withheld)
+        assert "Brier score" in words
+        page = to_html(report)
+        assert ("Asked for, and not told" in page) == bool(withheld)
+
+
 def test_shares_and_a_killed_evaluation_come_to_the_same(pair, data, fitted, tmp_path: Path):
     for index in range(2):
         evaluate_share(pair, fitted, data, Share(index, 2), checkpoint=tmp_path, metrics=("auroc",))
@@ -221,6 +255,8 @@ def test_distances_are_those_of_the_outlines():
     shown[0, 0, 4:8, 7:11] = 1
     shown[1, 0, 4:8, 4:8] = 1
     assert hd95(said, shown).tolist() == pytest.approx([3.0, math.hypot(16, 16), 0.0])
+    in_mm = hd95(said, shown, (2.0, 0.5)).tolist()
+    assert in_mm == pytest.approx([1.5, math.hypot(32, 8), 0.0])
     agreeing = surface_dice(said, shown).tolist()
     assert 0 < agreeing[0] < 1
     assert agreeing[1:] == [0.0, 1.0]
@@ -239,6 +275,12 @@ def test_segmentations_are_measured_by_distances(tmp_path):
     shown = torch.nn.functional.one_hot(y, 3).movedim(-1, 1)[:, 1:]
     assert test.metrics["hd95"]["c00"].value == pytest.approx(float(hd95(said, shown).mean()))
     assert test.metrics["surface_dice"]["c00"].value == pytest.approx(float(surface_dice(said, shown).mean()))
+
+    # Where positions have a known distance, it is told in mm, by a name that says so.
+    drawn_masks.spacing = (2.0, 0.5)
+    in_mm = evaluate(members, fitted, drawn_masks, own=0, metrics=CLINICAL["segmentation"]).splits["test"].metrics
+    assert in_mm.keys() == {"hd95_mm", "surface_dice"}
+    assert in_mm["hd95_mm"]["c00"].value == pytest.approx(float(hd95(said, shown, (2.0, 0.5)).mean()))
 
 
 def test_regressions_are_measured_by_concordance(tmp_path):

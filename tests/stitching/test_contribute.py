@@ -66,7 +66,10 @@ def test_a_file_gives_back_what_was_saved(given: Contribution, tmp_path: Path) -
     for key, one in given.moments.items():
         assert again.moments[key].n == one.n
         torch.testing.assert_close(again.moments[key].mean, one.mean, rtol=1e-6, atol=1e-30)
-        torch.testing.assert_close(again.moments[key].scatter, one.scatter, rtol=1e-6, atol=1e-30)
+        # One half of it is saved: on some processors, the other differs by rounding.
+        scatter = again.moments[key].scatter
+        torch.testing.assert_close(scatter.triu(), one.scatter.triu(), rtol=1e-6, atol=1e-30)
+        assert torch.equal(scatter, scatter.T)
 
 
 def test_a_contribution_goes_on_where_it_was_killed(

@@ -186,7 +186,7 @@ def peak(description):
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_the_memory_for_a_table_does_not_grow_with_it(tmp_path, kind):
-    features, rows = 512, 1000
+    features, rows = 128, 4000
     values = np.random.default_rng(0).random((features, rows))
     piece = pyarrow.table({**{f"f{i}": column for i, column in enumerate(values)}, "label": ["a", "b"] * (rows // 2)})
 

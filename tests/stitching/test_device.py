@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
@@ -23,6 +24,13 @@ OPTIONS = FitOptions(refine=False, max_matches=2)
 def pair(tmp_path_factory: pytest.TempPathFactory) -> list[Member]:
     folder = tmp_path_factory.mktemp("members")
     return [member(plain(), folder, seed=1), member(deep(), folder, "south/net", seed=2)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _what_is_there_is_set_aside(pair: list[Member]) -> None:
+    """Whenever memory runs out, all objects are looked at, millions where many tests ran before: seconds each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="module")

@@ -53,11 +53,16 @@ def test_what_is_judged_is_what_was_evaluated(outcome: shipped.ShippedOutcome) -
         assert found.over_plain.value == pytest.approx(found.shipped - found.plain)
 
 
+@pytest.fixture(scope="module")
+def unrefined(parties: shipped.Stage) -> FitResult:
+    return shipped.fitted(parties, FitOptions(seed=0, refine=False))
+
+
 @pytest.mark.parametrize("gates", [True, False])
 def test_without_refinement_the_targets_are_missed_with_gates_or_without(
-    parties: shipped.Stage, tmp_path: Path, gates: bool
+    parties: shipped.Stage, unrefined: FitResult, tmp_path: Path, gates: bool
 ) -> None:
-    bare = shipped.fitted(parties, FitOptions(seed=0, refine=False))
+    bare = unrefined
     kept = [candidate for candidate in bare.candidates.candidates if gates or candidate.gate is None]
     numbered = tuple(one.model_copy(update={"id": f"c{number:02d}"}) for number, one in enumerate(kept))
     bare = replace(bare, candidates=bare.candidates.model_copy(update={"candidates": numbered}))

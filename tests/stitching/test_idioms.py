@@ -41,6 +41,14 @@ def test_what_cannot_be_is_refused_with_its_cause_and_a_substitute(tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_of_what_is_refused_torch_prints_no_graphs(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SutureError):
+        export(Between(REFUSED["if x.min() < 0"][0]), example(2, 0), tmp_path / "m.safetensors")
+    told = capfd.readouterr()
+    assert (told.out, told.err) == ("", "")
+
+
 def test_no_operator_that_is_written_by_others_is_on_the_list() -> None:
     from suture_stitching.portable.convert import _listed_name
     from suture_stitching.portable.decompose import OWN

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from suture_stitching.features.moments import Moments, channels_second, rows, to_grid
+from suture_stitching.features.moments import Moments, channels_second, rows, squares, to_grid
 
 
 def reference(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -74,3 +74,9 @@ def test_resampling_keeps_a_constant_map(size: tuple[int, ...], grid: tuple[int,
 def test_maps_of_other_dimension_have_no_grid() -> None:
     with pytest.raises(ValueError, match="common grid"):
         to_grid(torch.zeros(1, 2, 4), (2, 2))
+
+
+@pytest.mark.parametrize("width", [3, 512, 700])
+def test_of_products_of_columns_half_is_taken_and_all_is_there(width: int) -> None:
+    columns = torch.randn(40, width, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(squares(columns), columns.T @ columns)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from suture_contract.errors import SutureError
 from suture_contract.model.graph import Graph, Input, Node, Ref
 from suture_stitching.features import points as of_points
+from suture_stitching.features import points as points_module
 from suture_stitching.features.points import StitchPoint, _Finder, find_points, stitchable
 from suture_stitching.portable.dry_run import UNLIMITED
 from suture_stitching.portable.export import export
@@ -274,6 +275,20 @@ def _wired(count: int, sources) -> PortableModel:
         nodes.append(Node("aten.add.Tensor", (Ref(len(nodes) - 1), Ref(right))))
     graph = Graph((Input((None, 4), "float32"),), tuple(nodes), Ref(len(nodes) - 1))
     return PortableModel(graph, {"w": torch.eye(4)})
+
+
+def test_a_models_points_are_found_once_for_a_shape(networks, monkeypatch):
+    found = []
+    whole = points_module.find_points
+    monkeypatch.setattr(points_module, "find_points", lambda *given: found.append(given[1]) or whole(*given))
+    model = networks("resnet").load()
+    first = stitchable(model, (3, 16, 16))
+    first.pop()  # it is the caller's own
+    assert len(stitchable(model, [3, 16, 16])) == len(first) + 1
+    assert found == [(3, 16, 16)]
+    stitchable(networks("resnet").load(), (3, 16, 16))
+    stitchable(model, (3, 32, 32))
+    assert found == [(3, 16, 16), (3, 16, 16), (3, 32, 32)]
 
 
 def test_the_work_grows_with_the_network_and_ends_where_it_would_not(monkeypatch):

@@ -132,6 +132,25 @@ class OverTheBatch(nn.Module):
         return x - x.mean(0, keepdim=True)
 
 
+class ByDeviation(nn.Module):
+    """Standardises over the batch: NaN for a sample alone, a number for the same one in company."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - x.mean(0)) / (x.std(0) + 1e-5)
+
+
+class NoNumber(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.log(-1 - x.abs())
+
+
+class NoNumberAlone(nn.Module):
+    """Within the sample, but NaN for each of them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x / x[:, :1].std(1, keepdim=True)
+
+
 class Dead(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -147,6 +166,9 @@ class Dead(nn.Module):
     [
         (nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3, track_running_stats=False)), "export.batch_dependent"),
         (OverTheBatch(), "export.batch_dependent"),
+        (ByDeviation(), "export.batch_dependent"),
+        (NoNumber(), "export.not_finite"),
+        (NoNumberAlone(), "export.not_finite"),
         (Dead(), "export.constant"),
     ],
 )

@@ -18,7 +18,7 @@ from suture_stitching.evaluation import evaluate
 from suture_stitching.fitting import fit
 from suture_stitching.fitting.fit import FitOptions, FitResult, Member, fit_share
 from suture_stitching.running.progress import Progress
-from suture_stitching.running.shards import MOST_BLOCKS, Share, blocks
+from suture_stitching.running.shards import MOST_BLOCKS, Share, blocks, dealt
 
 OPTIONS = FitOptions(refine_steps=6, refine_candidates=2, max_matches=2)
 
@@ -155,3 +155,11 @@ def test_blocks_hold_every_batch_once(batches: int) -> None:
     assert list(chain.from_iterable(found)) == list(range(batches))
     assert len(found) <= MOST_BLOCKS
     assert all(len(block) >= min(4, batches) for block in found)
+
+
+def test_work_is_dealt_out_by_what_it_costs() -> None:
+    assert dealt([3.2, 22.8, 16.0, 2.7], 2) == [[1], [0, 2, 3]]
+    assert dealt([1.0, 1.0, 1.0, 1.0], 3) == [[0, 3], [1], [2]]
+    assert dealt([1.0], 3) == [[0], [], []]
+    assert dealt([], 2) == [[], []]
+    assert dealt([2.0, 1.0, 3.0], 1) == [[0, 1, 2]]

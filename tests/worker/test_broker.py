@@ -8,10 +8,13 @@ import stat
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import psutil
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from suture_contract.errors import SutureError
 from suture_worker import broker
@@ -26,16 +29,19 @@ def own(config):
     return config.state / "redis"
 
 
-@pytest.fixture(params=["short", "long"])
-def config(request, tmp_path, make):
-    folder = tmp_path / ("x" * 100 if request.param == "long" else "x")
-    config = load_site(make.write_site(folder))
+def a_site(folder, make, length):
+    config = load_site(make.write_site(folder / ("x" * 100 if length == "long" else "x")))
     prepare_state(config)
     return config
 
 
-@pytest.fixture
-def running(config):
+@pytest.fixture(params=["short", "long"])
+def config(request, tmp_path, make):
+    return a_site(tmp_path, make, request.param)
+
+
+@contextmanager
+def running_redis(config):
     with subprocess.Popen(broker.redis_command(config), stdout=subprocess.DEVNULL) as server:
         deadline = time.monotonic() + 120
         while True:
@@ -51,7 +57,22 @@ def running(config):
     assert not broker.socket_path(config).exists()
 
 
-def test_it_answers_on_a_socket_of_this_user_alone(config, running):
+@pytest.fixture
+def running(config):
+    with running_redis(config) as server:
+        yield server
+
+
+@pytest.fixture(scope="module", params=["short", "long"])
+def served(request, tmp_path_factory, make):
+    """A site and its server, for tests that change nothing of either."""
+    config = a_site(tmp_path_factory.mktemp("served"), make, request.param)
+    with running_redis(config) as server:
+        yield config, server
+
+
+def test_it_answers_on_a_socket_of_this_user_alone(served):
+    config, _ = served
     path = broker.socket_path(config)
     assert len(os.fsencode(path)) <= broker.MAX_SOCKET_PATH
     assert stat.S_IMODE(path.stat().st_mode) == 0o700
@@ -71,27 +92,31 @@ def test_it_listens_on_no_port_and_keeps_nothing(config, running):
     assert left - {"redis.sock"} == {"password", "users.acl"}
 
 
-def test_nobody_is_answered_without_the_password(config, running):
-    with redis.Redis(unix_socket_path=str(broker.socket_path(config))) as client:
+def test_nobody_is_answered_without_the_password(served):
+    config, _ = served
+    at_once = Retry(NoBackoff(), 0)
+    with redis.Redis(unix_socket_path=str(broker.socket_path(config)), retry=at_once) as client:
         for attempt in (client.ping, client.info, lambda: client.lpush(broker.QUEUE, "x"), lambda: client.keys("*")):
             with pytest.raises(redis.AuthenticationError):
                 attempt()
 
 
-def test_the_password_is_in_a_file_for_this_user_and_nowhere_else(config, running):
+def test_the_password_is_in_a_file_for_this_user_and_nowhere_else(served):
+    config, server = served
     password = (own(config) / "password").read_text()
     assert len(password) == 64
     for path in own(config).iterdir():
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0
     assert password not in (own(config) / "users.acl").read_text()
-    server = psutil.Process(running.pid)
-    assert password not in " ".join(server.cmdline()) + str(server.environ())
+    process = psutil.Process(server.pid)
+    assert password not in " ".join(process.cmdline()) + str(process.environ())
     assert broker.broker_url(load_site(config.path)) == broker.broker_url(config)
 
 
 @pytest.mark.skipif(not confine.files_supported(), reason="this kernel cannot keep a child to its own files")
-def test_a_child_that_may_open_local_sockets_gets_nothing_from_it(config, running):
+def test_a_child_that_may_open_local_sockets_gets_nothing_from_it(served):
     """As one that computes on a GPU: it finds the server, and not what to say to it."""
+    config, _ = served
     folder = TaskFolder(config.state / "tasks", "task_1")
     for path in (folder.path, folder.results, folder.scratch, folder.checkpoint):
         path.mkdir(exist_ok=True)
@@ -162,9 +187,11 @@ print(json.dumps(said))
         "LATENCY LATEST",
     ],
 )
-def test_what_the_queue_does_not_need_is_refused_with_the_password_too(config, running, command):
+def test_what_the_queue_does_not_need_is_refused_with_the_password_too(served, command):
+    config, server = served
     with broker.connect(config) as client, pytest.raises(redis.ResponseError, match=r"no permissions|not allowed"):
         client.execute_command(*command.split())
+    assert server.poll() is None
 
 
 def test_every_process_works_out_the_same_path(config):

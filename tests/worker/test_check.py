@@ -15,7 +15,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from cryptography.x509.oid import NameOID
 from PIL import Image
 
@@ -93,6 +93,20 @@ def test_every_problem_is_found_in_one_go(site, found):
     assert checks["token"].status == "fail"
     assert checks["redis"].ok
     assert "suture_t_1" not in str(list(checks.values()))
+
+
+def test_a_key_that_is_not_there_or_is_none(site, found, tmp_path):
+    (tmp_path / "text.pub").write_text("no key", encoding="utf-8")
+    (tmp_path / "own.pub").write_bytes(
+        ec.generate_private_key(ec.SECP256R1())
+        .public_key()
+        .public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    )
+    names = {name: tmp_path / f"{name}.pub" for name in ("none", "text", "own")}
+    checks = found(site.model_copy(update={"keys": names}))
+    assert [checks[f"key {name}"].status for name in names] == ["fail", "fail", "ok"]
+    assert "none.pub" in checks["key none"].detail
+    assert "owner" in checks["key none"].hint
 
 
 def test_a_token_that_others_can_read(known, found):

@@ -94,6 +94,15 @@ def test_state_and_token_have_defaults(tmp_path):
         ('path = "patches.npz"', "path = 3", "datasets.patches.path"),
         ("[limits]", '[broker]\nurl = "amqp://x"\n[limits]', "broker.url"),
         ("threads = 1", "threads = 0", "limits.threads"),
+        ("threads = 1", 'threads = "1"', "limits.threads: a number is wanted, without quotes"),
+        ("threads = 1", "threads = true", "limits.threads: a number is wanted, not true or false"),
+        ("[limits]", '[limits]\ndivide_seconds = "60"', "limits.divide_seconds: a number is wanted, without quotes"),
+        ('device = "cpu"', 'device = "cpu"\nmetrics_port = "9108"', "site.metrics_port: a number is wanted"),
+        ('device = "cpu"', 'device = "cpu"\ninspect = "yes"', "site.inspect: true or false is wanted"),
+        ('device = "cpu"', 'device = "cpu"\ninspect = 1', "site.inspect: true or false is wanted"),
+        ('parties = ["north"]', 'parties = ["north"]\nmax_model_mib = "5"', "policy.allow.0.max_model_mib: a number"),
+        ('format = "npz"', 'format = "npz"\nintensity = ["0", "255"]', "datasets.patches.intensity: a number"),
+        ('format = "npz"', 'format = "npz"\nsplit = { seed = "1" }', "datasets.patches.split.seed: a number"),
         ("[hub]", 'path = "x"\n[hub]', "path: unknown field"),
         ("[site]", "datasets = 3\n[site]", "hub.datasets: there is no field 'datasets'"),
     ],
@@ -150,6 +159,7 @@ def test_a_missing_file(tmp_path):
     with pytest.raises(SutureError) as caught:
         load_site(tmp_path / "none.toml")
     assert caught.value.code == "site.missing"
+    assert "suture site check /etc/suture/site.toml" in caught.value.hint
 
 
 def test_a_broker_url_is_never_shown(changed):

@@ -17,6 +17,8 @@ from suture_worker.egress.release_check import ReleaseCheck
 from suture_worker.folder import Terms
 from suture_worker.leased_task import LeasedTask
 
+pytestmark = pytest.mark.usefixtures("looked_at_once")
+
 GATE = ReleaseCheck(min_samples=11, min_per_class=11, decimals=4, subgroups={"patches": {"sex": ("f", "m")}})
 #: Keys that name no field: candidates, splits, metrics, and members or labels by their index.
 FREE = re.compile(r"c[0-9]{2}|train|validation|test|auroc|[0-9]+", re.ASCII)
@@ -101,6 +103,7 @@ def test_every_field_of_an_evaluation_is_shown_and_all_that_is_shown_may_leave(s
     test["subgroups"] = [
         {**part, "column": "sex", "value": sex, "scores": values, "metrics": {"auroc": values}} for sex in "fm"
     ]
+    document["asked"] = list(folder.assignment.task.spec.metrics)
     known = json.loads(files[CANDIDATES])
     known["members"] = make.refs(
         {"spec": {"members": [one.model_dump() for one in folder.assignment.task.spec.members]}}

@@ -13,7 +13,7 @@ import pytest
 from tests.worker.children import children_of
 
 from suture_worker import broker, device
-from suture_worker.capacity import places
+from suture_worker.capacity import places, workers
 from suture_worker.compute.celery_app import make_app, ring
 from suture_worker.leased_task import LeasedTask
 
@@ -96,7 +96,7 @@ def test_each_process_has_its_own_and_keeps_it(site, worker, assign, long, make,
 
     first = until(at_work)
     assert sorted(first.values()) == ["5", "GPU-6"]
-    assert places(site.state) == 2
+    assert places(workers(site.state)) == 2
     killed = next(process for process, device in first.items() if device == "5")
     killed.kill()
 

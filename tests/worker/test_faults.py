@@ -31,6 +31,8 @@ def test_the_id_finds_its_line(site: Path, id: str) -> None:
     assert "disk [full] at /x" in found.stdout
     assert "work.failed" in found.stdout
     assert "another" not in found.stdout
+    named = CliRunner().invoke(app, ["site", "failure", id, str(site)])
+    assert named.stdout == found.stdout
 
 
 def test_an_id_of_elsewhere_is_not_found(site: Path) -> None:

@@ -109,6 +109,15 @@ def test_further_metrics_are_of_the_test_split(released, split):
         released(document)
 
 
+def test_a_distance_leaves_by_the_name_that_says_its_unit(released):
+    far = {"value": 7.123456, "low": 2.0, "high": 30.0}
+    for told in ("hd95", "hd95_mm"):
+        document = evaluation(metrics={told: dict.fromkeys(IDS, far)}, curves={})
+        assert released(document, asked=["hd95"]).metrics[told]["c00"].value == 7.1235
+        with pytest.raises(SutureError, match="not asked for"):
+            released(document, asked=["surface_dice"])
+
+
 def test_nobody_who_did_not_ask_is_told(released):
     with pytest.raises(SutureError, match="not asked for"):
         released(evaluation(), asked=["brier"])

@@ -233,20 +233,25 @@ def test_what_left_can_be_listed_and_shown(held, task, suture, site, narrow):
     for done in range(3):
         outbox.progress(task.claim, TaskProgress(step="fit", done=done, total=3))
     outbox.decline(task, "policy.denied")
+    about = {"party": task.job.requester, "job": task.job.id}
+    outbox._log.document(task.id, "file", "moments.safetensors", b"\xff\xfe", **about)
     outbox.close()
     listed = json.loads(suture("egress", "list", "--format", "json"))
     assert [(one["kind"], one["party"], one["job"]) for one in listed] == [
-        (kind, task.job.requester, task.job.id) for kind in ("file", "result", "decline")
+        (kind, task.job.requester, task.job.id) for kind in ("file", "result", "decline", "file")
     ]
     everything = json.loads(suture("egress", "list", "--heartbeats", "--format", "json"))
     assert {(one["party"], one["job"]) for one in everything} == {(task.job.requester, task.job.id)}
-    assert len(everything) == 6
-    assert "6 records, unbroken" in suture("egress", "verify")
+    assert len(everything) == 7
+    assert "7 records, unbroken" in suture("egress", "verify")
     assert "file stitches.safetensors" in suture("egress", "list")
     narrow(80)
     assert "south job_1 decline policy.denied" in suture("egress", "list")
     assert suture("egress", "show", "2").strip() == '{"document":{"n":60},"fence":1}'
     assert "100 bytes" in suture("egress", "show", "1")
+    # Sums over patients are kept, and are no text.
+    assert "2 bytes" in suture("egress", "show", "7")
+    assert json.loads(suture("egress", "show", "7", "--format", "json"))["content"] is None
     log = site.state / "outbox" / "egress.jsonl"
     log.write_bytes(log.read_bytes().splitlines(keepends=True)[0])
-    assert "records 2 to 6 are missing at the end" in suture("egress", "verify", code=5)
+    assert "records 2 to 7 are missing at the end" in suture("egress", "verify", code=5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from safetensors.numpy import save_file
 
 from suture_contract.documents import CandidateSet, Evaluation, Missing, Report
 from suture_contract.errors import SutureError
+from suture_contract.model.format import MAX_VALUES
 from suture_contract.model.metadata import ModelMetadata, OutputSpec
+from suture_worker.egress import tensors
 from suture_worker.egress.log import verify
 from suture_worker.egress.outbox import Outbox
 from suture_worker.folder import Assignment, Run, TaskFolder, TaskProgress, Terms
@@ -420,3 +423,13 @@ def test_a_model_of_another_size_does_not_leave(outbox, composed, make):
     members = tuple(m.model_copy(update={"metadata": ModelMetadata(**metadata)}) for m in task.spec.members)
     task = task.model_copy(update={"spec": task.spec.model_copy(update={"members": members})})
     assert refused(outbox, task, folder).code == "metadata.mismatch"
+
+
+def test_a_header_of_many_values_is_refused_before_it_is_parsed(tmp_path, monkeypatch):
+    monkeypatch.setattr(tensors, "json", parser := Mock())
+    text = b'{"a":[' + b"[]," * MAX_VALUES + b"[]]}"
+    (tmp_path / "stitches.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
+    with pytest.raises(SutureError, match="not a safetensors file") as refused:
+        tensors.header_of(tmp_path / "stitches.safetensors")
+    assert refused.value.code == "outbox.refused"
+    parser.loads.assert_not_called()

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import pytest
 
 from suture_worker.agent.heartbeat import onward
-from suture_worker.capacity import MAX_PLACES, offering, places
+from suture_worker.capacity import MAX_PLACES, offering, places, workers
 from suture_worker.compute import shards
 from suture_worker.compute.work import work, work_share
 from suture_worker.config import load_site, prepare_state
@@ -95,22 +95,22 @@ def test_progress_of_shares_adds_up(site, assign):
 
 
 def test_workers_that_run_are_counted(site):
-    assert places(site.state) == 1
+    assert places(workers(site.state)) == 1
     with offering(site.state, 2):
-        assert places(site.state) == 2
+        assert places(workers(site.state)) == 2
         with offering(site.state, 3):
-            assert places(site.state) == 5
+            assert places(workers(site.state)) == 5
         with offering(site.state, 1000):
-            assert places(site.state) == MAX_PLACES
+            assert places(workers(site.state)) == MAX_PLACES
     script = (
         "import sys, time; from pathlib import Path; from suture_worker.capacity import offering\n"
         "with offering(Path(sys.argv[1]), 4): print('here', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", script, str(site.state)], stdout=subprocess.PIPE) as other:
         assert other.stdout.readline()
-        assert places(site.state) == 4
+        assert places(workers(site.state)) == 4
         other.kill()
-    assert places(site.state) == 1
+    assert places(workers(site.state)) == 1
     assert list((site.state / "workers").iterdir()) == []
 
 

@@ -29,6 +29,8 @@ from suture_worker.leased_task import LeasedTask
 from suture_worker.rules.policy import Allow, decide
 from suture_worker.stop import Stop
 
+pytestmark = pytest.mark.usefixtures("looked_at_once")
+
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch):
@@ -106,7 +108,7 @@ def until(condition, seconds=120.0):
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(0.1)
     return found
 
 

@@ -13,7 +13,7 @@ import pytest
 from tests.worker.test_celery import Site, gone, until
 
 from suture_worker import broker
-from suture_worker.capacity import places
+from suture_worker.capacity import places, workers
 from suture_worker.compute.celery_app import ring
 from suture_worker.config import load_site, prepare_state
 
@@ -97,6 +97,6 @@ def test_it_ends_what_it_has_begun_takes_nothing_new_and_hands_back_what_takes_t
 
     jobs.submit(batch(tmp_path, drain=1))  # nobody rings: Celery has handed it back
     assert jobs.child(taken).pid != child.pid
-    assert (places(jobs.config.state), (taken.path / "runs").read_text()) == (1, "1")
+    assert (places(workers(jobs.config.state)), (taken.path / "runs").read_text()) == (1, "1")
     taken.cancel()
     assert until(lambda: taken.outcome).state == "cancelled"

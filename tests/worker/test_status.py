@@ -125,6 +125,7 @@ def test_events_of_tasks_are_heard_where_the_switch_is_on(running, site, data, a
     assert {event["hostname"] for event in heard} == {
         f"suture-{running.processes['worker'].pid}@{socket.gethostname()}"
     }
+    assert "NoPermission" not in running.log("worker"), "the queue's user may do what Celery's tools need"
 
 
 def test_metrics_refuse_a_port_that_is_taken_and_are_off_by_default(site, make, tmp_path):

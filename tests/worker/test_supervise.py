@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -80,6 +82,29 @@ def test_all_run_and_all_are_stopped(part, tmp_path):
 def test_what_ends_is_started_again(part, tmp_path):
     run_until([part("a", ENDS)], lambda: len(lines(tmp_path, "a")) >= 2)
     assert len(set(lines(tmp_path, "a"))) >= 2
+
+
+def test_the_quicker_command_is_for_the_first_start_alone(part, tmp_path):
+    usual = part("a", NOTE + "print('usual', file=log, flush=True)\n")
+    first = replace(usual, first=part("a", NOTE + "print('first', file=log, flush=True)\n").command)
+    run_until([first], lambda: len(lines(tmp_path, "a")) >= 4)
+    assert lines(tmp_path, "a")[1:4:2] == ["first", "usual"]
+
+
+def test_another_program_ends_with_the_process_that_started_it(tmp_path):
+    script = (
+        "import subprocess, sys\nfrom suture_worker.compute.tied import tied\n"
+        "started = subprocess.Popen(tied(['/bin/sleep', '600']))\nprint(started.pid, flush=True)\nstarted.wait()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as starter:
+        assert starter.stdout is not None
+        pid = int(starter.stdout.readline())
+        assert running(pid)
+        starter.kill()
+    deadline = time.monotonic() + 120
+    while running(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_what_is_killed_is_started_again_and_leaves_nothing(part, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from tests.worker.test_celery import Site, until
 from tests.worker.test_shards import OPTIONS, divided_site, shares
 
-from suture_worker.capacity import places
+from suture_worker.capacity import places, workers
 from suture_worker.compute.celery_app import ring
 from suture_worker.compute.work import work
 
@@ -33,7 +33,7 @@ def two(site):
             part = Site(site)
             part.start_worker()
             here.processes[name] = part.processes["worker"]
-        until(lambda: places(site.state) == 2)
+        until(lambda: places(workers(site.state)) == 2)
         yield here
 
 

@@ -10,7 +10,7 @@ from tests.test_systemd import ROOT, Unit
 from tests.worker.test_celery import Site, until
 
 from suture.processes import Processes
-from suture_worker.capacity import places
+from suture_worker.capacity import places, workers
 from suture_worker.compute.celery_app import ring
 from suture_worker.config import load_site, prepare_state
 
@@ -54,7 +54,7 @@ def test_a_task_is_done_with_the_calls_that_the_units_allow(site, run, data, ass
         start("broker")
         until(here.answers)
         start("worker")
-        until(lambda: any((site.state / "workers").glob("[!.]*")) and places(site.state) == 1)
+        until(lambda: any((site.state / "workers").glob("[!.]*")) and places(workers(site.state)) == 1)
         folder = assign(options=quick)
         ring(here.app, folder.id)
         assert until(lambda: folder.outcome).state == "done", folder.log.read_text()

@@ -38,7 +38,7 @@ def until(condition, seconds=120.0):
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(0.1)
     return found
 
 
@@ -137,7 +137,8 @@ def test_a_task_waits_for_approval_and_keeps_nobody_waiting(live_hub, party, sit
         time.sleep(4)  # an ordinary lease lasts 3
         assert [(task.state, task.attempt) for task in job.refresh().tasks] == [("leased", 1)]
         assert not site.folder(request.task).busy
-        assert {entry.kind for entry in site.sent() if entry.task == request.task} == {"progress", "wait"}
+        # Progress is sent where fetching takes long enough to be seen.
+        assert {entry.kind for entry in site.sent() if entry.task == request.task} - {"progress"} == {"wait"}
 
 
 def test_what_is_approved_is_done_once_though_the_agent_ends(live_hub, party, site, make, write_json):

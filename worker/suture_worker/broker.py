@@ -41,7 +41,7 @@ USER = "suture"
 #: free locks and count what has ended.
 RULES = (
     "~* &* -@all +@string +@hash +@list +@set +@sortedset +@keyspace +@pubsub +@transaction +@connection "
-    "-@dangerous -@admin +info +time +evalsha +script|load"
+    "-@dangerous -@admin +info +time +evalsha +script|load +script|exists"
 )
 _PROGRAMS = {"valkey-server": "Valkey", "redis-server": "Redis"}
 
@@ -206,10 +206,16 @@ def connect(config: SiteConfig) -> redis.Redis:
 
 
 def check_answers(config: SiteConfig) -> str:
-    """Return the version of the site's Redis; raises `SutureError` `site.redis_unreachable` when it does not answer."""
+    """Return program and version of the site's queue, such as `Valkey 9.1.2`.
+
+    Raises `SutureError` `site.redis_unreachable` when it does not answer.
+    """
     try:
         with connect(config) as client:
-            return str(client.info("server")["redis_version"])
+            server = client.info("server")
+            # Valkey names the version of Redis that it stands in for, too.
+            own = server.get("valkey_version")
+            return f"Valkey {own}" if own else f"Redis {server['redis_version']}"
     except (redis.RedisError, OSError) as error:
         # The text of the error may name the URL, and the URL may hold a password.
         raise SutureError(

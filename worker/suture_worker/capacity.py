@@ -11,7 +11,7 @@ import fcntl
 import os
 import secrets
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -68,9 +68,9 @@ def workers(state: Path) -> list[WorkerOffer]:
     return [offer for offer in offers if offer is not None]
 
 
-def places(state: Path) -> int:
-    """Return how many tasks the running workers do at once, all together; one where none has said so."""
-    return max(1, min(MAX_PLACES, sum(offer.places for offer in workers(state))))
+def places(running: Iterable[WorkerOffer]) -> int:
+    """Return how many tasks these workers do at once, all together; one where there is none."""
+    return max(1, min(MAX_PLACES, sum(offer.places for offer in running)))
 
 
 def _offered(path: Path) -> WorkerOffer | None:

@@ -17,6 +17,7 @@ import httpx
 from suture.errors import AuthError, HubError, error_of, unreachable
 from suture.http import Connection
 from suture.network import client, proxy_of
+from suture.signing import read_key_file
 from suture_contract.errors import SutureError
 from suture_contract.naming import did_you_mean
 from suture_stitching.data import SPLITS, Dataset, DatasetSpec, Split, open_dataset
@@ -63,10 +64,12 @@ def check_site(config: SiteConfig) -> list[Check]:
         ("state", lambda: _state(config)),
         ("hub", lambda: _hub(config)),
         ("redis", lambda: _redis(config)),
+        *([("task store", lambda: _task_store(config))] if config.task_store is not None else []),
         ("device", lambda: _device(config)),
         ("confinement", _confinement),
         *((f"mount {name}", lambda name=name: _mount(config, name)) for name in config.datasets),
         *((f"dataset {name}", lambda name=name: _dataset(config, name)) for name in config.datasets),
+        *((f"key {name}", lambda name=name: _key(config, name)) for name in config.keys),
         ("policy", lambda: _policy(config)),
     ]
     return [check for name, step in steps for check in _guarded(name, step)]
@@ -186,7 +189,20 @@ def _redis(config: SiteConfig) -> Iterator[Check]:
         else:
             yield Check("redis", "ok", f"the site starts {server.program}, {server}, on {broker.socket_path(config)}")
     else:
-        yield Check("redis", "ok", f"version {broker.check_answers(config)}")
+        yield Check("redis", "ok", broker.check_answers(config))
+
+
+def _task_store(config: SiteConfig) -> Iterator[Check]:
+    from suture_worker.task_store import TaskBucket
+
+    assert config.task_store is not None
+    if config.broker is None:
+        detail = "[broker] is missing: no other machine reaches the queue that this site starts on a socket of its own"
+        hint = 'name a Redis that all machines of the site reach: [broker] url = "rediss://…", the same on each'
+        yield Check("task store", "warn", detail, hint)
+    TaskBucket(config.task_store).check()
+    where = f"{config.task_store.url} at {config.task_store.endpoint or 'Amazon'}"
+    yield Check("task store", "ok", f"{where} can be written to, read and emptied")
 
 
 def _device(config: SiteConfig) -> Iterator[Check]:
@@ -275,6 +291,11 @@ def _leads_out(folder: Path) -> Path | None:
     root = folder.resolve()
     paths = (Path(place, name) for place, folders, names in os.walk(root) for name in (*folders, *names))
     return next((path for path in paths if path.is_symlink() and not path.resolve().is_relative_to(root)), None)
+
+
+def _key(config: SiteConfig, name: str) -> Iterator[Check]:
+    key = read_key_file(config.keys[name], name)
+    yield Check(f"key {name}", "ok", f"{config.keys[name]}, fingerprint {key.fingerprint[:16]}…")
 
 
 def _policy(config: SiteConfig) -> Iterator[Check]:

@@ -19,7 +19,6 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from suture.http import check_url
 from suture_contract.documents import ClinicalMetric, Metric
 from suture_contract.errors import SutureError
 from suture_contract.files import can_lock, decoded, telling, trouble
@@ -27,12 +26,15 @@ from suture_contract.model.metadata import Name
 from suture_contract.model.operators import ATEN
 from suture_contract.naming import did_you_mean, problems_of, shown
 from suture_contract.privacy import Delta, Epsilon, Privacy
+from suture_contract.strict import StrictNumbers
 from suture_stitching.data.spec import DatasetSpec
 
 GUIDE = "the fields are described in docs/site-operator.md"
 
 
 def _check_url(url: str) -> str:
+    from suture.http import check_url  # only here: who does a task has no need of the network's library
+
     try:
         return check_url(url)
     except SutureError as error:
@@ -56,7 +58,7 @@ def _check_device(device: str) -> str:
 _MIN_PATIENTS = AliasChoices("min_patients", "min_samples")
 
 
-class _Closed(BaseModel):
+class _Closed(StrictNumbers, BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -95,6 +97,36 @@ class BrokerConfig(_Closed):
     url: Annotated[str, AfterValidator(_check_broker), Field(repr=False)]
     #: For `rediss://`: the certificates of those who may have signed Redis's, in PEM; the machine's own by default.
     ca_file: Path | None = None
+
+
+def _check_bucket(url: str) -> str:
+    parts = urlsplit(url)
+    if "@" in parts.netloc:
+        raise ValueError("give it without credentials: they are read from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+    if parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment:
+        raise ValueError("give it as s3://bucket/prefix, and the server's own address as endpoint")
+    return url.rstrip("/")
+
+
+def _check_endpoint(url: str) -> str:
+    parts = urlsplit(url)
+    if "@" in parts.netloc:
+        raise ValueError("give it without credentials: they are read from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("give it as https://host:port")
+    if parts.scheme == "http" and parts.hostname not in ("127.0.0.1", "localhost", "::1"):
+        raise ValueError("patients' features would travel unencrypted: give it as https://host:port")
+    return url.rstrip("/")
+
+
+class TaskStoreConfig(_Closed):
+    """`[task_store]`: a bucket for the files of tasks, for machines that share no folder; of this site alone.
+
+    `endpoint`: the address of the S3 server, where it is not Amazon's.
+    """
+
+    url: Annotated[str, AfterValidator(_check_bucket)]
+    endpoint: Annotated[str, AfterValidator(_check_endpoint)] | None = None
 
 
 class TaskLimits(_Closed):
@@ -195,6 +227,7 @@ class SiteConfig(_Closed):
     hub: HubConfig
     site: StateConfig = StateConfig()
     broker: BrokerConfig | None = None
+    task_store: TaskStoreConfig | None = None
     limits: TaskLimits = TaskLimits()
     datasets: dict[Name, DatasetSpec] = {}
     #: `[keys]`: files of public keys, by the names under which rules speak of them.
@@ -231,7 +264,13 @@ def load_site(path: str | Path) -> SiteConfig:
         text, version = _read(file)
         content = tomllib.loads(decoded(text, where=str(path), code="site.unreadable"))
     except FileNotFoundError:
-        raise SutureError("site.missing", "there is no such file", where=str(path), hint=GUIDE) from None
+        raise SutureError(
+            "site.missing",
+            "there is no such file",
+            where=str(path),
+            hint="name the site's configuration after the command, `suture site check /etc/suture/site.toml`, or run "
+            f"it in its folder; `suture site init` writes one, and {GUIDE}",
+        ) from None
     except OSError as error:
         raise trouble(error, where=path, code="site.unreadable") from None
     except tomllib.TOMLDecodeError as error:
@@ -260,7 +299,7 @@ def refreshed(config: SiteConfig) -> SiteConfig:
     except OSError as error:
         raise trouble(error, where=config.path, code="site.unreadable") from None
     now = load_site(config.path)
-    fixed = ("hub", "site", "broker")
+    fixed = ("hub", "site", "broker", "task_store")
     changed = [name for name in fixed if getattr(now, name) != getattr(config, name) and name != "site"]
     if now.site.model_copy(update={"party": config.site.party}) != config.site:
         changed.append("site")

@@ -23,9 +23,9 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
@@ -39,6 +39,8 @@ from suture_worker.leased_task import Identifier, LeasedTask
 Code = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}\.[a-z][a-z0-9_]{0,49}$")]
 CorrelationId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
 DOCUMENT, PROGRESS, OUTCOME = "document.json", "progress.json", "ending.json"
+#: The code of what failed because the store of task files was away.
+TASK_STORE = "site.task_store"
 MAX_SMALL = 64 * 1024
 
 _ID: TypeAdapter[str] = TypeAdapter(Identifier)
@@ -110,14 +112,72 @@ class Outcome(_Closed):
     retryable: bool = False
 
 
+class TaskPlace(Protocol):
+    """How agent and workers meet over a task: who is at it, and how each has what the others wrote in its folder."""
+
+    def hold(self, folder: TaskFolder) -> AbstractContextManager[bool]:
+        """Be at the task, or the share; False if another is."""
+
+    def is_held(self, folder: TaskFolder) -> bool:
+        """Whether somebody is at this task or share itself."""
+
+    def is_shared(self, folder: TaskFolder) -> bool:
+        """Whether somebody is at a share of the task."""
+
+    def publish(self, folder: TaskFolder) -> bool:
+        """Let the others have what was written here; False if they cannot just now."""
+
+    def refresh(self, folder: TaskFolder, *, whole: bool = False) -> None:
+        """Have here what the others wrote; with `whole` also what only they need."""
+
+    def remove(self, folder: TaskFolder) -> None:
+        """Take the task's files from where the others find them."""
+
+
+class _SameFolder:
+    """All are at the same folder, on one machine or on a disk that several mount; the kernel keeps its locks."""
+
+    @contextmanager
+    def hold(self, folder: TaskFolder) -> Iterator[bool]:
+        descriptor = os.open(folder.own / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+        finally:
+            os.close(descriptor)
+
+    def is_held(self, folder: TaskFolder) -> bool:
+        return _is_held(folder.own / "lock")
+
+    def is_shared(self, folder: TaskFolder) -> bool:
+        return any(_is_held(lock) for lock in folder.shares.glob("*/lock"))
+
+    def publish(self, folder: TaskFolder) -> bool:
+        return True
+
+    def refresh(self, folder: TaskFolder, *, whole: bool = False) -> None:
+        pass
+
+    def remove(self, folder: TaskFolder) -> None:
+        pass
+
+
+SAME_FOLDER: TaskPlace = _SameFolder()
+
+
 class TaskFolder:
     """The files of one task under `tasks`; the id is checked, since it may come from a broker."""
 
-    def __init__(self, tasks: Path, task_id: str) -> None:
+    def __init__(self, tasks: Path, task_id: str, place: TaskPlace = SAME_FOLDER) -> None:
         try:
             self.id = _ID.validate_python(task_id)
         except ValidationError:
             raise SutureError("task.invalid", "this is not the id of a task", where="task queue") from None
+        self.place = place
         self.path = tasks / self.id
         self.members = self.path / "members"
         self.candidates = self.path / "candidates"
@@ -128,7 +188,7 @@ class TaskFolder:
 
     def _keep_in(self, own: Path) -> None:
         """Name the files of the worker that is at it and of its child."""
-        self._own = own
+        self.own = own
         self.results = own / "results"
         self.scratch = own / "scratch"
         self.log = own / "child.log"
@@ -215,6 +275,7 @@ class TaskFolder:
     def cancel(self) -> None:
         """Ask for the work to stop."""
         self._cancel.touch(mode=0o600)
+        self.publish()
 
     @property
     def cancelled(self) -> bool:
@@ -266,29 +327,27 @@ class TaskFolder:
 
     # The worker's turn
 
-    @contextmanager
-    def locked(self) -> Iterator[bool]:
-        """Hold the task's lock, which the kernel frees when the holder dies; yields False if another holds it."""
-        descriptor = os.open(self._own / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-            else:
-                yield True
-        finally:
-            os.close(descriptor)
+    def locked(self) -> AbstractContextManager[bool]:
+        """Be at the task, alone; yields False if another is. Whoever dies is not at it any more."""
+        return self.place.hold(self)
 
     @property
     def busy(self) -> bool:
         """Whether a worker is at it, or at a share of it."""
-        return _is_held(self._own / "lock") or self.sharing
+        return self.place.is_held(self) or self.sharing
 
     @property
     def sharing(self) -> bool:
         """Whether a worker is at a share of it."""
-        return any(_is_held(lock) for lock in self.shares.glob("*/lock"))
+        return self.place.is_shared(self)
+
+    def publish(self) -> bool:
+        """Let workers on other machines have what was written here; False if they cannot just now."""
+        return self.place.publish(self)
+
+    def refresh(self, *, whole: bool = False) -> None:
+        """Have here what workers on other machines wrote; with `whole` the checkpoint, too."""
+        self.place.refresh(self, whole=whole)
 
     def begin_run(self, run: Run) -> int:
         """Write what the child may use, and return which run this is, from 1.
@@ -300,7 +359,8 @@ class TaskFolder:
             leftover.mkdir(mode=0o700)
         self.checkpoint.mkdir(mode=0o700, exist_ok=True)
         runs = self._count_runs(+1)
-        files.write(self._own / "run.json", run.model_dump_json())
+        files.write(self.own / "run.json", run.model_dump_json())
+        self.publish()  # that it was begun counts also if this machine fails
         return runs
 
     def hand_back(self) -> None:
@@ -308,7 +368,7 @@ class TaskFolder:
         self._count_runs(-1)
 
     def _count_runs(self, change: int) -> int:
-        counter = self._own / "runs"
+        counter = self.own / "runs"
         runs = (int(counter.read_text(encoding="ascii")) if counter.exists() else 0) + change
         files.write(counter, str(runs))
         return runs
@@ -316,12 +376,13 @@ class TaskFolder:
     @property
     def run(self) -> Run:
         """What the child may use."""
-        return Run.model_validate_json((self._own / "run.json").read_bytes())
+        return Run.model_validate_json((self.own / "run.json").read_bytes())
 
     def remove(self) -> None:
         """Delete the folder. Its task file goes first, so that what is left of it is never taken for work."""
         (self.path / "task.json").unlink(missing_ok=True)
         shutil.rmtree(self.path, ignore_errors=True)
+        self.place.remove(self)
 
 
 def tasks_at_work(tasks: Path) -> int:
@@ -329,12 +390,12 @@ def tasks_at_work(tasks: Path) -> int:
     return sum(any(map(_is_held, (path / "lock", *path.glob("shares/*/lock")))) for path in tasks.iterdir())
 
 
-def unfinished(tasks: Path) -> list[TaskFolder]:
+def unfinished(tasks: Path, place: TaskPlace = SAME_FOLDER) -> list[TaskFolder]:
     """Return the folders of tasks that were not brought to an end, oldest first; remove half-made ones."""
     folders = []
     for path in sorted(tasks.iterdir(), key=lambda path: path.stat().st_mtime):
         try:
-            folder = TaskFolder(tasks, path.name)
+            folder = TaskFolder(tasks, path.name, place)
         except SutureError:
             continue
         if folder.exists:

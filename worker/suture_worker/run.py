@@ -7,17 +7,18 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 import structlog
 
-from suture.errors import AuthError
 from suture_contract.console.logs import configure_logging, log_uncaught
 from suture_contract.errors import SutureError
 from suture_contract.files import trouble
 from suture_worker import broker
 from suture_worker.compute import confine
+from suture_worker.compute.tied import tied
 from suture_worker.config import SiteConfig, load_site, prepare_state, read_token
 from suture_worker.stop import told_to_stop
 from suture_worker.supervise import LAST_WORDS, SitePart, supervise
@@ -34,12 +35,14 @@ def run_site(config: SiteConfig) -> None:
     _set_up_logging()
     read_token(config)
     state = prepare_state(config)
-    names = ["worker", "agent"]
-    if config.broker is None:
-        broker.redis_command(config)
-        names.insert(0, "redis")
+    redis = broker.redis_command(config) if config.broker is None else []
+    names = [*(["redis"] if redis else []), "worker", "agent"]
     with _alone(state / "site.lock"), told_to_stop() as stop:
         parts = [SitePart(name, _command(name, config), state / "logs" / f"{name}.log") for name in names]
+        if redis:
+            # What it needs is at hand by now; when it is started again, its folder or the server may have gone.
+            broker.socket_path(config).unlink(missing_ok=True)  # a killed one's
+            parts[0] = replace(parts[0], first=tied(redis))
         log.info("the site starts", state=str(state), parts=names)
         try:
             supervise(parts, stop, environment=_environment())
@@ -116,6 +119,8 @@ def main(arguments: list[str]) -> None:
 
 def _end(name: str, error: SutureError) -> NoReturn:
     """Say why this part ends, in the line that the site's own process reads."""
+    from suture.errors import AuthError
+
     if isinstance(error, AuthError):
         error.hint = "ask the hub's operator for a new token of this site, and save it in [hub] token_file"
     log.error(LAST_WORDS, part=name, **error.as_dict())

@@ -13,13 +13,14 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from suture_contract.errors import SutureError
 from suture_worker import broker
-from suture_worker.capacity import WorkerOffer, workers
+from suture_worker.capacity import WorkerOffer
 from suture_worker.config import SiteConfig
 from suture_worker.egress.held import Held
 from suture_worker.folder import TaskFolder
 from suture_worker.room import SPARE
 from suture_worker.rules.in_force import rules_in_force
 from suture_worker.rules.inbox import Inbox
+from suture_worker.shared import SharedState, shared_by
 
 #: Touched by the agent whenever the hub answers.
 CONTACT = "contact"
@@ -92,6 +93,7 @@ def site_status(config: SiteConfig) -> SiteStatus:
             where=str(state),
             hint="suture site run; or the state folder is not mounted here",
         )
+    shared = shared_by(config)
     rules, usage = rules_in_force(state), shutil.disk_usage(state)
     inbox, held = Inbox(state / "inbox"), Held(state / "outbox" / "held")
     return SiteStatus(
@@ -102,8 +104,8 @@ def site_status(config: SiteConfig) -> SiteStatus:
             problem=rules.problem if rules is not None else None,
         ),
         queue=_queue(config),
-        workers=workers(state),
-        tasks=_tasks(state / "tasks"),
+        workers=shared.workers(),
+        tasks=_tasks(state / "tasks", shared),
         approvals=sum(inbox.decided(request) is None for request in inbox.requests()),
         releases=sum(held.verdict(manifest.task) is None for manifest in held.manifests()),
         free_bytes=usage.free,
@@ -120,13 +122,12 @@ def _queue(config: SiteConfig) -> QueueStatus:
         return QueueStatus(answers=False, problem=type(error).__name__)
 
 
-def _tasks(folder: Path) -> list[SiteTask]:
+def _tasks(folder: Path, shared: SharedState) -> list[SiteTask]:
     """Return the tasks that are there; one that goes meanwhile is left out."""
     tasks = []
     for path in sorted(folder.iterdir()):
         try:
-            task = TaskFolder(folder, path.name)
-            tasks.append(_task(task))
+            tasks.append(_task(shared.task(path.name)))
         except (SutureError, OSError):
             continue
     return tasks

@@ -30,11 +30,15 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class SitePart:
-    """A process that must run: its command line and the file its output goes to."""
+    """A process that must run: its command line and the file its output goes to.
+
+    `first` is another command line that is as good for the first time, and sooner there.
+    """
 
     name: str
     command: Sequence[str]
     log: Path
+    first: Sequence[str] = ()
 
 
 def pause_before(restart: int) -> float:
@@ -68,6 +72,7 @@ class _Kept:
         self.part = part
         self.process: subprocess.Popen[bytes] | None = None
         self._environment = environment
+        self._first = part.first
         self._started = 0.0
         self._failures = 0
         self._again_at = 0.0
@@ -78,9 +83,11 @@ class _Kept:
         if path.exists() and path.stat().st_size > MAX_LOG:
             path.replace(path.with_name(f"{path.name}.1"))
         self._said_before = path.stat().st_size if path.exists() else 0
+        command = self._first or self.part.command
+        self._first = ()
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600), "wb") as output:
             self.process = subprocess.Popen(  # noqa: S603 - our own programs
-                list(self.part.command),
+                list(command),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

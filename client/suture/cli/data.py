@@ -124,11 +124,10 @@ def check(
     ]
     print_table(("split", "samples", "patients", "labels"), rows, empty="", prose=("labels",))
     console.print(f"size {' x '.join(map(str, summary.shape))}; {summary.words()}")
-    for text in (
-        *summary.notes,
-        *(f"left out: {opened.skipped[0]} and the like, {summary.skipped}",) * bool(summary.skipped),
-    ):
+    for text in summary.notes:
         notes.print(text)
+    if opened.skipped:
+        notes.print(f"left out: {opened.skipped[0]} and the like, {len(opened.skipped)}")
     for text in summary.doubts:
         notes.print(f"look at this: {text}")
     if sheet is not None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import math
 import operator
 import os
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
@@ -17,6 +20,8 @@ from suture_contract.errors import SutureError
 from suture_contract.extras import needs
 from suture_contract.files import telling, write_text
 from suture_contract.model.metadata import Task, TrainedOn
+from suture_contract.naming import did_you_mean
+from suture_contract.own_code import own_line
 
 if TYPE_CHECKING:
     from suture_stitching.sources import NetworkSource
@@ -58,6 +63,10 @@ def export(
         ),
     ] = None,
     value_range: Annotated[str | None, typer.Option(help="range of the input values, such as 0,1")] = None,
+    dtype: Annotated[
+        Literal["float32", "float16", "bfloat16", "float64", "int64"],
+        typer.Option(help="the type of the input's numbers: int64 for whole numbers, such as tokens"),
+    ] = "float32",
     mean: Annotated[str | None, typer.Option(help="what you subtract before the model, per channel")] = None,
     std: Annotated[str | None, typer.Option(help="what you divide by then, per channel")] = None,
     description: Annotated[str | None, typer.Option(help="what the model is")] = None,
@@ -102,16 +111,21 @@ def export(
     from suture.bundle import export_model
     from suture_contract.card import write_card
 
+    with needs("torch"):
+        import torch
     sizes = [int(size) for size in _numbers(shape, "--shape")] if shape else None
     opened = _opened(source, sizes)
-    example = opened.example(sizes)
+    bounds = tuple(_numbers(value_range, "--value-range")) if value_range else None
+    if bounds is not None:
+        opened = replace(opened, description={**opened.description, "value_range": _ends(bounds)})
+    example = opened.example(sizes, getattr(torch, dtype))
     fields = opened.described(
         license=license,
         task=task,
         labels=labels.split(",") if labels is not None else None,
         output=output,
         channels=_channels(channels, example.shape[1]) if channels is not None else None,
-        value_range=tuple(_numbers(value_range, "--value-range")) if value_range else None,
+        value_range=bounds,
         mean=_numbers(mean, "--mean") if mean else None,
         std=_numbers(std, "--std") if std else None,
         description=description,
@@ -157,6 +171,12 @@ def _numbers(text: str, option: str) -> list[float]:
         raise typer.BadParameter("numbers separated by commas are expected", param_hint=option) from None
 
 
+def _ends(bounds: Sequence[float]) -> tuple[float, float]:
+    if len(bounds) != 2 or not -math.inf < bounds[0] < bounds[1] < math.inf:
+        raise typer.BadParameter("two numbers are expected, the smaller one first", param_hint="--value-range")
+    return bounds[0], bounds[1]
+
+
 def _channels(text: str, count: int) -> list[str]:
     """Return the names of the channels: as written, or the first columns of a training table, which the model reads."""
     if not Path(text).is_file():
@@ -188,13 +208,51 @@ def _opened(source: str, sizes: list[int] | None) -> NetworkSource:
     if Path(source).exists() or not colon or os.sep in source:
         return open_source(source, sizes)
     made = imported(source, module_name, name)
-    return of_weights(made) or of_module(made() if callable(made) and not hasattr(made, "state_dict") else made)
+    return of_weights(made) or of_module(_called(made, source) if _makes(made) else made)
+
+
+def _makes(made: Any) -> bool:
+    """Whether it is a function or class that returns a network, and no network."""
+    return callable(made) and (isinstance(made, type) or not hasattr(made, "state_dict"))
+
+
+def _called(function: Any, source: str) -> Any:
+    """Return what the user's own function returns."""
+    try:
+        return function()
+    except SutureError:
+        raise
+    except Exception as error:
+        raise _theirs(error, source) from error
+
+
+def _theirs(error: Exception, source: str) -> SutureError:
+    """Return the error for one in the user's own code: what it is and in which of the user's lines."""
+    line = own_line(error)
+    return SutureError(
+        "export.own_code",
+        f"{type(error).__name__}: {str(error)[:400]}" + (f" at {line}" if line else ""),
+        where=source,
+        hint="a function is called without arguments and returns the network: def make(): return Network(size=3)",
+    )
 
 
 def imported(source: str, module_name: str, name: str) -> Any:
     """Return what `module:name` names. It is the user's own code, named on the command line."""
     sys.path.insert(0, os.getcwd())  # noqa: PTH109  # what `python -m` does
     try:
-        return operator.attrgetter(name)(importlib.import_module(module_name))
-    except (ImportError, AttributeError, ValueError) as error:
+        module = importlib.import_module(module_name)
+    except (ImportError, ValueError) as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name in (module_name, module_name.partition(".")[0])
+        if module_name and not missing:
+            raise _theirs(error, source) from error
         raise SutureError("export.import", str(error), where=source, hint="run it in the folder of your code") from None
+    except Exception as error:
+        raise _theirs(error, source) from error
+    try:
+        return operator.attrgetter(name)(module)
+    except AttributeError as error:
+        own = [known for known, value in vars(module).items() if callable(value) and not known.startswith("_")]
+        raise SutureError(
+            "export.import", str(error), where=source, hint=did_you_mean(name, own) if own else None
+        ) from None

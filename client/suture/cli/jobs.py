@@ -193,7 +193,7 @@ def _show(job: JobStatus, format: Format) -> None:
     if job.state == "partial" and any(missing.reason in ("failed", "no_answer") for missing in job.missing):
         console.print(f"next     suture jobs retry {job.id}  asks those again that failed or did not answer")
     if job.error is not None:
-        text, hint = meaning(job.error.code, job.error.correlation_id, job.id)
+        text, hint = meaning(job.error.code, job.error.correlation_id, job.id, [member.repo for member in job.models])
         console.print(f"error    {job.error.code}: {text}")
         if job.error.party is not None:
             at = job.error.party + (f", site {job.error.site}" if job.error.site else "")

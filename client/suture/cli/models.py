@@ -294,15 +294,27 @@ def report(
     from suture.report_table import report_table
     from suture.responses import read_report
 
+    made, of = None, ""
     if Path(source).is_file():
         party_report = read_report(Path(source).read_bytes(), where=source)
+    elif Path(source).suffix in (".json", ".html"):
+        raise SutureError(
+            "file.missing", "there is no such file", where=source, hint="name a report.json, a model or a job"
+        )
     else:
         with Hub() as hub:
-            party_report = hub.job(source).report() if source.startswith("job_") else hub.report(source, revision)
+            if source.startswith("job_"):
+                job = hub.job(source)
+                party_report, result = job.report(), job.status.result
+                made, of = (result.created_at, f"{result.repo} {result.revision[:10]}") if result else (None, "")
+            else:
+                resolved = hub.revision(source, revision)
+                party_report = hub.report(source, resolved.id if revision is not None else None)
+                made, of = resolved.created_at, f"{source} {resolved.id[:10]}"
     if html is not None:
         from suture_contract.report.html import to_html
 
-        write_text(html, to_html(party_report))
+        write_text(html, to_html(party_report, made, of))
         notes.print(f"wrote {html}")
     if format is Format.json:
         print_json(party_report)

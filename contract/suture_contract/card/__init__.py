@@ -10,8 +10,8 @@ Works without network and without torch.
 from __future__ import annotations
 
 from suture_contract.card.body import body, use
-from suture_contract.card.front_matter import front_matter, joined, merged
-from suture_contract.card.yaml_block import split_card
+from suture_contract.card.front_matter import agreeing, front_matter, joined, merged
+from suture_contract.card.yaml_block import read_block
 from suture_contract.documents import Report
 from suture_contract.model.metadata import ModelMetadata
 
@@ -24,8 +24,17 @@ def write_card(repo: str, metadata: ModelMetadata, report: Report | None = None)
 def merge_card(text: str, repo: str, metadata: ModelMetadata, report: Report | None = None) -> str:
     """Return a card with the words of `text` and its YAML, brought in line with `metadata`.
 
-    What `suture.json` says is taken from there; tags are added to; everything else stays, but a card that was written
-    before the model had a name learns it. Doing it again changes nothing. Raises `SutureError` `card.yaml`.
+    What `suture.json` says is taken from there; tags are added to. All else stays as its author wrote it, byte for
+    byte, with the same line ends; but a card that was written before the model had a name learns it. Doing it again
+    changes nothing. Raises `SutureError`: `card.yaml`, `card.characters`, `card.mismatch`.
     """
-    own, words = split_card(text)
-    return joined(merged(own, front_matter(repo, metadata, report)), words.replace(use(""), use(repo)))
+    block = read_block(text)
+    line_end = "\r\n" if "\r\n" in text else "\n"
+    front = front_matter(repo, metadata, report)
+    if block is None:
+        opening, words = joined(front, "").replace("\n", line_end), text
+    else:
+        agreeing(block, metadata)
+        opening, words = block.opening + merged(block, front) + block.closing, block.words
+    unnamed, named = (use(name).replace("\n", line_end) for name in ("", repo))
+    return opening + words.replace(unnamed, named)

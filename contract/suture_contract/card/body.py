@@ -9,7 +9,7 @@ from suture_contract.report.assumed import assumed
 from suture_contract.report.gains import decision, headline, remarks, sentence
 from suture_contract.report.rows import complete, name_of, rows_of
 from suture_contract.report.trust import training_words, warnings
-from suture_contract.report.words import REASONS, contributed, samples
+from suture_contract.report.words import REASONS, bracketed, contributed, samples
 
 _CAUTION = "It is not a medical device: a model that goes into clinical use needs validation there first."
 _FILES = """\
@@ -119,10 +119,7 @@ def _party_table(report: Report) -> list[str]:
     rows = [["model", *heads]]
     for row in rows_of(report, parties):
         intervals = [party_report.rows.get(row) for party_report in measured]
-        cells = [
-            "" if interval is None else f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
-            for interval in intervals
-        ]
+        cells = ["" if interval is None else bracketed(interval) for interval in intervals]
         rows.append([line(name_of(row, report)), *cells])
     rows.append(["test samples (n)", *(samples(party_report) for party_report in measured)])
     rows.append(["verdict", *(decision(report, party).lower() for party in parties)])

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from suture_contract.card.yaml_block import refused
+from suture_contract.card.yaml_block import CardBlock, refused
+from suture_contract.card.yaml_edit import with_fields
 from suture_contract.documents import Report
+from suture_contract.errors import SutureError
 from suture_contract.model.metadata import ModelMetadata
+from suture_contract.naming import folded, shown
 from suture_contract.report.rows import complete
 
 if TYPE_CHECKING:
@@ -23,7 +28,6 @@ _LICENCES = frozenset(
     openrail openrail++ osl-3.0 postgresql ofl-1.1 ncsa unlicense zlib pddl unknown
     """.split()  # noqa: SIM905  # a list of one word per line is not easier to read
 )
-_OF_OTHER_LICENCES = ("license_name", "license_link")
 #: What models do, in the words of the Hugging Face Hub: by format of the first input and task.
 PIPELINES = {
     ("image", "classification"): "image-classification",
@@ -35,6 +39,8 @@ PIPELINES = {
     ("signal", "classification"): "time-series-classification",
 }
 _LONGEST_TAG = 64
+#: What people write before a DOI.
+_DOI = re.compile(r"^\s*(?:https?://(?:dx\.)?doi\.org/|doi:)\s*", re.IGNORECASE)
 
 
 def front_matter(repo: str, metadata: ModelMetadata, report: Report | None) -> ModelCardData:
@@ -62,20 +68,72 @@ def front_matter(repo: str, metadata: ModelMetadata, report: Report | None) -> M
     )
 
 
-def merged(own: dict[str, Any], ours: ModelCardData) -> ModelCardData:
-    """Return `ours` with the fields and tags of `own` that it says nothing about; raises `SutureError` `card.yaml`."""
+def agreeing(block: CardBlock, metadata: ModelMetadata) -> None:
+    """Raise `SutureError` `card.mismatch` where a card states another licence or DOI than `suture.json` does."""
+    own = block.fields
+    licence = "license_name" if own.get("license") in (None, "", "other") and own.get("license_name") else "license"
+    for field, stated, ours in (
+        (licence, own.get(licence), metadata.license),
+        ("doi", own.get("doi"), metadata.doi),
+    ):
+        if stated in (None, "") or ours is None:
+            continue
+        same = folded(_DOI.sub("", str(stated))) == folded(ours)
+        # `other` without a name says no more than that hubs do not know it.
+        if not same and not (stated == "other" and ours.lower() not in _LICENCES):
+            raise SutureError(
+                "card.mismatch",
+                f"the card's {field} is {shown(stated)}, that of suture.json is {shown(ours)}",
+                where=block.line_of(field),
+                hint="write the right one into both, or leave it out of the card: it is then taken from suture.json",
+            )
+
+
+def merged(block: CardBlock, ours: ModelCardData) -> str:
+    """Return the text of a block in which the fields of `ours` are as they say, and all else is as it was.
+
+    Raises `SutureError` `card.yaml`.
+    """
     from huggingface_hub import ModelCardData
 
+    own = block.fields
+    _check_results(own.get("model-index"), block)
     try:
         ModelCardData(**own).to_yaml()
-    except (ValueError, TypeError, KeyError, AttributeError):
-        raise refused("a field has another form than model hubs read, such as model-index") from None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise refused(f"model hubs cannot read it: {' '.join(str(error).split())[:200]}") from None
     known: dict[str, Any] = ours.to_dict()  # type: ignore[no-untyped-call]
-    kept = {key: value for key, value in own.items() if key not in known and key not in _OF_OTHER_LICENCES}
-    tags = [*known["tags"], *(tag for tag in own.get("tags") or () if tag not in known["tags"])]
-    if known["license"] == "other":
-        kept |= {key: own[key] for key in _OF_OTHER_LICENCES if key in own and key not in known}
-    return ModelCardData(**{**known, **kept, "tags": tags})
+    known["tags"] = [*(tag for tag in known["tags"] if tag not in (own.get("tags") or ())), *(own.get("tags") or ())]
+    return with_fields(block, known)
+
+
+def _check_results(index: Any, block: CardBlock) -> None:
+    """Refuse a `model-index` that model hubs cannot read; raises `SutureError` `card.yaml`, which names the item."""
+    if not index:
+        return
+    where = block.line_of("model-index")
+    for at, model in _items(index, "model-index", where):
+        _need(model, ("name", "results"), at, where)
+        for at_result, result in _items(model["results"], f"{at}.results", where):
+            _need(result, ("task", "dataset", "metrics"), at_result, where)
+            _need(result["task"], ("type",), f"{at_result}.task", where)
+            _need(result["dataset"], ("type", "name"), f"{at_result}.dataset", where)
+            for at_metric, metric in _items(result["metrics"], f"{at_result}.metrics", where):
+                _need(metric, ("type", "value"), at_metric, where)
+
+
+def _items(value: Any, at: str, where: str) -> Iterator[tuple[str, Any]]:
+    if not isinstance(value, list):
+        raise refused(f"{at}: a list is wanted, not {shown(value)}", where)
+    yield from ((f"{at}[{index}]", item) for index, item in enumerate(value))
+
+
+def _need(value: Any, fields: tuple[str, ...], at: str, where: str) -> None:
+    if not isinstance(value, dict):
+        raise refused(f"{at}: {' and '.join(fields)} are wanted, not {shown(value)}", where)
+    for field in fields:
+        if field not in value:
+            raise refused(f"{at}.{field} is missing", where)
 
 
 def _results(metadata: ModelMetadata, report: Report | None) -> list[EvalResult]:

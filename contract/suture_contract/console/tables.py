@@ -1,7 +1,8 @@
 """Rows under headings as lines of text. Names, ids and dates are never broken or cut off.
 
-In a pipe each row is one line. At a terminal that is too narrow, prose is wrapped at spaces, then columns that can be
-spared are left out, and at last each row becomes a block of lines `heading  cell`.
+In a pipe each row is one line, in which a long text is followed by the next column at once. At a terminal that is too
+narrow, prose is wrapped at spaces, then columns that can be spared are left out, and at last each row becomes a block
+of lines `heading  cell`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from suture_contract.console.plain import one_line
 
 _GAP = "  "
 _PROSE = 24  # columns below which wrapped prose is no longer readable
+_ALIGNED = 40  # columns above which a pipe's rows are not filled up to the longest
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,13 @@ def layout(
     prose: Collection[str] = (),
     spare: Sequence[str] = (),
 ) -> TableLayout:
-    """Return the table in `width` columns of text, as wide as need be with None.
+    """Return the table in `width` columns of text; with None in as many as it takes, as a pipe has it.
 
     Headings may be wrapped at spaces, and so may columns in `prose`. Those in `spare` may be left out, in this order.
     """
     cells = [[one_line(str(cell)) for cell in row] for row in rows]
+    if width is None:
+        return _unwrapped(columns, cells, prose)
     for count in range(len(spare) + 1):
         kept = [index for index, name in enumerate(columns) if name not in spare[:count]]
         names = [columns[index] for index in kept]
@@ -58,14 +62,20 @@ def _laid(heading: list[str], lines: Sequence[tuple[int, str]], left_out: Sequen
     return TableLayout(heading, [line for _, line in lines], [index for index, _ in lines], tuple(left_out))
 
 
-def _widths(
-    names: Sequence[str], rows: Sequence[Sequence[str]], width: int | None, prose: Sequence[bool]
-) -> list[int] | None:
+def _unwrapped(columns: Sequence[str], rows: Sequence[Sequence[str]], prose: Collection[str]) -> TableLayout:
+    """Return a line for each row, in which short columns stand below each other."""
+    natural = [max(map(cell_len, column)) for column in zip(columns, *rows, strict=True)]
+    widths = [
+        0 if name in prose or length > _ALIGNED else length for name, length in zip(columns, natural, strict=True)
+    ]
+    heading, *lines = (_joined(row, widths) for row in (columns, *rows))
+    return _laid([heading], list(enumerate(lines)), ())
+
+
+def _widths(names: Sequence[str], rows: Sequence[Sequence[str]], width: int, prose: Sequence[bool]) -> list[int] | None:
     """Return how wide each column is, None if they do not fit."""
     texts = [[row[index] for row in rows] for index in range(len(names))]
     natural = [max(map(cell_len, [name, *column])) for name, column in zip(names, texts, strict=True)]
-    if width is None:
-        return natural
     least = [
         max(_longest_word(name), *(_least(text) if wraps else cell_len(text) for text in column))
         for name, column, wraps in zip(names, texts, prose, strict=True)
@@ -95,10 +105,11 @@ def _wrapped(row: Sequence[str], widths: Sequence[int]) -> list[str]:
     ]
     height = max(map(len, parts))
     padded = [column + [""] * (height - len(column)) for column in parts]
-    return [
-        _GAP.join(text + " " * (width - cell_len(text)) for text, width in zip(line, widths, strict=True)).rstrip()
-        for line in zip(*padded, strict=True)
-    ]
+    return [_joined(line, widths) for line in zip(*padded, strict=True)]
+
+
+def _joined(cells: Sequence[str], widths: Sequence[int]) -> str:
+    return _GAP.join(text + " " * (width - cell_len(text)) for text, width in zip(cells, widths, strict=True)).rstrip()
 
 
 def _folded(text: str, width: int) -> list[str]:

@@ -16,6 +16,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from suture_contract.console.tables import layout
+from suture_contract.console.tokens import without_tokens
 from suture_contract.errors import Cancelled, SutureError
 
 #: For people; results for machines go to standard output. No line is broken: names, ids and dates can be copied.
@@ -46,14 +47,14 @@ FormatOption = Annotated[
 def show_error(error: SutureError, form: Format = Format.text) -> None:
     """Print what is wrong, where, and what to do next, on standard error."""
     if form is Format.json:
-        print(json.dumps({"error": error.as_dict()}), file=sys.stderr)
+        print(without_tokens(json.dumps({"error": error.as_dict()})), file=sys.stderr)
         return
-    notes.print(f"error: {error.message}", style="red")
+    notes.print(f"error: {without_tokens(error.message)}", style="red")
     if error.where:
-        notes.print(f"where: {error.where}")
+        notes.print(f"where: {without_tokens(error.where)}")
     hint = error.hint or error.usual_hint
     if hint:
-        notes.print(f"next:  {hint}")
+        notes.print(f"next:  {without_tokens(hint)}")
     notes.print(f"code:  {error.code}", style="dim")
 
 
@@ -117,13 +118,13 @@ def confirm(question: str, *, yes: bool, what: str) -> None:
         raise Cancelled(what)
 
 
-def print_wide(table: Table | Group) -> None:
+def print_wide(table: Table | Group, on: Console = console) -> None:
     """Print a table that is styled, and what stands around it; in a pipe as wide as it is."""
-    if console.is_terminal:
-        console.print(table, soft_wrap=False, crop=False)
+    if on.is_terminal:
+        on.print(table, soft_wrap=False, crop=False)
         return
-    wanted = Measurement.get(console, console.options.update(width=10_000), table).maximum
-    Console(file=console.file, width=wanted, highlight=False).print(table)
+    wanted = Measurement.get(on, on.options.update(width=10_000), table).maximum
+    Console(file=on.file, width=wanted, highlight=False).print(table)
 
 
 def _plain(value: Any) -> Any:

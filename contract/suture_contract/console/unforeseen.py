@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 import tempfile
 import traceback
 from pathlib import Path
 
+from suture_contract.console.tokens import without_tokens
 from suture_contract.errors import SutureError
 from suture_contract.exit_codes import ExitCode
 from suture_contract.files import write_text
 from suture_contract.home import cache_folder
-
-_TOKEN = re.compile(r"suture_[A-Za-z0-9-]+_[A-Za-z0-9_-]{8,}")
 
 
 class Unforeseen(SutureError):
@@ -42,7 +40,7 @@ def _errors() -> str:
 
 
 def _keep(name: str, text: str) -> Path | None:
-    text = _TOKEN.sub("suture_…", text)
+    text = without_tokens(text)
     for folder in (_errors, tempfile.gettempdir):
         try:
             path = Path(folder()) / f"{name}.txt"

@@ -1,51 +1,124 @@
 """Weights that are no numbers: found by the bytes, a piece at a time, without torch or numpy.
 
-In every floating-point type, NaN and infinity have all bits of the exponent set. That is looked for in the two highest
-bytes of each number, by operations on whole pieces; only a piece that has such bytes is read number by number.
+In every floating-point type, NaN and infinity have all bits of the exponent set. These lie in the two highest bytes of
+a number, which are cut out of a piece and compared as a whole. No number is looked at by itself but to say what was
+found: whoever sends nothing but the largest numbers there are makes nobody wait.
 """
 
 from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Lock
+from typing import NamedTuple, TypeAlias
 
 from suture_contract.errors import SutureError
 from suture_contract.model.format import PortableHeader, TensorInfo
 
-_PIECE = 4 * 1024 * 1024
-#: By type: bytes of a number, and the highest bytes, sign included, that NaN and infinity can have.
-_HIGHEST: dict[str, tuple[int, bytes]] = {
-    "float64": (8, b"\x7f\xff"),
-    "float32": (4, b"\x7f\xff"),
-    "bfloat16": (2, b"\x7f\xff"),
-    "float16": (2, b"\x7c\x7d\x7e\x7f\xfc\xfd\xfe\xff"),
+#: Fills a buffer with the bytes of a file from an offset on; returns how many there were.
+ReadInto: TypeAlias = Callable[[int, memoryview], int]
+_Read: TypeAlias = Callable[[int, memoryview], None]
+
+#: What is read at once, and of that compared at once: for so long Python does nothing else.
+_PIECE, _PART = 4 * 2**20, 2**20
+#: While one piece is compared, the next is read.
+_THREADS = 2
+
+
+class _Span(NamedTuple):
+    """Numbers of one type that lie side by side: the first byte in the file, and the one after the last."""
+
+    dtype: str
+    start: int
+    end: int
+
+
+class _Part(NamedTuple):
+    """Whole numbers in a buffer, from `start` to `end` (exclusive)."""
+
+    buffer: bytearray
+    start: int
+    end: int
+
+    def bytes_of(self, place: int, size: int) -> bytearray:
+        """Return of each number of `size` bytes the one at `place`."""
+        return self.buffer[self.start + place : self.end : size]
+
+
+@dataclass(frozen=True)
+class _Type:
+    """`size` in bytes; the highest byte of NaN and infinity, and whether the next one goes on with their exponent.
+
+    `plain` has for each highest byte of 0, 1 and infinity of either sign what the next one is; all others are 0.
+    """
+
+    size: int
+    highest: bytes
+    exponent_goes_on: bytes | None
+    plain: dict[int, int]
+
+    def holds_no_number(self, part: _Part) -> bool:
+        highest = part.bytes_of(self.size - 1, self.size)
+        # Looked for one by one: the C library does that for a single byte many at a time.
+        if not any(byte in highest for byte in self.highest):
+            return False
+        if self.exponent_goes_on is None:
+            return True
+        full = int.from_bytes(highest.translate(_marks(self.highest)), "little")
+        goes_on = part.bytes_of(self.size - 2, self.size).translate(_marks(self.exponent_goes_on))
+        return full & int.from_bytes(goes_on, "little") != 0
+
+    def is_of_a_mask(self, part: _Part) -> bool:
+        if any(part.bytes_of(place, self.size).strip(b"\0") for place in range(self.size - 2)):
+            return False
+        # What belongs to no such number is given a byte that follows none of them.
+        wanted = bytes(self.plain.get(byte, 1) for byte in range(256))
+        return part.bytes_of(self.size - 1, self.size).translate(wanted) == part.bytes_of(self.size - 2, self.size)
+
+
+def _marks(marked: bytes) -> bytes:
+    return bytes(byte in marked for byte in range(256))
+
+
+_TYPES = {
+    "float64": _Type(8, b"\x7f\xff", bytes(range(0xF0, 256)), {0: 0, 0x80: 0, 0x3F: 0xF0, 0x7F: 0xF0, 0xFF: 0xF0}),
+    "float32": _Type(4, b"\x7f\xff", bytes(range(0x80, 256)), {0: 0, 0x80: 0, 0x3F: 0x80, 0x7F: 0x80, 0xFF: 0x80}),
+    "bfloat16": _Type(2, b"\x7f\xff", bytes(range(0x80, 256)), {0: 0, 0x80: 0, 0x3F: 0x80, 0x7F: 0x80, 0xFF: 0x80}),
+    "float16": _Type(2, b"\x7c\x7d\x7e\x7f\xfc\xfd\xfe\xff", None, {0: 0, 0x80: 0, 0x3C: 0, 0x7C: 0, 0xFC: 0}),
 }
 _FORMAT = {"float64": "d", "float32": "f", "float16": "e"}
 
 
-def check_finite(
-    read: Callable[[int, int], bytes], header: PortableHeader, *, where: str = "model.safetensors"
-) -> None:
+def check_finite(read_into: ReadInto, header: PortableHeader, *, where: str = "model.safetensors") -> None:
     """Raise `SutureError` `model.not_finite` naming a tensor that holds NaN, or infinity where it is not a mask.
 
-    A tensor of nothing but 0, 1 and infinity is the mask of an attention, and allowed. `read(offset, length)` returns
-    bytes of the file, all of whose weights are read.
+    A tensor of nothing but 0, 1 and infinity is the mask of an attention, and allowed. All weights are read.
     """
-    for name, info in header.tensors.items():
-        if info.dtype not in _HIGHEST:
+
+    def read(offset: int, buffer: memoryview) -> None:
+        if (length := read_into(offset, buffer)) != len(buffer):
+            problem = f"the file is cut short: it ends at byte {offset + length}"
+            raise SutureError("model.truncated", problem, where=where, hint="transfer it again")
+
+    tensors = {name: info for name, info in header.tensors.items() if info.dtype in _TYPES and info.start < info.end}
+    suspicious = _suspicious(read, list(_spans(tensors.values(), header.data_start)))
+    starts = [span.start for span in suspicious]
+    for name, info in tensors.items():
+        start, end = header.data_start + info.start, header.data_start + info.end
+        before = bisect_left(starts, end)
+        if not before or suspicious[before - 1].end <= start:
             continue
-        numbers = [
-            number for piece in _pieces(read, info, header.data_start) for number in _suspicious(piece, info.dtype)
-        ]
-        if not numbers:
-            continue
-        nan = any(map(math.isnan, numbers))
-        if nan or not _is_mask(read, info, header.data_start):
+        problem = _what_it_holds(read, _Span(info.dtype, start, end))
+        if problem is not None:
             raise SutureError(
                 "model.not_finite",
-                f"the weights {name} hold {'NaN' if nan else 'infinite values'}",
+                f"the weights {name} hold {problem}",
                 where=where,
                 hint="training went wrong: take an earlier checkpoint, where all weights are numbers",
             )
@@ -53,37 +126,81 @@ def check_finite(
 
 def check_finite_file(path: Path, header: PortableHeader, *, where: str = "model.safetensors") -> None:
     """Do the same for the file at `path`, of which `header` was read."""
+    turn = Lock()
     with path.open("rb") as file:
 
-        def read(offset: int, length: int) -> bytes:
-            file.seek(offset)
-            return file.read(length)
+        def read_into(offset: int, buffer: memoryview) -> int:
+            with turn:
+                file.seek(offset)
+                return file.readinto(buffer)
 
-        check_finite(read, header, where=where)
-
-
-def _pieces(read: Callable[[int, int], bytes], info: TensorInfo, start: int) -> Iterator[bytes]:
-    for offset in range(info.start, info.end, _PIECE):
-        yield read(start + offset, min(_PIECE, info.end - offset))
+        check_finite(read_into, header, where=where)
 
 
-def _suspicious(piece: bytes, dtype: str) -> set[float]:
-    """Return what the piece holds that is no finite number."""
-    size, high = _HIGHEST[dtype]
-    highest = piece[size - 1 :: size]
-    # Looked for one by one: the C library does that for a single byte many at a time.
-    if not any(byte in highest for byte in high):
-        return set()
-    return {number for number in _numbers(piece, dtype) if not math.isfinite(number)}
+def _spans(tensors: Iterable[TensorInfo], data_start: int) -> Iterator[_Span]:
+    """Yield what to read at once: pieces of the file, whatever tensors of one type they belong to."""
+    run: _Span | None = None
+    for info in sorted(tensors, key=lambda info: info.start):
+        start, end = data_start + info.start, data_start + info.end
+        if run is not None and (run.dtype, run.end) == (info.dtype, start):
+            run = run._replace(end=end)
+            continue
+        if run is not None:
+            yield from _pieces(run)
+        run = _Span(info.dtype, start, end)
+    if run is not None:
+        yield from _pieces(run)
 
 
-def _is_mask(read: Callable[[int, int], bytes], info: TensorInfo, start: int) -> bool:
-    plain = (0.0, 1.0, math.inf, -math.inf)
-    return all(number in plain for piece in _pieces(read, info, start) for number in _numbers(piece, info.dtype))
+def _pieces(span: _Span) -> Iterator[_Span]:
+    for start in range(span.start, span.end, _PIECE):
+        yield _Span(span.dtype, start, min(start + _PIECE, span.end))
 
 
-def _numbers(piece: bytes, dtype: str) -> Iterator[float]:
+def _suspicious(read: _Read, spans: list[_Span]) -> list[_Span]:
+    """Return the spans that hold what is no finite number."""
+    buffers = SimpleQueue[bytearray]()
+
+    def look(span: _Span) -> bool:
+        buffer = buffers.get()
+        try:
+            return any(map(_TYPES[span.dtype].holds_no_number, _parts(read, span, buffer)))
+        finally:
+            buffers.put(buffer)
+
+    for _ in range(min(_THREADS, len(spans))):
+        buffers.put(bytearray(_PIECE))
+    if len(spans) <= 1:
+        return [span for span in spans if look(span)]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return [span for span, holds in zip(spans, pool.map(look, spans), strict=True) if holds]
+
+
+def _parts(read: _Read, span: _Span, buffer: bytearray) -> Iterator[_Part]:
+    """Read a piece into the buffer and yield its parts."""
+    length = span.end - span.start
+    with memoryview(buffer) as view:
+        read(span.start, view[:length])
+    for at in range(0, length, _PART):
+        yield _Part(buffer, at, min(at + _PART, length))
+
+
+def _what_it_holds(read: _Read, tensor: _Span) -> str | None:
+    """Return what stands in a tensor that is no number; None where there is nothing, or it is a mask."""
+    kind, mask, buffer = _TYPES[tensor.dtype], True, bytearray(min(_PIECE, tensor.end - tensor.start))
+    no_numbers: bytes | None = None
+    for piece in _pieces(tensor):
+        for part in _parts(read, piece, buffer):
+            mask = mask and kind.is_of_a_mask(part)
+            if no_numbers is None and kind.holds_no_number(part):
+                no_numbers = bytes(part.bytes_of(0, 1))
+            if no_numbers is not None and not mask:
+                return "NaN" if any(map(math.isnan, _numbers(no_numbers, tensor.dtype))) else "infinite values"
+    return None
+
+
+def _numbers(part: bytes, dtype: str) -> Iterator[float]:
     if dtype == "bfloat16":  # the upper half of a float32
-        pairs = (b"\0\0" + piece[at : at + 2] for at in range(0, len(piece), 2))
+        pairs = (b"\0\0" + part[at : at + 2] for at in range(0, len(part), 2))
         return (struct.unpack("<f", pair)[0] for pair in pairs)
-    return (number for (number,) in struct.iter_unpack("<" + _FORMAT[dtype], piece))
+    return (number for (number,) in struct.iter_unpack("<" + _FORMAT[dtype], part))

@@ -92,7 +92,12 @@ def read_header(read: Callable[[int, int], bytes], size: int, *, where: str = "m
     Reads the header alone. Raises `SutureError` with a `model.*` code.
     """
     if size == 0:
-        raise SutureError("model.empty", "the file is empty", where=where, hint="upload it again")
+        raise SutureError(
+            "model.empty",
+            "the file is empty",
+            where=where,
+            hint="a copy of it ended early, or nothing was written: export or copy it anew",
+        )
     _refuse_other_formats(read(0, min(size, 64)), where)
     if size < 8:
         _truncated(f"the file has {size} bytes", where)
@@ -137,6 +142,8 @@ def find_model(path: str | os.PathLike[str]) -> Path:
     """Return the model's file: `path` itself, or `model.safetensors` (or the only `.safetensors`) in the folder."""
     path = Path(path)
     if not path.is_dir():
+        if path.exists() and not path.is_file():  # to open a pipe would wait for whoever writes to it
+            raise SutureError("model.unreadable", "this is no file", where=str(path), hint="name the model's file")
         return path
     paths = sorted(path.glob("*.safetensors"))
     if path / MODEL in paths:

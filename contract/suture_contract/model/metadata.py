@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -33,31 +32,15 @@ from suture_contract.errors import SutureError
 from suture_contract.files import decoded
 from suture_contract.naming import problems_of
 from suture_contract.privacy import Privacy
+from suture_contract.unseen import legible, legible_lines
 
 SCHEMA: Literal["suture.model/1"] = "suture.model/1"
 MAX_BYTES = 256 * 1024
 #: By so much the shares of `label_prior` may miss 1: people round them.
 PRIOR_TOLERANCE = 0.01
 
-#: Unicode categories that show nothing or change what is shown around them: control, format (right-to-left overrides,
-#: zero-width spaces), surrogates, private use, line and paragraph separators.
-_UNSEEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
-_JOINERS = "\u200c\u200d"  # part of how Persian and many Indian scripts are spelt
-
-
-def _legible(text: str, *, besides: str = "") -> str:
-    """Return `text` if what is shown of it is all there is; raise `ValueError` otherwise."""
-    if any(unicodedata.category(c) in _UNSEEN and c not in _JOINERS and c not in besides for c in text):
-        raise ValueError("holds characters that are not shown, such as control characters or text direction marks")
-    return text
-
-
-def _legible_lines(text: str) -> str:
-    return _legible(text, besides="\n\r\t")
-
-
-Text = Annotated[str, StringConstraints(max_length=4000), AfterValidator(_legible_lines)]
-Label = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_legible)]
+Text = Annotated[str, StringConstraints(max_length=4000), AfterValidator(legible_lines)]
+Label = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(legible)]
 Doi = Annotated[str, StringConstraints(pattern=r"^10\.[0-9]{4,9}/[!-~]{1,200}$")]
 Task = Literal["classification", "multilabel", "segmentation", "regression"]
 TrainedOn = Literal["train", "all"]
@@ -217,10 +200,10 @@ class Trusted(_Closed):
 class Lineage(_Closed):
     """Where a stitched ensemble comes from."""
 
-    job: Annotated[str, StringConstraints(max_length=64)]
-    requester: Annotated[str, StringConstraints(max_length=96)]
+    job: Annotated[str, StringConstraints(max_length=64), AfterValidator(legible)]
+    requester: Annotated[str, StringConstraints(max_length=96), AfterValidator(legible)]
     members: Annotated[tuple[MemberRef, ...], Field(min_length=1)]
-    candidate: Annotated[str, StringConstraints(max_length=64)]
+    candidate: Annotated[str, StringConstraints(max_length=64), AfterValidator(legible)]
     #: What noise in the fit promises for one patient of the requester; without noise, whose models its site trusted.
     privacy: Privacy | None = None
     trusted: tuple[Trusted, ...] | None = None

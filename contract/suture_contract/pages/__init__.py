@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from functools import cache, partial
@@ -30,6 +31,8 @@ HEADERS = {
 _MEDIA = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8", "svg": "image/svg+xml"}
 #: As long as a browser may keep what never changes: another content has another address.
 _FOR_GOOD = "public, max-age=31536000, immutable"
+#: Digests, in hexadecimal.
+_DIGEST = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{32,}\b")
 #: Sizes go up in steps of 1024.
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
@@ -53,6 +56,7 @@ def environment(package: str, root: str = "/static/", beside: str | None = None)
         size=_size,
         short=_short,
         words=_words,
+        brief=_brief,
         duration=_duration,
         capitalize_first=_capitalized,
         quote_all=partial(quote, safe=""),
@@ -121,6 +125,11 @@ def _duration(seconds: float) -> str:
 
 def _short(digits: str | None) -> str:
     return (digits or "")[:10]
+
+
+def _brief(text: str) -> str:
+    """Return a text with only the beginning of each digest in it."""
+    return _DIGEST.sub(r"\1…", text)
 
 
 def _capitalized(text: str) -> str:

@@ -14,16 +14,19 @@ from suture_contract.documents import (
     Evaluation,
     Interval,
     Match,
+    MeasuredMetric,
     Missing,
     PartyReport,
     Report,
     ReportLineage,
     Revised,
     Score,
+    SplitScores,
     SubgroupReport,
     Verdict,
 )
 from suture_contract.errors import SutureError
+from suture_contract.measures import told_as
 from suture_contract.model.metadata import MemberRef
 
 #: How long the document lets a candidate's description be.
@@ -269,6 +272,7 @@ def _party_report(
         ),
         metrics=_by_row(test.metrics, ids),
         curves={row: test.curves[id] for row, id in ids.items() if id in test.curves},
+        withheld=tuple(metric for metric in evaluation.asked if not _is_told(metric, test)),
         subgroups=tuple(
             SubgroupReport(
                 column=subgroup.column,
@@ -289,9 +293,15 @@ def _intervals(scores: Mapping[str, Interval], ids: Mapping[str, str]) -> dict[s
     return {row: Interval(value=score.value, low=score.low, high=score.high) for row, score in by_row.items()}
 
 
+def _is_told(metric: ClinicalMetric, test: SplitScores) -> bool:
+    if metric == "calibration_curve":
+        return bool(test.curves)
+    return any(told_as(metric, spacing_known=known) in test.metrics for known in (False, True))
+
+
 def _by_row(
-    metrics: Mapping[ClinicalMetric, Mapping[str, Interval]], ids: Mapping[str, str]
-) -> dict[ClinicalMetric, dict[str, Interval]]:
+    metrics: Mapping[MeasuredMetric, Mapping[str, Interval]], ids: Mapping[str, str]
+) -> dict[MeasuredMetric, dict[str, Interval]]:
     return {metric: _intervals(values, ids) for metric, values in metrics.items()}
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from suture_contract.documents import CalibrationBin, ClinicalMetric, Interval, PartyReport, SubgroupReport
+from suture_contract.documents import CalibrationBin, Interval, MeasuredMetric, PartyReport, SubgroupReport
 from suture_contract.report.curves import Curve, curves
-from suture_contract.report.words import Scale
+from suture_contract.report.words import Scale, bracketed
+from suture_contract.rounding import fixed
 
-NAMES: Mapping[ClinicalMetric, str] = {
+NAMES: Mapping[MeasuredMetric, str] = {
     "auroc": "area under the ROC curve",
     "auprc": "area under the precision-recall curve",
     "sensitivity": "sensitivity",
@@ -19,8 +20,10 @@ NAMES: Mapping[ClinicalMetric, str] = {
     "brier": "Brier score",
     "calibration_slope": "calibration slope",
     "hd95": "HD95, pixels",
+    "hd95_mm": "HD95, mm",
     "surface_dice": "surface Dice",
     "concordance": "concordance",
+    "calibration_curve": "calibration curve",
 }
 _METRICS = (
     "Test data, with 95 % intervals over patients. With two labels they are about the second one, decided at a "
@@ -29,6 +32,13 @@ _METRICS = (
 _CURVE = (
     "The chosen model: how often the event came about where it was given a probability. Bins of few patients are "
     "joined."
+)
+_CONFUSION = (
+    "How many of each label's test samples the model calls by that label, and how many by another one: with two "
+    "labels, the confusion matrix. Labels that are left out by label are left out here."
+)
+_WITHHELD = (
+    "A label has too few patients in the test data, the party's numbers carry noise, or the test data do not define it."
 )
 _SUBGROUPS = (
     "{metric}, and what else was asked for, in parts of the test data that this party names. Small ones are left out, "
@@ -50,6 +60,8 @@ class PartTable:
 def clinical_tables(party_report: PartyReport, names: Mapping[str, str], scale: Scale) -> tuple[PartTable, ...]:
     """Return the tables of a party; `names` are what its rows are called, in their order."""
     tables = []
+    if (confusion := _confusion(party_report, names)) is not None:
+        tables.append(confusion)
     if party_report.metrics:
         measured = _ordered(party_report)
         rows = tuple((NAMES[metric], *(_text(values.get(row)) for row in names)) for metric, values in measured)
@@ -64,27 +76,58 @@ def clinical_tables(party_report: PartyReport, names: Mapping[str, str], scale: 
         heads = ("Subgroup", "n", "Metric", *names.values())
         lines = tuple(line for part in party_report.subgroups for line in _lines(part, metrics, names, scale))
         tables.append(PartTable("Subgroups", caption, heads, lines))
+    if withheld := [NAMES[metric] for metric in party_report.withheld]:
+        tables.append(PartTable("Asked for, and not told", _WITHHELD, ("Metric",), tuple((name,) for name in withheld)))
     return tuple(tables)
 
 
-def _ordered(party_report: PartyReport) -> list[tuple[ClinicalMetric, Mapping[str, Interval]]]:
+def _confusion(party_report: PartyReport, names: Mapping[str, str]) -> PartTable | None:
+    """Return how many samples of each label are called so, of the chosen and the own model.
+
+    It says no more than the shares by label do; nothing where these have noise in them, or are of something else.
+    """
+    labels = party_report.classes
+    if party_report.metric != "accuracy" or party_report.privacy is not None or not labels:
+        return None
+    shown = [row for row in ("chosen", "own") if row in names and all(row in label.rows for label in labels)]
+    heads = tuple(f"{names[row]}: {word}" for row in shown for word in ("called so", "called otherwise"))
+    lines = []
+    for label in labels:
+        right = [round(label.rows[row] * label.n) for row in shown]
+        counts = [f"{count:,}" for so in right for count in (so, label.n - so)]
+        lines.append((label.label, f"{label.n:,}", *counts))
+    return PartTable("Confusion by label", _CONFUSION, ("Label", "n", *heads), tuple(lines)) if shown else None
+
+
+def clinical_words(party_report: PartyReport, party: str) -> list[str]:
+    """Return in words what a party measured of the chosen model beside the task's metric, and what it does not tell."""
+    measured = [f"{NAMES[metric]} {_text(values.get('chosen'))}" for metric, values in _ordered(party_report)]
+    sentences = [f"{party}, chosen: {', '.join(measured)}"] if measured else []
+    if party_report.curves:
+        sentences.append(f"{party}: the calibration curve is on the report's page (--html)")
+    if withheld := [NAMES[metric] for metric in party_report.withheld]:
+        sentences.append(f"{party} does not tell {', '.join(withheld)}: {_WITHHELD[0].lower()}{_WITHHELD[1:]}")
+    return sentences
+
+
+def _ordered(party_report: PartyReport) -> list[tuple[MeasuredMetric, Mapping[str, Interval]]]:
     return [(metric, party_report.metrics[metric]) for metric in NAMES if metric in party_report.metrics]
 
 
 def _bins(curve: tuple[CalibrationBin, ...]) -> list[tuple[str, ...]]:
     lows = [0.0, *(part.upto for part in curve)]
     return [
-        (f"{low:g} to {part.upto:g}", f"{part.n:,}", f"{part.predicted:.3f}", f"{part.events:,}", _share(part))
+        (f"{low:g} to {part.upto:g}", f"{part.n:,}", fixed(part.predicted, 3), f"{part.events:,}", _share(part))
         for low, part in zip(lows, curve, strict=False)
     ]
 
 
 def _share(part: CalibrationBin) -> str:
-    return f"{part.events / part.n:.3f}"
+    return fixed(part.events / part.n, 3)
 
 
 def _lines(
-    part: SubgroupReport, metrics: tuple[ClinicalMetric, ...], names: Mapping[str, str], scale: Scale
+    part: SubgroupReport, metrics: tuple[MeasuredMetric, ...], names: Mapping[str, str], scale: Scale
 ) -> list[tuple[str, ...]]:
     own = tuple(scale.text(part.rows[row].value) if row in part.rows else "" for row in names)
     lines = [(f"{part.column}: {part.value}", f"{part.n:,}", scale.name, *own)]
@@ -95,7 +138,7 @@ def _lines(
 
 
 def _text(interval: Interval | None) -> str:
-    return "" if interval is None else f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+    return "" if interval is None else bracketed(interval)
 
 
-__all__ = ["NAMES", "PartTable", "clinical_tables"]
+__all__ = ["NAMES", "PartTable", "clinical_tables", "clinical_words"]

@@ -41,14 +41,15 @@ class Curve:
 def curves(party_report: PartyReport, names: Mapping[str, str]) -> tuple[Curve, ...]:
     """Return the curves of a party's rows, the chosen model's last, so that nothing covers it."""
     drawn = [
-        _curve(names[row], role, party_report.curves[row])
+        curve(names[row], role, party_report.curves[row])
         for row, role in _ROLES.items()
         if row in party_report.curves and row in names
     ]
     return tuple(reversed(drawn))
 
 
-def _curve(name: str, role: str, bins: tuple[CalibrationBin, ...]) -> Curve:
+def curve(name: str, role: str, bins: tuple[CalibrationBin, ...]) -> Curve:
+    """Return the curve of a model."""
     points = tuple(_point(name, part) for part in bins)
     return Curve(name, role, points, "M" + "L".join(f"{point.x} {point.y}" for point in points))
 

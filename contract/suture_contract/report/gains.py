@@ -74,6 +74,11 @@ def remarks(report: Report, party: str) -> list[str]:
     gains = {gain.row: gain for gain in gains_of(report, party)}
     further = [_against(gain, scale_of(party_report.metric)) for gain in list(gains.values())[1:]]
     sentences = [f"It is {_listed(further)}."] if further else []
+    if took_no_part(report, party):
+        sentences.append(
+            f"{party} has no model among these, and none was fitted to its data: so much can a hospital expect that "
+            "takes such a model without having taken part. Its validation data alone had a say in the choice."
+        )
     first = next(iter(gains.values()), None)
     if party_report.verdict == "adopt" and first is not None and first.row not in _SIMPLER and first.none_shown:
         sentences.append(
@@ -87,6 +92,12 @@ def remarks(report: Report, party: str) -> list[str]:
                 f"{way}, without any stitch, does at least as well here, as far as these samples can tell."
             )
     return sentences
+
+
+def took_no_part(report: Report, party: str) -> bool:
+    """Whether a party has no model among the members, and gave the fit nothing."""
+    gave = {report.requester, *(contribution.party for contribution in report.contributions or ())}
+    return "own" not in report.parties[party].rows and party not in gave
 
 
 def advice(report: Report, party: str) -> tuple[str, str] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
 
@@ -14,7 +15,7 @@ from suture_contract.documents import CARE, CandidateReport, Interval, PartyRepo
 from suture_contract.report import curves, plot
 from suture_contract.report.assumed import assumed
 from suture_contract.report.clinical import PartTable, clinical_tables
-from suture_contract.report.gains import advice, decision, headline, remarks, sentence
+from suture_contract.report.gains import advice, decision, headline, remarks, sentence, took_no_part
 from suture_contract.report.rows import chosen_of, complete, name_of, rows_of
 from suture_contract.report.trust import training_words, warnings
 from suture_contract.report.words import (
@@ -29,6 +30,7 @@ from suture_contract.report.words import (
     samples,
     scale_of,
 )
+from suture_contract.rounding import fixed
 
 
 @dataclass(frozen=True)
@@ -122,10 +124,17 @@ class CandidateRow:
 STYLE = (files(__package__) / "report.css").read_text(encoding="utf-8")
 
 
-def to_html(report: Report) -> str:
-    """Return the page as text in UTF-8; a pure function of the report."""
+def to_html(report: Report, made: datetime | None = None, of: str = "") -> str:
+    """Return the page as text in UTF-8; a function of the report, of when it was made and of what it is the report."""
     page = _environment().get_template("report.html.jinja")
-    return page.render(headline=headline(complete(report)), style=Markup(STYLE), body=to_body(report))  # noqa: S704
+    return page.render(
+        headline=headline(complete(report)),
+        style=Markup(STYLE),  # noqa: S704
+        body=to_body(report),
+        made=made.astimezone(UTC) if made is not None else None,
+        of=of,
+        version=report.version,
+    )
 
 
 def to_body(report: Report) -> Markup:
@@ -242,7 +251,7 @@ def _section(report: Report, party: str, chosen: CandidateReport) -> PartySectio
                 at=at(interval.value),
                 high=at(interval.high),
                 strong=row == "chosen",
-                calibration=f"{calibration.ece:.3f} / {calibration.brier:.3f}" if calibration else "",
+                calibration=f"{fixed(calibration.ece, 3)} / {fixed(calibration.brier, 3)}" if calibration else "",
             )
         )
     return PartySection(
@@ -309,7 +318,9 @@ def _matrix(report: Report, parties: Sequence[str], chosen: CandidateReport) -> 
             own = single and report.lineage.members[int(candidate.id[1:])].repo not in peers
             text = scale.text(candidate.metrics[party]) if party in candidate.metrics else ""
             cells.append(MatrixCell(text, candidate.id == chosen.id, own))
-        rows.append(MatrixRow(party, f"{scale.name}, n = {party_report.n:,}", tuple(cells)))
+        apart = "; no model of its own, no part in the fit" if took_no_part(report, party) else ""
+        n = f"n = {party_report.n:,}".replace(" ", "\N{NO-BREAK SPACE}")
+        rows.append(MatrixRow(party, f"{scale.name}, {n}{apart}", tuple(cells)))
     return rows + [MatrixRow(missing.party, SHORT_REASONS[missing.reason], ()) for missing in report.missing]
 
 

@@ -108,7 +108,7 @@ def draw(graph: Graph, points: Sequence[Point], *, title: str) -> str:
         end = " end" if block.title.startswith("input ") else ""
         parts.append(f'<rect class="block{end}" x="{left}" y="{y}" width="{_WIDTH}" height="{_HEIGHT}" rx="6"/>')
         parts.append(f'<text x="{left + 10}" y="{y + 20}">{escape(_short(block.title or "(model)", 30))}</text>')
-        count = f"{len(block.nodes)} operations" if not end else ""
+        count = f"{len(block.nodes)} operation{'s' * (len(block.nodes) != 1)}" if not end else ""
         parts.append(f'<text class="soft" x="{left + _WIDTH - 8}" y="{y + 20}" text-anchor="end">{count}</text>')
         parts += _marks(marks[row], left + _WIDTH, y)
     if points:

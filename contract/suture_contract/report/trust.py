@@ -37,7 +37,11 @@ def declared(training: Training | None, party: str) -> str:
 
 
 def warnings(party_report: PartyReport, party: str) -> list[str]:
-    """Say that there are few patients, and what looks as if the own model had seen test samples or learnt by heart."""
+    """Say what makes a party's numbers say less than they seem to.
+
+    Few patients, accuracy that does not show whether labels are told apart, and what looks as if the own model had seen
+    test samples or learnt by heart.
+    """
     own, few = party_report.rows.get("own"), few_patients(party_report)
     sentences = []
     if few is not None:
@@ -45,6 +49,8 @@ def warnings(party_report: PartyReport, party: str) -> list[str]:
             f"{party}'s test samples are of {few} patient{'' if few == 1 else 's'}, too few to tell how well a model "
             "does on others there. More patients would; more samples of the same ones do not."
         )
+    if (apart := _not_told_apart(party_report, party)) is not None:
+        sentences.append(apart)
     if own is None or party_report.metric not in _SHARES | {"mae", "r2"}:
         return sentences
     scale = scale_of(party_report.metric)
@@ -66,3 +72,25 @@ def warnings(party_report: PartyReport, party: str) -> list[str]:
             "samples it was trained on."
         )
     return sentences
+
+
+def _not_told_apart(party_report: PartyReport, party: str) -> str | None:
+    """Say that the chosen model calls every sample alike there, or that nobody can tell; None where neither is so."""
+    labels = party_report.classes
+    if party_report.metric != "accuracy" or party_report.privacy is not None:
+        return None
+    if not labels:
+        return (
+            f"{party} tells no numbers by label, since one of them has too few patients. So its accuracy does not show "
+            "whether a model tells labels apart: where one is frequent, calling everything so is right as often."
+        )
+    right = {label.label: label.rows.get("chosen") for label in labels}
+    all_of_them = sum(label.n for label in labels) == party_report.n
+    if (
+        all_of_them
+        and len(right) > 1
+        and sorted(value or 0.0 for value in right.values()) == [0.0] * (len(right) - 1) + [1.0]
+    ):
+        always = next(label for label, value in right.items() if value)
+        return f"The chosen model calls all of {party}'s samples {always}: it does not tell labels apart there."
+    return None

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from suture_contract.documents import FEW_PATIENTS, Contributed, Metric, PartyReport
+from suture_contract.documents import FEW_PATIENTS, Contributed, Interval, Metric, PartyReport
+from suture_contract.rounding import fixed
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,8 @@ class Scale:
 
     def number(self, value: float, decimals: int | None = None) -> str:
         """Return the value without its unit."""
-        shown = 100 * value if self.unit else value
         places = (1 if self.unit else 3) if decimals is None else decimals
-        return f"{shown:.{places}f}".replace("-", "−")
+        return fixed(value, places, percent=bool(self.unit)).replace("-", "−")
 
     def change(self, value: float) -> str:
         """Return a difference with its sign: `+1.2 points`, `−0.031`."""
@@ -91,6 +91,11 @@ UNSTITCHED = {
     "no_points": "fewer than two of the models have places at which they could be stitched",
     "no_match": "no place in one model says what a place in another does",
 }
+
+
+def bracketed(interval: Interval) -> str:
+    """Return a value with its interval, as text has it: `0.873 [0.801, 0.922]`."""
+    return f"{fixed(interval.value, 3)} [{fixed(interval.low, 3)}, {fixed(interval.high, 3)}]"
 
 
 def scale_of(metric: Metric) -> Scale:

@@ -19,6 +19,8 @@ from suture_stitching.data import ArrayDataset
 SplitNames = NDArray[np.str_]
 #: Part of the samples for validation and test; the rest is to train on.
 TABLE_SHARES, IMAGE_SHARES = (0.2, 0.3), (0.15, 0.25)
+#: Fewer samples or patients than these say nothing of a method: one of them is five points and more.
+_FEW_TESTED = 20
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,19 @@ def split_names(
     return names[of]
 
 
+def few_tested(
+    targets: Mapping[str, NDArray[Any]], groups: Mapping[str, NDArray[Any] | None], shares: tuple[float, float]
+) -> list[str]:
+    """Return a note for each party whose test data are too few for its figures to mean much."""
+    notes = []
+    for party, own in targets.items():
+        group = groups[party]
+        units, what = (len(own), "samples") if group is None else (len(np.unique(group)), "patients")
+        if (tested := max(1, round(shares[1] * units))) < _FEW_TESTED:
+            notes.append(f"{party}: of {units} {what} about {tested} are tested in a seed. Its figures mean little.")
+    return notes
+
+
 def tables_study(
     name: str,
     tables: Mapping[str, tuple[NDArray[np.float32], NDArray[np.int64], NDArray[Any] | None]],
@@ -174,6 +189,9 @@ def tables_study(
     `kinds` says which features are numbers: these are brought to mean 0 and deviation 1 by the party's own training
     samples. Empty cells become 0 (the mean), and each feature with empty cells gets another that says where.
     """
+    few = few_tested(
+        {party: own[1] for party, own in tables.items()}, {party: own[2] for party, own in tables.items()}, TABLE_SHARES
+    )
     holes = np.any([np.isnan(features).any(axis=0) for features, _, _ in tables.values()], axis=0)
 
     def divide(seed: int) -> dict[str, PartySamples]:
@@ -184,7 +202,7 @@ def tables_study(
         return data
 
     names = (*channels, *(f"{channel} missing" for channel, hole in zip(channels, holes, strict=True) if hole))
-    return Study(name, "classification", tuple(labels), tuple(tables), divide, channels=names, notes=list(notes))
+    return Study(name, "classification", tuple(labels), tuple(tables), divide, channels=names, notes=[*notes, *few])
 
 
 def _standardised(

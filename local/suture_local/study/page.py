@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from suture_contract.report.html import STYLE
+from suture_contract.rounding import fixed
 from suture_local.study import plots, table
 from suture_local.study.data import Study
 from suture_local.study.play import notes_on
@@ -32,11 +33,27 @@ MEANINGS = (
     ("plain ensemble", "the mean of all models' probabilities, or of their logits"),
     ("distilled", "the party's own design, taught by its own labels and by the plain ensemble"),
     ("weight averaging", "networks of one design, their weights averaged once"),
+    ("weight averaging, units aligned", "the same, with every network's units in the order of the first one's"),
     ("federated averaging", "a network of one design that all parties train together, averaged again and again"),
     ("FedProx", "the same, each party held close to the common network"),
     ("aggregated outputs (FENS)", "a small network on all models' outputs, trained like that"),
     ("union training", "one network trained on all data in one place: what cannot be had"),
+    ("…, own shares of labels", "the same, with each party's own shares of labels in the place of all parties'"),
     ("stitched", "what Suture chooses when this party asks"),
+)
+
+#: What the columns of figures are.
+MEASURES = (
+    ("hypervolume", "how good a method is for all parties at once, in per cent of one network trained on all data"),
+    (
+        "gap closed",
+        "how much of the way from the plain ensemble to one network trained on all data; here is the party that asks. "
+        "It says nothing of the party's own model",
+    ),
+    (
+        "front",
+        "the hypervolume of all candidates that no other beats everywhere; and without stitches, of those that route",
+    ),
 )
 
 
@@ -58,7 +75,7 @@ def to_html(study: Study, results: Sequence[SeedResult], summary: Summary, repor
                 for asked in summary.asked
             ],
             tables=table.tables(METRICS[study.task], study.parties, summary),
-            meanings=MEANINGS,
+            meanings=(*MEANINGS, *MEASURES),
             reports=reports,
             notes=notes_on(study, results),
         )
@@ -92,11 +109,12 @@ def _sentence(study: Study, summary: Summary, asked: RequesterSummary) -> str:
     at = {row.method: row.parties[asked.requester] for row in summary.rows}
     chosen, own = at[f"stitched: {asked.requester}"], at[f"alone: {asked.requester}"]
     gain = asked.over_own
+    change, low, high = (fixed(value, 3, sign=True) for value in (gain.value, gain.low, gain.high))
     return (
-        f"{asked.requester}: what it would use reaches {chosen.value:.3f} ({METRICS[study.task]}) on its own test "
-        f"data. Its own model reaches {own.value:.3f}: a difference of {gain.value:+.3f} (95 % interval "
-        f"{gain.low:+.3f} to {gain.high:+.3f}). The plain ensemble reaches {at[PLAIN].value:.3f}, one model trained on "
-        f"all data {at[UNION].value:.3f}."
+        f"{asked.requester}: what it would use reaches {fixed(chosen.value, 3)} ({METRICS[study.task]}) on its own "
+        f"test data. Its own model reaches {fixed(own.value, 3)}: a difference of {change} (95 % interval {low} to "
+        f"{high}). The plain ensemble reaches {fixed(at[PLAIN].value, 3)}, one model trained on all data "
+        f"{fixed(at[UNION].value, 3)}."
     ).replace("-", "−")
 
 

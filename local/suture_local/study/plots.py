@@ -9,6 +9,7 @@ from xml.sax.saxutils import escape
 import numpy as np
 
 from suture_contract.report.plot import ticks
+from suture_contract.rounding import fixed
 from suture_local.study.summary import PLAIN, UNION, MethodRow, RequesterSummary, Summary
 
 WIDTH, HEIGHT = 680, 460
@@ -50,7 +51,7 @@ def plot(asked: RequesterSummary, summary: Summary, parties: Sequence[str], metr
             y_at(y),
             _style(row.method),
             _name(row.method),
-            f"{row.method}: {requester} {x:.3f}, {there} {y:.3f}",
+            f"{row.method}: {requester} {fixed(x, 3)}, {there} {fixed(y, 3)}",
         )
         for row, (x, y) in zip(rows, points, strict=True)
     ]

@@ -1,11 +1,9 @@
-"""Parties' files become a study: arrays in `.npz`, tables in `.csv`, and what is done to make them alike."""
+"""Parties' data become a study: images in folders or `.npz` files, and what is done to make them alike."""
 
 from __future__ import annotations
 
-import csv
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,98 +14,45 @@ from numpy.typing import NDArray
 
 from suture_contract.errors import SutureError
 from suture_contract.model.metadata import Task
-from suture_local.study.data import IMAGE_SHARES, Study, UndividedSamples, divided, tables_study
+from suture_local.study.alike import by_number, compare_samples, group_of, joined_labels
+from suture_local.study.data import IMAGE_SHARES, Study, UndividedSamples, divided, few_tested
 from suture_local.study.nets import LARGE, UNet
+from suture_local.study.tables import TableColumns, table_files
 from suture_stitching.data import SPLITS, DatasetSpec, open_dataset
+from suture_stitching.data.formats import format_of
+from suture_stitching.data.image_folder import read_image
+from suture_stitching.data.spec import TABLES
+from suture_stitching.data.splits import digests
+from suture_stitching.data.words import is_litter, split_of
 
 #: Larger images are made smaller.
 LARGEST = 256
 
 
-@dataclass(frozen=True)
-class TableColumns:
-    """What a table's columns are: labels, categories, what is left out, and where 0 is a gap.
-
-    Columns with text are categories anyway.
-    """
-
-    label: str
-    categories: tuple[str, ...] = ()
-    ignored: tuple[str, ...] = ()
-    zero_is_missing: tuple[str, ...] = ()
-
-
 def parties_study(name: str, paths: Mapping[str, Path], task: Task, columns: TableColumns | None) -> Study:
-    """Return a study of the parties' own data: all folders of images by class, all `.npz`, or all `.csv`.
+    """Return a study of the parties' own data: all folders of images by class, all `.npz`, or all tables.
 
     Raises `SutureError` (`study.*`, `dataset.*`).
     """
-    kinds = {"folder" if path.is_dir() else path.suffix.lower() for path in paths.values()}
     for path in paths.values():
         if not path.exists():
             raise SutureError("study.files", "there is no such file or folder", where=str(path))
-    if kinds == {".npz"}:
+    kinds = {format_of(path) for path in paths.values()}
+    if kinds == {"npz"}:
         return image_files(name, task, paths)
     if task != "classification":
         raise SutureError("study.task", "masks are read from .npz files", hint="give every party's data as .npz")
-    if kinds == {"folder"}:
+    if kinds == {"image_folder"}:
         return image_folders(name, paths)
-    if kinds == {".csv"}:
+    if kinds <= {*TABLES}:
         if columns is None:
             raise SutureError("study.label", "which column has the labels is not named", hint="name it: --label COLUMN")
         return table_files(name, paths, columns)
     raise SutureError(
         "study.files",
-        f"the parties' data are of several kinds, or of none that is read: {', '.join(sorted(kinds))}",
-        hint="give a folder of images by class for each party, or a .csv file, or a .npz file",
+        f"the parties' data are of several kinds, or of none that is played: {', '.join(sorted(kinds))}",
+        hint="give for each party a folder of images by class, or a table, or a .npz file",
     )
-
-
-def table_files(
-    name: str,
-    files: Mapping[str, Path],
-    means: TableColumns,
-) -> Study:
-    """Return a study of tables with a header; columns with text are categories, `group` keeps rows together."""
-    label, categories = means.label, means.categories
-    rows = {party: _rows(path) for party, path in files.items()}
-    for party, own in rows.items():
-        if not own or label not in own[0]:
-            raise SutureError("study.label", f"there is no column '{label}', or no row", where=str(files[party]))
-        rows[party] = [row for row in own if row[label] != ""]
-    shared = [column for column in next(iter(rows.values()))[0] if all(column in own[0] for own in rows.values())]
-    columns = [column for column in shared if column not in (label, "group", *means.ignored)]
-    notes = []
-    if left := sorted({column for own in rows.values() for column in own[0]} - set(shared)):
-        notes.append(f"Columns that not every party has were left out: {', '.join(left)}.")
-    features: dict[str, list[NDArray[np.float32]]] = {party: [] for party in files}
-    channels: list[str] = []
-    kinds: list[bool] = []
-    for column in columns:
-        values = {party: [row[column] for row in own] for party, own in rows.items()}
-        seen = sorted({value for own in values.values() for value in own} - {""})
-        as_category = column in categories or not all(_is_number(value) for value in seen)
-        if as_category and column not in categories and len(seen) > 20:
-            notes.append(f"Column '{column}' has text with {len(seen)} values and was left out.")
-            continue
-        channels += [f"{column}={value}" for value in seen] if as_category else [column]
-        kinds += [not as_category] * (len(seen) if as_category else 1)
-        for party, cells in values.items():
-            if as_category:
-                features[party].append(_one_hot(cells, seen))
-            else:
-                features[party].append(_numbers(cells, column in means.zero_is_missing)[:, None])
-    labels = sorted({row[label] for own in rows.values() for row in own}, key=_by_number)
-    tables = {
-        party: (
-            np.concatenate(features[party], axis=1),
-            np.array([labels.index(row[label]) for row in own], dtype=np.int64),
-            np.array([row["group"] for row in own]) if "group" in own[0] else None,
-        )
-        for party, own in rows.items()
-    }
-    notes.append("Numbers were brought to mean 0 and deviation 1 by each party's own training samples.")
-    return tables_study(name, tables, labels, channels, np.array(kinds), notes)
 
 
 def image_files(
@@ -121,8 +66,8 @@ def image_files(
     """Return a study of images with masks or labels; channels and sizes are made alike, and notes say how."""
     notes: list[str] = []
     arrays = {party: _arrays(path, masks if task == "segmentation" else "labels") for party, path in files.items()}
-    images = {party: _scaled(_channels_first(own[0], files[party])) for party, own in arrays.items()}
-    images = _same_channels(images, notes)
+    images = {party: _channels_first(own[0], files[party]) for party, own in arrays.items()}
+    images = _same_channels(_scaled(images, notes), notes)
     truths = {party: own[1] for party, own in arrays.items()}
     if task == "segmentation":
         truths = {
@@ -148,36 +93,65 @@ def image_files(
     targets = {party: _looked_up(truth, table) for party, truth in truths.items()}
     named = labels or ([f"label {value}" for value in values] if task == "classification" else _mask_labels(values))
     groups = {party: own[2] for party, own in arrays.items()}
-    return _images_study(name, task, images, targets, groups, named, notes)
+    return _images_study(name, task, images, targets, groups, named, notes, files)
 
 
 def image_folders(name: str, folders: Mapping[str, Path]) -> Study:
     """Return a study of images in folders, one folder within for each class, as a site reads them."""
     notes: list[str] = []
-    classes = {
-        party: sorted(path.name for path in folder.iterdir() if path.is_dir()) for party, folder in folders.items()
-    }
-    labels = sorted({label for own in classes.values() for label in own}, key=_by_number)
-    if len(labels) < 2:
-        raise SutureError(
-            "study.one_class", "the folders hold fewer than two classes", hint="put images into a folder per class"
-        )
+    classes = {party: _classes(folder) for party, folder in folders.items()}
+    labels, indices = joined_labels(classes, folders, notes)
     images: dict[str, NDArray[Any]] = {}
     targets: dict[str, NDArray[Any]] = {}
     for party, folder in folders.items():
-        own = classes[party] if len(classes[party]) > 1 else labels
-        images[party], indices = _folder_arrays(folder, own)
-        targets[party] = np.array([labels.index(own[index]) for index in indices], dtype=np.int64)
+        # A folder with a single class is read as one of all of them.
+        own = classes[party] if len(classes[party]) > 1 else [*classes[party], *(set(labels) - {*classes[party]})]
+        images[party], places = _folder_arrays(folder, own, party, notes)
+        targets[party] = indices[party][places]
     images = _same_channels(images, notes)
-    return _images_study(name, "classification", images, targets, dict.fromkeys(folders), labels, notes)
+    return _images_study(name, "classification", images, targets, dict.fromkeys(folders), labels, notes, folders)
 
 
-def _folder_arrays(folder: Path, labels: Sequence[str]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return images `(N, C, H, W)` in 0..1 and label indices `(N,)`."""
-    spec = DatasetSpec(path=folder, format="image_folder", labels=tuple(labels), one_class=True)
-    dataset = open_dataset(spec)
-    batches = [batch for split in SPLITS if dataset.n(split) for batch in dataset.batches(split, 64)]
+def _by_class(folder: Path) -> list[Path]:
+    """Return the folders that hold one folder for each class: this one, or those of its splits."""
+    within = _within(folder)
+    return within if within and all(split_of(path.name) for path in within) else [folder]
+
+
+def _within(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not is_litter(path.name))
+
+
+def _classes(folder: Path) -> list[str]:
+    return sorted({path.name for part in _by_class(folder) for path in _within(part)}, key=by_number)
+
+
+def _folder_arrays(
+    folder: Path, labels: Sequence[str], party: str, notes: list[str]
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return images `(N, C, H, W)` in 0..1 and label indices `(N,)`, those of all splits: each seed divides anew."""
+    batches, size = [], None
+    for part in _by_class(folder):
+        spec = DatasetSpec(path=part, format="image_folder", labels=tuple(labels), one_class=True)
+        try:
+            dataset = open_dataset(spec)
+        except SutureError as error:
+            if error.code != "dataset.sizes_differ":
+                raise
+            if size is None:
+                size = _first_size(part)
+                notes.append(f"{party}: images of several sizes were resized to {size[0]} x {size[1]}.")
+            dataset = open_dataset(spec.model_copy(update={"resize": size}))
+        batches += [batch for split in SPLITS if dataset.n(split) for batch in dataset.batches(split, 64)]
     return torch.cat([x for x, _ in batches]).numpy(), torch.cat([y for _, y in batches]).numpy()
+
+
+def _first_size(folder: Path) -> tuple[int, int]:
+    """Return height and width of the first image by name, the longer side `LARGEST` at most."""
+    first = next(path for path in sorted(folder.rglob("*")) if path.is_file() and not is_litter(path.name))
+    height, width = read_image(first, str(first), 3)[0].shape[-2:]
+    scale = min(1.0, LARGEST / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def _images_study(
@@ -188,8 +162,11 @@ def _images_study(
     groups: Mapping[str, NDArray[Any] | None],
     labels: Sequence[str],
     notes: list[str],
+    files: Mapping[str, Path],
 ) -> Study:
     """Return a study of images with alike channels, all brought to the first party's size."""
+    notes += few_tested(targets, groups, IMAGE_SHARES)
+    compare_samples({party: digests(own) for party, own in images.items()}, "images", files, notes)
     size = _size(next(iter(images.values())).shape[2:], task)
     samples = {}
     for party, own in images.items():
@@ -211,33 +188,6 @@ def _images_study(
     )
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return [{key: (value or "").strip() for key, value in row.items() if key} for row in csv.DictReader(file)]
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _by_number(text: str) -> tuple[float, str]:
-    return (float(text) if _is_number(text) else float("inf"), text)
-
-
-def _numbers(values: Sequence[str], zero_is_missing: bool) -> NDArray[np.float32]:
-    numbers = np.array([float(value) if value else np.nan for value in values], dtype=np.float32)
-    numbers[~np.isfinite(numbers)] = np.nan
-    return np.where(numbers == 0, np.nan, numbers).astype(np.float32) if zero_is_missing else numbers
-
-
-def _one_hot(values: Sequence[str], seen: Sequence[str]) -> NDArray[np.float32]:
-    return np.array([[float(value == category) for category in seen] for value in values], dtype=np.float32)
-
-
 def _arrays(path: Path, wanted: str) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]:
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -247,7 +197,7 @@ def _arrays(path: Path, wanted: str) -> tuple[NDArray[Any], NDArray[Any], NDArra
                         "study.arrays", f"there is no array '{name}' among {', '.join(file.files)}", where=str(path)
                     )
             images, truth = file["images"], file[wanted]
-            group = file["group"] if "group" in file.files else None
+            group = file[whose] if (whose := group_of(file.files)) is not None else None
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise SutureError(
             "study.arrays",
@@ -279,17 +229,40 @@ def _channels_first(images: NDArray[Any], path: Path) -> NDArray[Any]:
     return images
 
 
-def _scaled(images: NDArray[Any]) -> NDArray[Any]:
-    """Return images as uint8 where they are, else as float32 in 0..1."""
-    if images.dtype == np.uint8:
-        return images
-    values = np.nan_to_num(images.astype(np.float32))
-    low, high = float(values.min()), float(values.max())
-    if low >= 0 and high <= 1:
-        return values
-    if low >= 0 and high <= 255:
-        return values / 255
-    return (values - low) / max(high - low, 1e-6)
+def _scaled(images: Mapping[str, NDArray[Any]], notes: list[str]) -> dict[str, NDArray[Any]]:
+    """Return images as uint8 where they are, else as float32 in 0..1; values that are no numbers become the lowest one.
+
+    Values in 0..1 and in 0..255 are on scales of their own. Others are brought to one, the same for all parties. Raises
+    `SutureError` `study.ranges` where some parties have the first and some the others: nobody knows how they compare.
+    """
+    ends = {party: _ends(party, own, notes) for party, own in images.items() if own.dtype != np.uint8}
+    others = {party: own for party, own in ends.items() if own[0] < 0 or own[1] > 255}
+    if others and len(others) < len(images):
+        shown = {party: f"{low:g} to {high:g}" for party, (low, high) in ends.items()}
+        raise SutureError(
+            "study.ranges",
+            "the parties' images have values on several scales: "
+            + "; ".join(f"{party} {shown.get(party, '8 bits')}" for party in images),
+            hint="bring them to one range beforehand",
+        )
+    scales = {party: (0.0, 1.0 if high <= 1 else 255.0) for party, (_, high) in ends.items()}
+    if others:
+        low, high = min(low for low, _ in others.values()), max(high for _, high in others.values())
+        notes.append(f"Values of the images from {low:g} to {high:g} were brought to 0 to 1, the same for all parties.")
+        scales = dict.fromkeys(others, (low, high))
+    scaled = dict(images)
+    for party, (low, high) in scales.items():
+        values = np.nan_to_num(images[party].astype(np.float32), nan=low, posinf=low, neginf=low)
+        scaled[party] = values if (low, high) == (0.0, 1.0) else (values - low) / max(high - low, 1e-6)
+    return scaled
+
+
+def _ends(party: str, images: NDArray[Any], notes: list[str]) -> tuple[float, float]:
+    """Return the lowest and the highest finite value."""
+    finite = np.isfinite(images)
+    if count := int(finite.size - np.count_nonzero(finite)):
+        notes.append(f"{party}: {count} values of the images are no numbers; the lowest one was put there.")
+    return float(images.min(where=finite, initial=np.inf)), float(images.max(where=finite, initial=-np.inf))
 
 
 def _same_channels(images: dict[str, NDArray[Any]], notes: list[str]) -> dict[str, NDArray[Any]]:

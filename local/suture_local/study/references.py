@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from suture_local.study.alignment import aligned, with_statistics
 from suture_local.study.data import Part
 from suture_local.study.training import Machine, OnEnd, OnShare, Recipe, Training, logits, run
+from suture_stitching.prior import LEAST_SHARE
 
 #: A method at work: the probabilities `(N, L, *spatial)` of a party's samples.
 Predictor = Callable[[Part], Tensor]
-#: Passes over a party's data between two averagings, and what a step away from the common weights costs (Li et al.,
-#: "Federated optimization in heterogeneous networks", 2020): what is tried, the best on validation data is taken.
-LOCAL_EPOCHS, PROXIMAL = (1, 4), (0.01, 0.1)
+#: Parts of the recipe's learning rate, passes over a party's data between two averagings, and what a step away from the
+#: common weights costs (Li et al., "Federated optimization in heterogeneous networks", 2020): what is tried, one after
+#: another, each with what was the best of those before on validation data.
+LEARNING_RATES, LOCAL_EPOCHS, PROXIMAL = (1.0, 0.3, 3.0), (1, 4), (0.01, 0.1)
 #: Units of the network that weighs the members' outputs.
 AGGREGATOR = 32
 
@@ -36,6 +39,23 @@ def mean_of_logits(modules: Sequence[nn.Module], machine: Machine) -> Predictor:
     return lambda part: torch.stack([logits(module, part, machine) for module in modules]).mean(0).softmax(1)
 
 
+def with_shares(predict: Predictor, assumed: Mapping[str, float], own: Mapping[str, float]) -> Predictor:
+    """Return a method with `own` shares of labels in the place of those that it learnt, `assumed`, in one order.
+
+    Raises `ValueError` for other labels.
+    """
+    if list(assumed) != list(own):
+        raise ValueError("shares of other labels")
+    wanted, learnt = (torch.tensor(list(shares.values())).clamp(min=LEAST_SHARE) for shares in (own, assumed))
+
+    def corrected(part: Part) -> Tensor:
+        probabilities = predict(part)
+        weighed = probabilities * (wanted / learnt).to(probabilities)
+        return weighed / weighed.sum(1, keepdim=True)
+
+    return corrected
+
+
 def taught(part: Part, teacher: Predictor) -> Part:
     """Return the samples with the teacher's probabilities, from which a student is distilled."""
     return Part(part.x, part.y, teacher(part).to(torch.float16))
@@ -46,6 +66,20 @@ def averaged(modules: Sequence[nn.Module], weights: Sequence[float]) -> nn.Modul
     result = copy.deepcopy(modules[0])
     result.load_state_dict(_mean([module.state_dict() for module in modules], weights))
     return result.eval()
+
+
+def realigned(modules: Sequence[nn.Module], weights: Sequence[float]) -> nn.Module:
+    """Return the same after every module's units were put in the order of the first one's.
+
+    Raises `alignment.NotAligned`.
+    """
+    first, *others = modules
+    return averaged([first, *(aligned(module, first) for module in others)], weights)
+
+
+def remeasured(module: nn.Module, parts: Sequence[Part], machine: Machine) -> nn.Module:
+    """Return a copy whose batch normalisation has the statistics of `parts`; no sample has to leave its party."""
+    return with_statistics(module, lambda own: [logits(own, part, machine) for part in parts])
 
 
 def federated(

@@ -18,6 +18,7 @@ from suture_contract.errors import SutureError
 from suture_contract.model.metadata import MemberRef, ModelMetadata
 from suture_contract.report import build
 from suture_local.study import references
+from suture_local.study.alignment import NotAligned
 from suture_local.study.data import Part, PartySamples, Study, joined
 from suture_local.study.references import Predictor
 from suture_local.study.results import LEFT_OUT_PREFIX, MethodScores, SeedResult, stitched
@@ -110,7 +111,8 @@ class _Seed:
             if index > 0
         ]
         sizes = [float(len(part)) for part in self._parts["train"]]
-        self._measure("weight averaging", references.of_network(references.averaged(common, sizes), self._machine))
+        self._measure_both("weight averaging", references.averaged(common, sizes))
+        self._realigned(common, sizes)
         self._federated()
         self._aggregated(members)
         self._union()
@@ -178,26 +180,55 @@ class _Seed:
                 "points of the validation metric; try more epochs."
             )
 
-    def _federated(self) -> None:
-        """Measure federated averaging and FedProx, each with what was best on the parties' validation data."""
-        for method, every in (("federated averaging", (0.0,)), ("FedProx", references.PROXIMAL)):
-            tried = [
-                self._together(f"{method}, {epochs} epochs a round, {proximal:g}", self._untrained(0), epochs, proximal)
-                for epochs in references.LOCAL_EPOCHS
-                for proximal in every
-            ]
-            best = max(tried, key=self._on_validation)
-            self._measure(method, references.of_network(best, self._machine))
+    def _realigned(self, common: Sequence[nn.Module], sizes: Sequence[float]) -> None:
+        """Measure averages of weights whose units were put in one order, with the better of two statistics."""
+        try:
+            network = references.realigned(common, sizes)
+        except NotAligned as error:
+            self._result.notes.append(f"Weights of the common design were not aligned: {error}.")
+            return
+        both = [network, references.remeasured(network, self._parts["train"], self._machine)]
+        self._measure(
+            "weight averaging, units aligned", references.of_network(max(both, key=self._on_validation), self._machine)
+        )
 
-    def _together(self, name: str, start: nn.Module, local_epochs: int, proximal: float) -> nn.Module:
+    def _federated(self) -> None:
+        """Measure federated averaging and FedProx, each with what was best on the parties' validation data.
+
+        FedProx takes the learning rate and the epochs that were best without its term.
+        """
+        best, rate, epochs = self._best(
+            [(self._together("federated averaging", rate, 1), rate, 1) for rate in references.LEARNING_RATES]
+        )
+        longer = [
+            (self._together("federated averaging", rate, more), rate, more)
+            for more in references.LOCAL_EPOCHS
+            if more != epochs
+        ]
+        best, rate, epochs = self._best([(best, rate, epochs), *longer])
+        self._measure_both("federated averaging", best)
+        held = [(self._together("FedProx", rate, epochs, by), rate, epochs) for by in references.PROXIMAL]
+        self._measure("FedProx", references.of_network(self._best(held)[0], self._machine))
+        self._result.notes.append(
+            f"Federated averaging and FedProx: best on validation data with a learning rate of "
+            f"{rate * self._recipe.learning_rate:g} and so many epochs a round: {epochs}."
+        )
+
+    def _best(self, tried: Sequence[tuple[nn.Module, float, int]]) -> tuple[nn.Module, float, int]:
+        return max(tried, key=lambda own: self._on_validation(own[0]))
+
+    def _together(self, method: str, rate: float, local_epochs: int, proximal: float = 0.0) -> nn.Module:
+        start = self._untrained(0)
+        name = f"{method}, {rate:g} times the learning rate, {local_epochs} epochs a round, {proximal:g}"
         progress = self._stage(name)
+        recipe = replace(self._recipe, learning_rate=rate * self._recipe.learning_rate)
 
         def work(ended: OnEnd) -> nn.Module:
             return references.federated(
                 start,
                 self._parts["train"],
                 self._parts["validation"],
-                self._recipe,
+                recipe,
                 self._machine,
                 seed=self._seed,
                 progress=progress,
@@ -242,7 +273,7 @@ class _Seed:
         ]
 
         best = max(trained, key=self._on_validation)
-        self._measure("union training", references.of_network(best, self._machine))
+        self._measure_both("union training", best)
 
     def _on_validation(self, module: nn.Module) -> float:
         predict = references.of_network(module, self._machine)
@@ -254,6 +285,25 @@ class _Seed:
     def _measure(self, method: str, predict: Predictor) -> None:
         """Measure a method at every party."""
         self._measure_each(method, dict.fromkeys(self._study.parties, predict))
+
+    def _measure_both(self, method: str, module: nn.Module) -> None:
+        """Measure a network of all parties as it is, and of classes with each party's own shares of labels, too.
+
+        So are corrected candidates measured: what shares alone give is none of their merit.
+        """
+        predict = references.of_network(module, self._machine)
+        self._measure(method, predict)
+        if self._study.task != "classification":
+            return
+        learnt = {name: own.targets[own.split == "train"] for name, own in self._data.items()}
+        pooled = shares_of(np.concatenate(list(learnt.values())), self._study.labels)
+        self._measure_each(
+            f"{method}, own shares of labels",
+            {
+                party: references.with_shares(predict, pooled, shares_of(own, self._study.labels))
+                for party, own in learnt.items()
+            },
+        )
 
     def _measure_each(self, method: str, predictors: Mapping[str, Predictor]) -> None:
         at = {}

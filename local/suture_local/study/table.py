@@ -9,7 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from suture_contract.console.terminal import print_wide
 from suture_contract.documents import Interval
+from suture_contract.rounding import fixed
 from suture_local.study.results import LEFT_OUT_PREFIX, SeedResult
 from suture_local.study.summary import UNION, MethodRow, RequesterSummary, Summary
 
@@ -46,7 +48,7 @@ def show(console: Console, name: str, titled: Sequence[Titled]) -> None:
         for row in rows:
             style = "red" if row[-1].startswith("missed") else "bold" if row[0].startswith("stitched") else None
             table.add_row(*row, style=style)
-        console.print(table)
+        print_wide(table, console)
 
 
 def tables(metric: str, parties: Sequence[str], summary: Summary) -> list[Titled]:
@@ -106,7 +108,12 @@ def methods(parties: Sequence[str], summary: Summary) -> tuple[list[str], Cells]
     union = next(row.hypervolume for row in summary.rows if row.method == UNION)
     head = ["method", *parties, "mean", "hypervolume"]
     return head, [
-        [row.method, *(_interval(row.parties[party]) for party in parties), f"{row.mean.value:.3f}", _share(row, union)]
+        [
+            row.method,
+            *(_interval(row.parties[party]) for party in parties),
+            fixed(row.mean.value, 3),
+            _share(row, union),
+        ]
         for row in summary.rows
         if not _is_left_out(row)
     ]
@@ -122,7 +129,7 @@ def _left_out(parties: Sequence[str], rows: Sequence[MethodRow]) -> tuple[list[s
         [
             row.method.removeprefix(LEFT_OUT_PREFIX),
             *(_interval(row.parties[party]) for party in parties),
-            f"{row.mean.value:.3f}",
+            fixed(row.mean.value, 3),
         ]
         for row in rows
     ]
@@ -158,7 +165,7 @@ def targets(summary: Summary) -> tuple[list[str], Cells]:
         [
             asked.requester,
             target.text,
-            f"{target.value:.1%}" if target.interval is None else _signed(target.interval),
+            f"{fixed(target.value, 1, percent=True)}%" if target.interval is None else _signed(target.interval),
             target.status,
         ]
         for asked in summary.asked
@@ -192,11 +199,12 @@ def _strong(row: Sequence[str]) -> list[str]:
 
 
 def _interval(interval: Interval) -> str:
-    return f"{interval.value:.3f} ({interval.low:.3f}–{interval.high:.3f})"
+    return f"{fixed(interval.value, 3)} ({fixed(interval.low, 3)}–{fixed(interval.high, 3)})"
 
 
 def _signed(interval: Interval) -> str:
-    return f"{interval.value:+.3f} ({interval.low:+.3f} to {interval.high:+.3f})".replace("-", "−")
+    value, low, high = (fixed(at, 3, sign=True) for at in (interval.value, interval.low, interval.high))
+    return f"{value} ({low} to {high})".replace("-", "−")
 
 
 def _share(row: MethodRow, union: float) -> str:
@@ -204,11 +212,11 @@ def _share(row: MethodRow, union: float) -> str:
 
 
 def _percent(share: float | None) -> str:
-    return "no gap" if share is None else f"{100 * share:.0f} %".replace("-", "−")
+    return "no gap" if share is None else f"{fixed(share, 0, percent=True)} %".replace("-", "−")
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+    return "–" if value is None else fixed(value, 3)
 
 
 def _plain(value: Any) -> Any:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated
 
 from fastapi import Query, Request, Response
+from sqlalchemy.orm import Session
 
 from suture_service.access import repository, service
 from suture_service.access.schemas import AccessIn, AccessOut, AccessState, Decision
-from suture_service.auth import CallerDep, DownloadCallerDep
+from suture_service.auth import Caller, CallerDep, DownloadCallerDep
 from suture_service.errors import answers
 from suture_service.hub import HubDep
 from suture_service.models.endpoints import FILE_ANSWERS, Rev
 from suture_service.paging import Cursor, Limit, Page, decode, page
 from suture_service.route import room
 from suture_service.storage.download import send_file
-from suture_service.tables import AccessRequest
+from suture_service.tables import AccessRequest, Model
 
 router = room("/v1", tag="access")
 
@@ -78,6 +80,24 @@ async def download(
         lambda session: service.get_file(session, caller, f"{party}/{name}", revision, file, hub.now())
     )
     return await send_file(request, hub.store, name=stored.name, sha256=stored.sha256, size=stored.size)
+
+
+def request_for(session: Session, caller: Caller, model: Model) -> AccessOut | None:
+    """Return what the caller's party asked of a model that it may read; None where it asked nothing."""
+    asked = repository.find_request(session, model.id, caller.party_id)
+    return _show(asked) if asked is not None else None
+
+
+def requests_for(session: Session, caller: Caller, model: Model, now: datetime) -> list[AccessOut]:
+    """Return who waits for a gated model's files, and who gets them, for who decides; nothing for anybody else."""
+    if not model.gated or model.party_id != caller.party_id or not service.is_steward(caller):
+        return []
+    return [_show(asked) for asked in repository.requests_of(session, model.id, ("pending", "accepted"), now)]
+
+
+def open_requests(session: Session, caller: Caller, most: int) -> list[AccessOut]:
+    """Return what the caller's party asked for and has no answer to, the oldest first."""
+    return [_show(asked) for asked in repository.pending_of(session, caller.party_id, most)]
 
 
 def _show(asked: AccessRequest) -> AccessOut:

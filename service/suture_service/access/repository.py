@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
 from sqlalchemy import ColumnElement, and_, exists, or_, select
-from sqlalchemy.orm import Session, contains_eager
+from sqlalchemy.orm import Session, contains_eager, joinedload
 
+from suture_service.conditions import may_read
 from suture_service.tables import AccessRequest, Model, Party
 
 
@@ -40,14 +41,14 @@ def find_request(session: Session, model_id: int, party_id: int) -> AccessReques
     return session.get(AccessRequest, (model_id, party_id))
 
 
-def requests_of(session: Session, model_id: int, state: str, now: datetime) -> Sequence[AccessRequest]:
-    """Return the requests for a model that are in a state, by asker; what has ended is not accepted any more."""
+def requests_of(session: Session, model_id: int, states: Collection[str], now: datetime) -> Sequence[AccessRequest]:
+    """Return the requests for a model that are in these states, by asker; what has ended is not accepted any more."""
     holds = or_(AccessRequest.state != "accepted", AccessRequest.expires_at.is_(None), AccessRequest.expires_at > now)
     statement = (
         select(AccessRequest)
         .join(AccessRequest.party)
-        .where(AccessRequest.model_id == model_id, AccessRequest.state == state, holds)
-        .options(contains_eager(AccessRequest.party))
+        .where(AccessRequest.model_id == model_id, AccessRequest.state.in_(states), holds)
+        .options(contains_eager(AccessRequest.party), joinedload(AccessRequest.model).joinedload(Model.party))
         .order_by(Party.name)
         .limit(10_000)
     )
@@ -73,4 +74,17 @@ def list_requests(
     if after is not None:
         name, party = after
         statement = statement.where(or_(Model.name > name, and_(Model.name == name, asker > party)))
+    return session.scalars(statement).all()
+
+
+def pending_of(session: Session, party_id: int, limit: int) -> Sequence[AccessRequest]:
+    """Return what a party asked of models that it may read and has no answer to, the oldest first."""
+    statement = (
+        select(AccessRequest)
+        .join(AccessRequest.model)
+        .where(AccessRequest.party_id == party_id, AccessRequest.state == "pending", may_read(party_id))
+        .options(contains_eager(AccessRequest.model).joinedload(Model.party), joinedload(AccessRequest.party))
+        .order_by(AccessRequest.requested_at)
+        .limit(limit)
+    )
     return session.scalars(statement).all()

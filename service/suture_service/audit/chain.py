@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -27,6 +28,7 @@ from suture_service.tables import AuditEntry
 _LOCK = 0x6175646974
 _START = "0" * 64
 _PAGE = 1000
+_HEAD = re.compile(r"([0-9]{1,18}):([0-9a-f]{64})")
 #: Who acts where there is no token; no party can have such a name.
 OPERATOR, HUB = "operator at the hub", "the hub"
 #: The action of an entry that names others, with their digests, whose content was taken out.
@@ -140,6 +142,14 @@ class Head:
         return f"{self.id}:{self.digest}"
 
 
+def read_head(text: str) -> Head:
+    """Return a head from how it is printed; raises `SutureError` `audit.head`."""
+    noted = _HEAD.fullmatch(text)
+    if noted is None:
+        raise SutureError("audit.head", "write it as ID:DIGEST, as a check of the log prints it", where="expect")
+    return Head(int(noted[1]), noted[2])
+
+
 def verify(session: Session, expected: Head | None = None) -> Head:
     """Check the whole chain and return its head; memory grows with the entries that were redacted alone.
 
@@ -147,6 +157,8 @@ def verify(session: Session, expected: Head | None = None) -> Head:
     earlier: the log must still hold it.
     """
     number, previous = 0, _START
+    if expected is not None and expected.id == 0 and expected.digest != _START:
+        raise _broken(0, "no log begins with the digest that was noted")
     redacted: dict[int, AuditEntry] = {}
     for entry in walk(session, after=-(2**63)):
         if entry.id != number + 1:

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 from fastapi import Query
 from pydantic import BaseModel, Field
 
-from suture_service.audit import repository
+from suture_service.audit import chain, repository
 from suture_service.auth import Caller, CallerDep
-from suture_service.errors import answers
+from suture_service.errors import TooMany, answers
 from suture_service.hub import HubDep
 from suture_service.paging import Cursor, Limit, Page, decode, page
 from suture_service.route import room
@@ -36,6 +36,13 @@ class AuditOut(BaseModel):
     digest: str = Field(description="Chains this entry to the one before.")
 
 
+class AuditHeadOut(BaseModel):
+    """A log in which every entry is as it was written."""
+
+    entries: int = Field(examples=[4711])
+    head: str = Field(description="The newest entry's number and digest, to be noted elsewhere: pass it as `expect`.")
+
+
 @router.get("/audit", responses=answers(403, 422))
 def list_audit(
     hub: HubDep,
@@ -54,6 +61,30 @@ def list_audit(
     with hub.database.reading() as session:
         rows = repository.list_entries(session, party, action, int(before[0]) if before else None, limit)
         return page(rows, limit, lambda entry: _show(entry, caller), lambda entry: (entry.id,))
+
+
+@router.get("/audit/verify", responses=answers(403, 422, 429))
+def verify_audit(
+    hub: HubDep,
+    caller: CallerDep,
+    expect: Annotated[
+        str | None,
+        Query(max_length=100, description="A `head` that was noted earlier, outside the hub."),
+    ] = None,
+) -> AuditHeadOut:
+    """Check that no entry of the hub's log was changed, removed or slipped in (role `auditor`).
+
+    `audit.broken` names the first entry that does not fit. The whole log is read: one check at a time.
+    """
+    caller.require("auditor")
+    if not hub.audit_check.acquire(blocking=False):
+        raise TooMany("audit.busy", "somebody has the log checked just now", 5, hint="try again in a few seconds")
+    try:
+        with hub.database.reading() as session:
+            head = chain.verify(session, chain.read_head(expect) if expect is not None else None)
+    finally:
+        hub.audit_check.release()
+    return AuditHeadOut(entries=head.id, head=str(head))
 
 
 def _sees_all(caller: Caller) -> bool:

@@ -50,7 +50,9 @@ app = group(
             "Sites of parties: installations beside their data.",
             {
                 "add": Lazy(f"{_HERE}.hub:add_site", "Add a site to a party and print its token, this once."),
-                "list": Lazy(f"{_HERE}.hub:list_sites", "List all sites and whether they asked for work recently."),
+                "list": Lazy(
+                    f"{_HERE}.hub:list_sites", "List all sites, when they last asked for work, and their version."
+                ),
                 "suspend": Lazy(f"{_HERE}.membership:suspend_site", "Let a site in no more, until it is resumed."),
                 "resume": Lazy(f"{_HERE}.membership:resume_site", "Let a suspended site in again."),
                 "rename": Lazy(f"{_HERE}.membership:rename_site", "Call a site otherwise."),

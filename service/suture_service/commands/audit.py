@@ -5,17 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json, print_table, prints
-from suture_contract.errors import SutureError
 from suture_service.commands.documents import AuditHead, ListedEntry
 from suture_service.settings import read_settings
-
-if TYPE_CHECKING:
-    from suture_service.audit.chain import Head
 
 
 @prints(AuditHead)
@@ -39,7 +35,7 @@ def verify(
     from suture_service.operate import reading
 
     with reading(read_settings()) as session:
-        head = chain.verify(session, _head(expect) if expect is not None else None)
+        head = chain.verify(session, chain.read_head(expect) if expect is not None else None)
     if format is Format.json:
         print_json(AuditHead(head.id, head.digest))
     else:
@@ -105,12 +101,3 @@ def list_entries(
         for entry in entries
     ]
     print_table(("entry", "when (UTC)", "who", "did", "what", "from"), rows, empty="the log is empty")
-
-
-def _head(text: str) -> Head:
-    from suture_service.audit.chain import Head
-
-    number, _, digest = text.partition(":")
-    if not number.isdigit() or len(digest) != 64:
-        raise SutureError("audit.head", "write it as ID:DIGEST, as `verify` prints it", where="--expect")
-    return Head(int(number), digest)

@@ -16,11 +16,13 @@ class AddedParty:
 
 @dataclass(frozen=True)
 class PartySite:
-    """A site of a party, and whether it asked for work recently."""
+    """A site of a party, and whether it asked for work recently; `version` is null where it said none."""
 
     name: str
     online: bool
     suspended: bool
+    last_seen_at: datetime | None
+    version: str | None
 
 
 @dataclass(frozen=True)
@@ -66,12 +68,14 @@ class AddedSite:
 
 @dataclass(frozen=True)
 class ListedSite:
-    """A site, and whether it asked for work recently."""
+    """A site, and whether it asked for work recently; `version` is null where it said none."""
 
     party: str
     site: str
     online: bool
     suspended: bool
+    last_seen_at: datetime | None
+    version: str | None
 
 
 @dataclass(frozen=True)

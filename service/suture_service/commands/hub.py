@@ -22,7 +22,7 @@ from suture_service.commands.options import PartyArgument, RoleOption
 from suture_service.settings import read_settings
 
 if TYPE_CHECKING:
-    from suture_service.operate import PartyRow, TokenRow
+    from suture_service.operate import PartyRow, SiteRow, TokenRow
 
 
 def serve(
@@ -96,8 +96,11 @@ def list_parties(format: FormatOption = Format.text) -> None:
                 ListedParty(
                     row.name,
                     row.created_at,
-                    row.party_suspended,
-                    [PartySite(name, name in row.online, name in row.suspended) for name in row.sites],
+                    row.suspended,
+                    [
+                        PartySite(site.name, site.online, site.suspended, site.last_seen_at, site.version)
+                        for site in row.sites
+                    ],
                 )
                 for row in parties
             ]
@@ -105,8 +108,8 @@ def list_parties(format: FormatOption = Format.text) -> None:
         return
     rows = [
         (
-            f"{row.name} (suspended)" if row.party_suspended else row.name,
-            ", ".join(f"{name} ({_presence(row, name)})" for name in row.sites),
+            f"{row.name} (suspended)" if row.suspended else row.name,
+            ", ".join(f"{site.name} ({_presence(row, site)})" for site in row.sites),
             f"{row.created_at:%Y-%m-%d %H:%M}",
         )
         for row in parties
@@ -119,10 +122,10 @@ def list_parties(format: FormatOption = Format.text) -> None:
     )
 
 
-def _presence(row: PartyRow, site: str) -> str:
-    if site in row.suspended or row.party_suspended:
+def _presence(row: PartyRow, site: SiteRow) -> str:
+    if site.suspended or row.suspended:
         return "suspended"
-    return "online" if site in row.online else "offline"
+    return "online" if site.online else "offline"
 
 
 @prints(CreatedToken)
@@ -240,7 +243,7 @@ def add_site(
 
 @prints(list[ListedSite])
 def list_sites(format: FormatOption = Format.text) -> None:
-    """List all sites and whether they asked for work recently.
+    """List all sites, when they last asked for work, and their version.
 
     \b
     Example:
@@ -248,15 +251,25 @@ def list_sites(format: FormatOption = Format.text) -> None:
     """
     from suture_service import operate
 
-    rows = [
-        (row.name, name, _presence(row, name)) for row in operate.list_parties(read_settings()) for name in row.sites
-    ]
+    parties = operate.list_parties(read_settings())
+    sites = [(row.name, site, _presence(row, site)) for row in parties for site in row.sites]
     if format is Format.json:
         print_json(
             [
-                ListedSite(party, name, online=state == "online", suspended=state == "suspended")
-                for party, name, state in rows
+                ListedSite(party, site.name, state == "online", state == "suspended", site.last_seen_at, site.version)
+                for party, site, state in sites
             ]
         )
     else:
-        print_table(("party", "site", "state"), rows, empty="no sites; add one with `suture hub site add PARTY NAME`")
+        rows = [
+            (
+                party,
+                site.name,
+                state,
+                f"{site.last_seen_at:%Y-%m-%d %H:%M}" if site.last_seen_at is not None else "never",
+                site.version or "unknown",
+            )
+            for party, site, state in sites
+        ]
+        header = ("party", "site", "state", "last seen (UTC)", "version")
+        print_table(header, rows, empty="no sites; add one with `suture hub site add PARTY NAME`")

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import Request
 
+from suture_contract.unseen import legible
 from suture_service.access import repository as requests
 from suture_service.access import service as access
 from suture_service.auth import CallerDep
@@ -30,7 +31,7 @@ def list_access(hub: HubDep, caller: CallerDep, repo: RepoDep, status: HubAccess
     """List who asked for the files of an own repository (role `steward` or `admin`)."""
     with hub.database.reading() as session:
         model = access.own_gate(caller, service.get_repo(session, caller, repo))
-        rows = requests.requests_of(session, model.id, _STATES[status], hub.now())
+        rows = requests.requests_of(session, model.id, [_STATES[status]], hub.now())
         return [_show(row) for row in rows]
 
 
@@ -57,10 +58,14 @@ def grant_access(hub: HubDep, caller: CallerDep, repo: RepoDep, body: AccessGran
 @router.post("/{namespace}/{name}/ask-access")
 async def ask_access(hub: HubDep, caller: CallerDep, request: Request, repo: RepoDep) -> dict[str, Any]:
     """Ask for the files of a gated repository, for the caller's party; a form's `reason` is what its owner reads."""
-    async with request.form(max_files=0, max_fields=20) as form:
+    async with request.form(max_files=0, max_fields=20, max_part_size=16 * 1024) as form:
         reason = " ".join(str(form.get("reason", "")).split()) or NO_REASON
     if len(reason) > 1000:
         raise BadRequest("access.reason", "longer than 1000 characters", where="reason")
+    try:
+        legible(reason)
+    except ValueError as error:
+        raise BadRequest("access.reason", str(error), where="reason", hint="write it without them") from None
 
     def ask(session: Any) -> str:
         model = service.get_repo(session, caller, repo)

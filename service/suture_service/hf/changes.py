@@ -6,12 +6,13 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
+from unicodedata import normalize
 
 from pydantic import ValidationError
-from starlette.concurrency import run_in_threadpool
 
 from suture_contract.structure import holds_more
 from suture_service.errors import TooLarge
@@ -22,15 +23,19 @@ from suture_service.models.publishing import TakeRoom
 from suture_service.models.trees import StoredFile
 from suture_service.storage import BlobStore
 
+T = TypeVar("T")
+#: Does work beside the event loop.
+Beside: TypeAlias = Callable[[Callable[[], Any]], Awaitable[Any]]
 #: What comes inside the commit itself, in base64; larger files go by LFS or Xet.
 REGULAR_BYTES = 4 * 2**20
 #: So many bytes of it are kept at once.
 _AT_ONCE = 8 * 2**20
-#: A longer line is read beside the event loop; and what there is in one, names of fields counted.
+#: Longer lines, or more of them, are read beside the event loop; and what there is in one, names of fields counted.
 _LONG, _VALUES = 64 * 1024, 100
 _LINE = REGULAR_BYTES * 4 // 3 + 256 * 1024
 #: Of a commit, and files of a repository.
 MAX_ENTRIES = 20_000
+_MOST_LINES = 2 * MAX_ENTRIES
 _KINDS = {"file": RegularFile, "lfsFile": LfsFile, "deletedFile": DeletedPath, "deletedFolder": DeletedPath}
 
 
@@ -65,54 +70,82 @@ class Changes:
         return sorted({step.sha256 for step in self.steps if isinstance(step, Put) and step.git_oid is None})
 
 
-async def read_changes(store: BlobStore, body: AsyncIterator[bytes], take_room: TakeRoom) -> Changes:
-    """Read a commit and keep the contents it brings along; raises `BadRequest` or `TooLarge`.
+async def read_changes(store: BlobStore, body: AsyncIterator[bytes], take_room: TakeRoom, beside: Beside) -> Changes:
+    """Read a commit and keep the contents it brings along, long lines `beside`; raises `BadRequest` or `TooLarge`.
 
     Kept content that no commit comes to name is garbage, collected like all other.
     """
     changes: Changes | None = None
     inside = _Inside(store, take_room)
-    async for line in _lines(body):
-        key, value = await run_in_threadpool(_parse, line) if len(line) > _LONG else _parse(line)
+    async for lines in _lines(body):
         if changes is None:
-            if key != "header":
-                raise BadRequest("commit.header", "the first line must be the header", where="the commit")
-            changes = Changes(_validate(Header, value))
-            continue
-        if len(changes.steps) >= MAX_ENTRIES:
+            changes = Changes(await _read(_read_header, [lines.pop(0)], beside))
+        if len(changes.steps) + len(lines) > MAX_ENTRIES:
             raise TooLarge("commit.too_large", f"more than {MAX_ENTRIES} files", hint="make several commits")
-        if key not in _KINDS:
-            raise BadRequest("commit.key", f"{str(key)[:50]!r} is not known", where="the commit")
-        entry = _validate(_KINDS[key], value)
-        _check_path(entry.path.rstrip("/") if key == "deletedFolder" else entry.path)
-        if isinstance(entry, RegularFile):
-            changes.steps.append(await inside.add(entry))
-        elif isinstance(entry, LfsFile):
-            changes.steps.append(Put(entry.path, entry.oid, entry.size, None))
-        else:
-            changes.steps.append(Delete(entry.path.rstrip("/"), key == "deletedFolder"))
+        for step, content in await _read(_read_steps, lines, beside):
+            changes.steps.append(step)
+            if isinstance(step, Put) and content is not None:
+                await inside.add(step.sha256, content)
     if changes is None:
         raise BadRequest("commit.header", "the commit is empty", where="the commit")
     await inside.keep()
     return changes
 
 
-async def _lines(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    pending, seen = bytearray(), 0
+async def _lines(body: AsyncIterator[bytes]) -> AsyncIterator[list[bytes]]:
+    """Yield the lines that have come whole, some at a time."""
+    pending, seen, count = bytearray(), 0, 0
     async for chunk in body:
         pending += chunk
+        lines: list[bytes] = []
         while (end := pending.find(b"\n", seen)) >= 0:
             line = bytes(pending[:end])
             del pending[: end + 1]
             seen = 0
+            count += 1
+            if count > _MOST_LINES:
+                problem = f"more than {_MOST_LINES} lines, empty ones counted"
+                raise TooLarge("commit.too_large", problem, where="the commit", hint="make several commits")
             if line.strip():
-                yield line
+                lines.append(line)
+        if lines:
+            yield lines
         seen = len(pending)
         if seen > _LINE:
             hint = "large files go by LFS or Xet: ask preupload"
             raise TooLarge("commit.too_large", f"a line has more than {_LINE} bytes", where="the commit", hint=hint)
     if pending.strip():
-        yield bytes(pending)
+        yield [bytes(pending)]
+
+
+async def _read(read: Callable[[Sequence[bytes]], T], lines: Sequence[bytes], beside: Beside) -> T:
+    return await beside(partial(read, lines)) if sum(map(len, lines)) > _LONG else read(lines)
+
+
+def _read_header(lines: Sequence[bytes]) -> Header:
+    key, value = _parse(lines[0])
+    if key != "header":
+        raise BadRequest("commit.header", "the first line must be the header", where="the commit")
+    header: Header = _validate(Header, value)
+    return header
+
+
+def _read_steps(lines: Sequence[bytes]) -> list[tuple[Put | Delete, bytes | None]]:
+    """Return what each line says, with the content that it brings along."""
+    return [_read_step(line) for line in lines]
+
+
+def _read_step(line: bytes) -> tuple[Put | Delete, bytes | None]:
+    key, value = _parse(line)
+    if key not in _KINDS:
+        raise BadRequest("commit.key", f"{str(key)[:50]!r} is not known", where="the commit")
+    entry = _validate(_KINDS[key], value)
+    _check_path(entry.path.rstrip("/") if key == "deletedFolder" else entry.path)
+    if isinstance(entry, RegularFile):
+        return _decoded(entry)
+    if isinstance(entry, LfsFile):
+        return Put(entry.path, entry.oid, entry.size, None), None
+    return Delete(entry.path.rstrip("/"), key == "deletedFolder"), None
 
 
 def _parse(line: bytes) -> tuple[Any, Any]:
@@ -141,7 +174,14 @@ def _check_path(path: str) -> None:
 
 
 def _strange(part: str) -> bool:
-    return part in ("", ".", "..") or part.lower() == ".git" or len(part.encode()) > 255
+    # As Windows has it: without a stream, and without dots and spaces at the end.
+    plain = part.partition(":")[0].rstrip(". ").lower()
+    return part in ("", ".", "..") or plain in (".git", "git~1") or len(part.encode()) > 255
+
+
+def _alike(path: str) -> str:
+    """Return what is the same for all paths that are one file where case, or how an accent is written, says nothing."""
+    return normalize("NFC", normalize("NFC", path).casefold())
 
 
 class _Inside:
@@ -152,14 +192,12 @@ class _Inside:
         self._waiting: dict[str, bytes] = {}
         self._bytes = 0
 
-    async def add(self, entry: RegularFile) -> Put:
+    async def add(self, sha256: str, content: bytes) -> None:
         """Take a content in, to be kept soon."""
-        content, put = await run_in_threadpool(_decoded, entry) if len(entry.content) > _LONG else _decoded(entry)
-        self._waiting[put.sha256] = content
+        self._waiting[sha256] = content
         self._bytes += len(content)
         if self._bytes >= _AT_ONCE:
             await self.keep()
-        return put
 
     async def keep(self) -> None:
         """Keep what has been taken in."""
@@ -171,7 +209,7 @@ class _Inside:
         self._bytes = 0
 
 
-def _decoded(entry: RegularFile) -> tuple[bytes, Put]:
+def _decoded(entry: RegularFile) -> tuple[Put, bytes]:
     try:
         plain = entry.encoding == "utf-8"
         content = entry.content.encode() if plain else base64.b64decode(entry.content, validate=True)
@@ -181,7 +219,7 @@ def _decoded(entry: RegularFile) -> tuple[bytes, Put]:
         hint = "large files go by LFS or Xet: ask preupload"
         raise TooLarge("upload.too_large", f"larger than {REGULAR_BYTES} bytes", where=entry.path[:200], hint=hint)
     sha256 = hashlib.sha256(content).hexdigest()
-    return content, Put(entry.path, sha256, len(content), git_blob_id(content))
+    return Put(entry.path, sha256, len(content), git_blob_id(content)), content
 
 
 def apply(
@@ -207,9 +245,21 @@ def apply(
     for name in files:
         if name in folders:
             raise BadRequest("commit.path", "both a file and a folder", where=name[:200])
+    _check_told_apart(changes, files)
     if len(files) > MAX_ENTRIES:
         raise TooLarge("commit.too_large", f"a repository holds at most {MAX_ENTRIES} files", where="the commit")
     return files
+
+
+def _check_told_apart(changes: Changes, files: Mapping[str, StoredFile]) -> None:
+    """Refuse a new path that is another's but for case or accents: on Windows and macOS one would replace the other."""
+    added = {step.path for step in changes.steps if isinstance(step, Put) and step.path in files}
+    forms: dict[str, str] = {}
+    for name in sorted(files, key=added.__contains__):
+        other = forms.setdefault(_alike(name), name)
+        if other != name and name in added:
+            problem = f"on Windows and macOS this is the same file as {other[:200]}"
+            raise BadRequest("commit.path", problem, where=name[:200], hint="give it another name, or delete the other")
 
 
 def _split(name: str) -> list[str]:

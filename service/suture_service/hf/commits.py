@@ -11,10 +11,10 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from suture_service.auth import Caller, CallerDep
-from suture_service.errors import Conflict
+from suture_service.errors import Conflict, PreconditionFailed
 from suture_service.hf import repository, service
 from suture_service.hf.changes import REGULAR_BYTES, Changes, apply, read_changes
-from suture_service.hf.errors import BadRequest, PreconditionFailed, RevisionNotFound
+from suture_service.hf.errors import BadRequest, RevisionNotFound
 from suture_service.hf.ignored import Ignored
 from suture_service.hf.listing import etag
 from suture_service.hf.missing import PULL_REQUESTS
@@ -24,12 +24,12 @@ from suture_service.hub import HubContext, HubDep
 from suture_service.keys.signatures import read_signature
 from suture_service.models.publishing import check_repository
 from suture_service.models.quota import take, take_room
-from suture_service.models.service import Checked, commit, revision_id
+from suture_service.models.service import Checked, checked_of, commit, revision_id
 from suture_service.models.trees import StoredFile, files_at
 from suture_service.observe import allow_body
 from suture_service.paging import decode, encode
 from suture_service.parties.repository import lock_party
-from suture_service.storage import BlobStore
+from suture_service.storage.blobs import KeptFile
 from suture_service.tables import Commit, Model
 
 router = hub_router()
@@ -83,13 +83,14 @@ async def make_commit(
     _no_pull_requests(create_pr)
     await hub.read(lambda session: _head(session, caller, place))
     allow_body(request, hub.settings.max_commit_bytes)
-    changes = await read_changes(hub.store, request.stream(), partial(take_room, hub, caller.party_id))
+    room, beside = partial(take_room, hub, caller.party_id), partial(hub.in_turn, caller.party_id)
+    changes = await read_changes(hub.store, request.stream(), room, beside)
     for _ in range(ATTEMPTS):
         draft = await hub.read(lambda session: _draft(session, caller, place, changes))
         oid = draft.head_oid
         if revision_id(draft.files) != draft.head_tree:
-            contents = {path: _Kept(hub.store, file.sha256, file.size) for path, file in draft.files.items()}
-            check = partial(check_repository, contents, hub.settings.max_card_bytes)
+            contents = {path: KeptFile(hub.store, file.sha256, file.size) for path, file in draft.files.items()}
+            check = partial(check_repository, contents, hub.settings.max_card_bytes, draft.before, draft.same)
             checked = await hub.checks.run(caller.party_id, check)
             portable = checked.metadata is not None
             signature = await run_in_threadpool(read_signature, contents) if portable else None
@@ -106,12 +107,14 @@ async def make_commit(
 
 @dataclass(frozen=True)
 class _Draft:
-    """What a branch would hold, and the commit it was at."""
+    """What a branch would hold, and the commit it was at: what was checked then, and which files are the same."""
 
     head_id: int
     head_oid: str
     head_tree: str
+    before: Checked
     files: dict[str, StoredFile]
+    same: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -124,18 +127,6 @@ class _Made:
     draft: _Draft
     checked: Checked
     signature: bytes | None
-
-
-@dataclass
-class _Kept:
-    """A kept file, to be read in parts."""
-
-    store: BlobStore
-    sha256: str
-    size: int
-
-    def read(self, offset: int, length: int) -> bytes:
-        return self.store.read(self.sha256, offset, length, self.size)
 
 
 def _head(session: Session, caller: Caller, place: RoutePlace) -> tuple[Model, Commit]:
@@ -154,7 +145,9 @@ def _draft(session: Session, caller: Caller, place: RoutePlace, changes: Changes
         raise PreconditionFailed("commit.stale", f"the branch is at {oid}", where="parentCommit", hint="look again")
     present = service.present_files(session, head.revision_id)
     sizes = service.known_sizes(session, caller, model, changes.in_lfs)
-    return _Draft(head.id, oid, head.revision.revision, apply(changes, present, sizes, oid))
+    files = apply(changes, present, sizes, oid)
+    same = frozenset(name for name in files if name in present and files[name].sha256 == present[name].sha256)
+    return _Draft(head.id, oid, head.revision.revision, checked_of(head.revision), files, same)
 
 
 def _write(hub: HubContext, made: _Made, session: Session) -> str | None:
@@ -204,16 +197,22 @@ def list_commits(
         chain = repository.history(session, start, PAGE + 1)
         if len(chain) > PAGE:
             link_next(request, response, encode(chain[PAGE].id))
-        return [
-            CommitOut(
-                id=step.oid,
-                title=step.title,
-                message=step.message,
-                date=step.created_at,
-                authors=[{"user": step.created_by}],
-            )
-            for step in chain[:PAGE]
-        ]
+        return [_show(step) for step in chain[:PAGE]]
+
+
+def newest(session: Session, at: service.At, most: int) -> list[CommitOut]:
+    """Return the commit that a repository is looked at and those before it, newest first; up to `most`."""
+    return [_show(step) for step in repository.history(session, at.commit.id, most)]
+
+
+def _show(step: Commit) -> CommitOut:
+    return CommitOut(
+        id=step.oid,
+        title=step.title,
+        message=step.message,
+        date=step.created_at,
+        authors=[{"user": step.created_by}],
+    )
 
 
 def _no_pull_requests(asked: bool) -> None:

@@ -95,12 +95,6 @@ class NotImplementedHere(HubError):
     status = 501
 
 
-class PreconditionFailed(HubError):
-    """The branch has moved on since the caller looked."""
-
-    status = 412
-
-
 def answer(request: Request, error: Exception) -> JSONResponse:
     """Return a refusal in the form that the client understands."""
     headers: dict[str, str] = {}

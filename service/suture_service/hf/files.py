@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote
 
 from fastapi import Depends, Query, Request, Response
 from sqlalchemy.orm import Session
@@ -22,10 +22,12 @@ from suture_service.hf.schemas import TreeEntry
 from suture_service.hub import HubContext, HubDep, hub_of
 from suture_service.models.trees import NamedFile, files_of
 from suture_service.paging import decode, encode
-from suture_service.storage.download import send_file
+from suture_service.storage.download import check_match, send_file
 
 router = hub_router()
 PAGE = 1000
+#: Characters of a path, and bytes of a field of a form that names one: each character may take twelve.
+_LONGEST, _LONGEST_FIELD = 4096, 12 * 4096 + 16
 
 
 @dataclass(frozen=True)
@@ -82,14 +84,20 @@ def list_folder(
 async def _asked_paths(request: Request, _caller: CallerDep) -> tuple[set[str], bool]:
     """Return the paths of a form, and whether their last commits are wanted, too.
 
-    The form is read here: a repository may hold more files than a form has fields by default.
+    The form is read here, beside the event loop: a repository may hold more files than a form has fields by default.
     """
-    async with request.form(max_files=0, max_fields=MAX_ENTRIES + 1) as form:
-        paths = {path.strip("/") for path in form.getlist("paths") if isinstance(path, str)}
-        expand = str(form.get("expand", "")).lower() in ("true", "1")
-    if not paths or any(len(path) > 4096 for path in paths):
-        raise BadRequest("request.paths", "name at least one path, of at most 4096 characters", where="paths")
-    return paths, expand
+    return await run_in_threadpool(_read_paths, await request.body())
+
+
+def _read_paths(body: bytes) -> tuple[set[str], bool]:
+    if body.count(b"&") > MAX_ENTRIES or max(map(len, body.split(b"&"))) > _LONGEST_FIELD:
+        problem = f"a form of at most {MAX_ENTRIES} paths, each of at most {_LONGEST} characters"
+        raise BadRequest("request.paths", problem, where="the body")
+    fields = parse_qsl(body.decode(errors="replace"))
+    paths = {path.strip("/") for name, path in fields if name == "paths"}
+    if not paths or any(len(path) > _LONGEST for path in paths):
+        raise BadRequest("request.paths", f"name at least one path, of at most {_LONGEST} characters", where="paths")
+    return paths, dict(fields).get("expand", "").lower() in ("true", "1")
 
 
 @router.post("/api/models/{namespace}/{name}/paths-info/{revision}", response_model_exclude_none=True)
@@ -142,6 +150,7 @@ def _find(hub: HubContext, caller: Caller, place: RoutePlace, path: str) -> tupl
 async def _send(hub: HubContext, request: Request, place: RoutePlace, path: str, oid: str, file: NamedFile) -> Response:
     tag, headers = etag(file), {"X-Repo-Commit": oid}
     if request.method == "HEAD" and place.revision != oid:
+        check_match(request, f'"{tag}"')
         # The client's GET then goes where this HEAD was sent: a commit in between cannot mix two versions.
         headers |= {"ETag": f'"{tag}"', "X-Linked-Size": str(file.size), "X-Linked-Etag": f'"{tag}"'}
         headers["Location"] = f"/{quote(place.namespace)}/{quote(place.name)}/resolve/{oid}/{quote(path)}"

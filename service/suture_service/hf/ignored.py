@@ -9,24 +9,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 from suture_service.hf.errors import BadRequest
 
 #: Comparisons for one request: many more than honest patterns and a thousand files need, and about a second.
 MAX_STEPS = 2_000_000
+#: As long as so many comparisons takes what is done before the first one of a pattern and a path.
+_BEGUN = 8
 
 #: Of a part of a pattern between two wildcards: one character itself, or whether a character fits.
 _Sign: TypeAlias = "str | Callable[[str], bool]"
-#: A part of a path: its pieces between `*`. None stands for `**`, any number of parts.
-_Part: TypeAlias = "tuple[tuple[_Sign, ...], ...] | None"
 _Sort = TypeVar("_Sort")
 _Item = TypeVar("_Item")
 
 
+class _Pieces(Generic[_Sort]):
+    """What must come in this order: the first piece at the start, the last at the end, anything between them."""
+
+    def __init__(self, pieces: Sequence[Sequence[_Sort]]) -> None:
+        self.first, self.between, self.last = pieces[0], pieces[1:-1], pieces[-1]
+        self.is_whole = len(pieces) == 1
+        self.length = sum(map(len, pieces))
+
+
+#: A part of a path: its pieces between `*`. None stands for `**`, any number of parts.
+_Part: TypeAlias = "_Pieces[_Sign] | None"
+
+
 @dataclass(frozen=True)
 class _Rule:
-    parts: tuple[_Part, ...]
+    parts: _Pieces[_Pieces[_Sign]]
     keeps: bool
     folders_only: bool
 
@@ -53,48 +66,43 @@ class Ignored:
 
     def _decide(self, parts: Sequence[str], *, is_folder: bool) -> bool:
         for rule in self._rules:
-            self._count()
+            self._count(_BEGUN)
             if (is_folder or not rule.folders_only) and self._fits(rule.parts, parts):
                 return not rule.keeps
         return False
 
-    def _fits(self, pattern: Sequence[_Part], parts: Sequence[str]) -> bool:
+    def _fits(self, pattern: _Pieces[_Pieces[_Sign]], parts: Sequence[str]) -> bool:
         """Whether the parts of a path fit; each `**` takes as few as it can."""
+        return _in_turn(pattern, parts, self._names)
 
-        def fits(part: _Part, name: str) -> bool:
-            return part is not None and self._names(part, name)
-
-        return _in_turn(_between(pattern), parts, fits)
-
-    def _names(self, pieces: Sequence[Sequence[_Sign]], name: str) -> bool:
+    def _names(self, pieces: _Pieces[_Sign], name: str) -> bool:
         """Whether one part of a path fits; each `*` takes as few characters as it can."""
+        self._count()
         return _in_turn(pieces, name, self._is)
 
     def _is(self, sign: _Sign, character: str) -> bool:
         self._count()
         return sign == character if isinstance(sign, str) else sign(character)
 
-    def _count(self) -> None:
-        self._steps += 1
+    def _count(self, steps: int = 1) -> None:
+        self._steps += steps
         if self._steps > MAX_STEPS:
             hint = "shorten .gitignore, upload fewer files at a time, or leave .gitignore out of the commit"
             raise BadRequest("commit.ignore", "too many patterns for so many files", where="gitIgnore", hint=hint)
 
 
-def _in_turn(pieces: Sequence[Sequence[_Sort]], whole: Sequence[_Item], fits: Callable[[_Sort, _Item], bool]) -> bool:
-    """Whether `whole` is the pieces in their order, the first at its start, the last at its end, anything between."""
+def _in_turn(pieces: _Pieces[_Sort], whole: Sequence[_Item], fits: Callable[[_Sort, _Item], bool]) -> bool:
+    """Whether `whole` is the pieces in their order."""
 
     def at(piece: Sequence[_Sort], start: int) -> bool:
         return all(fits(sign, item) for sign, item in zip(piece, whole[start : start + len(piece)], strict=True))
 
-    first, last = pieces[0], pieces[-1]
-    needed = sum(map(len, pieces))
-    if needed > len(whole) or (len(pieces) == 1 and needed < len(whole)):
+    if pieces.length > len(whole) or (pieces.is_whole and pieces.length < len(whole)):
         return False
-    if not at(first, 0) or (len(pieces) > 1 and not at(last, len(whole) - len(last))):
+    start, end = len(pieces.first), len(whole) - len(pieces.last)
+    if not at(pieces.first, 0) or not (pieces.is_whole or at(pieces.last, end)):
         return False
-    start, end = len(first), len(whole) - len(last)
-    for piece in pieces[1:-1]:
+    for piece in pieces.between:
         while start + len(piece) <= end and not at(piece, start):
             start += 1
         if start + len(piece) > end:
@@ -103,9 +111,9 @@ def _in_turn(pieces: Sequence[Sequence[_Sort]], whole: Sequence[_Item], fits: Ca
     return True
 
 
-def _between(pattern: Sequence[_Part]) -> list[list[_Part]]:
+def _between(pattern: Sequence[_Part]) -> list[list[_Pieces[_Sign]]]:
     """Return what is between the `**` of a pattern."""
-    pieces: list[list[_Part]] = [[]]
+    pieces: list[list[_Pieces[_Sign]]] = [[]]
     for part in pattern:
         if part is None:
             pieces.append([])
@@ -133,14 +141,14 @@ def _rule(line: str) -> _Rule | None:
         if name == "**":
             parts.append(None)
             if index == len(names) - 1 and index > 0:
-                parts.append(((), ()))  # what is in the folder, not the folder itself
+                parts.append(_Pieces(((), ())))  # what is in the folder, not the folder itself
         elif pieces is None:
             return None
         else:
             parts.append(pieces)
     if "/" not in line:
         parts.insert(0, None)  # at any depth
-    return _Rule(tuple(parts), keeps, folders_only)
+    return _Rule(_Pieces(_between(parts)), keeps, folders_only)
 
 
 def _part(name: str) -> _Part:
@@ -168,7 +176,7 @@ def _part(name: str) -> _Part:
             at += 1
         else:
             pieces[-1].append(sign)
-    return tuple(map(tuple, pieces))
+    return _Pieces(pieces)
 
 
 def _class(name: str, at: int) -> tuple[Callable[[str], bool], int] | None:

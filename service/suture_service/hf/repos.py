@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import Query, Request, Response
 from fastapi.responses import JSONResponse
+from sqlalchemy.orm import Session
 
 from suture_service.audit.chain import record
 from suture_service.auth import Caller, CallerDep
@@ -20,8 +22,9 @@ from suture_service.hub import HubDep
 from suture_service.keys.flags import flags_of
 from suture_service.models.repository import MAIN
 from suture_service.models.schemas import Visibility
-from suture_service.models.trees import files_of, files_of_all
+from suture_service.models.trees import NamedFile, files_of, files_of_all
 from suture_service.paging import decode, encode
+from suture_service.tables import Model
 
 router = hub_router()
 MAX_PAGE, FULL_PAGE = 500, 100
@@ -140,10 +143,14 @@ def revision_info(hub: HubDep, caller: CallerDep, place: PlaceDep, blobs: bool =
 def _info(hub: HubDep, caller: Caller, place: RoutePlace, *, blobs: bool) -> RepoOut:
     with hub.database.reading() as session:
         at = service.get_at(session, caller, place)
-        files = files_of(session, at.commit.revision_id)
-        revision_id = at.commit.revision_id
-        flags = flags_of(session, [revision_id], caller.party_id).get(revision_id, ())
-        return show_repo(at.model, at.commit.revision, at.oid, files, blobs=blobs, flags=flags)
+        return show_at(session, caller, at, files_of(session, at.commit.revision_id), blobs=blobs)
+
+
+def show_at(session: Session, caller: Caller, at: service.At, files: Sequence[NamedFile], *, blobs: bool) -> RepoOut:
+    """Describe a repository at a commit that holds `files`; with `blobs`, with their sizes and ids."""
+    revision_id = at.commit.revision_id
+    flags = flags_of(session, [revision_id], caller.party_id).get(revision_id, ())
+    return show_repo(at.model, at.commit.revision, at.oid, files, blobs=blobs, flags=flags)
 
 
 @router.get(_MODEL + "/auth-check")
@@ -166,8 +173,12 @@ def auth_check_write(hub: HubDep, caller: CallerDep, repo: RepoDep) -> dict[str,
 def list_refs(hub: HubDep, caller: CallerDep, repo: RepoDep, include_prs: bool = False) -> RefsOut:
     """List branches and tags."""
     with hub.database.reading() as session:
-        model = service.get_repo(session, caller, repo)
-        return show_refs(repository.refs(session, model.id), with_pull_requests=include_prs)
+        return refs_of(session, service.get_repo(session, caller, repo), with_pull_requests=include_prs)
+
+
+def refs_of(session: Session, model: Model, *, with_pull_requests: bool = False) -> RefsOut:
+    """Return a repository's branches and tags."""
+    return show_refs(repository.refs(session, model.id), with_pull_requests=with_pull_requests)
 
 
 @router.post(_MODEL + "/branch/{branch}")

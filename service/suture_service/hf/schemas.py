@@ -5,15 +5,18 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer
 from pydantic.alias_generators import to_camel
 
 from suture_contract.model.metadata import Sha256
+from suture_contract.unseen import legible_lines
 from suture_service.keys.schemas import FlagOut
 from suture_service.tables import Json
 
 Moment = Annotated[datetime, PlainSerializer(lambda moment: moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ"))]
 Path = Annotated[str, Field(min_length=1, max_length=1024)]
+#: What others read on pages and terminals.
+Lines = Annotated[str, AfterValidator(legible_lines)]
 Size = Annotated[int, Field(ge=0, lt=2**53)]
 
 
@@ -76,7 +79,7 @@ class AccessHandled(_FromClient):
     user: str | None = Field(default=None, max_length=300)
     request_id: str | None = Field(default=None, max_length=300)
     status: HubAccessState
-    rejection_reason: str | None = Field(default=None, max_length=1000)
+    rejection_reason: Lines | None = Field(default=None, max_length=1000)
 
 
 class AccessGrant(_FromClient):
@@ -145,7 +148,7 @@ class LfsObject(_FromClient):
 class SquashIn(_FromClient):
     """What the one commit says about itself."""
 
-    message: str = Field(default="Squash the history", max_length=500)
+    message: Lines = Field(default="Squash the history", max_length=500)
 
 
 class LfsDeletions(_FromClient):
@@ -184,8 +187,8 @@ class LfsBatchIn(_FromClient):
 class Header(_FromClient):
     """What a commit says about itself."""
 
-    summary: str = Field(max_length=500)
-    description: str = Field(default="", max_length=100_000)
+    summary: Lines = Field(max_length=500)
+    description: Lines = Field(default="", max_length=100_000)
     parent_commit: str | None = Field(default=None, pattern=r"^[0-9a-f]{7,40}$")
 
 

@@ -9,7 +9,6 @@ from datetime import datetime
 
 from sqlalchemy.orm import Session
 
-from suture_contract.model.metadata import ModelMetadata
 from suture_service.access.repository import usable
 from suture_service.audit.chain import record
 from suture_service.auth import Caller
@@ -29,7 +28,7 @@ from suture_service.hub import utc_now
 from suture_service.models.repository import MAIN, note_deleted
 from suture_service.models.schemas import Visibility
 from suture_service.models.search import search_text
-from suture_service.models.service import CARD, METADATA, Checked, commit, delete_model, new_model
+from suture_service.models.service import CARD, METADATA, Checked, checked_of, commit, delete_model, new_model
 from suture_service.models.trees import NamedFile, StoredFile, files_of, find_file
 from suture_service.parties.repository import get_token, lock_party
 from suture_service.parties.service import checked_name
@@ -103,8 +102,13 @@ def _named_commit(session: Session, model: Model, revision: str) -> Commit:
 
 def check_download(session: Session, caller: Caller, model: Model) -> None:
     """Raise `GatedRepo` unless the caller may have the files of a repository that it may read."""
-    if not usable(session, model, caller.party_id, utc_now()):
+    if not may_download(session, caller, model):
         raise GatedRepo(model.repo)
+
+
+def may_download(session: Session, caller: Caller, model: Model) -> bool:
+    """Whether the caller may have the files of a repository that it may read."""
+    return usable(session, model, caller.party_id, utc_now())
 
 
 def get_file(session: Session, caller: Caller, at: At, path: str) -> NamedFile:
@@ -173,11 +177,7 @@ def squash(session: Session, caller: Caller, model: Model, branch: str, message:
         session,
         model,
         files=present_files(session, revision.id),
-        checked=Checked(
-            ModelMetadata.model_validate(revision.content) if revision.content is not None else None,
-            revision.safetensors,
-            revision.card,
-        ),
+        checked=checked_of(revision),
         title=message,
         created_by=caller.name,
         now=now,

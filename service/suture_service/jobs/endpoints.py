@@ -70,10 +70,11 @@ def get_job(hub: HubDep, caller: CallerDep, job_id: JobId) -> JobOut:
     """Read a job of your party, or one with a task for it."""
     with hub.database.reading() as session:
         job = service.get(session, caller, job_id)
-        return _show(session, job, service.waits(hub, session, job))
+        return show_job(session, job, service.waits(hub, session, job))
 
 
-def _show(session: Session, job: Job, waits: Mapping[str, WaitOut] | None = None) -> JobOut:
+def show_job(session: Session, job: Job, waits: Mapping[str, WaitOut] | None = None) -> JobOut:
+    """Return a job as the API shows it, with what its tasks wait for where that is told."""
     return service.show(job, repository.results_of(session, [job.id]).get(job.id, []), waits)
 
 
@@ -81,7 +82,7 @@ def _show(session: Session, job: Job, waits: Mapping[str, WaitOut] | None = None
 def cancel_job(hub: HubDep, caller: CallerDep, job_id: JobId) -> JobOut:
     """Cancel a job (role `requester`). Sites at work on it stop at their next heartbeat; repeating it is harmless."""
     with hub.database.writing() as session:
-        return _show(session, service.cancel(hub, session, caller, job_id))
+        return show_job(session, service.cancel(hub, session, caller, job_id))
 
 
 @router.post("/{job_id}/retry", responses=answers(403, 404, 409, 422))
@@ -92,7 +93,7 @@ def retry_job(hub: HubDep, caller: CallerDep, job_id: JobId) -> JobOut:
     failed or did not answer are asked again. `job.not_failed` for a job that ended otherwise; repeating it is harmless.
     """
     with hub.database.writing() as session:
-        return _show(session, service.retry(hub, session, caller, job_id))
+        return show_job(session, service.retry(hub, session, caller, job_id))
 
 
 @router.get("/{job_id}/events", responses=answers(404, 422))

@@ -156,3 +156,13 @@ def last_event(session: Session, job_id: str) -> datetime:
 def drop_progress(session: Session, job_id: str, task_id: str) -> None:
     """Forget the task's earlier progress: only the latest is worth keeping."""
     session.execute(delete(Event).where(Event.job_id == job_id, Event.task_id == task_id, Event.kind == "progress"))
+
+
+def leased_by(session: Session, party_id: int, limit: int) -> Sequence[Task]:
+    """Return the tasks whose lease a site of the party holds, with their jobs, the oldest first."""
+    statement = select(Task).where(Task.party_id == party_id, Task.state == TaskState.LEASED)
+    return session.scalars(
+        statement.order_by(Task.created_at, Task.id)
+        .limit(limit)
+        .options(joinedload(Task.job).joinedload(Job.requester))
+    ).all()

@@ -46,6 +46,8 @@ _PERSON: dict[str, Literal["approval", "release"]] = {
     "waiting for approval": "approval",
     "waiting for release": "release",
 }
+#: A site has at most so many tasks that wait.
+_MOST_WAITING = 200
 
 
 def create(hub: HubContext, session: Session, caller: Caller, asked: JobIn) -> Job:
@@ -275,14 +277,18 @@ def retry(hub: HubContext, session: Session, caller: Caller, job_id: str) -> Job
 
 def get_report(session: Session, caller: Caller, job_id: str) -> StoredFile:
     """Return the party report of an own job, or of one that the caller's party has evaluated."""
-    job = get(session, caller, job_id)
-    if job.requester_id != caller.party_id and not repository.evaluated_by(session, caller.party_id, job_id):
+    return report_of(session, caller, get(session, caller, job_id))
+
+
+def report_of(session: Session, caller: Caller, job: Job) -> StoredFile:
+    """Return the newest party report of a job that the caller may read, as `get_report` does."""
+    if job.requester_id != caller.party_id and not repository.evaluated_by(session, caller.party_id, job.id):
         raise _no_job()
-    revision = repository.result_of(session, job_id)
+    revision = repository.result_of(session, job.id)
     for file in revision.files if revision is not None else ():
         if file.name == REPORT:
             return StoredFile(file.sha256, file.size)
-    raise NotFound("the job has no report", where=job_id)
+    raise NotFound("the job has no report", where=job.id)
 
 
 def get_file(session: Session, caller: Caller, job_id: str, name: str) -> StoredFile:
@@ -416,3 +422,23 @@ def _disclosed_reason(task: Task) -> str | None:
 def last_event(session: Session, job_id: str) -> datetime:
     """Return when something last happened in a job."""
     return repository.last_event(session, job_id)
+
+
+def ended_at(job: Job) -> dict[str, datetime]:
+    """Return by task when each one that was done ended."""
+    return {task.id: task.finished_at for task in job.tasks if task.state == TaskState.DONE and task.finished_at}
+
+
+def trainings(session: Session, caller: Caller, job: Job) -> list[Json]:
+    """Return what each member declares of its training, in their order; nothing of one that the caller may not read."""
+    revisions = [entry.revision for entry in job.members]
+    hidden = unreadable_by(session, [revision.model_id for revision in revisions], caller.party_id)
+    contents = [(revision.content or {}) if revision.model_id not in hidden else {} for revision in revisions]
+    return [content.get("training_data") or {} for content in contents]
+
+
+def waits_for_person(session: Session, caller: Caller) -> list[tuple[str, Literal["approval", "release"], Job]]:
+    """Return what waits for a person at a site of the caller's party: the kind of task, for what it waits, the job."""
+    leased = repository.leased_by(session, caller.party_id, _MOST_WAITING)
+    steps = [(task, (task.progress or {}).get("step")) for task in leased]
+    return [(task.kind, _PERSON[step], task.job) for task, step in steps if step in _PERSON]

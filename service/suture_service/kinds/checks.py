@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -11,20 +9,12 @@ from pydantic import BaseModel, ValidationError
 from suture_contract.model.format import MAX_VALUES, any_header
 from suture_contract.structure import holds_more
 from suture_service.errors import HubError
+from suture_service.storage.blobs import KeptFile
 
 Document = TypeVar("Document", bound=BaseModel)
 
 
-@dataclass(frozen=True)
-class FileContent:
-    """A file that the site has put: `read(offset, length)` returns a part of its `size` bytes."""
-
-    size: int
-    sha256: str
-    read: Callable[[int, int], bytes]
-
-
-def header_of(file: FileContent, where: str, noun: str) -> dict[str, Any]:
+def header_of(file: KeptFile, where: str, noun: str) -> dict[str, Any]:
     """Return the header of a whole safetensors file."""
     header = any_header(file.read, file.size)
     if header is None:
@@ -52,7 +42,7 @@ def same(field: str, actual: object, expected: object, where: str, code: str) ->
         )
 
 
-def read_document(kind: type[Document], file: FileContent, where: str, code: str) -> Document:
+def read_document(kind: type[Document], file: KeptFile, where: str, code: str) -> Document:
     """Return the document in a file; raises `HubError` with this code."""
     text = file.read(0, file.size)
     if holds_more(text, MAX_VALUES):

@@ -13,7 +13,7 @@ from suture_contract.documents import CandidateId, Evaluation, Missing, Report, 
 from suture_contract.kinds import CANDIDATES, CARD, METADATA, MODEL, REPORT
 from suture_contract.model.metadata import MAX_BYTES, Lineage
 from suture_service.errors import HubError
-from suture_service.kinds.checks import FileContent, parse, read_document, same
+from suture_service.kinds.checks import parse, read_document, same
 from suture_service.kinds.evaluate import KIND as EVALUATE
 from suture_service.kinds.evaluate import evaluations_of
 from suture_service.kinds.fit import candidates_of, fitted_files, read_candidates
@@ -22,6 +22,7 @@ from suture_service.kinds.schemas import JOB, MissingOut, SpecFile, SpecMember
 from suture_service.models.publishing import check_model
 from suture_service.settings import Settings
 from suture_service.states import JobState, Overdue, Rules, TaskState
+from suture_service.storage.blobs import KeptFile
 from suture_service.tables import Job, Json, Task, TaskFile
 
 
@@ -142,7 +143,7 @@ def _by_party(missing: Sequence[Missing]) -> list[tuple[str, str]]:
     return sorted((entry.party, entry.reason) for entry in missing)
 
 
-def _read_card(file: FileContent) -> Json:
+def _read_card(file: KeptFile) -> Json:
     try:
         return split_card(file.read(0, file.size).decode(), where=CARD)[0]
     except UnicodeDecodeError:

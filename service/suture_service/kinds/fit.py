@@ -14,12 +14,13 @@ from suture_contract.kinds import CANDIDATES, STITCHES, contributed_by
 from suture_contract.model.metadata import ModelMetadata
 from suture_service.errors import HubError
 from suture_service.kinds import contribute
-from suture_service.kinds.checks import FileContent, header_of, parse, read_document, same
+from suture_service.kinds.checks import header_of, parse, read_document, same
 from suture_service.kinds.kind import Accepted, TaskContext, TaskKind, TaskResult, results_of
 from suture_service.kinds.repository import files_of
 from suture_service.kinds.schemas import SpecFile, SpecMember
 from suture_service.settings import Settings
 from suture_service.states import JobState, Overdue, Rules
+from suture_service.storage.blobs import KeptFile
 from suture_service.tables import Job, Json, TaskFile
 
 
@@ -107,7 +108,7 @@ def candidates_of(start: Mapping[str, TaskFile]) -> dict[str, SpecFile]:
     return {name: SpecFile.of(start[name]) for name in KIND.files}
 
 
-def read_candidates(file: FileContent) -> CandidateSet:
+def read_candidates(file: KeptFile) -> CandidateSet:
     """Return the candidates in a file; raises `HubError` (`candidates.invalid`)."""
     return read_document(CandidateSet, file, CANDIDATES, "candidates.invalid")
 
@@ -120,7 +121,7 @@ def _agrees(field: str, actual: object, expected: object) -> None:
     same(field, actual, expected, CANDIDATES, "candidates.mismatch")
 
 
-def _check_stitches(file: FileContent, candidates: CandidateSet) -> None:
+def _check_stitches(file: KeptFile, candidates: CandidateSet) -> None:
     """Check that the file is whole and holds the tensors that the candidates name."""
     header = header_of(file, STITCHES, "stitches")
     named = {

@@ -13,11 +13,11 @@ from sqlalchemy.orm import Session
 from suture_contract.documents import Missing
 from suture_contract.kinds import FILES
 from suture_contract.model.metadata import MemberRef
-from suture_service.kinds.checks import FileContent
 from suture_service.kinds.schemas import SpecMember
 from suture_service.models.service import Checked
 from suture_service.settings import Settings
 from suture_service.states import Rules, TaskState
+from suture_service.storage.blobs import KeptFile
 from suture_service.tables import Job, Json, Task, TaskFile
 
 
@@ -43,8 +43,8 @@ class TaskResult:
     """What a site says is the result: a document, the files it has put, and those of the job that it started from."""
 
     document: dict[str, Any]
-    files: Mapping[str, FileContent]
-    start: Mapping[str, FileContent]
+    files: Mapping[str, KeptFile]
+    start: Mapping[str, KeptFile]
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ FILE_ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"description": "The file.", "content": {"application/octet-stream": {"schema": _BINARY}}},
     206: {"description": "The range that was asked for."},
     304: {"description": "The caller has it already (`If-None-Match`)."},
-    **answers(404, 416, 422),
+    **answers(404, 412, 416, 422),
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -89,14 +89,7 @@ async def check_and_keep(hub: HubContext, party_id: int, uploads: dict[str, Uplo
 
 
 def _check(uploads: dict[str, Upload]) -> Checked:
-    checked = check_model(uploads)
-    try:
-        card = split_card(_card_text(uploads[CARD], uploads[CARD].size))[0] if CARD in uploads else None
-    except SutureError as error:
-        if error.code != "card.yaml":
-            raise
-        card = None
-    return replace(checked, card=card)
+    return replace(check_model(uploads), card=_read_card(uploads, uploads[CARD].size) if CARD in uploads else None)
 
 
 def check_model(files: Mapping[str, Content]) -> Checked:
@@ -105,7 +98,7 @@ def check_model(files: Mapping[str, Content]) -> Checked:
     model = files[MODEL]
     header = read_header(model.read, model.size, where=MODEL)
     check_against(header, metadata, where=METADATA)
-    check_finite(model.read, header, where=MODEL)
+    check_finite(model.read_into, header, where=MODEL)
     return Checked(metadata, _counted(header))
 
 
@@ -117,23 +110,40 @@ def _counted(header: PortableHeader) -> Json:
     return {"parameters": dict(parameters), "total": parameters.total()}
 
 
-def check_repository(files: Mapping[str, Content], max_card_bytes: int) -> Checked:
-    """Check what a commit would show: what claims to be a portable model must be one, and a card must be readable."""
+def check_repository(
+    files: Mapping[str, Content], max_card_bytes: int, before: Checked, same: Collection[str]
+) -> Checked:
+    """Check what a commit would show: what claims to be a portable model must be one, and a card must be readable.
+
+    Of what was checked `before`, nothing is read again where the files are the `same`, by name.
+    """
+    if before.safetensors is not None and MODEL in same and METADATA in same:
+        checked = before
+    else:
+        checked = check_model(files) if _claims_to_be_portable(files) else Checked()
+    card = before.card if CARD in same else None
+    if card is None and CARD in files:
+        card = _read_card(files, max_card_bytes)
+    return replace(checked, card=card)
+
+
+def _claims_to_be_portable(files: Mapping[str, Content]) -> bool:
+    """Whether there is a portable model among the files, right or wrong; raises `SutureError` for a part of one."""
     claims = METADATA in files or (MODEL in files and _says_portable(files[MODEL]))
     for name in (METADATA, MODEL) if claims else ():
         if name not in files:
             hint = f"a portable model is {MODEL} and {METADATA}: put both into one commit"
             raise SutureError("model.incomplete", f"{name} is missing beside it", where="the commit", hint=hint)
-    checked = check_model(files) if claims else Checked()
-    card = split_card(_card_text(files[CARD], max_card_bytes))[0] if CARD in files else None
-    return replace(checked, card=card)
+    return claims
 
 
-def _card_text(card: Content, limit: int) -> str:
+def _read_card(files: Mapping[str, Content], limit: int) -> Json:
+    """Return the YAML block of the card; raises `SutureError` (`card.*`) for a text that no page should show."""
     try:
-        return read_document(card, limit, CARD).decode()
+        text = read_document(files[CARD], limit, CARD).decode()
     except UnicodeDecodeError:
         raise SutureError("card.encoding", "not UTF-8 text", where=CARD, hint="save it as UTF-8") from None
+    return split_card(text)[0]
 
 
 def _says_portable(model: Content) -> bool:

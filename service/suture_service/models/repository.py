@@ -105,6 +105,12 @@ def find_model(session: Session, party_id: int, repo: str) -> Listed | None:
     return session.execute(statement).one_or_none()
 
 
+def shared_with(session: Session, model_id: int) -> list[str]:
+    """Return the parties with which a model is shared, by name."""
+    statement = select(Party.name).join(ModelShare, ModelShare.party_id == Party.id)
+    return list(session.scalars(statement.where(ModelShare.model_id == model_id).order_by(Party.name)))
+
+
 def _readable_revisions(party_id: int, repo: str) -> Select[Revision]:
     party, _, name = repo.partition("/")
     return _revisions().where(

@@ -56,6 +56,13 @@ class Checked:
     card: Json | None = None
 
 
+def checked_of(revision: Revision) -> Checked:
+    """Return what a revision's files say, as it was checked when it was made."""
+    content = revision.content
+    metadata = None if content is None else ModelMetadata.model_validate(content)
+    return Checked(metadata, revision.safetensors, revision.card)
+
+
 def revision_id(files: Mapping[str, StoredFile]) -> str:
     """Return the id that follows from the content: equal content, equal revision."""
     lines = "".join(f"{name}\0{file.sha256}\n" for name, file in sorted(files.items()))
@@ -347,3 +354,10 @@ def _share(session: Session, model: Model, names: Sequence[str]) -> None:
             raise no_party(session, name, "shared_with")
         shares.append(kept.get(name) or ModelShare(party=party))
     model.shares = shares
+
+
+def readers(session: Session, caller: Caller, model: Model) -> list[str]:
+    """Return the parties that may read a private model beside its owner, by name; told to the owner alone."""
+    if model.party_id != caller.party_id:
+        return []
+    return repository.shared_with(session, model.id)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, get_args
+from collections.abc import Iterator
+from typing import Annotated, Literal, get_args
 
 from fastapi import Depends, Form, Query, Request, Response
-from fastapi.responses import RedirectResponse
+from fastapi.responses import RedirectResponse, StreamingResponse
 
 from suture_contract.errors import SutureError
+from suture_contract.pages import HEADERS, url
 from suture_service.access import endpoints as access
 from suture_service.access.schemas import AccessState, Decision
 from suture_service.audit import endpoints as audit
+from suture_service.audit.endpoints import AuditHeadOut
 from suture_service.auth import Caller, Role
 from suture_service.hub import HubContext, HubDep
 from suture_service.keys import endpoints as keys
 from suture_service.keys.schemas import TakenBack
+from suture_service.membership import endpoints as membership
+from suture_service.membership.schemas import QuotaIn
 from suture_service.pages.forms import read_form, status_of
 from suture_service.pages.frame import next_of, render
 from suture_service.pages.route import PageCaller, own_form, pages
@@ -23,6 +28,7 @@ from suture_service.parties import endpoints as parties
 from suture_service.parties.schemas import PartyIn, TokenIn
 from suture_service.people import endpoints as people
 from suture_service.people.schemas import PersonIn, RolesIn
+from suture_service.people.service import parties_of
 from suture_service.sites import endpoints as sites
 from suture_service.sites.schemas import SiteIn
 
@@ -38,9 +44,9 @@ _ADMIN = "/-/admin/{party}"
 
 
 @router.get("/-/account")
-def account(request: Request, caller: PageCaller) -> Response:
-    """Show who is signed in, and what that allows."""
-    return render(request, "account.html.jinja", rules=_rules(caller, caller.party))
+def account(hub: HubDep, request: Request, caller: PageCaller) -> Response:
+    """Show who is signed in, what that allows, and as which other party the same person may act."""
+    return render(request, "account.html.jinja", rules=_rules(caller, caller.party), others=other_parties(hub, caller))
 
 
 @router.get(_ADMIN)
@@ -126,6 +132,13 @@ def revoke_key(hub: HubDep, caller: PageCaller, party: str, fingerprint: str, re
     return _back(party)
 
 
+@router.post(_ADMIN + "/quota", dependencies=FORM)
+def set_quota(hub: HubDep, caller: PageCaller, party: str, max_bytes: Text = "", max_jobs: Text = "") -> Response:
+    """Set what a party may fill."""
+    membership.set_quota(hub, caller, party, read_form(QuotaIn, max_bytes=max_bytes or None, max_jobs=max_jobs or None))
+    return _back(party)
+
+
 @router.post("/-/parties", dependencies=FORM)
 def add_party(hub: HubDep, caller: PageCaller, name: Text = "") -> Response:
     """Add a party."""
@@ -153,10 +166,11 @@ def decide_access(
     state: Text = "",
     answer: Text = "",
     days: Annotated[int | None, Form(ge=1, le=3660)] = None,
+    back: Annotated[Literal["model"] | None, Form()] = None,
 ) -> Response:
-    """Accept or refuse a request."""
+    """Accept or refuse a request, and go back to where that was asked: the list, or the model's page."""
     access.decide(hub, caller, party, name, asker, read_form(Decision, state=state, answer=answer, days=days))
-    return RedirectResponse("/-/access", status_code=303)
+    return RedirectResponse(url(party, name) if back == "model" else "/-/access", status_code=303)
 
 
 @router.get("/-/audit")
@@ -168,9 +182,64 @@ def list_audit(
     cursor: Cursor = None,
 ) -> Response:
     """List what the party did, and what was done to what is its own."""
+    return _audit(hub, request, caller, action, cursor)
+
+
+@router.get("/-/audit/verify")
+def verify_audit(
+    hub: HubDep, request: Request, caller: PageCaller, expect: Annotated[str, Query(max_length=1000)] = ""
+) -> Response:
+    """Check the whole log, and say what was found."""
+    caller.require("auditor")
+    noted = expect.strip()
+    try:
+        head = audit.verify_audit(hub, caller, noted or None)
+    except SutureError as error:
+        return _audit(hub, request, caller, None, None, expect=noted, problem=error)
+    return _audit(hub, request, caller, None, None, expect=noted, head=head)
+
+
+@router.get("/-/audit/export")
+def export_audit(
+    hub: HubDep, caller: PageCaller, action: Annotated[str | None, Query(max_length=64)] = None
+) -> Response:
+    """Give all entries that the list shows, newest first, as JSON lines."""
+    caller.require("auditor")
+
+    def lines() -> Iterator[str]:
+        cursor, more = None, True
+        while more:
+            results = audit.list_audit(hub, caller, action, PAGE, cursor)
+            yield "".join(f"{entry.model_dump_json()}\n" for entry in results.items)
+            cursor, more = results.next, results.next is not None
+
+    headers = {**HEADERS, "Content-Disposition": 'attachment; filename="audit.ndjson"'}
+    return StreamingResponse(lines(), media_type="application/x-ndjson", headers=headers)
+
+
+def _audit(
+    hub: HubContext,
+    request: Request,
+    caller: Caller,
+    action: str | None,
+    cursor: str | None,
+    *,
+    expect: str = "",
+    head: AuditHeadOut | None = None,
+    problem: SutureError | None = None,
+) -> Response:
     results = audit.list_audit(hub, caller, action, PAGE, cursor)
-    more = next_of("/-/audit", results, action=action)
-    return render(request, "audit.html.jinja", entries=results.items, more=more, action=action)
+    return render(
+        request,
+        "audit.html.jinja",
+        status_of(problem),
+        entries=results.items,
+        more=next_of("/-/audit", results, action=action),
+        action=action,
+        expect=expect,
+        head=head,
+        problem=problem,
+    )
 
 
 def _admin(
@@ -192,11 +261,18 @@ def _admin(
         complete=listed.next is None,
         people=people.list_people(hub, caller, party, PAGE, None).items if hub.settings.oidc_issuer else None,
         keys=keys.list_keys(hub, caller, party, PAGE, None).items,
+        quota=membership.get_quota(hub, caller, party),
         own=party == caller.party,
         roles=ROLES if "operator" in caller.roles else [role for role in ROLES if role != "operator"],
         problem=problem,
         secret=secret,
     )
+
+
+def other_parties(hub: HubContext, caller: Caller) -> list[str]:
+    """Return the other parties for which who is signed in may act."""
+    with hub.database.reading() as session:
+        return [party for party in parties_of(session, caller) if party != caller.party]
 
 
 def _rules(caller: Caller, party: str) -> bool:

@@ -15,6 +15,8 @@ from suture_contract.report.html import axis_of
 from suture_contract.report.plot import Tick
 from suture_contract.report.words import METRIC_MEANINGS, samples, scale_of
 from suture_service.auth import Caller
+from suture_service.hf.routing import Namespace, RepoName, RouteRepo
+from suture_service.hf.service import get_repo
 from suture_service.hub import HubContext, HubDep
 from suture_service.jobs import endpoints as jobs
 from suture_service.jobs.schemas import JobOut
@@ -78,6 +80,15 @@ def compare(
     return render(request, "compare.html.jinja", names=names, subjects=subjects, tables=_tables(subjects), most=MOST)
 
 
+@router.get("/-/measured/{namespace}/{name}")
+def show_measured(hub: HubDep, request: Request, caller: PageCaller, namespace: Namespace, name: RepoName) -> Response:
+    """Show what was measured of a model and where, as a part of its page."""
+    with hub.database.reading() as session:
+        get_repo(session, caller, RouteRepo(namespace, name))
+    subjects = _subjects(hub, caller, [f"{namespace}/{name}"])
+    return render(request, "measured.html.jinja", tables=_tables(subjects), subject=subjects[0])
+
+
 def _subjects(hub: HubContext, caller: Caller, names: Iterable[str]) -> list[Subject]:
     if not names:
         return []
@@ -97,9 +108,7 @@ def _subject(hub: HubContext, caller: Caller, name: str, listed: list[JobOut], r
             reports[job.id] = read_report(hub, caller, job.id)
     except SutureError as error:
         return Subject(name, problem=error.message)
-    return Subject(
-        f"{job.publish_as}, {job.id}" if name == job.id else name, job, reports[job.id], of_job=name == job.id
-    )
+    return Subject(job.publish_as if name == job.id else name, job, reports[job.id], of_job=name == job.id)
 
 
 def _newest_with(repo: str, listed: list[JobOut]) -> JobOut | None:

@@ -13,6 +13,7 @@ from suture_service.errors import HubError, Unavailable
 from suture_service.hf import service
 from suture_service.hf.routing import RoutePlace
 from suture_service.hub import HubContext
+from suture_service.models.trees import NamedFile
 
 #: In bytes: a larger file is offered for download alone.
 MAX_SHOWN = 256 * 1024
@@ -36,15 +37,19 @@ def read_file(hub: HubContext, caller: Caller, place: RoutePlace, path: str) -> 
     """Return a file at a branch, tag or commit; a store that does not answer is said in `problem`."""
     with hub.database.reading() as session:
         at = service.get_at(session, caller, place)
-        file = service.get_document(session, caller, at, path)
-        oid, name, size, sha256 = at.oid, file.name, file.size, file.sha256
+        file, oid = service.get_document(session, caller, at, path), at.oid
+    return read_named(hub, oid, file)
+
+
+def read_named(hub: HubContext, oid: str, file: NamedFile) -> ReadableFile:
+    """Return a file of the commit `oid` that the caller may have, as `read_file` does."""
     text, problem = None, None
-    if size <= MAX_SHOWN:
+    if file.size <= MAX_SHOWN:
         try:
-            text = _as_text(read_stored(hub, sha256, 0, size, size))
+            text = _as_text(read_stored(hub, file.sha256, 0, file.size, file.size))
         except SutureError as error:
             problem = error
-    return ReadableFile(oid, name, size, sha256, text, problem)
+    return ReadableFile(oid, file.name, file.size, file.sha256, text, problem)
 
 
 def read_stored(hub: HubContext, sha256: str, offset: int, length: int, size: int) -> bytes:

@@ -18,7 +18,10 @@ from suture_service.errors import HubError
 from suture_service.hub import HubContext, HubDep
 from suture_service.jobs import endpoints as jobs
 from suture_service.jobs import service
+from suture_service.jobs.picking import MOST, choices, own_datasets
 from suture_service.jobs.schemas import JobIn, JobOut, TaskOut
+from suture_service.models.trees import StoredFile
+from suture_service.pages.account import other_parties
 from suture_service.pages.content import read_stored
 from suture_service.pages.forms import read_form, status_of
 from suture_service.pages.frame import next_of, render
@@ -33,6 +36,9 @@ PAGE = 25
 SOONEST, LATEST = 2, 60
 #: What a page asks of other parties, one line each.
 MAX_ASKED = 200
+Name = Annotated[str, Form(max_length=300)]
+#: More parties than these stand in a list where they are seldom asked.
+FEW = 50
 _WAITS = {
     "site_offline": "its site is away",
     "queued": "its site is at work on something else",
@@ -63,12 +69,12 @@ def ask(
     hub: HubDep,
     request: Request,
     caller: PageCaller,
-    model: Annotated[list[str] | None, Query(max_length=16)] = None,
+    model: Annotated[list[str] | None, Query(max_length=MOST)] = None,
     dataset: Annotated[str, Query(max_length=200)] = "",
     evaluate_at: Annotated[list[str] | None, Query(max_length=MAX_ASKED)] = None,
 ) -> Response:
     """Show the form for a new job, with these models, this dataset and these parties in it."""
-    values = {"models": "\n".join(model or ()), "dataset": dataset, "evaluate_at": evaluate_at or []}
+    values = {"model": model or [], "dataset": dataset, "evaluate_at": evaluate_at or []}
     return _form(hub, request, caller, values, None)
 
 
@@ -77,7 +83,9 @@ class _JobForm:
 
     def __init__(
         self,
+        model: Annotated[list[Name] | None, Form(max_length=MOST)] = None,
         models: Annotated[str, Form(max_length=4000)] = "",
+        search: Annotated[str, Form(max_length=200)] = "",
         dataset: Annotated[str, Form(max_length=200)] = "",
         evaluate_at: Annotated[list[str] | None, Form(max_length=MAX_ASKED)] = None,
         contribute_from: Annotated[list[str] | None, Form(max_length=MAX_ASKED)] = None,
@@ -85,7 +93,9 @@ class _JobForm:
         days: Annotated[int, Form(ge=1, le=28)] = 1,
     ) -> None:
         self.values: dict[str, Any] = {
+            "model": list(dict.fromkeys(model or ())),
             "models": models,
+            "search": search.strip(),
             "dataset": dataset,
             "evaluate_at": evaluate_at or [],
             "contribute_from": contribute_from or [],
@@ -96,7 +106,7 @@ class _JobForm:
     def read(self) -> JobIn:
         """Return what is asked for; raises `SutureError` `request.invalid` naming the field."""
         fields = self.values
-        named = [line.partition("@") for line in fields["models"].split()]
+        named = [name.partition("@") for name in named_models(fields)]
         return read_form(
             JobIn,
             models=[{"repo": repo, "revision": revision or None} for repo, _, revision in named],
@@ -111,14 +121,36 @@ class _JobForm:
 AskedForm = Annotated[_JobForm, Depends()]
 
 
+def named_models(fields: dict[str, Any]) -> list[str]:
+    """Return the models that a form names, picked or typed, each once."""
+    return list(dict.fromkeys([*fields["model"], *fields["models"].split()]))
+
+
 @router.post("/-/jobs/new", dependencies=[Depends(own_form)])
-def create(hub: HubDep, request: Request, caller: PageCaller, form: AskedForm) -> Response:
-    """Ask for a stitched ensemble; where it is refused, show the form again with the reason."""
+def create(
+    hub: HubDep,
+    request: Request,
+    caller: PageCaller,
+    form: AskedForm,
+    find: Annotated[str, Form(max_length=20)] = "",
+) -> Response:
+    """Ask for a stitched ensemble; where it is refused, show the form again with the reason.
+
+    With `find`, ask for nothing yet: show the form with the models that its search finds.
+    """
+    if find:
+        return _form(hub, request, caller, form.values, None)
     try:
         job = jobs.create_job(hub, caller, form.read())
     except SutureError as error:
         return _form(hub, request, caller, form.values, error)
     return RedirectResponse(f"/-/jobs/{job.id}", status_code=303)
+
+
+@router.post("/-/jobs/models", dependencies=[Depends(own_form)])
+def pick(hub: HubDep, request: Request, caller: PageCaller, form: AskedForm) -> Response:
+    """Show the models that are picked and those that go with them, while the form is filled in."""
+    return render(request, "job_models.html.jinja", **_models(hub, caller, form.values))
 
 
 @router.post("/-/jobs/check", dependencies=[Depends(own_form)])
@@ -132,7 +164,8 @@ def check(hub: HubDep, request: Request, caller: PageCaller, form: AskedForm) ->
             revisions = [service.member(revision) for revision in checked]
     except SutureError as error:
         problem = error
-    return render(request, "job_check.html.jinja", problem=problem, members=revisions, form=form.values)
+    named = named_models(form.values)
+    return render(request, "job_check.html.jinja", problem=problem, members=revisions, form=form.values, named=named)
 
 
 @router.get("/-/jobs/{job_id}")
@@ -162,19 +195,30 @@ def retry(hub: HubDep, caller: PageCaller, job_id: str) -> Response:
 @router.get("/-/jobs/{job_id}/report")
 def show_report(hub: HubDep, request: Request, caller: PageCaller, job_id: str) -> Response:
     """Show the newest party report of a job."""
-    job = jobs.get_job(hub, caller, job_id)
-    report = read_report(hub, caller, job_id)
+    with hub.database.reading() as session:
+        row = service.get(session, caller, job_id)
+        job, file = jobs.show_job(session, row), service.report_of(session, caller, row)
+        members = list(zip(job.models, service.trainings(session, caller, row), strict=True))
+        ended = service.ended_at(row)
+    measured = [
+        (task.party, _KINDS.get(task.kind, task.kind), ended[task.id]) for task in job.tasks if task.id in ended
+    ]
+    report = _read(hub, job_id, file)
     try:
         body = to_body(report)
     except (ValueError, LookupError, ArithmeticError, StopIteration):
         raise _no_drawing(job_id) from None
-    return render(request, "report.html.jinja", job=job, body=body)
+    return render(request, "report.html.jinja", job=job, body=body, members=members, measured=measured)
 
 
 def read_report(hub: HubContext, caller: Caller, job_id: str) -> Report:
     """Return the newest party report of a job; raises `HubError` `report.unreadable`."""
     with hub.database.reading() as session:
         file = service.get_report(session, caller, job_id)
+    return _read(hub, job_id, file)
+
+
+def _read(hub: HubContext, job_id: str, file: StoredFile) -> Report:
     content = read_stored(hub, file.sha256, 0, file.size, file.size)
     try:
         return complete(Report.model_validate_json(content))
@@ -193,10 +237,23 @@ def _form(
 ) -> Response:
     everyone = parties.list_parties(hub, caller, MAX_ASKED, None).items
     others = [party for party in everyone if party.name != caller.party and party.sites]
-    blank = {"models": "", "dataset": "", "evaluate_at": [], "contribute_from": [], "publish_as": "", "days": 1}
+    names: dict[str, Any] = {"model": [], "models": "", "search": ""}
+    blank = {**names, "dataset": "", "evaluate_at": [], "contribute_from": [], "publish_as": "", "days": 1}
     return render(
-        request, "job_new.html.jinja", status_of(problem), form={**blank, **values}, others=others, problem=problem
+        request,
+        "job_new.html.jinja",
+        status_of(problem),
+        **_models(hub, caller, {**blank, **values}),
+        others=others,
+        datasets=own_datasets(hub, caller),
+        problem=problem,
+        elsewhere=other_parties(hub, caller),
+        few=FEW,
     )
+
+
+def _models(hub: HubContext, caller: Caller, values: dict[str, Any]) -> dict[str, Any]:
+    return {"form": values, "choices": choices(hub, caller, values["model"], values["search"])}
 
 
 def _shown(hub: HubContext, caller: Caller, job_id: str) -> dict[str, Any]:
@@ -215,7 +272,9 @@ def _shown(hub: HubContext, caller: Caller, job_id: str) -> dict[str, Any]:
         "pause": round(min(max(quiet / 20, SOONEST), LATEST)) if active or awaited else None,
         "tasks": [(task, _KINDS.get(task.kind, task.kind), _waits(task), _meaning(task, job)) for task in job.tasks],
         "ended": sum(task.state not in (*ACTIVE_TASKS, TaskState.LATE) for task in job.tasks),
-        "failure": meaning(job.error.code, job.error.correlation_id, job.id) if job.error is not None else None,
+        "failure": meaning(job.error.code, job.error.correlation_id, job.id, _repos(job))
+        if job.error is not None
+        else None,
         "reads_report": bool(job.results) and caller.party in job.report_for,
     }
 
@@ -225,4 +284,8 @@ def _waits(task: TaskOut) -> str:
 
 
 def _meaning(task: TaskOut, job: JobOut) -> tuple[str, str] | None:
-    return meaning(task.reason, None, job.id) if task.reason and task.state != TaskState.DONE else None
+    return meaning(task.reason, None, job.id, _repos(job)) if task.reason and task.state != TaskState.DONE else None
+
+
+def _repos(job: JobOut) -> list[str]:
+    return [member.repo for member in job.models]

@@ -4,38 +4,44 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 from urllib.parse import quote
 
 from fastapi import Depends, Form, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
 from suture_contract.card.body import use
+from suture_contract.errors import SutureError
 from suture_contract.pages import HEADERS, url
 from suture_service.access import endpoints as access
-from suture_service.access.schemas import AccessIn, AccessOut
+from suture_service.access.schemas import AccessIn
 from suture_service.auth import Caller
 from suture_service.errors import NotFound
-from suture_service.hf import commits, files, repos
-from suture_service.hf.errors import EntryNotFound, GatedRepo
+from suture_service.hf import commits, files, repos, service
+from suture_service.hf.errors import EntryNotFound
 from suture_service.hf.files import ListingWish, Wish
 from suture_service.hf.routing import FilePath, Namespace, PlaceDep, RepoName, RoutePlace
 from suture_service.hf.schemas import CommitOut
 from suture_service.hub import HubContext, HubDep
+from suture_service.keys.lineage import lineage_of
 from suture_service.models import endpoints as models
 from suture_service.models.repository import MAIN
-from suture_service.models.schemas import ModelOut, RevisionOut
-from suture_service.models.service import CARD
+from suture_service.models.schemas import Gate, ModelChange
+from suture_service.models.service import CARD, readers
+from suture_service.models.trees import files_of
 from suture_service.pages import markdown
-from suture_service.pages.content import ReadableFile, draw_network, read_file, without_block
+from suture_service.pages.content import draw_network, read_file, read_named, without_block
 from suture_service.pages.drawing import draw
+from suture_service.pages.forms import read_form, status_of
 from suture_service.pages.frame import render
 from suture_service.pages.route import PageCaller, own_form, pages
-from suture_service.revisions.endpoints import get_lineage
+from suture_service.parties.repository import party_names
 
 router = pages()
 _REPO = "/{namespace}/{name}"
-_LATEST = "latest"
+#: As many parties as a form names, and what it says of each.
+MOST_SHARES = 200
+_Word = Annotated[str, Form(max_length=200)]
 #: Of the history, on the page of the model.
 _NEWEST = 5
 
@@ -43,27 +49,51 @@ _NEWEST = 5
 @router.get(_REPO)
 def show_model(hub: HubDep, request: Request, caller: PageCaller, namespace: Namespace, name: RepoName) -> Response:
     """Show a repository at its branch `main`."""
+    return _model(hub, request, caller, namespace, name)
+
+
+def _model(
+    hub: HubContext, request: Request, caller: Caller, namespace: str, name: str, problem: SutureError | None = None
+) -> Response:
     place = RoutePlace(namespace, name, MAIN)
-    repo = repos.model_info(hub, caller, place, blobs=True)
-    model, revision = _portable(hub, caller, namespace, name)
-    card, base = _card(hub, caller, place, [file.rfilename for file in repo.siblings or ()]), url(namespace, name)
-    lineage = get_lineage(hub, caller, namespace, name, _LATEST) if revision is not None else None
+    with hub.database.reading() as session:
+        at = service.get_at(session, caller, place)
+        revision = at.commit.revision
+        files_there = files_of(session, revision.id)
+        repo = repos.show_at(session, caller, at, files_there, blobs=True)
+        metadata = revision.content
+        lineage = lineage_of(session, revision, caller.party_id) if metadata is not None else None
+        others = bool(at.model.gated) and at.model.party_id != caller.party_id
+        shown = {
+            "repo": repo,
+            "metadata": metadata,
+            "signed_by": revision.key.fingerprint if revision.key is not None else None,
+            "job": revision.job_id,
+            "readers": readers(session, caller, at.model),
+            "refs": repos.refs_of(session, at.model),
+            "history": commits.newest(session, at, _NEWEST),
+            "access": access.request_for(session, caller, at.model) if others else None,
+            "open": service.may_download(session, caller, at.model),
+            "requests": access.requests_for(session, caller, at.model, hub.now()),
+            "parties": party_names(session) if _may_change(caller, namespace) and metadata is not None else (),
+        }
+        oid = at.oid
+    base, described = url(namespace, name), next((file for file in files_there if file.name == CARD), None)
+    card = read_named(hub, oid, described) if described is not None else None
     return render(
         request,
         "model.html.jinja",
-        repo=repo,
+        status_of(problem),
+        **shown,
+        problem=problem,
+        changes=_may_change(caller, namespace) and metadata is not None,
+        gates=get_args(Gate),
         base=base,
-        model=model,
-        revision=revision,
-        facts=_facts(revision.metadata) if revision is not None else [],
+        facts=_facts(metadata) if metadata is not None else [],
         card=card,
         text=markdown.to_html(without_block(card.text), f"{base}/blob/{MAIN}", repo.id) if card and card.text else None,
-        refs=repos.list_refs(hub, caller, place),
-        history=commits.list_commits(hub, caller, request, Response(), place, None)[:_NEWEST],
         lineage=lineage,
         drawing=draw(lineage) if lineage is not None else None,
-        access=_access(hub, caller, namespace, name) if repo.gated and namespace != caller.party else None,
-        open=_may_download(hub, caller, place),
         how=_python(use(repo.id)),
     )
 
@@ -78,6 +108,30 @@ def ask_for_access(
 ) -> Response:
     """Ask for the files of a gated model."""
     access.ask(hub, caller, namespace, name, AccessIn(reason=reason))
+    return RedirectResponse(url(namespace, name), status_code=303)
+
+
+@router.post("/-/sharing" + _REPO, dependencies=[Depends(own_form)])
+def share(
+    hub: HubDep,
+    request: Request,
+    caller: PageCaller,
+    namespace: Namespace,
+    name: RepoName,
+    visibility: Annotated[str, Form(max_length=20)] = "",
+    gated: Annotated[str, Form(max_length=20)] = "",
+    shared_with: Annotated[list[_Word] | None, Form(max_length=MOST_SHARES)] = None,
+    add: Annotated[str, Form(max_length=2000)] = "",
+) -> Response:
+    """Change who may read an own model, and who gets its files; where it is refused, show its page with the reason."""
+    try:
+        readers = [*(shared_with or ()), *add.replace(",", " ").split()]
+        wanted = read_form(ModelChange, visibility=visibility, gated=gated, shared_with=list(dict.fromkeys(readers)))
+        models.change_model(hub, caller, namespace, name, wanted)
+    except NotFound:
+        raise  # there is no page to show it on
+    except SutureError as error:
+        return _model(hub, request, caller, namespace, name, error)
     return RedirectResponse(url(namespace, name), status_code=303)
 
 
@@ -165,32 +219,13 @@ def show_commit(hub: HubDep, request: Request, caller: PageCaller, place: PlaceD
     return render(request, "commit.html.jinja", **_place(hub, caller, place), step=step, before=before, changes=changes)
 
 
-def _portable(hub: HubContext, caller: Caller, namespace: str, name: str) -> tuple[ModelOut | None, RevisionOut | None]:
-    """Return what the API under `/v1` says of a repository; nothing where it holds no portable model."""
-    try:
-        model = models.get_model(hub, caller, namespace, name)
-        return model, models.get_revision(hub, caller, namespace, name, _LATEST)
-    except NotFound:
-        return None, None
-
-
-def _card(hub: HubContext, caller: Caller, place: RoutePlace, names: list[str]) -> ReadableFile | None:
-    return read_file(hub, caller, place, CARD) if CARD in names else None
-
-
-def _access(hub: HubContext, caller: Caller, namespace: str, name: str) -> AccessOut | None:
-    try:
-        return access.own_request(hub, caller, namespace, name)
-    except NotFound:
-        return None
+def _may_change(caller: Caller, party: str) -> bool:
+    return party == caller.party and "publisher" in caller.roles
 
 
 def _may_download(hub: HubContext, caller: Caller, place: RoutePlace) -> bool:
-    try:
-        repos.auth_check(hub, caller, place)
-    except GatedRepo:
-        return False
-    return True
+    with hub.database.reading() as session:
+        return service.may_download(session, caller, service.get_repo(session, caller, place))
 
 
 def _place(hub: HubContext, caller: Caller, place: RoutePlace, path: str = "") -> dict[str, Any]:
@@ -235,13 +270,15 @@ def _facts(metadata: dict[str, Any]) -> list[tuple[str, str]]:
     """Return what a model reads and gives, in words."""
     facts = [("Task", metadata["task"])]
     for name, spec in metadata["inputs"].items():
-        shape = " × ".join("any" if part is None else str(part) for part in spec["spatial_shape"])
-        parts = [spec.get("format", "image"), f"{spec['num_channels']} channel(s)", shape, spec.get("modality")]
+        shape = "\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}".join(
+            "any" if part is None else str(part) for part in spec["spatial_shape"]
+        )
+        parts = [spec.get("format", "image"), _channels(spec["num_channels"]), shape, spec.get("modality")]
         facts.append((f"Input {name}", ", ".join(part for part in parts if part)))
         if spec.get("channels"):
             facts.append(("Channels", _listed(spec["channels"])))
     for name, output in metadata["outputs"].items():
-        facts.append((f"Output {name}", f"{output['format']}, {output['num_channels']} channel(s)"))
+        facts.append((f"Output {name}", f"{output['format']}, {_channels(output['num_channels'])}"))
     if metadata.get("labels"):
         facts.append(("Labels", _listed(metadata["labels"])))
     facts.append(("Licence", metadata["license"]))
@@ -251,10 +288,16 @@ def _facts(metadata: dict[str, Any]) -> list[tuple[str, str]]:
     return facts
 
 
+def _channels(count: int) -> str:
+    return "1 channel" if count == 1 else f"{count:,} channels"
+
+
 def _listed(names: list[str], most: int = 30) -> str:
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def _python(text: str) -> str:
-    return text.removeprefix("```python\n").removesuffix("\n```")
+    # On lines of its own, a name has room beside a card.
+    shown = text.removeprefix("```python\n").removesuffix("\n```")
+    return shown.replace('.load("', '.load(\n    "').replace('")', '"\n)')

@@ -10,7 +10,6 @@ import structlog
 from fastapi import APIRouter, Depends, Form, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPAuthorizationCredentials
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.types import Scope
@@ -24,7 +23,7 @@ from suture_service.observe import allow_body
 from suture_service.pages.frame import provider_of, render
 from suture_service.parameters import known_parameters, problem_of
 from suture_service.parties.service import RESERVED
-from suture_service.route import Route, needs
+from suture_service.route import Route
 from suture_service.sessions import service as sessions
 
 log = structlog.get_logger(__name__)
@@ -78,6 +77,8 @@ def own_form(request: Request, csrf: Annotated[str, Form(max_length=100)] = "") 
 class PageRoute(Route):
     """A route whose answers are pages, refusals too. A caller that wants no HTML is refused as the API does."""
 
+    identify = staticmethod(page_caller)
+
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Say whether a request is for this page: no party is called as the hub's own addresses begin."""
         match, child = super().matches(scope)
@@ -88,7 +89,7 @@ class PageRoute(Route):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return the handler that FastAPI calls."""
         handle = super().get_route_handler()
-        needs_caller, has_form = needs(self.dependant, page_caller), self.body_field is not None
+        has_form = self.body_field is not None
 
         async def run(request: Request) -> Response:
             # A form sends its empty fields, too: they ask for nothing.
@@ -97,8 +98,6 @@ class PageRoute(Route):
             try:
                 if has_form:
                     allow_body(request, _MAX_FORM)
-                    if needs_caller:
-                        await run_in_threadpool(page_caller, request, hub_of(request), await bearer(request))
                 answer = await handle(request)
             except (SutureError, HTTPException, RequestValidationError, *DATABASE_ERRORS) as error:
                 if "text/html" not in request.headers.get("accept", ""):
@@ -145,6 +144,7 @@ def problem_page(request: Request, error: Exception) -> Response:
             problem=None,
             next=here if request.method == "GET" else "/",
             provider=provider_of(hub_of(request)),
+            parties=(),
         )
         if request.headers.get("hx-request"):
             answer.headers["HX-Refresh"] = "true"

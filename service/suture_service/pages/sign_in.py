@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 import secrets
+from contextlib import suppress
 from typing import Annotated, Literal
 
 from fastapi import Depends, Form, Query, Request, Response
@@ -14,14 +15,15 @@ from fastapi.responses import RedirectResponse
 
 from suture_contract.errors import SutureError
 from suture_service.auth import digest, note_wrong_token
-from suture_service.errors import Forbidden, HubError, NotFound
+from suture_service.errors import DATABASE_ERRORS, Forbidden, HubError, NotFound
 from suture_service.hub import HubContext, HubDep
 from suture_service.origin import Origin, origin
 from suture_service.pages.forms import read_form, status_of
 from suture_service.pages.frame import provider_of, render, static_answer
-from suture_service.pages.route import PageCaller, cookie_name, own_form, pages
+from suture_service.pages.route import PageCaller, cookie_name, own_form, page_caller, pages
 from suture_service.people import endpoints as people
 from suture_service.people.schemas import LoginIn
+from suture_service.people.service import SeveralParties
 from suture_service.sessions import service
 from suture_service.tokens import find_token
 
@@ -43,7 +45,9 @@ def static_file(file: str, v: str = "") -> Response:
 
 @router.get("/-/sign-in")
 def ask_for_token(hub: HubDep, request: Request, next: str = "/") -> Response:
-    """Show the form."""
+    """Show the form; who is signed in already may as well go on."""
+    with suppress(HubError, *DATABASE_ERRORS):  # without its database, the hub shows the form all the same
+        page_caller(request, hub, None)
     return _form(hub, request, 200, None, _own_path(next))
 
 
@@ -114,7 +118,17 @@ def sign_out(hub: HubDep, request: Request, caller: PageCaller) -> Response:
 
 
 def _form(hub: HubContext, request: Request, status: int, problem: SutureError | None, next: str) -> Response:
-    return render(request, "sign_in.html.jinja", status, problem=problem, next=next, provider=provider_of(hub))
+    """Return the page on which one signs in; who belongs to several parties chooses one of them there."""
+    parties = problem.parties if isinstance(problem, SeveralParties) else ()
+    return render(
+        request,
+        "sign_in.html.jinja",
+        status,
+        problem=None if parties else problem,
+        next=next,
+        provider=provider_of(hub),
+        parties=parties,
+    )
 
 
 def _back(request: Request) -> str:

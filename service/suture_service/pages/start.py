@@ -13,6 +13,7 @@ from suture_service.access.service import is_steward
 from suture_service.hf.routing import Namespace
 from suture_service.hub import HubDep
 from suture_service.jobs import endpoints as jobs
+from suture_service.jobs import service
 from suture_service.keys import endpoints as keys
 from suture_service.models import endpoints as models
 from suture_service.models.search import ModelQuery, Sort
@@ -40,12 +41,16 @@ def start(hub: HubDep, request: Request, caller: PageCaller, wanted: Wanted, cur
     query.pop("cursor", None)
     wanted = wanted if "sort" in query else replace(wanted, sort="updated")
     results = models.list_models(hub, caller, wanted, PAGE, cursor)
-    active, requests = [], []
+    active, requests, decide, awaited = [], [], [], []
     if not query and cursor is None:
         newest = jobs.list_jobs(hub, caller, None, NEWS, None).items
         active = [job for job in newest if job.state in ACTIVE_JOBS] or newest[:1]
         if is_steward(caller):
             requests = access.list_requests(hub, caller, "pending", NEWS, None).items
+        with hub.database.reading() as session:
+            waiting = service.waits_for_person(session, caller)
+            decide = [(kind, why, job.id, job.requester.name) for kind, why, job in waiting]
+            awaited = access.open_requests(session, caller, NEWS)
     return render(
         request,
         "start.html.jinja",
@@ -59,6 +64,8 @@ def start(hub: HubDep, request: Request, caller: PageCaller, wanted: Wanted, cur
         sort=wanted.sort,
         jobs=active,
         requests=requests,
+        decide=decide,
+        awaited=awaited,
     )
 
 

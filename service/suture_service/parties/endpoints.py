@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import Response
 
-from suture_service.auth import CallerDep
+from suture_service.auth import Caller, CallerDep
 from suture_service.errors import answers
 from suture_service.hub import HubContext, HubDep
 from suture_service.paging import Cursor, Limit, Page, decode, page
@@ -29,20 +29,27 @@ def list_parties(hub: HubDep, caller: CallerDep, limit: Limit = 50, cursor: Curs
     with hub.database.reading() as session:
         after = decode(cursor, str)
         rows = repository.list_parties(session, str(after[0]) if after else None, limit)
-        return page(rows, limit, lambda party: _show(hub, party), lambda party: (party.name,))
+        return page(rows, limit, lambda party: _show(hub, caller, party), lambda party: (party.name,))
 
 
 @router.get("/parties/{party}", responses=answers(404, 422))
 def read_party(hub: HubDep, caller: CallerDep, party: str) -> PartyOut:
     """Read a party with its sites, as every party sees it."""
     with hub.database.reading() as session:
-        return _show(hub, service.get_party(session, party))
+        return _show(hub, caller, service.get_party(session, party))
 
 
-def _show(hub: HubContext, party: Party) -> PartyOut:
+def _show(hub: HubContext, caller: Caller, party: Party) -> PartyOut:
     now, online = hub.now(), hub.settings.online_seconds
+    tells = party.name == caller.party or "operator" in caller.roles
     sites = [
-        SiteState(name=site.name, online=is_online(site, now, online), suspended=site.suspended_at is not None)
+        SiteState(
+            name=site.name,
+            online=is_online(site, now, online),
+            suspended=site.suspended_at is not None,
+            last_seen_at=site.last_seen_at if tells else None,
+            version=site.version if tells else None,
+        )
         for site in party.sites
         if site.removed_at is None
     ]

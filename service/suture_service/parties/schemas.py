@@ -35,6 +35,14 @@ class SiteState(BaseModel):
     name: str = Field(examples=["north-gpu"])
     online: bool = Field(description="It asked for work within the last 90 seconds.")
     suspended: bool = Field(default=False, description="It is not let in for now.")
+    last_seen_at: datetime | None = Field(
+        default=None, description="When it last asked for work; its own party and operators are told."
+    )
+    version: str | None = Field(
+        default=None,
+        description="Of Suture, as it last said; null where it said none. Its own party and operators are told.",
+        examples=["0.1.0"],
+    )
 
 
 class PartyOut(BaseModel):

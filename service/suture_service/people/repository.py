@@ -6,11 +6,11 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 
 from sqlalchemy import and_, or_, select, update
-from sqlalchemy.orm import Session, joinedload
+from sqlalchemy.orm import Session, aliased, joinedload
 
 from suture_service.database import portions
 from suture_service.identity import Identity
-from suture_service.tables import AuditEntry, Person, Token
+from suture_service.tables import AuditEntry, Party, Person, Token
 from suture_service.tokens import is_live
 
 
@@ -42,6 +42,20 @@ def find_identity(session: Session, identity: Identity) -> Sequence[Person]:
     if identity.email is not None:
         known = or_(known, and_(Person.subject.is_(None), Person.email == identity.email))
     statement = select(Person).where(Person.issuer == identity.issuer, known).order_by(Person.id).with_for_update()
+    return session.scalars(statement).all()
+
+
+def parties_of(session: Session, token_id: str) -> Sequence[str]:
+    """Return the names of the parties that know whom a login gave this token, and that are let in."""
+    same = aliased(Person)
+    statement = (
+        select(Party.name)
+        .join(same, same.party_id == Party.id)
+        .join(Person, and_(Person.issuer == same.issuer, Person.subject == same.subject))
+        .join(Token, Token.person_id == Person.id)
+        .where(Token.id == token_id, Party.suspended_at.is_(None))
+        .order_by(Party.name)
+    )
     return session.scalars(statement).all()
 
 

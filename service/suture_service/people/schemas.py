@@ -5,14 +5,19 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Self
 
-from pydantic import BaseModel, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints, model_validator
 
 from suture_contract.model.metadata import Name
+from suture_contract.unseen import legible
 from suture_service.auth import Role
 from suture_service.parties.schemas import RequestBody
 
 Subject = Annotated[str, StringConstraints(pattern=r"^[ -~]{1,255}$")]
-Email = Annotated[str, StringConstraints(pattern=r"^[^@\s\x00-\x1f]+@[^@\s\x00-\x1f]+$", max_length=254, to_lower=True)]
+Email = Annotated[
+    str,
+    StringConstraints(pattern=r"^[^@\s\x00-\x1f]+@[^@\s\x00-\x1f]+$", max_length=254, to_lower=True),
+    AfterValidator(legible),
+]
 Roles = Annotated[list[Role], Field(max_length=7, examples=[["publisher", "requester"]])]
 
 

@@ -20,6 +20,19 @@ from suture_service.tables import Party, Person, Token
 TOKEN_LASTS = timedelta(hours=12)
 
 
+class SeveralParties(Conflict):
+    """Several `parties` know who signs in, who has to say for which one."""
+
+    def __init__(self, parties: Sequence[str]) -> None:
+        super().__init__(
+            "login.party",
+            f"several parties know you: {', '.join(parties)}",
+            where="party",
+            hint=f"suture login --oidc --party {parties[0]}",
+        )
+        self.parties = tuple(parties)
+
+
 def add_person(
     session: Session, party: Party, wanted: PersonIn, issuer: str, now: datetime, *, by: str = OPERATOR
 ) -> Person:
@@ -75,7 +88,7 @@ def remove(session: Session, party: Party, person: Person, now: datetime, *, by:
 def login(session: Session, identity: Identity, party: str | None, now: datetime) -> tuple[Token, str]:
     """Return a token of the person's party, and its secret, which is kept nowhere.
 
-    Raises `Forbidden` (`login.unknown`, `login.used`) or `Conflict` (`login.party`), when several parties know them.
+    Raises `Forbidden` (`login.unknown`, `login.used`) or `SeveralParties` (`login.party`).
     """
     by_party: dict[str, Person] = {}
     for person in repository.find_identity(session, identity):
@@ -91,12 +104,7 @@ def login(session: Session, identity: Identity, party: str | None, now: datetime
             hint="ask your party's admin to add you: your subject at the provider, or an e-mail that it has verified",
         )
     if len(by_party) > 1:
-        raise Conflict(
-            "login.party",
-            f"several parties know you: {', '.join(sorted(by_party))}",
-            where="party",
-            hint=f"suture login --oidc --party {min(by_party)}",
-        )
+        raise SeveralParties(sorted(by_party))
     if next(iter(by_party.values())).party.suspended_at is not None:
         raise Suspended
     if repository.is_used(session, identity.proof):
@@ -120,6 +128,14 @@ def login(session: Session, identity: Identity, party: str | None, now: datetime
     name = person.party.name
     record(session, name, "person.login", token.id, owner=name, person=person.name, roles=token.roles)
     return token, secret
+
+
+def parties_of(session: Session, caller: Caller) -> list[str]:
+    """Return by name the parties for which the person may act whose login gave the caller's token.
+
+    Nothing for a token that no login gave. A party that knows the person by an e-mail alone is not among them.
+    """
+    return list(repository.parties_of(session, caller.token_id))
 
 
 def _end_tokens(session: Session, person: Person, now: datetime, by: str) -> None:

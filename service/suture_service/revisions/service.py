@@ -6,13 +6,12 @@ from datetime import datetime
 
 from sqlalchemy.orm import Session
 
-from suture_contract.model.metadata import ModelMetadata
 from suture_contract.model.signature import SIGNATURE
 from suture_service.audit.chain import record
 from suture_service.auth import Caller
 from suture_service.errors import Conflict, HubError
 from suture_service.models.repository import find_revision
-from suture_service.models.service import Checked, commit, get_revision, revision_id
+from suture_service.models.service import checked_of, commit, get_revision, revision_id
 from suture_service.models.trees import StoredFile
 from suture_service.parties.repository import lock_party
 from suture_service.tables import Revision
@@ -60,7 +59,7 @@ def sign(
         session,
         resolved.model,
         files=files,
-        checked=Checked(ModelMetadata.model_validate(resolved.content), resolved.safetensors, resolved.card),
+        checked=checked_of(resolved),
         signature=signature,
         title="Sign",
         created_by=caller.name,

@@ -30,9 +30,10 @@ def last_seen(session: Session, party_ids: Collection[int]) -> dict[int, datetim
     return {party_id: seen for party_id, seen in rows if seen is not None}
 
 
-def seen_since(session: Session, site_id: int, moment: datetime) -> bool:
-    """Whether a site asked for work at or after a moment."""
-    statement = select(Site.id).where(Site.id == site_id, Site.last_seen_at >= moment)
+def seen_since(session: Session, site_id: int, moment: datetime, version: str | None) -> bool:
+    """Whether a site asked for work at or after a moment, and is known by this version."""
+    known = Site.version.is_not_distinct_from(version)
+    statement = select(Site.id).where(Site.id == site_id, Site.last_seen_at >= moment, known)
     return session.scalars(statement).first() is not None
 
 
@@ -56,6 +57,11 @@ def told_by_site(session: Session, party_id: int) -> list[tuple[str, list[str]]]
 def tell_datasets(session: Session, site_id: int, datasets: list[str] | None) -> None:
     """Write down what a site tells of its datasets."""
     session.execute(update(Site).where(Site.id == site_id).values(datasets=datasets))
+
+
+def mark_asked(session: Session, site_id: int, now: datetime, version: str | None) -> None:
+    """Write down that a site asks for work, and of which version it is; None where it does not say."""
+    session.execute(update(Site).where(Site.id == site_id).values(last_seen_at=now, version=version))
 
 
 def mark_seen(session: Session, site_id: int, now: datetime, step: timedelta) -> None:

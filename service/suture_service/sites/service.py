@@ -20,7 +20,8 @@ def add_site(session: Session, party: Party, name: str, now: datetime, *, by: st
     if repository.find_site(session, party.id, name) is not None:
         raise _exists(party, name)
     site = repository.find_site(session, party.id, name, gone=True) or Site(party_id=party.id, name=name)
-    site.created_at, site.removed_at, site.suspended_at, site.last_seen_at, site.datasets = now, None, None, None, None
+    site.created_at, site.removed_at, site.suspended_at = now, None, None
+    site.last_seen_at, site.datasets, site.version = None, None, None
     session.add(site)
     try:
         session.flush()

@@ -12,6 +12,7 @@ import re
 import secrets
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
@@ -46,6 +47,9 @@ class Content(Protocol):
     def read(self, offset: int, length: int, /) -> bytes:
         """Return up to `length` bytes from `offset`."""
 
+    def read_into(self, offset: int, buffer: memoryview, /) -> int:
+        """Fill a buffer from `offset` on; return how many bytes there were."""
+
 
 class Upload:
     """A file that has arrived under a temporary name: `sha256` (hex) and `size` in bytes are those of its content."""
@@ -60,6 +64,11 @@ class Upload:
         length = min(length, self.size - offset)
         return self._file.read(offset, length) if offset >= 0 and length > 0 else b""
 
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        """Fill a buffer from `offset` on; return how many bytes there were."""
+        buffer = buffer[: max(self.size - offset, 0)]
+        return self._file.read_into(offset, buffer) if offset >= 0 and buffer else 0
+
     async def keep(self) -> None:
         """Give the file its final name; harmless when the same content is there already, which counts as new then."""
         with anyio.CancelScope(shield=True):
@@ -71,6 +80,23 @@ class Upload:
         with anyio.CancelScope(shield=True):
             await self._place.keep(self._file, f"{_PIECES}/{name}", self.size)
         return name
+
+
+@dataclass(frozen=True)
+class KeptFile:
+    """A file that is kept under its sha256 (hex); `size` in bytes."""
+
+    store: BlobStore
+    sha256: str
+    size: int
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return up to `length` bytes from `offset`."""
+        return self.store.read(self.sha256, offset, length, self.size)
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        """Fill a buffer from `offset` on; return how many bytes there were."""
+        return self.store.read_into(self.sha256, offset, buffer, self.size)
 
 
 class BlobStore:
@@ -123,6 +149,11 @@ class BlobStore:
         """Return up to `length` bytes from `offset` of a kept file of `size` bytes."""
         length = min(length, size - offset)
         return self._place.read(_path(sha256), offset, length) if offset >= 0 and length > 0 else b""
+
+    def read_into(self, sha256: str, offset: int, buffer: memoryview, size: int) -> int:
+        """Fill a buffer from `offset` of a kept file of `size` bytes; return how many bytes there were."""
+        buffer = buffer[: max(size - offset, 0)]
+        return self._place.read_into(_path(sha256), offset, buffer) if offset >= 0 and buffer else 0
 
     def read_all(self, sha256: str, start: int, end: int) -> bytes:
         """Return the bytes `start` to `end` (exclusive) of a kept file; raises `Unavailable` (`store.missing`)."""

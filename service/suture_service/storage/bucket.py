@@ -16,6 +16,7 @@ import structlog
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
+from suture_contract.object_store import cause_of
 from suture_service.errors import Unavailable
 from suture_service.storage.places import TEMPORARY, Room, Stored, missing
 
@@ -63,6 +64,10 @@ class BucketFile:
     def read(self, offset: int, length: int) -> bytes:
         """Return `length` bytes from `offset`."""
         return self._bucket.read(self.name, offset, length)
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        """Fill a buffer from `offset` on; return how many bytes there were."""
+        return self._bucket.read_into(self.name, offset, buffer)
 
     async def discard(self) -> None:
         """Remove the object. Parts of an unfinished one are left to the bucket's own rule for them."""
@@ -120,6 +125,12 @@ class Bucket:
         """Return `length` bytes from `offset`."""
         with _answered(name):
             return bytes(obstore.get_range(self.store, name, start=offset, length=length))
+
+    def read_into(self, name: str, offset: int, buffer: memoryview) -> int:
+        """Fill a buffer from `offset` on; return how many bytes there were."""
+        content = self.read(name, offset, len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
 
     async def stream(self, name: str, start: int, end: int) -> AsyncIterator[bytes]:
         """Return an iterator over the bytes `start` to `end` (exclusive)."""
@@ -219,7 +230,7 @@ def _answered(name: str) -> Iterator[None]:
     except FileNotFoundError:
         raise missing(name) from None
     except (BaseError, OSError) as error:  # a writer raises the latter
-        log.error("store", error=type(error).__name__)
+        log.error("store", error=type(error).__name__, cause=cause_of(error).words)
         raise Unavailable(
             "store.unavailable", "the hub's store does not answer as it should", hint="try again in a moment"
         ) from error

@@ -55,6 +55,10 @@ class FolderFile:
         """Return up to `length` bytes from `offset`, wherever the file has been moved to."""
         return os.pread(self._file.fileno(), length, offset)
 
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        """Fill a buffer from `offset` on, as `read` does; return how many bytes there were."""
+        return os.preadv(self._file.fileno(), [buffer], offset)
+
     async def discard(self) -> None:
         """Remove the file, unless it has been moved to its place."""
         self.remove()
@@ -144,6 +148,11 @@ class Folder:
         """Return up to `length` bytes from `offset`."""
         with self._open(name) as file:
             return os.pread(file.fileno(), length, offset)
+
+    def read_into(self, name: str, offset: int, buffer: memoryview) -> int:
+        """Fill a buffer from `offset` on; return how many bytes there were."""
+        with self._open(name) as file:
+            return os.preadv(file.fileno(), [buffer], offset)
 
     async def stream(self, name: str, start: int, end: int) -> AsyncIterator[bytes]:
         """Return an iterator over the bytes `start` to `end` (exclusive)."""

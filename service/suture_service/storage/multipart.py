@@ -12,6 +12,8 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from suture_service.errors import Malformed
 
 EPILOGUE = 64 * 1024
+#: No body has more parts; many empty ones would come at once.
+PARTS = 16
 _PART_DONE = object()
 
 
@@ -37,7 +39,7 @@ class MultipartReader:
         self._events: deque[object] = deque()
         self._field, self._value = b"", b""
         self._headers: dict[bytes, bytes] = {}
-        self._ended = False
+        self._ended, self._parts = False, 0
         try:
             self._parser = MultipartParser(
                 boundary,
@@ -90,6 +92,9 @@ class MultipartReader:
                 raise Malformed("upload.malformed", "too much follows the last part")
 
     def _on_part_begin(self) -> None:
+        self._parts += 1
+        if self._parts > PARTS:
+            raise FormParserError(f"more than {PARTS} parts")
         # Not cleared but new: several parts may be parsed before the first of them is read.
         self._headers = {}
 

@@ -41,6 +41,9 @@ class TemporaryFile(Protocol):
     def read(self, offset: int, length: int) -> bytes:
         """Return up to `length` bytes from `offset` of a finished file."""
 
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        """Fill a buffer from `offset` of a finished file on; return how many bytes there were."""
+
     async def discard(self) -> None:
         """Remove it, finished or not; harmless after it was kept."""
 
@@ -59,6 +62,9 @@ class Place(Protocol):
 
     def read(self, name: str, offset: int, length: int) -> bytes:
         """Return `length` bytes from `offset`, which must lie inside the file."""
+
+    def read_into(self, name: str, offset: int, buffer: memoryview) -> int:
+        """Fill a buffer from `offset` on, which must lie inside the file; return how many bytes there were."""
 
     async def stream(self, name: str, start: int, end: int) -> AsyncIterator[bytes]:
         """Return an iterator over the bytes `start` to `end` (exclusive); a missing file raises before it returns."""

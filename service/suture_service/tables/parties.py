@@ -56,6 +56,8 @@ class Site(Base):
     last_seen_at: Mapped[datetime | None]
     #: Names of the datasets that its own party may fit on; None where the site does not tell them.
     datasets: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
+    #: Of Suture, as it said when it last asked for work; None where it said none.
+    version: Mapped[str | None] = mapped_column(String(64))
     suspended_at: Mapped[datetime | None]
     #: A site that has gone keeps its row, as tasks name it; one of the same name takes its place.
     removed_at: Mapped[datetime | None]

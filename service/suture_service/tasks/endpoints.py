@@ -46,7 +46,7 @@ async def lease(hub: HubDep, site: SiteDep, request: Request, body: LeaseIn) -> 
     The lease ends after `lease_seconds` unless a heartbeat renews it; then the task is open again with the next
     attempt and fence, and after the last attempt it has failed (`task.attempts_exhausted`).
     """
-    await run_in_threadpool(service.note_presence, hub, site)
+    await run_in_threadpool(service.note_presence, hub, site, request.headers.get("user-agent", ""))
     leased = await hub.poll(
         request, body.wait, party_news(site.party_id), lambda: run_in_threadpool(service.lease, hub, site)
     )

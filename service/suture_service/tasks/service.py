@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -16,30 +16,36 @@ from suture_service.jobs import repository as jobs
 from suture_service.jobs.lifecycle import Lifecycle, missing
 from suture_service.jobs.service import member
 from suture_service.kinds import KINDS
-from suture_service.kinds.checks import FileContent
 from suture_service.kinds.kind import Accepted, TaskContext, TaskResult
 from suture_service.kinds.schemas import SpecMember
 from suture_service.models.service import MODEL, publish
 from suture_service.models.trees import StoredFile
-from suture_service.sites.repository import mark_seen, seen_since
+from suture_service.sites.repository import mark_asked, mark_seen, seen_since
 from suture_service.states import JobState, TaskState, wanted
 from suture_service.storage import BlobStore
+from suture_service.storage.blobs import KeptFile
 from suture_service.tables import Job, Revision, Task, TaskFile
 from suture_service.tasks import repository
 from suture_service.tasks.schemas import JobRef, TaskLease
 
 _SEEN_STEP = timedelta(seconds=10)
+#: As a site calls itself; one from before that said so is `suture/1`.
+_VERSION = re.compile(r"suture/([0-9]+\.[0-9A-Za-z.+-]{1,50})(?: |$)")
 
 
-def note_presence(hub: HubContext, site: Caller) -> None:
-    """Write down that the site asks for work, which makes it online; so does a sign of life of a task."""
+def note_presence(hub: HubContext, site: Caller, agent: str) -> None:
+    """Write down that the site asks for work, which makes it online; so does a sign of life of a task.
+
+    `agent` is how it calls itself, which says of what version it is.
+    """
     assert site.site_id is not None
-    now = hub.now()
+    now, version_said = hub.now(), _VERSION.match(agent)
+    version = version_said[1] if version_said is not None else None
     with hub.database.reading() as session:
-        if seen_since(session, site.site_id, now - _SEEN_STEP):
+        if seen_since(session, site.site_id, now - _SEEN_STEP, version):
             return
     with hub.database.writing() as session:
-        mark_seen(session, site.site_id, now, _SEEN_STEP)
+        mark_asked(session, site.site_id, now, version)
 
 
 def lease(hub: HubContext, site: Caller) -> TaskLease | None:
@@ -217,12 +223,12 @@ def _check(
     return kind.check(_work(job, task), result)
 
 
-def _contents(store: BlobStore, files: Mapping[str, TaskFile]) -> dict[str, FileContent]:
+def _contents(store: BlobStore, files: Mapping[str, TaskFile]) -> dict[str, KeptFile]:
     return {name: _content(store, file) for name, file in files.items()}
 
 
-def _content(store: BlobStore, file: TaskFile) -> FileContent:
-    return FileContent(file.size, file.sha256, partial(store.read, file.sha256, size=file.size))
+def _content(store: BlobStore, file: TaskFile) -> KeptFile:
+    return KeptFile(store, file.sha256, file.size)
 
 
 def fail(

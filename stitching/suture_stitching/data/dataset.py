@@ -54,6 +54,8 @@ class Dataset(ABC):
     ordered: bool = False
     window: tuple[int, ...] | None = None
     patches: int = 1
+    #: Millimetres along each spatial axis from one position to the next; None where nobody says.
+    spacing: tuple[float, ...] | None = None
     workers: int = 0
     skipped: tuple[str, ...] = ()
     where: str

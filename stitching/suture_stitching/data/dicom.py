@@ -25,7 +25,11 @@ _MOST_PIXELS = 1 << 28
 
 @dataclass(frozen=True)
 class DicomHeader:
-    """What a file says of its image; `stored` is the range that its bits allow, after rescaling."""
+    """What a file says of its image; `stored` is the range that its bits allow, after rescaling.
+
+    `spacing` are the millimetres from one row to the next, and from one column to the next; None where it does not say.
+    `whose` are its PatientID and its StudyInstanceUID, empty where it has none.
+    """
 
     height: int
     width: int
@@ -33,6 +37,8 @@ class DicomHeader:
     frames: int
     stored: tuple[float, float]
     rescaled: bool
+    spacing: tuple[float, float] | None = None
+    whose: tuple[str, str] = ("", "")
 
 
 def is_dicom(path: Path) -> bool:
@@ -59,7 +65,14 @@ def read_header(path: Path, file: str) -> DicomHeader:
         int(data.get("NumberOfFrames", 1) or 1),
         (0.0, 255.0) if colour else (ends[0], ends[1]),
         not colour and ((slope, intercept) != (1.0, 0.0) or "ModalityLUTSequence" in data),
+        _spacing(data),
+        (_text(data, "PatientID"), _text(data, "StudyInstanceUID")),
     )
+
+
+def series_of(path: Path) -> str:
+    """Return the SeriesInstanceUID of a file, empty where it has none; raises `SutureError` for what is no image."""
+    return _text(_opened(path, path.name, pixels=False), "SeriesInstanceUID")
 
 
 def read_pixels(path: Path, file: str, *, turn: bool = True) -> NDArray[np.float32]:
@@ -91,6 +104,18 @@ def read_pixels(path: Path, file: str, *, turn: bool = True) -> NDArray[np.float
     return values[:, None]
 
 
+def _spacing(data: Any) -> tuple[float, float] | None:
+    try:
+        rows, columns = map(float, data.PixelSpacing)
+    except (AttributeError, TypeError, ValueError):
+        return None
+    return (rows, columns) if rows > 0 and columns > 0 else None
+
+
+def _text(data: Any, name: str) -> str:
+    return str(data.get(name) or "").strip()
+
+
 def _rescale(data: Any) -> tuple[float, float]:
     return float(data.get("RescaleSlope", 1) or 1), float(data.get("RescaleIntercept", 0) or 0)
 
@@ -115,4 +140,4 @@ def _opened(path: Path, file: str, *, pixels: bool) -> Any:
     return data
 
 
-__all__ = ["SUFFIXES", "DicomHeader", "is_dicom", "read_header", "read_pixels"]
+__all__ = ["SUFFIXES", "DicomHeader", "is_dicom", "read_header", "read_pixels", "series_of"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -17,6 +18,7 @@ from suture_stitching.data.prefetch import ahead, default_workers
 from suture_stitching.data.samples import UNREADABLE, Sample
 from suture_stitching.data.spec import DatasetSpec
 from suture_stitching.data.splits import Indices, split_samples
+from suture_stitching.data.subgroups import as_numbers, read_subgroups
 
 Header = TypeVar("Header")
 
@@ -44,7 +46,7 @@ class FolderDataset(Dataset, Generic[Header]):
         if not known:
             raise _first_error(checked)
         self.input_shape = self._shape([sample.file for sample, _ in known], [header for _, header in known])
-        self._samples = [sample for sample, _ in known]
+        self._samples = self._by_patient(known)
         if spec.on_unreadable == "skip":
             errors = list(ahead(self._content_error, self._samples, self.workers))
             self._samples = [sample for sample, error in zip(self._samples, errors, strict=True) if error is None]
@@ -67,6 +69,7 @@ class FolderDataset(Dataset, Generic[Header]):
             where=self.where,
         )
         self.one_class = spec.one_class
+        self.subgroups = read_subgroups(spec, self._cells)
         self._check_splits()
 
     @property
@@ -77,6 +80,28 @@ class FolderDataset(Dataset, Generic[Header]):
     @abstractmethod
     def _header(self, sample: Sample) -> Header:
         """Return what the file says about itself; raise `unreadable` if it cannot be read."""
+
+    def _whose(self, header: Header) -> tuple[str, str]:
+        """Return what the header says of whom the sample is: the patient, and the study; empty where nothing."""
+        return "", ""
+
+    def _by_patient(self, known: Sequence[tuple[Sample, Header]]) -> list[Sample]:
+        """Return the samples with the patients that their headers name, where nothing else says whose they are.
+
+        A patient who is the same in all files is a word that stands for nobody; then the studies tell them apart.
+        """
+        samples = [sample for sample, _ in known]
+        if any(sample.group for sample in samples):
+            return samples
+        for names, what in zip(
+            zip(*(self._whose(header) for _, header in known), strict=True),
+            ("patient a file is of (PatientID)", "study a file is of (StudyInstanceUID)"),
+            strict=True,
+        ):
+            if len(set(filter(None, names))) > 1:
+                self.notes = (*self.notes, f"DICOM says which {what}: those of one are in one split")
+                return [replace(sample, group=name or None) for sample, name in zip(samples, names, strict=True)]
+        return samples
 
     @abstractmethod
     def _shape(self, files: list[str], headers: list[Header]) -> tuple[int, ...]:
@@ -96,6 +121,14 @@ class FolderDataset(Dataset, Generic[Header]):
 
     def _masks(self, indices: Indices) -> Iterable[NDArray[Any]]:
         return ahead(lambda index: self._mask(self._samples[index]), indices, self.workers)
+
+    def _cells(self, column: str, numbers: bool) -> NDArray[Any]:
+        """Return what the list says in a column `(N,)`, as numbers or as texts."""
+        place = list(self._spec.subgroups).index(column)
+        cells = [sample.cells[place] for sample in self._samples]
+        return (
+            as_numbers(np.array([cell or "nan" for cell in cells]), column, self.where) if numbers else np.array(cells)
+        )
 
     def _known_targets(self) -> NDArray[Any]:
         """Return label indices `(N,)` or values `(N, K)`; for a segmentation nothing `(N, 0)`."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import itertools
 import os
 from collections import Counter
 from pathlib import Path
@@ -9,11 +12,10 @@ from pathlib import Path
 from suture_contract.errors import SutureError
 from suture_contract.naming import folded
 from suture_stitching.data.list_files import is_datalist
-from suture_stitching.data.spec import Format
+from suture_stitching.data.spec import VOLUMES, Format
 from suture_stitching.data.words import is_litter
 
 _TEXT = (".csv", ".tsv", ".tab", ".txt")
-_VOLUMES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 _SIGNALS = (".npy",)
 _FILES: dict[str, Format] = {
     ".npz": "npz",
@@ -39,6 +41,7 @@ _REFUSED = {
     (".zip", ".tar", ".gz", ".7z"): ("an archive", "unpack it"),
 }
 _LOOKED_AT = 2000
+_LINES = 20
 
 
 def format_of(path: Path) -> Format:
@@ -54,6 +57,13 @@ def format_of(path: Path) -> Format:
     by_suffix = _FILES.get(Path(bare if bare.endswith(_TEXT) else name).suffix)
     if by_suffix in ("csv", "parquet", "excel") and _names_files(path, by_suffix):
         return "list"
+    if name.endswith(".txt") and not _is_table(path):
+        raise SutureError(
+            "dataset.unknown_format",
+            "this is a text, not a table: its lines are not parted into the same number of cells",
+            where=str(path),
+            hint="a table has one header line, and one cell per column in every row; name it .csv if it is one",
+        )
     if by_suffix is not None:
         return by_suffix
     for suffixes, (what, hint) in _REFUSED.items():
@@ -74,7 +84,7 @@ def _format_of_folder(path: Path) -> Format:
         folders[:] = sorted(name for name in folders if not is_litter(name))
         for name in (name.lower() for name in names if not is_litter(name)):
             looked_at += 1
-            if name.endswith(_VOLUMES):
+            if name.endswith(VOLUMES):
                 kinds["nifti"] += 1
             elif name.endswith(_SIGNALS):
                 kinds["signal_folder"] += 1
@@ -84,9 +94,22 @@ def _format_of_folder(path: Path) -> Format:
                 texts += 1
         if looked_at > _LOOKED_AT:
             break
+    if not looked_at:
+        raise SutureError("dataset.empty", "there are no files in this folder", where=str(path))
     if not kinds:
         return "signal_folder" if texts else "image_folder"
     return kinds.most_common(1)[0][0]
+
+
+def _is_table(path: Path) -> bool:
+    """Whether the first lines of a text have as many cells each, and more than one."""
+    from suture_stitching.data.text_table import opened, sniff
+
+    form = sniff(path)
+    with opened(path, form.zipped) as raw, io.TextIOWrapper(raw, form.encoding, newline="") as text:
+        lines = list(itertools.islice(text, form.skip, form.skip + _LINES))
+    widths = {len(cells) for cells in csv.reader(lines, delimiter=form.delimiter) if any(map(str.strip, cells))}
+    return len(widths) == 1 and max(widths) > 1
 
 
 def _names_files(path: Path, kind: str) -> bool:
@@ -99,6 +122,6 @@ def _names_files(path: Path, kind: str) -> bool:
 
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".pgm", ".ppm")
-_ANY = (*_VOLUMES, *_SIGNALS, *_PICTURES, ".dcm", ".dicom", ".ima", ".csv", ".txt")
+_ANY = (*VOLUMES, *_SIGNALS, *_PICTURES, ".dcm", ".dicom", ".ima", ".csv", ".txt")
 
 __all__ = ["format_of"]

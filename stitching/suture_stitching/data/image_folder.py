@@ -38,17 +38,24 @@ _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
 #: Files that are looked at for how many bits their values take; a set that fills its type shows it soon.
 _LOOKED_AT = 64
 _BACKGROUND = 0
+#: By which part spacings may differ that count as one.
+_SAME_SPACING = 0.02
 
 
 @dataclass(frozen=True)
 class _Header:
-    """`deep` are images of more than 8 bits, `stored` the range of values that are scaled onto `value_range`."""
+    """`deep` are images of more than 8 bits, `stored` the range of values that are scaled onto `value_range`.
+
+    `spacing` and `whose` are those of DICOM, the former in mm.
+    """
 
     height: int
     width: int
     channels: int
     deep: bool
     stored: tuple[float, float] | None
+    spacing: tuple[float, float] | None = None
+    whose: tuple[str, str] = ("", "")
 
 
 class ImageFolder(FolderDataset[_Header]):
@@ -141,7 +148,15 @@ class ImageFolder(FolderDataset[_Header]):
                     "for soft tissue in CT, for example",
                 )
             deep = dicom_header.stored[1] - dicom_header.stored[0] > 255
-            header = _Header(dicom_header.height, dicom_header.width, dicom_header.channels, deep, dicom_header.stored)
+            header = _Header(
+                dicom_header.height,
+                dicom_header.width,
+                dicom_header.channels,
+                deep,
+                dicom_header.stored,
+                dicom_header.spacing,
+                dicom_header.whose,
+            )
         else:
             with _opened(path, sample.file, self._spec.page, turn=False) as image:
                 mode, (height, width) = image.mode, _upright(image)
@@ -159,6 +174,9 @@ class ImageFolder(FolderDataset[_Header]):
                     raise _mask_differs(file)
         return header
 
+    def _whose(self, header: _Header) -> tuple[str, str]:
+        return header.whose
+
     def _shape(self, files: list[str], headers: list[_Header]) -> tuple[int, ...]:
         seen: dict[int, str] = {}
         first = _size_of(headers[0].height, headers[0].width, self._spec)
@@ -173,6 +191,7 @@ class ImageFolder(FolderDataset[_Header]):
                 where=self.where,
                 hint="set channels = 1 (all grey) or channels = 3 (all colour) for this dataset",
             )
+        self.spacing = _common_spacing([_spacing_of(header, self._spec) for header in headers])
         self._looked_at = [file for file, header in zip(files, headers, strict=True) if header.stored]
         return self._spec.channels or headers[0].channels, *first
 
@@ -329,6 +348,22 @@ def _after_resize(height: int, width: int, spec: DatasetSpec) -> tuple[int, int]
         shorter = min(height, width)
         return max(1, round(height * spec.resize / shorter)), max(1, round(width * spec.resize / shorter))
     return (height, width) if spec.resize is None else (spec.resize[0], spec.resize[1])
+
+
+def _spacing_of(header: _Header, spec: DatasetSpec) -> tuple[float, float] | None:
+    """Return the millimetres between the rows and between the columns of what is delivered; None where unknown."""
+    if header.spacing is None:
+        return None
+    height, width = _after_resize(header.height, header.width, spec)
+    return header.spacing[0] * header.height / height, header.spacing[1] * header.width / width
+
+
+def _common_spacing(spacings: Sequence[tuple[float, float] | None]) -> tuple[float, float] | None:
+    """Return the spacing that all images have, None where some do not say theirs, or have another one."""
+    known = [spacing for spacing in spacings if spacing is not None]
+    if len(known) < len(spacings) or not np.allclose(known, known[0], rtol=_SAME_SPACING):
+        return None
+    return known[0]
 
 
 def _size_of(height: int, width: int, spec: DatasetSpec) -> tuple[int, int]:

@@ -42,13 +42,17 @@ class ListedRow:
 
 @dataclass(frozen=True)
 class Entry:
-    """What a JSON list says of one sample: where it stands there, the files of its channels, its label or mask."""
+    """What a JSON list says of one sample: where it stands there, the files of its channels, its label or mask.
+
+    `more` are its other values, as texts, by their names.
+    """
 
     place: str
     images: list[str]
     label: Any
     split: str | None
     group: str | None
+    more: Mapping[str, str]
 
 
 def read_rows(path: Path, spec: DatasetSpec) -> tuple[list[str], Iterator[ListedRow]]:
@@ -127,6 +131,7 @@ def read_datalist(path: Path) -> list[Entry]:
                 entry.get("label", entry.get("mask")),
                 _split(name, entry),
                 _patient(entry),
+                {str(key): str(value) for key, value in entry.items() if isinstance(value, str | int | float)},
             )
             for name, listed in content.items()
             if isinstance(listed, list)

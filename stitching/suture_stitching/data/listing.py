@@ -19,9 +19,16 @@ from pathlib import Path, PurePosixPath
 
 from suture_contract.errors import SutureError
 from suture_stitching.data.dicom import is_dicom, read_header
-from suture_stitching.data.lists import Line, datalist_samples, listed_samples, needed_columns, read_labels_file
+from suture_stitching.data.lists import (
+    Line,
+    check_columns,
+    datalist_samples,
+    listed_samples,
+    needed_columns,
+    read_labels_file,
+)
 from suture_stitching.data.samples import LABELS_FILE, Sample, check_splits, group_of, unreadable
-from suture_stitching.data.spec import DatasetSpec
+from suture_stitching.data.spec import LISTS, VOLUMES, DatasetSpec
 from suture_stitching.data.words import how_to_name, is_about, is_litter, places_of, split_of
 
 _IMAGES, _MASKS = "images", "masks"
@@ -50,7 +57,22 @@ def list_samples(spec: DatasetSpec, suffixes: Sequence[str]) -> tuple[list[Sampl
         samples, others = listed_samples(spec), list[str]()
     else:
         samples, others = _of_folder(spec, suffixes)
+    if spec.format in LISTS:
+        _check_kind(samples, spec)
     return _by_labels(sorted(samples, key=lambda sample: sample.file), spec), others, _notes(samples, spec)
+
+
+def _check_kind(samples: Sequence[Sample], spec: DatasetSpec) -> None:
+    """Raise where a list names volumes and nothing says of which size models read them."""
+    volume = next((sample.file for sample in samples if sample.file.lower().endswith(VOLUMES)), None)
+    if volume is not None and spec.holds == "images":
+        raise SutureError(
+            "dataset.invalid",
+            f"the list names volumes, such as {volume}, which need a window",
+            where=str(spec.path),
+            hint="say how many voxels the models read, in a file that describes the dataset: window = [96, 96, 96]; "
+            "`suture data suggest` writes one",
+        )
 
 
 def _notes(samples: Sequence[Sample], spec: DatasetSpec) -> list[str]:
@@ -94,6 +116,8 @@ def _of_folder(spec: DatasetSpec, suffixes: Sequence[str]) -> tuple[list[Sample]
     if spec.holds == "volumes":
         files = _series(root, files)
     listed = read_labels_file(root / LABELS_FILE, spec, files) if (root / LABELS_FILE).exists() else None
+    if listed is None:
+        check_columns(spec, (), str(root / LABELS_FILE))
     pairs: dict[str, tuple[str, tuple[str, ...]]] = {}
     if spec.task == "segmentation":
         pairs = _pairs(files, spec, suffixes)
@@ -142,7 +166,7 @@ def _series(root: Path, files: Sequence[str]) -> list[str]:
     entries: dict[str, None] = {}
     for file in files:
         folder = PurePosixPath(file).parent.as_posix()
-        slices = not file.lower().endswith((".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd"))
+        slices = not file.lower().endswith(VOLUMES)
         is_series = folder in entries or (
             slices and folder != "." and is_dicom(root / file) and read_header(root / file, file).frames == 1
         )
@@ -281,7 +305,8 @@ def _sample(
         )
     target = mask[0] if mask is not None else line.target
     assert target is not None
-    return Sample(file, target, line.split or folder_split, line.group or group_of(file, spec), more)
+    group = line.group or group_of(file, spec)
+    return Sample(file, target, line.split or folder_split, group, more, line.cells)
 
 
 def _check_complete(samples: Sequence[Sample], listed: Mapping[str, Line] | None, root: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -25,6 +25,7 @@ class Line:
     target: str | tuple[float, ...] | None
     split: str | None
     group: str | None
+    cells: tuple[str, ...]
 
 
 def needed_columns(spec: DatasetSpec) -> list[str]:
@@ -32,6 +33,18 @@ def needed_columns(spec: DatasetSpec) -> list[str]:
     if spec.task in ("segmentation", "multilabel"):
         return ["file", *(spec.labels if spec.task == "multilabel" else [])]
     return ["file", spec.columns.label or "label"]
+
+
+def check_columns(spec: DatasetSpec, names: Collection[str], where: str) -> None:
+    """Raise `SutureError` `dataset.missing_column` unless a list's `names` hold every column of subgroups."""
+    missing = next((name for name in spec.subgroups if name not in names), None)
+    if missing is not None:
+        raise SutureError(
+            "dataset.missing_column",
+            f"there is no column '{missing}', by which subgroups are named",
+            where=where,
+            hint="add it to the list of files, a value per file, or correct the dataset's subgroups",
+        )
 
 
 @dataclass(frozen=True)
@@ -61,6 +74,7 @@ def _columns(names: Sequence[str], spec: DatasetSpec, where: str, *, masks: bool
     patients = [name for name in names if names_patient(name)]
     group = columns.group or one_of(["group"]) or (patients[0] if len(patients) == 1 else None)
     wanted = [file, *targets, *([mask] if masks else []), *filter(None, (columns.split, columns.group))]
+    check_columns(spec, names, where)
     if any(name is None or name not in names for name in wanted):
         needed = [*needed_columns(spec), *(["mask"] if masks else [])]
         raise SutureError(
@@ -95,6 +109,7 @@ def _line(row: ListedRow, file: str, columns: _Columns, spec: DatasetSpec, where
         _line_target([row.cells.get(name) or "" for name in columns.targets], spec, f"{where}, line {row.number}"),
         split_of(split) if split else None,
         (row.cells.get(columns.group or "") or "").strip() or None,
+        tuple((row.cells.get(name) or "").strip() for name in spec.subgroups),
     )
 
 
@@ -180,7 +195,8 @@ def listed_samples(spec: DatasetSpec) -> list[Sample]:
         if columns.mask is not None:
             target = _there(row.cells.get(columns.mask), place, finder, spec)
         assert target is not None
-        _add(Sample(file, target, line.split, line.group or group_of(file, spec)), place, samples, where)
+        group = line.group or group_of(file, spec)
+        _add(Sample(file, target, line.split, group, cells=line.cells), place, samples, where)
     if not samples:
         raise SutureError("dataset.empty", "the list names no files", where=where)
     check_splits(list(samples.values()), where)
@@ -214,7 +230,9 @@ def datalist_samples(spec: DatasetSpec) -> list[Sample]:
     """Return the samples that a JSON list of MONAI or the Decathlon names."""
     where, finder = str(spec.path), _Finder(spec.files)
     samples: dict[str, Sample] = {}
-    for entry in read_datalist(spec.path):
+    entries = read_datalist(spec.path)
+    check_columns(spec, [name for entry in entries for name in entry.more], where)
+    for entry in entries:
         file, *more = (_there(image, entry.place, finder, spec) for image in entry.images)
         if spec.task != "segmentation":
             target = _entry_target(entry, spec, where)
@@ -223,7 +241,14 @@ def datalist_samples(spec: DatasetSpec) -> list[Sample]:
         else:
             raise SutureError("dataset.missing_mask", f"{entry.place} names no mask", where=where)
         _add(
-            Sample(file, target, entry.split, entry.group or group_of(file, spec), tuple(more)),
+            Sample(
+                file,
+                target,
+                entry.split,
+                entry.group or group_of(file, spec),
+                tuple(more),
+                tuple(entry.more.get(name, "") for name in spec.subgroups),
+            ),
             entry.place,
             samples,
             where,
@@ -309,4 +334,4 @@ def _mark(cell: str, spec: DatasetSpec, where: str) -> float:
     )
 
 
-__all__ = ["Line", "datalist_samples", "listed_samples", "needed_columns", "read_labels_file"]
+__all__ = ["Line", "check_columns", "datalist_samples", "listed_samples", "needed_columns", "read_labels_file"]

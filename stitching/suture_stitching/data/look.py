@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from suture_stitching.data.dataset import Dataset
 from suture_stitching.data.spec import SPLITS, Split
+from suture_stitching.data.words import of_one_patient
 
 #: Samples per split that are read.
 MOST = 2000
@@ -48,6 +49,8 @@ class Look:
     skipped: int
     notes: tuple[str, ...]
     splits: dict[str, SplitLook] = field(default_factory=dict)
+    #: Files that are named as if another were of the same patient, where nothing says whose they are.
+    alike: int = 0
 
     @property
     def doubts(self) -> list[str]:
@@ -57,6 +60,11 @@ class Look:
             doubts.append(f"{self.across} samples have the same content as one in another split")
         elif self.twice:
             doubts.append(f"{self.twice} samples have the same content as another one")
+        if self.alike:
+            doubts.append(
+                f"{self.alike} files are named as if others were of the same patient, and no group says which are: "
+                "splits may share patients, and intervals count files"
+            )
         if len(self.shape) > 1 and self.black > 0.98:
             doubts.append(f"{self.black:.0%} of the values are the lowest of their range")
         if len(self.shape) > 1 and self.white > 0.98:
@@ -118,6 +126,7 @@ def look(dataset: Dataset, most: int = MOST) -> Look:
         skipped=len(dataset.skipped),
         notes=dataset.notes,
         splits={str(split): _split(dataset, split) for split in SPLITS},
+        alike=0 if dataset.grouped else of_one_patient(dataset.samples),
     )
 
 

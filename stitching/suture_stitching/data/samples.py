@@ -19,7 +19,7 @@ class Sample:
     """A file, relative to the dataset's folder, with forward slashes on every system.
 
     `target` is the label's name, the values of a line, or the file of the mask. `more` are the files of its further
-    channels.
+    channels. `cells` are what a list says of it in the columns that subgroups are named by, empty where nothing.
     """
 
     file: str
@@ -27,6 +27,7 @@ class Sample:
     split: str | None
     group: str | None
     more: tuple[str, ...] = ()
+    cells: tuple[str, ...] = ()
 
 
 def unreadable(file: str, reason: str) -> SutureError:

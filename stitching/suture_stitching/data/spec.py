@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from suture_contract.model.metadata import InputSpec, Label, Task
 from suture_contract.naming import did_you_mean, spelt
+from suture_contract.strict import StrictNumbers
 
 Format = Literal[
     "image_folder",
@@ -31,6 +32,8 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 #: Formats that are a folder with one file per sample, or a file that names them; the others hold the samples.
 FOLDERS: tuple[Format, ...] = ("image_folder", "nifti", "signal_folder")
 LISTS: tuple[Format, ...] = ("list", "datalist")
+#: How files end that hold a volume; DICOM's endings do not say.
+VOLUMES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 TABLES: tuple[Format, ...] = ("csv", "parquet", "excel", "statistics")
 ARRAYS: tuple[Format, ...] = ("npz", "hdf5")
 
@@ -46,7 +49,7 @@ Bounds: TypeAlias = Annotated[
 ]
 
 
-class _Closed(BaseModel):
+class _Closed(StrictNumbers, BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -101,9 +104,10 @@ class DatasetSpec(_Closed):
     height and width, or, one number, the shorter side to that), then `pad` and `crop` around their middle; `page` is
     the one to read of files with several. `categories` are a column's texts in the order of their numbers. Of
     `multilabel` data, `uncertain` says what -1 stands for, and `blank` what an empty cell does. A `list` or `datalist`
-    names files below `root`, by default its own folder. `sheet` is that of an Excel file with several. `subgroups` of a
-    table or arrays are measured on their own: a column's texts, or numbers to divide it at. `one_class` says
-    that all training samples of a `classification` may have one label: without it that is taken for a mistake.
+    names files below `root`, by default its own folder. `sheet` is that of an Excel file with several. `subgroups` are
+    measured on their own: a column's texts, or numbers to divide it at, of a table, of arrays with a value per sample,
+    of a list, or of a folder's `labels.csv`. `one_class` says that all training samples of a `classification` may have
+    one label: without it that is taken for a mistake.
 
     For volumes (`nifti`, or files of a list with a `window`): they are resampled to `spacing` in mm (default: as
     stored) and read in patches of `window` voxels; `intensity` is by default each volume's 0.5th and 99.5th percentile;
@@ -212,7 +216,6 @@ class DatasetSpec(_Closed):
             "axes": (self.holds in ("arrays", "signals"), "arrays and signals"),
             "categories": (self.holds == "table", "tables"),
             "sheet": (self.format in ("excel", "list"), "Excel files"),
-            "subgroups": (self.format in (*TABLES, *ARRAYS), "tables and arrays"),
             "root": (self.format in LISTS, "lists of files"),
             "uncertain": (self.task == "multilabel", "multilabel data"),
             "blank": (self.task == "multilabel", "multilabel data"),

@@ -23,7 +23,7 @@ def read_spec(path: Path, *, dataset: str | None = None, defaults: Mapping[str, 
     """Return what the file says of a dataset, whose path is relative to the file; `defaults` stand for what it omits.
 
     The file holds the fields of one `[datasets.<name>]` of a site; with `dataset`, it is a site's `site.toml`, and that
-    one is meant. Raises `SutureError` (`dataset.*`).
+    one is meant; a file with one alone means that. Raises `SutureError` (`dataset.*`).
     """
     fields = _fields(path)
     if dataset is not None:
@@ -36,8 +36,12 @@ def read_spec(path: Path, *, dataset: str | None = None, defaults: Mapping[str, 
                 where=str(path),
             )
         fields = known[dataset]
+    elif isinstance(fields.get("datasets"), dict) and "path" not in fields and len(fields["datasets"]) == 1:
+        (fields,) = fields["datasets"].values()
+        if not isinstance(fields, dict):
+            raise SutureError("dataset.invalid", "datasets: an object is wanted", where=str(path))
     elif isinstance(fields.get("datasets"), dict) and "path" not in fields:
-        names = ", ".join(fields["datasets"])
+        names = ", ".join(fields["datasets"]) or "no datasets"
         raise SutureError(
             "dataset.unnamed",
             f"this is a site's configuration, with {names}",

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,6 +21,10 @@ from suture_stitching.data.words import is_litter, is_row_number, names_patient,
 #: More values than these in a column are no labels.
 _MOST_LABELS = 50
 _ROUNDS = 6
+#: Of a column of texts that may be a feature.
+_MOST_CATEGORIES = 10
+#: What no description mends.
+_NO_DATA = ("dataset.empty", "dataset.pickled", "dataset.unreadable")
 _MASK_FOLDERS = frozenset(("masks", "mask", "labels", "segmentations", "annotations", "labelstr"))
 
 
@@ -47,7 +52,7 @@ def suggest(path: Path, metadata: ModelMetadata | None = None, label: str | None
     """Look at the data at `path`, for a model if it is given, and return what describes them.
 
     The data are opened as described; what that complains of and can be answered is added. Raises `SutureError`
-    (`dataset.*`) only where not even the format is plain.
+    (`dataset.*`) where the format is not plain, or nothing can be read.
     """
     suggestion, kind = Suggestion(), format_of(path)
     suggestion.put("path", str(path), "where the data are")
@@ -63,10 +68,14 @@ def suggest(path: Path, metadata: ModelMetadata | None = None, label: str | None
         )
     try:
         _LOOKS[_kind_of(kind)](path, kind, suggestion, label)
-    except (SutureError, OSError, ValueError) as error:
+    except (OSError, ValueError) as error:
         suggestion.open = str(error)
+    if suggestion.open is not None:
+        return suggestion
     for _ in range(_ROUNDS):
         problem = _problem(suggestion, defaults, path)
+        if problem is not None and problem.code in _NO_DATA:
+            raise problem
         suggestion.open = (
             None if problem is None else f"{problem.message} ({problem.hint})" if problem.hint else problem.message
         )
@@ -146,6 +155,22 @@ def _folders(path: Path, kind: str, suggestion: Suggestion, label: str | None) -
         classes = sorted({parts[0] for parts in tops if parts})
         suggestion.put("labels", classes, "the class folders; put them into the order of the models' outputs")
     _group(places, suggestion)
+    if kind == "image_folder" and _slices(path, places):
+        suggestion.put(
+            "format",
+            kind,
+            "CHECK: each slice is an image of its own, those of one patient in one split; "
+            'format = "nifti" and a window make one volume of each series',
+        )
+
+
+def _slices(path: Path, places: list[Path]) -> bool:
+    """Whether the first two files of a folder are DICOM of one series."""
+    from suture_stitching.data.dicom import is_dicom, series_of
+
+    pair = next(([first, second] for first, second in pairwise(places) if first.parent == second.parent), [])
+    series = [series_of(path / place) for place in pair if is_dicom(path / place)]
+    return len(series) == 2 and series[0] == series[1] != ""
 
 
 def _group(places: list[Path], suggestion: Suggestion) -> None:
@@ -175,7 +200,7 @@ def _files(path: Path) -> list[Path]:
 def _table(path: Path, kind: str, suggestion: Suggestion, label: str | None) -> None:
     from suture_stitching.data.table_files import open_table_file
 
-    table = open_table_file(path, kind)
+    table = open_table_file(path, kind, _sheet(path, kind, suggestion))
     names = table.names
     column = label or next(
         (name for name in names if name.lower() in ("label", "class", "target", "outcome", "y")), None
@@ -192,10 +217,40 @@ def _table(path: Path, kind: str, suggestion: Suggestion, label: str | None) -> 
         elif name.lower() == "split":
             columns["split"] = name
     taken = set(columns.values())
-    columns["features"] = [
-        name for name in names if name not in taken and not is_row_number(name) and table.is_number(name)
-    ]
-    suggestion.put("columns", columns, "CHECK: features in the order in which the models read them")
+    others = [name for name in names if name not in taken and not is_row_number(name) and not names_patient(name)]
+    texts = {name: _distinct(table, name) for name in others if table.is_text(name)}
+    categories = {name: sorted(values) for name, values in texts.items() if 2 <= len(values) <= _MOST_CATEGORIES}
+    columns["features"] = [name for name in others if table.is_number(name) or name in categories]
+    left_out = [name for name in others if name not in columns["features"]]
+    why = "CHECK: features in the order in which the models read them"
+    if left_out:
+        why += f"; left out, for they are no numbers: {', '.join(left_out)}"
+    suggestion.put("columns", columns, " ".join(why.split()))
+    if categories:
+        suggestion.put(
+            "categories", categories, "CHECK: texts in the order of the numbers 0, 1, ... that the models were given"
+        )
+
+
+def _sheet(path: Path, kind: str, suggestion: Suggestion) -> str | None:
+    """Return the first sheet of an Excel file with several, which is suggested."""
+    from suture_stitching.data.table_files import sheets_of
+
+    sheets = sheets_of(path) if kind == "excel" else []
+    if len(sheets) < 2:
+        return None
+    suggestion.put("sheet", sheets[0], f"CHECK: the sheets are {' '.join(', '.join(sheets[:12]).split())}")
+    return sheets[0]
+
+
+def _distinct(table: Any, column: str) -> set[str]:
+    """Return a column's texts, or more than can be categories."""
+    texts: set[str] = set()
+    for batch in table.batches([column], ()):
+        texts |= {str(cell).strip() for cell in batch.column(column).unique().to_pylist() if cell is not None}
+        if len(texts) > _MOST_CATEGORIES:
+            break
+    return texts - {""}
 
 
 def _targets(table: Any, column: str, suggestion: Suggestion) -> None:

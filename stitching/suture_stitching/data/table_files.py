@@ -52,6 +52,10 @@ class TableFile(ABC):
         number = types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or types.is_decimal(kind)
         return bool(number or types.is_null(kind))
 
+    def is_text(self, name: str) -> bool:
+        """Whether a column holds texts."""
+        return _is_text(self.type_of(name))
+
     def is_list(self, name: str) -> bool:
         """Whether a column holds a list of numbers in each row."""
         kind, types = self.type_of(name), pyarrow.types
@@ -65,7 +69,7 @@ class TableFile(ABC):
         elif content is None and self.is_list(name):
             content, hint = "lists", "name it as the only feature to read signals, or leave it out of features"
         else:
-            content = content or ("text" if types.is_string(kind) or types.is_dictionary(kind) else str(kind))
+            content = content or ("text" if _is_text(kind) else str(kind))
             hint = (
                 f'say the texts in the order of their numbers, categories = {{ "{name}" = ["...", "..."] }}, as the '
                 "models were trained; or leave it out of features"
@@ -157,10 +161,7 @@ class _Frames(TableFile):
 
 class _Excel(_Frames):
     def __init__(self, path: Path, sheet: str | None) -> None:
-        import pandas
-
-        with _naming_the_file(path), pandas.ExcelFile(path) as book:
-            sheets = [str(name) for name in book.sheet_names]
+        sheets = sheets_of(path)
         if (sheet is None and len(sheets) > 1) or sheet not in (None, *sheets):
             raise SutureError(
                 "dataset.sheet",
@@ -199,6 +200,32 @@ class _Statistics(_Frames):
             yield from (frame for frame, _ in chunks)
 
 
+def sheets_of(path: Path) -> list[str]:
+    """Return the names of an Excel file's sheets. Raises `SutureError` (`dataset.*`)."""
+    _need_pandas(path)
+    import pandas
+
+    with _naming_the_file(path), pandas.ExcelFile(path) as book:
+        return [str(name) for name in book.sheet_names]
+
+
+def _need_pandas(path: Path) -> None:
+    if find_spec("pandas") is None:
+        raise SutureError(
+            "dataset.missing_package",
+            "Excel and statistics files need pandas",
+            where=str(path),
+            hint=how_to_install("tables"),
+        )
+
+
+def _is_text(kind: Any) -> bool:
+    types = pyarrow.types
+    return bool(
+        types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind) or types.is_dictionary(kind)
+    )
+
+
 def open_table_file(path: Path, kind: str, sheet: str | None = None) -> TableFile:
     """Open a table, of the format `kind`, or `list`: then by its name. Raises `SutureError` (`dataset.*`)."""
     suffix = path.suffix.lower()
@@ -216,13 +243,7 @@ def open_table_file(path: Path, kind: str, sheet: str | None = None) -> TableFil
         return _Parquet(path)
     if kind == "csv":
         return _Text(path)
-    if find_spec("pandas") is None:
-        raise SutureError(
-            "dataset.missing_package",
-            "Excel and statistics files need pandas",
-            where=str(path),
-            hint=how_to_install("tables"),
-        )
+    _need_pandas(path)
     return _Excel(path, sheet) if kind == "excel" else _Statistics(path, "")
 
 
@@ -290,4 +311,4 @@ def _naming_the_file(path: Path, file: TableFile | None = None) -> Iterator[None
         ) from None
 
 
-__all__ = ["EXCEL", "STATISTICS", "TableFile", "column_names", "open_table_file", "rows_held"]
+__all__ = ["EXCEL", "STATISTICS", "TableFile", "column_names", "open_table_file", "rows_held", "sheets_of"]

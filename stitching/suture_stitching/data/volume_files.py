@@ -31,12 +31,17 @@ _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 class StoredVolume(ABC):
-    """A volume whose header is read: `shape` and `spacing` in mm of its axes in RAS, and its `channels`."""
+    """A volume whose header is read: `shape` and `spacing` in mm of its axes in RAS, and its `channels`.
+
+    It is not `measured` where the file does not say its spacing, or not in mm. `whose` is as in `DicomHeader`.
+    """
 
     shape: tuple[int, ...]
     spacing: NDArray[np.float64]
     channels: int
     affine: NDArray[np.float64]
+    measured: bool = True
+    whose: tuple[str, str] = ("", "")
 
     @abstractmethod
     def read(self) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
@@ -80,6 +85,8 @@ class _Nifti(StoredVolume):
         if not isinstance(image, nibabel.Nifti1Image) or len(self._axes) not in (3, 4) or kind not in "iuf":
             raise unreadable(file, "a volume is (X, Y, Z) or (X, Y, Z, channels) numbers")
         self._image, self._file = image, file
+        # Hardly any file says metres; that it does not say is usual, and means millimetres.
+        self.measured = image.header.get_xyzt_units()[0] not in ("meter", "micron")
         self.channels = self._axes[3] if len(self._axes) == 4 else 1
         self._describe(tuple(self._axes[:3]), affine, file)
 
@@ -167,13 +174,15 @@ class _Series(_InLps):
             raise SutureError(
                 "dataset.missing_package", "DICOM needs pydicom", where=file, hint=how_to_install("imaging")
             )
+        import pydicom
+
         slices = [self._slice(entry, file) for entry in files]
         if len({series for _, _, series, _, _ in slices}) > 1:
             raise unreadable(file, "the folder holds several series: give each one of its own")
         sizes = {(header.height, header.width, header.channels) for header, *_ in slices}
         if len(sizes) > 1:
             raise unreadable(file, "the slices of the series have several sizes")
-        self._frames = slices[0][0].frames
+        self._frames, self.whose = slices[0][0].frames, slices[0][0].whose
         if len(files) > 1 and any(header.frames > 1 for header, *_ in slices):
             raise unreadable(file, "several files with several frames each are no series")
         if len(files) == 1 and self._frames == 1:
@@ -184,6 +193,11 @@ class _Series(_InLps):
         self._files = [entry[1] for entry in slices]
         step = self._step(slices, normal, files[0])
         height, width, self.channels = next(iter(sizes))
+        first = pydicom.dcmread(files[0], stop_before_pixels=True)
+        self.measured = "PixelSpacing" in first and any(
+            name in first
+            for name in (["ImagePositionPatient"] if len(files) > 1 else ["SpacingBetweenSlices", "SliceThickness"])
+        )
         spacing = self._pixel_spacing(files[0])
         affine = np.eye(4)
         affine[:3, 0], affine[:3, 1], affine[:3, 2] = rows * spacing[1], columns * spacing[0], normal * step

@@ -41,6 +41,8 @@ Triple: TypeAlias = tuple[float, ...]
 class _Header:
     channels: int
     spacing: Triple
+    measured: bool
+    whose: tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,10 @@ class VolumeFolder(FolderDataset[_Header]):
                 where=sample.file,
                 hint="choose a larger spacing, or correct the voxel size in the file",
             )
-        return _Header(image.channels + len(sample.more), tuple(spacing.tolist()))
+        return _Header(image.channels + len(sample.more), tuple(spacing.tolist()), image.measured, image.whose)
+
+    def _whose(self, header: _Header) -> tuple[str, str]:
+        return header.whose
 
     def _shape(self, files: list[str], headers: list[_Header]) -> tuple[int, ...]:
         first = headers[0]
@@ -201,6 +206,7 @@ class VolumeFolder(FolderDataset[_Header]):
                     where=self.where,
                     hint="set spacing = [x, y, z] in mm, to which all volumes are resampled",
                 )
+        self.spacing = (self._spec.spacing or first.spacing) if all(header.measured for header in headers) else None
         return first.channels, *self._size
 
 

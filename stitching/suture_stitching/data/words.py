@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePosixPath
 
 from suture_contract.naming import folded
 from suture_stitching.data.spec import Split
@@ -17,11 +19,12 @@ _SPLITS: Mapping[str, Split] = {
     **dict.fromkeys(("validation", "valid", "val", "validate", "dev"), "validation"),
     **dict.fromkeys(("test", "testing", "tst", "ts"), "test"),
 }
-_PATIENT = frozenset(
-    """
-    patient patientid patientno patientnr patientnumber patientenid patientennummer pat patid pid subject subjectid
-    subjid participant participantid person personid mrn caseid casenumber fallid fallnummer
-    """.split()  # noqa: SIM905
+#: What a column is called that says whose a row is, without case and signs: `Patienten-Nr.`, `PatID`, `Fall_Nr`.
+_PATIENT = re.compile(
+    r"(?:patient(?:en|in)?|pat|subject|subj|participant|person(?:en)?|proband(?:en|in)?|teilnehmer|studienteilnehmer)"
+    r"(?:id|ids|uid|nr|no|num|number|nummer|code|key|kennung|identifier|pseudonym|hash|mrn)?"
+    r"|(?:case|fall|encounter|record|pseudonym|hospital)(?:id|nr|no|num|number|nummer)"
+    r"|p(?:at)?id|usubjid|mrn|medicalrecordnumber|pseudonym|psn"
 )
 #: What file managers, network drives and archives leave beside files.
 _LITTER = frozenset(
@@ -30,6 +33,8 @@ _LITTER = frozenset(
 #: Texts about the data, in a folder of other files.
 _ABOUT = (".txt", ".md", ".rst", ".pdf", ".html", ".htm", ".docx", ".doc", ".log", ".csv", ".tsv", ".xlsx", ".json")
 _NUMBERED = re.compile(r"^\d+[\s_.-]+(?=\D)")
+#: A number, and after it another one: the first may be a patient's, the last says which of that patient's files it is.
+_FRAME = re.compile(r"^(.*\d\D*?[\s_.-]+[A-Za-z]*)\d+$")
 _TRUTH = {"false": 0, "true": 1}
 
 
@@ -40,7 +45,17 @@ def split_of(text: str) -> Split | None:
 
 def names_patient(column: str) -> bool:
     """Whether a column of this name says whose a sample is."""
-    return folded(column).replace(" ", "").replace(".", "") in _PATIENT
+    return _PATIENT.fullmatch(re.sub(r"[\W_]+", "", folded(column))) is not None
+
+
+def of_one_patient(files: Iterable[str]) -> int:
+    """Return how many files have a name that differs from another's in its last number alone, after an earlier one.
+
+    So are named the frames of `video3_0012.png` and the slices of `patient07-a2.png`: most likely of one patient.
+    """
+    begins = [match[1] for file in files if (match := _FRAME.match(PurePosixPath(file).stem))]
+    times = Counter(begins)
+    return sum(times[begin] > 1 for begin in begins)
 
 
 def is_litter(name: str) -> bool:
@@ -72,7 +87,7 @@ def places_of(texts: Iterable[str], labels: Sequence[str]) -> dict[str, int]:
             continue
         if text.strip() not in known and sum(folded(text) == folded(other) for other in spellings) > 1:
             continue  # two spellings in one set of data may be two things
-        for form in (text, _whole(text), _NUMBERED.sub("", text)):
+        for form in (text, whole_number(text), _NUMBERED.sub("", text)):
             if form is not None and len(same := by_fold.get(folded(form), [])) == 1:
                 places[text] = same[0]
                 break
@@ -80,7 +95,7 @@ def places_of(texts: Iterable[str], labels: Sequence[str]) -> dict[str, int]:
         return places
     if len(labels) == 2 and {text.strip().casefold() for text in distinct} <= _TRUTH.keys():
         return {text: _TRUTH[text.strip().casefold()] for text in distinct}
-    whole = {text: _whole(text) for text in distinct}
+    whole = {text: whole_number(text) for text in distinct}
     numbers = {text: int(number) for text, number in whole.items() if number is not None}
     # Without a 0 they may as well be counted from 1.
     if len(numbers) == len(distinct) and 0 in numbers.values():
@@ -100,7 +115,7 @@ def how_to_name(labels: Sequence[str]) -> str:
     )
 
 
-def _whole(text: str) -> str | None:
+def whole_number(text: str) -> str | None:
     """Return a whole number without sign, zeros and decimals that say nothing, or None."""
     try:
         value = float(text)
@@ -114,4 +129,13 @@ def is_row_number(column: str) -> bool:
     return not column or re.fullmatch(r"Unnamed: \d+|__index_level_\d+__", column) is not None
 
 
-__all__ = ["how_to_name", "is_about", "is_litter", "is_row_number", "names_patient", "places_of", "split_of"]
+__all__ = [
+    "how_to_name",
+    "is_about",
+    "is_litter",
+    "is_row_number",
+    "names_patient",
+    "of_one_patient",
+    "places_of",
+    "split_of",
+]

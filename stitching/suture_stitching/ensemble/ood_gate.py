@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from suture_stitching.features.few_rows import FewRows
 from suture_stitching.features.moments import Moments
 
 #: In how many directions a gate looks at most. They are fixed: which ones a party's data vary most in would be one more
@@ -59,12 +60,12 @@ def projection(width: int, directions: int) -> Tensor | None:
     return chosen
 
 
-def whiten(moments: Moments) -> Whitening:
+def whiten(moments: Moments | FewRows) -> Whitening:
     """Return the whitening of features with these moments, in `DIRECTIONS` fixed directions where there are more."""
     chosen = projection(len(moments.mean), DIRECTIONS)
     if chosen is not None:
         chosen = chosen.to(moments.mean.device)
-        moments = Moments(moments.n, chosen @ moments.mean, chosen @ moments.scatter @ chosen.T)
+    moments = moments.dense() if chosen is None else moments.projected(chosen)
     values, vectors = torch.linalg.eigh(moments.covariance)
     values = values.clamp(min=0)
     floor = SHRINKAGE * values.mean()

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from suture_contract.measures import BOUNDS, CURVE_BINS, CalibrationBin, ClinicalMetric, Interval
+from suture_contract.measures import BOUNDS, CURVE_BINS, CalibrationBin, Interval, MeasuredMetric
 from suture_stitching.evaluation.bootstrap import RESAMPLED_FROM, student
 
 #: So many groups of patients at most: of more, the quantile of Student's t is hardly smaller.
@@ -82,8 +82,8 @@ def several_answers(probabilities: Tensor, truth: Tensor, threshold: float) -> A
 
 
 def label_metrics(
-    answers: Sequence[Answers], metrics: Sequence[ClinicalMetric], patients: NDArray[np.int64]
-) -> dict[ClinicalMetric, list[Interval | None]]:
+    answers: Sequence[Answers], metrics: Sequence[MeasuredMetric], patients: NDArray[np.int64]
+) -> dict[MeasuredMetric, list[Interval | None]]:
     """Return each of `metrics` for every candidate's answers; None where these samples do not define it.
 
     `patients` `(N,)` says whose each sample is; there is nothing of a single one.
@@ -98,8 +98,8 @@ def label_metrics(
 
 
 def value_metrics(
-    values: Tensor, metrics: Sequence[ClinicalMetric], truth: Tensor, patients: NDArray[np.int64]
-) -> dict[ClinicalMetric, list[Interval | None]]:
+    values: Tensor, metrics: Sequence[MeasuredMetric], truth: Tensor, patients: NDArray[np.int64]
+) -> dict[MeasuredMetric, list[Interval | None]]:
     """Return the concordance of every candidate's `values` `(C, N, K)` with `truth` `(N, K)`, mean over values."""
 
     def measure(candidate: int, which: Tensor) -> list[float]:
@@ -111,8 +111,8 @@ def value_metrics(
 
 
 def mean_metrics(
-    scores: Mapping[ClinicalMetric, Tensor], patients: NDArray[np.int64]
-) -> dict[ClinicalMetric, list[Interval | None]]:
+    scores: Mapping[MeasuredMetric, Tensor], patients: NDArray[np.int64]
+) -> dict[MeasuredMetric, list[Interval | None]]:
     """Return the means of what was measured per sample, `(C, N)` each."""
 
     def measure(candidate: int, which: Tensor) -> list[float]:
@@ -146,11 +146,11 @@ def calibration_curve(answers: Answers, patients: NDArray[np.int64], *, grouped:
 
 
 def _jackknifed(
-    metrics: Sequence[ClinicalMetric],
+    metrics: Sequence[MeasuredMetric],
     candidates: int,
     measure: Callable[[int, Tensor], list[float]],
     patients: NDArray[np.int64],
-) -> dict[ClinicalMetric, list[Interval | None]]:
+) -> dict[MeasuredMetric, list[Interval | None]]:
     """Return the intervals of what `measure` says of a candidate's samples; of one patient there are none."""
     groups = _groups(patients)
     if len(groups) < 2:
@@ -246,7 +246,7 @@ def _calibration_slope(answers: Answers) -> float:
     return math.nan
 
 
-_OF_LABELS: Mapping[ClinicalMetric, Callable[[Answers], float]] = {
+_OF_LABELS: Mapping[MeasuredMetric, Callable[[Answers], float]] = {
     "auroc": _auroc,
     "auprc": _auprc,
     "sensitivity": _sensitivity,

@@ -16,19 +16,20 @@ from suture_contract.documents import (
     Candidate,
     ClinicalMetric,
     Evaluation,
+    MeasuredMetric,
     SplitName,
     SplitScores,
     Training,
     TrainScore,
 )
 from suture_contract.errors import SutureError
-from suture_contract.measures import check_fits
+from suture_contract.measures import check_fits, told_as
 from suture_contract.privacy import Privacy
 from suture_stitching.data import Dataset
 from suture_stitching.data.windows import outputs_at_once, predict
 from suture_stitching.ensemble.compose import outputs_of
 from suture_stitching.ensemble.fitted import FitResult
-from suture_stitching.ensemble.members import Member, check_inputs
+from suture_stitching.ensemble.members import Member, check_inputs, input_shape
 from suture_stitching.ensemble.merge import Merge
 from suture_stitching.evaluation.bootstrap import intervals
 from suture_stitching.evaluation.further import further_metrics, subgroups_of
@@ -151,8 +152,12 @@ class _Evaluation:
                 hint="evaluate regressions for parties you trust only",
             )
         check_fits(metrics, members[0].metadata.task)
-        self._metrics: tuple[ClinicalMetric, ...] = () if privacy is not None else tuple(metrics)
-        settings = {**_settings(fitted, runner), "metrics": self._metrics}
+        spacing = _spacing(members, dataset)
+        self._asked = tuple(metrics)
+        self._metrics: tuple[MeasuredMetric, ...] = ()
+        if privacy is None:
+            self._metrics = tuple(told_as(metric, spacing_known=spacing is not None) for metric in metrics)
+        settings = {**_settings(fitted, runner), "metrics": self._metrics, "spacing": spacing}
         if privacy is not None:
             settings |= {"privacy": privacy.model_dump(mode="json"), "share": privacy_share}
         key = "" if checkpoint is None else fingerprint("evaluate/3", members, dataset, settings)
@@ -164,7 +169,7 @@ class _Evaluation:
         self._blocks = self._passes.blocks(splits, fewest=1)
         self._score = self._scorer(fitted.candidates.candidates)
         # What further metrics are computed from is needed of the test split alone.
-        self._score_further = partial(self._score, metrics=self._metrics)
+        self._score_further = partial(self._score, metrics=self._metrics, spacing=spacing)
 
     def run(self) -> Evaluation:
         tracker, own = self._tracker, self._own
@@ -212,6 +217,7 @@ class _Evaluation:
             # Other looks at the patients, which the account does not know of.
             train=None if own is None or self._privacy is not None else self._on_train(own),
             privacy=self._privacy,
+            asked=self._asked,
         )
 
     def _with_further(self, test: SplitScores, scores: Scores) -> SplitScores:
@@ -342,15 +348,26 @@ def _scorer(
 
             yield from zip(some, predict(values_of, x, window), strict=True)
 
-    def score(x: Tensor, y: Tensor, *, metrics: Sequence[ClinicalMetric] = ()) -> Scored:
+    def score(
+        x: Tensor, y: Tensor, *, metrics: Sequence[MeasuredMetric] = (), spacing: Sequence[float] | None = None
+    ) -> Scored:
         def measured(output: Tensor) -> Scored:
-            return (*objective.measure(output, y), torch.isfinite(output.sum()), objective.answers(output, y, metrics))
+            answers = objective.answers(output, y, metrics, spacing)
+            return (*objective.measure(output, y), torch.isfinite(output.sum()), answers)
 
         by_node = {node: measured(output) for node, output in each(x)}
         scores, tallies, finite, answers = zip(*(by_node[output.node] for output in outputs), strict=True)
         return torch.stack(scores), torch.stack(tallies), torch.stack(finite), torch.stack(answers)
 
     return score
+
+
+def _spacing(members: Sequence[Member], dataset: Dataset) -> tuple[float, ...] | None:
+    """Return the mm between positions of what is scored, where the dataset knows its own."""
+    if dataset.spacing is None or dataset.window is not None:  # whole volumes are scored as they are
+        return dataset.spacing
+    sizes = zip(dataset.input_shape[1:], input_shape(members, dataset)[1:], strict=True)
+    return tuple(step * ours / read for step, (ours, read) in zip(dataset.spacing, sizes, strict=True))
 
 
 def _part(split: SplitName, index: int) -> str:

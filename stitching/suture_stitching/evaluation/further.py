@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from suture_contract.documents import CalibrationBin, ClinicalMetric, Interval, Subgroup
+from suture_contract.documents import CalibrationBin, Interval, MeasuredMetric, Subgroup
 from suture_contract.measures import OF_LABELS
 from suture_stitching.data import Dataset
 from suture_stitching.evaluation.bootstrap import intervals
@@ -36,7 +36,7 @@ from suture_stitching.objectives.segmentation import Segmentation
 class Further:
     """Each metric and the calibration curve, by candidate."""
 
-    metrics: dict[ClinicalMetric, dict[str, Interval]] = field(default_factory=dict)
+    metrics: dict[MeasuredMetric, dict[str, Interval]] = field(default_factory=dict)
     curves: dict[str, tuple[CalibrationBin, ...]] = field(default_factory=dict)
 
 
@@ -44,7 +44,7 @@ def further_metrics(
     objective: Objective,
     dataset: Dataset,
     ids: Sequence[str],
-    metrics: Sequence[ClinicalMetric],
+    metrics: Sequence[MeasuredMetric],
     answers: Tensor,
     which: NDArray[np.bool_] | None = None,
 ) -> Further:
@@ -76,7 +76,7 @@ def subgroups_of(
     objective: Objective,
     dataset: Dataset,
     ids: Sequence[str],
-    metrics: Sequence[ClinicalMetric],
+    metrics: Sequence[MeasuredMetric],
     scores: Tensor,
     answers: Tensor,
     *,
@@ -117,8 +117,8 @@ def _answers(objective: Classification | Multilabel, output: Tensor, truth: Tens
 
 
 def _by_id(
-    measured: dict[ClinicalMetric, list[Interval | None]], ids: Sequence[str]
-) -> dict[ClinicalMetric, dict[str, Interval]]:
+    measured: dict[MeasuredMetric, list[Interval | None]], ids: Sequence[str]
+) -> dict[MeasuredMetric, dict[str, Interval]]:
     """Return by candidate what is defined."""
     by_id = {
         metric: {id: value for id, value in zip(ids, values, strict=True) if value is not None}

@@ -15,6 +15,9 @@ from torch.nn import functional as F
 
 #: Rows multiplied at once: bounds the memory for a copy of the features in float32.
 CHUNK = 1 << 16
+#: Products of more columns than this with each other are taken in blocks of half as many, each of two that are alike
+#: once.
+MANY = 512
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Moments:
             centred = exact - mean
             # What rounding of the mean left over is taken out again.
             left = centred.mean(0).double()
-            scatter = (centred.T @ centred).double().addr_(left, left, alpha=-len(chunk))
+            scatter = squares(centred).double().addr_(left, left, alpha=-len(chunk))
             part = cls(float(len(chunk)), mean.double() + left, scatter)
             total = part if total is None else total + part
         return cls.nothing(rows.shape[1], rows.device) if total is None else total
@@ -83,6 +86,19 @@ class Moments:
         """Return `(D, D)`, normalised by `n`."""
         return self.scatter / max(self.n, 1.0)
 
+    @property
+    def variances(self) -> Tensor:
+        """Return the variance `(D,)` of each feature, normalised by `n`."""
+        return self.scatter.diagonal() / max(self.n, 1.0)
+
+    def projected(self, directions: Tensor) -> Moments:
+        """Return the moments of the features' products with `directions` `(K, D)`."""
+        return Moments(self.n, directions @ self.mean, directions @ self.scatter @ directions.T)
+
+    def dense(self) -> Moments:
+        """Return the moments themselves."""
+        return self
+
     def scaled(self, n: float) -> Moments:
         """Return the moments as if these rows had been repeated until there were `n`."""
         return Moments(n, self.mean, self.scatter * (n / max(self.n, 1.0)))
@@ -90,6 +106,20 @@ class Moments:
     def to(self, device: torch.device | str) -> Moments:
         """Return the same moments on `device`."""
         return Moments(self.n, self.mean.to(device), self.scatter.to(device))
+
+
+def squares(rows: Tensor) -> Tensor:
+    """Return `rows.T @ rows` `(D, D)` of `rows` `(R, D)`: of many columns, what lies above the diagonal is a copy."""
+    width = rows.shape[1]
+    if width <= MANY:
+        return rows.T @ rows
+    result = rows.new_empty(width, width)
+    for start in range(0, width, MANY // 2):
+        block = slice(start, start + MANY // 2)
+        below = rows[:, block].T @ rows[:, : min(block.stop, width)]
+        result[block, : below.shape[1]] = below
+        result[:start, block] = below[:, :start].T
+    return result
 
 
 def rows(feature: Tensor, grid: Sequence[int], channel_axis: int = 1) -> Tensor:

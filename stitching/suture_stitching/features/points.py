@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from weakref import WeakKeyDictionary
 
 from suture_contract.errors import SutureError
 from suture_contract.model.graph import INPUT, Graph, Input, Node, Ref, references
@@ -102,6 +103,10 @@ class StitchPoint:
         return [patches, token] if first else [patches]
 
 
+#: What `stitchable` has found, as long as the model is there.
+_KNOWN: WeakKeyDictionary[PortableModel, dict[tuple[int, ...], list[StitchPoint]]] = WeakKeyDictionary()
+
+
 def find_points(
     model: PortableModel, shape: Sequence[int] | None = None, budget: Budget = UNLIMITED
 ) -> list[StitchPoint]:
@@ -118,8 +123,16 @@ def find_points(
 def stitchable(model: PortableModel, shape: Sequence[int]) -> list[StitchPoint]:
     """Return the points that are worth a stitch: clean cuts and ends of blocks, token sequences in their parts.
 
-    A class token that the network takes out of its sequence itself is there once only.
+    A class token that the network takes out of its sequence itself is there once only. They are found once for a model
+    and shape, which takes two dry runs.
     """
+    known = _KNOWN.setdefault(model, {})
+    if (sizes := tuple(shape)) not in known:
+        known[sizes] = _stitchable(model, sizes)
+    return list(known[sizes])
+
+
+def _stitchable(model: PortableModel, shape: Sequence[int]) -> list[StitchPoint]:
     points = [point for point in find_points(model, shape) if point.clean or point.block]
     nodes = {point.node: model.graph.nodes[point.node] for point in points}
     taken_out = {node.args[0] for node in nodes.values() if node.op == "aten.select.int" and node.args[1:] == (1, 0)}

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from suture_stitching.features.few_rows import FewRows
 from suture_stitching.features.moments import Moments
 from suture_stitching.running.accumulator import Placed
 
@@ -26,6 +27,8 @@ GROUPS = 1024
 HELD = 0.9
 #: Directions that vary less than this part of the largest are rounding.
 _ROUNDING = 1e-9
+#: Numbers that are rounded at once, and how many binary digits a float32 has.
+_PART, _SIGNIFICANT = 1 << 15, 24
 
 
 @dataclass(frozen=True)
@@ -55,15 +58,19 @@ class Screen:
         """Return the map times `features` `(C, N)`."""
         if self.whole:
             return features
-        return self.full[:, None].to(features) * features - self.across.to(features) @ (
-            self.along.T.to(features) @ features
-        )
+        kept = self.full[:, None].to(features) * features
+        if not self.across.shape[1]:
+            return kept
+        return kept - self.across.to(features) @ (self.along.T.to(features) @ features)
 
     def before(self, weight: Tensor) -> Tensor:
         """Return `weight` `(O, C)` times the map."""
         if self.whole:
             return weight
-        return weight * self.full.to(weight) - (weight @ self.across.to(weight)) @ self.along.T.to(weight)
+        kept = weight * self.full.to(weight)
+        if not self.across.shape[1]:
+            return kept
+        return kept - (weight @ self.across.to(weight)) @ self.along.T.to(weight)
 
     def to(self, like: Tensor) -> Screen:
         """Return the same map where `like` is, in its type."""
@@ -108,6 +115,64 @@ def kept(tally: Tensor, columns: Mapping[int, slice], least: int) -> dict[int, S
     }
 
 
+def kept_of_rows(train: FewRows, groups: Tensor, least: int) -> tuple[Screen, FewRows]:
+    """Return what `kept` does, from few rows of one member, and the rows of what is kept, whose directions are known.
+
+    `groups` `(N,)` are those of the samples, each of which has equally many rows, one after the other. Directions are
+    those of the features as they are, along which a stitch is solved for: one decomposition serves both.
+    """
+    width, everything = len(train.mean), slice(0, len(train.mean))
+    if least <= 1:
+        return Screen.everything(width), train
+    whose = groups.to(train.rows.device).repeat_interleave(len(train.rows) // max(len(groups), 1))
+    energies = _per_group(train.rows.square(), whose)
+    # What a constant leaves over when it is squared and rounded.
+    varies = energies.mean(0).double() > 1e-12 * train.mean.square()
+    full = (_carried(energies, least) & varies).double()
+    rows = train.without(full)
+    few = ~_carried(_per_group(rows.directions(everything).vectors, whose).square(), least)
+    along = rows.along(everything, few).cpu()
+    keep = Screen(full.cpu(), along, along)
+    if not bool(few.any()):
+        return keep, rows
+    left = screened_rows(rows, {0: keep}, {0: everything})
+    left.know(everything, rows.lessened(everything, few))
+    return keep, left
+
+
+def screened_rows(moments: FewRows, keep: Mapping[int, Screen], columns: Mapping[int, slice]) -> FewRows:
+    """Return what `screened` does of few rows."""
+    parts = {member: column for member, column in columns.items() if not keep[member].whole}
+    if not parts:
+        return moments
+    mean, rows = moments.mean.clone(), moments.rows.clone()
+    for member, column in parts.items():
+        mean[column] = keep[member].of(mean[column, None])[:, 0]
+        rows[:, column] = keep[member].of(rows[:, column].T).T
+    return FewRows(moments.n, mean, rows)
+
+
+def _per_group(values: Tensor, whose: Tensor) -> Tensor:
+    """Return the mean of the rows `(R, D)` of each group that there is, `(G, D)`."""
+    _, place, count = torch.unique(whose, return_inverse=True, return_counts=True)
+    if len(count) == len(whose):
+        return values
+    total = values.new_zeros(len(count), values.shape[1])
+    return total.index_add_(0, place, values).div_(count[:, None])
+
+
+def _carried(energies: Tensor, least: int) -> Tensor:
+    """Whether `carried_by` is at least `least` for each column of `energies` `(N, D)`: from the largest alone."""
+    if len(energies) < least:
+        return torch.zeros(energies.shape[1], dtype=torch.bool, device=energies.device)
+    # Most columns have no value so large that as many of it could hold what is asked for.
+    enough = HELD * energies.sum(0)
+    many: Tensor = (least - 1) * energies.amax(0) < enough
+    rest = (~many).nonzero()[:, 0]
+    many[rest] = energies[:, rest].T.contiguous().topk(least - 1, 1).values.sum(1) < enough[rest]
+    return many
+
+
 def screened(moments: Moments, keep: Mapping[int, Screen], columns: Mapping[int, slice]) -> Moments:
     """Return the moments of the features that are kept, in their old places."""
     parts = {member: column for member, column in columns.items() if not keep[member].whole}
@@ -127,8 +192,16 @@ def rounded(tensor: Tensor, patients: int) -> Tensor:
     It is uncertain by about one part in the root of their number; a few digits more keep sums of many from suffering.
     """
     digits = 4 + math.ceil(math.log2(max(patients, 1)) / 2)
-    mantissa, exponent = torch.frexp(tensor)
-    return torch.ldexp((mantissa * 2**digits).round() / 2**digits, exponent)
+    left = _SIGNIFICANT - digits
+    result = tensor.clone(memory_format=torch.contiguous_format)
+    if left <= 0:
+        return result
+    # In parts that stay in the processor's cache: as integers, of which the last digits go, the half of them to even.
+    for part in torch.split(result.view(-1).view(torch.int32), _PART):
+        odd = (part >> left) & 1
+        part += odd.add_((1 << (left - 1)) - 1)
+        part &= -(1 << left)
+    return result
 
 
 def carried_by(energies: Tensor) -> Tensor:

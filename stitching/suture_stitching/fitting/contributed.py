@@ -23,13 +23,14 @@ def weighed(
 
     All parties that contributed to a match count alike. A match to which nobody did is left out.
     """
-    for share in SHARES:
+    for share in SHARES if contributions else ():
         for index, points in enumerate(matches):
-            own = {grid: reading.pair(index, grid) for grid in grids_of(points)}
+            pairs = {grid: reading.pair(index, grid) for grid in grids_of(points)}
+            own = {grid: (train.dense(), held_out.dense()) for grid, (train, held_out) in pairs.items()}
             contributed = [{grid: other.pair(points, grid) for grid in own} for other in contributions]
             plausible = [others for others in contributed if _is_plausible(own, others)]
             if plausible:
-                keep, side = reading.keep[index], columns(points)
+                keep, side = reading.keep(index), columns(points)
                 yield (
                     share,
                     index,

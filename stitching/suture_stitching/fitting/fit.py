@@ -12,7 +12,8 @@ is used is decided later, on the data of all parties that answer (`evaluate`, `s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -26,9 +27,9 @@ from suture_stitching.data import Dataset
 from suture_stitching.ensemble.fitted import FitResult
 from suture_stitching.ensemble.members import Member, check_inputs
 from suture_stitching.ensemble.merge import Merge
-from suture_stitching.features.moments import Moments
+from suture_stitching.features.few_rows import MOST_ROWS, WIDE
 from suture_stitching.fitting.candidates import candidate_set, names_of
-from suture_stitching.fitting.carriers import Screen, rounded, screened
+from suture_stitching.fitting.carriers import Screen, rounded
 from suture_stitching.fitting.contribute import Contribution
 from suture_stitching.fitting.contributed import weighed
 from suture_stitching.fitting.effort import Effort, Step
@@ -50,13 +51,15 @@ from suture_stitching.fitting.reading import (
     Features,
     Grid,
     MatchReader,
+    Pair,
     Points,
     Reading,
     columns,
+    doubled,
     read_stitched,
 )
 from suture_stitching.fitting.refine import TrainingLength, refine
-from suture_stitching.fitting.stitch import FittedMatch, FittedStitch, grids_of, solve_match, solve_stitch
+from suture_stitching.fitting.stitch import FittedMatch, FittedStitch, solve_match, solve_stitch
 from suture_stitching.fitting.survey import survey
 from suture_stitching.fitting.terms import EVERYONE, LEAST, PatientTerms
 from suture_stitching.matching.match import match
@@ -209,6 +212,7 @@ class _Fit:
             "precision": runner.precision,
             "own": terms.own,
             "least": terms.least,
+            "rows": [WIDE, MOST_ROWS],
         }
         if terms.privacy is not None:
             settings |= {"privacy": terms.privacy.model_dump(mode="json"), "share": terms.share}
@@ -224,7 +228,7 @@ class _Fit:
         self._effort.begin(step, share, private=terms.privacy is not None)
         #: Stitches in closed form, by the names of their weights.
         self._stitches: dict[str, FittedStitch] = {}
-        #: What candidates name: tensors of stitches in closed form and refined, and of gates.
+        #: What candidates name beside them: tensors of refined stitches, and of gates.
         self._tensors: dict[str, Tensor] = {}
 
     def run(self, contributions: Sequence[Contribution] = ()) -> FitResult:
@@ -244,6 +248,8 @@ class _Fit:
             plans[::-1] if self._options.recipe == "paper" else self._elaborated(plans, matches, reading)
         )
         plans += self._affordable(weighed_plans) if weighed_plans else ()
+        for stitch in self._named(plans).values():
+            _ = stitch.solved
         self._tracker.end("compare")
         return self._result(plans)
 
@@ -285,11 +291,14 @@ class _Fit:
         if step == "capture":
             self._reader(matches, known).capture(share)
             return
+        if not self._effort.own:
+            return
         reading = self._reader(matches, known).read()
-        fitted = self._solved(matches, reading)
+        chained = self._effort.chained
+        fitted = self._solved(matches, reading, chained=chained)
         self._tracker.end("stitch")
-        chosen = self._to_refine(self._closed(fitted, reading))
-        for place, number in enumerate(number for number in range(len(chosen)) if share.has(number)):
+        chosen = self._to_refine(self._closed(fitted, reading, chained=chained))
+        for place, number in enumerate(self._effort.own):
             self._refined(number, chosen[number], place)
 
     @property
@@ -321,12 +330,24 @@ class _Fit:
         looks = places(matches, self._terms.own)
         return MatchReader(self._passes, self._merge, matches, looks, self._terms, known)
 
-    def _solved(self, matches: Sequence[Points], reading: Reading) -> list[FittedMatch]:
-        """Return each match with its stitches in closed form."""
+    def _solved(self, matches: Sequence[Points], reading: Reading, *, chained: bool = True) -> list[FittedMatch]:
+        """Return each match with its stitches in closed form; those that others are read behind are solved for.
+
+        None is read behind another where nothing is `chained` here.
+        """
         fitted = []
         for index, points in enumerate(matches):
-            moments = {grid: reading.pair(index, grid) for grid in grids_of(points)}
-            fitted.append(self._match(f"p{index:02d}", points, moments, reading.keep[index]))
+            match = self._match(
+                f"p{index:02d}",
+                points,
+                functools.partial(reading.pair, index),
+                functools.partial(reading.keep_of, index),
+            )
+            for stitch in match.stitches.values():
+                self._tracker.tick("stitch")
+                if chained and index == len(matches) - 2:
+                    _ = stitch.solved
+            fitted.append(match)
         return fitted
 
     def _weighed(
@@ -336,7 +357,10 @@ class _Fit:
         plans = []
         for share, index, moments in weighed(matches, reading, contributions):
             name = f"o{round(100 * share)}.p{index:02d}"
-            fitted = self._match(name, matches[index], moments, reading.keep[index])
+            fitted = self._match(name, matches[index], moments.__getitem__, functools.partial(reading.keep_of, index))
+            for stitch in fitted.stitches.values():
+                self._tracker.tick("stitch")
+                _ = stitch.solved  # moments of so many parties are not kept
             plans += [CandidatePlan((fitted.join(alpha),), others=share) for alpha in self._options.alphas]
         return by_share(plans, self._options.alphas)
 
@@ -344,26 +368,24 @@ class _Fit:
         self,
         name: str,
         points: Points,
-        moments: Mapping[Grid, tuple[Moments, Moments]],
-        keep: Mapping[int, Screen],
+        pair: Callable[[Grid], Pair],
+        keep: Callable[[int], Screen],
     ) -> FittedMatch:
-        fitted = solve_match(name, points, moments, keep, self._tracker)
+        fitted = solve_match(name, points, pair, keep, start=self._options.refine)
         self._keep(fitted)
         return fitted
 
     def _keep(self, fitted: FittedMatch) -> None:
-        for stitch in fitted.stitches.values():
-            self._stitches[stitch.names[0]] = stitch
-            self._tensors |= stitch.tensors
+        self._stitches |= {stitch.names[0]: stitch for stitch in fitted.stitches.values()}
 
-    def _closed(self, fitted: Sequence[FittedMatch], reading: Reading) -> list[CandidatePlan]:
-        """Return all candidates whose stitches have a closed form."""
+    def _closed(self, fitted: Sequence[FittedMatch], reading: Reading, *, chained: bool = True) -> list[CandidatePlan]:
+        """Return all candidates whose stitches have a closed form; `chained`: also solve for what mixes twice."""
         plans = closed_forms([match.join(0.5) for match in fitted], self._options.alphas)
         if len(fitted) > 1:
-            plans.append(self._chain(fitted, reading))
+            plans.append(self._chain(fitted, reading, solve=chained))
         return plans
 
-    def _chain(self, fitted: Sequence[FittedMatch], reading: Reading) -> CandidatePlan:
+    def _chain(self, fitted: Sequence[FittedMatch], reading: Reading, *, solve: bool) -> CandidatePlan:
         """Return a candidate that mixes at the last two matches.
 
         The later stitches must work on features that went through the earlier ones too, so they are solved for on both
@@ -371,24 +393,36 @@ class _Fit:
         """
         middle, last = middle_of(self._options.alphas), len(fitted) - 1
         first, points = fitted[-2].join(middle), fitted[-1].points
-        merge = self._stitched_merge()
-        again = read_stitched(self._passes, merge, merge.join([first]), points)
-        sides, keep, stitches = columns(points), reading.keep[last], {}
-        for (source, target), more in again.items():
+
+        @functools.cache
+        def again() -> dict[tuple[int, int], Pair]:
+            solved = {name: tensor for each in fitted[-2].stitches.values() for name, tensor in each.tensors.items()}
+            merge = Merge(self._passes.members, self._objective, solved)
+            return read_stitched(self._passes, merge, merge.join([first]), points)
+
+        def both(source: int, target: int, place: Mapping[int, slice]) -> Pair:
+            native, more = reading.pair(last, points[target].shape[1:]), again()[source, target]
+            return doubled(native, (sides[source], sides[target]), more, reading.keep(last), place)
+
+        sides, stitches = columns(points), {}
+        if solve:
+            again()
+        for source, target in ((a, b) for a in points for b in points if a != b):
             width = points[source].shape[0]
             place = {source: slice(0, width), target: slice(width, width + points[target].shape[0])}
-            both = []
-            for native, stitched in zip(reading.pair(last, points[target].shape[1:]), more, strict=True):
-                side = native.select(sides[source], sides[target])
-                both.append(side + screened(stitched, keep, place).scaled(side.n))
             stitches[source, target] = solve_stitch(
                 f"p{last - 1:02d}.p{last:02d}.{source}_{target}",
-                both[0],
-                both[1],
+                functools.partial(both, source, target, place),
                 place[source],
                 place[target],
-                (keep[source], keep[target]),
+                functools.partial(reading.keep_of, last),
+                (source, target),
+                start=self._options.refine,
             )
+            if solve:
+                self._tracker.tick("double")
+                _ = stitches[source, target].solved  # what was read for it is not kept
+        self._tracker.end("double")
         chained = FittedMatch(points, stitches)
         self._keep(chained)
         return CandidatePlan((first, chained.join(middle)))
@@ -434,20 +468,28 @@ class _Fit:
         return with_site_prior(plans, prior)
 
     def _affordable(self, plans: Sequence[CandidatePlan]) -> list[CandidatePlan]:
-        return affordable(plans, self._stitched_merge(), self._passes.shape)
+        shapes = {name: tensor for stitch in self._stitches.values() for name, tensor in stitch.shapes.items()}
+        merge = Merge(self._passes.members, self._objective, {**shapes, **self._tensors})
+        return affordable(plans, merge, self._passes.shape)
 
-    def _stitched_merge(self) -> Merge:
-        return Merge(self._passes.members, self._objective, self._tensors)
+    def _named(self, plans: Sequence[CandidatePlan]) -> dict[str, FittedStitch]:
+        """Return the stitches in closed form that these candidates have, by the names of their weights."""
+        used = {name for plan in plans for name in plan.tensors()}
+        return {name: stitch for name, stitch in self._stitches.items() if name in used}
 
     def _result(self, plans: Sequence[CandidatePlan], privacy: Privacy | None = None) -> FitResult:
         """Return these candidates and the tensors that they name, in the precision that so many patients give."""
         dataset = self._passes.dataset
         used, patients = {name for plan in plans for name in plan.tensors()}, dataset.patients("train")
-        tensors = {name: rounded(tensor, patients) for name, tensor in self._tensors.items() if name in used}
+        stitches = self._named(plans)
+        closed = {name: tensor for stitch in stitches.values() for name, tensor in stitch.tensors.items()}
+        tensors = {
+            name: rounded(tensor, patients) for name, tensor in {**closed, **self._tensors}.items() if name in used
+        }
         candidates = candidate_set(
             self._passes.members,
             plans,
-            {name: stitch.r2 for name, stitch in self._stitches.items()},
+            {name: stitch.solved.r2 for name, stitch in stitches.items()},
             labels=self._objective.labels,
             n=dataset.n("train"),
             seed=self._options.seed,

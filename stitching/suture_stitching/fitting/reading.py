@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
@@ -16,9 +16,10 @@ from torch.nn import functional as F
 from suture_stitching.data import Split
 from suture_stitching.ensemble.merge import Merge, Values
 from suture_stitching.ensemble.ood_gate import Whitening, whiten
+from suture_stitching.features.few_rows import MOST_ROWS, WIDE, FewRows
 from suture_stitching.features.moments import Moments, channels_second, to_grid
 from suture_stitching.features.points import StitchPoint
-from suture_stitching.fitting.carriers import Screen, groups_of, kept, screened, tallied
+from suture_stitching.fitting.carriers import Screen, groups_of, kept, kept_of_rows, screened, screened_rows, tallied
 from suture_stitching.fitting.terms import PatientTerms
 from suture_stitching.running.accumulator import Accumulator
 from suture_stitching.running.feature_pass import FeaturePass
@@ -38,25 +39,47 @@ Grid: TypeAlias = tuple[int, ...]
 Features: TypeAlias = Mapping[tuple[int, str], Tensor]
 #: The splits that a fit reads.
 SPLITS: tuple[Split, Split] = ("train", "validation")
+#: Moments of `train` and `validation`: both of one form.
+Pair: TypeAlias = tuple[Moments, Moments] | tuple[FewRows, FewRows]
 
 
-@dataclass(frozen=True)
 class Reading:
-    """Moments by match and grid, of the features of all matched members side by side; of both splits.
+    """What was read: moments by match and grid, of the features of all matched members side by side; of both splits.
 
-    `keep` are, by match and member, the maps that leave what enough patients carry.
     `whitenings` and, of the validation split's samples, `distances` `(N,)` are those of the matches where gates look,
-    by match: of the features averaged over positions.
+    by match: of the features averaged over positions. What matches need of it is worked out when it is asked for, and
+    once: not every match is used.
     """
 
-    moments: Mapping[tuple[int, Grid], tuple[Moments, Moments]]
-    keep: Mapping[int, Mapping[int, Screen]]
-    whitenings: Mapping[int, Whitening]
-    distances: Mapping[int, Tensor]
+    def __init__(
+        self,
+        keep: Callable[[int], Mapping[int, Screen]],
+        pair: Callable[[int, Grid], Pair],
+        whitenings: Mapping[int, Whitening],
+        distances: Mapping[int, Tensor],
+    ) -> None:
+        self.whitenings, self.distances = whitenings, distances
+        self._keep, self._pair = keep, pair
 
-    def pair(self, index: int, grid: Grid) -> tuple[Moments, Moments]:
+    def keep(self, index: int) -> Mapping[int, Screen]:
+        """Return by member the maps that leave what enough patients carry of its features at a match."""
+        return self._keep(index)
+
+    def keep_of(self, index: int, member: int) -> Screen:
+        """Return the map for one member."""
+        return self._keep(index)[member]
+
+    def pair(self, index: int, grid: Grid) -> Pair:
         """Return the moments of a match on a grid, of `train` and `validation`, of what enough patients carry."""
-        return self.moments[index, grid]
+        return self._pair(index, grid)
+
+
+def read_as_rows(passes: FeaturePass, points: Points) -> bool:
+    """Whether the rows of a match are kept: it is wide throughout, on one grid, and has few rows."""
+    narrowest, grids = min(point.shape[0] for point in points.values()), {point.shape[1:] for point in points.values()}
+    positions = min(math.prod(next(iter(grids))), POSITIONS)
+    most = max(passes.dataset.n(split) * passes.dataset.patches for split in SPLITS) * positions
+    return narrowest >= WIDE and len(grids) == 1 and most <= MOST_ROWS
 
 
 def columns(points: Points) -> dict[int, slice]:
@@ -90,7 +113,14 @@ class MatchReader:
             for member, point in points.items():
                 self._refs.setdefault(merge.point(merge.native, member, point).node, []).append((index, member))
         self._model = passes.model_of(merge, self._refs)
-        self._taken = [_Taken(points, sorted({point.shape[1:] for point in points.values()})) for points in matches]
+        self._taken = [
+            _Taken(points, sorted({point.shape[1:] for point in points.values()}), read_as_rows(passes, points))
+            for points in matches
+        ]
+        #: What was worked out of the moments so far, by match.
+        self._keep: dict[int, Mapping[int, Screen]] = {}
+        #: The same by match and member, with the rows that are left, where rows are kept.
+        self._few: dict[tuple[int, int], tuple[Screen, FewRows]] = {}
 
     def read(self) -> Reading:
         """Return the moments of both splits; blocks that other processes captured are taken from the checkpoint."""
@@ -98,11 +128,9 @@ class MatchReader:
         before, start = Accumulator.restored(checkpoint, "reading", device)
         total, block = before.apart()
         whitenings: dict[int, Whitening] = {}
-        keep: dict[int, dict[int, Screen]] = {}
         for split, blocks in self._passes.blocks(SPLITS).items():
             if split == "validation":
-                keep = self._kept(total)
-                whitenings = {index: self._whitened(index, total, keep[index]) for index in self._places}
+                whitenings = {index: self._whitened(index, total) for index in self._places}
             number = start.get(split, 0)
             tracker.skip("solve", number)
             for index, batches in enumerate(blocks):
@@ -130,13 +158,13 @@ class MatchReader:
             start[split] = number
         checkpoint.save("reading", *total.kept(start))
         tracker.end("solve")
-        moments = {
-            (index, grid): self._screened(index, total, grid, keep[index])
-            for index, taken in enumerate(self._taken)
-            for grid in taken.grids
-        }
         distances = {index: total.rows[f"distance.{index}"].cpu() for index in self._places}
-        return Reading(moments, keep, whitenings, distances)
+        return Reading(
+            functools.partial(self._kept, accumulator=total),
+            functools.cache(functools.partial(self._screened, accumulator=total)),
+            whitenings,
+            distances,
+        )
 
     def capture(self, share: Share) -> None:
         """Keep what `read` needs of the blocks of `share` as parts, where it finds them."""
@@ -176,8 +204,11 @@ class MatchReader:
         for split in SPLITS:
             for index, taken in enumerate(self._taken):
                 for grid in taken.grids:
-                    if (moments := accumulator.moments.get(_key(split, index, grid))) is not None:
+                    key = _key(split, index, grid)
+                    if (moments := accumulator.moments.get(key)) is not None:
                         self._passes.check(moments, taken.named())
+                    elif (rows := accumulator.rows.get(key)) is not None:
+                        self._passes.check(FewRows(0.0, rows.mean(0), rows), taken.named())
         own = self._terms.own
         for index in self._places:
             if (moments := accumulator.moments.get(f"pooled.{index}")) is not None:
@@ -185,28 +216,50 @@ class MatchReader:
                 point = self._matches[index][own]
                 self._passes.check(moments, [(slice(0, point.shape[0]), own, point)])
 
-    def _kept(self, accumulator: Accumulator) -> dict[int, dict[int, Screen]]:
-        """Return for each match and member the map that leaves what enough patients carry."""
-        return {
-            index: kept(accumulator.sums[f"carried.{index}"], columns(points), self._terms.least)
-            for index, points in enumerate(self._matches)
-        }
+    def _kept(self, index: int, accumulator: Accumulator) -> Mapping[int, Screen]:
+        """Return for each member of a match the map that leaves what enough patients carry."""
+        if index not in self._keep:
+            points = self._matches[index]
+            if self._taken[index].few:
+                self._keep[index] = {member: self._kept_rows(index, member, accumulator)[0] for member in points}
+            else:
+                carried = accumulator.sums[f"carried.{index}"]
+                self._keep[index] = kept(carried, columns(points), self._terms.least)
+        return self._keep[index]
 
-    def _screened(
-        self, index: int, accumulator: Accumulator, grid: Grid, keep: Mapping[int, Screen]
-    ) -> tuple[Moments, Moments]:
+    def _kept_rows(self, index: int, member: int, accumulator: Accumulator) -> tuple[Screen, FewRows]:
+        """Return the same for one member of a match of which rows are kept, and what is left of these."""
+        if (index, member) not in self._few:
+            rows = accumulator.rows[_key("train", index, self._taken[index].grids[0])]
+            train = FewRows.of(rows[:, columns(self._matches[index])[member]])
+            groups = groups_of(self._passes.patients("train"))
+            self._few[index, member] = kept_of_rows(train, groups, self._terms.least)
+        return self._few[index, member]
+
+    def _screened(self, index: int, grid: Grid, accumulator: Accumulator) -> Pair:
         """Return the moments of both splits of what is kept of the features of a match."""
-        sides = columns(self._matches[index])
-        train, validation = (screened(accumulator.moments[_key(split, index, grid)], keep, sides) for split in SPLITS)
-        return train, validation
+        keep, sides = self._kept(index, accumulator), columns(self._matches[index])
+        if self._taken[index].few:
+            held_out = FewRows.of(accumulator.rows[_key("validation", index, grid)])
+            train = FewRows.beside([self._kept_rows(index, member, accumulator)[1] for member in sides])
+            return train, screened_rows(held_out, keep, sides)
+        train_moments, validation = (
+            screened(accumulator.moments[_key(split, index, grid)], keep, sides) for split in SPLITS
+        )
+        return train_moments, validation
 
-    def _whitened(self, index: int, accumulator: Accumulator, keep: Mapping[int, Screen]) -> Whitening:
+    def _whitened(self, index: int, accumulator: Accumulator) -> Whitening:
         """Return the whitening of what is kept of the requester's own features."""
         own = self._terms.own
         assert own is not None, "nothing else is pooled"
-        pooled = accumulator.moments[f"pooled.{index}"]
-        whitening = whiten(screened(pooled, {0: keep[own]}, {0: slice(0, len(pooled.mean))}))
-        return Whitening(keep[own].before(whitening.weight), whitening.bias)
+        if self._taken[index].few:
+            rows = FewRows.of(accumulator.rows[f"home.{index}"])
+            keep = self._kept_rows(index, own, accumulator)[0]
+            whitening = whiten(screened_rows(rows, {0: keep}, {0: slice(0, len(rows.mean))}))
+        else:
+            pooled, keep = accumulator.moments[f"pooled.{index}"], self._kept(index, accumulator)[own]
+            whitening = whiten(screened(pooled, {0: keep}, {0: slice(0, len(pooled.mean))}))
+        return Whitening(keep.before(whitening.weight), whitening.bias)
 
     def _run(self, split: Split, part: Tensor, groups: Tensor) -> Accumulator:
         values = self._passes.runner.stream(self._model, self._refs, part)
@@ -226,12 +279,18 @@ class MatchReader:
             side.put(member, feature, pooled=index in self._places and member == self._terms.own)
             if not side.complete:
                 continue
+            few = self._taken[index].few
             for grid, rows in side.rows.items():
-                result.see(_key(split, index, grid), rows.flatten(0, 1))
-            if split == "train":
+                if few:
+                    result.rows[_key(split, index, grid)] = rows.flatten(0, 1)
+                else:
+                    result.see(_key(split, index, grid), rows.flatten(0, 1))
+            if split == "train" and not few:
                 result.placed[f"carried.{index}"] = tallied(side.rows[self._taken[index].grids[-1]], groups)
             if index in self._places:
-                if split == "train":
+                if split == "train" and few:
+                    result.rows[f"home.{index}"] = side.pooled()
+                elif split == "train":
                     result.see(f"pooled.{index}", side.pooled())
                 else:  # how far they lie can be told when all of the training split is known
                     result.rows[f"pooled.{index}"] = side.pooled()
@@ -241,7 +300,7 @@ class MatchReader:
 
 def read_stitched(
     passes: FeaturePass, merge: Merge, values: Sequence[Values], points: Points
-) -> dict[tuple[int, int], tuple[Moments, Moments]]:
+) -> dict[tuple[int, int], Pair]:
     """Return moments of stitched source features beside native target features, by (source, target).
 
     `values` are the members' values behind earlier stitches; moments are on the target's grid, of both splits. As many
@@ -252,22 +311,55 @@ def read_stitched(
     wanted = {*stitched.values(), *native.values()}
     model = passes.model_of(merge, wanted)
     pairs = [(a, b) for a in points for b in points if a != b]
+    few = read_as_rows(passes, points)
 
     def run(split: Split, part: Tensor, _places: Tensor) -> Accumulator:
         features, result = dict(passes.runner.stream(model, wanted, part)), Accumulator()
         for a, b in pairs:
             grid = points[b].shape[1:]
             side = [rows_of(features[stitched[a]], grid, points[a]), rows_of(features[native[b]], grid, points[b])]
-            result.see(f"{split}.{a}.{b}", torch.cat(side, 2).flatten(0, 1))
+            rows = torch.cat(side, 2).flatten(0, 1)
+            if few:
+                result.rows[f"{split}.{a}.{b}"] = rows
+            else:
+                result.see(f"{split}.{a}.{b}", rows)
         return result
 
     total = passes.summed("double", "doubled", run, {split: doubled_batches(passes, split, points) for split in SPLITS})
-    passes.tracker.end("double")
+    moments: Mapping[str, Moments] | Mapping[str, FewRows] = total.moments
+    if few:
+        moments = {name: FewRows.of(rows) for name, rows in total.rows.items()}
     for (a, b), split in ((pair, split) for pair in pairs for split in SPLITS):
         width = points[a].shape[0]
         named = [(slice(0, width), a, points[a]), (slice(width, None), b, points[b])]
-        passes.check(total.moments[f"{split}.{a}.{b}"], named)
-    return {(a, b): (total.moments[f"train.{a}.{b}"], total.moments[f"validation.{a}.{b}"]) for a, b in pairs}
+        passes.check(moments[f"{split}.{a}.{b}"], named)
+    return {(a, b): (moments[f"train.{a}.{b}"], moments[f"validation.{a}.{b}"]) for a, b in pairs}  # type: ignore[misc]
+
+
+def doubled(
+    native: Pair,
+    sides: tuple[slice, slice],
+    stitched: Pair,
+    keep: Mapping[int, Screen],
+    place: Mapping[int, slice],
+) -> Pair:
+    """Return what is known of the columns `sides` of `native` moments and as much of the `stitched` ones together.
+
+    Of the latter, whose members stand at `place`, what is kept.
+    """
+    if isinstance(native[0], FewRows):
+        rows = [
+            own.select(*sides) + screened_rows(more, keep, place).scaled(own.n)
+            for own, more in zip(native, stitched, strict=True)
+            if isinstance(own, FewRows) and isinstance(more, FewRows)
+        ]
+        return rows[0], rows[1]
+    both = [
+        own.select(*sides) + screened(more, keep, place).scaled(own.n)
+        for own, more in zip(native, stitched, strict=True)
+        if isinstance(own, Moments) and isinstance(more, Moments)
+    ]
+    return both[0], both[1]
 
 
 def doubled_batches(passes: FeaturePass, split: Split, points: Points) -> int:
@@ -286,10 +378,11 @@ def shared_blocks(passes: FeaturePass, share: Share) -> list[tuple[Split, int, r
 
 @dataclass(frozen=True)
 class _Taken:
-    """What is taken from the features of one match: rows on each of `grids`."""
+    """What is taken from the features of one match: rows on each of `grids`, which are kept where they are `few`."""
 
     points: Points
     grids: Sequence[Grid]
+    few: bool
 
     def named(self) -> list[tuple[slice, int, StitchPoint]]:
         """Return the columns of each member, with it and its point."""

@@ -189,7 +189,7 @@ class _Trainer:
         start = {
             name: tensor
             for weight, bias in self._pairs
-            for name, tensor in zip((weight, bias), stitches[weight].start, strict=True)
+            for name, tensor in zip((weight, bias), stitches[weight].solved.start or (), strict=True)
         }
         merge = Merge(passes.members, objective, start)
         # Mixed without a gate: the stitches are for familiar samples, and these are what they learn from.
@@ -201,7 +201,7 @@ class _Trainer:
         self.points = {name_of(merge.point(merge.native, m, point)) for m, point in joins[0].points.items()}
         self.model = PortableModel(merge.graph(outputs), merge.tensors).to(device)
         self._closed = {name: start[name].to(device) for name in self.nodes}
-        self._spreads = {weight: stitches[weight].spread for weight, _ in self._pairs}
+        self._spreads = {weight: stitches[weight].solved.spread for weight, _ in self._pairs}
         self._means = {weight: spread.mean_in.float().to(device) for weight, spread in self._spreads.items()}
         self._keeps = {
             weight: (spread.keep_in.to(self._means[weight]), spread.keep_out.to(self._means[weight]))

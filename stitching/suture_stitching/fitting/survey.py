@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from suture_stitching.ensemble.merge import Merge
+from suture_stitching.features.few_rows import WIDE, FewRows
 from suture_stitching.features.moments import Moments, rows
 from suture_stitching.features.points import StitchPoint
 from suture_stitching.fitting.reading import Features
-from suture_stitching.matching.match import similarities
+from suture_stitching.matching.match import similarities, similarities_of_rows
 from suture_stitching.running.feature_pass import FeaturePass
 
 #: Samples that are looked at, or as many as can be kept; and how many there are of them if none can be.
@@ -43,16 +44,17 @@ def survey(passes: FeaturePass, merge: Merge, points: Sequence[Sequence[StitchPo
     for index, (member, point) in enumerate(flat):
         places.setdefault(merge.point(merge.native, member, point).node, []).append(index)
     model = passes.model_of(merge, places)
+    few = compared_by_rows(passes, points)
     generator = torch.Generator().manual_seed(passes.seed or 0)
     widths = sketched(points)
     sketches = [
-        _sketch(point.shape[0], width, generator, passes.runner.device)
+        None if few else _sketch(point.shape[0], width, generator, passes.runner.device)
         for (_, point), width in zip(flat, widths, strict=True)
     ]
     rank = max(len(point.shape) - 1 for _, point in flat)
     kept_batches = _kept_batches(passes, points)
 
-    def look(part: Tensor, *, keep: bool) -> tuple[Moments, Features]:
+    def look(part: Tensor, *, keep: bool) -> tuple[list[Tensor], Features]:
         sides: list[Tensor] = [part] * len(flat)
         kept = {}
         values = passes.runner.stream(model, places, part)
@@ -64,9 +66,10 @@ def survey(passes: FeaturePass, merge: Merge, points: Sequence[Sequence[StitchPo
             sides[place] = side if sketch is None else side @ sketch
             if keep:
                 kept[member, point.name] = feature
-        return Moments.of(torch.cat(sides, 1)), kept
+        return sides, kept
 
-    total = Moments.nothing(sum(widths), passes.runner.device)
+    seen: list[list[Tensor]] = []
+    total = None if few else Moments.nothing(sum(widths), passes.runner.device)
     known: list[list[Features]] = []
     first = range(surveyed_batches(passes, points))
     for number, (x, _) in zip(first, passes.batches("train", first), strict=True):
@@ -74,14 +77,30 @@ def survey(passes: FeaturePass, merge: Merge, points: Sequence[Sequence[StitchPo
         keep = number < kept_batches
         # What is not kept has to be computed again: no more of it than is needed.
         parts = passes.runner.parts(lambda part, keep=keep: look(part, keep=keep), x if keep else x[:_FEWEST])
-        for moments, _ in parts:
-            total = total + moments
+        for sides, _ in parts:
+            if total is None:
+                seen.append(sides)
+            else:
+                total = total + Moments.of(torch.cat(sides, 1))
         if keep:
             known.append([features for _, features in parts])
     passes.tracker.end("match")
+    if total is None:
+        compared = []
+        for place, parts_of in zip(flat, zip(*seen, strict=True), strict=True):
+            compared.append(FewRows.of(torch.cat(parts_of)))
+            passes.check(compared[-1], [(slice(0, place[1].shape[0]), *place)])
+        return Survey(similarities_of_rows(compared).cpu(), known)
     edges = torch.tensor([0, *widths]).cumsum(0).tolist()
     passes.check(total, [(slice(edges[i], edges[i + 1]), *place) for i, place in enumerate(flat)])
     return Survey(similarities(total, widths).cpu(), known)
+
+
+def compared_by_rows(passes: FeaturePass, points: Sequence[Sequence[StitchPoint]]) -> bool:
+    """Whether points are compared by products of few rows: some are wide, and all are vectors."""
+    flat = [point for some in points for point in some]
+    vectors, widest = all(len(point.shape) == 1 for point in flat), max(point.shape[0] for point in flat)
+    return vectors and widest >= WIDE and sum(surveyed_samples(passes, points)) <= _SAMPLES
 
 
 def sketched(points: Sequence[Sequence[StitchPoint]]) -> list[int]:

@@ -61,7 +61,7 @@ def export_mlflow(model: str | os.PathLike[str], folder: str | os.PathLike[str])
     MLflow and compared before it gets its name. Raises `SutureError` (`model.*`, `metadata.*`, `out.exists`,
     `mlflow.differs`).
     """
-    with needs("mlflow"):
+    with needs("mlflow"), _quietly():
         import mlflow.pyfunc
         import pandas  # noqa: F401  # mlflow-skinny leaves it out, and needs it here
     path = find_model(model)

@@ -14,6 +14,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from suture_stitching.features.few_rows import FewRows
 from suture_stitching.features.moments import Moments, compatible
 from suture_stitching.features.points import StitchPoint
 
@@ -42,6 +43,26 @@ def similarities(moments: Moments, widths: Sequence[int]) -> Tensor:
     squares = torch.stack(
         [torch.stack([covariance[a:b, c:d].square().sum() for c, d in pairwise(edges)]) for a, b in pairwise(edges)]
     )
+    return _normalised(squares)
+
+
+def similarities_of_rows(points: Sequence[FewRows]) -> Tensor:
+    """Return what `similarities` does, `(P, P)`, from the features of each point in the same few rows.
+
+    The sum of squares of a covariance is the product of the two points' products of rows: nothing is left out.
+    """
+    products = []
+    for point in points:
+        varies = point.variances > (ROUNDING * point.mean).square()
+        products.append(point.without(varies.double()).products(slice(0, len(varies))).flatten())
+    squares = torch.zeros(len(products), len(products), dtype=torch.float64, device=products[0].device)
+    for place, product in enumerate(products):
+        for other in range(place + 1):
+            squares[place, other] = squares[other, place] = product @ products[other]
+    return _normalised(squares)
+
+
+def _normalised(squares: Tensor) -> Tensor:
     norms = squares.diagonal().sqrt()
     product = torch.outer(norms, norms)
     return torch.where(product > 0, squares / product.clamp(min=torch.finfo(product.dtype).tiny), 0.0)

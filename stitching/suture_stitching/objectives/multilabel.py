@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from suture_contract.documents import ClinicalMetric, Metric
+from suture_contract.documents import MeasuredMetric, Metric
 from suture_stitching.objectives.classification import SMALLEST, Labelled
 
 #: A label counts as found from this probability on.
@@ -39,7 +39,13 @@ class Multilabel(Labelled):
         tally[:, self._indices.to(tally.device)] = torch.stack([right.sum(0), truth.sum(0)]).double()
         return torch.where(size > 0, f1, 1.0), tally.flatten()
 
-    def answers(self, combined: Tensor, targets: Tensor, metrics: Sequence[ClinicalMetric]) -> Tensor:
+    def answers(
+        self,
+        combined: Tensor,
+        targets: Tensor,
+        metrics: Sequence[MeasuredMetric],
+        spacing: Sequence[float] | None = None,
+    ) -> Tensor:
         """Return the probabilities of the labels that the dataset has."""
         return super().answers(self._known(combined), targets, metrics)
 

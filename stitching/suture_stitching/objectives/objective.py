@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from suture_contract.documents import Calibration, ClinicalMetric, Metric
+from suture_contract.documents import Calibration, MeasuredMetric, Metric
 
 
 class Objective(ABC):
@@ -35,8 +35,17 @@ class Objective(ABC):
         The tally is what there is to add up over samples beside their scores; its sums do not depend on their order.
         """
 
-    def answers(self, combined: Tensor, targets: Tensor, metrics: Sequence[ClinicalMetric]) -> Tensor:
-        """Return per sample what further `metrics` are computed from, `(N, F)`: the outputs; nothing without any."""
+    def answers(
+        self,
+        combined: Tensor,
+        targets: Tensor,
+        metrics: Sequence[MeasuredMetric],
+        spacing: Sequence[float] | None = None,
+    ) -> Tensor:
+        """Return per sample what further `metrics` are computed from, `(N, F)`: the outputs; nothing without any.
+
+        `spacing` are the mm from one position to the next, for distances that are told in mm.
+        """
         return (combined if metrics else combined[:, :0]).flatten(1).float()
 
     def scores(self, combined: Tensor, targets: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from suture_contract.documents import ClinicalMetric, Metric
+from suture_contract.documents import MeasuredMetric, Metric
 from suture_stitching.objectives.classification import Labelled
 from suture_stitching.objectives.distances import DISTANCES
 from suture_stitching.objectives.objective import whole
@@ -56,14 +56,21 @@ class Segmentation(Labelled):
         mean = (dice * shown).sum(1) / shown.sum(1).clamp(min=1)
         return torch.where(shown.any(1), mean, 1.0), tally.flatten()
 
-    def answers(self, combined: Tensor, targets: Tensor, metrics: Sequence[ClinicalMetric]) -> Tensor:
+    def answers(
+        self,
+        combined: Tensor,
+        targets: Tensor,
+        metrics: Sequence[MeasuredMetric],
+        spacing: Sequence[float] | None = None,
+    ) -> Tensor:
         """Return per sample each of `metrics`, in their order, `(N, len(metrics))`."""
         if not metrics:
             return combined.new_zeros(len(combined), 0)
         drawn = self._foreground(combined).tolist()
         predicted = F.one_hot(combined.argmax(1), combined.shape[1]).movedim(-1, 1)[:, drawn]
         shown = self._one_hot(targets)[:, drawn]
-        return torch.stack([DISTANCES[metric](predicted, shown) for metric in metrics], 1).to(combined.device)
+        every = [DISTANCES[metric](predicted, shown, spacing if metric == "hd95_mm" else None) for metric in metrics]
+        return torch.stack(every, 1).to(combined.device)
 
     def classes(self, tally: Tensor) -> dict[int, tuple[int, float]]:
         """Return the labels that samples show, but the background, with the mean Dice of those samples."""

@@ -8,7 +8,9 @@ compared with the live module at batch sizes it was not recorded with. Nothing i
 
 from __future__ import annotations
 
+import inspect
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,7 +117,9 @@ def _what(
 
 def _outputs(module: torch.nn.Module, inputs: Sequence[Tensor]) -> Any:
     try:
-        return module(*inputs)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return module(*inputs)
     except SutureError:
         raise
     except Exception as error:
@@ -125,8 +129,34 @@ def _outputs(module: torch.nn.Module, inputs: Sequence[Tensor]) -> Any:
             "export.example",
             f"the module fails on a batch of {inputs[0].shape[0]} samples: {str(error)[:400] or type(error).__name__}",
             where="example",
-            hint="give an example of the shape (N, C, *spatial) that the module reads",
+            hint=_what_fits(module, inputs),
         ) from error
+
+
+def _what_fits(module: torch.nn.Module, inputs: Sequence[Tensor]) -> str:
+    """Return what is probably wrong with the example: how many inputs, of which type, or else its shape."""
+    try:
+        inspect.signature(module.forward).bind(*inputs)
+    except TypeError:
+        return (
+            f"forward() takes other arguments than {len(inputs)} tensor(s); a model has one input: wrap the module in "
+            "one whose forward(x) takes them from the channels of x, such as self.net(x[:, :1], x[:, 1:])"
+        )
+    except ValueError:  # no signature is known
+        pass
+    own = next((weight.dtype for weight in module.parameters() if weight.is_floating_point()), torch.float32)
+    name = str(own).removeprefix("torch.")
+    if inputs[0].is_floating_point() and own != inputs[0].dtype:
+        return (
+            f"the module's weights are {name}, the example is {str(inputs[0].dtype).removeprefix('torch.')}: export "
+            f"module.float(), or say --dtype {name}; in Python example.to(torch.{name})"
+        )
+    return (
+        "give an example of the shape (N, C, *spatial) that the module reads; of whole numbers, such as tokens, with "
+        "--dtype int64"
+        if inputs[0].is_floating_point()
+        else "give an example of the shape (N, C, *spatial) that the module reads, with values that it knows"
+    )
 
 
 def _is_tensor(leaf: object) -> Tensor:

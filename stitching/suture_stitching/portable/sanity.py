@@ -47,6 +47,7 @@ def check_sane(model: Callable[..., Any], inputs: Sequence[Tensor], outputs: Map
     """
     leaves = {size: tensors_of(output) for size, output in outputs.items()}
     _check_alone(leaves)
+    _check_numbers(leaves)
     _check_varies(model, inputs, leaves[max(leaves)])
 
 
@@ -59,13 +60,27 @@ def _check_alone(outputs: Mapping[int, Sequence[Tensor]]) -> None:
                 continue
             single, other = alone.double(), among[:small].double()
             scale = other[other.isfinite()].abs().max().clamp(min=1e-6) if bool(other.isfinite().any()) else 1.0
-            if bool(((single - other).abs() > _SAME * scale).any()):
+            same = (single == other) | (single.isnan() & other.isnan()) | ((single - other).abs() <= _SAME * scale)
+            if not bool(same.all()):
                 raise SutureError(
                     "export.batch_dependent",
                     "a sample's output depends on which other samples are in its batch",
                     hint="normalise by running statistics (BatchNorm with track_running_stats=True, in evaluation "
                     "mode) or within a sample, never over the batch",
                 )
+
+
+def _check_numbers(outputs: Mapping[int, Sequence[Tensor]]) -> None:
+    """Raise `SutureError` `export.not_finite` where an output is no number; infinity may be a class that is masked."""
+    for size, leaves in outputs.items():
+        if any(bool(leaf.isnan().any()) for leaf in leaves):
+            raise SutureError(
+                "export.not_finite",
+                f"the output is NaN for {size} sample(s) of the example",
+                hint="look for a division by zero, a logarithm or root of what may be negative, or a deviation over "
+                "one sample; if the example's values are none that the model reads, say theirs: --value-range, or in "
+                "Python another example",
+            )
 
 
 def _check_varies(model: Callable[..., Any], inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
@@ -84,7 +99,8 @@ def _check_varies(model: Callable[..., Any], inputs: Sequence[Tensor], outputs: 
     raise SutureError(
         "export.constant",
         "the output is the same for every input",
-        hint="look for layers whose weights are zero, a ReLU that no input passes, or an output that is never used",
+        hint="look for layers whose weights are zero, a ReLU that no input passes, or an output that is never used; a "
+        "model that reads whole numbers, such as tokens, is exported with --dtype int64 and --value-range",
     )
 
 
@@ -96,8 +112,12 @@ def _tries(model: Callable[..., Any], inputs: Sequence[Tensor]) -> Iterator[list
             (x + scale * torch.randn(x.shape, generator=drawn).to(x)) if x.is_floating_point() else x.flip(-1)
             for x in inputs
         ]
-        with torch.no_grad():
-            yield tensors_of(model(*other))
+        try:
+            with torch.no_grad():
+                leaves = tensors_of(model(*other))
+        except SutureError:  # values that it does not know, as a table of tokens knows some alone
+            continue
+        yield leaves
 
 
 def output_format(

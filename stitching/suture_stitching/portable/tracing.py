@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import io
+import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
+from torch.nn.modules import transformer
 from torch.overrides import TorchFunctionMode
 
 from suture_contract.errors import SutureError
@@ -27,6 +30,8 @@ from suture_stitching.portable.rewrite import (
     storage_of,
 )
 from suture_stitching.portable.twins import twin_of
+
+_LOG = logging.getLogger("torch.fx.experimental.symbolic_shapes")
 
 
 def trace(module: torch.nn.Module, example: Sequence[Tensor], *, dynamic_spatial: bool) -> ExportedProgram:
@@ -107,15 +112,24 @@ def evaluating(module: torch.nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Record attention as its parts instead of one fused kernel, and without torch's advice to its developers."""
-    fused = torch.backends.mha.get_fastpath_enabled()
+    """Record attention as its parts instead of one fused kernel, and without torch's advice to its developers.
+
+    torch looks at a mask's values for whether it is causal, to choose a kernel. A recording has no values; the mask
+    itself is applied in any case.
+    """
+    fused, detect = torch.backends.mha.get_fastpath_enabled(), transformer._detect_is_causal_mask
     torch.backends.mha.set_fastpath_enabled(False)
+    transformer._detect_is_causal_mask = lambda mask, is_causal=None, size=None: is_causal is True
     try:
-        with warnings.catch_warnings():
+        # Of what fails torch prints the graph it has so far, after a line in its log.
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
+            _LOG.disabled = True
             yield
     finally:
+        _LOG.disabled = False
         torch.backends.mha.set_fastpath_enabled(fused)
+        transformer._detect_is_causal_mask = detect
 
 
 def _refuse_mutation(program: ExportedProgram) -> None:

@@ -27,6 +27,21 @@ _T = TypeVar("_T")
 log = logging.getLogger(__name__)
 
 
+def usable(device: str | torch.device) -> torch.device:
+    """Return the device, after one number was put there; raises `SutureError` `device.unusable`."""
+    try:
+        chosen = torch.device(device)
+        torch.zeros((), device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise SutureError(
+            "device.unusable",
+            f"{device} cannot be used: {str(error).strip().partition(chr(10))[0]}",
+            where="device",
+            hint="cpu works everywhere; cuda needs an NVIDIA GPU and a CUDA build of torch",
+        ) from None
+    return chosen
+
+
 class Runner:
     """Runs frozen models on one device; in bfloat16 under autocast, which leaves to float32 what needs it."""
 

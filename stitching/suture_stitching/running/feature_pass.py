@@ -26,6 +26,7 @@ from suture_contract.model.graph import Output, Ref
 from suture_stitching.data import Dataset, Split
 from suture_stitching.ensemble.members import Member, batch_size, batches, input_shape, number_of_batches
 from suture_stitching.ensemble.merge import Merge
+from suture_stitching.features.few_rows import FewRows
 from suture_stitching.features.moments import Moments
 from suture_stitching.features.points import StitchPoint
 from suture_stitching.portable.runtime import PortableModel
@@ -124,7 +125,7 @@ class FeaturePass:
         self.checkpoint.save(part, *total.kept(done))
         return total
 
-    def check(self, moments: Moments, columns: Sequence[tuple[slice, int, StitchPoint]]) -> None:
+    def check(self, moments: Moments | FewRows, columns: Sequence[tuple[slice, int, StitchPoint]]) -> None:
         """Raise `SutureError` `features.not_finite` naming the first member and point with NaN or infinity."""
         finite = moments.finite.cpu()
         for column, member, point in columns:

@@ -9,6 +9,7 @@ finds them; a part that is not there is simply done by the whole work itself.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -32,6 +33,20 @@ class Share:
 
 #: What a process does that shares with nobody.
 ALL = Share(0, 1)
+
+
+def dealt(costs: Sequence[float], count: int) -> list[list[int]]:
+    """Return the numbers of the pieces of work of each of `count` shares, which take about as long as each other.
+
+    The dearest is dealt out first, each to the share that has least so far. The costs alone say to which.
+    """
+    shares: list[list[int]] = [[] for _ in range(count)]
+    loads = [0.0] * count
+    for number in sorted(range(len(costs)), key=lambda number: -costs[number]):
+        least = loads.index(min(loads))
+        shares[least].append(number)
+        loads[least] += costs[number]
+    return [sorted(numbers) for numbers in shares]
 
 
 def blocks(batches: int, fewest: int = FEWEST_BATCHES) -> list[range]:

@@ -57,9 +57,15 @@ def _cause(error: Exception) -> str:
     return (lines or [str(error).strip().partition("\n")[0]])[0][:200]
 
 
+def weights_key(checkpoint: Mapping[str, Any]) -> str | None:
+    """Return under which key a checkpoint has its weights; None where they are all there is."""
+    return next((key for key in _KEYS if isinstance(checkpoint.get(key), Mapping)), None)
+
+
 def weights_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the weights in a checkpoint by name."""
-    inner = next((checkpoint[key] for key in _KEYS if isinstance(checkpoint.get(key), Mapping)), checkpoint)
+    key = weights_key(checkpoint)
+    inner = checkpoint if key is None else checkpoint[key]
     return {name: value for name, value in inner.items() if isinstance(value, Tensor)}
 
 

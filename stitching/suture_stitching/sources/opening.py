@@ -49,10 +49,29 @@ def open_source(path: str | os.PathLike[str], shape: Sequence[int] | None = None
                 "source.code",
                 "holds weights, but no network",
                 where=str(path),
-                hint="a function of yours that makes the network and fills it is exported: MODULE:NAME; weights "
-                "come in by network.load_state_dict(torch.load('model.pt', weights_only=True))",
+                hint="a function of yours that makes the network and fills it is exported, MODULE:NAME: "
+                + _loading(path),
             )
     raise SutureError("source.unknown", "is no file of a kind that is known", where=str(path), hint=_KNOWN)
+
+
+def _loading(path: Path) -> str:
+    """Return code that gets a network from a pickled file: one of weights, of weights among others, or of a network."""
+    from suture_stitching.sources.checkpoint import read_checkpoint, weights_key
+
+    try:
+        key = weights_key(read_checkpoint(path.read_bytes(), str(path)))
+    except SutureError:  # more than weights: most likely torch.save(network)
+        return (
+            f"def make(): return torch.load({path.name!r}, weights_only=False), in a module that can import the "
+            "network's own code; if the file holds weights among other things, take them out of what it returns. It "
+            "runs code from the file, so only with a file of your own"
+        )
+    named = "" if key is None else f"[{key!r}]"
+    return (
+        "def make(): network = Network(); network.load_state_dict("
+        f"torch.load({path.name!r}, weights_only=True){named}); return network"
+    )
 
 
 def _bundle(top: Place) -> Place | None:

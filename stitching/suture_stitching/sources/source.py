@@ -28,8 +28,11 @@ class NetworkSource:
     notes: Sequence[str] = ()
     unsaid: Sequence[str] = ()
 
-    def example(self, shape: Sequence[int] | None = None) -> Tensor:
-        """Return two random inputs of `shape`, by default the source's own; raises `SutureError` `source.shape`."""
+    def example(self, shape: Sequence[int] | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return two random inputs of `shape`, by default the source's own; raises `SutureError` `source.shape`.
+
+        They lie in the description's `value_range`, by default 0 to 1, both of which whole numbers may be.
+        """
         shape = self.shape if shape is None else shape
         if shape is None:
             raise SutureError(
@@ -39,9 +42,12 @@ class NetworkSource:
                 hint="say it without the batch: --shape 1,96,96,96",
             )
         low, high = self.description.get("value_range") or (0.0, 1.0)
-        values = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)) * (high - low) + low
+        drawn = torch.Generator().manual_seed(0)
+        if not dtype.is_floating_point:
+            return torch.randint(int(low), int(high) + 1, (2, *shape), generator=drawn, dtype=dtype)
+        values = torch.rand(2, *shape, generator=drawn) * (high - low) + low
         mean, std = self.description.get("mean"), self.description.get("std")
-        return values if mean is None or std is None else normalised(values, mean, std)
+        return (values if mean is None or std is None else normalised(values, mean, std)).to(dtype)
 
     def described(self, **stated: Any) -> dict[str, Any]:
         """Return all fields of `suture.json` that are known: what is `stated` stands above what was read.

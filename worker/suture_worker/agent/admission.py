@@ -131,8 +131,8 @@ class Admission:
             dataset=dataset,
             job=task.job.id,
             models=tuple(
-                AskedModel(**member.ref.model_dump(), party=member.party, size=member.size)
-                for member in task.spec.members
+                AskedModel(**member.ref.model_dump(), party=member.party, size=member.size, signed_by=signer)
+                for member, signer in zip(task.spec.members, self._signers_of(task, folder), strict=True)
             ),
             candidates=task.side.candidates(folder),
             older=_older(task, folder),

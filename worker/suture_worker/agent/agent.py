@@ -29,11 +29,12 @@ from suture_worker.agent.waiting import Waiter, Waiting, Waits
 from suture_worker.capacity import MAX_PLACES, places
 from suture_worker.config import SiteConfig
 from suture_worker.egress.outbox import Cleared, Outbox
-from suture_worker.folder import Assignment, Outcome, TaskFolder, unfinished
+from suture_worker.folder import Assignment, Outcome, TaskFolder
 from suture_worker.leased_task import Claim, LeasedTask, claim_of
 from suture_worker.room import DISK_FULL, check_room
 from suture_worker.rules.in_force import InForce
 from suture_worker.rules.policy import DENIED, TOO_FEW, Allow, Asked, Decline, offers
+from suture_worker.shared import shared_by
 from suture_worker.stop import Stop
 
 _DELIVERY_SECONDS = 24 * 3600.0
@@ -52,7 +53,7 @@ class Agent:
         self._hub = hub
         self._outbox = outbox
         self._stop = stop
-        self._tasks = config.state / "tasks"
+        self._shared = shared_by(config)
         self._admission = Admission(config)
         self._fetching = Fetching(config, hub, self._admission, stop)
         self._rules = InForce(config, [self._admission.use, outbox.use, self._use])
@@ -105,7 +106,7 @@ class Agent:
         self._wait_for_room()
         self._tell_datasets()
         announced = self._config
-        under_way = {pool.submit(self._resume, folder) for folder in unfinished(self._tasks)}
+        under_way = {pool.submit(self._resume, folder) for folder in self._shared.unfinished()}
         failures = 0
         while True:
             under_way = self._free_place(pool, under_way)
@@ -168,9 +169,9 @@ class Agent:
             lost, cancelled = self._waiting.signs_of_life()
             under_way |= {pool.submit(self._drop, waiter, wanted=True) for waiter in lost}
             under_way |= {pool.submit(self._drop, waiter, wanted=False) for waiter in cancelled}
-            decided = self._waiting.decided(free=places(self._config.state) - len(under_way))
+            decided = self._waiting.decided(free=places(self._shared.workers()) - len(under_way))
             under_way |= {pool.submit(self._attend, waiter.task, waiter.folder) for waiter in decided}
-            full = len(under_way) >= places(self._config.state)
+            full = len(under_way) >= places(self._shared.workers())
             ended, under_way = wait(under_way, _TICK if full else 0.0, FIRST_COMPLETED)
             for task in ended:
                 task.result()
@@ -211,7 +212,7 @@ class Agent:
     def _follow(self, task: LeasedTask, decision: Allow | Decline) -> None:
         """Do what the policy says about a task that is ours and not yet begun."""
         if isinstance(decision, Allow):
-            folder = TaskFolder(self._tasks, task.id)
+            folder = self._shared.task(task.id)
             folder.create(Assignment(task=task, dataset=decision.dataset))
             self._kept.take(folder)
             self._attend(task, folder)

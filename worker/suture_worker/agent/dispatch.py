@@ -15,7 +15,8 @@ from suture_worker.agent.heartbeat import Heartbeat
 from suture_worker.agent.retry import check
 from suture_worker.compute.celery_app import ring
 from suture_worker.config import SiteConfig
-from suture_worker.folder import Outcome, TaskFolder, tasks_at_work
+from suture_worker.folder import Outcome, TaskFolder
+from suture_worker.shared import shared_by
 from suture_worker.stop import Stop
 
 #: How long a task may lie in the queue untouched before it is rung for again, and before it is given up.
@@ -37,6 +38,7 @@ class Dispatch:
         self._config = config
         self._app = app
         self._stop = stop
+        self._shared = shared_by(config)
 
     def have_done(self, folder: TaskFolder, heartbeat: Heartbeat) -> Outcome:
         """Ring for the worker, again if need be, until the work has ended.
@@ -46,7 +48,10 @@ class Dispatch:
         started = touched = alive = time.monotonic()
         rung: float | None = None
         longest = self._config.limits.seconds * 2 + NO_WORKER_SECONDS
-        while (outcome := folder.outcome) is None:
+        while True:
+            folder.refresh()
+            if (outcome := folder.outcome) is not None:
+                break
             check(self._stop, heartbeat)
             now = time.monotonic()
             if heartbeat.cancelled.is_set():
@@ -54,7 +59,7 @@ class Dispatch:
                 if folder.outcome is None:
                     raise Cancelled
                 return folder.outcome
-            if tasks_at_work(self._config.state / "tasks"):
+            if self._shared.at_work():
                 alive = now  # if not at this one, then perhaps at the shares of another
             if folder.busy:
                 touched = now
@@ -62,7 +67,8 @@ class Dispatch:
                 folder.cancel()
                 raise NoWorkerError("site.no_worker", "no worker took the task")
             elif rung is None or (now > max(rung, touched) + RING_AGAIN_SECONDS and self._queue_is_empty()):
-                self._ring(folder.id)
+                if folder.publish():
+                    self._ring(folder.id)
                 rung = now
             self._stop.wait(_TICK)
         self._wait_until_idle(folder)  # another share of it stops only now
@@ -86,6 +92,7 @@ class Dispatch:
             return
         folder.cancel()
         self._wait_until_idle(folder)
+        folder.refresh()
 
     def _wait_until_idle(self, folder: TaskFolder) -> None:
         deadline = time.monotonic() + 30

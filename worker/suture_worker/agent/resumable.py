@@ -38,6 +38,7 @@ class Kept:
 
     def put(self, task: TaskFolder) -> None:
         """Keep the folder of a task if there is anything to go on from, in place of what was kept of it before."""
+        task.refresh(whole=True)
         if not task.exists or not (_has_files(task.checkpoint) or _is_done(task)):
             return
         kept = self._folder / task.id

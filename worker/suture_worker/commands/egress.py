@@ -12,7 +12,7 @@ import typer
 from suture_contract.console.terminal import Format, FormatOption, console, notes, print_json, print_table, prints
 from suture_contract.errors import SutureError
 from suture_worker.commands.config import HERE, ConfigArgument, load, size
-from suture_worker.egress.log import EgressEntry
+from suture_worker.egress.log import EgressEntry, document_of, in_words, kept
 from suture_worker.egress.log import verify as verified
 
 SequenceArgument = Annotated[int, typer.Argument(metavar="NUMBER", min=1, help="the record's number in the list")]
@@ -31,7 +31,7 @@ class UnbrokenLog:
 
 @dataclass(frozen=True)
 class Shown(EgressEntry):
-    """A record with what left, as text; `content` is null for model and stitch files, which are not kept."""
+    """A record with what left, as text; `content` is null for moments, which are no text, and for what is not kept."""
 
     content: str | None
 
@@ -96,7 +96,7 @@ def list_records(
 
 @prints(Shown)
 def show(number: SequenceArgument, path: ConfigArgument = HERE, format: FormatOption = Format.text) -> None:
-    """Print the exact bytes of one record; of model and stitch files, which are not kept, the digest.
+    """Print the exact bytes of one record; of moments where they lie, of files that are not kept the digest.
 
     \b
     Example:
@@ -108,16 +108,15 @@ def show(number: SequenceArgument, path: ConfigArgument = HERE, format: FormatOp
         raise SutureError(
             "egress.unknown", "there is no such record", where=str(number), hint="suture site egress list"
         )
-    document = log.parent / "documents" / entry.sha256
-    content = entry.body
-    if content is None and document.exists():
-        content = document.read_text(encoding="utf-8")
+    content = kept(log, entry)
+    text = in_words(content) if content is not None else None
     if format is Format.json:
-        print_json(Shown(**asdict(entry), content=content))
-    elif content is not None:
-        print(content)
+        print_json(Shown(**asdict(entry), content=text))
+    elif text is not None:
+        print(text)
     else:
-        notes.print(f"{entry.name}: {entry.size} bytes, sha256 {entry.sha256}; not kept")
+        where = "not kept" if content is None else f"kept at {document_of(log, entry)}"
+        notes.print(f"{entry.name}: {entry.size} bytes, sha256 {entry.sha256}; {where}")
 
 
 def _what(entry: EgressEntry) -> str:

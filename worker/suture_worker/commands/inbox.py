@@ -16,7 +16,7 @@ from suture_worker.rules.inbox import Inbox, Request, Standing
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from suture_worker.rules.inbox import Estimate
+    from suture_worker.rules.inbox import AskedModel, Estimate
 
 
 class Reply(StrEnum):
@@ -74,14 +74,20 @@ def show(task: TaskArgument, path: ConfigArgument = HERE, format: FormatOption =
     Example:
       suture site inbox show task_0c9d2e3a48576b1f
     """
-    request = _inbox(path).request(task)
+    site = load(path)
+    request = Inbox(site.state / "inbox").request(task)
     if format is Format.json:
         print_json(request)
         return
     console.print(f"{request.party} asks to {request.action} with {request.dataset}")
     console.print(f"job         {request.job}, asked {request.asked_at:%Y-%m-%d %H:%M} UTC")
-    rows = [(model.repo, model.party, model.revision[:12], size(model.size), model.sha256) for model in request.models]
-    print_table(("model", "party", "revision", "size", "sha256"), rows, empty="", spare=("sha256",))
+    own = site.site.party
+    rows = [
+        (model.repo, model.party, model.revision[:12], size(model.size), _signer(model, own), model.sha256)
+        for model in request.models
+    ]
+    columns = ("model", "party", "revision", "size", "signed by", "sha256")
+    print_table(columns, rows, empty="", spare=("sha256",))
     for line in request.older:
         console.print(f"older       {line}")
     if request.candidates is not None:
@@ -160,6 +166,10 @@ def forget(party: str, action: str, dataset: str, path: ConfigArgument = HERE) -
 
 def _inbox(path: Path) -> Inbox:
     return Inbox(load(path).state / "inbox")
+
+
+def _signer(model: AskedModel, own: str | None) -> str:
+    return model.signed_by or ("own party" if model.party == own else "no known key")
 
 
 def _takes(estimate: Estimate | None) -> str:

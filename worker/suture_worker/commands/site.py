@@ -194,7 +194,8 @@ def check(path: ConfigArgument = HERE, format: FormatOption = Format.text) -> No
 @prints(list[faults.Failure])
 def failure(
     id: Annotated[str, typer.Argument(metavar="ID", help="the id that `suture jobs show` names, or a task's")],
-    path: Annotated[Path, typer.Option("--config", help="the site's configuration")] = HERE,
+    path: ConfigArgument = HERE,
+    config: Annotated[Path | None, typer.Option("--config", hidden=True)] = None,
     format: FormatOption = Format.text,
 ) -> None:
     """Show what went wrong at this site, in full. Others were told no more than a code and this id.
@@ -202,8 +203,9 @@ def failure(
     \b
     Example:
       suture site failure 0123456789abcdef
+      suture site failure 0123456789abcdef /etc/suture/site.toml
     """
-    failures = faults.find(load(path).state, id)
+    failures = faults.find(load(config or path).state, id)
     if format is Format.json:
         print_json(failures)
         return

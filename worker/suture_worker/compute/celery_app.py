@@ -18,11 +18,11 @@ from celery.signals import setup_logging, worker_process_init, worker_shutting_d
 
 from suture_worker import broker
 from suture_worker.broker import QUEUE, broker_url
-from suture_worker.capacity import offering
 from suture_worker.compute import confine
 from suture_worker.compute.shards import ShareFolder
 from suture_worker.config import SiteConfig
 from suture_worker.device import resolve_device, shares
+from suture_worker.shared import shared_by
 
 TASK, SHARE = "suture.work", "suture.share"
 #: Celery's own limits only matter if the worker's watch over the child fails.
@@ -97,6 +97,8 @@ def serve(config: SiteConfig, drain: float = 0.0) -> None:
     Told to stop, it goes on for at most `drain` seconds with what is under way.
     """
     app = make_app(config)
+    if config.task_store is not None:
+        confine.hide_memory()  # which holds the store's credentials
     devices = shares(config.site.device)
 
     def take_device(**_options: Any) -> None:
@@ -118,7 +120,7 @@ def serve(config: SiteConfig, drain: float = 0.0) -> None:
     options += [f"--hostname=suture-{os.getpid()}@%h", "--loglevel=INFO", "--without-gossip", "--without-mingle"]
     if not config.site.inspect:
         options.append("--without-heartbeat")
-    with offering(config.state, len(devices), [_device(config, device) for device in devices]) as withdraw:
+    with shared_by(config).offering(len(devices), [_device(config, device) for device in devices]) as withdraw:
         stopping = _stopping(drain, withdraw)
         worker_shutting_down.connect(stopping, weak=False)
         app.worker_main(["worker", *options])

@@ -23,7 +23,7 @@ class ShareFolder(TaskFolder):
     """
 
     def __init__(self, task: TaskFolder, step: str, index: int) -> None:
-        super().__init__(task.path.parent, task.id)
+        super().__init__(task.path.parent, task.id, task.place)
         self.task, self.step, self.index = task, step, index
         self._keep_in(task.shares / f"{steps(task.assignment.task).index(step)}.{index}")
 

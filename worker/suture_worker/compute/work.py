@@ -21,8 +21,9 @@ from suture_worker.compute.forkserver import NO_ROOM, ForkedChild, ForkServer
 from suture_worker.compute.shards import ShareFolder
 from suture_worker.config import SiteConfig, refreshed
 from suture_worker.device import memory_bytes, processors, resolve_device
-from suture_worker.folder import Outcome, Run, TaskFolder, tasks_at_work
+from suture_worker.folder import TASK_STORE, Outcome, Run, TaskFolder
 from suture_worker.room import DISK_FULL
+from suture_worker.shared import shared_by
 
 MAX_RUNS = 3
 GRACE_SECONDS = 10.0
@@ -45,17 +46,17 @@ def work(config: SiteConfig, task_id: str, share_out: ShareOut | None = None) ->
     A message may come twice, or after its task was dropped; the folder's lock and outcome tell. With `share_out`, a
     large task is divided if other workers are free.
     """
-    folder = TaskFolder(config.state / "tasks", task_id)
-    return _locked(folder, lambda: _work_alone(config, folder, share_out))
+    with shared_by(config).opened(task_id) as folder:
+        return _locked(folder, lambda: _work_alone(config, folder, share_out))
 
 
 def work_share(config: SiteConfig, task_id: str, step: str, index: int) -> str:
     """Do a share of a task, once: return how it ended, or why there was nothing to do."""
-    task = TaskFolder(config.state / "tasks", task_id)
-    share = shards.find(task, step, index) if task.exists else None
-    if share is None:
-        return "there is no such share"
-    return _locked(share, lambda: _share_alone(config, share))
+    with shared_by(config).opened(task_id) as task:
+        share = shards.find(task, step, index) if task.exists else None
+        if share is None:
+            return "there is no such share"
+        return _locked(share, lambda: _share_alone(config, share))
 
 
 def _locked(folder: TaskFolder, work: Callable[[], str]) -> str:
@@ -82,6 +83,7 @@ def _work_alone(config: SiteConfig, folder: TaskFolder, share_out: ShareOut | No
     outcome = _tried(config, folder, may_divide=share_out is not None and shards.count(folder) == 0)
     if outcome.state == "divided" and share_out is not None:
         shards.divide(folder, _free_places(config, folder))
+        folder.publish()  # before others hear of it
         log.info("task divided", task=folder.id, shares=shards.count(folder))
         share_out(shards.left(folder))
         return "divided"
@@ -113,7 +115,8 @@ def _free_places(config: SiteConfig, folder: TaskFolder) -> int:
     # Noise is drawn once, where all sums meet.
     if folder.private or not shards.steps(folder.assignment.task):
         return 1
-    return max(1, places(config.state) // max(1, tasks_at_work(config.state / "tasks")))
+    shared = shared_by(config)
+    return max(1, places(shared.workers()) // max(1, shared.at_work()))
 
 
 def _tried(config: SiteConfig, folder: TaskFolder, *, may_divide: bool) -> Outcome:
@@ -124,7 +127,7 @@ def _tried(config: SiteConfig, folder: TaskFolder, *, may_divide: bool) -> Outco
             return _failed(config, folder, DISK_FULL, str(error), retryable=True)
         if isinstance(error, OSError):
             return _failed(config, folder, "site.io", str(error), retryable=True)
-        return _failed(config, folder, error.code, str(error))
+        return _failed(config, folder, error.code, str(error), retryable=error.code == TASK_STORE)
 
 
 def _attempt(config: SiteConfig, folder: TaskFolder, *, may_divide: bool) -> Outcome:

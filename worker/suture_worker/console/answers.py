@@ -23,5 +23,12 @@ class Download:
     content: bytes
 
 
-#: A page, a file, or the path to go on to.
-Answer: TypeAlias = Rendered | Download | str
+@dataclass(frozen=True)
+class Picture:
+    """A picture in a page, as PNG."""
+
+    content: bytes
+
+
+#: A page, a file, a picture, or the path to go on to.
+Answer: TypeAlias = Rendered | Download | Picture | str

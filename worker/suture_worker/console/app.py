@@ -23,7 +23,7 @@ from suture_contract.errors import SutureError
 from suture_contract.pages import HEADERS, environment, static_answer
 from suture_worker.config import load_site
 from suture_worker.console import views
-from suture_worker.console.answers import Answer, Rendered
+from suture_worker.console.answers import Answer, Picture, Rendered
 from suture_worker.console.session import LASTS, Door, form_word
 
 log = structlog.get_logger(__name__)
@@ -57,7 +57,7 @@ CONSOLE = Pages(
         ("Inbox and outbox", "/"),
         ("What left", "/egress"),
         ("Ledger", "/ledger"),
-        ("Data sets", "/datasets"),
+        ("Datasets", "/datasets"),
         ("Health", "/health"),
     ),
     shown=views.PAGES,
@@ -131,6 +131,8 @@ class Console(Generic[Subject]):
             return RedirectResponse(result, status_code=303, headers=HEADERS)
         if isinstance(result, Rendered):
             return self._page(result.template, csrf=csrf, **result.values)
+        if isinstance(result, Picture):
+            return Response(result.content, media_type="image/png", headers=HEADERS)
         headers = {**HEADERS, "Content-Disposition": f'attachment; filename="{result.name}"'}
         return Response(result.content, media_type="application/octet-stream", headers=headers)
 

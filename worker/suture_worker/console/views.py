@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, TypeAlias, TypedDict, cast, get_args
 
 from suture_contract.errors import SutureError
+from suture_contract.pages import with_query
+from suture_contract.report import curves
+from suture_stitching.data import open_dataset
+from suture_stitching.data.look import contact_sheet
 from suture_worker.check import check_dataset, check_site
 from suture_worker.config import SiteConfig
-from suture_worker.console.answers import Answer, Download, Rendered
+from suture_worker.console.answers import Answer, Download, Picture, Rendered
+from suture_worker.egress import readable
 from suture_worker.egress.held import Held, Manifest
-from suture_worker.egress.log import EgressEntry, verify
+from suture_worker.egress.log import EgressEntry, in_words, kept, verify
 from suture_worker.egress.shown import assumed, held_result, withheld
 from suture_worker.leased_task import Action
 from suture_worker.rules.inbox import MAX_REMEMBERED_DAYS, Inbox, Reply, Request
-from suture_worker.rules.ledger import Ledger
+from suture_worker.rules.ledger import Ledger, LedgerEntry
+from suture_worker.rules.policy import SPENT, Asked, budget_of, rules_for
+from suture_worker.status import SiteStatus, site_status
 
 #: Records on one page; messages that only say how far a task is are left out unless they are asked for.
 PAGE = 100
@@ -27,6 +38,16 @@ _EGRESS_WORDS: dict[Action, str] = {
     "fit": "The fitted stitches and the list of candidates; later the chosen ensemble and its report.",
     "contribute": "Means and second moments of the models' features, summed over samples.",
     "evaluate": "Of every candidate its metrics, with intervals and numbers of samples.",
+}
+
+
+#: What is said of a decision on the page that one comes back to.
+_DONE = {
+    "approve": "Approved, and written down with your name. The site begins with it by itself.",
+    "decline": "Declined, and written down with your name. The requester is told so.",
+    "release": "Released, and written down with your name. The site sends it by itself.",
+    "refuse": "Refused, and written down with your name. It does not leave; the requester is told so.",
+    "withdraw": "Withdrawn. From now on, such requests wait here again.",
 }
 
 
@@ -41,8 +62,8 @@ class _Why(TypedDict):
 View: TypeAlias = Callable[[SiteConfig, Mapping[str, Any], Mapping[str, str]], Answer]
 
 
-def overview(site: SiteConfig, _parts: Mapping[str, Any], _fields: Mapping[str, str]) -> Answer:
-    """What waits for a person, and what is set up here."""
+def overview(site: SiteConfig, _parts: Mapping[str, Any], fields: Mapping[str, str]) -> Answer:
+    """What waits for a person, what is set up here, and what was decided just now."""
     inbox, held = _inbox(site), _held(site)
     return Rendered(
         "inbox.html.jinja",
@@ -50,6 +71,7 @@ def overview(site: SiteConfig, _parts: Mapping[str, Any], _fields: Mapping[str, 
             "site": site,
             "requests": [request for request in inbox.requests() if inbox.decided(request) is None],
             "held": [manifest for manifest in held.manifests() if held.verdict(manifest.task) is None],
+            "done": _DONE.get(fields.get("done", "")),
             "standing": [rule for rule in inbox.standing() if datetime.now(UTC) < rule.until],
         },
     )
@@ -66,6 +88,8 @@ def show_request(site: SiteConfig, parts: Mapping[str, Any], _fields: Mapping[st
         "seen": _seen(request),
         "options": json.dumps(request.options) if request.options else "",
         "leaving": _EGRESS_WORDS[request.action],
+        "own": site.site.party,
+        "left": _left(site, request),
     }
     return Rendered("request.html.jinja", values)
 
@@ -76,13 +100,13 @@ def decide_request(site: SiteConfig, parts: Mapping[str, Any], fields: Mapping[s
     request = inbox.request(parts["task"])
     approved, why = _decision(request, fields, "approve", "decline")
     inbox.decide(request, approved=approved, remember_days=_days(fields) if approved else None, **why)
-    return "/"
+    return _back(fields["decision"])
 
 
 def forget(site: SiteConfig, _parts: Mapping[str, Any], fields: Mapping[str, str]) -> Answer:
     """Withdraw a standing approval."""
     _inbox(site).forget(*(fields.get(name, "") for name in ("party", "action", "dataset")))
-    return "/"
+    return _back("withdraw")
 
 
 def show_held(site: SiteConfig, parts: Mapping[str, Any], _fields: Mapping[str, str]) -> Answer:
@@ -96,6 +120,7 @@ def show_held(site: SiteConfig, parts: Mapping[str, Any], _fields: Mapping[str, 
         "assumed": assumed(result.terms, manifest.action),
         "sections": list(result.task.side.shown(result)),
         "withheld": withheld(result),
+        "curve_frame": curves,
         "seen": _seen(manifest),
         "reasons": get_args(Reply),
     }
@@ -119,7 +144,7 @@ def decide_held(site: SiteConfig, parts: Mapping[str, Any], fields: Mapping[str,
     manifest = held.manifest(parts["task"])
     released, why = _decision(manifest, fields, "release", "refuse")
     held.decide(manifest, released=released, **why)
-    return "/"
+    return _back(fields["decision"])
 
 
 def show_egress(site: SiteConfig, _parts: Mapping[str, Any], fields: Mapping[str, str]) -> Answer:
@@ -136,38 +161,80 @@ def show_egress(site: SiteConfig, _parts: Mapping[str, Any], fields: Mapping[str
 
 def show_record(site: SiteConfig, parts: Mapping[str, Any], _fields: Mapping[str, str]) -> Answer:
     """One record, with the bytes that left where they are kept."""
-    entry = next((entry for entry in _egress(site) if entry.seq == int(parts["number"])), None)
-    if entry is None:
-        raise SutureError("egress.unknown", "there is no such record", where=str(parts["number"]))
-    document = _outbox(site) / "documents" / entry.sha256
-    content = entry.body
-    if content is None and document.exists():
-        content = document.read_text(encoding="utf-8")
-    return Rendered("record.html.jinja", {"entry": entry, "content": content})
+    entry = _record(site, parts)
+    content = kept(_log(site), entry)
+    text = in_words(content) if content is not None else None
+    sections = readable.sections(text) if text is not None else readable.tensors(content or b"")
+    values = {"entry": entry, "kept": content is not None, "text": text, "sections": sections}
+    return Rendered("record.html.jinja", values)
+
+
+def download_record(site: SiteConfig, parts: Mapping[str, Any], _fields: Mapping[str, str]) -> Answer:
+    """What left with one record, byte for byte."""
+    entry = _record(site, parts)
+    content = kept(_log(site), entry)
+    if content is None:
+        raise SutureError("egress.not_kept", "of this file the digest alone is kept", where=str(entry.seq))
+    return Download(f"{entry.task}-{entry.name or f'{entry.kind}.json'}", content)
 
 
 def export_egress(site: SiteConfig, _parts: Mapping[str, Any], _fields: Mapping[str, str]) -> Answer:
     """The log's file as it is, checked."""
     _egress(site)
-    return Download("egress.jsonl", (_outbox(site) / "egress.jsonl").read_bytes())
+    return Download("egress.jsonl", _log(site).read_bytes())
 
 
-def show_ledger(site: SiteConfig, _parts: Mapping[str, Any], _fields: Mapping[str, str]) -> Answer:
-    """What was counted and spent, newest first."""
-    entries = Ledger(site.state / "ledger.jsonl").entries()
-    return Rendered("ledger.html.jinja", {"entries": entries[::-1][:PAGE], "count": len(entries)})
+def show_ledger(site: SiteConfig, _parts: Mapping[str, Any], fields: Mapping[str, str]) -> Answer:
+    """What was counted and spent, newest first, and what it comes to."""
+    entries = _ledger(site).entries()
+    party, dataset = fields.get("party", ""), fields.get("dataset", "")
+    wanted = [entry for entry in entries if party in ("", entry.party) and dataset in ("", entry.dataset)]
+    values = {
+        "entries": wanted[::-1][:PAGE],
+        "count": len(wanted),
+        "sums": _sums(wanted),
+        "party": party,
+        "dataset": dataset,
+        "parties": sorted({entry.party for entry in entries}),
+        "datasets": sorted({entry.dataset for entry in entries}),
+    }
+    return Rendered("ledger.html.jinja", values)
+
+
+def export_ledger(site: SiteConfig, _parts: Mapping[str, Any], _fields: Mapping[str, str]) -> Answer:
+    """The ledger's file as it is, once each entry of it could be read."""
+    ledger = _ledger(site)
+    return Download("ledger.jsonl", ledger.path.read_bytes() if ledger.entries() else b"")
 
 
 def show_datasets(site: SiteConfig, _parts: Mapping[str, Any], fields: Mapping[str, str]) -> Answer:
     """The datasets, and what one of them holds if it shall be looked into."""
     name = fields.get("look")
     checks = check_dataset(site, name) if name in site.datasets else []
-    return Rendered("datasets.html.jinja", {"datasets": site.datasets, "looked": name, "checks": checks})
+    values = {"datasets": site.datasets, "looked": name, "checks": checks, "sheet": "sheet" in fields}
+    return Rendered("datasets.html.jinja", values)
+
+
+def show_sheet(site: SiteConfig, _parts: Mapping[str, Any], fields: Mapping[str, str]) -> Answer:
+    """A contact sheet of a dataset, made anew each time and kept nowhere."""
+    name = fields.get("look", "")
+    if name not in site.datasets:
+        raise SutureError("dataset.unknown", "there is no such dataset", where=name[:200])
+    dataset = open_dataset(site.datasets[name])
+    if len(dataset.input_shape) < 2:
+        raise SutureError("dataset.no_picture", "its samples are no pictures", where=name)
+    made = io.BytesIO()
+    contact_sheet(dataset).save(made, "PNG")
+    return Picture(made.getvalue())
 
 
 def show_health(site: SiteConfig, _parts: Mapping[str, Any], fields: Mapping[str, str]) -> Answer:
-    """What `suture site check` finds."""
-    return Rendered("health.html.jinja", {"site": site, "checks": check_site(site) if "check" in fields else None})
+    """What the site does just now, and what `suture site check` finds."""
+    now: SiteStatus | None = None
+    with suppress(SutureError):  # it has not run yet
+        now = site_status(site)
+    checks = check_site(site) if "check" in fields else None
+    return Rendered("health.html.jinja", {"site": site, "now": now, "checks": checks})
 
 
 PAGES: dict[str, View] = {
@@ -178,18 +245,25 @@ PAGES: dict[str, View] = {
     "/egress": show_egress,
     "/egress/export": export_egress,
     "/egress/{number:int}": show_record,
+    "/egress/{number:int}/bytes": download_record,
     "/ledger": show_ledger,
+    "/ledger/export": export_ledger,
     "/datasets": show_datasets,
+    "/datasets/sheet": show_sheet,
     "/health": show_health,
 }
 ACTS: dict[str, View] = {"/inbox/{task}": decide_request, "/outbox/{task}": decide_held, "/standing/forget": forget}
+
+
+def _back(done: str) -> str:
+    return with_query("/", done=done)
 
 
 def _inbox(site: SiteConfig) -> Inbox:
     return Inbox(site.state / "inbox")
 
 
-def _outbox(site: SiteConfig) -> Any:
+def _outbox(site: SiteConfig) -> Path:
     return site.state / "outbox"
 
 
@@ -197,8 +271,46 @@ def _held(site: SiteConfig) -> Held:
     return Held(_outbox(site) / "held")
 
 
+def _log(site: SiteConfig) -> Path:
+    return _outbox(site) / "egress.jsonl"
+
+
 def _egress(site: SiteConfig) -> list[EgressEntry]:
-    return verify(_outbox(site) / "egress.jsonl")
+    return verify(_log(site))
+
+
+def _record(site: SiteConfig, parts: Mapping[str, Any]) -> EgressEntry:
+    entry = next((entry for entry in _egress(site) if entry.seq == int(parts["number"])), None)
+    if entry is None:
+        raise SutureError("egress.unknown", "there is no such record", where=str(parts["number"]))
+    return entry
+
+
+def _ledger(site: SiteConfig) -> Ledger:
+    return Ledger(site.state / "ledger.jsonl")
+
+
+def _left(site: SiteConfig, request: Request) -> str:
+    """Say how often the party may have this with the dataset in this month; nothing where that is not counted."""
+    rules = rules_for(Asked(request.party, request.action), request.dataset, site)
+    budget = next((budget for _, rule in rules if (budget := budget_of(rule, request.action)) is not None), None)
+    if budget is None:
+        return ""
+    used = _ledger(site).used(request.party, request.dataset, action=request.action)
+    return f"{max(budget - used, 0)} of {budget} {SPENT[request.action]} are left this month"
+
+
+def _sums(entries: Iterable[LedgerEntry]) -> list[tuple[str, str, str, str, str]]:
+    """Return by party, dataset and action how often it was begun, and what epsilon of noise was spent in all."""
+    times: Counter[tuple[str, str, str]] = Counter()
+    spent: Counter[tuple[str, str, str]] = Counter()
+    for entry in entries:
+        account = entry.party, entry.dataset, entry.action
+        times[account] += entry.told is None
+        spent[account] += (entry.epsilon or 0.0) * (1.0 if entry.share is None else entry.share)  # type: ignore[assignment]
+    return [
+        (*account, f"{times[account]:,}", f"{spent[account]:g}" if spent[account] else "") for account in sorted(times)
+    ]
 
 
 def _seen(shown: Request | Manifest) -> str:

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from suture_contract.documents import ClinicalMetric, SplitScores, Subgroup
 from suture_contract.errors import SutureError
-from suture_contract.measures import BOUNDS, CURVE_BINS
+from suture_contract.measures import BOUNDS, CURVE_BINS, told_as
 
 
 def expect(condition: bool, where: str, problem: str) -> None:
@@ -26,9 +26,12 @@ def check_further(
 
     Raises `SutureError` `outbox.refused`.
     """
+    names = {told_as(metric, spacing_known=known) for metric in asked for known in (False, True)} - {
+        "calibration_curve"
+    }
     parts: list[SplitScores | Subgroup] = [scores, *scores.subgroups]
     for part in parts:
-        expect(part.metrics.keys() <= set(asked) - {"calibration_curve"}, f"{where}.metrics", "were not asked for")
+        expect(part.metrics.keys() <= names, f"{where}.metrics", "were not asked for")
         for metric, values in part.metrics.items():
             low, high = BOUNDS.get(metric, (0.0, 1.0))
             numbers = [

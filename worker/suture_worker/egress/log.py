@@ -120,6 +120,27 @@ class EgressLog:
             self._seq, self._prev = entry.seq, digest
 
 
+def kept(log: Path, entry: EgressEntry) -> bytes | None:
+    """Return the bytes that left with a record; None where their digest alone is kept."""
+    if entry.body is not None:
+        return entry.body.encode()
+    document = document_of(log, entry)
+    return document.read_bytes() if document.exists() else None
+
+
+def document_of(log: Path, entry: EgressEntry) -> Path:
+    """Return where a record's document lies, if it is kept."""
+    return log.parent / "documents" / entry.sha256
+
+
+def in_words(content: bytes) -> str | None:
+    """Return bytes that left as a text; None where they are none, as sums over patients are not."""
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return None
+
+
 def verify(path: Path) -> list[EgressEntry]:
     """Return all entries; raises `SutureError` `egress.broken` naming the record that was altered or is missing."""
     # Before and after: the agent may write on meanwhile.
@@ -128,9 +149,9 @@ def verify(path: Path) -> list[EgressEntry]:
     for entry in entries:
         if entry.body is not None:
             _expect_digest(entry, entry.body.encode(), path)
-        elif entry.kind != "file" or (path.parent / "documents" / entry.sha256).exists():
+        elif entry.kind != "file" or document_of(path, entry).exists():
             try:
-                content = (path.parent / "documents" / entry.sha256).read_bytes()
+                content = document_of(path, entry).read_bytes()
             except OSError:
                 raise _broken(f"the document of record {entry.seq} is missing", path) from None
             _expect_digest(entry, content, path)

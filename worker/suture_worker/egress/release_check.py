@@ -205,6 +205,7 @@ class ReleaseCheck:
             exact += [score.calibration for scores in evaluation.splits.values() for score in scores.scores.values()]
             exact += [(*scores.metrics, *scores.curves, *scores.subgroups) for scores in evaluation.splits.values()]
             expect(not any(exact), "evaluation", "holds what has no noise")
+        expect(evaluation.asked in ((), spec.metrics), "evaluation.asked", "is not what the job asked for")
         expect(evaluation.own == spec.own, "evaluation.own", "is not the member the task named")
         known = read_document(CandidateSet, folder.candidates / CANDIDATES)
         expect(evaluation.metric == METRICS[known.task], "evaluation.metric", "is not that of the task")

@@ -32,6 +32,7 @@ from suture_contract.report.clinical import NAMES as CLINICAL_NAMES
 from suture_contract.report.trust import declared
 from suture_contract.report.words import UNSTITCHED, Scale, contributed, scale_of
 from suture_worker.config import SiteConfig
+from suture_worker.egress.drawn import CurvePlot, Histogram, Strips, curve, histogram, strips
 from suture_worker.egress.held import Held, Manifest
 from suture_worker.egress.release_check import read_document
 from suture_worker.folder import DOCUMENT, TaskFolder, Terms
@@ -45,7 +46,7 @@ UNNAMED = "document"
 class Section:
     """A table with what is said above and below it; one without rows is what is said alone.
 
-    `prose` and `spare` are columns, as in `console.tables.layout`.
+    `prose` and `spare` are columns, as in `console.tables.layout`. `drawing` shows in a browser what the rows say.
     """
 
     title: str
@@ -54,6 +55,7 @@ class Section:
     prose: Sequence[str] = ()
     spare: Sequence[str] = ()
     notes: Sequence[str] = ()
+    drawing: Strips | Histogram | CurvePlot | None = None
 
 
 @dataclass(frozen=True)
@@ -95,15 +97,22 @@ class HeldResult:
 
     def tensors(self) -> list[TensorRange]:
         """Return all tensors that would leave."""
-        ranges = []
-        for file in (STITCHES, MOMENTS):
-            if file not in self.files:
-                continue
-            with safe_open(self.files[file], framework="numpy") as opened:
-                for name in sorted(opened.keys()):
-                    values: np.ndarray = opened.get_tensor(name)
-                    ranges.append(TensorRange(file, name, values.shape, float(values.min()), float(values.max())))
-        return ranges
+        return [
+            TensorRange(file, name, values.shape, float(values.min()), float(values.max()))
+            for file in (STITCHES, MOMENTS)
+            if file in self.files
+            for name, values in self._values(file)
+        ]
+
+    def spread(self, file: str) -> Histogram | None:
+        """Return how the numbers of a file of tensors are spread; None where it has none."""
+        values = [tensor for _, tensor in self._values(file) if tensor.size]
+        return histogram(f"all numbers in {file}", values) if values else None
+
+    def _values(self, file: str) -> Iterator[tuple[str, np.ndarray]]:
+        with safe_open(self.files[file], framework="numpy") as opened:
+            for name in sorted(opened.keys()):
+                yield name, opened.get_tensor(name)
 
 
 def held_result(held: Held, manifest: Manifest, config: SiteConfig) -> HeldResult:
@@ -143,6 +152,7 @@ def fit(held: HeldResult) -> Iterator[Section]:
         ("tensors", "what they are", "size", "from", "to"),
         list(_maps(candidates, held.names, ranges)),
         prose=("what they are",),
+        drawing=held.spread(STITCHES),
     )
 
 
@@ -164,6 +174,7 @@ def evaluation(held: HeldResult) -> Iterator[Section]:
             rows,
             prose=("what it is", "minus routed"),
             spare=("minus routed", "Brier", "ECE", "minus plain", "minus own"),
+            drawing=strips({f"{id} {words[id].words}": score for id, score in scores.scores.items()}, scale, digits),
         )
         labels = list(_labels(scores, candidates, scale, digits))
         if labels:
@@ -197,10 +208,11 @@ def _further(split: str, scores: SplitScores) -> Iterator[Section]:
         title = f"{split} split, further metrics and subgroups, for each of the {len(scores.scores)} candidates"
         yield Section(title, ("part", "samples", "metric", "from", "to"), rows, prose=("part", "metric"))
     if scores.curves:
-        curve = next(iter(scores.curves.values()))
-        bins = [(f"{part.upto:g}", f"{part.n:,}", f"{part.predicted:.3f}", f"{part.events:,}") for part in curve]
+        id, first = next(iter(scores.curves.items()))
+        bins = [(f"{part.upto:g}", f"{part.n:,}", f"{part.predicted:.3f}", f"{part.events:,}") for part in first]
         title = f"{split} split, calibration curves of {len(scores.curves)} candidates; the first one's"
-        yield Section(title, ("up to", "samples", "mean probability", "events"), bins)
+        columns = ("up to", "samples", "mean probability", "events")
+        yield Section(title, columns, bins, drawing=curve(f"the curve of {id}", id, first))
 
 
 def _ends(values: Sequence[float]) -> tuple[str, str]:
@@ -218,7 +230,8 @@ def contribution(held: HeldResult) -> Iterator[Section]:
         what = "means" if kind == "mean" else "second moments"
         rows.append((where, grid, split, what, f"{tensor.shape[0]:,}", f"{tensor.low:.4g}", f"{tensor.high:.4g}"))
     columns = ("features of", "grid", "split", "what", "numbers", "from", "to")
-    yield Section(f"{MOMENTS}: {'; '.join(splits)}", columns, rows, prose=("features of",), spare=("grid",))
+    title = f"{MOMENTS}: {'; '.join(splits)}"
+    yield Section(title, columns, rows, prose=("features of",), spare=("grid",), drawing=held.spread(MOMENTS))
 
 
 def match(held: HeldResult) -> Iterator[Section]:

@@ -41,6 +41,18 @@ class AskedModel(_Closed):
     sha256: Sha256
     party: Name
     size: int
+    #: What site.toml calls the key that signed it; None where no key of this site did.
+    signed_by: Annotated[str, StringConstraints(max_length=200)] | None = None
+
+    def signature(self, own: str | None) -> str:
+        """Say who signed it, at the site of the party `own`, whose models need no signature there."""
+        if self.signed_by is not None:
+            return f"signed with the key {self.signed_by}"
+        return (
+            "your own party's, which needs no signature here"
+            if self.party == own
+            else "signed with no key that is known here"
+        )
 
 
 class Estimate(_Closed):

@@ -123,7 +123,7 @@ async def receive_shard(hub: HubContext, body: AsyncIterator[bytes]) -> list[Xet
 
 
 async def store_files(hub: HubContext, epoch: XetEpoch, files: list[XetFile], progress: UploadProgress) -> None:
-    """Put files together, one after another, and store them as sent for the repository.
+    """Put files together, one after another, and store them as sent for the repository; a party's by turns.
 
     Raises `Malformed` where a file cannot be made of the epoch's xorbs, or has another sha256 than it claims, and
     `TooLarge` where there is no room for it.
@@ -137,14 +137,16 @@ async def store_files(hub: HubContext, epoch: XetEpoch, files: list[XetFile], pr
             raise Malformed("xorb.unknown", "this xorb has not been sent", where=name, hint="start the upload again")
         return xorb
 
+    party_id = epoch.model.party_id
     for file in files:
-        await take_room(hub, epoch.model.party_id, {file.sha256: file.size})
-        pieces = rebuild(file.terms(), find, hub.store.read_piece)
-        async with hub.store.receive(_in_threads(pieces), limit=file.size, where=file.sha256) as upload:
-            if upload.sha256 != file.sha256:
-                raise Malformed("upload.digest", "the content has another sha256", where=file.sha256)
-            await upload.keep()
-            await _note(hub, epoch, file)
+        async with hub.rebuilding.of(party_id):
+            await take_room(hub, party_id, {file.sha256: file.size})
+            pieces = rebuild(file.terms(), find, hub.store.read_piece)
+            async with hub.store.receive(_in_threads(pieces), limit=file.size, where=file.sha256) as upload:
+                if upload.sha256 != file.sha256:
+                    raise Malformed("upload.digest", "the content has another sha256", where=file.sha256)
+                await upload.keep()
+                await _note(hub, epoch, file)
         progress.done += 1
 
 

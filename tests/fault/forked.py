@@ -1,11 +1,12 @@
-"""A migration in a process of its own that is killed, or counts its statements.
+"""A hub in a process of its own; a migration in one, which is killed or counts its statements.
 
-The process is forked by one that has imported the hub: doing that anew takes longer than the migration.
+The processes are forked by one that has imported the hub: doing that anew takes longer than most of what they do.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.process
 import os
 import signal
 from multiprocessing.queues import SimpleQueue
@@ -15,7 +16,21 @@ from suture_service import operate
 from suture_service.settings import Settings
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["suture_service.operate"])
+_context.set_forkserver_preload(["suture_service.main"])
+
+
+def hub(settings: Settings, port: int) -> multiprocessing.process.BaseProcess:
+    """Start a hub on a port of this machine."""
+    process = _context.Process(target=_serve, args=(settings, port), daemon=True)
+    process.start()
+    return process
+
+
+def _serve(settings: Settings, port: int) -> None:
+    from suture_service.main import serve
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    serve(settings, port=port)
 
 
 def migrate(url: str, *, killed_at: int = 0) -> tuple[int, int | None]:
