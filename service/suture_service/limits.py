@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from threading import Lock
 
 from limits import RateLimitItemPerMinute, RateLimitItemPerSecond
 from limits.storage import MemoryStorage
@@ -41,6 +42,8 @@ class RateLimits:
 
     def __init__(self, requests_per_minute: int, wrong_tokens: int, wrong_tokens_seconds: int) -> None:
         storage = MemoryStorage()
+        # Two threads at once start the storage's timer twice, which raises.
+        self._alone = Lock()
         self._requests = RateLimitItemPerMinute(requests_per_minute * FILES)
         self._counter = SlidingWindowCounterRateLimiter(storage)
         self._wrong = RateLimitItemPerSecond(wrong_tokens, wrong_tokens_seconds)
@@ -48,8 +51,9 @@ class RateLimits:
 
     def count(self, token_id: str, *, file: bool = False) -> Allowance:
         """Count a request, one for a `file` as a tenth; raises `TooMany` (`request.too_many`) over the limit."""
-        allowed = self._counter.hit(self._requests, token_id, cost=1 if file else FILES)
-        window = self._counter.get_window_stats(self._requests, token_id)
+        with self._alone:
+            allowed = self._counter.hit(self._requests, token_id, cost=1 if file else FILES)
+            window = self._counter.get_window_stats(self._requests, token_id)
         most = self._requests.amount // FILES
         left = Allowance(most, max(window.remaining, 0) // FILES, _until(window.reset_time))
         if not allowed:
@@ -64,13 +68,16 @@ class RateLimits:
 
     def count_wrong_token(self, address: str) -> bool:
         """Note that somebody at this address tried a token that is none; return whether that locks the address out."""
-        self._guesses.hit(self._wrong, address)
-        return not self._guesses.test(self._wrong, address)
+        with self._alone:
+            self._guesses.hit(self._wrong, address)
+            return not self._guesses.test(self._wrong, address)
 
     def check_address(self, address: str) -> None:
         """Raise `TooMany` (`auth.locked`) where too many tokens that were none have come from."""
-        if not self._guesses.test(self._wrong, address):
+        with self._alone:
+            allowed = self._guesses.test(self._wrong, address)
             window = self._guesses.get_window_stats(self._wrong, address)
+        if not allowed:
             raise TooMany(
                 "auth.locked",
                 "too many wrong tokens came from your address",

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
+from limits.storage import MemoryStorage
+
+from suture_service.limits import RateLimits
 
 REPO = "/v1/models/north/digits"
 MODEL = f"{REPO}/revisions/latest/files/model.safetensors"
@@ -143,6 +150,26 @@ def test_guessing_tokens_locks_the_address_out(start):
     assert int(found[-1].headers["retry-after"]) > 60
     assert world.client.get("/v1/whoami").status_code == 401
     assert world.north.get("/v1/whoami").status_code == 429
+
+
+def test_requests_at_once_are_counted_one_after_the_other(monkeypatch):
+    """Where two threads meet in the library that counts, both start one timer, and a request fails (500)."""
+    alone, met, get = threading.Lock(), list[str](), MemoryStorage.get
+
+    def slow_get(storage, key):
+        if not alone.acquire(blocking=False):
+            met.append(key)
+            return get(storage, key)
+        time.sleep(0.02)
+        alone.release()
+        return get(storage, key)
+
+    monkeypatch.setattr(MemoryStorage, "get", slow_get)
+    limits = RateLimits(requests_per_minute=100, wrong_tokens=100, wrong_tokens_seconds=60)
+    with ThreadPoolExecutor(6) as pool:
+        for count in (limits.count, limits.count_wrong_token, limits.check_address):
+            list(pool.map(count, "abcdef"))
+    assert not met
 
 
 def test_a_party_may_have_so_many_jobs(start):
