@@ -14,9 +14,21 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 
 def test_the_version_is_one():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
-    images = re.findall(r"image: suture-\w+:(\S+)", (ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
     assert citation["version"] == PROJECT["version"]
-    assert set(images) == {PROJECT["version"]}
+    pages = [ROOT / "docker-compose.yml", *ROOT.glob("deploy/**/*.yaml"), *ROOT.glob("docs/*.md")]
+    named = {
+        (path.name, version)
+        for path in pages
+        for version in re.findall(r"\bsuture-(?:hub:|site:|(?=\d))(\d[\w.]*)", path.read_text(encoding="utf-8"))
+    }
+    assert {name for name, _ in named} >= {
+        "docker-compose.yml",
+        "hub.yaml",
+        "agent.yaml",
+        "worker.yaml",
+        "installation.md",
+    }
+    assert {version for _, version in named} == {PROJECT["version"]}, sorted(named)
 
 
 def test_the_workflow_covers_every_python_that_is_supported():

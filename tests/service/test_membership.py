@@ -234,7 +234,7 @@ def test_the_commands_say_what_becomes_of_it_before_they_act(at_the_hub, capsys)
             change("south")
         assert asked.value.code == "command.unconfirmed"
         said = capsys.readouterr().err
-        assert "south has 1 sites, 2 tokens" in said
+        assert "south has 1 site, 2 tokens" in said
         assert said.count("  - ") >= 4
     commands.suspend_party("south", yes=True)
     assert "south: suspended" in capsys.readouterr().out
@@ -264,7 +264,7 @@ def test_the_command_of_quotas(at_the_hub, capsys):
     (shown,) = json.loads(capsys.readouterr().out)
     assert (shown["max_bytes"], shown["max_jobs"], shown["own_limits"]) == (4 * 2**30, 3, True)
     commands.quota()
-    assert "of 4.3 GB" in capsys.readouterr().out
+    assert "of 4 GiB" in capsys.readouterr().out
     commands.quota("north", reset=True, format=Format.json)
     (shown,) = json.loads(capsys.readouterr().out)
     assert (shown["max_jobs"], shown["own_limits"]) == (at_the_hub.settings.max_party_jobs, False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.filesize import decimal
 
 from suture_contract.console.terminal import (
     Format,
@@ -192,7 +191,7 @@ def quota(
     rows = [
         (
             row.party,
-            f"{decimal(row.bytes)} of {decimal(row.max_bytes)}",
+            f"{row.bytes / 2**30:.1f} of {row.max_bytes / 2**30:g} GiB",
             f"{row.jobs} of {row.max_jobs}",
             "its own" if row.own_limits else "the hub's",
         )
@@ -229,6 +228,16 @@ def _act(
         console.print(f"{name}: {_DONE[change]}")
 
 
+#: What a party has, when it has one of it.
+_SINGULAR = {
+    "models": "model",
+    "jobs": "job",
+    "tasks": "task",
+    "sites": "site",
+    "tokens": "token",
+    "people": "person",
+    "keys": "key",
+}
 _DONE = {"suspend": "suspended", "resume": "resumed", "rename": "renamed", "remove": "removed"}
 
 
@@ -238,6 +247,7 @@ def _announce(name: str, change: Change, planned: Affected) -> None:
         for key, value in planned.model_dump().items()
         if isinstance(value, int) and value and (planned.site is None or key != "sites")
     }
-    notes.print(f"{name} has {', '.join(f'{value} {key}' for key, value in counts.items()) or 'nothing'}")
+    held = [f"{value} {_SINGULAR.get(key, key) if value == 1 else key}" for key, value in counts.items()]
+    notes.print(f"{name} has {', '.join(held) or 'nothing'}")
     for line in planned.consequences:
         notes.print(f"  - {line}")
