@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import struct
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlencode
 
@@ -14,6 +15,8 @@ from suture_service.hf import commits, missing
 from suture_service.hf.changes import MAX_ENTRIES, REGULAR_BYTES
 from suture_service.models.service import revision_id
 from suture_service.models.trees import StoredFile
+from suture_service.storage import blobs
+from suture_service.storage.blobs import KeptFile, Upload
 
 SECRET = b"secret weights" * 1000
 SIZE, OID = len(SECRET), hashlib.sha256(SECRET).hexdigest()
@@ -62,6 +65,58 @@ def batch(actor, repo, oid=OID, size=SIZE):
 def send(world, actor, repo, content=SECRET):
     address = batch(actor, repo, hashlib.sha256(content).hexdigest(), len(content))["actions"]["upload"]["href"]
     return world.client.put(address, content=content)
+
+
+def commit_model(world, repo, content):
+    """Name a model that was sent by LFS, beside a fitting `suture.json`."""
+    model = lfs("model.safetensors", hashlib.sha256(content).hexdigest(), size=len(content))
+    return commit(world.north, repo, model, put("suture.json", json.dumps(world.metadata()).encode()))
+
+
+def test_weights_are_looked_at_while_they_come_and_not_read_again(world, monkeypatch):
+    """Neither when they are published nor when a commit names them; where nobody knows of them, they are read."""
+    read = []
+
+    def counted(kind):
+        read_into = kind.read_into
+
+        def count(self, offset, buffer):
+            read.append(kind)
+            return read_into(self, offset, buffer)
+
+        monkeypatch.setattr(kind, "read_into", count)
+
+    counted(KeptFile)
+    counted(Upload)
+    nan = bytearray(world.model())
+    nan[-4:] = struct.pack("<f", float("nan"))
+    repo, other = make(world.north), world.model(seed=2)
+    for content in (world.model(), bytes(nan), other):
+        assert send(world, world.north, repo, content).status_code == 200
+    assert commit_model(world, repo, world.model()).status_code == 200
+    assert world.north.publish("north/digits", model=world.model(seed=1)).status_code == 201
+    assert not read
+    refused = world.north.publish("north/digits", model=bytes(nan))
+    assert refused.json()["error"]["code"] == "model.not_finite"
+    assert set(read) == {Upload}
+    for known in (True, False):  # the latter as where another process of the hub took it in
+        if not known:
+            world.hub.store.seen.clear()
+        read.clear()
+        refused = commit_model(world, repo, bytes(nan))
+        assert (refused.status_code, "hold NaN" in refused.json()["error"]) == (400, True)
+        assert set(read) == {KeptFile}
+    read.clear()
+    assert commit_model(world, repo, other).status_code == 200
+    assert set(read) == {KeptFile}
+
+
+def test_of_few_files_is_remembered_what_was_seen(world, monkeypatch):
+    monkeypatch.setattr(blobs, "_SEEN", 3)
+    for seed in range(5):
+        assert world.north.publish(f"north/m{seed}", model=world.model(seed=seed)).status_code == 201
+    newest = [hashlib.sha256(world.model(seed=seed)).hexdigest() for seed in (2, 3, 4)]
+    assert list(world.hub.store.seen) == newest
 
 
 def files(actor, repo, revision="main"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import threading
+import time
 import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -106,6 +107,39 @@ def test_the_most_that_a_model_of_our_own_can_hold_is_read(handmade, monkeypatch
     monkeypatch.setattr(portable_format, "MAX_TENSORS", 2)
     monkeypatch.setattr(portable_format, "MAX_VALUES", 2 * 20)
     assert read_header(lambda offset, length: content[offset : offset + length], len(content)).tensors
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_what_a_site_composed_waits_for_its_turn_to_be_checked(world, monkeypatch):
+    """It is a model like any other: with the checks that are under way there are never more than a few."""
+    world.ask(publish_as="both")
+    world.fit()
+    world.evaluate("north")
+    world.evaluate("south")
+    task = world.sites["north"].lease()
+    world.put_composed(task)
+    full, go, checked = threading.Semaphore(0), threading.Event(), list[int]()
+
+    def read(*args, where, **options):
+        checked.append(threading.get_ident())
+        full.release()
+        assert go.wait(30)
+        return read_header(*args, where=where, **options)
+
+    monkeypatch.setattr(publishing, "read_header", read)
+    with ThreadPoolExecutor(4) as pool:
+        sent = [pool.submit(getattr(world, party).publish, f"{party}/m") for party in ("south", "east")]
+        assert all(full.acquire(timeout=30) for _ in range(CHECKS))
+        composed = pool.submit(world.sites["north"].tell, task, "result", document={"chosen": "c03"})
+        ended = time.monotonic() + 30
+        while len(checked) == CHECKS and not world.hub.checks._all.statistics().tasks_waiting:
+            assert time.monotonic() < ended, "what was composed is neither checked nor waiting"
+            time.sleep(0.01)
+        assert len(checked) == CHECKS
+        go.set()
+        statuses = [future.result().status_code for future in (*sent, composed)]
+    assert statuses == [201, 201, 200]
+    assert len(checked) == CHECKS + 1
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

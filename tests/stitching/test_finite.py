@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
+import random
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +14,8 @@ import pytest
 import torch
 
 from suture_contract.errors import SutureError
-from suture_contract.model import finite
-from suture_contract.model.finite import check_finite_file
+from suture_contract.model import finite, operators
+from suture_contract.model.finite import Arriving, Seen, check_finite, check_finite_file
 from suture_contract.model.format import PortableHeader, TensorInfo
 from suture_contract.model.graph import Graph, Input, Ref
 
@@ -22,6 +25,8 @@ DTYPES = {
     "bfloat16": (torch.bfloat16, torch.int16),
     "float16": (torch.float16, torch.int16),
 }
+#: What a header calls each type.
+NAMES = operators.DTYPES
 GRAPH = Graph((Input((None,), "float32"),), (), Ref(0), (Input((None,), "float32"),))
 
 
@@ -91,6 +96,93 @@ def test_the_tensor_is_named_that_holds_it(tmp_path, monkeypatch):
         assert refusal(tmp_path / "m", tensors) is None
         tensors[f"t{bad:02d}"][-1 if bad % 2 else 0] = float("nan")
         assert refusal(tmp_path / "m", tensors) == f"the weights t{bad:02d} hold NaN"
+
+
+def file_of(tensors: Mapping[str, torch.Tensor], *, padding: int = 0) -> tuple[bytes, PortableHeader]:
+    """A file of safetensors, whose weights begin where its header ends, whatever number of bytes that is."""
+    infos, data = {}, b""
+    for name, tensor in tensors.items():
+        content = tensor.contiguous().view(torch.uint8).numpy().tobytes()
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        infos[name] = TensorInfo(dtype, tuple(tensor.shape), len(data), len(data) + len(content))
+        data += content
+    text = json.dumps({name: {"dtype": NAMES[info.dtype][0]} for name, info in infos.items()}).encode()
+    text += b" " * padding
+    content = len(text).to_bytes(8, "little") + text + data
+    return content, PortableHeader(GRAPH, infos, {}, 8 + len(text), len(content))
+
+
+def seen_in(content: bytes, first: int, then: int) -> Seen | None:
+    """What is seen of a file that comes in one buffer of `first` bytes and others of `then`."""
+    arriving, at = Arriving(), 0
+    while at < len(content):
+        buffer = bytearray(content[at : at + (then if at else first)])
+        arriving.update(memoryview(buffer))
+        at += len(buffer)
+    return arriving.seen
+
+
+def judged(content: bytes, header: PortableHeader, seen: Seen | None) -> tuple[str | None, int]:
+    """Why a file is refused, and how many bytes were read for that."""
+    read = [0]
+
+    def read_into(offset: int, buffer: memoryview) -> int:
+        part = content[offset : offset + len(buffer)]
+        buffer[: len(part)] = part
+        read[0] += len(part)
+        return len(part)
+
+    try:
+        check_finite(read_into, header, seen=seen)
+    except SutureError as error:
+        return error.message, read[0]
+    return None, read[0]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_was_seen_on_its_way_is_not_read_again_and_nothing_is_missed(monkeypatch, dtype):
+    """Whatever the header says, in whatever pieces a file comes, and wherever a weight is no number."""
+    monkeypatch.setattr(finite, "_PIECE", 512)
+    monkeypatch.setattr(finite, "_PART", 96)
+    chance, kind = random.Random(7), DTYPES[dtype][0]
+    for turn in range(60):
+        tensors = {f"t{number:02d}": torch.rand(chance.randrange(2, 200)).to(kind) for number in range(6)}
+        if turn % 3:
+            tensors["other"] = torch.rand(chance.randrange(2, 50)).to(DTYPES[chance.choice(list(DTYPES))][0])
+        if turn % 3 == 2:  # what follows lies where no whole number of its bytes would
+            tensors = {"bytes": torch.zeros(chance.randrange(1, 9), dtype=torch.uint8)} | tensors
+        pieces = chance.randrange(60, 400), chance.randrange(60, 700)
+        content, header = file_of(tensors, padding=chance.randrange(9))
+        refused, read = judged(content, header, seen_in(content, *pieces))
+        assert refused is None
+        assert turn % 3 or not read, (read, pieces)
+
+        bad = chance.choice([name for name in tensors if name != "bytes"])
+        tensors[bad][chance.randrange(len(tensors[bad]))] = chance.choice([float("nan"), float("-inf")])
+        content, header = file_of(tensors, padding=chance.randrange(9))
+        refused, _ = judged(content, header, seen_in(content, *pieces))
+        assert refused == judged(content, header, None)[0]
+        assert f"the weights {bad} hold" in (refused or "")
+
+
+def test_what_is_seen_of_a_file_that_means_harm_is_little(monkeypatch):
+    """Every other part is suspicious: what is kept of that does not grow with the file."""
+    monkeypatch.setattr(finite, "_PART", 64)
+    weights = torch.rand(64 * 1000)
+    weights.view(-1, 32)[:, 3] = torch.finfo(torch.float32).max
+    content, header = file_of({"w": weights})
+    seen = seen_in(content, 4096, 8192)
+    assert seen is not None
+    assert len(seen.suspicious) == finite._STRETCHES
+    assert judged(content, header, seen)[0] is None
+    weights[-1] = float("nan")
+    content, header = file_of({"w": weights})
+    assert judged(content, header, seen_in(content, 4096, 8192))[0] == "the weights w hold NaN"
+
+
+@pytest.mark.parametrize("content", [b"", b"12345678", b"PK\x03\x04" + bytes(100), b"\xff" * 100, b"x" * 100])
+def test_of_what_is_no_safetensors_nothing_is_seen(content):
+    assert seen_in(content, 50, 50) is None
 
 
 def test_a_file_that_is_cut_meanwhile_is_not_taken_for_checked(tmp_path):

@@ -3,6 +3,8 @@
 In every floating-point type, NaN and infinity have all bits of the exponent set. These lie in the two highest bytes of
 a number, which are cut out of a piece and compared as a whole. No number is looked at by itself but to say what was
 found: whoever sends nothing but the largest numbers there are makes nobody wait.
+
+`Arriving` looks at a file on its way, before anybody knows its tensors: what it has seen need not be read again.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from threading import Lock
 from typing import NamedTuple, TypeAlias
 
 from suture_contract.errors import SutureError
-from suture_contract.model.format import PortableHeader, TensorInfo
+from suture_contract.model.format import MAX_HEADER, PortableHeader, TensorInfo
+from suture_contract.model.operators import DTYPES
 
 #: Fills a buffer with the bytes of a file from an offset on; returns how many there were.
 ReadInto: TypeAlias = Callable[[int, memoryview], int]
@@ -29,6 +32,8 @@ _Read: TypeAlias = Callable[[int, memoryview], None]
 _PIECE, _PART = 4 * 2**20, 2**20
 #: While one piece is compared, the next is read.
 _THREADS = 2
+#: What was seen of a file on its way is at most so many suspicious stretches; more become few that are longer.
+_STRETCHES = 64
 
 
 class _Span(NamedTuple):
@@ -95,10 +100,89 @@ _TYPES = {
 _FORMAT = {"float64": "d", "float32": "f", "float16": "e"}
 
 
-def check_finite(read_into: ReadInto, header: PortableHeader, *, where: str = "model.safetensors") -> None:
+@dataclass(frozen=True)
+class Seen:
+    """What was seen of a file's bytes on their way.
+
+    From `start` to `end`, numbers of `dtype` are finite where they lie whole numbers of them from `start`; but for the
+    stretches (start, end) that are `suspicious`. That says nothing of which tensors there are: any header is read anew.
+    """
+
+    dtype: str
+    start: int
+    end: int
+    suspicious: tuple[tuple[int, int], ...]
+
+    def covers(self, span: _Span) -> bool:
+        """Whether all numbers of a span are known to be finite."""
+        aligned = span.dtype == self.dtype and (span.start - self.start) % _TYPES[self.dtype].size == 0
+        if not aligned or span.start < self.start or span.end > self.end:
+            return False
+        return all(end <= span.start or span.end <= start for start, end in self.suspicious)
+
+
+class Arriving:
+    """A file of safetensors on its way: hand it all bytes in their order, then ask what was `seen`.
+
+    What is no such file costs nothing. The type that the header names most often is looked for, without parsing it:
+    a wrong guess makes the check read what it would have read anyway.
+    """
+
+    def __init__(self) -> None:
+        self._at, self._data_start = 0, 0
+        self._named: dict[str, int] | None = dict.fromkeys(_TYPES, 0)
+        self._dtype: str | None = None
+        self._suspicious: list[tuple[int, int]] = []
+
+    def update(self, content: memoryview) -> None:
+        """Look at what follows on the bytes before: the first bytes of a `bytearray`, as many as are viewed."""
+        buffer, length = content.obj, len(content)
+        assert isinstance(buffer, bytearray), "of which every fourth byte is cut out faster than of a view"
+        if self._at == 0:
+            self._begin(buffer, length)
+        if self._named is not None:
+            end = min(self._data_start - self._at, length)
+            for dtype in self._named:
+                self._named[dtype] += buffer.count(b'"%b"' % DTYPES[dtype][0].encode(), 0, end)
+            if self._at + length >= self._data_start:
+                dtype = max(self._named, key=self._named.__getitem__)
+                self._dtype, self._named = dtype if self._named[dtype] else None, None
+        if self._dtype is not None:
+            for start in range(max(self._data_start - self._at, 0), length, _PART):
+                self._look(_TYPES[self._dtype], _Part(buffer, start, min(start + _PART, length)))
+        self._at += length
+
+    @property
+    def seen(self) -> Seen | None:
+        """What is known of the bytes so far; None where that is nothing."""
+        if self._dtype is None:
+            return None
+        return Seen(self._dtype, self._data_start, self._at, tuple(self._suspicious))
+
+    def _begin(self, buffer: bytearray, length: int) -> None:
+        header = int.from_bytes(buffer[:8], "little")
+        self._data_start = 8 + header
+        if length < 9 or header > MAX_HEADER or buffer[8:9] != b"{":
+            self._named = None
+
+    def _look(self, kind: _Type, part: _Part) -> None:
+        start, end = self._at + part.start, self._at + part.end
+        # Of a number that lies across two parts, the one with its highest byte decides.
+        highest = part.buffer[part.start + (self._data_start - start - 1) % kind.size : part.end : kind.size]
+        if not any(byte in highest for byte in kind.highest):
+            return
+        if self._suspicious and (self._suspicious[-1][1] == start or len(self._suspicious) == _STRETCHES):
+            start = self._suspicious.pop()[0]
+        self._suspicious.append((start, end))
+
+
+def check_finite(
+    read_into: ReadInto, header: PortableHeader, *, where: str = "model.safetensors", seen: Seen | None = None
+) -> None:
     """Raise `SutureError` `model.not_finite` naming a tensor that holds NaN, or infinity where it is not a mask.
 
-    A tensor of nothing but 0, 1 and infinity is the mask of an attention, and allowed. All weights are read.
+    A tensor of nothing but 0, 1 and infinity is the mask of an attention, and allowed. All weights are read, but for
+    those of which `seen` says that they are finite.
     """
 
     def read(offset: int, buffer: memoryview) -> None:
@@ -107,7 +191,8 @@ def check_finite(read_into: ReadInto, header: PortableHeader, *, where: str = "m
             raise SutureError("model.truncated", problem, where=where, hint="transfer it again")
 
     tensors = {name: info for name, info in header.tensors.items() if info.dtype in _TYPES and info.start < info.end}
-    suspicious = _suspicious(read, list(_spans(tensors.values(), header.data_start)))
+    spans = _spans(tensors.values(), header.data_start)
+    suspicious = _suspicious(read, [span for span in spans if seen is None or not seen.covers(span)])
     starts = [span.start for span in suspicious]
     for name, info in tensors.items():
         start, end = header.data_start + info.start, header.data_start + info.end

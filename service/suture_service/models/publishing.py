@@ -98,7 +98,7 @@ def check_model(files: Mapping[str, Content]) -> Checked:
     model = files[MODEL]
     header = read_header(model.read, model.size, where=MODEL)
     check_against(header, metadata, where=METADATA)
-    check_finite(model.read_into, header, where=MODEL)
+    check_finite(model.read_into, header, where=MODEL, seen=model.seen)
     return Checked(metadata, _counted(header))
 
 

@@ -1,7 +1,8 @@
 """The blob store: a folder or an S3-compatible bucket, each file under the sha256 of its content.
 
 An upload goes to a temporary name, is hashed on the way, and gets its final name once the caller keeps it. Whatever is
-not kept is removed, so an upload that breaks off leaves nothing behind.
+not kept is removed, so an upload that breaks off leaves nothing behind. Weights are looked at on the way, too: what was
+seen to be finite is not read for that again, neither now nor when a commit names it later.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import anyio
 from anyio.to_thread import run_sync
 
 from suture_contract.errors import SutureError
+from suture_contract.model.finite import Arriving, Seen
 from suture_service.errors import HubError, TooLarge
 from suture_service.settings import Settings
 from suture_service.storage.bucket import Bucket
@@ -31,6 +33,8 @@ from suture_service.storage.places import Place, Room, Stored, TemporaryFile, mi
 #: Every change of hands costs as much as hashing some ten thousand bytes does: there should not be many.
 BUFFER = 6 * 2**20
 _FIRST = 2**18
+#: Of so many files that came last is known what was seen of them.
+_SEEN = 1000
 _BLOBS = "sha256"
 #: Files in parts, as some clients send them; nobody downloads these, and no digest leads to them.
 _PIECES = "pieces"
@@ -44,6 +48,10 @@ class Content(Protocol):
     def size(self) -> int:
         """Return how many bytes it has."""
 
+    @property
+    def seen(self) -> Seen | None:
+        """Return what was seen of its weights when it came; None where that is not known."""
+
     def read(self, offset: int, length: int, /) -> bytes:
         """Return up to `length` bytes from `offset`."""
 
@@ -54,10 +62,11 @@ class Content(Protocol):
 class Upload:
     """A file that has arrived under a temporary name: `sha256` (hex) and `size` in bytes are those of its content."""
 
-    def __init__(self, place: Place, file: TemporaryFile, sha256: str, size: int) -> None:
+    def __init__(self, place: Place, file: TemporaryFile, sha256: str, size: int, seen: Seen | None) -> None:
         self._place, self._file = place, file
         self.sha256 = sha256
         self.size = size
+        self.seen = seen
 
     def read(self, offset: int, length: int) -> bytes:
         """Return up to `length` bytes from `offset`."""
@@ -90,6 +99,11 @@ class KeptFile:
     sha256: str
     size: int
 
+    @property
+    def seen(self) -> Seen | None:
+        """Return what was seen of its weights when it came; None where that is not known."""
+        return self.store.seen.get(self.sha256)
+
     def read(self, offset: int, length: int) -> bytes:
         """Return up to `length` bytes from `offset`."""
         return self.store.read(self.sha256, offset, length, self.size)
@@ -110,6 +124,8 @@ class BlobStore:
         self._place: Place
         #: How many uploads are on their way into it, through this process.
         self.receiving = 0
+        #: By sha256 (hex), what was seen of files that came through this process.
+        self.seen: dict[str, Seen] = {}
         if scheme == "s3":
             self._place = Bucket(url, endpoint)
         elif scheme in ("", "file"):
@@ -130,12 +146,20 @@ class BlobStore:
         file = await self._place.create(limit)
         self.receiving += 1
         try:
-            sha256, size = await _write(file, chunks, limit, where, buffer)
-            yield Upload(self._place, file, sha256, size)
+            sha256, size, seen = await _write(file, chunks, limit, where, buffer)
+            self._remember(sha256, seen)
+            yield Upload(self._place, file, sha256, size, seen)
         finally:
             self.receiving -= 1
             with anyio.CancelScope(shield=True):
                 await file.discard()
+
+    def _remember(self, sha256: str, seen: Seen | None) -> None:
+        if seen is not None:
+            self.seen.pop(sha256, None)
+            self.seen[sha256] = seen
+            if len(self.seen) > _SEEN:
+                del self.seen[next(iter(self.seen))]
 
     async def put(self, contents: Mapping[str, bytes]) -> None:
         """Keep small files, each under the sha256 that the caller has made of it; harmless where one is there already.
@@ -231,18 +255,20 @@ def open_store(settings: Settings) -> BlobStore:
 
 async def _write(
     file: TemporaryFile, chunks: AsyncIterator[bytes | memoryview], limit: int, where: str, buffer: int
-) -> tuple[str, int]:
-    digest, size = hashlib.sha256(), 0
+) -> tuple[str, int, Seen | None]:
+    digest, arriving, size = hashlib.sha256(), Arriving(), 0
     # One is filled while the other is hashed and written; used again and again, they are cheaper than new ones. Most
     # files are small: what comes first is held in less.
-    filling, other, filled = memoryview(bytearray(min(_FIRST, buffer))), memoryview(b""), 0
+    filling, other, filled = memoryview(bytearray(min(_FIRST, buffer))), memoryview(bytearray()), 0
     running: asyncio.Task[None] | None = None
+
+    def read(content: memoryview) -> None:
+        digest.update(content)
+        arriving.update(content)
 
     async def consume(content: memoryview) -> None:
         # Both leave Python's lock, so they run beside each other and beside the receiving of the next buffer.
-        for error in await asyncio.gather(
-            run_sync(digest.update, content), file.write(content), return_exceptions=True
-        ):
+        for error in await asyncio.gather(run_sync(read, content), file.write(content), return_exceptions=True):
             if error is not None:
                 raise error
 
@@ -274,7 +300,7 @@ async def _write(
             with anyio.CancelScope(shield=True):
                 await asyncio.wait([running])
                 running.exception()  # asked for, so that nobody complains that it was not
-    return digest.hexdigest(), size
+    return digest.hexdigest(), size, arriving.seen
 
 
 def _too_large(limit: int, where: str) -> TooLarge:
