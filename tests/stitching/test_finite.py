@@ -15,7 +15,7 @@ import torch
 
 from suture_contract.errors import SutureError
 from suture_contract.model import finite, operators
-from suture_contract.model.finite import Arriving, Seen, check_finite, check_finite_file
+from suture_contract.model.finite import Arriving, SeenWeights, check_finite, check_finite_file
 from suture_contract.model.format import PortableHeader, TensorInfo
 from suture_contract.model.graph import Graph, Input, Ref
 
@@ -112,7 +112,7 @@ def file_of(tensors: Mapping[str, torch.Tensor], *, padding: int = 0) -> tuple[b
     return content, PortableHeader(GRAPH, infos, {}, 8 + len(text), len(content))
 
 
-def seen_in(content: bytes, first: int, then: int) -> Seen | None:
+def seen_in(content: bytes, first: int, then: int) -> SeenWeights | None:
     """What is seen of a file that comes in one buffer of `first` bytes and others of `then`."""
     arriving, at = Arriving(), 0
     while at < len(content):
@@ -122,7 +122,7 @@ def seen_in(content: bytes, first: int, then: int) -> Seen | None:
     return arriving.seen
 
 
-def judged(content: bytes, header: PortableHeader, seen: Seen | None) -> tuple[str | None, int]:
+def judged(content: bytes, header: PortableHeader, seen: SeenWeights | None) -> tuple[str | None, int]:
     """Why a file is refused, and how many bytes were read for that."""
     read = [0]
 

@@ -101,7 +101,7 @@ _FORMAT = {"float64": "d", "float32": "f", "float16": "e"}
 
 
 @dataclass(frozen=True)
-class Seen:
+class SeenWeights:
     """What was seen of a file's bytes on their way.
 
     From `start` to `end`, numbers of `dtype` are finite where they lie whole numbers of them from `start`; but for the
@@ -153,11 +153,11 @@ class Arriving:
         self._at += length
 
     @property
-    def seen(self) -> Seen | None:
+    def seen(self) -> SeenWeights | None:
         """What is known of the bytes so far; None where that is nothing."""
         if self._dtype is None:
             return None
-        return Seen(self._dtype, self._data_start, self._at, tuple(self._suspicious))
+        return SeenWeights(self._dtype, self._data_start, self._at, tuple(self._suspicious))
 
     def _begin(self, buffer: bytearray, length: int) -> None:
         header = int.from_bytes(buffer[:8], "little")
@@ -177,7 +177,7 @@ class Arriving:
 
 
 def check_finite(
-    read_into: ReadInto, header: PortableHeader, *, where: str = "model.safetensors", seen: Seen | None = None
+    read_into: ReadInto, header: PortableHeader, *, where: str = "model.safetensors", seen: SeenWeights | None = None
 ) -> None:
     """Raise `SutureError` `model.not_finite` naming a tensor that holds NaN, or infinity where it is not a mask.
 

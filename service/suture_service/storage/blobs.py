@@ -23,7 +23,7 @@ import anyio
 from anyio.to_thread import run_sync
 
 from suture_contract.errors import SutureError
-from suture_contract.model.finite import Arriving, Seen
+from suture_contract.model.finite import Arriving, SeenWeights
 from suture_service.errors import HubError, TooLarge
 from suture_service.settings import Settings
 from suture_service.storage.bucket import Bucket
@@ -49,7 +49,7 @@ class Content(Protocol):
         """Return how many bytes it has."""
 
     @property
-    def seen(self) -> Seen | None:
+    def seen(self) -> SeenWeights | None:
         """Return what was seen of its weights when it came; None where that is not known."""
 
     def read(self, offset: int, length: int, /) -> bytes:
@@ -62,7 +62,7 @@ class Content(Protocol):
 class Upload:
     """A file that has arrived under a temporary name: `sha256` (hex) and `size` in bytes are those of its content."""
 
-    def __init__(self, place: Place, file: TemporaryFile, sha256: str, size: int, seen: Seen | None) -> None:
+    def __init__(self, place: Place, file: TemporaryFile, sha256: str, size: int, seen: SeenWeights | None) -> None:
         self._place, self._file = place, file
         self.sha256 = sha256
         self.size = size
@@ -100,7 +100,7 @@ class KeptFile:
     size: int
 
     @property
-    def seen(self) -> Seen | None:
+    def seen(self) -> SeenWeights | None:
         """Return what was seen of its weights when it came; None where that is not known."""
         return self.store.seen.get(self.sha256)
 
@@ -125,7 +125,7 @@ class BlobStore:
         #: How many uploads are on their way into it, through this process.
         self.receiving = 0
         #: By sha256 (hex), what was seen of files that came through this process.
-        self.seen: dict[str, Seen] = {}
+        self.seen: dict[str, SeenWeights] = {}
         if scheme == "s3":
             self._place = Bucket(url, endpoint)
         elif scheme in ("", "file"):
@@ -154,7 +154,7 @@ class BlobStore:
             with anyio.CancelScope(shield=True):
                 await file.discard()
 
-    def _remember(self, sha256: str, seen: Seen | None) -> None:
+    def _remember(self, sha256: str, seen: SeenWeights | None) -> None:
         if seen is not None:
             self.seen.pop(sha256, None)
             self.seen[sha256] = seen
@@ -255,7 +255,7 @@ def open_store(settings: Settings) -> BlobStore:
 
 async def _write(
     file: TemporaryFile, chunks: AsyncIterator[bytes | memoryview], limit: int, where: str, buffer: int
-) -> tuple[str, int, Seen | None]:
+) -> tuple[str, int, SeenWeights | None]:
     digest, arriving, size = hashlib.sha256(), Arriving(), 0
     # One is filled while the other is hashed and written; used again and again, they are cheaper than new ones. Most
     # files are small: what comes first is held in less.
