@@ -152,7 +152,7 @@ def measured(
         ]
     found: dict[str, list[tuple[list[float], bool]]] = defaultdict(list)
     if not alone:
-        for asked in kept(study, seed, folder, declared=True).asked:
+        for asked in kept(study, seed, folder).asked:
             whole, families = with_besides(study, asked, tried, outputs.logs, outputs.labels, seed)
             compare(whole, families, OFFERS, found)
     return found, by_itself

@@ -13,9 +13,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from suture_contract.files import replacing
+from suture_stitching.evaluation.bootstrap import RESAMPLED_FROM, student
 
 
 def machine(device: str | torch.device = "cpu") -> dict[str, Any]:
@@ -46,6 +48,16 @@ def write_json(
     }
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(document, indent=2, default=str) + "\n", encoding="utf-8")
+
+
+def over_seeds(values: Any) -> tuple[float, float, float]:
+    """Return the mean of a value per seed `(seeds,)`, two seeds at least, and the ends of its 95 % interval.
+
+    By Student's t, as the reports do for few patients.
+    """
+    own = np.asarray(values, dtype=np.float64)
+    half = student(min(len(own), RESAMPLED_FROM - 1)) * own.std(ddof=1) / len(own) ** 0.5
+    return float(own.mean()), float(own.mean() - half), float(own.mean() + half)
 
 
 def interleaved(

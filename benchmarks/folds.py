@@ -14,7 +14,8 @@ Where FOLDER has evaluations without their samples, those rules are left out tha
 A kind is what a candidate is, whether it is refined, gated, has a member withdraw, and has each site's own shares of
 labels. Compared on test data are regret and optimism (see `choice.py`) as means over seeds and requesters, in points,
 and how they change, with 95 % intervals over seeds. What cannot be won is shown beside them: the rule that knows test
-data too, and chooses by both; and the optimism of the own models at home, among which nobody chose.
+data too, and chooses by both; the optimism of the own models at home, among which nobody chose; and that of an honest
+estimate from validation data alone, which half of the patients choose for and the other half measures.
 """
 
 from __future__ import annotations
@@ -29,17 +30,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from choice import Asked, kept, kept_at, worth
+from choice import Asked, kept, kept_at, optimism_of_own, worth
 from common import write_json
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from safetensors.numpy import load_file
-from studies import CARRIED
+from studies import CARRIED, cells_study
 
 from suture_contract.documents import Candidate
 from suture_local.study.data import Study
-from suture_stitching.evaluation.rule import Evidence
+from suture_stitching.evaluation.rule import Evidence, signed
 from suture_stitching.evaluation.select import choose
 
 Floats = NDArray[np.float64]
@@ -134,6 +135,17 @@ def cross_fitted(case: Case) -> int:
     return best(of[max(worths, key=lambda kind: worths[kind])], case.values)
 
 
+def estimates(case: Case) -> tuple[float, float]:
+    """Return how much better than on test data the chosen one looks, by all validation data and by cross-fitting.
+
+    The latter is what half of the patients choose, measured on the other half. Parties weigh as in the rule.
+    """
+    chosen = f"c{RULES[TODAY](case):02d}"
+    test = sum(case.weights[party] * signed(own, chosen, "test") for party, own in case.asked.evaluations.items())
+    crossed = np.mean([[b[best(case.pool, a)], a[best(case.pool, b)]] for a, b in case.halves])
+    return case.evidence.everywhere(chosen) - test, float(crossed) - test
+
+
 def voted(case: Case) -> int:
     """Return the candidate that is the best in most halves."""
     votes = Counter(best(case.pool, half) for pair in case.halves for half in pair)
@@ -183,9 +195,9 @@ RULES: dict[str, Callable[[Case], int]] = {
 }
 
 
-def cases_of(study: Study, seed: int, folder: Path) -> list[Case]:
+def cases_of(study: Study, seed: int, folder: Path, epochs: int | None = None) -> list[Case]:
     """Return the requesters of a seed, from the folder where they are there."""
-    every, at = kept(study, seed, folder, declared=True).asked, kept_at(study, seed, folder).with_suffix("")
+    every, at = kept(study, seed, folder, epochs=epochs).asked, kept_at(study, seed, folder).with_suffix("")
     return [Case(one, _scores(at / one.requester, study.parties), seed) for one in every]
 
 
@@ -197,39 +209,40 @@ def _scores(folder: Path, parties: Sequence[str]) -> dict[str, Floats] | None:
     return {party: load_file(path)["validation"].astype(np.float64) for party, path in paths.items()}
 
 
-def gap_of_own(case: Case) -> float:
-    """Return how much better the own models are at home on validation data than on test data, as a mean."""
-    gaps = []
-    for own in case.asked.evaluations.values():
-        id = f"c{own.own or 0:02d}"
-        gaps.append(own.splits["validation"].scores[id].value - own.splits["test"].scores[id].value)
-    return float(np.mean(gaps))
-
-
 def main() -> int:
     """Run the benchmark and print its table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("studies", nargs="+", choices=CARRIED)
+    parser.add_argument("studies", nargs="+", choices=[*CARRIED, "cells"])
+    parser.add_argument("--data", type=Path, help="folder with the cells' images")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first", type=int, default=0, help="the first of the seeds")
+    parser.add_argument("--epochs", type=int, help="of each training, by default those of the kind of data")
     parser.add_argument("--kept", type=Path, required=True, help="evaluations are kept in this folder")
     parser.add_argument("--json", type=Path, help="also write the results here")
     options = parser.parse_args()
+    if options.data is None and "cells" in options.studies:
+        parser.error("cells need --data FOLDER")
     console, every = Console(width=160), {}
     table = Table("study", "rule", "regret", "optimism", "at home", "elsewhere", "surely lost", "chosen as today")
     for name in options.studies:
-        study, rows, own = CARRIED[name](), defaultdict(list), []
+        study = cells_study(options.data) if name == "cells" else CARRIED[name]()
+        rows, own, looks = defaultdict(list), [], []
         for seed in range(options.first, options.first + options.seeds):
-            cases = cases_of(study, seed, options.kept)
-            own.append(100 * np.mean([gap_of_own(case) for case in cases]))
+            cases = cases_of(study, seed, options.kept, options.epochs)
+            own.append(100 * np.mean([optimism_of_own(case.asked) for case in cases]))
+            if all(case.scores is not None for case in cases):
+                looks.append(100 * np.mean([estimates(case) for case in cases], axis=0))
             for rule, choice in RULES.items():
                 if rule in OF_SAMPLES and any(case.scores is None for case in cases):
                     continue
                 rows[rule].append([_row(case, choice(case)) for case in cases])
             console.print(f"{name}, seed {seed} done", style="dim")
-        every[name] = {"rules": rows, "own models at home": own}
+        every[name] = {"rules": rows, "own models at home": own, "chosen, cross-fitted": np.array(looks).tolist()}
         _add(table, name, rows)
         console.print(f"{name}: own models at home, validation less test data: {np.mean(own):+.2f} points")
+        if looks:
+            whole, crossed = np.mean(looks, axis=0)
+            console.print(f"{name}: the chosen one, likewise: {whole:+.2f}; cross-fitted: {crossed:+.2f}")
     console.print(table)
     if options.json is not None:
         write_json(options.json, "folds", every, seeds=options.seeds, first=options.first)

@@ -17,13 +17,13 @@ import sys
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import torch
-from choice import Asked, kept, worth
+from choice import Asked, kept, restricted, worth
 from common import write_json
 from contribution import CPU, trained
 from rich.console import Console
@@ -31,7 +31,7 @@ from rich.table import Table
 from studies import CARRIED
 from torch import Tensor
 
-from suture_contract.documents import Candidate, Evaluation, Score, SplitName
+from suture_contract.documents import Candidate, Score, SplitName
 from suture_local.study.data import Study
 from suture_stitching.data.dataset import shares_of
 from suture_stitching.ensemble.members import Member
@@ -229,32 +229,12 @@ def with_besides(
     return asked.model_copy(update={"candidates": candidates, "evaluations": evaluations}), families
 
 
-def restricted(asked: Asked, families: Mapping[str, str], allowed: tuple[str, ...]) -> Asked:
-    """Return the same with the fit's own candidates and those of the `allowed` families alone."""
-    candidates = tuple(one for one in asked.candidates.candidates if families.get(one.id, NONE) in (NONE, *allowed))
-    ids = {candidate.id for candidate in candidates}
-
-    def without(evaluation: Evaluation) -> Evaluation:
-        splits = {
-            split: own.model_copy(update={"scores": {id: score for id, score in own.scores.items() if id in ids}})
-            for split, own in evaluation.splits.items()
-        }
-        return evaluation.model_copy(update={"splits": splits})
-
-    return asked.model_copy(
-        update={
-            "candidates": asked.candidates.model_copy(update={"candidates": candidates}),
-            "evaluations": {party: without(own) for party, own in asked.evaluations.items()},
-        }
-    )
-
-
 def measured(study: Study, seed: int, folder: Path) -> dict[str, list[tuple[list[float], bool]]]:
     """Return for each choice of families, by requester, what was chosen is worth, and whether it is of them."""
     with tempfile.TemporaryDirectory() as trained_here:
         outputs = Outputs(study, seed, trained(study, seed, Path(trained_here)))
     found: dict[str, list[tuple[list[float], bool]]] = defaultdict(list)
-    for asked in kept(study, seed, folder, declared=True).asked:
+    for asked in kept(study, seed, folder).asked:
         whole, families = extended(study, asked, outputs, seed)
         compare(whole, families, {NONE: (), **{name: (name,) for name in FAMILIES}, ALL: FAMILIES}, found)
     return found
@@ -268,12 +248,12 @@ def compare(
 ) -> None:
     """Add to `found` for each of `offers` (families by name) what is chosen is worth, and whether it is of them."""
     for name, allowed in offers.items():
-        some = restricted(whole, families, allowed)
+        ids = {one.id for one in whole.candidates.candidates if families.get(one.id, NONE) in (NONE, *allowed)}
+        some = restricted(whole, ids)
         chosen = choose(some.candidates, some.evaluations, requester=some.requester).chosen
         gained = worth(some, chosen)
-        mean = float(np.mean([own.splits["test"].scores[chosen].value for own in some.evaluations.values()]))
-        regret, _, optimism, home, away, lost = astuple(gained)
-        found[name].append(([mean, home, away, regret, optimism, lost], chosen in families))
+        values = [gained.mean, gained.home, gained.away, gained.regret, gained.optimism, gained.lost]
+        found[name].append((values, chosen in families))
 
 
 def main() -> int:

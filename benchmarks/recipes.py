@@ -1,104 +1,114 @@
-"""The published method beside this one: `python benchmarks/recipes.py digits heart --seeds 5`.
+"""The published method beside this one: `python benchmarks/recipes.py digits heart --seeds 5 --kept FOLDER`.
 
 Each party in turn asks twice for a stitched ensemble of the same networks: with `recipe="paper"`, which has stitches in
 closed form at one pair of layers or at two, double-batched, and with all that there is otherwise. One rule chooses from
-either, by validation data of all parties. What is shown are means of the metric on test data over seeds and requesters:
-at home, elsewhere, and how often the requester surely lost (paired interval below zero). The best candidate that there
-was, by the mean over the parties' test data, says what each recipe could have reached.
+either, by validation data of all parties: from the paper's at one pair alone, at two alone, and from both. Shown are
+means of the metric on test data over requesters and seeds: at home, elsewhere, over all parties, how far that is from
+what is chosen otherwise (paired, with a 95 % interval over seeds by Student's t), and how often the requester surely
+lost. The best candidate that there was, by the mean over the parties' test data, is what each could have reached.
+
+What is done is kept in FOLDER, the same as that of `choice.py`.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from common import write_json
-from contribution import trained
+from choice import Asked, chosen_today, kept, restricted
+from common import over_seeds, write_json
 from rich.console import Console
 from rich.table import Table
-from studies import CARRIED
+from studies import CARRIED, cells_study
 
-from suture_contract.documents import Evaluation
-from suture_contract.fit_options import FitOptions
+from suture_contract.documents import Candidate
 from suture_local.study.data import Study
-from suture_stitching.evaluation.evaluate import evaluate
-from suture_stitching.evaluation.select import choose
-from suture_stitching.fitting.fit import fit
 
-#: By row, for each requester: the metric at home and elsewhere, and 1 where the requester surely lost.
-Cells = dict[str, list[tuple[float, float, float]]]
-RECIPES = ("paper", "full")
+#: At home, elsewhere, over all parties, and 1 where the requester surely lost.
+Cell = tuple[float, float, float, float]
+OURS, BEST = "ours: chosen", "best there was"
+#: What the paper's recipe offers, by how many pairs of layers it joins.
+PAIRS = {"one pair": (1,), "two pairs": (2,), "either": (1, 2)}
 
 
-def measured(study: Study, seed: int) -> Cells:
-    """Return what each requester gets."""
-    datasets = {party: study.dataset(party, own) for party, own in study.divide(seed).items()}
-    cells: Cells = defaultdict(list)
-    with tempfile.TemporaryDirectory() as folder:
-        members = trained(study, seed, Path(folder))
-        for index, requester in enumerate(study.parties):
-            if datasets[requester].n("train") and len(set(datasets[requester].targets("train"))) < 2:
-                continue  # a hospital with one class fits no refined stitches
-            for recipe in RECIPES:
-                fitted = fit(
-                    members, datasets[requester], own=index, options=FitOptions.read({"seed": seed, "recipe": recipe})
-                )
-                evaluations = {
-                    party: evaluate(members, fitted, own, own=number)
-                    for number, (party, own) in enumerate(datasets.items())
-                }
-                chosen = choose(fitted.candidates, evaluations, requester=requester).chosen
-                ids = [candidate.id for candidate in fitted.candidates.candidates]
-                best = max(ids, key=lambda id: np.mean([_value(own, id) for own in evaluations.values()]))
-                add = {f"{recipe}: chosen": chosen, f"{recipe}: best there was": best}
-                if recipe == "full":
-                    add |= {"own model": ids[index], "plain ensemble": ids[len(members)]}
-                for row, id in add.items():
-                    cells[row].append(_cell(evaluations, requester, id))
+def measured(study: Study, seed: int, folder: Path, epochs: int | None) -> dict[str, list[Cell]]:
+    """Return by row what each requester gets."""
+    cells: dict[str, list[Cell]] = defaultdict(list)
+    for ours, paper in zip(
+        kept(study, seed, folder, epochs=epochs).asked, kept(study, seed, folder, "paper", epochs).asked, strict=True
+    ):
+        candidates = ours.candidates.candidates
+        cells["own model"].append(cell(ours, candidates[study.parties.index(ours.requester)].id))
+        cells["plain ensemble"].append(cell(ours, candidates[len(study.parties)].id))
+        for name, pairs in PAIRS.items():
+            offered = restricted(paper, {own.id for own in paper.candidates.candidates if is_offered(own, pairs)})
+            cells[f"paper, {name}: chosen"].append(cell(offered, chosen_today(offered)))
+        cells[f"paper: {BEST}"].append(cell(paper, best_of(paper)))
+        cells[OURS].append(cell(ours, chosen_today(ours)))
+        cells[f"ours: {BEST}"].append(cell(ours, best_of(ours)))
     return cells
 
 
-def _cell(evaluations: dict[str, Evaluation], requester: str, id: str) -> tuple[float, float, float]:
-    away = [_value(own, id) for party, own in evaluations.items() if party != requester]
-    difference = evaluations[requester].splits["test"].scores[id].difference
-    lost = float(difference is not None and difference.high < 0)
-    return _value(evaluations[requester], id), float(np.mean(away)), lost
+def is_offered(candidate: Candidate, pairs: Sequence[int]) -> bool:
+    """Return whether a candidate is no stitched one, or joins so many pairs of layers."""
+    return candidate.kind != "stitched" or len(candidate.matches) in pairs
 
 
-def _value(evaluation: Evaluation, id: str) -> float:
-    return evaluation.splits["test"].scores[id].value
+def best_of(asked: Asked) -> str:
+    """Return the candidate that is the best by the mean over the parties' test data."""
+    return max((own.id for own in asked.candidates.candidates), key=lambda id: cell(asked, id)[2])
+
+
+def cell(asked: Asked, id: str) -> Cell:
+    """Return what a candidate is worth to its requester, the others, and all."""
+    scores = {party: own.splits["test"].scores[id] for party, own in asked.evaluations.items()}
+    away = [score.value for party, score in scores.items() if party != asked.requester]
+    home = scores[asked.requester]
+    lost = float(home.difference is not None and home.difference.high < 0)
+    return home.value, float(np.mean(away)), float(np.mean([score.value for score in scores.values()])), lost
+
+
+def add_rows(table: Table, study: str, runs: Sequence[Mapping[str, Sequence[Cell]]]) -> None:
+    """Add a row for each way to choose."""
+    values = {row: np.array([np.mean(run[row], axis=0) for run in runs]) for row in runs[0]}
+    for row, by_seed in values.items():
+        lost, asked = sum(own[3] for run in runs for own in run[row]), sum(len(run[row]) for run in runs)
+        mean, low, high = over_seeds(by_seed[:, 2] - values[OURS][:, 2])
+        less = "" if row == OURS else f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"
+        table.add_row(study, row, *(f"{value:.3f}" for value in by_seed.mean(0)[:3]), less, f"{lost:.0f} of {asked}")
+    table.add_section()
 
 
 def main() -> int:
     """Run the benchmark and print its table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("studies", nargs="+", choices=CARRIED)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("studies", nargs="+", choices=[*CARRIED, "cells"])
+    parser.add_argument("--data", type=Path, help="folder with the cells' images")
+    parser.add_argument("--seeds", type=int, default=5, help="two at least")
+    parser.add_argument("--epochs", type=int, help="of each training, by default those of the kind of data")
+    parser.add_argument("--kept", type=Path, required=True, help="evaluations are kept in this folder")
     parser.add_argument("--json", type=Path, help="also write the results here")
-    asked = parser.parse_args()
-    console, every = Console(width=100), {}
-    table = Table("study", "model", "at home", "elsewhere", "mean", "surely lost at home")
-    for name in asked.studies:
-        study = CARRIED[name]()
-        cells: Cells = defaultdict(list)
-        for seed in range(asked.seeds):
-            for row, values in measured(study, seed).items():
-                cells[row] += values
+    options = parser.parse_args()
+    if options.data is None and "cells" in options.studies:
+        parser.error("cells need --data FOLDER")
+    if options.seeds < 2:
+        parser.error("--seeds: an interval over seeds needs two")
+    console, every = Console(width=140), {}
+    table = Table("study", "model", "at home", "elsewhere", "mean", "above ours", "surely lost at home")
+    for name in options.studies:
+        study, runs = cells_study(options.data) if name == "cells" else CARRIED[name](), []
+        for seed in range(options.seeds):
+            runs.append(measured(study, seed, options.kept, options.epochs))
             console.print(f"{name}, seed {seed} done", style="dim")
-        every[name] = cells
-        for row in ("own model", "plain ensemble", *(row for row in cells if ":" in row)):
-            home, away, lost = np.mean(cells[row], axis=0)
-            count = len(cells[row])
-            table.add_row(
-                name, row, f"{home:.3f}", f"{away:.3f}", f"{(home + away) / 2:.3f}", f"{lost * count:.0f} of {count}"
-            )
+        every[name] = runs
+        add_rows(table, name, runs)
     console.print(table)
-    if asked.json is not None:
-        write_json(asked.json, "recipes", every, seeds=asked.seeds)
+    if options.json is not None:
+        write_json(options.json, "recipes", every, seeds=options.seeds, epochs=options.epochs)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import signal
 import subprocess
@@ -19,10 +20,10 @@ from rich.console import Console
 
 from suture_contract.errors import Interrupted, SutureError
 from suture_local.simulate import simulate
-from suture_local.study import data, kept, play, run, training
+from suture_local.study import data, kept, page, play, run, training
 from suture_local.study.data import Study
 from suture_local.study.reading import parties_study
-from suture_local.study.results import MethodScores, SeedResult, StitchedScores
+from suture_local.study.results import LEFT_OUT_PREFIX, MethodScores, SeedResult, StitchedScores
 from suture_local.study.run import Setup
 from suture_local.study.summary import summarise
 from suture_local.study.tables import TableColumns
@@ -256,6 +257,10 @@ def test_what_is_measured_at_a_party_left_out_was_made_without_it(
     for method in run.LEFT_OUT:
         assert set(result.methods[method]) == {"a", "b", "c"}
         assert all(len(own.scores) == 20 for own in result.methods[method].values())
+    shown = html.unescape(page.to_html(study, [result], summarise(study.parties, [result]), []))
+    assert "Accuracy at a party that took no part" in shown
+    assert all(f'<th scope="row">{method.removeprefix(LEFT_OUT_PREFIX)}</th>' in shown for method in run.LEFT_OUT)
+    assert all(f"<dt>{name}</dt>" in shown for name, _ in page.LEFT_OUT_MEANINGS)
 
 
 def test_a_training_says_where_it_was_best_and_what_it_still_gained() -> None:

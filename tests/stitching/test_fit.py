@@ -424,3 +424,19 @@ def test_the_recipe_of_the_paper_trains_nothing():
     assert not FitOptions.read({"recipe": "paper"}).refine
     with pytest.raises(SutureError, match="trains no stitches"):
         FitOptions.read({"recipe": "paper", "refine": True})
+
+
+def test_test_samples_take_no_part_in_the_choice(pair: list[Member], fitted: FitResult) -> None:
+    """So the report, which tells of test data alone, looks no better than what comes later."""
+    whole = dataset()
+    x, y = images(classes=len(LABELS))
+    tested = np.array(whole.split_of()) == "test"
+    x[tested], y[tested] = 1 - x[tested], (y[tested] + 1) % len(LABELS)
+    changed = ArrayDataset(x, y, LABELS, split=whole.split_of())
+    again = fit(pair, changed, own=0, options=QUICK)
+    assert again.candidates == fitted.candidates
+    assert all(torch.equal(again.stitches[name], tensor) for name, tensor in fitted.stitches.items())
+    before, after = evaluate(pair, fitted, whole, own=0), evaluate(pair, again, changed, own=0)
+    assert before.splits["test"] != after.splits["test"]
+    chosen = [choose(fitted.candidates, {"north": own}, requester="north").chosen for own in (before, after)]
+    assert chosen[0] == chosen[1]

@@ -20,7 +20,7 @@ from suture_contract.rounding import fixed
 from suture_local.study import plots, table
 from suture_local.study.data import Study
 from suture_local.study.play import notes_on
-from suture_local.study.results import SeedResult
+from suture_local.study.results import LEFT_OUT_PREFIX, SeedResult
 from suture_local.study.run import Setup
 from suture_local.study.scores import METRICS
 from suture_local.study.summary import PLAIN, UNION, RequesterSummary, Summary
@@ -42,6 +42,15 @@ MEANINGS = (
     ("stitched", "what Suture chooses when this party asks"),
 )
 
+#: The same, where parties are left out.
+LEFT_OUT_MEANINGS = (
+    ("one of the others' models", "at a party that took no part: the mean over the models of all others"),
+    (
+        "stitched, own shares of labels",
+        "there: what Suture chose for each of the others, with this party's own shares of labels",
+    ),
+)
+
 #: What the columns of figures are.
 MEASURES = (
     ("hypervolume", "how good a method is for all parties at once, in per cent of one network trained on all data"),
@@ -60,6 +69,7 @@ MEASURES = (
 def to_html(study: Study, results: Sequence[SeedResult], summary: Summary, reports: Sequence[str]) -> str:
     """Return the page; `reports` are the parties of whom a party report lies beside it."""
     first = study.divide(results[0].seed)
+    left_out = any(row.method.startswith(LEFT_OUT_PREFIX) for row in summary.rows)
     return (
         _environment()
         .get_template("simulation.html.jinja")
@@ -75,7 +85,7 @@ def to_html(study: Study, results: Sequence[SeedResult], summary: Summary, repor
                 for asked in summary.asked
             ],
             tables=table.tables(METRICS[study.task], study.parties, summary),
-            meanings=(*MEANINGS, *MEASURES),
+            meanings=(*MEANINGS, *(LEFT_OUT_MEANINGS if left_out else ()), *MEASURES),
             reports=reports,
             notes=notes_on(study, results),
         )
