@@ -9,7 +9,8 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
-from sqlalchemy.exc import DataError, OperationalError
+from sqlalchemy.exc import DataError, IntegrityError, OperationalError
+from sqlalchemy.orm.exc import StaleDataError
 from starlette.exceptions import HTTPException
 
 from suture_contract.errors import SutureError
@@ -148,7 +149,9 @@ class ErrorAnswer(BaseModel):
 
 
 #: What the database's driver raises for what it could not do; `of_database` has the refusal.
-DATABASE_ERRORS = (OperationalError, DataError)
+DATABASE_ERRORS = (OperationalError, DataError, IntegrityError, StaleDataError)
+#: What both databases say of a row that another transaction has added, or removed, meanwhile.
+_MEETING = ("unique constraint", "foreign key constraint")
 
 _MEANING = {
     400: "The body could not be read.",
@@ -210,14 +213,25 @@ async def _database(request: Request, error: Exception) -> JSONResponse:
     return await _refuse(request, of_database(error))
 
 
-def of_database(error: OperationalError | DataError) -> HubError:
-    """Return the refusal for what the database could not do."""
+def of_database(error: Exception) -> HubError:
+    """Return the refusal for one of `DATABASE_ERRORS`; raises the error where the hub itself is at fault."""
     if isinstance(error, DataError):
         # A character or number that no column can hold, such as NUL in a name: nothing that exists has it.
         return HubError("request.invalid", "a value holds a character or number that cannot be stored")
     # The driver's text may quote the statement's values: its class is enough to find the cause.
     log.error("database", error=type(error).__name__, cause=type(getattr(error, "orig", None)).__name__)
+    if isinstance(error, IntegrityError | StaleDataError):
+        return _met(error)
     return Unavailable("hub.busy", "the database did not answer in time", hint="try again in a moment")
+
+
+def _met(error: IntegrityError | StaleDataError) -> Conflict:
+    """Return the refusal where another transaction changed the same rows, which whoever changes them ought to lock."""
+    if isinstance(error, IntegrityError) and not any(kind in str(error.orig).lower() for kind in _MEETING):
+        raise error
+    log.error("changed at once", exc_info=error)
+    hint = "look at what is there now, then try again"
+    return Conflict("request.conflict", "somebody else changed the same at the same moment", hint=hint)
 
 
 def install(app: FastAPI) -> None:
@@ -225,5 +239,5 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(SutureError, _refuse)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(OperationalError, _database)
-    app.add_exception_handler(DataError, _database)
+    for kind in DATABASE_ERRORS:
+        app.add_exception_handler(kind, _database)

@@ -13,7 +13,7 @@ from suture_service.auth import Caller
 from suture_service.errors import Conflict, Forbidden, NotFound
 from suture_service.models.service import CARD, METADATA, get_model, get_revision, no_model
 from suture_service.models.trees import NamedFile, find_file
-from suture_service.parties.repository import find_party
+from suture_service.parties.repository import find_party, lock_party
 from suture_service.parties.service import no_party
 from suture_service.tables import AccessRequest, Model
 
@@ -31,6 +31,7 @@ def ask_for(session: Session, caller: Caller, model: Model, reason: str, now: da
     """
     if not model.gated or model.party_id == caller.party_id:
         raise Conflict("access.open", "its files are open to you already", where=model.repo)
+    lock_party(session, caller.party_id)
     asked = repository.find_request(session, model.id, caller.party_id)
     if asked is not None and (asked.state == "pending" or repository.usable(session, model, caller.party_id, now)):
         return asked
@@ -100,6 +101,7 @@ def grant(session: Session, caller: Caller, model: Model, party: str, now: datet
         raise no_party(session, party, "user")
     if asker.id == caller.party_id or not model.gated:
         raise Conflict("access.open", f"its files are open to {party} already", where=model.repo)
+    lock_party(session, asker.id)
     if repository.find_request(session, model.id, asker.id) is None:
         session.add(
             AccessRequest(model=model, party_id=asker.id, state="pending", reason="", answer="", requested_at=now)

@@ -51,6 +51,11 @@ RefKind = Literal["branch", "tag"]
 Sort = Literal["created_at", "updated_at"]
 
 
+def lock_model(session: Session, model_id: int) -> None:
+    """Hold a repository's row until the transaction ends; what refers to it may be added meanwhile."""
+    session.execute(select(Model.id).where(Model.id == model_id).with_for_update(key_share=True))
+
+
 def find_repo(session: Session, party_id: int, namespace: str, name: str) -> Model | None:
     """Return a repository, if this party may read it."""
     statement = (

@@ -11,12 +11,11 @@ from urllib.parse import unquote_to_bytes
 from fastapi import APIRouter, Depends, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import AfterValidator
-from sqlalchemy.exc import DataError, OperationalError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from suture_contract.errors import SutureError
-from suture_service.errors import of_database
+from suture_service.errors import DATABASE_ERRORS, of_database
 from suture_service.hf import errors
 from suture_service.route import Route
 
@@ -100,7 +99,7 @@ class HubRoute(Route):
                 return await handle(request)
             except (SutureError, HTTPException, RequestValidationError) as error:
                 return errors.answer(request, error)
-            except (OperationalError, DataError) as error:
+            except DATABASE_ERRORS as error:
                 return errors.answer(request, of_database(error))
 
         return run

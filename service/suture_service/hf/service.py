@@ -199,6 +199,7 @@ def present_files(session: Session, revision_id: int) -> dict[str, StoredFile]:
 
 def note_received(session: Session, model_id: int, sha256: str, size: int, now: datetime) -> None:
     """Write down that this content was sent for this repository and is kept: a commit to it may name its digest."""
+    repository.lock_model(session, model_id)
     session.merge(ReceivedFile(model_id=model_id, sha256=sha256, size=size, created_at=now))
 
 

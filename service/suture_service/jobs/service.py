@@ -35,7 +35,7 @@ from suture_service.kinds.schemas import MemberOut, MissingOut
 from suture_service.models.repository import find_revision, unreadable_by
 from suture_service.models.service import MODEL, REPORT, no_readable_model
 from suture_service.models.trees import StoredFile
-from suture_service.parties.repository import find_party
+from suture_service.parties.repository import find_party, lock_party
 from suture_service.parties.service import no_party
 from suture_service.sites.repository import datasets_told, has_site, last_seen
 from suture_service.states import ACTIVE_JOBS, KEPT, UNDISCLOSED, JobState, TaskState
@@ -52,6 +52,7 @@ _MOST_WAITING = 200
 
 def create(hub: HubContext, session: Session, caller: Caller, asked: JobIn) -> Job:
     """Check what is asked for and add the job with its first task."""
+    lock_party(session, caller.party_id)
     requester, revisions = check(hub, session, caller, asked)
     entries = [_entry(text) for text in asked.evaluate_at]
     contributors = [_entry(text) for text in asked.contribute_from]

@@ -163,34 +163,39 @@ def remove_party(hub: HubContext, name: str, *, by: str = OPERATOR) -> Affected:
 
 def suspend_site(hub: HubContext, name: str, site: str, *, by: str = OPERATOR) -> Affected:
     """Let a site's token open nothing, until it is resumed; what it works at is given back."""
-    return _change_site(hub, name, site, "suspend", by, lambda row: setattr(row, "suspended_at", hub.now()))
+    return _change_site(hub, name, site, "suspend", by, lambda _session, row: setattr(row, "suspended_at", hub.now()))
 
 
 def resume_site(hub: HubContext, name: str, site: str, *, by: str = OPERATOR) -> Affected:
     """Let a site's token open again what it did."""
-    return _change_site(hub, name, site, "resume", by, lambda row: setattr(row, "suspended_at", None))
+    return _change_site(hub, name, site, "resume", by, lambda _session, row: setattr(row, "suspended_at", None))
 
 
 def rename_site(hub: HubContext, name: str, site: str, new: str, *, by: str = OPERATOR) -> Affected:
     """Call a site otherwise; raises `Conflict` (`site.exists`)."""
     checked_name(new, "name")
 
-    def rename(row: Site) -> None:
+    def rename(session: Session, row: Site) -> None:
+        if find_site(session, row.party_id, new, gone=True) is not None:
+            raise Conflict("site.exists", f"{name} has, or had, a site {new!r} already", where="name")
         row.name = new
 
-    with hub.database.reading() as session:
-        if find_site(session, get_party(session, name).id, new, gone=True) is not None:
-            raise Conflict("site.exists", f"{name} has, or had, a site {new!r} already", where="name")
     return _change_site(hub, name, site, "rename", by, rename, to=new)
 
 
 def remove_site(hub: HubContext, name: str, site: str, *, by: str = OPERATOR) -> Affected:
     """Let a site go: its token ends, and what it works at is given back."""
-    return _change_site(hub, name, site, "remove", by, lambda row: setattr(row, "removed_at", hub.now()))
+    return _change_site(hub, name, site, "remove", by, lambda _session, row: setattr(row, "removed_at", hub.now()))
 
 
 def _change_site(
-    hub: HubContext, name: str, site: str, change: Change, by: str, apply: Callable[[Site], None], **detail: str
+    hub: HubContext,
+    name: str,
+    site: str,
+    change: Change,
+    by: str,
+    apply: Callable[[Session, Site], None],
+    **detail: str,
 ) -> Affected:
     with hub.database.writing() as session:
         party = lock_party(session, get_party(session, name).id)
@@ -201,7 +206,7 @@ def _change_site(
                 end(session, token, hub.now(), by=by)
         if change in ("suspend", "remove"):
             repository.end_leases(session, hub.now(), site_id=row.id)
-        apply(row)
+        apply(session, row)
         record(session, by, f"site.{change}", f"{name}/{site}", owner=name, **detail)
         return shown
 

@@ -319,6 +319,7 @@ def delete_model(session: Session, model: Model, now: datetime, *, by: str) -> N
 
 def change(session: Session, caller: Caller, repo: str, now: datetime, wanted: ModelChange) -> repository.Listed:
     """Change who may read an own model, and who gets its files (role `publisher`)."""
+    lock_party(session, caller.party_id)
     listed = get_model(session, caller, repo)
     if listed.Model.party_id != caller.party_id:
         raise Forbidden("auth.forbidden", "only its owner may change a model", where=repo)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 from sqlalchemy.orm import Session, joinedload, selectinload
 
 from suture_service.tables import FormerName, Party, Token
+
+#: "names" in ASCII: the number on which those wait for each other who give parties their names.
+_NAMES = 0x6E616D6573
 
 
 def find_party(session: Session, name: str) -> Party | None:
@@ -64,5 +67,14 @@ def revoke(session: Session, token_id: str, now: datetime) -> None:
 
 
 def lock_party(session: Session, party_id: int) -> Party:
-    """Return a party and let nobody else publish under it until this transaction ends."""
+    """Return a party and let nobody else add to what it has until this transaction ends.
+
+    What is looked up only afterwards cannot be added meanwhile. (On SQLite a writing transaction has the database.)
+    """
     return session.scalars(select(Party).where(Party.id == party_id).with_for_update()).one()
+
+
+def lock_names(session: Session) -> None:
+    """Let nobody else give a party a name until this transaction ends."""
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(text("SELECT pg_advisory_xact_lock(:names)"), {"names": _NAMES})

@@ -6,7 +6,6 @@ import secrets
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from suture_contract.model.metadata import check_name
@@ -55,11 +54,12 @@ def check_new_name(session: Session, name: str, party: Party | None = None) -> N
     that is called otherwise now, stays with it, as the audit log has it.
     """
     checked_name(name, "name")
+    repository.lock_names(session)
     if name in RESERVED:
         raise HubError("party.reserved", f"{name!r} is part of the hub's own addresses", where="name")
     known = repository.ever_named(session, name)
     if known is not None and (known is not party or known.name == name):
-        raise _exists(name)
+        raise Conflict("party.exists", f"there is, or was, a party {name!r} already", where="name")
 
 
 def add_party(session: Session, name: str, now: datetime, *, by: str = OPERATOR) -> Party:
@@ -67,16 +67,9 @@ def add_party(session: Session, name: str, now: datetime, *, by: str = OPERATOR)
     check_new_name(session, name)
     party = Party(name=name, created_at=now)
     session.add(party)
-    try:
-        session.flush()
-    except IntegrityError:
-        raise _exists(name) from None
+    session.flush()
     record(session, by, "party.add", name, owner=name)
     return party
-
-
-def _exists(name: str) -> Conflict:
-    return Conflict("party.exists", f"there is, or was, a party {name!r} already", where="name")
 
 
 def add_token(

@@ -12,6 +12,7 @@ from suture_service.audit.chain import OPERATOR, record
 from suture_service.auth import Caller, Role, new_secret
 from suture_service.errors import Conflict, Forbidden, NotFound, Suspended
 from suture_service.identity import Identity
+from suture_service.parties.repository import lock_party
 from suture_service.parties.service import end
 from suture_service.people import repository
 from suture_service.people.schemas import PersonIn
@@ -37,6 +38,7 @@ def add_person(
     session: Session, party: Party, wanted: PersonIn, issuer: str, now: datetime, *, by: str = OPERATOR
 ) -> Person:
     """Register a person of a party; raises `Conflict` (`person.exists`)."""
+    lock_party(session, party.id)
     if repository.find_person(session, party.id, wanted.name) is not None:
         raise Conflict("person.exists", f"{party.name} has a person {wanted.name!r} already", where="name")
     if repository.is_known(session, party.id, issuer, wanted.subject, wanted.email):

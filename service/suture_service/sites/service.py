@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from suture_service.audit.chain import OPERATOR, record
 from suture_service.errors import Conflict
+from suture_service.parties.repository import lock_party
 from suture_service.parties.service import checked_name
 from suture_service.sites import repository
 from suture_service.tables import Party, Site
@@ -17,19 +17,13 @@ from suture_service.tables import Party, Site
 def add_site(session: Session, party: Party, name: str, now: datetime, *, by: str = OPERATOR) -> Site:
     """Add a site to a party; raises `Conflict` (`site.exists`). One that was removed gives its place."""
     checked_name(name, "name")
+    lock_party(session, party.id)
     if repository.find_site(session, party.id, name) is not None:
-        raise _exists(party, name)
+        raise Conflict("site.exists", f"{party.name} has a site {name!r} already", where="name")
     site = repository.find_site(session, party.id, name, gone=True) or Site(party_id=party.id, name=name)
     site.created_at, site.removed_at, site.suspended_at = now, None, None
     site.last_seen_at, site.datasets, site.version = None, None, None
     session.add(site)
-    try:
-        session.flush()
-    except IntegrityError:
-        raise _exists(party, name) from None
+    session.flush()
     record(session, by, "site.add", f"{party.name}/{name}", owner=party.name)
     return site
-
-
-def _exists(party: Party, name: str) -> Conflict:
-    return Conflict("site.exists", f"{party.name} has a site {name!r} already", where="name")

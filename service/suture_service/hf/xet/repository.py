@@ -13,11 +13,6 @@ from suture_service.tables import Model, Party, Token, XetEpoch, XetXorb
 from suture_service.tokens import is_live
 
 
-def lock_model(session: Session, model_id: int) -> None:
-    """Hold a repository's row until the transaction ends."""
-    session.execute(select(Model.id).where(Model.id == model_id).with_for_update())
-
-
 def epoch_of(session: Session, model_id: int, token_id: str, day: date) -> XetEpoch | None:
     """Return the epoch of a token and a repository on a day."""
     statement = select(XetEpoch).where(

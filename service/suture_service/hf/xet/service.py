@@ -27,6 +27,7 @@ from suture_service.auth import Caller
 from suture_service.database import Database
 from suture_service.errors import Malformed
 from suture_service.hf.errors import WrongAddress
+from suture_service.hf.repository import lock_model
 from suture_service.hf.service import note_received
 from suture_service.hf.signing import seal, unseal
 from suture_service.hf.xet import repository
@@ -70,7 +71,7 @@ class UploadProgress:
 def permit(hub: HubContext, session: Session, caller: Caller, model: Model) -> Permit:
     """Let a caller send files to an own repository today."""
     now = hub.now()
-    repository.lock_model(session, model.id)
+    lock_model(session, model.id)
     epoch = repository.epoch_of(session, model.id, caller.token_id, now.date())
     if epoch is None:
         epoch = XetEpoch(id=secrets.token_hex(16), model_id=model.id, token_id=caller.token_id, day=now.date())
@@ -173,10 +174,7 @@ async def _note(hub: HubContext, epoch: XetEpoch, file: XetFile) -> None:
     def note(session: Session) -> None:
         note_received(session, epoch.model_id, file.sha256, file.size, hub.now())
 
-    try:
-        await hub.write(note)
-    except IntegrityError:
-        await hub.write(note)  # the same file came twice at once
+    await hub.write(note)
 
 
 def _first_day(now: datetime) -> date:
