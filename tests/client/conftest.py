@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from suture.hub import Hub
+from suture_contract.model.signature import create_key
 from suture_local.installation import Installation
 from suture_service import operate
 from suture_service.settings import Settings
@@ -46,3 +48,14 @@ def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
     for name in ("SUTURE_HUB", "SUTURE_TOKEN", "SUTURE_PROFILE"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the key pairs `north`, which `north` has registered, and `other`."""
+    folder = tmp_path_factory.mktemp("keys")
+    for name in ("north", "other"):
+        private, public = create_key()
+        (folder / f"{name}.pem").write_bytes(private)
+        (folder / f"{name}.pub").write_text(public.pem)
+    return folder

@@ -12,8 +12,8 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.client.commands import suture
 from tests.client.conftest import LiveHub
-from tests.client.test_cli import suture
 from tests.identity_provider import Provider
 
 from suture import device_login

@@ -26,6 +26,7 @@ from suture_service.settings import Settings
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "suture" / "clients"
 PARTIES = ("north", "south")
+ROOT = Path(__file__).parents[2]
 MB = 2**20
 
 
@@ -120,15 +121,15 @@ class Live:
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
             "NO_PROXY": "127.0.0.1",
             "PYTHONDONTWRITEBYTECODE": "",
+            "PYTHONPATH": str(ROOT),  # scripts share what lies beside them
         }
 
     def run(self, python: Path, script: Path, folder: Path) -> dict[str, Any]:
         """Run a script in a folder by a client's Python; return the JSON it printed last."""
         (folder / "tokens.json").write_text(json.dumps(self.tokens))
         command = [str(python), str(script), str(folder)]
-        done = subprocess.run(
-            command, env=self.environment(folder), cwd=folder, capture_output=True, text=True, timeout=200
-        )
+        environment = self.environment(folder)
+        done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=200)
         assert done.returncode == 0, done.stdout + done.stderr
         answers: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return answers

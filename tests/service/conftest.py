@@ -16,6 +16,7 @@ from sqlalchemy import Engine, Table, select
 from sqlalchemy.orm import Session
 from starlette.routing import BaseRoute
 from starlette.testclient import TestClient
+from tests.identity_provider import Provider
 
 from suture_contract.model.format import graph_to_json
 from suture_contract.model.graph import Graph, Input, Node, Ref
@@ -426,3 +427,10 @@ def start(settings: Settings) -> Iterator[Callable[..., World]]:
 @pytest.fixture
 def world(start: Callable[..., World]) -> World:
     return start()
+
+
+@pytest.fixture
+def provider() -> Iterator[Provider]:
+    """An identity provider, which signs whatever a test wants."""
+    with Provider() as running:
+        yield running

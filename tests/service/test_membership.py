@@ -6,6 +6,7 @@ import json
 
 import pytest
 from sqlalchemy import select
+from tests.service.hf_calls import batch, send
 
 from suture_contract.console.terminal import Format
 from suture_contract.errors import SutureError
@@ -65,8 +66,6 @@ def test_uploads_that_were_begun_end_with_the_suspension(world):
     for name in ("north", "south"):
         getattr(world, name).post("/api/repos/create", {"name": "repo"})
     content = b"weights" * 1000
-    from tests.service.test_hf import batch, send
-
     token = world.south.get("/api/models/south/repo/xet-write-token/main").json()
     href = batch(world.south, "south/repo", size=len(content))["actions"]["upload"]["href"]
     world.operator.post("/v1/parties/south/suspend")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import select
-from tests.service.test_hf import commit, make, put, send
+from tests.service.hf_calls import commit, make, put, send
 
 from suture_contract.console.terminal import Format
 from suture_contract.errors import SutureError

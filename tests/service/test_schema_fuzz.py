@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 from tests.service.conftest import hub_app
-from tests.service.test_walk import routes
+from tests.service.every_route import routes
 
 from suture_service.settings import Settings
 

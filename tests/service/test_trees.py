@@ -6,7 +6,7 @@ import random
 
 from alembic import command
 from sqlalchemy import func, select, text
-from tests.service.test_hf import commit, files, make, put
+from tests.service.hf_calls import commit, files, make, put
 from tests.service.test_statements import statements
 
 from suture_service import operate

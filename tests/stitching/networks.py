@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from suture_contract.model.metadata import MemberRef, ModelMetadata
 from suture_stitching.data import ArrayDataset
@@ -179,3 +179,19 @@ def masks(n: int = 60, seed: int = 0) -> ArrayDataset:
     x, _ = images(n, 3, seed)
     y = np.digitize(x[:, 0] + x[:, 1], [0.0, 2.0])
     return ArrayDataset(x, y, LABELS, task="segmentation")
+
+
+class MixedPrecision(nn.Module):
+    """Full precision where it matters, as in `with torch.autocast(..., enabled=False)`."""
+
+    def __init__(self, enabled: bool, device: str = "cpu") -> None:
+        super().__init__()
+        self.fc, self.enabled, self.device = nn.Linear(3, 3), enabled, device
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.fc(x)
+        with torch.autocast(self.device, enabled=self.enabled):
+            a, b = self.fc(y).float() * 2, y + 1
+            with torch.autocast("cpu", enabled=False):
+                b = b.exp()
+        return a - b

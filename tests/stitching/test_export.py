@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
-
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.stitching.networks import MixedPrecision
+from tests.stitching.outputs import flat
 from torch import Tensor, nn
 
-from suture_contract.errors import SutureError
 from suture_contract.model.format import check_file
 from suture_contract.model.graph import Input
 from suture_stitching.portable.export import export
 from suture_stitching.portable.runtime import load
-
-
-def flat(output: Any) -> list[Tensor]:
-    if isinstance(output, Tensor):
-        return [output]
-    items = output.values() if isinstance(output, dict) else output
-    return [leaf for item in items for leaf in flat(item)]
 
 
 @pytest.mark.parametrize("size", [1, 5, 9])
@@ -135,99 +124,6 @@ def test_several_inputs(tmp_path):
     x, y = torch.randn(4, 3), torch.randn(4, 5)
     with torch.no_grad():
         assert torch.equal(load(exported.path)(x, y), module.eval()(x, y))
-
-
-@dataclass
-class Heads:
-    scores: Tensor
-    extra: Tensor | None = None
-
-
-class Returning(nn.Module):
-    """Gives what `what` makes of scores `(N, 2)`, features `(N, 3)` and maps `(N, 2, 4)` and `(N, 2, 2)`."""
-
-    def __init__(self, what: Callable[..., Any]) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.body, self.head, self.what = nn.Conv1d(1, 2, 3, padding=1), nn.Linear(8, 2), what
-
-    def forward(self, x: Tensor) -> Any:
-        maps = self.body(x)
-        scores = self.head(maps.flatten(1))
-        return self.what(scores, maps.mean(1)[:, :3], maps, maps[..., ::2])
-
-
-class Several(NamedTuple):
-    first: Tensor
-    second: Tensor
-
-
-@pytest.mark.parametrize(
-    ("what", "name", "meant", "shape"),
-    [
-        (lambda s, f, m, h: s, None, lambda s, f, m, h: s, (2,)),
-        (lambda s, f, m, h: [s], None, lambda s, f, m, h: s, (2,)),
-        (lambda s, f, m, h: (s, None), None, lambda s, f, m, h: s, (2,)),
-        (lambda s, f, m, h: {"features": f, "logits": s}, None, lambda s, f, m, h: s, (2,)),
-        (lambda s, f, m, h: {"out": m, "aux": m * 2}, None, lambda s, f, m, h: m, (2, 4)),
-        (lambda s, f, m, h: {"features": f, "logits": s}, "features", lambda s, f, m, h: f, (3,)),
-        (lambda s, f, m, h: (s, {"more": [f, m]}), "1.more.0", lambda s, f, m, h: f, (3,)),
-        (lambda s, f, m, h: Several(f, s), "second", lambda s, f, m, h: s, (2,)),
-        (lambda s, f, m, h: Heads(s), None, lambda s, f, m, h: s, (2,)),
-        (lambda s, f, m, h: Heads(s, f), "extra", lambda s, f, m, h: f, (3,)),
-        (lambda s, f, m, h: [m, h], None, lambda s, f, m, h: m, (2, 4)),
-        (lambda s, f, m, h: s[:, 0], None, lambda s, f, m, h: s[:, :1], (1,)),
-        (lambda s, f, m, h: s[:, :1].squeeze(), None, lambda s, f, m, h: s[:, :1], (1,)),
-    ],
-)
-def test_one_of_several_outputs_is_named_or_plainly_meant(tmp_path, what, name, meant, shape):
-    module = Returning(what)
-    exported = export(module, torch.randn(2, 1, 4), tmp_path / "m.safetensors", output=name, single=True)
-    assert exported.graph.outputs == (Input((None, *shape), "float32"),)
-    x, wanted = torch.randn(3, 1, 4), Returning(meant)
-    with torch.no_grad():
-        assert torch.equal(load(exported.path)(x), wanted(x))
-        assert isinstance(module(x), type(what(*torch.ones(4, 3, 2))))  # it gives what it gave before
-
-
-@pytest.mark.parametrize(
-    ("what", "name", "code", "says"),
-    [
-        (lambda s, f, m, h: (s, f), None, "export.outputs", "0 (2, 2), 1 (2, 3)"),
-        (lambda s, f, m, h: {"scores": s, "features": f}, "logits", "export.outputs", "scores (2, 2)"),
-        (lambda s, f, m, h: [m, m * 2], None, "export.outputs", "2 outputs"),
-        (lambda s, f, m, h: None, None, "export.outputs", "no tensor"),
-        (lambda s, f, m, h: s.argmax(1), None, "export.output", "argmax"),
-    ],
-)
-def test_an_output_that_is_not_plain_is_asked_for(tmp_path, what, name, code, says):
-    with pytest.raises(SutureError) as refused:
-        export(Returning(what), torch.randn(2, 1, 4), tmp_path / "m.safetensors", output=name, single=True)
-    assert refused.value.code == code
-    assert says in str(refused.value)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_dataclass_becomes_a_dictionary(tmp_path):
-    module = Returning(lambda s, f, m, h: Heads(s, f))
-    exported = export(module, torch.randn(2, 1, 4), tmp_path / "m.safetensors")
-    assert list(exported.graph.output) == ["scores", "extra"]
-
-
-class MixedPrecision(nn.Module):
-    """Full precision where it matters, as in `with torch.autocast(..., enabled=False)`."""
-
-    def __init__(self, enabled: bool, device: str = "cpu") -> None:
-        super().__init__()
-        self.fc, self.enabled, self.device = nn.Linear(3, 3), enabled, device
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.fc(x)
-        with torch.autocast(self.device, enabled=self.enabled):
-            a, b = self.fc(y).float() * 2, y + 1
-            with torch.autocast("cpu", enabled=False):
-                b = b.exp()
-        return a - b
 
 
 class SineEmbedding(nn.Module):
@@ -391,120 +287,3 @@ def test_writing_in_place_means_the_same(tmp_path, module):
     exported = export(module, torch.randn(2, 3), tmp_path / "m.safetensors")
     x = torch.randn(4, 3)
     assert torch.equal(load(exported.path)(x.clone()), module(x.clone()))
-
-
-class Deciding(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x + 1 if x.sum() > 0 else x
-
-
-class Counter(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x + torch.histc(x)[:3]
-
-
-class Counting(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("calls", torch.zeros(()))
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
-        return x * self.calls
-
-
-class Noisy(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x + torch.randn_like(x)
-
-
-class FixedNoise(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x + torch.randn(3)
-
-
-class AlwaysDropping(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return F.dropout(x, 0.5)
-
-
-class FixedBatch(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x.reshape(2, 3) * 2
-
-
-class SizeReturning(nn.Module):
-    def forward(self, x: Tensor) -> tuple[Tensor, int]:
-        return x * 2, x.shape[0]
-
-
-class Complex(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.fft.rfft(x).abs()
-
-
-@pytest.mark.parametrize(
-    ("module", "code", "says"),
-    [
-        (Deciding(), "export.data_dependent", "decision"),
-        (nn.Sequential(nn.Linear(3, 3), Counter()), "export.operator", "module '1' uses aten.histc.default"),
-        (Counting(), "export.mutation", "calls"),
-        (Noisy(), "export.random", "random"),
-        (FixedNoise(), "export.random", "random"),
-        (AlwaysDropping(), "export.random", "random"),
-        (FixedBatch(), "export.example", "batch of 3"),
-        (MixedPrecision(True), "export.autocast", "autocast"),
-        (SizeReturning(), "export.output", "int"),
-        (Complex(), "export.operator", "fft"),
-    ],
-    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else None,
-)
-def test_what_cannot_be_exported_is_named_and_nothing_is_left_behind(tmp_path: Path, module, code, says):
-    with pytest.raises(SutureError) as refused:
-        export(module, torch.randn(2, 3), tmp_path / "m.safetensors")
-    assert refused.value.code == code
-    assert says in str(refused.value)
-    assert refused.value.hint
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_model_that_is_not_reproduced_is_refused(tmp_path):
-    class Stateful(nn.Module):
-        """Keeps its state in Python, where a recording cannot see it."""
-
-        factor = 1.0
-
-        def forward(self, x: Tensor) -> Tensor:
-            self.factor += 1.0
-            return x * self.factor
-
-    with pytest.raises(SutureError) as refused:
-        export(Stateful(), torch.randn(2, 3), tmp_path / "m.safetensors")
-    assert refused.value.code in ("export.differs", "export.failed")
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("example", [(), (torch.randn(2, 3), torch.randn(3, 3)), torch.tensor(1.0), torch.randn(0, 3)])
-def test_an_example_without_a_batch_is_refused(tmp_path, example):
-    with pytest.raises(SutureError) as refused:
-        export(nn.Linear(3, 3), example, tmp_path / "m.safetensors")
-    assert refused.value.code == "export.example"
-
-
-def test_an_example_of_the_wrong_shape_is_refused(tmp_path):
-    with pytest.raises(SutureError) as refused:
-        export(nn.Linear(3, 3), torch.randn(2, 5), tmp_path / "m.safetensors")
-    assert refused.value.code == "export.example"
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_error_without_words_is_named(tmp_path: Path) -> None:
-    class Picky(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            if x.shape[-1] != 7:
-                raise ValueError
-            return x
-
-    with pytest.raises(SutureError, match="ValueError") as refused:
-        export(Picky(), torch.rand(2, 3), tmp_path / "m.safetensors")
-    assert refused.value.code == "export.example"

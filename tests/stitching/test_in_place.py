@@ -8,6 +8,7 @@ import pytest
 import torch
 from tests.security.calls import CALLS
 from tests.security.mutants import call
+from tests.stitching.outputs import flat
 from torch import Tensor
 
 from suture_contract.model.graph import TENSOR, Graph, Input, Node, Ref, Value
@@ -30,13 +31,6 @@ def model_of(*nodes: tuple[str, tuple[Value, ...]], output: object = None) -> Po
 def overwritten(model: PortableModel) -> set[int]:
     plan = model.program.plan(model._output_nodes)
     return {step.node for step in plan.steps if step.run is not step.run_over}
-
-
-def flat(output: object) -> list[Tensor]:
-    if isinstance(output, Tensor):
-        return [output]
-    items = output.values() if isinstance(output, dict) else output
-    return [tensor for item in items for tensor in flat(item)]  # type: ignore[attr-defined]
 
 
 def never_over(model: PortableModel, x: Tensor) -> list[Tensor]:

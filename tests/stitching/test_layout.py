@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tests.stitching.networks import LABELS, dataset, deep, images, member, plain
+from tests.stitching.outputs import flat
 from torch import Tensor, nn
 
 from suture_stitching.data import ArrayDataset
@@ -97,10 +98,10 @@ def test_a_loaded_model_does_not_change_with_its_file(networks, tmp_path: Path) 
 @pytest.mark.parametrize("size", [1, 2, 3, 64])
 def test_a_model_gives_the_same_bits_wherever_its_tensors_lay(network, size: int) -> None:
     model, x = network.load(), network.batch(size)
-    want = _flat(model(x))
+    want = flat(model(x))
     for moved in (by_columns, lambda tensor: at(tensor, tensor.element_size()), lambda tensor: at(tensor, 32)):
         other = PortableModel(model.graph, {name: moved(tensor) for name, tensor in model.tensors.items()})
-        assert all(torch.equal(a, b) for a, b in zip(_flat(other(x)), want, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(flat(other(x)), want, strict=True))
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 64])
@@ -157,10 +158,3 @@ def test_integers_and_truth_values_are_read_as_they_were(tmp_path: Path) -> None
     assert torch.equal(model(x), module(x))
     kinds = {tensor.dtype for tensor in model.tensors.values()}
     assert {torch.bool, torch.int64, torch.bfloat16, torch.float32} >= kinds >= {torch.bool, torch.int64}
-
-
-def _flat(output: object) -> list[Tensor]:
-    if isinstance(output, Tensor):
-        return [output]
-    items = output.values() if isinstance(output, dict) else output
-    return [tensor for item in items for tensor in _flat(item)]  # type: ignore[attr-defined]

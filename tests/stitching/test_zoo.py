@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from benchmarks.zoo import ZOO, Entry
+from tests.stitching.outputs import flat
 from torch import Tensor
 
 from suture_contract.errors import SutureError
@@ -22,13 +22,6 @@ FIXED_SIZE = {
     *("monai-swinunetr", "monai-swinunetr-3d", "monai-unetr", "monai-vit", "vit-1d"),
     *("monai-flexibleunet", "monai-seresnet50"),
 }
-
-
-def flat(output: Any) -> list[Tensor]:
-    if isinstance(output, Tensor):
-        return [output]
-    items = output.values() if isinstance(output, dict) else output
-    return [leaf for item in items for leaf in flat(item)]
 
 
 def worst_difference(want: list[Tensor], have: list[Tensor]) -> float:
