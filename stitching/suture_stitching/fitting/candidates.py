@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from suture_contract.documents import Candidate, CandidateSet, Gate, Match, Stitch
 from suture_contract.privacy import Privacy
@@ -59,6 +60,11 @@ def candidate_set(
 def names_of(points: Points) -> dict[str, str]:
     """Return a match as documents name it: the name of each member's point, by its index."""
     return {str(member): point.name for member, point in sorted(points.items())}
+
+
+def described_joins(joins: Sequence[Join]) -> list[Any]:
+    """Return where and how joins mix, as JSON."""
+    return [[names_of(join.points), join.alpha, sorted(map(list, join.stitches.values()))] for join in joins]
 
 
 def _match(join: Join, r2: Mapping[str, float]) -> Match:

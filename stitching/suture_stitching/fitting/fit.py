@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ from suture_stitching.ensemble.fitted import FitResult
 from suture_stitching.ensemble.members import Member, check_inputs
 from suture_stitching.ensemble.merge import Merge
 from suture_stitching.features.few_rows import MOST_ROWS, WIDE
-from suture_stitching.fitting.candidates import candidate_set, names_of
+from suture_stitching.fitting.candidates import candidate_set, described_joins, names_of
 from suture_stitching.fitting.carriers import Screen, rounded
 from suture_stitching.fitting.contribute import Contribution
 from suture_stitching.fitting.contributed import weighed
@@ -62,7 +62,7 @@ from suture_stitching.fitting.refine import TrainingLength, refine
 from suture_stitching.fitting.stitch import FittedMatch, FittedStitch, solve_match, solve_stitch
 from suture_stitching.fitting.survey import survey
 from suture_stitching.fitting.terms import EVERYONE, LEAST, PatientTerms
-from suture_stitching.matching.match import match
+from suture_stitching.matching.match import match, strongest
 from suture_stitching.objectives import objective_of
 from suture_stitching.privacy.account import Account
 from suture_stitching.running.checkpoint import Checkpoint, Folder, fingerprint
@@ -315,11 +315,7 @@ class _Fit:
             self._tracker.end("match")
             return [self._of({int(member): index for member, index in points.items()}) for points in kept.document], ()
         surveyed = survey(self._passes, self._merge, self._points)
-        matched = match(self._points, surveyed.similarities)
-        if len(matched) > self._options.max_matches:
-            last = matched[-1]
-            best = sorted(matched[:-1], key=lambda points: -points.similarity)[: self._options.max_matches - 1]
-            matched = [points for points in matched if points in best or points is last]
+        matched = strongest(match(self._points, surveyed.similarities), self._options.max_matches)
         self._checkpoint.save("matches", [points.points for points in matched])
         return [self._of(points.points) for points in matched], surveyed.known
 
@@ -434,7 +430,7 @@ class _Fit:
 
     def _refined(self, number: int, plan: CandidatePlan, place: int) -> CandidatePlan:
         """Return the refined copy of the candidate `number`, the one at `place` among those to be refined here."""
-        part, described = f"refined-{number:02d}", _described(plan)
+        part, described = f"refined-{number:02d}", described_joins(plan.joins)
         first, looks = place * self._training.looks, 0
         self._tracker.reached("refine", first)
 
@@ -498,8 +494,3 @@ class _Fit:
         )
         self._tracker.finish("fit")
         return FitResult(candidates, tensors, self._passes.shape)
-
-
-def _described(plan: CandidatePlan) -> list[Any]:
-    """Return where and how a plan mixes, as JSON."""
-    return [[names_of(join.points), join.alpha, sorted(map(list, join.stitches.values()))] for join in plan.joins]

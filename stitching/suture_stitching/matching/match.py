@@ -110,6 +110,15 @@ def match(points: Sequence[Sequence[StitchPoint]], cka: Tensor) -> list[MatchedP
     return groups
 
 
+def strongest(matches: Sequence[MatchedPoints], most: int) -> list[MatchedPoints]:
+    """Return at most `most` of the matches, in their order: the last, and those whose points are the most similar."""
+    if len(matches) <= most:
+        return list(matches)
+    last = matches[-1]
+    best = sorted(matches[:-1], key=lambda points: -points.similarity)[: most - 1]
+    return [points for points in matches if points in best or points is last]
+
+
 def best_chain(weight: Tensor) -> list[tuple[int, int]]:
     """Return the pairs `(row, column)` of largest total weight `(R, C)` in which rows and columns both increase.
 
