@@ -12,7 +12,16 @@ from suture.cli.app import app
 from suture_contract.errors import SutureError
 from suture_contract.model import metadata
 from suture_stitching.data import Columns, DatasetSpec, SplitRule
-from suture_worker.config import load_site
+from suture_worker.config import (
+    BrokerConfig,
+    HubConfig,
+    PolicyConfig,
+    Rule,
+    StateConfig,
+    TaskLimits,
+    TaskStoreConfig,
+    load_site,
+)
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
@@ -96,6 +105,18 @@ def test_every_field_of_a_dataset_is_described():
     text = (ROOT / "docs/site-operator.md").read_text()
     for field in [*DatasetSpec.model_fields, *Columns.model_fields, *SplitRule.model_fields]:
         assert re.search(rf"\b{field}\b", text), field
+
+
+@pytest.mark.parametrize(
+    "table",
+    [HubConfig, StateConfig, BrokerConfig, TaskStoreConfig, TaskLimits, PolicyConfig, Rule],
+    ids=lambda kind: kind.__name__,
+)
+def test_every_other_key_of_site_toml_is_described(table):
+    text = (ROOT / "docs/site-operator.md").read_text()
+    for name, field in table.model_fields.items():
+        key = getattr(field.validation_alias, "choices", [name])[0]
+        assert re.search(rf"\b{key}\b( =|`)|\[\[policy\.{key}\]\]", text), key
 
 
 def test_every_field_of_suture_json_is_described_and_its_example_is_accepted():

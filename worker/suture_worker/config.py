@@ -84,7 +84,6 @@ class StateConfig(_Closed):
 
     state: Path = Path("state")
     device: Annotated[str, AfterValidator(_check_device)] = "auto"
-    name: Name | None = None
     party: Name | None = None
     inspect: bool = False
     metrics_port: Annotated[int, Field(ge=1, le=65535)] | None = None
@@ -181,7 +180,7 @@ class Rule(_Closed):
         limits = (self.contributions_per_month, self.min_samples)
         if self.actions != ("contribute",) and any(limit is not None for limit in limits):
             raise ValueError(
-                'contributions_per_month and min_samples are for a rule of its own, with actions = ["contribute"]'
+                'contributions_per_month and min_patients are for a rule of its own, with actions = ["contribute"]'
             )
         return self
 
