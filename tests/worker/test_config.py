@@ -103,7 +103,7 @@ def test_state_and_token_have_defaults(tmp_path):
         ('parties = ["north"]', 'parties = ["north"]\nmax_model_mib = "5"', "policy.allow.0.max_model_mib: a number"),
         ('format = "npz"', 'format = "npz"\nintensity = ["0", "255"]', "datasets.patches.intensity: a number"),
         ('format = "npz"', 'format = "npz"\nsplit = { seed = "1" }', "datasets.patches.split.seed: a number"),
-        ('parties = ["north"]', 'parties = ["north"]\nmin_patients = 30', "contributions_per_month and min_patients are"),
+        ('parties = ["north"]', 'parties = ["north"]\nmin_patients = 30', "per_month and min_patients are"),
         ("[site]", '[site]\nname = "main"', "site.name: there is no field 'name'"),
         ("[hub]", 'path = "x"\n[hub]', "path: unknown field"),
         ("[site]", "datasets = 3\n[site]", "hub.datasets: there is no field 'datasets'"),
