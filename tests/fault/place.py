@@ -86,6 +86,7 @@ parties = ["north"]
 actions = ["fit", "evaluate"]
 datasets = ["patches"]
 members_from = ["north"]
+evaluations_per_month = 1000
 """
 
 
