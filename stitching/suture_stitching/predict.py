@@ -21,11 +21,8 @@ from suture_contract.extras import needs
 from suture_contract.files import telling, write_text
 from suture_contract.model.format import METADATA, MODEL
 from suture_contract.model.metadata import InputSpec, ModelMetadata
-from suture_stitching.data.arrays import to_range
-from suture_stitching.data.image_folder import read_image
-from suture_stitching.data.samples import UNREADABLE
-from suture_stitching.normalisation import normalised
 from suture_stitching.portable.runtime import PortableModel, write
+from suture_stitching.preparation import Preparation, files_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -86,22 +83,27 @@ class LoadedModel(nn.Module):
             raise SutureError("predict.inputs", "the model has several inputs", hint="call it with a tensor for each")
         return next(iter(self.metadata.inputs.values()))
 
-    def predict(self, samples: Samples, *, batch_size: int = 32) -> list[Prediction]:
+    def predict(
+        self, samples: Samples, *, batch_size: int = 32, intensity: tuple[float, float] | None = None
+    ) -> list[Prediction]:
         """Return what the model says of each sample, as a classifier.
 
         `samples` are images in files (one path or several), an array or tensor `(N, C, *spatial)` or `(C, *spatial)`,
-        a list of such samples, rows `(N, F)` of a table, or a `pandas.DataFrame` with the model's columns. Whole
-        numbers of 8 or 16 bits are scaled onto the model's `value_range`; other values must lie within it. Then comes
-        the model's `preprocessing`. Sizes and channels must be those that the model reads: nothing is cut or stretched
-        unseen.
+        a list of such samples, rows `(N, F)` of a table, or a `pandas.DataFrame` with the model's columns.
+
+        Whole numbers of 8 or 16 bits in images are scaled onto the model's `value_range`, by default (0, 1). Other
+        values, such as Hounsfield units, must lie within it. With `intensity` the stored values between its two are
+        mapped onto that range, and clipped, as a dataset's description has it. Then comes the model's `preprocessing`.
+        Sizes and channels must be those that the model reads: nothing is cut or stretched unseen.
 
         Raises `SutureError`: `predict.task` where the model is no classifier, `predict.shape`, `predict.range`,
-        `predict.columns`, `dataset.unreadable_image`.
+        `predict.columns`, `predict.intensity`, `dataset.unreadable_image`, and `dataset.few_bits` where all images have
+        12 of 16 bits, say, and would be nearly black.
         """
         if self.metadata.task not in ("classification", "multilabel"):
             raise SutureError("predict.task", f"the model does {self.metadata.task}", hint="call it with tensors")
-        files = _files(samples)
-        prepared = (self._image(file) for file in files) if files is not None else iter(self._array(samples))
+        files, preparation = files_of(samples), Preparation(self.input, intensity)
+        prepared = iter(preparation.array(samples)) if files is None else preparation.images(files)
         predictions: list[Prediction] = []
         for batch in _batches(prepared, batch_size):
             names = files[len(predictions) :] if files is not None else [None] * len(batch)
@@ -109,6 +111,7 @@ class LoadedModel(nn.Module):
                 best = int(np.argmax(probabilities))
                 by_label = dict(zip(self.labels, probabilities, strict=True))
                 predictions.append(Prediction(self.labels[best], probabilities[best], by_label, name))
+        preparation.check_bits()
         return predictions
 
     def to_onnx(self, path: str | os.PathLike[str], *, tolerance: float = 1e-4) -> OnnxExported:
@@ -169,8 +172,6 @@ class LoadedModel(nn.Module):
     def _probabilities(self, x: Tensor) -> Tensor:
         """Return probabilities `(N, labels)`."""
         output = next(iter(self.metadata.outputs.values()))
-        if (scale := self.input.preprocessing) is not None:
-            x = normalised(x, scale.mean, scale.std)
         with torch.inference_mode():
             values: Tensor = self(x.to(self._device)).double().cpu()
         if self.metadata.task == "multilabel":
@@ -184,97 +185,6 @@ class LoadedModel(nn.Module):
     def _device(self) -> torch.device:
         return next((tensor.device for tensor in self.state_dict().values()), torch.device("cpu"))
 
-    def _image(self, file: str) -> Tensor:
-        spec = self.input
-        if spec.format != "image" or len(spec.spatial_shape) != 2:
-            raise SutureError("predict.shape", f"the model reads {spec.format}, no images in files", where=file)
-        if not Path(file).is_file():
-            raise SutureError(
-                UNREADABLE,
-                "there is no such file",
-                where=file,
-                hint=f"a path is absolute, or seen from {Path.cwd()}",
-            )
-        try:
-            values, stored = read_image(Path(file), file, spec.num_channels)
-        except SutureError as error:
-            if error.code != UNREADABLE:
-                raise
-            raise SutureError(UNREADABLE, error.message, where=file, hint="save it anew, as PNG say") from None
-        if stored is not None:
-            values = to_range(values, stored, spec.value_range or (0.0, 1.0), clip=False)
-        return self._checked(torch.from_numpy(np.ascontiguousarray(values))[None], file)[0]
-
-    def _array(self, samples: Any) -> Tensor:
-        """Return samples `(N, C, *spatial)` as the network reads them."""
-        spec = self.input
-        if hasattr(samples, "columns"):
-            samples = self._columns(samples)
-        if isinstance(samples, list | tuple) and not samples:
-            raise SutureError("predict.shape", "there are no samples", where="samples", hint="give one at least")
-        try:
-            if isinstance(samples, list | tuple):
-                samples = np.stack([np.asarray(sample) for sample in samples])
-            values = torch.as_tensor(samples)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise SutureError(
-                "predict.shape",
-                f"these are no samples of one size: {error}",
-                hint="give paths, an array (N, C, *spatial), or a list of arrays that are as large as each other",
-            ) from None
-        if values.dim() == 1 + len(spec.spatial_shape):  # a single sample
-            values = values[None]
-        kinds = {torch.uint8: 255.0, torch.uint16: 65535.0}
-        if values.dtype in kinds and spec.value_range is not None:
-            low, high = spec.value_range
-            values = low + values.float() / kinds[values.dtype] * (high - low)
-        return self._checked(values.float(), None)
-
-    def _columns(self, table: DataFrame) -> NDArray[Any]:
-        names = self.input.channels
-        if names is None or not set(names) <= set(map(str, table.columns)):
-            missing = "" if names is None else ", ".join(sorted(set(names) - set(map(str, table.columns))))
-            raise SutureError(
-                "predict.columns",
-                f"the table lacks columns: {missing}" if missing else "the model does not name its columns",
-                hint="give an array with the columns in the model's order",
-            )
-        try:
-            return np.asarray(table[list(names)], dtype=np.float32)
-        except (TypeError, ValueError) as error:
-            raise SutureError(
-                "predict.columns", f"the columns hold more than numbers: {error}", hint="code texts as in training"
-            ) from None
-
-    def _checked(self, x: Tensor, file: str | None) -> Tensor:
-        spec = self.input
-        wanted = (spec.num_channels, *spec.spatial_shape)
-        fits = x.dim() == len(wanted) + 1 and all(
-            size is None or size == have for size, have in zip(wanted, x.shape[1:], strict=True)
-        )
-        if not fits:
-            words = " x ".join("any" if size is None else str(size) for size in wanted)
-            shape = " x ".join(map(str, x.shape[1:]))
-            raise SutureError("predict.shape", f"the model reads {words}, a sample is {shape}", where=file)
-        if not bool(x.isfinite().all()):
-            raise SutureError(
-                "predict.range",
-                "samples hold values that are missing or infinite",
-                where=file,
-                hint="fill them as for training",
-            )
-        if spec.value_range is not None and x.numel():
-            low, high = spec.value_range
-            least, most, slack = float(x.min()), float(x.max()), 1e-5 * (high - low)
-            if not (least >= low - slack and most <= high + slack):
-                raise SutureError(
-                    "predict.range",
-                    f"the model reads values from {low:g} to {high:g}, these are {least:g} to {most:g}",
-                    where=file,
-                    hint="scale them as the model's card says",
-                )
-        return x
-
     def _repr_html_(self) -> str:
         spec, metadata = self.input, self.metadata
         sizes = " x ".join("any" if size is None else str(size) for size in (spec.num_channels, *spec.spatial_shape))
@@ -287,19 +197,6 @@ class LoadedModel(nn.Module):
         }
         rows = Markup("").join(Markup("<tr><th>{}</th><td>{}</td></tr>").format(*line) for line in lines.items())
         return str(Markup("<table>{}</table>").format(rows))
-
-
-def _files(samples: Any) -> list[str] | None:
-    """Return the paths of samples that lie in files."""
-    if isinstance(samples, str | os.PathLike):
-        return [os.fspath(samples)]
-    if (
-        isinstance(samples, list | tuple)
-        and samples
-        and all(isinstance(sample, str | os.PathLike) for sample in samples)
-    ):
-        return [os.fspath(sample) for sample in samples]
-    return None
 
 
 def _batches(samples: Iterator[Tensor], size: int) -> Iterator[Tensor]:

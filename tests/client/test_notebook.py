@@ -346,3 +346,105 @@ def test_a_loaded_model_is_written_for_other_tools(tmp_path: Path) -> None:
         model.to_bundle(tmp_path / "bundle")
     assert raised.value.code == "out.exists"
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["bundle", "mlflow", "model.safetensors"]
+
+
+def _loaded(network: nn.Module, example: torch.Tensor, path: Path, **said: Any) -> LoadedModel:
+    from suture_stitching.portable.runtime import load
+
+    metadata = export_model(
+        network, example, path, license="CC-BY-4.0", **{"labels": ["well", "ill"], "output": "logits", **said}
+    )
+    portable = load(path)
+    return LoadedModel(portable, portable, metadata)
+
+
+class _Brightness(nn.Module):
+    """Calls bright images ill, in numbers that tell how bright they are."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mean = x.flatten(1).mean(1, keepdim=True)
+        return torch.cat([torch.zeros_like(mean), mean], 1)
+
+
+def _probability(values: float) -> float:
+    return float(torch.tensor(values).sigmoid())
+
+
+def test_one_image_is_the_same_as_file_and_as_array(tmp_path: Path) -> None:
+    model = _loaded(_Brightness(), torch.randn(2, 1, 8, 8), tmp_path / "m.safetensors")  # without a stated range
+    for kind, top in ((np.uint8, 255), (np.uint16, 65535)):
+        pixels = np.full((8, 8), top, kind)
+        Image.fromarray(pixels).save(tmp_path / "image.png")
+        for samples in (tmp_path / "image.png", pixels[None], torch.from_numpy(pixels[None, None])):
+            (prediction,) = model.predict(samples)
+            assert prediction.probabilities["ill"] == pytest.approx(_probability(1.0), abs=1e-6)
+
+
+def test_what_stored_values_mean_is_said_where_their_type_does_not_say_it(tmp_path: Path) -> None:
+    model = _loaded(_Brightness(), torch.randn(2, 1, 8, 8), tmp_path / "m.safetensors", value_range=(0.0, 1.0))
+    pixels = np.full((8, 8), 4095, np.uint16)  # 12 bits of 16
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    for samples in (tmp_path / "image.png", pixels[None]):
+        with pytest.raises(SutureError, match=r"intensity=\(0, 4095\)") as raised:
+            model.predict(samples)
+        assert raised.value.code == "dataset.few_bits"
+        for intensity, value in (((0, 4095), 1.0), ((0, 65535), 4095 / 65535), ((0, 1000), 1.0)):
+            (prediction,) = model.predict(samples, intensity=intensity)
+            assert prediction.probabilities["ill"] == pytest.approx(_probability(value), abs=1e-6)
+    Image.fromarray(np.full((8, 8), 40000, np.uint16)).save(tmp_path / "bright.png")
+    assert len(model.predict([tmp_path / "image.png", tmp_path / "bright.png"])) == 2  # one may be dark
+    with pytest.raises(SutureError, match="the smaller one first"):
+        model.predict(pixels[None], intensity=(1, 0))
+
+
+def test_hounsfield_units_are_not_scaled_by_their_bits(tmp_path: Path) -> None:
+    from tests.stitching.kinds import dicom
+
+    scan = tmp_path / "scan.dcm"
+    dicom(scan, np.full((8, 8), 1064), RescaleSlope=1, RescaleIntercept=-1024)  # 40 HU
+    window = _loaded(_Brightness(), torch.randn(2, 1, 8, 8), tmp_path / "w.safetensors", value_range=(0.0, 1.0))
+    with pytest.raises(SutureError, match="these are 40 to 40") as raised:
+        window.predict(scan)
+    assert raised.value.code == "predict.range"
+    assert "intensity=" in str(raised.value)
+    (prediction,) = window.predict(scan, intensity=(-160, 240))
+    assert prediction.probabilities["ill"] == pytest.approx(_probability(0.5), abs=1e-6)
+    units = {"value_range": (-1000.0, 1000.0), "mean": [30.0], "std": [10.0]}
+    (prediction,) = _loaded(_Brightness(), torch.randn(2, 1, 8, 8), tmp_path / "u.safetensors", **units).predict(scan)
+    assert prediction.probabilities["ill"] == pytest.approx(_probability(1.0), abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16", "float64", "int64"])
+def test_samples_become_the_numbers_that_a_network_reads(tmp_path: Path, kind: str) -> None:
+    torch.manual_seed(0)
+    dtype, path = getattr(torch, kind), tmp_path / "m.safetensors"
+    if kind == "int64":
+        tokens = torch.randint(0, 9, (2, 6))
+        network = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(24, 2)).eval()
+        model, rows = _loaded(network, tokens, path), tokens.double()
+        with pytest.raises(SutureError, match="whole numbers"):
+            model.predict(rows + 0.5)
+    else:
+        network = nn.Linear(6, 2).to(dtype)
+        model, rows = _loaded(network, torch.randn(2, 6, dtype=dtype), path), torch.randn(2, 6)
+    with torch.no_grad():
+        want = network(rows.to(dtype)).double().softmax(1)[:, 1].tolist()
+    assert [row.probabilities["ill"] for row in model.predict(rows)] == pytest.approx(want, abs=1e-6)
+
+
+def test_columns_of_a_table_are_what_they_are(tmp_path: Path) -> None:
+    rows = np.array([[63, 1], [41, 0]], np.uint8)
+    said = {"channels": ["age", "smoker"], "value_range": (0.0, 100.0)}
+    model = _loaded(nn.Linear(2, 2), torch.rand(2, 2) * 100, tmp_path / "m.safetensors", **said)
+    table = pd.DataFrame(rows, columns=["age", "smoker"])
+    want = [row.probability for row in model.predict(table)]
+    assert [row.probability for row in model.predict(rows)] == want
+    assert [row.probability for row in model.predict(rows.astype(np.float32))] == want
+    for wrong, said_of_it in (
+        (table.assign(age=pd.Timestamp("1961-01-01")), "dates"),
+        (pd.concat([table, table], axis=1), "several columns 'age'"),
+        (table.assign(age=pd.array([63, None], dtype="Int64")), "missing"),
+        (table.rename(columns={"age": 0}), "lacks columns: age"),
+    ):
+        with pytest.raises(SutureError, match=said_of_it):
+            model.predict(wrong)

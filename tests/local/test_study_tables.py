@@ -185,3 +185,16 @@ def test_each_usual_range_is_read_on_its_own_scale(tmp_path: Path) -> None:
     with pytest.raises(SutureError, match="on several scales: a 0") as raised:
         parties_study("scans", files, "classification", None)
     assert raised.value.code == "study.ranges"
+
+
+def test_a_column_of_persons_stands_above_one_of_stays(tmp_path: Path) -> None:
+    for party in ("a", "b"):
+        patients = [f"p{number // 4}" for number in range(80)]
+        labels = [number // 4 % 2 for number in range(80)]
+        stays = list(range(80))
+        _table(tmp_path / f"{party}.csv", labels, seed=ord(party), patient_id=patients, encounter_id=stays)
+    study = _study(tmp_path)
+    assert study.channels == ("x",)
+    for own in study.divide(0).values():
+        assert own.group is not None
+        assert len(set(own.group)) == 20

@@ -62,7 +62,9 @@ def dicom(path: Path, pixels: np.ndarray, **tags) -> None:
     meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
     data = pydicom.dataset.FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
     data.SOPClassUID, data.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
-    data.Rows, data.Columns, data.SamplesPerPixel = *pixels.shape, 1
+    data.Rows, data.Columns, data.SamplesPerPixel = *pixels.shape[-2:], 1
+    if pixels.ndim == 3:
+        data.NumberOfFrames = len(pixels)
     data.PhotometricInterpretation = "MONOCHROME2"
     data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 12, 11, 0
     for name, value in tags.items():

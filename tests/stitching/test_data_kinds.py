@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -194,3 +195,51 @@ def test_a_json_list_reads_marks_and_refuses_a_file_twice(tmp_path):
     assert sorted(map(tuple, marks.tolist())) == [(1.0, 0.0)] * 5 + [(1.0, 1.0)] * 5
     path.write_text(json.dumps({"training": [*listed, {"image": "./3.png", "label": [1, 0]}]}), encoding="utf-8")
     assert "training[10]" in refused(path, "dataset.duplicate", task="multilabel", format="datalist")
+
+
+def _rows_of_patients(columns: list[str]) -> tuple[list[str], list[list[str]]]:
+    """40 rows, two of each patient and none of the same stay, whose label and value differ."""
+    ids = {"patient_id": "P{patient}", "mrn": "M{patient}", "encounter_id": "E{row}"}
+    rows = [
+        [*(ids[name].format(patient=row // 2, row=row) for name in columns), str(30 + row), LABELS[row // 2 % 2]]
+        for row in range(40)
+    ]
+    return [*columns, "age", "label"], rows
+
+
+def _written(root: Path, kind: str, columns: list[str]) -> Path:
+    head, rows = _rows_of_patients(columns)
+    if kind == "csv":
+        path = root / "t.csv"
+        path.write_text("\n".join(map(",".join, [head, *rows])), encoding="utf-8")
+        return path
+    if kind == "npz":
+        path = root / "t.npz"
+        by_name = {name: np.array([row[place] for row in rows]) for place, name in enumerate(head)}
+        np.savez(path, images=np.float32(by_name.pop("age"))[:, None], **by_name)
+        return path
+    for row in range(40):
+        grey().save(root / f"{row:02}.png")
+    files = [f"{row:02}.png" for row in range(40)]
+    if kind == "list":
+        path = root / "list.csv"
+        lines = [["file", *head], *([file, *row] for file, row in zip(files, rows, strict=True))]
+        path.write_text("\n".join(map(",".join, lines)), encoding="utf-8")
+        return path
+    path = root / "list.json"
+    entries = [{"image": file, **dict(zip(head, row, strict=True))} for file, row in zip(files, rows, strict=True)]
+    path.write_text(json.dumps({"training": entries}), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["csv", "npz", "list", "datalist"])
+def test_a_column_of_persons_stands_above_one_of_stays(tmp_path, kind):
+    path = _written(tmp_path, kind, ["encounter_id", "patient_id"])
+    dataset = open_dataset(described(path, format=kind))
+    assert sum(dataset.patients(split) for split in SPLITS) == 20
+    message = refused(_written(tmp_path, kind, ["patient_id", "mrn"]), "dataset.patients_unclear", format=kind)
+    assert "'patient_id'" in message
+    assert "'mrn'" in message
+    assert "columns = { group = " in message
+    dataset = open_dataset(described(path, format=kind, columns={"group": "patient_id"}))
+    assert sum(dataset.patients(split) for split in SPLITS) == 20

@@ -141,3 +141,10 @@ def test_labels_that_are_others_are_asked_about(tmp_path, labels):
     first, second = map(str, labels)
     given = {"labels": (first, second), "aliases": {first: LABELS[0], second: LABELS[1]}}
     assert open_dataset(described(tmp_path / "a.npz", **given)).labels == LABELS
+
+
+def test_columns_of_few_bits_are_no_images(tmp_path):
+    rows = np.stack([np.arange(20, 60), np.arange(40) % 3], 1).astype(np.uint8)
+    np.savez(tmp_path / "t.npz", images=rows, labels=np.arange(40) % 2)
+    x, _ = values(tmp_path / "t.npz", labels=("no", "yes"), input=InputSpec(format="table", num_channels=2))
+    assert sorted(map(tuple, x.tolist())) == sorted(map(tuple, rows.astype(float).tolist()))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tests.stitching.kinds import DRAWN, LABELS, described, dicom, folders, refused, values
 
+from suture_contract.errors import SutureError
 from suture_stitching.data import SPLITS, open_dataset
 from suture_stitching.data.suggest import suggest
 
@@ -171,3 +172,65 @@ def test_how_far_voxels_lie_apart(tmp_path):
     assert spacing("said") == (1.0, 2.0, 3.0)
     assert spacing("metres") is None
     assert spacing("unsaid") is None
+
+
+def _enhanced(sequences: dict[str, dict], frames: list[dict[str, dict]]) -> dict:
+    """Tags of an enhanced image: what holds for all frames, and for each, by the functional group that says it."""
+    from pydicom.dataset import Dataset
+
+    def group(said: dict[str, dict]) -> Dataset:
+        whole = Dataset()
+        for name, tags in said.items():
+            inside = Dataset()
+            for tag, value in tags.items():
+                setattr(inside, tag, value)
+            setattr(whole, name, [inside])
+        return whole
+
+    return {
+        "SharedFunctionalGroupsSequence": [group(sequences)],
+        "PerFrameFunctionalGroupsSequence": [group(frame) for frame in frames],
+    }
+
+
+def test_an_enhanced_image_is_the_series_that_it_stands_for(tmp_path):
+    pytest.importorskip("pydicom")
+    from suture_stitching.data.volume_files import open_volume
+
+    axes, spacing, order = [1, 0, 0, 0, 0, -1], [0.5, 0.25], [2, 0, 3, 1]  # coronal
+    slices = DRAWN.integers(0, 4096, (4, 6, 5))
+    places = [[0, 2 * at, 0] for at in range(4)]
+    (tmp_path / "series").mkdir()
+    for at in range(4):
+        tags = {"ImagePositionPatient": places[at], "ImageOrientationPatient": axes, "PixelSpacing": spacing}
+        rescale = {"RescaleSlope": at + 1, "RescaleIntercept": -1024}
+        dicom(tmp_path / "series" / f"{at}.dcm", slices[at], SeriesInstanceUID="1.2", **tags, **rescale)
+    groups = {
+        "PixelMeasuresSequence": {"PixelSpacing": spacing, "SliceThickness": 7},
+        "PlaneOrientationSequence": {"ImageOrientationPatient": axes},
+    }
+    frames = [
+        {
+            "PlanePositionSequence": {"ImagePositionPatient": places[at]},
+            "PixelValueTransformationSequence": {"RescaleSlope": at + 1, "RescaleIntercept": -1024},
+        }
+        for at in order
+    ]
+    dicom(tmp_path / "e.dcm", slices[order], **_enhanced(groups, frames))
+    series, enhanced = (open_volume(tmp_path / name, name) for name in ("series", "e.dcm"))
+    assert enhanced.shape == series.shape == (5, 4, 6)
+    assert enhanced.spacing.tolist() == series.spacing.tolist() == [0.25, 2, 0.5]
+    assert enhanced.measured
+    assert np.array_equal(enhanced.affine, series.affine)
+    assert np.array_equal(enhanced.read()[0], series.read()[0])
+    assert enhanced.read()[0].min() < 0
+
+    folders(tmp_path / "d", lambda path, _: dicom(path.with_suffix(".dcm"), slices[order], **_enhanced(groups, frames)))
+    assert "Hounsfield" in refused(tmp_path / "d", "dataset.intensity", page=0)
+    x, _ = values(tmp_path / "d", page=0, intensity=(-1024, 3 * 4095 - 1024))
+    assert np.allclose(x[0, 0], slices[2] / 4095, atol=1e-6)
+
+    frames[0]["PlaneOrientationSequence"] = {"ImageOrientationPatient": [0, 1, 0, 0, 0, -1]}
+    dicom(tmp_path / "e.dcm", slices[order], **_enhanced(groups, frames))
+    with pytest.raises(SutureError, match="several angles"):
+        open_volume(tmp_path / "e.dcm", "e.dcm")

@@ -163,3 +163,13 @@ def test_which_column_is_the_label_stays_the_question(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("\n".join([HEADER, *ROWS]), encoding="utf-8")
     assert "which column is the label?" in suggest(path).toml("mine")
+
+
+def test_whose_a_row_is_where_several_columns_may_say_it(tmp_path):
+    path = tmp_path / "t.csv"
+    import tomllib
+
+    path.write_text("patient_id,mrn,encounter_id,age,label\n1,2,3,4,no\n1,2,4,5,yes\n", encoding="utf-8")
+    text = suggest(path).toml("mine")
+    assert tomllib.loads(text)["datasets"]["mine"]["columns"]["group"] == "patient_id"
+    assert "whose a row is: one of patient_id, mrn" in text

@@ -57,9 +57,12 @@ def test_mlflow_predicts_with_a_stitched_ensemble(stitched: Path, tmp_path: Path
     assert result.exit_code == 0, result.output
     model = load(stitched / "model.safetensors")
     x = np.random.default_rng(1).random((5, *model.graph.inputs[0].shape[1:]), dtype=np.float32)
-    probabilities = pyfunc.load_model(str(tmp_path / "served")).predict(x)
+    served = pyfunc.load_model(str(tmp_path / "served"))
+    probabilities = served.predict(x)
     with torch.no_grad():
         np.testing.assert_allclose(probabilities, model(torch.from_numpy(x)), atol=1e-6)
+    with pytest.raises(SutureError, match="missing or infinite"):
+        served.predict(np.full_like(x, np.nan))
     again = run("export-mlflow", stitched, tmp_path / "served")
     assert "out.exists" in again.output
     assert [place.name for place in tmp_path.iterdir()] == ["served"]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from suture_contract.errors import SutureError
 from suture_contract.naming import folded
-from suture_stitching.data.words import names_patient, whole_number
+from suture_stitching.data.words import patient_columns, whole_number
 
 #: Of a party's samples that another has, too, from which on it is said; and how many may be the same by chance, where
 #: columns are few and coarse.
@@ -108,8 +108,11 @@ def by_number(text: str) -> tuple[float, str]:
 
 
 def group_of(names: Sequence[str]) -> str | None:
-    """Return the column or array that says whose a sample is: `group`, or the only one with a name of that kind."""
-    patients = [name for name in names if names_patient(name)]
+    """Return the column or array that says whose a sample is: `group`, or the only one with a name of that kind.
+
+    The name of a person stands above that of a stay, of which a person may have several.
+    """
+    patients = patient_columns(names)
     return "group" if "group" in names else patients[0] if len(patients) == 1 else None
 
 

@@ -29,10 +29,11 @@ from suture_contract.naming import folded
 from suture_stitching.data.arrays import ArrayDataset, chunks, masks_of, targets_of
 from suture_stitching.data.axes import channels_first
 from suture_stitching.data.dataset import NamedSubgroup
+from suture_stitching.data.samples import patient_column
 from suture_stitching.data.spec import DatasetSpec
 from suture_stitching.data.spool import Spool
 from suture_stitching.data.subgroups import as_numbers, read_subgroups
-from suture_stitching.data.words import names_patient, split_of
+from suture_stitching.data.words import split_of
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 #: Compressed arrays up to this size are held in memory.
@@ -71,7 +72,7 @@ def open_arrays(spec: DatasetSpec) -> ArrayDataset:
             if image_name is None and columns.images == "images":
                 image_name = _required(plain, "images", path)
             label_name = columns.label or _required(plain, label_kind, path)
-            group_name = columns.group or _maybe(plain, "group") or _patient(file.names)
+            group_name = columns.group or _maybe(plain, "group") or patient_column(file.names, str(path))
             split_name = columns.split or _maybe(plain, "split")
             for name in (image_name or columns.images, label_name, split_name, group_name):
                 if name is not None and name not in file.names:
@@ -272,11 +273,6 @@ def _required(names: Mapping[str, str], kind: str, path: Path) -> str:
     if name is None:
         raise _missing(kind, list(names.values()), path)
     return name
-
-
-def _patient(names: Sequence[str]) -> str | None:
-    matching = [name for name in names if names_patient(name)]
-    return matching[0] if len(matching) == 1 else None
 
 
 def _missing(name: str, names: Sequence[str], path: Path) -> SutureError:

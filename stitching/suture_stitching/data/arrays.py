@@ -29,9 +29,9 @@ _UNKNOWN = np.iinfo(np.int64).min
 class ArrayDataset(Dataset):
     """A dataset held in arrays (or memory-mapped from a file), converted batch by batch.
 
-    `inputs` are `(N, C, *spatial)`; 8- and 16-bit unsigned integers are scaled onto `value_range` (default (0, 1)),
-    other numbers are taken as they are. With `intensity` the stored values between its two are mapped onto
-    `value_range`, and clipped. `targets` are label indices `(N,)`, 0 or 1 per label `(N, L)`, masks
+    `inputs` are `(N, C, *spatial)`; 8- and 16-bit unsigned integers are scaled onto `value_range` (default (0, 1)), but
+    for a table's `(N, C)`. Other numbers are taken as they are. With `intensity` the stored values between its two are
+    mapped onto `value_range`, and clipped. `targets` are label indices `(N,)`, 0 or 1 per label `(N, L)`, masks
     `(N, *spatial)`, or values `(N, K)` or `(N,)`. `split` names a split per sample, or gives the indices of each, or is
     the rule by which they are made; samples of one of `groups` (one per sample: a patient) are kept in one split.
     Training samples of a single class are refused, unless they may be of `one_class`.
@@ -59,7 +59,7 @@ class ArrayDataset(Dataset):
         self._targets = _as_targets(np.asanyarray(targets), task, where)
         self.input_shape = tuple(self._inputs.shape[1:])
         self.channels = None if channels is None else tuple(channels)
-        full = full_scale(self._inputs.dtype)
+        full = full_scale(self._inputs.dtype) if self._inputs.ndim > 2 else None
         self._stored = intensity or (None if full is None else (0.0, full))
         self._clips = intensity is not None
         self.value_range = value_range or ((0.0, 1.0) if self._stored else None)

@@ -1,7 +1,7 @@
 """DICOM images by pydicom: what a viewer would show, as numbers. Files may have any name.
 
 The rescale slope and intercept are applied (Hounsfield units, in CT), MONOCHROME1 is turned so that more is brighter,
-palettes and YBR become RGB.
+palettes and YBR become RGB. Enhanced images say these, and where they lie, in functional groups of their frames.
 """
 
 from __future__ import annotations
@@ -19,6 +19,16 @@ from suture_contract.extras import how_to_install
 from suture_stitching.data.samples import unreadable
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
+#: In which functional group an enhanced image says it.
+_GROUPS = {
+    "RescaleSlope": "PixelValueTransformationSequence",
+    "RescaleIntercept": "PixelValueTransformationSequence",
+    "PixelSpacing": "PixelMeasuresSequence",
+    "SpacingBetweenSlices": "PixelMeasuresSequence",
+    "SliceThickness": "PixelMeasuresSequence",
+    "ImageOrientationPatient": "PlaneOrientationSequence",
+    "ImagePositionPatient": "PlanePositionSequence",
+}
 #: A header that claims more pixels is refused before they are allocated.
 _MOST_PIXELS = 1 << 28
 
@@ -53,18 +63,19 @@ def is_dicom(path: Path) -> bool:
 def read_header(path: Path, file: str) -> DicomHeader:
     """Return what the file says of its image; raises `SutureError` for what is none."""
     data = _opened(path, file, pixels=False)
-    slope, intercept = _rescale(data)
+    frames = int(data.get("NumberOfFrames", 1) or 1)
+    rescales = {_rescale(data, frame) for frame in range(frames)}
     bits, signed = int(data.BitsStored), bool(data.PixelRepresentation)
     low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-    ends = sorted((low * slope + intercept, high * slope + intercept))
+    ends = sorted(end * slope + intercept for end in (low, high) for slope, intercept in rescales)
     colour = str(data.PhotometricInterpretation).startswith(("RGB", "YBR", "PALETTE"))
     return DicomHeader(
         int(data.Rows),
         int(data.Columns),
         3 if colour else 1,
-        int(data.get("NumberOfFrames", 1) or 1),
-        (0.0, 255.0) if colour else (ends[0], ends[1]),
-        not colour and ((slope, intercept) != (1.0, 0.0) or "ModalityLUTSequence" in data),
+        frames,
+        (0.0, 255.0) if colour else (ends[0], ends[-1]),
+        not colour and (rescales != {(1.0, 0.0)} or "ModalityLUTSequence" in data),
         _spacing(data),
         (_text(data, "PatientID"), _text(data, "StudyInstanceUID")),
     )
@@ -88,11 +99,10 @@ def read_pixels(path: Path, file: str, *, turn: bool = True) -> NDArray[np.float
             pixels = apply_color_lut(pixels, data)
             pixels = (pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
         colour = photometric.startswith(("RGB", "YBR", "PALETTE"))
-        slope, intercept = _rescale(data)
         if not colour and "ModalityLUTSequence" in data:
             values: NDArray[np.float32] = np.asarray(apply_modality_lut(pixels, data), dtype=np.float32)
         else:  # pydicom rescales only where both are said
-            values = np.asarray(pixels if colour else pixels * slope + intercept, dtype=np.float32)
+            values = np.asarray(pixels if colour else _rescaled(pixels, data, frames), dtype=np.float32)
     except Exception:
         raise unreadable(file, "its pixels cannot be decoded") from None
     values = values if frames > 1 else values[None]
@@ -106,8 +116,8 @@ def read_pixels(path: Path, file: str, *, turn: bool = True) -> NDArray[np.float
 
 def _spacing(data: Any) -> tuple[float, float] | None:
     try:
-        rows, columns = map(float, data.PixelSpacing)
-    except (AttributeError, TypeError, ValueError):
+        rows, columns = map(float, attribute(data, "PixelSpacing"))
+    except (TypeError, ValueError):
         return None
     return (rows, columns) if rows > 0 and columns > 0 else None
 
@@ -116,8 +126,27 @@ def _text(data: Any, name: str) -> str:
     return str(data.get(name) or "").strip()
 
 
-def _rescale(data: Any) -> tuple[float, float]:
-    return float(data.get("RescaleSlope", 1) or 1), float(data.get("RescaleIntercept", 0) or 0)
+def attribute(data: Any, name: str, frame: int = 0) -> Any:
+    """Return what a file says by this keyword, of the image or, of an enhanced one, of a frame; None where nothing."""
+    if data.get(name) is not None:
+        return data.get(name)
+    of_frames, of_all = data.get("PerFrameFunctionalGroupsSequence"), data.get("SharedFunctionalGroupsSequence")
+    for groups in ([of_frames[frame]] if of_frames and frame < len(of_frames) else [], of_all or []):
+        for group in groups:
+            sequence = group.get(_GROUPS[name])
+            if sequence and sequence[0].get(name) is not None:
+                return sequence[0].get(name)
+    return None
+
+
+def _rescale(data: Any, frame: int) -> tuple[float, float]:
+    return float(attribute(data, "RescaleSlope", frame) or 1), float(attribute(data, "RescaleIntercept", frame) or 0)
+
+
+def _rescaled(pixels: NDArray[Any], data: Any, frames: int) -> NDArray[Any]:
+    slopes, intercepts = np.array([_rescale(data, frame) for frame in range(frames)]).T[:, :, None, None]
+    values: NDArray[Any] = pixels.reshape(frames, *pixels.shape[-2:]) * slopes + intercepts
+    return values if frames > 1 else values[0]
 
 
 def _opened(path: Path, file: str, *, pixels: bool) -> Any:
@@ -140,4 +169,4 @@ def _opened(path: Path, file: str, *, pixels: bool) -> Any:
     return data
 
 
-__all__ = ["SUFFIXES", "DicomHeader", "is_dicom", "read_header", "read_pixels", "series_of"]
+__all__ = ["SUFFIXES", "DicomHeader", "attribute", "is_dicom", "read_header", "read_pixels", "series_of"]

@@ -240,7 +240,7 @@ def read_image(
         header = dicom.read_header(path, file)
         frames = dicom.read_pixels(path, file)
         values = frames[_page_of(len(frames), file, page)]
-        stored: tuple[float, float] | None = header.stored
+        stored: tuple[float, float] | None = None if header.rescaled else header.stored
     else:
         with _opened(path, file, page) as image:
             stored = _range_of(image.mode)

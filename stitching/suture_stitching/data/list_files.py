@@ -13,7 +13,7 @@ from typing import Any
 from suture_contract.errors import SutureError
 from suture_stitching.data.spec import DatasetSpec
 from suture_stitching.data.text_table import opened, sniff
-from suture_stitching.data.words import names_patient, split_of
+from suture_stitching.data.words import split_of
 
 #: What columns are called that name files.
 FILE_COLUMNS = (
@@ -51,7 +51,6 @@ class Entry:
     images: list[str]
     label: Any
     split: str | None
-    group: str | None
     more: Mapping[str, str]
 
 
@@ -130,7 +129,6 @@ def read_datalist(path: Path) -> list[Entry]:
                 _files(entry),
                 entry.get("label", entry.get("mask")),
                 _split(name, entry),
-                _patient(entry),
                 {str(key): str(value) for key, value in entry.items() if isinstance(value, str | int | float)},
             )
             for name, listed in content.items()
@@ -157,10 +155,6 @@ def _files(entry: Mapping[str, Any]) -> list[str]:
 
 def _split(name: str, entry: Mapping[str, Any]) -> str | None:
     return split_of(str(entry.get("split", name)))
-
-
-def _patient(entry: Mapping[str, Any]) -> str | None:
-    return next((str(value) for name, value in entry.items() if names_patient(name)), None)
 
 
 __all__ = ["FILE_COLUMNS", "Entry", "ListedRow", "first_rows", "is_datalist", "read_datalist", "read_rows"]

@@ -11,9 +11,9 @@ from pathlib import Path, PurePosixPath
 from suture_contract.errors import SutureError
 from suture_contract.naming import folded
 from suture_stitching.data.list_files import FILE_COLUMNS, Entry, ListedRow, read_datalist, read_rows
-from suture_stitching.data.samples import Sample, check_splits, group_of
+from suture_stitching.data.samples import Sample, check_splits, group_of, patient_column
 from suture_stitching.data.spec import SPLITS, DatasetSpec
-from suture_stitching.data.words import names_patient, split_of
+from suture_stitching.data.words import split_of
 
 _MASK_COLUMNS = ("mask", "mask path", "maskpath", "segmentation", "seg", "label", "label path")
 
@@ -71,8 +71,9 @@ def _columns(names: Sequence[str], spec: DatasetSpec, where: str, *, masks: bool
         targets = (columns.label or one_of(["label"]) or "label",)
     mask = (columns.label or one_of(_MASK_COLUMNS)) if masks else None
     split = columns.split or one_of(["split"])
-    patients = [name for name in names if names_patient(name)]
-    group = columns.group or one_of(["group"]) or (patients[0] if len(patients) == 1 else None)
+    group = columns.group or one_of(["group"])
+    if group is None and spec.group is None:  # with it, the names of the files say whose they are
+        group = patient_column(names, where)
     wanted = [file, *targets, *([mask] if masks else []), *filter(None, (columns.split, columns.group))]
     check_columns(spec, names, where)
     if any(name is None or name not in names for name in wanted):
@@ -245,7 +246,7 @@ def datalist_samples(spec: DatasetSpec) -> list[Sample]:
                 file,
                 target,
                 entry.split,
-                entry.group or group_of(file, spec),
+                _patient(entry, spec, where) or group_of(file, spec),
                 tuple(more),
                 tuple(entry.more.get(name, "") for name in spec.subgroups),
             ),
@@ -276,6 +277,14 @@ def _entry_target(entry: Entry, spec: DatasetSpec, where: str) -> str | tuple[fl
     target = _line_target(cells, spec, f"{where}, {entry.place}")
     assert target is not None
     return target
+
+
+def _patient(entry: Entry, spec: DatasetSpec, where: str) -> str | None:
+    """Return what a JSON entry says of whom it is."""
+    column = spec.columns.group
+    if column is None and spec.group is None:
+        column = patient_column(entry.more, f"{where}, {entry.place}")
+    return entry.more.get(column) if column else None
 
 
 def _add(sample: Sample, place: str, samples: dict[str, Sample], where: str) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from suture_contract.errors import SutureError
 from suture_stitching.data.spec import SPLITS, DatasetSpec
+from suture_stitching.data.words import patient_columns
 
 LABELS_FILE = "labels.csv"
 #: The code of a file that cannot be read, which may be left out if the site says so.
@@ -55,6 +56,23 @@ def group_of(file: str, spec: DatasetSpec) -> str | None:
     return match[1]
 
 
+def patient_column(names: Iterable[str], where: str) -> str | None:
+    """Return the column that says whose a sample is, by its name; None where there is none.
+
+    Raises `SutureError` `dataset.patients_unclear` where several may.
+    """
+    columns = patient_columns(names)
+    if len(columns) > 1:
+        raise SutureError(
+            "dataset.patients_unclear",
+            f"{' and '.join(repr(name) for name in columns)} may each say whose a sample is",
+            where=where,
+            hint="say in the dataset's description which one does, so that all of a patient's samples are in one "
+            f'split: columns = {{ group = "{columns[0]}" }}',
+        )
+    return columns[0] if columns else None
+
+
 def check_splits(samples: Sequence[Sample], where: str) -> None:
     """Raise `SutureError` where some of the samples, not all, say their split."""
     if any(sample.split for sample in samples):
@@ -68,4 +86,4 @@ def check_splits(samples: Sequence[Sample], where: str) -> None:
             )
 
 
-__all__ = ["LABELS_FILE", "UNREADABLE", "Sample", "check_splits", "group_of", "unreadable"]
+__all__ = ["LABELS_FILE", "UNREADABLE", "Sample", "check_splits", "group_of", "patient_column", "unreadable"]

@@ -16,7 +16,7 @@ from suture_stitching.data.formats import format_of
 from suture_stitching.data.list_files import FILE_COLUMNS, read_datalist
 from suture_stitching.data.spec import LISTS, TABLES
 from suture_stitching.data.spec_file import defaults_for, spec_of
-from suture_stitching.data.words import is_litter, is_row_number, names_patient, split_of
+from suture_stitching.data.words import is_litter, is_row_number, names_patient, patient_columns, split_of
 
 #: More values than these in a column are no labels.
 _MOST_LABELS = 50
@@ -211,11 +211,12 @@ def _table(path: Path, kind: str, suggestion: Suggestion, label: str | None) -> 
     else:
         columns["label"] = column
         _targets(table, column, suggestion)
-    for name in names:
-        if names_patient(name):
-            columns["group"] = name
-        elif name.lower() == "split":
-            columns["split"] = name
+    patients = patient_columns(names)
+    if patients:
+        columns["group"] = patients[0]
+    split = next((name for name in names if name.lower() == "split"), None)
+    if split is not None:
+        columns["split"] = split
     taken = set(columns.values())
     others = [name for name in names if name not in taken and not is_row_number(name) and not names_patient(name)]
     texts = {name: _distinct(table, name) for name in others if table.is_text(name)}
@@ -225,6 +226,8 @@ def _table(path: Path, kind: str, suggestion: Suggestion, label: str | None) -> 
     why = "CHECK: features in the order in which the models read them"
     if left_out:
         why += f"; left out, for they are no numbers: {', '.join(left_out)}"
+    if len(patients) > 1:
+        why += f"; whose a row is: one of {', '.join(patients)}"
     suggestion.put("columns", columns, " ".join(why.split()))
     if categories:
         suggestion.put(

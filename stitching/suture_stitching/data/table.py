@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from suture_contract.errors import SutureError
 from suture_contract.naming import did_you_mean, folded
 from suture_stitching.data.arrays import ArrayDataset, chunks, label_places, marks, refuse_unknown, strata
+from suture_stitching.data.samples import patient_column
 from suture_stitching.data.spec import DatasetSpec
 from suture_stitching.data.splits import Indices, digests, split_samples
 from suture_stitching.data.spool import Spool
@@ -201,7 +202,7 @@ def _choose(file: TableFile, spec: DatasetSpec) -> _Chosen:
     taken = {*(stated or wanted or ()), *targets}
     split = columns.split or (named if (named := _column_of("split", names)) not in taken else None)
     patients = [name for name in names if names_patient(name) and name not in {*taken, split}]
-    group = columns.group or (patients[0] if len(patients) == 1 else None)
+    group = columns.group or patient_column(patients, where)
     reserved = {*targets, *patients, *filter(None, (split, group))}
     # A column of texts that only says which subgroup a row is of is no feature.
     reserved |= {name for name in spec.subgroups if name in names and not file.is_number(name)}

@@ -7,6 +7,7 @@ in mm.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,10 @@ _ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
 SUFFIXES = (*_NIFTI, *_ITK, *dicom.SUFFIXES)
 #: A volume of more voxels (1 GiB as float32) is refused: most likely a header that lies.
 _MOST_VOXELS = 1 << 28
+#: By how much directions may differ that are the same; other tools round them.
+_ANGLE = 1e-3
+#: What says how far the slices of one file lie apart, the surest first.
+_STEPS = ("SpacingBetweenSlices", "SliceThickness")
 #: From the patient's left, back and head, as DICOM and ITK have it, to right, front and head.
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -176,71 +181,80 @@ class _Series(_InLps):
             )
         import pydicom
 
-        slices = [self._slice(entry, file) for entry in files]
-        if len({series for _, _, series, _, _ in slices}) > 1:
+        headers = [dicom.read_header(entry, file) for entry in files]
+        data = [pydicom.dcmread(entry, stop_before_pixels=True) for entry in files]
+        if len({str(own.get("SeriesInstanceUID", "")) for own in data}) > 1:
             raise unreadable(file, "the folder holds several series: give each one of its own")
-        sizes = {(header.height, header.width, header.channels) for header, *_ in slices}
+        sizes = {(header.height, header.width, header.channels) for header in headers}
         if len(sizes) > 1:
             raise unreadable(file, "the slices of the series have several sizes")
-        self._frames, self.whose = slices[0][0].frames, slices[0][0].whose
-        if len(files) > 1 and any(header.frames > 1 for header, *_ in slices):
+        count, self.whose = headers[0].frames, headers[0].whose
+        if len(files) > 1 and any(header.frames > 1 for header in headers):
             raise unreadable(file, "several files with several frames each are no series")
-        if len(files) == 1 and self._frames == 1:
+        if len(files) == 1 and count == 1:
             raise unreadable(file, "one DICOM slice is no volume")
-        rows, columns = slices[0][3][:, 0], slices[0][3][:, 1]
+        slices = [
+            _Slice.of(own, entry, frame)
+            for own, entry in zip(data, files, strict=True)
+            for frame in range(count if len(files) == 1 else 1)
+        ]
+        if not all(np.allclose(entry.axes, slices[0].axes, atol=_ANGLE) for entry in slices):
+            raise unreadable(file, "the slices of the series lie at several angles")
+        rows, columns = slices[0].axes
         normal = np.cross(rows, columns)
-        slices.sort(key=lambda entry: float(entry[4] @ normal))
-        self._files = [entry[1] for entry in slices]
-        step = self._step(slices, normal, files[0])
+        # Frames whose places nobody says stay as they are.
+        placed = len(files) > 1 or all(entry.placed for entry in slices)
+        if placed:
+            slices.sort(key=lambda entry: float(entry.place @ normal))
+        between = next((step for name in _STEPS if (step := dicom.attribute(data[0], name))), None)
+        step = self._step(slices, normal) if placed else float(between or 1.0)
+        self._order = [(entry.path, entry.frame) for entry in slices]
         height, width, self.channels = next(iter(sizes))
-        first = pydicom.dcmread(files[0], stop_before_pixels=True)
-        self.measured = "PixelSpacing" in first and any(
-            name in first
-            for name in (["ImagePositionPatient"] if len(files) > 1 else ["SpacingBetweenSlices", "SliceThickness"])
-        )
-        spacing = self._pixel_spacing(files[0])
+        spacing = headers[0].spacing or (1.0, 1.0)
+        self.measured = headers[0].spacing is not None and (slices[0].placed if placed else between is not None)
         affine = np.eye(4)
         affine[:3, 0], affine[:3, 1], affine[:3, 2] = rows * spacing[1], columns * spacing[0], normal * step
-        affine[:3, 3] = slices[0][4]
+        affine[:3, 3] = slices[0].place
         self._stored_affine = _LPS_TO_RAS @ affine
-        count = len(files) if len(files) > 1 else self._frames
-        self._describe((width, height, count), self._stored_affine, file)
+        self._describe((width, height, len(slices)), self._stored_affine, file)
 
-    def _slice(self, path: Path, file: str) -> Any:
-        import pydicom
-
-        header = dicom.read_header(path, file)
-        data = pydicom.dcmread(path, stop_before_pixels=True)
-        series = str(data.get("SeriesInstanceUID", ""))
-        cosines = np.array([float(x) for x in data.get("ImageOrientationPatient", (1, 0, 0, 0, 1, 0))])
-        place = np.array(
-            [float(x) for x in data.get("ImagePositionPatient", (0, 0, data.get("InstanceNumber", 0) or 0))]
-        )
-        return header, path, series, cosines.reshape(2, 3).T, place
-
-    def _pixel_spacing(self, path: Path) -> tuple[float, float]:
-        import pydicom
-
-        spacing = pydicom.dcmread(path, stop_before_pixels=True).get("PixelSpacing", (1.0, 1.0))
-        return float(spacing[0]), float(spacing[1])
-
-    def _step(self, slices: list[Any], normal: NDArray[np.float64], first: Path) -> float:
+    def _step(self, slices: list[_Slice], normal: NDArray[np.float64]) -> float:
         """Return the distance of slices in mm; raise where one is missing or there twice."""
-        import pydicom
-
-        if len(slices) == 1:
-            data = pydicom.dcmread(first, stop_before_pixels=True)
-            return float(data.get("SpacingBetweenSlices", data.get("SliceThickness", 1.0)) or 1.0)
-        steps = np.diff([float(entry[4] @ normal) for entry in slices])
+        steps = np.diff([float(entry.place @ normal) for entry in slices])
         if steps.min() <= 0 or steps.max() > 1.5 * steps.min():
             raise unreadable(self._file, "slices of the series are missing, or there twice")
         return float(steps.mean())
 
     def _values(self) -> NDArray[np.float32]:
         # A volume of MONOCHROME1 is none that exists; values stay as rescaled.
-        frames = [dicom.read_pixels(path, self._file, turn=False) for path in self._files]
-        stacked = np.concatenate(frames)  # (Z, C, Y, X)
+        files = {path: dicom.read_pixels(path, self._file, turn=False) for path in dict(self._order)}
+        stacked = np.stack([files[path][frame] for path, frame in self._order])  # (Z, C, Y, X)
         return np.ascontiguousarray(np.transpose(stacked, (1, 3, 2, 0)))
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """A frame of a file: `axes` `(2, 3)` along its rows and columns, and its `place` in LPS, which it may not say."""
+
+    path: Path
+    frame: int
+    axes: NDArray[np.float64]
+    place: NDArray[np.float64]
+    placed: bool
+
+    @classmethod
+    def of(cls, data: Any, path: Path, frame: int) -> _Slice:
+        axes = dicom.attribute(data, "ImageOrientationPatient", frame) or (1, 0, 0, 0, 1, 0)
+        place = dicom.attribute(data, "ImagePositionPatient", frame)
+        at = place or (0, 0, data.get("InstanceNumber", 0) or 0)
+        several = "ImagePositionPatient" in data and int(data.get("NumberOfFrames", 1) or 1) > 1
+        return cls(
+            path,
+            frame,
+            np.array([float(x) for x in axes]).reshape(2, 3),
+            np.array([float(x) for x in at]),
+            bool(place) and not several,  # one place for all frames is that of the first
+        )
 
 
 __all__ = ["SUFFIXES", "StoredVolume", "open_volume"]

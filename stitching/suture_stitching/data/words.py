@@ -19,13 +19,14 @@ _SPLITS: Mapping[str, Split] = {
     **dict.fromkeys(("validation", "valid", "val", "validate", "dev"), "validation"),
     **dict.fromkeys(("test", "testing", "tst", "ts"), "test"),
 }
-#: What a column is called that says whose a row is, without case and signs: `Patienten-Nr.`, `PatID`, `Fall_Nr`.
-_PATIENT = re.compile(
+#: What a column is called that says whose a row is, without case and signs: `Patienten-Nr.`, `PatID`.
+_PERSON = re.compile(
     r"(?:patient(?:en|in)?|pat|subject|subj|participant|person(?:en)?|proband(?:en|in)?|teilnehmer|studienteilnehmer)"
     r"(?:id|ids|uid|nr|no|num|number|nummer|code|key|kennung|identifier|pseudonym|hash|mrn)?"
-    r"|(?:case|fall|encounter|record|pseudonym|hospital)(?:id|nr|no|num|number|nummer)"
-    r"|p(?:at)?id|usubjid|mrn|medicalrecordnumber|pseudonym|psn"
+    r"|pseudonym(?:id|nr|no|num|number|nummer)?|p(?:at)?id|usubjid|mrn|medicalrecordnumber|psn"
 )
+#: The same of a stay or a case, of which a person may have several: `Fall_Nr`.
+_STAY = re.compile(r"(?:case|fall|encounter|record|hospital)(?:id|nr|no|num|number|nummer)")
 #: What file managers, network drives and archives leave beside files.
 _LITTER = frozenset(
     "thumbs.db desktop.ini __macosx @eadir #recycle $recycle.bin lost+found dicomdir".split()  # noqa: SIM905
@@ -45,7 +46,19 @@ def split_of(text: str) -> Split | None:
 
 def names_patient(column: str) -> bool:
     """Whether a column of this name says whose a sample is."""
-    return _PATIENT.fullmatch(re.sub(r"[\W_]+", "", folded(column))) is not None
+    return bool(_PERSON.fullmatch(_bare(column)) or _STAY.fullmatch(_bare(column)))
+
+
+def patient_columns(names: Iterable[str]) -> list[str]:
+    """Return the columns that say whose a sample is: those that name a person, and without one those of a stay."""
+    names = list(names)
+    return [name for name in names if _PERSON.fullmatch(_bare(name))] or [
+        name for name in names if _STAY.fullmatch(_bare(name))
+    ]
+
+
+def _bare(column: str) -> str:
+    return re.sub(r"[\W_]+", "", folded(column))
 
 
 def of_one_patient(files: Iterable[str]) -> int:
@@ -136,6 +149,7 @@ __all__ = [
     "is_row_number",
     "names_patient",
     "of_one_patient",
+    "patient_columns",
     "places_of",
     "split_of",
 ]

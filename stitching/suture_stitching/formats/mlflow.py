@@ -32,11 +32,10 @@ from suture_contract.model.format import METADATA, MODEL, check_against, check_f
 from suture_contract.model.metadata import ModelMetadata
 from suture_stitching.formats.folder import making
 from suture_stitching.formats.trials import trial_batches
-from suture_stitching.normalisation import normalised
+from suture_stitching.normalisation import prepared
 from suture_stitching.objectives import objective_of
 from suture_stitching.portable.export import relative_difference
 from suture_stitching.portable.runtime import PortableModel, load
-from suture_stitching.portable.schemas import TORCH_DTYPES
 
 #: What runs a portable model, at the versions that it was tried with.
 _NEEDS = ("torch", "numpy", "pydantic", "safetensors")
@@ -99,11 +98,12 @@ class Predictor:
         self._objective = objective_of([metadata], metadata.labels or ())
 
     def predict(self, data: Any, params: object = None) -> np.ndarray:
-        """Return the output for a batch `(N, C, *spatial)`, or a data frame with the columns that the model names."""
+        """Return the output for a batch `(N, C, *spatial)`, or a data frame with the columns that the model names.
+
+        Raises `SutureError`: `predict.shape`, and `predict.range` for values that the model does not read.
+        """
         x = torch.as_tensor(np.array(data[list(self.input.channels or ())] if hasattr(data, "columns") else data))
-        x = x.to(TORCH_DTYPES[self.input.dtype])
-        if (scale := self.input.preprocessing) is not None:
-            x = normalised(x, scale.mean, scale.std)
+        x = prepared(x, self.input)
         with torch.inference_mode():
             return self._objective.combine([self.model(x)], [0]).float().numpy()
 
