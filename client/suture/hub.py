@@ -442,10 +442,8 @@ class Hub:
         Who reads it already, stays. Copies that others have made are theirs.
         """
         path = model_path(repo)
-        model = Model.of(self.connection.get(path), path)
-        named = set(listed(parties, "parties"))
-        shared = set(model.shared_with) - named if stop else set(model.shared_with) | named
-        body: dict[str, Any] = {"shared_with": sorted(shared)}
+        # What changes alone: another owner may change the list meanwhile.
+        body: dict[str, Any] = {"stop_sharing_with" if stop else "share_with": listed(parties, "parties")}
         if everyone:
             body["visibility"] = "private" if stop else "all"
         return Model.of(self.connection.request("PATCH", path, body=body), path)

@@ -36,6 +36,36 @@ class Page(HTMLParser):
         return [link for link in found if link.startswith("/")]
 
 
+class Form(HTMLParser):
+    """A form of a page as a browser holds it: `fields` are what it sends as it stands."""
+
+    def __init__(self, text: str, action: str) -> None:
+        super().__init__()
+        self.action, self.fields, self._inside, self._select = action, {}, False, ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attributes = {name: value or "" for name, value in attrs}
+        if tag == "form":
+            self._inside = attributes.get("action") == self.action
+        if not self._inside:
+            return
+        if tag == "select":
+            self._select = attributes["name"]
+        elif tag == "option" and ("selected" in attributes or self._select not in self.fields):
+            self.fields[self._select] = attributes.get("value", "")
+        elif tag == "input" and attributes.get("type") in ("hidden", "checkbox"):
+            name, value = attributes["name"], attributes["value"]
+            self.fields[name] = value if name not in self.fields else [*_several(self.fields[name]), value]
+
+    def send(self, browser, **changes):
+        return browser.post(self.action, **{**self.fields, **changes})
+
+
+def _several(value):
+    return value if isinstance(value, list) else [value]
+
+
 class Browser:
     """A browser: it keeps its cookie, and sends what a form of the page holds."""
 

@@ -7,7 +7,7 @@ import re
 
 from fastapi.routing import iter_route_contexts
 from sqlalchemy import text
-from tests.pages.browsing import Browser, Page
+from tests.pages.browsing import Browser, Form, Page
 from tests.service.conftest import World
 
 
@@ -96,6 +96,44 @@ def test_models_are_picked_from_those_that_go_together(start):
     assert "There is none that you may read" in browser.send("/-/jobs/models", search="south/secret").text
 
 
+def test_a_model_is_named_at_a_branch_a_tag_or_the_first_digits_of_an_id(start):
+    world: World = start()
+    world.ask()
+    old = world.north.get("/v1/models/north/digits/revisions/latest").json()["id"]
+    assert world.north.post("/api/models/north/digits/tag/main", {"tag": "v1"}).status_code == 200
+    new = world.north.publish("north/digits", model=world.model(seed=5)).json()["id"]
+    (step,) = world.north.get("/api/models/north/digits/commits/v1").json()[:1]
+    browser = Browser(world.client, world.north.token)
+
+    def members(name):
+        fields = {"models": f"{name} south/digits", "dataset": "digits"}
+        assert "These can be stitched" in browser.send("/-/jobs/check", **fields).text, name
+        made = browser.send("/-/jobs/new", **fields)
+        assert made.status_code == 303, name
+        return world.north.get(f"/v1{made.headers['location'].removeprefix('/-')}").json()["models"][0]["revision"]
+
+    named = {"main": new, "latest": new, old[:7]: old, "v1": old, step["id"][:10]: old, step["id"]: old, old: old}
+    assert {name: members(f"north/digits@{name}") for name in named} == named
+    # In a link, too; what names nothing is refused with what does.
+    assert f"north/digits@{old}" in [one["value"] for one in _boxes(browser.page("/-/jobs/new?model=north/digits@v1"))]
+    fields = {"models": "north/digits@v2 south/digits", "dataset": "digits"}
+    for shown in (browser.send("/-/jobs/new", **fields).text, browser.page("/-/jobs/new?model=north/digits@v2").text):
+        assert "orth/digits has no revision v2" in shown
+        assert f"the newest is north/digits@{new}" in shown
+    assert world.north.post("/api/repos/create", {"name": "empty"}).status_code == 200
+    assert "no portable model" in browser.page(f"/-/jobs/new?model=north/empty@{_first(world)}").text
+    # Of what is not shared, nothing is looked up.
+    assert world.south.publish("south/secret", visibility="private").status_code == 201
+    shown = [
+        browser.page(f"/-/jobs/new?model=south/{name}@v2").text.replace(name, "…") for name in ("secret", "absent")
+    ]
+    assert shown[0] == shown[1]
+
+
+def _first(world):
+    return world.north.get("/api/models/north/empty/commits/main").json()[0]["id"][:12]
+
+
 def _boxes(page):
     return [one for one in page.all("input") if one.get("name") == "model"]
 
@@ -171,7 +209,7 @@ def test_an_owner_says_on_the_page_who_may_read_a_model_and_who_gets_its_files(s
     assert (model["visibility"], model["gated"], model["shared_with"]) == ("private", "manual", ["east", "south"])
     named = [one["value"] for one in owner.page("/north/digits").all("input") if one.get("name") == "shared_with"]
     assert named == ["east", "south"]
-    assert owner.send(action, **fields | {"add": "", "shared_with": ["south"]}).status_code == 303
+    assert owner.send(action, **fields | {"add": "", "shown": named, "shared_with": ["south"]}).status_code == 303
     assert world.east.get("/v1/models/north/digits").status_code == 404
     # As the API: refused in words beside the form, with nothing changed, and noted in the same way.
     unknown = owner.send(action, **fields | {"add": "suoth"})
@@ -183,6 +221,44 @@ def test_an_owner_says_on_the_page_who_may_read_a_model_and_who_gets_its_files(s
     assert world.north.get("/v1/models/north/digits").json()["shared_with"] == ["south"]
     entries = world.actor("north", "auditor").get("/v1/audit?action=model.change").json()["items"]
     assert [entry["detail"]["shared_with"] for entry in entries] == [["south"], ["east", "south"]]
+
+
+def test_two_owners_at_once_keep_what_the_other_changed(start):
+    world = start()
+    assert world.north.publish("north/digits", visibility="private").status_code == 201
+    assert world.north("PATCH", "/v1/models/north/digits", json={"shared_with": ["south"]}).status_code == 200
+    browser = Browser(world.client, world.north.token)
+
+    def opened():
+        """A tab with the form, as it is now; return what sends it."""
+        (action,) = [one["action"] for one in browser.page("/north/digits").all("form") if "/sharing/" in one["action"]]
+        return Form(browser.get("/north/digits").text, action)
+
+    first, second, third, fourth = opened(), opened(), opened(), opened()
+    assert first.send(browser, add="east").status_code == 303
+    assert second.send(browser, add="operators").status_code == 303
+    assert third.send(browser, gated="manual", shared_with=[]).status_code == 303
+    assert fourth.send(browser, visibility="all").status_code == 303
+    model = world.north.get("/v1/models/north/digits").json()
+    assert (model["shared_with"], model["visibility"], model["gated"]) == (["east", "operators"], "all", "manual")
+    auditor = world.actor("north", "auditor")
+    before = auditor.get("/v1/audit").json()["items"][0]
+    assert opened().send(browser).status_code == 303
+    assert auditor.get("/v1/audit").json()["items"][0] == before, "nothing was changed"
+
+
+def test_a_repository_without_a_model_is_shared_too(start):
+    world = start()
+    assert world.north.post("/api/repos/create", {"name": "protocols"}).status_code == 200
+    owner = Browser(world.client, world.north.token)
+    form = Form(owner.get("/north/protocols").text, "/-/sharing/north/protocols")
+    assert form.fields["visibility"] == "private"
+    assert form.send(owner, add="south").status_code == 303
+    assert "north, and south" in re.sub(r"\s+", " ", owner.page("/north/protocols").text)
+    for party, status in ((world.south, 200), (world.east, 404)):
+        assert Browser(world.client, party.token).get("/north/protocols").status_code == status
+    assert Form(owner.get("/north/protocols").text, form.action).send(owner, gated="manual").status_code == 303
+    assert "files on request" in owner.page("/north/protocols").text
 
 
 def test_an_operator_says_what_a_party_may_fill(start):

@@ -20,6 +20,7 @@ from tests.web import NOBODY, web
 from typer.testing import CliRunner
 
 from suture.cli.app import app
+from suture.hub import Hub
 from suture_contract.card.yaml_block import split_card
 from suture_service import operate
 from suture_service.hub import MUCH, REQUESTS, SHARED
@@ -190,6 +191,19 @@ def test_one_command_shares_a_model_and_takes_it_back(live, settings, token, sit
     assert suture("north/mine", "--everyone") == (0, "north/mine is readable by every party at this hub")
     assert may_read()
     assert suture("north/mine")[0] != 0  # with whom?
+    # While somebody else shares it, too.
+    operate.add_party(settings, "east")
+    with Hub(live.url, token) as hub, Hub(live.url, token) as other:
+        send = hub.connection.request
+
+        def request(method, *arguments, **options):
+            if method == "PATCH":
+                other.share("north/mine", ["east"])
+            return send(method, *arguments, **options)
+
+        monkeypatch.setattr(hub.connection, "request", request)
+        assert hub.share("north/mine", ["south"]).shared_with == ("east", "south")
+    assert suture("north/mine", "suoth", "--stop")[0] != 0  # nobody of this name, and so nobody is kept out
 
 
 @on_sqlite

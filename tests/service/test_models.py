@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+
+from suture_service.parties import service as parties
 
 PATH = "/v1/models/north/digits"
 
@@ -81,6 +84,52 @@ def test_sharing_with_one_party(world):
     assert world.south.get(PATH).status_code == 404
     assert world.north("PATCH", PATH, json={"visibility": "all"}).json()["visibility"] == "all"
     assert world.east.get(PATH).status_code == 200
+
+
+def test_what_changes_of_a_list_leaves_the_rest_of_it(world):
+    world.north.publish("north/digits", visibility="private")
+
+    def change(**body):
+        return world.north("PATCH", PATH, json=body)
+
+    assert change(share_with=["south"]).json()["shared_with"] == ["south"]
+    assert change(share_with=["east", "north", "south"]).json()["shared_with"] == ["east", "south"]
+    assert change(stop_sharing_with=["south", "operators"], share_with=[]).json()["shared_with"] == ["east"]
+    for body, field in (
+        ({"share_with": ["south", "nowhere"]}, "share_with"),
+        ({"share_with": ["south"], "stop_sharing_with": ["esat"]}, "stop_sharing_with"),
+    ):
+        error = refusal(change(**body), 422)
+        assert (error["code"], error["where"]) == ("party.unknown", field)
+    for body in (
+        {"shared_with": [], "share_with": ["south"]},
+        {"share_with": ["south"], "stop_sharing_with": ["south"]},
+    ):
+        assert refusal(change(**body), 422)["code"] == "request.invalid"
+    assert world.north.get(PATH).json()["shared_with"] == ["east"]
+    with world.hub.database.writing() as session:
+        for number in range(200):
+            parties.add_party(session, f"party-{number:03}", world.now())
+    many = [f"party-{number:03}" for number in range(200)]
+    assert refusal(change(share_with=many), 422)["code"] == "model.too_many_readers"
+    assert len(change(share_with=many[1:]).json()["shared_with"]) == 200
+
+
+def test_those_who_change_a_list_at_once_all_do(world):
+    world.north.publish("north/digits", visibility="private")
+    names = [f"party-{number}" for number in range(8)]
+    with world.hub.database.writing() as session:
+        for name in names:
+            parties.add_party(session, name, world.now())
+
+    def change(body):
+        return world.north("PATCH", PATH, json=body).status_code
+
+    with ThreadPoolExecutor(8) as pool:
+        assert {*pool.map(change, [{"share_with": [name, "south"]} for name in names])} == {200}
+        assert world.north.get(PATH).json()["shared_with"] == [*names, "south"]
+        assert {*pool.map(change, [{"stop_sharing_with": [name, "south"]} for name in names])} == {200}
+    assert world.north.get(PATH).json()["shared_with"] == []
 
 
 def test_only_the_owner_changes_a_model(world):

@@ -10,7 +10,6 @@ from fastapi import Query, Request, Response
 from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 
-from suture_service.audit.chain import record
 from suture_service.auth import Caller, CallerDep
 from suture_service.hf import repository, service
 from suture_service.hf.errors import BadRequest
@@ -18,12 +17,14 @@ from suture_service.hf.listing import show_refs, show_repo
 from suture_service.hf.missing import no_such_type
 from suture_service.hf.routing import PlaceDep, RepoDep, Rev, RoutePlace, RouteRepo, base_url, hub_router, link_next
 from suture_service.hf.schemas import BranchIn, MoveIn, RefsOut, RepoIn, RepoOut, SettingsIn, TagIn
-from suture_service.hub import HubDep
+from suture_service.hub import HubContext, HubDep
 from suture_service.keys.flags import flags_of
 from suture_service.models.repository import MAIN
-from suture_service.models.schemas import Visibility
+from suture_service.models.schemas import Gate, ModelChange, Visibility
+from suture_service.models.service import change
 from suture_service.models.trees import NamedFile, files_of, files_of_all
 from suture_service.paging import decode, encode
+from suture_service.parties.repository import lock_party
 from suture_service.tables import Model
 
 router = hub_router()
@@ -67,15 +68,19 @@ def move_repo(hub: HubDep, caller: CallerDep, body: MoveIn) -> dict[str, Any]:
 @router.put(_MODEL + "/settings")
 def change_settings(hub: HubDep, caller: CallerDep, repo: RepoDep, body: SettingsIn) -> dict[str, Any]:
     """Change who may see an own repository, and whether its files are given to whoever does."""
+    gated: Gate | None = None if body.gated is None else body.gated or "open"
+    wanted = ModelChange(visibility=_visibility(body.private, body.visibility), gated=gated)
+    model = change_repo(hub, caller, repo, wanted)
+    return {"private": model.visibility == "private", "gated": model.gated or False}
+
+
+def change_repo(hub: HubContext, caller: Caller, repo: RouteRepo, wanted: ModelChange) -> Model:
+    """Change who may read an own repository, with a portable model in it or not, and who gets its files."""
     with hub.database.writing() as session:
+        lock_party(session, caller.party_id)  # before it is read: who changes it at once waits
         model = service.own_repo(session, caller, repo)
-        model.visibility = _visibility(body.private, body.visibility) or model.visibility
-        if body.gated is not None:
-            model.gated = body.gated or ""
-        model.updated_at = hub.now()
-        facts = {"visibility": model.visibility, "gated": model.gated}
-        record(session, caller.name, "model.change", model.repo, owner=caller.party, **facts)
-    return {"private": facts["visibility"] == "private", "gated": facts["gated"] or False}
+        change(session, caller, model, hub.now(), wanted)
+        return model
 
 
 @router.get("/api/models", response_model_exclude_none=True)

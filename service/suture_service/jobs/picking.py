@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,10 +51,13 @@ class ModelPicks:
     format: str
 
 
-def choices(hub: HubContext, caller: Caller, names: Sequence[str], search: str) -> ModelPicks:
+def choices(
+    hub: HubContext, caller: Caller, names: Sequence[str], search: str, refused: Mapping[str, str]
+) -> ModelPicks:
     """Return the models that are picked, `party/name` or `party/name@revision`, and those that go with them.
 
-    Offered are the latest of those that `search` finds, of the same task and kind of input as what is picked.
+    Offered are the latest of those that `search` finds, of the same task and kind of input as what is picked. `refused`
+    says of names, by name, why they mean nothing.
     """
     with hub.database.reading() as session:
         named = [_revision_of(session, caller, name) for name in names[:MOST]]
@@ -84,7 +87,7 @@ def choices(hub: HubContext, caller: Caller, names: Sequence[str], search: str) 
         picked = [
             choice(revision, name, known[:1] if revision is not known[0] else ())
             if revision is not None
-            else PickedModel(name, None, _unknown(session, caller, name))
+            else PickedModel(name, None, refused.get(name) or _unknown(session, caller, name))
             for name, revision in zip(names, named, strict=False)
         ]
         offered = [choice(revision, revision.model.repo, known[:1]) for revision in shown]

@@ -75,8 +75,9 @@ def get_model(hub: HubDep, caller: CallerDep, party: str, name: str) -> ModelOut
 def change_model(hub: HubDep, caller: CallerDep, party: str, name: str, body: ModelChange) -> ModelOut:
     """Change who may read an own model (role `publisher`)."""
     with hub.database.writing() as session:
-        changed = service.change(session, caller, f"{party}/{name}", hub.now(), body)
-        return _show_flagged(session, changed, caller)
+        listed = service.own_model(session, caller, f"{party}/{name}")
+        service.change(session, caller, listed.Model, hub.now(), body)
+        return _show_flagged(session, listed, caller)
 
 
 @router.get("/{party}/{name}/revisions", responses=answers(404, 422))

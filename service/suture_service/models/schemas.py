@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from suture_contract.model.metadata import Name
 from suture_service.keys.schemas import FINGERPRINT, FlagOut
@@ -14,6 +14,8 @@ from suture_service.parties.schemas import RequestBody
 Visibility = Literal["private", "all"]
 #: How a party that may read a model gets its files: at once, on asking, or when its owner accepts.
 Gate = Literal["open", "auto", "manual"]
+#: As many parties as a model is shared with by name.
+MOST_READERS = 200
 REVISION = "3f0a52c4e8b71d96a0c5e3f2b4d6879a1c2e4f60"
 DIGEST = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 METADATA: dict[str, Any] = {
@@ -43,11 +45,29 @@ class ModelOut(BaseModel):
 
 
 class ModelChange(RequestBody):
-    """What an owner may change; what is left out stays."""
+    """What an owner may change; what is left out stays.
+
+    `shared_with` is the whole list. Two who change it at once leave the list of the later one: `share_with` and
+    `stop_sharing_with` name what changes alone, and leave what others changed meanwhile.
+    """
 
     visibility: Visibility | None = None
     gated: Gate | None = None
-    shared_with: list[Name] | None = Field(default=None, max_length=200, examples=[["south"]])
+    shared_with: list[Name] | None = Field(default=None, max_length=MOST_READERS, examples=[["south"]])
+    share_with: list[Name] = Field(
+        default=[], max_length=MOST_READERS, description="Parties that may read it, too.", examples=[["south"]]
+    )
+    stop_sharing_with: list[Name] = Field(
+        default=[], max_length=MOST_READERS, description="Parties that may read it no longer.", examples=[["east"]]
+    )
+
+    @model_validator(mode="after")
+    def _says_one_thing(self) -> Self:
+        if self.shared_with is not None and (self.share_with or self.stop_sharing_with):
+            raise ValueError("name the whole list in shared_with, or what changes of it in the other two")
+        if both := {*self.share_with} & {*self.stop_sharing_with}:
+            raise ValueError(f"share_with and stop_sharing_with both name {min(both)}")
+        return self
 
 
 class FileOut(BaseModel):

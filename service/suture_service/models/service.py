@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -21,7 +21,7 @@ from suture_service.keys.flags import link_members
 from suture_service.keys.signatures import check_newer, signing_key
 from suture_service.models import repository
 from suture_service.models.cards import tags_of
-from suture_service.models.schemas import ModelChange, Visibility
+from suture_service.models.schemas import MOST_READERS, ModelChange, Visibility
 from suture_service.models.search import facets_of, search_text, training_n
 from suture_service.models.trees import StoredFile, set_files
 from suture_service.parties.repository import find_party, lock_party
@@ -317,43 +317,62 @@ def delete_model(session: Session, model: Model, now: datetime, *, by: str) -> N
     model.name = f"{model.name}~{model.id}"
 
 
-def change(session: Session, caller: Caller, repo: str, now: datetime, wanted: ModelChange) -> repository.Listed:
-    """Change who may read an own model, and who gets its files (role `publisher`)."""
-    lock_party(session, caller.party_id)
+def own_model(session: Session, caller: Caller, repo: str) -> repository.Listed:
+    """Return a model of the caller's, to be changed (role `publisher`)."""
+    lock_party(session, caller.party_id)  # before it is read: who changes it at once waits
     listed = get_model(session, caller, repo)
     if listed.Model.party_id != caller.party_id:
         raise Forbidden("auth.forbidden", "only its owner may change a model", where=repo)
     caller.require("publisher")
+    return listed
+
+
+def change(session: Session, caller: Caller, model: Model, now: datetime, wanted: ModelChange) -> None:
+    """Change who may read an own repository, and who gets its files; its party must have been locked before."""
+    if wanted == ModelChange():
+        return
     if wanted.visibility is not None:
-        listed.Model.visibility = wanted.visibility
+        model.visibility = wanted.visibility
     if wanted.gated is not None:
-        listed.Model.gated = "" if wanted.gated == "open" else wanted.gated
+        model.gated = "" if wanted.gated == "open" else wanted.gated
     if wanted.shared_with is not None:
-        _share(session, listed.Model, wanted.shared_with)
-    listed.Model.updated_at = now
+        _share(session, model, wanted.shared_with, "shared_with")
+    if wanted.share_with:
+        _share(session, model, [*_names(model), *wanted.share_with], "share_with")
+    for name in wanted.stop_sharing_with:
+        if find_party(session, name) is None:  # a typing error, by which nobody is kept from reading
+            raise no_party(session, name, "stop_sharing_with")
+    model.shares = [share for share in model.shares if share.party.name not in wanted.stop_sharing_with]
+    model.updated_at = now
     session.flush()
-    shares = sorted(share.party.name for share in listed.Model.shares)
     record(
         session,
         caller.name,
         "model.change",
-        repo,
+        model.repo,
         owner=caller.party,
-        visibility=listed.Model.visibility,
-        gated=listed.Model.gated or "open",
-        shared_with=shares,
+        visibility=model.visibility,
+        gated=model.gated or "open",
+        shared_with=_names(model),
     )
-    return listed
 
 
-def _share(session: Session, model: Model, names: Sequence[str]) -> None:
+def _names(model: Model) -> list[str]:
+    return sorted(share.party.name for share in model.shares)
+
+
+def _share(session: Session, model: Model, names: Collection[str], field: str) -> None:
     kept = {share.party.name: share for share in model.shares}
     shares = []
     for name in sorted({*names} - {model.party.name}):
-        party = find_party(session, name)
+        party = kept[name].party if name in kept else find_party(session, name)
         if party is None:
-            raise no_party(session, name, "shared_with")
+            raise no_party(session, name, field)
         shares.append(kept.get(name) or ModelShare(party=party))
+    if len(shares) > MOST_READERS:
+        message = f"a model is shared with at most {MOST_READERS} parties"
+        hint = "let every party read it, or stop sharing it with some first"
+        raise HubError("model.too_many_readers", message, where=field, hint=hint)
     model.shares = shares
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Annotated, Any
 
@@ -11,15 +12,20 @@ from fastapi.responses import RedirectResponse
 from suture_contract.documents import Report
 from suture_contract.errors import SutureError
 from suture_contract.failures import meaning
+from suture_contract.pages import url
 from suture_contract.report.html import to_body
 from suture_contract.report.rows import complete
 from suture_service.auth import Caller
 from suture_service.errors import HubError
+from suture_service.hf.errors import RepoNotFound, RevisionNotFound
+from suture_service.hf.routing import RoutePlace
+from suture_service.hf.service import get_at
 from suture_service.hub import HubContext, HubDep
 from suture_service.jobs import endpoints as jobs
 from suture_service.jobs import service
 from suture_service.jobs.picking import MOST, choices, own_datasets
 from suture_service.jobs.schemas import JobIn, JobOut, TaskOut
+from suture_service.models.repository import MAIN
 from suture_service.models.trees import StoredFile
 from suture_service.pages.account import other_parties
 from suture_service.pages.content import read_stored
@@ -103,10 +109,10 @@ class _JobForm:
             "days": days,
         }
 
-    def read(self) -> JobIn:
-        """Return what is asked for; raises `SutureError` `request.invalid` naming the field."""
+    def read(self, hub: HubContext, caller: Caller) -> JobIn:
+        """Return what is asked for; raises `SutureError`, `request.invalid` naming the field."""
         fields = self.values
-        named = [name.partition("@") for name in named_models(fields)]
+        named = [_whole(hub, caller, name).partition("@") for name in named_models(fields)]
         return read_form(
             JobIn,
             models=[{"repo": repo, "revision": revision or None} for repo, _, revision in named],
@@ -126,6 +132,31 @@ def named_models(fields: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys([*fields["model"], *fields["models"].split()]))
 
 
+def _whole(hub: HubContext, caller: Caller, name: str) -> str:
+    """Return a model as a job names it, `party/name` or `party/name@` and the whole id of a revision.
+
+    A branch, a tag, the id of a commit and the first digits of an id mean the revision that is there now. Raises
+    `HubError` `revision.not_found`. Of a model that the caller may not read, nothing is looked up.
+    """
+    repo, _, asked = name.partition("@")
+    if asked in ("", MAIN, "latest"):
+        return repo
+    place = RoutePlace(*repo.partition("/")[::2], asked)
+    with hub.database.reading() as session:
+        try:
+            revision = get_at(session, caller, place).commit.revision
+        except RepoNotFound:
+            return name
+        except RevisionNotFound:
+            newest = get_at(session, caller, replace(place, revision=MAIN)).commit.revision.revision
+            hint = f"name a branch, a tag, or seven digits or more of an id; the newest is {repo}@{newest}"
+            raise HubError("revision.not_found", f"{repo} has no revision {asked}", where=name, hint=hint) from None
+        if revision.content is None:
+            hint = f"look at its files: {url(place.namespace, place.name, 'tree', asked)}"
+            raise HubError("revision.not_found", "there is no portable model in this revision", where=name, hint=hint)
+        return f"{repo}@{revision.revision}"
+
+
 @router.post("/-/jobs/new", dependencies=[Depends(own_form)])
 def create(
     hub: HubDep,
@@ -141,7 +172,7 @@ def create(
     if find:
         return _form(hub, request, caller, form.values, None)
     try:
-        job = jobs.create_job(hub, caller, form.read())
+        job = jobs.create_job(hub, caller, form.read(hub, caller))
     except SutureError as error:
         return _form(hub, request, caller, form.values, error)
     return RedirectResponse(f"/-/jobs/{job.id}", status_code=303)
@@ -158,7 +189,7 @@ def check(hub: HubDep, request: Request, caller: PageCaller, form: AskedForm) ->
     """Say what would keep the job from being taken, while the form is filled in."""
     problem, revisions = None, []
     try:
-        asked = form.read()
+        asked = form.read(hub, caller)
         with hub.database.reading() as session:
             _, checked = service.check(hub, session, caller, asked)
             revisions = [service.member(revision) for revision in checked]
@@ -253,7 +284,15 @@ def _form(
 
 
 def _models(hub: HubContext, caller: Caller, values: dict[str, Any]) -> dict[str, Any]:
-    return {"form": values, "choices": choices(hub, caller, values["model"], values["search"])}
+    refused: dict[str, str] = {}
+    names = []
+    for name in values["model"]:
+        try:
+            names.append(_whole(hub, caller, name))
+        except SutureError as error:
+            names.append(name)
+            refused[name] = f"{error.message}; {error.hint}"
+    return {"form": values, "choices": choices(hub, caller, names, values["search"], refused)}
 
 
 def _shown(hub: HubContext, caller: Caller, job_id: str) -> dict[str, Any]:

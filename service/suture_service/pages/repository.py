@@ -16,17 +16,15 @@ from suture_contract.pages import HEADERS, url
 from suture_service.access import endpoints as access
 from suture_service.access.schemas import AccessIn
 from suture_service.auth import Caller
-from suture_service.errors import NotFound
 from suture_service.hf import commits, files, repos, service
 from suture_service.hf.errors import EntryNotFound
 from suture_service.hf.files import ListingWish, Wish
-from suture_service.hf.routing import FilePath, Namespace, PlaceDep, RepoName, RoutePlace
+from suture_service.hf.routing import FilePath, Namespace, PlaceDep, RepoName, RoutePlace, RouteRepo
 from suture_service.hf.schemas import CommitOut
 from suture_service.hub import HubContext, HubDep
 from suture_service.keys.lineage import lineage_of
-from suture_service.models import endpoints as models
 from suture_service.models.repository import MAIN
-from suture_service.models.schemas import Gate, ModelChange
+from suture_service.models.schemas import MOST_READERS, Gate, ModelChange
 from suture_service.models.service import CARD, readers
 from suture_service.models.trees import files_of
 from suture_service.pages import markdown
@@ -39,11 +37,42 @@ from suture_service.parties.repository import party_names
 
 router = pages()
 _REPO = "/{namespace}/{name}"
-#: As many parties as a form names, and what it says of each.
-MOST_SHARES = 200
 _Word = Annotated[str, Form(max_length=200)]
+_Choice = Annotated[str, Form(max_length=20)]
 #: Of the history, on the page of the model.
 _NEWEST = 5
+
+
+class _SharingForm:
+    """What the form of who may read holds, and what it showed when it was filled in; a dependency."""
+
+    def __init__(
+        self,
+        visibility: _Choice = "",
+        gated: _Choice = "",
+        shown_visibility: _Choice = "",
+        shown_gated: _Choice = "",
+        shown: Annotated[list[_Word] | None, Form(max_length=MOST_READERS)] = None,
+        shared_with: Annotated[list[_Word] | None, Form(max_length=MOST_READERS)] = None,
+        add: Annotated[str, Form(max_length=2000)] = "",
+    ) -> None:
+        self._visibility = visibility if visibility != shown_visibility else None
+        self._gated = gated if gated != shown_gated else None
+        self._add = list(dict.fromkeys(add.replace(",", " ").split()))
+        self._stop = [party for party in dict.fromkeys(shown or ()) if party not in (shared_with or ())]
+
+    def read(self) -> ModelChange:
+        """Return what was changed in the form, and that alone: another owner may have changed the rest meanwhile."""
+        return read_form(
+            ModelChange,
+            visibility=self._visibility,
+            gated=self._gated,
+            share_with=self._add,
+            stop_sharing_with=self._stop,
+        )
+
+
+SharingDep = Annotated[_SharingForm, Depends()]
 
 
 @router.get(_REPO)
@@ -63,6 +92,7 @@ def _model(
         repo = repos.show_at(session, caller, at, files_there, blobs=True)
         metadata = revision.content
         lineage = lineage_of(session, revision, caller.party_id) if metadata is not None else None
+        changes = _may_change(caller, namespace)
         others = bool(at.model.gated) and at.model.party_id != caller.party_id
         shown = {
             "repo": repo,
@@ -75,7 +105,7 @@ def _model(
             "access": access.request_for(session, caller, at.model) if others else None,
             "open": service.may_download(session, caller, at.model),
             "requests": access.requests_for(session, caller, at.model, hub.now()),
-            "parties": party_names(session) if _may_change(caller, namespace) and metadata is not None else (),
+            "parties": party_names(session) if changes else (),
         }
         oid = at.oid
     base, described = url(namespace, name), next((file for file in files_there if file.name == CARD), None)
@@ -86,7 +116,7 @@ def _model(
         status_of(problem),
         **shown,
         problem=problem,
-        changes=_may_change(caller, namespace) and metadata is not None,
+        changes=changes,
         gates=get_args(Gate),
         base=base,
         facts=_facts(metadata) if metadata is not None else [],
@@ -113,23 +143,11 @@ def ask_for_access(
 
 @router.post("/-/sharing" + _REPO, dependencies=[Depends(own_form)])
 def share(
-    hub: HubDep,
-    request: Request,
-    caller: PageCaller,
-    namespace: Namespace,
-    name: RepoName,
-    visibility: Annotated[str, Form(max_length=20)] = "",
-    gated: Annotated[str, Form(max_length=20)] = "",
-    shared_with: Annotated[list[_Word] | None, Form(max_length=MOST_SHARES)] = None,
-    add: Annotated[str, Form(max_length=2000)] = "",
+    hub: HubDep, request: Request, caller: PageCaller, namespace: Namespace, name: RepoName, form: SharingDep
 ) -> Response:
-    """Change who may read an own model, and who gets its files; where it is refused, show its page with the reason."""
+    """Change who may read an own repository, and who gets its files; refused, it is shown with the reason."""
     try:
-        readers = [*(shared_with or ()), *add.replace(",", " ").split()]
-        wanted = read_form(ModelChange, visibility=visibility, gated=gated, shared_with=list(dict.fromkeys(readers)))
-        models.change_model(hub, caller, namespace, name, wanted)
-    except NotFound:
-        raise  # there is no page to show it on
+        repos.change_repo(hub, caller, RouteRepo(namespace, name), form.read())
     except SutureError as error:
         return _model(hub, request, caller, namespace, name, error)
     return RedirectResponse(url(namespace, name), status_code=303)
