@@ -24,6 +24,7 @@ Reads **handwritten digits** from 4 by 4 pictures.
 
 Trained on one scanner only; see [the description](suture.json) and the [method](https://example.org/method).
 """
+LONG = "a_file_whose_name_is_as_long_as_those_that_scanners_write_20240131_1200.json"
 DESCRIPTION = "Reads handwritten digits from small pictures of one scanner, at two resolutions."
 
 
@@ -50,6 +51,7 @@ def play(world: World) -> dict[str, Any]:
     accepted = {"state": "accepted", "answer": "gladly", "days": 90}
     assert south("PUT", "/v1/models/south/digits/access/north", json=accepted).status_code == 200
     assert people["operator"].post("/v1/models/south/digits/access", {"reason": "to look"}).status_code == 201
+    _protocols(north)
     done = world.ask(publish_as="both").json()
     world.fit()
     for party in ("north", "south"):
@@ -68,6 +70,15 @@ def play(world: World) -> dict[str, Any]:
     cancelled = world.ask(publish_as="never").json()
     assert world.north.post(f"/v1/jobs/{cancelled['id']}/cancel").status_code == 200
     return {"people": people, "done": done["id"], "at_work": at_work["id"], "queued": queued["id"], "task": leased}
+
+
+def _protocols(north: Any) -> None:
+    """A repository without a model, with a name of a file such as scanners write them."""
+    assert north.post("/api/repos/create", {"name": "protocols"}).status_code == 200
+    file = {"path": f"mr/{LONG}", "content": "e30=", "encoding": "base64"}
+    lines = [{"key": "header", "value": {"summary": "Add a protocol"}}, {"key": "file", "value": file}]
+    content = "\n".join(map(json.dumps, lines)).encode()
+    assert north("POST", "/api/models/north/protocols/commit/main", content=content).status_code == 200
 
 
 def _members(task: Any) -> list[dict[str, str]]:

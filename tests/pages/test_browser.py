@@ -32,6 +32,7 @@ PAGES = {
     "model": "/north/digits",
     "result": "/north/both",
     "gated": "/east/reader",
+    "bare": "/north/protocols",
     "files": "/north/digits/tree/main",
     "file": "/north/digits/blob/main/suture.json",
     "card": "/north/digits/blob/main/README.md",
@@ -216,6 +217,14 @@ def test_pages_work_without_script_and_on_paper(browser, live, signed_in):
         page.emulate_media(media="print")
         assert not page.locator("header.bar").is_visible()
         assert page.locator(".prose").is_visible()
+        for path in ("/", "/north/both", "/-/audit", "/-/admin/north"):
+            page.goto(path)
+            assert _last_line(page.pdf(prefer_css_page_size=True)) > 0.6, path
+            assert not page.locator("input, select, button").filter(visible=True).all(), path
+            folded = page.locator("details:not([open]):not(.screen):not(:has(> form)):not(form details)")
+            assert folded.count() or path != "/north/both"
+            for part in folded.all():
+                assert part.locator(":scope > :not(summary)").first.is_visible()
 
 
 _OVERLAPS = """() => {

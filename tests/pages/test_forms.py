@@ -303,7 +303,7 @@ def test_an_auditor_has_the_log_checked_and_is_told_what_was_found(start):
     assert answer == {"entries": int(head.partition(":")[0]), "head": head}
     world.south.publish("south/digits").raise_for_status()
     assert "the one that you noted is among them" in browser.page(f"/-/audit/verify?expect={head}").text
-    for expect, found in ((f"2:{'0' * 64}", "the log was written anew"), ("yesterday", "write it as ID:DIGEST")):
+    for expect, found in ((f"2:{'0' * 64}", "the log was written anew"), ("yesterday", "Write it as ID:DIGEST")):
         answer = browser.get(f"/-/audit/verify?expect={expect}")
         assert (answer.status_code, found in answer.text) == (422, True)
     with world.hub.database.writing() as session:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import re
 
 from tests.pages.browsing import Browser, Page
+from tests.service.conftest import model_bytes
+
+from suture_contract.model.format import read_header
+from suture_contract.report import network
 
 
 def test_a_report_says_when_and_on_what_it_was_made(hub, north):
@@ -101,11 +105,29 @@ def test_a_model_shows_its_network_to_whom_its_files_are_given(hub, north):
     assert answer.headers["content-security-policy"] == "default-src 'none'; style-src 'unsafe-inline'"
     page = Page(answer.text)
     assert "north/digits" in page.text
+    assert _title("north/digits") == "north/digits"
+    assert _title("university-hospital-of-somewhere/chest-x-rays") == "…ospital-of-somewhere/chest-x-rays"
     assert len([one for one in page.all("rect") if one["class"].startswith("block")]) >= 2
     assert page.all("script") == []
     closed = Browser(hub.client, hub.people["operator"].token)
     assert closed.get("/south/digits/network/main").status_code == 403
     assert "/network/" not in closed.get("/south/digits").text
+
+
+def _title(name):
+    """What stands above the drawing of a network of this name."""
+    graph = read_header(lambda offset, length: model_bytes()[offset : offset + length], len(model_bytes())).graph
+    (title,) = re.findall('class="title" x="[0-9]+" y="28">([^<]+)<', network.draw(graph, (), title=name))
+    return title
+
+
+def test_an_empty_page_says_what_there_is_and_leads_on(hub, north):
+    assert "Lineage" not in north.page("/north/protocols").text
+    page = north.page("/?search=zzz")
+    assert re.search(r"No model that you may read fits this search.\s+All models", page.text)
+    assert page.links.count("/") > north.page("/?search=digits").links.count("/")
+    wrong = north.get("/-/audit/verify?expect=yesterday")
+    assert "Write it as ID:DIGEST" in Page(wrong.text).text
 
 
 def test_lineage_leads_both_ways_as_far_as_one_may_read(start):

@@ -137,9 +137,9 @@ def _capitalized(text: str) -> str:
 
 
 def _words(value: Any) -> str:
-    """Return a list with commas, an object's names and values, anything else as it is."""
+    """Return a list with commas, an object's names and values with semicolons, anything else as it is."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_words(inner)}" for key, inner in value.items())
+        return "; ".join(f"{key} {_words(inner)}" for key, inner in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(map(_words, value))
     return str(value)

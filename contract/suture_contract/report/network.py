@@ -99,7 +99,8 @@ def draw(graph: Graph, points: Sequence[Point], *, title: str) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">',
         f"<style>{_STYLE}</style>",
         '<rect class="ground" width="100%" height="100%"/>',
-        f'<text class="title" x="{left}" y="28">{escape(title)}</text>',
+        # A letter of it takes 10 pixels at most, as a mean: what does not fit would be cut off.
+        f'<text class="title" x="{left}" y="28">{escape(_short(title, (width - left) // 10))}</text>',
     ]
     for row, block in enumerate(rows):
         parts += [_edge(source, row, left) for source in sorted(block.sources)]

@@ -370,9 +370,12 @@ def _share(session: Session, model: Model, names: Collection[str], field: str) -
             raise no_party(session, name, field)
         shares.append(kept.get(name) or ModelShare(party=party))
     if len(shares) > MOST_READERS:
-        message = f"a model is shared with at most {MOST_READERS} parties"
-        hint = "let every party read it, or stop sharing it with some first"
-        raise HubError("model.too_many_readers", message, where=field, hint=hint)
+        raise HubError(
+            "model.too_many_readers",
+            f"a model is shared with at most {MOST_READERS} parties",
+            where=field,
+            hint="let every party read it, or stop sharing it with some first",
+        )
     model.shares = shares
 
 
