@@ -17,6 +17,8 @@ _TAGS = {
     *("p", "br", "hr", "em", "strong", "s", "code", "pre", "blockquote", "a"),
     *("h2", "h3", "h4", "h5", "h6", "ul", "ol", "li", "table", "thead", "tbody", "tr", "th", "td"),
 }
+#: Around a table.
+_FRAME = '<div class="scroll" tabindex="0" role="region" aria-label="Table">'
 
 
 @lru_cache(maxsize=128)
@@ -40,7 +42,9 @@ def to_html(text: str, base: str, title: str = "") -> Markup:
         url_schemes={"http", "https", "mailto"},
         link_rel="nofollow noopener noreferrer",
     )
-    return Markup(safe)  # noqa: S704
+    # What may be wider than the page is scrolled, also with the keyboard. Of what was text, no `<` is left.
+    safe = safe.replace("<pre>", '<pre tabindex="0">').replace("<table>", f"{_FRAME}<table>")
+    return Markup(safe.replace("</table>", "</table></div>"))  # noqa: S704
 
 
 def _link(link: str, base: str) -> str:
