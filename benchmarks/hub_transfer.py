@@ -2,8 +2,9 @@
 
 A model is sent to a hub on a real socket and fetched again, as the SDK's requests do, with all that `publish_file` and
 `pull` do around them, and with huggingface_hub's `upload_folder` (by LFS), in turns with a plain copy of the file and
-its sha256 on the same disk. The hub answers once what it keeps is synced: the copy is made with and without that. The
-memory of the hub's process is watched, with one transfer at a time and with several uploads at once.
+its sha256 on the same disk; then the same client commits a card alone. The hub answers once what it keeps is synced:
+the copy is made with and without that. The memory of the hub's process is watched, with one transfer at a time and
+with several uploads at once.
 
 `--mlflow FOLDER` adds MLflow's server with its artifact proxy and its own client, from a virtual environment in
 FOLDER, which is made if need be; where nginx is installed, it serves the same file to the same client.
@@ -206,6 +207,16 @@ def upload_folder(hub: Hub, name: str, folder: Path, size: int, seed: int) -> fl
     return seconds(partial(api.upload_folder, repo_id=f"north/{name}", folder_path=folder))
 
 
+def change_card(hub: Hub, name: str) -> None:
+    """Commit a card alone beside the model that `upload_folder` has sent."""
+    from huggingface_hub import HfApi
+
+    api = HfApi(hub.url, token=hub.connection.token)
+    api.upload_file(
+        path_or_fileobj=b"---\ntags: [benchmark]\n---\n# A card\n", path_in_repo="README.md", repo_id=f"north/{name}"
+    )
+
+
 def hub_settings(work: Path) -> Settings:
     """Return the settings of a hub with its state in a folder."""
     return Settings(database_url=f"sqlite:///{work / 'hub.db'}", store=str(work / "store"))
@@ -228,7 +239,7 @@ def new_hub(work: Path) -> Iterator[tuple[psutil.Process, str, str]]:
 
 def measure_hub(work: Path, path: Path, metadata: dict[str, object], options: argparse.Namespace) -> dict[str, object]:
     """Return seconds of plain copies, uploads and downloads in turns, and by how much the hub's process grew."""
-    found: dict[str, list[float]] = {name: [] for name in (*_ROWS, "nginx")}
+    found: dict[str, list[float]] = {name: [] for name in (*_ROWS, "nginx", "card")}
     with (
         new_hub(work) as (process, url, token),
         Hub(url, token) as sdk,
@@ -255,6 +266,7 @@ def measure_hub(work: Path, path: Path, metadata: dict[str, object], options: ar
                 found["upload_folder"].append(
                     upload_folder(sdk, f"f{number}", work / "fresh", options.size * MIB, number + 2)
                 )
+                found["card"].append(seconds(partial(change_card, sdk, f"f{number}")))
                 found["pull"].append(seconds(lambda: pull(sdk, work / "pulled")))
                 shutil.rmtree(work / "pulled")
                 shutil.rmtree(work / "cache")
@@ -335,6 +347,7 @@ def show(results: dict[str, object], size: int) -> None:
         shares = [f"{100 * given / taken:.0f} %" for given in (plain, synced)]
         table.add_row(name, f"{taken:.2f}", f"{size / taken:.0f}", *shares)
     console.print(table)
+    console.print(f"commit of a card alone beside the model: {statistics.median(times['card']):.2f} s")
     for name, grown in hub["growth_mib"].items():
         console.print(f"memory of the hub's process, {name}: grew by {grown:.0f} MiB")
 
