@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("contract", "stitching", "client", "service", "worker", "local")
 ERRORS, API = ROOT / "docs/reference/errors.md", ROOT / "docs/reference/python.md"
 _CODE = re.compile(r"[a-z]+(?:_[a-z]+)*\.[a-z0-9_]+")
+#: Names of files are written as codes are.
+_FILES = (".head", ".json", ".safetensors", ".sig")
 #: What a data scientist imports, in the order of the page.
 PUBLIC = (
     "client/suture/hub.py",
@@ -65,12 +67,34 @@ class Raised(NamedTuple):
 
 def raised() -> Iterator[Raised]:
     """Yield every error code in the code, with the words that go with it."""
-    for package in PACKAGES:
-        for path in sorted((ROOT / package).rglob("*.py")):
-            module = ".".join(path.relative_to(ROOT / package).with_suffix("").parts).removesuffix(".__init__")
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.Call) and _may_raise(node.func):
-                    yield from _raised_by(node, module)
+    trees = {
+        ".".join(path.relative_to(ROOT / package).with_suffix("").parts).removesuffix(".__init__"): ast.parse(
+            path.read_text(encoding="utf-8")
+        )
+        for package in PACKAGES
+        for path in sorted((ROOT / package).rglob("*.py"))
+    }
+    constants = {module: dict(_constants(tree)) for module, tree in trees.items()}
+    anywhere = {name: code for named in constants.values() for name, code in named.items() if name[0] != "_"}
+    for module, tree in trees.items():
+        known = {**anywhere, **constants[module]}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and _may_raise(node.func):
+                yield from _raised_by(node, module, known)
+            elif isinstance(node, ast.Dict):
+                yield from _told_by(node, module)
+
+
+def _constants(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """Yield the codes that a module gives names to: `DENIED = "policy.denied"`."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name | ast.Tuple):
+            target, value = node.targets[0], node.value
+            names = target.elts if isinstance(target, ast.Tuple) else [target]
+            values = value.elts if isinstance(value, ast.Tuple) and isinstance(target, ast.Tuple) else [value]
+            for name, item in zip(names, values, strict=False):
+                if isinstance(name, ast.Name) and (code := _code(item, {})):
+                    yield name.id, code
 
 
 def _may_raise(function: ast.expr) -> bool:
@@ -78,15 +102,34 @@ def _may_raise(function: ast.expr) -> bool:
     return name not in {"ForeignKey", "Path", "get", "file", "getLogger", "files", "import_module"}
 
 
-def _raised_by(node: ast.Call, module: str) -> Iterator[Raised]:
+def _code(expression: ast.expr, constants: Mapping[str, str]) -> str | None:
+    """Return the code that an expression is, written out or by its name; None for anything else."""
+    text = expression.value if isinstance(expression, ast.Constant) else None
+    if isinstance(expression, ast.Name):
+        text = constants.get(expression.id)
+    elif isinstance(expression, ast.Attribute):
+        text = constants.get(expression.attr) if expression.attr.isupper() else None
+    if not isinstance(text, str) or text.startswith(("suture.", "suture_")) or text.endswith(_FILES):
+        return None
+    return text if _CODE.fullmatch(text) else None
+
+
+def _raised_by(node: ast.Call, module: str, constants: Mapping[str, str]) -> Iterator[Raised]:
+    hints = [keyword.value for keyword in node.keywords if keyword.arg == "hint"]
     for index, argument in enumerate(node.args[:2]):
-        if not isinstance(argument, ast.Constant) or not isinstance(argument.value, str):
-            continue
-        if _CODE.fullmatch(argument.value) and not argument.value.startswith(("suture.", "suture_")):
-            following = node.args[index + 1 : index + 2]
-            hints = [keyword.value for keyword in node.keywords if keyword.arg == "hint"]
-            yield Raised(argument.value, _words(following), _words(hints), module)
+        if code := _code(argument, constants):
+            yield Raised(code, _words(node.args[index + 1 : index + 2]), _words(hints), module)
             return
+    for keyword in node.keywords:
+        if keyword.arg == "code" and (code := _code(keyword.value, constants)):
+            yield Raised(code, "", _words(hints), module)
+
+
+def _told_by(node: ast.Dict, module: str) -> Iterator[Raised]:
+    """Yield what is said of codes in a table: `{"site.disk_full": ("the disk is full", "make room")}`."""
+    for key, value in zip(node.keys, node.values, strict=True):
+        if key is not None and isinstance(value, ast.Tuple) and len(value.elts) == 2 and (code := _code(key, {})):
+            yield Raised(code, _words([value.elts[0]]), _words([value.elts[1]]), module)
 
 
 def _words(expressions: list[ast.expr]) -> str:

@@ -95,6 +95,23 @@ def test_examples_of_site_toml_are_accepted(text, tmp_path):
     assert load_site(tmp_path / "site.toml").datasets
 
 
+def test_codes_that_pages_name_are_among_the_error_codes():
+    codes = set(re.findall(r"^\| `([a-z_.]+)` \|", (ROOT / "docs/reference/errors.md").read_text(), re.MULTILINE))
+    nouns = {code.partition(".")[0] for code in codes}
+    named = {
+        (by_path(page), word)
+        for page in PAGES
+        if page.parent.name != "decisions"  # these name what only hub and site say to each other, too
+        for word in re.findall(r"`([a-z]+\.[a-z_]+)`", page.read_text())
+        if word.partition(".")[0] in nouns and not (page.parent / word).exists()
+    }
+    # A file, or what is called so in Python or TOML.
+    files = r".*\.(toml|json|jsonl|yaml|safetensors|sig|html|onnx|ts|head|link|csv)"
+    other = rf"{files}|columns\.(features|group)|hub\.(load|publish)|mlflow\.[a-z]+"
+    unknown = [(page, word) for page, word in sorted(named) if word not in codes and not re.fullmatch(other, word)]
+    assert unknown == []
+
+
 def test_a_wrong_example_of_site_toml_would_be_noticed(tmp_path):
     (tmp_path / "site.toml").write_text('[hub]\nurl = "https://hub.example"\ncolour = "red"\n')
     with pytest.raises(SutureError):

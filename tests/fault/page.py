@@ -12,17 +12,20 @@ from suture_worker.broker import find_server
 
 _HEAD = """# Faults
 
-What comes of a job when something breaks. Every cell is a job of a fit, an evaluation and a composition at a real
-hub (SQLite, or PostgreSQL where that is killed) with a real site (agent, Celery worker, Redis), to which the fault is
-done from outside at the stage named: processes are stopped when the stage is seen in the site's files, messages are
-held on their way. A part of the site that was killed is started again by the site itself, hub and PostgreSQL as an init
-system does. A divided task is one that two workers share; the second worker is started again from outside, too. A cell
-holds if
+What comes of a job when something breaks. Each row is a job of a fit, an evaluation and a composition at a real hub
+with a real site (agent, Celery worker, queue). The hub's database is SQLite, or PostgreSQL where that is killed. The
+fault is done from outside, at the stage named:
 
-- the job ends with one published result whose `model.safetensors` has the same bytes, and whose report the same
-  numbers, as that of a job to which nothing happens; or, where the job is to end otherwise, with nothing published,
-- no task is done twice to its end,
-- no temporary file and no process is left, and the site's log of what left it adds up.
+- Processes are stopped when the stage is seen in the site's files. Messages are held on their way.
+- The site itself starts a part again that was killed. Hub and PostgreSQL are started again as an init system does.
+- A divided task is one that two workers share. The second worker is started again from outside.
+
+A row holds if all of this is so:
+
+1. The job ends with one published result. Its `model.safetensors` has the same bytes, and its report the same
+   numbers, as those of a job to which nothing happens. Or, where the job is to end otherwise, nothing is published.
+2. No task is done twice to its end.
+3. No temporary file and no process is left, and the site's log of what left adds up.
 
     make faults
 """
@@ -49,7 +52,7 @@ def page(measured: Sequence[Measured], chosen: int) -> str:
     lines = [
         _HEAD,
         f"Measured on {datetime.now(UTC):%Y-%m-%d} with {', '.join(versions)}, {platform.system()}:"
-        f" **{held} of {len(measured)} cells hold.**" + (f" {left} more were not played in this run." if left else ""),
+        f" **{held} of {len(measured)} rows hold.**" + (f" {left} more were not played in this run." if left else ""),
         "",
         "| fault | stage | holds | what came of it | seconds |",
         "|---|---|---|---|---:|",
