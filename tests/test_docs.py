@@ -36,6 +36,31 @@ def blocks(page, language):
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
+def swallowed(text):
+    """Return lines of code that a list before them swallows: a sentence must stand between."""
+    text = re.sub(r"^```.*?^```", "```", text, flags=re.MULTILINE | re.DOTALL)
+    lines, within, blank = [], False, True
+    for line in text.splitlines():
+        if re.match(r"- |\d+\. ", line):
+            within = True
+        elif blank and line[:1].strip():
+            within = False
+        elif blank and within and re.match(r" {4}\S", line):
+            lines.append(line.strip())
+        blank = not line.strip()
+    return lines
+
+
+@pytest.mark.parametrize("page", PAGES, ids=by_path)
+def test_code_is_shown_as_code(page):
+    assert swallowed(page.read_text()) == []
+
+
+def test_code_that_a_list_swallows_would_be_noticed():
+    assert swallowed("- an item\n\n    make it\n") == ["make it"]
+    assert swallowed("1. a step\n\n       make it\n\nThen:\n\n    make it\n\n- an item\n") == []
+
+
 def headings(page):
     titles = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}

@@ -27,6 +27,8 @@ A row holds if all of this is so:
 2. No task is done twice to its end.
 3. No temporary file and no process is left, and the site's log of what left adds up.
 
+This measures it:
+
     make faults
 """
 
