@@ -2,7 +2,8 @@
 
 A connection costs a descriptor from the moment it is made, long before there is a request that could be refused. So
 the server counts connections itself: in all and for each address, and each wait for the caller has an end. Where all
-are taken, the one that has waited longest for its caller makes room: what is newest is most likely honest.
+are taken, one makes room on which the caller hardly sends a body, or hardly reads an answer; or else the one that has
+waited longest for a request: what is newest is most likely honest.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from typing import Any, cast
 
 import structlog
 from uvicorn.loops.auto import auto_loop_factory
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from suture_service.origin import caller_of
 
 log = structlog.get_logger(__name__)
 
@@ -24,6 +27,9 @@ log = structlog.get_logger(__name__)
 HEADER_SECONDS, IDLE_SECONDS = 15.0, 30.0
 #: How long it may send nothing of a body, and read nothing of an answer.
 BODY_SECONDS, READ_SECONDS = 60.0, 300.0
+#: Where all connections are taken, one makes room on which for so long the caller sent less than `BODY_AT_ONCE` of a
+#: body, or did not read what waits for it: some hundred KiB of an answer.
+SLOW_SECONDS = 10.0
 #: A body is handed on when so much of it has come, or it is whole, or after so long: each change of hands takes time.
 BODY_AT_ONCE, GATHERING_SECONDS = 128 * 1024, 0.001
 #: All header lines of a request together.
@@ -71,38 +77,55 @@ class Connections:
         self._addresses: Counter[str] = Counter()
         self._open: dict[Guarded, str] = {}
         self._waiting: OrderedDict[Guarded, None] = OrderedDict()
+        #: Those that are behind with a body or an answer, and since when; the longest first.
+        self._behind: OrderedDict[Guarded, float] = OrderedDict()
         self._turned_away, self._logged_at = 0, 0.0
 
     def admit(self, connection: Guarded, address: str) -> bool:
         """Take in a connection; False where it must be refused."""
-        if self._addresses[address] >= self._each and not self._is_proxy(address):
+        caller = caller_of(address)
+        if self._addresses[caller] >= self._each and not self._is_proxy(address):
             self._tell(address)
             return False
         if len(self._open) >= self._most:
             self._tell(address)
-            if not self._waiting:
+            other = self._to_make_room()
+            if other is None:
                 return False
-            oldest, _ = self._waiting.popitem(last=False)
-            self.forget(oldest)
-            oldest.drop()
-        self._open[connection] = address
-        self._addresses[address] += 1
+            self.forget(other)
+            other.drop()
+        self._open[connection] = caller
+        self._addresses[caller] += 1
         return True
 
     def forget(self, connection: Guarded) -> None:
         """Count a connection no longer."""
         self._waiting.pop(connection, None)
-        address = self._open.pop(connection, None)
-        if address is not None:
-            self._addresses[address] -= 1
-            if not self._addresses[address]:
-                del self._addresses[address]
+        self._behind.pop(connection, None)
+        caller = self._open.pop(connection, None)
+        if caller is not None:
+            self._addresses[caller] -= 1
+            if not self._addresses[caller]:
+                del self._addresses[caller]
 
     def waits(self, connection: Guarded, *, waits: bool) -> None:
         """Note whether a connection waits for its caller to begin, or to go on with, the header of a request."""
         self._waiting.pop(connection, None)
         if waits and connection in self._open:
             self._waiting[connection] = None
+
+    def is_behind(self, connection: Guarded, *, behind: bool, anew: bool = False) -> None:
+        """Note whether a connection waits for its caller to send a body or to read; with `anew`, only from now on."""
+        if anew or not behind:
+            self._behind.pop(connection, None)
+        if behind and connection in self._open:
+            self._behind.setdefault(connection, time.monotonic())
+
+    def _to_make_room(self) -> Guarded | None:
+        slowest, since = next(iter(self._behind.items()), (None, 0.0))
+        if slowest is not None and time.monotonic() - since >= SLOW_SECONDS:
+            return slowest
+        return next(iter(self._waiting), None)
 
     def _is_proxy(self, address: str) -> bool:
         try:
@@ -143,6 +166,11 @@ class Guarded(HttpToolsProtocol):
         # A request that is refused early is answered before its body has ended: what comes of that is no header.
         self._in_body = False
         self._lines = self._pieces = self._body_bytes = 0
+        # Of a body since the caller was last known to be quick; of an answer that is whole, when the connection was
+        # last looked at.
+        self._come = self._unsent = 0
+        # The request that is being answered; `cycle` is the last that came, which may wait behind it.
+        self._answered: RequestResponseCycle | None = None
         # Wakes whoever waits for a body.
         self._waking: asyncio.TimerHandle | None = None
 
@@ -162,6 +190,9 @@ class Guarded(HttpToolsProtocol):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
+        if self._answered is not None:
+            self._answered.disconnected = True
+            self._answered.message_event.set()
 
     def data_received(self, data: bytes) -> None:
         """Read on; the header of a request has a time and a size, and so has all that is no body."""
@@ -197,8 +228,10 @@ class Guarded(HttpToolsProtocol):
         if len(self.pipeline) >= WAITING_REQUESTS:
             raise ValueError("too many requests before the first was answered")
         self._in_request, self._in_body, self._unfinished = True, True, 0
+        self._come = 0
         self._stop()
         self._all.waits(self, waits=False)
+        self._all.is_behind(self, behind=True, anew=True)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -206,6 +239,9 @@ class Guarded(HttpToolsProtocol):
         self._unfinished = 0
         self._pieces += 1
         self._body_bytes += len(body)
+        self._come += len(body)
+        self._all.is_behind(self, behind=True, anew=self._come >= BODY_AT_ONCE)
+        self._come %= BODY_AT_ONCE
         if self._pieces > BODY_PIECES and self._body_bytes < self._pieces * PIECE_BYTES:
             raise ValueError("the body comes in too small pieces")
         cycle = self.cycle
@@ -219,6 +255,7 @@ class Guarded(HttpToolsProtocol):
             cycle.body += body
         if len(cycle.body) >= BODY_AT_ONCE:
             self.flow.pause_reading()
+            self._all.is_behind(self, behind=False)  # it is the hub that is
             self._wake()
         elif self._waking is None:
             self._waking = self.loop.call_later(GATHERING_SECONDS, self._wake)
@@ -226,6 +263,7 @@ class Guarded(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Note that its body has ended, too."""
         self._in_body, self._unfinished = False, 0
+        self._all.is_behind(self, behind=self._read_timer is not None)
         if self._waking is not None:
             self._waking.cancel()
             self._waking = None
@@ -251,7 +289,12 @@ class Guarded(HttpToolsProtocol):
         if self._read_timer is not None and not self.transport.is_closing():
             self._read_timer.cancel()
             self._read_timer = None
+            self._all.is_behind(self, behind=self._in_body)
         super().resume_writing()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
 
     def drop(self) -> None:
         """End the connection at once."""
@@ -273,12 +316,18 @@ class Guarded(HttpToolsProtocol):
             self._timer = None
 
     def _late(self) -> None:
+        unsent = self.transport.get_write_buffer_size()
         if self._unfinished:
             self._refuse(b"408 Request Timeout", b"the header of the request did not come in time")
+        elif self._read_timer is not None or (unsent and unsent != self._unsent):
+            # The answer is whole, and the caller still reads it.
+            self._unsent = unsent
+            self._start(IDLE_SECONDS)
         else:
             self.drop()
 
     def _must_read(self) -> None:
+        self._all.is_behind(self, behind=True)
         if self._read_timer is None:
             self._read_timer = self.loop.call_later(READ_SECONDS, self.drop)
 

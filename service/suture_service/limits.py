@@ -12,6 +12,7 @@ from limits.storage import MemoryStorage
 from limits.strategies import FixedWindowRateLimiter, SlidingWindowCounterRateLimiter
 
 from suture_service.errors import TooMany
+from suture_service.origin import caller_of
 
 #: So many requests for files count as one of any other kind.
 FILES = 10
@@ -68,15 +69,17 @@ class RateLimits:
 
     def count_wrong_token(self, address: str) -> bool:
         """Note that somebody at this address tried a token that is none; return whether that locks the address out."""
+        caller = caller_of(address)
         with self._alone:
-            self._guesses.hit(self._wrong, address)
-            return not self._guesses.test(self._wrong, address)
+            self._guesses.hit(self._wrong, caller)
+            return not self._guesses.test(self._wrong, caller)
 
     def check_address(self, address: str) -> None:
         """Raise `TooMany` (`auth.locked`) where too many tokens that were none have come from."""
+        caller = caller_of(address)
         with self._alone:
-            allowed = self._guesses.test(self._wrong, address)
-            window = self._guesses.get_window_stats(self._wrong, address)
+            allowed = self._guesses.test(self._wrong, caller)
+            window = self._guesses.get_window_stats(self._wrong, caller)
         if not allowed:
             raise TooMany(
                 "auth.locked",

@@ -18,6 +18,7 @@ from suture_contract.structure import holds_more
 from suture_service.auth import Caller, authenticate, bearer
 from suture_service.errors import TooLarge
 from suture_service.hub import Shared, hub_of
+from suture_service.origin import caller_of
 
 #: Of a body in JSON, names of fields counted: many more than the largest that Suture or the official client sends.
 MAX_VALUES = 100_000
@@ -50,7 +51,7 @@ class Route(APIRoute):
 
         async def run(request: Request) -> Response:
             hub, client = hub_of(request), request.client
-            who: int | str = client.host if client is not None else ""
+            who: int | str = caller_of(client.host) if client is not None else ""
             if needs_caller and (reads_body or in_thread):
                 # Kept with the request: it counts once.
                 caller = await run_in_threadpool(self.identify, request, hub, await bearer(request))

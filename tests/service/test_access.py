@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from limits.storage import MemoryStorage
 
+from suture_service.errors import TooMany
 from suture_service.limits import RateLimits
 
 REPO = "/v1/models/north/digits"
@@ -150,6 +151,22 @@ def test_guessing_tokens_locks_the_address_out(start):
     assert int(found[-1].headers["retry-after"]) > 60
     assert world.client.get("/v1/whoami").status_code == 401
     assert world.north.get("/v1/whoami").status_code == 429
+
+
+def test_a_caller_has_no_more_guesses_for_having_many_addresses():
+    """Whoever has IPv6 has a network of 2 ** 64 of them."""
+    limits = RateLimits(3000, 5, 600)
+    for index in range(5):
+        limits.count_wrong_token(f"2001:db8:1:2::{index:x}")
+    with pytest.raises(TooMany):
+        limits.check_address("2001:db8:1:2:ffff::77")
+    for other in ("2001:db8:1:3::1", "192.0.2.1", "::ffff:192.0.2.1", "", "testclient"):
+        limits.check_address(other)
+    for _ in range(5):
+        limits.count_wrong_token("::ffff:192.0.2.1")
+    with pytest.raises(TooMany):
+        limits.check_address("192.0.2.1")
+    limits.check_address("::ffff:192.0.2.2")
 
 
 def test_requests_at_once_are_counted_one_after_the_other(monkeypatch):

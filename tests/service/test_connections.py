@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
 import resource
 import socket
 import ssl
+import struct
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from ipaddress import ip_network
 
 import httpx
 import pytest
@@ -15,7 +20,7 @@ from tests.client.nearby import certificate
 from tests.service.test_live import Live, until
 
 from suture_service import connections, observe, operate
-from suture_service.connections import most_connections
+from suture_service.connections import Connections, most_connections
 from suture_service.main import Tls
 from suture_service.settings import Settings
 
@@ -73,6 +78,80 @@ def test_half_sent_headers_keep_nobody_out(live):
     assert (told["most"], told["open"]) == (30, 30)
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET /openapi.json HTTP/1.1\r\nHost: hub\r\n\r\n" * connections.WAITING_REQUESTS,
+        b"POST /-/sign-in HTTP/1.1\r\nHost: hub\r\nContent-Length: 100\r\n\r\n",
+    ],
+    ids=["answers that nobody reads", "bodies that stand still"],
+)
+def test_who_hardly_reads_or_sends_keeps_nobody_out(live, monkeypatch, sent):
+    """Nobody needs a token for these, and has as many addresses as it likes."""
+    monkeypatch.setattr(connections, "SLOW_SECONDS", 0.1)
+
+    def answered():
+        try:
+            return httpx.get(f"{live.url}/healthz", timeout=60).status_code == 200
+        except httpx.TransportError:  # refused before it had asked
+            return False
+
+    with ExitStack() as stack:
+        for index in range(30):
+            dial(stack, live, sent, f"127.0.1.{index + 1}")
+        until(lambda: len(live.server.server_state.connections) == 30)
+        for _ in range(3):
+            until(answered)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET /openapi.json HTTP/1.1\r\nHost: hub\r\n\r\n" * connections.WAITING_REQUESTS,
+        b"POST /-/sign-in HTTP/1.1\r\nHost: hub\r\nAccept: text/html\r\nContent-Length: 100\r\n\r\n",
+    ],
+    ids=["with requests that wait", "in the middle of a form"],
+)
+def test_who_goes_away_is_no_failure_of_the_hub(live, sent):
+    """Strangers could set off the alarm for failed requests."""
+
+    def waits(connection):
+        # For its caller to read, or to send.
+        return connection.flow.write_paused or (connection.cycle is not None and connection.cycle.more_body)
+
+    with capture_logs() as logs:
+        for _ in range(3):
+            with ExitStack() as stack:
+                made = dial(stack, live, sent)
+                made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                until(lambda: any(map(waits, live.server.server_state.connections)))
+            until(lambda: not live.server.server_state.connections and not live.server.server_state.tasks)
+    assert {entry["event"] for entry in logs} == {"request"}
+    assert {entry["status"] for entry in logs} <= {200, observe.CUT}
+
+
+def test_who_reads_slowly_gets_the_whole_answer(live, settings, handmade, monkeypatch):
+    """As long as something is read: the wait for another request begins when the answer has gone."""
+    monkeypatch.setattr(connections, "IDLE_SECONDS", 0.2)
+    token, content = operate.create_token(settings, "north", ["publisher"])[1], handmade.model(side=350)
+    with live.client(token) as client:
+        files = {"model": content, "metadata": json.dumps(handmade.metadata(side=350)).encode()}
+        client.put("/v1/models/north/digits/revisions", files=files).raise_for_status()
+    path = b"/v1/models/north/digits/revisions/latest/files/model.safetensors"
+    # What the system takes in for a caller, it takes from the listening socket.
+    with socket.socket(fileno=os.dup(live.server.servers[0].sockets[0].fileno())) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    with socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.settimeout(60)
+        slow.connect(("127.0.0.1", live.port))
+        head = b"GET %b HTTP/1.1\r\nHost: hub\r\nAuthorization: Bearer %b\r\n\r\n"
+        slow.sendall(head % (path, token.encode()))
+        first = slow.recv(1)
+        time.sleep(5 * 0.2)
+        assert (first + answer(slow)).endswith(content)
+
+
 def test_callers_that_never_finish_tls_are_left(settings, tmp_path, monkeypatch):
     pem = certificate(tmp_path)
     trust = ssl.create_default_context(cafile=pem)
@@ -96,6 +175,14 @@ def test_one_address_has_its_share_and_a_proxy_more(live):
         made = [dial(stack, live, b"", "127.0.0.3") for _ in range(25)]
         made[-1].sendall(b"GET /healthz HTTP/1.1\r\nHost: hub\r\n\r\n")
         assert made[-1].recv(4096).startswith(b"HTTP/1.1 200")
+
+
+def test_a_network_of_addresses_has_one_share():
+    counted = Connections(30, 2, [ip_network("2001:db8:9::/48")])
+    admitted = [counted.admit(object(), f"2001:db8::{index:x}") for index in range(3)]
+    assert admitted == [True, True, False]
+    assert counted.admit(object(), "2001:db8:0:1::1")
+    assert all(counted.admit(object(), "2001:db8:9::1") for _ in range(3))
 
 
 def test_each_wait_for_a_caller_ends(live, settings, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -166,6 +167,23 @@ def test_a_full_disk_leaves_no_half_line(filled, monkeypatch):
     log.small("task_3", "fail", b"{}")
     log.close()
     assert [entry.task for entry in verify(filled)][3:] == ["task_3"]
+
+
+def test_a_line_that_a_file_server_takes_and_cannot_keep_is_taken_back(filled, monkeypatch):
+    """NFS may say only when the line is to be kept that there is no room: it does not stand there twice later."""
+
+    def full(_descriptor):
+        raise OSError(errno.EDQUOT, "the disk is full")
+
+    log = EgressLog(filled.parent)
+    with monkeypatch.context() as away:
+        away.setattr("suture_worker.journal.os.fsync", full)
+        with pytest.raises(OSError, match="full"):
+            log.small("task_1", "wait", b"{}")
+    log.small("task_1", "wait", b"{}")
+    assert len(verify(filled)) == 4
+    log.close()
+    EgressLog(filled.parent).close()
 
 
 def test_no_log_is_an_unbroken_one(tmp_path):

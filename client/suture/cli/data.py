@@ -172,7 +172,11 @@ def _metadata(path: Path) -> ModelMetadata:
 
 def fields_of(data_format: str | None, labels: str | None, label: str | None) -> dict[str, Any]:
     """Return what the options say of a dataset: its format, its labels, and the column of the label."""
-    return {"format": data_format, "labels": labels.split(",") if labels else None, "label": label}
+    return {
+        "format": data_format,
+        "labels": [name.strip() for name in labels.split(",")] if labels else None,
+        "label": label,
+    }
 
 
 def described(

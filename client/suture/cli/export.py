@@ -122,7 +122,7 @@ def export(
     fields = opened.described(
         license=license,
         task=task,
-        labels=labels.split(",") if labels is not None else None,
+        labels=[label.strip() for label in labels.split(",")] if labels is not None else None,
         output=output,
         channels=_channels(channels, example.shape[1]) if channels is not None else None,
         value_range=bounds,

@@ -235,7 +235,7 @@ def _key_value(text: str) -> tuple[str, Any]:
     if not equals or not key:
         raise typer.BadParameter("write it as KEY=VALUE", param_hint="--option")
     if key == "metrics":  # names, which are no JSON
-        return key, value.split(",")
+        return key, [name.strip() for name in value.split(",")]
     for text in (value, f"[{value}]") if "," in value else (value,):
         with contextlib.suppress(ValueError):
             return key, json.loads(text)

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends, Form, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPAuthorizationCredentials
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 from starlette.types import Scope
 
@@ -103,6 +104,8 @@ class PageRoute(Route):
                 if "text/html" not in request.headers.get("accept", ""):
                     raise
                 answer = problem_page(request, error)
+            except ClientDisconnect:
+                raise
             except Exception:
                 if "text/html" not in request.headers.get("accept", ""):
                     raise
