@@ -66,6 +66,9 @@ reference: $(INSTALLED)  ## write the pages that are made from the code: error c
 	@$(BIN)/python .ci/reference.py
 	@$(BIN)/python -m tests.cli_json
 
+pictures: $(INSTALLED)  ## take the pictures anew that README.md shows; needs Chromium
+	@$(BIN)/python .ci/pictures.py
+
 docs: $(INSTALLED)  ## build the documentation as a site that needs no network
 	@$(BIN)/python .ci/site.py
 
