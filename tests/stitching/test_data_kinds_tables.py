@@ -148,3 +148,52 @@ def test_columns_of_few_bits_are_no_images(tmp_path):
     np.savez(tmp_path / "t.npz", images=rows, labels=np.arange(40) % 2)
     x, _ = values(tmp_path / "t.npz", labels=("no", "yes"), input=InputSpec(format="table", num_channels=2))
     assert sorted(map(tuple, x.tolist())) == sorted(map(tuple, rows.astype(float).tolist()))
+
+
+@pytest.mark.parametrize(("separator", "decimal"), [(";", "."), (";", ","), ("\t", ".")])
+def test_thousands_that_are_set_apart_are_no_decimals(tmp_path, separator, decimal):
+    path = tmp_path / "t.csv"
+
+    def write(*cells: str) -> None:
+        rows = [separator.join((cell, str(row), ("no", "yes")[row % 2])) for row, cell in enumerate(cells * 5)]
+        path.write_text("\n".join([separator.join(("platelets", "age", "label")), *rows]), encoding="utf-8")
+
+    labels = {"labels": ("no", "yes")}
+    write("950", f"1{decimal}234", "87", f"12{decimal}500")
+    message = refused(path, "dataset.not_numbers", **labels)
+    assert "'platelets'" in message
+    assert f"1{decimal}234" in message
+    assert values(path, **labels, columns={"features": ["age"]})[0].max() == 19
+    for decimals in (
+        ("950", f"1{decimal}234", f"0{decimal}875"),
+        ("950", f"1{decimal}234", f"1{decimal}5"),
+        (f"950{decimal}0", f"1{decimal}234", "1"),
+        ("1", f"1{decimal}234", f"2{decimal}345"),
+    ):
+        write(*decimals, *decimals[:1])
+        column = values(path, **labels)[0][:, 0]
+        assert np.float32(1.234) in column
+
+
+def test_a_sheet_has_one_header_and_each_name_once(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    labels = {"labels": ("no", "yes")}
+    rows = [[20 + row, 100 + row, 40 + row, ("no", "yes")[row % 2]] for row in range(20)]
+    path = tmp_path / "t.xlsx"
+    frame = pandas.DataFrame(rows, columns=["age", "bp", "age", "label"])
+    frame.to_excel(path, index=False)
+    assert "'age' occurs more than once" in refused(path, "dataset.duplicate", **labels)
+    frame.columns = ["age", "bp", "hr", "label"]
+    frame.to_excel(path, index=False, startrow=2)
+    assert "remove titles and empty rows" in refused(path, "dataset.unreadable", **labels)
+    head = pandas.DataFrame([["Export of 2024", None, None, None], list(frame.columns), *rows])
+    head.to_excel(path, index=False, header=False)
+    assert "remove titles and empty rows" in refused(path, "dataset.unreadable", **labels)
+    frame.to_excel(path, index=False)
+    assert values(path, **labels)[0].shape == (20, 3)
+
+
+def test_a_label_called_as_what_is_empty(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("age,label\n" + "".join(f"{row},{('None', 'polyp')[row % 2]}\n" for row in range(20)))
+    assert "NA, None" in refused(path, "dataset.missing_values", labels=("None", "polyp"))

@@ -195,7 +195,12 @@ def _choose(file: TableFile, spec: DatasetSpec) -> _Chosen:
     where, columns, names = str(spec.path), spec.columns, file.names
     repeated = next((name for name in names if names.count(name) > 1), None)
     if repeated is not None:
-        raise SutureError("dataset.duplicate", f"the column '{repeated}' occurs more than once", where=where)
+        raise SutureError(
+            "dataset.duplicate",
+            f"the column '{repeated}' occurs more than once",
+            where=where,
+            hint="rename one of them, or remove it",
+        )
     targets = spec.labels if spec.task == "multilabel" else (columns.label or _column_of("label", names) or "label",)
     stated = columns.features
     wanted = spec.input.channels if spec.input is not None and spec.input.format == "table" else None
@@ -331,7 +336,9 @@ def _refuse_empty(chosen: _Chosen, empty: dict[str, int], rows: int, spec: Datas
     for name in chosen.all:
         if not empty[name] or (name in chosen.features and spec.missing == "mean"):
             continue
-        hint = "complete or remove these rows"
+        hint = "complete or remove these rows; NA, None, NULL, ? and the like are empty cells"
+        if name in chosen.targets and spec.task == "classification":
+            hint += ", whatever a label is called"
         if name in chosen.features:
             hint += ', leave the column out of features, or set missing = "mean"'
         elif spec.task == "multilabel" and name in chosen.targets:

@@ -129,6 +129,17 @@ class _Text(TableFile):
         )
 
     def _batches(self, columns: list[str], numbers: set[str]) -> Iterator[Any]:
+        doubtful = next((name for name in self._form.thousands if name in {number.strip() for number in numbers}), None)
+        if doubtful is not None:
+            sign = self._form.decimal
+            raise SutureError(
+                "dataset.not_numbers",
+                f"the column '{doubtful}' holds whole numbers up to 999, and beyond them only such with three digits "
+                f"behind a '{sign}', which seem to be thousands",
+                where=str(self.path),
+                hint=f"write them without a sign for thousands: 1234, not 1{sign}234; if they are decimals, write the "
+                f"whole numbers so as well: 950{sign}0",
+            )
         # What the first rows show as an integer may be broken further down.
         types = {
             name: (pyarrow.bool_() if pyarrow.types.is_boolean(self._schema.field(name).type) else pyarrow.float64())
@@ -172,7 +183,30 @@ class _Excel(_Frames):
                 hint='name it: sheet = "..."',
             )
         self._sheet = sheet or sheets[0]
+        self._check_header(path)
         super().__init__(path, "")
+
+    def _check_header(self, path: Path) -> None:
+        """Raise where pandas would call columns by other names than the first row does."""
+        import pandas
+
+        with _naming_the_file(path):
+            first = pandas.read_excel(path, sheet_name=self._sheet, header=None, nrows=20, dtype=str)
+        names = [str(name).strip() for name in first.iloc[0].dropna()] if len(first) else []
+        if repeated := next((name for name in names if names.count(name) > 1), None):
+            raise SutureError(
+                "dataset.duplicate",
+                f"the column '{repeated}' occurs more than once",
+                where=str(path),
+                hint="rename one of them, or remove it",
+            )
+        if not names or (len(names) == 1 and first.shape[1] > 2):
+            raise SutureError(
+                "dataset.unreadable",
+                f"the first row names {len(names)} of {first.shape[1]} columns",
+                where=str(path),
+                hint="the first row is the header: remove titles and empty rows above it",
+            )
 
     def _frames(self, path: Path) -> Iterator[Any]:
         import pandas

@@ -30,19 +30,26 @@ _OTHERS = (
 )
 _COMMA = re.compile(r"[+-]?\d+,\d+")
 _POINT = re.compile(r"[+-]?\d*\.\d+")
+#: A whole number below a thousand, and one whose thousands are set apart; of the latter each may be a decimal as well.
+_BELOW_THOUSAND = re.compile(r"[+-]?(?:0|[1-9]\d{0,2})")
+_THOUSANDS = {sign: re.compile(rf"[+-]?[1-9]\d{{0,2}}{re.escape(sign)}\d{{3}}") for sign in ".,"}
 #: What stands for no value, beside what Arrow knows.
 NULLS = ["", "?", ".", "#N/A", "#N/A N/A", "#NA", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null", "NaT"]
 
 
 @dataclass(frozen=True)
 class TextTable:
-    """How a table is written: `skip` lines of comments come before the header."""
+    """How a table is written: `skip` lines of comments come before the header.
+
+    `thousands` are the columns whose numbers seem to have their thousands set apart, by what else is a decimal sign.
+    """
 
     encoding: str
     delimiter: str
     decimal: str
     skip: int
     zipped: bool
+    thousands: tuple[str, ...] = ()
 
     @property
     def in_words(self) -> str:
@@ -89,7 +96,21 @@ def sniff(path: Path) -> TextTable:
         if form.fullmatch(cell.strip())
     )
     decimal = "," if delimiter != "," and cells[","] and not cells["."] else "."
-    return TextTable(encoding, delimiter, decimal, skip, zipped)
+    names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
+    thousands = [
+        name
+        for place, name in enumerate(names)
+        if delimiter != "," and _has_thousands([row[place].strip() for row in rows if place < len(row)], decimal)
+    ]
+    return TextTable(encoding, delimiter, decimal, skip, zipped, tuple(thousands))
+
+
+def _has_thousands(cells: list[str], decimal: str) -> bool:
+    """Whether numbers go on from 999 to 1.234: some below a thousand, of three digits too, and no other decimals."""
+    written = [cell for cell in cells if cell not in NULLS]
+    above = [cell for cell in written if _THOUSANDS[decimal].fullmatch(cell)]
+    below = [cell for cell in written if _BELOW_THOUSAND.fullmatch(cell)]
+    return bool(above) and any(len(cell) > 2 for cell in below) and len(above) + len(below) == len(written)
 
 
 def opened(path: Path, zipped: bool) -> IO[bytes]:
