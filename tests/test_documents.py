@@ -383,6 +383,8 @@ def test_bad_names(name):
         (image(1, 8, 8, 8), "8 x 8 x 8"),
         (image(1, 8, 8, value_range=None), "value_range"),
         (image(1, 8, 8, format="table"), "table"),
+        (image(1, 8, 8, dtype="bfloat16"), "bfloat16"),
+        (image(1, 8, 8, dtype="int64"), "int64"),
         ({"task": "regression", "labels": None}, "regression"),
         ({"inputs": {"a": {"num_channels": 1}, "b": {"num_channels": 1}}}, "several"),
     ],

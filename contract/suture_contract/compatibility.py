@@ -35,6 +35,12 @@ def incompatibilities(models: Sequence[tuple[str, ModelMetadata]]) -> list[str]:
         for name, metadata in models
         if len(metadata.inputs) != 1 or len(metadata.outputs) != 1
     ]
+    problems += [
+        f"{name} reads {_input(metadata).dtype}; only models that read float32 can be stitched: export it so, with "
+        "other numbers made of these in its forward()"
+        for name, metadata in models
+        if _input(metadata).dtype != "float32"
+    ]
     (first_name, first), *rest = models
     ours = _input(first)
     for name, metadata in rest:

@@ -50,7 +50,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def exported(folder: Path) -> Path:
     ended = suture(
-        "export", "animals:trained", "out", "--shape", "1,4,4", "--labels", "cat,dog", "--license", "CC0-1.0"
+        "export", "animals:trained", "out", "--shape", "1,4,4", "--labels", "cat, dog", "--license", "CC0-1.0"
     )
     sys.modules.pop("animals")
     assert ended.exit_code == 0, ended.output
