@@ -32,10 +32,13 @@ class Journal:
     def append(self, line: bytes) -> None:
         """Add a line; durable on return. Raises `OSError` when the disk is full, and then nothing was added."""
         before = os.fstat(self._descriptor).st_size
-        if os.write(self._descriptor, line + b"\n") != len(line) + 1:
+        try:
+            if os.write(self._descriptor, line + b"\n") != len(line) + 1:
+                raise OSError(errno.ENOSPC, "the disk is full", str(self.path))
+            os.fsync(self._descriptor)  # which a file server whose disk is full refuses, having taken the line
+        except BaseException:
             os.ftruncate(self._descriptor, before)
-            raise OSError(errno.ENOSPC, "the disk is full", str(self.path))
-        os.fsync(self._descriptor)
+            raise
 
     @contextmanager
     def appended(self, line: bytes) -> Iterator[None]:
