@@ -25,6 +25,8 @@ from suture_service.auth import Role
 from suture_service.database import Database, open_engine, telling_of_database
 from suture_service.errors import HubError, NotFound
 from suture_service.hub import HubContext, utc_now
+from suture_service.membership.repository import live_tokens
+from suture_service.membership.service import get_site
 from suture_service.observe import Metrics
 from suture_service.parties import repository, service
 from suture_service.parties.service import checked_name, is_online
@@ -203,6 +205,16 @@ def add_site(settings: Settings, party: str, name: str) -> str:
     with writing(settings) as session:
         site = add_site_row(session, service.get_party(session, party), name, utc_now())
         return service.add_site_token(session, site, utc_now())[1]
+
+
+def add_site_token(settings: Settings, party: str, name: str) -> tuple[str, list[str]]:
+    """Add another token of a site; return it, which is kept nowhere, and the ids of the others that open something."""
+    with writing(settings) as session:
+        owner = service.get_party(session, party)
+        site = get_site(session, owner, name)
+        others = live_tokens(session, utc_now(), party_id=owner.id, site_id=site.id)
+        ids = [token.id for token in others]
+        return service.add_site_token(session, site, utc_now())[1], ids
 
 
 def list_parties(settings: Settings) -> list[PartyRow]:

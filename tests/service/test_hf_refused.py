@@ -63,6 +63,8 @@ HARMFUL = [
     "a\\b",
     "x" * 256,
     "\ud800",
+    "a:b",
+    "folder/C:",
 ]
 
 

@@ -151,3 +151,16 @@ def test_operating_the_hub_without_a_server(world):
         assert error.value.code == code
     with pytest.raises(SutureError, match="nowhere"):
         operate.create_token(settings, "nowhere", [])
+
+
+def test_a_site_gets_another_token_and_the_one_before_goes_on_until_it_is_revoked(world):
+    world.ask().raise_for_status()
+    before = world.sites["north"]
+    secret, (token_id,) = operate.add_site_token(world.settings, "north", "north-site")
+    after = type(before)(world.client, secret)
+    assert before.get("/v1/whoami").json() == after.get("/v1/whoami").json()
+    operate.revoke_token(world.settings, token_id)
+    assert before.get("/v1/whoami").status_code == 401
+    assert after.lease()["kind"] == "fit"
+    with pytest.raises(SutureError, match="no site 'other'"):
+        operate.add_site_token(world.settings, "north", "other")

@@ -53,6 +53,7 @@ app = group(
                 "list": Lazy(
                     f"{_HERE}.hub:list_sites", "List all sites, when they last asked for work, and their version."
                 ),
+                "token": Lazy(f"{_HERE}.hub:renew_site_token", "Make another token of a site and print it, this once."),
                 "suspend": Lazy(f"{_HERE}.membership:suspend_site", "Let a site in no more, until it is resumed."),
                 "resume": Lazy(f"{_HERE}.membership:resume_site", "Let a suspended site in again."),
                 "rename": Lazy(f"{_HERE}.membership:rename_site", "Call a site otherwise."),

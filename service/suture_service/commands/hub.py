@@ -241,6 +241,30 @@ def add_site(
         notes.print("shown this once; hand it to the site: it goes into the file that site.toml calls token_file")
 
 
+@prints(AddedSite)
+def renew_site_token(
+    party: PartyArgument,
+    name: Annotated[str, typer.Argument(help="the site's name within the party")],
+    format: FormatOption = Format.text,
+) -> None:
+    """Make another token of a site and print it, this once; those it has go on until they are revoked.
+
+    \b
+    Example:
+      suture hub site token north main
+    """
+    from suture_service import operate
+
+    secret, others = operate.add_site_token(read_settings(), party, name)
+    if format is Format.json:
+        print_json(AddedSite(party, name, secret))
+        return
+    print(secret)
+    notes.print("shown this once; the site goes by it once it is in the file that site.toml calls token_file")
+    for token_id in others:
+        notes.print(f"then end the one before: suture hub token revoke {token_id}")
+
+
 @prints(list[ListedSite])
 def list_sites(format: FormatOption = Format.text) -> None:
     """List all sites, when they last asked for work, and their version.

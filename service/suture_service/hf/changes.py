@@ -9,6 +9,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import PureWindowsPath
 from typing import Any, TypeAlias, TypeVar
 from unicodedata import normalize
 
@@ -141,6 +142,8 @@ def _read_step(line: bytes) -> tuple[Put | Delete, bytes | None]:
         raise BadRequest("commit.key", f"{str(key)[:50]!r} is not known", where="the commit")
     entry = _validate(_KINDS[key], value)
     _check_path(entry.path.rstrip("/") if key == "deletedFolder" else entry.path)
+    if isinstance(entry, RegularFile | LfsFile):
+        _check_name(entry.path)
     if isinstance(entry, RegularFile):
         return _decoded(entry)
     if isinstance(entry, LfsFile):
@@ -171,6 +174,13 @@ def _check_path(path: str) -> None:
     """Refuse what could not be a file's path on some reader's machine."""
     if "\\" in path or not path.isprintable() or any(map(_strange, path.split("/"))):
         raise BadRequest("commit.path", f"{path[:100]!r} cannot be a path in a repository", where="the commit")
+
+
+def _check_name(path: str) -> None:
+    """Refuse a name for which the official client fetches nothing of the repository; a file that has it can go."""
+    if any(PureWindowsPath(part).drive for part in path.split("/")):
+        problem = f"{path[:100]!r} begins as a drive does, so that nobody could fetch this repository"
+        raise BadRequest("commit.path", problem, where="the commit", hint="give it a name without a letter and a colon")
 
 
 def _strange(part: str) -> bool:

@@ -19,7 +19,8 @@ def add_site(session: Session, party: Party, name: str, now: datetime, *, by: st
     checked_name(name, "name")
     lock_party(session, party.id)
     if repository.find_site(session, party.id, name) is not None:
-        raise Conflict("site.exists", f"{party.name} has a site {name!r} already", where="name")
+        hint = f"the hub's operator makes another token of it: suture hub site token {party.name} {name}"
+        raise Conflict("site.exists", f"{party.name} has a site {name!r} already", where="name", hint=hint)
     site = repository.find_site(session, party.id, name, gone=True) or Site(party_id=party.id, name=name)
     site.created_at, site.removed_at, site.suspended_at = now, None, None
     site.last_seen_at, site.datasets, site.version = None, None, None
