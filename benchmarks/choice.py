@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from common import over_seeds, write_json
 from contribution import trained
 from older_rule import Older
@@ -254,6 +255,7 @@ def main() -> int:
         parser.error("cells need --data FOLDER")
     if options.seeds < 2:
         parser.error("--seeds: an interval over seeds needs two")
+    torch.set_num_threads(1)  # figures do not depend on the machine's cores
     console, every = Console(width=180), {}
     head = ("mean", "regret", "optimism", "beyond own", "at home", "elsewhere", "surely lost")
     table = Table("study", "chosen by", *head)

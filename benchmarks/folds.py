@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from choice import Asked, kept, kept_at, optimism_of_own, worth
 from common import write_json
 from numpy.typing import NDArray
@@ -222,6 +223,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.data is None and "cells" in options.studies:
         parser.error("cells need --data FOLDER")
+    torch.set_num_threads(1)  # figures do not depend on the machine's cores
     console, every = Console(width=160), {}
     table = Table("study", "rule", "regret", "optimism", "at home", "elsewhere", "surely lost", "chosen as today")
     for name in options.studies:

@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from choice import Asked, chosen_today, kept, restricted
 from common import over_seeds, write_json
 from rich.console import Console
@@ -97,6 +98,7 @@ def main() -> int:
         parser.error("cells need --data FOLDER")
     if options.seeds < 2:
         parser.error("--seeds: an interval over seeds needs two")
+    torch.set_num_threads(1)  # figures do not depend on the machine's cores
     console, every = Console(width=140), {}
     table = Table("study", "model", "at home", "elsewhere", "mean", "above ours", "surely lost at home")
     for name in options.studies:
