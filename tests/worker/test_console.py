@@ -322,7 +322,8 @@ def test_every_page_answers_and_says_what_is_missing(browser, data):
     assert browser.client.get("/datasets/sheet?look=nothing").status_code == 422
     text = browser.page("/health?check=now")
     assert "What to do" in text  # the hub of this site is away
-    assert browser.client.get("/inbox/task_none").status_code == 422
+    unknown = browser.client.get("/inbox/task_none")
+    assert (unknown.status_code, "<code>suture site inbox list</code>" in unknown.text) == (422, True)
     assert browser.client.get("/outbox/../../site.toml").status_code in (404, 422)
     browser.site.path.write_text("[hub")
     answer = browser.client.get("/")

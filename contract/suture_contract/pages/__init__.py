@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from suture_contract.report.html import STYLE
 
@@ -59,6 +59,7 @@ def environment(package: str, root: str = "/static/", beside: str | None = None)
         brief=_brief,
         duration=_duration,
         capitalize_first=_capitalized,
+        coded=_coded,
         quote_all=partial(quote, safe=""),
     )
     return made
@@ -130,6 +131,12 @@ def _short(digits: str | None) -> str:
 def _brief(text: str) -> str:
     """Return a text with only the beginning of each digest in it."""
     return _DIGEST.sub(r"\1…", text)
+
+
+def _coded(text: str) -> Markup:
+    """Return a text whose parts between backticks are code."""
+    parts = enumerate(text.split("`"))
+    return Markup("").join(Markup("<code>{}</code>").format(part) if odd % 2 else escape(part) for odd, part in parts)
 
 
 def _capitalized(text: str) -> str:

@@ -7,7 +7,6 @@ from contextlib import suppress
 from typing import Any
 
 from fastapi import Request, Response
-from markupsafe import Markup, escape
 
 from suture_service.errors import HubError
 from suture_service.hub import HubDep
@@ -32,15 +31,7 @@ def show_api(hub: HubDep, request: Request) -> Response:
     ]
     schemas = {name: _fields(schema) for name, schema in sorted(described["components"]["schemas"].items())}
     about, version = described["info"]["description"], described["info"]["version"]
-    return render(
-        request, "api.html.jinja", about=about, code=_with_code, version=version, rooms=rooms, schemas=schemas
-    )
-
-
-def _with_code(text: str) -> Markup:
-    """Return a description whose parts between backticks are code."""
-    parts = enumerate(text.split("`"))
-    return Markup("").join(Markup("<code>{}</code>").format(part) if odd % 2 else escape(part) for odd, part in parts)
+    return render(request, "api.html.jinja", about=about, version=version, rooms=rooms, schemas=schemas)
 
 
 def _calls(paths: dict[str, Any]) -> Iterator[dict[str, Any]]:
