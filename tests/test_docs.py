@@ -220,6 +220,15 @@ def test_every_decision_is_listed():
             assert f"**{part}.**" in page.read_text(), f"{page.name}: {part}"
 
 
+def test_no_change_is_listed_twice():
+    """Two sides of a merge may both be kept: entries that begin alike are one."""
+    text = (ROOT / "CHANGELOG.md").read_text()
+    begins = [
+        " ".join(re.sub(r"\W", " ", entry).split()[:7]) for entry in re.findall(r"^- ([^\n]+)", text, re.MULTILINE)
+    ]
+    assert [words for words in set(begins) if begins.count(words) > 1] == []
+
+
 def test_every_page_is_reached_from_the_readme():
     reached, waiting = set(), [ROOT / "README.md"]
     while waiting:
