@@ -133,6 +133,16 @@ class StoreFull(Unavailable):
         super().__init__("store.full", "the hub's store is full", hint="tell the hub's operator, then try again")
 
 
+class DatabaseFull(Unavailable):
+    """The disk under the hub's database has no room left."""
+
+    status = 507
+
+    def __init__(self) -> None:
+        hint = "tell the hub's operator, then try again"
+        super().__init__("hub.full", "the disk under the hub's database is full", hint=hint)
+
+
 class ErrorBody(BaseModel):
     """What is wrong, where, and what to do next."""
 
@@ -152,6 +162,8 @@ class ErrorAnswer(BaseModel):
 DATABASE_ERRORS = (OperationalError, DataError, IntegrityError, StaleDataError)
 #: What both databases say of a row that another transaction has added, or removed, meanwhile.
 _MEETING = ("unique constraint", "foreign key constraint")
+#: What SQLite, and what PostgreSQL on behalf of its system, say of a disk.
+_FULL = ("disk is full", "no space left on device")
 
 _MEANING = {
     400: "The body could not be read.",
@@ -218,6 +230,9 @@ def of_database(error: Exception) -> HubError:
     if isinstance(error, DataError):
         # A character or number that no column can hold, such as NUL in a name: nothing that exists has it.
         return HubError("request.invalid", "a value holds a character or number that cannot be stored")
+    if any(words in str(getattr(error, "orig", "")).lower() for words in _FULL):
+        log.error("the disk under the database is full")
+        return DatabaseFull()
     # The driver's text may quote the statement's values: its class is enough to find the cause.
     log.error("database", error=type(error).__name__, cause=type(getattr(error, "orig", None)).__name__)
     if isinstance(error, IntegrityError | StaleDataError):

@@ -8,10 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psycopg
 import pytest
 import structlog
+from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
 from structlog.testing import capture_logs
 
+from suture_service.errors import of_database
 from suture_service.paging import encode
 from suture_service.settings import Settings
 
@@ -99,8 +103,6 @@ except ValueError:
 
 
 def test_a_database_that_fails_is_said_without_its_text(world, monkeypatch):
-    from sqlalchemy.exc import OperationalError
-
     def broken(*_args, **_options):
         raise OperationalError("SELECT 'patient 7'", {}, Exception("host=db password=x"))
 
@@ -200,3 +202,29 @@ def test_settings_come_from_the_environment_and_hide_the_password(monkeypatch):
         Settings(max_attempts=0)
     with pytest.raises(ValueError, match="leese"):
         Settings(leese_seconds=1)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_full_disk_under_the_database_is_told_as_that(world):
+    engine = world.hub.database.engine
+    with engine.connect() as connection:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+
+    def bound(connection, _record):
+        connection.execute(f"PRAGMA max_page_count={pages}")
+
+    event.listen(engine, "connect", bound)
+    try:
+        engine.dispose()
+        answers = (world.operator.post("/v1/parties", {"name": f"{index}{'x' * 90}"}) for index in range(100))
+        refused = next(answer for answer in answers if answer.status_code != 201)
+        assert refusal(refused, 507)["code"] == "hub.full"
+        assert world.north.get("/v1/whoami").status_code == 200
+    finally:
+        event.remove(engine, "connect", bound)
+        engine.dispose()
+
+
+def test_a_full_disk_under_postgresql_is_told_as_that():
+    error = OperationalError("", {}, psycopg.errors.DiskFull("could not extend file: No space left on device"))
+    assert (of_database(error).code, of_database(error).status) == ("hub.full", 507)
