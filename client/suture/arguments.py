@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, get_args
 
 from suture_contract.compatibility import check_labels
@@ -33,6 +33,20 @@ def listed(value: Iterable[str], name: str) -> list[str]:
             "argument.type", f"a list is wanted, not {shown(value)}", where=name, hint=f"write {name}=[{value!r}]"
         )
     return list(value)
+
+
+def in_order(value: Iterable[Any], name: str) -> list[Any]:
+    """Return a list as it is written; raises `SutureError` `argument.type` for what has another order or none."""
+    if isinstance(value, Set | Mapping):
+        kind = type(value).__name__
+        raise SutureError(
+            "argument.type",
+            f"a list is wanted, not a {kind}, "
+            + ("which has no order" if kind == "set" else "whose order may be another"),
+            where=name,
+            hint=f"write {name}=['…', '…'], in the order of the model's channels",
+        )
+    return listed(value, name)
 
 
 def checked_repo(repo: str, name: str = "repo") -> str:
@@ -126,10 +140,8 @@ def check_description(description: Mapping[str, Any], known: Iterable[str]) -> N
             where="license",
             hint=f"license='CC-BY-4.0', or another SPDX identifier; see {PAGE}",
         )
-    for name in _LISTS:
-        if (value := description.get(name)) is not None:
-            listed(value, name)
+    lists = {name: in_order(value, name) for name in _LISTS if (value := description.get(name)) is not None}
     for name, words in _WORDS.items():
         if (value := description.get(name)) is not None:
             one_of(value, words, name, PAGE)
-    check_labels([str(label) for label in description.get("labels") or ()])
+    check_labels([str(label) for label in lists.get("labels", ())])

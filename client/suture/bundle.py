@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -190,15 +190,16 @@ def export_model(
 
         from suture_stitching.portable.export import export
         from suture_stitching.portable.runtime import load
-        from suture_stitching.portable.sanity import output_format, unseen
+        from suture_stitching.portable.sanity import check_axes, output_format, unseen
 
     check_network(module, example)
     check_description(description, Description.__annotations__)
-    task, labels = description.get("task", "classification"), description.get("labels") or ()
+    task, labels = description.get("task", "classification"), _texts(description.get("labels"))
     with replacing(path) as temporary:
         exported = export(module, example, temporary, output=output_name, single=True)
         with torch.no_grad():
             output = load(temporary)(example.cpu())
+        check_axes(example, output, task)
         kind, why = output_format(exported.graph, output, task, len(labels), description.get("output"))
         description["output"] = kind
         metadata = describe(
@@ -221,14 +222,15 @@ def describe(
     check_description(description, Description.__annotations__)
     stated = cast(dict[str, Any], description).get
     task = stated("task", "classification")
-    mean, std, labels, n = stated("mean"), stated("std"), stated("labels"), stated("n")
+    mean, std, n = stated("mean"), stated("std"), stated("n")
+    labels = _texts(stated("labels"))
     if (mean is None) != (std is None):
         raise SutureError("metadata.invalid", "mean and std come together", where="suture.json")
     prior = stated("label_prior")
-    if prior is not None and len(prior) != len(labels or ()):
+    if prior is not None and len(prior) != len(labels):
         raise SutureError(
             "metadata.invalid",
-            f"label_prior: {len(prior)} shares for {len(labels or ())} labels",
+            f"label_prior: {len(prior)} shares for {len(labels)} labels",
             where="suture.json",
             hint="give one share for each label, in their order; `suture data split` prints them",
         )
@@ -261,8 +263,8 @@ def describe(
                 "spatial_shape": outputs[1:],
             }
         },
-        "labels": None if labels is None else tuple(str(label) for label in labels),
-        "label_prior": None if prior is None else dict(zip(map(str, labels or ()), prior, strict=True)),
+        "labels": None if stated("labels") is None else labels,
+        "label_prior": None if prior is None else dict(zip(labels, prior, strict=True)),
         "license": description["license"],
         "description": stated("description"),
         "intended_use": stated("intended_use"),
@@ -285,6 +287,10 @@ def describe(
             where="suture.json",
             hint=f"{first.hint or ''} See {PAGE}".strip(),
         ) from None
+
+
+def _texts(names: Iterable[object] | None) -> tuple[str, ...]:
+    return () if names is None else tuple(map(str, names))
 
 
 def sha256_of(path: Path) -> str:

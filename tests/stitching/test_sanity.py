@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from suture_stitching.data import ArrayDataset
 from suture_stitching.ensemble.members import check_inputs
 from suture_stitching.local import read_members
 from suture_stitching.portable.export import export
-from suture_stitching.portable.runtime import save
+from suture_stitching.portable.runtime import load, save
 
 LABELS = ("a", "b")
 
@@ -23,6 +24,11 @@ LABELS = ("a", "b")
 def net(*last: nn.Module, outputs: int = 2) -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(256, outputs), *last)
+
+
+class Logarithm(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.log()
 
 
 class Averaging(nn.Module):
@@ -204,3 +210,105 @@ def test_columns_are_found_by_name_or_said_in_order(tmp_path):
     assert refused.value.code == "dataset.columns_unnamed"
     table.ordered = True
     check_inputs([unnamed, unnamed], table)
+
+
+@pytest.mark.parametrize("last", [nn.LogSigmoid(), nn.Sequential(nn.Sigmoid(), Logarithm())])
+@pytest.mark.parametrize("given", [{"task": "multilabel"}, {"task": "multilabel", "output": "logits"}, {"outputs": 1}])
+def test_logarithms_of_probabilities_are_no_logits_of_a_sigmoid(tmp_path, last, given):
+    path, described = tmp_path / "model.safetensors", {"labels": LABELS, "license": "CC0-1.0"}
+    module = net(last, outputs=given.get("outputs", 2))
+    stated = {name: value for name, value in given.items() if name != "outputs"}
+    with pytest.raises(SutureError, match="logarithm") as refused:
+        export_model(module, torch.rand(4, 1, 8, 8), path, **stated, **described)
+    assert refused.value.code == "export.output_format"
+    # So it is where the file comes from elsewhere.
+    export(module, torch.rand(2, 1, 8, 8), path)
+    scores = net(outputs=given.get("outputs", 2))
+    metadata = export_model(scores, torch.rand(2, 1, 8, 8), tmp_path / "scores.safetensors", **stated, **described)
+    with pytest.raises(SutureError, match="logarithm") as refused:
+        pack(path, metadata, repo="a/b")
+    assert refused.value.code == "metadata.output"
+    # A softmax makes probabilities of their logarithms.
+    export_model(net(nn.LogSoftmax(1)), torch.rand(4, 1, 8, 8), path, **described)
+
+
+class Lazy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.LazyLinear(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x.flatten(1))
+
+
+def _in_inference_mode() -> nn.Module:
+    with torch.inference_mode():
+        return net()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("make", "code", "words"),
+    [
+        (Lazy, "export.no_weights", "run module(example) once"),
+        (lambda: net().to("meta"), "export.no_weights", "load_state_dict"),
+        (_in_inference_mode, "export.inference_mode", "load_state_dict"),
+        (lambda: torch.jit.script(net()), "export.recorded", "open_source"),
+        (lambda: torch.jit.trace(net(), torch.rand(2, 1, 8, 8)), "export.recorded", "open_source"),
+        (lambda: torch.export.export(net(), (torch.rand(2, 1, 8, 8),)).module(), "export.recorded", "made of"),
+    ],
+)
+def test_what_is_no_network_of_plain_weights_is_said(tmp_path, make, code, words):
+    with pytest.raises(SutureError) as refused:
+        export_model(make(), torch.rand(4, 1, 8, 8), tmp_path / "m.safetensors", labels=LABELS, license="CC0-1.0")
+    assert refused.value.code == code
+    assert words in (refused.value.hint or "")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # by torch's own compiler
+def test_what_was_compiled_needs_no_compiler(tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "/nowhere")
+    compiled, whole, part = net(), net(), net()
+    compiled.compile()
+    part[3] = torch.compile(part[3])
+    with torch.no_grad():
+        want = net()(torch.ones(2, 1, 8, 8))
+    for place, module in enumerate((compiled, torch.compile(whole), part)):
+        exported = export(module, torch.rand(2, 1, 8, 8), tmp_path / f"{place}.safetensors")
+        assert torch.allclose(load(exported.path)(torch.ones(2, 1, 8, 8)), want)
+
+
+@pytest.mark.parametrize(
+    ("task", "shape"),
+    [
+        ("classification", (2, 8, 8)),
+        ("multilabel", (2, 1, 1)),
+        ("regression", (2, 8)),
+        ("segmentation", (2,)),
+        ("segmentation", (2, 8)),
+    ],
+)
+def test_outputs_have_the_axes_of_the_task(tmp_path, task, shape):
+    size = torch.Size(shape).numel()
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, size), nn.Unflatten(1, shape))
+    labels = None if task == "regression" else LABELS
+    with pytest.raises(SutureError) as refused:
+        export_model(
+            module, torch.rand(2, 1, 8, 8), tmp_path / "m.safetensors", task=task, labels=labels, license="CC0-1.0"
+        )
+    assert refused.value.code == "export.output_axes"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_labels_have_an_order(tmp_path):
+    def exported(labels):
+        path = tmp_path / "m.safetensors"
+        return export_model(net(), torch.rand(2, 1, 8, 8), path, labels=labels, license="CC0-1.0").labels
+
+    assert exported(np.array(["b", "a"])) == ("b", "a")
+    for labels in ({"a", "b"}, {"b": 1, "a": 0}, {0: "a", 1: "b"}):
+        with pytest.raises(SutureError) as refused:
+            exported(labels)
+        assert refused.value.code == "argument.type"
+        assert "order" in str(refused.value)

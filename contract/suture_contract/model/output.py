@@ -32,6 +32,9 @@ _SCORES = frozenset(
     """.split()  # noqa: SIM905
 )
 
+#: What makes logarithms of probabilities: a softmax has these back, a sigmoid does not.
+_LOGARITHMS = frozenset(f"aten.{name}" for name in ("log.default", "log_softmax.int", "log_sigmoid.default"))
+
 
 def squashed_by(graph: Graph) -> str | None:
     """Return what makes the one output probabilities: `softmax`, `sigmoid` or `hardsigmoid`; None for anything else."""
@@ -45,10 +48,17 @@ def ends_in_scores(graph: Graph) -> bool:
     return end is not None and end.op in _SCORES
 
 
+def ends_in_logarithm(graph: Graph) -> bool:
+    """Whether the one output is a logarithm, of probabilities most likely."""
+    end = _end(graph)
+    return end is not None and end.op in _LOGARITHMS
+
+
 def check_output_format(graph: Graph, metadata: ModelMetadata, *, where: str = "suture.json") -> None:
     """Raise `SutureError` `metadata.output` where `suture.json` calls logits what the graph has made probabilities.
 
-    A softmax or sigmoid would be applied a second time, and what a model says would be flattened in silence.
+    A softmax or sigmoid would be applied a second time, and what a model says would be flattened in silence. So it
+    would by a sigmoid of their logarithms, which is never above a half.
     """
     if len(metadata.outputs) != 1 or metadata.task == "regression":
         return
@@ -59,6 +69,15 @@ def check_output_format(graph: Graph, metadata: ModelMetadata, *, where: str = "
             f"outputs.{name}.format is logits, but the network ends in a {activation}, which gives probabilities",
             where=where,
             hint="export it again with --output probabilities, or output='probabilities'; or leave out its last layer",
+        )
+    by_sigmoid = metadata.task == "multilabel" or stated.num_channels == 1
+    if stated.format == "logits" and by_sigmoid and ends_in_logarithm(graph):
+        raise SutureError(
+            "metadata.output",
+            f"outputs.{name}.format is logits, but the network ends in a logarithm, which a sigmoid makes no "
+            "probability of",
+            where=where,
+            hint="leave the logarithm out: export the scores before it, or the probabilities",
         )
 
 

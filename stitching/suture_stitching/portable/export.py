@@ -26,7 +26,7 @@ from suture_contract.model.graph import Graph
 from suture_stitching.portable.convert import convert
 from suture_stitching.portable.outputs import chosen, giving, pick, plain_output
 from suture_stitching.portable.runtime import load, write
-from suture_stitching.portable.sanity import check_sane, check_weights
+from suture_stitching.portable.sanity import check_recordable, check_sane, check_weights
 from suture_stitching.portable.tracing import evaluating, trace
 
 #: How many samples the module is recorded with, and batches that it and the file are compared on: others than that.
@@ -66,9 +66,11 @@ def export(
     path = Path(path)
     inputs = (example,) if isinstance(example, Tensor) else tuple(example)
     _check_example(inputs)
+    check_recordable(module)
     check_weights(module)
-    # Recorded without gradients, a `with torch.no_grad()` inside the module leaves no trace.
-    with evaluating(module), torch.no_grad():
+    # Recorded without gradients, a `with torch.no_grad()` inside the module leaves no trace. What torch.compile made of
+    # it is for one machine, and needs a compiler.
+    with evaluating(module), torch.no_grad(), torch.compiler.set_stance("force_eager"):
         what = _what(module, _batch(inputs, _RECORDED), output, single=single)
         with giving(module, what):
             expected = {size: _outputs(module, _batch(inputs, size)) for size in _SIZES}
@@ -86,6 +88,13 @@ def export(
 def _check_example(inputs: Sequence[Tensor]) -> None:
     if not inputs or not all(isinstance(x, Tensor) for x in inputs):
         raise SutureError("export.example", "the example must be a tensor or a tuple of tensors", where="example")
+    if any(x.layout is not torch.strided or x.is_quantized for x in inputs):
+        raise SutureError(
+            "export.example",
+            "the example is sparse or quantised",
+            where="example",
+            hint="give it as example.to_dense()",
+        )
     if any(x.dim() == 0 or x.shape[0] == 0 or x.shape[0] != inputs[0].shape[0] for x in inputs):
         raise SutureError(
             "export.example",

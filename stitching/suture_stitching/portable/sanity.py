@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from suture_contract.errors import SutureError
 from suture_contract.model.graph import Graph
 from suture_contract.model.metadata import Task
-from suture_contract.model.output import ends_in_scores, squashed_by
+from suture_contract.model.output import ends_in_logarithm, ends_in_scores, squashed_by
 from suture_stitching.portable.outputs import tensors_of
 
 OutputFormat = Literal["logits", "probabilities", "values"]
@@ -25,6 +26,42 @@ _SUM = 1e-3
 _OUTPUT = "say which: --output probabilities or --output logits; in Python output='probabilities' or output='logits'"
 
 
+def check_recordable(module: torch.nn.Module) -> None:
+    """Raise `SutureError` for what is no network of plain tensors: a recording, or one without its weights."""
+    recorder = None
+    if isinstance(module, torch.jit.ScriptModule):
+        recorder = "torch.jit"
+        hint = "save it, module.save('net.pt'), and export the file: suture export net.pt out --shape …; in Python "
+        hint += "open_source('net.pt', shape).module of suture_stitching.sources; or export the network it was made of"
+    elif isinstance(module, torch.fx.GraphModule) and "_guards_fn" in dict(module.named_children()):
+        recorder, hint = "torch.export", "export the network that it was made of"
+    if recorder is not None:
+        raise SutureError("export.recorded", f"the module is a recording by {recorder}", where="model", hint=hint)
+    for name, tensor in itertools.chain(module.named_parameters(), module.named_buffers()):
+        if is_lazy(tensor):
+            raise SutureError(
+                "export.no_weights",
+                f"the weights {name} have no size yet: the module has never run",
+                where=name,
+                hint="run module(example) once, then load its trained weights",
+            )
+        if tensor.is_meta:
+            raise SutureError(
+                "export.no_weights",
+                f"the weights {name} are on the device 'meta', where no number is kept",
+                where=name,
+                hint="make the module with weights: module.to_empty(device='cpu'), then load_state_dict",
+            )
+        if tensor.is_inference():
+            raise SutureError(
+                "export.inference_mode",
+                f"the weights {name} were made under torch.inference_mode(), where nothing can be recorded of them",
+                where=name,
+                hint="make the network outside of it, and load_state_dict",
+            )
+
+
+@torch.no_grad()
 def check_weights(module: torch.nn.Module) -> None:
     """Raise `SutureError` `model.not_finite` naming a parameter or buffer with NaN, or infinity where it is no mask."""
     for name, tensor in itertools.chain(module.named_parameters(), module.named_buffers()):
@@ -120,6 +157,26 @@ def _tries(model: Callable[..., Any], inputs: Sequence[Tensor]) -> Iterator[list
         yield leaves
 
 
+def check_axes(inputs: Tensor, outputs: Tensor, task: Task) -> None:
+    """Raise `SutureError` `export.output_axes` where outputs `(N, K, ...)` have other axes than the task has.
+
+    A segmentation has its input's, other tasks none beside labels or values.
+    """
+    wanted = inputs.dim() if task == "segmentation" else 2
+    if outputs.dim() == wanted:
+        return
+    shape = tuple(outputs.shape)
+    if task == "segmentation":
+        problem = f"a segmentation gives (N, labels, *spatial) with {wanted - 2} spatial axes, the network {shape}"
+        lacks = outputs.dim() == wanted - 1 and outputs.shape[1:] == inputs.shape[2:]
+        hint = "return x.unsqueeze(1): the axis of channels is lacking" if lacks else "say which --task it is"
+    else:
+        problem = f"a {task} gives (N, labels or values), the network {shape}"
+        hint = "say --task segmentation, or task='segmentation' in Python, where each position has a label; else "
+        hint += "average over the positions, or flatten them, in forward()"
+    raise SutureError("export.output_axes", problem, where="output", hint=hint)
+
+
 def output_format(
     graph: Graph, outputs: Tensor, task: Task, labels: int, stated: OutputFormat | None = None
 ) -> tuple[OutputFormat, str]:
@@ -136,6 +193,11 @@ def output_format(
     end = f"the network ends in a {squashed}" if squashed else "the network ends in neither softmax nor sigmoid"
     if stated == "logits" and squashed:
         raise _unclear(f"{end}, which gives probabilities, not logits", "say --output probabilities, or leave it out")
+    if not exclusive and stated != "probabilities" and ends_in_logarithm(graph):
+        raise _unclear(
+            "the network ends in a logarithm, most likely of probabilities: a sigmoid of that is none",
+            "leave the logarithm out: return the scores before it, or the probabilities",
+        )
     if stated == "logits":
         return stated, "as said"
     if stated == "probabilities" or squashed:
@@ -172,4 +234,4 @@ def _unclear(problem: str, hint: str) -> SutureError:
     return SutureError("export.output_format", problem, where="output", hint=hint)
 
 
-__all__ = ["OutputFormat", "check_sane", "check_weights", "output_format", "unseen"]
+__all__ = ["OutputFormat", "check_axes", "check_sane", "check_weights", "output_format", "unseen"]
