@@ -180,6 +180,29 @@ def test_what_is_seen_of_a_file_that_means_harm_is_little(monkeypatch):
     assert judged(content, header, seen_in(content, 4096, 8192))[0] == "the weights w hold NaN"
 
 
+def test_of_a_long_header_only_the_end_is_looked_at(monkeypatch):
+    """Whoever sends one of many MiB keeps Python from nobody else."""
+    counted = list[int]()
+
+    class Counting(bytearray):
+        def count(self, sub, start=0, end=None, /):
+            counted.append((len(self) if end is None else end) - start)
+            return super().count(sub, start, end)
+
+    content, header = file_of({"w": torch.rand(1000)})
+    text = b'{"a":"' + b"x" * 5_000_000 + b'",' + content[9 : header.data_start]
+    content, at = len(text).to_bytes(8, "little") + text + content[header.data_start :], 0
+    arriving = Arriving()
+    while at < len(content):
+        buffer = Counting(content[at : at + 2**20])
+        arriving.update(memoryview(buffer))
+        at += len(buffer)
+    seen = arriving.seen
+    assert seen is not None
+    assert (seen.dtype, seen.start, seen.end, seen.suspicious) == ("float32", 8 + len(text), len(content), ())
+    assert sum(counted) <= len(DTYPES) * finite._NAMED
+
+
 @pytest.mark.parametrize("content", [b"", b"12345678", b"PK\x03\x04" + bytes(100), b"\xff" * 100, b"x" * 100])
 def test_of_what_is_no_safetensors_nothing_is_seen(content):
     assert seen_in(content, 50, 50) is None

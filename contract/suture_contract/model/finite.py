@@ -34,6 +34,8 @@ _PIECE, _PART = 4 * 2**20, 2**20
 _THREADS = 2
 #: What was seen of a file on its way is at most so many suspicious stretches; more become few that are longer.
 _STRETCHES = 64
+#: So much of the end of a header, where its tensors are named, is looked at for the type of most: a header may be long.
+_NAMED = 64 * 1024
 
 
 class _Span(NamedTuple):
@@ -124,7 +126,7 @@ class SeenWeights:
 class Arriving:
     """A file of safetensors on its way: hand it all bytes in their order, then ask what was `seen`.
 
-    What is no such file costs nothing. The type that the header names most often is looked for, without parsing it:
+    What is no such file costs nothing. The type that the end of the header names most often is looked for, unparsed:
     a wrong guess makes the check read what it would have read anyway.
     """
 
@@ -142,8 +144,9 @@ class Arriving:
             self._begin(buffer, length)
         if self._named is not None:
             end = min(self._data_start - self._at, length)
+            start = min(max(self._data_start - _NAMED - self._at, 0), end)
             for dtype in self._named:
-                self._named[dtype] += buffer.count(b'"%b"' % DTYPES[dtype][0].encode(), 0, end)
+                self._named[dtype] += buffer.count(b'"%b"' % DTYPES[dtype][0].encode(), start, end)
             if self._at + length >= self._data_start:
                 dtype = max(self._named, key=self._named.__getitem__)
                 self._dtype, self._named = dtype if self._named[dtype] else None, None
