@@ -323,6 +323,8 @@ def test_guessing_locks_an_address_out(start, provider):
     for _ in range(3):
         assert login(world, provider.sign(aud="other")).status_code == 403
     assert refusal(login(world, provider.sign()), 429) == "auth.locked"
+    metrics = world.client.get("/metrics").text
+    assert {"suture_hub_wrong_tokens_total 3.0", "suture_hub_lockouts_total 1.0"} <= {*metrics.splitlines()}
 
 
 def test_without_a_provider_nothing_of_it_is_there(start):

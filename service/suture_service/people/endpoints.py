@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import Response
 
-from suture_service.auth import CallerDep
+from suture_service.auth import CallerDep, note_wrong_token
 from suture_service.errors import Forbidden, Malformed, answers
 from suture_service.hub import HubDep
 from suture_service.origin import Origin, origin
@@ -27,12 +27,11 @@ def login_with(hub: HubDep) -> LoginWith:
 @router.post("/login", status_code=201, responses=answers(400, 403, 409, 422, 429))
 def login(hub: HubDep, body: LoginIn, response: Response) -> LoggedIn:
     """Give a person's ID token, get a token of the person's party with the person's roles, for twelve hours."""
-    address = (origin.get() or Origin()).address or ""
-    hub.limits.check_address(address)
+    hub.limits.check_address((origin.get() or Origin()).address or "")
     try:
         identity = hub.issuer.verify(body.id_token, body.nonce)
     except (Forbidden, Malformed):
-        hub.limits.count_wrong_token(address)
+        note_wrong_token(hub)
         raise
     with hub.database.writing() as session:
         token, secret = service.login(session, identity, body.party, hub.now())
