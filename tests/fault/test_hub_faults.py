@@ -18,6 +18,7 @@ from tests.fault import forked
 from tests.fault.forked import migrate
 from tests.fault.postgres import killable
 from tests.service.conftest import metadata_of, model_bytes
+from tests.until import until
 from tests.web import web
 
 from suture_service import operate
@@ -25,14 +26,6 @@ from suture_service.audit import chain
 from suture_service.database import Base, open_engine
 from suture_service.maintenance.reconciling import reconcile
 from suture_service.settings import Settings
-
-
-def until(condition, seconds=120.0):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
-    return found
 
 
 class Process:

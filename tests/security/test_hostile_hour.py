@@ -31,7 +31,8 @@ from tests.security.write_corpus import HOSTILE
 from tests.service.conftest import metadata_of, model_bytes
 from tests.service.test_connections import HALF
 from tests.service.test_hostile_bodies import HEADERS, file_of
-from tests.service.test_operations import Process, until
+from tests.service.test_operations import Process
+from tests.until import until
 from tests.web import web
 
 from suture_contract.model.format import graph_to_json

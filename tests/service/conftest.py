@@ -430,6 +430,13 @@ def world(start: Callable[..., World]) -> World:
 
 
 @pytest.fixture
+def leased(world: World) -> tuple[Any, Any]:
+    """A job whose fit `north` has leased, and that task."""
+    job = world.ask().json()
+    return job, world.sites["north"].lease()
+
+
+@pytest.fixture
 def provider() -> Iterator[Provider]:
     """An identity provider, which signs whatever a test wants."""
     with Provider() as running:

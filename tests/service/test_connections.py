@@ -17,7 +17,8 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 from tests.client.nearby import certificate
-from tests.service.test_live import Live, until
+from tests.service.test_live import Live
+from tests.until import until
 
 from suture_service import connections, observe, operate
 from suture_service.connections import Connections, most_connections

@@ -14,15 +14,11 @@ import structlog
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 from structlog.testing import capture_logs
+from tests.service.jobs import refusal
 
 from suture_service.errors import of_database
 from suture_service.paging import encode
 from suture_service.settings import Settings
-
-
-def refusal(answer, status):
-    assert answer.status_code == status, answer.text
-    return answer.json()["error"]
 
 
 def test_health(world):

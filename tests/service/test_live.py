@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 from sqlalchemy import select
+from tests.until import until
 from tests.web import NOBODY, web
 from typer.testing import CliRunner
 
@@ -61,14 +62,6 @@ class Live:
     def client(self, token):
         headers = {"Authorization": f"Bearer {token}"}
         return httpx.Client(base_url=self.url, headers=headers, timeout=60, verify=NOBODY)
-
-
-def until(condition, seconds=120.0):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
-    return found
 
 
 @pytest.fixture
@@ -239,7 +232,7 @@ def test_events_arrive_while_waiting(live, token, site, handmade):
         seen = requester.get(f"/v1/jobs/{job['id']}/events").json()
         path = f"/v1/jobs/{job['id']}/events?after={seen['next']}&wait=20"
         poll = pool.submit(requester.get, path)
-        time.sleep(0.3)
+        until(lambda: live.hub.metrics.waiting._value.get() == 1)
         assert not poll.done()
         assert worker.post("/v1/tasks/lease", json={"wait": 0}).status_code == 200
         items = poll.result(60).json()["items"]

@@ -6,15 +6,11 @@ import hashlib
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from tests.service.jobs import refusal
 
 from suture_service.parties import service as parties
 
 PATH = "/v1/models/north/digits"
-
-
-def refusal(answer, status):
-    assert answer.status_code == status, answer.text
-    return answer.json()["error"]
 
 
 def test_publish_and_read_back(world):

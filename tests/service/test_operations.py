@@ -12,7 +12,6 @@ import ssl
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import httpx
@@ -24,6 +23,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
+from tests.until import until
 from tests.web import NOBODY
 
 from suture_contract.errors import SutureError
@@ -32,14 +32,6 @@ from suture_service.main import Tls, serve
 from suture_service.settings import Settings, check_exposed, read_settings
 
 MB = 2**20
-
-
-def until(condition, seconds=120.0):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
-    return found
 
 
 # What a hub does not start with

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import pytest
 from sqlalchemy import text
+from tests.service.jobs import refusal
 
 from suture_contract.errors import SutureError
 from suture_service import operate
-
-
-def refusal(answer, status):
-    assert answer.status_code == status, answer.text
-    return answer.json()["error"]
 
 
 def test_a_role_that_is_none_is_asked_about(settings):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
 from sqlalchemy import select
+from tests.until import until
 
 from suture_service.settings import Settings
 from suture_service.tables import Task
@@ -80,13 +80,6 @@ def sweeping(settings, folder):
         for sweeper in sweepers:
             sweeper.process.kill()
             sweeper.process.wait()
-
-
-def until(condition):
-    deadline = time.monotonic() + 250
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def let_sweep(sweepers):

@@ -6,18 +6,7 @@ import hashlib
 import json
 
 import pytest
-
-
-def refusal(answer, status):
-    assert answer.status_code == status, answer.text
-    return answer.json()["error"]
-
-
-@pytest.fixture
-def leased(world):
-    """A job whose fit `north` has leased, and that task."""
-    job = world.ask().json()
-    return job, world.sites["north"].lease()
+from tests.service.jobs import refusal
 
 
 def put_fit(world, task, *, candidates=None, stitches=None):

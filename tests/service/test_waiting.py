@@ -5,13 +5,6 @@ from __future__ import annotations
 import pytest
 
 
-@pytest.fixture
-def leased(world):
-    """A job whose fit `north` has leased, and that task."""
-    job = world.ask().json()
-    return job, world.sites["north"].lease()
-
-
 def shown(world, job):
     return world.job(job)["tasks"][0]
 

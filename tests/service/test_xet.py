@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
 import random
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
@@ -265,11 +265,13 @@ def test_a_client_that_goes_away_leaves_nothing(world, north, monkeypatch):
         epoch = session.scalars(select(XetEpoch).options(joinedload(XetEpoch.model))).one()
     read = world.hub.store.read_piece
     monkeypatch.setattr(endpoints, "SIGN_OF_LIFE_SECONDS", 0.01)
-    monkeypatch.setattr(world.hub.store, "read_piece", lambda *part: time.sleep(0.2) or read(*part))
+    gone = threading.Event()
+    monkeypatch.setattr(world.hub.store, "read_piece", lambda *part: gone.wait(60) and read(*part))
 
     async def go_away() -> str:
         lines = endpoints._telling(world.hub, epoch, parse_files(SHARD, limit=2**20))
         first = await anext(lines)
+        asyncio.get_running_loop().call_soon(gone.set)  # not before the stream is told to close
         await lines.aclose()  # type: ignore[attr-defined]
         return first
 

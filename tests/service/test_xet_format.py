@@ -16,7 +16,6 @@ from suture_contract.errors import SutureError
 from suture_service.hf.xet import format as xet
 from suture_service.hf.xet.rebuild import WINDOW, Xorb, rebuild
 
-HASH = xet.hash_text(bytes(32))
 LIMIT = 2**30
 
 

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.stitching.networks import deep, member, plain
 from torch import Tensor, nn
 
+from suture_stitching.ensemble.members import Member
 from suture_stitching.portable.export import export
 from suture_stitching.portable.runtime import PortableModel, load
 
@@ -259,3 +261,10 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Networ
 def network(request: pytest.FixtureRequest, networks: Callable[[str], Network]) -> Network:
     """Each of the networks in turn."""
     return networks(request.param)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> list[Member]:
+    """Two members of different architecture for the same task."""
+    folder = tmp_path_factory.mktemp("members")
+    return [member(plain(), folder, seed=1), member(deep(), folder, "south/net", seed=2)]

@@ -28,7 +28,6 @@ class Decision:
     verdicts: dict[str, str] = field(default_factory=lambda: {"north": "adopt", "south": "care", "east": "reject"})
 
 
-SINGLES = ("c00", "c01")
 CANDIDATES = CandidateSet(
     task="classification",
     members=(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.stitching.killed import POINTS
-from tests.stitching.networks import dataset, deep, keep_exported, member, plain
+from tests.stitching.networks import dataset, keep_exported
 
 from suture_contract.errors import Cancelled
 from suture_stitching.ensemble import members
@@ -24,12 +24,6 @@ from suture_stitching.running.progress import Progress
 
 OPTIONS = FitOptions(refine_steps=6, refine_candidates=2, max_matches=2)
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> list[Member]:
-    folder = tmp_path_factory.mktemp("members")
-    return [member(plain(), folder, seed=1), member(deep(), folder, "south/net", seed=2)]
 
 
 @pytest.fixture(autouse=True)

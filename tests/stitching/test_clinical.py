@@ -146,12 +146,6 @@ def test_a_calibration_curve_counts_each_sample_and_each_patient_once():
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> list[Member]:
-    folder = tmp_path_factory.mktemp("members")
-    return [member(plain(), folder, seed=1), member(deep(), folder, "south/net", seed=2)]
-
-
-@pytest.fixture(scope="module")
 def data() -> ArrayDataset:
     named = dataset(n=240)
     sex = np.arange(240) % 2 == 0

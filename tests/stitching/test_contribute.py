@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.stitching.networks import LABELS, SHAPE, dataset, deep, images, member, plain
+from tests.stitching.networks import LABELS, SHAPE, dataset, images, member
 from torch import nn
 
 from suture_contract.errors import SutureError
@@ -23,12 +23,6 @@ from suture_stitching.running.checkpoint import Checkpoint
 from suture_stitching.running.progress import Progress
 
 QUICK = FitOptions(refine=False, max_matches=2)
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> list[Member]:
-    folder = tmp_path_factory.mktemp("members")
-    return [member(plain(), folder, seed=1), member(deep(), folder, "south/net", seed=2)]
 
 
 @pytest.fixture(scope="module")

@@ -20,12 +20,6 @@ from suture_stitching.running.device import Runner, bytes_per_sample
 OPTIONS = FitOptions(refine=False, max_matches=2)
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> list[Member]:
-    folder = tmp_path_factory.mktemp("members")
-    return [member(plain(), folder, seed=1), member(deep(), folder, "south/net", seed=2)]
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _what_is_there_is_set_aside(pair: list[Member]) -> None:
     """Whenever memory runs out, all objects are looked at, millions where many tests ran before: seconds each time."""

@@ -29,12 +29,6 @@ QUICK = FitOptions(refine_steps=6, refine_candidates=3)
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> list[Member]:
-    folder = tmp_path_factory.mktemp("members")
-    return [member(plain(), folder, seed=1), member(deep(), folder, "south/net", seed=2)]
-
-
-@pytest.fixture(scope="module")
 def fitted(pair: list[Member]) -> FitResult:
     return fit(pair, dataset(), own=0, options=QUICK)
 

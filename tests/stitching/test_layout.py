@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.stitching.networks import LABELS, dataset, deep, images, member, plain
+from tests.stitching.networks import LABELS, dataset, images
 from tests.stitching.outputs import flat
 from torch import Tensor, nn
 
@@ -35,12 +35,6 @@ def by_columns(tensor: Tensor) -> Tensor:
 
 def lies_well(tensor: Tensor) -> bool:
     return tensor.data_ptr() % 64 == 0 and tensor.stride() == torch.empty(tensor.shape).stride()
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> list[Member]:
-    folder = tmp_path_factory.mktemp("members")
-    return [member(plain(), folder, seed=1), member(deep(), folder, "south/net", seed=2)]
 
 
 @pytest.fixture(scope="module")

@@ -86,11 +86,6 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture
-def pair(tmp_path: Path) -> list[Member]:
-    return [member(plain(), tmp_path, seed=1), member(deep(), tmp_path, "south/net", seed=2)]
-
-
 @pytest.mark.parametrize("alpha", [0.25, 0.5, 1.0])
 def test_any_two_points_merge_like_the_pieces(pair: list[Member], alpha: float) -> None:
     task = objective_of([m.metadata for m in pair], ())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.stitching.networks import LABELS, dataset, deep, images, member, plain
+from tests.stitching.networks import LABELS, dataset, images
 
 from suture_contract.errors import SutureError
 from suture_contract.privacy import Privacy
@@ -16,12 +16,6 @@ from suture_stitching.fitting.contribute import contribute, placements
 from suture_stitching.fitting.fit import FitOptions, Member, fit
 
 QUICK = FitOptions(refine=False, max_matches=1)
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> list[Member]:
-    folder = tmp_path_factory.mktemp("members")
-    return [member(plain(), folder, seed=1), member(deep(), folder, "south/net", seed=2)]
 
 
 def grouped() -> tuple[ArrayDataset, np.ndarray, np.ndarray, np.ndarray]:

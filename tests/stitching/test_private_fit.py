@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.stitching.networks import LABELS, dataset, deep, images, member, plain
+from tests.stitching.networks import LABELS, dataset, images
 
 from suture_contract.errors import SutureError
 from suture_contract.privacy import Privacy
@@ -28,12 +28,6 @@ from suture_stitching.running.shards import Share
 #: Without noise stitches are trained, too: what is asked here needs no more than a little of that.
 OPTIONS = FitOptions(alphas=(0.5,), refine_steps=6)
 SOME = Privacy(epsilon=8, delta=1e-5)
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> list[Member]:
-    folder = tmp_path_factory.mktemp("members")
-    return [member(plain(), folder, seed=1), member(deep(), folder, "south/net", seed=2)]
 
 
 def equal(one: object, other: object) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.stitching.networks import dataset, deep, member, plain, wide
+from tests.stitching.networks import dataset, member, wide
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -25,12 +25,6 @@ from suture_stitching.running.shards import Share
 STEPS = ("match", "solve", "stitch", "double", "refine", "compare", "fit")
 OPTIONS = FitOptions(refine_steps=12, refine_candidates=2, max_matches=3)
 BATCH = 4
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> list[Member]:
-    folder = tmp_path_factory.mktemp("members")
-    return [member(plain(), folder, seed=1), member(deep(), folder, "south/net", seed=2)]
 
 
 @pytest.fixture(autouse=True)

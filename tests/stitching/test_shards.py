@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.stitching.networks import dataset, deep, member, plain
+from tests.stitching.networks import dataset
 
 from suture_contract.errors import Cancelled, SutureError
 from suture_stitching.data import Dataset
@@ -21,12 +21,6 @@ from suture_stitching.running.progress import Progress
 from suture_stitching.running.shards import MOST_BLOCKS, Share, blocks, dealt
 
 OPTIONS = FitOptions(refine_steps=6, refine_candidates=2, max_matches=2)
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> list[Member]:
-    folder = tmp_path_factory.mktemp("members")
-    return [member(plain(), folder, seed=1), member(deep(), folder, "south/net", seed=2)]
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ import json
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,18 +16,22 @@ from uuid import uuid4
 import numpy as np
 import pytest
 import torch
+from sqlalchemy import select, update
 from torch import nn
 
 from suture.errors import HubError
 from suture.http import Connection
 from suture.hub import Hub
+from suture.job import Job
 from suture.processes import Processes
+from suture_contract.files import sha256_of
 from suture_contract.model.metadata import ModelMetadata, Trusted
 from suture_contract.model.signature import create_key
 from suture_service import operate
+from suture_service.database import Database
 from suture_service.settings import Settings
+from suture_service.tables import Task
 from suture_stitching.portable.export import export
-from suture_worker import files
 from suture_worker.compute.checking import check_model
 from suture_worker.compute.preview import estimate
 from suture_worker.compute.work import server
@@ -328,13 +333,13 @@ def looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """What an agent has processes of their own find out of the same files is found out once, by the first test."""
 
     def checked(path: Path, metadata: ModelMetadata) -> frozenset[str]:
-        key = files.sha256_of(path), metadata.to_json()
+        key = sha256_of(path), metadata.to_json()
         if key not in _checked:
             _checked[key] = check_model(path, metadata)
         return _checked[key]
 
     def estimated(folder: TaskFolder) -> Estimate | None:
-        key = tuple(files.sha256_of(path) for path in sorted(folder.members.glob("*.safetensors")))
+        key = tuple(sha256_of(path) for path in sorted(folder.members.glob("*.safetensors")))
         if key not in _estimated:
             _estimated[key] = estimate(folder)
         return _estimated[key]
@@ -343,8 +348,14 @@ def looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("suture_worker.agent.admission.estimate", estimated)
 
 
+@pytest.fixture
+def heard_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent's heartbeats follow each other sooner, though leases are so long that no stall ends one."""
+    monkeypatch.setattr("suture_worker.agent.heartbeat.BEATS", 200)
+
+
 class LiveHub:
-    """A hub in a process of its own, with leases that lapse soon; parties, their models and their sites."""
+    """A hub in a process of its own; parties, their models and their sites. No lease ends but by `lapse`."""
 
     def __init__(self, processes: Processes, folder: Path, port: int) -> None:
         self.processes = processes
@@ -353,12 +364,12 @@ class LiveHub:
         self.url = f"http://127.0.0.1:{port}"
         self.settings = Settings(database_url=f"sqlite:///{folder / 'hub.db'}", store=str(folder / "store"))
         self._clients: dict[str, Hub] = {}
+        self._database = Database(self.settings.database_url)
 
     def start(self) -> None:
         environment = {
             "SUTURE_HUB_DATABASE_URL": self.settings.database_url,
             "SUTURE_HUB_STORE": self.settings.store,
-            "SUTURE_HUB_LEASE_SECONDS": "3",
             "SUTURE_HUB_SWEEP_SECONDS": "0.2",
         }
         command = [sys.executable, "-m", "suture", "hub", "serve", "--port", str(self.port)]
@@ -395,6 +406,17 @@ class LiveHub:
     def site_token(self, party: str) -> str:
         """The token of a new site of the party."""
         return operate.add_site(self.settings, party, f"site{uuid4().hex[:8]}")
+
+    def lease_end(self, job: Job) -> datetime:
+        """When the lease of a job's only task ends, unless a heartbeat renews it."""
+        with self._database.reading() as session:
+            return session.scalars(select(Task.lease_expires_at).where(Task.job_id == job.id)).one()
+
+    def lapse(self, job: Job) -> None:
+        """Have the lease of a job's only task end, and wait until the task is open again."""
+        with self._database.writing() as session:
+            session.execute(update(Task).where(Task.job_id == job.id).values(lease_expires_at=datetime.now(UTC)))
+        self.processes.wait_until(lambda: job.refresh().tasks[0].state == "open", "until a lease lapses", seconds=120)
 
     def add_party(self) -> str:
         """A new party with a site, which has neither models nor open tasks of another test."""

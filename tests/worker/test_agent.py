@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 import threading
-import time
 from contextlib import contextmanager
 
 import pytest
+from tests.until import until
 
 from suture.errors import AuthError, Refused
 from suture_contract.files import telling
@@ -26,20 +26,12 @@ from suture_worker.stop import Stop
 MODELS = ["north/net", "south/net"]
 
 
-pytestmark = pytest.mark.usefixtures("looked_at_once")
+pytestmark = pytest.mark.usefixtures("looked_at_once", "heard_soon")
 
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch):
     monkeypatch.setattr("suture_worker.agent.agent.LEASE_WAIT", 0.5)
-
-
-def until(condition, seconds=120.0):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    return found
 
 
 @pytest.fixture
@@ -64,10 +56,16 @@ class Running:
         self.config = config
         self.stop = Stop()
         self.error = None
-        self.hub = HubClient(config.hub.url, config.hub.token_file.read_text().strip(), sleep=self.stop.wait)
+        #: The pauses after which it asks the hub again.
+        self.pauses = []
+        self.hub = HubClient(config.hub.url, config.hub.token_file.read_text().strip(), sleep=self._pause)
         self.outbox = Outbox(config.state / "outbox", min_samples=config.policy.min_samples)
         self.agent = Agent(config, self.hub, self.outbox, make_app(config), self.stop)
         self.thread = threading.Thread(target=self._run)
+
+    def _pause(self, seconds):
+        self.pauses.append(seconds)
+        self.stop.wait(seconds)
 
     def _run(self):
         try:
@@ -94,6 +92,12 @@ def agent(config):
         assert not running.thread.is_alive()
         running.outbox.close()
         running.hub.close()
+
+
+def kept(live_hub, job):
+    """Wait until a heartbeat has renewed the lease of the job's task."""
+    end = live_hub.lease_end(job)
+    until(lambda: live_hub.lease_end(job) > end)
 
 
 def ended(job):
@@ -161,13 +165,14 @@ def test_as_many_tasks_are_leased_as_there_are_devices(live_hub, party, site_of)
 
     with agent(config) as running:
         taken(running)
-        time.sleep(1)
+        (first,) = (job for job in jobs if job.refresh().tasks[0].state == "leased")
+        kept(live_hub, first)
         assert leased() == 1
         with offering(config.state, 2):  # another worker was started
             until(lambda: leased() == 2)
-            time.sleep(4)  # longer than a lease
+            for job in [job for job in jobs if job.status.tasks[0].state == "leased"]:
+                kept(live_hub, job)
             assert (leased(), len(running.tasks())) == (2, 2)
-            first = next(job for job in jobs if job.status.tasks[0].state == "leased")
             first.cancel()
             until(lambda: leased() == 2 and first.refresh().tasks[0].state == "cancelled")
     assert [job.refresh().tasks[0].attempt for job in jobs] == [1, 1, 1]
@@ -177,7 +182,7 @@ def test_the_lease_is_kept_by_heartbeats(live_hub, party, site_of):
     job = live_hub.client(party).stitch(MODELS, "patches")
     with agent(site_of(party)) as running:
         taken(running)
-        time.sleep(4)  # a lease lasts 3
+        kept(live_hub, job)
         task = job.refresh().tasks[0]
         assert (task.state, task.attempt) == ("leased", 1)
 
@@ -189,7 +194,7 @@ def test_a_restarted_agent_goes_on(live_hub, party, site_of):
         folder = taken(running)
     assert folder.exists
     with agent(config):
-        time.sleep(4)
+        kept(live_hub, job)
         task = job.refresh().tasks[0]
         assert (task.state, task.attempt) == ("leased", 1)
         assert folder.assignment.task.fence == 1
@@ -212,7 +217,7 @@ def test_a_lease_lost_meanwhile_is_dropped_and_taken_anew(live_hub, party, site_
     (folder.path / "left").touch()
     folder.checkpoint.mkdir()
     (folder.checkpoint / "moments.safetensors").write_text("half")
-    until(lambda: job.refresh().tasks[0].attempt == 2)
+    live_hub.lapse(job)
     with agent(config):
         until(lambda: job.refresh().tasks[0].state == "leased" and folder.exists)
         assert folder.assignment.task.fence == 2
@@ -226,11 +231,11 @@ def test_another_site_s_lease_is_not_disturbed(live_hub, party, site_of):
     first, second = site_of(party, name="first"), site_of(party, name="second")
     with agent(first) as running:
         folder = taken(running)
-    until(lambda: job.refresh().tasks[0].attempt == 2)
+    live_hub.lapse(job)
     with agent(second) as other, agent(first) as running:
         taken(other)
         until(lambda: running.tasks() == [])
-        time.sleep(4)
+        kept(live_hub, job)
         assert job.refresh().tasks[0].attempt == 2
         assert running.tasks() == []
     assert not folder.exists
@@ -250,7 +255,7 @@ def test_an_agent_that_is_there_first_waits_for_the_hub(live_hub, party, site_of
     live_hub.stop()
     try:
         with agent(site_of(party)) as running:
-            time.sleep(2)
+            until(lambda: running.pauses)
             assert running.thread.is_alive()
             live_hub.start()
             taken(running)

@@ -11,7 +11,6 @@ import ssl
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 import redis
@@ -19,6 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from tests.until import until
 
 from suture_contract.errors import SutureError
 from suture_worker import broker
@@ -28,14 +28,6 @@ from suture_worker.folder import Assignment, TaskFolder, Terms
 from suture_worker.leased_task import LeasedTask
 
 PASSWORD = "hunter2-canary"
-
-
-def until(condition, seconds=120.0):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return found
 
 
 def authority(folder, name):

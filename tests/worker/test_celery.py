@@ -9,11 +9,11 @@ import pickle
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
+from tests.until import until
 from tests.worker.children import children_of
 
 from suture_contract.errors import SutureError
@@ -21,14 +21,6 @@ from suture_worker import broker
 from suture_worker.compute.celery_app import TASK, make_app, ring
 from suture_worker.config import load_site, prepare_state
 from suture_worker.folder import TaskFolder
-
-
-def until(condition, seconds=120.0):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return found
 
 
 class Site:

@@ -6,10 +6,10 @@ import contextlib
 import os
 import subprocess
 import sys
-import time
 
 import psutil
 import pytest
+from tests.until import until
 from tests.worker.children import children_of
 
 from suture_worker import broker, device
@@ -25,14 +25,6 @@ from suture_worker.config import load_site
 celery_app.shares = lambda wanted: ["5", "GPU-6"]
 celery_app.serve(load_site(sys.argv[1]))
 """
-
-
-def until(condition, seconds=120.0):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return found
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
+from tests.until import until
 
 from suture_worker.compute import forkserver
 from suture_worker.compute.forkserver import ForkServer
@@ -46,14 +46,6 @@ child.main = do
 forkserver._import = lambda: None
 forkserver.main(sys.argv[1:])
 """
-
-
-def until(condition, seconds=120.0):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return found
 
 
 @pytest.fixture

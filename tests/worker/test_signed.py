@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import pytest
 from tests.forged import forge, show
+from tests.until import until
 
 from suture.hub import Hub as Client
 from suture_contract.errors import SutureError
@@ -102,14 +103,6 @@ class Party:
 @pytest.fixture
 def party(live_hub, make, portable, keys, tmp_path):
     return Party(live_hub, make, portable, keys, tmp_path)
-
-
-def until(condition, seconds=120.0):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    return found
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import psutil
 import pytest
 import torch
 from PIL import Image
+from tests.until import until
 
 from suture.processes import Processes
 from suture_worker.agent.agent import Agent
@@ -40,14 +40,6 @@ path = "{MARKER}-nowhere.npz"
 format = "npz"
 labels = ["dark", "bright"]
 """
-
-
-def until(condition, seconds=150.0):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    return found
 
 
 def words_of(process: psutil.Process) -> list[str]:

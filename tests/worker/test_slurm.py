@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.worker.test_celery import Site, gone, until
+from tests.until import until
+from tests.worker.test_celery import Site, gone
 
 from suture_worker import broker
 from suture_worker.capacity import places, workers

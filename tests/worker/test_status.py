@@ -15,7 +15,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.client.nearby import answering
 from tests.programs import free_port
-from tests.worker.test_celery import Site, until
+from tests.until import until
+from tests.worker.test_celery import Site
 from typer.testing import CliRunner
 
 from suture.cli.app import app

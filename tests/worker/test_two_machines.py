@@ -21,8 +21,9 @@ import psutil
 import pytest
 from tests import machines
 from tests.programs import free_port
+from tests.until import until
 from tests.worker.test_broker_tls import Passing, authority, server_context
-from tests.worker.test_celery import Site, until
+from tests.worker.test_celery import Site
 from tests.worker.test_shards import OPTIONS, divided_site, shares
 from tests.worker.test_two_workers import SECONDS, results
 

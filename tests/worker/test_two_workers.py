@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from tests.worker.test_celery import Site, until
+from tests.until import until
+from tests.worker.test_celery import Site
 from tests.worker.test_shards import OPTIONS, divided_site, shares
 
 from suture_worker.capacity import places, workers

@@ -7,7 +7,8 @@ import secrets
 
 import pytest
 from tests.test_systemd import ROOT, Unit
-from tests.worker.test_celery import Site, until
+from tests.until import until
+from tests.worker.test_celery import Site
 
 from suture.processes import Processes
 from suture_worker.capacity import places, workers

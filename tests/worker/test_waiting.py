@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-import time
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from safetensors.numpy import save_file
+from tests.until import until
 
 from suture_worker.agent.agent import Agent
 from suture_worker.agent.hub import HubClient
@@ -25,21 +26,13 @@ from suture_worker.stop import Stop
 MODELS = ["north/net", "south/net"]
 
 
-pytestmark = pytest.mark.usefixtures("looked_at_once")
+pytestmark = pytest.mark.usefixtures("looked_at_once", "heard_soon")
 
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch):
     monkeypatch.setattr("suture_worker.agent.agent.LEASE_WAIT", 0.3)
     monkeypatch.setattr("suture_worker.agent.waiting.SIGN_SECONDS", 2.0)
-
-
-def until(condition, seconds=120.0):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    return found
 
 
 class Site:
@@ -134,7 +127,7 @@ def test_a_task_waits_for_approval_and_keeps_nobody_waiting(live_hub, party, sit
         until(lambda: shown(job) == "waiting for approval")
         other = client.stitch(MODELS, "other")
         until(lambda: other.refresh().tasks[0].state == "leased")
-        time.sleep(4)  # an ordinary lease lasts 3
+        assert live_hub.lease_end(job) > datetime.now(UTC) + timedelta(days=1), "no lease that heartbeats must renew"
         assert [(task.state, task.attempt) for task in job.refresh().tasks] == [("leased", 1)]
         assert not site.folder(request.task).busy
         # Progress is sent where fetching takes long enough to be seen.

@@ -17,6 +17,8 @@ from suture_worker.folder import TaskFolder, TaskProgress
 from suture_worker.leased_task import LeasedTask
 
 PROGRESS_SECONDS = 5.0
+#: So many heartbeats go out in the time that a lease lasts.
+BEATS = 3
 _TICK = 0.5
 
 log = structlog.get_logger(__name__)
@@ -37,7 +39,7 @@ class Heartbeat:
         self._folder = folder
         self._fetching: TaskProgress | None = None
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"pulse of {task.id}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"heartbeat of {task.id}", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -54,7 +56,7 @@ class Heartbeat:
         self._fetching = TaskProgress(step="fetch", done=max(0, done), total=total)
 
     def _run(self) -> None:
-        interval = self._task.lease_seconds / 3
+        interval = self._task.lease_seconds / BEATS
         sent: TaskProgress | None = None
         last = sent_at = -math.inf
         while not self._ended.is_set() and not self.lost.is_set():
