@@ -18,7 +18,7 @@ from suture_contract.card import merge_card, write_card
 from suture_contract.compatibility import check_labels
 from suture_contract.errors import SutureError
 from suture_contract.extras import needs
-from suture_contract.files import replacing
+from suture_contract.files import replacing, sha256_of
 from suture_contract.model.finite import check_finite_file
 from suture_contract.model.format import check_against, check_file
 from suture_contract.model.metadata import (
@@ -291,12 +291,6 @@ def describe(
 
 def _texts(names: Iterable[object] | None) -> tuple[str, ...]:
     return () if names is None else tuple(map(str, names))
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _written(path: Path) -> tuple[int, int]:

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import httpx
 
-from suture.bundle import sha256_of
 from suture.http import Connection, model_path, segment
 from suture.network import is_reached_alike
 from suture.responses import File, Revision
 from suture.transfers import OnBytes, landing
 from suture_contract import home
-from suture_contract.files import can_lock
+from suture_contract.files import can_lock, sha256_of
 
 _AT_ONCE = 2**20
 

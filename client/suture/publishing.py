@@ -8,11 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from suture.bundle import Bundle, sha256_of
+from suture.bundle import Bundle
 from suture.http import Connection, model_path
 from suture.responses import Revision
 from suture.transfers import OnBytes, Outgoing
 from suture_contract.errors import SutureError
+from suture_contract.files import sha256_of
 from suture_contract.model.signature import SIGNATURE
 
 #: Who reads a model: its party and those it is shared with, as wherever none is named, or every party at the hub.

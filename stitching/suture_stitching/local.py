@@ -15,7 +15,6 @@ that was fitted (`candidates.json`, `stitches.safetensors`).
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +29,7 @@ import torch
 from suture_contract.compatibility import describe_ensemble
 from suture_contract.documents import Report
 from suture_contract.errors import SutureError
-from suture_contract.files import write_text
+from suture_contract.files import sha256_of, write_text
 from suture_contract.model.format import METADATA, MODEL, check_against, check_file, find_model
 from suture_contract.model.metadata import MemberRef, ModelMetadata, check_name
 from suture_contract.report import build
@@ -150,7 +149,7 @@ def read_members(
     members = []
     for name, (path, stated) in zip(_names([path for path, _ in described]), described, strict=True):
         check_against(check_file(path), stated, where=str(path))
-        digest = _sha256(path)
+        digest = sha256_of(path)
         ref = MemberRef(repo=f"{name}/model", revision=digest[:40], sha256=digest)
         members.append(Member(load(path, device=device, budget=stranger(path.stat().st_size, memory_gib)), stated, ref))
     return members
@@ -192,11 +191,6 @@ def _names(paths: Sequence[Path]) -> list[str]:
 def _beside(path: Path) -> Path:
     own = path.with_suffix(".json")
     return own if own.exists() else path.with_name(METADATA)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -13,11 +13,11 @@ import pytest
 from tests.stitching.test_metadata import FIRST
 
 from suture import content
-from suture.bundle import sha256_of
 from suture.content import cached, place
 from suture.http import Connection
 from suture.responses import Revision, revision_id
 from suture_contract.errors import SutureError
+from suture_contract.files import sha256_of
 
 CONTENT = b"weights" * 1000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()

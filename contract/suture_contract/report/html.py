@@ -147,7 +147,7 @@ def to_body(report: Report) -> Markup:
         report=report,
         chosen=chosen,
         headline=headline(report),
-        sections=[_section(report, party, chosen) for party in parties],
+        sections=[_section(report, party) for party in parties],
         figures=_figures(report),
         curve_frame=curves,
         missing=[(missing.party, REASONS[missing.reason]) for missing in report.missing],
@@ -232,7 +232,7 @@ def _figures(report: Report) -> list[Figure]:
     return [Figure(*both) for both in zip(whole, near, strict=True)]
 
 
-def _section(report: Report, party: str, chosen: CandidateReport) -> PartySection:
+def _section(report: Report, party: str) -> PartySection:
     party_report = report.parties[party]
     scale = scale_of(party_report.metric)
     at, axis = axis_of(list(party_report.rows.values()), scale)

@@ -152,7 +152,7 @@ def _tags(marks: Sequence[_Mark]) -> list[str]:
             y = mark.y + row * _LINE
             return (x, y - 9, x + width, y + 6) if right else (x - width, y - 9, x, y + 6)
 
-        def cost(option: tuple[float, bool, int], mark: _Mark = mark) -> float:
+        def cost(option: tuple[float, bool, int]) -> float:
             left, top, end, bottom = box(option[1], option[2])
             covered = sum(left < b[2] and b[0] < end and top < b[3] and b[1] < bottom for b in taken)
             outside = left < LEFT or end > RIGHT or top < TOP or bottom > BOTTOM

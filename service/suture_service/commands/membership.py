@@ -219,7 +219,7 @@ def _act(
             owner = get_party(session, party)
             row = service.get_site(session, owner, site) if site is not None else None
             planned = service.affected(session, owner, change, hub.now(), row)
-        _announce(name, change, planned)
+        _announce(name, planned)
         confirm(f"{change} {name}?", yes=yes, what=f"{name} is as it was")
         done = act(hub)
     if format is Format.json:
@@ -241,7 +241,7 @@ _SINGULAR = {
 _DONE = {"suspend": "suspended", "resume": "resumed", "rename": "renamed", "remove": "removed"}
 
 
-def _announce(name: str, change: Change, planned: Affected) -> None:
+def _announce(name: str, planned: Affected) -> None:
     counts = {
         key: value
         for key, value in planned.model_dump().items()

@@ -23,7 +23,7 @@ from anyio.to_thread import run_sync
 from pydantic import TypeAdapter
 
 from suture_contract.errors import SutureError
-from suture_contract.files import telling, write_text
+from suture_contract.files import sha256_of, telling, write_text
 from suture_service import operate
 from suture_service.database import Database, open_engine, telling_of_database
 from suture_service.errors import Unavailable
@@ -102,7 +102,7 @@ def restore(
     with tempfile.TemporaryDirectory() as temporary:
         database = Path(temporary) / "database.sqlite"
         shutil.copyfile(folder / manifest["database"], database)
-        if _sha256(database) != manifest["database_sha256"]:
+        if sha256_of(database) != manifest["database_sha256"]:
             raise SutureError("backup.damaged", "the rows are not those that were written", where=manifest["database"])
         rows.migrate_file(settings, database)
         rows.check_empty(settings)
@@ -285,7 +285,7 @@ def _write_manifest(folder: Path, database: Path, done: Copied) -> None:
         "created_at": utc_now().isoformat(timespec="seconds"),
         "suture": version("suture"),
         "database": database.name,
-        "database_sha256": _sha256(database),
+        "database_sha256": sha256_of(database),
         "blobs": done.blobs,
         "bytes": done.bytes,
         "missing": done.missing,
@@ -303,8 +303,3 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise SutureError(
             "backup.unknown", "this is not a backup that this hub can read", where=str(folder), hint="name its folder"
         ) from None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -178,9 +178,9 @@ def _pairs(files: Sequence[str], spec: DatasetSpec, suffixes: Sequence[str]) -> 
     """Return by the image's file the mask's, and the files of the image's further channels."""
     images: dict[str, list[str]] = {}
     masks: dict[str, str] = {}
-    named = any(_place(file, spec)[1] == _IMAGES for file in files)
+    named = any(_place(file)[1] == _IMAGES for file in files)
     for file in files:
-        split, kind, rest = _place(file, spec)
+        split, kind, rest = _place(file)
         if kind is None and named:
             raise SutureError(
                 "dataset.unlabelled_image",
@@ -219,7 +219,7 @@ def _pairs(files: Sequence[str], spec: DatasetSpec, suffixes: Sequence[str]) -> 
     return {own[0]: (masks[key], tuple(own[1:])) for key, own in images.items()}
 
 
-def _place(file: str, spec: DatasetSpec) -> tuple[str | None, str | None, list[str]]:
+def _place(file: str) -> tuple[str | None, str | None, list[str]]:
     """Return the split that the file's folders name, whether they say image or mask, and the other folders."""
     split: str | None = None
     kind: str | None = None
@@ -259,7 +259,7 @@ def _sample(
 ) -> Sample:
     folder_split, folders = _folders(file, spec)
     if mask is not None:
-        folder_split = _place(file, spec)[0]
+        folder_split = _place(file)[0]
     folder = folders[0] if folders else None
     where = str(spec.path / LABELS_FILE)
     more = mask[1] if mask else ()

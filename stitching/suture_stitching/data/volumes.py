@@ -118,13 +118,13 @@ class VolumeFolder(FolderDataset[_Header]):
     def _prepare(self, sample: Sample) -> _Volume:
         assert self.value_range is not None
         image, affine = self._channels(sample)
-        image = _resampled(image, affine, self._spec.spacing, "bilinear", sample.file)
+        image = _resampled(image, affine, self._spec.spacing, "bilinear")
         _map_intensity(image, self._spec.intensity, self.value_range)
         if self.task != "segmentation":
             return _Volume(_spooled(image), None, np.empty((0, 3), dtype=np.int64))
         # Nearest neighbours: a label between two others would be a third.
         mask = self._mask(sample)[None].astype(np.float32)
-        resampled = _resampled(mask, affine, self._spec.spacing, "nearest", sample.file)[0]
+        resampled = _resampled(mask, affine, self._spec.spacing, "nearest")[0]
         resampled = resampled.astype(np.min_scalar_type(len(self.labels) - 1))
         shown = np.flatnonzero(resampled)
         if len(shown) > _FOREGROUND:
@@ -226,7 +226,7 @@ def _mask_differs(file: str, what: str) -> SutureError:
 
 
 def _resampled(
-    values: NDArray[np.float32], affine: NDArray[np.float64], spacing: Triple | None, mode: str, file: str
+    values: NDArray[np.float32], affine: NDArray[np.float64], spacing: Triple | None, mode: str
 ) -> NDArray[np.float32]:
     """Return values `(C, X, Y, Z)` with voxels of `spacing` mm."""
     if spacing is None or np.allclose(voxel_sizes(affine), spacing, rtol=_TOLERANCE):

@@ -230,12 +230,8 @@ class Merge:
             rank = len(point.shape) - 1
             means.append(self._add("aten.mean.dim", feature, tuple(range(2, 2 + rank))) if rank else feature)
         side_by_side = self._add("aten.cat.default", tuple(means), 1)
-        white = self._affine(side_by_side, self._stitch(gate.weight), self._stitch(gate.bias), 0)
+        white = self._affine(side_by_side, self.stitch_node(gate.weight), self.stitch_node(gate.bias), 0)
         return self._add("aten.sum.dim_IntList", self._add("aten.mul.Tensor", white, white), (1,), True)
-
-    def stitch_node(self, name: str) -> Ref:
-        """Return the node that holds a stitch's tensor."""
-        return self._stitch(name)
 
     def _mixing_weight(self, join: Join, gate: GateTensors | None) -> Ref | float:
         """Return alpha, or alpha times how familiar each sample is."""
@@ -258,7 +254,7 @@ class Merge:
         point, sources = join.points[member], [source for source in join.points if source != member]
         own, rank = self._map(before[member], point), len(point.shape) - 1
         translated = self._mean([self._translated(join, source, member, before[source], own) for source in sources])
-        bias = self._mean([self._stitch(join.stitches[source, member][1]) for source in sources])
+        bias = self._mean([self.stitch_node(join.stitches[source, member][1]) for source in sources])
         for _ in range(rank):
             bias = self._add("aten.unsqueeze.default", bias, -1)
         return self._add("aten.sub.Tensor", self._add("aten.add.Tensor", translated, bias), own)
@@ -274,7 +270,11 @@ class Merge:
 
     def _translated(self, join: Join, source: int, target: int, feature: Ref, own: Ref) -> Ref:
         """Return what a source's feature is at the target's point, without the bias; `own` is what is there."""
-        matrix, here, there = self._stitch(join.stitches[source, target][0]), join.points[target], join.points[source]
+        matrix, here, there = (
+            self.stitch_node(join.stitches[source, target][0]),
+            join.points[target],
+            join.points[source],
+        )
         feature, rank, spatial = self._map(feature, there), len(here.shape) - 1, there.shape[1:]
         if rank and spatial:
             return self._affine(self._resampled(feature, spatial, here.shape[1:], like=own), matrix, None, rank)
@@ -458,7 +458,8 @@ class Merge:
             total = self._add("aten.add.Tensor", total, value)
         return total
 
-    def _stitch(self, name: str) -> Ref:
+    def stitch_node(self, name: str) -> Ref:
+        """Return the node that holds the tensor of a stitch or gate."""
         return self._tensor(f"stitch.{name}", self._stitches[name])
 
     def _tensor(self, name: str, value: Tensor) -> Ref:

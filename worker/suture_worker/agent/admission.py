@@ -10,8 +10,8 @@ from functools import partial
 import structlog
 
 from suture_contract.errors import SutureError
+from suture_contract.files import sha256_of
 from suture_contract.kinds import FILES
-from suture_worker import files
 from suture_worker.agent.signed import Signers
 from suture_worker.compute.checking import check_model
 from suture_worker.compute.preview import estimate
@@ -173,4 +173,4 @@ def _noted(folder: TaskFolder) -> Terms | None:
 def _digest_of_results(task: LeasedTask, folder: TaskFolder) -> str:
     """Return a digest of all that a child has made of patients: the same for the same draw of noise."""
     paths = [folder.results / name for name in (DOCUMENT, *FILES[task.kind])]
-    return hashlib.sha256("".join(files.sha256_of(path) for path in paths if path.is_file()).encode()).hexdigest()
+    return hashlib.sha256("".join(sha256_of(path) for path in paths if path.is_file()).encode()).hexdigest()

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from suture_worker.files import sha256_of
+from suture_contract.files import sha256_of
 
 KEEP_BYTES = 20 * 2**30
 

@@ -20,12 +20,12 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints, TypeAdapter, ValidationError
 
 from suture_contract.errors import SutureError
+from suture_contract.files import sha256_of
 from suture_contract.kinds import Kind
 from suture_contract.model.metadata import Name, Sha256
 from suture_worker import files
 from suture_worker.decisions import note_decision, operator
 from suture_worker.egress.release_check import Draft
-from suture_worker.files import sha256_of
 from suture_worker.leased_task import Identifier, LeasedTask
 from suture_worker.rules.inbox import Reply
 

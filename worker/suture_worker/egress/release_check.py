@@ -31,6 +31,7 @@ from suture_contract.contributions import (
 )
 from suture_contract.documents import PLAIN, CandidateId, CandidateSet, Evaluation, FitDocument, Interval, Report
 from suture_contract.errors import SutureError
+from suture_contract.files import sha256_of
 from suture_contract.kinds import CANDIDATES, CARD, FILES, METADATA, MODEL, MOMENTS, REPORT, STITCHES
 from suture_contract.report.build import build
 from suture_stitching.evaluation.select import choose
@@ -38,7 +39,6 @@ from suture_worker.egress.further import check_further, expect
 from suture_worker.egress.moments import check_moments
 from suture_worker.egress.suppression import people, suppressed
 from suture_worker.egress.tensors import check_stitches
-from suture_worker.files import sha256_of
 from suture_worker.folder import DOCUMENT, TaskFolder
 from suture_worker.leased_task import (
     ComposeSpec,
