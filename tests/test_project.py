@@ -50,3 +50,12 @@ def test_the_reference_is_what_the_code_says():
         [sys.executable, ".ci/reference.py", "--check"], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert made.returncode == 0, made.stderr
+
+
+def test_no_module_is_longer_than_can_be_read_at_once():
+    """Past 500 lines there are two subjects in it: the second one gets a module of its own."""
+    folders = ("contract", "stitching", "client", "service", "worker", "local", "tests", "benchmarks", "migrations")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    assert len(files) > 800
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in files}
+    assert {name: length for name, length in lengths.items() if length > 500} == {}

@@ -18,9 +18,10 @@ from suture_contract.card import merge_card, write_card
 from suture_contract.compatibility import check_labels
 from suture_contract.errors import SutureError
 from suture_contract.extras import needs
-from suture_contract.files import replacing, sha256_of
+from suture_contract.files import check_inside, read_text, replacing, sha256_of
+from suture_contract.kinds import CARD
 from suture_contract.model.finite import check_finite_file
-from suture_contract.model.format import check_against, check_file
+from suture_contract.model.format import METADATA, check_against, check_file, find_model
 from suture_contract.model.metadata import (
     ModelMetadata,
     Task,
@@ -130,6 +131,28 @@ def pack(path: Path, metadata: ModelMetadata, *, repo: str, card: str | None = N
         nodes=len(header.graph.nodes),
         hashed=digest.result() if digest is not None else None,
     )
+
+
+def files_beside(
+    named: Path, metadata: ModelMetadata | str | Path | None, card: str | None
+) -> tuple[Path, ModelMetadata, str | None]:
+    """Return the model in a folder or file, its metadata and its card; what is not said lies beside the model.
+
+    What is not named itself must not be a link out of the folder: raises `SutureError` `file.outside`.
+    """
+    model = find_model(named)
+    if model != named:
+        check_inside(model, named)
+    if metadata is None:
+        metadata = model.with_name(METADATA)
+        check_inside(metadata, model.parent)
+    if not isinstance(metadata, ModelMetadata):
+        metadata = ModelMetadata.read(metadata)
+    beside = model.with_name(CARD)
+    if card is None and (beside.is_file() or beside.is_symlink()):
+        check_inside(beside, model.parent)
+        card = read_text(beside)
+    return model, metadata, card
 
 
 class Description(TypedDict, total=False):

@@ -27,7 +27,7 @@ from suture.arguments import (
     one_of,
 )
 from suture.asking import ask, model_at
-from suture.bundle import Bundle, Description, export_model, pack
+from suture.bundle import Bundle, Description, export_model, files_beside, pack
 from suture.content import cached, place
 from suture.credentials import resolve
 from suture.http import Connection, model_path, segment
@@ -46,19 +46,16 @@ from suture.responses import (
     SiteDataset,
     read_report,
 )
-from suture.revisions import check_signature, find, reading, unseen_members, usable
+from suture.revisions import check_signature, find, reading, report_file, unseen_members, usable
 from suture.seen import Seen
 from suture.signing import Trust, check_flags, signature_of
 from suture.tokens import Tokens
 from suture.transfers import OnBytes
 from suture_contract.documents import Report
-from suture_contract.errors import SutureError
 from suture_contract.extras import needs
-from suture_contract.files import check_inside, read_text
 from suture_contract.fit_options import FitOptions, Recipe
-from suture_contract.kinds import CARD
 from suture_contract.measures import ClinicalMetric
-from suture_contract.model.format import METADATA, check_against, check_file, find_model
+from suture_contract.model.format import check_against, check_file
 from suture_contract.model.metadata import MemberRef, ModelMetadata
 from suture_contract.model.signature import SIGNATURE, Signed, sign
 from suture_contract.windows import check_path
@@ -165,9 +162,8 @@ class Hub:
             path = Path(folder) / "model.safetensors"
             metadata = export_model(model, example, path, output_name=output_name, **description)
             bundle = pack(path, metadata, repo=repo, card=card, hashed=key is not None)
-            if key is not None:
-                bundle = bundle.signed(key, password, repo=repo)
-            return send(self.connection, repo, bundle, visibility, show)
+            signed = bundle if key is None else bundle.signed(key, password, repo=repo)
+            return send(self.connection, repo, signed, visibility, show)
 
     def publish_file(
         self,
@@ -206,23 +202,9 @@ class Hub:
         is not named itself must not be a link out of the folder (`file.outside`). `key` and `password` as in `publish`.
         """
         checked_repo(repo)
-        named = Path(checked_path(path))
-        path = find_model(named)
-        if path != named:
-            check_inside(path, named)
-        if metadata is None:
-            metadata = path.with_name(METADATA)
-            check_inside(metadata, path.parent)
-        if not isinstance(metadata, ModelMetadata):
-            metadata = ModelMetadata.read(metadata)
-        beside = path.with_name(CARD)
-        if card is None and (beside.is_file() or beside.is_symlink()):
-            check_inside(beside, path.parent)
-            card = read_text(beside)
-        bundle = pack(path, metadata, repo=repo, card=card, hashed=key is not None)
-        if key is not None:
-            bundle = bundle.signed(key, password, repo=repo)
-        return bundle
+        model, metadata, card = files_beside(Path(checked_path(path)), metadata, card)
+        bundle = pack(model, metadata, repo=repo, card=card, hashed=key is not None)
+        return bundle if key is None else bundle.signed(key, password, repo=repo)
 
     def sign(self, repo: str, revision: str | None = None, *, key: str | Path, password: str | None = None) -> Revision:
         """Sign the newest revision of an own model, such as a stitched ensemble, and return the signed revision.
@@ -376,14 +358,9 @@ class Hub:
         """Return the party report of a stitched ensemble; what a trusted key has signed must be as it was signed."""
         resolved = self.revision(repo, revision)
         check_signature(self.connection, self.trust, resolved, newest=checked_revision(revision) is None)
-        file = resolved.file("report.json")
-        if file is None:
-            raise SutureError(
-                "report.none",
-                "this revision has no report: it was published, not stitched",
-                where=f"{repo} at {resolved.id}",
-            )
-        return read_report(cached(self.connection, resolved, file).read_bytes(), where=f"{repo} at {resolved.id}")
+        return read_report(
+            cached(self.connection, resolved, report_file(resolved)).read_bytes(), where=f"{repo} at {resolved.id}"
+        )
 
     def compare(self, repos: Sequence[str]) -> Listing[Compared]:
         """Return the reports of several stitched ensembles side by side: a line for each ensemble and party.

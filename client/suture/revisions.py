@@ -8,7 +8,7 @@ from suture.arguments import checked_repo, checked_revision
 from suture.content import cached
 from suture.errors import NotFound
 from suture.http import Connection, model_path, segment
-from suture.responses import Revision
+from suture.responses import File, Revision
 from suture.signing import Read, Trust, check_flags
 from suture_contract.errors import SutureError
 from suture_contract.model.metadata import MemberRef
@@ -43,6 +43,18 @@ def check_signature(connection: Connection, trust: Trust, revision: Revision, *,
 def reading(connection: Connection, revision: Revision) -> Read:
     """Return what reads a file of a revision, from the cache where it is there already."""
     return lambda file: cached(connection, revision, file).read_bytes()
+
+
+def report_file(revision: Revision) -> File:
+    """Return the file with the party report of a stitched ensemble; raises `SutureError` `report.none` without one."""
+    file = revision.file("report.json")
+    if file is None:
+        raise SutureError(
+            "report.none",
+            "this revision has no report: it was published, not stitched",
+            where=f"{revision.repo} at {revision.id}",
+        )
+    return file
 
 
 def unseen_members(connection: Connection, revision: Revision) -> list[MemberRef]:
