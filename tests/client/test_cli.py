@@ -71,6 +71,18 @@ def test_help_and_version_import_none_of_what_commands_work_with(arguments: list
     assert lines[-1] in ("[]", str(of_typer))
 
 
+def test_pytorch_s_compiled_part_writes_nothing_between_our_lines() -> None:
+    """It warns of a kernel of even size under padding="same", on standard error and past Python's own warnings."""
+    code = (
+        "import sys\nsys.argv = ['suture', '--version']\nfrom suture.cli import main\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "import torch\nconv = torch.ops.aten.conv2d.padding\n"
+        "conv(torch.rand(1, 1, 8, 8), torch.rand(1, 1, 4, 4), None, [1, 1], 'same', [1, 1], 1)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=200)
+    assert ended.stderr == ""
+
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -20,6 +20,8 @@ def main() -> None:
     # four hundred times meanwhile, a tenth of what it takes to start.
     gc.set_threshold(10_000, 20, 20)
 
+    # What PyTorch's compiled part warns of goes past Python, in words for its developers. It is read at the import.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # What a terminal cannot show is shown as "?": better than no answer.
