@@ -176,10 +176,15 @@ def _hint(problem: str) -> str:
 
 
 def _keep_to_owner(path: Path) -> None:
-    """Make the file of a SQLite database, or keep the one there, for this account alone; so SQLite makes its others."""
+    """Make the file of a SQLite database, or keep the one there, for this account alone; so SQLite makes its others.
+
+    One that is there is not opened: closed again, it would take away what locks this process has on it.
+    """
     with telling(path, code="hub.database"):
         try:
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        except FileExistsError:
+            pass
         except OSError as error:
             if error.errno not in (errno.EROFS, errno.EACCES):  # one may look into a database that one cannot change
                 raise

@@ -135,3 +135,17 @@ def test_a_migration_that_fails_changes_nothing_and_says_what_to_do(empty):
         connection.execute(text("DROP TABLE tree_files"))
     engine.dispose()
     operate.migrate(empty)
+
+
+def test_a_second_engine_in_a_process_leaves_the_first_its_locks(tmp_path):
+    """Else another process that ends would take away the log that the first one still writes to."""
+    path = tmp_path / "hub.db"
+    first = open_engine(f"sqlite:///{path}")
+    alone = "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0).execute('PRAGMA journal_mode=DELETE')"
+    with first.connect() as connection:
+        connection.exec_driver_sql("CREATE TABLE kept (x)")
+        connection.commit()
+        open_engine(f"sqlite:///{path}").dispose()
+        ended = subprocess.run([sys.executable, "-c", alone, str(path)], capture_output=True, text=True, check=False)
+    first.dispose()
+    assert "database is locked" in ended.stderr
