@@ -89,6 +89,18 @@ def test_shares(gated, meeting):
         assert gated.north.get(REPO).json()["shared_with"] == shared
 
 
+def test_two_that_share_with_each_other(world, meeting):
+    """Who locks its own party must keep nobody from naming it."""
+    world.north.publish("north/digits").raise_for_status()
+    world.south.publish("south/digits").raise_for_status()
+    meeting(models, "find_party")
+    calls = [
+        lambda: world.north("PATCH", REPO, json={"shared_with": ["south"]}),
+        lambda: world.south("PATCH", "/v1/models/south/digits", json={"shared_with": ["north"]}),
+    ]
+    assert at_once(*calls) == [200, 200]
+
+
 def test_an_upload(world, meeting):
     content = b"x" * 100
     entry = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content)}

@@ -70,8 +70,9 @@ def lock_party(session: Session, party_id: int) -> Party:
     """Return a party and let nobody else add to what it has until this transaction ends.
 
     What is looked up only afterwards cannot be added meanwhile. (On SQLite a writing transaction has the database.)
+    Who only names the party, as one of its readers say, does not wait: two that name each other would for ever.
     """
-    return session.scalars(select(Party).where(Party.id == party_id).with_for_update()).one()
+    return session.scalars(select(Party).where(Party.id == party_id).with_for_update(key_share=True)).one()
 
 
 def lock_names(session: Session) -> None:
