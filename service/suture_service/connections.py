@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import structlog
 from uvicorn.loops.auto import auto_loop_factory
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from suture_service.origin import caller_of
@@ -152,6 +153,20 @@ class Connections:
             self._logged_at, self._turned_away = now, 0
 
 
+class _Flow(FlowControl):
+    """Says when the hub, which had enough to do with what had come, reads on."""
+
+    def __init__(self, transport: asyncio.Transport, resumed: Callable[[], None]) -> None:
+        super().__init__(transport)
+        self._resumed = resumed
+
+    def resume_reading(self) -> None:
+        """Read on."""
+        if self.read_paused:
+            self._resumed()
+        super().resume_reading()
+
+
 class Guarded(HttpToolsProtocol):
     """A connection that ends where its caller takes too long, or sends too much before there is a request."""
 
@@ -177,6 +192,7 @@ class Guarded(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection in, or refuse it."""
         super().connection_made(cast(asyncio.Transport, transport))
+        self.flow = _Flow(self.transport, self._reads_on)
         if not self._all.admit(self, self.client[0] if self.client else ""):
             self._refuse(b"503 Service Unavailable", b"this hub has too many connections, or your address has")
             return
@@ -291,6 +307,11 @@ class Guarded(HttpToolsProtocol):
             self._read_timer = None
             self._all.is_behind(self, behind=self._in_body)
         super().resume_writing()
+
+    def _reads_on(self) -> None:
+        # Of a body the caller is waited for again, from now on.
+        if self._in_body:
+            self._all.is_behind(self, behind=True, anew=True)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answered = cycle

@@ -160,10 +160,10 @@ class ErrorAnswer(BaseModel):
 
 #: What the database's driver raises for what it could not do; `of_database` has the refusal.
 DATABASE_ERRORS = (OperationalError, DataError, IntegrityError, StaleDataError)
-#: What both databases say of a row that another transaction has added, or removed, meanwhile.
-_MEETING = ("unique constraint", "foreign key constraint")
-#: What SQLite, and what PostgreSQL on behalf of its system, say of a disk.
-_FULL = ("disk is full", "no space left on device")
+#: The codes of what another transaction has added, or removed, meanwhile, and of a full disk. PostgreSQL says them in its
+#: operator's language, so that nobody can go by its words.
+_MEETING = {"23505", "23503", "SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY", "SQLITE_CONSTRAINT_FOREIGNKEY"}
+_FULL = {"53100", "SQLITE_FULL"}
 
 _MEANING = {
     400: "The body could not be read.",
@@ -230,7 +230,7 @@ def of_database(error: Exception) -> HubError:
     if isinstance(error, DataError):
         # A character or number that no column can hold, such as NUL in a name: nothing that exists has it.
         return HubError("request.invalid", "a value holds a character or number that cannot be stored")
-    if any(words in str(getattr(error, "orig", "")).lower() for words in _FULL):
+    if _code(error) in _FULL:
         log.error("the disk under the database is full")
         return DatabaseFull()
     # The driver's text may quote the statement's values: its class is enough to find the cause.
@@ -240,9 +240,16 @@ def of_database(error: Exception) -> HubError:
     return Unavailable("hub.busy", "the database did not answer in time", hint="try again in a moment")
 
 
+def _code(error: Exception) -> str | None:
+    """Return by what code PostgreSQL, or SQLite, knows what it could not do."""
+    cause = getattr(error, "orig", None)
+    code: str | None = getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None)
+    return code
+
+
 def _met(error: IntegrityError | StaleDataError) -> Conflict:
     """Return the refusal where another transaction changed the same rows, which whoever changes them ought to lock."""
-    if isinstance(error, IntegrityError) and not any(kind in str(error.orig).lower() for kind in _MEETING):
+    if isinstance(error, IntegrityError) and _code(error) not in _MEETING:
         raise error
     log.error("changed at once", exc_info=error)
     hint = "look at what is there now, then try again"

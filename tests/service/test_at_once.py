@@ -12,10 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import pytest
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
 from suture_service.access import repository as access
+from suture_service.errors import of_database
 from suture_service.jobs import repository as jobs
 from suture_service.membership import service as membership
 from suture_service.models import service as models
@@ -174,3 +176,15 @@ def test_what_no_lock_was_thought_of_for(world, meeting, monkeypatch):
 
     monkeypatch.setattr(sites, "find_site", fail)
     assert add("third").status_code == 500
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_database_may_speak_another_language(world):
+    """PostgreSQL tells its errors in that of its operator: what goes by English words takes these for others."""
+    for code, words, refusal in (
+        ("unique_violation", "doppelter Schlüsselwert verletzt Unique-Constraint »uq_sites_name«", "request.conflict"),
+        ("disk_full", "konnte Datei nicht erweitern: Auf dem Gerät ist kein Speicherplatz mehr", "hub.full"),
+    ):
+        with pytest.raises(DBAPIError) as raised, world.hub.database.writing() as session:
+            session.execute(text(f"DO $$ BEGIN RAISE EXCEPTION '{words}' USING ERRCODE = '{code}'; END $$"))
+        assert of_database(raised.value).code == refusal

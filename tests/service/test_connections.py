@@ -84,12 +84,14 @@ def test_half_sent_headers_keep_nobody_out(live):
     [
         b"GET /openapi.json HTTP/1.1\r\nHost: hub\r\n\r\n" * connections.WAITING_REQUESTS,
         b"POST /-/sign-in HTTP/1.1\r\nHost: hub\r\nContent-Length: 100\r\n\r\n",
+        b"POST /-/sign-in HTTP/1.1\r\nHost: hub\r\nContent-Length: 200000\r\n\r\n" + b"x" * connections.BODY_AT_ONCE,
     ],
-    ids=["answers that nobody reads", "bodies that stand still"],
+    ids=["answers that nobody reads", "bodies that stand still", "bodies that stand still after much of them"],
 )
 def test_who_hardly_reads_or_sends_keeps_nobody_out(live, monkeypatch, sent):
     """Nobody needs a token for these, and has as many addresses as it likes."""
     monkeypatch.setattr(connections, "SLOW_SECONDS", 0.1)
+    monkeypatch.setattr(observe, "BODY_SECONDS", 3600)
 
     def answered():
         try:

@@ -16,7 +16,7 @@ from sqlalchemy.exc import OperationalError
 
 from suture_contract.errors import SutureError
 from suture_service.auth import CallerDep
-from suture_service.errors import Unauthorized, Unavailable
+from suture_service.errors import Unauthorized, Unavailable, of_database
 from suture_service.hf.routing import RepoDep, base_url, hub_router
 from suture_service.hf.service import own_repo
 from suture_service.hf.xet import service
@@ -115,8 +115,8 @@ def _outcome(work: asyncio.Task[None]) -> str:
         work.result()
     except SutureError as error:
         return _line(type="error", message=str(error), retryable=isinstance(error, Unavailable))
-    except OperationalError:
-        return _line(type="error", message="the database did not answer in time", retryable=True)
+    except OperationalError as error:
+        return _line(type="error", message=str(of_database(error)), retryable=True)
     except Exception:
         # The answer has begun: its status can no longer say this.
         log.exception("failed")
