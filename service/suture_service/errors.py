@@ -160,9 +160,15 @@ class ErrorAnswer(BaseModel):
 
 #: What the database's driver raises for what it could not do; `of_database` has the refusal.
 DATABASE_ERRORS = (OperationalError, DataError, IntegrityError, StaleDataError)
-#: The codes of what another transaction has added, or removed, meanwhile, and of a full disk. PostgreSQL says them in its
-#: operator's language, so that nobody can go by its words.
-_MEETING = {"23505", "23503", "SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY", "SQLITE_CONSTRAINT_FOREIGNKEY"}
+#: The codes of what another transaction has added, or removed, meanwhile, and of a full disk. What PostgreSQL says in
+#: words is in its operator's language.
+_MEETING = {
+    "23505",
+    "23503",
+    "SQLITE_CONSTRAINT_UNIQUE",
+    "SQLITE_CONSTRAINT_PRIMARYKEY",
+    "SQLITE_CONSTRAINT_FOREIGNKEY",
+}
 _FULL = {"53100", "SQLITE_FULL"}
 
 _MEANING = {

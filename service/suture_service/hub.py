@@ -27,7 +27,7 @@ from suture_service.storage import BlobStore
 T = TypeVar("T")
 #: So many at a time; others wait, and hold no thread.
 CHECKS = 2
-REQUESTS, REBUILDS = 4, 2
+REQUESTS, REBUILDS, SIGN_INS = 4, 2, 4
 #: Who has used so many seconds of a processor within the last ten or twenty shares so many threads with all like it.
 MUCH, LATELY, SHARED = 1.0, 10.0, 2
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
@@ -150,6 +150,8 @@ class HubContext:
     turns: Turns = field(init=False)
     #: A few MiB of Xet's bundles become files of several GiB.
     rebuilding: Turns = field(init=False)
+    #: The identity provider may take seconds for each answer.
+    signing_in: CapacityLimiter = field(init=False)
     limits: RateLimits = field(init=False)
     issuer: Issuer = field(init=False)
 
@@ -157,6 +159,7 @@ class HubContext:
         self.database.after_commit(self._committed)
         self.checks = Checks(self.metrics.checks, self.shared)
         self.turns, self.rebuilding = Turns(REQUESTS, self.shared), Turns(REBUILDS, self.shared)
+        self.signing_in = CapacityLimiter(SIGN_INS)
         wanted = self.settings
         self.limits = RateLimits(wanted.requests_per_minute, wanted.wrong_tokens, wanted.wrong_tokens_seconds)
         self.issuer = Issuer(wanted.oidc_issuer, wanted.oidc_client_id)
@@ -269,3 +272,13 @@ def hub_of(request: Request) -> HubContext:
 
 
 HubDep = Annotated[HubContext, Depends(hub_of)]
+
+
+async def sign_in_turn(hub: HubDep) -> AsyncIterator[None]:
+    """Wait, holding no thread, until few enough ask the identity provider: however slow it is, others have threads."""
+    async with hub.signing_in:
+        yield
+
+
+#: For endpoints that ask the identity provider.
+SIGN_IN_TURN = Depends(sign_in_turn, scope="function")

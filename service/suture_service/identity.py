@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +26,8 @@ log = structlog.get_logger(__name__)
 ALGORITHMS = ("RS256", "ES256")
 #: By how many seconds the provider's clock may differ, and how old a token may be that somebody signs in with.
 LEEWAY, OLDEST = 60, 600
-#: In seconds: for one answer of the provider, between two looks for an unknown key or after a failure, for known keys.
+#: In seconds: for one answer of the provider, between two looks for an unknown key or after a failure, and for known
+#: keys and addresses.
 TIMEOUT, PAUSE, KEYS_LAST = 5.0, 30.0, 300.0
 
 
@@ -42,13 +45,14 @@ class Identity:
 
 
 class Issuer:
-    """The identity provider of this hub. Asks it for its keys when the first token comes; safe to share by threads."""
+    """The identity provider of this hub. Asks it for keys and addresses when needed; safe to share by threads."""
 
     def __init__(self, url: str, client_id: str) -> None:
         self.url, self.client_id = url, client_id
         self._keys: jwt.PyJWKClient | None = None
         self._turn = threading.Lock()
-        self._failed_at = -PAUSE
+        self._description: dict[str, Any] = {}
+        self._failed_at, self._described_at = -PAUSE, -KEYS_LAST
 
     def verify(self, id_token: str, nonce: str | None = None) -> Identity:
         """Return whom an ID token names.
@@ -126,13 +130,12 @@ class Issuer:
         return id_token
 
     def _endpoint(self, name: str) -> str:
-        try:
-            address = self._described()[name]
-            if not isinstance(address, str) or not is_protected(address):
-                raise _NotTheProvider
-        except (*_UNANSWERED, KeyError) as error:
-            log.warning("the identity provider cannot be asked", endpoint=name, error=type(error).__name__)
-            raise _unavailable() from None
+        with self._asking():
+            address = self._described().get(name)
+        # A provider without it is none that failed: its keys can be had.
+        if not isinstance(address, str) or not is_protected(address):
+            log.warning("the identity provider has no such address", endpoint=name)
+            raise _unavailable()
         return address
 
     def _check(self, claims: dict[str, Any], nonce: str | None) -> None:
@@ -153,36 +156,46 @@ class Issuer:
             raise _refused()
 
     def _key(self, kid: str | None, algorithm: str) -> jwt.PyJWK:
-        # One at a time asks, and nobody waits long for that: made-up tokens must not take all threads.
-        if not self._turn.acquire(timeout=TIMEOUT):
-            raise _unavailable()
         try:
-            if time.monotonic() - self._failed_at < PAUSE:
-                raise _unavailable()
-            if self._keys is None:
-                self._keys = self._discover()
-            # A provider with one key need not name it.
-            named = self._keys.get_signing_keys() if kid is None else [self._keys.get_signing_key(kid)]
-        except _UNANSWERED as error:
-            self._failed_at = time.monotonic()
-            log.warning("the identity provider's keys cannot be had", error=type(error).__name__)
-            raise _unavailable() from None
+            with self._asking():
+                if self._keys is None:
+                    self._keys = self._discover()
+                # A provider with one key need not name it.
+                named = self._keys.get_signing_keys() if kid is None else [self._keys.get_signing_key(kid)]
         except jwt.PyJWTError:
             raise _refused() from None  # it knows no such key
-        finally:
-            self._turn.release()
         fitting = [key for key in named if key.algorithm_name == algorithm]
         if len(fitting) != 1:
             raise _refused()
         return fitting[0]
 
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Ask what the provider is and has; raises `Unavailable` where that fails, or failed a moment ago."""
+        # One at a time asks, and nobody waits long for that: strangers must not take all threads.
+        if not self._turn.acquire(timeout=TIMEOUT):
+            raise _unavailable()
+        try:
+            if time.monotonic() - self._failed_at < PAUSE:
+                raise _unavailable()
+            yield
+        except _UNANSWERED as error:
+            self._failed_at = time.monotonic()
+            log.warning("the identity provider cannot be asked", error=type(error).__name__)
+            raise _unavailable() from None
+        finally:
+            self._turn.release()
+
     def _discover(self) -> jwt.PyJWKClient:
         address = self._described().get("jwks_uri")
         if not isinstance(address, str) or not is_protected(address):
+            self._described_at = -KEYS_LAST
             raise _NotTheProvider
         return jwt.PyJWKClient(address, lifespan=KEYS_LAST, timeout=TIMEOUT, cooldown_duration=PAUSE)
 
     def _described(self) -> dict[str, Any]:
+        if time.monotonic() - self._described_at < KEYS_LAST:
+            return self._description
         answer = httpx.get(f"{self.url.rstrip('/')}/.well-known/openid-configuration", timeout=TIMEOUT)
         try:
             document = answer.raise_for_status().json()
@@ -191,7 +204,8 @@ class Issuer:
             raise _NotTheProvider from None
         if not described:
             raise _NotTheProvider
-        return dict(document)
+        self._description, self._described_at = document, time.monotonic()
+        return self._description
 
 
 #: The environment, too, may keep httpx from asking: with a proxy that it does not know, say.

@@ -123,5 +123,6 @@ def test_only_who_was_sent_to_the_provider_comes_back(hub, start):
         assert "requester" in browser.page("/-/account").text
         (token,) = world.actor("north", "admin").get("/v1/parties/north/people").json()["items"]
         assert token["name"] == "ada"
+        assert provider.asked.count("/.well-known/openid-configuration") == 1, "it is not asked what is known"
     # A hub without a provider.
     assert Browser(hub.client).get("/-/sign-in/provider").status_code == 404

@@ -9,8 +9,10 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
@@ -20,9 +22,11 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tests.identity_provider import Provider
 from tests.service.people import PEOPLE, add, login
+from tests.service.test_live import Live
 
 from suture_contract.errors import SutureError
 from suture_service import identity
+from suture_service.hub import SIGN_INS
 from suture_service.parties.service import get_party
 from suture_service.people import service
 from suture_service.settings import Settings, read_settings
@@ -426,3 +430,45 @@ def test_a_provider_that_others_wrote(start, foreign):
     assert refusal(login(world, unverified, nonce="n-2"), 403) == "login.unknown"
     other = authorize(foreign, "user-1", "n-3", client="other")
     assert refusal(login(world, other, nonce="n-3"), 403) == "login.refused"
+
+
+class Slow(Provider):
+    """It lets nobody have a token before one more than may ask at once does."""
+
+    def __init__(self):
+        super().__init__()
+        self.crowd, self.crowded = threading.Barrier(SIGN_INS + 1), False
+
+    def _token_of(self, form):
+        with suppress(threading.BrokenBarrierError):
+            self.crowd.wait(0.5)
+            self.crowded = True
+        return super()._token_of(form)
+
+
+def test_strangers_do_not_take_all_threads_by_a_slow_provider(migrated_sqlite, tmp_path):
+    """A cookie for it is soon made up, and of addresses they have many."""
+    database = tmp_path / "hub.db"
+    database.write_bytes(migrated_sqlite.read_bytes())
+    kept = base64.urlsafe_b64encode(json.dumps(["state", "nonce", "verifier", "/", ""]).encode()).decode()
+    with Slow() as provider:
+        settings = Settings(
+            database_url=f"sqlite:///{database}",
+            store=str(tmp_path / "store"),
+            proxies="127.0.0.1",
+            oidc_issuer=provider.url,
+            oidc_client_id=Provider.CLIENT,
+        )
+        with (
+            Live(settings) as live,
+            httpx.Client(base_url=live.url, timeout=60) as client,
+            ThreadPoolExecutor(12) as pool,
+        ):
+
+            def come_back(stranger):
+                headers = {"Cookie": f"suture-away={kept}", "X-Forwarded-For": f"192.0.2.{stranger}"}
+                return client.get("/-/sign-in/back?code=x&state=state", headers=headers).status_code
+
+            assert set(pool.map(come_back, range(3 * SIGN_INS))) == {403}
+        assert not provider.crowded
+        assert provider.asked.count("/token") == 3 * SIGN_INS

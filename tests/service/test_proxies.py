@@ -43,7 +43,9 @@ def nginx(folder: Path, port: int, hub: int, pem: Path) -> list[str]:
     (folder / "hub.conf").write_text(text)
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     kept = "".join(f"{kind}_temp_path {folder}/{kind};" for kind in kinds)
-    http = f"http {{ access_log off; {kept} include hub.conf; }}"
+    # Callers of this test have the address that they name here.
+    named = "set_real_ip_from 127.0.0.1; real_ip_header X-Test-Address;"
+    http = f"http {{ access_log off; {kept} {named} include hub.conf; }}"
     main = f"daemon off; pid {folder}/pid; error_log stderr; events {{}} {http}"
     (folder / "nginx.conf").write_text(main)
     return ["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", "stderr"]
@@ -121,10 +123,14 @@ def test_the_proxies_of_the_guide_do_what_it_says(proxied, monkeypatch):
             safe.sendall(sent)
             return safe
 
-        def put(token: str) -> bytes:
+        def put(token: str, address: str = "") -> bytes:
             head = f"PUT /v1/models/north/m/revisions HTTP/1.1\r\nHost: localhost:{port}\r\nContent-Length: 100000\r\n"
-            kind = "Content-Type: multipart/form-data; boundary=x\r\n"
+            kind = f"Content-Type: multipart/form-data; boundary=x\r\nX-Test-Address: {address}\r\n"
             return f"{head}{kind}Authorization: Bearer {token}\r\n\r\n--x".encode()
+
+        def status(address: str) -> bytes:
+            head = f"GET /healthz HTTP/1.1\r\nHost: localhost:{port}\r\nConnection: close\r\n"
+            return dial(f"{head}X-Test-Address: {address}\r\n\r\n".encode()).recv(4096).split(b" ", 2)[1]
 
         assert b" 200 " not in answer(dial(HALF))  # ended, with or without a word
         # The rest of the body never comes.
@@ -134,10 +140,16 @@ def test_the_proxies_of_the_guide_do_what_it_says(proxied, monkeypatch):
         assert b" 401 " in dial(put("suture_pat_wrong")).recv(4096)
         assert b" 408 " in dial(put(token)).recv(4096)
         monkeypatch.setattr(observe, "BODY_SECONDS", 60)
-        for _ in range(4):
-            dial(put(token))
-        refused = dial(f"GET /healthz HTTP/1.1\r\nHost: localhost:{port}\r\nConnection: close\r\n\r\n".encode())
-        assert b" 503 " in refused.recv(4096)
+        networks = [
+            (["192.0.2.1"] * 5, "192.0.2.2"),
+            ([f"::ffff:192.0.2.{host}" for host in (3, 3, 3, 3, 3)], "::ffff:192.0.2.4"),
+            # The second one ends in what is a line's end to a careless pattern.
+            ([f"2001:db8:0:a0a::{host:x}" for host in (1, 0xA0A, 3, 4, 5)], "2001:db8:0:a0b::1"),
+        ]
+        for (*first, last), other in networks:
+            for address in first:
+                dial(put(token, address))
+            assert (status(last), status(other)) == (b"503", b"200"), last
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from fastapi.responses import RedirectResponse
 from suture_contract.errors import SutureError
 from suture_service.auth import digest, note_wrong_token
 from suture_service.errors import DATABASE_ERRORS, Forbidden, HubError, NotFound
-from suture_service.hub import HubContext, HubDep
+from suture_service.hub import SIGN_IN_TURN, HubContext, HubDep
 from suture_service.origin import Origin, origin
 from suture_service.pages.forms import read_form, status_of
 from suture_service.pages.frame import provider_of, render, static_answer
@@ -67,7 +67,7 @@ def sign_in(
     return answer
 
 
-@router.get("/-/sign-in/provider")
+@router.get("/-/sign-in/provider", dependencies=[SIGN_IN_TURN])
 def go_to_provider(hub: HubDep, request: Request, next: str = "/", party: str = "") -> Response:
     """Send the browser to the identity provider; a cookie of ten minutes holds what must come back with it."""
     if not hub.settings.oidc_issuer:
@@ -81,7 +81,7 @@ def go_to_provider(hub: HubDep, request: Request, next: str = "/", party: str = 
     return answer
 
 
-@router.get("/-/sign-in/back")
+@router.get("/-/sign-in/back", dependencies=[SIGN_IN_TURN])
 def come_back(hub: HubDep, request: Request, code: ShortQuery = "", state: ShortQuery = "") -> Response:
     """Begin a session for whom the provider names, if this browser was sent there from here."""
     if not hub.settings.oidc_issuer:

@@ -6,7 +6,7 @@ from fastapi import Response
 
 from suture_service.auth import CallerDep, note_wrong_token
 from suture_service.errors import Forbidden, Malformed, answers
-from suture_service.hub import HubDep
+from suture_service.hub import SIGN_IN_TURN, HubDep
 from suture_service.origin import Origin, origin
 from suture_service.paging import Cursor, Limit, Page, decode, page
 from suture_service.parties.service import check_grant, get_party
@@ -24,7 +24,7 @@ def login_with(hub: HubDep) -> LoginWith:
     return LoginWith(issuer=hub.issuer.url, client_id=hub.issuer.client_id)
 
 
-@router.post("/login", status_code=201, responses=answers(400, 403, 409, 422, 429))
+@router.post("/login", status_code=201, responses=answers(400, 403, 409, 422, 429), dependencies=[SIGN_IN_TURN])
 def login(hub: HubDep, body: LoginIn, response: Response) -> LoggedIn:
     """Give a person's ID token, get a token of the person's party with the person's roles, for twelve hours."""
     hub.limits.check_address((origin.get() or Origin()).address or "")
