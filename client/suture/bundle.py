@@ -213,7 +213,7 @@ def export_model(
 
         from suture_stitching.portable.export import export
         from suture_stitching.portable.runtime import load
-        from suture_stitching.portable.sanity import check_axes, output_format, unseen
+        from suture_stitching.portable.sanity import check_axes, mask_size, output_format, unseen
 
     check_network(module, example)
     check_description(description, Description.__annotations__)
@@ -223,6 +223,7 @@ def export_model(
         with torch.no_grad():
             output = load(temporary)(example.cpu())
         check_axes(example, output, task)
+        stretched = mask_size(example, output) if task == "segmentation" else None
         kind, why = output_format(exported.graph, output, task, len(labels), description.get("output"))
         description["output"] = kind
         metadata = describe(
@@ -230,6 +231,8 @@ def export_model(
         )
     if tell is not None:
         tell(f"the model gives {kind}: {why}")
+        if stretched is not None:
+            tell(stretched)
         if missing := unseen(output, labels, kind, task):
             tell(f"of the {len(output)} samples of the example none was given the label {', '.join(missing)}")
     return metadata

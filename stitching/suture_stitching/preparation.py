@@ -33,7 +33,8 @@ class Preparation:
     """
 
     def __init__(self, spec: InputSpec, intensity: tuple[float, float] | None) -> None:
-        if intensity is not None and (spec.format == "table" or not intensity[0] < intensity[1]):
+        no_image = spec.format == "table" or spec.dtype == "int64"
+        if intensity is not None and (no_image or not intensity[0] < intensity[1]):
             raise SutureError(
                 "predict.intensity",
                 "intensity is of images and signals: two stored values, the smaller one first",
@@ -72,8 +73,8 @@ class Preparation:
         images = spec.format != "table" and spec.dtype != "int64"
         if images and (self._intensity is not None or full_scale(_numpy_type(values)) is not None):
             top = full_scale(_numpy_type(values))
-            stored = values.cpu().numpy()
-            values = torch.from_numpy(self._scaled(stored.astype(np.float32), None if top is None else (0.0, top)))
+            stored = values.detach().cpu().float().numpy()
+            values = torch.from_numpy(self._scaled(stored, None if top is None else (0.0, top)))
         return prepared(values, spec)
 
     def check_bits(self) -> None:

@@ -391,6 +391,9 @@ def test_what_stored_values_mean_is_said_where_their_type_does_not_say_it(tmp_pa
         for intensity, value in (((0, 4095), 1.0), ((0, 65535), 4095 / 65535), ((0, 1000), 1.0)):
             (prediction,) = model.predict(samples, intensity=intensity)
             assert prediction.probabilities["ill"] == pytest.approx(_probability(value), abs=1e-6)
+    for values in (torch.full((1, 1, 8, 8), 4095.0, requires_grad=True), torch.ones(1, 1, 8, 8).bfloat16() * 4096):
+        (prediction,) = model.predict(values, intensity=(0, 4096))
+        assert prediction.probabilities["ill"] == pytest.approx(_probability(1.0), abs=1e-3)
     Image.fromarray(np.full((8, 8), 40000, np.uint16)).save(tmp_path / "bright.png")
     assert len(model.predict([tmp_path / "image.png", tmp_path / "bright.png"])) == 2  # one may be dark
     with pytest.raises(SutureError, match="the smaller one first"):

@@ -169,6 +169,7 @@ def test_thousands_that_are_set_apart_are_no_decimals(tmp_path, separator, decim
         ("950", f"1{decimal}234", f"1{decimal}5"),
         (f"950{decimal}0", f"1{decimal}234", "1"),
         ("1", f"1{decimal}234", f"2{decimal}345"),
+        ("-12", f"1{decimal}234", f"-2{decimal}345"),
     ):
         write(*decimals, *decimals[:1])
         column = values(path, **labels)[0][:, 0]

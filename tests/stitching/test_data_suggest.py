@@ -173,3 +173,47 @@ def test_whose_a_row_is_where_several_columns_may_say_it(tmp_path):
     text = suggest(path).toml("mine")
     assert tomllib.loads(text)["datasets"]["mine"]["columns"]["group"] == "patient_id"
     assert "whose a row is: one of patient_id, mrn" in text
+
+
+@pytest.mark.parametrize("kind", ["csv", "npz", "list"])
+def test_ids_that_differ_in_case_or_spaces_alone_are_a_doubt(tmp_path, kind):
+    def opened(*own: str):
+        ids = [*own, *(f"P{patient:02}" for patient in range(len(own), 20))]
+        labels = [LABELS[row % 2] for row in range(20)]
+        if kind == "npz":
+            ages = np.arange(20, dtype=np.float32)[:, None]
+            np.savez(tmp_path / "t.npz", images=ages, labels=np.array(labels), patient_id=np.array(ids))
+            return open_dataset(described(tmp_path / "t.npz"))
+        for row in range(20):
+            grey().save(tmp_path / f"{row:02}.png")
+        rows = [
+            f"{row:02}.png,{id},{label}" if kind == "list" else f"{row},{id},{label}"
+            for row, (id, label) in enumerate(zip(ids, labels, strict=True))
+        ]
+        head = ("file" if kind == "list" else "age") + ",patient_id,label"
+        (tmp_path / "t.csv").write_text("\n".join([head, *rows]), encoding="utf-8")
+        return open_dataset(described(tmp_path / "t.csv"))
+
+    assert look(opened("P00", "P00", "P01")).written_alike == 0
+    seen = look(opened("P90", "p90", "P07"))
+    assert seen.written_alike == 2
+    (doubt,) = [doubt for doubt in seen.doubts if "case and spaces" in doubt]
+    assert "P90" not in doubt
+    spaced = look(opened("P9 1", "P9  1", "P07"))
+    assert spaced.written_alike == 2
+
+
+def test_the_hospital_a_row_is_from_is_nobodys_id(tmp_path):
+    path = tmp_path / "t.csv"
+    rows = [f"{row % 3},{row},{LABELS[row % 2]}" for row in range(30)]
+    path.write_text("\n".join(["hospital_id,age,label", *rows]), encoding="utf-8")
+    assert not open_dataset(described(path)).grouped
+    path.write_text("\n".join(["hospital_number,age,label", *rows]), encoding="utf-8")
+    assert open_dataset(described(path)).grouped
+
+
+def test_a_text_of_cells_with_lines_in_them_is_a_table(tmp_path):
+    path = tmp_path / "t.txt"
+    rows = [f'{row}\t"seen\nagain"\t{LABELS[row % 2]}' for row in range(30)]
+    path.write_text("\n".join(["age\tnote\tlabel", *rows]), encoding="utf-8")
+    assert suggest(path).open is None

@@ -10,6 +10,7 @@ from torch import nn
 from suture_contract.errors import SutureError
 from suture_contract.model.metadata import MemberRef, ModelMetadata
 from suture_stitching.data import SPLITS, DatasetSpec, SplitRule, open_dataset
+from suture_stitching.data.look import look
 from suture_stitching.data.windows import outputs_at_once, predict
 from suture_stitching.ensemble.compose import compose
 from suture_stitching.ensemble.members import Member
@@ -359,3 +360,23 @@ def test_a_specification_that_makes_no_sense_is_refused(tmp_path, changes):
 def test_a_specification_survives_being_written(tmp_path):
     for description in (spec(tmp_path, spacing=(1, 1, 2)), DatasetSpec(path=tmp_path, format="npz", labels=LABELS)):
         assert DatasetSpec.model_validate_json(description.model_dump_json()) == description
+
+
+def test_volumes_that_do_not_say_where_left_is_are_read_as_nibabel_reads_them_and_that_is_said(tmp_path):
+    for i in range(4):
+        pair(tmp_path, i)
+    assert not any("left" in note for note in open_dataset(spec(tmp_path)).notes)
+    for path in sorted(tmp_path.glob("*/*.nii.gz")):
+        image = nibabel.Nifti1Image(np.asarray(nibabel.load(path).dataobj), None)
+        assert int(image.header["qform_code"]) == int(image.header["sform_code"]) == 0
+        nibabel.save(image, path)
+    dataset = open_dataset(spec(tmp_path, intensity=(0, 100)))
+    (note,) = [note for note in dataset.notes if "left" in note]
+    assert note.startswith("4 volumes, such as ")
+    assert note in look(dataset).notes
+    x, y = next(dataset.whole("test"))
+    stored = np.asarray(nibabel.load(sorted(tmp_path.glob("images/*"))[0]).dataobj)
+    assert stored[0].min() == 100  # the bright half comes first in the file, and last as it is read
+    assert x[0, 0, 0].max() == 0
+    assert x[0, 0, -1].min() == 1
+    assert y[0, -1].min() == 1

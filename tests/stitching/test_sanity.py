@@ -301,6 +301,40 @@ def test_outputs_have_the_axes_of_the_task(tmp_path, task, shape):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("layers", "side", "lies"),
+    [
+        ([nn.Conv2d(1, 2, 3, padding=1)], 12, None),
+        ([nn.Conv2d(1, 2, 4, stride=4)], 12, "3 x 3 of inputs of 12 x 12"),
+        ([nn.Conv2d(1, 2, 3, stride=2, padding=1)], 9, "5 x 5 of inputs of 9 x 9"),
+        ([nn.Conv2d(1, 2, 3, padding=1), nn.Upsample(scale_factor=2)], 8, "16 x 16 of inputs of 8 x 8"),
+        ([nn.Conv2d(1, 2, 3)], 12, "10 x 10 of inputs of 12 x 12"),
+    ],
+)
+def test_where_masks_of_another_size_lie_is_said_or_refused(tmp_path, layers, side, lies):
+    lines: list[str] = []
+
+    def made() -> tuple[int | None, ...]:
+        example, path = torch.rand(2, 1, side, side), tmp_path / "m.safetensors"
+        fields = {"task": "segmentation", "labels": LABELS, "license": "CC0-1.0"}
+        return (
+            export_model(nn.Sequential(*layers), example, path, tell=lines.append, **fields)
+            .inputs["image"]
+            .spatial_shape
+        )
+
+    if lies is not None and lies.startswith("10"):  # a convolution without padding: its mask is the middle
+        with pytest.raises(SutureError, match=lies) as refused:
+            made()
+        assert refused.value.code == "export.mask_size"
+        assert "pad" in str(refused.value)
+        assert list(tmp_path.iterdir()) == []
+        return
+    assert made() == (side, side)
+    assert [line for line in lines if "stretched" in line] == [line for line in lines if lies and lies in line]
+    assert any("stretched" in line for line in lines) == (lies is not None)
+
+
 def test_labels_have_an_order(tmp_path):
     def exported(labels):
         path = tmp_path / "m.safetensors"

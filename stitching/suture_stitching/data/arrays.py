@@ -17,7 +17,7 @@ from suture_stitching.data.dataset import Dataset
 from suture_stitching.data.spec import DatasetSpec, Split, SplitRule
 from suture_stitching.data.splits import Indices, Keys, Splits, digests, split_samples
 from suture_stitching.data.spool import Spool
-from suture_stitching.data.words import how_to_name, places_of
+from suture_stitching.data.words import how_to_name, places_of, written_alike
 
 #: Images of 8 bits that take fewer are masks, or scaled already.
 _FEWEST_BITS = 2
@@ -69,6 +69,7 @@ class ArrayDataset(Dataset):
                 "dataset.count_mismatch", f"{len(self._inputs)} samples but {len(groups)} groups", where=where
             )
         self._patients = None if groups is None else numbered(groups)
+        self.written_alike = 0 if groups is None else written_alike(groups)
         if not isinstance(split, Mapping):
             split = divide(self._inputs, strata(self._targets, task), split, groups=groups, where=where)
         self._splits = split

@@ -66,6 +66,8 @@ class Dataset(ABC):
     _targets: NDArray[Any]
     #: Whose each sample is `(N,)`, any distinct number per patient; None where every sample is a patient of its own.
     _patients: NDArray[np.int64] | None = None
+    #: How many patients' ids are another's but for case and spaces: each counts as a patient of its own.
+    written_alike: int = 0
     #: Those that the site names; each is measured on its own.
     subgroups: tuple[NamedSubgroup, ...] = ()
     #: Whether all training samples may have one label: then nothing is trained on labels.

@@ -19,6 +19,7 @@ from suture_stitching.data.samples import UNREADABLE, Sample
 from suture_stitching.data.spec import DatasetSpec
 from suture_stitching.data.splits import Indices, split_samples
 from suture_stitching.data.subgroups import as_numbers, read_subgroups
+from suture_stitching.data.words import written_alike
 
 Header = TypeVar("Header")
 
@@ -60,6 +61,7 @@ class FolderDataset(Dataset, Generic[Header]):
         # A file of no group is a group of its own.
         groups = [sample.group or f"/{sample.file}" for sample in self._samples] if grouped else None
         self._patients = None if groups is None else numbered(groups)
+        self.written_alike = 0 if groups is None else written_alike(groups)
         self._splits = split_samples(
             [sample.file.encode() for sample in self._samples],
             strata(self._targets, self.task),

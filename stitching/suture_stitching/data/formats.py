@@ -108,7 +108,9 @@ def _is_table(path: Path) -> bool:
     form = sniff(path)
     with opened(path, form.zipped) as raw, io.TextIOWrapper(raw, form.encoding, newline="") as text:
         lines = list(itertools.islice(text, form.skip, form.skip + _LINES))
-    widths = {len(cells) for cells in csv.reader(lines, delimiter=form.delimiter) if any(map(str.strip, cells))}
+    rows = [cells for cells in csv.reader(lines, delimiter=form.delimiter) if any(map(str.strip, cells))]
+    # A cell in quotes may hold lines, and the last of these be cut off.
+    widths = {len(cells) for cells in (rows[:-1] if len(lines) == _LINES else rows)}
     return len(widths) == 1 and max(widths) > 1
 
 

@@ -51,6 +51,8 @@ class Look:
     splits: dict[str, SplitLook] = field(default_factory=dict)
     #: Files that are named as if another were of the same patient, where nothing says whose they are.
     alike: int = 0
+    #: Patients whose ids are another's but for case and spaces.
+    written_alike: int = 0
 
     @property
     def doubts(self) -> list[str]:
@@ -64,6 +66,11 @@ class Look:
             doubts.append(
                 f"{self.alike} files are named as if others were of the same patient, and no group says which are: "
                 "splits may share patients, and intervals count files"
+            )
+        if self.written_alike:
+            doubts.append(
+                f"{self.written_alike} patients' ids are another's but for case and spaces: each counts as a patient "
+                "of its own, so one person may be in two splits; write them alike if they are one"
             )
         if len(self.shape) > 1 and self.black > 0.98:
             doubts.append(f"{self.black:.0%} of the values are the lowest of their range")
@@ -127,6 +134,7 @@ def look(dataset: Dataset, most: int = MOST) -> Look:
         notes=dataset.notes,
         splits={str(split): _split(dataset, split) for split in SPLITS},
         alike=0 if dataset.grouped else of_one_patient(dataset.samples),
+        written_alike=dataset.written_alike,
     )
 
 

@@ -110,7 +110,7 @@ def _has_thousands(cells: list[str], decimal: str) -> bool:
     written = [cell for cell in cells if cell not in NULLS]
     above = [cell for cell in written if _THOUSANDS[decimal].fullmatch(cell)]
     below = [cell for cell in written if _BELOW_THOUSAND.fullmatch(cell)]
-    return bool(above) and any(len(cell) > 2 for cell in below) and len(above) + len(below) == len(written)
+    return bool(above) and any(len(cell.lstrip("+-")) > 2 for cell in below) and len(above) + len(below) == len(written)
 
 
 def opened(path: Path, zipped: bool) -> IO[bytes]:

@@ -38,7 +38,8 @@ _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 class StoredVolume(ABC):
     """A volume whose header is read: `shape` and `spacing` in mm of its axes in RAS, and its `channels`.
 
-    It is not `measured` where the file does not say its spacing, or not in mm. `whose` is as in `DicomHeader`.
+    It is not `measured` where the file does not say its spacing, or not in mm, and not `oriented` where it does not say
+    which side is the patient's left. `whose` is as in `DicomHeader`.
     """
 
     shape: tuple[int, ...]
@@ -46,6 +47,7 @@ class StoredVolume(ABC):
     channels: int
     affine: NDArray[np.float64]
     measured: bool = True
+    oriented: bool = True
     whose: tuple[str, str] = ("", "")
 
     @abstractmethod
@@ -92,6 +94,8 @@ class _Nifti(StoredVolume):
         self._image, self._file = image, file
         # Hardly any file says metres; that it does not say is usual, and means millimetres.
         self.measured = image.header.get_xyzt_units()[0] not in ("meter", "micron")
+        # Then nibabel takes x to run to the patient's left, as Analyze had it, and other tools do not.
+        self.oriented = any(int(image.header[code]) for code in ("qform_code", "sform_code"))
         self.channels = self._axes[3] if len(self._axes) == 4 else 1
         self._describe(tuple(self._axes[:3]), affine, file)
 

@@ -43,6 +43,7 @@ class _Header:
     spacing: Triple
     measured: bool
     whose: tuple[str, str]
+    oriented: bool
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,9 @@ class VolumeFolder(FolderDataset[_Header]):
                 where=sample.file,
                 hint="choose a larger spacing, or correct the voxel size in the file",
             )
-        return _Header(image.channels + len(sample.more), tuple(spacing.tolist()), image.measured, image.whose)
+        return _Header(
+            image.channels + len(sample.more), tuple(spacing.tolist()), image.measured, image.whose, image.oriented
+        )
 
     def _whose(self, header: _Header) -> tuple[str, str]:
         return header.whose
@@ -206,6 +209,12 @@ class VolumeFolder(FolderDataset[_Header]):
                     where=self.where,
                     hint="set spacing = [x, y, z] in mm, to which all volumes are resampled",
                 )
+        if unsaid := [file for file, header in zip(files, headers, strict=True) if not header.oriented]:
+            self.notes = (
+                *self.notes,
+                f"{len(unsaid)} volumes, such as {unsaid[0]}, do not say where left is (neither qform nor sform): "
+                "their x is taken to run to the patient's left, as nibabel does, so it is turned round",
+            )
         self.spacing = (self._spec.spacing or first.spacing) if all(header.measured for header in headers) else None
         return first.channels, *self._size
 

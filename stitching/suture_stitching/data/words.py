@@ -26,7 +26,8 @@ _PERSON = re.compile(
     r"|pseudonym(?:id|nr|no|num|number|nummer)?|p(?:at)?id|usubjid|mrn|medicalrecordnumber|psn"
 )
 #: The same of a stay or a case, of which a person may have several: `Fall_Nr`.
-_STAY = re.compile(r"(?:case|fall|encounter|record|hospital)(?:id|nr|no|num|number|nummer)")
+#: `hospital_id` says which hospital, a British hospital number whose a row is.
+_STAY = re.compile(r"(?:case|fall|encounter|record)(?:id|nr|no|num|number|nummer)|hospital(?:nr|no|num|number|nummer)")
 #: What file managers, network drives and archives leave beside files.
 _LITTER = frozenset(
     "thumbs.db desktop.ini __macosx @eadir #recycle $recycle.bin lost+found dicomdir".split()  # noqa: SIM905
@@ -69,6 +70,13 @@ def of_one_patient(files: Iterable[str]) -> int:
     begins = [match[1] for file in files if (match := _FRAME.match(PurePosixPath(file).stem))]
     times = Counter(begins)
     return sum(times[begin] > 1 for begin in begins)
+
+
+def written_alike(ids: Iterable[object]) -> int:
+    """Return how many distinct ids are another one but for case, and for spaces: `p07 ` beside `P07`."""
+    distinct = {id.decode("latin-1") if isinstance(id, bytes) else str(id) for id in ids}
+    times = Counter(" ".join(id.split()).casefold() for id in distinct)
+    return sum(n for n in times.values() if n > 1)
 
 
 def is_litter(name: str) -> bool:
@@ -152,4 +160,5 @@ __all__ = [
     "patient_columns",
     "places_of",
     "split_of",
+    "written_alike",
 ]

@@ -177,6 +177,36 @@ def check_axes(inputs: Tensor, outputs: Tensor, task: Task) -> None:
     raise SutureError("export.output_axes", problem, where="output", hint=hint)
 
 
+def mask_size(inputs: Tensor, outputs: Tensor) -> str | None:
+    """Return in words how a segmenter's masks `(N, K, *spatial)` lie on its inputs, None where sizes are the same.
+
+    A whole part of the input's size is a coarser grid over all of it, and a multiple a finer one. Raises `SutureError`
+    `export.mask_size` for any other: it would be stretched over the input, and most likely is the middle of it.
+    """
+    mask, image = tuple(outputs.shape[2:]), tuple(inputs.shape[2:])
+    if mask == image:
+        return None
+    sizes = f"its masks are {' x '.join(map(str, mask))} of inputs of {' x '.join(map(str, image))}"
+    if not all(_is_whole_part(have, of) or have % of == 0 for have, of in zip(mask, image, strict=True)):
+        raise SutureError(
+            "export.mask_size",
+            f"{sizes}: where they lie on the input is open",
+            where="output",
+            hint="give masks of the input's size in forward(): of convolutions without padding, whose masks are its "
+            "middle, torch.nn.functional.pad(x, ...); of a coarser grid over all of it, interpolate(x, size=...)",
+        )
+    return (
+        f"{sizes}: they are stretched over all of it, and scored at its size. If they are its middle, as of "
+        "convolutions without padding, pad them in forward()"
+    )
+
+
+def _is_whole_part(size: int, of: int) -> bool:
+    """Whether a size is another one divided by a whole number, rounded up or down."""
+    step = round(of / size)
+    return size in (of // step, -(-of // step)) if step else False
+
+
 def output_format(
     graph: Graph, outputs: Tensor, task: Task, labels: int, stated: OutputFormat | None = None
 ) -> tuple[OutputFormat, str]:
@@ -234,4 +264,4 @@ def _unclear(problem: str, hint: str) -> SutureError:
     return SutureError("export.output_format", problem, where="output", hint=hint)
 
 
-__all__ = ["OutputFormat", "check_axes", "check_sane", "check_weights", "output_format", "unseen"]
+__all__ = ["OutputFormat", "check_axes", "check_sane", "check_weights", "mask_size", "output_format", "unseen"]
