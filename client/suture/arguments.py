@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, get_args
 
 from suture_contract.compatibility import check_labels
@@ -37,6 +37,10 @@ def listed(value: Iterable[str], name: str) -> list[str]:
 
 def in_order(value: Iterable[Any], name: str) -> list[Any]:
     """Return a list as it is written; raises `SutureError` `argument.type` for what has another order or none."""
+    if isinstance(value, Iterator):
+        raise SutureError(
+            "argument.type", "a list is wanted, not what is read only once", where=name, hint=f"write {name}=list(…)"
+        )
     if isinstance(value, Set | Mapping):
         kind = type(value).__name__
         raise SutureError(

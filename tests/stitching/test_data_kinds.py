@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.stitching.kinds import DRAWN, LABELS, PICTURE, described, folders, grey, refused, values
+from tests.stitching.kinds import DRAWN, LABELS, PICTURE, described, dicom, folders, grey, refused, values
 
 from suture_stitching.data import SPLITS, open_dataset
 
@@ -243,3 +243,18 @@ def test_a_column_of_persons_stands_above_one_of_stays(tmp_path, kind):
     assert "columns = { group = " in message
     dataset = open_dataset(described(path, format=kind, columns={"group": "patient_id"}))
     assert sum(dataset.patients(split) for split in SPLITS) == 20
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_dicom_in_colour_is_scaled_by_its_bits(tmp_path, bits):
+    colour = {"Rows": 8, "Columns": 8, "SamplesPerPixel": 3, "PlanarConfiguration": 0, "NumberOfFrames": 1}
+    stored = {"PhotometricInterpretation": "RGB", "BitsStored": bits, "HighBit": bits - 1}
+
+    def save(path, index):
+        pixels = DRAWN.integers(0, 2**bits, (8, 8, 3))
+        pixels[0, 0] = 0, 2 ** (bits - 1), 2**bits - 1
+        dicom(path.with_suffix(".dcm"), pixels, **colour, **stored)
+
+    pixels, _ = values(folders(tmp_path / "d", save))
+    assert pixels.shape == (20, 3, 8, 8)
+    assert pixels[:, :, 0, 0] == pytest.approx(np.tile([0.0, 0.5, 1.0], (20, 1)), abs=0.003)

@@ -346,3 +346,5 @@ def test_labels_have_an_order(tmp_path):
             exported(labels)
         assert refused.value.code == "argument.type"
         assert "order" in str(refused.value)
+    with pytest.raises(SutureError, match=r"labels=list\(…\)"):
+        exported(iter(["b", "a"]))

@@ -68,13 +68,15 @@ def read_header(path: Path, file: str) -> DicomHeader:
     bits, signed = int(data.BitsStored), bool(data.PixelRepresentation)
     low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
     ends = sorted(end * slope + intercept for end in (low, high) for slope, intercept in rescales)
-    colour = str(data.PhotometricInterpretation).startswith(("RGB", "YBR", "PALETTE"))
+    photometric = str(data.PhotometricInterpretation)
+    colour = photometric.startswith(("RGB", "YBR", "PALETTE"))
+    brightest = 255.0 if photometric.startswith("PALETTE") else float(2**bits - 1)
     return DicomHeader(
         int(data.Rows),
         int(data.Columns),
         3 if colour else 1,
         frames,
-        (0.0, 255.0) if colour else (ends[0], ends[-1]),
+        (0.0, brightest) if colour else (ends[0], ends[-1]),
         not colour and (rescales != {(1.0, 0.0)} or "ModalityLUTSequence" in data),
         _spacing(data),
         (_text(data, "PatientID"), _text(data, "StudyInstanceUID")),
