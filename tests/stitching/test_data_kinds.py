@@ -258,3 +258,30 @@ def test_dicom_in_colour_is_scaled_by_its_bits(tmp_path, bits):
     pixels, _ = values(folders(tmp_path / "d", save))
     assert pixels.shape == (20, 3, 8, 8)
     assert pixels[:, :, 0, 0] == pytest.approx(np.tile([0.0, 0.5, 1.0], (20, 1)), abs=0.003)
+
+
+def test_what_a_description_says_of_a_json_list_is_heeded(tmp_path):
+    entries = []
+    for row in range(40):
+        grey().save(tmp_path / f"{row:02}.png")
+        part = ("train", "train", "val", "test")[row // 2 % 4]
+        entries.append({"image": f"{row:02}.png", "diagnosis": LABELS[row % 2], "whose": f"P{row // 2}", "part": part})
+    path = tmp_path / "list.json"
+
+    def write(**more: str) -> None:
+        listed = [{**entry, **more} for entry in entries]
+        path.write_text(json.dumps({"training": listed}), encoding="utf-8")
+
+    def opened(**columns: str):
+        return open_dataset(described(path, format="datalist", columns={"label": "diagnosis", **columns}))
+
+    write()
+    dataset = opened(group="whose", split="part")
+    assert [dataset.n(split) for split in SPLITS] == [20, 10, 10]
+    assert [dataset.patients(split) for split in SPLITS] == [10, 5, 5]
+    for column in ("label", "split", "group"):
+        message = refused(path, "dataset.missing_column", format="datalist", columns={column: "patent"})
+        assert "no entry has 'patent'; they have diagnosis, image, part, whose" in message
+    write(split="fold1")
+    message = refused(path, "dataset.unknown_split", format="datalist", columns={"label": "diagnosis"})
+    assert "training[0]" in message

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from suture_contract.errors import SutureError
-from suture_stitching.data.spec import DatasetSpec
+from suture_stitching.data.spec import SPLITS, Columns, DatasetSpec
 from suture_stitching.data.text_table import opened, sniff
 from suture_stitching.data.words import split_of
 
@@ -119,22 +119,34 @@ def is_datalist(path: Path) -> bool:
     return any(split_of(str(name)) is not None and isinstance(listed, list) for name, listed in named)
 
 
-def read_datalist(path: Path) -> list[Entry]:
-    """Return the entries of a JSON list that have a label. Raises `SutureError` `dataset.unreadable`."""
+def read_datalist(path: Path, columns: Columns | None = None) -> list[Entry]:
+    """Return the entries of a JSON list that have a label, by the names that `columns` say.
+
+    Raises `SutureError` `dataset.unreadable`, `dataset.missing_column` for a name that no entry has, and
+    `dataset.unknown_split`.
+    """
+    columns = columns or Columns()
+    labels = (columns.label,) if columns.label else ("label", "mask")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        entries = [
-            Entry(
-                f"{name}[{number}]",
-                _files(entry),
-                entry.get("label", entry.get("mask")),
-                _split(name, entry),
-                {str(key): str(value) for key, value in entry.items() if isinstance(value, str | int | float)},
-            )
+        raw = [
+            (f"{name}[{number}]", str(name), entry)
             for name, listed in content.items()
             if isinstance(listed, list)
             for number, entry in enumerate(listed)
-            if isinstance(entry, dict) and "image" in entry and {"label", "mask"} & entry.keys()
+            if isinstance(entry, dict) and "image" in entry
+        ]
+        _check_names({key for _, _, entry in raw for key in entry}, columns, path)
+        entries = [
+            Entry(
+                place,
+                _files(entry),
+                next(entry[label] for label in labels if label in entry),
+                _split(place, name, entry, columns.split or "split", path),
+                {str(key): str(value) for key, value in entry.items() if isinstance(value, str | int | float)},
+            )
+            for place, name, entry in raw
+            if any(label in entry for label in labels)
         ]
     except (OSError, ValueError, AttributeError, TypeError):
         raise SutureError(
@@ -153,8 +165,31 @@ def _files(entry: Mapping[str, Any]) -> list[str]:
     return [str(file) for file in image] if isinstance(image, list) else [str(image)]
 
 
-def _split(name: str, entry: Mapping[str, Any]) -> str | None:
-    return split_of(str(entry.get("split", name)))
+def _split(place: str, name: str, entry: Mapping[str, Any], column: str, path: Path) -> str | None:
+    """Return the split that an entry says, else that of the list it is in."""
+    stated = str(entry.get(column) or "").strip()
+    if stated and split_of(stated) is None:
+        raise SutureError(
+            "dataset.unknown_split",
+            f"{place}: the split is not one of {', '.join(SPLITS)}",
+            where=str(path),
+            hint=f"correct the entry, or leave out '{column}' to have the split made from a seed",
+        )
+    return split_of(stated or name)
+
+
+def _check_names(names: Collection[str], columns: Columns, path: Path) -> None:
+    """Raise `SutureError` `dataset.missing_column` where no entry has what a description says."""
+    missing = next(
+        (name for name in (columns.label, columns.split, columns.group) if name is not None and name not in names), None
+    )
+    if names and missing is not None:
+        raise SutureError(
+            "dataset.missing_column",
+            f"no entry has '{missing}'; they have {', '.join(sorted(names))}",
+            where=str(path),
+            hint="correct the dataset's columns",
+        )
 
 
 __all__ = ["FILE_COLUMNS", "Entry", "ListedRow", "first_rows", "is_datalist", "read_datalist", "read_rows"]

@@ -231,7 +231,7 @@ def datalist_samples(spec: DatasetSpec) -> list[Sample]:
     """Return the samples that a JSON list of MONAI or the Decathlon names."""
     where, finder = str(spec.path), _Finder(spec.files)
     samples: dict[str, Sample] = {}
-    entries = read_datalist(spec.path)
+    entries = read_datalist(spec.path, spec.columns)
     check_columns(spec, [name for entry in entries for name in entry.more], where)
     for entry in entries:
         file, *more = (_there(image, entry.place, finder, spec) for image in entry.images)
