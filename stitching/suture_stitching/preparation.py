@@ -60,6 +60,9 @@ class Preparation:
         try:
             if isinstance(samples, list | tuple):
                 samples = np.stack([np.asarray(sample) for sample in samples])
+            if isinstance(samples, np.ndarray):  # torch takes neither another byte order nor steps backwards
+                backwards = any(step < 0 for step in samples.strides)
+                samples = samples.astype(samples.dtype.newbyteorder("="), order="C", copy=backwards)
             values = torch.as_tensor(samples)
         except (TypeError, ValueError, RuntimeError) as error:
             raise SutureError(
@@ -101,7 +104,8 @@ class Preparation:
             return to_range(values, self._intensity, self._range, clip=True)
         if stored is None:
             return values
-        self._largest[stored[1]] = max(self._largest.get(stored[1], 0), float(values.max(initial=0)))
+        if stored[1] > 1:  # yes or no has no bits to be left empty
+            self._largest[stored[1]] = max(self._largest.get(stored[1], 0), float(values.max(initial=0)))
         return to_range(values, stored, self._range)
 
     def _image(self, file: str) -> Tensor:

@@ -372,6 +372,9 @@ def _probability(values: float) -> float:
 
 def test_one_image_is_the_same_as_file_and_as_array(tmp_path: Path) -> None:
     model = _loaded(_Brightness(), torch.randn(2, 1, 8, 8), tmp_path / "m.safetensors")  # without a stated range
+    for samples in (np.ones((1, 8, 8), bool), np.full((1, 8, 8), 65535, ">u2"), np.ones((2, 8, 8), bool)[::-2]):
+        (prediction,) = model.predict(samples)
+        assert prediction.probabilities["ill"] == pytest.approx(_probability(1.0), abs=1e-6)
     for kind, top in ((np.uint8, 255), (np.uint16, 65535)):
         pixels = np.full((8, 8), top, kind)
         Image.fromarray(pixels).save(tmp_path / "image.png")
