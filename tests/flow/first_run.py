@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.browser import barriers, picture
+from tests.until import until
 
 
 def walk(context: Any, address: str) -> None:
@@ -24,7 +25,7 @@ def walk(context: Any, address: str) -> None:
     model.get_by_role("button", name="Sign in").click()
     model.get_by_role("heading", name="north/digits").wait_for()
     model.evaluate("document.querySelector('img.network').loading = 'eager'")
-    model.wait_for_function("document.querySelector('img.network').complete")
+    until(lambda: model.evaluate("document.querySelector('img.network').complete"))
     seen(model, "model")
 
     hub = beside(context, guide, "Sign in as north")
