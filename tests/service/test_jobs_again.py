@@ -30,6 +30,17 @@ class TestRetry:
         assert ("failed", "fitting", "north", None) in history(world, job)
         assert ("failed", "open", "north", "job.retried") in history(world, job, failed["id"])
 
+    def test_a_job_that_is_tried_again_counts_as_a_new_one(self, start):
+        world = start(max_party_jobs=1)
+        job = world.ask().json()
+        self.fail(world, "north")
+        other = world.ask().json()
+        assert refusal(retry(world, job), 409)["code"] == "quota.jobs"
+        assert world.job(job)["state"] == "failed"
+        world.north.post(f"/v1/jobs/{other['id']}/cancel").raise_for_status()
+        assert retry(world, job).json()["state"] == "fitting"
+        assert retry(world, job).status_code == 200, "repeated"
+
     def test_only_what_failed_or_was_cut_short_is_done_again(self, world):
         job = world.ask(evaluate_at=["south", "east"], evaluate_within=100).json()
         world.fit()

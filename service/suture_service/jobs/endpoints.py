@@ -90,7 +90,8 @@ def retry_job(hub: HubDep, caller: CallerDep, job_id: JobId) -> JobOut:
     """Try a failed job again (role `requester`): its failed tasks are open again, with all attempts; done ones stay.
 
     So are tasks that its failure cut short, and those the requester's own site declined. Of a partial job, parties that
-    failed or did not answer are asked again. `job.not_failed` for a job that ended otherwise; repeating it is harmless.
+    failed or did not answer are asked again. `job.not_failed` for a job that ended otherwise, `quota.jobs` where the
+    party has as many jobs under way as it may have; repeating it is harmless.
     """
     with hub.database.writing() as session:
         return show_job(session, service.retry(hub, session, caller, job_id))

@@ -272,6 +272,8 @@ def retry(hub: HubContext, session: Session, caller: Caller, job_id: str) -> Job
     if partly:
         lifecycle.ask_again()
     else:
+        lock_party(session, caller.party_id)
+        _check_quota(hub, session, caller)
         lifecycle.retry()
     return job
 
