@@ -116,10 +116,8 @@ def test_pages_fit_and_can_be_read(browser, live, signed_in):
     with opened(browser, live.address, storage_state=signed_in) as page:
         for name, path in PAGES.items():
             page.goto(path.format(**{key: getattr(live, key) for key in ("at_work", "queued", "done")}))
-            page.evaluate("document.querySelectorAll('img').forEach((picture) => (picture.loading = 'eager'))")
             page.evaluate("Promise.all([...document.images].map((picture) => picture.decode()))")
-            for part in page.locator("[hx-trigger=revealed]").all():
-                part.scroll_into_view_if_needed()
+            for part in page.locator("[hx-trigger=load][hx-swap=innerHTML]").all():
                 part.get_by_role("link", name="Beside others", exact=True).wait_for()
             for scheme, width in product(SCHEMES, WIDTHS):
                 page.emulate_media(color_scheme=scheme)
@@ -203,6 +201,12 @@ def test_a_form_is_checked_while_one_types_and_asks(browser, live, signed_in, no
         page.get_by_role("status").get_by_text("cancelled").wait_for()
 
 
+#: As though a page began with a long text.
+_LONG = """new MutationObserver(() => {
+  if (document.body) document.body.style.paddingTop = "20000px";
+}).observe(document, {childList: true, subtree: true})"""
+
+
 def test_pages_work_without_script_and_on_paper(browser, live, signed_in):
     with opened(browser, live.address, java_script_enabled=False, storage_state=signed_in) as page:
         page.goto(f"/-/jobs/{live.at_work}")
@@ -212,6 +216,12 @@ def test_pages_work_without_script_and_on_paper(browser, live, signed_in):
         page.keyboard.press("Enter")
         page.wait_for_url("**search=south**")
         assert "south/digits" in page.inner_text("main")
+    with opened(browser, live.address, storage_state=signed_in) as page:
+        # Nobody scrolls to what is printed, however far down it is: it comes unseen.
+        page.add_init_script(_LONG)
+        page.goto("/north/digits")
+        page.get_by_role("link", name="Beside others", exact=True).wait_for(state="attached")
+        assert page.locator("img.network").evaluate("picture => picture.complete && picture.naturalWidth > 0")
     with opened(browser, live.address, storage_state=signed_in) as page:
         page.goto("/north/digits")
         page.emulate_media(media="print")
