@@ -3,11 +3,9 @@
 import ast
 import re
 from collections import defaultdict
-from functools import cache
-from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-PACKAGES = ("contract", "stitching", "client", "service", "worker", "local")
+from tests.sources import ROOT, sources, tree
+
 #: What is not said any more, and what is said instead (docs/architecture.md).
 REPLACED = {
     "doing": "dispatch",
@@ -19,17 +17,10 @@ REPLACED = {
     "parcels": "bundles",
     "pulse": "heartbeat",
 }
+#: The same for words in texts, in code and on pages.
+REPLACED_PHRASES = {r"signs? of\s+life": "heartbeat"}
 #: What says nothing of the thing that it is the name of. A document's field may be called so: it is read within one.
 EMPTY = {"found", "given", "one", "said", "told"}
-
-
-@cache
-def tree(path):
-    return ast.parse(path.read_text(encoding="utf-8"))
-
-
-def sources():
-    return [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 
 
 def names(path):
@@ -66,6 +57,17 @@ def test_replaced_words_name_nothing():
         for name, line in names(path)
         for word in words(name)
         if word in REPLACED
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_replaced_words_stand_in_no_text():
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    found = [
+        f"{path.relative_to(ROOT)}: {phrase[0]}: say {word}"
+        for path in [*sources(), *pages]
+        for pattern, word in REPLACED_PHRASES.items()
+        for phrase in re.finditer(pattern, path.read_text(encoding="utf-8"), re.IGNORECASE)
     ]
     assert not found, "\n".join(found)
 

@@ -35,7 +35,7 @@ _MEANINGS: dict[str, tuple[str, str]] = {
     "work.time_limit": ("the task took longer than it may", "raise limits.seconds in site.toml"),
     "work": ("the computation ended badly", _AT_SITE),
     "site.disk_full": ("the disk of the site is full", "its operator makes room"),
-    "task.lease_expired": ("the site gave no sign of life", "see whether it runs: suture site check"),
+    "task.lease_expired": ("no heartbeat came from the site", "see whether it runs: suture site check"),
     "task.no_answer": ("the party did not answer in time", "ask it, then try again"),
 }
 #: What another try of the same job would meet again.

@@ -264,7 +264,7 @@ def test_a_client_that_goes_away_leaves_nothing(world, north, monkeypatch):
     with world.hub.database.reading() as session:
         epoch = session.scalars(select(XetEpoch).options(joinedload(XetEpoch.model))).one()
     read = world.hub.store.read_piece
-    monkeypatch.setattr(endpoints, "SIGN_OF_LIFE_SECONDS", 0.01)
+    monkeypatch.setattr(endpoints, "LINE_SECONDS", 0.01)
     gone = threading.Event()
     monkeypatch.setattr(world.hub.store, "read_piece", lambda *part: gone.wait(60) and read(*part))
 

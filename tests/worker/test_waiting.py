@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("looked_at_once", "heard_soon")
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch):
     monkeypatch.setattr("suture_worker.agent.agent.LEASE_WAIT", 0.3)
-    monkeypatch.setattr("suture_worker.agent.waiting.SIGN_SECONDS", 2.0)
+    monkeypatch.setattr("suture_worker.agent.waiting.HEARTBEAT_SECONDS", 2.0)
 
 
 class Site:

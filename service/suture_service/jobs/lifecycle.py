@@ -46,7 +46,7 @@ from suture_service.states import (
 )
 from suture_service.tables import Event, Job, Party, Task
 
-#: Why a task that nobody gave a sign of life of is open again.
+#: Why a task whose heartbeats ended is open again.
 LAPSED = "task.lease_expired"
 #: Why a task is late, or has expired.
 NO_ANSWER = "task.no_answer"

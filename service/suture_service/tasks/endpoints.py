@@ -72,7 +72,7 @@ def progress(hub: HubDep, site: SiteDep, task_id: TaskId, body: ProgressIn) -> H
 
 @router.post("/{task_id}/wait", responses=answers(403, 404, 409, 422))
 def wait(hub: HubDep, site: SiteDep, task_id: TaskId, body: WaitIn) -> Heartbeat:
-    """Say that the task waits for a person at the site; the lease then lasts a week, until any other sign of life.
+    """Say that the task waits for a person at the site; the lease then lasts a week, until any other heartbeat.
 
     Shown as its progress: "waiting for approval" or "waiting for release". Repeat it to hear of a cancelled job.
     """

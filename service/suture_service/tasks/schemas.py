@@ -50,13 +50,13 @@ class TaskLease(BaseModel):
 
 
 class HeartbeatIn(RequestBody):
-    """A sign of life."""
+    """A heartbeat."""
 
     fence: Fence
 
 
 class ProgressIn(RequestBody):
-    """How far the task is; also a sign of life."""
+    """How far the task is; also a heartbeat."""
 
     fence: Fence
     step: StepName = Field(examples=["moments"])

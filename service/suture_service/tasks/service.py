@@ -34,7 +34,7 @@ _VERSION = re.compile(r"suture/([0-9]+\.[0-9A-Za-z.+-]{1,50})(?: |$)")
 
 
 def note_presence(hub: HubContext, site: Caller, agent: str) -> None:
-    """Write down that the site asks for work, which makes it online; so does a sign of life of a task.
+    """Write down that the site asks for work, which makes it online; so does a task's heartbeat.
 
     `agent` is how it calls itself, which says of what version it is.
     """

@@ -166,7 +166,7 @@ class Agent:
         while True:
             if self._stop.is_set():
                 raise Stopping
-            lost, cancelled = self._waiting.signs_of_life()
+            lost, cancelled = self._waiting.send_heartbeats()
             under_way |= {pool.submit(self._drop, waiter, wanted=True) for waiter in lost}
             under_way |= {pool.submit(self._drop, waiter, wanted=False) for waiter in cancelled}
             decided = self._waiting.decided(free=places(self._shared.workers()) - len(under_way))

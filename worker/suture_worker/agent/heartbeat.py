@@ -1,4 +1,4 @@
-"""Signs of life for one leased task, sent from a thread of their own while the agent downloads, waits or uploads."""
+"""Heartbeats for one leased task, sent from a thread of their own while the agent downloads, waits or uploads."""
 
 from __future__ import annotations
 
@@ -83,9 +83,9 @@ class Heartbeat:
             self.lost.set()
         except HubError as error:
             # The work goes on: if the hub is back before it gives the task away, nothing is lost.
-            log.warning("no sign of life reached the hub", task=self._task.id, code=error.code)
+            log.warning("no heartbeat reached the hub", task=self._task.id, code=error.code)
         except Exception:  # a full disk under the outbox, say: the lease is worth another try
-            log.exception("no sign of life could be made", task=self._task.id)
+            log.exception("no heartbeat could be made", task=self._task.id)
         else:
             if answer is not None and answer.cancel:
                 self.cancelled.set()

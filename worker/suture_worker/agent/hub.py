@@ -19,7 +19,7 @@ LEASE_WAIT = 5.0
 
 @dataclass(frozen=True)
 class Answer:
-    """The hub's answer to a sign of life."""
+    """The hub's answer to a heartbeat."""
 
     cancel: bool
 
@@ -32,7 +32,7 @@ class HubClient:
     ) -> None:
         self._heard = heard
         self._connection = Connection(url, token, sleep=sleep)
-        # A sign of life that comes late is worth nothing: give up soon, the next one follows.
+        # A heartbeat that comes late is worth nothing: give up soon, the next one follows.
         self._signs = Connection(url, token, sleep=sleep, attempts=2, timeout=10)
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ from suture_worker.leased_task import LeasedTask
 from suture_worker.rules.inbox import Inbox
 
 #: How often the hub hears of a waiting task, and we hear whether its job goes on.
-SIGN_SECONDS = 60.0
+HEARTBEAT_SECONDS = 60.0
 
 log = structlog.get_logger(__name__)
 
@@ -53,7 +53,7 @@ class Waiting:
         self._turn = threading.Lock()
 
     def add(self, task: LeasedTask, folder: TaskFolder, waits_for: Literal["approval", "release"]) -> None:
-        """Have a task wait; the next sign of life tells the hub."""
+        """Have a task wait; the next heartbeat tells the hub."""
         waiter = Waiter(task, folder, waits_for, self._outbox.waiting(task.claim, waits_for))
         with self._turn:
             self._waiters[task.id] = waiter
@@ -70,12 +70,12 @@ class Waiting:
         self._remove(waiters)
         return waiters
 
-    def signs_of_life(self) -> tuple[list[Waiter], list[Waiter]]:
+    def send_heartbeats(self) -> tuple[list[Waiter], list[Waiter]]:
         """Tell the hub of the waiting tasks, where that is due; take out and return those lost and those cancelled."""
         lost, cancelled = [], []
         now = time.monotonic()
         for waiter in self._all():
-            if now < waiter.told_at + SIGN_SECONDS:
+            if now < waiter.told_at + HEARTBEAT_SECONDS:
                 continue
             waiter.told_at = now
             try:
@@ -85,8 +85,8 @@ class Waiting:
             except AuthError:
                 raise
             except HubError as error:
-                log.warning("no sign of life reached the hub", task=waiter.task.id, code=error.code)
-                waiter.told_at = now + 1 - SIGN_SECONDS  # once more, soon: its lease may be a short one yet
+                log.warning("no heartbeat reached the hub", task=waiter.task.id, code=error.code)
+                waiter.told_at = now + 1 - HEARTBEAT_SECONDS  # once more, soon: its lease may be a short one yet
                 break  # the others would wait as long for nothing
             else:
                 if answer is not None and answer.cancel:

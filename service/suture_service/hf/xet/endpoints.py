@@ -28,8 +28,8 @@ from suture_service.tables import XetEpoch
 log = structlog.get_logger(__name__)
 router = hub_router()
 
-#: A client waits for some minutes without a sign of life; proxies often wait for one.
-SIGN_OF_LIFE_SECONDS = 10.0
+#: A client waits some minutes for the next line of an answer; proxies often wait for one.
+LINE_SECONDS = 10.0
 
 _bearer = HTTPBearer(auto_error=False)
 
@@ -79,7 +79,7 @@ async def receive_shard(hub: HubDep, epoch: EpochDep, request: Request) -> dict[
 
 @router.post("/xet/{epoch}/v2/shards")
 async def receive_shard_telling(hub: HubDep, epoch: EpochDep, request: Request) -> StreamingResponse:
-    """Put together and store the files that a shard lists, with a sign of life every few seconds."""
+    """Put together and store the files that a shard lists, with a line of how far it is every few seconds."""
     allow_body(request, MAX_XORB)
     files = await service.receive_shard(hub, request.stream())
     return StreamingResponse(_telling(hub, epoch, files), media_type="application/x-ndjson")
@@ -99,7 +99,7 @@ async def _telling(hub: HubDep, epoch: XetEpoch, files: list[XetFile]) -> AsyncI
 
     work = asyncio.create_task(store())
     try:
-        while not (await asyncio.wait({work}, timeout=SIGN_OF_LIFE_SECONDS))[0]:
+        while not (await asyncio.wait({work}, timeout=LINE_SECONDS))[0]:
             yield _line(type="validating", verified=progress.done, total=len(files))
         yield _outcome(work)
     finally:
