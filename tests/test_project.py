@@ -1,5 +1,6 @@
 """What the project says about itself in several places is the same everywhere, and the made pages are made anew."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import yaml
+from tests.sources import sources, tree
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -59,3 +61,16 @@ def test_no_module_is_longer_than_can_be_read_at_once():
     assert len(files) > 800
     lengths = {str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in files}
     assert {name: length for name, length in lengths.items() if length > 500} == {}
+
+
+def test_no_function_is_longer_than_can_be_read_at_once():
+    """Past 50 lines, signature and docstring aside, it has steps that have names."""
+    functions = [
+        (f"{path.relative_to(ROOT)}: {node.name}", node.body[1:] if ast.get_docstring(node) else node.body)
+        for path in sources()
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    assert len(functions) > 4000
+    lengths = {name: body[-1].end_lineno - body[0].lineno + 1 for name, body in functions if body}
+    assert {name: length for name, length in lengths.items() if length > 50} == {}

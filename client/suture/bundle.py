@@ -248,40 +248,12 @@ def describe(
     check_description(description, Description.__annotations__)
     stated = cast(dict[str, Any], description).get
     task = stated("task", "classification")
-    mean, std, n = stated("mean"), stated("std"), stated("n")
-    labels = _texts(stated("labels"))
-    if (mean is None) != (std is None):
-        raise SutureError("metadata.invalid", "mean and std come together", where="suture.json")
-    prior = stated("label_prior")
-    if prior is not None and len(prior) != len(labels):
-        raise SutureError(
-            "metadata.invalid",
-            f"label_prior: {len(prior)} shares for {len(labels)} labels",
-            where="suture.json",
-            hint="give one share for each label, in their order; `suture data split` prints them",
-        )
-    learnt_from = {
-        "description": stated("training_data"),
-        "n": n,
-        "split": stated("trained_on"),
-        "split_digest": stated("split_digest"),
-    }
+    labels, prior = _texts(stated("labels")), stated("label_prior")
+    _check_companions(stated, labels)
     document = {
         "schema": "suture.model/1",
         "task": task,
-        "inputs": {
-            "image" if len(inputs) > 1 else "table": {
-                "format": "image" if len(inputs) > 1 else "table",
-                "modality": stated("modality"),
-                "num_channels": inputs[0],
-                "spatial_shape": inputs[1:],
-                "dtype": dtype,
-                "value_range": stated("value_range"),
-                "spacing": stated("spacing"),
-                "channels": stated("channels"),
-                "preprocessing": {"mean": mean, "std": std} if mean is not None else None,
-            }
-        },
+        "inputs": _input(inputs, dtype, stated),
         "outputs": {
             "prediction": {
                 "format": stated("output") or ("values" if task == "regression" else "logits"),
@@ -295,7 +267,7 @@ def describe(
         "description": stated("description"),
         "intended_use": stated("intended_use"),
         "limitations": stated("limitations"),
-        "training_data": learnt_from if any(value is not None for value in learnt_from.values()) else None,
+        "training_data": _training_data(stated),
         "eval_metrics": stated("eval_metrics"),
         "eval_data": stated("eval_data"),
         "authors": tuple(stated("authors", ())),
@@ -313,6 +285,50 @@ def describe(
             where="suture.json",
             hint=f"{first.hint or ''} See {PAGE}".strip(),
         ) from None
+
+
+def _check_companions(stated: Callable[..., Any], labels: Sequence[str]) -> None:
+    """Raise `SutureError` `metadata.invalid` for a part of the description that lacks the one it belongs to."""
+    if (stated("mean") is None) != (stated("std") is None):
+        raise SutureError("metadata.invalid", "mean and std come together", where="suture.json")
+    prior = stated("label_prior")
+    if prior is not None and len(prior) != len(labels):
+        raise SutureError(
+            "metadata.invalid",
+            f"label_prior: {len(prior)} shares for {len(labels)} labels",
+            where="suture.json",
+            hint="give one share for each label, in their order; `suture data split` prints them",
+        )
+
+
+def _input(shape: tuple[int, ...], dtype: str, stated: Callable[..., Any]) -> dict[str, Any]:
+    """Return the one input `(C, *spatial)` as `suture.json` describes it, by its name."""
+    kind = "image" if len(shape) > 1 else "table"
+    mean, std = stated("mean"), stated("std")
+    return {
+        kind: {
+            "format": kind,
+            "modality": stated("modality"),
+            "num_channels": shape[0],
+            "spatial_shape": shape[1:],
+            "dtype": dtype,
+            "value_range": stated("value_range"),
+            "spacing": stated("spacing"),
+            "channels": stated("channels"),
+            "preprocessing": {"mean": mean, "std": std} if mean is not None else None,
+        }
+    }
+
+
+def _training_data(stated: Callable[..., Any]) -> dict[str, Any] | None:
+    """Return what the model learnt from; None where nothing is said of it."""
+    learnt_from = {
+        "description": stated("training_data"),
+        "n": stated("n"),
+        "split": stated("trained_on"),
+        "split_digest": stated("split_digest"),
+    }
+    return learnt_from if any(value is not None for value in learnt_from.values()) else None
 
 
 def _texts(names: Iterable[object] | None) -> tuple[str, ...]:

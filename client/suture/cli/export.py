@@ -7,7 +7,8 @@ import math
 import operator
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
@@ -142,26 +143,28 @@ def export(
     )
     for note in opened.notes:
         notes.print(note)
-    made = not folder.exists()
-    with telling(folder, code="file.unwritable"):
-        folder.mkdir(parents=True, exist_ok=True)
-    try:
+    with _folder_for_a_model(folder) as path:
         metadata = export_model(
-            opened.module,
-            example,
-            folder / "model.safetensors",
-            output_name=output_name,
-            tell=notes.print,
-            **cast(Description, fields),
+            opened.module, example, path, output_name=output_name, tell=notes.print, **cast(Description, fields)
         )
-    except SutureError:
-        if made:
-            folder.rmdir()
-        raise
     write_text(folder / "suture.json", metadata.to_json())
     write_text(folder / "README.md", write_card(_named(source), metadata))
     notes.print(f"wrote {folder}/model.safetensors, suture.json and README.md; the file alone computes the same")
     notes.print(f"next:  suture publish {folder} PARTY/NAME")
+
+
+@contextmanager
+def _folder_for_a_model(folder: Path) -> Iterator[Path]:
+    """Make the folder and yield where the model goes; where it is refused, a folder that was not there goes again."""
+    made = not folder.exists()
+    with telling(folder, code="file.unwritable"):
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield folder / "model.safetensors"
+    except SutureError:
+        if made:
+            folder.rmdir()
+        raise
 
 
 def _numbers(text: str, option: str) -> list[float]:

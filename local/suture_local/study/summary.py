@@ -143,28 +143,6 @@ class _Summaries:
         there = at(method, others) - at(PLAIN, others)
         union = self._hypervolume(UNION, results)
         front = float(np.mean([fit.hypervolume for fit in fits]))
-        targets = (
-            StudyTarget(
-                "not worse than the requester's own model on its data (the paired interval reaches 0)",
-                own.value,
-                own.interval,
-                "met" if own.interval.high >= 0 else "missed",
-            ),
-            StudyTarget(
-                "better than the plain ensemble on the requester's data", here.value, *_above(here, here.value > 0)
-            ),
-            StudyTarget(
-                "at least the plain ensemble's mean over the other parties",
-                there.value,
-                *_above(there, there.value >= 0),
-            ),
-            StudyTarget(
-                f"hypervolume of the front at least {HYPERVOLUME:.0%} of union training's",
-                front / union if union else 0.0,
-                None,
-                "met" if front >= HYPERVOLUME * union else "missed",
-            ),
-        )
         return RequesterSummary(
             requester,
             own.interval,
@@ -174,9 +152,40 @@ class _Summaries:
             front,
             float(np.mean([fit.plain_hypervolume for fit in fits])),
             union,
-            targets,
+            (*_targets(own, here, there), _target_of_front(front, union)),
             fits,
         )
+
+
+def _targets(own: Resampled, here: Resampled, there: Resampled) -> tuple[StudyTarget, ...]:
+    """Return the targets of the chosen model, by its differences.
+
+    They are to the requester's `own` model, and to the plain ensemble with the requester (`here`) and elsewhere.
+    """
+    return (
+        StudyTarget(
+            "not worse than the requester's own model on its data (the paired interval reaches 0)",
+            own.value,
+            own.interval,
+            "met" if own.interval.high >= 0 else "missed",
+        ),
+        StudyTarget(
+            "better than the plain ensemble on the requester's data", here.value, *_above(here, here.value > 0)
+        ),
+        StudyTarget(
+            "at least the plain ensemble's mean over the other parties", there.value, *_above(there, there.value >= 0)
+        ),
+    )
+
+
+def _target_of_front(front: float, union: float) -> StudyTarget:
+    """Return the target of the candidates' front, by its hypervolume and that of union training."""
+    return StudyTarget(
+        f"hypervolume of the front at least {HYPERVOLUME:.0%} of union training's",
+        front / union if union else 0.0,
+        None,
+        "met" if front >= HYPERVOLUME * union else "missed",
+    )
 
 
 def _above(difference: Resampled, met: bool) -> tuple[Interval, Status]:

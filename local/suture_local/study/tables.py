@@ -51,6 +51,24 @@ class _Party:
     cells: dict[str, NDArray[Any]] = field(default_factory=dict)
 
 
+@dataclass
+class _Features:
+    """Parts `(N, C)` of each party's features, to be put side by side, and what each of all their channels is."""
+
+    parts: dict[str, list[NDArray[np.float32]]]
+    channels: list[str] = field(default_factory=list)
+    are_numbers: list[bool] = field(default_factory=list)
+
+    def add(
+        self, channels: Sequence[str], values: Mapping[str, NDArray[np.float32]], *, are_numbers: bool = False
+    ) -> None:
+        """Add each party's values `(N, C)` of these channels."""
+        self.channels += channels
+        self.are_numbers += [are_numbers] * len(channels)
+        for party, own in values.items():
+            self.parts[party].append(own)
+
+
 def table_files(name: str, files: Mapping[str, Path], means: TableColumns) -> Study:
     """Return a study of the parties' tables, in any format that a site reads.
 
@@ -70,28 +88,8 @@ def table_files(name: str, files: Mapping[str, Path], means: TableColumns) -> St
         _read(own, shared, numbers, notes)
     labels, targets = joined_labels({own.name: own.cells[own.label].tolist() for own in parties}, files, notes)
     _refuse_amounts(means.label, labels, sum(map(len, targets.values())))
-    features: dict[str, list[NDArray[np.float32]]] = {party: [] for party in files}
-    channels: list[str] = []
-    kinds: list[bool] = []
-    for key, column in shared.items():
-        cells = {own.name: own.cells[own.columns[key]] for own in parties}
-        if key in numbers:
-            channels.append(column)
-            kinds.append(True)
-            gaps = key in _folded(means.zero_is_missing)
-            for party, values in cells.items():
-                features[party].append((np.where(values == 0, np.nan, values) if gaps else values)[:, None])
-            continue
-        texts = alike_in_all({party: values.tolist() for party, values in cells.items()}, f"'{column}'", notes)
-        seen = sorted({text for own_texts in texts.values() for text in own_texts} - {""})
-        if key not in _folded(means.categories) and len(seen) > _MOST_CATEGORIES:
-            notes.append(f"Column '{column}' has text with {len(seen)} values and was left out.")
-            continue
-        channels += [f"{column}={value}" for value in seen]
-        kinds += [False] * len(seen)
-        for party, own_texts in texts.items():
-            features[party].append(_one_hot(own_texts, seen))
-    if not channels:
+    features = _features(parties, shared, numbers, means, notes)
+    if not features.channels:
         raise SutureError(
             "study.columns",
             "the tables have no column of features in common: "
@@ -100,7 +98,7 @@ def table_files(name: str, files: Mapping[str, Path], means: TableColumns) -> St
         )
     tables = {
         own.name: (
-            np.concatenate(features[own.name], axis=1).astype(np.float32),
+            np.concatenate(features.parts[own.name], axis=1).astype(np.float32),
             targets[own.name],
             own.cells[own.group] if own.group else None,
         )
@@ -112,7 +110,36 @@ def table_files(name: str, files: Mapping[str, Path], means: TableColumns) -> St
     }
     compare_samples(digested, "rows", files, notes)
     notes.append("Numbers were brought to mean 0 and deviation 1 by each party's own training samples.")
-    return tables_study(name, tables, labels, channels, np.array(kinds), notes)
+    return tables_study(name, tables, labels, features.channels, np.array(features.are_numbers), notes)
+
+
+def _features(
+    parties: Sequence[_Party],
+    shared: Mapping[str, str],
+    numbers: Collection[str],
+    means: TableColumns,
+    notes: list[str],
+) -> _Features:
+    """Return the shared columns' features: numbers as they are, texts as one channel per category."""
+    features = _Features({own.name: [] for own in parties})
+    gaps, categories = _folded(means.zero_is_missing), _folded(means.categories)
+    for key, column in shared.items():
+        cells = {own.name: own.cells[own.columns[key]] for own in parties}
+        if key in numbers:
+            known = {
+                party: np.where(values == 0, np.nan, values) if key in gaps else values
+                for party, values in cells.items()
+            }
+            features.add([column], {party: values[:, None] for party, values in known.items()}, are_numbers=True)
+            continue
+        texts = alike_in_all({party: values.tolist() for party, values in cells.items()}, f"'{column}'", notes)
+        seen = sorted({text for own_texts in texts.values() for text in own_texts} - {""})
+        if key not in categories and len(seen) > _MOST_CATEGORIES:
+            notes.append(f"Column '{column}' has text with {len(seen)} values and was left out.")
+            continue
+        channels = [f"{column}={value}" for value in seen]
+        features.add(channels, {party: _one_hot(own_texts, seen) for party, own_texts in texts.items()})
+    return features
 
 
 def _opened(party: str, path: Path, label: str, notes: list[str]) -> _Party:

@@ -14,6 +14,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from math import prod
 from pathlib import Path
@@ -50,63 +51,97 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
 _HINT = "name the arrays in the dataset's columns: images, label, split, group"
 
 
+@dataclass(frozen=True)
+class _Contents:
+    """The arrays of a file by what they are, as they were read; where labels and groups are, by the arrays' names."""
+
+    images: NDArray[Any]
+    labels: NDArray[Any]
+    label_name: str
+    notes: list[str]
+    splits: NDArray[Any] | None = None
+    groups: NDArray[Any] | None = None
+    group_name: str | None = None
+    subgroups: tuple[NamedSubgroup, ...] = ()
+
+
 def open_arrays(spec: DatasetSpec) -> ArrayDataset:
     """Open the arrays that `spec.columns` names. Raises `SutureError` (`dataset.*`) naming the array and the sample."""
     path, columns = spec.path, spec.columns
     with _naming_the_file(path), _opened(spec) as file:
         parts = _by_split(file.names) if "images" not in file.names else {}
-        label_kind = "masks" if spec.task == "segmentation" else "labels"
-        splits: NDArray[Any] | None = None
-        groups: NDArray[Any] | None = None
-        subgroups: tuple[NamedSubgroup, ...] = ()
         if parts and columns.images == "images" and columns.label is None:
-            label_name = label_kind
-            images = _joined([file.read(_required(names, "images", path)) for names in parts.values()], path)
-            labels = _joined([file.read(_required(names, label_kind, path)) for names in parts.values()], path)
-            counts = [len(file.read(_required(names, label_kind, path))) for names in parts.values()]
-            splits = np.repeat(np.array(list(parts)), counts)
-            notes = [f"splits by the arrays' names: {', '.join(parts)}"]
+            arrays = _read_splits(file, parts, spec)
         else:
-            plain = {name: name for name in file.names}
-            image_name = columns.images if columns.images in file.names else None
-            if image_name is None and columns.images == "images":
-                image_name = _required(plain, "images", path)
-            label_name = columns.label or _required(plain, label_kind, path)
-            group_name = columns.group or _maybe(plain, "group") or patient_column(file.names, str(path))
-            split_name = columns.split or _maybe(plain, "split")
-            for name in (image_name or columns.images, label_name, split_name, group_name):
-                if name is not None and name not in file.names:
-                    raise _missing(name, file.names, path)
-            assert image_name is not None
-            images, labels = file.read(image_name), file.read(label_name)
-            splits = file.read(split_name) if split_name else None
-            groups = file.read(group_name) if group_name else None
-            subgroups = read_subgroups(spec, lambda name, numbers: _column(file, name, len(images), path, numbers))
-            notes = [f"read as images: the array '{image_name}'"] if image_name != "images" else []
-    where = f"{path}: {label_name}"
-    if groups is not None:
-        groups = groups.reshape(-1) if groups.shape == (len(images), 1) else groups
-        if groups.dtype.kind not in "USbui" or groups.shape != (len(images),):
-            raise SutureError(
-                "dataset.wrong_shape",
-                f"{len(images)} samples need as many groups, each a number or a name",
-                where=f"{path}: {group_name}",
-            )
-    inputs, axis_notes = channels_first(images, spec)
+            arrays = _read_columns(file, spec)
+    where, samples = f"{path}: {arrays.label_name}", len(arrays.images)
+    groups = None if arrays.groups is None else _groups(arrays.groups, samples, f"{path}: {arrays.group_name}")
+    inputs, axis_notes = channels_first(arrays.images, spec)
+    targets = masks_of if spec.task == "segmentation" else targets_of
     dataset = ArrayDataset(
         inputs,
-        masks_of(labels, spec, where) if spec.task == "segmentation" else targets_of(labels, spec, where),
+        targets(arrays.labels, spec, where),
         spec.names,
         task=spec.task,
-        split=spec.split if splits is None else _split_names(splits, len(images), f"{path}: split"),
+        split=spec.split if arrays.splits is None else _split_names(arrays.splits, samples, f"{path}: split"),
         groups=groups,
         value_range=spec.value_range,
         intensity=spec.intensity,
         one_class=spec.one_class,
         where=str(path),
     )
-    dataset.notes, dataset.subgroups = (*notes, *axis_notes), subgroups
+    dataset.notes, dataset.subgroups = (*arrays.notes, *axis_notes), arrays.subgroups
     return dataset
+
+
+def _label_kind(spec: DatasetSpec) -> str:
+    return "masks" if spec.task == "segmentation" else "labels"
+
+
+def _read_splits(file: _Arrays, parts: Mapping[str, Mapping[str, str]], spec: DatasetSpec) -> _Contents:
+    """Read a file whose arrays are one for each split: `parts` are their names by split and kind."""
+    kind, path = _label_kind(spec), spec.path
+    images = _joined([file.read(_required(names, "images", path)) for names in parts.values()], path)
+    labels = _joined([file.read(_required(names, kind, path)) for names in parts.values()], path)
+    counts = [len(file.read(_required(names, kind, path))) for names in parts.values()]
+    splits = np.repeat(np.array(list(parts)), counts)
+    return _Contents(images, labels, kind, [f"splits by the arrays' names: {', '.join(parts)}"], splits)
+
+
+def _read_columns(file: _Arrays, spec: DatasetSpec) -> _Contents:
+    """Read the arrays that `spec.columns` names, or that are called what such arrays mostly are."""
+    path, columns = spec.path, spec.columns
+    plain = {name: name for name in file.names}
+    image_name = columns.images if columns.images in file.names else None
+    if image_name is None and columns.images == "images":
+        image_name = _required(plain, "images", path)
+    label_name = columns.label or _required(plain, _label_kind(spec), path)
+    group_name = columns.group or _maybe(plain, "group") or patient_column(file.names, str(path))
+    split_name = columns.split or _maybe(plain, "split")
+    for name in (image_name or columns.images, label_name, split_name, group_name):
+        if name is not None and name not in file.names:
+            raise _missing(name, file.names, path)
+    assert image_name is not None
+    images = file.read(image_name)
+    return _Contents(
+        images,
+        file.read(label_name),
+        label_name,
+        [f"read as images: the array '{image_name}'"] if image_name != "images" else [],
+        file.read(split_name) if split_name else None,
+        file.read(group_name) if group_name else None,
+        group_name,
+        read_subgroups(spec, lambda name, numbers: _column(file, name, len(images), path, numbers)),
+    )
+
+
+def _groups(groups: NDArray[Any], samples: int, where: str) -> NDArray[Any]:
+    groups = groups.reshape(-1) if groups.shape == (samples, 1) else groups
+    if groups.dtype.kind not in "USbui" or groups.shape != (samples,):
+        raise SutureError(
+            "dataset.wrong_shape", f"{samples} samples need as many groups, each a number or a name", where=where
+        )
+    return groups
 
 
 def _column(file: Any, name: str, samples: int, path: Path, numbers: bool) -> NDArray[Any]:

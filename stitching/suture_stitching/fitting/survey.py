@@ -86,14 +86,28 @@ def survey(passes: FeaturePass, merge: Merge, points: Sequence[Sequence[StitchPo
             known.append([features for _, features in parts])
     passes.tracker.end("match")
     if total is None:
-        compared = []
-        for place, parts_of in zip(flat, zip(*seen, strict=True), strict=True):
-            compared.append(FewRows.of(torch.cat(parts_of)))
-            passes.check(compared[-1], [(slice(0, place[1].shape[0]), *place)])
-        return Survey(similarities_of_rows(compared).cpu(), known)
+        return Survey(_by_rows(passes, flat, seen), known)
+    return Survey(_by_moments(passes, flat, widths, total), known)
+
+
+def _by_rows(
+    passes: FeaturePass, points: Sequence[tuple[int, StitchPoint]], seen: Sequence[Sequence[Tensor]]
+) -> Tensor:
+    """Return the similarities `(P, P)` of points by products of few rows: `seen` are theirs, part after part."""
+    compared = []
+    for (member, point), parts_of in zip(points, zip(*seen, strict=True), strict=True):
+        compared.append(FewRows.of(torch.cat(parts_of)))
+        passes.check(compared[-1], [(slice(0, point.shape[0]), member, point)])
+    return similarities_of_rows(compared).cpu()
+
+
+def _by_moments(
+    passes: FeaturePass, points: Sequence[tuple[int, StitchPoint]], widths: Sequence[int], total: Moments
+) -> Tensor:
+    """Return the similarities `(P, P)` of points by moments of all their features, so many of each, side by side."""
     edges = torch.tensor([0, *widths]).cumsum(0).tolist()
-    passes.check(total, [(slice(edges[i], edges[i + 1]), *place) for i, place in enumerate(flat)])
-    return Survey(similarities(total, widths).cpu(), known)
+    passes.check(total, [(slice(edges[i], edges[i + 1]), *point) for i, point in enumerate(points)])
+    return similarities(total, widths).cpu()
 
 
 def compared_by_rows(passes: FeaturePass, points: Sequence[Sequence[StitchPoint]]) -> bool:

@@ -196,15 +196,7 @@ class ReleaseCheck:
         terms = folder.terms
         expect(evaluation.privacy == terms.privacy, "evaluation.privacy", "is not what the site's rule asks for")
         expect(evaluation.trusted is None, "evaluation.trusted", "is for the site itself to say")
-        if terms.privacy is not None:
-            exact: list[object] = [
-                evaluation.training,
-                evaluation.train,
-                *(scores.classes for scores in evaluation.splits.values()),
-            ]
-            exact += [score.calibration for scores in evaluation.splits.values() for score in scores.scores.values()]
-            exact += [(*scores.metrics, *scores.curves, *scores.subgroups) for scores in evaluation.splits.values()]
-            expect(not any(exact), "evaluation", "holds what has no noise")
+        expect(terms.privacy is None or not _exact(evaluation), "evaluation", "holds what has no noise")
         expect(evaluation.asked in ((), spec.metrics), "evaluation.asked", "is not what the job asked for")
         expect(evaluation.own == spec.own, "evaluation.own", "is not the member the task named")
         known = read_document(CandidateSet, folder.candidates / CANDIDATES)
@@ -340,6 +332,15 @@ def _counts(content: Any, depth: int = 0) -> Iterator[tuple[int, int]]:
 def _labels(task: LeasedTask) -> tuple[str, ...]:
     """Return the labels of the ensemble: the members' labels, first seen first."""
     return tuple(dict.fromkeys(label for member in task.spec.members for label in member.metadata.labels or ()))
+
+
+def _exact(evaluation: Evaluation) -> bool:
+    """Whether it holds anything that is never measured with noise."""
+    exact: list[object] = [evaluation.training, evaluation.train]
+    for scores in evaluation.splits.values():
+        exact += [scores.classes, *(score.calibration for score in scores.scores.values())]
+        exact += [scores.metrics, scores.curves, scores.subgroups]
+    return any(exact)
 
 
 def _are_labels(indices: Iterable[str], labels: Sequence[str] | None) -> bool:
