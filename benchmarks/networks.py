@@ -30,6 +30,20 @@ def conv(inputs: int, outputs: int, stride: int = 1, norm: type[nn.Module] = nn.
     return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), norm(outputs), nn.ReLU(inplace=True))
 
 
+class PlainNetwork(nn.Sequential):
+    """Three convolutions and a hidden layer: about 50,000 parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block1 = conv(1, 16)
+        self.block2 = conv(16, 32)
+        self.pool = nn.MaxPool2d(2)
+        self.block3 = conv(32, 32)
+        self.flatten = nn.Flatten()
+        self.hidden = nn.Sequential(nn.Linear(32 * 4 * 4, 64), nn.ReLU())
+        self.head = nn.Linear(64, 10)
+
+
 class PlainCNN(nn.Module):
     """Fifteen convolutions in four stages, their mean and a hidden layer: 17 stitch points."""
 

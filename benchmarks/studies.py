@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from networks import PlainNetwork
 from torch import nn
 
 from suture_local import digits, heart
@@ -23,7 +24,7 @@ def digits_study() -> Study:
         return {party: PartySamples(own.inputs, own.labels, own.split) for party, own in divided_digits.items()}
 
     def networks(design: int, seed: int) -> nn.Module:
-        return untrained((digits.PlainNetwork, digits.ResidualNetwork)[design], seed)
+        return untrained((PlainNetwork, digits.ResidualNetwork)[design], seed)
 
     return Study("digits", "classification", digits.LABELS, digits.PARTIES, divide, networks=networks)
 

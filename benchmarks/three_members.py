@@ -18,7 +18,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from common import write_json
-from networks import DIGITS, PlainCNN, as_member, train
+from networks import DIGITS, PlainCNN, PlainNetwork, as_member, train
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -94,7 +94,7 @@ def measure(seed: int, steps: int) -> list[dict[str, Any]]:
     datasets = parties(seed)
     torch.manual_seed(seed)
     nets: list[nn.Module] = [
-        untrained(digits.PlainNetwork, seed),
+        untrained(PlainNetwork, seed),
         untrained(digits.ResidualNetwork, seed),
         PlainCNN(widths=(12, 24, 36), depths=(2, 2, 2)),
     ]

@@ -108,20 +108,6 @@ class SmallNetwork(nn.Sequential):
         self.head = nn.Linear(12, 10)
 
 
-class PlainNetwork(nn.Sequential):
-    """Three convolutions and a hidden layer: about 50,000 parameters."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.block1 = _conv(1, 16)
-        self.block2 = _conv(16, 32)
-        self.pool = nn.MaxPool2d(2)
-        self.block3 = _conv(32, 32)
-        self.flatten = nn.Flatten()
-        self.hidden = nn.Sequential(nn.Linear(32 * 4 * 4, 64), nn.ReLU())
-        self.head = nn.Linear(64, 10)
-
-
 class ResidualNetwork(nn.Module):
     """A residual network of two stages and a hidden layer: about 110,000 parameters."""
 

@@ -183,10 +183,6 @@ class Installation:
         self.processes.wait_until(link.exists, "until the console has a link", seconds=_START_SECONDS)
         return link
 
-    def stop_site(self, party: str) -> None:
-        """Stop the party's site."""
-        self.processes.stop(f"{party}'s site")
-
     def wait_until_online(self, *parties: str) -> None:
         """Wait until the hub has heard from the sites of these parties."""
         with Connection(self.url, self.token(parties[0]), attempts=1, timeout=5) as hub:

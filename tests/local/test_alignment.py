@@ -8,6 +8,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 import torch
+from benchmarks.networks import PlainNetwork
 from torch import nn
 
 from suture_local import digits
@@ -21,7 +22,7 @@ NETWORKS = {
     "residual images": (lambda: nets.network("classification", 1, (3, 16, 16), 3, seed=0), (3, 16, 16)),
     "masks": (lambda: nets.network("segmentation", 0, (1, 32, 32), 2, seed=0), (1, 32, 32)),
     "large masks": (lambda: nets.network("segmentation", 1, (3, 96, 96), 2, seed=0), (3, 96, 96)),
-    "digits": (lambda: untrained(digits.PlainNetwork, 0), (1, 8, 8)),
+    "digits": (lambda: untrained(PlainNetwork, 0), (1, 8, 8)),
     "residual digits": (lambda: untrained(digits.ResidualNetwork, 0), (1, 8, 8)),
 }
 

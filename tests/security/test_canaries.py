@@ -264,7 +264,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
         for hub in hubs.values():
             hub.connection.close()
         for party in recorders:
-            here.stop_site(party)
+            here.processes.stop(f"{party}'s site")
     for recorder in recorders.values():
         recorder.close()
     return Played(root, recorders, ended)

@@ -12,12 +12,14 @@ import torch
 from tests.stitching.networks import LABELS, SHAPE, Tokens, UNet, dataset, deep, images, masks, member, plain
 from torch import nn
 
+from suture_contract.compatibility import ensemble_output
 from suture_contract.documents import CandidateSet
 from suture_contract.errors import Cancelled, SutureError
 from suture_contract.model.format import check_against, check_file
 from suture_contract.model.metadata import ModelMetadata, TrainingData
 from suture_stitching.data import ArrayDataset
-from suture_stitching.ensemble.compose import compose, input_spec, output_spec
+from suture_stitching.ensemble.compose import compose
+from suture_stitching.ensemble.members import shared_input
 from suture_stitching.evaluation.evaluate import evaluate
 from suture_stitching.evaluation.select import choose
 from suture_stitching.fitting import refine
@@ -138,8 +140,8 @@ def test_every_candidate_composed_equals_the_one_evaluated(
     metadata = ModelMetadata(
         schema_="suture.model/1",
         task="classification",
-        inputs={"x": input_spec(pair)},
-        outputs={"y": output_spec(pair, fitted)},
+        inputs={"x": shared_input(pair)},
+        outputs={"y": ensemble_output([member.metadata for member in pair], fitted.candidates.labels)},
         labels=fitted.candidates.labels,
         license="Apache-2.0",
     )
@@ -149,8 +151,8 @@ def test_every_candidate_composed_equals_the_one_evaluated(
 def test_a_composed_model_is_stitched_again(pair: list[Member], fitted: FitResult, tmp_path: Path) -> None:
     chosen = fitted.candidates.candidates[-1]
     composed = compose(pair, fitted, chosen.id)
-    outputs = {"y": output_spec(pair, fitted)}
-    metadata = pair[0].metadata.model_copy(update={"outputs": outputs, "inputs": {"x": input_spec(pair)}})
+    outputs = {"y": ensemble_output([member.metadata for member in pair], fitted.candidates.labels)}
+    metadata = pair[0].metadata.model_copy(update={"outputs": outputs, "inputs": {"x": shared_input(pair)}})
     save(composed.graph, composed.tensors, tmp_path / "stitched.safetensors")
     again = Member(load(tmp_path / "stitched.safetensors"), metadata, pair[0].ref.model_copy(update={"repo": "a/b"}))
     third = member(plain(width=4), tmp_path, "east/net", seed=5)

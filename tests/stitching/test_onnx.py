@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from suture.cli.app import app
+from suture_contract.compatibility import ensemble_output
 from suture_contract.errors import SutureError
 from suture_contract.exit_codes import ExitCode
-from suture_stitching.ensemble.compose import compose, input_spec, output_spec
+from suture_stitching.ensemble.compose import compose
+from suture_stitching.ensemble.members import shared_input
 from suture_stitching.fitting.fit import FitOptions, fit
 from suture_stitching.formats.onnx import OnnxExported, export_onnx
 from suture_stitching.portable.export import export
@@ -131,7 +133,10 @@ def test_a_stitched_ensemble_with_its_labels(tmp_path: Path) -> None:
     )
     composed = compose(members, fitted, candidate.id)
     metadata = members[0].metadata.model_copy(
-        update={"inputs": {"image": input_spec(members)}, "outputs": {"p": output_spec(members, fitted)}}
+        update={
+            "inputs": {"image": shared_input(members)},
+            "outputs": {"p": ensemble_output([member.metadata for member in members], fitted.candidates.labels)},
+        }
     )
     written = export_onnx(composed, tmp_path / "stitched.onnx", metadata=metadata)
     x = torch.from_numpy(images(20, seed=3)[0])

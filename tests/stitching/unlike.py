@@ -12,11 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from suture_contract.compatibility import ensemble_output
 from suture_contract.model.format import check_against, check_file
 from suture_contract.model.metadata import MemberRef, ModelMetadata
 from suture_stitching.data import ArrayDataset, Dataset
-from suture_stitching.ensemble.compose import compose, input_spec, output_spec
-from suture_stitching.ensemble.members import batches
+from suture_stitching.ensemble.compose import compose
+from suture_stitching.ensemble.members import batches, shared_input
 from suture_stitching.fitting.fit import FitOptions, FitResult, Member
 from suture_stitching.objectives import objective_of
 from suture_stitching.portable.export import export
@@ -278,8 +279,8 @@ def loaded(members: list[Member], result: FitResult, id: str, data: Dataset, fol
     metadata = ModelMetadata(  # type: ignore[call-arg]
         schema="suture.model/1",
         task=data.task,
-        inputs={"x": input_spec(members)},
-        outputs={"y": output_spec(members, result)},
+        inputs={"x": shared_input(members)},
+        outputs={"y": ensemble_output([member.metadata for member in members], result.candidates.labels)},
         labels=result.candidates.labels,
         license="Apache-2.0",
     )

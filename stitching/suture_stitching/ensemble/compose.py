@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from suture_contract.compatibility import ensemble_output
 from suture_contract.documents import Candidate
 from suture_contract.model.graph import TENSOR, Ref, prune
-from suture_contract.model.metadata import InputSpec, OutputSpec
 from suture_stitching.ensemble.fitted import FitResult
-from suture_stitching.ensemble.members import Member, shared_input
+from suture_stitching.ensemble.members import Member
 from suture_stitching.ensemble.merge import Merge
 from suture_stitching.objectives import objective_of
 from suture_stitching.portable.runtime import PortableModel
 
 
 def compose(members: Sequence[Member], fitted: FitResult, candidate_id: str) -> PortableModel:
-    """Return the candidate as one model that reads `input_spec(members)` and gives `output_spec(...)`.
+    """Return the candidate as one model, whose `suture.json` is that of `describe_ensemble` (`suture_contract`).
 
-    Its output is that of the candidate evaluated piece by piece, to rounding. Write it with `portable.runtime.save`.
+    It reads the members' `shared_input`, before anyone's preprocessing. Its output is that of the candidate evaluated
+    piece by piece, to rounding. Write it with `portable.runtime.save`.
     Raises `SutureError` (`candidate.unknown`, `candidates.*`).
     """
     candidate = fitted.candidate(candidate_id)
@@ -47,13 +46,3 @@ def outputs_of(merge: Merge, fitted: FitResult, candidates: Sequence[Candidate])
         )
         for candidate in candidates
     )
-
-
-def input_spec(members: Sequence[Member]) -> InputSpec:
-    """Return what a composed model reads: the ensemble's input, before anyone's preprocessing."""
-    return shared_input(members)
-
-
-def output_spec(members: Sequence[Member], fitted: FitResult) -> OutputSpec:
-    """Return what a composed model gives: probabilities of the ensemble's labels, or values."""
-    return ensemble_output([member.metadata for member in members], fitted.candidates.labels)
