@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias
+from typing import Annotated, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Epsilon: TypeAlias = Annotated[float, Field(gt=0, le=50, allow_inf_nan=False)]
 Delta: TypeAlias = Annotated[float, Field(gt=0, lt=0.1, allow_inf_nan=False)]
@@ -21,3 +21,23 @@ class Privacy(BaseModel):
 
     epsilon: Epsilon
     delta: Delta
+
+
+class NoiseTerms(BaseModel):
+    """What noise protects each patient with: `epsilon` and `delta` together, or neither where there is none."""
+
+    epsilon: Epsilon | None = None
+    delta: Delta | None = None
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if (self.epsilon is None) != (self.delta is None):
+            raise ValueError("epsilon and delta belong together")
+        return self
+
+    @property
+    def privacy(self) -> Privacy | None:
+        """What the noise promises; None without noise."""
+        if self.epsilon is None or self.delta is None:
+            return None
+        return Privacy(epsilon=self.epsilon, delta=self.delta)

@@ -25,7 +25,7 @@ from suture_contract.files import can_lock, decoded, telling, trouble
 from suture_contract.model.metadata import Name
 from suture_contract.model.operators import ATEN
 from suture_contract.naming import did_you_mean, problems_of, shown
-from suture_contract.privacy import Delta, Epsilon, Privacy
+from suture_contract.privacy import NoiseTerms
 from suture_contract.strict import StrictNumbers
 from suture_stitching.data.spec import DatasetSpec
 
@@ -144,11 +144,12 @@ def _check_operator(name: str) -> str:
     return name
 
 
-class Rule(_Closed):
+class Rule(_Closed, NoiseTerms):
     """`[[policy.allow]]`: these parties may do this with these datasets. What no rule allows is declined.
 
-    A rule says whose models it trusts (`members_from`, `signed_by`) or what noise protects patients (`epsilon`,
-    `delta`); one that says neither is not in force. Other limits that are left out allow whatever Suture does.
+    A rule says whose models it trusts (`members_from`, `signed_by`) or what noise protects each patient (`epsilon`,
+    `delta`: on all that is computed on patients, per job or contribution); one that says neither is not in force. Other
+    limits that are left out allow whatever Suture does.
     """
 
     parties: Annotated[tuple[Name, ...], Field(min_length=1)]
@@ -167,29 +168,17 @@ class Rule(_Closed):
     contributions_per_month: Annotated[int, Field(ge=0)] | None = None
     #: Patients that a split must have for its moments to be contributed; at least those of `[policy]`.
     min_samples: Annotated[int | None, Field(ge=2, validation_alias=_MIN_PATIENTS)] = None
-    #: Noise on all that is computed on patients: each patient is protected with these, per job, or contribution.
-    epsilon: Epsilon | None = None
-    delta: Delta | None = None
     approval: Literal["automatic", "ask"] = "automatic"
     release: Literal["automatic", "manual"] = "automatic"
 
     @model_validator(mode="after")
     def _limits_of_contributions(self) -> Rule:
-        if (self.epsilon is None) != (self.delta is None):
-            raise ValueError("epsilon and delta belong together")
         limits = (self.contributions_per_month, self.min_samples)
         if self.actions != ("contribute",) and any(limit is not None for limit in limits):
             raise ValueError(
                 'contributions_per_month and min_patients are for a rule of its own, with actions = ["contribute"]'
             )
         return self
-
-    @property
-    def privacy(self) -> Privacy | None:
-        """What noise promises under this rule; None where there is none."""
-        if self.epsilon is None or self.delta is None:
-            return None
-        return Privacy(epsilon=self.epsilon, delta=self.delta)
 
 
 class PolicyConfig(_Closed):

@@ -31,7 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapte
 
 from suture_contract.errors import SutureError
 from suture_contract.model.metadata import Name, Trusted
-from suture_contract.privacy import Privacy
+from suture_contract.privacy import NoiseTerms
 from suture_stitching.data.spec import DatasetSpec
 from suture_worker import files
 from suture_worker.leased_task import Identifier, LeasedTask
@@ -57,7 +57,7 @@ class Assignment(_Closed):
     dataset: Name | None = None
 
 
-class Terms(_Closed):
+class Terms(_Closed, NoiseTerms):
     """On what terms a rule lets patients be looked at: fewest of a split, and noise that protects each of them.
 
     `share` is the part of the job's account of noise that this task may spend. Without noise, `trusted` are those whose
@@ -65,17 +65,8 @@ class Terms(_Closed):
     """
 
     min_samples: int
-    epsilon: float | None = None
-    delta: float | None = None
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
     trusted: tuple[Trusted, ...] | None = None
-
-    @property
-    def privacy(self) -> Privacy | None:
-        """What the noise promises; None without noise."""
-        if self.epsilon is None or self.delta is None:
-            return None
-        return Privacy(epsilon=self.epsilon, delta=self.delta)
 
 
 class Run(_Closed):
