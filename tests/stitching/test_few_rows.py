@@ -71,6 +71,18 @@ def test_a_stitch_of_few_rows_is_that_of_second_moments(rows: int) -> None:
         torch.testing.assert_close(one.weight.double(), other.weight, rtol=1e-2, atol=3e-4)
 
 
+@pytest.mark.parametrize("scale", [1e-13, 1e13])
+def test_a_stitch_does_not_depend_on_the_scale_of_features(scale: float) -> None:
+    train, held_out = drawn(120, 2), drawn(90, 3)
+    wanted = SourceOfRows(FewRows.of(train), X, FewRows.of(held_out)).to(Y)
+    scaled = SourceOfRows(FewRows.of(train * scale), X, FewRows.of(held_out * scale)).to(Y)
+    assert scaled.ridge == wanted.ridge
+    assert scaled.r2 == pytest.approx(wanted.r2, abs=1e-4)
+    torch.testing.assert_close(scaled.weight, wanted.weight, rtol=1e-2, atol=3e-4)
+    assert FewRows.of(train * scale).finite.all()
+    assert not FewRows.of(train * 1e18).finite.any()
+
+
 @pytest.mark.parametrize("dominant", [1.0, 1e4, 1e5])
 def test_r2_from_rows_is_that_of_the_predictions(dominant: float) -> None:
     """Also where one feature is so large that float32 would lose the others beside it."""

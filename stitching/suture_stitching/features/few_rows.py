@@ -75,8 +75,8 @@ class FewRows:
 
     @property
     def finite(self) -> Tensor:
-        """Which of the `D` features were finite in all rows."""
-        return torch.isfinite(self.mean)
+        """Which of the `D` features were finite in all rows, and their products can be."""
+        return torch.isfinite(self.mean) & torch.isfinite(self.rows.square().sum(0) * self.rows.shape[1])
 
     def select(self, *columns: slice) -> FewRows:
         """Return what is known of these columns alone, in this order."""

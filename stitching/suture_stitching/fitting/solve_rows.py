@@ -80,7 +80,7 @@ class SourceOfRows:
             between = squares(along.T).double()
             self._targets[key] = _Target(
                 along,
-                linear=self._roots * (crossed * self._projected).sum(0, dtype=torch.float64) / n,
+                linear=self._roots * (crossed.double() * self._projected).sum(0) / n,  # cubes of features
                 quadratic=torch.outer(self._roots, self._roots) * between * self._inner,
                 between=between,
                 step=(held_out.mean - self._train.mean)[target],
