@@ -44,20 +44,22 @@ class Shared:
     """Threads that those callers share who have lately used much of a processor, however many they are.
 
     An answer passes between threads many times, and waits each time for Python's lock, about as long as there are
-    threads that keep it: so these are few. Who uses little, as most do, does not wait here.
+    threads that keep it: so these are few. Who uses little, as most do, does not wait here. What may take minutes, such
+    as a check of a large model in a slow store, has as many of its own: no heartbeat of a busy party waits behind it.
     """
 
     def __init__(self) -> None:
-        self._threads = CapacityLimiter(SHARED)
+        self._threads, self._long_threads = CapacityLimiter(SHARED), CapacityLimiter(SHARED)
         self._counting = threading.Lock()
         #: Seconds of the present span of time, and of the one before.
         self._now, self._before = dict[int | str, float](), dict[int | str, float]()
         self._since = time.monotonic()
 
     @asynccontextmanager
-    async def of(self, who: int | str) -> AsyncIterator[None]:
+    async def of(self, who: int | str, *, long: bool) -> AsyncIterator[None]:
         """Wait until there is a thread for a party (its id), or for somebody unknown (the address)."""
-        async with self._threads if self._used(who) > MUCH else nullcontext():
+        threads = self._long_threads if long else self._threads
+        async with threads if self._used(who) > MUCH else nullcontext():
             yield
 
     @contextmanager
@@ -100,7 +102,7 @@ class Checks:
             with self._running.track_inprogress(), self._shared.counted(party_id):
                 return check()
 
-        async with self._turns.setdefault(party_id, Lock()), self._shared.of(party_id):
+        async with self._turns.setdefault(party_id, Lock()), self._shared.of(party_id, long=True):
             return await to_thread.run_sync(run, limiter=self._all)
 
 
@@ -110,15 +112,16 @@ class Turns:
     However much of a processor each of them takes, there is a thread, and time, for everybody else.
     """
 
-    def __init__(self, each: int, shared: Shared) -> None:
-        self._each, self._shared, self._limiters = each, shared, dict[int | str, CapacityLimiter]()
+    def __init__(self, each: int, shared: Shared, *, long: bool) -> None:
+        self._each, self._shared, self._long = each, shared, long
+        self._limiters = dict[int | str, CapacityLimiter]()
 
     @asynccontextmanager
     async def of(self, who: int | str) -> AsyncIterator[None]:
         """Wait until it is the turn of a party (its id), or of somebody unknown (the address)."""
         limiter = self._limiters.setdefault(who, CapacityLimiter(self._each))
         try:
-            async with limiter, self._shared.of(who):
+            async with limiter, self._shared.of(who, long=self._long):
                 yield
         finally:
             if not limiter.borrowed_tokens and not limiter.statistics().tasks_waiting:
@@ -158,7 +161,8 @@ class HubContext:
     def __post_init__(self) -> None:
         self.database.after_commit(self._committed)
         self.checks = Checks(self.metrics.checks, self.shared)
-        self.turns, self.rebuilding = Turns(REQUESTS, self.shared), Turns(REBUILDS, self.shared)
+        self.turns = Turns(REQUESTS, self.shared, long=False)
+        self.rebuilding = Turns(REBUILDS, self.shared, long=True)
         self.signing_in = CapacityLimiter(SIGN_INS)
         wanted = self.settings
         self.limits = RateLimits(wanted.requests_per_minute, wanted.wrong_tokens, wanted.wrong_tokens_seconds)

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from tests.service.jobs import refusal
+
+from suture_service import hub
+from suture_service.models import publishing
 
 
 def put_fit(world, task, *, candidates=None, stitches=None):
@@ -31,6 +36,30 @@ def test_tasks_are_leased_oldest_first_by_any_site_of_the_party(world):
     other = type(world.north)(world.client, second)
     assert world.sites["north"].lease()["job"]["id"] == jobs[0]
     assert other.lease()["job"]["id"] == jobs[1]
+
+
+def test_a_busy_party_is_heard_while_large_models_of_others_are_checked(world, leased, monkeypatch):
+    """Its lease would lapse: of a slow store, a check may take minutes."""
+    check, running, go_on = publishing.check_model, threading.Semaphore(0), threading.Event()
+
+    def slowly(files):
+        running.release()
+        go_on.wait(60)
+        return check(files)
+
+    monkeypatch.setattr(publishing, "check_model", slowly)
+    monkeypatch.setattr(hub, "MUCH", -1.0)  # all have used much of late
+    with ThreadPoolExecutor(3) as pool:
+        owners = {"south/large": world.south, "east/large": world.east}
+        others = [pool.submit(owner.publish, name) for name, owner in owners.items()]
+        try:
+            for _ in others:
+                assert running.acquire(timeout=60)
+            heard = pool.submit(world.sites["north"].tell, leased[1], "heartbeat")
+            assert heard.result(30).status_code == 200
+        finally:
+            go_on.set()
+        assert {other.result(60).status_code for other in others} == {201}
 
 
 @pytest.mark.parametrize("sign", ["heartbeat", "progress"])
