@@ -112,3 +112,25 @@ class Turned(nn.Module):
 def test_what_is_not_known_is_said() -> None:
     with pytest.raises(alignment.NotAligned, match="flip"):
         alignment.aligned(Turned(), Turned())
+
+
+class Twice(nn.Module):
+    """Has one layer at two places: called twice, or by weights that are shared."""
+
+    def __init__(self, *, tied: bool) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+        self.third = nn.Linear(8, 8) if tied else self.second
+        self.third.weight = self.second.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return two values for each sample."""
+        for layer in (self.first, self.second, self.third):
+            x = layer(x).relu()
+        return self.last(x)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_weights_at_two_places_are_not_put_into_two_orders(tied: bool) -> None:
+    with pytest.raises(alignment.NotAligned, match="used at two places"):
+        alignment.aligned(Twice(tied=tied), Twice(tied=tied))

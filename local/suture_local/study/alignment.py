@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import operator
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -132,6 +133,7 @@ def _layers(module: nn.Module) -> _Layers:
     except Exception as error:  # whatever a network's own code raises when it is traced
         raise NotAligned(f"the network cannot be traced: {error}") from error
     layers, values, modules = _Layers(), dict[fx.Node, _Channels | None](), dict(module.named_modules())
+    _check_used_once(module, graph)
     for node in graph.nodes:
         sources = [values[source] for source in node.all_input_nodes]
         if node.op == "placeholder":
@@ -151,6 +153,16 @@ def _layers(module: nn.Module) -> _Layers:
         else:
             raise NotAligned(f"{node.op} {node.target} is not known")
     return layers
+
+
+def _check_used_once(module: nn.Module, graph: fx.Graph) -> None:
+    """Raise `NotAligned` where weights are used at two places: their units would need one order for both."""
+    times = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
+    twice = next((name for name, n in times.items() if n > 1 and [*module.get_submodule(name).parameters()]), None)
+    every = list(module.named_parameters(remove_duplicate=False))
+    if twice is None and len({id(weight) for _, weight in every}) == len(every):
+        return
+    raise NotAligned(f"{twice or 'weights of one layer'} used at two places")
 
 
 def _axis(node: fx.Node) -> Any:
