@@ -382,11 +382,17 @@ def test_people_sign_in_at_the_identity_provider(browser, start):
             assert (cookie["name"], cookie["sameSite"]) == ("suture", "Strict")
             page.get_by_role("main").get_by_role("button", name="Sign out").click()
             page.wait_for_url("**/-/sign-in")
-            # Somebody whom no party knows, and a provider that is away.
+            # Somebody whom no party knows.
             provider.claims = {"sub": "user-2"}
             page.get_by_role("link", name="Sign in at 127.0.0.1").click()
             page.get_by_text("no party here knows you").wait_for()
-            provider.down = True
+
+
+def test_people_read_that_the_identity_provider_is_away(browser, start):
+    with Provider() as provider:
+        world = start(oidc_issuer=provider.url, oidc_client_id=Provider.CLIENT)
+        provider.down = True
+        with served(world.client.app) as address, opened(browser, address) as page:
             page.goto("/-/sign-in/provider")
             page.get_by_text("identity provider does not answer").wait_for()
 
