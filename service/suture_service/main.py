@@ -76,6 +76,8 @@ _TAGS = [
 ]
 #: How long requests in progress may take to end when the hub is told to stop.
 GRACE_SECONDS = 20
+#: And so long requests that are cancelled then may take to remove what they had begun to store.
+CLEANING_SECONDS = 5
 # For how long a thread keeps Python to itself while others wait, in seconds. An answer changes hands many times,
 # and waits each time for every thread that parses or checks what others sent: with the usual 0.005, for seconds.
 _SWITCH_SECONDS = 0.0005
@@ -192,6 +194,9 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         self.hub.close()
         await super().shutdown(sockets)  # type: ignore[arg-type]
+        # It waits for nobody whom it has cancelled, and ends the process by the signal that it got.
+        if cancelled := list(self.server_state.tasks):
+            await asyncio.wait(cancelled, timeout=CLEANING_SECONDS)
 
 
 @dataclass(frozen=True)

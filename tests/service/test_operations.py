@@ -210,10 +210,10 @@ main.serve(Settings(database_url=given["database"], store=given["store"]), port=
 class Process:
     """A hub in a process of its own; with `constants` such as `suture_service.main.GRACE_SECONDS` of other values.
 
-    `descriptors` are all that it may have.
+    `descriptors` are all that it may have; `first` is what it runs before anything else.
     """
 
-    def __init__(self, settings, *, constants=None, descriptors=None, **tls):
+    def __init__(self, settings, *, constants=None, descriptors=None, first="", **tls):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -221,7 +221,7 @@ class Process:
         given |= {"constants": constants or {}, **tls}
         self.url = f"{'https' if tls else 'http'}://localhost:{self.port}"
         self.trust = ssl.create_default_context(cafile=tls["cert"]) if tls else NOBODY
-        command = [sys.executable, "-c", _SERVE, json.dumps(given)]
+        command = [sys.executable, "-c", first + _SERVE, json.dumps(given)]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ})
         if descriptors is not None:
             psutil.Process(self.process.pid).rlimit(psutil.RLIMIT_NOFILE, (descriptors, descriptors))
@@ -362,11 +362,24 @@ def files(settings):
     return [path for path in Path(settings.store).rglob("*") if path.is_file()]
 
 
+#: A disk that takes its time.
+_SLOW = """
+import asyncio
+from suture_service.storage.folder import FolderFile
+
+async def discard(file):
+    await asyncio.sleep(0.5)
+    file.remove()
+
+FolderFile.discard = discard
+"""
+
+
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_stopping_lets_an_upload_finish_and_one_that_stalls_vanish(running, handmade):
     settings, token = running
     headers = {"Authorization": f"Bearer {token}"}
-    with Process(settings, constants={"suture_service.main.GRACE_SECONDS": 4}) as hub:
+    with Process(settings, constants={"suture_service.main.GRACE_SECONDS": 4}, first=_SLOW) as hub:
         finishing, stalling = Upload(hub, token, handmade, "whole"), Upload(hub, token, handmade, "half")
         until(lambda: sum(path.stat().st_size > MB for path in files(settings)) == 2)
         hub.stop()
