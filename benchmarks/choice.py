@@ -20,7 +20,6 @@ evaluations in a second. Trains as `study.py` does.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, fields, replace
@@ -35,7 +34,7 @@ from older_rule import Older
 from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
-from studies import CARRIED, cells_study
+from studies import asked_for, studies_of
 
 from suture_contract.documents import CandidateSet, Evaluation
 from suture_contract.errors import SutureError
@@ -242,28 +241,15 @@ def interval_text(values: Any) -> str:
 
 def main() -> int:
     """Run the benchmark and print its table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("studies", nargs="+", choices=[*CARRIED, "cells"])
-    parser.add_argument("--data", type=Path, help="folder with the cells' images")
-    parser.add_argument("--seeds", type=int, default=5, help="two at least")
-    parser.add_argument("--first", type=int, default=0, help="the first of the seeds")
-    parser.add_argument("--epochs", type=int, help="of each training, by default those of the kind of data")
-    parser.add_argument("--kept", type=Path, required=True, help="evaluations are kept in this folder")
-    parser.add_argument("--json", type=Path, help="also write the results here")
-    options = parser.parse_args()
-    if options.data is None and "cells" in options.studies:
-        parser.error("cells need --data FOLDER")
-    if options.seeds < 2:
-        parser.error("--seeds: an interval over seeds needs two")
+    options = asked_for(__doc__, least_seeds=2)
     torch.set_num_threads(1)  # figures do not depend on the machine's cores
     console, every = Console(width=180), {}
     head = ("mean", "regret", "optimism", "beyond own", "at home", "elsewhere", "surely lost")
     table = Table("study", "chosen by", *head)
-    for name in options.studies:
-        study = cells_study(options.data) if name == "cells" else CARRIED[name]()
+    for name, study, seeds in studies_of(options):
         rows = rows_of(study)
         worths: dict[str, list[list[Worth]]] = {row: [] for row in rows}
-        for seed in range(options.first, options.first + options.seeds):
+        for seed in seeds:
             for row, (way, rule) in rows.items():
                 asked = kept(study, seed, options.kept, way, options.epochs).asked
                 worths[row].append([worth(own, rule(own)) for own in asked])

@@ -20,7 +20,6 @@ estimate from validation data alone, which half of the patients choose for and t
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -37,7 +36,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from safetensors.numpy import load_file
-from studies import CARRIED, cells_study
+from studies import asked_for, studies_of
 
 from suture_contract.documents import Candidate
 from suture_local.study.data import Study
@@ -212,24 +211,13 @@ def _scores(folder: Path, parties: Sequence[str]) -> dict[str, Floats] | None:
 
 def main() -> int:
     """Run the benchmark and print its table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("studies", nargs="+", choices=[*CARRIED, "cells"])
-    parser.add_argument("--data", type=Path, help="folder with the cells' images")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--first", type=int, default=0, help="the first of the seeds")
-    parser.add_argument("--epochs", type=int, help="of each training, by default those of the kind of data")
-    parser.add_argument("--kept", type=Path, required=True, help="evaluations are kept in this folder")
-    parser.add_argument("--json", type=Path, help="also write the results here")
-    options = parser.parse_args()
-    if options.data is None and "cells" in options.studies:
-        parser.error("cells need --data FOLDER")
+    options = asked_for(__doc__)
     torch.set_num_threads(1)  # figures do not depend on the machine's cores
     console, every = Console(width=160), {}
     table = Table("study", "rule", "regret", "optimism", "at home", "elsewhere", "surely lost", "chosen as today")
-    for name in options.studies:
-        study = cells_study(options.data) if name == "cells" else CARRIED[name]()
+    for name, study, seeds in studies_of(options):
         rows, own, looks = defaultdict(list), [], []
-        for seed in range(options.first, options.first + options.seeds):
+        for seed in seeds:
             cases = cases_of(study, seed, options.kept, options.epochs)
             own.append(100 * np.mean([optimism_of_own(case.asked) for case in cases]))
             if all(case.scores is not None for case in cases):

@@ -12,7 +12,6 @@ What is done is kept in FOLDER, the same as that of `choice.py`.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,7 @@ from choice import Asked, chosen_today, kept, restricted
 from common import over_seeds, write_json
 from rich.console import Console
 from rich.table import Table
-from studies import CARRIED, cells_study
+from studies import asked_for, studies_of
 
 from suture_contract.documents import Candidate
 from suture_local.study.data import Study
@@ -86,31 +85,20 @@ def add_rows(table: Table, study: str, runs: Sequence[Mapping[str, Sequence[Cell
 
 def main() -> int:
     """Run the benchmark and print its table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("studies", nargs="+", choices=[*CARRIED, "cells"])
-    parser.add_argument("--data", type=Path, help="folder with the cells' images")
-    parser.add_argument("--seeds", type=int, default=5, help="two at least")
-    parser.add_argument("--epochs", type=int, help="of each training, by default those of the kind of data")
-    parser.add_argument("--kept", type=Path, required=True, help="evaluations are kept in this folder")
-    parser.add_argument("--json", type=Path, help="also write the results here")
-    options = parser.parse_args()
-    if options.data is None and "cells" in options.studies:
-        parser.error("cells need --data FOLDER")
-    if options.seeds < 2:
-        parser.error("--seeds: an interval over seeds needs two")
+    options = asked_for(__doc__, least_seeds=2)
     torch.set_num_threads(1)  # figures do not depend on the machine's cores
     console, every = Console(width=140), {}
     table = Table("study", "model", "at home", "elsewhere", "mean", "above ours", "surely lost at home")
-    for name in options.studies:
-        study, runs = cells_study(options.data) if name == "cells" else CARRIED[name](), []
-        for seed in range(options.seeds):
+    for name, study, seeds in studies_of(options):
+        runs = []
+        for seed in seeds:
             runs.append(measured(study, seed, options.kept, options.epochs))
             console.print(f"{name}, seed {seed} done", style="dim")
         every[name] = runs
         add_rows(table, name, runs)
     console.print(table)
     if options.json is not None:
-        write_json(options.json, "recipes", every, seeds=options.seeds, epochs=options.epochs)
+        write_json(options.json, "recipes", every, seeds=options.seeds, first=options.first, epochs=options.epochs)
     return 0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
 from networks import PlainNetwork
@@ -48,3 +50,28 @@ def cells_study(folder: Path) -> Study:
 
 #: The studies whose data the packages carry, by name.
 CARRIED = {"digits": digits_study, "heart": heart_study}
+
+
+def asked_for(description: str | None, *, least_seeds: int = 1) -> argparse.Namespace:
+    """Return what a benchmark of the choice is asked for: `studies`, `data`, `seeds`, `epochs`, `kept`, `json`."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("studies", nargs="+", choices=[*CARRIED, "cells"])
+    parser.add_argument("--data", type=Path, help="folder with the cells' images")
+    parser.add_argument("--seeds", type=int, default=5, help=f"{least_seeds} at least")
+    parser.add_argument("--first", type=int, default=0, help="the first of the seeds")
+    parser.add_argument("--epochs", type=int, help="of each training, by default those of the kind of data")
+    parser.add_argument("--kept", type=Path, required=True, help="evaluations are kept in this folder")
+    parser.add_argument("--json", type=Path, help="also write the results here")
+    options = parser.parse_args()
+    if options.data is None and "cells" in options.studies:
+        parser.error("cells need --data FOLDER")
+    if options.seeds < least_seeds:
+        parser.error(f"--seeds: {least_seeds} are needed at least, for an interval over them")
+    return options
+
+
+def studies_of(options: argparse.Namespace) -> Iterator[tuple[str, Study, range]]:
+    """Yield each study that was `asked_for`, by its name, with its seeds."""
+    for name in options.studies:
+        study = cells_study(options.data) if name == "cells" else CARRIED[name]()
+        yield name, study, range(options.first, options.first + options.seeds)

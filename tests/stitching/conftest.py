@@ -12,9 +12,11 @@ import torch.nn.functional as F
 from tests.stitching.networks import deep, member, plain
 from torch import Tensor, nn
 
+from suture_stitching.ensemble import members
 from suture_stitching.ensemble.members import Member
 from suture_stitching.portable.export import export
 from suture_stitching.portable.runtime import PortableModel, load
+from suture_stitching.running import checkpoint
 
 
 class Residual(nn.Module):
@@ -268,3 +270,11 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> list[Member]:
     """Two members of different architecture for the same task."""
     folder = tmp_path_factory.mktemp("members")
     return [member(plain(), folder, seed=1), member(deep(), folder, "south/net", seed=2)]
+
+
+@pytest.fixture
+def small_batches_and_frequent_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few samples are several batches, and each part of a fit is kept when it is done: there is much to kill."""
+    monkeypatch.setattr(members, "_LARGEST_BATCH", 16)
+    monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint, "_WRITING_SHARE", float("inf"))

@@ -24,13 +24,7 @@ from suture_stitching.running.progress import Progress
 
 OPTIONS = FitOptions(refine_steps=6, refine_candidates=2, max_matches=2)
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(autouse=True)
-def small_batches_and_frequent_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(members, "_LARGEST_BATCH", 16)
-    monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
-    monkeypatch.setattr(checkpoint, "_WRITING_SHARE", float("inf"))
+pytestmark = pytest.mark.usefixtures("small_batches_and_frequent_parts")
 
 
 @pytest.fixture(scope="module")

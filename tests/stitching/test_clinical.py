@@ -54,6 +54,14 @@ def measured(probabilities: np.ndarray, truth: np.ndarray, patients: np.ndarray 
     return {name: value for name, (value,) in every.items() if value is not None}
 
 
+def report_to_north(fitted, evaluation):
+    """The report where north asked and evaluated alone."""
+    evaluations = {"north": evaluation}
+    choice = choose(fitted.candidates, evaluations, requester="north")
+    parties = ["north", "south"]
+    return build(fitted.candidates, evaluations, choice, requester="north", parties_of_members=parties, job="job")
+
+
 def test_two_labels_are_measured_as_a_reference_measures_them():
     probabilities, truth = drawn(300, 2)
     said, positive = probabilities.argmax(1), probabilities[:, 1]
@@ -169,16 +177,7 @@ def test_an_evaluation_measures_every_candidate_and_the_report_its_rows(pair, da
     ensemble = compose(pair, fitted, "c02")(x).double().numpy()
     auroc = np.mean([sklearn.metrics.roc_auc_score(y == k, ensemble[:, k]) for k in range(3)])
     assert test.metrics["auroc"]["c02"].value == pytest.approx(auroc, abs=1e-5)
-    choice = choose(fitted.candidates, {"north": evaluation}, requester="north")
-    report = build(
-        fitted.candidates,
-        {"north": evaluation},
-        choice,
-        requester="north",
-        parties_of_members=["north", "south"],
-        job="job",
-    )
-    north = report.parties["north"]
+    north = report_to_north(fitted, evaluation).parties["north"]
     assert north.metrics["auroc"]["ensemble"].value == test.metrics["auroc"]["c02"].value
     assert north.curves["own"] == test.curves["c00"]
     female, male = north.subgroups
@@ -206,17 +205,10 @@ def test_what_was_asked_for_and_is_not_told_is_said(pair, data, fitted):
         ),
         (private, asked),
     ):
-        choice = choose(fitted.candidates, {"north": told}, requester="north")
-        report = build(
-            fitted.candidates,
-            {"north": told},
-            choice,
-            requester="north",
-            parties_of_members=["north", "south"],
-            job="job",
-        )
-        assert report.parties["north"].withheld == withheld
-        words = " ".join(clinical_words(report.parties["north"], "north"))
+        report = report_to_north(fitted, told)
+        north = report.parties["north"]
+        assert north.withheld == withheld
+        words = " ".join(clinical_words(north, "north"))
         assert ("north does not tell" in words) == bool(withheld)
         assert "Brier score" in words
         page = to_html(report)

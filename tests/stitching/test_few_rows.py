@@ -22,11 +22,12 @@ from suture_stitching.fitting.fit import FitOptions, FitResult, Member, fit, fit
 from suture_stitching.fitting.solve import Source, explained_variance
 from suture_stitching.fitting.solve_rows import SourceOfRows
 from suture_stitching.matching.match import similarities, similarities_of_rows
-from suture_stitching.running import checkpoint
 from suture_stitching.running.progress import Progress
 from suture_stitching.running.shards import Share
 
 X, Y = slice(0, 300), slice(300, 560)
+
+pytestmark = pytest.mark.usefixtures("small_batches_and_frequent_parts")
 
 
 def drawn(rows: int, seed: int, offset: float = 5.0) -> torch.Tensor:
@@ -156,13 +157,6 @@ OPTIONS = FitOptions(refine_steps=6, refine_candidates=2, max_matches=3)
 def pair(tmp_path_factory: pytest.TempPathFactory) -> list[Member]:
     folder = tmp_path_factory.mktemp("members")
     return [member(wide(WIDTH), folder, seed=1), member(wide(WIDTH), folder, "south/net", seed=2)]
-
-
-@pytest.fixture(autouse=True)
-def small_batches_and_frequent_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(members, "_LARGEST_BATCH", 16)
-    monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
-    monkeypatch.setattr(checkpoint, "_WRITING_SHARE", float("inf"))
 
 
 @pytest.fixture(scope="module")
