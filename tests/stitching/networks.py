@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from suture_contract.model.metadata import MemberRef, ModelMetadata
 from suture_stitching.data import ArrayDataset
 from suture_stitching.ensemble.members import Member
+from suture_stitching.fitting.fit import FitResult
 from suture_stitching.portable.export import export
 from suture_stitching.portable.runtime import load
 
@@ -195,3 +196,14 @@ class MixedPrecision(nn.Module):
             with torch.autocast("cpu", enabled=False):
                 b = b.exp()
         return a - b
+
+
+def same_weights(one: FitResult, other: FitResult) -> bool:
+    """Whether two fits have the same stitches bit by bit."""
+    a, b = one.stitches, other.stitches
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def same_fit(one: FitResult, other: FitResult) -> bool:
+    """Whether two fits have the same candidates, and the same stitches bit by bit."""
+    return one.candidates == other.candidates and same_weights(one, other)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.stitching.killed import POINTS
-from tests.stitching.networks import dataset, keep_exported
+from tests.stitching.networks import dataset, keep_exported, same_fit
 
 from suture_contract.errors import Cancelled
 from suture_stitching.ensemble import members
@@ -32,12 +32,6 @@ def whole(pair: list[Member]) -> FitResult:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(members, "_LARGEST_BATCH", 16)
         return fit.fit(pair, dataset(), own=0, options=OPTIONS)
-
-
-def _equal(one: FitResult, other: FitResult) -> bool:
-    return one.candidates == other.candidates and all(
-        torch.equal(one.stitches[name], tensor) for name, tensor in other.stitches.items()
-    )
 
 
 @pytest.mark.usefixtures("pair")
@@ -69,7 +63,7 @@ def test_cancelled_between_batches_it_goes_on(pair: list[Member], whole: FitResu
 
     with pytest.raises(Cancelled):
         fit.fit(pair, dataset(), own=0, options=OPTIONS, progress=cancel, checkpoint=tmp_path)
-    assert _equal(fit.fit(pair, dataset(), own=0, options=OPTIONS, checkpoint=tmp_path), whole)
+    assert same_fit(fit.fit(pair, dataset(), own=0, options=OPTIONS, checkpoint=tmp_path), whole)
 
 
 def test_what_is_finished_is_not_done_again(
@@ -100,7 +94,7 @@ def test_parts_of_other_work_are_passed_over(
     fit.fit(pair, dataset(), own=0, options=OPTIONS.model_copy(update={"seed": 1}), checkpoint=tmp_path)
     fit.fit(pair[::-1], dataset(), own=0, options=OPTIONS, checkpoint=tmp_path)
     caplog.clear()
-    assert _equal(fit.fit(pair, dataset(), own=0, options=OPTIONS, checkpoint=tmp_path), whole)
+    assert same_fit(fit.fit(pair, dataset(), own=0, options=OPTIONS, checkpoint=tmp_path), whole)
     assert sum("of other work" in message for message in caplog.messages) >= 4
 
 
@@ -113,7 +107,7 @@ def test_damaged_parts_are_passed_over(
         content = bytearray(path.read_bytes())
         content[-3] ^= 1
         path.write_bytes({"cut": content[:-7], "flipped": content, "empty": b""}[damage])
-    assert _equal(fit.fit(pair, dataset(), own=0, options=OPTIONS, checkpoint=tmp_path), whole)
+    assert same_fit(fit.fit(pair, dataset(), own=0, options=OPTIONS, checkpoint=tmp_path), whole)
     assert any("damaged" in message for message in caplog.messages)
 
 
@@ -125,14 +119,14 @@ def test_without_room_for_a_checkpoint_the_work_goes_on(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     (tmp_path / "file").touch()
-    assert _equal(fit.fit(pair, dataset(), own=0, options=OPTIONS, checkpoint=tmp_path / "file" / "inside"), whole)
+    assert same_fit(fit.fit(pair, dataset(), own=0, options=OPTIONS, checkpoint=tmp_path / "file" / "inside"), whole)
 
     def full(*_arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "save_tensors", full)
     with caplog.at_level(logging.WARNING):
-        assert _equal(fit.fit(pair, dataset(), own=0, options=OPTIONS, checkpoint=tmp_path / "full"), whole)
+        assert same_fit(fit.fit(pair, dataset(), own=0, options=OPTIONS, checkpoint=tmp_path / "full"), whole)
     assert sum("going on without" in message for message in caplog.messages) == 2
     assert not list((tmp_path / "full").iterdir())
 

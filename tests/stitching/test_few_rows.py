@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.stitching.networks import LABELS, SHAPE, dataset, images, member, wide
+from tests.stitching.networks import LABELS, SHAPE, dataset, images, member, same_fit, wide
 from torch import nn
 
 from suture_contract.errors import Cancelled, SutureError
@@ -175,12 +175,6 @@ def r2_of(fitted: FitResult) -> dict[str, float]:
     return found
 
 
-def equal(one: FitResult, other: FitResult) -> bool:
-    return one.candidates == other.candidates and all(
-        torch.equal(one.stitches[name], tensor) for name, tensor in other.stitches.items()
-    )
-
-
 def test_a_fit_of_wide_layers_is_as_good_as_from_second_moments(
     pair: list[Member], whole: FitResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,14 +208,14 @@ def test_cancelled_between_batches_it_goes_on(pair: list[Member], whole: FitResu
 
     with pytest.raises(Cancelled):
         fit(pair, dataset(), own=0, options=OPTIONS, progress=cancel, checkpoint=tmp_path)
-    assert equal(fit(pair, dataset(), own=0, options=OPTIONS, checkpoint=tmp_path), whole)
+    assert same_fit(fit(pair, dataset(), own=0, options=OPTIONS, checkpoint=tmp_path), whole)
 
 
 def test_shares_give_the_same_bits(pair: list[Member], whole: FitResult, tmp_path: Path) -> None:
     for step in ("capture", "refine"):
         for index in (1, 0):
             fit_share(pair, dataset(), step, Share(index, 2), own=0, options=OPTIONS, checkpoint=tmp_path)  # type: ignore[arg-type]
-    assert equal(fit(pair, dataset(), own=0, options=OPTIONS, checkpoint=tmp_path), whole)
+    assert same_fit(fit(pair, dataset(), own=0, options=OPTIONS, checkpoint=tmp_path), whole)
 
 
 def test_contributions_to_wide_layers(pair: list[Member], whole: FitResult) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.stitching.networks import LABELS, dataset, images
+from tests.stitching.networks import LABELS, dataset, images, same_fit, same_weights
 
 from suture_contract.errors import SutureError
 from suture_contract.privacy import Privacy
@@ -28,11 +28,6 @@ from suture_stitching.running.shards import Share
 #: Without noise stitches are trained, too: what is asked here needs no more than a little of that.
 OPTIONS = FitOptions(alphas=(0.5,), refine_steps=6)
 SOME = Privacy(epsilon=8, delta=1e-5)
-
-
-def equal(one: object, other: object) -> bool:
-    a, b = one.stitches, other.stitches  # type: ignore[attr-defined]
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 @pytest.mark.parametrize(("epsilon", "delta"), [(0.5, 1e-5), (2.0, 1e-5), (8.0, 1e-3)])
@@ -63,11 +58,11 @@ def test_noise_is_drawn_once_for_a_question(tmp_path: Path) -> None:
 
 def test_a_fit_that_is_killed_and_called_again_tells_the_same(pair: list[Member], tmp_path: Path) -> None:
     fits = [fit(pair, dataset(), options=OPTIONS, own=0, privacy=SOME, checkpoint=tmp_path) for _ in range(2)]
-    assert equal(*fits)
-    assert not equal(fits[0], fit(pair, dataset(), options=OPTIONS, own=0, privacy=SOME))
+    assert same_fit(*fits)
+    assert not same_weights(fits[0], fit(pair, dataset(), options=OPTIONS, own=0, privacy=SOME))
     # Other terms are other questions.
     other = fit(pair, dataset(), options=OPTIONS, own=0, privacy=SOME, share=0.5, checkpoint=tmp_path)
-    assert not equal(fits[0], other)
+    assert not same_weights(fits[0], other)
 
 
 def test_any_number_of_workers_tells_the_same(pair: list[Member], tmp_path: Path) -> None:
@@ -76,7 +71,7 @@ def test_any_number_of_workers_tells_the_same(pair: list[Member], tmp_path: Path
         fit_share(
             pair, dataset(), "capture", Share(index, 3), own=0, privacy=SOME, options=OPTIONS, checkpoint=tmp_path
         )
-    assert equal(first, fit(pair, dataset(), options=OPTIONS, own=0, privacy=SOME, checkpoint=tmp_path))
+    assert same_fit(first, fit(pair, dataset(), options=OPTIONS, own=0, privacy=SOME, checkpoint=tmp_path))
 
 
 def test_what_is_told_says_what_it_promises(pair: list[Member]) -> None:

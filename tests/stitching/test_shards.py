@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.stitching.networks import dataset
+from tests.stitching.networks import dataset, same_fit
 
 from suture_contract.errors import Cancelled, SutureError
 from suture_stitching.data import Dataset
@@ -50,12 +50,6 @@ def nothing_left_to_read(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("suture_stitching.fitting.fit.best_at_home", lambda *_: 0)
 
 
-def equal(one: FitResult, other: FitResult) -> bool:
-    return one.stitches.keys() == other.stitches.keys() and all(
-        torch.equal(one.stitches[name], tensor) for name, tensor in other.stitches.items()
-    )
-
-
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_shares_of_a_fit_give_the_same_bits(
     pair: list[Member], whole: FitResult, tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch
@@ -65,7 +59,7 @@ def test_shares_of_a_fit_give_the_same_bits(
     share_all(pair, data, count, tmp_path)
     again = fit.fit(pair, data, own=0, options=OPTIONS, checkpoint=tmp_path)
     assert again.candidates == whole.candidates
-    assert equal(again, whole)
+    assert same_fit(again, whole)
     nothing_left_to_read(monkeypatch)
     share_all(pair, data, count, tmp_path)
 
@@ -75,7 +69,7 @@ def test_the_whole_finds_what_the_shares_did_and_does_the_rest(
 ) -> None:
     half, seen = tmp_path / "half", []
     fit_share(pair, dataset(), "capture", Share(1, 2), own=0, options=OPTIONS, checkpoint=half)
-    assert equal(fit.fit(pair, dataset(), own=0, options=OPTIONS, checkpoint=half, progress=seen.append), whole)
+    assert same_fit(fit.fit(pair, dataset(), own=0, options=OPTIONS, checkpoint=half, progress=seen.append), whole)
     totals = {one.step: one.total for one in seen}
     reported = sum(one.step == "solve" for one in seen)
     assert reported < totals["solve"] * 0.75
@@ -97,7 +91,7 @@ def test_a_share_that_was_stopped_does_not_count(pair: list[Member], whole: FitR
         fit_share(pair, dataset(), "capture", Share(0, 2), own=0, options=OPTIONS, checkpoint=tmp_path, progress=cancel)
     assert list(tmp_path.glob("reading-train-0.*"))
     fit_share(pair, dataset(), "capture", Share(1, 2), own=0, options=OPTIONS, checkpoint=tmp_path)
-    assert equal(fit.fit(pair, dataset(), own=0, options=OPTIONS, checkpoint=tmp_path), whole)
+    assert same_fit(fit.fit(pair, dataset(), own=0, options=OPTIONS, checkpoint=tmp_path), whole)
 
 
 def test_a_share_reports_its_own_units_only(pair: list[Member], tmp_path: Path) -> None:
