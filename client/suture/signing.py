@@ -5,7 +5,6 @@ The hub is not asked whether a signature is right, nor for the key: the reader h
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from suture_contract.errors import SutureError
 from suture_contract.model.format import METADATA
 from suture_contract.model.metadata import ModelMetadata
 from suture_contract.model.signature import MAX_SIGNATURE, SIGNATURE, PublicKey, Signed, read_public_key, verify
+from suture_contract.toml_text import toml, toml_key
 
 #: Gives the content of a small file of a revision, verified against its digest.
 Read = Callable[[File], bytes]
@@ -58,9 +58,8 @@ class Trust:
         """Keep it for later, readable by this user alone; returns the file."""
         path = trust_file()
         home.make(path.parent, code="trust.unwritable")
-        # A string of JSON is one of TOML.
-        lines = [f"{json.dumps(key.name)} = {json.dumps(key.pem)}" for key in self.keys]
-        write_private(path, "\n".join([f"unsigned = {json.dumps(self.unsigned)}", "", "[keys]", *lines, ""]))
+        lines = [f"{toml_key(key.name)} = {toml(key.pem)}" for key in self.keys]
+        write_private(path, "\n".join([f"unsigned = {toml(self.unsigned)}", "", "[keys]", *lines, ""]))
         return path
 
     def adding(self, key: PublicKey, *, unsigned: bool) -> Self:

@@ -12,8 +12,6 @@ Folder: `hub/` (database, models), `<party>/token` and `<party>/site/` (configur
 
 from __future__ import annotations
 
-import json
-import os
 import socket
 import sys
 from collections.abc import Mapping, Sequence
@@ -29,6 +27,7 @@ from suture.processes import Processes
 from suture_contract.errors import SutureError
 from suture_contract.files import read_text, write_text
 from suture_contract.model.signature import create_key
+from suture_contract.toml_text import toml
 from suture_local.folder_lock import lock
 from suture_service import operate
 from suture_service.settings import Settings
@@ -236,7 +235,7 @@ def _site_toml(
 ) -> str:
     lines = [
         "[hub]",
-        f"url = {_toml(url)}",
+        f"url = {toml(url)}",
         'token_file = "token"',
         *(["tell_datasets = true"] if ask else []),
         "",
@@ -244,19 +243,19 @@ def _site_toml(
         'state = "state"',
         'device = "auto"',
     ]
-    lines += ["# Models of this party need no signature.", f"party = {_toml(party)}"]
+    lines += ["# Models of this party need no signature.", f"party = {toml(party)}"]
     if limits:
-        lines += ["", "[limits]", *(f"{key} = {_toml(value)}" for key, value in limits.items())]
+        lines += ["", "[limits]", *(f"{key} = {toml(value)}" for key, value in limits.items())]
     for name, fields in datasets.items():
-        lines += ["", f"[datasets.{_toml(name)}]", *(f"{key} = {_toml(value)}" for key, value in fields.items())]
+        lines += ["", f"[datasets.{toml(name)}]", *(f"{key} = {toml(value)}" for key, value in fields.items())]
     if keys:
-        lines += ["", "[keys]", *(f"{_toml(name)} = {_toml(path)}" for name, path in keys.items())]
+        lines += ["", "[keys]", *(f"{toml(name)} = {toml(path)}" for name, path in keys.items())]
     lines += ["", "[policy]", "min_patients = 11"]
     for asking, actions in allow.items():
         lines += ["", "[[policy.allow]]"]
-        lines += [f"parties = {_toml([asking])}", f"actions = {_toml(actions)}", f"datasets = {_toml(list(datasets))}"]
-        lines += [f"members_from = {_toml([party, *keys])}"]
-        lines += [f"signed_by = {_toml(list(keys))}"] if keys else []
+        lines += [f"parties = {toml([asking])}", f"actions = {toml(actions)}", f"datasets = {toml(list(datasets))}"]
+        lines += [f"members_from = {toml([party, *keys])}"]
+        lines += [f"signed_by = {toml(list(keys))}"] if keys else []
         if ask and asking != party:
             lines.append('approval = "ask"')
         if "evaluate" in actions:  # on one machine nobody asks but its own user
@@ -272,15 +271,5 @@ def _with_url(text: str, url: str) -> str:
         if line.strip().startswith("["):
             table = line.strip()
         elif table == "[hub]" and line.split("=")[0].strip() == "url":
-            lines[index] = f"url = {_toml(url)}"
+            lines[index] = f"url = {toml(url)}"
     return "\n".join(lines) + "\n"
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + " }"
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
-    if isinstance(value, os.PathLike):
-        return json.dumps(str(value))
-    return json.dumps(value, ensure_ascii=False)  # JSON's strings, numbers and booleans are TOML's

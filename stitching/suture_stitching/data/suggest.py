@@ -12,6 +12,7 @@ from typing import Any
 
 from suture_contract.errors import SutureError
 from suture_contract.model.metadata import ModelMetadata
+from suture_contract.toml_text import toml, toml_key
 from suture_stitching.data.formats import format_of
 from suture_stitching.data.list_files import FILE_COLUMNS, read_datalist
 from suture_stitching.data.spec import LISTS, TABLES
@@ -41,8 +42,8 @@ class Suggestion:
 
     def toml(self, name: str) -> str:
         """Return the section, ready to be pasted into `site.toml`."""
-        lines = [f"[datasets.{name}]"]
-        lines += [f"{key} = {_toml(value)}  # {why}" for key, (value, why) in self.fields.items()]
+        lines = [f"[datasets.{toml_key(name)}]"]
+        lines += [f"{key} = {toml(value)}  # {why}" for key, (value, why) in self.fields.items()]
         if self.open is not None:
             lines += [f"# still open: {line}" for line in self.open.splitlines()]
         return "\n".join(lines) + "\n"
@@ -305,18 +306,6 @@ def _arrays(path: Path, kind: str, suggestion: Suggestion, label: str | None) ->
         suggestion.put("labels", ["background", "object"], "CHECK: names of the masks' values, 0 first")
     else:
         suggestion.put("labels", values, "CHECK: names in the order of their index")
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{_key(name)} = {_toml(item)}" for name, item in value.items()) + " }"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _key(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
 
 
 _LOOKS = {"folders": _folders, "tables": _table, "lists": _list, "datalist": _datalist, "arrays": _arrays}
