@@ -222,7 +222,9 @@ def test_a_verdict_is_about_one_lease(held, task, suture, make):
     again = LeasedTask.parse(
         {**make.leased("evaluate", requester="south", dataset="patches"), "attempt": 2, "fence": 2}
     )
-    assert not held.has(again)
+    drafts = held.drafts(task)
+    assert held.has(task, drafts)
+    assert not held.has(again, drafts)
     held.keep(again, [Draft.of("result", None, b"{}")])
     assert held.verdict(task.id) is None
 

@@ -13,6 +13,7 @@ from suture.cli.app import app
 from suture_contract.console.terminal import console
 from suture_contract.kinds import CANDIDATES, STITCHES
 from suture_worker.compute.work import work
+from suture_worker.egress.held import Held
 from suture_worker.egress.outbox import Outbox
 from suture_worker.folder import Terms
 
@@ -116,3 +117,29 @@ def test_what_is_kept_back_is_named_with_the_reason(site, assign, make, write_js
     text = show(folder.id, width=80)
     assert "the own model on training samples: fewer than 11 patients" in text
     assert "by label" not in text
+
+
+def test_what_was_released_by_wider_limits_is_held_anew_when_the_limits_become_narrower(
+    site, assign, make, write_json, show
+):
+    known = make.candidates(make.leased("fit"))
+    folder = assign("evaluate", files={CANDIDATES: json.dumps(known).encode()})
+    folder.results.mkdir()
+    document = make.evaluation()
+    document["splits"]["test"]["scores"]["c02"] |= {"value": 0.8765, "low": 0.8, "high": 0.9}
+    write_json(folder.results / "document.json", document)
+    task = folder.assignment.task
+
+    def held(decimals):
+        """The value that would leave, and whether a person has decided about it."""
+        box = Outbox(site.state / "outbox", min_samples=11, decimals=decimals)
+        box.hold(task, folder)
+        box.close()
+        document = show(folder.id, "--format", "json")["documents"]["document"]
+        return document["splits"]["test"]["scores"]["c02"]["value"], box.held.verdict(task.id) is not None
+
+    assert held(4) == (0.8765, False)
+    box = Held(site.state / "outbox" / "held")
+    box.decide(box.manifest(task.id), released=True)
+    assert held(4) == (0.8765, True), "what was decided stays decided"
+    assert held(2) == (0.88, False)

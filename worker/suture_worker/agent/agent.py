@@ -368,10 +368,9 @@ class Agent:
             return [self._outbox.decline(task, refused.code or DENIED)]
         if not self._admission.manual_release(task, folder):
             return self._spent(task, folder) or self._outbox.result(task, folder)
-        held = self._outbox.held
-        if not held.has(task):
-            self._outbox.hold(task, folder)
-        verdict = held.verdict(task.id)
+        # Anew where the limits have changed since: nobody has looked at what they let out now.
+        self._outbox.hold(task, folder)
+        verdict = self._outbox.held.verdict(task.id)
         if verdict is None:
             raise Waits("release")
         if verdict.released:

@@ -98,19 +98,17 @@ class Held:
             action=task.kind,
             party=task.job.requester,
             job=task.job.id,
-            parts=tuple(
-                HeldPart(kind=draft.kind, name=draft.name, sha256=draft.sha256, size=draft.size) for draft in drafts
-            ),
+            parts=_parts(drafts),
         )
         files.write(place / "manifest.json", manifest.model_dump_json(indent=1))
 
-    def has(self, task: LeasedTask) -> bool:
-        """Whether the result of exactly this lease is held."""
+    def has(self, task: LeasedTask, drafts: Sequence[Draft]) -> bool:
+        """Whether exactly this is held as the result of exactly this lease."""
         try:
             manifest = self.manifest(task.id)
         except SutureError:
             return False
-        return (manifest.digest, manifest.fence) == (task.digest, task.fence)
+        return (manifest.digest, manifest.fence, manifest.parts) == (task.digest, task.fence, _parts(drafts))
 
     def drafts(self, task: LeasedTask) -> list[Draft]:
         """Return what was held, checked byte for byte; raises `SutureError` `outbox.altered`."""
@@ -177,3 +175,7 @@ class Held:
             return self.folder / _ID.validate_python(task_id)
         except ValidationError:
             raise SutureError("outbox.unknown", "this is not the id of a task", where="task") from None
+
+
+def _parts(drafts: Sequence[Draft]) -> tuple[HeldPart, ...]:
+    return tuple(HeldPart(kind=draft.kind, name=draft.name, sha256=draft.sha256, size=draft.size) for draft in drafts)

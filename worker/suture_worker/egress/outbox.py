@@ -141,8 +141,13 @@ class Outbox:
         return self._clear(task, self._gate.check(task, folder))
 
     def hold(self, task: LeasedTask, folder: TaskFolder) -> None:
-        """Check what a finished task would send, as `result` does, and hold it until a person decides."""
-        self.held.keep(task, self._gate.check(task, folder))
+        """Check what a finished task would send, as `result` does, and hold it until a person decides.
+
+        What is held already stays as it is, with what was decided about it, where it is the same.
+        """
+        drafts = self._gate.check(task, folder)
+        if not self.held.has(task, drafts):
+            self.held.keep(task, drafts)
 
     def released(self, task: LeasedTask) -> list[Cleared]:
         """Clear the very bytes that were held; raises `SutureError` `outbox.altered`."""
