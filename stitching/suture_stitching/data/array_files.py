@@ -27,13 +27,14 @@ from numpy.typing import NDArray
 from suture_contract.errors import SutureError
 from suture_contract.extras import how_to_install
 from suture_contract.naming import folded
-from suture_stitching.data.arrays import ArrayDataset, chunks, masks_of, targets_of
+from suture_stitching.data.arrays import ArrayDataset, chunks
 from suture_stitching.data.axes import channels_first
 from suture_stitching.data.dataset import NamedSubgroup
 from suture_stitching.data.samples import patient_column
 from suture_stitching.data.spec import DatasetSpec
 from suture_stitching.data.spool import Spool
 from suture_stitching.data.subgroups import as_numbers, read_subgroups
+from suture_stitching.data.targets import masks_of, targets_of
 from suture_stitching.data.words import split_of
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")

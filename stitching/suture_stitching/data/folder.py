@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from suture_contract.errors import SutureError
-from suture_stitching.data.arrays import mask_indices, numbered, strata
+from suture_stitching.data.arrays import numbered, strata
 from suture_stitching.data.dataset import Dataset
 from suture_stitching.data.listing import list_samples
 from suture_stitching.data.prefetch import ahead, default_workers
@@ -19,6 +19,7 @@ from suture_stitching.data.samples import UNREADABLE, Sample
 from suture_stitching.data.spec import DatasetSpec
 from suture_stitching.data.splits import Indices, split_samples
 from suture_stitching.data.subgroups import as_numbers, read_subgroups
+from suture_stitching.data.targets import mask_indices, mixed_masks, two_writings
 from suture_stitching.data.words import written_alike
 
 Header = TypeVar("Header")
@@ -39,6 +40,8 @@ class FolderDataset(Dataset, Generic[Header]):
         self.workers = default_workers() if spec.workers is None else spec.workers
         self._spec = spec
         self._root = spec.files
+        #: A mask whose largest value is 1, and one in which it is 255; several threads read masks.
+        self._largest_in_masks: dict[int, str] = {}
         samples, others, notes = list_samples(spec, suffixes)
         self.notes = tuple(notes)
 
@@ -119,6 +122,11 @@ class FolderDataset(Dataset, Generic[Header]):
 
     def _indices_of_mask(self, values: NDArray[Any], file: str) -> NDArray[Any]:
         """Return the label indices that a mask's values stand for."""
+        largest = int(values.max(initial=0))
+        if largest in (1, 255):
+            self._largest_in_masks.setdefault(largest, file)
+            if two_writings(self._largest_in_masks, self._spec):
+                raise mixed_masks(self._largest_in_masks[1], self._largest_in_masks[255], self.where)
         return mask_indices(values, self._spec, file)
 
     def _masks(self, indices: Indices) -> Iterable[NDArray[Any]]:

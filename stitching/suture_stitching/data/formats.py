@@ -12,7 +12,7 @@ from pathlib import Path
 from suture_contract.errors import SutureError
 from suture_contract.naming import folded
 from suture_stitching.data.list_files import is_datalist
-from suture_stitching.data.spec import VOLUMES, Format
+from suture_stitching.data.spec import PICTURES, VOLUMES, Format
 from suture_stitching.data.words import is_litter
 
 _TEXT = (".csv", ".tsv", ".tab", ".txt")
@@ -123,7 +123,6 @@ def _names_files(path: Path, kind: str) -> bool:
     return any((row.get(columns[0]) or "").strip().lower().endswith(_ANY) for row in rows) if columns else False
 
 
-_PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".pgm", ".ppm")
-_ANY = (*VOLUMES, *_SIGNALS, *_PICTURES, ".dcm", ".dicom", ".ima", ".csv", ".txt")
+_ANY = (*VOLUMES, *_SIGNALS, *PICTURES, ".dcm", ".dicom", ".ima", ".csv", ".txt")
 
 __all__ = ["format_of"]

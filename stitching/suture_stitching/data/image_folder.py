@@ -6,35 +6,40 @@ several pages, values that do not fill their type, several sizes without a word 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from suture_contract.compatibility import LUMA
 from suture_contract.errors import SutureError
 from suture_stitching.data import dicom
 from suture_stitching.data.arrays import bits_error, seldom_used, to_range
 from suture_stitching.data.folder import FolderDataset
+from suture_stitching.data.pictures import (
+    COLOUR_MODES,
+    DEEP_MODES,
+    GREY_MODES,
+    holds_halved,
+    is_grey,
+    is_halved,
+    opened_picture,
+    page_of,
+    picture_mask,
+    picture_values,
+    range_of,
+    upright_size,
+)
 from suture_stitching.data.samples import Sample, unreadable
-from suture_stitching.data.spec import DatasetSpec
+from suture_stitching.data.spec import PICTURES, DatasetSpec
 from suture_stitching.data.splits import Indices
+from suture_stitching.data.targets import whole_numbers
 
-PICTURES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2", ".pgm", ".ppm")
 _SUFFIXES = (*PICTURES, *dicom.SUFFIXES)
-_LOSSY = (".jpg", ".jpeg", ".jpe", ".jfif", ".webp")
-_DEEP_MODES = frozenset({"I;16", "I;16L", "I;16B"})
-#: Numbers that are taken as they are: nothing says from which range they are to be scaled.
-_PLAIN_MODES = frozenset({"I", "F"})
-_GREY_MODES = frozenset({"1", "L", "LA"}) | _DEEP_MODES | _PLAIN_MODES
-_COLOUR_MODES = frozenset({"RGB", "RGBA", "RGBX", "P", "PA", "CMYK", "YCbCr"})
-#: EXIF's number of orientations in which height and width change places.
-_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
 #: Files that are looked at for how many bits their values take; a set that fills its type shows it soon.
 _LOOKED_AT = 64
 _BACKGROUND = 0
@@ -114,20 +119,20 @@ class ImageFolder(FolderDataset[_Header]):
 
     def _mask(self, sample: Sample) -> NDArray[Any]:
         file = str(sample.target)
-        with _opened(self._root / file, file, None) as image:
-            values = _mask_values(image, len(self.labels), file)
+        with opened_picture(self._root / file, file, None) as image:
+            values = picture_mask(image, len(self.labels), file)
         if values.shape != self._stored_size(sample.file):
             raise _mask_differs(file)
         sized = self._sized(values[None].astype(np.float32), file, Image.Resampling.NEAREST)[0]
-        return self._indices_of_mask(sized.astype(np.int64), file)
+        return self._indices_of_mask(whole_numbers(sized, file), file)
 
     def _stored_size(self, file: str) -> tuple[int, int]:
         path = self._root / file
         if _is_dicom(path):
             header = dicom.read_header(path, file)
             return header.height, header.width
-        with _opened(path, file, self._spec.page, turn=False) as image:
-            return _upright(image)
+        with opened_picture(path, file, self._spec.page, turn=False) as image:
+            return upright_size(image)
 
     def _check_content(self, sample: Sample) -> None:
         self._stored(sample.file)
@@ -138,7 +143,7 @@ class ImageFolder(FolderDataset[_Header]):
         path = self._root / sample.file
         if _is_dicom(path):
             dicom_header = dicom.read_header(path, sample.file)
-            _page_of(dicom_header.frames, sample.file, self._spec.page)
+            page_of(dicom_header.frames, sample.file, self._spec.page)
             if dicom_header.rescaled and self._spec.intensity is None:
                 raise SutureError(
                     "dataset.intensity",
@@ -158,19 +163,19 @@ class ImageFolder(FolderDataset[_Header]):
                 dicom_header.whose,
             )
         else:
-            with _opened(path, sample.file, self._spec.page, turn=False) as image:
-                mode, (height, width) = image.mode, _upright(image)
-                if mode not in _GREY_MODES | _COLOUR_MODES:
+            with opened_picture(path, sample.file, self._spec.page, turn=False) as image:
+                mode, (height, width) = image.mode, upright_size(image)
+                if mode not in GREY_MODES | COLOUR_MODES:
                     raise unreadable(sample.file, f"pixels of type {mode} are not supported")
-                grey = mode in _GREY_MODES or (mode in ("P", "PA") and _grey_palette(image))
-                deep = mode in _DEEP_MODES or _halved(image)
-                if _halved(image) and self._spec.intensity is not None:
+                grey = is_grey(image)
+                deep = mode in DEEP_MODES or is_halved(image)
+                if is_halved(image) and self._spec.intensity is not None:
                     raise unreadable(sample.file, "colours of 16 bits are read as 8, which intensity does not fit")
-            header = _Header(height, width, 1 if grey else 3, deep, _range_of(mode))
+            header = _Header(height, width, 1 if grey else 3, deep, range_of(mode))
         if self.task == "segmentation":
             file = str(sample.target)
-            with _opened(self._root / file, file, None, turn=False) as mask:
-                if _upright(mask) != (header.height, header.width):
+            with opened_picture(self._root / file, file, None, turn=False) as mask:
+                if upright_size(mask) != (header.height, header.width):
                     raise _mask_differs(file)
         return header
 
@@ -214,7 +219,7 @@ class ImageFolder(FolderDataset[_Header]):
             if len(largest) == 1 and top > 255 and largest[top] > top / 2:
                 return
         for top, most in largest.items():
-            halved = top <= 255 and any(_is_halved(self._root / file) for file in files[:1])
+            halved = top <= 255 and any(holds_halved(self._root / file) for file in files[:1])
             kind = np.dtype(np.uint16 if top > 255 or halved else np.uint8)
             most = most * 257 if halved else most
             # DICOM says itself of how many bits a value is, but a scanner does not use the last one at times.
@@ -239,15 +244,12 @@ def read_image(
     if _is_dicom(path):
         header = dicom.read_header(path, file)
         frames = dicom.read_pixels(path, file)
-        values = frames[_page_of(len(frames), file, page)]
+        values = frames[page_of(len(frames), file, page)]
         stored: tuple[float, float] | None = None if header.rescaled else header.stored
     else:
-        with _opened(path, file, page) as image:
-            stored = _range_of(image.mode)
-            if stored is not None and image.mode not in _DEEP_MODES:
-                image = image.convert("L" if channels == 1 else "RGB")
-            values = np.asarray(image).astype(np.float32)
-        values = values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
+        with opened_picture(path, file, page) as image:
+            stored = range_of(image.mode)
+            values = picture_values(image, channels, file)
     if len(values) == 1 and channels == 3:
         values = np.repeat(values, 3, axis=0)
     elif len(values) == 3 and channels == 1:
@@ -255,79 +257,8 @@ def read_image(
     return values, stored
 
 
-def _page_of(pages: int, file: str, wanted: int | None) -> int:
-    if pages > 1 and wanted is None:
-        raise _pages(file, pages)
-    page = wanted or 0
-    if page >= pages:
-        raise unreadable(file, f"it has {pages} page(s), and page {page} (counted from 0) is wanted")
-    return page
-
-
 def _is_dicom(path: Path) -> bool:
     return not path.name.lower().endswith(PICTURES) and path.exists() and dicom.is_dicom(path)
-
-
-def _range_of(mode: str) -> tuple[float, float] | None:
-    """Return the range of a picture's type; None for numbers that may be anything."""
-    return None if mode in _PLAIN_MODES else (0.0, 65535.0 if mode in _DEEP_MODES else 255.0)
-
-
-def _upright(image: Image.Image) -> tuple[int, int]:
-    """Return height and width of the picture as its EXIF mark turns it."""
-    turned = image.getexif().get(_ORIENTATION) in _TURNED
-    return (image.width, image.height) if turned else (image.height, image.width)
-
-
-def _grey_palette(image: Image.Image) -> bool:
-    palette = np.array(image.getpalette() or [0], dtype=np.int64)
-    colours = palette[: len(palette) // 3 * 3].reshape(-1, 3)
-    return bool((colours == colours[:, :1]).all())
-
-
-def _halved(image: Image.Image) -> bool:
-    """Whether the file has 16 bits per channel, of which Pillow gives the upper 8."""
-    return image.mode in ("RGB", "RGBA", "LA") and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
-
-
-def _is_halved(path: Path) -> bool:
-    if not path.name.lower().endswith(PICTURES):
-        return False
-    with Image.open(path) as image:
-        return _halved(image)
-
-
-def _mask_values(image: Image.Image, labels: int, file: str) -> NDArray[Any]:
-    """Return one value per pixel `(H, W)`: as stored, or of black and one colour 0 and 255."""
-    lossy = file.lower().endswith(_LOSSY)
-    if image.mode in ("LA", "I;16", "I;16L", "I;16B", "I", "L", "1", "P", "F"):
-        values: NDArray[Any] = np.asarray(image.getchannel(0) if image.mode == "LA" else image)
-        if image.mode == "1":
-            return values.astype(np.uint8)
-    else:
-        colours = np.asarray(image.convert("RGB"))
-        grey = bool((colours == colours[..., :1]).all())
-        shown = np.unique(colours.reshape(-1, 3), axis=0)
-        if not grey and not (labels == 2 and not lossy and len(shown) <= 2 and not shown[0].any()):
-            raise SutureError(
-                "dataset.mask_in_colour",
-                f"a mask has one value per pixel, not a colour ({image.mode})",
-                where=file,
-                hint="save it as a grey image or one with a palette, whose values are the labels' indices",
-            )
-        values = colours[..., 0] if grey else np.where(colours.any(axis=2), 255, 0)
-    if lossy:
-        if labels != 2:
-            raise SutureError(
-                "dataset.label_out_of_range",
-                "the mask is compressed with loss, which changes its values",
-                where=file,
-                hint="export masks as PNG",
-            )
-        # Black and white but for what the compression did around edges.
-        white: NDArray[np.uint8] = (values > 127).astype(np.uint8) * np.uint8(255)
-        return white
-    return values
 
 
 def _resized(values: NDArray[np.float32], spec: DatasetSpec, how: Image.Resampling) -> NDArray[np.float32]:
@@ -376,39 +307,6 @@ def _size_of(height: int, width: int, spec: DatasetSpec) -> tuple[int, int]:
     return height, width
 
 
-@contextmanager
-def _opened(path: Path, file: str, page: int | None, *, turn: bool = True) -> Iterator[Image.Image]:
-    """Open an image, upright; whatever Pillow raises in the block, for a broken or hostile file, names the file."""
-    try:
-        with Image.open(path) as image:
-            # A header that claims hundreds of millions of pixels is refused before they are allocated; Pillow itself
-            # only warns about half of them.
-            if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-                raise Image.DecompressionBombError
-            pages = getattr(image, "n_frames", 1)
-            if pages > 1 and page is None:
-                raise _pages(file, pages)
-            if page is not None:
-                if page >= pages:
-                    raise unreadable(file, f"it has {pages} page(s), and page {page} (counted from 0) is wanted")
-                image.seek(page)
-            yield ImageOps.exif_transpose(image) if turn else image
-    except SutureError:
-        raise
-    except Exception as error:
-        raise unreadable(file, _reason(error, path)) from None
-
-
-def _pages(file: str, pages: int) -> SutureError:
-    return SutureError(
-        "dataset.several_pages",
-        f"the file has {pages} pages or frames",
-        where=file,
-        hint="save each as a file of its own, or say which one is meant, counted from 0: page = 0; slices of a volume "
-        'are read as one from DICOM, NIfTI, NRRD or MetaImage, with format = "nifti"',
-    )
-
-
 def _sizes_differ(
     first: str, size: Sequence[int], file: str, other: Sequence[int], spec: DatasetSpec | None = None
 ) -> SutureError:
@@ -438,14 +336,4 @@ def _mask_differs(file: str) -> SutureError:
     )
 
 
-def _reason(error: Exception, path: Path) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "it is a link to a file that is not there" if path.is_symlink() else "the file is gone"
-    if isinstance(error, PermissionError):
-        return "the site may not read it"
-    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        return "it claims far too many pixels"
-    return "the file is damaged or not an image"
-
-
-__all__ = ["PICTURES", "ImageFolder"]
+__all__ = ["ImageFolder", "read_image"]

@@ -34,6 +34,11 @@ FOLDERS: tuple[Format, ...] = ("image_folder", "nifti", "signal_folder")
 LISTS: tuple[Format, ...] = ("list", "datalist")
 #: How files end that hold a volume; DICOM's endings do not say.
 VOLUMES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+#: How pictures end.
+PICTURES = (
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".tif", ".tiff", ".bmp", ".dib", ".webp", ".gif"),
+    *(".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".pbm", ".pgm", ".ppm", ".pnm"),
+)
 TABLES: tuple[Format, ...] = ("csv", "parquet", "excel", "statistics")
 ARRAYS: tuple[Format, ...] = ("npz", "hdf5")
 

@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 
 from suture_contract.errors import SutureError
 from suture_contract.naming import did_you_mean, folded
-from suture_stitching.data.arrays import ArrayDataset, chunks, label_places, marks, refuse_unknown, strata
+from suture_stitching.data.arrays import ArrayDataset, chunks, strata
 from suture_stitching.data.samples import patient_column
 from suture_stitching.data.spec import DatasetSpec
 from suture_stitching.data.splits import Indices, digests, split_samples
 from suture_stitching.data.spool import Spool
 from suture_stitching.data.subgroups import as_numbers, read_subgroups
 from suture_stitching.data.table_files import TableFile, open_table_file, rows_held
+from suture_stitching.data.targets import label_places, marks, refuse_unknown
 from suture_stitching.data.words import is_row_number, names_patient
 
 

@@ -175,6 +175,8 @@ class VolumeFolder(FolderDataset[_Header]):
         if self.task == "segmentation":
             file = str(sample.target)
             mask = open_volume(self._root / file, file)
+            if mask.channels != 1:
+                raise _mask_differs(file, f"the mask has {mask.channels} channels, so it")
             if mask.shape != image.shape or not _same_place(image.affine, mask.affine):
                 raise _mask_differs(file, "the mask")
         spacing, shape = image.spacing, np.array(image.shape)
