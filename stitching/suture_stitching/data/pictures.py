@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from suture_contract.errors import SutureError
 from suture_stitching.data.samples import unreadable
@@ -196,7 +196,7 @@ def _reason(error: Exception, path: Path) -> str:
         return "the site may not read it"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return "it claims far too many pixels"
-    if isinstance(error, Image.UnidentifiedImageError) and _begins(path) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+    if isinstance(error, UnidentifiedImageError) and _begins(path) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return (
             "it is a TIFF of a kind that is not read, of more channels than three or of colours that are no whole "
             "numbers, or damaged: save it as PNG, or give many channels as an array, in .npz"
