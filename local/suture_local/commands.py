@@ -65,7 +65,8 @@ def simulate(
         list[str],
         typer.Argument(
             metavar="[NAME=]PATH...",
-            help="a party's data, twice or more: a folder of images by class, a table or a .npz",
+            help="a party's data, twice or more: a folder of images by class or with masks, a list of files, a table "
+            "or a .npz",
         ),
     ],
     out: Annotated[Path, typer.Option(help="folder for the page, the reports and what is done so far")] = Path(
@@ -83,8 +84,11 @@ def simulate(
         list[str] | None, typer.Option(metavar="COLUMN", help="0 stands for an empty cell there; repeatable")
     ] = None,
     task: Annotated[
-        Literal["classification", "segmentation"], typer.Option(help="what the networks learn; masks come in .npz")
+        Literal["classification", "segmentation"], typer.Option(help="what the networks learn")
     ] = "classification",
+    size: Annotated[
+        int, typer.Option(min=32, max=2048, help="images whose longer side has more pixels are made smaller")
+    ] = 256,
     network: Annotated[
         str | None,
         typer.Option(metavar="MODULE:NAME", help="your function (party, input_shape, labels) that makes a network"),
@@ -110,13 +114,15 @@ def simulate(
     The --out folder gets simulation.html for people, simulation.json for programs, and for each party the report that
     it would read. Stopped, the same command goes on where it was.
 
-    A table is CSV, Parquet, Excel or a statistics program's file. A .npz file has images, and labels or masks. A column
-    or array called group or patient_id keeps a patient's samples together.
+    A table is CSV, Parquet, Excel or a statistics program's file. A folder holds a folder of images for each class, or
+    images/ and masks/; a list is a table with the columns image and mask. A .npz file has images, and labels or masks.
+    A column or array called group or patient_id keeps a patient's samples together.
 
     \b
     Examples:
       suture simulate north.csv south.csv --label outcome
       suture simulate north=scans/north south=scans/south --seeds 1 --epochs 5 --no-refine
+      suture simulate north=polyps/ south=frames.csv --task segmentation --size 128
     """
     from suture_contract.fit_options import FitOptions
     from suture_local.simulate import named, simulate, with_networks
@@ -129,7 +135,7 @@ def simulate(
     columns = None
     if label is not None:
         columns = TableColumns(label, tuple(category or ()), tuple(ignore or ()), tuple(zero_is_missing or ()))
-    study = parties_study("simulation", paths, task, columns)
+    study = parties_study("simulation", paths, task, columns, largest=size)
     if network is not None:
         from suture.cli.export import imported
 

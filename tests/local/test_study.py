@@ -406,3 +406,61 @@ def test_images_of_several_sizes_are_brought_to_one(tmp_path: Path) -> None:
     study = parties_study("scans", {party: tmp_path / party for party in ("a", "b")}, "classification", None)
     assert {own.inputs.shape for own in study.divide(0).values()} == {(12, 1, 16, 12)}
     assert "b: images of several sizes were resized to 16 x 12." in study.notes
+
+
+def _write(folder: Path, masks: str, images: np.ndarray, discs: np.ndarray) -> None:
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir(parents=True)
+    for number, (image, disc) in enumerate(zip(images, discs, strict=True)):
+        Image.fromarray(image).save(folder / "images" / f"{number:02d}.png")
+        Image.fromarray((255 * disc).astype(np.uint8)).save(folder / "masks" / f"{number:02d}.{masks}", quality=95)
+
+
+def test_masks_in_files_of_their_own_are_those_of_arrays(tmp_path: Path) -> None:
+    a, b = _blobs(8, 64, 0, brightness=150), _blobs(8, 64, 1, brightness=80)
+    _write(tmp_path / "a", "jpg", *a)
+    _write(tmp_path / "b", "png", *b)
+    Image.fromarray(a[0][7][:, :40]).save(tmp_path / "a/images/07.png")
+    Image.fromarray((255 * a[1][7][:, :40]).astype(np.uint8)).save(tmp_path / "a/masks/07.jpg", quality=95)
+    rows = [f"images/{number:02d}.png,masks/{number:02d}.png,seq{number // 2}" for number in range(8)]
+    (tmp_path / "b/frames.csv").write_text("\n".join(["image,mask,patient_id", *rows]) + "\n", encoding="utf-8")
+    paths = {"a": tmp_path / "a", "b": tmp_path / "b/frames.csv"}
+    study = parties_study("lesions", paths, "segmentation", None)
+    data = study.divide(0)
+    assert study.labels == ("background", "foreground")
+    assert "a: images of several sizes were resized to 64 x 64." in study.notes
+    images = np.concatenate([data["b"].inputs[data["b"].group == patient] for patient in np.unique(data["b"].group)])
+    targets = np.concatenate([data["b"].targets[data["b"].group == patient] for patient in np.unique(data["b"].group)])
+    order = [int(np.abs(images[:, 0] - own / 255).mean((1, 2)).argmin()) for own in b[0]]
+    assert sorted(order) == [*range(8)]
+    assert np.array_equal(targets[order], b[1])
+    assert np.abs(images[order][:, 0] - b[0] / 255).max() < 1e-6
+    # Both frames of a sequence are in one split, and the other party's files are patients of their own.
+    assert all(len(set(data["b"].split[data["b"].group == patient])) == 1 for patient in range(4))
+    assert data["a"].group is None
+    whole = [own for own in range(8) if (data["a"].targets == a[1][own]).all((1, 2)).any()]
+    assert whole == [*range(7)]
+    smaller = parties_study("lesions", paths, "segmentation", None, largest=32).divide(0)
+    assert {own.inputs.shape for own in smaller.values()} == {(8, 1, 32, 32)}
+    assert {own.targets.shape for own in smaller.values()} == {(8, 32, 32)}
+
+
+@pytest.mark.parametrize("names", [("seq1_01", "seq1_02"), ("a", "b")])
+def test_names_that_tell_of_one_patient_are_doubted(tmp_path: Path, names: tuple[str, str]) -> None:
+    for party in ("a", "b"):
+        images, discs = _blobs(6, 32, ord(party), brightness=150)
+        _write(tmp_path / party, "png", images, discs)
+        for kind in ("images", "masks"):
+            for number, name in enumerate(names):
+                (tmp_path / party / kind / f"{number:02d}.png").rename(tmp_path / party / kind / f"{name}.png")
+    study = parties_study("lesions", {party: tmp_path / party for party in ("a", "b")}, "segmentation", None)
+    said = [note for note in study.notes if "named as if others were of the same patient" in note]
+    assert len(said) == (2 if names[0] == "seq1_01" else 0)
+
+
+def test_images_without_masks_are_no_segmentation(tmp_path: Path) -> None:
+    for party in ("a", "b"):
+        (tmp_path / f"{party}.csv").write_text("x,ill\n1,0\n2,1\n3,0\n", encoding="utf-8")
+    with pytest.raises(SutureError, match="have no masks") as raised:
+        parties_study("tables", _paths(tmp_path, ".csv"), "segmentation", None)
+    assert raised.value.code == "study.task"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,33 +18,44 @@ from suture_contract.model.metadata import Task
 from suture_local.study.alike import by_number, compare_samples, group_of, joined_labels
 from suture_local.study.data import IMAGE_SHARES, Study, UndividedSamples, divided, few_tested
 from suture_local.study.nets import LARGE, UNet
+from suture_local.study.picture_files import Size, read_pictures
 from suture_local.study.tables import TableColumns, table_files
-from suture_stitching.data import SPLITS, DatasetSpec, open_dataset
+from suture_stitching.data import DatasetSpec
 from suture_stitching.data.formats import format_of
-from suture_stitching.data.image_folder import read_image
-from suture_stitching.data.spec import TABLES
+from suture_stitching.data.spec import LISTS, TABLES
 from suture_stitching.data.splits import digests
 from suture_stitching.data.words import is_litter, split_of
 
 #: Larger images are made smaller.
 LARGEST = 256
+MASK_LABELS = ("background", "foreground")
 
 
-def parties_study(name: str, paths: Mapping[str, Path], task: Task, columns: TableColumns | None) -> Study:
-    """Return a study of the parties' own data: all folders of images by class, all `.npz`, or all tables.
+def parties_study(
+    name: str, paths: Mapping[str, Path], task: Task, columns: TableColumns | None, *, largest: int = LARGEST
+) -> Study:
+    """Return a study of the parties' own data: images in folders or lists, all `.npz`, or all tables.
 
-    Raises `SutureError` (`study.*`, `dataset.*`).
+    Images whose longer side has more pixels than `largest` are made smaller. Raises `SutureError` (`study.*`,
+    `dataset.*`).
     """
     for path in paths.values():
         if not path.exists():
             raise SutureError("study.files", "there is no such file or folder", where=str(path))
     kinds = {format_of(path) for path in paths.values()}
     if kinds == {"npz"}:
-        return image_files(name, task, paths)
+        return image_files(name, task, paths, largest=largest)
+    if task == "segmentation" and kinds <= {"image_folder", *LISTS}:
+        return masked_images(name, paths, largest)
     if task != "classification":
-        raise SutureError("study.task", "masks are read from .npz files", hint="give every party's data as .npz")
+        raise SutureError(
+            "study.task",
+            f"these data have no masks: {', '.join(sorted(kinds))}",
+            hint="give for each party a folder with images/ and masks/, a list of files with the columns image, mask, "
+            "patient_id, or a .npz",
+        )
     if kinds == {"image_folder"}:
-        return image_folders(name, paths)
+        return image_folders(name, paths, largest)
     if kinds <= {*TABLES}:
         if columns is None:
             raise SutureError("study.label", "which column has the labels is not named", hint="name it: --label COLUMN")
@@ -51,7 +63,7 @@ def parties_study(name: str, paths: Mapping[str, Path], task: Task, columns: Tab
     raise SutureError(
         "study.files",
         f"the parties' data are of several kinds, or of none that is played: {', '.join(sorted(kinds))}",
-        hint="give for each party a folder of images by class, or a table, or a .npz file",
+        hint="give for each party images in a folder or a list of files, or a table, or a .npz file",
     )
 
 
@@ -62,6 +74,7 @@ def image_files(
     *,
     masks: str = "masks",
     labels: Sequence[str] | None = None,
+    largest: int = LARGEST,
 ) -> Study:
     """Return a study of images with masks or labels; channels and sizes are made alike, and notes say how."""
     notes: list[str] = []
@@ -93,23 +106,51 @@ def image_files(
     targets = {party: _looked_up(truth, table) for party, truth in truths.items()}
     named = labels or ([f"label {value}" for value in values] if task == "classification" else _mask_labels(values))
     groups = {party: own[2] for party, own in arrays.items()}
-    return _images_study(name, task, images, targets, groups, named, notes, files)
+    size = _size(next(iter(images.values())).shape[2:], task, largest)
+    return _images_study(name, task, images, targets, groups, named, notes, files, size)
 
 
-def image_folders(name: str, folders: Mapping[str, Path]) -> Study:
+def masked_images(name: str, paths: Mapping[str, Path], largest: int = LARGEST) -> Study:
+    """Return a study of images with masks in files of their own: folders, or lists of files, as a site reads them."""
+    notes: list[str] = []
+    specs = {
+        party: [DatasetSpec(path=path, format=format_of(path), task="segmentation", labels=MASK_LABELS)]
+        for party, path in paths.items()
+    }
+    try:
+        read, size = read_pictures(specs, partial(_size, task="segmentation", largest=largest), notes)
+    except SutureError as error:
+        if error.code != "dataset.label_out_of_range":
+            raise
+        raise SutureError(
+            error.code, error.message, where=error.where, hint="masks of several classes are read from .npz files"
+        ) from None
+    images = _same_channels({party: own.images for party, own in read.items()}, notes)
+    targets = {party: own.targets.astype(np.uint8) for party, own in read.items()}
+    groups = {party: own.group for party, own in read.items()}
+    return _images_study(name, "segmentation", images, targets, groups, MASK_LABELS, notes, paths, size)
+
+
+def image_folders(name: str, folders: Mapping[str, Path], largest: int = LARGEST) -> Study:
     """Return a study of images in folders, one folder within for each class, as a site reads them."""
     notes: list[str] = []
     classes = {party: _classes(folder) for party, folder in folders.items()}
     labels, indices = joined_labels(classes, folders, notes)
-    images: dict[str, NDArray[Any]] = {}
-    targets: dict[str, NDArray[Any]] = {}
-    for party, folder in folders.items():
+
+    def specs_of(party: str) -> list[DatasetSpec]:
         # A folder with a single class is read as one of all of them.
         own = classes[party] if len(classes[party]) > 1 else [*classes[party], *(set(labels) - {*classes[party]})]
-        images[party], places = _folder_arrays(folder, own, party, notes)
-        targets[party] = indices[party][places]
-    images = _same_channels(images, notes)
-    return _images_study(name, "classification", images, targets, dict.fromkeys(folders), labels, notes, folders)
+        return [
+            DatasetSpec(path=part, format="image_folder", labels=tuple(own), one_class=True)
+            for part in _by_class(folders[party])
+        ]
+
+    specs = {party: specs_of(party) for party in folders}
+    read, size = read_pictures(specs, partial(_size, task="classification", largest=largest), notes)
+    images = _same_channels({party: own.images for party, own in read.items()}, notes)
+    targets = {party: indices[party][own.targets] for party, own in read.items()}
+    groups = {party: own.group for party, own in read.items()}
+    return _images_study(name, "classification", images, targets, groups, labels, notes, folders, size)
 
 
 def _by_class(folder: Path) -> list[Path]:
@@ -126,34 +167,6 @@ def _classes(folder: Path) -> list[str]:
     return sorted({path.name for part in _by_class(folder) for path in _within(part)}, key=by_number)
 
 
-def _folder_arrays(
-    folder: Path, labels: Sequence[str], party: str, notes: list[str]
-) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return images `(N, C, H, W)` in 0..1 and label indices `(N,)`, those of all splits: each seed divides anew."""
-    batches, size = [], None
-    for part in _by_class(folder):
-        spec = DatasetSpec(path=part, format="image_folder", labels=tuple(labels), one_class=True)
-        try:
-            dataset = open_dataset(spec)
-        except SutureError as error:
-            if error.code != "dataset.sizes_differ":
-                raise
-            if size is None:
-                size = _first_size(part)
-                notes.append(f"{party}: images of several sizes were resized to {size[0]} x {size[1]}.")
-            dataset = open_dataset(spec.model_copy(update={"resize": size}))
-        batches += [batch for split in SPLITS if dataset.n(split) for batch in dataset.batches(split, 64)]
-    return torch.cat([x for x, _ in batches]).numpy(), torch.cat([y for _, y in batches]).numpy()
-
-
-def _first_size(folder: Path) -> tuple[int, int]:
-    """Return height and width of the first image by name, the longer side `LARGEST` at most."""
-    first = next(path for path in sorted(folder.rglob("*")) if path.is_file() and not is_litter(path.name))
-    height, width = read_image(first, str(first), 3)[0].shape[-2:]
-    scale = min(1.0, LARGEST / max(height, width))
-    return max(1, round(height * scale)), max(1, round(width * scale))
-
-
 def _images_study(
     name: str,
     task: Task,
@@ -163,11 +176,11 @@ def _images_study(
     labels: Sequence[str],
     notes: list[str],
     files: Mapping[str, Path],
+    size: Size,
 ) -> Study:
-    """Return a study of images with alike channels, all brought to the first party's size."""
+    """Return a study of images with alike channels, all brought to one size."""
     notes += few_tested(targets, groups, IMAGE_SHARES)
     compare_samples({party: digests(own) for party, own in images.items()}, "images", files, notes)
-    size = _size(next(iter(images.values())).shape[2:], task)
     samples = {}
     for party, own in images.items():
         if own.shape[2:] != size:
@@ -325,7 +338,7 @@ def _mask_values(party: str, masks: NDArray[Any], notes: list[str]) -> NDArray[A
 
 
 def _mask_labels(values: Sequence[Any]) -> list[str]:
-    return ["background", "foreground"] if len(values) == 2 else ["background", *(f"class {v}" for v in values[1:])]
+    return [*MASK_LABELS] if len(values) == 2 else ["background", *(f"class {v}" for v in values[1:])]
 
 
 def _looked_up(truth: NDArray[Any], table: Mapping[Any, int]) -> NDArray[Any]:
@@ -335,9 +348,9 @@ def _looked_up(truth: NDArray[Any], table: Mapping[Any, int]) -> NDArray[Any]:
     return indices
 
 
-def _size(first: Sequence[int], task: Task) -> tuple[int, int]:
-    """Return the first party's size, at most `LARGEST`; for segmentation a multiple of what a U-Net halves."""
-    shrink = min(1.0, LARGEST / max(first))
+def _size(first: Sequence[int], task: Task, largest: int) -> Size:
+    """Return the first party's size, at most `largest`; for segmentation a multiple of what a U-Net halves."""
+    shrink = min(1.0, largest / max(first))
     multiple = UNet.MULTIPLE if task == "segmentation" else 1
     height, width = (max(multiple, round(side * shrink / multiple) * multiple) for side in first)
     return height, width
