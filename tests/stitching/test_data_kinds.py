@@ -198,8 +198,8 @@ def test_a_json_list_reads_marks_and_refuses_a_file_twice(tmp_path):
 
 
 def _rows_of_patients(columns: list[str]) -> tuple[list[str], list[list[str]]]:
-    """40 rows, two of each patient and none of the same stay, whose label and value differ."""
-    ids = {"patient_id": "P{patient}", "mrn": "M{patient}", "encounter_id": "E{row}"}
+    """40 rows, two of each patient, of other numbers and of no stay together, whose label and value differ."""
+    ids = {"patient_id": "P{patient}", "subject": "S{patient}", "mrn": "M{row}", "encounter_id": "E{row}"}
     rows = [
         [*(ids[name].format(patient=row // 2, row=row) for name in columns), str(30 + row), LABELS[row // 2 % 2]]
         for row in range(40)
@@ -242,6 +242,9 @@ def test_a_column_of_persons_stands_above_one_of_stays(tmp_path, kind):
     assert "'mrn'" in message
     assert "columns = { group = " in message
     dataset = open_dataset(described(path, format=kind, columns={"group": "patient_id"}))
+    assert sum(dataset.patients(split) for split in SPLITS) == 20
+    # Two names for the same people leave nothing open.
+    dataset = open_dataset(described(_written(tmp_path, kind, ["patient_id", "subject"]), format=kind))
     assert sum(dataset.patients(split) for split in SPLITS) == 20
 
 

@@ -30,6 +30,7 @@ from suture_contract.naming import folded
 from suture_stitching.data.arrays import ArrayDataset, chunks
 from suture_stitching.data.axes import channels_first
 from suture_stitching.data.dataset import NamedSubgroup
+from suture_stitching.data.doubts import NoValue
 from suture_stitching.data.samples import patient_column
 from suture_stitching.data.spec import DatasetSpec
 from suture_stitching.data.spool import Spool
@@ -78,6 +79,11 @@ def open_arrays(spec: DatasetSpec) -> ArrayDataset:
     where, samples = f"{path}: {arrays.label_name}", len(arrays.images)
     groups = None if arrays.groups is None else _groups(arrays.groups, samples, f"{path}: {arrays.group_name}")
     inputs, axis_notes = channels_first(arrays.images, spec)
+    if inputs.ndim == 2:
+        columns_of = NoValue([str(place) for place in range(inputs.shape[1])], dict.fromkeys(spec.empty, ()))
+        for chunk in chunks(inputs):
+            columns_of.take_out(chunk.astype(np.float64))
+        columns_of.refuse(str(path), filled=False)
     targets = masks_of if spec.task == "segmentation" else targets_of
     dataset = ArrayDataset(
         inputs,
@@ -117,7 +123,10 @@ def _read_columns(file: _Arrays, spec: DatasetSpec) -> _Contents:
     if image_name is None and columns.images == "images":
         image_name = _required(plain, "images", path)
     label_name = columns.label or _required(plain, _label_kind(spec), path)
-    group_name = columns.group or _maybe(plain, "group") or patient_column(file.names, str(path))
+    group_name = columns.group or _maybe(plain, "group")
+    group_name = group_name or patient_column(
+        file.names, str(path), lambda name: [str(value) for value in file.read(name).reshape(-1).tolist()]
+    )
     split_name = columns.split or _maybe(plain, "split")
     for name in (image_name or columns.images, label_name, split_name, group_name):
         if name is not None and name not in file.names:
@@ -138,6 +147,8 @@ def _read_columns(file: _Arrays, spec: DatasetSpec) -> _Contents:
 
 def _groups(groups: NDArray[Any], samples: int, where: str) -> NDArray[Any]:
     groups = groups.reshape(-1) if groups.shape == (samples, 1) else groups
+    if groups.dtype.kind == "f" and np.isfinite(groups).all() and (groups == np.trunc(groups)).all():
+        groups = groups.astype(np.int64)
     if groups.dtype.kind not in "USbui" or groups.shape != (samples,):
         raise SutureError(
             "dataset.wrong_shape", f"{samples} samples need as many groups, each a number or a name", where=where

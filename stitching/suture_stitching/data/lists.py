@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 from suture_contract.errors import SutureError
@@ -56,8 +57,9 @@ class _Columns:
     group: str | None
 
 
-def _columns(names: Sequence[str], spec: DatasetSpec, where: str, *, masks: bool = False) -> _Columns:
-    """Return which columns of a list say what; others are not read."""
+def _columns(names: Sequence[str], path: Path, spec: DatasetSpec, *, masks: bool = False) -> _Columns:
+    """Return which columns of the list at `path` say what; others are not read."""
+    where = str(path)
     columns = spec.columns
 
     def one_of(wanted: Iterable[str]) -> str | None:
@@ -73,7 +75,7 @@ def _columns(names: Sequence[str], spec: DatasetSpec, where: str, *, masks: bool
     split = columns.split or one_of(["split"])
     group = columns.group or one_of(["group"])
     if group is None and spec.group is None:  # with it, the names of the files say whose they are
-        group = patient_column(names, where)
+        group = patient_column(names, where, lambda name: _cells(path, name, spec))
     wanted = [file, *targets, *([mask] if masks else []), *filter(None, (columns.split, columns.group))]
     check_columns(spec, names, where)
     if any(name is None or name not in names for name in wanted):
@@ -87,6 +89,10 @@ def _columns(names: Sequence[str], spec: DatasetSpec, where: str, *, masks: bool
         )
     assert file is not None
     return _Columns(file, targets, mask, split, group)
+
+
+def _cells(path: Path, name: str, spec: DatasetSpec) -> list[str]:
+    return [(row.cells.get(name) or "").strip() for row in read_rows(path, spec)[1]]
 
 
 def _line(row: ListedRow, file: str, columns: _Columns, spec: DatasetSpec, where: str) -> Line:
@@ -118,7 +124,7 @@ def read_labels_file(path: Path, spec: DatasetSpec, files: Sequence[str]) -> dic
     """Return what is said of each file, by its path from the dataset's folder."""
     where = str(path)
     names, rows = read_rows(path, spec)
-    columns = _columns(names, spec, where)
+    columns = _columns(names, path, spec)
     finder = _Finder(path.parent, files)
     listed: dict[str, Line] = {}
     for row in rows:
@@ -186,7 +192,7 @@ def listed_samples(spec: DatasetSpec) -> list[Sample]:
     """Return the samples that a table of paths names."""
     where, finder = str(spec.path), _Finder(spec.files)
     names, rows = read_rows(spec.path, spec)
-    columns = _columns(names, spec, where, masks=spec.task == "segmentation")
+    columns = _columns(names, spec.path, spec, masks=spec.task == "segmentation")
     samples: dict[str, Sample] = {}
     for row in rows:
         place = f"line {row.number}"
@@ -233,6 +239,11 @@ def datalist_samples(spec: DatasetSpec) -> list[Sample]:
     samples: dict[str, Sample] = {}
     entries = read_datalist(spec.path, spec.columns)
     check_columns(spec, [name for entry in entries for name in entry.more], where)
+
+    @cache
+    def patient_column_of(names: tuple[str, ...]) -> str | None:
+        return patient_column(names, where, lambda name: [entry.more.get(name, "") for entry in entries])
+
     for entry in entries:
         file, *more = (_there(image, entry.place, finder, spec) for image in entry.images)
         if spec.task != "segmentation":
@@ -246,7 +257,7 @@ def datalist_samples(spec: DatasetSpec) -> list[Sample]:
                 file,
                 target,
                 entry.split,
-                _patient(entry, spec, where) or group_of(file, spec),
+                _patient(entry, spec, patient_column_of) or group_of(file, spec),
                 tuple(more),
                 tuple(entry.more.get(name, "") for name in spec.subgroups),
             ),
@@ -279,11 +290,11 @@ def _entry_target(entry: Entry, spec: DatasetSpec, where: str) -> str | tuple[fl
     return target
 
 
-def _patient(entry: Entry, spec: DatasetSpec, where: str) -> str | None:
-    """Return what a JSON entry says of whom it is."""
+def _patient(entry: Entry, spec: DatasetSpec, column_of: Callable[[tuple[str, ...]], str | None]) -> str | None:
+    """Return what a JSON entry says of whom it is; `column_of` its names says it where nothing else does."""
     column = spec.columns.group
     if column is None and spec.group is None:
-        column = patient_column(entry.more, f"{where}, {entry.place}")
+        column = column_of(tuple(entry.more))
     return entry.more.get(column) if column else None
 
 

@@ -51,7 +51,7 @@ class Look:
     splits: dict[str, SplitLook] = field(default_factory=dict)
     #: Files that are named as if another were of the same patient, where nothing says whose they are.
     alike: int = 0
-    #: Patients whose ids are another's but for case and spaces.
+    #: Patients whose ids are another's but for case, spaces and zeros.
     written_alike: int = 0
 
     @property
@@ -69,8 +69,8 @@ class Look:
             )
         if self.written_alike:
             doubts.append(
-                f"{self.written_alike} patients' ids are another's but for case and spaces: each counts as a patient "
-                "of its own, so one person may be in two splits; write them alike if they are one"
+                f"{self.written_alike} patients' ids are another's but for case, spaces and zeros: each counts as a "
+                "patient of its own, so one person may be in two splits; write them alike if they are one"
             )
         if len(self.shape) > 1 and self.black > 0.98:
             doubts.append(f"{self.black:.0%} of the values are the lowest of their range")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from suture_contract.errors import SutureError
@@ -56,13 +56,14 @@ def group_of(file: str, spec: DatasetSpec) -> str | None:
     return match[1]
 
 
-def patient_column(names: Iterable[str], where: str) -> str | None:
+def patient_column(names: Iterable[str], where: str, texts: Callable[[str], Sequence[str]]) -> str | None:
     """Return the column that says whose a sample is, by its name; None where there is none.
 
-    Raises `SutureError` `dataset.patients_unclear` where several may.
+    Of several that name the same people, by `texts` with a text per sample, it is the first. Raises `SutureError`
+    `dataset.patients_unclear` where they do not.
     """
     columns = patient_columns(names)
-    if len(columns) > 1:
+    if len(columns) > 1 and not _same_people([texts(name) for name in columns]):
         raise SutureError(
             "dataset.patients_unclear",
             f"{' and '.join(repr(name) for name in columns)} may each say whose a sample is",
@@ -71,6 +72,18 @@ def patient_column(names: Iterable[str], where: str) -> str | None:
             f'split: columns = {{ group = "{columns[0]}" }}',
         )
     return columns[0] if columns else None
+
+
+def _same_people(columns: Sequence[Sequence[str]]) -> bool:
+    """Whether each text of one column always stands beside the same one of every other."""
+    first, *others = columns
+    people = len(set(first))
+    return "" not in first and all(
+        len(other) == len(first)
+        and "" not in other
+        and len(set(other)) == people == len(set(zip(first, other, strict=True)))
+        for other in others
+    )
 
 
 def check_splits(samples: Sequence[Sample], where: str) -> None:

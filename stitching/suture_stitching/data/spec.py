@@ -109,7 +109,8 @@ class DatasetSpec(_Closed):
     height and width, or, one number, the shorter side to that), then `pad` and `crop` around their middle; `page` is
     the one to read of files with several. `categories` are a column's texts in the order of their numbers. Of
     `multilabel` data, `uncertain` says what -1 stands for, and `blank` what an empty cell does. A `list` or `datalist`
-    names files below `root`, by default its own folder. `sheet` is that of an Excel file with several. `subgroups` are
+    names files below `root`, by default its own folder. `empty` are, by column, numbers that
+    stand for no value. `sheet` is that of an Excel file with several. `subgroups` are
     measured on their own: a column's texts, or numbers to divide it at, of a table, of arrays with a value per sample,
     of a list, or of a folder's `labels.csv`. `one_class` says that all training samples of a `classification` may have
     one label: without it that is taken for a mistake.
@@ -130,6 +131,7 @@ class DatasetSpec(_Closed):
     channels: Literal[1, 3] | None = None
     missing: Literal["error", "mean", "lowest"] = "error"
     categories: dict[Label, tuple[Label, ...]] = {}
+    empty: dict[Label, tuple[Annotated[float, Field(allow_inf_nan=False)], ...]] = {}
     uncertain: Literal["error", "negative", "positive"] = "error"
     blank: Literal["error", "negative"] = "error"
     sheet: Label | None = None
@@ -220,6 +222,7 @@ class DatasetSpec(_Closed):
             "intensity": (self.holds != "table", "images, volumes and arrays"),
             "axes": (self.holds in ("arrays", "signals"), "arrays and signals"),
             "categories": (self.holds == "table", "tables"),
+            "empty": (self.holds in ("table", "arrays"), "tables and arrays"),
             "sheet": (self.format in ("excel", "list"), "Excel files"),
             "root": (self.format in LISTS, "lists of files"),
             "uncertain": (self.task == "multilabel", "multilabel data"),

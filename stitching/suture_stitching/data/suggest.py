@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -17,7 +18,7 @@ from suture_stitching.data.formats import format_of
 from suture_stitching.data.list_files import FILE_COLUMNS, read_datalist
 from suture_stitching.data.spec import LISTS, TABLES
 from suture_stitching.data.spec_file import defaults_for, spec_of
-from suture_stitching.data.words import is_litter, is_row_number, names_patient, patient_columns, split_of
+from suture_stitching.data.words import in_order, is_litter, is_row_number, names_patient, patient_columns, split_of
 
 #: More values than these in a column are no labels.
 _MOST_LABELS = 50
@@ -64,9 +65,17 @@ def suggest(path: Path, metadata: ModelMetadata | None = None, label: str | None
         if metadata.labels:
             suggestion.put("labels", list(metadata.labels), "the model's, in its order")
         reads = next(iter(metadata.inputs.values()))
-        suggestion.put(
-            "input", reads.model_dump(mode="json", exclude_none=True), "what the model reads: contradictions are told"
-        )
+        if all(reads.spatial_shape):  # a size that a model leaves open is none of TOML's values
+            suggestion.put(
+                "input",
+                reads.model_dump(mode="json", exclude_none=True),
+                "what the model reads: contradictions are told",
+            )
+        if kind == "image_folder" and len(reads.spatial_shape) == 3 and _slices(path):
+            kind = "nifti"
+            suggestion.put("format", kind, "the model reads volumes: each folder of slices is one")
+        if kind == "nifti" and len(reads.spatial_shape) == 3 and all(reads.spatial_shape):
+            suggestion.put("window", list(reads.spatial_shape), "the voxels that the model reads")
     try:
         _LOOKS[_kind_of(kind)](path, kind, suggestion, label)
     except (OSError, ValueError) as error:
@@ -131,6 +140,8 @@ def _answered(error: SutureError, suggestion: Suggestion, metadata: ModelMetadat
         suggestion.put("uncertain", "negative", "CHECK: what -1 stands for: negative or positive")
     elif error.code == "dataset.missing_values" and 'missing = "mean"' in hint:
         suggestion.put("missing", "mean", "CHECK: empty cells become the mean over the training rows")
+    elif error.code == "dataset.no_value" and (codes := re.search(r"(empty = \{.*?\}), and", hint)):
+        suggestion.put("empty", tomllib.loads(codes[1])["empty"], "CHECK: numbers that stand for no value, by column")
     elif error.code == "dataset.not_finite" and 'missing = "lowest"' in hint:
         suggestion.put("missing", "lowest", "CHECK: NaN becomes a volume's lowest value")
     elif error.code == "dataset.spacing_differs":
@@ -156,7 +167,7 @@ def _folders(path: Path, kind: str, suggestion: Suggestion, label: str | None) -
         classes = sorted({parts[0] for parts in tops if parts})
         suggestion.put("labels", classes, "the class folders; put them into the order of the models' outputs")
     _group(places, suggestion)
-    if kind == "image_folder" and _slices(path, places):
+    if kind == "image_folder" and _slices(path):
         suggestion.put(
             "format",
             kind,
@@ -165,10 +176,11 @@ def _folders(path: Path, kind: str, suggestion: Suggestion, label: str | None) -
         )
 
 
-def _slices(path: Path, places: list[Path]) -> bool:
+def _slices(path: Path) -> bool:
     """Whether the first two files of a folder are DICOM of one series."""
     from suture_stitching.data.dicom import is_dicom, series_of
 
+    places = [file.relative_to(path) for file in _files(path)]
     pair = next(([first, second] for first, second in pairwise(places) if first.parent == second.parent), [])
     series = [series_of(path / place) for place in pair if is_dicom(path / place)]
     return len(series) == 2 and series[0] == series[1] != ""
@@ -202,6 +214,7 @@ def _table(path: Path, kind: str, suggestion: Suggestion, label: str | None) -> 
     from suture_stitching.data.table_files import open_table_file
 
     table = open_table_file(path, kind, _sheet(path, kind, suggestion))
+    table.check_names()
     names = table.names
     column = label or next(
         (name for name in names if name.lower() in ("label", "class", "target", "outcome", "y")), None
@@ -221,12 +234,13 @@ def _table(path: Path, kind: str, suggestion: Suggestion, label: str | None) -> 
     taken = set(columns.values())
     others = [name for name in names if name not in taken and not is_row_number(name) and not names_patient(name)]
     texts = {name: _distinct(table, name) for name in others if table.is_text(name)}
-    categories = {name: sorted(values) for name, values in texts.items() if 2 <= len(values) <= _MOST_CATEGORIES}
+    categories = {name: in_order(values) for name, values in texts.items() if 2 <= len(values) <= _MOST_CATEGORIES}
     columns["features"] = [name for name in others if table.is_number(name) or name in categories]
     left_out = [name for name in others if name not in columns["features"]]
     why = "CHECK: features in the order in which the models read them"
     if left_out:
-        why += f"; left out, for they are no numbers: {', '.join(left_out)}"
+        what = [f"{name} ({table.written(name)[0]})" if table.is_text(name) else name for name in left_out]
+        why += f"; left out, for they are no numbers: {', '.join(what)}"
     if len(patients) > 1:
         why += f"; whose a row is: one of {', '.join(patients)}"
     suggestion.put("columns", columns, " ".join(why.split()))
@@ -266,7 +280,7 @@ def _targets(table: Any, column: str, suggestion: Suggestion) -> None:
         if len(values) > _MOST_LABELS:
             suggestion.put("task", "regression", f"the column {column} has many values")
             return
-    suggestion.put("labels", sorted(values), "CHECK: in the order of the models' outputs")
+    suggestion.put("labels", in_order(values), "CHECK: in the order of the models' outputs")
 
 
 def _list(path: Path, kind: str, suggestion: Suggestion, label: str | None) -> None:
@@ -291,7 +305,7 @@ def _datalist(path: Path, kind: str, suggestion: Suggestion, label: str | None) 
         suggestion.put("labels", _mask_labels(path.parent), "CHECK: names of the masks' values, 0 first")
     else:
         suggestion.put(
-            "labels", sorted({str(entry.label) for entry in entries}), "CHECK: in the order of the models' outputs"
+            "labels", in_order({str(entry.label) for entry in entries}), "CHECK: in the order of the models' outputs"
         )
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from suture_contract.errors import SutureError
 from suture_contract.naming import did_you_mean, folded
 from suture_stitching.data.arrays import ArrayDataset, chunks, strata
+from suture_stitching.data.doubts import NoValue
 from suture_stitching.data.samples import patient_column
 from suture_stitching.data.spec import DatasetSpec
 from suture_stitching.data.splits import Indices, digests, split_samples
@@ -104,6 +105,8 @@ def _read(file: TableFile, chosen: _Chosen, spec: DatasetSpec) -> _Content:
     numbers: list[NDArray[np.float64]] = []
     keys: list[NDArray[np.void]] = []
     rows, shape = 0, (len(chosen.features),)
+    coded = NoValue(() if chosen.signals else chosen.features, spec.empty)
+    coded_targets = NoValue(chosen.targets if spec.task == "regression" else (), spec.empty)
     with Spool() as spool:
         for batch in file.batches(chosen.all, chosen.numbers):
             for name in chosen.all:
@@ -118,18 +121,24 @@ def _read(file: TableFile, chosen: _Chosen, spec: DatasetSpec) -> _Content:
             else:
                 # Missing cells are NaN from here to where they are filled in; cells that hold NaN count as missing.
                 values = np.stack([_values(batch, name, rows, codes, spec) for name in chosen.features], axis=1)
+                coded.take_out(values)
                 for name, count in zip(chosen.features, np.isnan(values).sum(axis=0).tolist(), strict=True):
                     empty[name] += count - batch.column(name).null_count
             shape = values.shape[1:]
-            numbers.append(
-                np.array([_numbers(batch, name, rows, where) for name in chosen.targets if name not in codes])
-            )
+            measured = {name: _numbers(batch, name, rows, where) for name in chosen.targets if name not in codes}
+            numbers.append(np.array(list(measured.values())))
+            if spec.task == "regression":
+                coded_targets.take_out(numbers[-1].T)
+                for name, own in zip(measured, numbers[-1], strict=True):
+                    empty[name] += int(np.isnan(own).sum()) - batch.column(name).null_count
             keys.append(digests(values))
             with np.errstate(over="ignore"):  # infinite ones are refused below
                 spool.append(values.astype(np.float32))
             rows += len(values)
         if not rows:
             raise SutureError("dataset.empty", "the table has no rows", where=where)
+        coded.refuse(where, filled=True)
+        coded_targets.refuse(where, filled=False)
         _refuse_empty(chosen, empty, rows, spec)
         inputs = spool.array((rows, *_as_signal(shape, spec)), np.float32)
     filled = any(empty[name] for name in chosen.features)
@@ -194,13 +203,14 @@ class _Codes:
 
 def _choose(file: TableFile, spec: DatasetSpec) -> _Chosen:
     where, columns, names = str(spec.path), spec.columns, file.names
-    repeated = next((name for name in names if names.count(name) > 1), None)
-    if repeated is not None:
+    file.check_names()
+    unknown = next((name for name in spec.empty if name not in names), None)
+    if unknown is not None:
         raise SutureError(
-            "dataset.duplicate",
-            f"the column '{repeated}' occurs more than once",
+            "dataset.missing_column",
+            f"there is no column '{unknown}', of which empty speaks; the table has {', '.join(names)}",
             where=where,
-            hint="rename one of them, or remove it",
+            hint="correct the dataset's empty",
         )
     targets = spec.labels if spec.task == "multilabel" else (columns.label or _column_of("label", names) or "label",)
     stated = columns.features
@@ -208,7 +218,7 @@ def _choose(file: TableFile, spec: DatasetSpec) -> _Chosen:
     taken = {*(stated or wanted or ()), *targets}
     split = columns.split or (named if (named := _column_of("split", names)) not in taken else None)
     patients = [name for name in names if names_patient(name) and name not in {*taken, split}]
-    group = columns.group or patient_column(patients, where)
+    group = columns.group or patient_column(patients, where, lambda name: _texts(file, name))
     reserved = {*targets, *patients, *filter(None, (split, group))}
     # A column of texts that only says which subgroup a row is of is no feature.
     reserved |= {name for name in spec.subgroups if name in names and not file.is_number(name)}
@@ -243,6 +253,11 @@ def _choose(file: TableFile, spec: DatasetSpec) -> _Chosen:
             raise file.not_numbers(name)
     _check_number(features, spec, signals, where)
     return _Chosen(tuple(features), targets, split, group, numbers, signals, stated is not None)
+
+
+def _texts(file: TableFile, name: str) -> list[str]:
+    cells = (cell for batch in file.batches([name], ()) for cell in batch.column(name).to_pylist())
+    return ["" if cell is None else str(cell).strip() for cell in cells]
 
 
 def _column_of(wanted: str, names: Sequence[str]) -> str | None:

@@ -19,7 +19,8 @@ import pyarrow.parquet
 from suture_contract.errors import SutureError
 from suture_contract.extras import how_to_install
 from suture_contract.naming import did_you_mean, folded
-from suture_stitching.data.text_table import NULLS, TextTable, opened, sniff
+from suture_stitching.data.cells import is_plain, written_as
+from suture_stitching.data.text_table import NULLS, MaybeThousands, TextTable, Thousands, opened, sniff
 from suture_stitching.data.words import is_row_number, names_patient
 
 #: Of a table that are held at a time.
@@ -28,6 +29,8 @@ _BYTES = 4 * 1024 * 1024
 _ROWS = 10_000
 #: How Arrow names the column with a cell that does not convert; what follows is the cell, which is not passed on.
 _BAD_CELL = re.compile(r"In CSV column #(\d+): CSV conversion error")
+#: Of a column, that are looked at for what they may be.
+_OTHER_CELLS = 500
 EXCEL = (".xlsx", ".xlsm")
 STATISTICS = (".dta", ".sav", ".zsav", ".por", ".sas7bdat", ".xpt")
 
@@ -61,22 +64,60 @@ class TableFile(ABC):
         kind, types = self.type_of(name), pyarrow.types
         return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
 
-    def not_numbers(self, name: str, content: str | None = None) -> SutureError:
-        """Return the error for a column that should hold numbers."""
-        kind, types = self.type_of(name), pyarrow.types
-        if content is None and types.is_temporal(kind):
-            content, hint = "dates or times", "compute a number from it, an age say, or leave it out of features"
-        elif content is None and self.is_list(name):
-            content, hint = "lists", "name it as the only feature to read signals, or leave it out of features"
-        else:
-            content = content or ("text" if _is_text(kind) else str(kind))
-            hint = (
-                f'say the texts in the order of their numbers, categories = {{ "{name}" = ["...", "..."] }}, as the '
-                "models were trained; or leave it out of features"
+    def check_names(self) -> None:
+        """Raise `SutureError` where columns cannot be told apart by their names."""
+        repeated = next((name for name in self.names if self.names.count(name) > 1), None)
+        if repeated == "":
+            raise SutureError(
+                "dataset.unreadable",
+                f"the first row names {sum(map(bool, self.names))} of {len(self.names)} columns",
+                where=str(self.path),
+                hint="the first row is the header: remove titles and empty rows above it, and columns without a name",
             )
+        if repeated is not None:
+            raise SutureError(
+                "dataset.duplicate",
+                f"the column '{repeated}' occurs more than once",
+                where=str(self.path),
+                hint="rename one of them, or remove it",
+            )
+
+    def written(self, name: str) -> tuple[str, str, str]:
+        """Return what a column of texts holds, what it does not, and what to do."""
+        others: set[str] = set()
+        plain = 0
+        for batch in self._batches([self._raw[name]], set()):
+            column = batch.column(self._raw[name])
+            texts = {str(cell).strip() for cell in column.unique().to_pylist() if cell is not None} - {""}
+            own = {text for text in texts if not is_plain(text)}
+            others, plain = others | own, plain + len(texts) - len(own)
+            if len(others) > _OTHER_CELLS:
+                break
+        if (known := written_as(others)) is not None:
+            return known[0], "plain numbers", known[1]
+        if plain > len(others):
+            hint = "write numbers in all of its rows, or leave those without one empty; or leave it out of features"
+            return "text in some of its rows", "numbers", hint
+        hint = (
+            f'say the texts in the order of their numbers, categories = {{ "{name}" = ["...", "..."] }}, as the '
+            "models were trained; or leave it out of features"
+        )
+        return "text", "numbers", hint
+
+    def not_numbers(self, name: str) -> SutureError:
+        """Return the error for a column that should hold numbers."""
+        kind, types, wanted = self.type_of(name), pyarrow.types, "numbers"
+        if types.is_temporal(kind):
+            content, hint = "dates or times", "compute a number from it, an age say, or leave it out of features"
+        elif self.is_list(name):
+            content, hint = "lists", "name it as the only feature to read signals, or leave it out of features"
+        elif types.is_nested(kind):
+            content, hint = "fields of their own", "give each a column of its own, or leave it out of features"
+        else:
+            content, wanted, hint = self.written(name)
         return SutureError(
             "dataset.not_numbers",
-            f"the column '{name}' holds {content}, not numbers",
+            f"the column '{name}' holds {content}, not {wanted}",
             where=str(self.path),
             hint=hint,
         )
@@ -124,22 +165,11 @@ class _Text(TableFile):
             read_options=pyarrow.csv.ReadOptions(
                 encoding="utf8" if form.encoding in ("utf-8", "utf-8-sig") else form.encoding, skip_rows=form.skip
             ),
-            parse_options=pyarrow.csv.ParseOptions(delimiter=form.delimiter),
+            parse_options=pyarrow.csv.ParseOptions(delimiter=form.delimiter, newlines_in_values=True),
             convert_options=options,
         )
 
     def _batches(self, columns: list[str], numbers: set[str]) -> Iterator[Any]:
-        doubtful = next((name for name in self._form.thousands if name in {number.strip() for number in numbers}), None)
-        if doubtful is not None:
-            sign = self._form.decimal
-            raise SutureError(
-                "dataset.not_numbers",
-                f"the column '{doubtful}' holds whole numbers up to 999, and beyond them only such with three digits "
-                f"behind a '{sign}', which seem to be thousands",
-                where=str(self.path),
-                hint=f"write them without a sign for thousands: 1234, not 1{sign}234; if they are decimals, write the "
-                f"whole numbers so as well: 950{sign}0",
-            )
         # What the first rows show as an integer may be broken further down.
         types = {
             name: (pyarrow.bool_() if pyarrow.types.is_boolean(self._schema.field(name).type) else pyarrow.float64())
@@ -148,8 +178,35 @@ class _Text(TableFile):
             for name in columns
         }
         options = pyarrow.csv.ConvertOptions(column_types=types, include_columns=columns, **self._nulls)
+        maybe = MaybeThousands(numbers if self._form.delimiter != "," else ())
         with self._open(options) as file:
-            yield from file
+            for batch in file:
+                maybe.look(batch)
+                yield batch
+        if maybe.names:
+            self._check_thousands(maybe.names)
+
+    def _check_thousands(self, names: list[str]) -> None:
+        """Raise where the cells of a column seem to have their thousands set apart by what is a decimal sign."""
+        sign = self._form.decimal
+        looks = {name: Thousands(sign) for name in names}
+        for batch in self._batches(names, set()):
+            for name, look in list(looks.items()):
+                look.add(cell.strip() for cell in batch.column(name).drop_null().to_pylist())
+                if not look.possible:
+                    del looks[name]
+            if not looks:
+                return
+        doubtful = next((name.strip() for name, look in looks.items() if look.seem), None)
+        if doubtful is not None:
+            raise SutureError(
+                "dataset.not_numbers",
+                f"the column '{doubtful}' holds whole numbers up to 999, and beyond them only such with three digits "
+                f"behind a '{sign}', which seem to be thousands",
+                where=str(self.path),
+                hint=f"write them without a sign for thousands: 1234, not 1{sign}234; if they are decimals, write the "
+                f"whole numbers so as well: 950{sign}0",
+            )
 
 
 class _Frames(TableFile):
@@ -200,12 +257,14 @@ class _Excel(_Frames):
                 where=str(path),
                 hint="rename one of them, or remove it",
             )
-        if not names or (len(names) == 1 and first.shape[1] > 2):
+        unnamed = first.iloc[1:, first.iloc[:1].isna().to_numpy().reshape(-1)] if len(first) else first
+        if not names or int(unnamed.notna().any().sum()) > 1:
             raise SutureError(
                 "dataset.unreadable",
                 f"the first row names {len(names)} of {first.shape[1]} columns",
                 where=str(path),
-                hint="the first row is the header: remove titles and empty rows above it",
+                hint="the first row is the header, and it is one row: remove titles and empty rows above it, join the "
+                "names of two rows into one, and divide merged cells",
             )
 
     def _frames(self, path: Path) -> Iterator[Any]:
@@ -333,7 +392,7 @@ def _naming_the_file(path: Path, file: TableFile | None = None) -> Iterator[None
     except Exception as error:
         # What readers say quotes the line they stumbled over, so it is not passed on.
         if file is not None and (cell := _BAD_CELL.search(str(error))) and int(cell[1]) < len(file.names):
-            raise file.not_numbers(file.names[int(cell[1])], "text in some of its rows") from None
+            raise file.not_numbers(file.names[int(cell[1])]) from None
         suffix = path.suffix.lower()
         kind = {".parquet": "a Parquet file"}.get(suffix, "an Excel file" if suffix in EXCEL else None)
         kind = kind or ("a file of a statistics program that can be read" if suffix in STATISTICS else None)

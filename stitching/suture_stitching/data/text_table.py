@@ -7,9 +7,12 @@ import csv
 import gzip
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
+
+import numpy as np
 
 from suture_contract.errors import SutureError
 
@@ -28,6 +31,8 @@ _OTHERS = (
     (b"PAR1", "a Parquet file", 'give format = "parquet"'),
     (b"\x89HDF", "an HDF5 file", 'give format = "hdf5"'),
 )
+#: Excel's first line, which says what the separator is.
+_SAID = re.compile(r'"?sep=(.)"?', re.I)
 _COMMA = re.compile(r"[+-]?\d+,\d+")
 _POINT = re.compile(r"[+-]?\d*\.\d+")
 #: A whole number below a thousand, and one whose thousands are set apart; of the latter each may be a decimal as well.
@@ -39,17 +44,13 @@ NULLS = ["", "?", ".", "#N/A", "#N/A N/A", "#NA", "N/A", "NA", "NULL", "NaN", "N
 
 @dataclass(frozen=True)
 class TextTable:
-    """How a table is written: `skip` lines of comments come before the header.
-
-    `thousands` are the columns whose numbers seem to have their thousands set apart, by what else is a decimal sign.
-    """
+    """How a table is written: `skip` lines of comments, or Excel's of the separator, come before the header."""
 
     encoding: str
     delimiter: str
     decimal: str
     skip: int
     zipped: bool
-    thousands: tuple[str, ...] = ()
 
     @property
     def in_words(self) -> str:
@@ -85,8 +86,14 @@ def sniff(path: Path) -> TextTable:
     skip = 0
     while skip < len(lines) - 1 and lines[skip].startswith("#") and not _columns(lines[skip], lines[skip + 1]):
         skip += 1
-    header = lines[skip] if lines else ""
-    delimiter = max(_DELIMITERS, key=lambda sign: (_bare(header).count(sign), -_DELIMITERS.index(sign)))
+    said = _SAID.fullmatch(lines[skip].strip()) if lines else None
+    skip += said is not None
+    header = lines[skip] if skip < len(lines) else ""
+    delimiter = (
+        said[1]
+        if said and said[1] in _DELIMITERS
+        else max(_DELIMITERS, key=lambda sign: (_bare(header).count(sign), -_DELIMITERS.index(sign)))
+    )
     rows = list(csv.reader(lines[skip + 1 : skip + 1001], delimiter=delimiter))
     cells = Counter(
         kind
@@ -96,21 +103,54 @@ def sniff(path: Path) -> TextTable:
         if form.fullmatch(cell.strip())
     )
     decimal = "," if delimiter != "," and cells[","] and not cells["."] else "."
-    names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
-    thousands = [
-        name
-        for place, name in enumerate(names)
-        if delimiter != "," and _has_thousands([row[place].strip() for row in rows if place < len(row)], decimal)
-    ]
-    return TextTable(encoding, delimiter, decimal, skip, zipped, tuple(thousands))
+    return TextTable(encoding, delimiter, decimal, skip, zipped)
 
 
-def _has_thousands(cells: list[str], decimal: str) -> bool:
+class Thousands:
     """Whether numbers go on from 999 to 1.234: some below a thousand, of three digits too, and no other decimals."""
-    written = [cell for cell in cells if cell not in NULLS]
-    above = [cell for cell in written if _THOUSANDS[decimal].fullmatch(cell)]
-    below = [cell for cell in written if _BELOW_THOUSAND.fullmatch(cell)]
-    return bool(above) and any(len(cell.lstrip("+-")) > 2 for cell in below) and len(above) + len(below) == len(written)
+
+    def __init__(self, decimal: str) -> None:
+        self._apart = _THOUSANDS[decimal]
+        self._above = self._below = False
+        self.possible = True
+
+    def add(self, cells: Iterable[str]) -> None:
+        """Look at more cells of the column."""
+        for cell in cells:
+            if _BELOW_THOUSAND.fullmatch(cell):
+                self._below |= len(cell.lstrip("+-")) > 2
+            elif self._apart.fullmatch(cell):
+                self._above = True
+            elif cell not in NULLS:
+                self.possible = False
+                return
+
+    @property
+    def seem(self) -> bool:
+        """Whether thousands seem to be set apart in all cells that were looked at."""
+        return self.possible and self._above and self._below
+
+
+class MaybeThousands:
+    """Columns whose numbers may be such as `Thousands` looks for, as far as numbers show it."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._open, self._broken = set(names), set[str]()
+
+    def look(self, batch: Any) -> None:
+        """Look at more rows of all columns."""
+        for name in list(self._open):
+            values = np.abs(batch.column(name).cast("float64").drop_null().to_numpy(zero_copy_only=False))
+            parts = values[values != np.floor(values)]
+            if (values >= 1000).any() or (parts < 1).any() or not np.allclose(parts * 1000, np.rint(parts * 1000)):
+                self._open.discard(name)
+            elif len(parts):
+                self._broken.add(name)
+
+    @property
+    def names(self) -> list[str]:
+        """The columns that hold such numbers."""
+        return sorted(self._open & self._broken)
 
 
 def opened(path: Path, zipped: bool) -> IO[bytes]:
@@ -146,4 +186,4 @@ def _encoding(path: Path, head: bytes, zipped: bool) -> str:
     return "utf-8"
 
 
-__all__ = ["NULLS", "TextTable", "opened", "sniff"]
+__all__ = ["NULLS", "MaybeThousands", "TextTable", "Thousands", "opened", "sniff"]

@@ -38,6 +38,8 @@ _NUMBERED = re.compile(r"^\d+[\s_.-]+(?=\D)")
 #: A number, and after it another one: the first may be a patient's, the last says which of that patient's files it is.
 _FRAME = re.compile(r"^(.*\d\D*?[\s_.-]+[A-Za-z]*)\d+$")
 _TRUTH = {"false": 0, "true": 1}
+#: What a yes is called, and what stands for one.
+_AFFIRM = frozenset("yes y ja j oui si true t wahr w pos positive positiv present +".split())  # noqa: SIM905
 
 
 def split_of(text: str) -> Split | None:
@@ -73,9 +75,12 @@ def of_one_patient(files: Iterable[str]) -> int:
 
 
 def written_alike(ids: Iterable[object]) -> int:
-    """Return how many distinct ids are another one but for case, and for spaces: `p07 ` beside `P07`."""
+    """Return how many distinct ids are another one but for case, spaces and zeros: `p07 ` beside `P07`, 7.0 or 007.
+
+    Numbers of a table become 7.0 where a row has none, and 7 where a program takes 007 for a number.
+    """
     distinct = {id.decode("latin-1") if isinstance(id, bytes) else str(id) for id in ids}
-    times = Counter(" ".join(id.split()).casefold() for id in distinct)
+    times = Counter(whole_number(id) or " ".join(id.split()).casefold() for id in distinct)
     return sum(n for n in times.values() if n > 1)
 
 
@@ -124,6 +129,11 @@ def places_of(texts: Iterable[str], labels: Sequence[str]) -> dict[str, int]:
     return {}
 
 
+def in_order(texts: Iterable[str]) -> list[str]:
+    """Return texts in the order of the alphabet, but those that deny before those that affirm: nein, ja."""
+    return sorted(texts, key=lambda text: (folded(text) in _AFFIRM, text))
+
+
 def how_to_name(labels: Sequence[str]) -> str:
     """Return how to say which texts mean these labels."""
     numbers = [str(number) for number in range(1, len(labels) + 1)][:3]
@@ -152,6 +162,7 @@ def is_row_number(column: str) -> bool:
 
 __all__ = [
     "how_to_name",
+    "in_order",
     "is_about",
     "is_litter",
     "is_row_number",
