@@ -204,14 +204,7 @@ class _Codes:
 def _choose(file: TableFile, spec: DatasetSpec) -> _Chosen:
     where, columns, names = str(spec.path), spec.columns, file.names
     file.check_names()
-    unknown = next((name for name in spec.empty if name not in names), None)
-    if unknown is not None:
-        raise SutureError(
-            "dataset.missing_column",
-            f"there is no column '{unknown}', of which empty speaks; the table has {', '.join(names)}",
-            where=where,
-            hint="correct the dataset's empty",
-        )
+    _check_empty(names, spec)
     targets = spec.labels if spec.task == "multilabel" else (columns.label or _column_of("label", names) or "label",)
     stated = columns.features
     wanted = spec.input.channels if spec.input is not None and spec.input.format == "table" else None
@@ -253,6 +246,18 @@ def _choose(file: TableFile, spec: DatasetSpec) -> _Chosen:
             raise file.not_numbers(name)
     _check_number(features, spec, signals, where)
     return _Chosen(tuple(features), targets, split, group, numbers, signals, stated is not None)
+
+
+def _check_empty(names: Sequence[str], spec: DatasetSpec) -> None:
+    """Raise where `empty` speaks of a column that is not there."""
+    unknown = next((name for name in spec.empty if name not in names), None)
+    if unknown is not None:
+        raise SutureError(
+            "dataset.missing_column",
+            f"there is no column '{unknown}', of which empty speaks; the table has {', '.join(names)}",
+            where=str(spec.path),
+            hint="correct the dataset's empty",
+        )
 
 
 def _texts(file: TableFile, name: str) -> list[str]:
