@@ -47,27 +47,27 @@ class NoValue:
 
     def doubts(self) -> dict[str, list[float]]:
         """Return, by column, what looks like a code; nothing for columns of which it is said what stands for none."""
-        found: dict[str, list[float]] = {}
+        codes_of: dict[str, list[float]] = {}
         for number, code in enumerate((*_BELOW, *_ABOVE)):
             times = self._times[number]
             far = self._lowest >= 0 if code < 0 else self._highest * _FAR < code
             enough = times >= (_OFTEN if code == 99 else 1)
             for place in np.flatnonzero(far & enough & np.isfinite(self._lowest)).tolist():
                 if self._names[place] not in self._stated:
-                    found.setdefault(self._names[place], []).append(code)
-        return found
+                    codes_of.setdefault(self._names[place], []).append(code)
+        return codes_of
 
     def refuse(self, where: str, *, filled: bool) -> None:
         """Raise `SutureError` `dataset.no_value` where a column holds what looks like a code.
 
         `filled` says whether empty cells of these columns can be filled.
         """
-        found = self.doubts()
-        if not found:
+        codes_of = self.doubts()
+        if not codes_of:
             return
-        name, codes = next(iter(found.items()))
-        others = f", and {len(found) - 1} more columns have such values" if len(found) > 1 else ""
-        written = {column: [int(code) for code in own] for column, own in found.items()}
+        name, codes = next(iter(codes_of.items()))
+        others = f", and {len(codes_of) - 1} more columns have such values" if len(codes_of) > 1 else ""
+        written = {column: [int(code) for code in own] for column, own in codes_of.items()}
         times = int(self._times[[(*_BELOW, *_ABOVE).index(code) for code in codes], self._names.index(name)].sum())
         raise SutureError(
             "dataset.no_value",

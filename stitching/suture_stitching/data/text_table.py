@@ -32,7 +32,7 @@ _OTHERS = (
     (b"\x89HDF", "an HDF5 file", 'give format = "hdf5"'),
 )
 #: Excel's first line, which says what the separator is.
-_SAID = re.compile(r'"?sep=(.)"?', re.I)
+_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.I)
 _COMMA = re.compile(r"[+-]?\d+,\d+")
 _POINT = re.compile(r"[+-]?\d*\.\d+")
 #: A whole number below a thousand, and one whose thousands are set apart; of the latter each may be a decimal as well.
@@ -86,12 +86,12 @@ def sniff(path: Path) -> TextTable:
     skip = 0
     while skip < len(lines) - 1 and lines[skip].startswith("#") and not _columns(lines[skip], lines[skip + 1]):
         skip += 1
-    said = _SAID.fullmatch(lines[skip].strip()) if lines else None
-    skip += said is not None
+    separator = _SEPARATOR_LINE.fullmatch(lines[skip].strip()) if lines else None
+    skip += separator is not None
     header = lines[skip] if skip < len(lines) else ""
     delimiter = (
-        said[1]
-        if said and said[1] in _DELIMITERS
+        separator[1]
+        if separator and separator[1] in _DELIMITERS
         else max(_DELIMITERS, key=lambda sign: (_bare(header).count(sign), -_DELIMITERS.index(sign)))
     )
     rows = list(csv.reader(lines[skip + 1 : skip + 1001], delimiter=delimiter))
