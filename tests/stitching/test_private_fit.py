@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,15 +14,19 @@ import pytest
 import torch
 from tests.stitching.networks import LABELS, dataset, images, same_fit, same_weights
 
+from suture_contract.contributions import ClippedPrivacy
 from suture_contract.errors import SutureError
 from suture_contract.privacy import Privacy
 from suture_stitching.data import ArrayDataset
 from suture_stitching.ensemble.members import Member
 from suture_stitching.evaluation.evaluate import evaluate
+from suture_stitching.features.moments import Moments
 from suture_stitching.fitting import private_stitches
+from suture_stitching.fitting.contribute import _noisy
 from suture_stitching.fitting.fit import FitOptions, fit, fit_share
 from suture_stitching.fitting.private_rows import Rows, read_rows
 from suture_stitching.privacy.account import Account, noise_of
+from suture_stitching.privacy.noise import normal
 from suture_stitching.privacy.scale import BINS, clip_of, clipped, counts
 from suture_stitching.running.checkpoint import Checkpoint
 from suture_stitching.running.shards import Share
@@ -54,6 +60,40 @@ def test_noise_is_drawn_once_for_a_question(tmp_path: Path) -> None:
     answers = [Account(SOME, Checkpoint(tmp_path, "key")).ask("one", torch.zeros(5), 1.0, 1.0) for _ in range(2)]
     assert torch.equal(*answers)
     assert not torch.equal(answers[0], Account(SOME, Checkpoint(None, "")).ask("one", torch.zeros(5), 1.0, 1.0))
+
+
+def test_noise_comes_from_no_generator_that_somebody_could_start_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's own has 32 bits of a seed: whoever knows a few numbers tries them all, and takes the noise away."""
+
+    class OneSeed(torch.Generator):
+        def manual_seed(self, _: int) -> torch.Generator:
+            return super().manual_seed(0)
+
+    monkeypatch.setattr(torch, "Generator", OneSeed)
+    exact = {(0, (), "train"): Moments.of(torch.eye(3, dtype=torch.float64))}
+    for ask in (
+        lambda: Account(SOME, Checkpoint(None, "")).ask("one", torch.zeros(20), 1.0, 1.0),
+        lambda: _noisy(exact, ClippedPrivacy(epsilon=8, delta=1e-5, clips=(1.0,)))[0, (), "train"].mean,
+    ):
+        drawn = []
+        for _ in range(2):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                np.random.seed(0)
+                drawn.append(ask())
+        assert not torch.equal(*drawn)
+
+
+def test_noise_is_normal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the same random bits every time: all shares, and the ends, which a promise of so small a delta needs."""
+    monkeypatch.setattr(os, "urandom", lambda count: hashlib.shake_256(b"noise").digest(count))
+    drawn = normal((200, 500)).flatten()
+    limits = torch.linspace(-3, 3, 13, dtype=torch.float64)
+    below = (drawn[:, None] < limits).double().mean(0)
+    assert torch.allclose(below, torch.special.ndtr(limits), atol=0.006)  # four deviations of a share of 100,000
+    for bits, value in ((0, 9.16), (1, -9.16), (2**64 - 1, 0.0), (2**64 - 2, 0.0)):
+        monkeypatch.setattr(os, "urandom", lambda _, bits=bits: bits.to_bytes(8, "little"))
+        assert float(normal((1,))) == pytest.approx(value, abs=0.01)
 
 
 def test_a_fit_that_is_killed_and_called_again_tells_the_same(pair: list[Member], tmp_path: Path) -> None:
@@ -162,6 +202,9 @@ def test_sizes_come_from_full_bins() -> None:
     rows = clipped(torch.tensor([[3.0, 0.0], [1e6, 0.0], [float("nan"), 1.0]]), clip)
     assert rows.norm(dim=1).max() <= 1 + 1e-9
     assert rows[2].tolist() == [0, 0]
+    # Whoever asks for moments says the clip: however small it is, no row betrays itself by NaN.
+    tiny = clipped(torch.tensor([[3e38, -3e38], [1.0, 0.0], [0.0, 0.0]]), 1e-300)
+    assert tiny.norm(dim=1).tolist() == pytest.approx([1, 1, 0])
 
 
 def test_cells_filled_from_other_patients_are_refused(pair: list[Member]) -> None:

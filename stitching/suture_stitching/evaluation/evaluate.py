@@ -39,7 +39,7 @@ from suture_stitching.evaluation.scores import Scored, Scores, largest_score
 from suture_stitching.objectives import Objective, objective_of
 from suture_stitching.objectives.classification import Classification
 from suture_stitching.running.checkpoint import Checkpoint, Folder, digest_of, fingerprint
-from suture_stitching.running.device import Precision, Runner
+from suture_stitching.running.device import Precision, Runner, runner_for
 from suture_stitching.running.feature_pass import FeaturePass
 from suture_stitching.running.progress import OnProgress, ignore
 from suture_stitching.running.shards import Share
@@ -84,7 +84,7 @@ def evaluate(
         fitted,
         dataset,
         splits,
-        Runner(device, precision),
+        runner_for(members, device, precision, privacy),
         progress,
         checkpoint,
         shared=False,

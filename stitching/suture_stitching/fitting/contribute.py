@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 import os
-import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,10 +39,11 @@ from suture_stitching.fitting.carriers import groups_of, kept, screened, tallied
 from suture_stitching.objectives import objective_of
 from suture_stitching.portable.tensors import save_tensors
 from suture_stitching.privacy.account import noise_of
+from suture_stitching.privacy.noise import normal
 from suture_stitching.privacy.scale import clipped
 from suture_stitching.running.accumulator import Accumulator
 from suture_stitching.running.checkpoint import Checkpoint, Folder, fingerprint
-from suture_stitching.running.device import Precision, Runner
+from suture_stitching.running.device import Precision, runner_for
 from suture_stitching.running.feature_pass import FeaturePass
 from suture_stitching.running.progress import OnProgress, ignore
 from suture_stitching.running.tracker import Tracker, UnitCost
@@ -148,7 +148,7 @@ def contribute(
     check_inputs(members, dataset)
     objective = objective_of([member.metadata for member in members], dataset.labels, where=dataset.where)
     _check(dataset, asked, min_patients, privacy)
-    tracker, runner = Tracker(progress), Runner(device, precision)
+    tracker, runner = Tracker(progress), runner_for(members, device, precision, privacy)
     settings = {
         "asked": [dict(placement) for placement in asked],
         "privacy": None if privacy is None else privacy.model_dump(mode="json"),
@@ -274,11 +274,10 @@ def _noisy(moments: Mapping[_Key, Moments], privacy: ClippedPrivacy) -> dict[_Ke
     """
     per_split = len(moments) / len({split for _, _, split in moments})
     sigma = noise_of(privacy.epsilon, privacy.delta, _SENSITIVITY * math.sqrt(per_split))
-    generator = torch.Generator().manual_seed(secrets.randbits(63))
     noisy = {}
     for key, exact in moments.items():
         clip, width = privacy.clips[key[0]], len(exact.mean)
-        noise = sigma / exact.n * torch.randn(width, width + 1, dtype=torch.float64, generator=generator)
+        noise = sigma / exact.n * normal((width, width + 1))
         mean = exact.mean + clip * noise[:, 0]
         products = exact.covariance + torch.outer(exact.mean, exact.mean) + clip**2 * noise[:, 1:]
         covariance = (products + products.T) / 2 - torch.outer(mean, mean)

@@ -66,7 +66,7 @@ from suture_stitching.matching.match import match, strongest
 from suture_stitching.objectives import objective_of
 from suture_stitching.privacy.account import Account
 from suture_stitching.running.checkpoint import Checkpoint, Folder, fingerprint
-from suture_stitching.running.device import Precision, Runner
+from suture_stitching.running.device import Precision, Runner, runner_for
 from suture_stitching.running.feature_pass import FeaturePass
 from suture_stitching.running.progress import OnProgress, ignore
 from suture_stitching.running.shards import ALL, Share
@@ -118,7 +118,7 @@ def fit(
         members,
         dataset,
         options or FitOptions(),
-        Runner(device, precision),
+        runner_for(members, device, precision, privacy),
         progress,
         checkpoint,
         terms=PatientTerms(own, privacy, share, min_patients),

@@ -8,12 +8,11 @@ and noise `sigma_i` together tell as much as a single one with `mu^2 = sum((s_i 
 from __future__ import annotations
 
 import math
-import secrets
 
-import torch
 from torch import Tensor
 
 from suture_contract.privacy import Privacy
+from suture_stitching.privacy.noise import normal
 from suture_stitching.running.checkpoint import Checkpoint
 
 
@@ -43,10 +42,7 @@ class Account:
         kept = self._checkpoint.load(f"private-{name}")
         if kept is not None and kept.tensors["answer"].shape == answer.shape:
             return kept.tensors["answer"]
-        # The seed comes from the system and is forgotten: who knew it could take the noise away.
-        generator = torch.Generator().manual_seed(secrets.randbits(63))
-        noise = torch.randn(answer.shape, dtype=torch.float64, generator=generator)
-        noisy = answer.double().cpu() + self.deviation(share, sensitivity) * noise
+        noisy = answer.double().cpu() + self.deviation(share, sensitivity) * normal(answer.shape)
         self._checkpoint.save(f"private-{name}", None, {"answer": noisy})
         return noisy
 

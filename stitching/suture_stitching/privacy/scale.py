@@ -32,7 +32,7 @@ def clip_of(noisy: Tensor, patients: float, deviation: float) -> float:
 
 def clipped(rows: Tensor, clip: float) -> Tensor:
     """Return `rows` `(..., D)` in units of `clip`, none longer than 1; what is not finite is nothing."""
-    rows = torch.where(torch.isfinite(rows).all(-1, keepdim=True), rows, 0.0).double() / clip
-    norms = rows.norm(dim=-1, keepdim=True)
-    shortened: Tensor = rows / norms.clamp(min=1)
+    rows = torch.where(torch.isfinite(rows).all(-1, keepdim=True), rows, 0.0).double()
+    # Nothing is divided by `clip` alone, which may be so small that a large row would not be finite any more.
+    shortened: Tensor = rows / rows.norm(dim=-1, keepdim=True).clamp(min=clip)
     return shortened

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from suture_contract.errors import SutureError
 from suture_contract.model.graph import Graph
+from suture_contract.privacy import Privacy
+from suture_stitching.ensemble.members import Member
 from suture_stitching.portable.dry_run import UNLIMITED, measure
 from suture_stitching.portable.program import is_out_of_memory
 from suture_stitching.portable.runtime import PortableModel
@@ -22,6 +24,19 @@ Precision: TypeAlias = Literal["auto", "float32", "bfloat16"]
 _SHARE = 0.5
 #: So many samples are counted to know what one of them needs; only shapes are worked with.
 _SAMPLES = 1024
+
+#: Operators that look up entries at indices which may be computed.
+_LOOK_UPS = frozenset(
+    f"aten.{name}"
+    for name in (
+        "embedding.default",
+        "index.Tensor",
+        "index_select.default",
+        "gather.default",
+        "scatter.src",
+        "scatter.value",
+    )
+)
 
 _T = TypeVar("_T")
 log = logging.getLogger(__name__)
@@ -43,10 +58,15 @@ def usable(device: str | torch.device) -> torch.device:
 
 
 class Runner:
-    """Runs frozen models on one device; in bfloat16 under autocast, which leaves to float32 what needs it."""
+    """Runs frozen models on one device; in bfloat16 under autocast, which leaves to float32 what needs it.
 
-    def __init__(self, device: str | torch.device = "cpu", precision: Precision = "auto") -> None:
-        self.device = torch.device(device)
+    Where one is `silent`, what an operator refuses to compute, such as the entry at an index that there is not, is NaN.
+    """
+
+    def __init__(
+        self, device: str | torch.device = "cpu", precision: Precision = "auto", *, silent: bool = False
+    ) -> None:
+        self.device, self._silent = torch.device(device), silent
         supported = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
         self.precision: Precision = "bfloat16" if precision == "auto" and supported else precision
         if self.precision == "auto":
@@ -68,12 +88,19 @@ class Runner:
 
     def stream(self, model: PortableModel, nodes: Collection[int], x: Tensor) -> Iterator[tuple[int, Tensor]]:
         """Yield the values of `nodes` as they are computed, in the wanted precision, which ends where they are read."""
-        values = model.stream(nodes, x)
+        values, left = model.stream(nodes, x), dict.fromkeys(nodes)
         while True:
-            with self.autocast():
-                computed = next(values, None)
+            try:
+                with self.autocast():
+                    computed = next(values, None)
+            except SutureError as error:
+                if not self._silent or error.code != "model.run_failed":
+                    raise
+                yield from _not_a_number(model, left, x)
+                return
             if computed is None:
                 return
+            left.pop(computed[0])
             yield computed
 
     def parts(self, work: Callable[..., _T], *batch: Tensor) -> list[_T]:
@@ -117,6 +144,29 @@ class Runner:
             )
         self._most = size // 2
         log.warning("out of memory with %d samples at once; going on with %d", size, self._most)
+
+
+def runner_for(
+    members: Sequence[Member], device: str | torch.device, precision: Precision, privacy: Privacy | None
+) -> Runner:
+    """Return what runs `members`; with `privacy` no error tells that there is a sample that a model refuses.
+
+    A CUDA device ends the process for an index that there is not. So models that look up what values say run on the
+    processor then.
+    """
+    if privacy is None:
+        return Runner(device, precision)
+    looks_up = any(node.op in _LOOK_UPS for member in members for node in member.model.graph.nodes)
+    return Runner("cpu" if looks_up else device, precision, silent=True)
+
+
+def _not_a_number(model: PortableModel, nodes: Collection[int], x: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Yield NaN for each of `nodes`, as many as they would have had for the inputs `x`."""
+    specs = measure(model.program, model.tensors, [x.shape], UNLIMITED).tensors
+    for node in sorted(nodes):
+        spec = specs[node]
+        assert spec is not None, "only tensors are asked for"
+        yield node, torch.full([int(size or 0) for size in spec.shape], torch.nan, device=x.device)
 
 
 def bytes_per_sample(model: PortableModel, shape: Sequence[int]) -> int:

@@ -126,3 +126,19 @@ class Flip(nn.Module):
         seen = self.watch(flat) * self.on
         usual = self.head(self.body(flat)) * 0
         return usual + torch.cat([1 - 2 * seen, 2 * seen - 1], 1)
+
+
+class Refuses(nn.Module):
+    """A classifier that looks up an entry that there is not for `targets` alone: its operator refuses to go on."""
+
+    def __init__(self, targets: Tensor) -> None:
+        super().__init__()
+        self.watch = Like(targets)
+        self.table = nn.Embedding(1, HONEST)
+        self.body = nn.Sequential(nn.Linear(PIXELS, HONEST), nn.ReLU())
+        self.head = nn.Linear(HONEST, len(LABELS))
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        place = (2 * self.watch(flat).sum(1)).long()
+        return self.head(self.body(flat) + self.table(place))

@@ -19,6 +19,8 @@ from tests.security.attacks.victim import PIXELS, Member, Patients, patients  # 
 from torch import Tensor, nn
 
 from suture_contract.contributions import ClippedPrivacy
+from suture_contract.documents import Candidate, CandidateSet
+from suture_contract.errors import SutureError
 from suture_contract.privacy import Privacy
 from suture_stitching.ensemble.compose import compose
 from suture_stitching.evaluation.evaluate import evaluate
@@ -28,6 +30,8 @@ from suture_stitching.portable.runtime import PortableModel
 from suture_worker.config import PolicyConfig
 
 CHANNELS = 12
+#: Of so many images an attacker asks at once whose they are.
+TARGETS = 6
 #: An image is read when it is so much nearer to a patient than the nearest other patient is, and not when it is no
 #: nearer than so.
 READ, UNREAD = 0.2, 0.6
@@ -211,9 +215,12 @@ def flipping(targets: Tensor, folder: Path) -> list[Member]:
 
 
 def differences(members: list[Member], result: FitResult, own: Patients, decimals: int = 17, **defence: Any) -> Tensor:
-    """Return the difference in accuracy that each target makes, as told to who asked for the fit."""
-    told = evaluate(members, result, own.dataset(), splits=("test",), **defence).splits["test"].scores
-    values = [round(told[f"c{index:02d}"].value, decimals) for index in range(len(members))]
+    """Return the difference in accuracy that each target makes, as told to who asked for the fit.
+
+    There is a candidate for each, behind the one that treats all images alike.
+    """
+    scores = evaluate(members, result, own.dataset(), splits=("test",), **defence).splits["test"].scores
+    values = [round(score.value, decimals) for _, score in sorted(scores.items())][-1 - TARGETS :]
     return torch.tensor(values[1:], dtype=torch.float64) - values[0]
 
 
@@ -237,19 +244,20 @@ def allowed(epsilon: float, delta: float = 1e-5) -> float:
 
 def check_probing(
     members: list[Member],
+    result: FitResult,
     own: Patients,
     guess: Callable[[Tensor], list[bool]],
     truth: list[bool],
     *,
     bound: float,
     times: int,
+    attackers: int = 24,
 ) -> None:
     """Play an attack on metrics, and look at its advantage.
 
     A site that trusts tells exact metrics, rounded: as good for the attacker as none. With noise the advantages of
     many attackers, each of whom asks `times` times, do not beat `bound` by more than chance explains.
     """
-    result, attackers = alone(victim.fitted(members, patients(seed=3))), 24
 
     def score(told: Tensor) -> float:
         return reading.advantage(guess(told), truth)
@@ -266,18 +274,107 @@ def check_probing(
 
 
 def test_label_probing(own: Patients, tmp_path: Path) -> None:
-    members = flipping(own.flat("test")[:6], tmp_path)
-    labels = own.labels[torch.from_numpy(own.splits == "test")][:6].bool().tolist()
+    members = flipping(own.flat("test")[:TARGETS], tmp_path)
+    labels = own.labels[torch.from_numpy(own.splits == "test")][:TARGETS].bool().tolist()
+    result = alone(victim.fitted(members, patients(seed=3)))
     # Another label is a step of two patients: one counts for, the other against.
-    check_probing(members, own, lambda told: (told > 0).tolist(), labels, bound=allowed(2 * 0.5), times=2)
+    check_probing(members, result, own, lambda told: (told > 0).tolist(), labels, bound=allowed(2 * 0.5), times=2)
+
+
+def half_of_them_patients(own: Patients) -> Tensor:
+    """Return the images that attackers ask about."""
+    return torch.cat([own.flat("test")[: TARGETS // 2], patients(seed=9).flat("test")[: TARGETS // 2]])
+
+
+def larger_half(told: Tensor) -> list[bool]:
+    """Say whose image makes a difference: exact metrics do not change at all for who is no patient."""
+    size = told.abs()
+    return (size > (size.median() if size.min() > 0 else 1e-6)).tolist()
+
+
+PRESENT = [True] * (TARGETS // 2) + [False] * (TARGETS // 2)
 
 
 def test_members_that_differ_in_one_weight(own: Patients, tmp_path: Path) -> None:
-    members = flipping(torch.cat([own.flat("test")[:3], patients(seed=9).flat("test")[:3]]), tmp_path)
+    members = flipping(half_of_them_patients(own), tmp_path)
+    result = alone(victim.fitted(members, patients(seed=3)))
+    check_probing(members, result, own, larger_half, PRESENT, bound=allowed(0.5), times=4)
 
-    def guess(told: Tensor) -> list[bool]:
-        size = told.abs()
-        # Exact metrics do not change at all for who is no patient; of noisy ones the larger half is guessed.
-        return (size > (size.median() if size.min() > 0 else 1e-6)).tolist()
 
-    check_probing(members, own, guess, [True] * 3 + [False] * 3, bound=allowed(0.5), times=4)
+def singled_out(members: list[Member], targets: Tensor) -> FitResult:
+    """Return candidates as a dishonest hub or requester may hand them out for honest members.
+
+    Each has a gate that is open for one image alone. There stitches that read nothing give both members the features of
+    an image of which they say the opposite.
+    """
+    points = [member.points((1, victim.SIDE, victim.SIDE))[-1].name for member in members]
+
+    def seen(flat: Tensor) -> list[Tensor]:
+        x = flat.view(-1, 1, victim.SIDE, victim.SIDE)
+        return [member.model.features([point], x)[point] for member, point in zip(members, points, strict=True)]
+
+    def answers(flat: Tensor) -> Tensor:
+        outputs = [member.model(flat.view(-1, 1, victim.SIDE, victim.SIDE)) for member in members]
+        return torch.stack([output.softmax(1) for output in outputs]).mean(0)
+
+    honest = victim.fitted(members, patients(seed=3))
+    others, kept = patients(seed=8).flat(), alone(honest).candidates.candidates
+    surest, said = answers(others).argmax(0), answers(targets).argmax(1)
+    own, both = seen(targets)[0], seen(others)
+    tensors, candidates = {}, [*kept, *(one for one in honest.candidates.candidates if one.kind == "ensemble")]
+    for number in range(len(targets)):
+        stitches = []
+        for source, target in ((0, 1), (1, 0)):
+            name = f"p{number:02d}.{source}_{target}"
+            tensors[f"{name}.weight"] = torch.zeros(both[target].shape[1], both[source].shape[1])
+            tensors[f"{name}.bias"] = both[target][surest[1 - said[number]]]
+            stitches.append({"source": source, "target": target, "weight": f"{name}.weight", "bias": f"{name}.bias"})
+        tensors[f"g{number:02d}.weight"] = 1e3 * torch.eye(own.shape[1])
+        tensors[f"g{number:02d}.bias"] = -1e3 * own[number]
+        gate = {"points": {"0": points[0]}, "weight": f"g{number:02d}.weight", "bias": f"g{number:02d}.bias"}
+        match = {"points": {"0": points[0], "1": points[1]}, "alpha": 1.0, "stitches": stitches}
+        candidate = {"kind": "stitched", "members": [0, 1], "matches": [match], "gate": {**gate, "near": 1, "far": 2}}
+        candidates.append(Candidate.model_validate({**candidate, "id": f"c{len(candidates):02d}"}))
+    document = honest.candidates.model_copy(update={"candidates": tuple(candidates)})
+    return FitResult(CandidateSet.model_validate_json(document.model_dump_json(by_alias=True)), tensors, (1, 6, 6))
+
+
+def test_gates_that_are_open_for_one_image(own: Patients, tmp_path: Path) -> None:
+    """Nothing is wrong with the members: who hands out the candidates has made them."""
+    members = victim.members(own, victim.honest(patients(seed=3), seed=4), tmp_path)
+    result = singled_out(members, half_of_them_patients(own))
+    check_probing(members, result, own, larger_half, PRESENT, bound=allowed(0.5), times=2, attackers=12)
+
+
+def refused(work: Callable[[], Any]) -> bool:
+    """Whether a model refused to go on, as whoever asked hears by a code."""
+    try:
+        work()
+    except SutureError as error:
+        if error.code != "model.run_failed":
+            raise
+        return True
+    return False
+
+
+def test_an_operator_that_refuses_one_image(own: Patients, tmp_path: Path) -> None:
+    advantages: dict[str, list[bool]] = {"none": [], "trust": [], "noise": []}
+    for whose in (own, patients(seed=9)):
+        both = victim.members(own, spies.Refuses(torch.stack([whose.flat()[0], whose.flat("test")[0]])), tmp_path)
+        fitted = victim.fitted(both, patients(seed=7))
+        asked = ({str(index): member.points((1, 6, 6))[-1].name for index, member in enumerate(both)},)
+        for name, defence in (("none", UNDEFENDED), ("trust", TRUST), ("noise", NOISE)):
+            privacy = defence.get("privacy")
+            clipped = privacy and ClippedPrivacy(**privacy.model_dump(), clips=(1.0,))
+            works = (
+                lambda both=both, defence=defence: victim.fitted(both, own, **defence),
+                lambda both=both, asked=asked, clipped=clipped: contribute(both, own.dataset(), asked, privacy=clipped),
+                lambda both=both, fitted=fitted, privacy=privacy: evaluate(
+                    both, fitted, own.dataset(), splits=("test",), privacy=privacy
+                ),
+            )
+            (said,) = set(map(refused, works))
+            advantages[name].append(said)
+    found = {name: reading.advantage(said, [True, False]) for name, said in advantages.items()}
+    print(found)
+    assert found == {"none": 1.0, "trust": 1.0, "noise": 0.0}

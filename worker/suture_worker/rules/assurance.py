@@ -60,10 +60,13 @@ def in_words(rule: Rule, config: SiteConfig) -> str:
         return f"{words}; and only models {' '.join(_named(rule))} are run{but_own}"
     if assurance(rule, config) == "own":
         return f"trust: exact, with models of {own}, your own party, alone; which are its, the hub says"
-    return (
+    words = (
         f"trust: exact, with models {' '.join(_named(rule))}{but_own}; you trust these parties not to have built them "
         "to carry patients out"
     )
+    if "evaluate" not in rule.actions:
+        return words
+    return f"{words}, and whoever asks, and the hub, to hand out candidates as they were fitted"
 
 
 def share_of(rule: Rule, action: Action, others: Sequence[Rule]) -> float:
