@@ -207,6 +207,32 @@ def test_sizes_come_from_full_bins() -> None:
     assert tiny.norm(dim=1).tolist() == pytest.approx([1, 1, 0])
 
 
+def test_noise_far_from_patients_is_no_size() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        norms = 7 * torch.exp(0.4 * torch.randn(630, 1, generator=generator))
+        noise = 11 * torch.randn(BINS, generator=generator, dtype=torch.float64)
+        clip = clip_of(counts(norms, torch.ones(630)) + noise, 630, deviation=11)
+        assert 0.5 < clip / float(norms.quantile(0.95)) < 4
+
+
+def test_noise_far_from_patients_is_no_distance() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        squared = torch.randn(200, 8, generator=generator).square().mean(1)
+        place = private_stitches._place(squared)
+        exact = torch.zeros(private_stitches._DISTANCES, dtype=torch.float64)
+        exact.index_add_(0, place, torch.ones(200, dtype=torch.float64))
+        noise = 4 * torch.randn(len(exact), generator=generator, dtype=torch.float64)
+        limit = private_stitches._limit(exact + noise, 200, deviation=4)
+        assert 0.5 < limit / float(squared.quantile(0.95)) < 2
+
+
+def test_where_noise_hides_distances_they_are_the_usual_ones() -> None:
+    noise = torch.randn(48, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert private_stitches._limit(40 * noise, 60, deviation=40) == 2
+
+
 def test_cells_filled_from_other_patients_are_refused(pair: list[Member]) -> None:
     data = dataset()
     data.filled = True

@@ -26,7 +26,7 @@ from suture_stitching.fitting.private_rows import Rows, WantedRows, read_rows, w
 from suture_stitching.fitting.reading import SPLITS, Points
 from suture_stitching.fitting.terms import PatientTerms
 from suture_stitching.privacy.account import Account
-from suture_stitching.privacy.scale import clip_of, clipped, counts
+from suture_stitching.privacy.scale import clip_of, clipped, counts, run_of
 from suture_stitching.running.feature_pass import FeaturePass
 
 #: Parts of the account: sizes, means, sizes around the means, how features vary together, distances.
@@ -35,6 +35,8 @@ SIZES, MEANS, DEVIATIONS, MOMENTS, DISTANCES = 0.06, 0.14, 0.06, 0.6, 0.14
 MOST_DIRECTIONS, GATE_DIRECTIONS = 32, 8
 #: Distances are counted in quarter octaves, from 2**-4 on.
 _NEAREST, _PER_OCTAVE, _DISTANCES = -4, 4, 48
+#: Within which distance `HOME` of samples lie, where noise hides it: as of eight features that vary as normal ones do.
+_USUAL = 2.0
 
 
 @dataclass(frozen=True)
@@ -190,17 +192,25 @@ def _limits(rows: Rows, distances: Sequence[Tensor], account: Account, share: fl
         return []
     counted = []
     for squared in distances:
-        octave = torch.nan_to_num(squared, nan=0.0).clamp(min=2.0**_NEAREST).log2() - _NEAREST
-        place = (octave * _PER_OCTAVE).floor().clamp(0, _DISTANCES - 1).long()
-        counted.append(torch.zeros(_DISTANCES, dtype=torch.float64).index_add_(0, place, rows.weights))
+        nobody = torch.zeros(_DISTANCES, dtype=torch.float64)
+        counted.append(nobody.index_add_(0, _place(squared), rows.weights))
     part, sensitivity = share * DISTANCES, math.sqrt(len(counted))
     noisy = account.ask("distances", torch.stack(counted), part, sensitivity)
-    noise = account.deviation(part, sensitivity)
-    limits = []
-    for counts_beyond in noisy:
-        beyond = counts_beyond.flip(0).cumsum(0)
-        least = (1 - HOME) * rows.patients + noise * torch.arange(1, _DISTANCES + 1).double().sqrt()
-        enough = (beyond > least).nonzero()
-        top = _DISTANCES - 1 - int(enough[0]) if len(enough) else _DISTANCES // 2
-        limits.append(float(2.0 ** (_NEAREST + (top + 1) / _PER_OCTAVE)))
-    return limits
+    return [_limit(counts_of, rows.patients, account.deviation(part, sensitivity)) for counts_of in noisy]
+
+
+def _place(squared: Tensor) -> Tensor:
+    """Return the bin of each distance."""
+    octave = torch.nan_to_num(squared, nan=0.0).clamp(min=2.0**_NEAREST).log2() - _NEAREST
+    return (octave * _PER_OCTAVE).floor().clamp(0, _DISTANCES - 1).long()
+
+
+def _limit(noisy: Tensor, patients: float, deviation: float) -> float:
+    """Return within which distance `HOME` of patients lie, from noisy counts `(_DISTANCES,)` with this deviation."""
+    run = run_of(noisy, deviation)
+    if run is None:
+        return _USUAL
+    beyond = noisy[run].flip(0).cumsum(0)
+    enough = (beyond > (1 - HOME) * patients).nonzero()
+    top = run.stop - 1 - (int(enough[0]) if len(enough) else 0)
+    return float(2.0 ** (_NEAREST + (top + 1) / _PER_OCTAVE))
