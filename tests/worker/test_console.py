@@ -364,7 +364,7 @@ def test_the_ledger_is_summed_narrowed_down_and_exported(browser, make):
     sums = re.search(r'aria-label="In all".*?</table>', page, re.DOTALL)[0]
     rows = [re.findall(r"<t[hd][^>]*>([^<]*)</t", row) for row in sums.split("<tr>")[2:]]
     assert ["south", "patches", "evaluate", "1", ""] in rows
-    assert [fit.job.requester, "patches", "fit", "0", "2"] in rows
+    assert [fit.job.requester, "patches", "fit", "1", "2"] in rows
     assert "1 of 1" in browser.page("/ledger?party=east&dataset=patches")
     exported = browser.client.get("/ledger/export")
     assert exported.content == ledger.path.read_bytes()

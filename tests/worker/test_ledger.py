@@ -77,6 +77,23 @@ def test_a_full_disk_charges_nothing(ledger, task, monkeypatch):
     assert ledger.entries() == []
 
 
+def test_fits_with_noise_are_counted_by_what_was_told(ledger, make):
+    terms = Terms(min_samples=11, epsilon=1, delta=1e-5)
+    first, second = (
+        LeasedTask.parse(
+            {**make.leased("fit"), "id": f"task_{number}", "job": {"id": f"job_{number}", "requester": "south"}}
+        )
+        for number in (1, 2)
+    )
+    for _ in range(2):
+        ledger.spend(first, "patches", terms, "a" * 64)
+    assert ledger.used("south", "patches", action="fit") == 1
+    assert ledger.used("south", "patches", action="fit", apart_from=first.digest) == 0
+    ledger.spend(second, "patches", terms, "b" * 64)
+    assert ledger.used("south", "patches", action="fit") == 2
+    assert ledger.used("south", "patches") == 0, "no evaluation"
+
+
 @pytest.fixture
 def admission(site, portable):
     """The site's decisions where `south` may have one evaluation a month, and a folder with a task's models."""

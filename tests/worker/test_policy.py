@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from suture_contract.failures import meaning
 from suture_stitching.data.spec import DatasetSpec
@@ -191,9 +192,16 @@ def test_limits_that_are_kept(make, limits):
     assert isinstance(limited(make.leased("evaluate", dataset="patches"), **limits), Allow)
 
 
-@pytest.mark.parametrize(("action", "what"), [("evaluate", "evaluations"), ("contribute", "contributions")])
-def test_a_rule_that_names_no_budget_has_one(site, action, what):
-    rule = Rule(parties=("south",), actions=(action,), datasets=("patches",), **TRUST)
+@pytest.mark.parametrize(
+    ("action", "terms", "what"),
+    [
+        ("evaluate", TRUST, "evaluations"),
+        ("contribute", TRUST, "contributions"),
+        ("fit", {"epsilon": 8, "delta": 1e-5}, "fits with noise"),
+    ],
+)
+def test_a_rule_that_names_no_budget_has_one(site, action, terms, what):
+    rule = Rule(parties=("south",), actions=(action,), datasets=("patches",), **terms)
     site = site.model_copy(update={"policy": PolicyConfig(allow=(rule,))})
 
     def judged(used):
@@ -228,6 +236,14 @@ def test_what_a_job_asks_to_measure_must_be_in_the_rule(make):
 
 def test_a_fit_spends_no_evaluation(make):
     assert isinstance(limited(make.leased("fit"), evaluations_per_month=0), Allow)
+
+
+def test_exact_fits_are_not_counted(site):
+    rule = Rule(parties=("south",), actions=("fit",), datasets=("patches",), **TRUST)
+    site = site.model_copy(update={"policy": PolicyConfig(allow=(rule,))})
+    assert isinstance(judge(Asked("south", "fit", used=lambda *_: 1000), "patches", site), Allow)
+    with pytest.raises(ValidationError, match="exact fits are not counted"):
+        Rule(parties=("south",), actions=("fit",), datasets=("patches",), fits_per_month=3, **TRUST)
 
 
 def test_the_first_rule_whose_limits_hold_decides(make):

@@ -334,7 +334,8 @@ def _in_force(config: SiteConfig) -> Iterator[Check]:
 
 def _limits(rule: Rule, config: SiteConfig) -> str:
     limits = [str(assurance(rule, config))]
-    limits += [f"{budget_of(rule, action)} {what} a month" for action, what in SPENT.items() if action in rule.actions]
+    budgets = {what: budget_of(rule, action) for action, what in SPENT.items() if action in rule.actions}
+    limits += [f"{budget} {what} a month" for what, budget in budgets.items() if budget is not None]
     if rule.approval == "ask":
         limits.append("a person approves")
     if rule.release == "manual":

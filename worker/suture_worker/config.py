@@ -165,6 +165,8 @@ class Rule(_Closed, NoiseTerms):
     operators: Annotated[frozenset[Annotated[str, AfterValidator(_check_operator)]], Field(min_length=1)] | None = None
     #: For each party and dataset; without a number, `policy.BUDGET`.
     evaluations_per_month: Annotated[int, Field(ge=0)] | None = None
+    #: Of fits with noise: each tells anew of the same patients. Exact ones are not counted.
+    fits_per_month: Annotated[int, Field(ge=0)] | None = None
     contributions_per_month: Annotated[int, Field(ge=0)] | None = None
     #: Patients that a split must have for its moments to be contributed; at least those of `[policy]`.
     min_samples: Annotated[int | None, Field(ge=2, validation_alias=_MIN_PATIENTS)] = None
@@ -178,6 +180,8 @@ class Rule(_Closed, NoiseTerms):
             raise ValueError(
                 'contributions_per_month and min_patients are for a rule of its own, with actions = ["contribute"]'
             )
+        if self.fits_per_month is not None and self.privacy is None:
+            raise ValueError("fits_per_month is for a rule with epsilon and delta: exact fits are not counted")
         return self
 
 

@@ -96,6 +96,10 @@ class Admission:
         if task.action == "contribute" or dataset is None or not folder.private:
             return None
         with self._turn:
+            # Once more: another job's result may have left meanwhile.
+            decision = self.decide(task, _operators(task, folder), self._signers_of(task, folder))
+            if isinstance(decision, Decline):
+                return decision
             try:
                 self._ledger.spend(task, dataset, folder.terms, _digest_of_results(task, folder))
             except SutureError as error:

@@ -69,6 +69,7 @@ members_from = ["north"]        # your own models alone. With those of others: [
 # signed_by = ["south"]
 # max_model_mib = 500
 # evaluations_per_month = 5     # 20 where a rule does not say
+# fits_per_month = 5            # with epsilon and delta; 20 where a rule does not say
 # approval = "ask"              # a person is asked first: `suture site inbox`
 # release = "manual"            # a person looks at the result before it leaves: `suture site outbox`
 

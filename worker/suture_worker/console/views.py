@@ -306,7 +306,7 @@ def _sums(entries: Iterable[LedgerEntry]) -> list[tuple[str, str, str, str, str]
     spent: Counter[tuple[str, str, str]] = Counter()
     for entry in entries:
         account = entry.party, entry.dataset, entry.action
-        times[account] += entry.told is None
+        times[account] += entry.counts
         spent[account] += (entry.epsilon or 0.0) * (1.0 if entry.share is None else entry.share)  # type: ignore[assignment]
     return [
         (*account, f"{times[account]:,}", f"{spent[account]:g}" if spent[account] else "") for account in sorted(times)

@@ -44,6 +44,11 @@ class LedgerEntry(BaseModel):
     share: float | None = None
     told: Sha256 | None = None
 
+    @property
+    def counts(self) -> bool:
+        """Whether it is one of so many in a month: of a fit its result with noise, else what was begun."""
+        return (self.told is not None) == (self.action == "fit")
+
 
 def spent_by(task: LeasedTask) -> str:
     """Return under which digest a task is entered."""
@@ -69,7 +74,7 @@ class Ledger:
     ) -> int:
         """Return how often the party has had `action` with the dataset in this calendar month (UTC).
 
-        The entry with the digest `apart_from` is not counted. Raises `SutureError` `ledger.damaged`.
+        Of fits those with noise count. The entry with the digest `apart_from` is not counted. Raises `SutureError` `ledger.damaged`.
         """
         month = (now or datetime.now(UTC)).astimezone(UTC).strftime("%Y-%m")
         return sum(
@@ -78,7 +83,7 @@ class Ledger:
             and entry.action == action
             and entry.time.astimezone(UTC).strftime("%Y-%m") == month
             and entry.digest != apart_from
-            and entry.told is None
+            and entry.counts
             for entry in self.entries()
         )
 

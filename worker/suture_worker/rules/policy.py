@@ -197,16 +197,21 @@ def objections(asked: Asked, dataset: str | None, rule: Rule, config: SiteConfig
 
 
 #: What a party may have only so many of in a month.
-SPENT: Mapping[Action, str] = {"evaluate": "evaluations", "contribute": "contributions"}
+SPENT: Mapping[Action, str] = {"fit": "fits with noise", "evaluate": "evaluations", "contribute": "contributions"}
 #: How many, where a rule does not say: enough for work, too few to ask for one patient after another.
 BUDGET = 20
 
 
 def budget_of(rule: Rule, action: Action) -> int | None:
     """Return how often in a month `rule` allows something, None for what is not counted."""
-    if action not in SPENT:
+    if action == "fit" and rule.privacy is None:
         return None
-    limit = {"evaluate": rule.evaluations_per_month, "contribute": rule.contributions_per_month}[action]
+    limits: Mapping[Action, int | None] = {
+        "fit": rule.fits_per_month,
+        "evaluate": rule.evaluations_per_month,
+        "contribute": rule.contributions_per_month,
+    }
+    limit = limits[action]
     return BUDGET if limit is None else limit
 
 
