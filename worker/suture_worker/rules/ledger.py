@@ -74,7 +74,8 @@ class Ledger:
     ) -> int:
         """Return how often the party has had `action` with the dataset in this calendar month (UTC).
 
-        Of fits those with noise count. The entry with the digest `apart_from` is not counted. Raises `SutureError` `ledger.damaged`.
+        Of fits those with noise count; the entry with the digest `apart_from` does not. Raises `SutureError`
+        `ledger.damaged`.
         """
         month = (now or datetime.now(UTC)).astimezone(UTC).strftime("%Y-%m")
         return sum(
