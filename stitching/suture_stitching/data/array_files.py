@@ -42,6 +42,8 @@ _LOCAL_HEADER = struct.Struct("<4s22xHH")
 #: Compressed arrays up to this size are held in memory.
 _HELD_BYTES = 32 * 1024 * 1024
 _PIECE = 1024 * 1024
+#: Of a file's arrays, that an error names.
+_SHOWN = 8
 #: What arrays are called, by what they are.
 _NAMES: Mapping[str, tuple[str, ...]] = {
     "images": ("images", "image", "imgs", "x", "data", "inputs", "volumes", "signals", "features"),
@@ -325,7 +327,8 @@ def _required(names: Mapping[str, str], kind: str, path: Path) -> str:
 def _missing(name: str, names: Sequence[str], path: Path) -> SutureError:
     return SutureError(
         "dataset.missing_column",
-        f"there is no array '{name}'; the file holds {', '.join(sorted(names)) or 'none'}",
+        f"there is no array '{name}'; the file holds {', '.join(sorted(names)[:_SHOWN]) or 'none'}"
+        + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""),
         where=str(path),
         hint=_HINT,
     )

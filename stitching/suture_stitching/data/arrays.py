@@ -20,6 +20,8 @@ from suture_stitching.data.words import written_alike
 
 #: Images of 8 bits that take fewer are masks, or scaled already.
 _FEWEST_BITS = 2
+#: The share of a range that values take at least which are meant for it.
+_LEAST_USED = 0.01
 _CHUNK_BYTES = 8 * 1024 * 1024
 
 
@@ -103,7 +105,9 @@ class ArrayDataset(Dataset):
         elif self.task != "regression":
             _check_labels(self._targets, len(self.labels), self.where)
         _check_values(self._targets, None, f"{self.where}: labels")
-        _check_values(self._inputs, None if self._stored else self.value_range, self.where)
+        ends = _check_values(self._inputs, None if self._stored else self.value_range, self.where)
+        if ends is not None and self._inputs.ndim > 2 and self.value_range is not None:
+            check_used(ends, self.value_range, self.where, images=self._inputs.ndim > 3)
         if not self._clips and self._inputs.ndim > 2 and self._inputs.dtype in (np.uint8, np.uint16):
             _check_bits(self._inputs, self.where)
 
@@ -183,6 +187,18 @@ def bits_error(bits: int, dtype: np.dtype[Any], where: str) -> SutureError:
     )
 
 
+def unsigned_error(most: int, stored: tuple[float, float], where: str) -> SutureError:
+    """Return the error for images of signed numbers, `stored` from one to another, of 0 to `most` alone."""
+    top = 2 ** most.bit_length() - 1
+    return SutureError(
+        "dataset.few_bits",
+        "the values are signed, and none is below 0: scaled from all that they may be, black would be grey",
+        where=where,
+        hint=f"say which stored values become the ends of the range: intensity = [0, {top}], or, if "
+        f"they are that bright, intensity = [{stored[0]:g}, {stored[1]:g}]",
+    )
+
+
 def _check_bits(images: NDArray[Any], where: str) -> None:
     enough, largest = 2 ** (8 * images.dtype.itemsize - 1) if images.dtype == np.uint16 else 2**_FEWEST_BITS // 2, 0
     for chunk in chunks(images):
@@ -237,10 +253,38 @@ def chunks(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
         yield array[start : start + rows]
 
 
-def _check_values(array: NDArray[Any], value_range: tuple[float, float] | None, where: str) -> None:
-    if array.dtype.kind != "f" and value_range is None:
+def check_used(ends: tuple[float, float], value_range: tuple[float, float], where: str, *, images: bool) -> None:
+    """Raise where the lowest and the highest of all values, `ends`, show that they are meant for another range.
+
+    Such are images of 0 to 1 in a range of 0 to 255 or of -1 to 1, and signals in mV in one of µV. One value for all
+    samples says nothing.
+    """
+    (first, last), (low, high) = ends, value_range
+    whole = max(abs(low), abs(high))
+    if first == last:
         return
-    start = 0
+    if max(abs(first), abs(last)) < whole * _LEAST_USED:
+        problem = f"all values are next to 0, within a hundredth of the declared range {low:g} to {high:g}"
+    elif images and low < 0 <= first:
+        problem = f"no value is below 0, and the declared range is {low:g} to {high:g}"
+    else:
+        return
+    raise SutureError(
+        "dataset.value_range",
+        problem,
+        where=where,
+        hint="say which stored values become the ends of that range, intensity = [0, 1] for example; where they are in "
+        f"it already, intensity = [{low:g}, {high:g}]",
+    )
+
+
+def _check_values(
+    array: NDArray[Any], value_range: tuple[float, float] | None, where: str
+) -> tuple[float, float] | None:
+    """Raise for a value that is not finite, or outside of a range; with a range, return the lowest and the highest."""
+    if array.dtype.kind != "f" and value_range is None:
+        return None
+    start, lowest, highest = 0, np.inf, -np.inf
     for chunk in chunks(array):
         rows = chunk.reshape(len(chunk), -1)
         if chunk.dtype.kind == "f":
@@ -258,7 +302,9 @@ def _check_values(array: NDArray[Any], value_range: tuple[float, float] | None, 
                 "say which stored values become the ends of that range, intensity = [0, 255] for example; or correct "
                 "value_range. Where the values are normalised already, give those from before",
             )
+            lowest, highest = min(lowest, float(rows.min())), max(highest, float(rows.max()))
         start += len(chunk)
+    return None if value_range is None else (lowest, highest)
 
 
 def _check_labels(targets: NDArray[Any], labels: int, where: str) -> None:

@@ -1,7 +1,8 @@
 """DICOM images by pydicom: what a viewer would show, as numbers. Files may have any name.
 
 The rescale slope and intercept are applied (Hounsfield units, in CT), MONOCHROME1 is turned so that more is brighter,
-palettes and YBR become RGB. Enhanced images say these, and where they lie, in functional groups of their frames.
+pixels that are padding become as dark as the darkest other one, and palettes and YBR become RGB. Enhanced images say
+these, and where they lie, in functional groups of their frames.
 """
 
 from __future__ import annotations
@@ -101,6 +102,7 @@ def read_pixels(path: Path, file: str, *, turn: bool = True) -> NDArray[np.float
             pixels = apply_color_lut(pixels, data)
             pixels = (pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
         colour = photometric.startswith(("RGB", "YBR", "PALETTE"))
+        padding = None if colour else _padding(pixels, data)
         if not colour and "ModalityLUTSequence" in data:
             values: NDArray[np.float32] = np.asarray(apply_modality_lut(pixels, data), dtype=np.float32)
         else:  # pydicom rescales only where both are said
@@ -113,7 +115,25 @@ def read_pixels(path: Path, file: str, *, turn: bool = True) -> NDArray[np.float
     if turn and photometric == "MONOCHROME1":
         low, high = read_header(path, file).stored
         values = np.float32(low + high) - values
+    if padding is not None:
+        padding = padding.reshape(values.shape)
+        values[padding] = values[~padding].min()
     return values[:, None]
+
+
+def _padding(pixels: NDArray[Any], data: Any) -> NDArray[np.bool_] | None:
+    """Return which pixels are none of the image, as around the circle of a CT; None where it says none, or all are."""
+    value = data.get("PixelPaddingValue")
+    if value is None:
+        return None
+    limit = data.get("PixelPaddingRangeLimit")
+    ends = [int(value), int(value if limit is None else limit)]
+    if pixels.dtype.kind == "i":  # written as unsigned at times
+        ends = [
+            end - 2 ** int(data.BitsAllocated) if end >= 2 ** (int(data.BitsAllocated) - 1) else end for end in ends
+        ]
+    padding = (pixels >= min(ends)) & (pixels <= max(ends))
+    return padding if padding.any() and not padding.all() else None
 
 
 def _spacing(data: Any) -> tuple[float, float] | None:
@@ -151,6 +171,14 @@ def _rescaled(pixels: NDArray[Any], data: Any, frames: int) -> NDArray[Any]:
     return values if frames > 1 else values[0]
 
 
+def _kind(data: Any) -> str:
+    """Return what DICOM calls this kind of file; its name is none of a patient's."""
+    from pydicom.uid import UID
+
+    kind = UID(_text(data, "SOPClassUID"))
+    return kind.name if kind.is_valid and kind.name != kind else "of a kind that it does not say"
+
+
 def _opened(path: Path, file: str, *, pixels: bool) -> Any:
     if find_spec("pydicom") is None:
         raise SutureError("dataset.missing_package", "DICOM needs pydicom", where=file, hint=how_to_install("imaging"))
@@ -158,11 +186,13 @@ def _opened(path: Path, file: str, *, pixels: bool) -> Any:
 
     try:
         data = pydicom.dcmread(path, stop_before_pixels=not pixels)
+        if "Rows" not in data:
+            raise unreadable(file, f"it is DICOM without an image ({_kind(data)}): put it elsewhere")
         size = int(data.Rows) * int(data.Columns) * int(data.get("NumberOfFrames", 1) or 1)
         bad = size <= 0 or size > _MOST_PIXELS or int(data.BitsAllocated) > 32
     except FileNotFoundError:
         raise unreadable(file, "the file is gone") from None
-    except PermissionError:
+    except (PermissionError, SutureError):
         raise
     except Exception:
         raise unreadable(file, "the file is damaged, or DICOM without an image") from None

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import json
 import os
 from collections import Counter
 from pathlib import Path
 
 from suture_contract.errors import SutureError
 from suture_contract.naming import folded
+from suture_stitching.data.foreign import foreign, foreign_json
 from suture_stitching.data.list_files import is_datalist
 from suture_stitching.data.spec import PICTURES, VOLUMES, Format
 from suture_stitching.data.words import is_litter
@@ -29,17 +31,8 @@ _FILES: dict[str, Format] = {
     **dict.fromkeys((".dta", ".sav", ".zsav", ".por", ".sas7bdat", ".xpt"), "statistics"),
     **dict.fromkeys(_TEXT, "csv"),
 }
-#: Files that are no data, and what to do.
-_REFUSED = {
-    (".pt", ".pth", ".pkl", ".pickle", ".joblib"): (
-        "a pickle, which could run foreign code and is never opened",
-        "save the arrays with numpy.savez(path, images=..., labels=...)",
-    ),
-    (".xls",): ("an old Excel file", "save it as .xlsx or CSV"),
-    (".mat",): ("a MATLAB file", "save it with numpy.savez, or as HDF5 (-v7.3 and .h5)"),
-    (".npy",): ("one array, without labels", "save both: numpy.savez(path, images=..., labels=...)"),
-    (".zip", ".tar", ".gz", ".7z"): ("an archive", "unpack it"),
-}
+#: How files end that hold the values of a volume whose header is another file.
+_VALUES = (".raw", ".zraw", ".raw.gz")
 _LOOKED_AT = 2000
 _LINES = 20
 
@@ -66,9 +59,9 @@ def format_of(path: Path) -> Format:
         )
     if by_suffix is not None:
         return by_suffix
-    for suffixes, (what, hint) in _REFUSED.items():
-        if name.endswith(suffixes):
-            raise SutureError("dataset.unknown_format", f"this is {what}", where=str(path), hint=hint)
+    known = _foreign_file(path)
+    if known is not None:
+        raise SutureError("dataset.unknown_format", f"this is {known[0]}", where=str(path), hint=known[1])
     raise SutureError(
         "dataset.unknown_format",
         "neither a folder nor a file of a known format, such as .npz, .h5, .csv, .parquet or .xlsx",
@@ -77,9 +70,23 @@ def format_of(path: Path) -> Format:
     )
 
 
+def _foreign_file(path: Path) -> tuple[str, str] | None:
+    if path.suffix.lower() == ".npy":
+        return "one array, without labels", "save both: numpy.savez(path, images=..., labels=...)"
+    if path.suffix.lower() == ".json":
+        try:
+            return foreign_json(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            return None
+    return foreign(path.name)
+
+
 def _format_of_folder(path: Path) -> Format:
+    if path.suffix.lower() == ".zarr" and (known := foreign(path.name)) is not None:
+        raise SutureError("dataset.unknown_format", f"this is {known[0]}", where=str(path), hint=known[1])
     kinds: Counter[Format] = Counter()
-    looked_at = texts = 0
+    looked_at = texts = values = 0
+    unread: list[str] = []
     for folder, folders, names in os.walk(path, followlinks=True):
         folders[:] = sorted(name for name in folders if not is_litter(name))
         for name in (name.lower() for name in names if not is_litter(name)):
@@ -88,17 +95,41 @@ def _format_of_folder(path: Path) -> Format:
                 kinds["nifti"] += 1
             elif name.endswith(_SIGNALS):
                 kinds["signal_folder"] += 1
-            elif not name.endswith(_TEXT):
+            elif name.removesuffix(".gz").endswith(_TEXT):
+                texts += Path(folder) != path
+                unread += [name] if Path(folder) == path else []
+            elif name.endswith(_VALUES):
+                values += 1
+            elif Path(name).suffix in _FILES or foreign(name) is not None:
+                unread.append(name)
+            else:
                 kinds["image_folder"] += 1
-            elif Path(folder) != path:
-                texts += 1
         if looked_at > _LOOKED_AT:
             break
     if not looked_at:
         raise SutureError("dataset.empty", "there are no files in this folder", where=str(path))
-    if not kinds:
+    if values and not kinds["nifti"]:
+        kinds["image_folder"] += values
+    if not +kinds and not texts and unread:
+        raise _unread_folder(path, sorted(unread))
+    if not +kinds:
         return "signal_folder" if texts else "image_folder"
     return kinds.most_common(1)[0][0]
+
+
+def _unread_folder(path: Path, names: list[str]) -> SutureError:
+    """Return the error for a folder that holds tables, arrays, or files that are not read."""
+    known = next((known for name in names if (known := foreign(name)) is not None), None)
+    return SutureError(
+        "dataset.unknown_format",
+        f"this folder holds no files of a sample each, but such as {names[0]}"
+        + (f", which is {known[0]}" if known is not None else ""),
+        where=str(path),
+        hint=known[1]
+        if known is not None
+        else "one table, or one file of arrays, is a dataset: name the file itself; "
+        "make one of several, with a column split where they are the splits",
+    )
 
 
 def _is_table(path: Path) -> bool:

@@ -18,7 +18,7 @@ from PIL import Image
 from suture_contract.compatibility import LUMA
 from suture_contract.errors import SutureError
 from suture_stitching.data import dicom
-from suture_stitching.data.arrays import bits_error, seldom_used, to_range
+from suture_stitching.data.arrays import bits_error, check_used, seldom_used, to_range, unsigned_error
 from suture_stitching.data.folder import FolderDataset
 from suture_stitching.data.pictures import (
     COLOUR_MODES,
@@ -204,33 +204,46 @@ class ImageFolder(FolderDataset[_Header]):
         """Raise where the values take fewer bits than they are stored in; numbers that stay are read by this, too."""
         kept = {sample.file for sample in self._samples}
         step = max(1, len(self._samples) // _LOOKED_AT)
-        for sample in self._samples[::step][:_LOOKED_AT]:
-            self._stored_checked(sample.file)
+        plain = [self._plain_ends(sample.file) for sample in self._samples[::step][:_LOOKED_AT]]
         if self._spec.intensity is not None:
             return
-        largest: dict[float, int] = {}
+        if ends := [of_file for of_file in plain if of_file is not None]:
+            assert self.value_range is not None
+            whole = min(first for first, _ in ends), max(last for _, last in ends)
+            check_used(whole, self.value_range, self.where, images=True)
         files = [file for file in self._looked_at if file in kept]
+        taken: dict[tuple[float, float], tuple[int, int]] = {}
         for file in files[:: max(1, len(files) // _LOOKED_AT)][:_LOOKED_AT]:
             values, stored = self._stored(file)
             if stored is None:
                 continue
-            top = stored[1]
-            largest[top] = max(largest.get(top, 0), int(values.max()))
-            if len(largest) == 1 and top > 255 and largest[top] > top / 2:
+            least, most = taken.get(stored, (int(values.min()), 0))
+            taken[stored] = min(least, int(values.min())), max(most, int(values.max()))
+            if len(taken) == 1 and stored[0] == 0 and stored[1] > 255 and taken[stored][1] > stored[1] / 2:
                 return
-        for top, most in largest.items():
-            halved = top <= 255 and any(holds_halved(self._root / file) for file in files[:1])
-            kind = np.dtype(np.uint16 if top > 255 or halved else np.uint8)
-            most = most * 257 if halved else most
-            # DICOM says itself of how many bits a value is, but a scanner does not use the last one at times.
-            loose = top > 255 and top != 65535 and most > top / 4
-            if not loose and (bits := seldom_used(most, kind)) is not None:
-                raise bits_error(bits, kind, self.where)
+        halved = any(holds_halved(self._root / file) for file in files[:1])
+        for stored, (least, most) in taken.items():
+            self._check_taken(stored, least, most, halved=halved and stored[1] <= 255)
 
-    def _stored_checked(self, file: str) -> None:
+    def _check_taken(self, stored: tuple[float, float], least: int, most: int, *, halved: bool) -> None:
+        """Raise where values of `least` to `most` are few of those that are `stored`."""
+        top = stored[1]
+        kind = np.dtype(np.uint16 if top > 255 or halved else np.uint8)
+        if stored[0] < 0 <= least:
+            raise unsigned_error(most, stored, self.where)
+        most = most * 257 if halved else most
+        # DICOM says itself of how many bits a value is, but a scanner does not use the last one at times.
+        loose = top > 255 and top != 65535 and most > top / 4
+        if not loose and (bits := seldom_used(most, kind)) is not None:
+            raise bits_error(bits, kind, self.where)
+
+    def _plain_ends(self, file: str) -> tuple[float, float] | None:
+        """Return the lowest and the highest of numbers that are not scaled, once they are checked."""
         values, stored = self._stored(file)
-        if stored is None:
-            self._checked(values, file)
+        if stored is not None:
+            return None
+        self._checked(values, file)
+        return float(values.min()), float(values.max())
 
 
 def read_image(

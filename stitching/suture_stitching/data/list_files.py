@@ -27,6 +27,16 @@ FILE_COLUMNS = (
     "image path",
     "img",
     "images",
+    "image index",
+    "image id",
+    "imageid",
+    "image name",
+    "image file",
+    "img path",
+    "file id",
+    "dicom",
+    "dicom path",
+    "dicom id",
 )
 _OTHERS = (".parquet", ".xlsx", ".xlsm", ".dta", ".sav", ".zsav", ".por", ".sas7bdat", ".xpt")
 

@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from suture_contract.errors import SutureError
+from suture_stitching.data.detached import HEADERS, data_file
 from suture_stitching.data.dicom import is_dicom, read_header
+from suture_stitching.data.foreign import foreign
 from suture_stitching.data.lists import (
     Line,
     check_columns,
@@ -41,6 +44,8 @@ _MASK_FOLDERS = frozenset(
 #: What a name says beside the sample: that it is a mask or an image.
 _MASK_NAME = re.compile(r"[\s_.-](?:masks?|seg|segmentation|labels?|gt|annotation)$|^(?:masks?|seg|label)[\s_.-]", re.I)
 _IMAGE_NAME = re.compile(r"[\s_.-](?:image|img)$|^(?:image|img)[\s_.-]", re.I)
+#: What a list of a split's files is called beside the split.
+_SPLIT_LIST = re.compile(r"[\s_.-](?:list|files|names|images|split|set|ids?)$")
 #: nnU-Net's number of a channel.
 _CHANNEL = re.compile(r"_(\d{4})$")
 
@@ -112,7 +117,9 @@ def _of_folder(spec: DatasetSpec, suffixes: Sequence[str]) -> tuple[list[Sample]
     root = spec.path
     files, others, about = _find(root, suffixes)
     if others and spec.on_unreadable == "error":
-        raise unreadable(others[0], "not a kind of file this reader knows")
+        file = next((file for file in others if foreign(file) is not None), others[0])
+        known = foreign(file)
+        raise unreadable(file, f"it is {known[0]}: {known[1]}" if known else "not a kind of file this reader knows")
     if spec.holds == "volumes":
         files = _series(root, files)
     listed = read_labels_file(root / LABELS_FILE, spec, files) if (root / LABELS_FILE).exists() else None
@@ -120,7 +127,7 @@ def _of_folder(spec: DatasetSpec, suffixes: Sequence[str]) -> tuple[list[Sample]
         check_columns(spec, (), str(root / LABELS_FILE))
     pairs: dict[str, tuple[str, tuple[str, ...]]] = {}
     if spec.task == "segmentation":
-        pairs = _pairs(files, spec, suffixes)
+        pairs = _pairs(files, spec, suffixes, about)
         files = list(pairs)
     if not files:
         raise SutureError(
@@ -132,6 +139,7 @@ def _of_folder(spec: DatasetSpec, suffixes: Sequence[str]) -> tuple[list[Sample]
             else "put images into one folder per class",
         )
     samples = [_sample(file, pairs.get(file), listed, spec) for file in files]
+    _check_split_lists(root, samples)
     _check_complete(samples, listed, root)
     return samples, sorted([*others, *about])
 
@@ -158,7 +166,15 @@ def _find(root: Path, suffixes: Sequence[str]) -> tuple[list[str], list[str], li
                 matching.append(file)
             elif Path(folder) != root:
                 (about if is_about(name) or (".dcm" in suffixes and "." not in name) else others).append(file)
-    return sorted(matching), sorted(others), sorted(about)
+    beside = _values_beside(root, matching)
+    return sorted(set(matching) - beside), sorted(set(others) - beside), sorted(about)
+
+
+def _values_beside(root: Path, files: Sequence[str]) -> set[str]:
+    """Return the files that hold the values of headers."""
+    headers = [file for file in files if file.lower().endswith(HEADERS)]
+    named = ((file, data_file(root / file, file)) for file in headers)
+    return {PurePosixPath(file).parent.joinpath(name).as_posix() for file, name in named if name is not None}
 
 
 def _series(root: Path, files: Sequence[str]) -> list[str]:
@@ -174,8 +190,30 @@ def _series(root: Path, files: Sequence[str]) -> list[str]:
     return list(entries)
 
 
-def _pairs(files: Sequence[str], spec: DatasetSpec, suffixes: Sequence[str]) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """Return by the image's file the mask's, and the files of the image's further channels."""
+def _check_split_lists(root: Path, samples: Sequence[Sample]) -> None:
+    """Raise where nothing says the splits but texts beside the folders, such as train.txt and test.txt."""
+    if any(sample.split for sample in samples):
+        return
+    lists: dict[str, str] = {}
+    for name in sorted(file.name for file in root.iterdir()):
+        stated, _, suffix = name.lower().rpartition(".")
+        split = split_of(_SPLIT_LIST.sub("", stated)) if suffix in ("txt", "csv", "tsv", "lst") else None
+        if split is not None:
+            lists.setdefault(split, name)
+    if len(lists) > 1:
+        raise SutureError(
+            "dataset.unknown_split",
+            f"{' and '.join(lists.values())} seem to say the splits, and are not read",
+            where=str(root),
+            hint=f"write the splits into {LABELS_FILE}, with the columns file, label and split, or into a list of its "
+            'own (format = "list"); or move these files elsewhere',
+        )
+
+
+def _pairs(
+    files: Sequence[str], spec: DatasetSpec, suffixes: Sequence[str], about: Sequence[str]
+) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Return by the image's file the mask's, and the files of the image's further channels; `about` are texts."""
     images: dict[str, list[str]] = {}
     masks: dict[str, str] = {}
     named = any(_place(file)[1] == _IMAGES for file in files)
@@ -193,7 +231,7 @@ def _pairs(files: Sequence[str], spec: DatasetSpec, suffixes: Sequence[str]) -> 
         channel = _CHANNEL.search(name) if "imagestr" in file.lower() or "imagests" in file.lower() else None
         name = name[: channel.start()] if channel else name
         name = _IMAGE_NAME.sub("", _MASK_NAME.sub("", name)) or name
-        key = "/".join([split or "", *rest, name])
+        key = unicodedata.normalize("NFC", "/".join([split or "", *rest, name]))
         if is_mask:
             if (other := masks.setdefault(key, file)) != file:
                 raise _twice(other, file, spec)
@@ -209,11 +247,15 @@ def _pairs(files: Sequence[str], spec: DatasetSpec, suffixes: Sequence[str]) -> 
         ("mask has no image", masks, images),
     ):
         if lone := sorted(ours.keys() - theirs.keys()):
+            own = PurePosixPath(ours[lone[0]]).stem
+            text = next((file for file in about if PurePosixPath(file).stem == own), None)
             raise SutureError(
                 "dataset.missing_mask",
-                f"this {kind}",
+                f"this {kind}" + (f", but a text beside it, {text}" if text else ""),
                 where=ours[lone[0]],
-                hint=f"each file in {_IMAGES} needs one of the same name in {_MASKS}, and the other way round; a "
+                hint="outlines and boxes are no masks: draw them into images of the same name, one value per pixel"
+                if text
+                else f"each file in {_IMAGES} needs one of the same name in {_MASKS}, and the other way round; a "
                 "mask's name may end in _mask or _seg",
             )
     return {own[0]: (masks[key], tuple(own[1:])) for key, own in images.items()}
@@ -247,10 +289,11 @@ def _twice(file: str, other: str, spec: DatasetSpec) -> SutureError:
 
 
 def _folders(file: str, spec: DatasetSpec) -> tuple[str | None, tuple[str, ...]]:
-    """Return the split that the file's top folder names, if it does, and the folders below it."""
+    """Return the split that one of the file's folders names, the uppermost, and the others."""
     folders = PurePosixPath(file).parts[:-1]
-    if folders and folders[0] not in spec.labels and (named := split_of(folders[0])) is not None:
-        return named, folders[1:]
+    for place, folder in enumerate(folders):
+        if folder not in spec.labels and (named := split_of(folder)) is not None:
+            return named, folders[:place] + folders[place + 1 :]
     return None, folders
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import unicodedata
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -79,13 +80,14 @@ def _columns(names: Sequence[str], path: Path, spec: DatasetSpec, *, masks: bool
     wanted = [file, *targets, *([mask] if masks else []), *filter(None, (columns.split, columns.group))]
     check_columns(spec, names, where)
     if any(name is None or name not in names for name in wanted):
-        needed = [*needed_columns(spec), *(["mask"] if masks else [])]
+        needed, more = [*needed_columns(spec), *(["mask"] if masks else [])], spec.task == "multilabel"
         raise SutureError(
             "dataset.missing_column",
             f"the first line must name the columns {','.join(needed)}, and may name split and group; it has "
             + ",".join(names),
             where=where,
-            hint="or name them in the dataset's columns: images (of the files), label, split, group",
+            hint="or name them in the dataset's columns: images (of the files), label, split, group"
+            + ("; of labels in one cell, A|B, columns are made by str.get_dummies('|') of pandas" if more else ""),
         )
     assert file is not None
     return _Columns(file, targets, mask, split, group)
@@ -167,9 +169,12 @@ class _Finder:
                 if Path(file).is_relative_to(root):
                     return Path(file).relative_to(root).as_posix()
             return file
-        if "/" not in file and len(paths := self._by_name().get(file, [])) == 1:
+        if "/" not in file and len(paths := self._by_name().get(_form(file), [])) == 1:
             return paths[0]
-        return file
+        # The same letters may be written in several ways: macOS does so otherwise than Windows.
+        named = self._by_name().get(_form(PurePosixPath(file).name), [])
+        alike = [path for path in named if _form(path) == _form(file)]
+        return alike[0] if len(alike) == 1 else file
 
     def _is_file(self, file: str) -> bool:
         return file in self._files if self._files is not None else (self._root / file).exists()
@@ -184,8 +189,12 @@ class _Finder:
                     for name in names
                 )
             for file in self._files if self._files is not None else walked:
-                self._names.setdefault(PurePosixPath(file).name, []).append(file)
+                self._names.setdefault(_form(PurePosixPath(file).name), []).append(file)
         return self._names
+
+
+def _form(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
 
 
 def listed_samples(spec: DatasetSpec) -> list[Sample]:

@@ -64,8 +64,8 @@ class Look:
             doubts.append(f"{self.twice} samples have the same content as another one")
         if self.alike:
             doubts.append(
-                f"{self.alike} files are named as if others were of the same patient, and no group says which are: "
-                "splits may share patients, and intervals count files"
+                f"{self.alike} files are named, or lie, as if others were of the same patient, and no group says "
+                "which are: splits may share patients, and intervals count files"
             )
         if self.written_alike:
             doubts.append(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from suture_contract.errors import SutureError
+from suture_stitching.data.dicom import SUFFIXES as DICOM_SUFFIXES
 from suture_stitching.data.samples import unreadable
 from suture_stitching.data.spec import PICTURES
 
@@ -196,6 +197,8 @@ def _reason(error: Exception, path: Path) -> str:
         return "the site may not read it"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return "it claims far too many pixels"
+    if path.name.lower().endswith(DICOM_SUFFIXES):
+        return "it is named as DICOM and lacks DICOM's mark: write it again with it, by dcmconv of dcmtk say"
     if isinstance(error, UnidentifiedImageError) and _begins(path) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return (
             "it is a TIFF of a kind that is not read, of more channels than three or of colours that are no whole "

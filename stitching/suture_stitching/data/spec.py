@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -152,6 +153,22 @@ class DatasetSpec(_Closed):
     spacing: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=3, max_length=3)] | None = None
     intensity: tuple[float, float] | None = None
     patches: Annotated[int, Field(ge=1, le=64)] = 4
+
+    @model_validator(mode="before")
+    @classmethod
+    def _reads_as_the_models_do(cls, fields: Any) -> Any:
+        """Take the range and the size of volumes from `input` where nothing else is said."""
+        reads = fields.get("input") if isinstance(fields, Mapping) else None
+        try:
+            reads = None if reads is None else InputSpec.model_validate(reads)
+        except ValueError:
+            return fields  # said by the field itself
+        if reads is None or reads.format == "table" or fields.get("format") in TABLES:
+            return fields
+        whole = {"value_range": reads.value_range} | dict(fields)
+        if len(reads.spatial_shape) == 3 and all(reads.spatial_shape) and fields.get("format") in ("nifti", *LISTS):
+            return {"window": reads.spatial_shape} | whole
+        return whole
 
     @property
     def places(self) -> list[Path]:

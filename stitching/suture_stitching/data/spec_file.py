@@ -11,9 +11,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from suture_contract.errors import SutureError
-from suture_contract.model.metadata import InputSpec, ModelMetadata
+from suture_contract.model.metadata import ModelMetadata
 from suture_contract.naming import did_you_mean, problems_of
-from suture_stitching.data.spec import LISTS, TABLES, DatasetSpec
+from suture_stitching.data.foreign import foreign_json
+from suture_stitching.data.spec import DatasetSpec
 
 #: What describes a dataset, in contrast to one.
 SUFFIXES = (".toml", ".json")
@@ -68,12 +69,6 @@ def defaults_for(metadata: ModelMetadata) -> dict[str, Any]:
 def spec_of(fields: Mapping[str, Any], *, where: str, defaults: Mapping[str, Any] | None = None) -> DatasetSpec:
     """Return the description with these fields; raises `SutureError` `dataset.invalid` naming the one that is wrong."""
     whole = {**(defaults or {}), **fields}
-    reads = whole.get("input")
-    if isinstance(reads, InputSpec):
-        if reads.format != "table" and whole.get("format") not in TABLES:
-            whole.setdefault("value_range", reads.value_range)
-        if len(reads.spatial_shape) == 3 and all(reads.spatial_shape) and whole.get("format") in ("nifti", *LISTS):
-            whole.setdefault("window", reads.spatial_shape)
     try:
         return DatasetSpec.model_validate(whole)
     except ValidationError as error:
@@ -89,6 +84,8 @@ def _fields(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         fields = tomllib.loads(text) if path.suffix.lower() == ".toml" else json.loads(text)
+        if (known := foreign_json(fields)) is not None:
+            raise SutureError("dataset.unknown_format", f"this is {known[0]}", where=str(path), hint=known[1])
         if isinstance(fields, dict):
             return fields
         problem = "it holds no fields"

@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from suture_contract.errors import SutureError
@@ -156,6 +156,8 @@ def _folders(path: Path, kind: str, suggestion: Suggestion, label: str | None) -
     tops = [[part for part in place.parts[:-1] if split_of(part) is None] for place in places]
     masks = any(parts and parts[0].lower() in _MASK_FOLDERS for parts in tops)
     masks = masks or any(re.search(r"[_-](mask|seg)\.", place.name) for place in places)
+    if not (path / "labels.csv").exists():
+        _group(places, suggestion)
     if "task" in suggestion.fields:
         return
     if masks:
@@ -166,7 +168,6 @@ def _folders(path: Path, kind: str, suggestion: Suggestion, label: str | None) -
     else:
         classes = sorted({parts[0] for parts in tops if parts})
         suggestion.put("labels", classes, "the class folders; put them into the order of the models' outputs")
-    _group(places, suggestion)
     if kind == "image_folder" and _slices(path):
         suggestion.put(
             "format",
@@ -188,11 +189,13 @@ def _slices(path: Path) -> bool:
 
 def _group(places: list[Path], suggestion: Suggestion) -> None:
     """Suggest an expression for patients where names begin with something that several files share."""
-    form = re.compile(r"((?:p|pat|patient|sub|subject|case)[-_]?\d+)[-_]", re.I)
-    names = [form.search(PurePosixPath(place.as_posix()).name) for place in places]
-    patients = [name[1] for name in names if name]
-    if places and len(patients) == len(places) and len(set(patients)) < len(patients):
-        suggestion.put("group", form.pattern.replace("(?:", "(?:"), "CHECK: finds the patient in a file's name")
+    person = r"(?:p|pat|patient|sub|subject|case)[-_]?\d+"
+    for pattern, where in ((rf"({person})[-_][^/]*$", "name"), (rf"(?:^|/)({person}[^/]*)/", "folder")):
+        names = [re.search(pattern, place.as_posix(), re.I) for place in places]
+        patients = [name[1] for name in names if name]
+        if places and len(patients) == len(places) and len(set(patients)) < len(patients):
+            suggestion.put("group", f"(?i){pattern}", f"CHECK: finds the patient in a file's {where}")
+            return
 
 
 def _mask_labels(path: Path) -> list[str]:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from suture_contract.errors import SutureError
 from suture_contract.extras import how_to_install
 from suture_stitching.data import dicom
+from suture_stitching.data.detached import HEADERS, data_file
 from suture_stitching.data.samples import unreadable
 
 _NIFTI = (".nii.gz", ".nii")
@@ -29,6 +30,8 @@ SUFFIXES = (*_NIFTI, *_ITK, *dicom.SUFFIXES)
 _MOST_VOXELS = 1 << 28
 #: By how much directions may differ that are the same; other tools round them.
 _ANGLE = 1e-3
+#: By which part voxel sizes may differ that are the same.
+_SAME_SIZE = 0.02
 #: What says how far the slices of one file lie apart, the surest first.
 _STEPS = ("SpacingBetweenSlices", "SliceThickness")
 #: From the patient's left, back and head, as DICOM and ITK have it, to right, front and head.
@@ -97,7 +100,26 @@ class _Nifti(StoredVolume):
         # Then nibabel takes x to run to the patient's left, as Analyze had it, and other tools do not.
         self.oriented = any(int(image.header[code]) for code in ("qform_code", "sform_code"))
         self.channels = self._axes[3] if len(self._axes) == 4 else 1
+        self._check_forms(file)
         self._describe(tuple(self._axes[:3]), affine, file)
+
+    def _check_forms(self, file: str) -> None:
+        """Raise where NIfTI's two ways to say its place, of which programs follow one or the other, say two things."""
+        header = self._image.header
+        if not all(int(header[code]) for code in ("qform_code", "sform_code")):
+            return
+        try:
+            forms = header.get_qform(), header.get_sform()
+        except Exception:
+            raise unreadable(file, "its qform is damaged") from None
+        ways = [nibabel.io_orientation(form) for form in forms]
+        sizes = [voxel_sizes(form) for form in forms]
+        if not np.array_equal(ways[0], ways[1]) or not np.allclose(sizes[0], sizes[1], rtol=_SAME_SIZE):
+            raise unreadable(
+                file,
+                "its qform and its sform name different orientations or voxel sizes: set the wrong one to the other, "
+                "by fslorient or by set_qform and set_sform of nibabel",
+            )
 
     def read(self) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         try:
@@ -140,6 +162,8 @@ class _Itk(_InLps):
         import SimpleITK
 
         self._path, self._file = path, file
+        if path.name.lower().endswith(HEADERS):
+            data_file(path, file)
         try:
             reader = SimpleITK.ImageFileReader()
             reader.SetFileName(str(path))
@@ -187,16 +211,8 @@ class _Series(_InLps):
 
         headers = [dicom.read_header(entry, file) for entry in files]
         data = [pydicom.dcmread(entry, stop_before_pixels=True) for entry in files]
-        if len({str(own.get("SeriesInstanceUID", "")) for own in data}) > 1:
-            raise unreadable(file, "the folder holds several series: give each one of its own")
-        sizes = {(header.height, header.width, header.channels) for header in headers}
-        if len(sizes) > 1:
-            raise unreadable(file, "the slices of the series have several sizes")
+        self._check_one(headers, data)
         count, self.whose = headers[0].frames, headers[0].whose
-        if len(files) > 1 and any(header.frames > 1 for header in headers):
-            raise unreadable(file, "several files with several frames each are no series")
-        if len(files) == 1 and count == 1:
-            raise unreadable(file, "one DICOM slice is no volume")
         slices = [
             _Slice.of(own, entry, frame)
             for own, entry in zip(data, files, strict=True)
@@ -208,19 +224,41 @@ class _Series(_InLps):
         normal = np.cross(rows, columns)
         # Frames whose places nobody says stay as they are.
         placed = len(files) > 1 or all(entry.placed for entry in slices)
+        spacing = headers[0].spacing or (1.0, 1.0)
         if placed:
             slices.sort(key=lambda entry: float(entry.place @ normal))
+            self._check_upright(slices, normal, min(spacing))
         between = next((step for name in _STEPS if (step := dicom.attribute(data[0], name))), None)
         step = self._step(slices, normal) if placed else float(between or 1.0)
         self._order = [(entry.path, entry.frame) for entry in slices]
-        height, width, self.channels = next(iter(sizes))
-        spacing = headers[0].spacing or (1.0, 1.0)
+        height, width, self.channels = headers[0].height, headers[0].width, headers[0].channels
         self.measured = headers[0].spacing is not None and (slices[0].placed if placed else between is not None)
         affine = np.eye(4)
         affine[:3, 0], affine[:3, 1], affine[:3, 2] = rows * spacing[1], columns * spacing[0], normal * step
         affine[:3, 3] = slices[0].place
         self._stored_affine = _LPS_TO_RAS @ affine
         self._describe((width, height, len(slices)), self._stored_affine, file)
+
+    def _check_one(self, headers: list[dicom.DicomHeader], data: list[Any]) -> None:
+        """Raise where the files are not the slices of one volume."""
+        if len({str(own.get("SeriesInstanceUID", "")) for own in data}) > 1:
+            raise unreadable(self._file, "the folder holds several series: give each one of its own")
+        if len({(header.height, header.width, header.channels) for header in headers}) > 1:
+            raise unreadable(self._file, "the slices of the series have several sizes")
+        if len(headers) > 1 and any(header.frames > 1 for header in headers):
+            raise unreadable(self._file, "several files with several frames each are no series")
+        if len(headers) == 1 and headers[0].frames == 1:
+            raise unreadable(self._file, "one DICOM slice is no volume")
+
+    def _check_upright(self, slices: list[_Slice], normal: NDArray[np.float64], pixel: float) -> None:
+        """Raise where slices are shifted along themselves by more than a `pixel` in mm, as by a tilted gantry."""
+        ways = np.stack([entry.place for entry in slices]) - slices[0].place
+        if np.linalg.norm(ways - np.outer(ways @ normal, normal), axis=1).max() > pixel:
+            raise unreadable(
+                self._file,
+                "its slices are shifted against each other, as those of a tilted gantry: make it NIfTI by dcm2niix, "
+                "which puts them upright",
+            )
 
     def _step(self, slices: list[_Slice], normal: NDArray[np.float64]) -> float:
         """Return the distance of slices in mm; raise where one is missing or there twice."""

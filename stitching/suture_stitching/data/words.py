@@ -30,7 +30,11 @@ _PERSON = re.compile(
 _STAY = re.compile(r"(?:case|fall|encounter|record)(?:id|nr|no|num|number|nummer)|hospital(?:nr|no|num|number|nummer)")
 #: What file managers, network drives and archives leave beside files.
 _LITTER = frozenset(
-    "thumbs.db desktop.ini __macosx @eadir #recycle $recycle.bin lost+found dicomdir".split()  # noqa: SIM905
+    (
+        *("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "dicomdir", "lockfile", "lost+found"),
+        *("@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "$recycle.bin"),
+        "system volume information",
+    )
 )
 #: Texts about the data, in a folder of other files.
 _ABOUT = (".txt", ".md", ".rst", ".pdf", ".html", ".htm", ".docx", ".doc", ".log", ".csv", ".tsv", ".xlsx", ".json")
@@ -67,9 +71,16 @@ def _bare(column: str) -> str:
 def of_one_patient(files: Iterable[str]) -> int:
     """Return how many files have a name that differs from another's in its last number alone, after an earlier one.
 
-    So are named the frames of `video3_0012.png` and the slices of `patient07-a2.png`: most likely of one patient.
+    So are named the frames of `video3_0012.png` and the slices of `patient07-a2.png`: most likely of one patient. So
+    are files that lie together in a folder with a number, below that of their class: `normal/P07/2.png`.
     """
-    begins = [match[1] for file in files if (match := _FRAME.match(PurePosixPath(file).stem))]
+    begins = []
+    for file in map(PurePosixPath, files):
+        folders = [folder for folder in file.parts[:-1] if split_of(folder) is None]
+        if len(folders) > 1 and any(map(str.isdigit, folders[-1])):
+            begins.append("/".join(folders))
+        elif match := _FRAME.match(file.stem):
+            begins.append(match[1])
     times = Counter(begins)
     return sum(times[begin] > 1 for begin in begins)
 
@@ -86,7 +97,7 @@ def written_alike(ids: Iterable[object]) -> int:
 
 def is_litter(name: str) -> bool:
     """Whether a file or folder of this name is none of the data."""
-    return name.startswith(".") or name.lower() in _LITTER
+    return name.startswith((".", "~$")) or name.lower() in _LITTER
 
 
 def is_about(name: str) -> bool:
