@@ -8,6 +8,8 @@ import time
 import tracemalloc
 from pathlib import Path
 
+import h5py
+import nibabel
 import numpy as np
 import pyarrow
 import pyarrow.csv
@@ -15,6 +17,7 @@ import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
+from tests.stitching.kinds import dicom
 
 from suture_contract.errors import SutureError
 from suture_stitching.data import SPLITS, DatasetSpec, open_dataset
@@ -167,7 +170,7 @@ def test_folders_and_arrays_larger_than_memory(tmp_path):
 POOLS = []
 
 
-def peak(description):
+def peak(description, batch_size=256):
     """Return the most bytes that were held while all of a dataset was read, by Arrow and by everything else."""
     before = pyarrow.default_memory_pool()
     POOLS.append(pyarrow.proxy_memory_pool(before))
@@ -176,7 +179,7 @@ def peak(description):
     try:
         dataset = open_dataset(description)
         for split in SPLITS:
-            for _ in dataset.batches(split, 256):
+            for _ in dataset.batches(split, batch_size):
                 pass
         return tracemalloc.get_traced_memory()[1] + POOLS[-1].max_memory()
     finally:
@@ -205,6 +208,40 @@ def test_the_memory_for_a_table_does_not_grow_with_it(tmp_path, kind):
     growth = (large - small) * piece.nbytes
     # As float32 numbers alone they would take half of it.
     assert peak_of(large) - peak_of(small) < growth / 4
+
+
+@pytest.mark.parametrize("kind", ["dicom", "nifti", "hdf5"])
+def test_the_memory_for_images_and_volumes_does_not_grow_with_them(tmp_path, kind):
+    """What is traced is what is held: files that are mapped are not."""
+    size = (16, 64, 64) if kind == "nifti" else (256, 256)
+
+    def written(n):
+        path = tmp_path / f"{n}"
+        if kind == "hdf5":
+            path = tmp_path / f"{n}.h5"
+            with h5py.File(path, "w") as file:
+                images = file.create_dataset("images", (n, 1, *size), np.uint16, chunks=(1, 1, *size), compression=1)
+                images[:, 0, 0, 0] = 65535 - np.arange(n)
+                file["labels"] = np.arange(n) % 2
+            return folder(path, format="hdf5")
+        for i in range(n):
+            own = path / ("dark", "bright")[i % 2] / (f"{i}.dcm" if kind == "dicom" else f"{i}.nii")
+            own.parent.mkdir(parents=True, exist_ok=True)
+            if i:
+                os.link(path / "dark" / f"0{own.suffix}", own)
+            elif kind == "dicom":
+                dicom(own, np.full(size, 4095))
+            else:
+                nibabel.save(nibabel.Nifti1Image(np.zeros(size, np.float32), np.eye(4)), own)
+        volumes = {"format": "nifti", "window": (8, 8, 8), "spacing": (1.0, 1.0, 2.0)}
+        return folder(path, workers=0, **({} if kind == "dicom" else volumes))
+
+    for _ in open_dataset(written(12)).batches("train", 4):  # what is imported is held as well
+        pass
+    # Arrays of up to 32 MiB are held.
+    small, large = (300, 600) if kind == "hdf5" else (20, 60)
+    growth = (large - small) * int(np.prod(size)) * (2 if kind == "hdf5" else 4)
+    assert peak(written(large), 4) - peak(written(small), 4) < growth / 4
 
 
 def spooled(content):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pyarrow
 import pyarrow.csv
+import pytest
 import torch
 from PIL import Image
+from tests.stitching.kinds import dicom
 from torch import nn
 
 from suture_contract.documents import CandidateSet
@@ -61,6 +65,54 @@ def test_a_folder_of_images_by_threads(site, make, quick, tmp_path):
     spec = DatasetSpec(path=tmp_path / "scans", format="image_folder", labels=LABELS, workers=2)
     _, read = read_by_a_child(site, make, quick, spec, (1, 6, 6))
     assert read == 40
+
+
+def compressed(path, pixels, syntax):
+    """Write 8-bit DICOM, as a scanner's JPEG or by pydicom's RLE."""
+    pydicom = pytest.importorskip("pydicom")
+    dicom(path, pixels, BitsStored=8, HighBit=7)
+    data = pydicom.dcmread(path)
+    data.BitsAllocated, data.PixelData = 8, pixels.astype(np.uint8).tobytes()
+    if syntax == "RLE":
+        data.compress(pydicom.uid.RLELossless)
+    else:
+        picture = io.BytesIO()
+        Image.fromarray(pixels.astype(np.uint8)).save(picture, "JPEG", quality=95)
+        data.PixelData = pydicom.encaps.encapsulate([picture.getvalue()])
+        data["PixelData"].VR, data["PixelData"].is_undefined_length = "OB", True
+        data.file_meta.TransferSyntaxUID = pydicom.uid.JPEGBaseline8Bit
+    data.save_as(path)
+
+
+def test_dicom_images_that_are_compressed(site, make, quick, tmp_path):
+    """Their decoders are loaded within the confinement."""
+    rng = np.random.default_rng(0)
+    for i in range(80):
+        path = tmp_path / "scans" / LABELS[i % 2] / f"IM{i:05}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(i % 2 * 100, i % 2 * 100 + 100, (8, 8))
+        pixels[0, 0] = 255
+        compressed(path, pixels, "RLE" if i % 4 < 2 else "JPEG")
+    spec = DatasetSpec(path=tmp_path / "scans", format="image_folder", labels=LABELS, workers=2)
+    _, read = read_by_a_child(site, make, quick, spec, (1, 8, 8))
+    assert read == 40
+
+
+def test_series_of_dicom_are_volumes_in_the_task_s_own_folder(site, make, quick, tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(64):
+        folder = tmp_path / "scans" / LABELS[i % 2] / f"{i}"
+        folder.mkdir(parents=True)
+        for place in range(3):
+            pixels = rng.integers(i % 2 * 1000, i % 2 * 1000 + 1000, (4, 4))
+            where = {"ImagePositionPatient": [0, 0, place], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}
+            dicom(folder / f"{place}", pixels, SeriesInstanceUID=f"1.2.{i}", PixelSpacing=[1, 1], **where)
+    spec = DatasetSpec(
+        path=tmp_path / "scans", format="nifti", labels=LABELS, window=(4, 4, 3), spacing=(1.0, 1.0, 0.5), workers=2
+    )
+    folder, read = read_by_a_child(site, make, quick, spec, (1, 4, 4, 3))
+    assert read == 32
+    assert not left_behind(folder)
 
 
 def test_a_compressed_array_is_unpacked_to_the_task_s_own_folder(site, make, quick, tmp_path):
