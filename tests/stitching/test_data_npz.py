@@ -258,7 +258,7 @@ def test_the_samples_of_a_group_are_in_one_split(tmp_path, groups, name):
 
 def test_groups_that_do_not_fit_the_samples_or_the_splits_are_refused(tmp_path):
     assert "40 samples" in refused(write(tmp_path / "a.npz", group=np.arange(39)), "dataset.wrong_shape")
-    refused(write(tmp_path / "b.npz", group=np.ones(40)), "dataset.wrong_shape")
+    refused(write(tmp_path / "b.npz", group=np.full(40, 1.5)), "dataset.wrong_shape")
     splits = ["train"] * 22 + ["validation"] * 8 + ["test"] * 10
     path = write(tmp_path / "c.npz", group=np.arange(40) // 4, split=splits)
     assert "sample 22 is in validation" in refused(path, "dataset.group_divided")
