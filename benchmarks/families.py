@@ -32,6 +32,15 @@ def _entry(make: Callable[[], nn.Module], *shape: int, codes: bool = False) -> E
     return Entry(lambda small: make(), lambda small: (shape,), codes=codes)
 
 
+def _trained(make: Callable[..., nn.Module], *args: Any, **kwargs: Any) -> nn.Module:
+    """Return a network whose last layer is no longer the zeros that some libraries begin with."""
+    network = make(*args, **kwargs)
+    for part in network.modules():
+        if isinstance(part, nn.Linear | nn.Conv2d) and not bool(part.weight.any()):
+            nn.init.normal_(part.weight, std=0.02)
+    return network
+
+
 def _missing(package: str) -> str | None:
     try:
         importlib.import_module(package)
@@ -67,7 +76,7 @@ def timm_networks() -> dict[str, Entry]:
 
     known = set(timm.list_models())
     return {
-        f"timm:{name}": _entry(partial(timm.create_model, name, num_classes=5), *shape(name))
+        f"timm:{name}": _entry(partial(_trained, timm.create_model, name, num_classes=5), *shape(name))
         for name in _TIMM
         if name in known
     }
@@ -86,12 +95,15 @@ def torchvision_networks() -> dict[str, Entry]:
     from torchvision.models import get_model
 
     def make(name: str, **how: Any) -> Callable[[], nn.Module]:
-        return lambda: get_model(name, weights=None, num_classes=5, **how)
+        return lambda: _trained(get_model, name, weights=None, num_classes=5, **how)
 
     sizes = {"inception_v3": 299, "maxvit_t": 224, "vit_b_16": 224}
     images = {name: _entry(make(name), 3, *[sizes.get(name, 128)] * 2) for name in _TORCHVISION}
     maps = {name: _entry(make(name, weights_backbone=None), 3, 128, 128) for name in _MAPS}
-    video = {name: _entry(make(name), 3, *((16, 224, 224) if name == "mvit_v2_s" else (8, 64, 64))) for name in _VIDEO}
+    video = {
+        name: _entry(make(name), 3, *((16, 224, 224) if name in ("mvit_v2_s", "s3d") else (8, 64, 64)))
+        for name in _VIDEO
+    }
     return {f"torchvision:{name}": entry for name, entry in {**images, **maps, **video}.items()}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +47,18 @@ class Layer(nn.Module):
         return self.call(self.layer, f)
 
 
+class Flags(nn.Module):
+    """Buffers that say how to compute."""
+
+    on: Tensor
+    sizes: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("on", torch.tensor(True))
+        self.register_buffer("sizes", torch.tensor([5, 4]))
+
+
 def _steps(f: Tensor) -> Tensor:
     """Return the features as a sequence `(N, 36, 4)`."""
     return f.flatten(2).transpose(1, 2)
@@ -68,6 +81,19 @@ def _filled(f: Tensor) -> Tensor:
     out[:, 0] = f[:, 0]
     out[:, 1] = f[:, 1].tanh()
     return out
+
+
+def _counted(f: Tensor) -> Tensor:
+    ramp = torch.zeros(6)
+    ramp[2:] = 1
+    return f * ramp
+
+
+def _torchscript(*, traced: bool) -> Any:
+    layers = nn.Sequential(nn.Conv2d(4, 2, 1), nn.ConvTranspose2d(2, 2, 2, 2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated; modules of it are there
+        return torch.jit.trace(layers, torch.zeros(2, 4, 6, 6)) if traced else torch.jit.script(layers)  # type: ignore[no-untyped-call]
 
 
 def _grid(f: Tensor) -> Tensor:
@@ -142,6 +168,10 @@ IDIOMS: dict[str, Step] = {
     "var_mean": lambda f: torch.cat(torch.var_mean(f, dim=(2, 3)), 1),
     "std_mean": lambda f: torch.cat(torch.std_mean(f, (2, 3)), 1),
     "prod": lambda f: f.prod(1),
+    "quantile": lambda f: torch.quantile(f.flatten(1), torch.tensor([0.1, 0.5]), dim=1).T,
+    "quantile of an axis": lambda f: torch.quantile(f, torch.tensor(0.3), dim=-1, keepdim=True),
+    "kthvalue": lambda f: f.flatten(2).kthvalue(5, dim=2).values,
+    "max and min of weights": Layer(nn.Linear(6, 6), lambda w, f: f * w.weight.max() - w.weight.min()),
     # Element by element.
     "square, x ** 2, 1 / x, reciprocal": lambda f: f.square() / (1 + f**2) + 1 / (2 + f.abs()) + f.exp().reciprocal(),
     "x ** y, 2 ** x": lambda f: f.abs() ** f.sigmoid() + 2**f,
@@ -228,6 +258,23 @@ IDIOMS: dict[str, Step] = {
     "F.one_hot": lambda f: F.one_hot((f[:, 0] > 0).long(), 3).float() * f[:, :1].permute(0, 2, 3, 1),
     "embedding of codes": lambda f: F.embedding((f[:, 0] > 0).long(), torch.eye(3)),
     "scatter": lambda f: torch.zeros_like(f).scatter(1, f.argmax(1, keepdim=True), 1.0),
+    "scatter_add": lambda f: torch.zeros(f.shape[0], 2, 36).scatter_add(1, (f.flatten(2) > 0).long(), f.flatten(2)),
+    "index_add": lambda f: torch.ones(f.shape[0], 3, 36).index_add(
+        1, torch.tensor([0, 2, 1, 2]), f.flatten(2), alpha=2
+    ),
+    # Numbers and decisions that come from weights alone.
+    "float(weight), int(buffer)": Layer(
+        nn.BatchNorm2d(4), lambda b, f: f * float(b.weight.mean()) + b.eps * int(b.num_batches_tracked)
+    ),
+    "if self.flag:, self.sizes.tolist()": Layer(
+        Flags(), lambda s, f: F.interpolate(f * 2 if s.on and s.sizes.max().item() > 4 else f, s.sizes.tolist())
+    ),
+    "a number beside what is written": Layer(Flags(), lambda s, f: f * s.sizes[0].sqrt().item() + _counted(f)),
+    "(std == 0).any()": lambda f: (
+        f / torch.as_tensor([1.0, 2, 3, 4], dtype=f.dtype).view(-1, 1, 1)
+        if not bool((torch.as_tensor([1.0, 2, 3, 4], dtype=f.dtype) == 0).any())
+        else f
+    ),
     # The batch.
     "x.size(0), x.view(-1, k), x.numel()": lambda f: f.view(f.size(0), -1).view(-1, 144).reshape(-1, f[0].numel()),
     "len(x) as batch": lambda f: f.reshape(len(f), -1),
@@ -237,7 +284,11 @@ IDIOMS: dict[str, Step] = {
     # Types and devices.
     "x.cpu(), x.type(float), x.double()": lambda f: f.cpu().to("cpu").type(torch.float32).double().type_as(f),
     "autocast off, no_grad, detach": lambda f: torch.no_grad()(torch.autocast("cpu", enabled=False)(torch.detach))(f),
+    "x.data, Categorical": lambda f: (
+        f.data * torch.distributions.Categorical(logits=f.mean((2, 3)), validate_args=False).probs[..., None, None]
+    ),
     # Layers.
+    "a traced part": Layer(_torchscript(traced=True), lambda c, f: c(f)),
     "nn.RNN": Layer(nn.RNN(4, 3, batch_first=True), lambda r, f: r(_steps(f))[0][:, -1]),
     "nn.RNN relu": Layer(
         nn.RNN(4, 3, 2, nonlinearity="relu", bidirectional=True, batch_first=True), lambda r, f: r(_steps(f))[0]
@@ -285,6 +336,40 @@ REFUSED: dict[str, tuple[Step, str, str]] = {
         "spectrogram",
     ),
     "linalg": (lambda f: torch.linalg.inv(f @ f.mT + torch.eye(6)), "linalg_inv", "before the model"),
+    "x / x.max()": (lambda f: f / f.max(), "which other samples", "within a sample"),
+    "float(x.mean())": (lambda f: f * float(f.mean()), "a number of Python", "float()"),
+    "a decision by chance": (
+        Layer(Flags(), lambda s, f: f * 2 if F.dropout(s.on + 0.0, 0.5, training=True) > 0 else f),
+        "decides by random numbers",
+        "if self.training:",
+    ),
+    "a distribution that checks": (
+        lambda f: torch.distributions.Categorical(logits=f.mean((2, 3)), validate_args=True).probs,
+        "takes a decision from the values",
+        "validate_args=False",
+    ),
+    "F.one_hot(x)": (lambda f: F.one_hot(f.argmax(1)).float(), "takes a size", "num_classes"),
+    "vmap": (lambda f: torch.vmap(lambda x: x.mean(0))(f), "_add_batch_dim", "torch.vmap"),
+    "a scripted part": (
+        Layer(_torchscript(traced=False), lambda c, f: c(f)),
+        "TorchScript cannot be recorded: the part step.layer",
+        "export the network itself",
+    ),
+    "packed sequences": (
+        Layer(
+            nn.GRU(4, 3, batch_first=True),
+            lambda g, f: g(
+                nn.utils.rnn.pack_padded_sequence(_steps(f), [36] * f.shape[0], batch_first=True, enforce_sorted=False)
+            )[1][-1],
+        ),
+        "packs sequences by their lengths",
+        "gather",
+    ),
+    "fake quantisation": (
+        lambda f: torch.fake_quantize_per_tensor_affine(f, 0.1, 0, 0, 255),
+        "aten.fake_quantize",
+        "before it is prepared",
+    ),
     "batch norm without statistics": (
         Layer(nn.BatchNorm2d(4, track_running_stats=False), lambda b, f: b(f)),
         "which other samples",

@@ -129,3 +129,59 @@ def test_an_error_without_words_is_named(tmp_path: Path) -> None:
     with pytest.raises(SutureError, match="ValueError") as refused:
         export(Picky(), torch.rand(2, 3), tmp_path / "m.safetensors")
     assert refused.value.code == "export.example"
+
+
+class ByBatch(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2 if x.shape[0] > 8 else x
+
+
+class Parts(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([part.tanh() for part in x.split(16)])
+
+
+@pytest.mark.parametrize(
+    ("module", "says"), [(ByBatch(), "9 samples than with fewer: `return x * 2 if"), (Parts(), "17 samples")]
+)
+def test_what_is_done_for_large_batches_alone_is_refused(tmp_path: Path, module: nn.Module, says: str) -> None:
+    with pytest.raises(SutureError) as refused:
+        export(module, torch.randn(2, 3), tmp_path / "model.safetensors")
+    assert refused.value.code == "export.fixed_batch"
+    assert says in refused.value.message
+    assert not list(tmp_path.iterdir())
+
+
+class Limited(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.shape[0] <= 32
+        return x.tanh() if x.shape[0] <= 16 else torch.cat([x[:16].tanh(), x[16:].tanh()])
+
+
+def test_a_decision_by_the_batch_that_changes_nothing_is_no_matter(tmp_path: Path) -> None:
+    export(Limited(), torch.randn(2, 3), tmp_path / "model.safetensors")
+
+
+class ByLength(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2 if x.shape[-1] > 100 else x
+
+
+class PaddedIfNeeded(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        more = -x.shape[-1] % 4
+        if more:
+            x = F.pad(x, (0, more))
+        return F.avg_pool1d(x, 4)
+
+
+@pytest.mark.parametrize("module", [ByLength(), PaddedIfNeeded()])
+def test_what_is_done_at_some_sizes_alone_is_refused_where_sizes_are_free(tmp_path: Path, module: nn.Module) -> None:
+    path, example = tmp_path / "model.safetensors", torch.randn(2, 3, 48)
+    export(module, example, path)
+    path.unlink()
+    with pytest.raises(SutureError) as refused:
+        export(module, example, path, dynamic_spatial=True)
+    assert refused.value.code == "export.free_size"
+    assert "if " in refused.value.message
+    assert not list(tmp_path.iterdir())

@@ -30,7 +30,7 @@ from suture_contract.model.graph import (
 from suture_contract.model.graph_json import is_tensor_name
 from suture_contract.model.operators import ATEN, DTYPES, GETITEM
 from suture_stitching.portable.decompose import WRITTEN, decompose
-from suture_stitching.portable.diagnosis import instead_of
+from suture_stitching.portable.diagnosis import RANDOM, instead_of
 from suture_stitching.portable.outputs import plain_output
 from suture_stitching.portable.rewrite import constant_nodes, is_in_place, module_path
 from suture_stitching.portable.schemas import schema_of
@@ -407,7 +407,7 @@ def _dtype_name(dtype: torch.dtype) -> str:
 
 def _refuse_random(node: fx.Node) -> None:
     if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
-        _refuse("export.random", node, "draws random numbers", "a shared model gives the same output each time")
+        _refuse("export.random", node, "draws random numbers", RANDOM)
 
 
 def _refuse(code: str, node: fx.Node, problem: str, hint: str) -> NoReturn:

@@ -27,6 +27,8 @@ _aten = torch.ops.aten
 WRITTEN = "suture_written"
 #: How deep decompositions of decompositions go.
 _DEEPEST = 6
+#: How many places what is added by index may be compared with.
+_MOST_PLACES = 2**16
 
 
 def decompose(program: ExportedProgram, wanted: Callable[[fx.Node], bool]) -> None:
@@ -138,6 +140,50 @@ def _median(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]
     return (values, places) if keepdim else (values.squeeze(dim), places.squeeze(dim))
 
 
+def _kth(x: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    values, places = (part.narrow(dim, k - 1, 1) for part in x.sort(dim))
+    return (values, places) if keepdim else (values.squeeze(dim), places.squeeze(dim))
+
+
+def _quantile(
+    x: Tensor, q: Tensor, dim: int | None = None, keepdim: bool = False, *, interpolation: str = "linear"
+) -> Tensor:
+    """Return quantiles by sorting; they come first where there are several."""
+    if interpolation != "linear" or dim is None or q.dim() > 1:
+        raise _NoForm
+    ordered, place = x.sort(dim).values, q.reshape(-1) * (x.shape[dim] - 1)
+    low, high = (ordered.index_select(dim, bound.to(torch.int64)) for bound in (place.floor(), place.ceil()))
+    sizes = [1] * x.dim()
+    sizes[dim] = -1
+    values = low + (high - low) * place.frac().reshape(sizes)
+    values = torch.where(x.isnan().any(dim, keepdim=True), torch.full((), math.nan, dtype=x.dtype), values)
+    if q.dim() == 0:
+        return values if keepdim else values.squeeze(dim)
+    values = values.unsqueeze(0).transpose(0, dim % x.dim() + 1)
+    return values if keepdim else values.squeeze(dim % x.dim() + 1)
+
+
+def _places(index: Tensor, size: Any) -> Tensor:
+    """Return for each index, on a last axis of `size`, where it points."""
+    if not isinstance(size, int) or not isinstance(index.shape[-1], int) or size * index.shape[-1] > _MOST_PLACES:
+        raise _NoForm
+    return index.unsqueeze(-1) == torch.arange(size, device=index.device)
+
+
+def _scatter_add(x: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
+    dim %= x.dim()
+    if any(axis != dim and not index.shape[axis] == source.shape[axis] == x.shape[axis] for axis in range(x.dim())):
+        raise _NoForm
+    source = source.narrow(dim, 0, index.shape[dim]).movedim(dim, -1)
+    places = _places(index.movedim(dim, -1), x.shape[dim]).to(x.dtype)
+    return x + (source.unsqueeze(-1) * places).sum(-2).movedim(-1, dim)
+
+
+def _index_add(x: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: float = 1) -> Tensor:
+    places = _places(index, x.shape[dim]).to(x.dtype)
+    return x + (source.movedim(dim, -1) @ places).movedim(-1, dim) * alpha
+
+
 def _cosine(x: Tensor, y: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
     lengths = [torch.linalg.vector_norm(side, dim=dim, keepdim=True).clamp(min=eps) for side in (x, y)]
     cosine: Tensor = ((x / lengths[0]) * (y / lengths[1])).sum(dim)
@@ -228,6 +274,13 @@ OWN: dict[Any, Callable[..., Any]] = {
     _aten.masked_fill.Tensor: lambda x, mask, value: torch.where(mask, value.to(x.dtype), x),
     _aten.index_put.default: _put_where,
     _aten.median.dim: _median,
+    _aten.kthvalue.default: _kth,
+    _aten.quantile.default: _quantile,
+    _aten.scatter_add.default: _scatter_add,
+    _aten.index_add.default: _index_add,
+    # Over all samples: what it makes of them is compared with each sample alone.
+    _aten.max.default: lambda x: x.amax(),
+    _aten.min.default: lambda x: x.amin(),
     _aten.cosine_similarity.default: _cosine,
     _aten.bilinear.default: _bilinear,
     _aten.lstm_cell.default: _lstm_cell,
@@ -257,6 +310,7 @@ OWN: dict[Any, Callable[..., Any]] = {
     _aten.empty.memory_format: lambda size, **how: _zeros(size, **how),
     _aten._native_batch_norm_legit_no_training.default: _batch_norm,
     _aten.convolution.default: _convolution,
+    _aten._convolution.default: lambda *args: _convolution(*args[:9]),
     _aten.rrelu.default: lambda x, lower=0.125, upper=1 / 3, training=False, generator=None: F.leaky_relu(
         x, (lower + upper) / 2
     ),

@@ -22,10 +22,16 @@ _SPECTRUM = (
     "complex numbers cannot be in it: give the model the spectrum or spectrogram as its input, or use nn.Conv1d with "
     "fixed cosines and sines as its weights"
 )
+#: What to do about random numbers.
+RANDOM = (
+    "a shared model gives the same output each time: draw `if self.training:` alone, give F.dropout "
+    "training=self.training, and return the mean of a distribution instead of a sample"
+)
+_NUMBERS = "leave .item(), float() and int() out: tensors of one number compute like numbers"
 #: By the beginning of an operator's name, what to write instead of it.
 _INSTEAD = {
-    "item": "leave .item() and float() out: tensors of one number compute like numbers",
-    "_local_scalar_dense": "leave .item() and float() out: tensors of one number compute like numbers",
+    "item": _NUMBERS,
+    "_local_scalar_dense": _NUMBERS,
     "nonzero": "multiply by the mask instead of picking what it marks: (x * mask).sum() / mask.sum()",
     "masked_select": "multiply by the mask instead of picking what it marks: (x * mask).sum() / mask.sum()",
     "_unique": "compare with all values there can be instead: x[..., None] == torch.arange(k)",
@@ -36,8 +42,20 @@ _INSTEAD = {
     "searchsorted": "count by comparisons instead: (x[..., None] > edges).sum(-1)",
     "one_hot": "say how many classes there are: F.one_hot(x, num_classes)",
     "index_put": "write by a mask or a slice instead: torch.where(mask, value, x), x[:, 1:3] = y",
+    "index_copy": "write by a mask or a slice instead: torch.where(mask, value, x), x[:, 1:3] = y",
     "index_add": "use scatter, or a product with a matrix of zeros and ones, instead",
+    "scatter_": "compare with all places there can be instead: (y[..., None] * (index[..., None] == "
+    "torch.arange(k))).sum(-2), or .amax(-2)",
+    "embedding_bag": "use nn.Embedding and the mean or sum over its tokens instead",
     "_embedding_bag": "use nn.Embedding and the mean or sum over its tokens instead",
+    "mode": "count by comparisons instead: (x[..., None] == torch.arange(k)).sum(1).argmax(-1)",
+    "nan": "put a number for what is missing instead: torch.where(x.isnan(), value, x)",
+    "cummax": "use F.max_pool1d over steps that are padded on one side instead",
+    "cummin": "use -F.max_pool1d(-x, ...) over steps that are padded on one side instead",
+    "logcumsumexp": "use x.exp().cumsum(dim).log() instead, where x is not large",
+    "_add_batch_dim": "leave torch.vmap out: compute with the whole batch, as in x.mean(1)",
+    "_nested": "give padded tensors and a mask instead of nested ones",
+    "fake_quantize": "export the network before it is prepared for quantisation",
     "as_strided": "use slices, x.unfold or reshape instead",
     "_fft": _SPECTRUM,
     "fft_": _SPECTRUM,
@@ -47,7 +65,8 @@ _INSTEAD = {
     "linalg_": "decompositions of matrices cannot be in it: do them before the model, or train without them",
     "quantize": "export the network before it is quantised",
     "quantized": "export the network before it is quantised",
-    "_pack_padded_sequence": "give the recurrent layer padded sequences as they are",
+    "_pack_padded_sequence": "give the recurrent layer padded sequences as they are, without pack_padded_sequence, and "
+    "read its output where each sample ends: output.gather(1, last)",
     "_ctc_loss": "compute losses outside of the model",
 }
 
@@ -61,13 +80,28 @@ def instead_of(operator: str) -> str:
     return "that operator cannot be in a portable model; express it by others"
 
 
+def packed() -> SutureError:
+    """Return why sequences of different lengths cannot be recorded, for where they are being packed."""
+    return SutureError(
+        "export.operator",
+        f"the module packs sequences by their lengths in `{_line_of_stack()[:120]}`",
+        hint=instead_of("_pack_padded_sequence"),
+    )
+
+
 def is_fixed_batch(error: Exception) -> bool:
     """Say whether torch found that the size of a batch is not free."""
-    return "specialized" in str(error) or "ConstraintViolation" in type(error).__name__
+    text = str(error)
+    return ("specialized" in text and "specialized integer" not in text) or "ConstraintViolation" in type(
+        error
+    ).__name__
 
 
-def explained(error: Exception, specialised: str = "") -> SutureError:
-    """Return why recording a module failed; `specialised` is the line that fixed the batch size, where it is known."""
+def explained(error: Exception, specialised: str = "", scripted: str = "") -> SutureError:
+    """Return why recording a module failed.
+
+    `specialised` is the line that fixed the batch size, `scripted` a part that is TorchScript, where there is one.
+    """
     text = str(error)
     first_line = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
     line = _line_of(error.__traceback__)
@@ -81,10 +115,11 @@ def explained(error: Exception, specialised: str = "") -> SutureError:
             hint="record it for one size (dynamic_spatial=False), or round down in its pooling (ceil_mode=False)",
         )
     if "data-dependent" in text or "GuardOnDataDependent" in type(error).__name__:
+        return _from_values(line, place or f": {first_line[:400]}")
+    operator = getattr(error, "func", None)
+    if isinstance(operator, torch._ops.OpOverload):
         return SutureError(
-            "export.data_dependent",
-            f"the module takes a decision from the values it computes{place or f': {first_line[:400]}'}",
-            hint=_decision(line),
+            "export.operator", f"the module uses {operator}{place}", hint=instead_of(str(operator).replace("::", "."))
         )
     if ".numpy()" in text or "numpy" in line:
         return SutureError(
@@ -92,10 +127,11 @@ def explained(error: Exception, specialised: str = "") -> SutureError:
             f"the module leaves torch for numpy{place}",
             hint="write that line with torch's own functions, or do it before the model",
         )
-    if "ScriptModule" in text or "ScriptMethod" in text:
+    if scripted or "ScriptModule" in text or "ScriptMethod" in text:
         return SutureError(
             "export.failed",
-            f"TorchScript cannot be recorded{place}",
+            f"TorchScript cannot be recorded{f': the part {scripted}' if scripted else place}",
+            where=scripted or None,
             hint="export the network itself, or the loaded torch.jit file alone, not as a part of another module",
         )
     if "quantized" in text or "PackedParams" in text:
@@ -122,7 +158,23 @@ def _fixed_batch(line: str) -> SutureError:
     )
 
 
+def _from_values(line: str, place: str) -> SutureError:
+    """Return the error about a decision, a number or a size that is taken from computed values."""
+    code = "export.data_dependent"
+    if "one_hot(" in line:
+        return SutureError(
+            code, f"the module takes a size from the values it computes{place}", hint=instead_of("one_hot")
+        )
+    decides = line.startswith(("assert", "raise", "if ", "elif ", "while ")) or " if " in line
+    if not decides and any(call in line for call in (".item()", "float(", "int(", "range(")):
+        problem = f"the module makes a number of Python of a value it computes{place}"
+        return SutureError(code, problem, hint=_NUMBERS)
+    return SutureError(code, f"the module takes a decision from the values it computes{place}", hint=_decision(line))
+
+
 def _decision(line: str) -> str:
+    if "distributions." in line or "validate_args" in line:
+        return "let the distribution leave its checks of values out: validate_args=False"
     if line.startswith(("assert", "raise")):
         return "leave checks of values out of forward(), or put `if not torch.compiler.is_exporting():` before them"
     if line.startswith(("if ", "elif ", "while ")) or " if " in line:

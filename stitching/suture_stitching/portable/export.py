@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from suture_contract.files import replacing
 from suture_contract.model.format import PortableHeader
 from suture_contract.model.graph import Graph
 from suture_stitching.portable.convert import convert
+from suture_stitching.portable.guards import Elsewhere, elsewhere
 from suture_stitching.portable.outputs import chosen, giving, pick, plain_output
 from suture_stitching.portable.runtime import load, write
 from suture_stitching.portable.sanity import check_recordable, check_sane, check_weights
@@ -74,13 +75,17 @@ def export(
         what = _what(module, _batch(inputs, _RECORDED), output, single=single)
         with giving(module, what):
             expected = {size: _outputs(module, _batch(inputs, size)) for size in _SIZES}
-            graph, tensors = convert(trace(module, _batch(inputs, _RECORDED), dynamic_spatial=dynamic_spatial))
+            program = trace(module, _batch(inputs, _RECORDED), dynamic_spatial=dynamic_spatial)
+            places = elsewhere(program, _batch(inputs, _RECORDED))
+            there = [_there(module, place.resized(inputs)) for place in places]
+            graph, tensors = convert(program)
     with replacing(path) as temporary:
         header = write(graph, tensors, temporary)
         model = load(temporary, device=inputs[0].device)
         with torch.no_grad():
             actual = {size: model(*_batch(inputs, size)) for size in _SIZES}
         difference = _verify(expected, actual, tolerance)
+        _verify_elsewhere(model, inputs, zip(places, there, strict=True), tolerance)
         check_sane(model, _batch(inputs, max(_SIZES)), actual)
     return Exported(header.graph, path, header, difference)
 
@@ -197,6 +202,48 @@ def _verify(expected: Mapping[int, Any], actual: Mapping[int, Any], tolerance: f
                 )
             worst = max(worst, difference)
     return worst
+
+
+def _there(module: torch.nn.Module, inputs: Sequence[Tensor]) -> Any:
+    """Return what the module gives for inputs of other sizes; None where it gives nothing."""
+    try:
+        return module(*inputs)
+    except Exception:  # modules raise all kinds for sizes that they do not take
+        return None
+
+
+def _verify_elsewhere(
+    model: Callable[..., Any], inputs: Sequence[Tensor], outputs: Iterable[tuple[Elsewhere, Any]], tolerance: float
+) -> None:
+    """Refuse a file that gives other `outputs` than the module at sizes by which the module decides.
+
+    Of other sizes than the batch's, the file may take fewer than the module: it says so when it is run.
+    """
+    for place, want in outputs:
+        if want is None:
+            continue
+        try:
+            with torch.no_grad():
+                have = model(*place.resized(inputs))
+        except SutureError:
+            if not place.is_batch:
+                continue
+            have = None
+        pairs = () if have is None else _paired(want, have, "output")
+        if have is not None and all(relative_difference(left, right) <= tolerance for _, left, right in pairs):
+            continue
+        if place.is_batch:
+            raise SutureError(
+                "export.fixed_batch",
+                f"the module does otherwise with {place.size} samples than with fewer: {place.decided} decides by it",
+                hint="compute alike for every batch size: with the whole batch at once, not part by part",
+            )
+        raise SutureError(
+            "export.free_size",
+            f"the module does otherwise at the sizes {place.shapes[0][2:]}: {place.decided} decides by them",
+            hint="compute alike at every size, as F.pad by (-size) % 16 does; or record it for one size "
+            "(dynamic_spatial=False)",
+        )
 
 
 def _paired(want: Any, have: Any, name: str) -> Iterator[tuple[str, Tensor, Tensor]]:

@@ -124,22 +124,27 @@ def _read_through_another_alias(node: fx.Node, nodes: list[fx.Node], position: d
     )
 
 
-def inline_autocast(program: ExportedProgram, device: str) -> None:
-    """Put what stands in `torch.autocast` blocks that change nothing on `device` where the block stands.
+def inline_blocks(program: ExportedProgram, device: str) -> None:
+    """Put what stands in blocks of `torch.autocast` that change nothing on `device`, or of gradients, where they stand.
 
     Raises `SutureError` (`export.autocast`) for a block that is in force: which types its operators would take is
     torch's to choose at run time, and not in the recording.
     """
-    _inline_autocast(program.graph_module, device)
+    _inline_blocks(program.graph_module, device)
     program.graph_module.recompile()
 
 
-def _inline_autocast(module: fx.GraphModule, device: str) -> None:
+def _inline_blocks(module: fx.GraphModule, device: str) -> None:
     for node in list(module.graph.nodes):
-        if node.target is not torch.ops.higher_order.wrap_with_autocast:
+        if node.target is torch.ops.higher_order.wrap_with_set_grad_enabled:
+            _gradients, body, *arguments = node.args
+            in_force = False
+        elif node.target is torch.ops.higher_order.wrap_with_autocast:
+            device_type, _dtype, enabled, _cache, body, *arguments = node.args
+            in_force = enabled and device_type == device
+        else:
             continue
-        device_type, _dtype, enabled, _cache, body, *arguments = node.args
-        if enabled and device_type == device:
+        if in_force:
             path = module_path(node)
             raise SutureError(
                 "export.autocast",
@@ -148,7 +153,7 @@ def _inline_autocast(module: fx.GraphModule, device: str) -> None:
                 hint="put enabled=False there; a portable model is run under autocast as a whole, by those who want it",
             )
         block = getattr(module, body.target)
-        _inline_autocast(block, device)
+        _inline_blocks(block, device)
         with module.graph.inserting_before(node):
             values = dict(zip(block.graph.find_nodes(op="placeholder"), arguments, strict=True))
             results = module.graph.graph_copy(block.graph, values)

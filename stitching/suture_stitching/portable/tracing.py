@@ -21,14 +21,15 @@ from torch.nn.modules import transformer
 from torch.overrides import TorchFunctionMode
 
 from suture_contract.errors import SutureError
-from suture_stitching.portable.diagnosis import explained, is_fixed_batch, sizes_of_batches
+from suture_stitching.portable.diagnosis import explained, is_fixed_batch, packed, sizes_of_batches
 from suture_stitching.portable.rewrite import (
     detach_factories,
-    inline_autocast,
+    inline_blocks,
     is_in_place,
     make_functional,
     storage_of,
 )
+from suture_stitching.portable.state_values import StateValues
 from suture_stitching.portable.twins import twin_of
 
 _LOG = logging.getLogger("torch.fx.experimental.symbolic_shapes")
@@ -49,7 +50,7 @@ def trace(module: torch.nn.Module, example: Sequence[Tensor], *, dynamic_spatial
     ]
     with _quietly():
         program = _exported(module, tuple(example), _shapes_for(module, shapes), free=dynamic_spatial)
-        inline_autocast(program, example[0].device.type)
+        inline_blocks(program, example[0].device.type)
         _refuse_mutation(program)
         detach_factories(program)
         if not make_functional(program):
@@ -61,33 +62,43 @@ def _exported(module: torch.nn.Module, example: tuple[Tensor, ...], shapes: Any,
     """Return torch's recording; where the batch size became a number, the second one says by which line."""
 
     def record() -> ExportedProgram:
-        with _Whole(free):
+        with _Whole(module, free):
             return torch.export.export(module, example, dynamic_shapes=shapes, strict=False)
 
     lines: list[str] = []
     try:
         try:
             return record()
+        except SutureError:
+            raise
         except Exception as error:
             if not is_fixed_batch(error):
                 raise
         with sizes_of_batches() as lines:
             return record()
+    except SutureError:
+        raise
     except Exception as error:  # torch.export raises dozens of types; each of them means the same to the caller
-        raise explained(error, next(filter(None, lines), "")) from error
+        scripted = [name for name, part in module.named_modules() if isinstance(part, torch.jit.ScriptModule)]
+        raise explained(error, next(filter(None, lines), ""), next(iter(scripted), "")) from error
 
 
 class _Whole(TorchFunctionMode):
-    """Record by twins what torch would take apart or fix the size of."""
+    """Record by twins what torch would take apart or fix the size of, and know what `module` reads of its state."""
 
-    def __init__(self, free: bool) -> None:
+    def __init__(self, module: torch.nn.Module, free: bool) -> None:
         super().__init__()
         self._free = free
+        self._state = StateValues(module)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        twin = twin_of(func, args, kwargs, free=self._free)
-        return func(*args, **kwargs) if twin is None else twin()
+        if getattr(func, "__name__", "") == "_pack_padded_sequence":
+            raise packed()
+        other = self._state.read(func, args, kwargs) or twin_of(func, args, kwargs, free=self._free)
+        result = func(*args, **kwargs) if other is None else other()
+        self._state.note(func, args, kwargs, result)
+        return result
 
 
 def _shapes_for(module: torch.nn.Module, shapes: list[dict[int, Any]]) -> Any:
@@ -153,5 +164,6 @@ def _refuse_mutation(program: ExportedProgram) -> None:
             "export.mutation",
             f"the module changes its own tensor {changed[0]} while it runs",
             where=changed[0],
-            hint="a shared model must be frozen: do not update buffers when self.training is False",
+            hint="a shared model must be frozen: do not update buffers when self.training is False, and give "
+            "nn.Embedding no max_norm",
         )

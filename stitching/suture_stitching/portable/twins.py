@@ -74,6 +74,8 @@ def twin_of(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], *, free: 
         return lambda: _max_pool1d(*args, **kwargs)
     if func in (torch.take_along_dim, Tensor.take_along_dim) and _argument(args, kwargs, 2, "dim", None) is not None:
         return lambda: _along(*args, **kwargs)
+    if func == Tensor.data.__get__:  # type: ignore[attr-defined]
+        return lambda: args[0].detach()
     if func is F.embedding_bag and _is_plain(*args, **kwargs):
         return lambda: _bags(*args, **kwargs)
     return None
