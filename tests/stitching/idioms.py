@@ -321,6 +321,11 @@ IDIOMS: dict[str, Step] = {
 REFUSED: dict[str, tuple[Step, str, str]] = {
     "torch.rand": (lambda f: f + torch.rand(4, 6, 6), "draws random numbers", "same output each time"),
     "for over the batch": (lambda f: torch.stack([row.mean(0) for row in f]), "for row in f", "whole batch at once"),
+    "int(n / k)": (
+        lambda f: f.reshape(int(f.shape[0] / (36 / 4 / 9)), -1),
+        "int(f.shape[0] / (36 / 4 / 9))",
+        "a // b instead of int(a / b)",
+    ),
     "if x.min() < 0": (lambda f: f * 2 if f.min() < 0 else f, "if f.min() < 0", "torch.where"),
     "x.item()": (lambda f: f * f.mean().item(), "uses aten.item", ".item()"),
     "x[x > 0]": (lambda f: f + f[f > 0].mean(), "which other samples", "within a sample"),

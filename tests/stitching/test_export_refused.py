@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -173,6 +174,17 @@ class PaddedIfNeeded(nn.Module):
         if more:
             x = F.pad(x, (0, more))
         return F.avg_pool1d(x, 4)
+
+
+class RoundedUp(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(x, (0, math.ceil(x.shape[-1] / 4) * 4 - x.shape[-1]))
+
+
+def test_fractions_of_free_sizes_are_refused_with_what_to_write(tmp_path: Path) -> None:
+    with pytest.raises(SutureError, match="on sizes that are free") as refused:
+        export(RoundedUp(), torch.randn(2, 3, 48), tmp_path / "model.safetensors", dynamic_spatial=True)
+    assert "-(-a // b) instead of math.ceil(a / b)" in str(refused.value.hint)
 
 
 @pytest.mark.parametrize("module", [ByLength(), PaddedIfNeeded()])

@@ -30,7 +30,7 @@ from suture_contract.model.graph import (
 from suture_contract.model.graph_json import is_tensor_name
 from suture_contract.model.operators import ATEN, DTYPES, GETITEM
 from suture_stitching.portable.decompose import WRITTEN, decompose
-from suture_stitching.portable.diagnosis import RANDOM, instead_of
+from suture_stitching.portable.diagnosis import RANDOM, WHOLE_SIZES, instead_of
 from suture_stitching.portable.outputs import plain_output
 from suture_stitching.portable.rewrite import constant_nodes, is_in_place, module_path
 from suture_stitching.portable.schemas import schema_of
@@ -155,7 +155,7 @@ class _Converter:
         target, result = node.target, node.meta.get("val")
         if isinstance(result, bool | int | float):
             self._place[node] = result
-        elif isinstance(result, torch.SymInt):
+        elif isinstance(result, torch.SymInt | torch.SymFloat):
             self._place[node] = self._size(node, result)
         elif _changes_nothing(node):
             self._pass_on(node)
@@ -231,7 +231,7 @@ class _Converter:
         else:
             self._place[node] = self._place[source]
 
-    def _size(self, node: fx.Node, size: torch.SymInt) -> Value:
+    def _size(self, node: fx.Node, size: torch.SymInt | torch.SymFloat) -> Value:
         """Return a size as a number, as a size of an input where it is one (cuts need not cross it then), or as is."""
         expression = size.node.expr
         if expression.is_number:
@@ -239,7 +239,8 @@ class _Converter:
         if expression not in self._sizes:
             arithmetic = _SIZE_ARITHMETIC.get(node.target)
             if arithmetic is None and node.target is not _aten.sym_size.int:
-                _refuse("export.operator", node, f"uses {node.target} on sizes", "keep to + - * // % on sizes")
+                name = getattr(node.target, "__name__", str(node.target))
+                _refuse("export.operator", node, f"uses {name} on sizes that are free", WHOLE_SIZES)
             self._sizes[expression] = self._add(Node(arithmetic or "aten.sym_size.int", self._values(node.args)))
         return self._sizes[expression]
 

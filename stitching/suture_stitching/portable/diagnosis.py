@@ -27,6 +27,8 @@ RANDOM = (
     "a shared model gives the same output each time: draw `if self.training:` alone, give F.dropout "
     "training=self.training, and return the mean of a distribution instead of a sample"
 )
+#: How to compute with sizes.
+WHOLE_SIZES = "keep to + - * // % on sizes: a // b instead of int(a / b), -(-a // b) instead of math.ceil(a / b)"
 _NUMBERS = "leave .item(), float() and int() out: tensors of one number compute like numbers"
 #: By the beginning of an operator's name, what to write instead of it.
 _INSTEAD = {
@@ -154,6 +156,8 @@ def _fixed_batch(line: str) -> SutureError:
         "the module only works for one batch size" + (f": `{line[:120]}` needs it as a number" if line else ""),
         hint="compute with the whole batch at once instead of sample by sample"
         if loop
+        else WHOLE_SIZES
+        if "int(" in line and "/" in line
         else "take the batch size from the input, as in x.flatten(1) or x.reshape(x.shape[0], -1)",
     )
 
