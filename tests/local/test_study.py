@@ -27,6 +27,7 @@ from suture_local.study import data, kept, scores, training
 from suture_local.study.reading import parties_study
 from suture_local.study.run import Setup
 from suture_local.study.tables import TableColumns
+from suture_stitching.evaluation.bootstrap import intervals
 from suture_stitching.fitting.fit import FitOptions
 
 ROOT = Path(__file__).parents[2]
@@ -334,14 +335,27 @@ def test_metrics() -> None:
 def test_intervals_are_paired_and_know_of_seeds() -> None:
     rng = np.random.default_rng(0)
     bootstrap = scores.Bootstrap([200, 200], seed=0)
-    base = [rng.uniform(size=200), rng.uniform(size=200)]
+    base = [rng.uniform(0, 0.1, 200), rng.uniform(0, 0.1, 200)]
     a, b = bootstrap(base), bootstrap([own + 0.1 for own in base])
     assert (b - a).interval.low == pytest.approx(0.1)
-    shifted = bootstrap([base[0], base[1] + 1])
+    shifted = bootstrap([base[0], base[1] + 0.9])
     frames = scores.Bootstrap([200], [np.arange(200) // 10], seed=0)([np.repeat(base[0][::10], 10)]).interval
     apart = scores.Bootstrap([20], seed=0)([base[0][::10]]).interval
     assert [frames.low, frames.high] == pytest.approx([apart.low, apart.high])
-    assert shifted.interval.high - shifted.interval.low > 0.9 > a.interval.high - a.interval.low
+    assert shifted.interval.high - shifted.interval.low > 0.85 > a.interval.high - a.interval.low
+
+
+@pytest.mark.parametrize("patients", [4, 6, 12, 19])
+def test_intervals_of_few_patients_are_as_wide_as_those_of_a_report(patients: int) -> None:
+    rng = np.random.default_rng(patients)
+    whose = np.repeat(np.arange(patients), rng.integers(6, 15, patients))
+    good, better = (rng.normal(level, 0.1, patients)[whose] + rng.normal(0, 0.05, len(whose)) for level in (0.5, 0.55))
+    bootstrap = scores.Bootstrap([len(whose)], [whose], seed=0)
+    played = (bootstrap([better]) - bootstrap([good])).interval
+    report = intervals(np.stack([better, good]), (1,), seed=0, patients=whose, most=1.0)[0][1][1]
+    assert (played.high - played.low) / (report.high - report.low) == pytest.approx(1, abs=0.12)
+    level = scores.Bootstrap([len(whose)], [whose], seed=0)([(whose == 0).astype(float)]).interval
+    assert level.low == 0
 
 
 def test_augmentation_moves_image_and_mask_alike() -> None:

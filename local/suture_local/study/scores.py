@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,10 +14,13 @@ from torch import Tensor
 
 from suture_contract.documents import Interval
 from suture_contract.model.metadata import Task
+from suture_stitching.evaluation.bootstrap import RESAMPLED_FROM, student
 
 Floats = NDArray[np.float64]
 METRICS: dict[Task, str] = {"classification": "accuracy", "segmentation": "Dice"}
 RESAMPLES = 2000
+#: The 97.5 % quantile of the normal distribution.
+NORMAL = 1.96
 #: Masks that are compared at once: bounds the memory.
 _AT_ONCE = 32
 
@@ -68,34 +72,40 @@ def auroc(probabilities: Floats, y: NDArray[np.int64]) -> float | None:
 
 @dataclass(frozen=True)
 class Resampled:
-    """Bootstrap means of one method at one party: `value`, and `(RESAMPLES,)` means of resampled seeds and samples."""
+    """Bootstrap means of one method at one party: `value`, and `(RESAMPLES,)` means of resampled seeds and samples.
+
+    `lowest` is what the value can be at least, 1 what it can be at most.
+    """
 
     value: float
     means: Floats
+    lowest: float = 0.0
 
     @property
     def interval(self) -> Interval:
         """The mean with its 95 % interval."""
-        low, high = np.quantile(self.means, (0.025, 0.975))
+        low, high = np.quantile(self.means, (0.025, 0.975)).clip(self.lowest, 1.0)
         return Interval(value=self.value, low=float(low), high=float(high))
 
     def __sub__(self, other: Resampled) -> Resampled:
         """Return the paired difference: both were resampled alike."""
-        return Resampled(self.value - other.value, self.means - other.means)
+        return Resampled(self.value - other.value, self.means - other.means, lowest=-1.0)
 
 
 def mean_of(parts: Sequence[Resampled]) -> Resampled:
     """Return the mean over parties, whose samples were drawn independently."""
     return Resampled(
-        float(np.mean([part.value for part in parts])), np.mean(np.stack([part.means for part in parts]), axis=0)
+        float(np.mean([part.value for part in parts])),
+        np.mean(np.stack([part.means for part in parts]), axis=0),
+        min(part.lowest for part in parts),
     )
 
 
 class Bootstrap:
     """Resamples seeds, and within each seed the patients of a party's test split, alike for all methods.
 
-    A patient is drawn with all samples; where patients are not known, each sample is one. Intervals of fewer than
-    twenty are too narrow.
+    A patient is drawn with all samples; where patients are not known, each sample is one. Of few patients, the means of
+    draws are set apart by as much as makes their interval one of Student's t: drawn ones are too narrow there.
     Two stages (Davison and Hinkley, "Bootstrap Methods and their Application", 1997, section 3.8): with a single seed
     only the samples vary.
     """
@@ -119,6 +129,10 @@ class Bootstrap:
 def _drawn(patients: NDArray[np.int64], rng: np.random.Generator) -> Floats:
     """Return `(RESAMPLES, N)`: each sample's weight in the mean over patients drawn with replacement."""
     sizes = np.bincount(patients)
-    counts = rng.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), RESAMPLES)
+    n = len(sizes)
+    counts = rng.multinomial(n, np.full(n, 1 / n), RESAMPLES)
     weights: Floats = counts[:, patients] / (counts @ sizes)[:, None]
-    return weights
+    if not 1 < n < RESAMPLED_FROM:
+        return weights
+    even = 1 / len(patients)
+    return even + (weights - even) * student(n) / NORMAL * math.sqrt(n / (n - 1))
