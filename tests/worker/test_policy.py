@@ -238,6 +238,24 @@ def test_a_fit_spends_no_evaluation(make):
     assert isinstance(limited(make.leased("fit"), evaluations_per_month=0), Allow)
 
 
+def test_a_model_of_another_party_is_not_measured_as_the_own_one(make, site):
+    rule = Rule(parties=("north",), actions=("evaluate",), datasets=("patches",), **TRUST)
+    site = site.model_copy(
+        update={
+            "policy": PolicyConfig(allow=(rule,)),
+            "site": site.site.model_copy(update={"party": "south"}),
+        }
+    )
+    declined = decide(LeasedTask.parse(make.leased("evaluate", own=0)), site)
+    assert isinstance(declined, Decline)
+    assert (declined.code, declined.reason) == (
+        "policy.denied",
+        "the hub says that a model of north is this site's own",
+    )
+    for own in (1, None):
+        assert isinstance(decide(LeasedTask.parse(make.leased("evaluate", own=own)), site), Allow)
+
+
 def test_exact_fits_are_not_counted(site):
     rule = Rule(parties=("south",), actions=("fit",), datasets=("patches",), **TRUST)
     site = site.model_copy(update={"policy": PolicyConfig(allow=(rule,))})

@@ -16,7 +16,7 @@ from suture_contract.naming import alike, spelt
 from suture_stitching.data.spec import DatasetSpec
 from suture_worker.config import Rule, SiteConfig
 from suture_worker.folder import Terms
-from suture_worker.leased_task import Action, LeasedMember, LeasedTask
+from suture_worker.leased_task import Action, EvaluateSpec, LeasedMember, LeasedTask
 from suture_worker.rules.assurance import assurance, share_of, trusted
 
 DENIED, UNKNOWN = "policy.denied", "dataset.unknown"
@@ -98,6 +98,11 @@ def decide(
     if task.kind == "match" and isinstance(decision, Allow) and decision.rule.privacy is not None:
         where = f"policy.allow[{decision.index}]"
         return Decline(NO_CONTRIBUTIONS, f"{where} adds noise, and a fit with noise uses no contributions")
+    if isinstance(task.spec, EvaluateSpec) and (own := task.spec.own) is not None:
+        # Of the own model more is told: how well it does on the samples that it may have learnt from.
+        owner = task.spec.members[own].party
+        if config.site.party is not None and owner != config.site.party:
+            return Decline(DENIED, f"the hub says that a model of {owner} is this site's own")
     return decision
 
 
