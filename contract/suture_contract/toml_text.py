@@ -30,15 +30,20 @@ def toml_key(name: str) -> str:
     return name if _BARE.fullmatch(name) else _text(name)
 
 
-def _text(text: str) -> str:
+def check_text(name: str) -> None:
+    """Raise `SutureError` (`file.encoding`) for a name of a file that is no text."""
     try:
-        text.encode()
+        name.encode()
     except UnicodeEncodeError:
         raise SutureError(
             "file.encoding",
             "this name holds bytes that are no text here",
-            where=text.encode(errors="backslashreplace").decode(),
+            where=name.encode(errors="backslashreplace").decode(),
             hint="rename it, or set a locale of UTF-8: LC_ALL=C.UTF-8",
         ) from None
+
+
+def _text(text: str) -> str:
+    check_text(text)
     # JSON escapes what TOML does, but for this one. What JSON writes in ASCII as two surrogates is none of TOML's.
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

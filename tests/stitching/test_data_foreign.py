@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import unicodedata
 
 import h5py
@@ -17,6 +18,7 @@ from suture_stitching.data.formats import format_of
 from suture_stitching.data.look import look
 from suture_stitching.data.spec_file import read_spec
 from suture_stitching.data.suggest import suggest
+from suture_stitching.data.words import of_one_patient
 
 NAME = "Müller{}.png"
 
@@ -73,6 +75,7 @@ def test_a_store_that_is_a_folder_is_named(tmp_path):
         ({"images": [], "annotations": [], "categories": []}, "COCO"),
         ({"shapes": [], "imagePath": "a.png"}, "labelme"),
         ({"type": "FeatureCollection", "features": []}, "QuPath"),
+        ({"channel_names": {"0": "CT"}, "labels": {"background": 0}}, "nnU-Net"),
     ],
 )
 def test_json_that_describes_nothing_is_named(tmp_path, content, what):
@@ -198,3 +201,94 @@ def test_what_models_read_is_heeded_wherever_a_description_comes_from(tmp_path):
         with pytest.raises(SutureError) as error:
             open_dataset(DatasetSpec.model_validate({**fields, "input": reads}))
         assert error.value.code == "dataset.value_range"
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("case_00001/imaging.nii.gz", "case_00001/segmentation.nii.gz"),
+        ("P01/image.nii.gz", "P01/mask.nii.gz"),
+        ("images/P01.nii.gz", "ground_truth/P01.nii.gz"),
+        ("JPEGImages/P01.nii.gz", "SegmentationClass/P01.nii.gz"),
+    ],
+)
+def test_images_and_masks_by_other_names(tmp_path, image, mask):
+    nibabel = pytest.importorskip("nibabel")
+    for index in range(10):
+        for name in (image, mask):
+            path = tmp_path / name.replace("01", f"{index:02}")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cube = np.zeros((8, 8, 8), np.float32)
+            cube[:4] = 1 if name == mask else index + 1
+            nibabel.save(nibabel.Nifti1Image(cube, np.eye(4)), path)
+    x, y = values(tmp_path, task="segmentation", window=(8, 8, 8), intensity=(0, 1), patches=1)
+    assert len(y) == 10
+    assert np.array_equal(x[:, 0] > 0, y == 1)
+
+
+@pytest.mark.parametrize("listed", ["labels.csv", "list.csv"])
+def test_names_without_their_endings_are_found(tmp_path, listed):
+    root = folders(tmp_path / "scans", lambda path, index: grey().save(path), names=("a", "b"))
+    for file in sorted(root.rglob("*.png")):
+        file.rename(file.with_stem(f"{file.parent.name}.{file.stem}"))
+    rows = [f"{folder}.{index:02},{LABELS[index % 2]}" for folder in "ab" for index in range(10)]
+    (root / listed).write_text("\n".join(["image_id,label", *rows]), encoding="utf-8")
+    assert format_of(root / "list.csv") == "list" if listed == "list.csv" else True
+    assert len(values(root / listed, format="list")[0]) == 20
+    # Two files of one name are told apart by their endings alone.
+    grey().save(root / "a" / "a.00.tif")
+    assert "no such file" in refused(root / listed, "dataset.missing_image", format="list")
+
+
+def test_a_table_beside_the_folders_is_pointed_to(tmp_path):
+    root = folders(tmp_path / "scans", lambda path, _: grey().save(path), names=("x", "y"))
+    (root / "Labels.CSV").write_text("file,label\n", encoding="utf-8")
+    assert "if Labels.CSV says the labels" in refused(root, "dataset.unknown_label", format="image_folder")
+
+
+def test_a_column_per_label_is_explained(tmp_path):
+    root = folders(tmp_path / "scans", lambda path, _: grey().save(path))
+    rows = [
+        f"{label}/{index:02}.png,{int(label == 'benign')},{int(label != 'benign')}"
+        for label in LABELS
+        for index in range(10)
+    ]
+    (root / "list.csv").write_text("\n".join(["image,benign,malignant", *rows]), encoding="utf-8")
+    assert "idxmax" in refused(root / "list.csv", "dataset.missing_column")
+    table = tmp_path / "t.csv"
+    table.write_text("\n".join(["age,benign,malignant", *[f"{row},1,0" for row in range(40)]]), encoding="utf-8")
+    assert "idxmax" in refused(table, "dataset.missing_column")
+    table.write_text("\n".join(["age,benign,malignant", *[f"{row},yes,no" for row in range(40)]]), encoding="utf-8")
+    assert "holds 1 where a row has it" in refused(table, "dataset.not_numbers", task="multilabel")
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("12_left", "12_right"), ("P00001_LEFT_CC", "P00001_RIGHT_MLO"), ("7OD", "7-OS")]
+)
+def test_sides_and_views_of_one_patient_are_a_doubt(first, second):
+    assert of_one_patient([f"benign/{first}.png", f"benign/{second}.png", "benign/13_left.png"]) == 2
+
+
+def test_names_that_are_no_text_are_refused(tmp_path):
+    root = folders(tmp_path / "scans", lambda path, _: grey().save(path))
+    try:
+        (root / "benign" / "00.png").rename(root / "benign" / os.fsdecode(b"M\xfcller.png"))
+    except OSError:
+        pytest.skip("this file system has names in UTF-8 alone")
+    message = refused(root, "file.encoding", format="image_folder")
+    assert "benign/M" in message
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes are of POSIX")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    root = folders(tmp_path / "scans", lambda path, _: grey().save(path))
+    os.mkfifo(root / "benign" / "pipe")
+    assert len(values(root)[0]) == 20
+
+
+def test_arrays_in_files_of_their_own_are_no_signals(tmp_path):
+    for name in ("X_train", "y_train", "X_test", "y_test"):
+        np.save(tmp_path / f"{name}.npy", np.zeros((4, 2)))
+    with pytest.raises(SutureError, match="no files of a sample each") as error:
+        format_of(tmp_path)
+    assert "numpy.savez" in (error.value.hint or "")

@@ -53,8 +53,10 @@ class DicomHeader:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether the file is DICOM, by its 128 bytes and four letters."""
+    """Whether the file is DICOM, by its 128 bytes and four letters; a pipe, which would never end, is none."""
     try:
+        if not path.is_file():
+            return False
         with path.open("rb") as file:
             return file.read(132)[128:] == b"DICM"
     except OSError:  # said when it is read

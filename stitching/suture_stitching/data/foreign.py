@@ -30,6 +30,7 @@ _KNOWN = (
     (".xml", "XML, an HL7 aECG or outlines say", f"{_SIGNALS}; draw outlines into masks"),
     (".mgz .mgh", "a volume of FreeSurfer", "make it NIfTI: mri_convert a.mgz a.nii.gz"),
     (".img .hdr", "a volume in Analyze or NIfTI of two parts", "save it as .nii.gz: nibabel.load and nibabel.save"),
+    (".h5ad .loom", "a file of single cells", "save its matrix and its labels as Parquet or with numpy.savez"),
     (".mnc", "a volume in MINC", "make it NIfTI: mnc2nii"),
     (
         ".svs .ndpi .mrxs .scn .czi .vsi .lif .nd2 .vms .bif",
@@ -52,6 +53,11 @@ def foreign_json(content: Any) -> tuple[str, str] | None:
     if isinstance(content, list):
         return "a list of records", "save it as CSV: path,label for files, or a column per feature"
     keys = {str(key) for key in content} if isinstance(content, dict) else set()
+    if "labels" in keys and keys & {"channel_names", "modality"}:
+        return (
+            "what nnU-Net says of a folder",
+            "name the folder itself, which holds imagesTr and labelsTr",
+        )
     if keys >= {"images", "annotations"}:
         return "a file of outlines, as COCO has them", f"{_DRAW}: annToMask of pycocotools"
     if keys >= {"shapes", "imagePath"} or keys >= {"type", "features"}:

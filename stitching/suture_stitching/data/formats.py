@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import glob
 import io
 import itertools
 import json
@@ -94,7 +95,8 @@ def _format_of_folder(path: Path) -> Format:
             if name.endswith(VOLUMES):
                 kinds["nifti"] += 1
             elif name.endswith(_SIGNALS):
-                kinds["signal_folder"] += 1
+                kinds["signal_folder"] += Path(folder) != path
+                unread += [name] if Path(folder) == path else []
             elif name.removesuffix(".gz").endswith(_TEXT):
                 texts += Path(folder) != path
                 unread += [name] if Path(folder) == path else []
@@ -127,6 +129,8 @@ def _unread_folder(path: Path, names: list[str]) -> SutureError:
         where=str(path),
         hint=known[1]
         if known is not None
+        else "save arrays as one file: numpy.savez(path, images=..., labels=...)"
+        if names[0].endswith(_SIGNALS)
         else "one table, or one file of arrays, is a dataset: name the file itself; "
         "make one of several, with a column split where they are the splits",
     )
@@ -151,7 +155,12 @@ def _names_files(path: Path, kind: str) -> bool:
 
     names, rows = first_rows(path, kind)
     columns = [name for name in names if folded(name) in FILE_COLUMNS]
-    return any((row.get(columns[0]) or "").strip().lower().endswith(_ANY) for row in rows) if columns else False
+    named = [(row.get(columns[0]) or "").strip() for row in rows] if columns else []
+    if any(name.lower().endswith(_ANY) for name in named):
+        return True
+    # Some lists leave the ending out.
+    patterns = [f"{beside}{glob.escape(name)}.*" for name in named[:1] if name for beside in ("", "*/")]
+    return any(file.name.lower().endswith(_ANY) for pattern in patterns for file in path.parent.glob(pattern))
 
 
 _ANY = (*VOLUMES, *_SIGNALS, *PICTURES, ".dcm", ".dicom", ".ima", ".csv", ".txt")

@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from suture_contract.errors import SutureError
+from suture_contract.toml_text import check_text
 from suture_stitching.data.detached import HEADERS, data_file
 from suture_stitching.data.dicom import is_dicom, read_header
 from suture_stitching.data.foreign import foreign
@@ -35,17 +36,22 @@ from suture_stitching.data.spec import LISTS, VOLUMES, DatasetSpec
 from suture_stitching.data.words import how_to_name, is_about, is_litter, places_of, split_of
 
 _IMAGES, _MASKS = "images", "masks"
-_IMAGE_FOLDERS = frozenset(["images", "image", "imgs", "img", "imagestr", "imagests"])
+_TABLES = (".csv", ".tsv", ".xlsx", ".parquet")
+_IMAGE_FOLDERS = frozenset(["images", "image", "imgs", "img", "imagestr", "imagests", "jpegimages"])
 _MASK_FOLDERS = frozenset(
-    """
-    masks mask labels label segmentations segmentation segs seg annotations gt labelstr labelsts
-    """.split()  # noqa: SIM905
+    (
+        *("masks", "mask", "labels", "label", "segmentations", "segmentation", "segs", "seg", "annotations", "gt"),
+        *("labelstr", "labelsts", "groundtruth", "ground_truth", "ground-truth", "ground truth", "segmentationclass"),
+    )
 )
 #: What a name says beside the sample: that it is a mask or an image.
 _MASK_NAME = re.compile(r"[\s_.-](?:masks?|seg|segmentation|labels?|gt|annotation)$|^(?:masks?|seg|label)[\s_.-]", re.I)
 _IMAGE_NAME = re.compile(r"[\s_.-](?:image|img)$|^(?:image|img)[\s_.-]", re.I)
 #: What a list of a split's files is called beside the split.
 _SPLIT_LIST = re.compile(r"[\s_.-](?:list|files|names|images|split|set|ids?)$")
+#: Names that say nothing but what a file is, in a folder for each sample.
+_MASK_ALONE = re.compile(r"masks?|seg|segmentation|labels?|gt|annotation", re.I)
+_IMAGE_ALONE = re.compile(r"images?|img|imaging|volume|scan", re.I)
 #: nnU-Net's number of a channel.
 _CHANNEL = re.compile(r"_(\d{4})$")
 
@@ -64,6 +70,8 @@ def list_samples(spec: DatasetSpec, suffixes: Sequence[str]) -> tuple[list[Sampl
         samples, others = _of_folder(spec, suffixes)
     if spec.format in LISTS:
         _check_kind(samples, spec)
+    for sample in samples:
+        check_text(sample.file)
     return _by_labels(sorted(samples, key=lambda sample: sample.file), spec), others, _notes(samples, spec)
 
 
@@ -108,9 +116,15 @@ def _by_labels(samples: list[Sample], spec: DatasetSpec) -> list[Sample]:
             if folder
             else f"the label of {wrong.file} is not among the dataset's labels",
             where=str(spec.path if folder or not spec.path.is_dir() else spec.path / LABELS_FILE),
-            hint=how_to_name(spec.labels),
+            hint=how_to_name(spec.labels) + (_list_beside(spec.path) if folder else ""),
         )
     return [replace(sample, target=spec.labels[places[str(sample.target)]]) for sample in samples]
+
+
+def _list_beside(root: Path) -> str:
+    """Return what to do with a table beside the folders, which may say the labels; empty where there is none."""
+    names = sorted(file.name for file in root.iterdir() if file.suffix.lower() in _TABLES and not is_litter(file.name))
+    return f'; if {names[0]} says the labels, give it as the path, with format = "list"' if names else ""
 
 
 def _of_folder(spec: DatasetSpec, suffixes: Sequence[str]) -> tuple[list[Sample], list[str]]:
@@ -227,10 +241,11 @@ def _pairs(
                 hint=f"a segmentation has {_IMAGES} and {_MASKS}, with the same file names in both",
             )
         name = stem(PurePosixPath(file).name, suffixes)
-        is_mask = kind == _MASKS or _MASK_NAME.search(name) is not None
+        alone = kind is None and bool(rest) and bool(_MASK_ALONE.fullmatch(name) or _IMAGE_ALONE.fullmatch(name))
+        is_mask = kind == _MASKS or bool((_MASK_ALONE.fullmatch if alone else _MASK_NAME.search)(name))
         channel = _CHANNEL.search(name) if "imagestr" in file.lower() or "imagests" in file.lower() else None
         name = name[: channel.start()] if channel else name
-        name = _IMAGE_NAME.sub("", _MASK_NAME.sub("", name)) or name
+        name = "" if alone else _IMAGE_NAME.sub("", _MASK_NAME.sub("", name)) or name
         key = unicodedata.normalize("NFC", "/".join([split or "", *rest, name]))
         if is_mask:
             if (other := masks.setdefault(key, file)) != file:
@@ -320,7 +335,7 @@ def _sample(
                 f"{file} lies in no class folder",
                 where=str(spec.path),
                 hint=f"labels are {', '.join(spec.labels)}; put images into a folder per label, or list them in "
-                f"{LABELS_FILE}",
+                f"{LABELS_FILE}{_list_beside(spec.path)}",
             )
         return Sample(file, mask[0] if mask else folder or "", folder_split, group_of(file, spec), more)
     if file not in listed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,8 +16,10 @@ from suture_contract.naming import folded
 from suture_stitching.data.list_files import FILE_COLUMNS, Entry, ListedRow, read_datalist, read_rows
 from suture_stitching.data.samples import Sample, check_splits, group_of, patient_column
 from suture_stitching.data.spec import SPLITS, DatasetSpec
-from suture_stitching.data.words import split_of
+from suture_stitching.data.words import how_to_join, split_of
 
+#: How a file's name ends, which a list may leave out.
+_SUFFIX = re.compile(r"(?:\.nii\.gz|\.[^.]+)$", re.I)
 _MASK_COLUMNS = ("mask", "mask path", "maskpath", "segmentation", "seg", "label", "label path")
 
 
@@ -87,7 +90,8 @@ def _columns(names: Sequence[str], path: Path, spec: DatasetSpec, *, masks: bool
             + ",".join(names),
             where=where,
             hint="or name them in the dataset's columns: images (of the files), label, split, group"
-            + ("; of labels in one cell, A|B, columns are made by str.get_dummies('|') of pandas" if more else ""),
+            + ("; of labels in one cell, A|B, columns are made by str.get_dummies('|') of pandas" if more else "")
+            + ("" if more else how_to_join(names, spec.labels)),
         )
     assert file is not None
     return _Columns(file, targets, mask, split, group)
@@ -158,6 +162,7 @@ class _Finder:
         self._resolved = root.resolve()
         self._files = None if files is None else set(files)
         self._names: dict[str, list[str]] | None = None
+        self._stems: dict[str, list[str]] | None = None
 
     def find(self, text: str) -> str:
         """Return the path from the folder; as written where there is no such file."""
@@ -174,7 +179,16 @@ class _Finder:
         # The same letters may be written in several ways: macOS does so otherwise than Windows.
         named = self._by_name().get(_form(PurePosixPath(file).name), [])
         alike = [path for path in named if _form(path) == _form(file)]
+        if not alike and "/" not in file:  # some lists leave the ending out
+            alike = self._by_stem().get(_form(file), [])
         return alike[0] if len(alike) == 1 else file
+
+    def _by_stem(self) -> dict[str, list[str]]:
+        if self._stems is None:
+            self._stems = {}
+            for name, paths in self._by_name().items():
+                self._stems.setdefault(_SUFFIX.sub("", name), []).extend(paths)
+        return self._stems
 
     def _is_file(self, file: str) -> bool:
         return file in self._files if self._files is not None else (self._root / file).exists()

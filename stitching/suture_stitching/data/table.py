@@ -26,7 +26,7 @@ from suture_stitching.data.spool import Spool
 from suture_stitching.data.subgroups import as_numbers, read_subgroups
 from suture_stitching.data.table_files import TableFile, open_table_file, rows_held
 from suture_stitching.data.targets import label_places, marks, refuse_unknown
-from suture_stitching.data.words import is_row_number, names_patient
+from suture_stitching.data.words import how_to_join, is_row_number, names_patient
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,8 @@ def _choose(file: TableFile, spec: DatasetSpec) -> _Chosen:
                 where=where,
                 hint=f"name them in the dataset's columns: {what}"
                 + ("; --label names that of the labels" if name in targets and spec.task != "multilabel" else "")
-                + (f"; {close}" if close.startswith("did you") else ""),
+                + (f"; {close}" if close.startswith("did you") else "")
+                + (how_to_join(names, spec.labels) if name in targets and spec.task == "classification" else ""),
             )
     if not features:
         raise SutureError("dataset.missing_column", "the table has no column besides the label", where=where)
@@ -243,9 +244,21 @@ def _choose(file: TableFile, spec: DatasetSpec) -> _Chosen:
     numbers = frozenset(needed if spec.task == "classification" else {*needed, *targets})
     for name in (name for name in names if name in numbers):
         if not file.is_number(name):
-            raise file.not_numbers(name)
+            raise _target_error(name, spec) if name in targets and file.is_text(name) else file.not_numbers(name)
     _check_number(features, spec, signals, where)
     return _Chosen(tuple(features), targets, split, group, numbers, signals, stated is not None)
+
+
+def _target_error(name: str, spec: DatasetSpec) -> SutureError:
+    """Return the error for a label's column, or one of values to predict, that holds text."""
+    return SutureError(
+        "dataset.not_numbers",
+        f"the column '{name}' holds text, not numbers",
+        where=str(spec.path),
+        hint="each label has a column that holds 1 where a row has it, else 0"
+        if spec.task == "multilabel"
+        else "each row has a number to predict: leave out rows without one",
+    )
 
 
 def _check_empty(names: Sequence[str], spec: DatasetSpec) -> None:

@@ -41,6 +41,8 @@ _ABOUT = (".txt", ".md", ".rst", ".pdf", ".html", ".htm", ".docx", ".doc", ".log
 _NUMBERED = re.compile(r"^\d+[\s_.-]+(?=\D)")
 #: A number, and after it another one: the first may be a patient's, the last says which of that patient's files it is.
 _FRAME = re.compile(r"^(.*\d\D*?[\s_.-]+[A-Za-z]*)\d+$")
+#: Which side, or which view of a body a file shows, behind a number.
+_VIEW = re.compile(r"^(.*\d)(?:[\s_.-]*(?:left|right|l|r|od|os|li|re|cc|mlo|ap|pa|lat|lateral|frontal))+$", re.I)
 _TRUTH = {"false": 0, "true": 1}
 #: What a yes is called, and what stands for one.
 _AFFIRM = frozenset("yes y ja j oui si true t wahr w pos positive positiv present +".split())  # noqa: SIM905
@@ -72,14 +74,15 @@ def of_one_patient(files: Iterable[str]) -> int:
     """Return how many files have a name that differs from another's in its last number alone, after an earlier one.
 
     So are named the frames of `video3_0012.png` and the slices of `patient07-a2.png`: most likely of one patient. So
-    are files that lie together in a folder with a number, below that of their class: `normal/P07/2.png`.
+    are those of several sides or views, `12_left.png`, and files that lie together in a folder with a number, below
+    that of their class: `normal/P07/2.png`.
     """
     begins = []
     for file in map(PurePosixPath, files):
         folders = [folder for folder in file.parts[:-1] if split_of(folder) is None]
         if len(folders) > 1 and any(map(str.isdigit, folders[-1])):
             begins.append("/".join(folders))
-        elif match := _FRAME.match(file.stem):
+        elif match := _FRAME.match(file.stem) or _VIEW.match(file.stem):
             begins.append(match[1])
     times = Counter(begins)
     return sum(times[begin] > 1 for begin in begins)
@@ -157,6 +160,12 @@ def how_to_name(labels: Sequence[str]) -> str:
     )
 
 
+def how_to_join(names: Iterable[str], labels: Sequence[str]) -> str:
+    """Return how to make one column of labels of one per label, if `names` are such; empty where they are not."""
+    one_each = labels and {folded(label) for label in labels} <= {folded(name) for name in names}
+    return "; of a column per label, one is made by idxmax(axis=1) of pandas" if one_each else ""
+
+
 def whole_number(text: str) -> str | None:
     """Return a whole number without sign, zeros and decimals that say nothing, or None."""
     try:
@@ -172,6 +181,7 @@ def is_row_number(column: str) -> bool:
 
 
 __all__ = [
+    "how_to_join",
     "how_to_name",
     "in_order",
     "is_about",
