@@ -192,7 +192,7 @@ def main() -> int:
             rows.append(row)
             print("  ".join(cells(row)), flush=True)
     ratio = statistics.median([row.ratio for row in rows if row.ratio is not None] or [1.0])
-    worst = max(row.difference for row in rows)
+    worst = max((row.difference for row in rows), default=0.0)
     print(
         f"{len(rows)} networks, {len(refused)} refused: median run time {ratio:.3f} times eager's, "
         f"worst difference {worst:.1e}"

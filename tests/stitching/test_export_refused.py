@@ -143,11 +143,18 @@ class Parts(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("module", "says"), [(ByBatch(), "9 samples than with fewer: `return x * 2 if"), (Parts(), "17 samples")]
+    ("module", "shape", "says"),
+    [
+        (ByBatch(), (2, 3), "9 samples than with fewer: `return x * 2 if"),
+        (Parts(), (2, 3), "17 samples"),
+        (Parts(), (2, 2**20), "17 samples"),  # more than what is tried
+    ],
 )
-def test_what_is_done_for_large_batches_alone_is_refused(tmp_path: Path, module: nn.Module, says: str) -> None:
+def test_what_is_done_for_large_batches_alone_is_refused(
+    tmp_path: Path, module: nn.Module, shape: tuple[int, int], says: str
+) -> None:
     with pytest.raises(SutureError) as refused:
-        export(module, torch.randn(2, 3), tmp_path / "model.safetensors")
+        export(module, torch.randn(shape), tmp_path / "model.safetensors")
     assert refused.value.code == "export.fixed_batch"
     assert says in refused.value.message
     assert not list(tmp_path.iterdir())

@@ -348,3 +348,21 @@ def test_labels_have_an_order(tmp_path):
         assert "order" in str(refused.value)
     with pytest.raises(SutureError, match=r"labels=list\(…\)"):
         exported(iter(["b", "a"]))
+
+
+class Chaotic(nn.Module):
+    """Adds and takes away what is as large as the batch, and lets the last bits grow a million times."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = torch.ones(x.shape[0]).sum() * 100.1
+        x = x + size - size
+        for _ in range(20):
+            x = 4 * x * (1 - x)
+        return x
+
+
+def test_a_network_whose_outputs_are_rounding_is_told_from_one_that_looks_at_the_batch(tmp_path: Path) -> None:
+    with pytest.raises(SutureError, match="not in double precision") as refused:
+        export(Chaotic(), torch.linspace(0.1, 0.9, 12).reshape(3, 4), tmp_path / "model.safetensors")
+    assert refused.value.code == "export.rounding"
+    assert not list(tmp_path.iterdir())

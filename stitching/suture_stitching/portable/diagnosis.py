@@ -164,16 +164,17 @@ def _fixed_batch(line: str) -> SutureError:
 
 def _from_values(line: str, place: str) -> SutureError:
     """Return the error about a decision, a number or a size that is taken from computed values."""
-    code = "export.data_dependent"
     if "one_hot(" in line:
-        return SutureError(
-            code, f"the module takes a size from the values it computes{place}", hint=instead_of("one_hot")
-        )
-    decides = line.startswith(("assert", "raise", "if ", "elif ", "while ")) or " if " in line
-    if not decides and any(call in line for call in (".item()", "float(", "int(", "range(")):
-        problem = f"the module makes a number of Python of a value it computes{place}"
-        return SutureError(code, problem, hint=_NUMBERS)
-    return SutureError(code, f"the module takes a decision from the values it computes{place}", hint=_decision(line))
+        problem, hint = f"takes a size from the values it computes{place}", instead_of("one_hot")
+    elif _decides(line) or not any(call in line for call in (".item()", "float(", "int(", "range(")):
+        problem, hint = f"takes a decision from the values it computes{place}", _decision(line)
+    else:
+        problem, hint = f"makes a number of Python of a value it computes{place}", _NUMBERS
+    return SutureError("export.data_dependent", f"the module {problem}", hint=hint)
+
+
+def _decides(line: str) -> bool:
+    return line.startswith(("assert", "raise", "if ", "elif ", "while ")) or " if " in line
 
 
 def _decision(line: str) -> str:

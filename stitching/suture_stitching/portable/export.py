@@ -77,7 +77,7 @@ def export(
             expected = {size: _outputs(module, _batch(inputs, size)) for size in _SIZES}
             program = trace(module, _batch(inputs, _RECORDED), dynamic_spatial=dynamic_spatial)
             places = elsewhere(program, _batch(inputs, _RECORDED))
-            there = [_there(module, place.resized(inputs)) for place in places]
+            there = [_there(module, place, inputs) for place in places]
             graph, tensors = convert(program)
     with replacing(path) as temporary:
         header = write(graph, tensors, temporary)
@@ -86,7 +86,7 @@ def export(
             actual = {size: model(*_batch(inputs, size)) for size in _SIZES}
         difference = _verify(expected, actual, tolerance)
         _verify_elsewhere(model, inputs, zip(places, there, strict=True), tolerance)
-        check_sane(model, _batch(inputs, max(_SIZES)), actual)
+        check_sane(model, _batch(inputs, max(_SIZES)), actual, module)
     return Exported(header.graph, path, header, difference)
 
 
@@ -204,10 +204,10 @@ def _verify(expected: Mapping[int, Any], actual: Mapping[int, Any], tolerance: f
     return worst
 
 
-def _there(module: torch.nn.Module, inputs: Sequence[Tensor]) -> Any:
-    """Return what the module gives for inputs of other sizes; None where it gives nothing."""
+def _there(module: torch.nn.Module, place: Elsewhere, inputs: Sequence[Tensor]) -> Any:
+    """Return what the module gives for inputs of other sizes; None where it gives nothing, or is not tried."""
     try:
-        return module(*inputs)
+        return module(*place.resized(inputs)) if place.is_tried else None
     except Exception:  # modules raise all kinds for sizes that they do not take
         return None
 
@@ -217,20 +217,13 @@ def _verify_elsewhere(
 ) -> None:
     """Refuse a file that gives other `outputs` than the module at sizes by which the module decides.
 
-    Of other sizes than the batch's, the file may take fewer than the module: it says so when it is run.
+    What is decided for batches too large to be tried counts as other. Of other sizes than the batch's, the file may
+    take fewer than the module: it says so when it is run.
     """
     for place, want in outputs:
-        if want is None:
-            continue
-        try:
-            with torch.no_grad():
-                have = model(*place.resized(inputs))
-        except SutureError:
-            if not place.is_batch:
-                continue
-            have = None
-        pairs = () if have is None else _paired(want, have, "output")
-        if have is not None and all(relative_difference(left, right) <= tolerance for _, left, right in pairs):
+        if (want is None and place.is_tried) or (
+            want is not None and _same_there(model, place, inputs, want, tolerance)
+        ):
             continue
         if place.is_batch:
             raise SutureError(
@@ -238,12 +231,24 @@ def _verify_elsewhere(
                 f"the module does otherwise with {place.size} samples than with fewer: {place.decided} decides by it",
                 hint="compute alike for every batch size: with the whole batch at once, not part by part",
             )
-        raise SutureError(
-            "export.free_size",
-            f"the module does otherwise at the sizes {place.shapes[0][2:]}: {place.decided} decides by them",
-            hint="compute alike at every size, as F.pad by (-size) % 16 does; or record it for one size "
-            "(dynamic_spatial=False)",
-        )
+        if want is not None:
+            raise SutureError(
+                "export.free_size",
+                f"the module does otherwise at the sizes {place.shapes[0][2:]}: {place.decided} decides by them",
+                hint="compute alike at every size, as F.pad by (-size) % 16 does; or record it for one size "
+                "(dynamic_spatial=False)",
+            )
+
+
+def _same_there(
+    model: Callable[..., Any], place: Elsewhere, inputs: Sequence[Tensor], want: Any, tolerance: float
+) -> bool:
+    try:
+        with torch.no_grad():
+            have = model(*place.resized(inputs))
+    except SutureError:
+        return not place.is_batch
+    return all(relative_difference(left, right) <= tolerance for _, left, right in _paired(want, have, "output"))
 
 
 def _paired(want: Any, have: Any, name: str) -> Iterator[tuple[str, Tensor, Tensor]]:

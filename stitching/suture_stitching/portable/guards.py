@@ -18,7 +18,7 @@ from torch._guards import ShapeGuard, detect_fake_mode
 from torch.export import ExportedProgram
 
 _TORCH = str(Path(torch.__file__).parent)
-#: How many shapes are tried, and how many numbers the inputs may have there.
+#: How many shapes are looked at, and how many numbers the inputs may have for a module to be tried there.
 _MOST, _NUMBERS = 4, 2**24
 
 
@@ -39,6 +39,11 @@ class Elsewhere:
     def numel(self) -> int:
         """How many numbers the inputs have."""
         return sum(torch.Size(shape).numel() for shape in self.shapes)
+
+    @property
+    def is_tried(self) -> bool:
+        """Whether a module can be run there in reasonable time and memory."""
+        return self.numel <= _NUMBERS
 
 
 def elsewhere(program: ExportedProgram, example: Sequence[Tensor]) -> list[Elsewhere]:
@@ -67,7 +72,7 @@ def elsewhere(program: ExportedProgram, example: Sequence[Tensor]) -> list[Elsew
             if size is not None and (symbol, size) not in places:
                 there = tuple(_shape(shape, {**sizes, symbol: size}) for shape in shapes)
                 places[symbol, size] = Elsewhere(there, symbol == batch, size, _decided(guard))
-    return sorted((place for place in places.values() if place.numel <= _NUMBERS), key=lambda at: at.numel)[:_MOST]
+    return sorted(places.values(), key=lambda place: (not place.is_batch, place.numel))[:_MOST]
 
 
 def _batches(size: int) -> Iterator[int]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -14,7 +15,7 @@ from suture_contract.errors import SutureError
 from suture_contract.model.graph import Graph
 from suture_contract.model.metadata import Task
 from suture_contract.model.output import ends_in_logarithm, ends_in_scores, squashed_by
-from suture_stitching.portable.outputs import tensors_of
+from suture_stitching.portable.outputs import named, tensors_of
 
 OutputFormat = Literal["logits", "probabilities", "values"]
 #: Of the size of the outputs: far above what another order of summation changes, far below what another sample does.
@@ -77,19 +78,23 @@ def check_weights(module: torch.nn.Module) -> None:
             )
 
 
-def check_sane(model: Callable[..., Any], inputs: Sequence[Tensor], outputs: Mapping[int, Any]) -> None:
+def check_sane(
+    model: Callable[..., Any], inputs: Sequence[Tensor], outputs: Mapping[int, Any], live: torch.nn.Module
+) -> None:
     """Raise `SutureError` where a model's outputs say nothing about its inputs (`export.*`).
 
-    `outputs` are those for the first samples of `inputs`, by their number: of all, and of fewer.
+    `outputs` are those for the first samples of `inputs`, by their number: of all, and of fewer. `live` is the module
+    that `model` was exported from.
     """
     leaves = {size: tensors_of(output) for size, output in outputs.items()}
-    _check_alone(leaves)
+    if not _same_alone(leaves):
+        raise _batch_dependent(live, inputs, outputs)
     _check_numbers(leaves)
     _check_varies(model, inputs, leaves[max(leaves)])
 
 
-def _check_alone(outputs: Mapping[int, Sequence[Tensor]]) -> None:
-    """Raise `SutureError` `export.batch_dependent` where a sample's output depends on who else is in its batch."""
+def _same_alone(outputs: Mapping[int, Sequence[Tensor]]) -> bool:
+    """Say whether each sample's output is the same whoever else is in its batch."""
     for small, large in itertools.pairwise(sorted(outputs)):
         for alone, among in zip(outputs[small], outputs[large], strict=True):
             by_sample = alone.dim() > 0 and alone.shape[0] == small and among.shape[0] == large
@@ -99,12 +104,34 @@ def _check_alone(outputs: Mapping[int, Sequence[Tensor]]) -> None:
             scale = other[other.isfinite()].abs().max().clamp(min=1e-6) if bool(other.isfinite().any()) else 1.0
             same = (single == other) | (single.isnan() & other.isnan()) | ((single - other).abs() <= _SAME * scale)
             if not bool(same.all()):
-                raise SutureError(
-                    "export.batch_dependent",
-                    "a sample's output depends on which other samples are in its batch",
-                    hint="normalise by running statistics (BatchNorm with track_running_stats=True, in evaluation "
-                    "mode) or within a sample, never over the batch",
-                )
+                return False
+    return True
+
+
+def _batch_dependent(live: torch.nn.Module, inputs: Sequence[Tensor], sizes: Iterable[int]) -> SutureError:
+    """Return why a sample's output depends on its batch: by what the network does, or by rounding alone."""
+    try:
+        precise = copy.deepcopy(live).double().eval()
+        doubled = [x.double() if x.is_floating_point() else x for x in inputs]
+        with torch.no_grad():
+            exact = {size: list(named(precise(*(x[:size] for x in doubled))).values()) for size in sizes}
+        rounded = _same_alone(exact)
+    except Exception:  # modules raise all kinds in another precision than their own
+        rounded = False
+    if rounded:
+        return SutureError(
+            "export.rounding",
+            "a sample's output differs with its batch, but not in double precision: rounding decides what the network "
+            "gives",
+            hint="it is most likely untrained, and its values grow from layer to layer: export it with its trained "
+            "weights",
+        )
+    return SutureError(
+        "export.batch_dependent",
+        "a sample's output depends on which other samples are in its batch",
+        hint="normalise by running statistics (BatchNorm with track_running_stats=True, in evaluation "
+        "mode) or within a sample, never over the batch",
+    )
 
 
 def _check_numbers(outputs: Mapping[int, Sequence[Tensor]]) -> None:
