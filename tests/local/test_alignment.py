@@ -89,7 +89,9 @@ def test_statistics_are_those_of_all_that_is_put_through_layer_by_layer() -> Non
         own(x[:20])
         own(x[20:])
 
-    found = alignment.with_statistics(module, run)
+    done: list[float] = []
+    found = alignment.with_statistics(module, run, done.append)
+    assert done == [0.5, 1.0]
     torch.testing.assert_close(found[0].running_mean, x.mean(0))
     torch.testing.assert_close(found[0].running_var, x.var(0, correction=0))
     given = found[1](found[0](x)).detach()

@@ -109,6 +109,7 @@ def test_the_documented_command_is_the_heart_table_of_the_study(tmp_path: Path) 
     assert result.exit_code == 0, result.output
     _check(json.loads((out / "simulation.json").read_text()), out, [*heart.PARTIES], [*heart.PARTIES])
     assert "what it would use reaches" in result.output
+    assert ": weight averaging, units aligned, " in result.output  # it may take as long as a training
     assert len(list(out.glob("*.safetensors"))) == 1
     assert not list(out.glob("*.unfinished"))
     # The same samples, columns and divisions as those of the published table.

@@ -231,10 +231,16 @@ def assignment(worth: NDArray[np.float64]) -> NDArray[np.int64]:
     return result
 
 
-def with_statistics(module: nn.Module, run: Callable[[nn.Module], object]) -> nn.Module:
-    """Return a copy whose batch normalisation has the statistics of what `run` puts through it, layer by layer."""
+def with_statistics(
+    module: nn.Module, run: Callable[[nn.Module], object], progress: Callable[[float], None] = lambda done: None
+) -> nn.Module:
+    """Return a copy whose batch normalisation has the statistics of what `run` puts through it, layer by layer.
+
+    `run` is called once for each layer; `progress` is told the part of them that is done.
+    """
     result = copy.deepcopy(module).eval()
-    for norm in [own for own in result.modules() if isinstance(own, (nn.BatchNorm1d, nn.BatchNorm2d))]:
+    norms = [own for own in result.modules() if isinstance(own, (nn.BatchNorm1d, nn.BatchNorm2d))]
+    for done, norm in enumerate(norms, 1):
         sums: list[Tensor] = []
 
         def add(_: nn.Module, inputs: tuple[Tensor, ...], sums: list[Tensor] = sums) -> None:
@@ -249,4 +255,5 @@ def with_statistics(module: nn.Module, run: Callable[[nn.Module], object]) -> nn
         assert norm.running_var is not None
         norm.running_mean.copy_(total / count)
         norm.running_var.copy_((squares / count - (total / count).square()).clamp(min=0))
+        progress(done / len(norms))
     return result

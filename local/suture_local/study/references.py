@@ -77,9 +77,11 @@ def realigned(modules: Sequence[nn.Module], weights: Sequence[float]) -> nn.Modu
     return averaged([first, *(aligned(module, first) for module in others)], weights)
 
 
-def remeasured(module: nn.Module, parts: Sequence[Part], machine: Machine) -> nn.Module:
+def remeasured(
+    module: nn.Module, parts: Sequence[Part], machine: Machine, progress: OnShare = lambda done: None
+) -> nn.Module:
     """Return a copy whose batch normalisation has the statistics of `parts`; no sample has to leave its party."""
-    return with_statistics(module, lambda own: [logits(own, part, machine) for part in parts])
+    return with_statistics(module, lambda own: [logits(own, part, machine) for part in parts], progress)
 
 
 def federated(

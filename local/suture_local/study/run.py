@@ -182,15 +182,15 @@ class _Seed:
 
     def _realigned(self, common: Sequence[nn.Module], sizes: Sequence[float]) -> None:
         """Measure averages of weights whose units were put in one order, with the better of two statistics."""
+        name = "weight averaging, units aligned"
+        progress = self._stage(name)
         try:
             network = references.realigned(common, sizes)
         except NotAligned as error:
             self._result.notes.append(f"Weights of the common design were not aligned: {error}.")
             return
-        both = [network, references.remeasured(network, self._parts["train"], self._machine)]
-        self._measure(
-            "weight averaging, units aligned", references.of_network(max(both, key=self._on_validation), self._machine)
-        )
+        both = [network, references.remeasured(network, self._parts["train"], self._machine, progress)]
+        self._measure(name, references.of_network(max(both, key=self._on_validation), self._machine))
 
     def _federated(self) -> None:
         """Measure federated averaging and FedProx, each with what was best on the parties' validation data.
