@@ -284,6 +284,34 @@ def test_a_task_that_is_not_in_order_is_given_back(live_hub, party, site_of):
     assert "PATIENT" not in entries[0].body
 
 
+@pytest.mark.parametrize("leased", ["what no rule allows", "nothing, at once"])
+def test_a_hub_that_keeps_the_site_busy_for_nothing_is_asked_less_often(live_hub, party, site_of, leased, monkeypatch):
+    """Else it would fill the log of what left, or take a processor for ever."""
+    monkeypatch.setattr("suture_worker.agent.agent.LEASE_WAIT", 1000)
+    live_hub.client(party).stitch(MODELS, "patches")
+    running = Running(site_of(party, rules=[]))
+    task = running.hub.lease(1) if leased == "what no rule allows" else None
+    asked, pauses, wait = [], [], running.stop.wait
+
+    def lease(_wait):
+        asked.append(None)
+        if len(asked) == 40:
+            running.stop.set()
+        return task
+
+    def counted(seconds):
+        pauses.append(seconds)
+        return wait(0)
+
+    running.hub.lease, running.stop.wait = lease, counted
+    running.agent.run()
+    running.outbox.close()
+    running.hub.close()
+    # The first ones are answered at once.
+    assert 20 <= len(pauses) <= 30
+    assert min(pauses[5:]) > 4
+
+
 def test_a_member_that_is_not_what_was_promised(live_hub, party, site_of):
     job = live_hub.client(party).stitch(MODELS, "patches")
     running = Running(site_of(party))

@@ -134,6 +134,21 @@ def test_two_tasks_at_the_same_time_do_not_share_the_last_evaluation(admission, 
     assert sum(isinstance(decision, Allow) for decision in found) == 1
 
 
+def test_questions_of_one_party_leave_room_for_those_of_others(admission, site, task, make, monkeypatch):
+    monkeypatch.setattr("suture_worker.agent.admission.MAX_ASKED", 2)
+    monkeypatch.setattr("suture_worker.agent.admission.estimate", lambda _: None)
+    found, admit = admission
+    rule = Rule(
+        parties=("south", "north"), actions=("evaluate",), datasets=("patches",), epsilon=1, delta=1e-5, approval="ask"
+    )
+    found.use(site.model_copy(update={"policy": site.policy.model_copy(update={"allow": (rule,)})}))
+    assert [admit(task(number)) for number in (1, 2)] == [None, None]
+    declined = admit(task(3))
+    assert isinstance(declined, Decline)
+    assert declined.reason == "2 questions of south are waiting for the operator"
+    assert admit(task(4, job={"id": "job_4", "requester": "north"})) is None
+
+
 def test_when_nobody_knows_what_was_spent_nothing_is_given(admission, task, site):
     (site.state / "ledger.jsonl").write_text("PATIENT\n")
     with pytest.raises(SutureError) as caught:

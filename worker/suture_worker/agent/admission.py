@@ -22,8 +22,8 @@ from suture_worker.rules.inbox import AskedModel, Inbox, Request
 from suture_worker.rules.ledger import Ledger, spent_by
 from suture_worker.rules.policy import DENIED, ROLLED_BACK, Allow, Decline, asked_by, decide, terms_of
 
-#: More questions than anybody answers are not kept.
-MAX_ASKED = 100
+#: More questions of one party than anybody answers are not kept; those of others have room of their own.
+MAX_ASKED = 50
 
 log = structlog.get_logger(__name__)
 
@@ -123,8 +123,8 @@ class Admission:
     def _ask(self, task: LeasedTask, decision: Allow, dataset: str, folder: TaskFolder) -> Decline | None:
         if self.inbox.asked(task, dataset):
             return None
-        if len(self.inbox.requests()) >= MAX_ASKED:
-            return Decline(DENIED, f"{MAX_ASKED} questions are waiting for the operator")
+        if sum(request.party == task.job.requester for request in self.inbox.requests()) >= MAX_ASKED:
+            return Decline(DENIED, f"{MAX_ASKED} questions of {task.job.requester} are waiting for the operator")
         takes = estimate(folder)
         request = Request(
             task=task.id,

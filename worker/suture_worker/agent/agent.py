@@ -41,6 +41,10 @@ _DELIVERY_SECONDS = 24 * 3600.0
 _TICK = 0.1
 #: How often a site.toml that is not in order is looked at again.
 _RULES_SECONDS = 10.0
+#: So many tasks in a row for which the worker had nothing to do are nothing unusual. A hub that goes on so is asked
+#: less often: each answer to it is a line in the log of what left.
+_FRUITLESS = 10
+_PACE_SECONDS = 10.0
 
 log = structlog.get_logger(__name__)
 
@@ -60,6 +64,8 @@ class Agent:
         self._dispatch = Dispatch(config, app, stop)
         self._kept = Kept(config.state / "kept")
         self._waiting = Waiting(hub, outbox, self._admission.inbox)
+        #: Answers of the hub in a row that brought the worker nothing to do.
+        self._fruitless = 0
 
     def _use(self, config: SiteConfig) -> None:
         self._config = config
@@ -115,6 +121,9 @@ class Agent:
                 self._tell_datasets()
                 announced = self._config
             self._wait_for_room()
+            if (beyond := self._fruitless - _FRUITLESS) > 0:
+                self._stop.wait(min(_PACE_SECONDS, back_off(beyond)))
+            asked_at = time.monotonic()
             try:
                 leased = self._hub.lease(LEASE_WAIT)
             except AuthError:
@@ -128,6 +137,8 @@ class Agent:
             failures = 0
             if leased is not None:
                 under_way.add(pool.submit(self._begin, leased))
+            held = leased is None and time.monotonic() - asked_at > LEASE_WAIT / 10
+            self._fruitless = max(0, self._fruitless - 1) if held else self._fruitless + 1
 
     def _wait_for_rules(self, heartbeat: Heartbeat | None = None) -> None:
         """Go by what site.toml says now; while it is not in order, wait: nothing is leased, and no result leaves."""
@@ -303,7 +314,7 @@ class Agent:
             try:
                 self._fetching.fetch(task, folder, heartbeat)
                 self._wait_for_rules(heartbeat)
-                outcome = self._refused(task, folder) or self._dispatch.have_done(folder, heartbeat)
+                outcome = self._refused(task, folder) or self._have_done(folder, heartbeat)
             except HubError as error:
                 outcome = self._failed(task, "model.unavailable", error, retryable=isinstance(error, Unavailable))
             except (SutureError, OSError) as error:
@@ -330,6 +341,10 @@ class Agent:
         has_report = messages[-1].kind == "result" and task.kind in ("evaluate", "compose")
         report = {"report": f"suture report {task.job.id}, when the job has ended"} if has_report else {}
         log.info("told the hub", task=task.id, state=outcome.state, code=outcome.code, **report)
+
+    def _have_done(self, folder: TaskFolder, heartbeat: Heartbeat) -> Outcome:
+        self._fruitless = 0
+        return self._dispatch.have_done(folder, heartbeat)
 
     def _refused(self, task: LeasedTask, folder: TaskFolder) -> Outcome | None:
         """Ask rules, budget and, where a rule says so, a person; raises `Waits` until that one has decided."""
