@@ -183,6 +183,34 @@ def test_one_patient_moves_no_sum_by_more_than_its_sensitivity(pair: list[Member
     assert all(0.1 < one <= 1 + 1e-6 for one in moved.values()), moved
 
 
+def test_nothing_is_told_but_the_answers_of_the_account(pair: list[Member], monkeypatch: Any) -> None:
+    """With the same answers, patients who are different in everything but their number make no difference."""
+    x, y = images(90)
+    split = np.array(["train", "validation", "test"])[np.arange(90) % 3].tolist()
+    groups = [f"p{index // 6}{index % 3}" for index in range(90)]
+    others = 7 - 40 * x[::-1] ** 3
+    others[5] = 3e38
+    sites = [
+        ArrayDataset(inputs, targets, LABELS, split=split, groups=groups)
+        for inputs, targets in ((x, y), (others, (y * 2 + 1) % len(LABELS)))
+    ]
+    answers: dict[str, torch.Tensor] = {}
+
+    class Same(Account):
+        def ask(self, name: str, answer: torch.Tensor, share: float, sensitivity: float) -> torch.Tensor:
+            return answers.setdefault(name, super().ask(name, answer, share, sensitivity))
+
+    monkeypatch.setattr("suture_stitching.fitting.fit.Account", Same)
+    monkeypatch.setattr("suture_stitching.evaluation.private_scores.Account", Same)
+    fits = [fit(pair, site, options=OPTIONS, own=0, privacy=SOME) for site in sites]
+    assert same_fit(*fits)
+    measured = [
+        evaluate(pair, fits[0], site, own=0, privacy=SOME, metrics=("auroc", "calibration_curve")) for site in sites
+    ]
+    assert measured[0] == measured[1]
+    assert answers.keys() == {"sizes", "means", "deviations", "moments", "distances", "scores"}
+
+
 def test_a_sample_that_overflows_is_not_told_of(pair: list[Member]) -> None:
     x, y = images(60)
     x[3] = 3e38
