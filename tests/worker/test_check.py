@@ -226,6 +226,18 @@ def test_a_rule_that_names_no_budget_has_one(site, found):
     assert "20 evaluations a month" in found(site)["policy"].detail
 
 
+def test_a_delta_that_protects_nobody_is_warned_of(site, found, make):
+    make.save_patches(site.datasets["patches"].path)
+    checks = {}
+    for delta in (0.05, 1e-5):
+        noise = {"members_from": None, "signed_by": None, "epsilon": 1.0, "delta": delta}
+        rule = site.policy.allow[0].model_copy(update=noise)
+        noisy = site.model_copy(update={"policy": site.policy.model_copy(update={"allow": (rule,)})})
+        checks[delta] = [check.detail for check in check_site(noisy) if check.name == "dataset patches"]
+    assert sum("policy.allow[0] has delta = 0.05, not below one in its" in detail for detail in checks[0.05]) == 1
+    assert not any("delta" in detail for detail in checks[1e-5])
+
+
 def test_limits_of_rules_are_told(site, found):
     limits = {"evaluations_per_month": 3, "approval": "ask", "release": "manual"}
     rule = site.policy.allow[0].model_copy(update=limits)

@@ -260,11 +260,20 @@ def _dataset(config: SiteConfig, name: str) -> Iterator[Check]:
     if (link := _leads_out(spec.path)) is not None:
         hint = "models run confined to the dataset's folder and cannot follow it: copy or bind-mount what it points to"
         yield Check(f"dataset {name}", "fail", f"{link} is a link to somewhere else", hint)
+    yield from _deltas(config, name, sum(patients.values()))
     if any(n < minimum for n in patients.values()):
         hint = f"nothing derived from a split with fewer than {minimum} patients leaves this site"
         yield Check(f"dataset {name}", "warn", detail, hint)
     else:
         yield Check(f"dataset {name}", "ok", detail)
+
+
+def _deltas(config: SiteConfig, name: str, patients: int) -> Iterator[Check]:
+    """Warn of noise that may tell all of somebody: with probability delta its promise does not hold."""
+    for index, rule in enumerate(config.policy.allow):
+        if name in rule.datasets and rule.delta is not None and rule.delta * patients >= 1:
+            detail = f"policy.allow[{index}] has delta = {rule.delta:g}, not below one in its {patients} patients"
+            yield Check(f"dataset {name}", "warn", detail, "write a delta well below that, such as 1e-5")
 
 
 def _samples(dataset: Dataset, split: Split, config: SiteConfig) -> str:
