@@ -249,7 +249,10 @@ def imported(source: str, module_name: str, name: str) -> Any:
         missing = isinstance(error, ModuleNotFoundError) and error.name in (module_name, module_name.partition(".")[0])
         if module_name and not missing:
             raise _theirs(error, source) from error
-        raise SutureError("export.import", str(error), where=source, hint="run it in the folder of your code") from None
+        hint = f"leave .py out: {module_name.removesuffix('.py')}:{name}" if module_name.endswith(".py") else None
+        raise SutureError(
+            "export.import", str(error), where=source, hint=hint or "run it in the folder of your code"
+        ) from None
     except Exception as error:
         raise _theirs(error, source) from error
     try:

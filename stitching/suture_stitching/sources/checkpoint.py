@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import pickle
+import re
 import warnings
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -53,8 +54,9 @@ def read_checkpoint(content: bytes, where: str) -> dict[str, Any]:
 
 
 def _cause(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "global" in line]
-    return (lines or [str(error).strip().partition("\n")[0]])[0][:200]
+    if named := re.search(r"GLOBAL (\S+)", str(error)):
+        return f"it names {named.group(1)[:100]}, which only running code can make"
+    return str(error).strip().partition("\n")[0][:200]
 
 
 def weights_key(checkpoint: Mapping[str, Any]) -> str | None:
@@ -67,6 +69,11 @@ def weights_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     key = weights_key(checkpoint)
     inner = checkpoint if key is None else checkpoint[key]
     return {name: value for name, value in inner.items() if isinstance(value, Tensor)}
+
+
+def prefix_of(names: Collection[str]) -> str:
+    """Return what a wrapper put before the names of most weights; empty where there is nothing."""
+    return next((prefix for prefix in _WRAPPERS if 2 * sum(name.startswith(prefix) for name in names) > len(names)), "")
 
 
 def _unwrapped(weights: Mapping[str, Tensor], own: Collection[str]) -> Mapping[str, Tensor]:

@@ -17,7 +17,12 @@ from suture_stitching.sources.source import NetworkSource
 def of_module(module: nn.Module) -> NetworkSource:
     """Return a module with what it says about itself: the configuration of timm's, the labels of TorchXRayVision's."""
     if not isinstance(module, nn.Module):
-        raise SutureError("export.module", f"it is a {type(module).__name__}, not a torch.nn.Module", where="model")
+        raise SutureError(
+            "export.module",
+            f"it is no torch.nn.Module, but a {type(module).__name__}",
+            where="model",
+            hint="of weights by name, make the network and load_state_dict them; only networks of PyTorch are exported",
+        )
     library = type(module).__module__.partition(".")[0]
     if library == "timm":
         return _timm(module)

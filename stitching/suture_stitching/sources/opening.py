@@ -10,6 +10,7 @@ from pathlib import Path
 from suture_contract.errors import SutureError
 from suture_contract.extras import needs
 from suture_stitching.sources.files import Place
+from suture_stitching.sources.foreign import foreign_file, foreign_folder, is_old_torch
 from suture_stitching.sources.source import NetworkSource
 
 _KNOWN = (
@@ -32,9 +33,10 @@ def open_source(path: str | os.PathLike[str], shape: Sequence[int] | None = None
             from suture_stitching.sources.nnunet import open_results
 
             return open_results(results, path, size)
-        raise SutureError("source.unknown", "is no folder of a kind that is known", where=str(path), hint=_KNOWN)
+        raise foreign_folder(path) or _unknown(path, "is no folder of a kind that is known")
     if not path.exists():
-        raise SutureError("source.unknown", "is not there", where=str(path), hint=_KNOWN)
+        raise _unknown(path, "is not there")
+    names: list[str] = []
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -44,34 +46,37 @@ def open_source(path: str | os.PathLike[str], shape: Sequence[int] | None = None
             from suture_stitching.sources.torchscript import open_script
 
             return open_script(path.read_bytes(), str(path), size)
-        if any(name.endswith("/data.pkl") for name in names):
-            raise SutureError(
-                "source.code",
-                "holds weights, but no network",
-                where=str(path),
-                hint="a function of yours that makes the network and fills it is exported, MODULE:NAME: "
-                + _loading(path),
-            )
-    raise SutureError("source.unknown", "is no file of a kind that is known", where=str(path), hint=_KNOWN)
+    if any(name.endswith("/data.pkl") for name in names) or is_old_torch(path):
+        raise _pickled(path)
+    raise foreign_file(path, names) or _unknown(path, "is no file of a kind that is known")
 
 
-def _loading(path: Path) -> str:
-    """Return code that gets a network from a pickled file: one of weights, of weights among others, or of a network."""
-    from suture_stitching.sources.checkpoint import read_checkpoint, weights_key
+def _unknown(path: Path, what: str) -> SutureError:
+    return SutureError("source.unknown", what, where=str(path), hint=_KNOWN)
 
+
+def _pickled(path: Path) -> SutureError:
+    """Return what to do with what torch.save wrote: weights, weights among others, or a network."""
+    from suture_stitching.sources.checkpoint import prefix_of, read_checkpoint, weights_key, weights_of
+
+    begins = "a function of yours that makes the network and fills it is exported, MODULE:NAME: "
     try:
-        key = weights_key(read_checkpoint(path.read_bytes(), str(path)))
-    except SutureError:  # more than weights: most likely torch.save(network)
-        return (
-            f"def make(): return torch.load({path.name!r}, weights_only=False), in a module that can import the "
-            "network's own code; if the file holds weights among other things, take them out of what it returns. It "
-            "runs code from the file, so only with a file of your own"
+        checkpoint = read_checkpoint(path.read_bytes(), str(path))
+    except SutureError as error:
+        return SutureError(
+            "source.code",
+            f"{error.message}. Nothing of it was run",
+            where=str(path),
+            hint=f"{begins}def make(): return torch.load({path.name!r}, weights_only=False), in a module that can "
+            "import the network's own code; if the file holds weights among other things, take them out of what it "
+            "returns. It runs code from the file, so only with a file of your own",
         )
-    named = "" if key is None else f"[{key!r}]"
-    return (
-        "def make(): network = Network(); network.load_state_dict("
-        f"torch.load({path.name!r}, weights_only=True){named}); return network"
-    )
+    key = weights_key(checkpoint)
+    loaded = f"torch.load({path.name!r}, weights_only=True)" + ("" if key is None else f"[{key!r}]")
+    if prefix := prefix_of(weights_of(checkpoint)):
+        loaded = f"{{k.removeprefix({prefix!r}): v for k, v in {loaded}.items() if k.startswith({prefix!r})}}"
+    made = f"def make(): network = Network(); network.load_state_dict({loaded}); return network"
+    return SutureError("source.code", "holds weights, but no network", where=str(path), hint=begins + made)
 
 
 def _bundle(top: Place) -> Place | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -60,11 +61,16 @@ def _kinds(block: Any) -> Iterator[str]:
 def _recorded(script: Any, example: Tensor, where: str) -> nn.Module:
     from torch._export.converter import TS2EPConverter
 
+    log = logging.getLogger("torch._export.non_strict_utils")
+    level = log.level
+    log.setLevel(logging.CRITICAL)  # it warns of sizes, which are found out again
     try:
         recorded = TS2EPConverter(script, (example,), {}).convert().module(check_guards=False)
     except Exception as error:  # the converter raises dozens of types; each of them means the same to the caller
         cause = str(error).strip().partition("\n")[0][:200]
         raise _refused(where, f"cannot be recorded for inputs of {tuple(example.shape[1:])}: {cause}") from None
+    finally:
+        log.setLevel(level)
     assert isinstance(recorded, torch.fx.GraphModule)
     # A plain graph, of which the mode can be set like that of any other module.
     return torch.fx.GraphModule(recorded, recorded.graph)
