@@ -17,7 +17,7 @@ from suture.seen import Seen
 from suture_contract import home
 from suture_contract.errors import SutureError
 from suture_contract.model.format import METADATA
-from suture_contract.model.metadata import ModelMetadata
+from suture_contract.model.metadata import MAX_BYTES, ModelMetadata
 from suture_contract.model.signature import MAX_SIGNATURE, SIGNATURE, PublicKey, Signed, read_public_key, verify
 from suture_contract.toml_text import toml, toml_key
 
@@ -106,7 +106,7 @@ def signature_of(revision: Revision, read: Read, keys: tuple[PublicKey, ...]) ->
     """Return what a signature by one of `keys` over exactly the files of a revision says; None if none of them signed.
 
     What `revision` says of the model is that of its signed `suture.json`. Raises `SutureError` (`signature.*`) when
-    files, name and signature of one of the keys do not fit together.
+    files, name and signature of one of the keys do not fit together, `metadata.too_large` before so much is fetched.
     """
     where = f"{revision.repo} at {revision.id}"
     file = revision.file(SIGNATURE)
@@ -119,6 +119,9 @@ def signature_of(revision: Revision, read: Read, keys: tuple[PublicKey, ...]) ->
     if signed is None:
         return None
     metadata = revision.file(METADATA)
+    # The hub says how large it is: it could fill the disk before its digest is looked at.
+    if metadata is not None and metadata.size > MAX_BYTES:
+        raise SutureError("metadata.too_large", f"larger than {MAX_BYTES} bytes", where=f"{where}: {METADATA}")
     if metadata is None or ModelMetadata.from_json(read(metadata), where=where) != revision.metadata:
         raise SutureError(
             "signature.metadata",

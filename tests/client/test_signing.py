@@ -24,7 +24,9 @@ from typer.testing import CliRunner
 from suture.bundle import Bundle, export_model
 from suture.cli.app import app
 from suture.hub import Hub
-from suture.signing import Trust
+from suture.responses import File
+from suture.revisions import reading
+from suture.signing import Trust, signature_of
 from suture_contract.errors import SutureError
 from suture_contract.model.signature import (
     Signed,
@@ -322,6 +324,22 @@ def test_a_hub_that_describes_a_signed_model_in_other_words_is_found_out(
     files = {**read(signed), "model.sig": sign(digests(read(signed)), repo, keys / "north.pem")}
     forge(live_hub.settings, repo, files, {**said, "labels": ["bird", "dog", "cat"]})
     assert refused(reader, repo) == "signature.metadata"
+
+
+def test_a_description_that_is_said_to_be_huge_is_not_fetched(north: Hub, exported: Path, keys: Path) -> None:
+    revision = north.publish_file(exported, new_name(), key=keys / "north.pem", visibility="all", show=quietly)
+    huge = tuple(
+        file.model_copy(update={"size": 2**40}) if file.name == "suture.json" else file for file in revision.files
+    )
+    fetched = []
+
+    def fetch(file: File) -> bytes:
+        fetched.append(file.name)
+        return reading(north.connection, revision)(file)
+
+    with pytest.raises(SutureError) as caught:
+        signature_of(revision.model_copy(update={"files": huge}), fetch, Trust.of(keys / "north.pub").keys)
+    assert (caught.value.code, fetched) == ("metadata.too_large", ["model.sig"])
 
 
 def test_what_was_taken_back_is_refused_unless_asked_for(
