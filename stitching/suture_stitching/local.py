@@ -184,7 +184,8 @@ def _names(paths: Sequence[Path]) -> list[str]:
         try:
             check_name(name)
         except ValueError as error:
-            raise SutureError("model.name", str(error), where=str(path), hint="rename the file") from None
+            what = "file" if name == path.stem else f"folder {name}"
+            raise SutureError("model.name", str(error), where=str(path), hint=f"rename the {what}") from None
     return names
 
 

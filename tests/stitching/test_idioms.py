@@ -54,3 +54,12 @@ def test_no_operator_that_is_written_by_others_is_on_the_list() -> None:
     from suture_stitching.portable.decompose import OWN
 
     assert not OPERATORS & set(map(_listed_name, OWN))
+
+
+def test_operators_of_other_libraries_are_told_from_torchs_own() -> None:
+    from suture_stitching.portable.diagnosis import instead_of
+
+    assert "what mylib does by torch's own" in instead_of("mylib.attention.default")
+    assert "F.grid_sample" in instead_of("torchvision.deform_conv2d.default")
+    assert "edges" in instead_of("aten.histc.default")
+    assert instead_of("aten.erfinv.default").endswith("express it by others")

@@ -366,3 +366,14 @@ def test_a_network_whose_outputs_are_rounding_is_told_from_one_that_looks_at_the
         export(Chaotic(), torch.linspace(0.1, 0.9, 12).reshape(3, 4), tmp_path / "model.safetensors")
     assert refused.value.code == "export.rounding"
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_name_a_model_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "north+south"
+    folder.mkdir()
+    path = folder / "model.safetensors"
+    stated = export_model(net(), torch.randn(2, 1, 8, 8), path, labels=LABELS, license="MIT")
+    (folder / "suture.json").write_text(stated.model_dump_json(by_alias=True))
+    with pytest.raises(SutureError) as refused:
+        read_members([path])
+    assert (refused.value.code, refused.value.hint) == ("model.name", "rename the folder north+south")

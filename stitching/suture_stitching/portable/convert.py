@@ -155,7 +155,7 @@ class _Converter:
         target, result = node.target, node.meta.get("val")
         if isinstance(result, bool | int | float):
             self._place[node] = result
-        elif isinstance(result, torch.SymInt | torch.SymFloat):
+        elif isinstance(result, torch.SymInt) or _is_fraction_of_sizes(node):
             self._place[node] = self._size(node, result)
         elif _changes_nothing(node):
             self._pass_on(node)
@@ -231,7 +231,7 @@ class _Converter:
         else:
             self._place[node] = self._place[source]
 
-    def _size(self, node: fx.Node, size: torch.SymInt | torch.SymFloat) -> Value:
+    def _size(self, node: fx.Node, size: Any) -> Value:
         """Return a size as a number, as a size of an input where it is one (cuts need not cross it then), or as is."""
         expression = size.node.expr
         if expression.is_number:
@@ -305,6 +305,11 @@ class _Converter:
     def _add(self, node: Node) -> Ref:
         self._nodes.append(node)
         return Ref(len(self._nodes) - 1)
+
+
+def _is_fraction_of_sizes(node: fx.Node) -> bool:
+    """Say whether it is a number that Python computed from sizes; one out of a tensor is of an operator."""
+    return isinstance(node.meta.get("val"), torch.SymFloat) and not isinstance(node.target, torch._ops.OpOverload)
 
 
 def _changes_nothing(node: fx.Node) -> bool:

@@ -57,6 +57,7 @@ _INSTEAD = {
     "logcumsumexp": "use x.exp().cumsum(dim).log() instead, where x is not large",
     "_add_batch_dim": "leave torch.vmap out: compute with the whole batch, as in x.mean(1)",
     "_nested": "give padded tensors and a mask instead of nested ones",
+    "deform_conv2d": "use nn.Conv2d, or sample by the offsets with F.grid_sample and convolve what comes of it",
     "fake_quantize": "export the network before it is prepared for quantisation",
     "as_strided": "use slices, x.unfold or reshape instead",
     "_fft": _SPECTRUM,
@@ -75,10 +76,12 @@ _INSTEAD = {
 
 def instead_of(operator: str) -> str:
     """Return what to write instead of an operator that cannot be in a portable model, such as `aten.histc.default`."""
-    name = operator.split(".")[1] if "." in operator else operator
+    library, _, name = operator.partition(".") if "." in operator else ("aten", "", operator)
     for beginning, advice in _INSTEAD.items():
         if name.startswith(beginning):
             return advice
+    if library not in ("aten", "prims", "suture"):
+        return f"operators of other libraries cannot be in a portable model; write what {library} does by torch's own"
     return "that operator cannot be in a portable model; express it by others"
 
 
