@@ -31,6 +31,8 @@ from suture_contract.naming import shown
 
 ATTEMPTS = 5
 MAX_DOCUMENT = 64 * 2**20
+#: No listing of a hub has so many pages.
+MAX_PAGES = 100_000
 
 _PROGRESS = 2**20
 _LONGEST_PAUSE = 20.0
@@ -121,10 +123,13 @@ class Connection:
         )
 
     def pages(self, path: str, *, limit: int | None = None, **params: Any) -> Iterator[Any]:
-        """Yield the items of a listing, page after page, at most `limit` of them."""
+        """Yield the items of a listing, page after page, at most `limit` of them.
+
+        Raises `HubError` `hub.answer` where it does not end.
+        """
         cursor: str | None = None
         seen = 0
-        while True:
+        for _ in range(MAX_PAGES):
             page = self.get(path, **params, cursor=cursor, limit=limit and min(100, limit - seen))
             for item in page["items"]:
                 yield item
@@ -135,6 +140,7 @@ class Connection:
             if page["next"] is None or page["next"] == cursor:
                 return
             cursor = page["next"]
+        raise HubError("hub.answer", f"the listing does not end after {MAX_PAGES} pages", where=path)
 
     # Files
 

@@ -287,9 +287,13 @@ def test_a_listing_is_read_page_after_page(server: Scripted, hub: Connection) ->
     assert list(hub.pages("/v1/models", limit=4)) == [0, 1, 2, 3]
 
 
-def test_a_listing_that_goes_in_circles_ends(server: Scripted, hub: Connection) -> None:
+def test_a_listing_without_an_end_ends(server: Scripted, hub: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     server.answer = lambda request: request.reply(200, b'{"items": [1], "next": "same"}')
     assert list(hub.pages("/v1/models")) == [1, 1]
+    monkeypatch.setattr("suture.http.MAX_PAGES", 3)
+    server.answer = lambda request: request.reply(200, b'{"items": [1], "next": "%d"}' % len(server.seen))
+    with pytest.raises(HubError, match="does not end"):
+        list(hub.pages("/v1/models"))
 
 
 # Files
