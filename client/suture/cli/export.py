@@ -25,7 +25,12 @@ from suture_contract.naming import did_you_mean
 from suture_contract.own_code import own_line
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from suture_stitching.sources import NetworkSource
+
+#: What is said of a class that draws its weights by chance.
+_UNTRAINED = "is it trained? A function that makes it and loads its weights can be named in its place"
 
 
 def export(
@@ -211,12 +216,25 @@ def _opened(source: str, sizes: list[int] | None) -> NetworkSource:
     if Path(source).exists() or not colon or os.sep in source:
         return open_source(source, sizes)
     made = imported(source, module_name, name)
-    return of_weights(made) or of_module(_called(made, source) if _makes(made) else made)
+    if (known := of_weights(made)) is not None:
+        return known
+    opened = of_module(_called(made, source) if _makes(made) else made)
+    if isinstance(made, type) and _differ(opened.module, _called(made, source)):
+        return replace(opened, notes=[*opened.notes, f"{source} has other weights each time it is made: {_UNTRAINED}"])
+    return opened
 
 
 def _makes(made: Any) -> bool:
     """Whether it is a function or class that returns a network, and no network."""
     return callable(made) and (isinstance(made, type) or not hasattr(made, "state_dict"))
+
+
+def _differ(module: nn.Module, other: nn.Module) -> bool:
+    """Whether two networks of a class have other numbers."""
+    from torch.nn.parameter import is_lazy
+
+    pairs = zip(module.state_dict().values(), other.state_dict().values(), strict=True)
+    return any(not is_lazy(tensor) and not tensor.equal(other_tensor) for tensor, other_tensor in pairs)
 
 
 def _called(function: Any, source: str) -> Any:
