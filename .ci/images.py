@@ -18,7 +18,6 @@ import secrets
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -32,6 +31,7 @@ from pathlib import Path
 import yaml
 
 from suture.processes import Processes
+from suture_local.ports import free_port
 from suture_worker.broker import find_server
 
 ROOT = Path(__file__).parents[1]
@@ -172,19 +172,12 @@ def copy(source: str, target: Path) -> None:
             shutil.copy(ROOT / name, place)
 
 
-def free_port() -> str:
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
-
-
 class Composed:
     """The services of docker-compose.yml, started from the stages that were played."""
 
     def __init__(self, hub: Stage, site: Stage, processes: Processes) -> None:
         self.hub, self.site, self.processes = hub, site, processes
-        self.port = free_port()
+        self.port = str(free_port())
         # PostgreSQL is tested elsewhere.
         database = f"sqlite:///{hub.path('hub.db')}"
         self.settings = {**SERVICES["hub"]["environment"], "SUTURE_HUB_DATABASE_URL": database}

@@ -15,7 +15,6 @@ import contextlib
 import http.client
 import os
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
@@ -34,6 +33,7 @@ from rich.table import Table
 from tests.conftest import Postgres
 
 from benchmarks import hub_pages
+from suture_local.ports import free_port
 from suture_service import operate
 from suture_service.settings import Settings
 
@@ -60,9 +60,7 @@ def hubs(url: str, store: Path, count: int) -> Iterator[tuple[list[int], list[su
     ports, processes = [], []
     try:
         for _ in range(count):
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                ports.append(free.getsockname()[1])
+            ports.append(free_port())
             processes.append(subprocess.Popen([sys.executable, "-c", code, str(ports[-1])], env=env))
         for port in ports:
             _wait(port)

@@ -22,11 +22,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.hub_transfer import free_port, hub_settings, new_hub, running, seconds
+from benchmarks.hub_transfer import hub_settings, new_hub, running, seconds
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from suture_local.ports import free_port
 from suture_service.maintenance.backup import back_up, restore
 from suture_service.settings import Settings
 

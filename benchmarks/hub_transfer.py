@@ -18,7 +18,6 @@ import hashlib
 import json
 import os
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
@@ -40,6 +39,7 @@ from suture.hub import Hub
 from suture_contract.model.format import graph_to_json
 from suture_contract.model.graph import Graph, Input, Node, Ref
 from suture_contract.model.metadata import ModelMetadata
+from suture_local.ports import free_port
 from suture_service import operate
 from suture_service.settings import Settings
 
@@ -113,13 +113,6 @@ def write_model(path: Path, size: int, seed: int) -> dict[str, object]:
         "outputs": {"value": {"format": "logits", "num_channels": classes}},
         "license": "Apache-2.0",
     }
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,8 @@ from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from suture_local.ports import free_port
 
 # Before torch is imported anywhere: the networks in tests are tiny, and several processes share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -206,9 +207,7 @@ def s3_server() -> Iterator[str]:
     import httpx
     from tests.web import web
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"

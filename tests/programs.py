@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 
 import pytest
 
@@ -20,10 +19,3 @@ def program(name: str) -> str:
     if place is None:
         (pytest.fail if os.environ.get(REQUIRED) == "required" else pytest.skip)(f"{name} is not installed")
     return place
-
-
-def free_port() -> int:
-    """Return a port of this machine that nobody listens on."""
-    with socket.socket() as made:
-        made.bind(("127.0.0.1", 0))
-        return int(made.getsockname()[1])

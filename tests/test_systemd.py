@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 from tests import machines
-from tests.programs import free_port, program
+from tests.programs import program
 
 from suture.processes import Processes
+from suture_local.ports import free_port
 from suture_worker import broker
 
 ROOT = Path(__file__).parents[1]

@@ -12,7 +12,6 @@ Folder: `hub/` (database, models), `<party>/token` and `<party>/site/` (configur
 
 from __future__ import annotations
 
-import socket
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,11 +23,11 @@ from suture.errors import HubError
 from suture.http import Connection
 from suture.keys import Keys
 from suture.processes import Processes
-from suture_contract.errors import SutureError
 from suture_contract.files import read_text, write_text
 from suture_contract.model.signature import create_key
 from suture_contract.toml_text import toml
 from suture_local.folder_lock import lock
+from suture_local.ports import free_port
 from suture_service import operate
 from suture_service.settings import Settings
 from suture_worker import load_site
@@ -206,21 +205,6 @@ def _answers(hub: Connection, path: str) -> bool:
     except HubError:
         return False
     return True
-
-
-def free_port(preferred: int | None) -> int:
-    """Return the preferred port of 127.0.0.1, or any free one where it is None or taken."""
-    for port in (preferred, 0):
-        if port is None:
-            continue
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise SutureError("hub.no_port", "no free port on 127.0.0.1", where="hub")
 
 
 def _site_toml(

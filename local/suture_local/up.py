@@ -18,7 +18,8 @@ from rich.console import Console
 from suture_contract.errors import SutureError
 from suture_contract.files import write_text
 from suture_local.guide import GUIDE, MODEL, FirstRun
-from suture_local.installation import CONSOLE_PORT, PORT, Installation, free_port
+from suture_local.installation import CONSOLE_PORT, PORT, Installation
+from suture_local.ports import free_port
 from suture_worker import load_site
 from suture_worker.console.app import served
 

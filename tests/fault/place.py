@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -28,6 +27,7 @@ from suture.http import Connection
 from suture.hub import Hub
 from suture.job import Job
 from suture_contract.files import write_text
+from suture_local.ports import free_port
 from suture_service import operate
 from suture_service.settings import Settings
 from suture_worker import broker
@@ -181,8 +181,7 @@ class Place:
         self.postgres = postgres
         url = postgres.empty() if postgres is not None else f"sqlite:///{root / 'hub.db'}"
         self.settings = Settings(database_url=url, store=str(root / "store"))
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.relay = Relay(self.port)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._seen: dict[str, int] = {}

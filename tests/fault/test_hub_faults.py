@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from tests.service.conftest import metadata_of, model_bytes
 from tests.until import until
 from tests.web import web
 
+from suture_local.ports import free_port
 from suture_service import operate
 from suture_service.audit import chain
 from suture_service.database import Base, open_engine
@@ -32,9 +32,7 @@ class Process:
     """A hub in a process of its own."""
 
     def __init__(self, settings):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.process = forked.hub(settings.model_copy(update={"sweep_seconds": 0.2}), port)
 

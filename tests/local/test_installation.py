@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import socket
 import stat
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from suture_contract.errors import SutureError
-from suture_local.installation import Installation, _site_toml, _with_url, free_port
+from suture_local.installation import Installation, _site_toml, _with_url
+from suture_local.ports import free_port
 from suture_local.up import _own_dataset
 from suture_service import operate
 from suture_worker import load_site
@@ -90,6 +92,12 @@ def test_a_taken_port_is_left_alone() -> None:
         port = taken.getsockname()[1]
         assert free_port(port) not in (port, 0)
     assert free_port(port) == port
+
+
+def test_a_free_port_is_given_once_and_no_connection_of_anybodys_takes_it() -> None:
+    ports = [free_port() for _ in range(50)]
+    assert max(ports) < 32768
+    assert len(set(ports)) == len(ports) or sys.platform != "linux"
 
 
 # A dataset of one's own

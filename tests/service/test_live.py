@@ -25,6 +25,7 @@ from typer.testing import CliRunner
 from suture.cli.app import app
 from suture.hub import Hub
 from suture_contract.card.yaml_block import split_card
+from suture_local.ports import free_port
 from suture_service import operate
 from suture_service.hub import MUCH, REQUESTS, SHARED
 from suture_service.main import server
@@ -296,9 +297,7 @@ def test_serve_stops_on_sigterm(settings, tmp_path):
         "import sys; from suture_service.main import serve; from suture_service.settings import Settings; "
         "serve(Settings(database_url=sys.argv[1], store=sys.argv[2]), port=int(sys.argv[3]))"
     )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-W", "error", "-c", code, settings.database_url, settings.store, str(port)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
     try:

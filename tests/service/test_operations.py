@@ -27,6 +27,7 @@ from tests.until import until
 from tests.web import NOBODY
 
 from suture_contract.errors import SutureError
+from suture_local.ports import free_port
 from suture_service import operate
 from suture_service.main import Tls, serve
 from suture_service.settings import Settings, check_exposed, read_settings
@@ -214,9 +215,7 @@ class Process:
     """
 
     def __init__(self, settings, *, constants=None, descriptors=None, first="", **tls):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         given = {"database": settings.database_url, "store": settings.store, "port": self.port}
         given |= {"constants": constants or {}, **tls}
         self.url = f"{'https' if tls else 'http'}://localhost:{self.port}"
@@ -299,9 +298,7 @@ def test_the_documented_way_without_a_proxy(running, certificate, handmade, tmp_
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "model.safetensors").write_bytes(handmade.model())
     (tmp_path / "files" / "suture.json").write_text(json.dumps(handmade.metadata()))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     text = (Path(__file__).parents[2] / "docs" / "hub-operator.md").read_text(encoding="utf-8")
     (shown,) = re.findall(r"^    suture (hub serve --host 0\.0\.0\.0 .*)$", text, re.MULTILINE)
     here = {"443": str(port), "chain.pem": str(certificate / "hub.crt"), "key.pem": str(certificate / "hub.key")}

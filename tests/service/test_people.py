@@ -6,7 +6,6 @@ import base64
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import threading
@@ -25,6 +24,7 @@ from tests.service.people import PEOPLE, add, login
 from tests.service.test_live import Live
 
 from suture_contract.errors import SutureError
+from suture_local.ports import free_port
 from suture_service import identity
 from suture_service.hub import SIGN_INS
 from suture_service.parties.service import get_party
@@ -377,9 +377,7 @@ def test_settings_that_fit(monkeypatch):
 
 @pytest.fixture(scope="module")
 def foreign(tmp_path_factory):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     users = [
         {"sub": "user-1", "email": "a.berg@north.example", "email_verified": True},
         {"sub": "user-2", "email": "b.berg@north.example", "email_verified": False},

@@ -16,11 +16,12 @@ from pathlib import Path
 import httpx
 import pytest
 from tests.client.nearby import certificate
-from tests.programs import PATH, free_port, program
+from tests.programs import PATH, program
 from tests.service.test_connections import HALF, answer
 from tests.service.test_live import Live, ask
 from tests.until import until
 
+from suture_local.ports import free_port
 from suture_service import observe, operate
 from suture_service.settings import Settings
 

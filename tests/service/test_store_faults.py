@@ -15,6 +15,7 @@ import pytest
 from tests.until import until
 from tests.web import web
 
+from suture_local.ports import free_port
 from suture_service import operate
 from suture_service.maintenance.reconciling import reconcile
 from suture_service.settings import Settings
@@ -33,9 +34,7 @@ class Process:
     """A hub in a process of its own, whose files may not grow larger than `largest` bytes (0: as they like)."""
 
     def __init__(self, settings, largest=0):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         arguments = [settings.database_url, settings.store, str(self.port), str(largest)]
         self.process = subprocess.Popen([sys.executable, "-B", "-c", _SERVE, *arguments], stderr=subprocess.DEVNULL)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -27,6 +26,7 @@ from suture.processes import Processes
 from suture_contract.files import sha256_of
 from suture_contract.model.metadata import ModelMetadata, Trusted
 from suture_contract.model.signature import create_key
+from suture_local.ports import free_port
 from suture_service import operate
 from suture_service.database import Database
 from suture_service.settings import Settings
@@ -437,11 +437,8 @@ def _answers(hub: Connection) -> bool:
 def live_hub(portable: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveHub]:
     """A hub with the models north/net and south/net."""
     folder = tmp_path_factory.mktemp("hub")
-    with socket.socket() as probe, Processes() as processes:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        probe.close()
-        hub = LiveHub(processes, folder, port)
+    with Processes() as processes:
+        hub = LiveHub(processes, folder, free_port())
         operate.migrate(hub.settings)
         for party in ("north", "south", "east"):
             operate.add_party(hub.settings, party)

@@ -21,6 +21,7 @@ from cryptography.x509.oid import NameOID
 from tests.until import until
 
 from suture_contract.errors import SutureError
+from suture_local.ports import free_port
 from suture_worker import broker
 from suture_worker.compute.celery_app import make_app, ring
 from suture_worker.config import load_site, prepare_state
@@ -106,9 +107,7 @@ class Passing(socketserver.BaseRequestHandler):
 
 @pytest.fixture(scope="module")
 def redis_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [str(broker.find_server().program), "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
     with subprocess.Popen([*command, "--requirepass", PASSWORD], stdout=subprocess.DEVNULL) as server:
         client = redis.Redis(port=port, password=PASSWORD)

@@ -14,13 +14,13 @@ import urllib.request
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.client.nearby import answering
-from tests.programs import free_port
 from tests.until import until
 from tests.worker.test_celery import Site
 from typer.testing import CliRunner
 
 from suture.cli.app import app
 from suture_contract.errors import SutureError
+from suture_local.ports import free_port
 from suture_worker.agent.hub import HubClient
 from suture_worker.agent.metrics import serving
 from suture_worker.broker import broker_url

@@ -20,13 +20,13 @@ import httpx
 import psutil
 import pytest
 from tests import machines
-from tests.programs import free_port
 from tests.until import until
 from tests.worker.test_broker_tls import Passing, authority, server_context
 from tests.worker.test_celery import Site
 from tests.worker.test_shards import OPTIONS, divided_site, shares
 from tests.worker.test_two_workers import SECONDS, results
 
+from suture_local.ports import free_port
 from suture_worker import broker
 from suture_worker.capacity import workers
 from suture_worker.compute.celery_app import ring
