@@ -145,11 +145,13 @@ def test_an_error_in_ones_own_module_is_told_with_its_line(tmp_path: Path, monke
     assert "own_broken.py:3" in "".join(found.output.split())
 
 
-@pytest.mark.parametrize(("name", "doubted"), [("Drawn", True), ("Loaded", False)])
+@pytest.mark.parametrize(("name", "doubted"), [("Drawn", True), ("Loaded", False), ("Noted", False)])
 def test_a_class_that_draws_its_weights_by_chance_is_doubted(tmp_path: Path, monkeypatch, name, doubted) -> None:
     code = "from torch import nn\n\nclass Drawn(nn.Linear):\n    def __init__(self):\n        super().__init__(4, 2)\n"
     code += "\nclass Loaded(Drawn):\n    def __init__(self):\n        super().__init__()\n"
     code += "        self.weight.data.fill_(1)\n        self.weight.data[0, 0] = 2\n        self.bias.data.zero_()\n"
+    code += "\nclass Noted(Loaded):\n    def get_extra_state(self):\n        return id(self)\n"
+    code += "    def set_extra_state(self, state):\n        pass\n"
     (tmp_path / "own_classes.py").write_text(code, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)

@@ -7,7 +7,7 @@ import math
 import operator
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,8 +25,6 @@ from suture_contract.naming import did_you_mean
 from suture_contract.own_code import own_line
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from suture_stitching.sources import NetworkSource
 
 #: What is said of a class that draws its weights by chance.
@@ -218,8 +216,9 @@ def _opened(source: str, sizes: list[int] | None) -> NetworkSource:
     made = imported(source, module_name, name)
     if (known := of_weights(made)) is not None:
         return known
-    opened = of_module(_called(made, source) if _makes(made) else made)
-    if isinstance(made, type) and _differ(opened.module, _called(made, source)):
+    network = _called(made, source) if _makes(made) else made
+    opened = of_module(network)
+    if isinstance(made, type) and _differ(network.state_dict(), _called(made, source).state_dict()):
         return replace(opened, notes=[*opened.notes, f"{source} has other weights each time it is made: {_UNTRAINED}"])
     return opened
 
@@ -229,12 +228,13 @@ def _makes(made: Any) -> bool:
     return callable(made) and (isinstance(made, type) or not hasattr(made, "state_dict"))
 
 
-def _differ(module: nn.Module, other: nn.Module) -> bool:
-    """Whether two networks of a class have other numbers."""
+def _differ(state: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two networks of a class have other numbers; what is no tensor, or has no size yet, says nothing."""
+    from torch import Tensor
     from torch.nn.parameter import is_lazy
 
-    pairs = zip(module.state_dict().values(), other.state_dict().values(), strict=True)
-    return any(not is_lazy(tensor) and not tensor.equal(other_tensor) for tensor, other_tensor in pairs)
+    numbers = {name: value for name, value in state.items() if isinstance(value, Tensor) and not is_lazy(value)}
+    return any(name not in other or not value.equal(other[name]) for name, value in numbers.items())
 
 
 def _called(function: Any, source: str) -> Any:

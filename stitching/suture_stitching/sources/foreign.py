@@ -14,7 +14,7 @@ _TREES = (
     "only networks of PyTorch become portable: a linear model is an nn.Linear with its coef_ and intercept_; for trees "
     "train a network, such as an MLP, on the same data"
 )
-_TORCH_EXPORT = "export the network that it was made of, from your code: MODULE:NAME"
+_MADE_OF = "export the PyTorch network that it was made of, from your code: MODULE:NAME"
 
 #: How many bytes of a file are looked at.
 _LOOKED_AT = 2**16
@@ -43,7 +43,7 @@ def foreign_file(path: Path, names: list[str]) -> SutureError | None:
     if kind == ".pt2" or any(
         "/archive_format" in name or name.endswith("serialized_exported_program.json") for name in names
     ):
-        return _refused(path, "is an archive of torch.export, which can run code when it is opened", _TORCH_EXPORT)
+        return _refused(path, "is an archive of torch.export, which can run code when it is opened", _MADE_OF)
     for test, what, instead in _KINDS:
         if test(start, kind):
             return _refused(path, what, instead)
@@ -94,7 +94,7 @@ _KINDS: tuple[tuple[Callable[[bytes, str], bool], str, str], ...] = (
     (
         lambda start, kind: kind in (".onnx", ".ort"),
         "is an ONNX file, which holds no gradients and cannot be cut open",
-        "export the PyTorch network that it was made of, from your code: MODULE:NAME",
+        _MADE_OF,
     ),
     (lambda start, kind: start.startswith(b"\x89HDF"), "is an HDF5 file, such as Keras writes", _AGAIN),
     (lambda start, kind: start[4:8] == b"TFL3" or kind == ".tflite", "is a model of TensorFlow Lite", _AGAIN),
