@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import random
 import socket
 import sys
@@ -11,8 +12,6 @@ from suture_contract.errors import SutureError
 #: Linux, macOS and Windows take the ports of outgoing connections from above these. One of those may be taken by a
 #: connection of anybody's between the moment it was free and the moment its server begins.
 _FIRST, _END, _TRIES = 10_000, 32_768, 100
-#: What says to other processes of ours that a port is spoken for, until this process ends.
-_spoken_for: list[socket.socket] = []
 
 
 def free_port(preferred: int | None = None) -> int:
@@ -51,5 +50,5 @@ def _claimed(port: int) -> bool:
     except OSError:
         claim.close()
         return False
-    _spoken_for.append(claim)
+    atexit.register(claim.close)  # it says so to others until this process ends
     return True
